@@ -1,0 +1,149 @@
+"""The pre-LN transformer block that every tower shares, and its parts."""
+
+from typing import Any, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.points import Attended, Method, Pattern, Tokens
+
+ACTIVATIONS = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm with statistics in float32 from two passes: E[x^2] - E[x]^2 cancels."""
+
+    use_fast_variance: bool = False
+
+
+class Dense(nn.Dense):
+    """A dense layer [..., in] -> [..., out] that methods may add to (point 3)."""
+
+    methods: tuple[Method, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = super().__call__(x)
+        for method in self.methods:
+            y = method.projection(self, x, y)
+        return y
+
+
+def attention_logits(query: jax.Array, key: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Scaled scores [b, g, h, q, m] in float32 from heads [b, g, h, q|m, d]."""
+    scale = query.shape[-1] ** -0.5
+    logits = jnp.einsum("bghqd,bghmd->bghqm", query * scale, key)
+    logits = logits.astype(jnp.float32)
+    return logits if bias is None else logits + bias
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention within each group."""
+
+    heads: int
+    key_bias: bool = True
+    methods: tuple[Method, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, pattern: Pattern) -> tuple[jax.Array, Attended]:
+        """Queries [b, g, q, d] read the source [b, g, m, d]. Returns [b, g, q, d]."""
+        width = pattern.queries.shape[-1]
+
+        def dense(name: str, use_bias: bool = True) -> Dense:
+            return Dense(
+                width, use_bias=use_bias, methods=self.methods, dtype=self.dtype, name=name
+            )
+
+        def split(x: jax.Array) -> jax.Array:
+            return x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
+
+        query = split(dense("query")(pattern.queries))
+        key = split(dense("key", self.key_bias)(pattern.source))
+        value = split(dense("value")(pattern.source))
+        logits = attention_logits(query, key, pattern.bias)
+        # The sum divides d columns after the product instead of m before it.
+        weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+        total = weights.sum(-1, keepdims=True)
+        y = jnp.einsum("bghqm,bghmd->bghqd", weights.astype(self.dtype), value)
+        y = (y / total).astype(self.dtype)
+        y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
+        return dense("out")(y), Attended(key, lambda: weights / total)
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between them."""
+
+    width: int
+    activation: str
+    methods: tuple[Method, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., d] -> [..., d]."""
+        hidden = Dense(self.width, methods=self.methods, dtype=self.dtype, name="fc1")(x)
+        hidden = ACTIVATIONS[self.activation](hidden)
+        return Dense(x.shape[-1], methods=self.methods, dtype=self.dtype, name="fc2")(hidden)
+
+
+class Block(nn.Module):
+    """x + Attention(LN(x)), then x + MLP(LN(x)), with points 1 to 7 between.
+
+    tower, layer: where the block stands, for methods to read. read: how many leading tokens of
+    each group anyone reads afterwards; None for all. shared: modules that both towers use.
+    """
+
+    heads: int
+    mlp_width: int
+    activation: str
+    norm_eps: float
+    key_bias: bool = True
+    methods: tuple[Method, ...] = ()
+    tower: str = "visual"
+    layer: int = 0
+    read: int | None = None
+    train: bool = False
+    shared: Mapping[str, nn.Module] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, bias: jax.Array | None = None) -> Tokens:
+        """tokens.x [b, g, n, d]; bias is added to the attention logits."""
+        for method in self.methods:
+            tokens = method.extra_tokens(self, tokens)
+        for method in self.methods:
+            tokens = method.before_attention(self, tokens)
+        entry = tokens
+        tokens, attended = self._attend(tokens, bias)
+        for method in self.methods:
+            tokens = method.between(self, tokens, attended)
+        normed = self._norm("norm2")(tokens.x)
+        y = Mlp(self.mlp_width, self.activation, self.methods, self.dtype, name="mlp")(normed)
+        for method in self.methods:
+            y = method.mlp_path(self, entry, tokens, normed, y)
+        return tokens.replace(x=tokens.x + y)
+
+    def _norm(self, name: str) -> LayerNorm:
+        return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+
+    def _attend(self, tokens: Tokens, bias: jax.Array | None) -> tuple[Tokens, Attended]:
+        normed = self._norm("norm1")(tokens.x)
+        residual = tokens.x
+        pattern = Pattern(normed, normed, bias)
+        if self.read is not None:
+            residual = residual[:, :, : self.read]
+            pattern = pattern.replace(queries=normed[:, :, : self.read])
+        for method in self.methods:
+            pattern = method.attention_pattern(self, tokens, pattern)
+        attention = Attention(
+            self.heads, self.key_bias, self.methods, self.dtype, name="attention"
+        )
+        y, attended = attention(pattern)
+        for method in self.methods:
+            y = method.parallel_attention(self, tokens, normed, y)
+        return tokens.replace(x=residual + y), attended

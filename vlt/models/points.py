@@ -1,0 +1,139 @@
+"""The twelve intervention points through which every method reaches the shared towers.
+
+A method is a frozen dataclass of options that overrides the points it needs. Each point is called
+inside the scope of a Linen module (a dense layer, a block or a tower) that it receives as first
+argument, so parameters it declares there sit beside what they adapt and the converted weights keep
+their paths. A point that is not overridden hands its input back and adds nothing to the program.
+
+| point | method of `Method` | called |
+|---|---|---|
+| 0 stem | `stem` | once, after the embedding |
+| 1 extra tokens | `extra_tokens` | first in every block |
+| 2 before attention | `before_attention` | after it, on the residual stream |
+| 3 projection delta | `projection` | after every dense layer |
+| 4 attention pattern | `attention_pattern` | before queries, keys and values are projected |
+| 5 parallel attention path | `parallel_attention` | on the attention's output |
+| 6 between attention and MLP | `between` | after the first residual sum |
+| 7 MLP path | `mlp_path` | on the MLP's output; may read the block's input |
+| 8 side branch | `side_branch` | once, with every block's output |
+| 9 pooled head | `head` | once, on the embeddings of frames |
+| 10 trainable selection | `vlt.optim.Rules` | when gradients are taken |
+| 11 parameters shared across towers | `shared_module` | once; every block has it as `block.shared` |
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Callable, Sequence
+
+import flax.linen as nn
+import flax.struct
+import jax
+
+if TYPE_CHECKING:
+    from vlt.models.block import Block
+    from vlt.models.vit import VisionTransformer
+
+
+@flax.struct.dataclass
+class Tokens:
+    """State between blocks. Every count is static.
+
+    x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves.
+    size: [b, g, n] patches merged into each token, or None for one each.
+    mask: bool [b, g, n] tokens that keys may come from, or None for all.
+    positions: int [b, g, n] where tokens came from, or None for their own order.
+    protected: leading tokens of a group that no method removes (CLS tokens).
+    """
+
+    x: jax.Array
+    size: jax.Array | None = None
+    mask: jax.Array | None = None
+    positions: jax.Array | None = None
+    protected: int = flax.struct.field(pytree_node=False, default=1)
+
+
+@flax.struct.dataclass
+class Pattern:
+    """Who attends to whom: point 4.
+
+    queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
+    values, are projected from. bias: added to the logits, broadcastable to [b, g, h, q, m].
+    """
+
+    queries: jax.Array
+    source: jax.Array
+    bias: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Attended:
+    """What an attention layer saw: keys [b, g, h, m, d/h], probabilities [b, g, h, q, m] on call.
+
+    `probabilities` is a function because most programs never materialise them.
+    """
+
+    keys: jax.Array
+    probabilities: Callable[[], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method that fills none of the points."""
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether the patch tokens that leave the last block are read by anything."""
+        return False
+
+    def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
+        """Point 0: embedded tokens, before the first block."""
+        return tokens
+
+    def extra_tokens(self, block: "Block", tokens: Tokens) -> Tokens:
+        """Point 1: add, replace or remove tokens."""
+        return tokens
+
+    def before_attention(self, block: "Block", tokens: Tokens) -> Tokens:
+        """Point 2: transform the residual stream that enters the block."""
+        return tokens
+
+    def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Point 3: y [..., out] is the dense layer's output for x [..., in]; `dense.name` says which."""
+        return y
+
+    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+        """Point 4: choose queries, key and value sources, and logit bias."""
+        return pattern
+
+    def parallel_attention(
+        self, block: "Block", tokens: Tokens, normed: jax.Array, y: jax.Array
+    ) -> jax.Array:
+        """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens."""
+        return y
+
+    def between(self, block: "Block", tokens: Tokens, attended: Attended) -> Tokens:
+        """Point 6: transform, prune or merge the tokens between attention and MLP."""
+        return tokens
+
+    def mlp_path(
+        self, block: "Block", entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+    ) -> jax.Array:
+        """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block."""
+        return y
+
+    def side_branch(
+        self, tower: "VisionTransformer", hidden: Sequence[Tokens]
+    ) -> tuple[Tokens, dict[str, jax.Array]]:
+        """Point 8: hidden[m] left block m. Returns the tokens to pool and named extra outputs."""
+        return hidden[-1], {}
+
+    def head(self, tower: "VisionTransformer", frames: jax.Array) -> jax.Array:
+        """Point 9: embeddings [b, t, e] of the frames, before they are pooled over time."""
+        return frames
+
+    def shared_module(self, spec: Any) -> nn.Module | None:
+        """Point 11: a module both towers use. `spec` is the DualEncoderSpec."""
+        return None
+
+    def initialise(self, params: dict, spec: Any) -> dict:
+        """New leaves that start as copies of converted ones; `params` is the whole tree."""
+        return params

@@ -1,0 +1,85 @@
+"""The causal text tower of CLIP and its descendants."""
+
+from typing import Any, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.block import Block, Dense, LayerNorm
+from vlt.models.points import Method, Tokens
+from vlt.models.spec import TextSpec
+
+
+class TextTransformer(nn.Module):
+    """Causal transformer, pooled at the token of the highest id (EOT in CLIP's vocabulary)."""
+
+    spec: TextSpec
+    embed_dim: int
+    methods: tuple[Method, ...] = ()
+    shared: Mapping[str, nn.Module] | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, ids: jax.Array, train: bool = False, capture: bool = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """ids [b, l] -> embedding [b, e], not normalised, and `out` (tokens with `capture`)."""
+        tokens = self._stem(ids)
+        out: dict[str, Any] = {"stem": tokens.x} if capture else {}
+        # Finite, so that a row of nothing else stays defined.
+        length = tokens.x.shape[2]
+        causal = jnp.triu(jnp.full((length, length), jnp.finfo(jnp.float32).min), 1)
+        for layer in range(self.spec.layers):
+            tokens = self._block(layer, train)(tokens, causal)
+            if capture:
+                out[f"block_{layer}"] = tokens.x
+        x = LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name="final_norm")(
+            tokens.x[:, 0, tokens.x.shape[2] - ids.shape[1] :]
+        )
+        pooled = jnp.take_along_axis(x, ids.argmax(-1)[:, None, None], axis=1)[:, 0]
+        projection = Dense(
+            self.embed_dim,
+            use_bias=False,
+            methods=self.methods,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(self.spec.width**-0.5),
+            name="projection",
+        )
+        return projection(pooled).astype(jnp.float32), out
+
+    def _stem(self, ids: jax.Array) -> Tokens:
+        spec = self.spec
+        if ids.shape[1] > spec.context:
+            raise ValueError(f"{ids.shape[1]} text tokens, the tower's context is {spec.context}")
+        embedding = nn.Embed(
+            spec.vocab,
+            spec.width,
+            embedding_init=nn.initializers.normal(0.02),
+            dtype=self.dtype,
+            name="token_embedding",
+        )
+        position = self.param(
+            "position_embedding", nn.initializers.normal(0.01), (spec.context, spec.width)
+        )
+        x = embedding(ids) + position[: ids.shape[1]].astype(self.dtype)
+        tokens = Tokens(x[:, None], protected=0)
+        for method in self.methods:
+            tokens = method.stem(self, tokens)
+        return tokens
+
+    def _block(self, layer: int, train: bool) -> Block:
+        spec = self.spec
+        return Block(
+            spec.heads,
+            spec.mlp_width,
+            spec.activation,
+            spec.norm_eps,
+            methods=self.methods,
+            tower="text",
+            layer=layer,
+            train=train,
+            shared=self.shared,
+            dtype=self.dtype,
+            name=f"blocks_{layer}",
+        )

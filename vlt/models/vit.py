@@ -1,0 +1,148 @@
+"""The vision tower: one ViT over frames, for every image-language family."""
+
+from typing import Any, Mapping
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.block import Block, Dense, LayerNorm
+from vlt.models.points import Method, Tokens
+from vlt.models.spec import VisionSpec
+
+
+class PatchEmbedding(nn.Module):
+    """Non-overlapping patches as one matrix product. kernel [p, p, 3, d], as a convolution's."""
+
+    patch_size: int
+    width: int
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """[b, t, H, W, 3] -> [b, t, patches in row-major order, d]."""
+        p = self.patch_size
+        b, t, height, width, channels = video.shape
+        kernel = self.param(
+            "kernel", nn.initializers.lecun_normal(), (p, p, channels, self.width), jnp.float32
+        )
+        x = video.reshape(b, t, height // p, p, width // p, p, channels)
+        x = x.swapaxes(3, 4).reshape(b, t, -1, p * p * channels)
+        x = x.astype(self.dtype) @ kernel.reshape(-1, self.width).astype(self.dtype)
+        if self.use_bias:
+            x += self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """ViT whose frames are groups of tokens; methods decide how frames meet.
+
+    cls_only: where nothing reads the last block's patches, compute its CLS tokens alone (exact).
+    frame_norm: unit-normalise the embedding of each frame before the mean over time (CLIP4Clip,
+    TempMe); else plain mean (BT-Adapter).
+    """
+
+    spec: VisionSpec
+    embed_dim: int
+    methods: tuple[Method, ...] = ()
+    cls_only: bool = True
+    frame_norm: bool = False
+    shared: Mapping[str, nn.Module] | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        spec = self.spec
+        scale = spec.width**-0.5
+        init = nn.initializers.normal(scale)
+        self.class_embedding = self.param("class_embedding", init, (spec.width,))
+        self.position_embedding = self.param(
+            "position_embedding", init, (1 + spec.patches, spec.width)
+        )
+        self.post_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
+        self.projection = Dense(
+            self.embed_dim,
+            use_bias=spec.projection_bias,
+            methods=self.methods,
+            dtype=self.dtype,
+            kernel_init=init,
+        )
+
+    @nn.compact
+    def __call__(
+        self, video: jax.Array, train: bool = False, capture: bool = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Normalised frames [b, t, H, W, 3] -> embedding [b, e], not normalised, and `out`.
+
+        `out` holds what methods give to losses, and with `capture` every block's tokens
+        [b, g, n, d] and the embedding of each frame [b, t, e].
+        """
+        tokens = self._stem(video)
+        out: dict[str, Any] = {"stem": tokens.x} if capture else {}
+        hidden = []
+        for layer in range(self.spec.layers):
+            tokens = self._block(layer, train)(tokens)
+            hidden.append(tokens)
+            if capture:
+                out[f"block_{layer}"] = tokens.x
+        for method in self.methods:
+            tokens, extra = method.side_branch(self, hidden)
+            hidden[-1] = tokens
+            out.update(extra)
+        frames = self.project_tokens(tokens.x[:, :, : tokens.protected])
+        frames = frames.reshape(frames.shape[0], -1, self.embed_dim).astype(jnp.float32)
+        for method in self.methods:
+            frames = method.head(self, frames)
+        if self.frame_norm:
+            frames = normalize(frames)
+        if capture:
+            out["frames"] = frames
+        return frames.mean(1), out
+
+    def project_tokens(self, x: jax.Array) -> jax.Array:
+        """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
+        return self.projection(self.post_norm(x))
+
+    def _stem(self, video: jax.Array) -> Tokens:
+        spec = self.spec
+        if video.shape[2:] != (spec.image_size, spec.image_size, 3):
+            raise ValueError(
+                f"frames have shape {video.shape[2:]}, the tower takes "
+                f"({spec.image_size}, {spec.image_size}, 3)"
+            )
+        patches = PatchEmbedding(
+            spec.patch_size, spec.width, spec.patch_bias, self.dtype, name="patch_embedding"
+        )(video)
+        cls = jnp.broadcast_to(self.class_embedding, (*patches.shape[:2], 1, spec.width))
+        x = jnp.concatenate([cls.astype(self.dtype), patches], axis=2)
+        x = x + self.position_embedding.astype(self.dtype)
+        if spec.pre_norm:
+            x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="pre_norm")(x)
+        tokens = Tokens(x)
+        for method in self.methods:
+            tokens = method.stem(self, tokens)
+        return tokens
+
+    def _block(self, layer: int, train: bool) -> Block:
+        spec = self.spec
+        last = layer == spec.layers - 1
+        cls_read = self.cls_only and last and not any(m.reads_patches for m in self.methods)
+        return Block(
+            spec.heads,
+            spec.mlp_width,
+            spec.activation,
+            spec.norm_eps,
+            spec.key_bias,
+            methods=self.methods,
+            layer=layer,
+            read=1 if cls_read else None,
+            train=train,
+            shared=self.shared,
+            dtype=self.dtype,
+            name=f"blocks_{layer}",
+        )
+
+
+def normalize(x: jax.Array) -> jax.Array:
+    """Unit vectors along the last axis."""
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True).clip(1e-16))
