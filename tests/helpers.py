@@ -1,0 +1,35 @@
+"""Shared by tests: code that needs a process of its own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def environment(devices: int) -> dict[str, str]:
+    """The environment of a process that sees `devices` CPU devices and this checkout."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in flags if "host_platform_device_count" not in flag]
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": " ".join(flags),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+def run_python(code: str, *arguments: object, devices: int = 1, timeout: float = 120) -> str:
+    """Runs indented source in a new process on `devices` CPU devices and returns its stdout.
+
+    Raises:
+      AssertionError: the process failed; the message holds its stderr.
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    done = subprocess.run(
+        command, env=environment(devices), capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr[-6000:]}"
+    return done.stdout
