@@ -1,0 +1,154 @@
+"""Multiply-accumulates of a program, counted from its jaxpr: nothing is compiled or run.
+
+The convention is the one that fits most of TempMe's printed GFLOPs (fvcore's, one
+multiply-accumulate a FLOP): linear layers, convolutions, attention's two products and every other
+matrix product, plus each normalisation at 5 per element. Softmax, activations, additions, gathers,
+embedding look-ups and scatters are free. A gather written as a product with a one-hot matrix is a
+matrix product here, because that is what runs.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.interpreters import partial_eval
+
+NORM_COST = 5  # per element: fvcore's price of a LayerNorm
+Producers = dict[Var, list[JaxprEqn]]
+OPAQUE = ("pallas_call", "ffi_call", "shard_map", "ragged_dot_general")
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Multiply-accumulates by kind; one multiply-accumulate is two FLOPs.
+
+    Attributes:
+      matmul: dot_general, so linear layers, attention, similarity and matching scores.
+      convolution: conv_general_dilated; a dilated input counts its zeros.
+      layer_norm: 5 per normalised element (LayerNorm, RMSNorm and GroupNorm alike).
+    """
+
+    matmul: int = 0
+    convolution: int = 0
+    layer_norm: int = 0
+
+    @property
+    def multiply_adds(self) -> int:
+        """Matrix products and convolutions alone."""
+        return self.matmul + self.convolution
+
+    @property
+    def total(self) -> int:
+        """With normalisations: the published convention."""
+        return self.multiply_adds + self.layer_norm
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.matmul + other.matmul,
+            self.convolution + other.convolution,
+            self.layer_norm + other.layer_norm,
+        )
+
+    def __mul__(self, times: int) -> "Counts":
+        return Counts(self.matmul * times, self.convolution * times, self.layer_norm * times)
+
+
+def count(fn: Callable[..., Any], *args: Any) -> Counts:
+    """Counts the multiply-accumulates of `fn(*args)`, dead code excluded.
+
+    Args:
+      fn: a traceable function.
+      *args: pytrees of arrays or of jax.ShapeDtypeStruct; only shapes and types are used.
+
+    Returns:
+      What one call costs: a scan counts its length, a cond its dearest branch.
+
+    Raises:
+      ValueError: a while loop (whose length is unknown) holds counted work, or the program has
+        a primitive whose work cannot be read (OPAQUE).
+    """
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count_jaxpr(live)
+
+
+def _count_jaxpr(jaxpr: Jaxpr) -> Counts:
+    producers = _producers(jaxpr)
+    return sum((_count_eqn(eqn, producers) for eqn in jaxpr.eqns), Counts())
+
+
+def _count_eqn(eqn: JaxprEqn, producers: Producers) -> Counts:
+    name = eqn.primitive.name
+    if name == "dot_general":
+        return Counts(matmul=_dot_cost(eqn))
+    if name == "conv_general_dilated":
+        return Counts(convolution=_convolution_cost(eqn))
+    if name == "rsqrt":
+        return Counts(layer_norm=NORM_COST * _normalised_elements(eqn, producers))
+    if name in OPAQUE:
+        raise ValueError(f"cannot count inside {name}: count the program without it")
+    inner = [_count_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(eqn)]
+    if name == "cond":
+        return max(inner, key=lambda counts: counts.total)
+    if name == "while" and any(counts.total for counts in inner):
+        raise ValueError("a while loop of unknown length does counted work: use jax.lax.scan")
+    return sum(inner, Counts()) * eqn.params.get("length", 1)
+
+
+def _inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+    for leaf in jax.tree.leaves(tuple(eqn.params.values()), is_leaf=_is_jaxpr):
+        if _is_jaxpr(leaf):
+            yield leaf.jaxpr if isinstance(leaf, ClosedJaxpr) else leaf
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, (Jaxpr, ClosedJaxpr))
+
+
+def _dot_cost(eqn: JaxprEqn) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    lhs = eqn.invars[0].aval.shape
+    return eqn.outvars[0].aval.size * math.prod(lhs[axis] for axis in contracted)
+
+
+def _convolution_cost(eqn: JaxprEqn) -> int:
+    kernel = eqn.invars[1].aval
+    features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return eqn.outvars[0].aval.size * kernel.size // features
+
+
+def _normalised_elements(rsqrt: JaxprEqn, producers: Producers) -> int:
+    """Elements of the array whose mean (of squares) feeds `rsqrt`; 0 where none does.
+
+    A normalisation divides a sum by its length; L2-normalisation does not, and is free.
+    """
+    pending = [(rsqrt.invars[0], False)]
+    while pending:
+        value, is_mean = pending.pop()
+        for eqn in [] if isinstance(value, Literal) else producers.get(value, []):
+            if eqn.primitive.name != "reduce_sum":
+                divided = is_mean or eqn.primitive.name == "div"
+                # Larger operands would be another sum's, by dot_general or in a jitted helper.
+                small = [v for v in eqn.invars if v.aval.size <= value.aval.size]
+                pending += [(operand, divided) for operand in small]
+            elif is_mean:
+                return eqn.invars[0].aval.size
+    return 0
+
+
+def _producers(jaxpr: Jaxpr) -> Producers:
+    """Equations behind each value: for a jitted helper (jnp.var), its call and its last one."""
+    producers = {}
+    for eqn in jaxpr.eqns:
+        producers |= {value: [eqn] for value in eqn.outvars}
+        if eqn.primitive.name == "jit":
+            inner = eqn.params["jaxpr"].jaxpr
+            known = _producers(inner)
+            producers |= known
+            for value, source in zip(eqn.outvars, inner.outvars, strict=True):
+                if isinstance(source, Var):
+                    producers[value] = [eqn, *known.get(source, [])]
+    return producers
