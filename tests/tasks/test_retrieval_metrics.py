@@ -1,0 +1,129 @@
+"""Metrics on matrices whose ranks are read off by eye, and against the papers' own procedure."""
+
+import numpy as np
+import pytest
+
+from vlt.tasks.retrieval_metrics import recognition_metrics, retrieval_metrics
+
+
+def test_ranks_of_a_small_matrix() -> None:
+    similarity = np.array(
+        [
+            [0.9, 0.1, 0.2],  # t2v rank 1
+            [0.8, 0.3, 0.1],  # rank 2
+            [0.7, 0.6, 0.5],  # rank 3
+        ]
+    )
+    metrics = retrieval_metrics(similarity, np.arange(3))
+    assert metrics == pytest.approx(
+        {
+            "t2v_R@1": 100 / 3,
+            "t2v_R@5": 100,
+            "t2v_R@10": 100,
+            "t2v_MdR": 2,
+            "t2v_MnR": 2,
+            "t2v_R-Sum": 100 / 3 + 200,
+            "v2t_R@1": 200 / 3,  # videos 0 and 2; video 1 prefers text 2
+            "v2t_R@5": 100,
+            "v2t_R@10": 100,
+            "v2t_MdR": 1,
+            "v2t_MnR": 4 / 3,
+            "v2t_R-Sum": 200 / 3 + 200,
+        }
+    )
+
+
+def test_constant_model_finds_nothing() -> None:
+    metrics = retrieval_metrics(np.ones((20, 20)), np.arange(20))
+    for direction in ("t2v", "v2t"):
+        assert [metrics[f"{direction}_R@{k}"] for k in (1, 5, 10)] == [0, 0, 0]
+        assert metrics[f"{direction}_MdR"] == metrics[f"{direction}_MnR"] == 20
+
+
+def test_published_ties_add_a_rank_each() -> None:
+    """A constant model of 4 pairs: every query contributes ranks 1, 2, 3, 4."""
+    metrics = retrieval_metrics(np.ones((4, 4)), np.arange(4), ties="published")
+    assert metrics["t2v_R@1"] == metrics["v2t_R@1"] == 25
+    assert metrics["t2v_MnR"] == 2.5
+
+
+@pytest.mark.parametrize("levels", [4, 10_000])
+def test_published_rule_is_the_papers_procedure(levels: int) -> None:
+    """Positions of the true value in each sorted row, all equal ones taken (coarse: many ties)."""
+    similarity = np.random.default_rng(1).integers(0, levels, (30, 30)).astype(np.float32)
+    metrics = retrieval_metrics(similarity, np.arange(30), ties="published")
+    for direction, matrix in (("t2v", similarity), ("v2t", similarity.T)):
+        descending = -np.sort(-matrix, axis=1)
+        positions = np.nonzero(descending == np.diag(matrix)[:, None])[1]
+        assert metrics[f"{direction}_R@5"] == pytest.approx(100 * (positions < 5).mean())
+        assert metrics[f"{direction}_MdR"] == np.median(positions) + 1
+        assert metrics[f"{direction}_MnR"] == pytest.approx(positions.mean() + 1)
+
+
+def test_rules_agree_without_ties() -> None:
+    similarity = np.random.default_rng(2).permutation(400).reshape(20, 20)
+    against = retrieval_metrics(similarity, np.arange(20))
+    assert against == pytest.approx(retrieval_metrics(similarity, np.arange(20), "published"))
+
+
+def test_several_captions_to_a_video() -> None:
+    """Texts 0 and 1 describe video 0, texts 2 and 3 video 1."""
+    similarity = np.array([[0.9, 0.1], [0.2, 0.6], [0.8, 0.7], [0.1, 0.5]])
+    metrics = retrieval_metrics(similarity, np.array([0, 0, 1, 1]))
+    assert metrics["t2v_R@1"] == 50  # texts 0 and 3
+    assert metrics["t2v_MnR"] == 1.5
+    assert metrics["v2t_R@1"] == 100  # text 0 wins video 0, text 2 video 1
+    assert metrics["v2t_MdR"] == 1
+
+
+def test_two_equal_true_captions_do_not_spoil_each_other() -> None:
+    similarity = np.array([[0.9, 0.0], [0.9, 0.0], [0.1, 0.8]])
+    assert retrieval_metrics(similarity, np.array([0, 0, 1]))["v2t_R@1"] == 100
+
+
+def test_order_of_the_gallery_does_not_matter() -> None:
+    rng = np.random.default_rng(3)
+    similarity, truth = rng.integers(0, 9, (40, 10)), np.repeat(np.arange(10), 4)
+    texts, videos = rng.permutation(40), rng.permutation(10)
+    shuffled = similarity[texts][:, videos]
+    position = np.argsort(videos)
+    assert retrieval_metrics(similarity, truth) == retrieval_metrics(
+        shuffled, position[truth[texts]]
+    )
+
+
+@pytest.mark.parametrize(
+    ("similarity", "truth", "message"),
+    [
+        (np.array([[0.0, np.nan], [0.0, 1.0]]), [0, 1], "1 of 4 scores are NaN.*row 0, column 1"),
+        (np.zeros((2, 2)), [0, 2], "row 1: true column 2 is not one of 0 to 1"),
+        (np.zeros((2, 2)), [0, -1], "row 1: true column -1"),
+        (np.zeros((2, 2)), [0], "need"),
+        (np.zeros((0, 0)), [], "not empty"),
+        (np.zeros((2, 3)), [0, 2], "video 1 has no text"),
+    ],
+)
+def test_bad_input_is_an_error(similarity: np.ndarray, truth: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(similarity, np.array(truth))
+
+
+def test_unknown_rule_for_ties() -> None:
+    with pytest.raises(ValueError, match="ties='lucky'"):
+        retrieval_metrics(np.eye(2), np.arange(2), ties="lucky")
+
+
+def test_recognition() -> None:
+    scores = np.array([[5, 4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0]])
+    assert recognition_metrics(scores, np.array([0, 4, 5])) == pytest.approx(
+        {"top1": 100 / 3, "top5": 200 / 3}
+    )
+
+
+def test_recognition_ties_count_against() -> None:
+    assert recognition_metrics(np.ones((3, 10)), np.arange(3)) == {"top1": 0, "top5": 0}
+
+
+def test_recognition_refuses_a_label_that_is_no_class() -> None:
+    with pytest.raises(ValueError, match="true column 6"):
+        recognition_metrics(np.zeros((2, 6)), np.array([0, 6]))
