@@ -1,0 +1,1 @@
+"""Programs that turn raw data sets into manifests and video files."""

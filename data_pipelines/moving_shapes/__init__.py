@@ -1,0 +1,27 @@
+"""Moving shapes: a data set that needs no download and that only a model which sees time solves.
+
+`generate` writes video files and manifests; `draw_frames` and `static_set` give single frames in
+memory. The card written beside the files says how the data are made and what to beware of.
+"""
+
+from data_pipelines.moving_shapes.clips import Clip, draw_frames, draw_pair, static_set
+from data_pipelines.moving_shapes.grammar import CONTEXT, VOCABULARY, write_tokenizer
+from data_pipelines.moving_shapes.scene import CLIP_FRAMES, FAMILIES, SIZE, looks
+from data_pipelines.moving_shapes.writer import cached, generate, write_video
+
+__all__ = [
+    "CLIP_FRAMES",
+    "CONTEXT",
+    "FAMILIES",
+    "SIZE",
+    "VOCABULARY",
+    "Clip",
+    "cached",
+    "draw_frames",
+    "draw_pair",
+    "generate",
+    "looks",
+    "static_set",
+    "write_tokenizer",
+    "write_video",
+]

@@ -1,0 +1,114 @@
+"""Clips and single frames of moving shapes in memory, each with captions that are true of it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.moving_shapes import grammar, scene
+
+SAMPLED_FRAMES = 8  # frames an image model sees of a clip, of which draw_frames takes the last 3
+LAST_FRAMES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """uint8 RGB frames [CLIP_FRAMES, SIZE, SIZE, 3] and what they are called.
+
+    Attributes:
+        caption: what happens, so it differs from the twin's.
+        appearance: what is to be seen in the clip, the same for both twins.
+        pair: index of the pair of twins.
+    """
+
+    frames: np.ndarray
+    caption: str
+    appearance: str
+    family: str
+    pair: int
+
+
+def sampled_moments(frames: int) -> np.ndarray:
+    """round(linspace(0, CLIP_FRAMES - 1, frames)): a reversal maps these frames onto themselves.
+
+    Raises:
+        ValueError: the samples of the reversed clip would not be the clip's samples reversed.
+    """
+    last = scene.CLIP_FRAMES - 1
+    moments = np.rint(np.linspace(0, last, frames)).astype(int)
+    if not np.array_equal(last - moments[::-1], moments):
+        raise ValueError(f"{frames} of {last + 1} frames are not symmetric under reversal")
+    return moments
+
+
+def draw_pair(
+    pair: int, seed: int, split: str, families: Sequence[str] = scene.FAMILIES
+) -> tuple[Clip, Clip]:
+    """Pair number `pair` of a data set: a clip and its twin, which is its frames reversed.
+
+    The pair depends on (seed, split, pair) only, so a larger data set begins with the smaller one.
+
+    Raises:
+        ValueError: unknown split or family.
+    """
+    drawn, _ = _draw(pair, seed, split, families)
+    frames = scene.render(drawn, range(scene.CLIP_FRAMES))
+    captions = grammar.clip_captions(drawn)
+    assert not np.array_equal(frames, frames[::-1]), f"pair {pair} equals its own reversal"
+    assert captions[0] != captions[1], f"pair {pair}: both twins are called {captions[0]!r}"
+    look = grammar.appearance(drawn)
+    first = Clip(frames, captions[0], look, drawn.family, pair)
+    return first, dataclasses.replace(first, frames=frames[::-1], caption=captions[1])
+
+
+def draw_frames(
+    count: int, seed: int, split: str, families: Sequence[str] = scene.FAMILIES
+) -> tuple[np.ndarray, list[str]]:
+    """Single frames with captions, to pre-train an image-language model on.
+
+    Each frame comes from another clip, forward or reversed, at one of the last 3 of 8 sampled
+    moments. A caption says, with equal chance, what that frame shows or what happens in its clip.
+
+    Returns:
+        uint8 RGB [count, SIZE, SIZE, 3] and as many captions.
+    """
+    late = sampled_moments(SAMPLED_FRAMES)[-LAST_FRAMES:]
+    frames, captions = np.empty((count, scene.SIZE, scene.SIZE, 3), np.uint8), []
+    for index in range(count):
+        drawn, rng = _draw(index, seed, split, families)
+        moment, backward = int(rng.choice(late)), int(rng.integers(2))
+        if backward:
+            moment = scene.CLIP_FRAMES - 1 - moment
+        frames[index] = scene.render(drawn, [moment])[0]
+        if rng.random() < 0.5:
+            captions.append(grammar.clip_captions(drawn)[backward])
+        else:
+            captions.append(grammar.appearance(drawn, moment))
+    return frames, captions
+
+
+def static_set(count: int = 200, seed: int = 0, split: str = "all") -> tuple[np.ndarray, list[str]]:
+    """Frames that show all shapes of their clip, with `count` distinct appearance captions.
+
+    Returns:
+        uint8 RGB [count, SIZE, SIZE, 3] and as many captions, no two equal.
+
+    Raises:
+        ValueError: the split has too few distinct captions.
+    """
+    found: dict[str, scene.Scene] = {}
+    for index in range(20 * count):
+        drawn, _ = _draw(index, seed, split, scene.FAMILIES)
+        found.setdefault(grammar.appearance(drawn), drawn)
+        if len(found) == count:
+            frames = [scene.render(s, [scene.CLIP_FRAMES - 1])[0] for s in found.values()]
+            return np.stack(frames), list(found)
+    raise ValueError(f"split {split!r} has fewer than {count} distinct appearance captions")
+
+
+def _draw(
+    index: int, seed: int, split: str, families: Sequence[str]
+) -> tuple[scene.Scene, np.random.Generator]:
+    allowed = scene.looks(split)  # first, because it explains an unknown split
+    rng = np.random.default_rng([seed, scene.SPLITS.index(split), index])
+    return scene.draw_scene(rng, families[index % len(families)], allowed), rng

@@ -1,0 +1,208 @@
+import json
+import socket
+
+import av
+import numpy as np
+import pytest
+
+from data_pipelines import moving_shapes
+from data_pipelines.moving_shapes import clips, grammar, scene
+
+PAIRS = 60  # ten of every family
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return moving_shapes.generate(tmp_path_factory.mktemp("shapes") / "train", PAIRS).parent
+
+
+def _rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _decode(path):
+    with av.open(str(path)) as container:
+        return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+
+def _segment_centres(frames):
+    return np.floor((np.arange(frames) + 0.5) * scene.CLIP_FRAMES / frames).astype(int)
+
+
+def test_files_hold_the_drawn_frames_and_sampled_twins_are_reversed_bit_for_bit(data):
+    rows = _rows(data / "manifest.jsonl")
+    for pair in range(0, PAIRS, 7):
+        decoded = [_decode(data / r["video"]) for r in rows if r["pair"] == pair]
+        drawn = moving_shapes.draw_pair(pair, seed=0, split="train")
+        for file, clip in zip(decoded, drawn, strict=True):
+            np.testing.assert_array_equal(file, clip.frames)
+        for count in (4, 8, 12):
+            for moments in (clips.sampled_moments(count), _segment_centres(count)):
+                first, twin = (video[moments] for video in decoded)
+                np.testing.assert_array_equal(twin, first[::-1])
+                assert not np.array_equal(twin, first)
+
+
+def test_sampler_that_reversal_does_not_map_onto_itself_is_refused(monkeypatch):
+    monkeypatch.setattr(scene, "CLIP_FRAMES", 24)  # 23 / 2 is rounded to even
+    with pytest.raises(ValueError, match="3 of 24"):
+        clips.sampled_moments(3)
+
+
+def test_every_video_of_the_manifest_exists_and_twins_share_all_but_the_caption(data):
+    rows = _rows(data / "manifest.jsonl")
+    assert len(rows) == 2 * PAIRS
+    assert all((data / r["video"]).is_file() for r in rows)
+    for first, twin in zip(rows[::2], rows[1::2], strict=True):
+        assert first["caption"] != twin["caption"]
+        assert (first["order"], twin["order"]) == ("forward", "reversed")
+        for column in ("pair", "family", "appearance"):
+            assert first[column] == twin[column]
+    assert {r["family"] for r in rows} == set(scene.FAMILIES)
+
+
+def test_held_out_combinations_never_occur_in_training():
+    train, test = (
+        {
+            track.look
+            for index in range(600)
+            for track in clips._draw(index, seed, split, scene.FAMILIES)[0].tracks
+        }
+        for seed, split in ((0, "train"), (1, "test"))
+    )
+    assert not train & test
+    assert (len(train), len(test)) == (36, 12)
+    assert {k.colour for k in train} == set(scene.COLOURS)
+    assert {k.shape for k in train} == set(scene.SHAPES)
+
+
+def test_same_seed_same_bytes_and_a_larger_set_begins_with_the_smaller(tmp_path):
+    small, large, other = (
+        moving_shapes.generate(tmp_path / name, pairs, seed=seed).parent
+        for name, pairs, seed in (("small", 6, 3), ("large", 7, 3), ("other", 6, 4))
+    )
+    rows = [(d / "manifest.jsonl").read_text() for d in (small, large, other)]
+    assert rows[1].startswith(rows[0]) and rows[2] != rows[0]
+    for video in (small / "videos").iterdir():
+        assert video.read_bytes() == (large / "videos" / video.name).read_bytes()
+
+
+def test_galleries_hold_no_twins_and_distinct_captions(data):
+    gallery, looks = (_rows(data / f"{name}.jsonl") for name in ("gallery", "appearance"))
+    for rows in (gallery, looks):
+        assert len({r["pair"] for r in rows}) == len(rows) > 30
+        assert len({r["caption"] for r in rows}) == len(rows)
+    assert len({(r["family"], r["appearance"]) for r in gallery}) == len(gallery)
+    assert {r["order"] for r in gallery} == {"forward", "reversed"}
+    assert all(r["caption"] == r["appearance"] for r in looks)
+
+
+def test_existing_folder_is_kept_if_the_same_and_refused_if_not(data, tmp_path):
+    before = (data / "manifest.jsonl").stat().st_mtime_ns
+    assert moving_shapes.generate(data, PAIRS).stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match='"pairs": 61'):
+        moving_shapes.generate(data, PAIRS + 1)
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="no moving shapes"):
+        moving_shapes.generate(tmp_path, 1)
+
+
+def test_interrupted_generation_leaves_nothing_under_the_name(tmp_path, monkeypatch):
+    def full_disk(folder):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(grammar, "write_tokenizer", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        moving_shapes.generate(tmp_path / "out", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", scene.FAMILIES)
+def test_first_caption_tells_the_motion_of_the_drawn_frames(family):
+    drawn, _ = clips._draw(0, 5, "all", [family])
+    frames = scene.render(drawn, range(scene.CLIP_FRAMES)).astype(int)
+    shown = np.abs(frames - scene.BACKGROUNDS[drawn.background]).sum(-1) > 30
+    area = shown.sum((1, 2))
+    caption = grammar.clip_captions(drawn)[0]
+    y, x = (
+        np.array([np.argwhere(s)[:, axis].mean() if s.any() else -1 for s in shown])
+        for axis in (0, 1)
+    )
+    if family == "horizontal":
+        assert "moves right" in caption and x[-1] - x[0] >= 14 and abs(y[-1] - y[0]) <= 1
+    elif family == "vertical":
+        assert "moves down" in caption and y[-1] - y[0] >= 14 and abs(x[-1] - x[0]) <= 1
+    elif family == "size":
+        assert "grows" in caption and area[-1] > 4 * area[0] and np.all(np.diff(area) >= 0)
+    elif family == "presence":
+        assert "appears" in caption and area[0] == 0 and area[-1] > 0
+    elif family == "orbit":  # with y downwards, increasing angle is clockwise
+        turn = np.diff(np.unwrap(np.arctan2(y - 15.5, x - 15.5)))
+        assert "turns clockwise" in caption and np.all(turn > 0)
+    else:
+        names = [f"{t.look.colour} {t.look.shape}" for t in drawn.tracks]
+        assert caption.index(names[0]) < caption.index("then") < caption.index(names[1])
+        assert 0 == area[0] < area[12] < area[-1]
+
+
+def test_shapes_of_a_sequence_never_touch():
+    for index in range(200):
+        drawn, _ = clips._draw(index, 0, "all", ["sequence"])
+        first, second = drawn.tracks
+        alone = [
+            scene.render(scene.Scene("sequence", "black", (t,)), [24])[0].any(-1)
+            for t in (first, second)
+        ]
+        assert not np.any(alone[0] & alone[1])
+        assert first.look.colour != second.look.colour and first.look.shape != second.look.shape
+
+
+def test_drawn_frames_have_true_appearance_captions_and_both_kinds():
+    frames, captions = moving_shapes.draw_frames(300, seed=0, split="train")
+    assert frames.shape == (300, 32, 32, 3) and frames.dtype == np.uint8
+    uniform = np.array([(f == f[0, 0]).all() for f in frames])
+    verbs = {word for pair in grammar.VERBS.values() for verb in pair for word in verb.split()}
+    motion = np.array([bool(verbs & set(c.replace(",", "").split())) for c in captions])
+    assert 0.4 < motion.mean() < 0.6
+    empty = np.array([c.startswith("an empty") for c in captions])
+    np.testing.assert_array_equal(uniform & ~motion, empty)
+    assert empty.any()
+    for frame, caption in zip(frames[empty], np.array(captions)[empty], strict=True):
+        assert tuple(frame[0, 0]) == scene.BACKGROUNDS[caption.split()[2]]
+    used = {word for c in captions for word in c.replace(",", "").split()}
+    assert used == set(grammar.VOCABULARY) - {"<pad>", "<unk>", "<start>", "<end>", ","}
+
+
+def test_static_set_is_distinct_and_says_when_a_split_has_too_few():
+    frames, captions = moving_shapes.static_set(200)
+    assert frames.shape == (200, 32, 32, 3) and len(set(captions)) == 200
+    assert not any(c.startswith("an empty") for c in captions)
+    with pytest.raises(ValueError, match="'test' has fewer than 900"):
+        moving_shapes.static_set(900, split="test")
+
+
+def test_tokenizer_loads_offline_knows_every_caption_and_ends_in_the_highest_id(data, monkeypatch):
+    def no_network(*_):
+        raise AssertionError("tried the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer", local_files_only=True)
+    vocabulary = moving_shapes.VOCABULARY
+    assert tokenizer.convert_tokens_to_ids(list(vocabulary)) == list(range(len(vocabulary)))
+    captions = {c for r in _rows(data / "manifest.jsonl") for c in (r["caption"], r["appearance"])}
+    captions |= {f"an empty {b} background" for b in scene.BACKGROUNDS}
+    for ids in tokenizer(sorted(captions))["input_ids"]:
+        assert len(ids) <= moving_shapes.CONTEXT and tokenizer.unk_token_id not in ids
+        assert ids[0] == len(vocabulary) - 2 and np.argmax(ids) == len(ids) - 1
+    assert tokenizer.unk_token_id in tokenizer("a red zebra")["input_ids"]
+
+
+def test_unknown_split_or_family_is_named(tmp_path):
+    with pytest.raises(ValueError, match="'valid'.*train, test, all"):
+        moving_shapes.generate(tmp_path / "a", 1, split="valid")
+    with pytest.raises(ValueError, match="'zoom'.*horizontal"):
+        moving_shapes.generate(tmp_path / "a", 1, families=["zoom"])
+    with pytest.raises(ValueError, match="pairs=0"):
+        moving_shapes.generate(tmp_path / "a", 0)
