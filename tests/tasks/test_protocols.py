@@ -1,0 +1,83 @@
+"""Protocols against real annotation files, and against test sets that are not theirs."""
+
+import json
+
+import pytest
+
+from vlt.tasks.protocols import PROTOCOLS, Protocol, ProtocolError, named_protocol
+
+
+def rows(videos: int, captions: int = 1) -> list[dict]:
+    return [
+        {"video": f"v{i}.mp4", "caption": f"caption {c} of {i}"}
+        for i in range(videos)
+        for c in range(captions)
+    ]
+
+
+@pytest.mark.parametrize("name", ["msrvtt_1ka", "didemo", "lsmdc", "activitynet_val1"])
+def test_whole_test_set_is_labelled_by_name(name: str) -> None:
+    protocol = named_protocol(name)
+    assert protocol.check(protocol.pairs(rows(protocol.videos))) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("msrvtt_1ka", "msrvtt_retrieval/test.json"), ("lsmdc", "lsmdc_retrieval/test.json")],
+)
+def test_published_annotation_files_pass(shared, name: str, file: str) -> None:
+    entries = json.loads((shared / "annotations" / file).read_text())
+    manifest = [{"video": e["image"], "caption": e["caption"]} for e in entries]
+    protocol = named_protocol(name)
+    assert protocol.check(protocol.pairs(manifest)) == name
+
+
+def test_twenty_captions_instead_of_one_are_refused() -> None:
+    protocol = named_protocol("msrvtt_1ka")
+    with pytest.raises(ProtocolError, match="20000 queries instead of 1000.*a query a caption"):
+        protocol.check(protocol.pairs(rows(1000, captions=20)))
+    with pytest.raises(ProtocolError, match="20000 queries"):
+        protocol.check(protocol.pairs(rows(1000, captions=20)), allow_subset=True)
+
+
+def test_joined_captions_are_one_query() -> None:
+    protocol = named_protocol("didemo")
+    pairs = protocol.pairs(rows(1004, captions=3))
+    assert pairs[1] == ("v1.mp4", "caption 0 of 1 caption 1 of 1 caption 2 of 1")
+    assert protocol.check(pairs) == "didemo"
+
+
+def test_list_of_captions_equals_a_row_each() -> None:
+    protocol = Protocol("pairs", 2, 6, False, "this test")
+    listed = [
+        {"video": f"v{i}.mp4", "caption": [f"caption {c} of {i}" for c in range(3)]}
+        for i in range(2)
+    ]
+    assert protocol.pairs(listed) == protocol.pairs(rows(2, captions=3))
+    assert protocol.check(protocol.pairs(listed)) == "pairs"
+
+
+def test_missing_videos_are_named_and_a_subset_says_so() -> None:
+    protocol = named_protocol("activitynet_val1")
+    pairs = protocol.pairs(rows(4000, captions=2))
+    with pytest.raises(ProtocolError, match="4000 videos instead of 4917"):
+        protocol.check(pairs)
+    label = "activitynet_val1 [subset: 4000 of 4917 videos, 4000 of 4917 queries]"
+    assert protocol.check(pairs, allow_subset=True) == label
+
+
+def test_more_than_the_protocol_is_no_subset() -> None:
+    protocol = named_protocol("lsmdc")
+    with pytest.raises(ProtocolError, match="1001 videos instead of 1000"):
+        protocol.check(protocol.pairs(rows(1001)), allow_subset=True)
+
+
+def test_moving_shapes_may_have_any_size() -> None:
+    protocol = named_protocol("moving_shapes")
+    assert protocol.check(protocol.pairs(rows(7))) == "moving_shapes"
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ProtocolError, match="'msrvtt' is not one of.*msrvtt_1ka"):
+        named_protocol("msrvtt")
+    assert all(protocol.name == name for name, protocol in PROTOCOLS.items())

@@ -1,0 +1,74 @@
+"""Results tables: readable in the terminal, and as Markdown and JSON in the workdir."""
+
+import dataclasses
+import json
+import numbers
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column: the rows' key, the title, and how numbers are written.
+
+    Percentages are kept as percent (93.6), with the sign in the title.
+    """
+
+    key: str
+    title: str
+    format: str = ".1f"
+
+    def cell(self, row: Row) -> str:
+        """The row's value as text; '-' where it is missing, None or NaN."""
+        value = row.get(self.key)
+        if value is None or value != value:
+            return "-"
+        return format(value, self.format) if isinstance(value, numbers.Number) else str(value)
+
+
+def format_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """Aligned plain text: columns of words to the left, of numbers to the right."""
+    cells = _cells(rows, columns)
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    aligned = [
+        "  ".join(
+            text.ljust(width) if words else text.rjust(width)
+            for text, width, words in zip(line, widths, _are_words(rows, columns), strict=True)
+        ).rstrip()
+        for line in cells
+    ]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([aligned[0], rule, *aligned[1:]])
+
+
+def format_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """The same as a Markdown table."""
+    rule = [":--" if words else "--:" for words in _are_words(rows, columns)]
+    head, *body = _cells(rows, columns)
+    escaped = [[text.replace("|", "\\|") for text in line] for line in (head, rule, *body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def write_results(folder: pathlib.Path, rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    """Writes results.md (the table) and results.json (the rows, every key, unrounded; NaN as null)."""
+    exact = [{key: None if x != x else x for key, x in row.items()} for row in rows]
+    text = json.dumps(exact, indent=2, default=_plain_number)
+    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(format_markdown(rows, columns) + "\n", encoding="utf-8")
+
+
+def _cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
+    titles = [column.title for column in columns]
+    return [titles, *([column.cell(row) for column in columns] for row in rows)]
+
+
+def _are_words(rows: Sequence[Row], columns: Sequence[Column]) -> list[bool]:
+    return [any(isinstance(row.get(column.key), str) for row in rows) for column in columns]
+
+
+def _plain_number(value: Any) -> Any:
+    """Python's number for numpy's or JAX's scalar."""
+    return value.item()

@@ -1,0 +1,101 @@
+"""Named retrieval protocols: what a test set must hold for its number to be comparable.
+
+Numbers of one data set differ tenfold with the captions that are queries (one of 20, all 20, or a
+paragraph), so a protocol asserts its counts, and its name stands beside the metric.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class ProtocolError(ValueError):
+    """A test set that is not the protocol's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """One test set and how its captions become queries.
+
+    Attributes:
+      name: printed beside the metric.
+      videos: size of the gallery, or None where any is right.
+      queries: number of text queries, or None where any is right.
+      joined: all captions of a video, in order and with a space between, are one query
+        (paragraph-to-video retrieval); otherwise each caption is a query.
+      source: who states the counts.
+    """
+
+    name: str
+    videos: int | None
+    queries: int | None
+    joined: bool
+    source: str
+
+    def pairs(self, rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """(video, query) pairs of manifest rows; a row's `caption` is a text or a list of texts."""
+        captions: dict[str, list[str]] = {}
+        for row in rows:
+            texts = row["caption"]
+            captions.setdefault(row["video"], []).extend(
+                [texts] if isinstance(texts, str) else texts
+            )
+        if self.joined:
+            captions = {video: [" ".join(texts)] for video, texts in captions.items()}
+        return [(video, text) for video, texts in captions.items() for text in texts]
+
+    def check(self, pairs: list[tuple[str, str]], allow_subset: bool = False) -> str:
+        """The label to print beside the metric: the name, and how much of the set is there.
+
+        Args:
+          pairs: what `pairs` returned.
+          allow_subset: fewer videos and queries than the protocol's are accepted, and labelled.
+
+        Raises:
+          ProtocolError: other counts than the protocol's, or more where a subset is allowed.
+        """
+        found = {"videos": len({video for video, _ in pairs}), "queries": len(pairs)}
+        wrong = []
+        for kind, count in found.items():
+            expected = getattr(self, kind)
+            fits = expected is None or count == expected or (allow_subset and count < expected)
+            if not fits:
+                wrong.append(f"{count} {kind} instead of {expected}")
+        if wrong:
+            raise ProtocolError(f"{self.name} ({self.source}): {', '.join(wrong)}{self._advice()}")
+        return self.name + self._share(found)
+
+    def _advice(self) -> str:
+        queries = "one query a video, its captions joined" if self.joined else "a query a caption"
+        return f"; the protocol takes {queries}. For a part of it set allow_subset."
+
+    def _share(self, found: dict[str, int]) -> str:
+        parts = [
+            f"{count} of {getattr(self, kind)} {kind}"
+            for kind, count in found.items()
+            if getattr(self, kind) not in (None, count)
+        ]
+        return f" [subset: {', '.join(parts)}]" if parts else ""
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    entry.name: entry
+    for entry in (
+        Protocol("msrvtt_1ka", 1000, 1000, False, "JSFusion's 1k-A test split"),
+        Protocol("didemo", 1004, 1004, True, "TempMe, Appendix B"),
+        Protocol("lsmdc", 1000, 1000, False, "TempMe, Appendix B"),
+        Protocol("activitynet_val1", 4917, 4917, True, "TempMe, Appendix B"),
+        Protocol("moving_shapes", None, None, False, "generated, of any size"),
+    )
+}
+
+
+def named_protocol(name: str) -> Protocol:
+    """The named protocol.
+
+    Raises:
+      ProtocolError: no such name.
+    """
+    if name not in PROTOCOLS:
+        raise ProtocolError(f"protocol {name!r} is not one of {sorted(PROTOCOLS)}")
+    return PROTOCOLS[name]
