@@ -1,0 +1,144 @@
+import json
+
+import pytest
+
+from vlt.data.manifest import ManifestError, read_manifest
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mp4", "b.mp4", "clips/c.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def _write(path, *rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def test_json_lines_rows_of_every_kind(folder):
+    path = _write(
+        folder / "m.jsonl",
+        {"video": "a.mp4", "caption": "ein Käfer", "pair": 3, "family": "beetles"},
+        {"video": "clips/c.mp4", "caption": ["one", "two"], "id": 7},
+        {"video": str(folder / "b.mp4"), "label": 4},
+        {"video": "a.mp4", "question": "who?", "answer": ["he", "she"]},
+    )
+    first, second, third, fourth = read_manifest(path)
+    assert first.captions == ("ein Käfer",) and first.id == "a.mp4" and first.line == 1
+    assert first.extra == {"pair": 3, "family": "beetles"}
+    assert second.captions == ("one", "two") and second.id == "7"
+    assert second.video == str(folder / "clips/c.mp4")
+    assert third.video == str(folder / "b.mp4") and third.label == "4" and third.captions == ()
+    assert fourth.question == "who?" and fourth.answers == ("he", "she")
+
+
+def test_csv_and_parquet_give_the_same_records(folder):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    rows = [
+        {"video": "a.mp4", "caption": 'he says "hi",\nthen leaves', "source": "x"},
+        {"video": "b.mp4", "caption": "two", "source": "y"},
+    ]
+    (folder / "m.csv").write_text(
+        'video,caption,source\r\na.mp4,"he says ""hi"",\nthen leaves",x\r\nb.mp4,two,y\r\n',
+        encoding="utf-8-sig",
+    )
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "m.parquet")
+    expected = read_manifest(_write(folder / "m.jsonl", *rows))
+    for name in ("m.csv", "m.parquet"):
+        records = read_manifest(folder / name)
+        for record, wanted in zip(records, expected, strict=True):
+            assert (record.video, record.captions, record.extra) == (
+                wanted.video, wanted.captions, wanted.extra,
+            )  # fmt: skip
+    assert [r.line for r in read_manifest(folder / "m.csv")] == [3, 4]  # the first row spans two
+
+
+def test_an_empty_csv_field_is_an_absent_value(folder):
+    (folder / "m.csv").write_text("video,caption,label\na.mp4,,jump\n")
+    assert read_manifest(folder / "m.csv")[0].label == "jump"
+    (folder / "m.csv").write_text("video,caption\na.mp4,one\nb.mp4,\n")
+    with pytest.raises(ManifestError, match=r"line 3: has none of .*columns are: video$"):
+        read_manifest(folder / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"path": "a.mp4", "caption": "x"}, r"has no `video`; its columns are: path, caption"),
+        ({"video": "a.mp4", "text": "x"}, r"has none of `caption`.*columns are: video, text"),
+        ({"video": "a.mp4", "question": "x"}, r".*columns are: video, question"),
+        ({"video": 3, "caption": "x"}, r"`video` must be text and not empty, is int: 3"),
+        ({"video": "a.mp4", "caption": None}, r"`caption` must be text or a list .* is null"),
+        ({"video": "a.mp4", "caption": " "}, r"`caption` must .* not empty"),
+        ({"video": "a.mp4", "caption": []}, r"`caption` must .* not empty"),
+        ({"video": "a.mp4", "caption": ["x", 3]}, r"`caption` must .* is list"),
+        ({"video": "a.mp4", "label": 1.5}, r"`label` must be text or a whole number"),
+        ({"video": "a.mp4", "label": True}, r"`label` must be .* is bool: True"),
+        ({"video": "a.mp4", "question": "x", "answer": 3}, r"`answer` must be text or a list"),
+        (["a.mp4"], r"must be an object, is list"),
+    ],
+)
+def test_a_wrong_row_is_named_with_its_line(folder, row, reason):
+    good = {"video": "b.mp4", "caption": "x"}
+    path = _write(folder / "m.jsonl", good, good, row)
+    with pytest.raises(ManifestError, match=rf"m\.jsonl, line 3: {reason}") as caught:
+        read_manifest(path)
+    assert caught.value.line == 3 and caught.value.path == path
+
+
+def test_missing_empty_and_unknown_files(folder):
+    with pytest.raises(ManifestError, match="m.jsonl: there is no such file"):
+        read_manifest(folder / "m.jsonl")
+    for name, content in (("m.jsonl", "\n \n"), ("m.csv", "video,caption\n"), ("n.csv", "")):
+        (folder / name).write_text(content)
+        with pytest.raises(ManifestError, match=f"{name}: holds no rows"):
+            read_manifest(folder / name)
+    (folder / "m.txt").write_text("a.mp4")
+    with pytest.raises(ManifestError, match=r"must end in one of \.jsonl, \.csv, \.parquet"):
+        read_manifest(folder / "m.txt")
+
+
+def test_a_line_that_is_not_utf8_or_not_json(folder):
+    path = folder / "m.jsonl"
+    good = b'{"video": "a.mp4", "caption": "x"}\n'
+    path.write_bytes(good + b'{"video": "a.mp4", "caption": "caf\xe9"}\n')
+    with pytest.raises(ManifestError, match=r"line 2: not UTF-8 \(byte 35 .* 0xe9\)"):
+        read_manifest(path)
+    path.write_bytes(good + b"\n{'video': 'a.mp4'}\n")
+    with pytest.raises(ManifestError, match="line 3: not JSON: .* at column 2"):
+        read_manifest(path)
+    (folder / "m.csv").write_bytes(b"video,caption\na.mp4,caf\xe9\n")
+    with pytest.raises(ManifestError, match="line 2: not UTF-8"):
+        read_manifest(folder / "m.csv")
+    (folder / "m.csv").write_text("video,caption\na.mp4,one,two\n")
+    with pytest.raises(ManifestError, match="line 2: must have 2 fields"):
+        read_manifest(folder / "m.csv")
+    pytest.importorskip("pyarrow")
+    (folder / "m.parquet").write_text("video")
+    with pytest.raises(ManifestError, match="m.parquet: not Parquet"):
+        read_manifest(folder / "m.parquet")
+
+
+def test_missing_videos_are_counted_and_the_first_listed(folder):
+    rows = [{"video": "a.mp4", "caption": "x"}]
+    rows += [{"video": f"gone{i}.mp4", "caption": "x"} for i in range(7)]
+    path = _write(folder / "m.jsonl", *rows)
+    with pytest.raises(ManifestError, match="7 of 8 rows name no file") as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert "line 2: " in message and "gone4.mp4" in message and "gone5.mp4" not in message
+    assert message.endswith("and 2 more")
+    assert len(read_manifest(path, check_videos=False)) == 8
+
+
+def test_ids_are_unique_but_videos_may_repeat(folder):
+    rows = [{"video": "a.mp4", "caption": "x"}, {"video": "a.mp4", "caption": "y"}]
+    assert len(read_manifest(_write(folder / "m.jsonl", *rows))) == 2
+    rows = [r | {"id": "v1"} for r in rows]
+    with pytest.raises(ManifestError, match="line 2: id 'v1' is that of line 1"):
+        read_manifest(_write(folder / "m.jsonl", *rows))

@@ -1,0 +1,80 @@
+import gzip
+import json
+import socket
+
+import numpy as np
+import pytest
+
+from data_pipelines import moving_shapes
+from vlt.data.tokenize import Tokenizer, write_clip_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def connect(*_):
+        raise AssertionError("tried the network")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(shared, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    write_clip_tokenizer(shared / "vocab/bpe_simple_vocab_16e6.txt.gz", folder)
+    return folder
+
+
+@pytest.fixture
+def words(tmp_path):
+    moving_shapes.write_tokenizer(tmp_path)
+    return tmp_path
+
+
+def test_clip_ids_equal_the_golden_ones(shared, clip_folder):
+    cases = json.loads((shared / "vocab/golden_tokens.json").read_text())["cases"]
+    tokenizer = Tokenizer.load(clip_folder, context=300)
+    ids = tokenizer([case["text"] for case in cases])
+    for row, case in zip(ids, cases, strict=True):
+        wanted = case["clip_bpe_ids"]
+        np.testing.assert_array_equal(row[: len(wanted)], wanted, err_msg=case["text"])
+        assert not row[len(wanted) :].any()
+    assert tokenizer.cut == 0
+
+
+def test_clip_cleans_text_like_openai(clip_folder):
+    tokenizer = Tokenizer.load(clip_folder, context=16)
+    messy = tokenizer(["It’s a schÃ¶n cat &amp;amp; dog"])
+    np.testing.assert_array_equal(messy, tokenizer(["it's a schön cat & dog"]))
+
+
+def test_a_long_text_is_cut_before_its_end_token_and_counted(words):
+    tokenizer = Tokenizer.load(words, context=6)
+    end = len(moving_shapes.VOCABULARY) - 1
+    ids = tokenizer(["a red circle moves left", "a red circle moves", "a red circle"])
+    assert ids.dtype == np.int32 and ids.shape == (3, 6)
+    np.testing.assert_array_equal(ids[0], ids[1])
+    np.testing.assert_array_equal(ids.argmax(1), [5, 5, 4])
+    assert (ids.max(1) == end).all() and ids[2, 5] == 0
+    assert tokenizer.cut == 1
+
+
+def test_no_texts_give_no_rows(words):
+    assert Tokenizer.load(words, context=4)([]).shape == (0, 4)
+
+
+def test_what_is_no_tokenizer_folder_is_refused_without_the_network(tmp_path, words):
+    with pytest.raises(FileNotFoundError, match="openai/clip"):
+        Tokenizer.load("openai/clip-vit-base-patch32", context=77)
+    with pytest.raises(ValueError, match="context=1"):
+        Tokenizer.load(words, context=1)
+    description = json.loads((words / "tokenizer.json").read_text())
+    (words / "tokenizer.json").write_text(json.dumps(description | {"post_processor": None}))
+    with pytest.raises(ValueError, match="must add a start and an end token"):
+        Tokenizer.load(words, context=8)
+
+
+def test_a_short_merges_file_is_refused(tmp_path):
+    with gzip.open(tmp_path / "merges.gz", "wt") as file:
+        file.write("heading\ni n\nt h\n")
+    with pytest.raises(ValueError, match="merges.gz: must hold a heading and 48894 pairs"):
+        write_clip_tokenizer(tmp_path / "merges.gz", tmp_path / "out")

@@ -1,0 +1,191 @@
+"""Manifests: which videos a data set has and what is said of them.
+
+JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet) with a column `video` (path, relative to the
+manifest) and one of `caption` (text or list of texts), `label`, or `question` with `answer` (text
+or list of texts). `id` names a row; further columns are kept.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+TARGETS = "`caption`, `label`, or `question` with `answer`"
+SHOWN = 5  # examples in a message
+
+
+class ManifestError(ValueError):
+    """A manifest that cannot be used: the message names file, line and reason."""
+
+    def __init__(self, path: pathlib.Path, reason: str, line: int | None = None):
+        super().__init__(f"{path}{'' if line is None else f', line {line}'}: {reason}")
+        self.path, self.reason, self.line = path, reason, line
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One row of a manifest.
+
+    Attributes:
+        id: the row's `id`, or else its `video` as written there.
+        video: path of the file, the manifest's folder included.
+        captions: none, one or several.
+        extra: all other columns.
+        line: line of the file (from 1), of a Parquet file the row (from 1).
+    """
+
+    id: str
+    video: str
+    captions: tuple[str, ...]
+    label: str | None
+    question: str | None
+    answers: tuple[str, ...]
+    extra: Mapping[str, Any]
+    line: int
+
+
+def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> list[Record]:
+    """Reads a manifest.
+
+    Args:
+        path: a .jsonl, .csv or .parquet file.
+        check_videos: whether every video file must be there now.
+
+    Raises:
+        ManifestError: the file is missing, empty or of another kind, or a row is wrong.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ManifestError(path, "there is no such file")
+    reader = READERS.get(path.suffix)
+    if reader is None:
+        raise ManifestError(path, f"must end in one of {', '.join(READERS)}")
+    records, lines_of_ids = [], dict[str, int]()
+    for line, row in reader(path):
+        record = _record(path, line, row)
+        earlier = lines_of_ids.setdefault(record.id, line) if "id" in row else line
+        if earlier != line:
+            raise ManifestError(path, f"id {record.id!r} is that of line {earlier}", line)
+        records.append(record)
+    if not records:
+        raise ManifestError(path, "holds no rows")
+    if check_videos:
+        _check_videos(path, records)
+    return records
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                reason = f"not UTF-8 (byte {error.start + 1} of the line is {line[error.start]:#x})"
+                raise ManifestError(path, reason, number) from None
+
+
+def _read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            reason = f"not JSON: {error.msg} at column {error.colno}"
+            raise ManifestError(path, reason, number) from None
+        if not isinstance(row, dict):
+            raise ManifestError(path, f"must be an object, is {_kind(row)}", number)
+        yield number, row
+
+
+def _read_csv(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader((line for _, line in _lines(path)), strict=True)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                columns = len(reader.fieldnames or ())
+                raise ManifestError(path, f"must have {columns} fields", reader.line_num)
+            # An empty field is an absent value, so that one file can hold rows of several kinds.
+            yield reader.line_num, {k: v for k, v in row.items() if v != ""}
+    except csv.Error as error:
+        raise ManifestError(path, f"not CSV: {error}", reader.line_num) from None
+
+
+def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ManifestError(path, "reading Parquet needs pyarrow: pip install pyarrow") from None
+    try:
+        table = parquet.read_table(path)
+    except (ArrowException, OSError) as error:
+        raise ManifestError(path, f"not Parquet: {error}") from None
+    for number, row in enumerate(table.to_pylist(), 1):
+        yield number, {k: v for k, v in row.items() if v is not None}
+
+
+READERS = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}
+OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer")
+
+
+def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
+    def fail(reason: str) -> ManifestError:
+        return ManifestError(path, reason, line)
+
+    columns = ", ".join(row) or "none"
+    if "video" not in row:
+        raise fail(f"has no `video`; its columns are: {columns}")
+    if not ("caption" in row or "label" in row or {"question", "answer"} <= row.keys()):
+        raise fail(f"has none of {TARGETS}; its columns are: {columns}")
+    wrong = _wrong_value(row)
+    if wrong:
+        raise fail(wrong)
+    label = row.get("label")
+    return Record(
+        id=str(row.get("id", row["video"])),
+        video=str(path.parent / row["video"]),
+        captions=_texts(row.get("caption", ())),
+        label=None if label is None else str(label),
+        question=row.get("question"),
+        answers=_texts(row.get("answer", ())),
+        extra={k: v for k, v in row.items() if k not in OWN_COLUMNS},
+        line=line,
+    )
+
+
+def _wrong_value(row: Mapping[str, Any]) -> str | None:
+    """Why a value of the row cannot be used, or None."""
+    for column in (c for c in OWN_COLUMNS if c in row):
+        value, wanted = row[column], "text"
+        good = isinstance(value, str) and bool(value.strip())
+        if column in ("id", "label"):
+            wanted = "text or a whole number"
+            good |= isinstance(value, int) and not isinstance(value, bool)
+        elif column in ("caption", "answer"):
+            wanted = "text or a list of texts"
+            good |= isinstance(value, list) and all(isinstance(t, str) and t.strip() for t in value)
+            good &= bool(value)
+        if not good:
+            return f"`{column}` must be {wanted} and not empty, is {_kind(value)}: {value!r}"
+    return None
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _check_videos(path: pathlib.Path, records: Sequence[Record]) -> None:
+    absent = [r for r in records if not os.path.isfile(r.video)]
+    if absent:
+        shown = "".join(f"\n  line {r.line}: {r.video}" for r in absent[:SHOWN])
+        rest = len(absent) - SHOWN
+        more = f"\n  and {rest} more" if rest > 0 else ""
+        reason = f"{len(absent)} of {len(records)} rows name no file:{shown}{more}"
+        raise ManifestError(path, reason)

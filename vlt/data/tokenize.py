@@ -1,0 +1,144 @@
+"""Captions to token ids, with the tokenizer files that a model folder carries."""
+
+import gzip
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from absl import logging
+
+PAD = 0
+CLIP_MERGES = 48_894  # of the published list CLIP uses these
+CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
+CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+)
+CLEANING = "vlt_cleaning"  # our key in tokenizer_config.json
+
+
+class Tokenizer:
+    """Texts to padded ids: start token, text, end token, zeros.
+
+    Attributes:
+        context: length of a row.
+        cut: how many texts so far were longer than the context.
+    """
+
+    def __init__(self, encoder, context: int, clean_like_openai: bool):
+        if context < 2:
+            raise ValueError(f"context={context}: start and end token alone need 2")
+        self.context, self.cut = context, 0
+        self._encoder, self._clean_like_openai = encoder, clean_like_openai
+        self._lock = threading.Lock()
+        ends = encoder("")["input_ids"]
+        if len(ends) != 2:
+            raise ValueError(f"a tokenizer must add a start and an end token, this adds ids {ends}")
+        self._end = ends[1]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], context: int) -> "Tokenizer":
+        """Loads a folder of Hugging Face tokenizer files; never looks anywhere else.
+
+        Raises:
+            FileNotFoundError: the folder or its tokenizer files are missing.
+            ValueError: the tokenizer adds no start and end token, or the context is below 2.
+        """
+        folder = pathlib.Path(folder)
+        if not (folder / "tokenizer_config.json").is_file():
+            raise FileNotFoundError(f"{folder}: no tokenizer_config.json, so no tokenizer folder")
+        from transformers import AutoTokenizer
+
+        encoder = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return cls(encoder, context, settings.get(CLEANING) == "openai")
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids, int32 [b, context], 0 after the end; a cut text keeps its end token."""
+        rows = np.full((len(texts), self.context), PAD, np.int32)
+        if self._clean_like_openai:
+            texts = [_clean(text) for text in texts]
+        encoded = self._encoder(list(texts), verbose=False)["input_ids"] if texts else []
+        for row, ids in zip(rows, encoded, strict=True):
+            if len(ids) > self.context:
+                self._count_cut(len(ids))
+                ids = [*ids[: self.context - 1], self._end]
+            row[: len(ids)] = ids
+        return rows
+
+    def _count_cut(self, length: int) -> None:
+        with self._lock:
+            self.cut += 1
+        if self.cut == 1:
+            logging.warning("a text of %d tokens was cut to %d (told once)", length, self.context)
+
+
+def _clean(text: str) -> str:
+    """What OpenAI's CLIP does to a text before it looks for words."""
+    import html
+
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def write_clip_tokenizer(
+    merges: str | os.PathLike[str], folder: str | os.PathLike[str], context: int = 77
+) -> None:
+    """Writes CLIP's tokenizer as Hugging Face files, from OpenAI's `bpe_simple_vocab_16e6.txt.gz`.
+
+    Token ids as in OpenAI's CLIP: bytes, bytes that end a word, merges, start 49406, end 49407.
+
+    Raises:
+        ValueError: the file holds fewer merges than CLIP uses.
+    """
+    with gzip.open(merges, "rt", encoding="utf-8") as file:
+        pairs = [tuple(line.split()) for line in file.read().split("\n")[1 : CLIP_MERGES + 1]]
+    if len(pairs) < CLIP_MERGES or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{merges}: must hold a heading and {CLIP_MERGES} pairs of tokens")
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _clip_tokenizer(pairs).save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": CLIP_START,
+        "eos_token": CLIP_END,
+        "pad_token": CLIP_END,
+        "unk_token": CLIP_END,
+        "model_max_length": context,
+        CLEANING: "openai",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _clip_tokenizer(pairs: Sequence[tuple[str, ...]]):
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    units = _byte_units()
+    words = [*units, *(u + "</w>" for u in units), *map("".join, pairs), CLIP_START, CLIP_END]
+    ids = {word: index for index, word in enumerate(words)}
+    bpe = models.BPE(ids, pairs, end_of_word_suffix="</w>", unk_token=CLIP_END)
+    tokenizer = Tokenizer(bpe)
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(CLIP_WORDS), "removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{CLIP_START} $A {CLIP_END}",
+        special_tokens=[(word, ids[word]) for word in (CLIP_START, CLIP_END)],
+    )
+    tokenizer.add_special_tokens([CLIP_START, CLIP_END])
+    return tokenizer
+
+
+def _byte_units() -> list[str]:
+    """One printable character for each byte, in the order of CLIP's vocabulary (GPT-2's map)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
