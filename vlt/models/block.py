@@ -1,6 +1,7 @@
 """The pre-LN transformer block that every tower shares, and its parts."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -48,6 +49,8 @@ class Attention(nn.Module):
     key_bias: bool = True
     methods: tuple[Method, ...] = ()
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
 
     @nn.compact
     def __call__(self, pattern: Pattern) -> tuple[jax.Array, Attended]:
@@ -56,7 +59,13 @@ class Attention(nn.Module):
 
         def dense(name: str, use_bias: bool = True) -> Dense:
             return Dense(
-                width, use_bias=use_bias, methods=self.methods, dtype=self.dtype, name=name
+                width,
+                use_bias=use_bias,
+                methods=self.methods,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                bias_init=self.bias_init,
+                name=name,
             )
 
         def split(x: jax.Array) -> jax.Array:
@@ -140,9 +149,7 @@ class Block(nn.Module):
             pattern = pattern.replace(queries=normed[:, :, : self.read])
         for method in self.methods:
             pattern = method.attention_pattern(self, tokens, pattern)
-        attention = Attention(
-            self.heads, self.key_bias, self.methods, self.dtype, name="attention"
-        )
+        attention = Attention(self.heads, self.key_bias, self.methods, self.dtype, name="attention")
         y, attended = attention(pattern)
         for method in self.methods:
             y = method.parallel_attention(self, tokens, normed, y)

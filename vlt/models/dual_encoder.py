@@ -28,6 +28,7 @@ class DualEncoder(nn.Module):
     frame_norm: bool = False
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
+    remat: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -41,10 +42,11 @@ class DualEncoder(nn.Module):
             self.cls_only,
             self.frame_norm,
             self.shared,
+            self.remat,
             self.dtype,
         )
         self.text = TextTransformer(
-            spec.text, spec.embed_dim, self.methods, self.shared, self.dtype
+            spec.text, spec.embed_dim, self.methods, self.shared, self.remat, self.dtype
         )
         self.logit_scale = self.param("logit_scale", nn.initializers.constant(np.log(1 / 0.07)), ())
 

@@ -16,13 +16,14 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | 6 between attention and MLP | `between` | after the first residual sum |
 | 7 MLP path | `mlp_path` | on the MLP's output; may read the block's input |
 | 8 side branch | `side_branch` | once, with every block's output |
-| 9 pooled head | `head` | once, on the embeddings of frames |
+| 9 pooled head | `head` | once, on the embeddings of frames or texts |
 | 10 trainable selection | `vlt.optim.Rules` | when gradients are taken |
-| 11 parameters shared across towers | `shared_module` | once; every block has it as `block.shared` |
+| 11 shared across towers | `shared_module` | once; blocks have it as `block.shared` |
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import flax.struct
@@ -97,7 +98,7 @@ class Method:
         return tokens
 
     def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Point 3: y [..., out] is the dense layer's output for x [..., in]; `dense.name` says which."""
+        """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in]."""
         return y
 
     def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
@@ -121,14 +122,24 @@ class Method:
         return y
 
     def side_branch(
-        self, tower: "VisionTransformer", hidden: Sequence[Tokens]
-    ) -> tuple[Tokens, dict[str, jax.Array]]:
+        self, tower: "VisionTransformer", hidden: Sequence[Tokens], train: bool, capture: bool
+    ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8: hidden[m] left block m. Returns the tokens to pool and named extra outputs."""
         return hidden[-1], {}
 
-    def head(self, tower: "VisionTransformer", frames: jax.Array) -> jax.Array:
-        """Point 9: embeddings [b, t, e] of the frames, before they are pooled over time."""
-        return frames
+    def head(
+        self, tower: nn.Module, features: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Point 9: embeddings of frames [b, t, e] before pooling over time, or of texts [b, e].
+
+        Returns the features and named extra outputs, as point 8 does.
+        """
+        return features, {}
+
+    @property
+    def training_only(self) -> bool:
+        """Whether the method's leaves serve only a loss and are left out of exports."""
+        return False
 
     def shared_module(self, spec: Any) -> nn.Module | None:
         """Point 11: a module both towers use. `spec` is the DualEncoderSpec."""

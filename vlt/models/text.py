@@ -1,6 +1,7 @@
 """The causal text tower of CLIP and its descendants."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,7 @@ class TextTransformer(nn.Module):
     embed_dim: int
     methods: tuple[Method, ...] = ()
     shared: Mapping[str, nn.Module] | None = None
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -46,7 +48,11 @@ class TextTransformer(nn.Module):
             kernel_init=nn.initializers.normal(self.spec.width**-0.5),
             name="projection",
         )
-        return projection(pooled).astype(jnp.float32), out
+        features = projection(pooled).astype(jnp.float32)
+        for method in self.methods:
+            features, extra = method.head(self, features, train)
+            out.update(extra)
+        return features, out
 
     def _stem(self, ids: jax.Array) -> Tokens:
         spec = self.spec
@@ -70,7 +76,8 @@ class TextTransformer(nn.Module):
 
     def _block(self, layer: int, train: bool) -> Block:
         spec = self.spec
-        return Block(
+        block = nn.remat(Block) if self.remat else Block
+        return block(
             spec.heads,
             spec.mlp_width,
             spec.activation,

@@ -1,6 +1,7 @@
 """The vision tower: one ViT over frames, for every image-language family."""
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -40,7 +41,7 @@ class VisionTransformer(nn.Module):
 
     cls_only: where nothing reads the last block's patches, compute its CLS tokens alone (exact).
     frame_norm: unit-normalise the embedding of each frame before the mean over time (CLIP4Clip,
-    TempMe); else plain mean (BT-Adapter).
+    TempMe); else plain mean (BT-Adapter). remat: recompute each block in the backward pass.
     """
 
     spec: VisionSpec
@@ -49,6 +50,7 @@ class VisionTransformer(nn.Module):
     cls_only: bool = True
     frame_norm: bool = False
     shared: Mapping[str, nn.Module] | None = None
+    remat: bool = False
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
@@ -86,13 +88,14 @@ class VisionTransformer(nn.Module):
             if capture:
                 out[f"block_{layer}"] = tokens.x
         for method in self.methods:
-            tokens, extra = method.side_branch(self, hidden)
+            tokens, extra = method.side_branch(self, hidden, train, capture)
             hidden[-1] = tokens
             out.update(extra)
         frames = self.project_tokens(tokens.x[:, :, : tokens.protected])
         frames = frames.reshape(frames.shape[0], -1, self.embed_dim).astype(jnp.float32)
         for method in self.methods:
-            frames = method.head(self, frames)
+            frames, extra = method.head(self, frames, train)
+            out.update(extra)
         if self.frame_norm:
             frames = normalize(frames)
         if capture:
@@ -127,7 +130,8 @@ class VisionTransformer(nn.Module):
         spec = self.spec
         last = layer == spec.layers - 1
         cls_read = self.cls_only and last and not any(m.reads_patches for m in self.methods)
-        return Block(
+        block = nn.remat(Block) if self.remat else Block
+        return block(
             spec.heads,
             spec.mlp_width,
             spec.activation,

@@ -1,0 +1,1 @@
+"""Adapters and temporal models, one file a method."""

@@ -1,0 +1,228 @@
+"""The branch of BT-Adapter and STAN: divided space-time layers beside a frozen ViT."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.block import Attention, Dense, LayerNorm, Mlp
+from vlt.models.points import Pattern
+from vlt.models.spec import VisionSpec
+
+if TYPE_CHECKING:
+    from vlt.adapters.btadapter import BTAdapter
+
+Layout = Callable[[jax.Array], jax.Array]
+
+
+class Branch(nn.Module):
+    """Divided space-time layers over the patches of a whole video and one video CLS."""
+
+    spec: VisionSpec
+    embed_dim: int
+    options: "BTAdapter"
+    train: bool
+    cls_only: bool
+    remat: bool
+    dtype: Any
+
+    def setup(self) -> None:
+        width, options = self.spec.width, self.options
+        if options.depth >= self.spec.layers:
+            raise ValueError(
+                f"btadapter.depth={options.depth}: the tower has {self.spec.layers} layers, "
+                "the branch must have fewer"
+            )
+        normal = nn.initializers.normal(1.0)
+        self.class_token = self.param("class_token", nn.initializers.zeros, (width,))
+        self.time_embedding = self.param("time_embedding", normal, (options.max_frames, width))
+        if options.gates != "none":
+            shape = (width,) if options.gates == "vector" else ()
+            if options.interaction:
+                self.layer_gate = self.param("layer_gate", nn.initializers.zeros, shape)
+            self.final_gate = self.param("final_gate", nn.initializers.zeros, shape)
+        temporal, spatial = TemporalLayer, SpatialLayer
+        if self.remat:
+            temporal, spatial = nn.remat(TemporalLayer), nn.remat(SpatialLayer)
+        last = options.depth - 1
+        drop = [options.drop_path * j / max(last, 1) * self.train for j in range(options.depth)]
+        cls_only = [j == last and self.cls_only and not self.train for j in range(options.depth)]
+        self.temporal = [temporal(self.spec, rate, self.dtype) for rate in drop]
+        self.spatial = [
+            spatial(self.spec, options.spatial_norm_eps, rate, only, self.dtype)
+            for rate, only in zip(drop, cls_only, strict=True)
+        ]
+        if options.alignment != "none":
+            self.alignment = Alignment(options.alignment, self.embed_dim, self.dtype)
+
+    def __call__(
+        self,
+        states: Sequence[jax.Array],
+        position: jax.Array,
+        layout: Layout,
+        layers: int | None = None,
+    ) -> tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        """states[m] [b, t, 1 + n, d] left block m; layout maps [b, t, n, d] to [b, t, k, d].
+
+        Returns the video CLS [b, d], the patches [b, t, k, d], and both after every layer.
+        """
+        options = self.options
+        first = len(states) - options.depth - (options.inputs == "last_k_plus_1")
+        cls, patches = self._enter(states[first], position, layout)
+        captured = []
+        for j in range(options.depth if layers is None else layers):
+            if j and options.interaction:
+                cls, patches = self._mix(cls, patches, states[first + j], layout)
+            patches = self.temporal[j](patches)
+            cls, patches = self.spatial[j](cls, patches)
+            captured.append((cls, patches))
+        return cls, patches, captured
+
+    def _enter(
+        self, x: jax.Array, position: jax.Array, layout: Layout
+    ) -> tuple[jax.Array, jax.Array]:
+        """Input of the first layer (Eq. 3)."""
+        frames, limit = x.shape[1], self.options.max_frames
+        if frames > limit:
+            raise ValueError(
+                f"{frames} frames, but btadapter's table of time embeddings has {limit}; "
+                f"sample at most {limit} frames"
+            )
+        position = position.astype(self.dtype)
+        time = self.time_embedding[:frames, None].astype(self.dtype)
+        cls = self.class_token.astype(self.dtype) + position[0]
+        if self.options.video_cls == "mixed":
+            cls = (x[:, :, 0].mean(1) + cls) / 2
+        cls = jnp.broadcast_to(cls, (x.shape[0], x.shape[-1]))
+        return cls, layout(x[:, :, 1:] + position[1:] + time)
+
+    def _mix(
+        self, cls: jax.Array, patches: jax.Array, x: jax.Array, layout: Layout
+    ) -> tuple[jax.Array, jax.Array]:
+        """Input of a later layer (Eq. 4): the branch's state and the backbone's."""
+        backbone_cls, backbone_patches = x[:, :, 0].mean(1), layout(x[:, :, 1:])
+        if self.options.gates == "none":
+            return cls + backbone_cls, patches + backbone_patches
+        gate = self._gate(self.layer_gate, 1e2)
+        return mix(gate, backbone_cls, cls), mix(gate, backbone_patches, patches)
+
+    def combine(self, cls: jax.Array, frame_cls: jax.Array) -> jax.Array:
+        """Video CLS [b, d] and the backbone's [b, t, d] -> [b, t, d] (Eq. 5)."""
+        if self.options.gates == "none":
+            return cls[:, None] + frame_cls
+        return mix(self._gate(self.final_gate, 1e4), frame_cls, cls[:, None])
+
+    def _gate(self, weight: jax.Array, slope: float) -> jax.Array:
+        """Weight of the backbone. Slopes are published; they speed up the gate's learning."""
+        if self.options.gates == "scalar":
+            return jax.nn.sigmoid(-weight).astype(self.dtype)
+        return jax.nn.sigmoid(slope * weight).astype(self.dtype)
+
+    def align(self, patches: jax.Array) -> jax.Array:
+        """MBTA's projection of the branch's patches, [b, t, k, d] -> [b, t, k, e]."""
+        return self.alignment(patches)
+
+
+class Alignment(nn.Module):
+    """Freshly initialised projection W' of MBTA (Eq. 7), with a LayerNorm when normalised."""
+
+    kind: str
+    embed_dim: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = Dense(self.embed_dim, dtype=self.dtype, name="linear")(x)
+        if self.kind == "linear":
+            return x
+        return LayerNorm(dtype=self.dtype, epsilon=1e-5, name="norm")(x)
+
+
+class TemporalLayer(nn.Module):
+    """Attention over time at each position, then a zero-initialised projection W_t (Eq. 2)."""
+
+    spec: VisionSpec
+    drop_path: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, patches: jax.Array) -> jax.Array:
+        """[b, t, k, d] -> [b, t, k, d]."""
+        spec = self.spec
+        x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="norm")(patches).swapaxes(1, 2)
+        attention = Attention(
+            spec.heads,
+            spec.key_bias,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+            bias_init=_uniform(spec.width**-0.5),
+            name="attention",
+        )
+        x, _ = attention(Pattern(x, x))
+        x = DropPath(self.drop_path, (0, 1))(x)
+        zeros = nn.initializers.zeros
+        x = Dense(spec.width, dtype=self.dtype, kernel_init=zeros, name="projection")(x)
+        return patches + x.swapaxes(1, 2)
+
+
+class SpatialLayer(nn.Module):
+    """A CLIP layer on each frame's patches with the video CLS in front (Eq. 1).
+
+    The CLS takes part in every frame; its attention outputs are averaged, its MLP runs once.
+    """
+
+    spec: VisionSpec
+    norm_eps: float
+    drop_path: float
+    cls_only: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, cls: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """cls [b, d], patches [b, t, k, d]; with `cls_only` the patches come back unchanged."""
+        b, t, k, d = patches.shape
+        x = jnp.concatenate([jnp.broadcast_to(cls[:, None, None], (b, t, 1, d)), patches], axis=2)
+        x = self._norm("norm1")(x)
+        attention = Attention(
+            self.spec.heads, self.spec.key_bias, dtype=self.dtype, name="attention"
+        )
+        y, _ = attention(Pattern(x[:, :, :1] if self.cls_only else x, x))
+        y = DropPath(self.drop_path, (0, 1))(y)
+        cls = cls + y[:, :, 0].mean(1)
+        tokens = cls[:, None]
+        if not self.cls_only:
+            tokens = jnp.concatenate([tokens, (patches + y[:, :, 1:]).reshape(b, -1, d)], axis=1)
+        mlp = Mlp(self.spec.mlp_width, self.spec.activation, dtype=self.dtype, name="mlp")
+        tokens = tokens + mlp(self._norm("norm2")(tokens))
+        return tokens[:, 0], patches if self.cls_only else tokens[:, 1:].reshape(b, t, k, d)
+
+    def _norm(self, name: str) -> LayerNorm:
+        return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops whole sequences, one decision for each index of `axes`."""
+
+    rate: float
+    axes: tuple[int, ...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.rate:
+            return x
+        shape = tuple(size if axis in self.axes else 1 for axis, size in enumerate(x.shape))
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return x * keep.astype(x.dtype) / (1 - self.rate)
+
+
+def _uniform(bound: float) -> nn.initializers.Initializer:
+    """Uniform in +-bound: torch's default for a bias."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def mix(gate: jax.Array, backbone: jax.Array, branch: jax.Array) -> jax.Array:
+    """gate * backbone + (1 - gate) * branch."""
+    return gate * backbone + (1 - gate) * branch

@@ -1,0 +1,1 @@
+"""Token merging and pruning schemes, one file each."""

@@ -1,0 +1,127 @@
+"""From a config's `model` section to a module and its parameters' shapes."""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import vlt.adapters
+import vlt.merging
+from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD, DualEncoder
+from vlt.models.points import Method
+from vlt.models.spec import SIZES, DualEncoderSpec
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_methods(options: Mapping[str, Mapping[str, Any]]) -> tuple[Method, ...]:
+    """Methods from {name: options}, in order; a name is a file of vlt/adapters or vlt/merging.
+
+    Raises:
+        ValueError: unknown method or option, with the nearest names.
+    """
+    return tuple(_build_method(name, dict(fields)) for name, fields in options.items())
+
+
+def _build_method(name: str, options: dict[str, Any]) -> Method:
+    for package in (vlt.adapters, vlt.merging):
+        if importlib.util.find_spec(f"{package.__name__}.{name}") is not None:
+            module = importlib.import_module(f"{package.__name__}.{name}")
+            if hasattr(module, "METHOD"):
+                return _with_options(name, module.METHOD, options)
+    names = [
+        info.name
+        for package in (vlt.adapters, vlt.merging)
+        for info in pkgutil.iter_modules(package.__path__)
+    ]
+    raise ValueError(f"unknown method {name!r}{_near(name, names)}")
+
+
+def _with_options(name: str, method: type[Method], options: dict[str, Any]) -> Method:
+    fields = [field.name for field in dataclasses.fields(method)]
+    for key in options:
+        if key not in fields:
+            raise ValueError(f"method {name!r} has no option {key!r}{_near(key, fields)}")
+    return method(**options)
+
+
+def _near(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
+
+
+def method_options(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{name: options} of the methods that a config's `model` section names, in its order."""
+    return {name: dict(config.get(name, {})) for name in config["methods"]}
+
+
+def build_model(
+    config: Mapping[str, Any],
+    spec: DualEncoderSpec | None = None,
+    stored: Mapping[str, Mapping[str, Any]] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> DualEncoder:
+    """The module of a config's `model` section.
+
+    Args:
+        config: `config.model`.
+        spec, stored, preprocessing: sizes, methods with options, and pixel statistics of a model
+            folder; else `config.size` and CLIP's. What the config says of a method goes first.
+
+    Raises:
+        ValueError: unknown size, method, option or dtype.
+    """
+    if spec is None:
+        if config["size"] not in SIZES:
+            raise ValueError(f"unknown size {config['size']!r}{_near(config['size'], list(SIZES))}")
+        spec = SIZES[config["size"]]
+    if config["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {config['dtype']!r}: one of {', '.join(DTYPES)}")
+    wanted = method_options(config)
+    options = {name: dict(fields) for name, fields in (stored or {}).items()}
+    options |= {name: options.get(name, {}) | fields for name, fields in wanted.items()}
+    pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
+    return DualEncoder(
+        spec,
+        build_methods(options),
+        cls_only=config["cls_only"],
+        frame_norm=config["frame_norm"],
+        mean=tuple(pixels["mean"]),
+        std=tuple(pixels["std"]),
+        remat=config["remat"],
+        dtype=DTYPES[config["dtype"]],
+    )
+
+
+def example_inputs(
+    spec: DualEncoderSpec, frames: int, context: int, batch: int = 1
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes of a batch: uint8 video [b, t, H, W, 3] and ids [b, l]."""
+    side = spec.visual.image_size
+    video = jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)
+    return video, jax.ShapeDtypeStruct((batch, context), jnp.int32)
+
+
+def init_params(model: DualEncoder, rng: jax.Array) -> dict[str, Any]:
+    """Every leaf that training needs, freshly initialised; trace with `jax.eval_shape` for shapes.
+
+    Shapes of parameters do not depend on the number of frames or tokens.
+    """
+    # Values of the inputs do not matter: only shapes reach the initialisers.
+    video, ids = (jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, 2, 4))
+    rngs = {"params": rng, "mask": rng, "dropout": rng}
+    params = model.init(rngs, video, ids, train=True)["params"]
+    for method in model.methods:
+        params = method.initialise(params, model.spec)
+    return params
+
+
+def abstract_params(model: DualEncoder) -> dict[str, Any]:
+    """Shapes and dtypes of all leaves, at no cost."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

@@ -1,0 +1,85 @@
+"""Text-video retrieval: what is learned, and in which terms it is logged."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vlt.models.vit import normalize
+from vlt.tasks import losses
+
+Batch = Mapping[str, jax.Array]
+Features = dict[str, jax.Array]
+
+
+def _branch_features(outputs: Mapping[str, Any], batch: Batch) -> jax.Array:
+    return normalize(outputs["visual_out"]["branch_features"])
+
+
+def _token_distance(outputs: Mapping[str, Any], batch: Batch) -> jax.Array:
+    visual = outputs["visual_out"]
+    return losses.token_alignment(visual["student"], visual["teacher"])
+
+
+def _token_loss(outputs: Mapping[str, Any], batch: Batch) -> jax.Array:
+    return losses.token_loss(outputs["text_out"]["token_logits"], batch["text"])
+
+
+# Name of a loss -> what it needs of each sample besides the two embeddings.
+EXTRACT: dict[str, Callable[[Mapping[str, Any], Batch], jax.Array] | None] = {
+    "vtc": None,
+    "mbca": _branch_features,
+    "mbta": _token_distance,
+    "caption_reconstruction": _token_loss,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """Weighted losses between videos and texts.
+
+    losses: {name of EXTRACT: weight}. `vtc` and `mbca` contrast over the global batch; the others
+        are means over samples.
+    scale: 1 / temperature, or None for the model's own logit scale, at most 100.
+    mask_duplicates: samples with the same text are no negatives of each other.
+    """
+
+    losses: Mapping[str, float]
+    scale: float | None
+    mask_duplicates: bool
+
+    def __post_init__(self) -> None:
+        for name in self.losses:
+            if name not in EXTRACT:
+                raise ValueError(f"task.losses.{name}: one of {', '.join(EXTRACT)}")
+
+    def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
+        """What the loss reads of each sample, leading dimension b in every leaf."""
+        found = {"video": outputs["video"], "text": outputs["text"], "ids": batch["text"]}
+        for name in self.losses:
+            extract = EXTRACT[name]
+            if extract is not None:
+                try:
+                    found[name] = extract(outputs, batch)
+                except KeyError as missing:
+                    raise ValueError(
+                        f"task.losses.{name}: no method of the model puts out {missing}"
+                    ) from None
+        return found
+
+    def loss(self, features: Features, logit_scale: jax.Array) -> tuple[jax.Array, Features]:
+        """Weighted sum, and every term before its weight."""
+        scale = jnp.exp(logit_scale).clip(max=100.0) if self.scale is None else self.scale
+        same = losses.equal_rows(features["ids"])
+        same = same if self.mask_duplicates else jnp.zeros_like(same)
+        terms = {}
+        for name in self.losses:
+            if name in ("vtc", "mbca"):
+                x = features["video" if name == "vtc" else name]
+                terms[name] = losses.contrastive(x, features["text"], scale, same)
+            else:
+                terms[name] = features[name].mean()
+        total = sum(self.losses[name] * term for name, term in terms.items())
+        return jnp.asarray(total), terms
