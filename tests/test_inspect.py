@@ -1,0 +1,151 @@
+"""Counts that the papers, or their published code, state."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import Any
+
+import flax.linen as nn
+import ml_collections
+import pytest
+from helpers import ROOT, environment
+
+import vlt.inspect
+from vlt.inspect import format_report, inspect_config
+from vlt.models.build import build_model
+from vlt.models.points import Method
+from vlt.models.spec import SIZES
+from vlt.optim import RuleError
+
+FROZEN = (".*", "frozen")
+BRANCH = (r"visual/btadapter/.*", {"lr": 10.0})
+
+
+def config(size: str, frames: int, *rules: Any, **methods: dict) -> ml_collections.ConfigDict:
+    model = {
+        "checkpoint": "",
+        "size": size,
+        "methods": tuple(methods),
+        "dtype": "float32",
+        "frames": frames,
+        "context": SIZES[size].text.context,
+        "cls_only": True,
+        "frame_norm": False,
+        "remat": False,
+    }
+    return ml_collections.ConfigDict({"model": model | methods, "rules": (*rules, FROZEN)})
+
+
+def test_frozen_clip() -> None:
+    report = inspect_config(config("clip_b32", 12))
+    assert report["total_params"] == 151_277_313  # OpenAI's ViT-B/32
+    assert report["trainable_params"] == report["trainable_weights_video"] == 0
+    assert report["video_gmacs"] == pytest.approx(52.963, abs=5e-4)
+    assert report["video_gmacs_run"] < report["video_gmacs"]
+    assert report["tokens_per_layer"] == [[12, 50]] * 12
+    assert report["output_tokens"] == 600
+
+
+def test_without_savings_the_frozen_model_runs_as_published() -> None:
+    full = config("clip_b32", 1)
+    full.model.cls_only = False
+    report = inspect_config(full)
+    assert report["video_gmacs_run"] == report["video_gmacs"]
+
+
+def test_text_gmacs_are_the_closed_form() -> None:
+    n, d, layers, e = 77, 512, 12, 512
+    per_layer = 12 * n * d * d + 2 * n * n * d + 5 * 2 * n * d
+    expected = layers * per_layer + 5 * n * d + d * e
+    assert inspect_config(config("clip_b32", 1))["text_gmacs"] == pytest.approx(expected / 1e9)
+
+
+def test_btadapter_on_clip_l14() -> None:
+    """The branch costs 150.7 GMACs, 44.5 with 70% of its tokens masked; CLIP 648.1."""
+    report = inspect_config(config("clip_l14", 8, BRANCH, btadapter={"mask_rate": 0.7}))
+    assert report["trainable_params"] == report["trainable_params_video"] == 72_242_432
+    assert report["video_gmacs"] == pytest.approx(798.8, rel=0.01)
+    assert report["video_gmacs_run"] == pytest.approx(648.1 + 44.5, rel=0.01)
+    # Products of 4 layer pairs, time embedding, alignment; no bias, norm, gate or class token.
+    assert report["trainable_weights_video"] == 4 * (12 + 5) * 1024**2 + 64 * 1024 + 768 * 1024
+
+
+def test_btadapter_on_eva_clip_g() -> None:
+    options = {"gates": "none", "alignment": "none", "mask_rate": 0.7}
+    report = inspect_config(config("eva_clip_g", 8, BRANCH, btadapter=options))
+    assert report["trainable_params"] == 140_769_664
+
+
+def test_weights_leave_out_patches_positions_vectors_and_text() -> None:
+    report = inspect_config(config("tiny_clip", 8, ("visual/.*|text/.*", {"lr": 1.0})))
+    spec = SIZES["tiny_clip"].visual
+    d, layers, side = spec.width, spec.layers, spec.patch_size
+    assert spec.mlp_width == 4 * d
+    assert (
+        report["trainable_weights_video"] == layers * 12 * d * d + d * SIZES["tiny_clip"].embed_dim
+    )
+    patches, positions = side * side * 3 * d, (1 + spec.patches) * d
+    vectors = (1 + 4 + 13 * layers) * d  # class token, outer norms; norms and biases of blocks
+    assert report["trainable_params_video"] == sum(
+        (report["trainable_weights_video"], patches, positions, vectors)
+    )
+    assert report["total_params"] == report["trainable_params"] + 1  # logit_scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared(Method):
+    """A dense layer that every block of both towers uses."""
+
+    def shared_module(self, spec: Any) -> nn.Module:
+        return nn.Dense(spec.visual.width)
+
+    def mlp_path(self, block, entry, tokens, normed, y):
+        return y + block.shared["Shared"](normed)
+
+
+def test_leaves_shared_by_both_towers_count_once_and_for_the_video(monkeypatch) -> None:
+    def with_shared(model_config: Any) -> nn.Module:
+        return build_model(model_config).clone(methods=(Shared(),))
+
+    width = SIZES["tiny_clip"].visual.width
+    monkeypatch.setattr(vlt.inspect, "build_model", with_shared)
+    rules = (("(?!visual/|text/|logit_scale).*", {"lr": 1.0}),)
+    report = inspect_config(config("tiny_clip", 2, *rules))
+    assert report["trainable_params"] == report["trainable_params_video"] == width * width + width
+    assert report["trainable_weights_video"] == width * width
+
+
+def test_rules_that_do_not_fit_are_an_error() -> None:
+    with pytest.raises(RuleError, match="matches nothing"):
+        inspect_config(config("tiny_clip", 2, BRANCH))
+
+
+def test_report_joins_layers_of_equal_tokens() -> None:
+    report = inspect_config(config("tiny_clip", 8))
+    assert format_report(report | {"total_params": 710113}).splitlines()[0].endswith(" 710,113")
+    report["tokens_per_layer"] = [[12, 48], [12, 48], [6, 44]]
+    lines = format_report(report).splitlines()[-2:]
+    assert lines[0].split() == ["layers", "0", "to", "1", "12", "x", "48"]
+    assert lines[1].split() == ["layers", "2", "to", "2", "6", "x", "44"]
+
+
+def test_command_prints_one_json_object(tmp_path) -> None:
+    source = tmp_path / "tiny.py"
+    source.write_text(
+        "import ml_collections\n"
+        "def get_config(variant=''):\n"
+        f"    return ml_collections.ConfigDict({config('tiny_clip', 4).to_dict()!r})\n"
+    )
+    command = [sys.executable, "-m", "vlt.inspect", f"--config={source}", "--json"]
+    done = subprocess.run(
+        [*command, "--config.model.frames=2"],
+        env=environment(devices=1),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = config("tiny_clip", 2)
+    assert json.loads(done.stdout) == inspect_config(expected)

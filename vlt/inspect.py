@@ -1,0 +1,122 @@
+"""`python -m vlt.inspect --config=FILE[:variant] [--json]`: what a config is, from shapes alone.
+
+Parameters, multiply-accumulates and tokens, without data, weights or a device.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from vlt.count import count
+from vlt.models.build import abstract_params, build_model, example_inputs
+from vlt.models.dual_encoder import DualEncoder
+from vlt.optim import partition
+
+# What a video passes through: leaves of the vision tower, and those both towers share.
+NOT_VIDEO = r"text/.*|logit_scale"
+# Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
+NOT_WEIGHTS = r"visual/(patch_embedding/.*|class_embedding|position_embedding)"
+
+
+def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What DESIGN.md section 4 lists, by key.
+
+    `video_gmacs` prices the model as published: evaluation, every token of every block, no mask.
+    `video_gmacs_run` prices the forward pass that this config runs: with its savings and, where
+    something is trained, with the mask and the outputs of training.
+
+    Raises:
+      ValueError: an unknown size, method or option.
+      vlt.optim.RuleError: rules that do not fit the parameters.
+    """
+    model = build_model(config["model"])
+    published = model.clone(cls_only=False)
+    params = abstract_params(model)
+    trained = partition(params, config["rules"])[0]
+    sizes = _sizes(trained)
+    video, ids = example_inputs(model.spec, config["model"]["frames"], config["model"]["context"])
+    tokens = _tokens_per_layer(published, params, video)
+    return {
+        "total_params": sum(_sizes(params).values()),
+        "trainable_params": sum(sizes.values()),
+        "trainable_params_video": _sum_without(sizes, NOT_VIDEO),
+        "trainable_weights_video": _sum_without(
+            _sizes(trained, dimensions=2), f"{NOT_VIDEO}|{NOT_WEIGHTS}"
+        ),
+        "video_gmacs": _gmacs(published, "encode_video", params, video, train=False),
+        "video_gmacs_run": _gmacs(model, "encode_video", params, video, train=bool(sizes)),
+        "text_gmacs": _gmacs(published, "encode_text", params, ids, train=False),
+        "tokens_per_layer": tokens,
+        "output_tokens": tokens[-1][0] * tokens[-1][1],
+    }
+
+
+def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:
+    """Elements of each leaf with at least so many dimensions, by '/'-joined path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if leaf.ndim >= dimensions
+    }
+
+
+def _sum_without(sizes: Mapping[str, int], pattern: str) -> int:
+    return sum(size for path, size in sizes.items() if not re.fullmatch(pattern, path))
+
+
+def _apply(model: DualEncoder, method: str, train: bool, capture: bool = False) -> Any:
+    def forward(params: Any, inputs: jax.Array) -> Any:
+        rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)} if train else None
+        return model.apply(
+            {"params": params}, inputs, train=train, capture=capture, method=method, rngs=rngs
+        )
+
+    return forward
+
+
+def _gmacs(model: DualEncoder, method: str, params: Any, inputs: Any, train: bool) -> float:
+    return count(_apply(model, method, train), params, inputs).total / 1e9
+
+
+def _tokens_per_layer(model: DualEncoder, params: Any, video: Any) -> list[list[int]]:
+    """[groups, tokens of each] that leave every layer of the vision tower."""
+    forward = _apply(model, "encode_video", train=False, capture=True)
+    _, out = jax.eval_shape(forward, params, video)
+    layers = range(model.spec.visual.layers)
+    return [list(out[f"block_{layer}"].shape[1:3]) for layer in layers]
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The report as aligned text, layers with the same tokens on one line."""
+    lines = [
+        f"{key:24}{value:>15,d}" if isinstance(value, int) else f"{key:24}{value:>15,.3f}"
+        for key, value in report.items()
+        if key != "tokens_per_layer"
+    ]
+    lines.append("tokens after each layer (groups x tokens of each):")
+    numbered = enumerate(report["tokens_per_layer"])
+    for (groups, tokens), same in groupby(numbered, key=lambda entry: entry[1]):
+        layers = [layer for layer, _ in same]
+        lines.append(f"  layers {layers[0]:>2} to {layers[-1]:>2}{groups:>9} x {tokens}")
+    return "\n".join(lines)
+
+
+def main(_: list[str]) -> None:
+    """Prints the report of the config given on the command line."""
+    report = inspect_config(flags.FLAGS.config)
+    print(json.dumps(report) if flags.FLAGS.json else format_report(report))
+
+
+if __name__ == "__main__":
+    # Shapes only: an accelerator, where there is one, is left to those who compute.
+    jax.config.update("jax_platforms", "cpu")
+    config_flags.DEFINE_config_file("config")
+    flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+    flags.mark_flag_as_required("config")
+    app.run(main)
