@@ -1,0 +1,1 @@
+"""Video files to batches: decode, sample, transform, tokenize, and the pipeline over them."""

@@ -1,0 +1,76 @@
+"""decord as a second decoder, held to the frames that PyAV finds.
+
+decord 0.6.0 is right where it reads a file in order, and wrong without a word where it seeks among
+pictures that are shown before the keyframe preceding them (open GOP, in H.264 and HEVC), or in AVI
+files with B-frames. Such files, and those whose frames it miscounts, are refused.
+"""
+
+import typing
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from vlt.data import errors
+
+if typing.TYPE_CHECKING:
+    from vlt.data.decode import Video
+
+
+def read(video: "Video", wanted: np.ndarray) -> np.ndarray:
+    """Frames of an open video by decord: uint8 RGB [len(wanted), H, W, 3]; `wanted` ascends.
+
+    Raises: UnsupportedByDecord naming file and reason; ImportError where decord is not installed.
+    """
+    _refuse(video, _known_wrong(video))
+    decord = _import_decord()
+    try:
+        reader = decord.VideoReader(video.path, ctx=decord.cpu(0), num_threads=1)
+        _refuse(video, _disagreement(video, reader))
+        frames = reader.get_batch(wanted.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise errors.UnsupportedByDecord(video.path, f"decord fails: {cause}") from error
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        _refuse(video, f"returns an array of shape {frames.shape}")
+    return frames
+
+
+def _refuse(video: "Video", reason: str) -> None:
+    if reason:
+        raise errors.UnsupportedByDecord(video.path, f"decord {reason}; use backend='pyav'")
+
+
+def _known_wrong(video: "Video") -> str:
+    if "mpegts" in video.container:
+        return "loses the first frames of an MPEG transport stream"
+    if not video.seeks:
+        return ""
+    if video.index.open_gop:
+        return "seeks to wrong frames in open GOPs (frames shown before the keyframe they follow)"
+    if video.has_b_frames and video.container == "avi":
+        return "seeks to wrong frames in AVI files with B-frames"
+    return ""
+
+
+def _disagreement(video: "Video", reader: Any) -> str:
+    if len(reader) != len(video):
+        return f"counts {len(reader)} frames where {len(video)} decode"
+    starts = reader.get_frame_timestamp(list(range(len(video))))[:, 0]
+    expected = video.timestamps()
+    drift = np.abs((starts - starts[0]) - (expected - expected[0])).max()
+    if video.seeks and drift > 0.5 / video.fps:
+        return f"places frames {drift:.3g} s from their time"
+    return ""
+
+
+def _import_decord() -> ModuleType:
+    try:
+        import decord
+    except ImportError as error:
+        raise ImportError(
+            "backend='decord' needs decord: pip install decord (wheels exist for x86_64 only); "
+            "the default, backend='pyav', needs nothing more"
+        ) from error
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord

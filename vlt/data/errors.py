@@ -1,0 +1,51 @@
+"""What can be wrong with a video file: one type per cause, each naming the file."""
+
+
+class VideoError(Exception):
+    """A video that cannot be used as asked.
+
+    Attributes:
+      path: the file.
+      reason: the cause, as a plain sentence.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self):
+        # Errors cross from the decoder's process to its reader's.
+        return type(self), (self.path, self.reason)
+
+
+class CannotOpen(VideoError):
+    """Missing, unreadable, or no container that libav knows."""
+
+
+class NotAVideo(VideoError):
+    """Opens, but is a still image, a text, or sound alone."""
+
+
+class Truncated(VideoError):
+    """The decoder ends in an error, or the last frame lies far before the container's end."""
+
+
+class NoFrames(VideoError):
+    """Opens, and not one frame decodes."""
+
+
+class WrongFrames(VideoError):
+    """The frames asked for do not exist, or frames of different sizes were asked for."""
+
+
+class UnsupportedByDecord(VideoError):
+    """decord cannot read this file, or is known or seen to return other frames of it."""
+
+
+class DecodeTimeout(VideoError):
+    """The decoder took longer than its time limit and was killed."""
+
+
+class DecoderDied(VideoError):
+    """The decoder's process ended without an answer (a crash in a codec library)."""

@@ -1,0 +1,177 @@
+"""A packet index: which compressed packet shows which frame, learned without decoding."""
+
+import bisect
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import av
+from av.container import InputContainer
+
+# Packets of files up to this size stay in memory; larger files are read a second time.
+KEPT_BYTES = 64 << 20
+
+_CONTAINERS = ("mov,", "matroska,", "avi")
+_CODECS = {
+    *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4"),
+    *("ffv1", "png", "mjpeg", "qtrle", "rawvideo", "huffyuv", "utvideo"),
+}
+# Decoders whose "not a reference" mark is strict: skipping such frames changes no other frame.
+_SKIPS_EXACTLY = ("h264", "vp8")
+# An MPEG-4 packet this short says "repeat the last frame" and yields none of its own.
+_MPEG4_EMPTY_PACKET = 8
+
+
+class Surprise(Exception):
+    """A frame that the index did not promise came out, or a promised one did not."""
+
+
+@dataclasses.dataclass
+class PacketIndex:
+    """The packets of one video stream.
+
+    Attributes:
+      pts: presentation times of the shown packets, ascending; frame i has `pts[i]`.
+      place: pts of a shown packet -> its place in decoding order.
+      keyframes: places of the keyframes.
+      keyframe_pts: their presentation times.
+      last_duration: duration of the packet shown last, in the stream's time base.
+      packets: the packets in decoding order, or None where they are too large to keep.
+      open_gop: whether a picture is shown before a keyframe that precedes it in decoding order.
+      doubt: why the index cannot stand for the frames ('' where it can).
+    """
+
+    pts: list[int] = dataclasses.field(default_factory=list)
+    place: dict[int, int] = dataclasses.field(default_factory=dict)
+    keyframes: list[int] = dataclasses.field(default_factory=list)
+    keyframe_pts: list[int] = dataclasses.field(default_factory=list)
+    last_duration: int = 0
+    packets: list[av.Packet] | None = dataclasses.field(default_factory=list)
+    open_gop: bool = False
+    doubt: str = ""
+
+    def start(self, pts: int) -> int:
+        """Place of the keyframe from which decoding shows the frame at `pts`.
+
+        A picture shown before the keyframe that precedes it in decoding order needs the keyframe
+        before that one.
+        """
+        i = bisect.bisect_right(self.keyframes, self.place[pts]) - 1
+        while i > 0 and self.keyframe_pts[i] > pts:
+            i -= 1
+        return self.keyframes[i]
+
+    def _add(self, at: int, packet: av.Packet, codec: str) -> None:
+        pts = packet.pts
+        if pts is None:
+            self.doubt = self.doubt or "packets without a timestamp"
+            return
+        if packet.is_corrupt:
+            self.doubt = self.doubt or "corrupt packets"
+        if codec == "mpeg4" and packet.size <= _MPEG4_EMPTY_PACKET:
+            self.doubt = self.doubt or "MPEG-4 packets without a picture"
+        if packet.is_keyframe:
+            self.keyframes.append(at)
+            self.keyframe_pts.append(pts)
+        if packet.is_discard or not _is_shown(packet, codec):
+            return
+        if pts in self.place:
+            self.doubt = self.doubt or "two packets with one timestamp"
+        if not self.pts or pts > self.pts[-1]:
+            self.last_duration = packet.duration or 0
+        if self.keyframe_pts and pts < self.keyframe_pts[-1]:
+            self.open_gop = True
+        self.place[pts] = at
+        self.pts.append(pts)
+
+
+def build_index(container: InputContainer, stream: av.VideoStream) -> PacketIndex:
+    """Demuxes the stream to its end; the container is then spent."""
+    index = PacketIndex(doubt=_known_doubt(container, stream))
+    codec = stream.codec_context.name
+    total = 0
+    try:
+        for at, packet in enumerate(packets_of(container, stream)):
+            index._add(at, packet, codec)
+            total += packet.size
+            if total > KEPT_BYTES:
+                index.packets = None
+            elif index.packets is not None:
+                index.packets.append(packet)
+    except av.FFmpegError as error:
+        index.doubt = index.doubt or f"the demuxer ends in an error: {error}"
+    index.pts.sort()
+    starts_whole = index.keyframes[:1] == [0] and index.keyframe_pts[:1] <= index.pts[:1]
+    if not starts_whole:
+        index.doubt = index.doubt or "frames before the first keyframe"
+    return index
+
+
+def frames_at(
+    wanted: list[int], index: PacketIndex, packets: Iterator[av.Packet], codec: av.VideoCodecContext
+) -> Iterator[av.VideoFrame]:
+    """The frames at the presentation times `wanted` (ascending), decoding from keyframes.
+
+    `packets` are all packets of the stream, `codec` a decoder that has seen none of them.
+
+    Raises: Surprise when the decoder's timestamps are not those of the index.
+    """
+    ready: dict[int, av.VideoFrame] = {}
+    missing = set(wanted)
+    at, last = 0, None
+    may_skip = codec.name in _SKIPS_EXACTLY
+    for pts in wanted:
+        start = index.start(pts)
+        if pts in missing and start > at:
+            codec.flush_buffers()
+            _drop(packets, start - at)
+            at, last = start, None
+        while pts in missing:
+            packet = next(packets, None)
+            at += 1
+            if may_skip and packet is not None:
+                codec.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
+            for frame in codec.decode(packet):
+                if frame.pts not in index.place or (last is not None and frame.pts <= last):
+                    raise Surprise(f"a frame at {frame.pts} came out after that at {last}")
+                last = frame.pts
+                if last in missing:
+                    missing.remove(last)
+                    ready[last] = frame
+            if packet is None and pts in missing:
+                raise Surprise(f"no frame at {pts} came out")
+        yield ready.pop(pts)
+
+
+def _drop(packets: Iterator[av.Packet], count: int) -> None:
+    next(itertools.islice(packets, count, count), None)
+
+
+def packets_of(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The stream's packets, without libav's own empty ones, which mean "flush"."""
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _known_doubt(container: InputContainer, stream: av.VideoStream) -> str:
+    codec = stream.codec_context
+    if not container.format.name.startswith(_CONTAINERS):
+        return f"container {container.format.name}"
+    if codec.name not in _CODECS:
+        return f"codec {codec.name}"
+    if codec.has_b_frames and (container.format.name == "avi" or codec.name == "mpeg4"):
+        return "B-frames whose timestamps are guesses"
+    return ""
+
+
+def _is_shown(packet: av.Packet, codec: str) -> bool:
+    """False for the pictures that VP8 and VP9 decode and never show (alt-ref frames)."""
+    if codec == "vp8":
+        return bool(memoryview(packet)[0] & 0x10)
+    if codec != "vp9":
+        return True
+    header, trailer = memoryview(packet)[0], memoryview(packet)[-1]
+    is_superframe = trailer & 0xE0 == 0xC0
+    profile = (header >> 5 & 1) | (header >> 3 & 2)
+    flags = header << 1 if profile == 3 else header
+    shows_existing, shown = flags & 0x08, flags & 0x02
+    return bool(is_superframe or shows_existing or shown)
