@@ -10,7 +10,7 @@ matrix product here, because that is what runs.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
@@ -110,14 +110,22 @@ def _is_jaxpr(value: Any) -> bool:
 
 def _dot_cost(eqn: JaxprEqn) -> int:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    lhs = eqn.invars[0].aval.shape
-    return eqn.outvars[0].aval.size * math.prod(lhs[axis] for axis in contracted)
+    lhs = _shape(eqn.invars[0])
+    return _size(eqn.outvars[0]) * math.prod(lhs[axis] for axis in contracted)
 
 
 def _convolution_cost(eqn: JaxprEqn) -> int:
-    kernel = eqn.invars[1].aval
-    features = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
-    return eqn.outvars[0].aval.size * kernel.size // features
+    kernel = _shape(eqn.invars[1])
+    features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return _size(eqn.outvars[0]) * math.prod(kernel) // features
+
+
+def _shape(value: Var | Literal) -> tuple[int, ...]:
+    return cast(jax.core.ShapedArray, value.aval).shape
+
+
+def _size(value: Var | Literal) -> int:
+    return math.prod(_shape(value))
 
 
 def _normalised_elements(rsqrt: JaxprEqn, producers: Producers) -> int:
@@ -132,16 +140,16 @@ def _normalised_elements(rsqrt: JaxprEqn, producers: Producers) -> int:
             if eqn.primitive.name != "reduce_sum":
                 divided = is_mean or eqn.primitive.name == "div"
                 # Larger operands would be another sum's, by dot_general or in a jitted helper.
-                small = [v for v in eqn.invars if v.aval.size <= value.aval.size]
+                small = [v for v in eqn.invars if _size(v) <= _size(value)]
                 pending += [(operand, divided) for operand in small]
             elif is_mean:
-                return eqn.invars[0].aval.size
+                return _size(eqn.invars[0])
     return 0
 
 
 def _producers(jaxpr: Jaxpr) -> Producers:
     """Equations behind each value: for a jitted helper (jnp.var), its call and its last one."""
-    producers = {}
+    producers: Producers = {}
     for eqn in jaxpr.eqns:
         producers |= {value: [eqn] for value in eqn.outvars}
         if eqn.primitive.name == "jit":

@@ -4,14 +4,17 @@ import json
 
 import pytest
 
+from vlt.data.manifest import Record
 from vlt.tasks.protocols import PROTOCOLS, Protocol, ProtocolError, named_protocol
 
 
-def rows(videos: int, captions: int = 1) -> list[dict]:
+def record(video: str, *captions: str) -> Record:
+    return Record(video, video, captions, None, None, (), {}, line=1)
+
+
+def rows(videos: int, captions: int = 1) -> list[Record]:
     return [
-        {"video": f"v{i}.mp4", "caption": f"caption {c} of {i}"}
-        for i in range(videos)
-        for c in range(captions)
+        record(f"v{i}.mp4", f"caption {c} of {i}") for i in range(videos) for c in range(captions)
     ]
 
 
@@ -27,7 +30,7 @@ def test_whole_test_set_is_labelled_by_name(name: str) -> None:
 )
 def test_published_annotation_files_pass(shared, name: str, file: str) -> None:
     entries = json.loads((shared / "annotations" / file).read_text())
-    manifest = [{"video": e["image"], "caption": e["caption"]} for e in entries]
+    manifest = [record(entry["image"], *entry["caption"]) for entry in entries]
     protocol = named_protocol(name)
     assert protocol.check(protocol.pairs(manifest)) == name
 
@@ -47,12 +50,15 @@ def test_joined_captions_are_one_query() -> None:
     assert protocol.check(pairs) == "didemo"
 
 
+def test_video_without_captions_is_missed() -> None:
+    protocol = named_protocol("didemo")
+    with pytest.raises(ProtocolError, match="1003 videos instead of 1004"):
+        protocol.check(protocol.pairs([*rows(1003), record("v.mp4")]))
+
+
 def test_list_of_captions_equals_a_row_each() -> None:
     protocol = Protocol("pairs", 2, 6, False, "this test")
-    listed = [
-        {"video": f"v{i}.mp4", "caption": [f"caption {c} of {i}" for c in range(3)]}
-        for i in range(2)
-    ]
+    listed = [record(f"v{i}.mp4", *(f"caption {c} of {i}" for c in range(3))) for i in range(2)]
     assert protocol.pairs(listed) == protocol.pairs(rows(2, captions=3))
     assert protocol.check(protocol.pairs(listed)) == "pairs"
 

@@ -5,8 +5,9 @@ paragraph), so a protocol asserts its counts, and its name stands beside the met
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+
+from vlt.data.manifest import Record
 
 
 class ProtocolError(ValueError):
@@ -32,16 +33,13 @@ class Protocol:
     joined: bool
     source: str
 
-    def pairs(self, rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-        """(video, query) pairs of manifest rows; a row's `caption` is a text or a list of texts."""
+    def pairs(self, records: Iterable[Record]) -> list[tuple[str, str]]:
+        """(video, query) pairs of a manifest's records, which may share a video."""
         captions: dict[str, list[str]] = {}
-        for row in rows:
-            texts = row["caption"]
-            captions.setdefault(row["video"], []).extend(
-                [texts] if isinstance(texts, str) else texts
-            )
+        for record in records:
+            captions.setdefault(record.video, []).extend(record.captions)
         if self.joined:
-            captions = {video: [" ".join(texts)] for video, texts in captions.items()}
+            captions = {video: [" ".join(texts)] for video, texts in captions.items() if texts}
         return [(video, text) for video, texts in captions.items() for text in texts]
 
     def check(self, pairs: list[tuple[str, str]], allow_subset: bool = False) -> str:
