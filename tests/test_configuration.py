@@ -1,0 +1,197 @@
+import json
+import pathlib
+import textwrap
+
+import ml_collections
+import pytest
+from helpers import ROOT, run_python
+
+from vlt import configuration
+from vlt.configuration import ConfigError
+
+FILE = """
+    from ml_collections import ConfigDict
+    from vlt import configuration
+
+    def default():
+        return ConfigDict(dict(
+            seed=0,
+            rules=(("visual/btadapter/.*", dict(weight_decay=0.05, lr=10.0)), (".*", "frozen")),
+            optimizer=dict(lr=2e-6, clip=5.0, schedule=dict(name="constant")),
+            model=dict(checkpoint="", methods=("btadapter",), frames=8, mask=0.0, remat=False),
+            train=dict(steps=100, best_metric=None),
+        ))
+
+    def masked():
+        config = default()
+        config.model.mask = 0.7
+        return config
+
+    VARIANTS = {"": default, "masked": masked}
+
+    def get_config(variant=""):
+        return configuration.choose_variant(VARIANTS, variant)
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path, monkeypatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "btadapter.py").write_text(textwrap.dedent(FILE))
+    (folder / "tiny_clip.py").write_text("def get_config(variant=''): ...")
+    (folder / "__init__.py").write_text("")
+    return "configs/btadapter.py"
+
+
+def message(function, *arguments) -> str:
+    with pytest.raises(ConfigError) as raised:
+        function(*arguments)
+    return str(raised.value)
+
+
+def test_a_file_and_its_variant(config_file):
+    assert configuration.load_config(config_file).model.mask == 0.0
+    config = configuration.load_config(f"{config_file}:masked", {"train.steps": 7})
+    assert config.model.mask == 0.7 and config.train.steps == 7
+    assert configuration.run_name(config_file) == "btadapter"
+    assert configuration.run_name(f"{config_file}:masked") == "btadapter-masked"
+
+
+def test_an_unknown_variant_lists_the_known(config_file):
+    said = message(configuration.load_config, f"{config_file}:maskd")
+    assert "no variant 'maskd' (did you mean 'masked'?); variants: (none), masked" in said
+
+
+def test_an_unknown_file_lists_the_known(config_file):
+    said = message(configuration.load_config, "configs/btadaptor.py:masked")
+    assert "no config file configs/btadaptor.py (did you mean 'btadapter'?);" in said
+    assert said.endswith("config files: configs/btadapter.py, configs/tiny_clip.py")
+    said = message(configuration.load_config, "nowhere/x.py")
+    assert said.endswith("config files: configs/btadapter.py, configs/tiny_clip.py")
+
+
+def test_a_file_without_get_config_says_so(config_file):
+    pathlib.Path("configs/other.py").write_text("x = 1")
+    assert "no function get_config" in message(configuration.load_config, "configs/other.py")
+
+
+def test_overrides_change_a_copy(config_file):
+    config = configuration.load_config(config_file)
+    changed = configuration.apply_overrides(
+        config,
+        {
+            "optimizer.lr": 1,
+            "optimizer.schedule": {"name": "cosine", "warmup": 0.1},
+            "model.methods": ["lora", "btadapter"],
+            "train.best_metric": "R@1",
+        },
+    )
+    assert configuration.differing_keys(config, changed) == {
+        "model.methods": ("('btadapter',)", "('lora', 'btadapter')"),
+        "optimizer.lr": ("2e-06", "1.0"),
+        "optimizer.schedule.name": ("'constant'", "'cosine'"),
+        "optimizer.schedule.warmup": (configuration.ABSENT, "0.1"),
+        "train.best_metric": ("None", "'R@1'"),
+    }
+    assert config.optimizer.schedule.name == "constant"
+
+
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("optimizer.lrr", 1.0, "no key 'optimizer.lrr' (did you mean 'optimizer.lr'"),
+        ("optimiser.lr", 1.0, "did you mean 'optimizer.lr'"),
+        ("seed.x", 1, "no key 'seed.x'"),
+        ("model.missing.deep", 1, "no key 'model.missing.deep'"),
+        ("train.steps", 1.5, "config.train.steps=1.5 is of type float; it must be of type int"),
+        ("train.steps", True, "config.train.steps=True is of type bool; it must be of type int"),
+        ("train.steps", "9", "must be of type int, like 100"),
+        ("optimizer", 3, "must be of type ConfigDict"),
+        ("model.methods", "lora", "must be of type tuple, like ('btadapter',)"),
+    ],
+)
+def test_overrides_that_do_not_fit(config_file, key, value, words):
+    config = configuration.load_config(config_file)
+    assert words in message(configuration.apply_overrides, config, {key: value})
+
+
+def test_the_text_is_sorted_and_literal(config_file):
+    expected = """\
+        model.checkpoint = ''
+        model.frames = 8
+        model.mask = 0.0
+        model.methods = ('btadapter',)
+        model.remat = False
+        optimizer.clip = 5.0
+        optimizer.lr = 2e-06
+        optimizer.schedule.name = 'constant'
+        rules[0] = ('visual/btadapter/.*', {'lr': 10.0, 'weight_decay': 0.05})
+        rules[1] = ('.*', 'frozen')
+        seed = 0
+        train.best_metric = None
+        train.steps = 100
+    """
+    config = configuration.load_config(config_file)
+    assert configuration.resolved_text(config) == textwrap.dedent(expected)
+
+
+def test_the_text_does_not_depend_on_order_or_on_references():
+    first = ml_collections.ConfigDict({"a": 1, "b": {"c": (1, {"x": 1, "y": [2]}), "d": 2.0}})
+    second = ml_collections.ConfigDict({"b": {"d": 2.0, "c": (1, {"y": (2,), "x": 1})}})
+    second.a = ml_collections.FieldReference(1)
+    assert configuration.resolved_text(first) == configuration.resolved_text(second)
+    assert configuration.differing_keys(first, second) == {}
+
+
+def test_a_long_tuple_keeps_its_order():
+    config = ml_collections.ConfigDict({"rules": tuple((f"r{i}", "frozen") for i in range(12))})
+    values = list(configuration.flatten(config).values())
+    assert values == [f"('r{i}', 'frozen')" for i in range(12)]
+
+
+def test_a_value_that_is_no_text_is_refused():
+    config = ml_collections.ConfigDict({"model": {"dtype": int}})
+    assert "config.model.dtype is a type" in message(configuration.resolved_text, config)
+
+
+def test_a_run_is_written_and_read_back(config_file, tmp_path):
+    config = configuration.load_config(f"{config_file}:masked")
+    configuration.save_run(tmp_path / "run", config)
+    saved = configuration.load_saved(tmp_path / "run")
+    assert configuration.differing_keys(config, saved) == {}
+    assert saved.rules == config.rules and isinstance(saved.model.methods, tuple)
+    text = (tmp_path / "run" / "config.txt").read_text()
+    assert text == configuration.resolved_text(config)
+    assert json.loads((tmp_path / "run" / "versions.json").read_text())["jax"]
+    names = sorted(entry.name for entry in (tmp_path / "run").iterdir())
+    assert names == ["config.json", "config.txt", "versions.json"]
+
+
+def test_a_folder_that_is_no_run_says_so(tmp_path):
+    assert "is not the folder of a run" in message(configuration.load_saved, tmp_path)
+    (tmp_path / "config.json").write_text('{"a": ')
+    assert "config.json is not JSON" in message(configuration.load_saved, tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    assert "holds a list" in message(configuration.load_saved, tmp_path)
+
+
+def test_versions_name_packages_and_commit(monkeypatch):
+    found = configuration.versions()
+    for package in ("python", "platform", "jax", "flax", "optax", "orbax-checkpoint", "numpy"):
+        assert found[package]
+    if (ROOT / ".git").exists():
+        commit = found["commit"].removesuffix("-dirty")
+        assert len(commit) == 40 and set(commit) <= set("0123456789abcdef")
+    monkeypatch.setenv("PATH", "")
+    assert configuration.versions()["commit"] == "none"
+
+
+def test_reading_configs_does_not_import_jax():
+    code = """
+        import sys
+        from vlt import configuration
+        print('jax' in sys.modules)
+    """
+    assert run_python(code) == "False\n"

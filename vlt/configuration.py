@@ -1,0 +1,260 @@
+"""Configs: read from a file and a variant, changed, written down, compared.
+
+A config file is a Python module with `get_config(variant='')` and, where it has variants, a mapping
+`VARIANTS` of their names to functions that return the config:
+
+    VARIANTS = {"": default, "masked": masked}
+
+    def get_config(variant: str = "") -> ConfigDict:
+        return configuration.choose_variant(VARIANTS, variant)
+"""
+
+import difflib
+import importlib.metadata
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+ABSENT = "(absent)"
+
+_PACKAGES = (
+    *("vlt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections"),
+    *("numpy", "av", "decord", "clu", "tensorflow-cpu", "tensorflow", "tensorboard"),
+    *("transformers", "tokenizers", "safetensors"),
+)
+_modules = itertools.count()
+
+
+class ConfigError(ValueError):
+    """A config file, variant, key or value that does not exist or does not fit."""
+
+
+def choose_variant(variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> ConfigDict:
+    """Calls the function of a variant.
+
+    Raises:
+      ConfigError: lists the variants and those with a name like the one asked for.
+    """
+    if variant not in variants:
+        names = ", ".join(name or "(none)" for name in variants)
+        raise ConfigError(
+            f"there is no variant {variant!r}{_did_you_mean(variant, variants)}; variants: {names}"
+        )
+    return variants[variant]()
+
+
+def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Reads a config outside absl flags.
+
+    Args:
+      name: 'configs/file.py' or 'configs/file.py:variant'.
+      overrides: {dotted key: value}, as `apply_overrides`.
+
+    Raises:
+      ConfigError: no such file (lists the folder's), variant (lists the file's) or key.
+    """
+    file, variant = split_name(name)
+    config = _import(file).get_config(variant)
+    return apply_overrides(config, overrides or {})
+
+
+def split_name(name: str) -> tuple[pathlib.Path, str]:
+    """Splits 'configs/file.py:variant' and checks that the file exists.
+
+    Raises:
+      ConfigError: there is no such file; lists the config files beside it.
+    """
+    path, _, variant = name.partition(":")
+    file = pathlib.Path(path)
+    if file.is_file():
+        return file, variant
+    beside = file.parent if file.parent.is_dir() else pathlib.Path("configs")
+    files = sorted(f for f in beside.glob("*.py") if f.name != "__init__.py")
+    near = _did_you_mean(file.stem, [f.stem for f in files])
+    listed = f"config files: {', '.join(map(str, files))}" if files else f"{beside} holds none"
+    raise ConfigError(f"there is no config file {path}{near}; {listed}")
+
+
+def run_name(name: str) -> str:
+    """'configs/btadapter.py:masked' -> 'btadapter-masked', the folder of its runs."""
+    path, _, variant = name.partition(":")
+    stem = pathlib.Path(path).stem
+    return f"{stem}-{variant}" if variant else stem
+
+
+def _import(file: pathlib.Path) -> Any:
+    name = f"_config_{next(_modules)}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look their module up
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{file} has no function get_config(variant='')")
+    return module
+
+
+def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy with some values replaced.
+
+    Args:
+      overrides: {dotted key: value}. A value keeps the type of the one it replaces (an int may
+        become a float, a list a tuple); a dict replaces a whole branch.
+
+    Raises:
+      ConfigError: a key that does not exist (with the nearest that do) or a value of another type.
+    """
+    changed = ConfigDict(config.to_dict())
+    for key, value in overrides.items():
+        *branches, last = key.split(".")
+        branch: Any = changed
+        for part in branches:
+            branch = branch[part] if isinstance(branch, ConfigDict) and part in branch else None
+        if not isinstance(branch, ConfigDict) or last not in branch:
+            raise ConfigError(f"the config has no key {key!r}{_did_you_mean(key, _keys(config))}")
+        _replace(branch, last, value, key)
+    return changed
+
+
+def _replace(branch: ConfigDict, last: str, value: Any, key: str) -> None:
+    old = branch[last]
+    try:
+        if isinstance(value, bool) and not isinstance(old, bool) and old is not None:
+            raise TypeError("a truth value is not a number")
+        branch[last] = value
+    except TypeError:
+        raise ConfigError(
+            f"config.{key}={value!r} is of type {type(value).__name__}; it must be of type "
+            f"{type(old).__name__}, like {old!r}"
+        ) from None
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        yield prefix + name
+        if isinstance(value, ConfigDict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def flatten(config: ConfigDict) -> dict[str, str]:
+    """{dotted key: literal value}, sorted; a tuple with containers in it is one key per element."""
+    return dict(sorted(_literals("", _plain(config))))
+
+
+def _literals(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _literals(f"{key}.{name}" if key else name, inner)
+    elif isinstance(value, tuple) and any(isinstance(inner, (dict, tuple)) for inner in value):
+        for index, inner in enumerate(value):
+            # Zeros before the index keep sorted keys in the tuple's order.
+            name = f"{key}[{index:0{len(str(len(value) - 1))}d}]"
+            yield name, repr(inner)
+    else:
+        yield key, repr(value)
+
+
+def _plain(value: Any, key: str = "config") -> Any:
+    """Nested dicts with sorted keys, tuples and JSON's scalars."""
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {name: _plain(value[name], f"{key}.{name}") for name in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(inner, f"{key}[{index}]") for index, inner in enumerate(value))
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(
+        f"{key} is a {type(value).__name__}; a config holds numbers, strings, truth values, None, "
+        "tuples and dicts"
+    )
+
+
+def resolved_text(config: ConfigDict) -> str:
+    """One 'dotted.key = literal' a line, sorted: the same text for equal configs."""
+    return "".join(f"{key} = {value}\n" for key, value in flatten(config).items())
+
+
+def differing_keys(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[str, str]]:
+    """{dotted key: (literal in a, literal in b)}; `ABSENT` stands for a key that one lacks."""
+    first, second = flatten(a), flatten(b)
+    return {
+        key: (first.get(key, ABSENT), second.get(key, ABSENT))
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    }
+
+
+def save_run(workdir: str | pathlib.Path, config: ConfigDict) -> None:
+    """Writes config.json (read by `load_saved`), config.txt and versions.json into the workdir."""
+    folder = pathlib.Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "config.txt", resolved_text(config))
+    _write(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    _write(folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
+
+
+def _write(file: pathlib.Path, text: str) -> None:
+    """A file that exists is whole, whenever its writer was killed."""
+    unfinished = file.with_name(f"{file.name}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, file)
+
+
+def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
+    """Reads the config of a run; sequences come back as tuples.
+
+    Raises:
+      ConfigError: the folder holds no config.json, or one that is not a config.
+    """
+    file = pathlib.Path(workdir) / "config.json"
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist: {workdir} is not the folder of a run") from None
+    except ValueError as error:
+        raise ConfigError(f"{file} is not JSON: {error}") from None
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{file} holds a {type(saved).__name__}, not a config")
+    return ConfigDict(_plain(saved))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the packages that decide a result and of this project's commit."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {"commit": _commit()}
+
+
+def _commit() -> str:
+    """This checkout's commit, '-dirty' after it where files were changed; 'none' outside one."""
+    here = pathlib.Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # else it is another project's repository
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, [k for k in known if k], n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
