@@ -1,0 +1,8 @@
+"""Published checkpoints to model folders and back: strict, and without running what files hold."""
+
+from vlt.convert.errors import ConversionError, UnsafePickleError
+from vlt.convert.published import convert
+from vlt.convert.reverse import reverse
+from vlt.convert.settings import parse_settings
+
+__all__ = ["ConversionError", "UnsafePickleError", "convert", "parse_settings", "reverse"]

@@ -1,0 +1,57 @@
+"""`python -m vlt.convert SRC DST`: a published checkpoint to a model folder, or back."""
+
+import argparse
+import sys
+
+from vlt.checkpoint import CheckpointError
+from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.convert.families import FAMILIES
+from vlt.model_folder import ModelFolderError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 when all went well."""
+    options = _parser().parse_args(arguments)
+    try:
+        print(_run(options), end="")
+    except (ConversionError, ModelFolderError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> str:
+    if not options.reverse:
+        return convert(
+            options.source,
+            options.target,
+            options.family,
+            parse_settings(options.set),
+            options.tokenizer,
+            options.overwrite,
+        )
+    if options.set or options.tokenizer:
+        raise ConversionError(
+            "--reverse takes everything from the model folder; "
+            "--set and --tokenizer have no use with it"
+        )
+    return reverse(options.source, options.target, options.family, options.overwrite)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vlt.convert", description=__doc__)
+    parser.add_argument("source", help="file or Hugging Face folder; with --reverse, model folder")
+    parser.add_argument("target", help="model folder; with --reverse, file or folder to write")
+    layouts = "; ".join(f"{name}: {family.about}" for name, family in FAMILIES.items())
+    parser.add_argument("--family", help=f"told from the tensors when not given ({layouts})")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="what tensors can't tell"
+    )
+    parser.add_argument("--tokenizer", help="folder, file of CLIP's merges, or name on the hub")
+    parser.add_argument("--reverse", action="store_true", help="write the published layout back")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

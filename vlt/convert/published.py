@@ -1,0 +1,212 @@
+"""From a published checkpoint to a model folder."""
+
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.families import Family, family_of, get_family
+from vlt.convert.huggingface import clip_spec, preprocessing
+from vlt.convert.reading import Checkpoint, read_checkpoint
+from vlt.convert.report import compact_table, full_table, heading
+from vlt.convert.sizes import infer_methods, infer_spec
+from vlt.convert.table import Placed, Tensors, source_name, to_leaves
+from vlt.convert.tokenizer import has_tokenizer, vocabulary_size, write_tokenizer
+from vlt.model_folder import (
+    ModelConfig,
+    check_replaceable,
+    is_model_folder,
+    model_shapes,
+    read_model_folder,
+    write_model_folder,
+)
+from vlt.models.spec import DualEncoderSpec
+
+Settings = Mapping[str, Any]
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    family: str | None = None,
+    settings: Settings | None = None,
+    tokenizer: str | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Converts a published checkpoint to a model folder and returns the compact report.
+
+    settings: as `parse_settings` returns them. tokenizer: a folder, a file of merges or a hub name;
+    wanted where the source has none.
+
+    Raises:
+        ConversionError: unreadable, unsafe, of no known family; tensors missing, unexpected or
+            misshapen (all are listed); something that tensors can't tell is not set.
+        ModelFolderError: the target exists, or `settings['base']` is no model folder.
+    """
+    settings = settings or {}
+    check_replaceable(Path(target), overwrite, is_model_folder)
+    checkpoint = read_checkpoint(Path(source))
+    names = [*checkpoint.tensors, *checkpoint.other]
+    layout = get_family(family) if family else family_of(names, checkpoint.path)
+    tokenizer = tokenizer or _own_tokenizer(checkpoint, settings)
+    config, leaves, placed, notes = _convert(checkpoint, layout, settings)
+    head = heading(checkpoint.path, config, placed.dropped, checkpoint.other, notes)
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder) / "tokenizer"
+        write_tokenizer(tokenizer, files)
+        if vocabulary_size(files) > config.spec.text.vocab:
+            raise ConversionError(
+                f"--tokenizer {tokenizer}: its ids go up to {vocabulary_size(files) - 1}, the "
+                f"checkpoint has embeddings for {config.spec.text.vocab}"
+            )
+        params = traverse_util.unflatten_dict(leaves, sep="/")
+        report = f"{head}\n\n{full_table(placed.rows)}\n"
+        write_model_folder(target, config, params, files, report, overwrite)
+    return f"{head}\n\n{compact_table(placed.rows)}\n"
+
+
+def _own_tokenizer(checkpoint: Checkpoint, settings: Settings) -> str:
+    if checkpoint.folder is not None and has_tokenizer(checkpoint.folder):
+        return str(checkpoint.folder)
+    if "base" in settings:
+        return str(Path(settings["base"]) / "tokenizer")
+    raise ConversionError(
+        f"{checkpoint.path}: holds no tokenizer; --tokenizer FOLDER, a file of CLIP's merges "
+        "(bpe_simple_vocab_16e6.txt.gz) or a hub name (openai/clip-vit-base-patch32)"
+    )
+
+
+def _convert(
+    checkpoint: Checkpoint, family: Family, settings: Settings
+) -> tuple[ModelConfig, Tensors, Placed, list[str]]:
+    """Config and float32 leaves of a checkpoint, where its tensors went, and notes."""
+    placed = to_leaves(family.rules, checkpoint.tensors, family.canonical, family.dropped)
+    notes: list[str] = []
+    base, leaves = _base(checkpoint, family, settings, notes)
+    leaves |= placed.leaves
+    for path, value in family.constants.items():
+        if path not in leaves:
+            leaves[path] = np.array(value, np.float32)
+            notes.append(f"{path}: {value:.6f}, fixed by the published code, not in the file")
+    if base:
+        spec, pixels = base.spec, base.preprocessing
+    else:
+        spec = _spec(checkpoint, family, leaves, settings, notes)
+        pixels = _preprocessing(checkpoint, spec, settings, notes)
+    stored = base.methods if base else {}
+    methods = {name: stored.get(name, {}) | fit for name, fit in infer_methods(leaves).items()}
+    _check(checkpoint, family, placed, leaves, _shapes(checkpoint, spec, methods))
+    leaves = {path: _float32(checkpoint, path, leaf) for path, leaf in leaves.items()}
+    source = {
+        "layout": family.name,
+        "file": checkpoint.path.name,
+        "dtypes": {row.source: row.dtype for row in placed.rows},
+        "dropped": placed.dropped,
+    }
+    return ModelConfig(family.model, spec, methods, pixels, None, source), leaves, placed, notes
+
+
+def _base(
+    checkpoint: Checkpoint, family: Family, settings: Settings, notes: list[str]
+) -> tuple[ModelConfig | None, Tensors]:
+    """The model folder that completes a file of adapter tensors alone."""
+    pattern = family.adapter
+    names = map(family.canonical, checkpoint.tensors)
+    alone = pattern is not None and all(re.fullmatch(pattern, name) for name in names)
+    if not alone:
+        if "base" in settings:
+            raise ConversionError(f"{checkpoint.path}: holds a whole model, base= has no use")
+        return None, {}
+    if "base" not in settings:
+        raise ConversionError(
+            f"{checkpoint.path}: holds an adapter alone; --set base=FOLDER names the model folder "
+            "it was trained on, which has the tensors that the file leaves out"
+        )
+    config, params = read_model_folder(settings["base"])
+    notes.append(f"tensors that the file leaves out: from {settings['base']}")
+    return config, dict(traverse_util.flatten_dict(params, sep="/"))
+
+
+def _spec(
+    checkpoint: Checkpoint,
+    family: Family,
+    leaves: Tensors,
+    settings: Settings,
+    notes: list[str],
+) -> DualEncoderSpec:
+    if checkpoint.config is None:
+        spec, about = infer_spec(leaves, family, settings)
+        notes += about
+        return spec
+    stated = sorted(key for key in settings if key.startswith(("visual.", "text.")))
+    if stated:
+        raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
+    return clip_spec(checkpoint.path)
+
+
+def _preprocessing(
+    checkpoint: Checkpoint, spec: DualEncoderSpec, settings: Settings, notes: list[str]
+) -> dict[str, Any]:
+    entry, where = preprocessing(checkpoint.folder, spec.visual.image_size)
+    for key in ("mean", "std", "resize"):
+        if f"preprocessing.{key}" in settings:
+            entry[key] = settings[f"preprocessing.{key}"]
+            where += f", {key} set"
+    notes.append(f"preprocessing: {where}")
+    return entry
+
+
+def _shapes(
+    checkpoint: Checkpoint, spec: DualEncoderSpec, methods: Mapping[str, dict[str, Any]]
+) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of the model."""
+    try:
+        tree = model_shapes(spec, methods)
+    except ValueError as error:
+        raise ConversionError(f"{checkpoint.path}: {error}") from error
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+def _check(
+    checkpoint: Checkpoint,
+    family: Family,
+    placed: Placed,
+    leaves: Tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Raises ConversionError that lists every tensor missing, unexpected or misshapen."""
+    unexpected, misshapen = dict(placed.unexpected), dict(placed.misshapen)
+    for path, leaf in leaves.items():
+        name = source_name(family.rules, path)
+        if path not in shapes:
+            unexpected[name] = f"the model has no {path}"
+        elif leaf.shape != shapes[path]:
+            misshapen[name] = f"{path} is {list(leaf.shape)}, wanted {list(shapes[path])}"
+    bad = {family.canonical(name) for name in placed.misshapen}
+    missing = {
+        name: f"for {path}"
+        for path in shapes
+        if path not in leaves and (name := source_name(family.rules, path)) not in bad
+    }
+    if missing or unexpected or misshapen:
+        lines = [f"{checkpoint.path}: does not fit the layout {family.name}"]
+        for what, entries in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+        ):
+            lines += [f"  {what}: {name} ({why})" for name, why in entries.items()]
+        raise ConversionError("\n".join(lines))
+
+
+def _float32(checkpoint: Checkpoint, path: str, leaf: np.ndarray) -> np.ndarray:
+    """A float32 copy that keeps every value."""
+    result = np.ascontiguousarray(leaf, np.float32).reshape(leaf.shape)
+    if not np.array_equal(result.astype(leaf.dtype), leaf, equal_nan=leaf.dtype.kind == "f"):
+        raise ConversionError(f"{checkpoint.path}: {path}: float32 can't hold its {leaf.dtype}")
+    return result

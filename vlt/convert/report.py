@@ -1,0 +1,87 @@
+"""What became of every tensor, as text."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vlt.convert.table import Row
+from vlt.model_folder import ModelConfig
+
+
+def full_table(rows: Iterable[Row]) -> str:
+    """One line a tensor: name, shape, dtype, path, transform."""
+    return _aligned([_cells([row]) for row in rows])
+
+
+def compact_table(rows: Iterable[Row]) -> str:
+    """One line a rule: tensors of successive layers and of one shape and dtype together."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.rule.source, row.shape, row.dtype), []).append(row)
+    return _aligned([_cells(group) for group in groups.values()])
+
+
+def _cells(group: Sequence[Row]) -> tuple[str, ...]:
+    first = group[0]
+    transform = first.rule.transform.name
+    if first.index is None:
+        name, targets = first.source, first.rule.targets
+    else:
+        label = _label([row.index for row in group if row.index is not None])
+        name = first.source.replace(f".{first.index}.", f".{label}.", 1)
+        targets = tuple(target.replace("{i}", label) for target in first.rule.targets)
+    return name, str(list(first.shape)), first.dtype, _joined(targets), transform
+
+
+def _label(indices: list[int]) -> str:
+    if len(indices) == 1:
+        return str(indices[0])
+    if indices and sorted(indices) == list(range(min(indices), max(indices) + 1)):
+        return f"{{{min(indices)}-{max(indices)}}}"
+    return f"{{{','.join(map(str, sorted(indices)))}}}"
+
+
+def _joined(targets: Sequence[str]) -> str:
+    """a/query/b, a/key/b -> a/{query,key}/b."""
+    if len(targets) == 1:
+        return targets[0]
+    start = os.path.commonprefix(list(targets)).rpartition("/")[0]
+    end = targets[0].rpartition("/")[2]
+    middle = (target[len(start) + 1 : -len(end) - 1] for target in targets)
+    return f"{start}/{{{','.join(middle)}}}/{end}"
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+    lines = [("tensor", "shape", "dtype", "path", "transform"), *lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def heading(
+    path: Path,
+    config: ModelConfig,
+    dropped: Sequence[str],
+    other: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    """What was read, what it is, what was assumed, and what was left out."""
+    visual, text = config.spec.visual, config.spec.text
+    lines = [
+        f"{path}: layout {config.source['layout']}",
+        f"visual: {visual.image_size} pixels, patch {visual.patch_size}, width {visual.width}, "
+        f"{visual.layers} layers, {visual.heads} heads, MLP {visual.mlp_width}, "
+        f"{visual.activation}, epsilon {visual.norm_eps:g}",
+        f"text: context {text.context}, vocabulary {text.vocab}, width {text.width}, "
+        f"{text.layers} layers, {text.heads} heads, MLP {text.mlp_width}, {text.activation}, "
+        f"epsilon {text.norm_eps:g}",
+        f"embedding: {config.spec.embed_dim}",
+    ]
+    for name, options in config.methods.items():
+        lines.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in options.items()))
+    lines += notes
+    lines += [f"dropped (holds no weights): {name}" for name in dropped]
+    lines += [f"ignored (not part of the state dict): {name}" for name in other]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""From a model folder back to the published layout."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.families import Family, get_family
+from vlt.convert.huggingface import config_json, preprocessor_json
+from vlt.convert.pickles import DTYPES
+from vlt.convert.table import Tensors, to_tensors
+from vlt.model_folder import ModelConfig, check_replaceable, new_folder, read_model_folder
+
+
+def reverse(
+    source: str | Path, target: str | Path, family: str | None = None, overwrite: bool = False
+) -> str:
+    """Writes a model folder's weights under their published names and dtypes; returns a report.
+
+    target: a .safetensors file, or for layout clip_hf a new folder that transformers can load.
+    family: another layout than the one the model came from.
+
+    Raises:
+        ConversionError: no layout known, or leaves without a place in it (all are listed).
+        ModelFolderError: the source is no whole model folder, or the target exists.
+    """
+    target = Path(target)
+    as_folder = target.suffix != ".safetensors"
+    check_replaceable(target, overwrite, _is_huggingface_folder if as_folder else Path.is_file)
+    config, params = read_model_folder(source)
+    layout = _layout(Path(source), config, family)
+    if as_folder and layout.name != "clip_hf":
+        raise ConversionError(f"{target}: layout {layout.name} is one file; name a .safetensors")
+    recorded = config.source if config.source.get("layout") == layout.name else {}
+    leaves = dict(traverse_util.flatten_dict(params, sep="/"))
+    tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
+    if as_folder:
+        with new_folder(target, overwrite, _is_huggingface_folder) as folder:
+            _write_huggingface(folder, Path(source), config, tensors)
+    else:
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
+        unfinished.rename(target)
+    notes += [f"dropped, not written: {name}" for name in recorded.get("dropped", [])]
+    return "\n".join([f"{target}: {len(tensors)} tensors, layout {layout.name}", *notes]) + "\n"
+
+
+def _layout(source: Path, config: ModelConfig, family: str | None) -> Family:
+    name = family or config.source.get("layout")
+    if name is None:
+        raise ConversionError(f"{source}: was not converted; --family says which layout to write")
+    return get_family(name)
+
+
+def _published(
+    family: Family, leaves: Tensors, dtypes: Mapping[str, str]
+) -> tuple[Tensors, list[str]]:
+    """Tensors by published name, of the dtypes they came in, contiguous; and notes."""
+    for path, value in family.constants.items():
+        placed = any(path in rule.targets and rule.source in dtypes for rule in family.rules)
+        if path in leaves and not placed and leaves.pop(path) != np.float32(value):
+            raise ConversionError(f"{path}: layout {family.name} fixes it at {value:.6f}")
+    tensors, left = to_tensors(family.rules, leaves)
+    if left:
+        lines = [f"no place in layout {family.name} (--family chooses another):", *left]
+        raise ConversionError("\n  ".join(lines))
+    originals = {family.canonical(name): name for name in dtypes}
+    absent = sorted(set(originals) - set(tensors))
+    if absent:
+        raise ConversionError("\n  ".join(["the model no longer has:", *absent]))
+    notes: list[str] = []
+    published: Tensors = {}
+    for spelled, tensor in tensors.items():
+        if dtypes and spelled not in originals:
+            notes.append(f"not in the source file, not written: {spelled}")
+            continue
+        name = originals.get(spelled, spelled)
+        published[name] = _cast(name, tensor, dtypes.get(name, "float32"), notes)
+    return published, notes
+
+
+def _cast(name: str, tensor: np.ndarray, dtype: str, notes: list[str]) -> np.ndarray:
+    result = np.ascontiguousarray(tensor, DTYPES[dtype]).reshape(tensor.shape)
+    if not np.array_equal(result.astype(np.float32), tensor, equal_nan=True):
+        notes.append(f"rounded to {dtype}: {name}")
+    return result
+
+
+def _is_huggingface_folder(folder: Path) -> bool:
+    path = folder / "config.json"
+    return path.exists() and "model_type" in json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_huggingface(folder: Path, source: Path, config: ModelConfig, tensors: Tensors) -> None:
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for name, content in (
+        ("config.json", config_json(config.spec)),
+        ("preprocessor_config.json", preprocessor_json(config.preprocessing)),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for path in sorted((source / "tokenizer").iterdir()):
+        shutil.copy(path, folder / path.name)

@@ -1,0 +1,117 @@
+"""Sizes of a model and options of its methods, read off its leaves."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.families import Family
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+
+_BRANCH = "visual/btadapter"
+
+
+def infer_spec(
+    leaves: Mapping[str, np.ndarray], family: Family, settings: Mapping[str, Any]
+) -> tuple[DualEncoderSpec, list[str]]:
+    """The spec, and a note on each thing in it that tensors can't tell.
+
+    A size whose leaf is absent comes out as 1: the leaf is then reported as missing.
+    Raises ConversionError when heads or activation must be set, or are set wrongly.
+    """
+    notes: list[str] = []
+    width = _size(leaves, "visual/(class_embedding|post_norm/scale)")
+    patch = _size(leaves, "visual/patch_embedding/kernel", axis=0)
+    positions = _size(leaves, "visual/position_embedding", axis=0)
+    visual = VisionSpec(
+        image_size=math.isqrt(max(positions - 1, 1)) * patch,
+        patch_size=patch,
+        width=width,
+        layers=max(_count(leaves, "visual/blocks_"), 1),
+        heads=_heads("visual", width, family.head_width, settings, notes),
+        mlp_width=_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
+        activation=_activation("visual", family, settings, notes),
+        **family.visual | _norm_eps("visual", settings),
+    )
+    text_width = _size(leaves, "text/(final_norm/scale|position_embedding)")
+    text = TextSpec(
+        context=_size(leaves, "text/position_embedding", axis=0),
+        vocab=_size(leaves, "text/token_embedding/embedding", axis=0),
+        width=text_width,
+        layers=max(_count(leaves, "text/blocks_"), 1),
+        heads=_heads("text", text_width, 64, settings, notes),
+        mlp_width=_size(leaves, r"text/blocks_\d+/mlp/fc1/(kernel|bias)"),
+        activation=_activation("text", family, settings, notes),
+        **_norm_eps("text", settings),
+    )
+    embed_dim = _size(leaves, "(visual|text)/projection/kernel")
+    return DualEncoderSpec(visual, text, embed_dim), notes
+
+
+def infer_methods(leaves: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Methods whose leaves are there, with the options that their leaves decide.
+
+    BT-Adapter is gated where either balance tensor is present, plain where none is
+    (spec/btadapter.md section 5).
+    """
+    if not any(path.startswith(_BRANCH) for path in leaves):
+        return {}
+    gated = any(f"{_BRANCH}/{gate}" in leaves for gate in ("layer_gate", "final_gate"))
+    aligned = any(path.startswith(f"{_BRANCH}/alignment/") for path in leaves)
+    options = {
+        "depth": max(_count(leaves, f"{_BRANCH}/{kind}_") for kind in ("spatial", "temporal")),
+        "gates": "vector" if gated else "none",
+        "alignment": "normalized" if aligned else "none",
+        "max_frames": _size(leaves, f"{_BRANCH}/time_embedding", axis=0),
+    }
+    return {"btadapter": options}
+
+
+def _size(leaves: Mapping[str, np.ndarray], pattern: str, axis: int = -1) -> int:
+    """Size of an axis of the first leaf whose path matches, or 1."""
+    for path, leaf in leaves.items():
+        if re.fullmatch(pattern, path) and leaf.ndim:
+            return leaf.shape[axis]
+    return 1
+
+
+def _count(leaves: Mapping[str, Any], prefix: str) -> int:
+    """Layers under `prefix`, by the highest index: a gap then shows as missing tensors."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+)/")
+    return 1 + max((int(m[1]) for path in leaves if (m := pattern.match(path))), default=-1)
+
+
+def _heads(
+    tower: str, width: int, head_width: int, settings: Mapping[str, Any], notes: list[str]
+) -> int:
+    key = f"{tower}.heads"
+    heads = settings.get(key, width // head_width)
+    if heads < 1 or width % heads or (key not in settings and width % head_width):
+        raise ConversionError(
+            f"{tower} heads can't be {settings.get(key, f'width/{head_width}')} at width {width}; "
+            f"--set {key}=N"
+        )
+    notes.append(f"{key}: {heads} ({'set' if key in settings else f'width/{head_width}'})")
+    return heads
+
+
+def _activation(tower: str, family: Family, settings: Mapping[str, Any], notes: list[str]) -> str:
+    key = f"{tower}.activation"
+    activation = settings.get(key, family.activation)
+    if activation is None:
+        raise ConversionError(
+            f"layout {family.name}: tensors can't tell the activation; --set activation=quick_gelu "
+            "(OpenAI's weights, and open_clip's models named -quickgelu) or --set activation=gelu"
+        )
+    if activation not in ("quick_gelu", "gelu"):
+        raise ConversionError(f"--set {key}={activation}: quick_gelu or gelu")
+    notes.append(f"{key}: {activation} ({'set' if key in settings else f'as in {family.name}'})")
+    return activation
+
+
+def _norm_eps(tower: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    key = f"{tower}.norm_eps"
+    return {"norm_eps": settings[key]} if key in settings else {}

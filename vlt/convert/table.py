@@ -1,0 +1,176 @@
+"""Conversion tables: ordered rules between published tensor names and parameter paths, both ways.
+
+A rule's names are templates in which `{i}` stands for a number. The matcher is strict: it collects
+everything that does not fit and leaves nothing out.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+import numpy as np
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """How one published tensor becomes one or more leaves, and back. `rank`: of the tensor."""
+
+    name: str
+    rank: int | None
+    split: Callable[[np.ndarray], list[np.ndarray]]
+    join: Callable[[list[np.ndarray]], np.ndarray]
+
+
+def _thirds(x: np.ndarray) -> list[np.ndarray]:
+    return np.split(x, 3, axis=0)
+
+
+def _drop_axes(count: int, rank: int) -> Transform:
+    return Transform(
+        f"drop {count} unit {'axis' if count == 1 else 'axes'}",
+        rank,
+        lambda x: [x.squeeze(axis=tuple(range(count)))],
+        lambda parts: parts[0].reshape((1,) * count + parts[0].shape),
+    )
+
+
+KEEP = Transform("", None, lambda x: [x], lambda parts: parts[0])
+LINEAR = Transform("transpose", 2, lambda x: [x.T], lambda parts: parts[0].T)
+CONV = Transform(
+    "OIHW -> HWIO",
+    4,
+    lambda x: [x.transpose(2, 3, 1, 0)],
+    lambda parts: parts[0].transpose(3, 2, 0, 1),
+)
+SPLIT = Transform("split q|k|v", 1, _thirds, np.concatenate)
+SPLIT_LINEAR = Transform(
+    "split q|k|v, transpose",
+    2,
+    lambda x: [part.T for part in _thirds(x)],
+    lambda parts: np.concatenate([part.T for part in parts]),
+)
+FIRST_OF_2 = _drop_axes(1, 3)
+FIRST_OF_3 = _drop_axes(2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """source: published name. targets: '/'-joined paths of the leaves it becomes."""
+
+    source: str
+    targets: tuple[str, ...]
+    transform: Transform = KEEP
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches published names."""
+        return _pattern(self.source)
+
+    @cached_property
+    def target_pattern(self) -> re.Pattern[str]:
+        """Matches the first target's path."""
+        return _pattern(self.targets[0])
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{i\}", r"(\d+)"))
+
+
+def _fill(template: str, match: re.Match[str]) -> str:
+    return template.replace("{i}", match[1]) if match.re.groups else template
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One tensor that found its place. index: the number that `{i}` stands for."""
+
+    source: str
+    shape: tuple[int, ...]
+    dtype: str
+    rule: Rule
+    index: int | None
+
+
+@dataclasses.dataclass
+class Placed:
+    """leaves: by path, as views of the tensors. rows: one a tensor that found its place. dropped:
+    buffers without weights. unexpected, misshapen: {published name: what is wrong}."""
+
+    leaves: Tensors = dataclasses.field(default_factory=dict)
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    dropped: list[str] = dataclasses.field(default_factory=list)
+    unexpected: dict[str, str] = dataclasses.field(default_factory=dict)
+    misshapen: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def to_leaves(
+    rules: Iterable[Rule], tensors: Tensors, canonical: Callable[[str], str], dropped: str
+) -> Placed:
+    """Published tensors -> leaves; the first rule that matches wins, failures are collected.
+
+    canonical: brings a published name to the spelling of the rules. dropped: regex of buffers.
+    """
+    rules = tuple(rules)
+    placed = Placed()
+    for name, tensor in tensors.items():
+        spelled = canonical(name)
+        found = next(((r, m) for r in rules if (m := r.pattern.fullmatch(spelled))), None)
+        if re.fullmatch(dropped, spelled):
+            placed.dropped.append(name)
+        elif found is None:
+            placed.unexpected[name] = str(list(tensor.shape))
+        else:
+            _place(placed, name, tensor, *found)
+    return placed
+
+
+def _place(placed: Placed, name: str, tensor: np.ndarray, rule: Rule, match: re.Match[str]) -> None:
+    targets = [_fill(target, match) for target in rule.targets]
+    if targets[0] in placed.leaves:
+        placed.unexpected[name] = f"a second tensor for {targets[0]}"
+        return
+    try:
+        parts = _split(rule.transform, tensor)
+    except ValueError as error:
+        placed.misshapen[name] = f"{list(tensor.shape)}, {error}"
+        return
+    placed.leaves |= dict(zip(targets, parts, strict=True))
+    index = int(match[1]) if match.re.groups else None
+    placed.rows.append(Row(name, tensor.shape, str(tensor.dtype), rule, index))
+
+
+def _split(transform: Transform, tensor: np.ndarray) -> list[np.ndarray]:
+    if transform.rank is not None and tensor.ndim != transform.rank:
+        raise ValueError(f"{transform.rank} axes expected")
+    return transform.split(tensor)
+
+
+def to_tensors(rules: Iterable[Rule], leaves: Tensors) -> tuple[Tensors, list[str]]:
+    """Leaves -> published tensors, and the paths that no rule has a place for."""
+    rules = tuple(rules)
+    tensors: Tensors = {}
+    left = set(leaves)
+    for path in leaves:
+        for rule in rules:
+            match = rule.target_pattern.fullmatch(path)
+            targets = tuple(_fill(t, match) for t in rule.targets) if match else ()
+            if match and left.issuperset(targets):
+                tensors[_fill(rule.source, match)] = rule.transform.join(
+                    [leaves[target] for target in targets]
+                )
+                left -= set(targets)
+                break
+    return tensors, sorted(left)
+
+
+def source_name(rules: Iterable[Rule], path: str) -> str:
+    """Published name of the tensor that holds the leaf at `path`; the path where there is none."""
+    for rule in rules:
+        for target in rule.targets:
+            match = _pattern(target).fullmatch(path)
+            if match:
+                return _fill(rule.source, match)
+    return path

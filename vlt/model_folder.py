@@ -1,0 +1,179 @@
+"""A model folder: all that a converted or trained model needs to run, with no network.
+
+    config.json   sizes, methods with options, preprocessing, frames, where it came from
+    weights/      the parameter tree (Orbax)
+    tokenizer/    Hugging Face tokenizer files
+    report.txt    how it was made
+
+It is written under another name and renamed when whole, so a folder with a config.json is complete.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vlt.checkpoint import CheckpointError, load_tree, save_tree
+from vlt.models.build import abstract_params, build_methods
+from vlt.models.dual_encoder import DualEncoder
+from vlt.models.spec import DualEncoderSpec
+
+_FORMAT = 1
+
+
+class ModelFolderError(Exception):
+    """A model folder is absent, half written, of another format or of another model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What config.json says.
+
+    methods: {name: options}. preprocessing: image_size, mean and std of 0-1 pixels, resize, crop.
+    frames: number of frames the model was trained with, if any. source: layout of the published
+    checkpoint, for the way back.
+    """
+
+    family: str
+    spec: DualEncoderSpec
+    methods: dict[str, dict[str, Any]]
+    preprocessing: dict[str, Any]
+    frames: int | None = None
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in config.json."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"format": _FORMAT} | fields | {"spec": self.spec.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
+        """Inverse of `to_dict`.
+
+        Raises:
+            KeyError, TypeError: a field is missing or unknown.
+        """
+        rest = {key: value for key, value in fields.items() if key not in ("format", "spec")}
+        return cls(spec=DualEncoderSpec.from_dict(fields["spec"]), **rest)
+
+
+def write_model_folder(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokenizer: Path,
+    report: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Writes a whole model folder, or nothing. tokenizer: a folder whose files are copied.
+
+    Raises:
+        ModelFolderError: the folder exists and `overwrite` is off, or it is no model folder.
+        CheckpointSaveError: the weights could not be written.
+    """
+    with new_folder(Path(folder), overwrite, is_model_folder) as unfinished:
+        save_tree(unfinished / "weights", params)
+        shutil.copytree(tokenizer, unfinished / "tokenizer")
+        (unfinished / "report.txt").write_text(report, encoding="utf-8")
+        text = json.dumps(config.to_dict(), indent=1)
+        (unfinished / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_model_config(folder: str | Path) -> ModelConfig:
+    """config.json alone.
+
+    Raises:
+        ModelFolderError: no such folder, not a model folder, half written or another format.
+    """
+    path = Path(folder) / "config.json"
+    if not path.parent.is_dir():
+        raise ModelFolderError(f"{folder}: no such folder")
+    if not path.exists():
+        raise ModelFolderError(
+            f"{folder}: no config.json, so half written or not a model folder; "
+            "make one with python -m vlt.convert"
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFolderError(f"{path}: not readable JSON: {error}") from error
+    found = fields.get("format") if isinstance(fields, dict) else None
+    if found != _FORMAT:
+        hint = "; a Hugging Face folder must be converted first" if "model_type" in fields else ""
+        raise ModelFolderError(f"{path}: format is {found!r}, not {_FORMAT}{hint}")
+    try:
+        return ModelConfig.from_dict(fields)
+    except (KeyError, TypeError) as error:
+        raise ModelFolderError(f"{path}: {error}") from error
+
+
+def read_model_folder(
+    folder: str | Path, abstract: Mapping[str, Any] | None = None
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """Config and parameters, checked against the shapes of the model that the config describes.
+
+    abstract: shapes, with shardings where leaves belong on devices; the model's own when absent.
+
+    Raises:
+        ModelFolderError: as `read_model_config`, or the weights are absent, damaged, or of another
+            model (every difference is listed).
+    """
+    config = read_model_config(folder)
+    if abstract is None:
+        abstract = model_shapes(config.spec, config.methods)
+    try:
+        return config, load_tree(Path(folder) / "weights", abstract)
+    except CheckpointError as error:
+        raise ModelFolderError(f"{folder}: {error}") from error
+
+
+def model_shapes(spec: DualEncoderSpec, methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Abstract parameter tree of a model with its methods."""
+    return abstract_params(DualEncoder(spec, build_methods(methods)))
+
+
+@contextmanager
+def new_folder(
+    folder: Path, overwrite: bool, replaceable: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """A folder to fill that takes its name, or another's place, when the block ends well.
+
+    Raises:
+        ModelFolderError: the folder exists, and `overwrite` is off or it is not `replaceable`.
+    """
+    folder = folder.absolute()
+    check_replaceable(folder, overwrite, replaceable)
+    unfinished = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+            folder.rename(replaced)
+            unfinished.rename(folder)
+            shutil.rmtree(replaced)
+        else:
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_replaceable(folder: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:
+    """Raises ModelFolderError when something is at `folder` that may not be replaced."""
+    if folder.exists() and not overwrite:
+        raise ModelFolderError(f"{folder} exists; --overwrite replaces it")
+    if folder.exists() and not replaceable(folder):
+        raise ModelFolderError(f"{folder} exists and is something else; remove it yourself")
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `folder` has the config.json of a model folder."""
+    try:
+        read_model_config(folder)
+    except ModelFolderError:
+        return False
+    return True
