@@ -77,6 +77,24 @@ def test_a_file_without_get_config_says_so(config_file):
     assert "no function get_config" in message(configuration.load_config, "configs/other.py")
 
 
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--config=configs/btadaptor.py"], "no config file configs/btadaptor.py"),
+        (["--config", "configs/btadapter.py:maskd"], "did you mean 'masked'"),
+        (["--config=configs/btadapter.py", "--config.train.step=3"], "did you mean 'train.steps'"),
+    ],
+)
+def test_flags_are_checked_before_they_are_parsed(config_file, flags, words):
+    assert words in message(configuration.check_flags, ["main.py", *flags])
+
+
+def test_flags_that_fit_pass(config_file):
+    fit = ["--config", f"{config_file}:masked", "--config.train.steps=3", "--workdir=x"]
+    configuration.check_flags(["main.py", *fit, "--config.model.methods[0]='lora'"])
+    configuration.check_flags(["main.py", "--help"])
+
+
 def test_overrides_change_a_copy(config_file):
     config = configuration.load_config(config_file)
     changed = configuration.apply_overrides(

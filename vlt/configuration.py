@@ -12,14 +12,15 @@ A config file is a Python module with `get_config(variant='')` and, where it has
 import difflib
 import importlib.metadata
 import importlib.util
-import itertools
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count, pairwise
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,7 +32,7 @@ _PACKAGES = (
     *("numpy", "av", "decord", "clu", "tensorflow-cpu", "tensorflow", "tensorboard"),
     *("transformers", "tokenizers", "safetensors"),
 )
-_modules = itertools.count()
+_modules = count()
 
 
 class ConfigError(ValueError):
@@ -65,6 +66,26 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
     file, variant = split_name(name)
     config = _import(file).get_config(variant)
     return apply_overrides(config, overrides or {})
+
+
+def check_flags(argv: Sequence[str]) -> None:
+    """Checks `--config=file.py:variant --config.key=value` before ml_collections parses them.
+
+    Its own answer to an unknown file comes at the first use of the config, and its answers to an
+    unknown variant or key end in the traceback of a flag parser.
+
+    Raises:
+      ConfigError: no such file, variant or key.
+    """
+    flags = [f"{a}={b}" if a in ("--config", "-config") else a for a, b in pairwise([*argv, ""])]
+    names = [flag.partition("=")[2] for flag in flags if re.match("--?config=", flag)]
+    if not names:
+        return
+    known = set(_keys(load_config(names[-1])))
+    for flag in flags:
+        override = re.match(r"--?config\.([^=\[]+)", flag)
+        if override and override[1] not in known:
+            raise _unknown_key(override[1], known)
 
 
 def split_name(name: str) -> tuple[pathlib.Path, str]:
@@ -121,7 +142,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
         for part in branches:
             branch = branch[part] if isinstance(branch, ConfigDict) and part in branch else None
         if not isinstance(branch, ConfigDict) or last not in branch:
-            raise ConfigError(f"the config has no key {key!r}{_did_you_mean(key, _keys(config))}")
+            raise _unknown_key(key, _keys(config))
         _replace(branch, last, value, key)
     return changed
 
@@ -137,6 +158,10 @@ def _replace(branch: ConfigDict, last: str, value: Any, key: str) -> None:
             f"config.{key}={value!r} is of type {type(value).__name__}; it must be of type "
             f"{type(old).__name__}, like {old!r}"
         ) from None
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> ConfigError:
+    return ConfigError(f"the config has no key {key!r}{_did_you_mean(key, known)}")
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -256,5 +281,5 @@ def _commit() -> str:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, [k for k in known if k], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, sorted(k for k in known if k), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
