@@ -163,7 +163,7 @@ class Video:
           UnsupportedByDecord: see `decord_backend`.
         """
         if backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r}: one of {', '.join(BACKENDS)} is needed")
+            raise errors.unknown("backend", backend, BACKENDS)
         wanted, inverse = np.unique(np.asarray(indices, np.int64), return_inverse=True)
         self._check_range(wanted)
         if backend == "decord":

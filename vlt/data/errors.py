@@ -1,5 +1,8 @@
 """What can be wrong with a video file: one type per cause, each naming the file."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class VideoError(Exception):
     """A video that cannot be used as asked.
@@ -49,3 +52,11 @@ class DecodeTimeout(VideoError):
 
 class DecoderDied(VideoError):
     """The decoder's process ended without an answer (a crash in a codec library)."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is none of `known`, with the nearest of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")

@@ -1,0 +1,205 @@
+"""One clip of a video file, read here or in a pool of decoder processes.
+
+A decoder that loops in C holds Python's global lock, so only another process can stop it. The
+pool's processes are plain subprocesses (grain's own workers may start such, and no multiprocessing
+children); each reads clips one after another until its standard input ends.
+"""
+
+import dataclasses
+import os
+import pickle
+import queue
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from vlt.data import errors
+from vlt.data.decode import Video
+from vlt.data.sample import sample
+from vlt.data.transform import apply_transform
+
+WORKER = (sys.executable, "-m", "vlt.data.worker")
+# Seconds in which a new process must have imported what it needs.
+_START_LIMIT = 120.0
+LENGTH = struct.Struct("<Q")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipRequest:
+    """What to read of which file.
+
+    Attributes:
+      path: the video file.
+      sampler: a name in `vlt.data.sample.SAMPLERS`.
+      frames: number of frames t.
+      transform: a plain dict, see `vlt.data.transform`.
+      seed: of the random sampler and the random transform; not negative.
+      backend: 'pyav' or 'decord'.
+      allow_truncated: whether a cut file is the video of the frames that exist.
+    """
+
+    path: str
+    sampler: str
+    frames: int
+    transform: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    seed: int = 0
+    backend: str = "pyav"
+    allow_truncated: bool = False
+
+
+def read_clip(request: ClipRequest) -> np.ndarray:
+    """Samples, decodes and transforms: uint8 RGB [t, h, w, 3]. A function of file and request.
+
+    Raises: errors.VideoError, ValueError for a request that no file can satisfy.
+    """
+    with Video(request.path, allow_truncated=request.allow_truncated) as video:
+        frames = _read_sampled(video, request)
+    return apply_transform(request.transform, frames, request.seed)
+
+
+def _read_sampled(video: Video, request: ClipRequest) -> np.ndarray:
+    while True:
+        count = len(video)
+        rng = np.random.default_rng((request.seed, 1))
+        indices = sample(request.sampler, count, request.frames, rng=rng, fps=video.fps)
+        try:
+            return video.read(indices, backend=request.backend)
+        except errors.WrongFrames:
+            # Reading may show, once, that fewer frames exist than the packets promised.
+            if len(video) == count:
+                raise
+
+
+class DecoderPool:
+    """`workers` processes that read clips; 0 reads them in the calling thread, with no time limit.
+
+    `read` may be called from many threads: each takes a free process or waits for one.
+
+    Args:
+      workers: number of processes.
+      timeout: seconds after which a process that has not answered is killed.
+      command: what a process runs; see `vlt.data.worker` for what it must answer.
+    """
+
+    def __init__(self, workers: int, timeout: float = 60.0, command: Sequence[str] = WORKER):
+        self.workers = workers
+        self.timeout = timeout
+        self._command = command
+        self._running = [_Process(command) for _ in range(workers)]
+        self._free: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        for process in self._running:
+            self._free.put(process)
+        self.close = weakref.finalize(self, _end, self._running)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, request: ClipRequest) -> np.ndarray:
+        """`read_clip(request)` in a process of the pool: uint8 RGB [t, h, w, 3].
+
+        Raises: what `read_clip` raises; DecodeTimeout, DecoderDied.
+        """
+        if not self.workers:
+            return read_clip(request)
+        process = self._free.get()
+        answered = False
+        try:
+            answer = process.ask(request, self.timeout)
+            answered = True
+        except TimeoutError:
+            limit = f"no frames after {self.timeout:g} s; its decoder was killed"
+            raise errors.DecodeTimeout(request.path, limit) from None
+        except (EOFError, BrokenPipeError):
+            raise errors.DecoderDied(request.path, f"its decoder {process.fate()}") from None
+        finally:
+            self._free.put(process if answered else self._replace(process))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def _replace(self, process: "_Process") -> "_Process":
+        process.end()
+        self._running.remove(process)
+        self._running.append(_Process(self._command))
+        return self._running[-1]
+
+
+class _Process:
+    """A running decoder and the two pipes to it."""
+
+    def __init__(self, command: Sequence[str]):
+        here = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+        env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._child = subprocess.Popen(
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+        )
+        assert self._child.stdin is not None and self._child.stdout is not None
+        self._to, self._from = self._child.stdin, self._child.stdout
+        self._readable = select.poll()
+        self._readable.register(self._from, select.POLLIN)
+        self._started = False
+
+    def ask(self, request: ClipRequest, timeout: float) -> np.ndarray | BaseException:
+        """The process's answer. Raises: TimeoutError; EOFError or BrokenPipeError if it died."""
+        if not self._started:
+            self._await_start()
+        message = pickle.dumps((request, timeout))
+        self._to.write(LENGTH.pack(len(message)) + message)
+        return self._receive(time.monotonic() + timeout)
+
+    def fate(self) -> str:
+        """How the process ended, in words."""
+        code = self._child.wait(timeout=10)
+        return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+    def end(self) -> None:
+        """Kills the process."""
+        self._child.kill()
+        self._child.wait()
+        self._to.close()
+        self._from.close()
+
+    def _await_start(self) -> None:
+        try:
+            self._receive(time.monotonic() + _START_LIMIT)
+        except (EOFError, TimeoutError) as error:
+            raise RuntimeError(f"a decoder did not start: {self._child.args}") from error
+        self._started = True
+
+    def _receive(self, deadline: float) -> Any:
+        (size,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
+        answer = pickle.loads(self._read(size, deadline))
+        if isinstance(answer, tuple):
+            answer = self._read(answer, deadline)
+        return answer
+
+    def _read(self, shape: int | tuple[int, ...], deadline: float) -> np.ndarray:
+        out = np.empty(shape, np.uint8)
+        view = memoryview(out).cast("B")
+        while view:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._readable.poll(1000 * left):
+                raise TimeoutError
+            count = self._from.readinto(view)
+            if not count:
+                raise EOFError
+            view = view[count:]
+        return out
+
+
+def _end(processes: list[_Process]) -> None:
+    for process in processes:
+        process.end()

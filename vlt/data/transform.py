@@ -1,0 +1,172 @@
+"""Frame transforms on the host: uint8 [t, H, W, 3] in and out, one draw of chance a clip.
+
+A transform is a plain dict of the config. Its steps run in this order, whatever the dict's:
+
+| key | value | does |
+|---|---|---|
+| `resize` | short side, or (height, width) | resizes; the long side is int(size * long / short) |
+| `random_resized_crop` | size, or dict(size=, area=(0.08, 1), aspect=(3/4, 4/3)) | a random part |
+| `random_crop` | size | a random square, not resized |
+| `crop` | size | the central square |
+| `flip` | probability | mirrors left and right |
+| `jitter` | dict(brightness=, contrast=, saturation=, hue=) | changes colours |
+| `interpolation` | 'bicubic' (default), 'bilinear', 'nearest' | of the two steps that resize |
+
+Resizing is Pillow's, with antialiasing: what torchvision does to PIL images and the papers report.
+All frames of a clip get the same crop, mirror and colours. Pixels stay uint8; subtracting the mean
+and dividing by the deviation happen on the device, where the model's preprocessing is known.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from vlt.data import errors
+
+INTERPOLATIONS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+def apply_transform(spec: Mapping[str, Any], frames: np.ndarray, seed: int) -> np.ndarray:
+    """Runs the steps of `spec` on a clip: uint8 [t, H, W, 3] -> uint8 [t, h, w, 3].
+
+    The same seed gives the same pixels.
+
+    Raises: ValueError for an unknown step or value, or a crop larger than the frames.
+    """
+    check_transform(spec)
+    rng = np.random.default_rng(seed)
+    method = INTERPOLATIONS[spec.get("interpolation", "bicubic")]
+    for name, step in _STEPS.items():
+        if name in spec:
+            frames = step(frames, spec[name], rng, method)
+    return np.ascontiguousarray(frames)
+
+
+def check_transform(spec: Mapping[str, Any]) -> None:
+    """Raises ValueError unless every key of `spec` is known and its values have the right form."""
+    for name in spec:
+        if name not in (*_STEPS, "interpolation"):
+            raise errors.unknown("transform step", name, (*_STEPS, "interpolation"))
+    interpolation = spec.get("interpolation", "bicubic")
+    if interpolation not in INTERPOLATIONS:
+        raise errors.unknown("interpolation", interpolation, INTERPOLATIONS)
+    jitter = spec.get("jitter", {})
+    for name in jitter:
+        if name not in _JITTERS:
+            raise errors.unknown("jitter", name, _JITTERS)
+    if not 0 <= spec.get("flip", 0) <= 1:
+        raise ValueError(f"flip={spec['flip']!r} must be a probability, 0 to 1")
+    if not 0 <= jitter.get("hue", 0) <= 0.5:
+        raise ValueError(f"jitter hue={jitter['hue']!r} must lie in 0 to 0.5")
+
+
+def _resize(frames, size, rng, method):
+    height, width = frames.shape[1:3]
+    if isinstance(size, int):
+        short = min(height, width)
+        size = (int(size * height / short), int(size * width / short))
+    return _resize_to(frames, tuple(size), method)
+
+
+def _resize_to(frames: np.ndarray, size: tuple[int, int], method: int) -> np.ndarray:
+    if frames.shape[1:3] == size:
+        return frames
+    out = np.empty((len(frames), *size, 3), np.uint8)
+    for i, frame in enumerate(frames):
+        out[i] = Image.fromarray(frame).resize(size[::-1], method)
+    return out
+
+
+def _random_resized_crop(frames, spec, rng, method):
+    spec = {"size": spec} if isinstance(spec, int) else spec
+    box = _random_part(
+        *frames.shape[1:3], spec.get("area", (0.08, 1.0)), spec.get("aspect", (3 / 4, 4 / 3)), rng
+    )
+    top, left, height, width = box
+    part = frames[:, top : top + height, left : left + width]
+    return _resize_to(part, (spec["size"], spec["size"]), method)
+
+
+def _random_part(height, width, area, aspect, rng) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a part whose share of the area is uniform in `area` and whose
+    width / height is log-uniform in `aspect`; after ten misfits the central one."""
+    for _ in range(10):
+        part = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(part * ratio)), round(math.sqrt(part / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(0, (height - h, width - w), endpoint=True)
+            return int(top), int(left), h, w
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _random_crop(frames, size, rng, method):
+    room = _room(frames, size)
+    top, left = rng.integers(0, room, endpoint=True)
+    return frames[:, top : top + size, left : left + size]
+
+
+def _centre_crop(frames, size, rng, method):
+    top, left = (round(room / 2) for room in _room(frames, size))
+    return frames[:, top : top + size, left : left + size]
+
+
+def _room(frames: np.ndarray, size: int) -> tuple[int, int]:
+    height, width = frames.shape[1:3]
+    if min(height, width) < size:
+        raise ValueError(f"cannot crop {size} x {size} from frames of {height} x {width}: resize")
+    return height - size, width - size
+
+
+def _flip(frames, probability, rng, method):
+    return frames[:, :, ::-1] if rng.random() < probability else frames
+
+
+def _jitter(frames, spec, rng, method):
+    """torchvision's ColorJitter: factors uniform in 1 +- value (hue: +- value of a turn), the
+    changes in random order."""
+    changes = []
+    for name, value in sorted(spec.items()):
+        low = -value if name == "hue" else max(0.0, 1 - value)
+        high = value if name == "hue" else 1 + value
+        changes.append((_JITTERS[name], rng.uniform(low, high)))
+    order = rng.permutation(len(changes))
+    out = np.empty_like(frames)
+    for i, frame in enumerate(frames):
+        image = Image.fromarray(frame)
+        for change, amount in (changes[k] for k in order):
+            image = change(image, amount)
+        out[i] = image
+    return out
+
+
+def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
+    shifted = np.asarray(hue) + np.array(int(turn * 255)).astype(np.uint8)
+    return Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
+
+
+_JITTERS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "brightness": lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    "contrast": lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
+    "saturation": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
+    "hue": _turn_hue,
+}
+
+_STEPS: dict[str, Callable[[np.ndarray, Any, np.random.Generator, int], np.ndarray]] = {
+    "resize": _resize,
+    "random_resized_crop": _random_resized_crop,
+    "random_crop": _random_crop,
+    "crop": _centre_crop,
+    "flip": _flip,
+    "jitter": _jitter,
+}
