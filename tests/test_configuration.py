@@ -41,7 +41,7 @@ def config_file(tmp_path, monkeypatch) -> str:
     folder.mkdir()
     (folder / "btadapter.py").write_text(textwrap.dedent(FILE))
     (folder / "tiny_clip.py").write_text("def get_config(variant=''): ...")
-    (folder / "__init__.py").write_text("")
+    (folder / "common.py").write_text("def base(): ...")
     return "configs/btadapter.py"
 
 

@@ -99,7 +99,7 @@ def split_name(name: str) -> tuple[pathlib.Path, str]:
     if file.is_file():
         return file, variant
     beside = file.parent if file.parent.is_dir() else pathlib.Path("configs")
-    files = sorted(f for f in beside.glob("*.py") if f.name != "__init__.py")
+    files = sorted(f for f in beside.glob("*.py") if "def get_config(" in f.read_text("utf-8"))
     near = _did_you_mean(file.stem, [f.stem for f in files])
     listed = f"config files: {', '.join(map(str, files))}" if files else f"{beside} holds none"
     raise ConfigError(f"there is no config file {path}{near}; {listed}")
