@@ -1,0 +1,356 @@
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from data_pipelines import moving_shapes
+from tests.data.stub_pool import SHAPE, StubPool
+from vlt.data.clips import DecoderPool
+from vlt.data.errors import Truncated
+from vlt.data.manifest import ManifestError
+from vlt.data.pipeline import VideoData
+from vlt.data.skips import TooManyErrors
+from vlt.data.tokenize import Tokenizer
+
+ROWS = 24
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    moving_shapes.write_tokenizer(folder)
+    return Tokenizer.load(folder, context=16)
+
+
+@pytest.fixture
+def make(tmp_path, words):
+    """make(pool, rows=..., **config) -> VideoData over stub videos 0.mp4, 1.mp4, ..."""
+
+    def default_row(i):
+        return {"caption": ["red", "green", "blue"], "pair": i // 2, "id": f"v{i}"}
+
+    def make(
+        pool=None, rows=None, workdir=tmp_path / "work", name="train", parallel=(0, 1), **config
+    ):
+        rows = [default_row(i) for i in range(ROWS)] if rows is None else rows
+        for i, row in enumerate(rows):
+            (tmp_path / f"{i}.mp4").touch()
+            row.setdefault("video", f"{i}.mp4")
+        manifest = tmp_path / "manifest.jsonl"
+        manifest.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        settings = {
+            "manifest": str(manifest), "batch_size": 8, "group": "", "on_error": "raise",
+            "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav",
+            "sampler": {"name": "linspace", "frames": 2}, "transform": {"jitter": {"hue": 0.1}},
+        }  # fmt: skip
+        return VideoData(
+            ConfigDict(settings | config), words, pool or StubPool(), name=name, workdir=workdir,
+            seed=3, process_index=parallel[0], process_count=parallel[1],
+        )  # fmt: skip
+
+    return make
+
+
+def _take(stream, count):
+    batches = [next(stream) for _ in range(count)]
+    stream.close()
+    return batches
+
+
+def _ids(batches):
+    return [batch["ids"].tolist() for batch in batches]
+
+
+def _same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_training_batch_shapes_types_and_that_rows_belong_together(make):
+    data = make()
+    (batch,) = _take(data.train(), 1)
+    assert batch.keys() == {"video", "text", "ids"}
+    assert batch["video"].shape == (8, *SHAPE) and batch["video"].dtype == np.uint8
+    assert batch["text"].shape == (8, 16) and batch["text"].dtype == np.int32
+    assert batch["ids"].dtype == np.int32
+    np.testing.assert_array_equal(batch["video"][:, 0, 0, 0, 0], batch["ids"])
+
+
+def test_each_epoch_shows_every_row_once_in_another_order(make):
+    ids = _ids(_take(make().train(), 6))
+    first, second = sum(ids[:3], []), sum(ids[3:], [])
+    assert sorted(first) == sorted(second) == list(range(ROWS))
+    assert first != second and first != sorted(first)
+
+
+def test_a_batch_never_holds_a_row_twice_though_batches_do_not_divide_the_rows(make):
+    ids = _ids(_take(make(batch_size=10).train(), 12))
+    assert all(len(set(batch)) == 10 for batch in ids)
+    assert set(sum(ids, [])) == set(range(ROWS))
+
+
+def test_same_seed_same_batches_and_clip_seeds_differ_by_position(make):
+    pools = [StubPool(), StubPool()]
+    _same(*(_take(make(pool).train(), 6) for pool in pools))
+    seeds = [{r.seed for r in pool.requests} for pool in pools]
+    assert len(seeds[0]) == len(pools[0].requests)
+    assert len(seeds[0] & seeds[1]) >= 6 * 8
+
+
+def test_one_caption_is_drawn_anew_in_each_epoch_and_groups_draw_alike(make):
+    batches = _take(make(group="pair").train(), 12)
+    texts = {}
+    for batch in batches:
+        np.testing.assert_array_equal(batch["text"][::2], batch["text"][1::2])
+        for record, text in zip(batch["ids"], batch["text"], strict=True):
+            texts.setdefault(record, set()).add(text[1])
+    assert any(len(words) > 1 for words in texts.values())
+    assert len(set().union(*texts.values())) == 3
+
+
+def test_rows_of_a_group_are_neighbours_in_one_batch(make):
+    for batch in _ids(_take(make(group="pair").train(), 6)):
+        pairs = [record // 2 for record in batch]
+        assert pairs[::2] == pairs[1::2] and len(set(pairs)) == 4
+
+
+def test_state_is_that_of_consumed_batches_and_resumes_exactly(make):
+    stream = make().train()
+    whole = [next(stream) for _ in range(2)]
+    state = json.loads(json.dumps(stream.state))  # a checkpoint can hold it
+    whole += [next(stream) for _ in range(4)]
+    stream.close()
+    _same(whole[2:], _take(make().train(state=state), 4))
+    fresh = make().train()
+    _same(whole, _take(make().train(state=fresh.state), 6))
+    fresh.close()
+
+
+def test_processes_share_each_global_batch(make):
+    whole = _ids(_take(make(group="pair").train(), 4))
+    parts = [_ids(_take(make(group="pair", parallel=(k, 2)).train(), 4)) for k in range(2)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert [len(share) for share in shares] == [4, 4]
+        assert sorted(sum(shares, [])) == sorted(batch)
+
+
+def test_batches_are_placed_and_waiting_is_measured(make):
+    stream = make().train(place=lambda batch: batch["ids"].sum())
+    assert isinstance(next(stream), np.integer)
+    assert stream.wait_seconds > 0
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_policy_raise_names_the_file_in_its_place_in_the_stream(make):
+    order = sum(_ids(_take(make().train(), 3)), [])
+    stream = make(StubPool(broken=order[8:16])).train()
+    assert _ids([next(stream)]) == [order[:8]]
+    with pytest.raises(Truncated, match=f"/{order[8]}.mp4: ends early"):
+        next(stream)
+
+
+def test_policy_skip_leaves_bad_rows_out_and_writes_them_down(make, tmp_path):
+    order = sum(_ids(_take(make().train(), 3)), [])
+    bad = {order[2], order[9]}
+    data = make(StubPool(broken=bad), on_error="skip")
+    got = sum(_ids(_take(data.train(), 5)), [])
+    assert got[:22] == [record for record in order if record not in bad]
+    assert set(got) == set(range(ROWS)) - bad
+    assert data.skipped == [f"v{record}" for record in sorted(bad)]
+    lines = [json.loads(x) for x in (tmp_path / "work/skipped.jsonl").read_text().splitlines()]
+    assert [(x["record"], x["position"]) for x in lines] == [(order[2], 2), (order[9], 9)]
+    assert lines[0]["video"] == str(tmp_path / f"{order[2]}.mp4")
+    assert lines[0]["id"] == f"v{order[2]}" and lines[0]["stream"] == "train"
+    assert (lines[0]["error"], lines[0]["reason"]) == ("Truncated", "ends early")
+
+
+def test_policy_replace_keeps_every_other_row_in_its_place(make):
+    order = sum(_ids(_take(make(group="pair").train(), 3)), [])
+    bad = order[5]
+    data = make(StubPool(broken=[bad]), group="pair", on_error="replace")
+    got = sum(_ids(_take(data.train(), 3)), [])
+    assert bad not in got and got[4] // 2 == got[5] // 2 != bad // 2
+    assert got[:4] + got[6:] == order[:4] + order[6:]
+
+
+@pytest.mark.parametrize("policy", ["skip", "replace"])
+def test_a_timeout_that_fired_once_is_replayed_on_resume(make, tmp_path, policy):
+    order = sum(_ids(_take(make().train(), 3)), [])
+    hung = order[12]
+    data = make(StubPool(hangs=[hung]), on_error=policy)
+    stream = data.train()
+    whole = [next(stream)]
+    state = stream.state
+    whole += [next(stream) for _ in range(5)]
+    stream.close()
+    assert hung not in sum(_ids(whole[1:]), []), "bad from its first failure on"
+    healthy = StubPool()
+    resumed = make(healthy, on_error=policy)
+    assert resumed.skipped == [f"v{hung}"]
+    _same(whole[1:], _take(resumed.train(state=state), 5))
+    assert not any(r.path.endswith(f"/{hung}.mp4") for r in healthy.requests)
+    lines = (tmp_path / "work/skipped.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+
+
+def test_a_failure_does_not_reach_back_before_its_position(make):
+    """A resume from before the failure sees the video where the first run saw it."""
+    rows = [{"caption": "red", "id": f"v{i}"} for i in range(8)]
+    pool = StubPool()
+    stream = make(pool, rows=rows, on_error="replace").train()
+    start = stream.state
+    whole = [next(stream)]
+    pool.broken.add(0)
+    whole += [next(stream) for _ in range(11)]
+    stream.close()
+    assert 0 in _ids(whole)[0] and 0 not in _ids(whole)[-1]
+    # Which of the batches read ahead saw it is a matter of time; the log knows.
+    _same(whole, _take(make(rows=rows, on_error="replace").train(state=start), 12))
+
+
+def test_a_torn_last_line_of_the_log_is_dropped(make, tmp_path):
+    _take(make(StubPool(broken=[0]), on_error="skip").train(), 3)
+    log = tmp_path / "work/skipped.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"stream": "train", "posi')
+    assert make(on_error="skip").skipped == ["v0"]
+    assert log.read_text() == whole
+    with pytest.raises(ValueError, match="line 1: 'v0' is not record 0.*manifest has changed"):
+        make(rows=[{"caption": "red"}] * 9)
+
+
+def test_an_error_rate_over_the_limit_aborts(make):
+    data = make(StubPool(broken=range(0, ROWS, 4)), on_error="skip", max_error_rate=0.1)
+    stream = data.train()
+    with pytest.raises(TooManyErrors, match="max_error_rate=0.1.*skipped.jsonl.*ends early"):
+        for _ in range(6):
+            next(stream)
+
+
+def test_evaluation_is_one_pass_in_order_with_a_padded_last_batch(make):
+    rows = [{"caption": [f"{c} circle", "blue"], "id": f"v{i}"} for i, c in enumerate(["red"] * 10)]
+    data = make(rows=rows, batch_size=4, name="val")
+    batches = list(data.evaluate())
+    assert _ids(batches) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, -1, -1]]
+    np.testing.assert_array_equal(batches[2]["mask"], [True, True, False, False])
+    assert all(b["mask"].all() for b in batches[:2])
+    assert not batches[2]["video"][2:].any() and batches[2]["video"][1].all()
+    assert (batches[1]["text"] == batches[0]["text"]).all(), "always the first caption"
+    _same(batches, list(data.evaluate()))
+    parts = [list(make(rows=rows, batch_size=4, parallel=(k, 2)).evaluate()) for k in range(2)]
+    assert [_ids(p) for p in parts] == [[[0, 2], [4, 6], [8, -1]], [[1, 3], [5, 7], [9, -1]]]
+
+
+def test_all_captions_of_an_evaluation(make, words):
+    rows = [{"caption": "red"}, {"caption": ["green", "blue"]}, {"caption": "pink"}]
+    first, second = make(rows=rows, batch_size=3).captions()
+    assert (first["ids"].tolist(), second["ids"].tolist()) == ([0, 1, 1], [2, -1, -1])
+    np.testing.assert_array_equal(first["text"], words(["red", "green", "blue"]))
+    np.testing.assert_array_equal(second["mask"], [True, False, False])
+
+
+def test_evaluation_never_drops_silently(make):
+    with pytest.raises(Truncated, match="/5.mp4"):
+        list(make(StubPool(broken=[5])).evaluate())
+    data = make(StubPool(broken=[5]), on_error="skip")
+    batches = list(data.evaluate())
+    assert sum(_ids(batches), []) == list(range(ROWS))
+    mask = np.concatenate([b["mask"] for b in batches])
+    assert np.flatnonzero(~mask).tolist() == [5] and data.skipped == ["v5"]
+    assert not batches[0]["video"][5].any()
+    with pytest.raises(ValueError, match="on_error='replace': must be 'raise' or 'skip'"):
+        make(on_error="replace").evaluate()
+
+
+def test_evaluations_before_a_timeout_still_see_the_video(make):
+    data = make(StubPool(hangs=[5]), on_error="skip")
+    assert not np.concatenate([b["mask"] for b in data.evaluate(step=20)]).all()
+    assert not np.concatenate([b["mask"] for b in data.evaluate(step=21)]).all()
+    assert np.concatenate([b["mask"] for b in data.evaluate(step=19)]).all()
+
+
+def test_labels_become_indices_of_sorted_or_given_classes(make):
+    rows = [{"label": x} for x in (10, 9, 2, 10)]
+    data = make(rows=rows, batch_size=4)
+    assert data.classes == ["2", "9", "10"]
+    (batch,) = data.evaluate()
+    assert batch["label"].tolist() == [2, 1, 0, 2] and "text" not in batch
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "reason"),
+    [
+        ({"on_error": "ignore"}, ValueError, "train.on_error='ignore': must be one of raise, skip"),
+        ({"batch_size": 25}, ValueError, "train.batch_size=25: must be at most the 24 rows"),
+        ({"batch_size": 7, "group": "pair"}, ValueError, "must be a multiple of 2 rows a group"),
+        ({"batch_size": 7, "parallel": (0, 2)}, ValueError, "positive multiple of 2 processes"),
+        ({"group": "twin"}, ManifestError, "line 1: has no column 'twin', which train.group names"),
+        ({"group": "odd"}, ManifestError, "one size; there are 23 rows with odd=0, 1 rows with"),
+        ({"rows": [{"label": 1}, {"caption": "a"}]}, ManifestError, "line 1: has no `caption`, as"),
+    ],
+)
+def test_a_wrong_configuration_is_named(make, config, error, reason):
+    if config.get("group") == "odd":
+        config = config | {"rows": [{"caption": "a", "odd": int(i == 3)} for i in range(ROWS)]}
+    with pytest.raises(error, match=reason):
+        make(**config).train()
+
+
+def test_videos_of_different_shapes_in_a_batch_are_named(make, monkeypatch):
+    def read(self, request):
+        return np.zeros((2, 4, 4 + request.path.endswith("/3.mp4"), 3), np.uint8)
+
+    monkeypatch.setattr(StubPool, "read", read)
+    with pytest.raises(ValueError, match=r"train.transform must .* not v7 .*v3 \(2, 4, 5, 3\)"):
+        list(make().evaluate())
+
+
+def test_twins_of_moving_shapes_arrive_reversed_through_real_decoders(tmp_path, words):
+    manifest = moving_shapes.generate(tmp_path / "shapes", pairs=12)
+    config = ConfigDict({
+        "manifest": str(manifest), "batch_size": 8, "group": "pair", "on_error": "raise",
+        "max_error_rate": 0.0, "allow_truncated": False, "backend": "pyav",
+        "sampler": {"name": "linspace", "frames": 8}, "transform": {},
+    })  # fmt: skip
+    with DecoderPool(workers=2, timeout=60) as pool:
+        data = VideoData(config, words, pool, name="train", workdir=tmp_path)
+        batches = _take(data.train(), 3)
+    assert words.cut == 0
+    for batch in batches:
+        assert batch["video"].shape == (8, 8, 32, 32, 3)
+        for k in range(0, 8, 2):
+            pair = data.records[batch["ids"][k]].extra["pair"]
+            clip, twin = moving_shapes.draw_pair(pair, seed=0, split="train")
+            sampled = clip.frames[[0, 3, 7, 10, 14, 17, 21, 24]]
+            np.testing.assert_array_equal(batch["video"][k], sampled)
+            np.testing.assert_array_equal(batch["video"][k + 1], sampled[::-1])
+            np.testing.assert_array_equal(
+                batch["text"][k : k + 2], words([clip.caption, twin.caption])
+            )
+
+
+def test_a_users_own_files_sound_and_broken(shared, tmp_path, words):
+    listed = json.loads((shared / "videos/MANIFEST.json").read_text())["videos"]
+    small = [v for v in listed if v["kind"] != "broken" and v["size_bytes"] < 120_000][:4]
+    names = [*(v["file"] for v in small), "broken_zero_byte.mp4", "broken_text_renamed.mp4"]
+    rows = [{"video": str(shared / "videos" / name), "caption": "a red circle"} for name in names]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    config = ConfigDict({
+        "manifest": str(tmp_path / "mine.jsonl"), "batch_size": 4, "group": "", "on_error": "skip",
+        "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav",
+        "sampler": {"name": "segment_middle", "frames": 4}, "transform": {"resize": 32, "crop": 32},
+    })  # fmt: skip
+    with DecoderPool(workers=2, timeout=60) as pool:
+        data = VideoData(config, words, pool, name="val", workdir=tmp_path)
+        batches = list(data.evaluate())
+    mask = np.concatenate([b["mask"] for b in batches])
+    np.testing.assert_array_equal(mask, [True] * 4 + [False] * 4)
+    video = np.concatenate([b["video"] for b in batches])
+    assert video.shape == (8, 4, 32, 32, 3) and all(v.any() for v in video[:4])
+    assert [pathlike.rsplit("/", 1)[-1] for pathlike in data.skipped] == names[4:]

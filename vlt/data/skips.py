@@ -1,0 +1,114 @@
+"""Videos that could not be read: remembered on disk before anything depends on it."""
+
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Sequence
+
+from absl import logging
+
+from vlt.data.errors import VideoError
+from vlt.data.manifest import Record
+
+FEW = 100  # the error rate of fewer records than this is taken as if there were so many
+
+
+class TooManyErrors(RuntimeError):
+    """More videos fail than the configuration admits."""
+
+
+class SkipLog:
+    """The bad records of one data stream, kept in a file of JSON lines.
+
+    A record that failed at one position of the stream is bad from there on, also after a resume: a
+    decoder that ran out of time once might not do so again, and the resumed run would see other
+    data than the run it continues. So a line is on the disk before `add` returns.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        stream: str,
+        records: Sequence[Record],
+        max_error_rate: float,
+    ):
+        """Reads what the file already knows of `stream`.
+
+        Raises:
+            ValueError: the file tells of a record that `records` has not.
+        """
+        self._path, self._stream = pathlib.Path(path), stream
+        self._records, self._max_error_rate = records, max_error_rate
+        self._bad_from: dict[int, int] = {}
+        self._seen: set[int] = set()
+        self._lock = threading.Lock()
+        self._load()
+
+    def _load(self) -> None:
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):  # killed while writing a line, so nothing acted on it
+            os.truncate(self._path, whole)
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            entry = json.loads(line)
+            if entry["stream"] != self._stream:
+                continue
+            record = entry["record"]
+            if record >= len(self._records) or self._records[record].id != entry["id"]:
+                raise ValueError(
+                    f"{self._path}, line {number}: {entry['id']!r} is not record {record} of "
+                    f"{self._stream}: the manifest has changed; use another workdir"
+                )
+            self._remember(record, entry["position"])
+
+    def _remember(self, record: int, position: int) -> None:
+        self._bad_from[record] = min(position, self._bad_from.get(record, position))
+
+    def is_bad(self, record: int, position: int) -> bool:
+        """Whether the record counts as unreadable at this position of the stream."""
+        start = self._bad_from.get(record)
+        return start is not None and start <= position
+
+    def see(self, records: Sequence[int]) -> None:
+        """Counts records that the stream came to, for the error rate."""
+        self._seen.update(records)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the bad records, in the order of the manifest."""
+        return [self._records[record].id for record in sorted(self._bad_from)]
+
+    def add(self, record: int, position: int, error: VideoError) -> None:
+        """Writes the failure to disk and the log.
+
+        Raises:
+            TooManyErrors: the share of bad ones among the records seen is over the limit.
+        """
+        with self._lock:
+            entry = {
+                "stream": self._stream,
+                "position": position,
+                "record": record,
+                "id": self._records[record].id,
+                "video": error.path,
+                "error": type(error).__name__,
+                "reason": error.reason,
+            }
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._remember(record, position)
+            bad = len(self._seen & self._bad_from.keys())
+        logging.warning("%s: skipping %s (%d bad so far)", self._stream, error, bad)
+        of = max(len(self._seen), min(len(self._records), FEW))
+        if bad > self._max_error_rate * of:
+            raise TooManyErrors(
+                f"{self._stream}: {bad} of {len(self._seen)} videos could not be read, over "
+                f"max_error_rate={self._max_error_rate}; all are listed in {self._path}; the last: "
+                f"{error}"
+            )
