@@ -94,7 +94,7 @@ def draw_scene(rng: np.random.Generator, family: str, allowed: Sequence[Look]) -
     if family not in FAMILIES:
         raise ValueError(f"family {family!r}: must be one of {', '.join(FAMILIES)}")
     background = str(rng.choice(list(BACKGROUNDS)))
-    first = allowed[rng.integers(len(allowed))]
+    first = allowed[int(rng.integers(len(allowed)))]
     if family != "sequence":
         return Scene(family, background, (_single(rng, family, first),))
     others = [k for k in allowed if k.colour != first.colour and k.shape != first.shape]
@@ -142,12 +142,12 @@ def _sequence(rng: np.random.Generator, first: Look, second: Look) -> tuple[Trac
 
 def render(scene: Scene, moments: Sequence[int]) -> np.ndarray:
     """The scene's pictures at `moments` (0 to CLIP_FRAMES - 1): uint8 RGB [t, SIZE, SIZE, 3]."""
-    moments = np.asarray(moments)
-    picture = np.empty((len(moments), SIZE, SIZE, 3))
+    picked = np.asarray(moments)
+    picture = np.empty((len(picked), SIZE, SIZE, 3))
     picture[:] = BACKGROUNDS[scene.background]
     for track in scene.tracks:
-        present = np.flatnonzero(track.radius[moments] > 0)
-        at = moments[present]
+        present = np.flatnonzero(track.radius[picked] > 0)
+        at = picked[present]
         share = _coverage(track.look.shape, track.x[at], track.y[at], track.radius[at])[..., None]
         picture[present] += share * (np.array(COLOURS[track.look.colour]) - picture[present])
     return np.rint(picture).astype(np.uint8)

@@ -81,6 +81,7 @@ class VideoData:
         self._has_text = self._all_or_none("caption", [bool(r.captions) for r in self.records])
         self._has_label = self._all_or_none("label", [r.label is not None for r in self.records])
         self.classes = list(classes) or _labels(self.records)
+        self._class_index = {name: index for index, name in enumerate(self.classes)}
         self._check_labels()
         host = f"-{process_index}" if process_index else ""
         path = pathlib.Path(workdir) / f"skipped{host}.jsonl"
@@ -152,9 +153,10 @@ class VideoData:
         pairs += [(PADDING, "")] * (-len(pairs) % self._config["batch_size"])
         mine = pairs[self._process_index :: self._process_count]
         for first in range(0, len(mine), self._local_batch):
-            ids, texts = zip(*mine[first : first + self._local_batch], strict=True)
-            ids = np.array(ids, np.int32)
-            yield {"text": self._tokenizer(texts), "ids": ids, "mask": ids != PADDING}
+            rows = mine[first : first + self._local_batch]
+            ids = np.array([index for index, _ in rows], np.int32)
+            text = self._tokenizer([text for _, text in rows])
+            yield {"text": text, "ids": ids, "mask": ids != PADDING}
 
     def _batches(
         self,
@@ -208,7 +210,7 @@ class VideoData:
             ]
             batch["text"] = self._tokenizer(texts)
         if self._has_label:
-            labels = [self.classes.index(r.label) if r else 0 for r in records]
+            labels = [self._class_index[r.label] if r and r.label else 0 for r in records]
             batch["label"] = np.array(labels, np.int32)
         return batch
 
@@ -248,7 +250,7 @@ class VideoData:
 
     def _check_labels(self) -> None:
         for record in self.records:
-            if record.label is not None and record.label not in self.classes:
+            if record.label is not None and record.label not in self._class_index:
                 shown = ", ".join(self.classes[:5])
                 reason = (
                     f"label {record.label!r} is none of {len(self.classes)} classes ({shown}, ...)"

@@ -2,7 +2,6 @@
 
 import faulthandler
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ import numpy as np
 from absl import logging
 
 Batch = dict[str, np.ndarray]
+STDERR = 2
 PATIENCE = 120.0  # seconds without a batch before the log tells what all threads are doing
 
 
@@ -88,7 +88,7 @@ class Stream(Iterator[Any]):
                 return self._ready.get(timeout=PATIENCE)
             except queue.Empty:
                 logging.warning("no batch for %.0f s; what every thread is doing:", PATIENCE)
-                faulthandler.dump_traceback(sys.__stderr__)
+                faulthandler.dump_traceback(STDERR)
 
     def close(self) -> None:
         """Stops reading ahead. A decode that is under way ends first."""

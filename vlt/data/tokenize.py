@@ -95,8 +95,9 @@ def write_clip_tokenizer(
         ValueError: the file holds fewer merges than CLIP uses.
     """
     with gzip.open(merges, "rt", encoding="utf-8") as file:
-        pairs = [tuple(line.split()) for line in file.read().split("\n")[1 : CLIP_MERGES + 1]]
-    if len(pairs) < CLIP_MERGES or any(len(pair) != 2 for pair in pairs):
+        lines = file.read().split("\n")[1 : CLIP_MERGES + 1]
+    pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
+    if len(pairs) < CLIP_MERGES or not all(left and right for left, right in pairs):
         raise ValueError(f"{merges}: must hold a heading and {CLIP_MERGES} pairs of tokens")
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def write_clip_tokenizer(
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _clip_tokenizer(pairs: Sequence[tuple[str, ...]]):
+def _clip_tokenizer(pairs: Sequence[tuple[str, str]]):
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     units = _byte_units()
