@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from helpers import ROOT, environment
 
 import vlt.inspect
+from vlt.configuration import load_config
 from vlt.inspect import format_report, inspect_config
+from vlt.model_folder import ModelConfig, ModelFolderError
 from vlt.models.build import build_model
+from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD
 from vlt.models.points import Method
 from vlt.models.spec import SIZES
 from vlt.optim import RuleError
@@ -130,22 +134,67 @@ def test_report_joins_layers_of_equal_tokens() -> None:
     assert lines[1].split() == ["layers", "2", "to", "2", "6", "x", "44"]
 
 
-def test_command_prints_one_json_object(tmp_path) -> None:
-    source = tmp_path / "tiny.py"
-    source.write_text(
-        "import ml_collections\n"
-        "def get_config(variant=''):\n"
-        f"    return ml_collections.ConfigDict({config('tiny_clip', 4).to_dict()!r})\n"
-    )
-    command = [sys.executable, "-m", "vlt.inspect", f"--config={source}", "--json"]
-    done = subprocess.run(
-        [*command, "--config.model.frames=2"],
+def folder_with_config(folder: pathlib.Path, size: str, methods: dict) -> pathlib.Path:
+    """A model folder's description; weights are never read."""
+    folder.mkdir()
+    stored = ModelConfig("clip", SIZES[size], methods, {"mean": CLIP_MEAN, "std": CLIP_STD})
+    (folder / "config.json").write_text(json.dumps(stored.to_dict()))
+    return folder
+
+
+def test_checkpoint_says_size_and_methods(tmp_path) -> None:
+    folder = folder_with_config(tmp_path / "model", "tiny_clip", {"btadapter": {"depth": 1}})
+    stored = config("tiny_clip", 2)
+    with stored.unlocked():
+        stored.model.checkpoint, stored.model.size = str(folder), ""
+    written_out = config("tiny_clip", 2, btadapter={"depth": 1})
+    assert inspect_config(stored) == inspect_config(written_out)
+
+
+def test_absent_checkpoint_needs_a_size(tmp_path) -> None:
+    absent = config("tiny_clip", 2)
+    absent.model.checkpoint = str(tmp_path / "absent")
+    assert inspect_config(absent) == inspect_config(config("tiny_clip", 2))
+    absent.model.size = ""
+    with pytest.raises(ModelFolderError, match="no such folder"):
+        inspect_config(absent)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vlt.inspect", *arguments],
         env=environment(devices=1),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=60,
     )
+
+
+def test_command_prints_one_json_object() -> None:
+    name = "configs/btadapter.py:webvid_l14"
+    done = command(f"--config={name}", "--json", "--config.model.frames=2")
     assert done.returncode == 0, done.stderr
-    expected = config("tiny_clip", 2)
+    expected = load_config(name, {"model.frames": 2})
     assert json.loads(done.stdout) == inspect_config(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/btadapter.py:webvid"], "no variant 'webvid'"),
+        (
+            ["--config=configs/btadapter.py", "--config.model.frame=2"],
+            "did you mean 'model.frames'",
+        ),
+        (
+            ["--config=configs/btadapter.py:webvid_l14", "--config.model.size=clip_l41"],
+            "'clip_l14'",
+        ),
+    ],
+)
+def test_mistakes_end_in_a_sentence(arguments: list[str], message: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""

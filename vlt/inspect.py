@@ -5,6 +5,7 @@ Parameters, multiply-accumulates and tokens, without data, weights or a device.
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -13,10 +14,13 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from vlt import configuration
 from vlt.count import count
+from vlt.model_folder import ModelFolderError, read_model_config
 from vlt.models.build import abstract_params, build_model, example_inputs
 from vlt.models.dual_encoder import DualEncoder
 from vlt.optim import partition
+from vlt.resources import resolve
 
 # What a video passes through: leaves of the vision tower, and those both towers share.
 NOT_VIDEO = r"text/.*|logit_scale"
@@ -33,9 +37,11 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
       ValueError: an unknown size, method or option.
+      vlt.model_folder.ModelFolderError: a checkpoint that is half written, or absent where the
+        config names no size.
       vlt.optim.RuleError: rules that do not fit the parameters.
     """
-    model = build_model(config["model"])
+    model = _module(config["model"])
     published = model.clone(cls_only=False)
     params = abstract_params(model)
     trained = partition(params, config["rules"])[0]
@@ -55,6 +61,16 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "tokens_per_layer": tokens,
         "output_tokens": tokens[-1][0] * tokens[-1][1],
     }
+
+
+def _module(config: Mapping[str, Any]) -> DualEncoder:
+    """The config's module; a checkpoint that is not there yet is described by `config.size`."""
+    if config["checkpoint"]:
+        folder = resolve(config["checkpoint"])
+        if folder.is_dir() or not config["size"]:
+            stored = read_model_config(folder)
+            return build_model(config, stored.spec, stored.methods, stored.preprocessing)
+    return build_model(config)
 
 
 def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:
@@ -109,11 +125,18 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def main(_: list[str]) -> None:
     """Prints the report of the config given on the command line."""
-    report = inspect_config(flags.FLAGS.config)
+    try:
+        report = inspect_config(flags.FLAGS.config)
+    except (ValueError, ModelFolderError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     print(json.dumps(report) if flags.FLAGS.json else format_report(report))
 
 
 if __name__ == "__main__":
+    try:
+        configuration.check_flags(sys.argv)
+    except configuration.ConfigError as error:
+        sys.exit(f"ConfigError: {error}")
     # Shapes only: an accelerator, where there is one, is left to those who compute.
     jax.config.update("jax_platforms", "cpu")
     config_flags.DEFINE_config_file("config")
