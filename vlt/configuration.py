@@ -224,12 +224,12 @@ def save_run(workdir: str | pathlib.Path, config: ConfigDict) -> None:
     """Writes config.json (read by `load_saved`), config.txt and versions.json into the workdir."""
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "config.txt", resolved_text(config))
-    _write(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    _write(folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
+    write_whole(folder / "config.txt", resolved_text(config))
+    write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
 
 
-def _write(file: pathlib.Path, text: str) -> None:
+def write_whole(file: pathlib.Path, text: str) -> None:
     """A file that exists is whole, whenever its writer was killed."""
     unfinished = file.with_name(f"{file.name}.tmp")
     unfinished.write_text(text, encoding="utf-8")

@@ -53,7 +53,7 @@ def format_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 
 def write_results(folder: pathlib.Path, rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    """Writes results.md (the table) and results.json (the rows, every key, unrounded; NaN as null)."""
+    """Writes results.md (the table) and results.json (every key, unrounded; NaN as null)."""
     exact = [{key: None if x != x else x for key, x in row.items()} for row in rows]
     text = json.dumps(exact, indent=2, default=_plain_number)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")

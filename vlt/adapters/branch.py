@@ -49,7 +49,10 @@ class Branch(nn.Module):
         last = options.depth - 1
         drop = [options.drop_path * j / max(last, 1) * self.train for j in range(options.depth)]
         cls_only = [j == last and self.cls_only and not self.train for j in range(options.depth)]
-        self.temporal = [temporal(self.spec, rate, self.dtype) for rate in drop]
+        spec = self.spec
+        self.temporal = [
+            temporal(spec.heads, spec.norm_eps, spec.key_bias, rate, self.dtype) for rate in drop
+        ]
         self.spatial = [
             spatial(self.spec, options.spatial_norm_eps, rate, only, self.dtype)
             for rate, only in zip(drop, cls_only, strict=True)
@@ -143,27 +146,29 @@ class Alignment(nn.Module):
 class TemporalLayer(nn.Module):
     """Attention over time at each position, then a zero-initialised projection W_t (Eq. 2)."""
 
-    spec: VisionSpec
+    heads: int
+    norm_eps: float
+    key_bias: bool
     drop_path: float
     dtype: Any
 
     @nn.compact
     def __call__(self, patches: jax.Array) -> jax.Array:
         """[b, t, k, d] -> [b, t, k, d]."""
-        spec = self.spec
-        x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="norm")(patches).swapaxes(1, 2)
+        width = patches.shape[-1]
+        x = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(patches).swapaxes(1, 2)
         attention = Attention(
-            spec.heads,
-            spec.key_bias,
+            self.heads,
+            self.key_bias,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            bias_init=_uniform(spec.width**-0.5),
+            bias_init=_uniform(width**-0.5),
             name="attention",
         )
         x, _ = attention(Pattern(x, x))
         x = DropPath(self.drop_path, (0, 1))(x)
         zeros = nn.initializers.zeros
-        x = Dense(spec.width, dtype=self.dtype, kernel_init=zeros, name="projection")(x)
+        x = Dense(width, dtype=self.dtype, kernel_init=zeros, name="projection")(x)
         return patches + x.swapaxes(1, 2)
 
 

@@ -109,17 +109,15 @@ def example_inputs(
 
 
 def init_params(model: DualEncoder, rng: jax.Array) -> dict[str, Any]:
-    """Every leaf that training needs, freshly initialised; trace with `jax.eval_shape` for shapes.
+    """Every leaf that training needs, freshly initialised.
 
-    Shapes of parameters do not depend on the number of frames or tokens.
+    Shapes of parameters do not depend on the number of frames or tokens. Leaves that start as
+    copies of converted ones are copied by `Method.initialise` once those are loaded.
     """
     # Values of the inputs do not matter: only shapes reach the initialisers.
     video, ids = (jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, 2, 4))
     rngs = {"params": rng, "mask": rng, "dropout": rng}
-    params = model.init(rngs, video, ids, train=True)["params"]
-    for method in model.methods:
-        params = method.initialise(params, model.spec)
-    return params
+    return model.init(rngs, video, ids, train=True)["params"]
 
 
 def abstract_params(model: DualEncoder) -> dict[str, Any]:

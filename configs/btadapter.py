@@ -1,0 +1,166 @@
+"""BT-Adapter: training of the branch on video-text pairs (Liu et al., Section 3.3).
+
+configs/btadapter.py                  moving shapes over the tiny CLIP of the package
+configs/btadapter.py:webvid_l14       WebVid-2M over CLIP ViT-L/14, as published
+configs/btadapter.py:webvid_eva_g     the same over EVA-CLIP-G
+configs/btadapter.py:webvid_l14_NAME  an ablation of `ABLATIONS`
+"""
+
+import functools
+
+from ml_collections import ConfigDict
+
+from configs import common
+from vlt import configuration
+
+# The four layers before which Table 6 puts temporal attention instead of a branch.
+SEPARATE_ST = {"model.methods": ("separate_st",), "task.losses": {"vtc": 1.0}}
+SEPARATE_ST_RULES = (
+    ("visual/.*(separate_st/.*|time_embedding)", {"lr": 100.0, "weight_decay": 0.05}),
+    (".*", "frozen"),
+)
+VTC_ONLY = {"task.losses": {"vtc": 1.0}, "model.btadapter.alignment": "none"}
+
+ABLATIONS: dict[str, dict] = {
+    # Table 6, all with VTC alone
+    "sep_st4": SEPARATE_ST | {"rules": SEPARATE_ST_RULES},
+    "branch_no_interaction": VTC_ONLY
+    | {"model.btadapter.interaction": False, "model.btadapter.gates": "none"},
+    "full_vtc": VTC_ONLY,
+    # Table 7
+    "vtc_mbta": {"task.losses": {"vtc": 1.0, "mbta": 0.1}},
+    "vtc_mbca": {"task.losses": {"vtc": 1.0, "mbca": 0.1}, "model.btadapter.alignment": "none"},
+    # Figure 3: layers of the branch
+    **{f"depth{depth}": {"model.btadapter.depth": depth} for depth in (1, 2, 3, 4, 5, 6, 8)},
+    # Figure 4: share of masked patches
+    **{
+        f"mask{rate}": {"model.btadapter.mask_rate": rate / 100} for rate in (0, 30, 50, 70, 80, 90)
+    },
+    # Where the published code leaves the paper, the paper's reading
+    "paper": {
+        "model.btadapter.gates": "scalar",
+        "model.btadapter.inputs": "last_k_plus_1",
+        "model.btadapter.video_cls": "learned",
+        "model.btadapter.pool": "mean_then_project",
+        "model.btadapter.alignment": "linear",
+        "task.losses": {"vtc": 1.0, "mbta": 1.0, "mbca": 1.0},
+    },
+}
+
+
+def moving_shapes() -> ConfigDict:
+    """Trains on generated clips in minutes and compares three models in one table."""
+    config = common.base()
+    config.model.update(
+        checkpoint="tiny_clip",
+        size="tiny_clip",
+        methods=("btadapter",),
+        context=16,
+        # Two layers: the tiny tower has four. Its tokens are small, and so is the time embedding.
+        btadapter={"depth": 2, "drop_path": 0.0, "mask_rate": 0.0},
+    )
+    config.rules = (("visual/btadapter/.*", {"lr": 1.0, "weight_decay": 0.05}), (".*", "frozen"))
+    config.optimizer.update(lr=2e-3, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
+    config.task.update(
+        losses={"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}, scale=0.0, mask_duplicates=True
+    )
+    config.data.train = common.videos(
+        "moving_shapes:train:1000",
+        "linspace",
+        frames=8,
+        batch_size=32,
+        group="pair",
+        captions=("caption", "appearance"),
+        cache=True,
+    )
+    common.moving_shapes(config)
+    config.train.update(steps=400, log_every=20, checkpoint_every=100)
+    config.compare = (
+        (
+            "zero-shot tiny CLIP",
+            {"model.methods": (), "rules": ((".*", "frozen"),), "train.steps": 0},
+        ),
+        ("BT-Adapter", {}),
+        ("BT-Adapter, 70% masked", {"model.btadapter.mask_rate": 0.7}),
+    )
+    return config
+
+
+def webvid(size: str) -> ConfigDict:
+    """Published recipe: AdamW 2e-6, one epoch of WebVid-2M, 8 frames, 70% of the patches masked."""
+    config = common.base()
+    config.model.update(
+        checkpoint=f"checkpoints/{size}",
+        size=size,
+        methods=("btadapter",),
+        # Published code slices texts to 64 tokens, dropping the end token of longer ones; here the
+        # end token is kept.
+        context=64,
+        btadapter={"mask_rate": 0.7},
+        dtype="bfloat16",
+        remat=True,
+    )
+    config.optimizer.update(lr=2e-6, clip=5.0, schedule={"name": "btadapter", "epochs": 1.0})
+    config.task.losses = {"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}
+    config.data.workers = 16
+    config.data.train = common.videos(
+        "data/webvid2m/train.jsonl",
+        "uniform_segments",
+        frames=8,
+        batch_size=416,
+        transform={"resize": 256, "random_resized_crop": 224},
+        on_error="replace",
+    )
+    config.evals = {"msrvtt_1ka": common.msrvtt_1ka(frames=12)}
+    config.train.update(steps=6010, eval_every=6010, checkpoint_every=500)  # 2.5M pairs / 416
+    config.train.best_metric = "msrvtt_1ka/t2v_R@1"
+    return config
+
+
+def webvid_l14() -> ConfigDict:
+    """CLIP ViT-L/14: 72,242,432 trained parameters, the alignment projection included."""
+    config = webvid("clip_l14")
+    config.rules = (
+        ("visual/btadapter/(temporal_.*|.*_gate)", {"lr": 100.0, "weight_decay": 0.05}),
+        ("visual/btadapter/.*", {"lr": 10.0, "weight_decay": 0.05}),
+        (".*", "frozen"),
+    )
+    return config
+
+
+def webvid_eva_g() -> ConfigDict:
+    """EVA-CLIP-G: no gates and no MBTA, one multiplier for the whole branch, as published."""
+    config = webvid("eva_clip_g")
+    config.model.context = 77
+    config.model.btadapter.update(gates="none", alignment="none")
+    config.task.losses = {"vtc": 1.0, "mbca": 0.1}
+    config.rules = (
+        ("visual/btadapter/.*", {"lr": 10.0, "weight_decay": 0.05}),
+        (".*", "frozen"),
+    )
+    config.data.train.batch_size = 128
+    config.train.update(steps=19531, eval_every=19531, checkpoint_every=1000)
+    return config
+
+
+def ablation(name: str) -> ConfigDict:
+    """`webvid_l14` with the overrides of `ABLATIONS[name]`."""
+    config = webvid_l14()
+    config.model.btadapter = dict.fromkeys(()) | {
+        "mask_rate": 0.7, "alignment": "normalized", "interaction": True, "gates": "vector",
+        "depth": 4, "inputs": "last_k", "video_cls": "mixed", "pool": "project_then_mean",
+    }  # fmt: skip
+    return configuration.apply_overrides(config, ABLATIONS[name])
+
+
+VARIANTS = {
+    "": moving_shapes,
+    "webvid_l14": webvid_l14,
+    "webvid_eva_g": webvid_eva_g,
+    **{f"webvid_l14_{name}": functools.partial(ablation, name) for name in ABLATIONS},
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant; `VARIANTS` lists them."""
+    return configuration.choose_variant(VARIANTS, variant)

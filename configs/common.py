@@ -1,0 +1,124 @@
+"""Fields and defaults that every config shares."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """A config that trains nothing yet: model, rules, data and evaluations are to be filled in."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "model": {
+                "checkpoint": "",  # model folder, or "tiny_clip", which the package holds
+                "size": "",  # where there is no checkpoint: a name of vlt/models/spec.py
+                "methods": (),  # names; options in a section of that name
+                "tokenizer": "",  # folder, where the checkpoint's own is not meant
+                "frames": 8,
+                "context": 77,  # text tokens, at most the tower's
+                "dtype": "float32",  # of activations; parameters stay float32
+                "cls_only": True,  # the last block computes only what is read (exact)
+                "frame_norm": False,  # unit frame embeddings before their mean
+                "remat": False,
+            },
+            "rules": ((".*", "frozen"),),
+            "optimizer": {
+                "name": "adamw",
+                "lr": 1e-4,
+                "b1": 0.9,
+                "b2": 0.98,
+                "eps": 1e-8,
+                "clip": 0.0,
+                "accumulate": 1,
+                "schedule": {"name": "constant"},
+            },
+            "task": {"name": "retrieval", "losses": {}, "scale": 100.0, "mask_duplicates": False},
+            "data": {"workers": 2, "decode_timeout": 60.0, "train": {}},
+            "evals": {},
+            "train": {
+                "steps": 0,
+                "log_every": 50,
+                "checkpoint_every": 1000,
+                "eval_every": 0,
+                "keep_last": 2,
+                "best_metric": "",
+            },
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            # Rows of the closing table, (name, overrides of dotted keys), each a run of its own;
+            # its columns, (metric, title); and further tables, {title: columns}.
+            "compare": (),
+            "table": (),
+            "more_tables": {},
+        }
+    )
+
+
+def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options: Any) -> ConfigDict:
+    """A data section. `transform` holds steps of vlt/data/transform.py."""
+    section = ConfigDict(
+        {
+            "manifest": manifest,
+            "batch_size": batch_size,
+            "sampler": {"name": sampler, "frames": frames},
+            "transform": {},
+            "captions": ("caption",),  # columns, one of which is drawn each time
+            "group": "",  # column whose equal values stay in one batch
+            "cache": False,  # keep clips in memory that are the same in every epoch
+            "on_error": "raise",
+            "max_error_rate": 0.01,
+            "allow_truncated": False,
+            "backend": "pyav",
+        }
+    )
+    section.update(options)
+    return section
+
+
+def retrieval(protocol: str, data: ConfigDict, allow_subset: bool = False) -> ConfigDict:
+    """Text-video retrieval on a data section, by a protocol of vlt/tasks/protocols.py."""
+    section = ConfigDict(
+        {"kind": "retrieval", "protocol": protocol, "allow_subset": allow_subset, "ties": "against"}
+    )
+    section.update(data)
+    return section
+
+
+def recognition(data: ConfigDict) -> ConfigDict:
+    """Zero-shot recognition of the labels of a data section, class names as they stand."""
+    section = ConfigDict({"kind": "recognition", "template": "{}", "classes": ""})
+    section.update(data)
+    return section
+
+
+def msrvtt_1ka(frames: int) -> ConfigDict:
+    """MSR-VTT's 1k-A test set as BT-Adapter reads it."""
+    transform = {"resize": 224, "crop": 224}
+    data = videos("data/msrvtt/test_1ka.jsonl", "segment_middle", frames, 32, transform=transform)
+    return retrieval("msrvtt_1ka", data)
+
+
+def moving_shapes(config: ConfigDict, frames: int = 8) -> None:
+    """Evaluations on held-out moving shapes, and their tables.
+
+    `static` retrieves clips of which no two agree in appearance and family, so it needs no order of
+    frames; `twins` needs nothing else.
+    """
+    gallery = videos("moving_shapes:test:520:gallery.jsonl", "linspace", frames, 40, cache=True)
+    clips = videos("moving_shapes:test:520", "linspace", frames, 40, cache=True)
+    twins = ConfigDict({"kind": "twins", "min_pairs": 500})
+    twins.update(clips)
+    config.evals = {"static": retrieval("moving_shapes", gallery), "twins": twins}
+    config.table = (
+        ("static/t2v_R@1", "static R@1 t2v"),
+        ("static/v2t_R@1", "v2t"),
+        ("twins/twins_v2t", "twins v2t"),
+        ("twins/twins_t2v", "t2v"),
+    )
+    families = ("horizontal", "vertical", "size", "presence", "orbit", "sequence")
+    config.more_tables = {
+        f"Twins told apart by family, {direction} (%)": tuple(
+            (f"twins/twins_{direction}/{family}", family) for family in families
+        )
+        for direction in ("v2t", "t2v")
+    }

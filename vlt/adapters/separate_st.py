@@ -1,0 +1,41 @@
+"""Separate space-time attention inside the backbone (BT-Adapter's Table 6, "+4 layer separate-ST").
+
+A temporal layer before the attention of some CLIP layers, on the patches, with a learned time
+embedding where the first of them reads. Both start at zero, so the model starts as CLIP.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from vlt.adapters.branch import TemporalLayer
+from vlt.models.block import Block
+from vlt.models.points import Method, Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class SeparateST(Method):
+    """layers: indices of the blocks, from 0. max_frames: rows of the time embedding."""
+
+    layers: tuple[int, ...] = (20, 21, 22, 23)
+    max_frames: int = 64
+
+    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
+        """Point 2, in the vision tower: frames are the groups of tokens.x [b, t, n, d]."""
+        if block.tower != "visual" or block.layer not in self.layers:
+            return tokens
+        cls, patches = tokens.x[:, :, :1], tokens.x[:, :, 1:]
+        frames, width = patches.shape[1], patches.shape[-1]
+        if block.layer == min(self.layers):
+            if frames > self.max_frames:
+                raise ValueError(f"{frames} frames, separate_st.max_frames is {self.max_frames}")
+            time = block.param("time_embedding", nn.initializers.zeros, (self.max_frames, width))
+            patches = patches + time[:frames, None].astype(patches.dtype)
+        layer = TemporalLayer(
+            block.heads, block.norm_eps, block.key_bias, 0.0, block.dtype, name="separate_st"
+        )
+        return tokens.replace(x=jnp.concatenate([cls, layer(patches)], axis=2))
+
+
+METHOD = SeparateST

@@ -1,0 +1,95 @@
+"""A model with its parameters, from a config: what is loaded, what is new, and nothing else."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from flax import traverse_util
+
+from vlt.model_folder import ModelConfig, ModelFolderError, read_model_config, read_model_folder
+from vlt.models.build import build_model, init_params, method_options
+from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD, DualEncoder
+from vlt.models.spec import SIZES
+from vlt.resources import resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A module, its host parameters, and the rest of what a model folder holds."""
+
+    module: DualEncoder
+    params: dict[str, Any]
+    config: ModelConfig
+    tokenizer: Path
+
+
+def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
+    """Builds `config.model` and fills its parameters.
+
+    Leaves of the checkpoint's model are all loaded, strictly. Leaves of methods that the config
+    adds are initialised with `seed`, and named in the log. Without a checkpoint all are.
+
+    Raises:
+        ModelFolderError: the checkpoint is absent, half written or another model than the config's.
+        ValueError: unknown size, method or option.
+    """
+    folder, stored = _read(config)
+    module = build_model(config, stored.spec, stored.methods, stored.preprocessing)
+    loaded = {} if folder is None else read_model_folder(folder)[1]
+    params = _complete(module, loaded, set(stored.methods), seed)
+    methods = {name: stored.methods.get(name, {}) for name in stored.methods}
+    for name, options in method_options(config).items():
+        methods[name] = methods.get(name, {}) | options
+    frames = config["frames"]
+    described = dataclasses.replace(stored, methods=methods, frames=frames)
+    if config["tokenizer"]:
+        tokenizer = resolve(config["tokenizer"])
+    elif folder is None:
+        raise ModelFolderError(
+            "config.model.tokenizer: a folder of tokenizer files is needed without a checkpoint"
+        )
+    else:
+        tokenizer = folder / "tokenizer"
+    return LoadedModel(module, params, described, tokenizer)
+
+
+def _read(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
+    if not config["checkpoint"]:
+        spec = build_model(config).spec
+        pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
+        pixels |= {"resize": "bicubic", "crop": "center"}
+        return None, ModelConfig("clip", spec, {}, pixels)
+    folder = resolve(config["checkpoint"])
+    stored = read_model_config(folder)
+    size = config["size"]
+    if size and SIZES.get(size) != stored.spec:
+        raise ModelFolderError(
+            f"{folder} is not of config.model.size={size!r} but {stored.spec}; set the size that "
+            "fits, or '' to take the checkpoint's"
+        )
+    return folder, stored
+
+
+def _complete(
+    module: DualEncoder, loaded: dict[str, Any], stored: set[str], seed: int
+) -> dict[str, Any]:
+    """Loaded leaves, and fresh ones where the model has more."""
+    have = traverse_util.flatten_dict(loaded, sep="/")
+
+    def fresh(key: jax.Array) -> dict[str, jax.Array]:
+        leaves = traverse_util.flatten_dict(init_params(module, key), sep="/")
+        return {path: leaf for path, leaf in leaves.items() if path not in have}
+
+    # Only the new leaves are results, so only they are computed.
+    new = jax.device_get(jax.jit(fresh)(jax.random.key(seed)))
+    if loaded:
+        for path, leaf in new.items():
+            logging.info("new: %s %s", path, leaf.shape)
+    params = traverse_util.unflatten_dict(have | new, sep="/")
+    for method in module.methods:
+        if type(method).__module__.rpartition(".")[2] not in stored:
+            params = method.initialise(params, module.spec)
+    return params

@@ -1,0 +1,158 @@
+"""`python -m vlt.main --config=configs/X.py[:variant]`: trains, evaluates, and prints a table."""
+
+import json
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from vlt import configuration
+from vlt.metrics_log import PERFORMANCE, read_metrics
+from vlt.results import Column, format_table, write_results
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of the run; runs/CONFIG[-VARIANT] by default."
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate what is trained.")
+
+
+class OtherConfigError(ValueError):
+    """The workdir holds a run of another config."""
+
+
+def main(_: list[str]) -> None:
+    """Entry point of the command."""
+    config = _CONFIG.value
+    name = configuration.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
+    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    try:
+        rows = run_all(config, workdir, _MODE.value)
+    except _expected_errors() as error:
+        logging.error("%s: %s", type(error).__name__, error)
+        sys.exit(1)
+    print_tables(config, rows)
+
+
+def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict[str, Any]]:
+    """Runs the config, or each row of its comparison in a folder of its own; writes the results.
+
+    Raises:
+        OtherConfigError: a folder holds a run of another config; the message names the keys.
+    """
+    claim(workdir, config)
+    rows = []
+    for title, overrides in config.compare or ((workdir.name, {}),):
+        row_config = configuration.apply_overrides(config, {"compare": ()} | dict(overrides))
+        folder = workdir / slug(title) if config.compare else workdir
+        if config.compare:
+            claim(folder, row_config)
+        rows.append({"row": title} | run_one(row_config, folder, mode))
+    write_results(workdir, rows, columns(config))
+    return rows
+
+
+def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
+    """One run's results; a finished one is read back and trains nothing."""
+    finished = workdir / "run.json"
+    if mode == "train" and finished.exists():
+        return json.loads(finished.read_text(encoding="utf-8"))
+    from vlt.train import Run, train  # imports the data stack, which a finished run does not need
+
+    start = time.perf_counter()
+    run = Run(config, workdir)
+    try:
+        if mode == "eval":
+            step = run.checkpoints.best() or run.checkpoints.latest_complete()
+            if step is None and config.train.steps:
+                raise OtherConfigError(f"{workdir} holds no checkpoint to evaluate")
+            if step is not None:
+                run.restore(step)
+            return {"trained_params": run.trained_count} | run.evaluate(step or 0)
+        overview(run)
+        results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
+    finally:
+        run.close()
+    results |= {"step_ms": step_milliseconds(workdir), "seconds": time.perf_counter() - start}
+    configuration.write_whole(finished, json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir this config's, or checks that it is."""
+    if not (workdir / "config.json").exists():
+        configuration.save_run(workdir, config)
+        return
+    differing = configuration.differing_keys(configuration.load_saved(workdir), config)
+    if differing:
+        lines = [f"  {key}: {there} there, {here} now" for key, (there, here) in differing.items()]
+        raise OtherConfigError(
+            f"{workdir} holds a run of another config; choose another --workdir or remove it:\n"
+            + "\n".join(lines)
+        )
+
+
+def overview(run: Any) -> None:
+    """Tells what is about to be trained, and on what."""
+    from clu import parameter_overview  # imports TensorFlow
+
+    print(parameter_overview.get_parameter_overview(run.state.trained), file=sys.stderr)
+    print(
+        f"{run.workdir}: {run.trained_count:,} trained parameters on mesh "
+        f"{dict(run.mesh.shape)} of {jax.devices()[0].device_kind}",
+        file=sys.stderr,
+    )
+
+
+def step_milliseconds(workdir: Path) -> float | None:
+    """Median time of a training step, in milliseconds."""
+    times = [entry.get(f"{PERFORMANCE}step_s") for entry in read_metrics(workdir)]
+    seconds = [value for value in times if value is not None]
+    return 1000 * statistics.median(seconds) if seconds else None
+
+
+def columns(config: ConfigDict) -> list[Column]:
+    """The results table's columns: what every run has, and `config.table`."""
+    ours = [Column("row", "model"), Column("trained_params", "trained", ",d")]
+    ours.append(Column("step_ms", "step ms", ".0f"))
+    return ours + [Column(key, title) for key, title in config.table]
+
+
+def print_tables(config: ConfigDict, rows: list[dict[str, Any]]) -> None:
+    """Prints the results, and each further table of the config."""
+    print(format_table(rows, columns(config)))
+    for title, entries in config.more_tables.items():
+        print(f"\n{title}")
+        cells = [Column("row", "model"), *(Column(key, name) for key, name in entries)]
+        print(format_table(rows, cells))
+
+
+def slug(title: str) -> str:
+    """A folder name for a row of a comparison."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    """What a user can mend, told without a traceback."""
+    from vlt.checkpoint import CheckpointError
+    from vlt.data.errors import VideoError
+    from vlt.data.skips import TooManyErrors
+    from vlt.model_folder import ModelFolderError
+    from vlt.train import NonFiniteError, Stopped
+
+    return (
+        CheckpointError, ModelFolderError, NonFiniteError, Stopped, TooManyErrors, ValueError,
+        VideoError,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    configuration.check_flags(sys.argv)
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,89 @@
+"""What a run writes down as it goes: CLU metric writers, metrics.jsonl and a progress line.
+
+metrics.jsonl is the truth: resuming cuts it back to the checkpoint's step and writes the event
+files anew from it, so that no step is there twice and none is missing, however the run was killed.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PERFORMANCE = "perf/"  # metrics of the machine, which differ from run to run
+
+
+class MetricsLog:
+    """Scalars of one run.
+
+    Args:
+        workdir: gets metrics.jsonl and TensorBoard event files.
+        step: entries beyond it are of a future that a resumed run will make again.
+        total: steps of the whole run, for the time left.
+    """
+
+    def __init__(self, workdir: Path, step: int, total: int):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        from clu import metric_writers  # imports TensorFlow, so not with the package
+
+        self._file = workdir / "metrics.jsonl"
+        self._total = total
+        kept = [entry for entry in read_metrics(workdir) if entry["step"] <= step]
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        unfinished = self._file.with_suffix(".tmp")
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, self._file)
+        for stale in workdir.glob("events.out.tfevents.*"):
+            stale.unlink()
+        self._writer = metric_writers.create_default_writer(workdir, asynchronous=False)
+        for entry in kept:
+            self._writer.write_scalars(entry["step"], _values(entry))
+        self._start = self._last = (step, time.perf_counter(), 0.0)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends the scalars of a step."""
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | dict(values)) + "\n")
+        self._writer.write_scalars(step, dict(values))
+
+    def progress(self, step: int, values: Mapping[str, float], videos: int, waited: float) -> None:
+        """Writes a training step's scalars, and one line for people.
+
+        videos: of one step. waited: seconds spent waiting for data since the run began.
+        """
+        now = time.perf_counter()
+        before, then, waited_before = self._last
+        self._last = (step, now, waited)
+        seconds = max(now - then, 1e-9)
+        rate = (step - before) * videos / seconds
+        share = (waited - waited_before) / seconds
+        seconds_per_step = seconds / max(step - before, 1)
+        speed = {"videos_per_s": rate, "wait_share": share, "step_s": seconds_per_step}
+        self.write(step, dict(values) | {PERFORMANCE + k: v for k, v in speed.items()})
+        left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) * seconds_per_step))
+        print(
+            f"step {step}/{self._total}  loss {values['loss']:.4f}  {rate:.1f} videos/s  "
+            f"waiting {share:.0%}  left {left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Everything written is on disk afterwards."""
+        self._writer.flush()
+        self._writer.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+    """Entries of metrics.jsonl; a last line that a kill cut short does not count."""
+    file = workdir / "metrics.jsonl"
+    if not file.exists():
+        return []
+    whole = file.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in whole]
+
+
+def _values(entry: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in entry.items() if name != "step"}

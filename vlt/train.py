@@ -1,0 +1,229 @@
+"""The training loop, and the results of one run."""
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from vlt.checkpoint import TrainingCheckpoints, fingerprint, save_tree
+from vlt.data.clips import DecoderPool
+from vlt.data.pipeline import VideoData
+from vlt.data.stream import Stream
+from vlt.data.tokenize import Tokenizer
+from vlt.evaluate import Evaluator, Metrics
+from vlt.loading import LoadedModel, load_model
+from vlt.metrics_log import MetricsLog
+from vlt.optim import make_optimizer, merge, partition
+from vlt.sharding import check_batch_size, make_mesh, param_sharding, replicated, shard_batch
+from vlt.step import TrainState, make_train_step
+from vlt.tasks.retrieval import Retrieval
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not a finite number."""
+
+
+class Stopped(Exception):
+    """SIGTERM came; the state is saved."""
+
+
+class Run:
+    """Everything one run needs, built from its config.
+
+    Args:
+        workdir: gets checkpoints, metrics and, in the end, results.json.
+
+    Raises: what the parts raise about a config, manifest, checkpoint or mesh that does not fit.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.mesh = make_mesh(config.mesh)
+        self.model: LoadedModel = load_model(config.model, config.seed)
+        trained, frozen = partition(self.model.params, config.rules)
+        self.trained_count = sum(x.size for x in jax.tree.leaves(trained))
+        self.checkpoints = TrainingCheckpoints(
+            workdir,
+            config.train.keep_last,
+            config.train.best_metric,
+            frozen=fingerprint(frozen),
+        )
+        self.frozen = jax.device_put(frozen, param_sharding(self.mesh, frozen))
+        self.optimizer, self.schedule = make_optimizer(
+            config.optimizer, config.rules, max(config.train.steps, 1)
+        )
+        self.state = self._initial_state(trained)
+        self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
+        self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
+        self.evaluator = Evaluator(
+            config.evals, self.model.module, self.mesh, self.tokenizer, self.pool, workdir
+        )
+
+    def _initial_state(self, trained: dict[str, Any]) -> TrainState:
+        shapes = jax.eval_shape(lambda tree: TrainState.create(tree, self.optimizer), trained)
+        self.shardings = param_sharding(self.mesh, shapes)
+        create = jax.jit(
+            lambda tree: TrainState.create(tree, self.optimizer), out_shardings=self.shardings
+        )
+        return create(trained)
+
+    def params(self) -> dict[str, Any]:
+        """The whole tree, trained leaves as they are now."""
+        return merge(self.state.trained, self.frozen)
+
+    def restore(self, step: int) -> Any:
+        """Takes the state of a checkpoint; returns that of its data stream."""
+        abstract = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            self.state,
+            self.shardings,
+        )
+        restored = self.checkpoints.restore(step, abstract)
+        self.state = restored.state
+        return restored.data
+
+    def evaluate(self, step: int) -> Metrics:
+        """Metrics of every evaluation of the config."""
+        return self.evaluator(self.params(), step)
+
+    def close(self) -> None:
+        """Ends background work; raises what it failed with."""
+        self.pool.close()
+        self.checkpoints.close()
+
+
+def train(run: Run) -> Metrics:
+    """Trains from the latest complete checkpoint to `config.train.steps`; returns the last metrics.
+
+    Raises:
+        NonFiniteError: after saving the state before the step in question.
+        Stopped: on SIGTERM, after saving.
+        vlt.data.errors.VideoError: a video could not be read, and the config says `raise`.
+    """
+    latest = run.checkpoints.latest_complete()
+    data_state = None if latest is None else run.restore(latest)
+    step = latest or 0
+    steps = run.config.train.steps
+    log = MetricsLog(run.workdir, step, steps)
+    results: Metrics = {}
+    try:
+        if step < steps:
+            with _training_stream(run, data_state) as stream:
+                _loop(run, stream, step, log)
+        results = run.evaluate(steps)
+        log.write(steps, {k: v for k, v in results.items() if not isinstance(v, str)})
+    finally:
+        log.close()
+    return results
+
+
+@contextlib.contextmanager
+def _training_stream(run: Run, state: Mapping[str, Any] | None) -> Iterator[Stream]:
+    section = run.config.data.train
+    check_batch_size(run.mesh, section.batch_size)
+    data = VideoData(
+        section, run.tokenizer, run.pool, name="train", workdir=run.workdir, seed=run.config.seed
+    )
+    run.record_ids = [record.id for record in data.records]
+
+    def place(batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        inputs = {name: batch[name] for name in ("video", "text")}
+        return shard_batch(inputs, run.mesh) | {"ids": batch["ids"]}
+
+    stream = data.train(place, state)
+    try:
+        yield stream
+    finally:
+        stream.close()
+        if data.skipped:
+            logging.warning("%d videos were skipped: %s", len(data.skipped), run.workdir)
+
+
+def _loop(run: Run, stream: Stream, step: int, log: MetricsLog) -> None:
+    config = run.config
+    train_step = _compiled_step(run)
+    unchecked: tuple[int, dict, np.ndarray] | None = None
+    with _stop_requested() as stopping:
+        while step < config.train.steps:
+            batch = next(stream)
+            ids = batch.pop("ids")
+            run.state, metrics = train_step(run.state, run.frozen, batch)
+            step += 1
+            # One step late, so that the device never waits for the host.
+            _check_finite(run, unchecked)
+            unchecked = step, metrics, ids
+            last = step == config.train.steps
+            if step % config.train.log_every == 0 or last:
+                values = {name: float(value) for name, value in metrics.items()}
+                videos = config.data.train.batch_size
+                log.progress(step, values, videos, stream.wait_seconds)
+            if step % config.train.checkpoint_every == 0 or last or stopping.is_set():
+                _check_finite(run, unchecked)
+                _save(run, step, stream, log)
+            if stopping.is_set() and not last:
+                run.checkpoints.wait()
+                raise Stopped(f"stopped at step {step}; the same command goes on from there")
+
+
+def _compiled_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    config = run.config
+    scale = config.task.scale or None
+    task = Retrieval(dict(config.task.losses), scale, config.task.mask_duplicates)
+    step = make_train_step(
+        run.model.module,
+        task,
+        run.optimizer,
+        run.schedule,
+        config.seed,
+        config.optimizer.accumulate,
+    )
+    outputs = (run.shardings, replicated(run.mesh))
+    return jax.jit(step, donate_argnums=0, out_shardings=outputs)
+
+
+def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:
+    """A checkpoint, with an evaluation in it where one is due."""
+    every = run.config.train.eval_every
+    metrics = {}
+    if every and step % every == 0 and step < run.config.train.steps:
+        metrics = {k: v for k, v in run.evaluate(step).items() if not isinstance(v, str)}
+        log.write(step, metrics)
+    run.checkpoints.save(step, run.state, stream.state, metrics)
+
+
+def _check_finite(run: Run, unchecked: tuple[int, dict, np.ndarray] | None) -> None:
+    if unchecked is None or bool(unchecked[1]["finite"]):
+        return
+    step, metrics, rows = unchecked
+    ids = [run.record_ids[row] for row in rows]
+    folder = run.workdir / f"nonfinite-{step}"
+    save_tree(folder / "state", {"trained": run.state.trained}, overwrite=True)
+    values = {name: str(float(value)) for name, value in metrics.items()}
+    report = {"step": step, "metrics": values, "batch": ids}
+    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    raise NonFiniteError(
+        f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}. The trained "
+        f"leaves before it and the batch's ids are in {folder}. The batch: {', '.join(ids)}"
+    )
+
+
+@contextlib.contextmanager
+def _stop_requested() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, while the block runs."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, previous)
