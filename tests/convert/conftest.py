@@ -61,12 +61,12 @@ def openai() -> nn.Module:
     return randomised(OpenAIClip()).half().eval()
 
 
-def randomised(model: nn.Module) -> nn.Module:
-    """Biases, scales and zero-initialised weights too, so that none can be lost unseen."""
+def randomised(model: nn.Module, scale: float = 0.05) -> nn.Module:
+    """Adds noise to biases, scales and zeros too, so that none can be lost unseen."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
     return model
 
 
@@ -126,7 +126,11 @@ class OpenAIClip(nn.Module):
         self.transformer = _Transformer(width, 3)
         self.token_embedding = nn.Embedding(100, width)
         self.ln_final = nn.LayerNorm(width)
-        for name, value in {"input_resolution": 24, "context_length": 12, "vocab_size": 100}.items():
+        for name, value in {
+            "input_resolution": 24,
+            "context_length": 12,
+            "vocab_size": 100,
+        }.items():
             self.register_buffer(name, torch.tensor(value))
 
     def forward(self, image: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:

@@ -30,9 +30,7 @@ def _round_trip(source: Path, work: Path, tokenizer: str, *settings: str) -> tup
     options = parse_settings(settings)
     report = convert(source, work / "model", settings=options, tokenizer=tokenizer)
     reverse(work / "model", work / "back.safetensors")
-    original, back = (
-        read_checkpoint(path).tensors for path in (source, work / "back.safetensors")
-    )
+    original, back = (read_checkpoint(path).tensors for path in (source, work / "back.safetensors"))
     dropped = read_model_config(work / "model").source["dropped"]
     _same_bits({name: original[name] for name in original if name not in dropped}, back)
     return report, back
@@ -294,7 +292,10 @@ def _eva_checkpoint(width: int = 176, text: int = 64) -> Tensors:
         shapes = {f"{prefix}.{norm}.{leaf}": (width,) for norm in ("norm1", "norm2") for leaf in WB}
         shapes |= attention(prefix)
         shapes |= {f"{prefix}.mlp.fc1.weight": (24, width), f"{prefix}.mlp.fc1.bias": (24,)}
-        return shapes | {f"{prefix}.mlp.fc2.weight": (width, 24), f"{prefix}.mlp.fc2.bias": (width,)}
+        return shapes | {
+            f"{prefix}.mlp.fc2.weight": (width, 24),
+            f"{prefix}.mlp.fc2.bias": (width,),
+        }
 
     def attention(prefix: str) -> dict[str, tuple[int, ...]]:
         return {
@@ -332,7 +333,9 @@ def _eva_checkpoint(width: int = 176, text: int = 64) -> Tensors:
         shapes |= {f"{temporal}.temporal_fc.weight": (width, width)}
         shapes |= {f"{temporal}.temporal_fc.bias": (width,)}
         text_block = f"text_backbone.transformer.resblocks.{layer}"
-        shapes |= {f"{text_block}.{norm}.{leaf}": (text,) for norm in ("ln_1", "ln_2") for leaf in WB}
+        shapes |= {
+            f"{text_block}.{norm}.{leaf}": (text,) for norm in ("ln_1", "ln_2") for leaf in WB
+        }
         shapes |= {
             f"{text_block}.attn.in_proj_weight": (3 * text, text),
             f"{text_block}.attn.in_proj_bias": (3 * text,),
@@ -393,9 +396,7 @@ def test_a_config_that_disagrees_with_the_tensors(clip_folder, tmp_path, tokeniz
         ("text_config", "hidden_act", "relu", "hidden_act is 'relu'"),
     ],
 )
-def test_a_config_of_another_model(
-    clip_folder, tmp_path, tokenizer, section, key, value, message
-):
+def test_a_config_of_another_model(clip_folder, tmp_path, tokenizer, section, key, value, message):
     folder = tmp_path / "hf"
     folder.mkdir()
     config = json.loads((clip_folder / "config.json").read_text())

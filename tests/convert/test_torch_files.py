@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from helpers import run_python
+
 from vlt.convert.errors import ConversionError
 from vlt.convert.reading import read_checkpoint
 

@@ -1,5 +1,6 @@
 """Sizes of a model and options of its methods, read off its leaves."""
 
+import collections
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from vlt.convert.families import Family
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 _BRANCH = "visual/btadapter"
+_NORMS = r"(blocks_\d+/norm\d|\w+_norm)/(scale|bias)"
 
 
 def infer_spec(
@@ -23,7 +25,7 @@ def infer_spec(
     Raises ConversionError when heads or activation must be set, or are set wrongly.
     """
     notes: list[str] = []
-    width = _size(leaves, "visual/(class_embedding|post_norm/scale)")
+    width = _size(leaves, f"visual/{_NORMS}")
     patch = _size(leaves, "visual/patch_embedding/kernel", axis=0)
     positions = _size(leaves, "visual/position_embedding", axis=0)
     visual = VisionSpec(
@@ -36,7 +38,7 @@ def infer_spec(
         activation=_activation("visual", family, settings, notes),
         **family.visual | _norm_eps("visual", settings),
     )
-    text_width = _size(leaves, "text/(final_norm/scale|position_embedding)")
+    text_width = _size(leaves, f"text/{_NORMS}")
     text = TextSpec(
         context=_size(leaves, "text/position_embedding", axis=0),
         vocab=_size(leaves, "text/token_embedding/embedding", axis=0),
@@ -71,11 +73,13 @@ def infer_methods(leaves: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]
 
 
 def _size(leaves: Mapping[str, np.ndarray], pattern: str, axis: int = -1) -> int:
-    """Size of an axis of the first leaf whose path matches, or 1."""
-    for path, leaf in leaves.items():
-        if re.fullmatch(pattern, path) and leaf.ndim:
-            return leaf.shape[axis]
-    return 1
+    """Size of an axis that most leaves of matching paths have (one may be misshapen), or 1."""
+    sizes = collections.Counter(
+        leaf.shape[axis]
+        for path, leaf in leaves.items()
+        if leaf.ndim and re.fullmatch(pattern, path)
+    )
+    return sizes.most_common(1)[0][0] if sizes else 1
 
 
 def _count(leaves: Mapping[str, Any], prefix: str) -> int:
