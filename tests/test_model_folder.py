@@ -1,0 +1,140 @@
+"""Model folders: whole or refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from vlt import model_folder
+from vlt.model_folder import (
+    ModelConfig,
+    ModelFolderError,
+    model_shapes,
+    read_model_config,
+    read_model_folder,
+    write_model_folder,
+)
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+
+SPEC = DualEncoderSpec(VisionSpec(16, 8, 8, 2, 2, 16), TextSpec(6, 20, 8, 1, 2, 16), embed_dim=4)
+CONFIG = ModelConfig(
+    family="clip",
+    spec=SPEC,
+    methods={"btadapter": {"depth": 1}},
+    preprocessing={"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3},
+    frames=8,
+)
+
+
+def _params(config: ModelConfig) -> dict:
+    rng = np.random.default_rng(0)
+    shapes = model_shapes(config.spec, config.methods)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: Path) -> Path:
+    write_model_folder(tmp_path / "model", CONFIG, _params(CONFIG), tokenizer, "a report\n")
+    return tmp_path / "model"
+
+
+def test_all_of_it_comes_back(folder: Path):
+    config, params = read_model_folder(folder)
+    assert config == CONFIG
+    assert jax.tree.all(jax.tree.map(np.array_equal, params, _params(CONFIG)))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "report.txt",
+        "tokenizer",
+        "weights",
+    ]
+    assert (folder / "report.txt").read_text() == "a report\n"
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, tokenizer: Path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(model_folder.shutil, "copytree", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_model_folder(tmp_path / "model", CONFIG, _params(CONFIG), tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
+
+
+def test_a_failed_overwrite_keeps_what_was_there(folder: Path, tokenizer: Path, monkeypatch):
+    monkeypatch.setattr(model_folder.shutil, "copytree", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_model_folder(folder, CONFIG, _params(CONFIG), tokenizer, overwrite=True)
+    monkeypatch.undo()
+    assert read_model_folder(folder)[0] == CONFIG
+
+
+def test_an_existing_folder_is_replaced_only_when_asked(folder: Path, tokenizer: Path):
+    with pytest.raises(ModelFolderError, match="exists; --overwrite"):
+        write_model_folder(folder, CONFIG, _params(CONFIG), tokenizer)
+    config = ModelConfig("clip", SPEC, {}, CONFIG.preprocessing)
+    write_model_folder(folder, config, _params(config), tokenizer, overwrite=True)
+    assert read_model_folder(folder)[0] == config
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "tokenizer"]
+
+
+def test_half_of_a_folder_is_refused(folder: Path):
+    with pytest.raises(ModelFolderError, match="no such folder"):
+        read_model_folder(folder / "nothing")
+    weights = folder / "weights"
+    weights.rename(folder / "aside")
+    with pytest.raises(ModelFolderError, match="weights"):
+        read_model_folder(folder)
+    (folder / "aside").rename(weights)
+    shutil.rmtree(next(path for path in weights.iterdir() if path.is_dir()))
+    with pytest.raises(ModelFolderError, match="weights"):
+        read_model_folder(folder)
+    (folder / "config.json").write_text('{"format": 1, ')
+    with pytest.raises(ModelFolderError, match="not readable JSON"):
+        read_model_folder(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelFolderError, match="half written or not a model folder"):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "format is 2, not 1"),
+        ({"spec": {"embed_dim": 4}}, "'visual'"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_another_format_is_refused(folder: Path, change: dict, message: str):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelFolderError, match=message):
+        read_model_config(folder)
+
+
+def test_weights_of_another_model_list_every_difference(folder: Path):
+    path = folder / "config.json"
+    fields = json.loads(path.read_text())
+    fields["spec"]["embed_dim"] = 5
+    fields["spec"]["text"]["layers"] = 2
+    fields["methods"]["btadapter"]["gates"] = "none"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ModelFolderError) as error:
+        read_model_folder(folder)
+    for leaf in (
+        "visual/projection/kernel",
+        "text/blocks_1/norm1/scale",
+        "visual/btadapter/final_gate",
+    ):
+        assert leaf in str(error.value)
