@@ -34,7 +34,6 @@ Of {looks} combinations of colour and shape, the split `test` uses 12 that `trai
 
 - `manifest.jsonl`: every clip, with `video`, `caption` (what happens), `appearance` (what is to be
   seen, the same for twins), `pair`, `family`, `order`.
-- `mixed.jsonl`: the same clips; `caption` is a list of both kinds, of which training draws one.
 - `gallery.jsonl`: clips no two of which agree in both family and appearance, so that telling their
   captions apart never needs the order of frames.
 - `appearance.jsonl`: clips of distinct appearance; here `caption` is the appearance.
@@ -122,8 +121,6 @@ def _write(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
             write_video(videos / name, clip.frames)
             rows.append(_row(f"videos/{name}", order, clip))
     _write_lines(folder / "manifest.jsonl", rows)
-    both = [row | {"caption": [row["caption"], row["appearance"]]} for row in rows]
-    _write_lines(folder / "mixed.jsonl", both)
     _write_lines(folder / "gallery.jsonl", _distinct(rows, ("family", "appearance")))
     looks = _distinct(rows, ("appearance",))
     _write_lines(folder / "appearance.jsonl", [r | {"caption": r["appearance"]} for r in looks])

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlt.data.manifest import ManifestError, read_manifest
+from vlt.data.manifest import ManifestError, read_classes, read_manifest
 
 
 @pytest.fixture
@@ -142,3 +142,17 @@ def test_ids_are_unique_but_videos_may_repeat(folder):
     rows = [r | {"id": "v1"} for r in rows]
     with pytest.raises(ManifestError, match="line 2: id 'v1' is that of line 1"):
         read_manifest(_write(folder / "m.jsonl", *rows))
+
+
+def test_class_names_keep_their_order(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("zebra\nriding a bike\n\napple\n")
+    assert read_classes(path) == ["zebra", "riding a bike", "apple"]
+    path.write_text("zebra\napple\nzebra\n")
+    with pytest.raises(ManifestError, match="line 3: class 'zebra' is that of line 1"):
+        read_classes(path)
+    path.write_text("\n")
+    with pytest.raises(ManifestError, match="holds no classes"):
+        read_classes(path)
+    with pytest.raises(ManifestError, match="no such file"):
+        read_classes(tmp_path / "none.txt")

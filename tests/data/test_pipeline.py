@@ -41,8 +41,9 @@ def make(tmp_path, words):
         manifest.write_text("".join(json.dumps(r) + "\n" for r in rows))
         settings = {
             "manifest": str(manifest), "batch_size": 8, "group": "", "on_error": "raise",
-            "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav",
+            "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav", "cache": False,
             "sampler": {"name": "linspace", "frames": 2}, "transform": {"jitter": {"hue": 0.1}},
+            "captions": ("caption",),
         }  # fmt: skip
         return VideoData(
             ConfigDict(settings | config), words, pool or StubPool(), name=name, workdir=workdir,
@@ -275,12 +276,51 @@ def test_evaluations_before_a_timeout_still_see_the_video(make):
     assert np.concatenate([b["mask"] for b in data.evaluate(step=19)]).all()
 
 
-def test_labels_become_indices_of_sorted_or_given_classes(make):
-    rows = [{"label": x} for x in (10, 9, 2, 10)]
+def test_labels_become_indices_of_sorted_or_given_classes(make, tmp_path):
+    rows = [{"label": x} for x in (10, 9, 2, 10, 9)]
     data = make(rows=rows, batch_size=4)
     assert data.classes == ["2", "9", "10"]
-    (batch,) = data.evaluate()
-    assert batch["label"].tolist() == [2, 1, 0, 2] and "text" not in batch
+    first, second = data.evaluate()
+    assert first["label"].dtype == np.int32
+    assert first["label"].tolist() == [2, 1, 0, 2] and second["label"][0] == 1
+    assert "text" not in first and list(data.captions()) == []
+    (tmp_path / "classes.txt").write_text("10\n2\n9\n")
+    data = make(rows=rows, batch_size=4, classes=str(tmp_path / "classes.txt"))
+    assert data.classes == ["10", "2", "9"] and data.labels.tolist() == [0, 2, 1, 0, 2]
+    (tmp_path / "classes.txt").write_text("10\n2\n")
+    with pytest.raises(ManifestError, match="line 2: label '9' is no class; the classes are 10, 2"):
+        make(rows=rows, classes=str(tmp_path / "classes.txt"))
+
+
+def test_captions_come_from_the_columns_the_config_names(make, words):
+    rows = [{"caption": "red", "looks": ["green", "blue"]} for _ in range(8)]
+    data = make(rows=rows, captions=("caption", "looks"))
+    (batch, *_), texts = data.evaluate(), words(["red", "green", "blue"])
+    np.testing.assert_array_equal(batch["text"][0], texts[0])
+    all_rows = np.concatenate([b["text"] for b in data.captions()])
+    np.testing.assert_array_equal(all_rows, np.tile(texts, (8, 1)))
+    seen = np.concatenate([b["text"][:, 1] for b in _take(data.train(), 40)])
+    share = [(seen == row[1]).mean() for row in texts]
+    np.testing.assert_allclose(share, [0.5, 0.25, 0.25], atol=0.08)
+    data = make(rows=rows, captions=("looks",))
+    assert next(data.captions())["text"][0, 1] == texts[1, 1]
+    rows[2]["looks"] = 3
+    with pytest.raises(ManifestError, match="line 3: 'looks' must be text or a list .* is 3"):
+        make(rows=rows, captions=("looks",))
+
+
+def test_cached_clips_are_read_once_and_random_ones_are_not_cached(make):
+    pool = StubPool(broken=[4])
+    data = make(pool, cache=True, transform={}, on_error="skip")
+    first, again = list(data.evaluate()), list(data.evaluate())
+    _same(first, again)
+    assert len(pool.requests) == ROWS
+    plain = _take(make(on_error="skip", pool=StubPool(broken=[4])).train(), 6)
+    _same(plain, _take(make(cache=True, transform={}, on_error="skip").train(), 6))
+    with pytest.raises(ValueError, match="train.cache=True: must be False, because flip, jitter"):
+        make(cache=True, transform={"flip": 0.5, "jitter": {}})
+    with pytest.raises(ValueError, match="because uniform_segments gives other clips"):
+        make(cache=True, transform={}, sampler={"name": "uniform_segments", "frames": 2})
 
 
 @pytest.mark.parametrize(
@@ -290,7 +330,7 @@ def test_labels_become_indices_of_sorted_or_given_classes(make):
         ({"batch_size": 25}, ValueError, "train.batch_size=25: must be at most the 24 rows"),
         ({"batch_size": 7, "group": "pair"}, ValueError, "must be a multiple of 2 rows a group"),
         ({"batch_size": 7, "parallel": (0, 2)}, ValueError, "positive multiple of 2 processes"),
-        ({"group": "twin"}, ManifestError, "line 1: has no column 'twin', which train.group names"),
+        ({"group": "twin"}, ManifestError, "line 1: has no column 'twin' to group by"),
         ({"group": "odd"}, ManifestError, "one size; there are 23 rows with odd=0, 1 rows with"),
         ({"rows": [{"label": 1}, {"caption": "a"}]}, ManifestError, "line 1: has no `caption`, as"),
     ],
@@ -315,7 +355,8 @@ def test_twins_of_moving_shapes_arrive_reversed_through_real_decoders(tmp_path, 
     manifest = moving_shapes.generate(tmp_path / "shapes", pairs=12)
     config = ConfigDict({
         "manifest": str(manifest), "batch_size": 8, "group": "pair", "on_error": "raise",
-        "max_error_rate": 0.0, "allow_truncated": False, "backend": "pyav",
+        "max_error_rate": 0.0, "allow_truncated": False, "backend": "pyav", "cache": False,
+        "captions": ("caption",),
         "sampler": {"name": "linspace", "frames": 8}, "transform": {},
     })  # fmt: skip
     with DecoderPool(workers=2, timeout=60) as pool:
@@ -343,7 +384,8 @@ def test_a_users_own_files_sound_and_broken(shared, tmp_path, words):
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     config = ConfigDict({
         "manifest": str(tmp_path / "mine.jsonl"), "batch_size": 4, "group": "", "on_error": "skip",
-        "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav",
+        "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav", "cache": True,
+        "captions": ("caption",),
         "sampler": {"name": "segment_middle", "frames": 4}, "transform": {"resize": 32, "crop": 32},
     })  # fmt: skip
     with DecoderPool(workers=2, timeout=60) as pool:

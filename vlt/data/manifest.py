@@ -147,10 +147,10 @@ def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
     return Record(
         id=str(row.get("id", row["video"])),
         video=str(path.parent / row["video"]),
-        captions=_texts(row.get("caption", ())),
+        captions=texts(row.get("caption", ())),
         label=None if label is None else str(label),
         question=row.get("question"),
-        answers=_texts(row.get("answer", ())),
+        answers=texts(row.get("answer", ())),
         extra={k: v for k, v in row.items() if k not in OWN_COLUMNS},
         line=line,
     )
@@ -177,8 +177,46 @@ def _kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__
 
 
-def _texts(value: str | Sequence[str]) -> tuple[str, ...]:
+def texts(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One text or several, as several."""
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def read_classes(path: str | os.PathLike[str]) -> list[str]:
+    """Class names, one a line; the order is that of the class indices.
+
+    Raises:
+        ManifestError: the file is missing, empty or not UTF-8, or a name comes twice.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ManifestError(path, "there is no such file")
+    lines: dict[str, int] = {}
+    for number, line in _lines(path):
+        name = line.strip()
+        if name and lines.setdefault(name, number) != number:
+            raise ManifestError(path, f"class {name!r} is that of line {lines[name]}", number)
+    if not lines:
+        raise ManifestError(path, "holds no classes")
+    return list(lines)
+
+
+def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> list[list[int]]:
+    """Indices of records whose values of `column` are equal, in the order of the manifest.
+
+    Raises:
+        ManifestError: a row lacks the column, or groups differ in size.
+    """
+    groups: dict[Any, list[int]] = {}
+    for index, record in enumerate(records):
+        if column not in record.extra:
+            raise ManifestError(path, f"has no column {column!r} to group by", record.line)
+        groups.setdefault(record.extra[column], []).append(index)
+    sizes = {len(members): value for value, members in groups.items()}
+    if len(sizes) > 1:
+        found = ", ".join(f"{size} rows with {column}={v!r}" for size, v in sizes.items())
+        raise ManifestError(path, f"groups must be of one size; there are {found}")
+    return list(groups.values())
 
 
 def _check_videos(path: pathlib.Path, records: Sequence[Record]) -> None:

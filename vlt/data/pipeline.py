@@ -13,11 +13,18 @@ import grain
 import numpy as np
 
 from vlt.data.clips import ClipRequest
-from vlt.data.manifest import ManifestError, Record, read_manifest
+from vlt.data.manifest import group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
+from vlt.data.sample import check_sampler
 from vlt.data.skips import SkipLog
 from vlt.data.stream import Batch, Stream
+from vlt.data.targets import Targets
 from vlt.data.tokenize import Tokenizer
+from vlt.data.transform import check_transform
+from vlt.resources import resolve
+
+RANDOM_SAMPLERS = {"uniform_segments"}
+RANDOM_STEPS = {"random_resized_crop", "random_crop", "flip", "jitter"}
 
 Place = Callable[[Batch], Any]
 
@@ -39,7 +46,8 @@ class VideoData:
 
     Attributes:
         records: the rows; `ids` in batches are indices into them, -1 is padding.
-        classes: class names; `label` in batches are indices into them.
+        classes: class names, in the order of their indices.
+        labels: class index of every record, int32 [records], or None without labels.
     """
 
     def __init__(
@@ -51,42 +59,49 @@ class VideoData:
         name: str,
         workdir: str | os.PathLike[str],
         seed: int = 0,
-        classes: Sequence[str] = (),
         process_index: int = 0,
         process_count: int = 1,
     ):
         """
         Args:
             config: `config.data.train` or one of `config.evals`: manifest, batch_size (of all
-                processes together), sampler, transform, group, on_error, max_error_rate,
-                allow_truncated, backend.
+                processes together), sampler, transform, captions, group, cache, on_error,
+                max_error_rate, allow_truncated, backend and, if class names have a file, classes.
             name: of the stream, in messages and in WORKDIR/skipped.jsonl.
-            classes: class names in their order; by default the labels that occur, sorted.
 
         Raises:
-            ManifestError: the manifest cannot be used.
+            ManifestError: the manifest or the file of classes cannot be used.
             ValueError: a value of the configuration is wrong.
         """
-        self._config, self._name = config, name
+        self._config, self._name, self._seed = config, name, seed
         self._tokenizer, self._pool = tokenizer, pool
-        self._seed = seed
         self._process_index, self._process_count = process_index, process_count
-        if config["on_error"] not in POLICIES:
-            raise self._wrong("on_error", f"one of {', '.join(POLICIES)}")
-        if config["batch_size"] < 1 or config["batch_size"] % process_count:
-            raise self._wrong("batch_size", f"a positive multiple of {process_count} processes")
+        self._sampler, self._transform = _plain(config["sampler"]), _plain(config["transform"])
+        self._check_config()
         self._local_batch = config["batch_size"] // process_count
-        self._manifest = pathlib.Path(config["manifest"])
+        self._manifest = resolve(config["manifest"])
         self.records = read_manifest(self._manifest)
-        self._has_text = self._all_or_none("caption", [bool(r.captions) for r in self.records])
-        self._has_label = self._all_or_none("label", [r.label is not None for r in self.records])
-        self.classes = list(classes) or _labels(self.records)
-        self._class_index = {name: index for index, name in enumerate(self.classes)}
-        self._check_labels()
+        classes = read_classes(resolve(config["classes"])) if config.get("classes") else []
+        self._targets = Targets(self._manifest, self.records, config["captions"], classes)
+        self.classes, self.labels = self._targets.classes, self._targets.labels
         host = f"-{process_index}" if process_index else ""
         path = pathlib.Path(workdir) / f"skipped{host}.jsonl"
         self._skips = SkipLog(path, name, self.records, config["max_error_rate"])
+        self._kept: dict[int, np.ndarray] = {}  # clips by record, where `cache` is set
         self._shape: tuple[int, ...] | None = None  # of a clip, once one was read
+
+    def _check_config(self) -> None:
+        check_sampler(self._sampler["name"])
+        check_transform(self._transform)
+        if self._config["on_error"] not in POLICIES:
+            raise self._wrong("on_error", f"one of {', '.join(POLICIES)}")
+        if self._config["batch_size"] < 1 or self._config["batch_size"] % self._process_count:
+            rule = f"a positive multiple of {self._process_count} processes"
+            raise self._wrong("batch_size", rule)
+        random = RANDOM_SAMPLERS & {self._sampler["name"]} | RANDOM_STEPS & self._transform.keys()
+        if self._config["cache"] and random:
+            rule = f"False, because {', '.join(sorted(random))} gives other clips in each epoch"
+            raise self._wrong("cache", rule)
 
     @property
     def skipped(self) -> list[str]:
@@ -97,9 +112,9 @@ class VideoData:
         """An endless stream of batches, each epoch in another order.
 
         A batch holds `video` uint8 [b, t, H, W, 3], `ids` int32 [b], and, if the manifest has
-        them, `text` int32 [b, l] (of several captions one, drawn) and `label` int32 [b]; b is this
-        process's share. Rows of a group are neighbours. No record comes twice in a batch, unless
-        in the place of one that could not be read.
+        them, `text` int32 [b, l] (of several captions one is drawn, alike in a group) and `label`
+        int32 [b]; b is this process's share. Rows of a group are neighbours. No record comes twice
+        in a batch, unless in the place of one that could not be read.
 
         Args:
             place: puts a batch where it is used.
@@ -109,7 +124,10 @@ class VideoData:
             ManifestError: rows have no group, or groups differ in size.
             ValueError: the manifest does not fill one batch, or a batch would split a group.
         """
-        units = self._units()
+        column = self._config["group"]
+        units = [[index] for index in range(len(self.records))]
+        if column:
+            units = group_rows(self._manifest, self.records, column)
         members = len(units[0])
         if self._local_batch % members:
             rule = f"a multiple of {members} rows a group x {self._process_count} processes"
@@ -149,7 +167,9 @@ class VideoData:
 
         The last batch is padded as in `evaluate`.
         """
-        pairs = [(i, text) for i, record in enumerate(self.records) for text in record.captions]
+        pairs = [
+            (i, text) for i in range(len(self.records)) for text in self._targets.all_captions(i)
+        ]
         pairs += [(PADDING, "")] * (-len(pairs) % self._config["batch_size"])
         mine = pairs[self._process_index :: self._process_count]
         for first in range(0, len(mine), self._local_batch):
@@ -176,43 +196,43 @@ class VideoData:
         )
 
     def _reader(self, units: Sequence[Sequence[int]], **options: Any) -> Reader:
-        config = self._config
-        sampler, transform = _plain(config["sampler"]), _plain(config["transform"])
+        policy = self._config["on_error"]
+        return Reader(self._read, units, self._skips, policy=policy, seed=self._seed, **options)
 
-        def read(record: int, seed: int) -> np.ndarray:
-            request = ClipRequest(
-                path=self.records[record].video,
-                sampler=sampler["name"],
-                frames=sampler["frames"],
-                transform=transform,
-                seed=seed,
-                backend=config["backend"],
-                allow_truncated=config["allow_truncated"],
-            )
-            return self._pool.read(request)
-
-        policy = config["on_error"]
-        return Reader(read, units, self._skips, policy=policy, seed=self._seed, **options)
+    def _read(self, record: int, seed: int) -> np.ndarray:
+        if record in self._kept:
+            return self._kept[record]
+        request = ClipRequest(
+            path=self.records[record].video,
+            sampler=self._sampler["name"],
+            frames=self._sampler["frames"],
+            transform=self._transform,
+            seed=seed,
+            backend=self._config["backend"],
+            allow_truncated=self._config["allow_truncated"],
+        )
+        frames = self._pool.read(request)
+        if self._config["cache"]:
+            self._kept[record] = frames
+        return frames
 
     def _collate(self, examples: Sequence[Example], evaluation: bool) -> Batch:
-        records = [self.records[e.record] if e.record != PADDING else None for e in examples]
-        batch = {
-            "video": self._stack(examples),
-            "ids": np.array([e.record for e in examples], np.int32),
-        }
+        ids = np.array([e.record for e in examples], np.int32)
+        batch = {"video": self._stack(examples), "ids": ids}
         if evaluation:
             batch["mask"] = np.array([e.frames is not None for e in examples])
-        if self._has_text:
-            draws = [0.0 if evaluation else e.draw for e in examples]
-            texts = [
-                r.captions[int(draw * len(r.captions))] if r else ""
-                for r, draw in zip(records, draws, strict=True)
-            ]
-            batch["text"] = self._tokenizer(texts)
-        if self._has_label:
-            labels = [self._class_index[r.label] if r and r.label else 0 for r in records]
-            batch["label"] = np.array(labels, np.int32)
+        if self._targets.captions is not None:
+            batch["text"] = self._tokenizer([self._text(e, evaluation) for e in examples])
+        if self.labels is not None:
+            batch["label"] = np.where(ids == PADDING, np.int32(0), self.labels[ids])
         return batch
+
+    def _text(self, example: Example, evaluation: bool) -> str:
+        if example.record == PADDING:
+            return ""
+        if evaluation:
+            return self._targets.all_captions(example.record)[0]
+        return self._targets.choose(example.record, example.draw)
 
     def _stack(self, examples: Sequence[Example]) -> np.ndarray:
         shapes = {e.frames.shape: e for e in examples if e.frames is not None}
@@ -225,46 +245,8 @@ class VideoData:
         empty = np.zeros(self._shape, np.uint8)
         return np.stack([empty if e.frames is None else e.frames for e in examples])
 
-    def _units(self) -> list[list[int]]:
-        """Indices of records that belong into the same batch, in the manifest's order."""
-        column = self._config["group"]
-        if not column:
-            return [[index] for index in range(len(self.records))]
-        units: dict[Any, list[int]] = {}
-        for index, record in enumerate(self.records):
-            if column not in record.extra:
-                reason = f"has no column {column!r}, which {self._name}.group names"
-                raise ManifestError(self._manifest, reason, record.line)
-            units.setdefault(record.extra[column], []).append(index)
-        sizes = {len(members): value for value, members in units.items()}
-        if len(sizes) > 1:
-            found = ", ".join(f"{size} rows with {column}={v!r}" for size, v in sizes.items())
-            raise ManifestError(self._manifest, f"groups must be of one size; there are {found}")
-        return list(units.values())
-
-    def _all_or_none(self, column: str, present: Sequence[bool]) -> bool:
-        if any(present) and not all(present):
-            line = self.records[present.index(False)].line
-            raise ManifestError(self._manifest, f"has no `{column}`, as other rows have", line)
-        return all(present)
-
-    def _check_labels(self) -> None:
-        for record in self.records:
-            if record.label is not None and record.label not in self._class_index:
-                shown = ", ".join(self.classes[:5])
-                reason = (
-                    f"label {record.label!r} is none of {len(self.classes)} classes ({shown}, ...)"
-                )
-                raise ManifestError(self._manifest, reason, record.line)
-
     def _wrong(self, field: str, rule: str) -> ValueError:
         return ValueError(f"{self._name}.{field}={self._config[field]!r}: must be {rule}")
-
-
-def _labels(records: Sequence[Record]) -> list[str]:
-    """The labels that occur, numbers in their order before words in theirs."""
-    found = {r.label for r in records if r.label is not None}
-    return sorted(found, key=lambda s: (0, int(s), s) if s.isdecimal() else (1, 0, s))
 
 
 def _plain(value: Any) -> dict[str, Any]:
