@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from stub_pool import SHAPE, StubPool
 
 from data_pipelines import moving_shapes
-from tests.data.stub_pool import SHAPE, StubPool
 from vlt.data.clips import DecoderPool
 from vlt.data.errors import Truncated
 from vlt.data.manifest import ManifestError

@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 
 import av
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import moving_shapes
-from data_pipelines.moving_shapes import clips, grammar, scene
+from data_pipelines.moving_shapes import __main__, clips, grammar, scene, writer
 
 PAIRS = 60  # ten of every family
 
@@ -115,6 +116,39 @@ def test_interrupted_generation_leaves_nothing_under_the_name(tmp_path, monkeypa
     with pytest.raises(OSError, match="no space left"):
         moving_shapes.generate(tmp_path / "out", 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_may_make_the_same_set_at_once(tmp_path, monkeypatch):
+    write = writer._write
+
+    def write_after_another(folder, parameters):
+        write(folder, parameters)
+        shutil.copytree(folder, tmp_path / "out")
+
+    monkeypatch.setattr(writer, "_write", write_after_another)
+    assert moving_shapes.generate(tmp_path / "out", 1).is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_cached_sets_lie_in_the_folder_that_the_environment_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLT_CACHE", str(tmp_path))
+    first, second = (moving_shapes.cached(pairs, split="test") for pairs in (1, 2))
+    assert first != second and first.is_relative_to(tmp_path) and second.is_file()
+
+
+def test_command_line(tmp_path, monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["moving_shapes", *arguments])
+        __main__.main()
+
+    out = str(tmp_path / "out")
+    run("--out", out, "--pairs", "2", "--split", "test", "--families", "orbit", "size")
+    assert capsys.readouterr().out.endswith("manifest.jsonl: 4 clips\n")
+    families = [r["family"] for r in _rows(tmp_path / "out/manifest.jsonl")]
+    assert families == ["orbit", "orbit", "size", "size"]
+    with pytest.raises(SystemExit):
+        run("--out", out, "--pairs", "3")
+    assert "choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("family", scene.FAMILIES)
