@@ -240,3 +240,18 @@ def test_unknown_split_or_family_is_named(tmp_path):
         moving_shapes.generate(tmp_path / "a", 1, families=["zoom"])
     with pytest.raises(ValueError, match="pairs=0"):
         moving_shapes.generate(tmp_path / "a", 0)
+
+
+def test_shapes_are_named_from_left_to_right_whatever_came_first():
+    first_is_left = set()
+    for index in range(40):
+        drawn, _ = clips._draw(index, 0, "all", ["sequence"])
+        a, b = (track.x[0] for track in drawn.tracks)
+        if abs(a - b) < abs(drawn.tracks[0].y[0] - drawn.tracks[1].y[0]):
+            continue
+        left, right = sorted(drawn.tracks, key=lambda track: track.x[0])
+        words = grammar.appearance(drawn)
+        assert words.index(f"{left.look.colour} {left.look.shape}") < words.index(" and ")
+        assert words.index(" and ") < words.index(f"{right.look.colour} {right.look.shape}")
+        first_is_left.add(bool(a < b))
+    assert first_is_left == {True, False}
