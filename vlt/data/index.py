@@ -16,8 +16,9 @@ _CODECS = {
     *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4"),
     *("ffv1", "png", "mjpeg", "qtrle", "rawvideo", "huffyuv", "utvideo"),
 }
-# Decoders whose "not a reference" mark is strict: skipping such frames changes no other frame.
-_SKIPS_EXACTLY = ("h264", "vp8")
+# Decoders whose "not a reference" mark is strict: skipping such frames changes no other frame (a
+# frame of VP8 leaves its segmentation map, one of HEVC may serve a higher temporal layer).
+_SKIPS_EXACTLY = ("h264",)
 # An MPEG-4 packet this short says "repeat the last frame" and yields none of its own.
 _MPEG4_EMPTY_PACKET = 8
 

@@ -30,7 +30,7 @@ def main() -> None:
         while header := requests.read(LENGTH.size):
             request, limit = pickle.loads(requests.read(*LENGTH.unpack(header)))
             # Should the parent be gone when a decoder hangs, the kernel ends this process.
-            signal.setitimer(signal.ITIMER_REAL, 2 * limit + 5)
+            signal.setitimer(signal.ITIMER_REAL, 2 * limit + 1)
             answer = _answer(request)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _send(answers, answer)

@@ -1,0 +1,261 @@
+"""Every frame that `vlt.data.decode` returns is the one a plain sequential decode yields."""
+
+import json
+import pathlib
+import re
+import wave
+
+import av
+import numpy as np
+import pytest
+from helpers import run_python
+from PIL import Image
+from video_files import LOSSLESS, TRICKY, decode_all, draw, write, write_lossless, write_tricky
+
+from vlt.data import decode as decode_module
+from vlt.data import errors, index
+from vlt.data.decode import Video, decode, probe
+
+
+def manifest(shared: pathlib.Path) -> list[dict]:
+    return json.loads((shared / "videos/MANIFEST.json").read_text())["videos"]
+
+
+def picks(n: int) -> dict[str, list[int]]:
+    rng = np.random.default_rng(n)
+    return {
+        "ends": [0, n - 1],
+        "uniform": np.linspace(0, n - 1, 8).round().astype(int).tolist(),
+        "random": rng.integers(0, n, 8).tolist(),
+    }
+
+
+def assert_same_frames(path: pathlib.Path, truth: np.ndarray) -> None:
+    assert probe(path).frames == len(truth), path
+    for kind, indices in picks(len(truth)).items():
+        assert np.array_equal(decode(path, indices), truth[indices]), (path, kind, indices)
+
+
+def test_sound_files_equal_sequential_decoding(shared):
+    sound = [video for video in manifest(shared) if video["kind"] != "broken"]
+    assert len(sound) == 29
+    for video in sound:
+        path = shared / "videos" / video["file"]
+        truth = decode_all(path)
+        assert len(truth) == video["frames"]
+        assert_same_frames(path, truth)
+
+
+@pytest.mark.parametrize("name", TRICKY)
+def test_tricky_files_equal_sequential_decoding(tmp_path, name):
+    path = write_tricky(tmp_path, name)
+    truth = decode_all(path)
+    assert len(truth) == 60
+    assert_same_frames(path, truth)
+    for i in range(0, 60, 7):
+        assert np.array_equal(decode(path, [i]), truth[[i]]), i
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_lossless_files_give_back_what_was_drawn(tmp_path, name):
+    frames = draw(25, 32, 32)
+    path = write_lossless(tmp_path, name, frames)
+    assert np.array_equal(decode(path, range(25)), frames)
+    assert np.array_equal(decode(path, [24, 3, 3]), frames[[24, 3, 3]])
+
+
+@pytest.mark.parametrize("name", ["open_gop.mp4", "closed_gop.mp4", "vp8.webm"])
+def test_files_too_large_to_keep_are_read_twice(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(index, "KEPT_BYTES", 1000)
+    path = write_tricky(tmp_path, name)
+    with Video(path) as video:
+        assert video.index.packets is None
+        assert not video.index.doubt
+    assert_same_frames(path, decode_all(path))
+
+
+def test_jumping_decodes_only_what_is_needed(tmp_path, monkeypatch):
+    path = write_tricky(tmp_path, "closed_gop.mp4")
+    monkeypatch.setattr(Video, "scan", lambda self: pytest.fail("decoded the whole file"))
+    with Video(path) as video:
+        start = video.index.start(video.index.pts[50])
+        assert start >= 40
+        monkeypatch.setattr(video.index, "packets", [None] * start + video.index.packets[start:])
+        video.read([50])
+
+
+def test_alt_ref_pictures_are_not_frames(shared):
+    with Video(shared / "videos/stream_of_water.webm") as video:
+        assert len(video.index.packets) == 123
+        assert len(video) == 118
+        assert not video.index.doubt
+
+
+def test_a_lying_index_is_found_out(tmp_path, monkeypatch):
+    path = write_tricky(tmp_path, "closed_gop.mp4")
+    truth = decode_all(path)
+
+    def build_with_a_frame_too_many(container, stream):
+        built = index.build_index(container, stream)
+        ghost = built.pts[-1] + 512
+        built.place[ghost] = built.place[built.pts[-1]]
+        built.pts.append(ghost)
+        return built
+
+    monkeypatch.setattr(decode_module, "build_index", build_with_a_frame_too_many)
+    with Video(path) as video:
+        assert len(video) == 61
+        with pytest.raises(
+            errors.WrongFrames, match="frame 60 was asked for; frames 0 to 59 exist"
+        ):
+            video.read([60])
+        assert len(video) == 60
+        assert np.array_equal(video.read([59, 20]), truth[[59, 20]])
+
+
+def test_one_open_video_answers_again_and_again(tmp_path):
+    path = write_tricky(tmp_path, "open_gop.mp4")
+    truth = decode_all(path)
+    with Video(path) as video:
+        for indices in ([59], [0], [30, 31], [59, 0], []):
+            assert np.array_equal(
+                video.read(indices), truth[indices] if indices else video.read([])
+            )
+
+
+def test_times_are_counted_not_read(shared):
+    vfr = probe(shared / "videos/derived_flower_vfr.mkv")
+    assert vfr.frames == len(vfr.timestamps) == 75
+    # The header says 30 frames a second; 75 frames last 5 seconds.
+    assert vfr.fps == pytest.approx(74 / 4.972, rel=1e-2)
+    assert vfr.duration == pytest.approx(5.0, abs=0.1)
+    over = probe(shared / "videos/derived_rabbit_xvid_mp3.avi")
+    assert over.frames == 120
+    assert probe(shared / "videos/nasa_13013.mp4").frames == 390
+
+
+def test_probe_of_a_drawn_video(tmp_path):
+    info = probe(write(tmp_path / "a.mp4", draw(30)))
+    assert (info.frames, info.codec) == (30, "h264")
+    assert info.fps == pytest.approx(25)
+    assert info.duration == pytest.approx(1.2)
+    assert np.allclose(info.timestamps, np.arange(30) / 25)
+
+
+def test_rotation_tag_is_obeyed(shared):
+    assert decode(shared / "videos/rotated_90.mov", [0, 2]).shape == (2, 568, 320, 3)
+
+
+@pytest.mark.parametrize("index_", [-1, 60])
+def test_frames_that_do_not_exist(tmp_path, index_):
+    path = write_tricky(tmp_path, "closed_gop.mp4")
+    with pytest.raises(errors.WrongFrames, match=f"{path}: frame {index_} was asked for"):
+        decode(path, [3, index_])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "cause"),
+    [
+        ("broken_truncated_no_moov.mp4", errors.CannotOpen, "Invalid data"),
+        ("broken_zero_byte.mp4", errors.CannotOpen, "the file is empty"),
+        ("broken_text_renamed.mp4", errors.CannotOpen, "Invalid data"),
+        ("broken_png_renamed.mp4", errors.NotAVideo, "png_pipe"),
+        ("broken_truncated_after_moov.mp4", errors.Truncated, "after 70 frames"),
+        ("broken_truncated_half.webm", errors.Truncated, r"end at 2\.4\d s of 5\.06 s"),
+    ],
+)
+def test_broken_files_name_themselves_and_the_cause(shared, capfd, name, kind, cause):
+    path = str(shared / "videos" / name)
+    with pytest.raises(kind, match=cause) as caught:
+        decode(path, [0])
+    assert caught.value.path == path
+    assert str(caught.value) == f"{path}: {caught.value.reason}"
+    with pytest.raises(kind):
+        probe(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [("broken_truncated_after_moov.mp4", 70), ("broken_truncated_half.webm", 73)],
+)
+def test_allow_truncated_admits_the_frames_that_exist(shared, name, frames):
+    path = shared / "videos" / name
+    assert probe(path, allow_truncated=True).frames == frames
+    whole = {"after_moov": "flower.mp4", "half": "flower.webm"}[
+        re.search("after_moov|half", name)[0]
+    ]
+    indices = [frames - 1, 0, frames // 2]
+    got = decode(path, indices, allow_truncated=True)
+    assert np.array_equal(got, decode(shared / "videos" / whole, indices))
+    with pytest.raises(errors.WrongFrames):
+        decode(path, [frames], allow_truncated=True)
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi"])
+def test_cut_files_are_truncated(tmp_path, name):
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    path = write(tmp_path / name, draw(100), codec, container_options={"movflags": "faststart"})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    with pytest.raises(errors.Truncated):
+        probe(path)
+    assert 20 < probe(path, allow_truncated=True).frames < 80
+
+
+def test_what_is_no_video(tmp_path):
+    Image.fromarray(draw(1)[0]).save(tmp_path / "still.jpg")
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    for name in ("still.jpg", "sound.wav"):
+        with pytest.raises(errors.NotAVideo, match=name):
+            probe(tmp_path / name)
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "absent.mp4", tmp_path):
+        with pytest.raises(errors.CannotOpen, match="no such file"):
+            probe(path)
+
+
+def test_names_that_look_like_protocols(tmp_path):
+    path = write(tmp_path / "http:clip%03d.mp4", draw(5))
+    assert probe(path).frames == 5
+
+
+def test_tags_that_are_not_utf8(tmp_path):
+    path = tmp_path / "tagged.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLETITLE"
+        stream = container.add_stream("ffv1", rate=25, width=96, height=64, pix_fmt="bgr0")
+        for frame in draw(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"TITLETITLE", b"\xff\xfeTLETITLE"))
+    assert probe(path).frames == 3
+
+
+def test_memory_stays_flat(tmp_path):
+    path = write_lossless(tmp_path, "ffv1.mkv", draw(25, 64, 64))
+    grown = run_python(
+        """
+        import sys
+        from vlt.data.decode import decode
+
+        def resident():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+        def read(times):
+            for _ in range(times):
+                decode(sys.argv[1], range(25))
+
+        read(100)
+        before = resident()
+        read(500)
+        print(resident() - before)
+        """,
+        path,
+    )
+    # One clip is 0.3 MB: kept once in twenty reads, it would show.
+    assert int(grown) < 3e6
