@@ -12,12 +12,13 @@ from transformers import CLIPConfig, CLIPModel
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a tokenizer of five tokens."""
+    """A folder with a tokenizer of seven tokens."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    tokens = ["a", "b", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
+    tokens = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
     return str(folder)
 
 

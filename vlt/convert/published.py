@@ -16,7 +16,7 @@ from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading
 from vlt.convert.sizes import infer_methods, infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
-from vlt.convert.tokenizer import has_tokenizer, vocabulary_size, write_tokenizer
+from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
 from vlt.model_folder import (
     ModelConfig,
     check_replaceable,
@@ -58,12 +58,7 @@ def convert(
     head = heading(checkpoint.path, config, placed.dropped, checkpoint.other, notes)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "tokenizer"
-        write_tokenizer(tokenizer, files)
-        if vocabulary_size(files) > config.spec.text.vocab:
-            raise ConversionError(
-                f"--tokenizer {tokenizer}: its ids go up to {vocabulary_size(files) - 1}, the "
-                f"checkpoint has embeddings for {config.spec.text.vocab}"
-            )
+        write_tokenizer(tokenizer, files, config.spec.text)
         params = traverse_util.unflatten_dict(leaves, sep="/")
         report = f"{head}\n\n{full_table(placed.rows)}\n"
         write_model_folder(target, config, params, files, report, overwrite)

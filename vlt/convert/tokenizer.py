@@ -1,12 +1,13 @@
 """Tokenizer files of a model folder: copied, from the hub, or made from CLIP's merges."""
 
-import gzip
 import json
 import shutil
 from pathlib import Path
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.reading import read_json
+from vlt.data.tokenize import Tokenizer, write_clip_tokenizer
+from vlt.models.spec import TextSpec
 
 _FILES = (
     "tokenizer.json",
@@ -17,8 +18,6 @@ _FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# Merges in CLIP's vocabulary: 49,408 tokens less 512 single bytes and 2 marks.
-_MERGES = 48894
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -27,19 +26,38 @@ def has_tokenizer(folder: Path) -> bool:
     return any(all((folder / name).exists() for name in names) for names in whole)
 
 
-def write_tokenizer(source: str, target: Path) -> None:
-    """Writes tokenizer files into the new folder `target`.
+def write_tokenizer(source: str, target: Path, text: TextSpec) -> None:
+    """Writes tokenizer files into the new folder `target`, and tries them.
 
     source: a folder, OpenAI's bpe_simple_vocab_16e6.txt.gz, or a name on the hub.
-    Raises ConversionError when it holds no tokenizer or can't be had.
+    Raises ConversionError: no tokenizer there, or not one of this text tower.
     """
     path = Path(source)
     if path.is_dir():
         _copy(path, target)
     elif path.is_file():
-        _from_merges(path, target)
+        _from_merges(path, target, text.context)
     else:
         _from_hub(source, target)
+    _check(source, target, text)
+
+
+def _check(source: str, folder: Path, text: TextSpec) -> None:
+    highest = vocabulary_size(folder) - 1
+    if highest >= text.vocab:
+        raise ConversionError(
+            f"--tokenizer {source}: its ids go up to {highest}, the checkpoint has embeddings for "
+            f"{text.vocab}"
+        )
+    try:
+        end = int(Tokenizer.load(folder, text.context)([""])[0, 1])
+    except Exception as error:  # tokenizers raises bare ones
+        raise ConversionError(f"--tokenizer {source}: does not load: {error}") from error
+    if end != highest:
+        raise ConversionError(
+            f"--tokenizer {source}: a text ends with id {end}, but text is pooled at the highest "
+            f"id, {highest}"
+        )
 
 
 def vocabulary_size(folder: Path) -> int:
@@ -66,6 +84,10 @@ def _copy(folder: Path, target: Path) -> None:
     for name in _FILES:
         if (folder / name).exists():
             shutil.copy(folder / name, target / name)
+    config = target / "tokenizer_config.json"
+    if not config.exists():
+        # Old folders leave it out; vlt reads no folder without.
+        config.write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}) + "\n", "utf-8")
 
 
 def _from_hub(name: str, target: Path) -> None:
@@ -81,39 +103,10 @@ def _from_hub(name: str, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
-def _from_merges(path: Path, target: Path) -> None:
-    """vocab.json and merges.txt from OpenAI's list of merges (CLIP, simple_tokenizer)."""
+def _from_merges(path: Path, target: Path, context: int) -> None:
     try:
-        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        write_clip_tokenizer(path, target, context)
+    except (OSError, EOFError, ValueError) as error:
         raise ConversionError(
-            f"--tokenizer {path}: not a gzip text of byte-pair merges: {error}"
+            f"--tokenizer {path}: not a gzip text of CLIP's byte-pair merges: {error}"
         ) from error
-    merges = lines[1 : 1 + _MERGES]
-    if len(merges) < _MERGES or any(len(line.split()) != 2 for line in merges):
-        raise ConversionError(f"--tokenizer {path}: not the {_MERGES} merges of CLIP")
-    characters = _byte_characters()
-    tokens = [*characters, *(c + "</w>" for c in characters)]
-    tokens += ["".join(line.split()) for line in merges]
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    vocabulary = {token: index for index, token in enumerate([*tokens, start, end])}
-    target.mkdir()
-    (target / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
-    (target / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
-    config = {
-        "tokenizer_class": "CLIPTokenizer",
-        "bos_token": start,
-        "eos_token": end,
-        "unk_token": end,
-        "pad_token": end,
-        "do_lower_case": True,
-        "model_max_length": 77,
-    }
-    (target / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-
-
-def _byte_characters() -> list[str]:
-    """A printable character for each byte: itself where printable, else one from 256 up."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = range(256 - len(printable))
-    return [chr(code) for code in printable] + [chr(256 + index) for index in others]
