@@ -106,11 +106,18 @@ class DecoderPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def processes(self) -> list[subprocess.Popen]:
+        """The decoder processes that run now."""
+        return [process.child for process in self._running]
+
     def read(self, request: ClipRequest) -> np.ndarray:
         """`read_clip(request)` in a process of the pool: uint8 RGB [t, h, w, 3].
 
         Raises: what `read_clip` raises; DecodeTimeout, DecoderDied.
         """
+        if not self.close.alive:
+            raise RuntimeError("the decoder pool is closed")
         if not self.workers:
             return read_clip(request)
         process = self._free.get()
@@ -143,11 +150,11 @@ class _Process:
         here = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._child = subprocess.Popen(
+        self.child = subprocess.Popen(
             command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
         )
-        assert self._child.stdin is not None and self._child.stdout is not None
-        self._to, self._from = self._child.stdin, self._child.stdout
+        assert self.child.stdin is not None and self.child.stdout is not None
+        self._to, self._from = self.child.stdin, self.child.stdout
         self._readable = select.poll()
         self._readable.register(self._from, select.POLLIN)
         self._started = False
@@ -162,13 +169,13 @@ class _Process:
 
     def fate(self) -> str:
         """How the process ended, in words."""
-        code = self._child.wait(timeout=10)
+        code = self.child.wait(timeout=10)
         return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
     def end(self) -> None:
         """Kills the process."""
-        self._child.kill()
-        self._child.wait()
+        self.child.kill()
+        self.child.wait()
         self._to.close()
         self._from.close()
 
@@ -176,7 +183,7 @@ class _Process:
         try:
             self._receive(time.monotonic() + _START_LIMIT)
         except (EOFError, TimeoutError) as error:
-            raise RuntimeError(f"a decoder did not start: {self._child.args}") from error
+            raise RuntimeError(f"a decoder did not start: {self.child.args}") from error
         self._started = True
 
     def _receive(self, deadline: float) -> Any:

@@ -1,0 +1,79 @@
+"""Sampling rules against indices worked out by hand from the papers' formulas."""
+
+import numpy as np
+import pytest
+
+from vlt.data.sample import SAMPLERS, check_sampler, sample
+
+
+def take(name: str, n: int, frames: int, seed: int = 0, fps: float = 10.0) -> list[int]:
+    return sample(name, n, frames, rng=np.random.default_rng(seed), fps=fps).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "frames", "expected"),
+    [
+        # s = 9 / 4 = 2.25: edges 0, 2, 4 (4.5 rounds to even), 7, 9.
+        ("segment_middle", 10, 4, [1, 3, 5, 8]),
+        ("conversation_middle", 10, 4, [1, 3, 5, 8]),
+        ("linspace", 10, 4, [0, 3, 6, 9]),
+        ("linspace", 8, 4, [0, 2, 5, 7]),
+        ("segment_centre", 10, 4, [1, 3, 6, 8]),
+        ("segment_centre", 25, 4, [3, 9, 15, 21]),
+        # Ten frames a second: seconds at 0, 10, .., 90, thinned to places 0, 3, 6, 9.
+        ("fps1_linspace", 100, 4, [0, 30, 60, 90]),
+        # Truncated: places 0, 2.25, 4.5, 6.75, 9.
+        ("fps1_linspace", 100, 5, [0, 20, 40, 60, 90]),
+        ("fps1_linspace", 40, 4, [0, 10, 20, 30]),
+        # Three seconds, four frames: over all frames, truncated.
+        ("fps1_linspace", 26, 4, [0, 8, 16, 25]),
+        # More frames than exist.
+        ("segment_middle", 3, 6, [0, 0, 1, 1, 1, 2]),
+        ("linspace", 3, 5, [0, 0, 1, 2, 2]),
+        ("segment_centre", 2, 4, [0, 0, 1, 1]),
+        ("fps1_linspace", 1, 3, [0, 0, 0]),
+        ("conversation_middle", 3, 8, [0, 1, 1]),
+    ],
+)
+def test_rules_give_the_papers_indices(name, n, frames, expected):
+    assert take(name, n, frames) == expected
+
+
+def test_uniform_segments_draws_from_whole_segments_ends_included():
+    draws = np.array([take("uniform_segments", 10, 4, seed) for seed in range(300)])
+    assert draws.min(axis=0).tolist() == [0, 2, 4, 7]
+    assert draws.max(axis=0).tolist() == [2, 4, 7, 9]
+    assert set(draws[:, 0]) == {0, 1, 2}
+    assert take("uniform_segments", 10, 4, 5) == take("uniform_segments", 10, 4, 5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_indices_exist_and_ascend(name):
+    for n in (1, 2, 7, 30, 301):
+        for frames in (1, 4, 12, 64):
+            indices = take(name, n, frames, fps=29.97)
+            assert len(indices) == (min(n, frames) if name == "conversation_middle" else frames)
+            assert min(indices) >= 0 and max(indices) < n
+            assert indices == sorted(indices)
+
+
+def test_slow_videos_keep_every_frame():
+    assert take("fps1_linspace", 6, 3, fps=0.2) == [0, 2, 5]
+
+
+def test_reversal_maps_sampled_frames_onto_themselves():
+    """Moving shapes relies on it: a twin's sampled frames are the clip's, reversed."""
+    for n in range(8, 65):
+        indices = np.array(take("linspace", n, 8))
+        assert np.array_equal(n - 1 - indices[::-1], indices), n
+    for frames in (4, 8, 12):
+        indices = np.array(take("segment_centre", 25, frames))
+        assert np.array_equal(24 - indices[::-1], indices), frames
+
+
+def test_unknown_rules_and_empty_videos():
+    with pytest.raises(ValueError, match="unknown sampler 'linspce': did you mean 'linspace'"):
+        check_sampler("linspce")
+    for n, frames in ((0, 8), (8, 0)):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            take("linspace", n, frames)
