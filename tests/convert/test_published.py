@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -58,10 +59,27 @@ def test_huggingface_safetensors(clip_folder, tmp_path, tokenizer):
     assert (spec.visual.activation, spec.visual.norm_eps) == ("gelu", 1e-4)
     assert (spec.text.context, spec.text.vocab, spec.text.heads) == (10, 60, 4)
     assert (spec.text.activation, spec.text.norm_eps) == ("quick_gelu", 1e-5)
-    line = next(line for line in report.splitlines() if "self_attn.q_proj.weight" in line)
-    assert "visual/blocks_{0-3}/attention/query/kernel" in line or "{0-2}" in line
+    rows = [line.split() for line in report.splitlines() if "self_attn.q_proj.weight" in line]
+    assert rows[1] == [
+        "vision_model.encoder.layers.{0-3}.self_attn.q_proj.weight",
+        *("[64,", "64]", "float32", "visual/blocks_{0-3}/attention/query/kernel", "transpose"),
+    ]
     full = (tmp_path / "model/report.txt").read_text()
     assert "vision_model.encoder.layers.3.mlp.fc1.weight" in full
+
+
+def test_a_huggingface_file_alone_tells_less(clip_folder, tmp_path, tokenizer):
+    path = clip_folder / "model.safetensors"
+    with pytest.raises(ConversionError, match="visual.heads|can't tell the activation"):
+        convert(path, tmp_path / "model", tokenizer=tokenizer)
+    settings = ("visual.heads=2", "text.heads=4", "visual.norm_eps=1e-4")
+    activations = ("visual.activation=gelu", "text.activation=quick_gelu")
+    _round_trip(path, tmp_path, tokenizer, *settings, *activations)
+    convert(clip_folder, tmp_path / "whole", tokenizer=tokenizer)
+    specs = [read_model_config(tmp_path / name).spec for name in ("model", "whole")]
+    assert specs[0] == specs[1]
+    with pytest.raises(ConversionError, match=r"--set visual.heads: .*config\.json says it"):
+        convert(clip_folder, tmp_path / "x", settings={"visual.heads": 2}, tokenizer=tokenizer)
 
 
 def test_huggingface_folder_comes_back_as_one(clip, clip_folder, tmp_path, tokenizer):
@@ -467,8 +485,6 @@ def test_a_clip_is_written_in_another_layout(clip_folder, tmp_path, tokenizer):
     convert(path, tmp_path / "again", settings=parse_settings(settings), tokenizer=tokenizer)
     (first, a), (second, b) = (read_model_folder(tmp_path / n) for n in ("model", "again"))
     assert first.spec == second.spec
-    import jax
-
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 

@@ -105,6 +105,16 @@ def test_a_truncated_file_is_an_error(tmp_path: Path, zipped: bool, share: float
         read_checkpoint(path)
 
 
+def test_a_flipped_bit_is_an_error(tmp_path: Path):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.full((64,), 1.5)}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(np.float32(1.5).tobytes() * 8) + 9] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ConversionError, match="Bad CRC-32"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         print(_run(options), end="")
-    except (ConversionError, ModelFolderError, CheckpointError) as error:
+    except (ConversionError, ModelFolderError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -140,6 +140,8 @@ _BRANCH = "visual/btadapter"
 CLIP_HF = Family(
     name="clip_hf",
     about="CLIP as transformers saves it",
+    # In config.json; a bare weight file does not tell.
+    activation=None,
     rules=(
         Rule("vision_model.embeddings.class_embedding", ("visual/class_embedding",)),
         Rule(

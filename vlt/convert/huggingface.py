@@ -24,7 +24,10 @@ def clip_spec(folder: Path) -> DualEncoderSpec:
     if kind != "clip":
         raise ConversionError(f"{path}: model_type is {kind!r}, not 'clip'")
     # transformers fills in what the file leaves at its defaults.
-    config = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    try:
+        config: Any = CLIPConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # its validation raises many kinds
+        raise ConversionError(f"{path}: {error}") from error
     visual, text = config.vision_config, config.text_config
     # 2 marks old files: transformers then pools at the highest id.
     if text.eos_token_id not in (2, text.vocab_size - 1):

@@ -8,7 +8,7 @@ import collections
 import dataclasses
 import pickle
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -201,7 +201,7 @@ class RestrictedUnpickler(pickle.Unpickler):
 
     def __init__(
         self,
-        stream: BinaryIO,
+        stream: IO[bytes],
         source: str,
         storage: Callable[[np.dtype, str, int], np.ndarray] | None = None,
     ) -> None:

@@ -103,6 +103,8 @@ def _convert(
         "dtypes": {row.source: row.dtype for row in placed.rows},
         "dropped": placed.dropped,
     }
+    if base:
+        source["base"] = Path(settings["base"]).name
     return ModelConfig(family.model, spec, methods, pixels, None, source), leaves, placed, notes
 
 
@@ -141,6 +143,7 @@ def _spec(
     stated = sorted(key for key in settings if key.startswith(("visual.", "text.")))
     if stated:
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
+    notes.append("heads, activation, epsilon: config.json")
     return clip_spec(checkpoint.path)
 
 
@@ -177,11 +180,11 @@ def _check(
     """Raises ConversionError that lists every tensor missing, unexpected or misshapen."""
     unexpected, misshapen = dict(placed.unexpected), dict(placed.misshapen)
     for path, leaf in leaves.items():
-        name = source_name(family.rules, path)
         if path not in shapes:
-            unexpected[name] = f"the model has no {path}"
+            unexpected[source_name(family.rules, path)] = f"the model has no {path}"
         elif leaf.shape != shapes[path]:
-            misshapen[name] = f"{path} is {list(leaf.shape)}, wanted {list(shapes[path])}"
+            why = f"{path} is {list(leaf.shape)}, wanted {list(shapes[path])}"
+            misshapen[source_name(family.rules, path)] = why
     bad = {family.canonical(name) for name in placed.misshapen}
     missing = {
         name: f"for {path}"
@@ -202,6 +205,6 @@ def _check(
 def _float32(checkpoint: Checkpoint, path: str, leaf: np.ndarray) -> np.ndarray:
     """A float32 copy that keeps every value."""
     result = np.ascontiguousarray(leaf, np.float32).reshape(leaf.shape)
-    if not np.array_equal(result.astype(leaf.dtype), leaf, equal_nan=leaf.dtype.kind == "f"):
+    if not np.array_equal(result.astype(leaf.dtype), leaf, equal_nan=True):
         raise ConversionError(f"{checkpoint.path}: {path}: float32 can't hold its {leaf.dtype}")
     return result

@@ -108,7 +108,7 @@ def _activation(tower: str, family: Family, settings: Mapping[str, Any], notes: 
     if activation is None:
         raise ConversionError(
             f"layout {family.name}: tensors can't tell the activation; --set activation=quick_gelu "
-            "(OpenAI's weights, and open_clip's models named -quickgelu) or --set activation=gelu"
+            "(OpenAI's weights, models named -quickgelu) or --set activation=gelu"
         )
     if activation not in ("quick_gelu", "gelu"):
         raise ConversionError(f"--set {key}={activation}: quick_gelu or gelu")

@@ -3,10 +3,11 @@
 Formats: torch/serialization.py (zip since 1.6, else five pickles and the storages behind them).
 """
 
+import io
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def _read_zip(path: Path) -> Any:
 
             with archive.open(names[0]) as stream:
                 return RestrictedUnpickler(stream, f"{path}", storage).read()
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
         raise ConversionError(f"{path}: broken zip archive: {error}") from error
 
 
@@ -69,7 +70,7 @@ def _read_legacy(path: Path) -> Any:
         return _read_pickles(path, stream)
 
 
-def _read_pickles(path: Path, stream: BinaryIO) -> Any:
+def _read_pickles(path: Path, stream: io.BufferedReader) -> Any:
     storages: dict[str, np.ndarray] = {}
 
     def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
@@ -96,7 +97,7 @@ def _read_pickles(path: Path, stream: BinaryIO) -> Any:
     return result
 
 
-def _fill(path: Path, stream: BinaryIO, key: str, storages: dict[str, np.ndarray]) -> None:
+def _fill(path: Path, stream: io.BufferedReader, key: str, storages: dict[str, np.ndarray]) -> None:
     count = int.from_bytes(stream.read(8), sys.byteorder, signed=True)
     target = storages.get(key)
     if target is None or target.size != count:
