@@ -261,7 +261,10 @@ def test_fine_tuned_adapter_file_is_completed(golden, branch_folder, tmp_path):
     torch.save({name: torch.from_numpy(x) for name, x in tuned.items()}, path)
     with pytest.raises(ConversionError, match="adapter alone; --set base=FOLDER"):
         convert(path, tmp_path / "model", tokenizer=str(branch_folder / "tokenizer"))
-    convert(path, tmp_path / "model", settings={"base": str(branch_folder)})
+    settings = {"base": str(branch_folder)}
+    with pytest.raises(ConversionError, match=r"--set visual.heads: .*config\.json says it"):
+        convert(path, tmp_path / "model", settings=settings | {"visual.heads": 4})
+    convert(path, tmp_path / "model", settings=settings)
     _, params = read_model_folder(tmp_path / "model")
     branch = params["visual"]["btadapter"]
     name = "model.vision_tower.btadapter_T_layers.{}.temporal_fc.bias"
@@ -474,6 +477,8 @@ def test_the_way_back_refuses_what_the_layout_cannot_hold(branch_folder, tmp_pat
     assert "visual/btadapter/temporal_2/projection/kernel" in str(error.value)
     with pytest.raises(ConversionError, match="is one file; name a .safetensors"):
         reverse(branch_folder, tmp_path / "folder")
+    with pytest.raises(ConversionError, match="read, not written"):
+        reverse(branch_folder, tmp_path / "weights.pth")
 
 
 def test_a_clip_is_written_in_another_layout(clip_folder, tmp_path, tokenizer):

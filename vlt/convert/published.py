@@ -124,6 +124,9 @@ def _base(
             f"{checkpoint.path}: holds an adapter alone; --set base=FOLDER names the model folder "
             "it was trained on, which has the tensors that the file leaves out"
         )
+    idle = sorted(set(settings) - {"base"})
+    if idle:
+        raise ConversionError(f"--set {idle[0]}: {settings['base']}/config.json says it")
     config, params = read_model_folder(settings["base"])
     notes.append(f"tensors that the file leaves out: from {settings['base']}")
     return config, dict(traverse_util.flatten_dict(params, sep="/"))

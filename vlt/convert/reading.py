@@ -12,7 +12,7 @@ import safetensors.numpy
 from vlt.convert.errors import ConversionError
 from vlt.convert.torch_files import read_torch_file
 
-_TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TORCHSCRIPT_STATE = ("training", "_is_full_backward_hook")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -85,9 +85,9 @@ def _read_file(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             return safetensors.numpy.load_file(path), []
         except (safetensors.SafetensorError, OSError, KeyError) as error:
             raise ConversionError(f"{path}: broken safetensors file: {error}") from error
-    if path.suffix not in _TORCH_SUFFIXES:
+    if path.suffix not in TORCH_SUFFIXES:
         raise ConversionError(
-            f"{path}: name a .safetensors, {', '.join(_TORCH_SUFFIXES)} file or a folder"
+            f"{path}: name a .safetensors, {', '.join(TORCH_SUFFIXES)} file or a folder"
         )
     return _state_dict(path, read_torch_file(path))
 

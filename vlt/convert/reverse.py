@@ -13,6 +13,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.families import Family, get_family
 from vlt.convert.huggingface import config_json, preprocessor_json
 from vlt.convert.pickles import DTYPES
+from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors
 from vlt.model_folder import ModelConfig, check_replaceable, new_folder, read_model_folder
 
@@ -31,6 +32,8 @@ def reverse(
     """
     target = Path(target)
     as_folder = target.suffix != ".safetensors"
+    if target.suffix in TORCH_SUFFIXES:
+        raise ConversionError(f"{target}: torch's files are read, not written; .safetensors is")
     check_replaceable(target, overwrite, _is_huggingface_folder if as_folder else Path.is_file)
     config, params = read_model_folder(source)
     layout = _layout(Path(source), config, family)
@@ -93,7 +96,7 @@ def _cast(name: str, tensor: np.ndarray, dtype: str, notes: list[str]) -> np.nda
 
 def _is_huggingface_folder(folder: Path) -> bool:
     path = folder / "config.json"
-    return path.exists() and "model_type" in json.loads(path.read_text(encoding="utf-8"))
+    return path.exists() and "model_type" in read_json(path)
 
 
 def _write_huggingface(folder: Path, source: Path, config: ModelConfig, tensors: Tensors) -> None:
