@@ -203,6 +203,20 @@ def test_cut_files_are_truncated(tmp_path, name):
     assert 20 < probe(path, allow_truncated=True).frames < 80
 
 
+def test_damage_in_the_middle_shows_when_it_is_read(tmp_path):
+    path = write_lossless(tmp_path, "png.mov", draw(100))
+    truth = decode_all(path)
+    with Video(path) as video:
+        damaged = bytes(video.index.packets[40])
+    path.write_bytes(path.read_bytes().replace(damaged[:200], bytes(200)))
+    assert probe(path).frames == 100
+    with pytest.raises(errors.Truncated, match="after 40 frames the decoder ends in: Invalid data"):
+        decode(path, [30, 40])
+    assert np.array_equal(decode(path, [30, 39], allow_truncated=True), truth[[30, 39]])
+    with pytest.raises(errors.WrongFrames, match="frames 0 to 39 exist"):
+        decode(path, [30, 40], allow_truncated=True)
+
+
 def test_what_is_no_video(tmp_path):
     Image.fromarray(draw(1)[0]).save(tmp_path / "still.jpg")
     with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:

@@ -138,6 +138,8 @@ class DecoderPool:
 
     def _replace(self, process: "_Process") -> "_Process":
         process.end()
+        if not self.close.alive:
+            return process
         self._running.remove(process)
         self._running.append(_Process(self._command))
         return self._running[-1]

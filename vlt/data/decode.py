@@ -82,6 +82,7 @@ class Video:
 
     def __init__(self, path: str | os.PathLike, *, allow_truncated: bool = False):
         self.path = os.fspath(path)
+        self._allow_truncated = allow_truncated
         self._reformatter = VideoReformatter()
         self._error = ""
         self._open()
@@ -90,10 +91,7 @@ class Video:
             self._pts: list[int] = self.index.pts
             if self.index.doubt or self._cut():
                 self.scan()
-            if self._cut() and not allow_truncated:
-                raise errors.Truncated(self.path, self._cut())
-            if not self._pts:
-                raise errors.NoFrames(self.path, f"no frame decodes {self._error}".strip())
+            self._check_usable()
         except BaseException:
             self.close()
             raise
@@ -160,6 +158,7 @@ class Video:
           WrongFrames: an index outside 0..len(self) - 1, also where reading showed that fewer
             frames exist than the packets promised (len(self) then is their true number); or frames
             of different sizes.
+          Truncated: reading met an error, and cut files are not allowed.
           UnsupportedByDecord: see `decord_backend`.
         """
         if backend not in BACKENDS:
@@ -175,6 +174,7 @@ class Video:
 
     def scan(self) -> None:
         """Decodes the whole file; what comes out, and nothing else, is its frames from now on."""
+        self.index.doubt = self.index.doubt or "the whole file was decoded"
         self._pts, self._error = [], ""
         step = max(1, round(1 / (self._header_fps * self._tick)))
         for frame in self._all_frames():
@@ -229,6 +229,12 @@ class Video:
             return ""
         return f"truncated: its frames end at {self._end():.2f} s of {promised:.2f} s"
 
+    def _check_usable(self) -> None:
+        if self._cut() and not self._allow_truncated:
+            raise errors.Truncated(self.path, self._cut())
+        if not self._pts:
+            raise errors.NoFrames(self.path, f"no frame decodes {self._error}".strip())
+
     def _check_range(self, wanted: np.ndarray) -> None:
         if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < len(self):
             outside = int(wanted[0] if wanted[0] < 0 else wanted[-1])
@@ -245,6 +251,7 @@ class Video:
             except (Surprise, av.FFmpegError) as surprise:
                 self.index.doubt = str(surprise)
             self.scan()
+            self._check_usable()
             self._check_range(wanted)
         return self._fill(len(wanted), self._read_through(wanted.tolist()))
 
