@@ -102,7 +102,7 @@ def _fill(path: Path, stream: io.BufferedReader, key: str, storages: dict[str, n
     target = storages.get(key)
     if target is None or target.size != count:
         raise ConversionError(f"{path}: storage {key} does not fit the tensors that use it")
-    if stream.readinto(memoryview(target.view(np.uint8))) != target.nbytes:
+    if stream.readinto(target.view(np.uint8).data) != target.nbytes:
         raise ConversionError(f"{path}: cut short in storage {key}")
 
 
