@@ -265,14 +265,17 @@ class Video:
 
     def _fill(self, count: int, frames: Iterable[av.VideoFrame]) -> np.ndarray:
         out = np.empty((count, 0, 0, 3), np.uint8)
-        for i, frame in enumerate(frames):
-            image = self._rgb(frame)
-            if i == 0:
+        filled = 0
+        for image in map(self._rgb, frames):
+            if filled == 0:
                 out = np.empty((count, *image.shape), np.uint8)
             if image.shape != out.shape[1:]:
                 sizes = f"{out.shape[1:3]} and {image.shape[:2]}"
                 raise errors.WrongFrames(self.path, f"frames of two sizes (H, W): {sizes}")
-            out[i] = image
+            out[filled] = image
+            filled += 1
+        if filled < count:
+            raise errors.WrongFrames(self.path, f"only {filled} of {count} frames came out")
         return out
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
