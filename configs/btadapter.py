@@ -65,7 +65,7 @@ def moving_shapes() -> ConfigDict:
         losses={"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}, scale=0.0, mask_duplicates=True
     )
     config.data.train = common.videos(
-        "moving_shapes:train:1000",
+        "moving_shapes:clips:train:1000",
         "linspace",
         frames=8,
         batch_size=32,

@@ -98,17 +98,23 @@ def msrvtt_1ka(frames: int) -> ConfigDict:
     return retrieval("msrvtt_1ka", data)
 
 
+def twins(kind: str, frames: int) -> ConfigDict:
+    """520 held-out pairs of moving shapes. kind: `twins`, or `twin_captions` for the text alone."""
+    section = ConfigDict({"kind": kind, "min_pairs": 500})
+    section.update(videos("moving_shapes:clips:test:520", "linspace", frames, 40, cache=True))
+    return section
+
+
 def moving_shapes(config: ConfigDict, frames: int = 8) -> None:
     """Evaluations on held-out moving shapes, and their tables.
 
     `static` retrieves clips of which no two agree in appearance and family, so it needs no order of
     frames; `twins` needs nothing else.
     """
-    gallery = videos("moving_shapes:test:520:gallery.jsonl", "linspace", frames, 40, cache=True)
-    clips = videos("moving_shapes:test:520", "linspace", frames, 40, cache=True)
-    twins = ConfigDict({"kind": "twins", "min_pairs": 500})
-    twins.update(clips)
-    config.evals = {"static": retrieval("moving_shapes", gallery), "twins": twins}
+    gallery = videos(
+        "moving_shapes:clips:test:520:gallery.jsonl", "linspace", frames, 40, cache=True
+    )
+    config.evals = {"static": retrieval("moving_shapes", gallery), "twins": twins("twins", frames)}
     config.table = (
         ("static/t2v_R@1", "static R@1 t2v"),
         ("static/v2t_R@1", "v2t"),

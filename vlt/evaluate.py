@@ -1,6 +1,6 @@
 """Evaluations of a model: embeddings over a sharded data set, then metrics on the host."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlt.data.clips import DecoderPool
+from vlt.data.manifest import group_rows
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
 from vlt.models.dual_encoder import DualEncoder
 from vlt.sharding import shard_batch
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.tasks.protocols import named_protocol
 from vlt.tasks.retrieval_metrics import recognition_metrics, retrieval_metrics
-from vlt.tasks.twins import twin_accuracy
+from vlt.tasks.twins import mean_by_family, twin_accuracy
+
+TEXT_BATCH = 256
 
 Metrics = dict[str, float | str]
 
@@ -59,23 +62,25 @@ class Evaluator:
         self, params: Any, data: VideoData, step: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Records [n] that could be read, and their unit vectors [n, e], in order."""
+        ids, vectors = [], []
         stream = data.evaluate(step=step)
         try:
-            return self._embed(self._video, params, stream, "video")
+            for batch in stream:
+                encoded = self._video(params, shard_batch(batch["video"], self._mesh))
+                ids.append(batch["ids"][batch["mask"]])
+                vectors.append(np.asarray(encoded)[batch["mask"]])
         finally:
             stream.close()
-
-    def embed_captions(self, params: Any, data: VideoData) -> tuple[np.ndarray, np.ndarray]:
-        """Records [m] and unit vectors [m, e] of all captions."""
-        return self._embed(self._text, params, data.captions(), "text")
-
-    def _embed(self, encode, params, batches, field) -> tuple[np.ndarray, np.ndarray]:
-        ids, vectors = [], []
-        for batch in batches:
-            encoded = encode(params, shard_batch(batch[field], self._mesh))
-            ids.append(batch["ids"][batch["mask"]])
-            vectors.append(np.asarray(encoded)[batch["mask"]])
         return np.concatenate(ids), np.concatenate(vectors)
+
+    def embed_texts(self, params: Any, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors [n, e]; the last batch is filled up and the filling dropped."""
+        ids = self._tokenizer([*texts, *[""] * (-len(texts) % TEXT_BATCH)])
+        vectors = [
+            np.asarray(self._text(params, shard_batch(part, self._mesh)))
+            for part in np.split(ids, len(ids) // TEXT_BATCH)
+        ]
+        return np.concatenate(vectors)[: len(texts)]
 
 
 def _embed(module: DualEncoder, params: Any, inputs: jax.Array, method: str) -> jax.Array:
@@ -86,31 +91,49 @@ def _retrieval(
     evaluator: Evaluator, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
     """Text-video retrieval by a named protocol; several captions of a video are several queries."""
-    protocol = PROTOCOLS[section["protocol"]]
-    label = protocol.check(protocol.pairs(data.records), section["allow_subset"])
-    videos, embedded = evaluator.embed_videos(params, data, step)
-    texts, queries = evaluator.embed_captions(params, data)
-    there = np.isin(texts, videos)
-    column = np.searchsorted(videos, texts[there])
-    scores = queries[there] @ embedded.T
-    return retrieval_metrics(scores, column, section["ties"]) | {"protocol": label}
+    protocol = named_protocol(section["protocol"])
+    pairs = protocol.pairs(data.records)
+    label = protocol.check(pairs, section["allow_subset"])
+    records, embedded = evaluator.embed_videos(params, data, step)
+    # One row a video, however many records name it; queries of unread videos go with them.
+    names = [data.records[record].video for record in records]
+    column = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    first = [names.index(name) for name in column]
+    pairs = [(video, text) for video, text in pairs if video in column]
+    queries = evaluator.embed_texts(params, [text for _, text in pairs])
+    scores = queries @ embedded[first].T
+    truth = np.array([column[video] for video, _ in pairs])
+    return retrieval_metrics(scores, truth, section["ties"]) | {"protocol": label}
 
 
 def _twins(
     evaluator: Evaluator, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
     """Each video chooses between its own caption and that of its reversal."""
-    pairs: dict[Any, list[int]] = {}
-    for index, record in enumerate(data.records):
-        pairs.setdefault(record.extra["pair"], []).append(index)
-    rows = np.array(list(pairs.values()))
-    if len(rows) < section["min_pairs"]:
-        raise ValueError(f"{len(rows)} pairs of twins; at least {section['min_pairs']} are needed")
+    rows, families = _pairs(data, section["min_pairs"])
     _, videos = evaluator.embed_videos(params, data, step)
-    _, texts = evaluator.embed_captions(params, data)
+    texts = evaluator.embed_texts(params, [record.captions[0] for record in data.records])
     scores = np.einsum("pie,pje->pij", videos[rows], texts[rows])
-    families = [data.records[first].extra["family"] for first in rows[:, 0]]
     return dict(twin_accuracy(scores, families)) | {"pairs": len(rows)}
+
+
+def _twin_captions(
+    evaluator: Evaluator, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Mean cosine between the captions of twins by family, and the largest of these means."""
+    rows, families = _pairs(data, section["min_pairs"])
+    texts = evaluator.embed_texts(params, [record.captions[0] for record in data.records])
+    cosines = (texts[rows[:, 0]] * texts[rows[:, 1]]).sum(-1)
+    means = mean_by_family(cosines, families)
+    return dict(means) | {"max": max(means.values())}
+
+
+def _pairs(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
+    """Records of each pair of twins, int [pairs, 2], and its family."""
+    rows = np.array(group_rows(data.manifest, data.records, "pair"))
+    if len(rows) < least:
+        raise ValueError(f"{len(rows)} pairs of twins; at least {least} are needed")
+    return rows, [data.records[first].extra["family"] for first in rows[:, 0]]
 
 
 def _recognition(
@@ -119,13 +142,14 @@ def _recognition(
     """Zero-shot recognition: the nearest of the embedded class names."""
     videos, embedded = evaluator.embed_videos(params, data, step)
     names = [section["template"].format(name) for name in data.classes]
-    classes = np.asarray(evaluator._text(params, evaluator._tokenizer(names)))
-    labels = data.labels[videos]
+    classes = evaluator.embed_texts(params, names)
+    labels = np.asarray(data.labels)[videos]
     return dict(recognition_metrics(embedded @ classes.T, labels)) | {"classes": len(names)}
 
 
 KINDS: dict[str, Callable[..., Metrics]] = {
     "retrieval": _retrieval,
     "twins": _twins,
+    "twin_captions": _twin_captions,
     "recognition": _recognition,
 }

@@ -15,6 +15,11 @@ from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD, DualEncoder
 from vlt.models.spec import SIZES
 from vlt.resources import resolve
 
+# `config.model` of a folder that is used as it is.
+AS_STORED = {
+    "methods": (), "dtype": "float32", "cls_only": True, "frame_norm": False, "remat": False,
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
@@ -54,6 +59,18 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     else:
         tokenizer = folder / "tokenizer"
     return LoadedModel(module, params, described, tokenizer)
+
+
+def load_folder(path: str) -> LoadedModel:
+    """The model of a folder (or of a name of vlt/resources.py) as it stands.
+
+    Raises:
+        ModelFolderError: absent, half written, or not what its config.json says.
+    """
+    folder = resolve(path)
+    config, params = read_model_folder(folder)
+    module = build_model(AS_STORED, config.spec, config.methods, config.preprocessing)
+    return LoadedModel(module, params, config, folder / "tokenizer")
 
 
 def _read(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:

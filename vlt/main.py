@@ -32,6 +32,9 @@ def main(_: list[str]) -> None:
     config = _CONFIG.value
     name = configuration.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(_WORKDIR.value or f"runs/{name}")
+    workdir.mkdir(parents=True, exist_ok=True)
+    # Everything into a file of the workdir; warnings also to the terminal.
+    logging.get_absl_handler().use_absl_log_file("vlt", str(workdir))
     try:
         rows = run_all(config, workdir, _MODE.value)
     except _expected_errors() as error:

@@ -9,9 +9,9 @@ PACKAGED = ("tiny_clip",)
 def resolve(name: str) -> Path:
     """The path a config names.
 
-    `tiny_clip` is the model folder in the package. `moving_shapes:SPLIT:PAIRS[:FILE]` is a file of
-    a generated data set (its manifest by default), made on first use in the cache folder. Anything
-    else is a path.
+    `tiny_clip` is the model folder in the package. `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a
+    file of a generated data set (its manifest by default), made on first use in the cache folder;
+    anything else is a path.
 
     Raises:
         ValueError: a moving_shapes name of another form.
@@ -26,10 +26,10 @@ def resolve(name: str) -> Path:
 def _moving_shapes(name: str) -> Path:
     from data_pipelines import moving_shapes
 
-    _, split, *rest = name.split(":")
-    if not 1 <= len(rest) <= 2 or not rest[0].isdecimal():
-        raise ValueError(
-            f"{name!r}: must be moving_shapes:SPLIT:PAIRS or moving_shapes:SPLIT:PAIRS:FILE"
-        )
-    manifest = moving_shapes.cached(int(rest[0]), split=split)
-    return manifest.parent / rest[1] if rest[1:] else manifest
+    parts = name.split(":")[1:]
+    if len(parts) not in (3, 4) or not parts[2].isdecimal():
+        raise ValueError(f"{name!r}: must be moving_shapes:CONTENT:SPLIT:COUNT[:FILE]")
+    content, split, count, *file = parts
+    seed = 1 if content == "stills" else 0  # so that no still is a frame somebody trained on
+    manifest = moving_shapes.cached(int(count), seed, split, content)
+    return manifest.parent / file[0] if file else manifest

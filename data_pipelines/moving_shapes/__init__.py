@@ -1,10 +1,10 @@
 """Moving shapes: a data set that needs no download and that only a model which sees time solves.
 
-`generate` writes video files and manifests; `draw_frames` and `static_set` give single frames in
+`generate` writes video files and manifests; `draw_frame` and `static_set` give single frames in
 memory. The card written beside the files says how the data are made and what to beware of.
 """
 
-from data_pipelines.moving_shapes.clips import Clip, draw_frames, draw_pair, static_set
+from data_pipelines.moving_shapes.clips import Clip, Frame, draw_frame, draw_pair, static_set
 from data_pipelines.moving_shapes.grammar import CONTEXT, VOCABULARY, write_tokenizer
 from data_pipelines.moving_shapes.scene import CLIP_FRAMES, FAMILIES, SIZE, looks
 from data_pipelines.moving_shapes.writer import cached, generate, write_video
@@ -16,8 +16,9 @@ __all__ = [
     "SIZE",
     "VOCABULARY",
     "Clip",
+    "Frame",
     "cached",
-    "draw_frames",
+    "draw_frame",
     "draw_pair",
     "generate",
     "looks",

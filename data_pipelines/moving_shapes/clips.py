@@ -61,30 +61,32 @@ def draw_pair(
     return first, dataclasses.replace(first, frames=frames[::-1], caption=captions[1])
 
 
-def draw_frames(
-    count: int, seed: int, split: str, families: Sequence[str] = scene.FAMILIES
-) -> tuple[np.ndarray, list[str]]:
-    """Single frames with captions, to pre-train an image-language model on.
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """One frame, uint8 RGB [SIZE, SIZE, 3], what happens in its clip and what it shows itself."""
 
-    Each frame comes from another clip, forward or reversed, at one of the last 3 of 8 sampled
-    moments. A caption says, with equal chance, what that frame shows or what happens in its clip.
+    picture: np.ndarray
+    caption: str
+    appearance: str
 
-    Returns:
-        uint8 RGB [count, SIZE, SIZE, 3] and as many captions.
+
+def draw_frame(
+    index: int, seed: int, split: str, families: Sequence[str] = scene.FAMILIES
+) -> Frame:
+    """Frame number `index` of a set to pre-train an image-language model on.
+
+    Each comes from another clip, forward or reversed, at one of the last 3 of 8 sampled moments.
+
+    Raises:
+        ValueError: unknown split or family.
     """
     late = sampled_moments(SAMPLED_FRAMES)[-LAST_FRAMES:]
-    frames, captions = np.empty((count, scene.SIZE, scene.SIZE, 3), np.uint8), []
-    for index in range(count):
-        drawn, rng = _draw(index, seed, split, families)
-        moment, backward = int(rng.choice(late)), int(rng.integers(2))
-        if backward:
-            moment = scene.CLIP_FRAMES - 1 - moment
-        frames[index] = scene.render(drawn, [moment])[0]
-        if rng.random() < 0.5:
-            captions.append(grammar.clip_captions(drawn)[backward])
-        else:
-            captions.append(grammar.appearance(drawn, moment))
-    return frames, captions
+    drawn, rng = _draw(index, seed, split, families)
+    moment, backward = int(rng.choice(late)), int(rng.integers(2))
+    if backward:
+        moment = scene.CLIP_FRAMES - 1 - moment
+    caption = grammar.clip_captions(drawn)[backward]
+    return Frame(scene.render(drawn, [moment])[0], caption, grammar.appearance(drawn, moment))
 
 
 def static_set(count: int = 200, seed: int = 0, split: str = "all") -> tuple[np.ndarray, list[str]]:

@@ -17,11 +17,11 @@ FRAMES_PER_SECOND = 10
 GALLERY = 200  # most rows of the two galleries
 
 CARD = """\
-# Moving shapes ({split}, {pairs} pairs, seed {seed})
+# Moving shapes ({split}, {count} pairs, seed {seed})
 
 Made by
-`python -m data_pipelines.moving_shapes --out DIR --pairs {pairs} --seed {seed} --split {split}`.
-{count} clips of {frames} frames, {size} x {size} pixels: one or two coloured shapes that move,
+`python -m data_pipelines.moving_shapes --out DIR --count {count} --seed {seed} --split {split}`.
+{clips} clips of {frames} frames, {size} x {size} pixels: one or two coloured shapes that move,
 grow, shrink, appear, vanish, turn, or come one after another. Families: {families}.
 
 Clips come in pairs of twins: the second is the first with its frames in reverse order, and has its
@@ -43,8 +43,8 @@ Of {looks} combinations of colour and shape, the split `test` uses 12 that `trai
 
 Nothing in one frame tells left from right motion. An image-language model trained on single frames
 alone makes the text embeddings of twins equal, and a frozen text tower then cannot name a
-direction, whatever the video side learns. Frames for such training (`draw_frames`) therefore come
-from the end of the clip, half with the clip's caption and half with the frame's appearance, and the
+direction, whatever the video side learns. Frames for such training (content `frames`) come from
+the end of the clip, half with the clip's caption and half with the frame's appearance, and the
 training adds a text-only loss that reconstructs the caption. When a video model is trained, both
 twins belong in the same batch; without that it stays near 50%.
 """
@@ -52,28 +52,36 @@ twins belong in the same batch; without that it stays near 50%.
 
 def generate(
     out: str | os.PathLike[str],
-    pairs: int,
+    count: int,
     seed: int = 0,
     split: str = "train",
     families: Sequence[str] = scene.FAMILIES,
+    content: str = "clips",
 ) -> pathlib.Path:
     """Makes the data set in folder `out`, or keeps the one that is there with these parameters.
 
     The folder appears under its name only when it is complete.
 
+    Args:
+        count: pairs of clips; or single frames; or stills of distinct looks.
+        content: a key of `CONTENTS`.
+
     Returns:
         Path of `manifest.jsonl`.
 
     Raises:
-        ValueError: no pairs, unknown split or family.
+        ValueError: nothing to make, unknown content, split or family.
         FileExistsError: `out` holds something else.
     """
     out = pathlib.Path(out)
     parameters = {
-        "version": VERSION, "pairs": pairs, "seed": seed, "split": split, "families": [*families],
+        "version": VERSION, "content": content, "count": count, "seed": seed, "split": split,
+        "families": [*families],
     }  # fmt: skip
-    if pairs < 1 or not families:
-        raise ValueError(f"pairs={pairs}, families={families}: at least one of each is needed")
+    if count < 1 or not families:
+        raise ValueError(f"count={count}, families={families}: at least one of each is needed")
+    if content not in CONTENTS:
+        raise ValueError(f"content {content!r}: must be one of {', '.join(CONTENTS)}")
     if not _complete(out, parameters):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as unfinished:
@@ -83,11 +91,12 @@ def generate(
     return out / "manifest.jsonl"
 
 
-def cached(pairs: int, seed: int = 0, split: str = "train") -> pathlib.Path:
+def cached(count: int, seed: int = 0, split: str = "train", content: str = "clips") -> pathlib.Path:
     """Like `generate`, in the cache folder: $VLT_CACHE, or ~/.cache/vlt where that is not set."""
     root = os.environ.get("VLT_CACHE") or pathlib.Path.home() / ".cache" / "vlt"
-    name = f"{split}-{pairs}-seed{seed}"
-    return generate(pathlib.Path(root) / f"moving_shapes-{VERSION}" / name, pairs, seed, split)
+    folder = pathlib.Path(root) / f"moving_shapes-{VERSION}"
+    out = folder / f"{content}-{split}-{count}-seed{seed}"
+    return generate(out, count, seed, split, content=content)
 
 
 def _complete(out: pathlib.Path, parameters: dict[str, Any]) -> bool:
@@ -110,23 +119,52 @@ def _move(folder: pathlib.Path, out: pathlib.Path, parameters: dict[str, Any]) -
 
 
 def _write(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
-    videos = folder / "videos"
-    videos.mkdir(parents=True)
+    (folder / "videos").mkdir(parents=True)
+    CONTENTS[parameters["content"]](folder, parameters)
+    grammar.write_tokenizer(folder / "tokenizer")
+    (folder / "dataset.json").write_text(json.dumps(parameters) + "\n")
+
+
+def _write_clips(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     drawing = {k: parameters[k] for k in ("seed", "split", "families")}
     rows = []
-    for pair in range(parameters["pairs"]):
+    for pair in range(parameters["count"]):
         twins = clips.draw_pair(pair, **drawing)
         for order, clip in zip(("forward", "reversed"), twins, strict=True):
-            name = f"{pair:06d}_{order}.mov"
-            write_video(videos / name, clip.frames)
-            rows.append(_row(f"videos/{name}", order, clip))
+            video = f"videos/{pair:06d}_{order}.mov"
+            write_video(folder / video, clip.frames)
+            rows.append(_row(video, order, clip))
     _write_lines(folder / "manifest.jsonl", rows)
     _write_lines(folder / "gallery.jsonl", _distinct(rows, ("family", "appearance")))
     looks = _distinct(rows, ("appearance",))
     _write_lines(folder / "appearance.jsonl", [r | {"caption": r["appearance"]} for r in looks])
-    grammar.write_tokenizer(folder / "tokenizer")
     (folder / "README.md").write_text(_card(parameters))
-    (folder / "dataset.json").write_text(json.dumps(parameters) + "\n")
+
+
+def _write_frames(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
+    drawing = {k: parameters[k] for k in ("seed", "split", "families")}
+    rows = []
+    for index in range(parameters["count"]):
+        frame = clips.draw_frame(index, **drawing)
+        video = f"videos/{index:06d}.mov"
+        write_video(folder / video, frame.picture[None])
+        rows.append({"video": video, "caption": frame.caption, "appearance": frame.appearance})
+    _write_lines(folder / "manifest.jsonl", rows)
+
+
+def _write_stills(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
+    drawing = {k: parameters[k] for k in ("count", "seed", "split")}
+    rows = []
+    for index, (picture, look) in enumerate(zip(*clips.static_set(**drawing), strict=True)):
+        video = f"videos/{index:06d}.mov"
+        write_video(folder / video, picture[None])
+        rows.append({"video": video, "caption": look})
+    _write_lines(folder / "manifest.jsonl", rows)
+
+
+# What a data set holds: twins; late frames, each of another clip, with the clip's caption and its
+# own appearance (to pre-train an image model); frames of distinct appearance (to test one).
+CONTENTS = {"clips": _write_clips, "frames": _write_frames, "stills": _write_stills}
 
 
 def _row(video: str, order: str, clip: clips.Clip) -> dict[str, Any]:
@@ -160,7 +198,7 @@ def _write_lines(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
 def _card(parameters: dict[str, Any]) -> str:
     return CARD.format(
         **(parameters | {"families": ", ".join(parameters["families"])}),
-        count=2 * parameters["pairs"],
+        clips=2 * parameters["count"],
         frames=scene.CLIP_FRAMES,
         size=scene.SIZE,
         looks=len(scene.COLOURS) * len(scene.SHAPES),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.moving_shapes import write_tokenizer
 from vlt.adapters import btadapter
 from vlt.adapters.btadapter import BTAdapter
 from vlt.convert import convert
@@ -35,8 +36,7 @@ def golden(shared):
 def model(shared, tmp_path_factory):
     """Spec and parameters of the golden model, through the converter."""
     folder = tmp_path_factory.mktemp("golden")
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    write_tokenizer(folder / "tokenizer")
     source = shared / "golden/btadapter/clip_btadapter_small.safetensors"
     settings = {"visual.heads": HEADS, "text.heads": HEADS}
     convert(source, folder / "model", None, settings, str(folder / "tokenizer"), False)

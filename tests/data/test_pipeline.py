@@ -248,14 +248,6 @@ def test_evaluation_is_one_pass_in_order_with_a_padded_last_batch(make):
     assert [_ids(p) for p in parts] == [[[0, 2], [4, 6], [8, -1]], [[1, 3], [5, 7], [9, -1]]]
 
 
-def test_all_captions_of_an_evaluation(make, words):
-    rows = [{"caption": "red"}, {"caption": ["green", "blue"]}, {"caption": "pink"}]
-    first, second = make(rows=rows, batch_size=3).captions()
-    assert (first["ids"].tolist(), second["ids"].tolist()) == ([0, 1, 1], [2, -1, -1])
-    np.testing.assert_array_equal(first["text"], words(["red", "green", "blue"]))
-    np.testing.assert_array_equal(second["mask"], [True, False, False])
-
-
 def test_evaluation_never_drops_silently(make):
     with pytest.raises(Truncated, match="/5.mp4"):
         list(make(StubPool(broken=[5])).evaluate())
@@ -283,7 +275,7 @@ def test_labels_become_indices_of_sorted_or_given_classes(make, tmp_path):
     first, second = data.evaluate()
     assert first["label"].dtype == np.int32
     assert first["label"].tolist() == [2, 1, 0, 2] and second["label"][0] == 1
-    assert "text" not in first and list(data.captions()) == []
+    assert "text" not in first
     (tmp_path / "classes.txt").write_text("10\n2\n9\n")
     data = make(rows=rows, batch_size=4, classes=str(tmp_path / "classes.txt"))
     assert data.classes == ["10", "2", "9"] and data.labels.tolist() == [0, 2, 1, 0, 2]
@@ -297,13 +289,11 @@ def test_captions_come_from_the_columns_the_config_names(make, words):
     data = make(rows=rows, captions=("caption", "looks"))
     (batch, *_), texts = data.evaluate(), words(["red", "green", "blue"])
     np.testing.assert_array_equal(batch["text"][0], texts[0])
-    all_rows = np.concatenate([b["text"] for b in data.captions()])
-    np.testing.assert_array_equal(all_rows, np.tile(texts, (8, 1)))
     seen = np.concatenate([b["text"][:, 1] for b in _take(data.train(), 40)])
     share = [(seen == row[1]).mean() for row in texts]
     np.testing.assert_allclose(share, [0.5, 0.25, 0.25], atol=0.08)
     data = make(rows=rows, captions=("looks",))
-    assert next(data.captions())["text"][0, 1] == texts[1, 1]
+    assert next(data.evaluate())["text"][0, 1] == texts[1, 1]
     rows[2]["looks"] = 3
     with pytest.raises(ManifestError, match="line 3: 'looks' must be text or a list .* is 3"):
         make(rows=rows, captions=("looks",))
@@ -352,7 +342,7 @@ def test_videos_of_different_shapes_in_a_batch_are_named(make, monkeypatch):
 
 
 def test_twins_of_moving_shapes_arrive_reversed_through_real_decoders(tmp_path, words):
-    manifest = moving_shapes.generate(tmp_path / "shapes", pairs=12)
+    manifest = moving_shapes.generate(tmp_path / "shapes", count=12)
     config = ConfigDict({
         "manifest": str(manifest), "batch_size": 8, "group": "pair", "on_error": "raise",
         "max_error_rate": 0.0, "allow_truncated": False, "backend": "pyav", "cache": False,

@@ -101,7 +101,7 @@ def test_galleries_hold_no_twins_and_distinct_captions(data):
 def test_existing_folder_is_kept_if_the_same_and_refused_if_not(data, tmp_path):
     before = (data / "manifest.jsonl").stat().st_mtime_ns
     assert moving_shapes.generate(data, PAIRS).stat().st_mtime_ns == before
-    with pytest.raises(FileExistsError, match='"pairs": 61'):
+    with pytest.raises(FileExistsError, match='"count": 61'):
         moving_shapes.generate(data, PAIRS + 1)
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="no moving shapes"):
@@ -142,12 +142,12 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         __main__.main()
 
     out = str(tmp_path / "out")
-    run("--out", out, "--pairs", "2", "--split", "test", "--families", "orbit", "size")
+    run("--out", out, "--count", "2", "--split", "test", "--families", "orbit", "size")
     assert capsys.readouterr().out.endswith("manifest.jsonl: 4 clips\n")
     families = [r["family"] for r in _rows(tmp_path / "out/manifest.jsonl")]
     assert families == ["orbit", "orbit", "size", "size"]
     with pytest.raises(SystemExit):
-        run("--out", out, "--pairs", "3")
+        run("--out", out, "--count", "3")
     assert "choose another folder" in capsys.readouterr().err
 
 
@@ -191,20 +191,34 @@ def test_shapes_of_a_sequence_never_touch():
         assert first.look.colour != second.look.colour and first.look.shape != second.look.shape
 
 
-def test_drawn_frames_have_true_appearance_captions_and_both_kinds():
-    frames, captions = moving_shapes.draw_frames(300, seed=0, split="train")
+def test_drawn_frames_have_both_kinds_of_captions_and_true_appearance():
+    drawn = [moving_shapes.draw_frame(index, seed=0, split="train") for index in range(300)]
+    frames = np.stack([frame.picture for frame in drawn])
     assert frames.shape == (300, 32, 32, 3) and frames.dtype == np.uint8
     uniform = np.array([(f == f[0, 0]).all() for f in frames])
     verbs = {word for pair in grammar.VERBS.values() for verb in pair for word in verb.split()}
-    motion = np.array([bool(verbs & set(c.replace(",", "").split())) for c in captions])
-    assert 0.4 < motion.mean() < 0.6
-    empty = np.array([c.startswith("an empty") for c in captions])
-    np.testing.assert_array_equal(uniform & ~motion, empty)
+    assert all(verbs & set(frame.caption.replace(",", "").split()) for frame in drawn)
+    empty = np.array([frame.appearance.startswith("an empty") for frame in drawn])
+    np.testing.assert_array_equal(uniform, empty)
     assert empty.any()
-    for frame, caption in zip(frames[empty], np.array(captions)[empty], strict=True):
-        assert tuple(frame[0, 0]) == scene.BACKGROUNDS[caption.split()[2]]
+    for frame in drawn:
+        if frame.appearance.startswith("an empty"):
+            assert tuple(frame.picture[0, 0]) == scene.BACKGROUNDS[frame.appearance.split()[2]]
+    captions = [text for frame in drawn for text in (frame.caption, frame.appearance)]
     used = {word for c in captions for word in c.replace(",", "").split()}
     assert used == set(grammar.VOCABULARY) - {"<pad>", "<unk>", "<start>", "<end>", ","}
+
+
+def test_frames_and_stills_become_files_of_one_frame(tmp_path):
+    for content, columns in (("frames", {"caption", "appearance"}), ("stills", {"caption"})):
+        manifest = moving_shapes.generate(tmp_path / content, 20, content=content)
+        rows = _rows(manifest)
+        assert len(rows) == 20 and all(row.keys() == columns | {"video"} for row in rows)
+        video = _decode(manifest.parent / rows[0]["video"])
+        assert video.shape == (1, 32, 32, 3)
+    assert len({row["caption"] for row in rows}) == 20
+    with pytest.raises(ValueError, match="'films'.*clips, frames, stills"):
+        moving_shapes.generate(tmp_path / "other", 20, content="films")
 
 
 def test_static_set_is_distinct_and_says_when_a_split_has_too_few():
@@ -238,7 +252,7 @@ def test_unknown_split_or_family_is_named(tmp_path):
         moving_shapes.generate(tmp_path / "a", 1, split="valid")
     with pytest.raises(ValueError, match="'zoom'.*horizontal"):
         moving_shapes.generate(tmp_path / "a", 1, families=["zoom"])
-    with pytest.raises(ValueError, match="pairs=0"):
+    with pytest.raises(ValueError, match="count=0"):
         moving_shapes.generate(tmp_path / "a", 0)
 
 

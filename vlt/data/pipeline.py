@@ -6,7 +6,7 @@ Everything random comes from (seed, position in the stream), so a stream's state
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -45,6 +45,7 @@ class VideoData:
     """The videos of one manifest, to train on or to evaluate on.
 
     Attributes:
+        manifest: path of the manifest.
         records: the rows; `ids` in batches are indices into them, -1 is padding.
         classes: class names, in the order of their indices.
         labels: class index of every record, int32 [records], or None without labels.
@@ -79,10 +80,10 @@ class VideoData:
         self._sampler, self._transform = _plain(config["sampler"]), _plain(config["transform"])
         self._check_config()
         self._local_batch = config["batch_size"] // process_count
-        self._manifest = resolve(config["manifest"])
-        self.records = read_manifest(self._manifest)
+        self.manifest = resolve(config["manifest"])
+        self.records = read_manifest(self.manifest)
         classes = read_classes(resolve(config["classes"])) if config.get("classes") else []
-        self._targets = Targets(self._manifest, self.records, config["captions"], classes)
+        self._targets = Targets(self.manifest, self.records, config["captions"], classes)
         self.classes, self.labels = self._targets.classes, self._targets.labels
         host = f"-{process_index}" if process_index else ""
         path = pathlib.Path(workdir) / f"skipped{host}.jsonl"
@@ -127,7 +128,7 @@ class VideoData:
         column = self._config["group"]
         units = [[index] for index in range(len(self.records))]
         if column:
-            units = group_rows(self._manifest, self.records, column)
+            units = group_rows(self.manifest, self.records, column)
         members = len(units[0])
         if self._local_batch % members:
             rule = f"a multiple of {members} rows a group x {self._process_count} processes"
@@ -161,22 +162,6 @@ class VideoData:
         padding = [PADDING] * (-count % self._config["batch_size"])
         positions = grain.MapDataset.source([*range(count), *padding])
         return Stream(self._batches(reader, positions, self._local_batch, evaluation=True), place)
-
-    def captions(self) -> Iterator[Batch]:
-        """All captions of all rows in order: `text` int32 [b, l], `ids` int32 [b], `mask` bool [b].
-
-        The last batch is padded as in `evaluate`.
-        """
-        pairs = [
-            (i, text) for i in range(len(self.records)) for text in self._targets.all_captions(i)
-        ]
-        pairs += [(PADDING, "")] * (-len(pairs) % self._config["batch_size"])
-        mine = pairs[self._process_index :: self._process_count]
-        for first in range(0, len(mine), self._local_batch):
-            rows = mine[first : first + self._local_batch]
-            ids = np.array([index for index, _ in rows], np.int32)
-            text = self._tokenizer([text for _, text in rows])
-            yield {"text": text, "ids": ids, "mask": ids != PADDING}
 
     def _batches(
         self,
@@ -231,7 +216,7 @@ class VideoData:
         if example.record == PADDING:
             return ""
         if evaluation:
-            return self._targets.all_captions(example.record)[0]
+            return self._targets.choose(example.record, 0.0)
         return self._targets.choose(example.record, example.draw)
 
     def _stack(self, examples: Sequence[Example]) -> np.ndarray:

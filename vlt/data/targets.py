@@ -68,11 +68,6 @@ class Targets:
                 raise ManifestError(self._manifest, reason, record.line)
         return np.array([index[str(record.label)] for record in self._records], np.int32)
 
-    def all_captions(self, record: int) -> list[str]:
-        """Every caption of a record, in the order of columns."""
-        columns = self.captions[record] if self.captions else []
-        return [text for column in columns for text in column]
-
     def choose(self, record: int, draw: float) -> str:
         """One caption: `draw` in [0, 1) chooses the column, what is left of it the text."""
         assert self.captions is not None

@@ -67,7 +67,7 @@ def _clip(patch: int, width: int, layers: int, text_width: int, embed_dim: int) 
 
 SIZES: dict[str, DualEncoderSpec] = {
     "tiny_clip": DualEncoderSpec(
-        VisionSpec(32, 8, 96, 4, 3, 384), TextSpec(16, 64, 96, 2, 3, 384), embed_dim=64
+        VisionSpec(32, 8, 96, 4, 3, 384), TextSpec(16, 43, 96, 2, 3, 384), embed_dim=64
     ),
     "clip_b32": _clip(32, 768, 12, 512, 512),
     "clip_b16": _clip(16, 768, 12, 512, 512),

@@ -1,0 +1,132 @@
+"""`python -m vlt.export --workdir=DIR OUT [--format=orbax|safetensors|stablehlo]`: what to deploy.
+
+orbax: a model folder for `vlt.load`. safetensors: the weights under our names, config.json as
+metadata (`vlt.convert --reverse` writes published names). stablehlo: both encoders as programs for
+any batch size that need none of our code.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+from jax import export as jax_export
+
+from vlt import configuration
+from vlt.checkpoint import CheckpointError, TrainingCheckpoints
+from vlt.loading import LoadedModel, load_model
+from vlt.model_folder import (
+    ModelFolderError,
+    check_replaceable,
+    new_folder,
+    write_model_folder,
+)
+from vlt.models.build import abstract_params, build_methods, example_inputs
+from vlt.optim import merge, partition
+
+FORMATS = ("orbax", "safetensors", "stablehlo")
+
+
+def trained_model(workdir: Path) -> LoadedModel:
+    """The model of a run at its best checkpoint, or its latest, without leaves only a loss used.
+
+    Raises:
+        ConfigError, CheckpointError, ModelFolderError: run, checkpoint or base is not there.
+    """
+    config = configuration.load_saved(workdir)
+    loaded = load_model(config.model, config.seed)
+    _, frozen = partition(loaded.params, config.rules)
+    checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
+    step = checkpoints.best() or checkpoints.latest_complete()
+    if step is None:
+        raise CheckpointError(f"{workdir} holds no complete checkpoint")
+    params = merge(checkpoints.load_part(step, "trained"), frozen)
+    return _without_training_leaves(loaded, params)
+
+
+def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> LoadedModel:
+    kept = {
+        name: options
+        for name, options in loaded.config.methods.items()
+        if not build_methods({name: options})[0].training_only
+    }
+    module = loaded.module.clone(methods=build_methods(kept))
+    wanted = traverse_util.flatten_dict(abstract_params(module), sep="/")
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    params = traverse_util.unflatten_dict({path: leaves[path] for path in wanted}, sep="/")
+    config = dataclasses.replace(loaded.config, methods=kept)
+    return LoadedModel(module, params, config, loaded.tokenizer)
+
+
+def export(workdir: Path, target: Path, form: str, overwrite: bool = False) -> None:
+    """Writes a run's model.
+
+    Raises:
+        ModelFolderError: the target exists and `overwrite` is off.
+    """
+    if form == "safetensors":
+        check_replaceable(target, overwrite, Path.is_file)
+    model = trained_model(workdir)
+    if form == "orbax":
+        write_model_folder(
+            target, model.config, model.params, model.tokenizer, f"from {workdir.name}\n", overwrite
+        )
+    elif form == "safetensors":
+        _write_safetensors(model, target)
+    else:
+        with new_folder(target, overwrite, _is_stablehlo_folder) as folder:
+            _write_stablehlo(model, folder)
+
+
+def _write_safetensors(model: LoadedModel, target: Path) -> None:
+    """Leaves under our paths, config.json's content as metadata."""
+    leaves = traverse_util.flatten_dict(model.params, sep="/")
+    arrays = {path: np.ascontiguousarray(leaf) for path, leaf in leaves.items()}
+    metadata = {"format": "np", "vlt": json.dumps(model.config.to_dict())}
+    safetensors.numpy.save_file(arrays, target, metadata=metadata)
+
+
+def _is_stablehlo_folder(folder: Path) -> bool:
+    return (folder / "video.stablehlo").exists()
+
+
+def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
+    """video.stablehlo and text.stablehlo: (inputs) -> unit vectors, for any batch size."""
+    frames = model.config.frames or 8
+    video, ids = example_inputs(model.module.spec, frames, model.module.spec.text.context)
+    (batch,) = jax_export.symbolic_shape("b")
+    for name, shape in (("video", video), ("text", ids)):
+
+        def encode(x: jax.Array, method: str = f"encode_{name}") -> jax.Array:
+            return model.module.apply({"params": model.params}, x, method=method)[0]
+
+        inputs = jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype)
+        exported = jax_export.export(jax.jit(encode), platforms=("cpu", "cuda", "tpu"))(inputs)
+        (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 when all went well."""
+    parser = argparse.ArgumentParser(prog="python -m vlt.export", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of a run")
+    parser.add_argument("target", type=Path, help="folder or file to write")
+    parser.add_argument("--format", choices=FORMATS, default="orbax")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
+    options = parser.parse_args(arguments)
+    try:
+        export(options.workdir, options.target, options.format, options.overwrite)
+    except (CheckpointError, ModelFolderError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{options.target}: {options.format} of {options.workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
