@@ -6,6 +6,10 @@ import pytest
 from absl import flags
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden/configs")
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of given material (golden numbers, videos, vocabularies) beside the checkout."""
