@@ -50,13 +50,13 @@ def tiny_clip() -> ConfigDict:
         "new_looks": common.retrieval("moving_shapes", looks),
         "twin_captions": common.twins("twin_captions", frames=1),
     }
-    config.train.update(steps=1500, log_every=50, checkpoint_every=250)
+    config.train.update(steps=2800, log_every=50, checkpoint_every=400)
     config.table = (
         ("known_looks/t2v_R@1", "known looks R@1 t2v"),
         ("known_looks/v2t_R@1", "v2t"),
         ("new_looks/t2v_R@1", "new looks R@1 t2v"),
         ("new_looks/v2t_R@1", "v2t"),
-        ("twin_captions/max", "twin caption cosine"),
+        ("twin_captions/max", "twin caption cosine", ".3f"),
     )
     return config
 

@@ -1,6 +1,7 @@
 """`python -m vlt.main --config=configs/X.py[:variant]`: trains, evaluates, and prints a table."""
 
 import json
+import os
 import re
 import statistics
 import sys
@@ -33,6 +34,8 @@ def main(_: list[str]) -> None:
     name = configuration.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(_WORKDIR.value or f"runs/{name}")
     workdir.mkdir(parents=True, exist_ok=True)
+    # TensorFlow comes with clu's writers; it has nothing to say here.
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     # Everything into a file of the workdir; warnings also to the terminal.
     logging.get_absl_handler().use_absl_log_file("vlt", str(workdir))
     try:
@@ -105,7 +108,8 @@ def overview(run: Any) -> None:
     """Tells what is about to be trained, and on what."""
     from clu import parameter_overview  # imports TensorFlow
 
-    print(parameter_overview.get_parameter_overview(run.state.trained), file=sys.stderr)
+    table = parameter_overview.get_parameter_overview(run.state.trained, max_lines=40)
+    print(table, file=sys.stderr)
     print(
         f"{run.workdir}: {run.trained_count:,} trained parameters on mesh "
         f"{dict(run.mesh.shape)} of {jax.devices()[0].device_kind}",
@@ -124,7 +128,7 @@ def columns(config: ConfigDict) -> list[Column]:
     """The results table's columns: what every run has, and `config.table`."""
     ours = [Column("row", "model"), Column("trained_params", "trained", ",d")]
     ours.append(Column("step_ms", "step ms", ".0f"))
-    return ours + [Column(key, title) for key, title in config.table]
+    return ours + [Column(*entry) for entry in config.table]
 
 
 def print_tables(config: ConfigDict, rows: list[dict[str, Any]]) -> None:
@@ -132,7 +136,7 @@ def print_tables(config: ConfigDict, rows: list[dict[str, Any]]) -> None:
     print(format_table(rows, columns(config)))
     for title, entries in config.more_tables.items():
         print(f"\n{title}")
-        cells = [Column("row", "model"), *(Column(key, name) for key, name in entries)]
+        cells = [Column("row", "model"), *(Column(*entry) for entry in entries)]
         print(format_table(rows, cells))
 
 

@@ -25,7 +25,6 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, step: int, total: int):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         from clu import metric_writers  # imports TensorFlow, so not with the package
 
         self._file = workdir / "metrics.jsonl"

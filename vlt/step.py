@@ -18,16 +18,23 @@ Metrics = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """What changes from step to step. Frozen leaves are passed beside it."""
+    """What changes from step to step. Frozen leaves are passed beside it.
+
+    failed: a loss or gradient was not finite; no step changes anything afterwards.
+    """
 
     step: jax.Array
     trained: dict[str, Any]
     opt_state: optax.OptState
+    failed: jax.Array
 
     @classmethod
-    def create(cls, trained: dict[str, Any], optimizer: optax.GradientTransformation):
+    def create(
+        cls, trained: dict[str, Any], optimizer: optax.GradientTransformation
+    ) -> "TrainState":
         """State before the first step."""
-        return cls(jnp.zeros((), jnp.int32), trained, optimizer.init(trained))
+        step, failed = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return cls(step, trained, optimizer.init(trained), failed)
 
 
 def make_train_step(
@@ -43,7 +50,7 @@ def make_train_step(
     batch: uint8 video [b, t, H, W, 3] and text ids [b, l]; the loss contrasts all b samples however
     they are sharded. accumulate: microbatches whose features are computed one after another; the
     gradient is that of the whole batch (Gao et al., arXiv:2101.06983). A step whose loss or
-    gradient is not finite changes no leaf and says so in metrics["finite"].
+    gradient is not finite changes nothing, nor does any later one; metrics["finite"] says so.
     """
     gradient = _whole_gradient if accumulate == 1 else _accumulated_gradient
 
@@ -70,15 +77,13 @@ def make_train_step(
             accumulate,
         )
         norm = optax.global_norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
-        after = (optax.apply_updates(state.trained, updates), opt_state)
-        trained, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), after, (state.trained, state.opt_state)
-        )
+        trained = optax.apply_updates(state.trained, updates)
+        after = TrainState(state.step + 1, trained, opt_state, state.failed)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         metrics = terms | {"loss": loss, "grad_norm": norm, "lr": schedule(state.step)}
-        metrics["finite"] = finite
-        return TrainState(state.step + 1, trained, opt_state), metrics
+        return kept.replace(failed=~finite), metrics | {"finite": finite}
 
     return step
 

@@ -1,0 +1,208 @@
+"""The loop as a user meets it: the command, killed, stopped, resumed, and given wrong input."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ROOT, environment
+
+from vlt.checkpoint import TrainingCheckpoints
+from vlt.metrics_log import PERFORMANCE, read_metrics
+
+CONFIG = "tests/loop_config.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _caches(tmp_path_factory):
+    """Generated data and compiled programs are shared by the runs of this file."""
+    folder = tmp_path_factory.mktemp("caches")
+    before = dict(os.environ)
+    os.environ["VLT_CACHE"] = str(folder / "data")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def command(workdir: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable, "-m", "vlt.main", f"--config={CONFIG}", f"--workdir={workdir}", *overrides,
+    ]  # fmt: skip
+
+
+def run(workdir: Path, *overrides: str, devices: int = 1) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(workdir, *overrides),
+        cwd=ROOT, env=environment(devices), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def start(workdir: Path, *overrides: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(workdir, *overrides),
+        cwd=ROOT, env=environment(1), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def logged(workdir: Path) -> list[dict]:
+    """Metrics without what depends on the machine's speed."""
+    return [
+        {name: value for name, value in entry.items() if not name.startswith(PERFORMANCE)}
+        for entry in read_metrics(workdir)
+    ]
+
+
+def trained(workdir: Path) -> dict[str, np.ndarray]:
+    from flax import traverse_util
+
+    checkpoints = TrainingCheckpoints(workdir, 1)
+    return traverse_util.flatten_dict(checkpoints.load_part(12, "trained"), sep="/")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("whole")
+    done = run(workdir)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "R@1" in done.stdout
+    return workdir
+
+
+def assert_same_run(workdir: Path, whole: Path) -> None:
+    expected, got = trained(whole), trained(workdir)
+    assert expected.keys() == got.keys()
+    for path, leaf in expected.items():
+        np.testing.assert_array_equal(got[path], leaf, err_msg=path)
+    assert logged(workdir) == logged(whole)
+
+
+def test_run_leaves_what_people_look_for(whole):
+    names = {path.name for path in whole.iterdir()}
+    assert {"config.txt", "versions.json", "metrics.jsonl", "results.md", "results.json"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    steps = [entry["step"] for entry in logged(whole)]
+    assert steps == [*range(1, 13), 12], "every step once, then the evaluation"
+    assert json.loads((whole / "versions.json").read_text())["jax"]
+
+
+def test_finished_run_prints_its_table_and_trains_nothing(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("checkpoints/*")}
+    done = run(whole)
+    assert done.returncode == 0 and "R@1" in done.stdout and "step" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("checkpoints/*")} == before
+
+
+@pytest.mark.parametrize("moment", ["after a checkpoint", "while saving"])
+def test_killed_run_resumes_to_the_same_bits(whole, tmp_path, moment):
+    process = start(tmp_path)
+    name = "4" if moment == "after a checkpoint" else "8*tmp*"
+    wait_for(lambda: list(tmp_path.glob(f"checkpoints/{name}")) or _done(tmp_path, 8), process)
+    process.kill()
+    process.wait()
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_run(tmp_path, whole)
+
+
+def _done(workdir: Path, step: int) -> bool:
+    return (workdir / "checkpoints" / str(step)).exists()
+
+
+def test_terminated_run_saves_and_resumes(whole, tmp_path):
+    process = start(tmp_path)
+    wait_for(lambda: len(read_metrics(tmp_path)) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-3000:]
+    assert "the same command goes on from there" in errors
+    assert TrainingCheckpoints(tmp_path, 1).latest_complete() not in (None, 12)
+    assert run(tmp_path).returncode == 0
+    assert_same_run(tmp_path, whole)
+
+
+def test_checkpoint_of_one_device_goes_on_with_eight(whole, tmp_path):
+    overrides = ("--config.data.train.batch_size=12", "--config.evals.looks.batch_size=8")
+    stopped = run(tmp_path / "a", *overrides, "--config.train.steps=4")
+    assert stopped.returncode == 0, stopped.stderr[-3000:]
+    checkpoints = TrainingCheckpoints(tmp_path / "a", 1)
+    assert checkpoints.latest_complete() == 4
+    # Restoring through Run, as resuming does, onto a mesh of other devices.
+    code = f"""
+        import sys
+        from pathlib import Path
+        from vlt.configuration import load_saved
+        from vlt.train import Run
+        import jax
+        config = load_saved({str(tmp_path / "a")!r})
+        config.mesh.fsdp = 4
+        config.evals = {{}}
+        run = Run(config, Path({str(tmp_path / "a")!r}))
+        run.restore(4)
+        leaf = run.state.trained["visual"]["btadapter"]["spatial_0"]["mlp"]["fc1"]["kernel"]
+        print("restored", int(run.state.step), len(leaf.sharding.device_set))
+        run.close()
+    """
+    from helpers import run_python
+
+    assert "restored 4 8" in run_python(code, devices=8, timeout=300)
+
+
+def test_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
+    done = run(tmp_path, "--config.task.scale=inf", "--config.train.log_every=100")
+    assert done.returncode == 1
+    assert "step 1: loss nan" in done.stderr and "The batch: videos/" in done.stderr
+    report = json.loads((tmp_path / "nonfinite-1" / "report.json").read_text())
+    assert len(report["batch"]) == 4
+    assert (tmp_path / "nonfinite-1" / "state").is_dir()
+
+
+WRONG = {
+    "--config.train.stepz=3": "did you mean.*train.steps",
+    "--config.mesh.fsdp=3": "fsdp=3 is larger than the number of devices",
+    "--config.data.train.manifest=/nowhere.jsonl": "/nowhere.jsonl: there is no such file",
+    "--config.data.train.on_error=ignore": "must be one of raise, skip, replace",
+    "--config.model.checkpoint=/nowhere": "/nowhere: no such folder",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_wrong_input_is_answered_in_a_sentence(tmp_path, override):
+    done = run(tmp_path, override)
+    assert done.returncode != 0
+    assert re.search(WRONG[override], done.stderr), done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_config_and_variant_are_answered(tmp_path):
+    for name, message in (
+        ("configs/btadaptor.py", "did you mean 'configs/btadapter.py'"),
+        ("configs/btadapter.py:webvid_l4", "did you mean 'webvid_l14'"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "vlt.main", f"--config={name}", f"--workdir={tmp_path}"],
+            cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=100,
+        )  # fmt: skip
+        assert done.returncode != 0 and message in done.stderr, done.stderr[-2000:]
+
+
+def test_workdir_of_another_config_is_refused(whole):
+    done = run(whole, "--config.seed=5")
+    assert done.returncode == 1
+    assert "holds a run of another config" in done.stderr and "seed: 0 there, 5 now" in done.stderr
