@@ -7,6 +7,7 @@ configs/btadapter.py:webvid_l14_NAME  an ablation of `ABLATIONS`
 """
 
 import functools
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -160,7 +161,7 @@ def ablation(name: str) -> ConfigDict:
     return configuration.apply_overrides(config, ABLATIONS[name])
 
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": moving_shapes,
     "webvid_l14": webvid_l14,
     "webvid_eva_g": webvid_eva_g,

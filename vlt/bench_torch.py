@@ -33,9 +33,9 @@ def clip_video_encoder(
         projection_dim=spec.embed_dim,
         hidden_act=visual.activation,
         layer_norm_eps=visual.norm_eps,
-        attn_implementation="sdpa",
     )
     model = CLIPVisionModelWithProjection(config).eval()
+    model.set_attn_implementation("sdpa")
     leaves = {
         path: np.asarray(leaf)
         for path, leaf in traverse_util.flatten_dict(dict(params), sep="/").items()

@@ -110,7 +110,7 @@ def fingerprint(tree: Any) -> str:
     for path, leaf in sorted(_by_path(tree).items()):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

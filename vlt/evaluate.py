@@ -20,7 +20,7 @@ from vlt.tasks.twins import mean_by_family, twin_accuracy
 
 TEXT_BATCH = 256
 
-Metrics = dict[str, float | str]
+Metrics = dict[str, Any]
 
 
 class Evaluator:

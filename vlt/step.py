@@ -16,8 +16,7 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """What changes from step to step. Frozen leaves are passed beside it.
 
     failed: a loss or gradient was not finite; no step changes anything afterwards.
@@ -56,7 +55,7 @@ def make_train_step(
 
     def features(trained: dict, frozen: dict, batch: Batch, rng: jax.Array) -> dict:
         mask, dropout = jax.random.split(rng)
-        outputs = model.apply(
+        outputs: Any = model.apply(
             {"params": merge(trained, frozen)},
             batch["video"],
             batch["text"],

@@ -116,8 +116,8 @@ def train(run: Run) -> Metrics:
     results: Metrics = {}
     try:
         if step < steps:
-            with _training_stream(run, data_state) as stream:
-                _loop(run, stream, step, log)
+            with _training_data(run, data_state) as (data, stream):
+                _loop(run, data, stream, step, log)
         results = run.evaluate(steps)
         log.write(steps, {k: v for k, v in results.items() if not isinstance(v, str)})
     finally:
@@ -126,13 +126,12 @@ def train(run: Run) -> Metrics:
 
 
 @contextlib.contextmanager
-def _training_stream(run: Run, state: Mapping[str, Any] | None) -> Iterator[Stream]:
+def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[VideoData, Stream]]:
     section = run.config.data.train
     check_batch_size(run.mesh, section.batch_size)
     data = VideoData(
         section, run.tokenizer, run.pool, name="train", workdir=run.workdir, seed=run.config.seed
     )
-    run.record_ids = [record.id for record in data.records]
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, Any]:
         inputs = {name: batch[name] for name in ("video", "text")}
@@ -140,14 +139,14 @@ def _training_stream(run: Run, state: Mapping[str, Any] | None) -> Iterator[Stre
 
     stream = data.train(place, state)
     try:
-        yield stream
+        yield data, stream
     finally:
         stream.close()
         if data.skipped:
             logging.warning("%d videos were skipped: %s", len(data.skipped), run.workdir)
 
 
-def _loop(run: Run, stream: Stream, step: int, log: MetricsLog) -> None:
+def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog) -> None:
     config = run.config
     train_step = _compiled_step(run)
     unchecked: tuple[int, dict, np.ndarray] | None = None
@@ -158,7 +157,7 @@ def _loop(run: Run, stream: Stream, step: int, log: MetricsLog) -> None:
             run.state, metrics = train_step(run.state, run.frozen, batch)
             step += 1
             # One step late, so that the device never waits for the host.
-            _check_finite(run, unchecked)
+            _check_finite(run, data, unchecked)
             unchecked = step, metrics, ids
             last = step == config.train.steps
             if step % config.train.log_every == 0 or last:
@@ -166,7 +165,7 @@ def _loop(run: Run, stream: Stream, step: int, log: MetricsLog) -> None:
                 videos = config.data.train.batch_size
                 log.progress(step, values, videos, stream.wait_seconds)
             if step % config.train.checkpoint_every == 0 or last or stopping.is_set():
-                _check_finite(run, unchecked)
+                _check_finite(run, data, unchecked)
                 _save(run, step, stream, log)
             if stopping.is_set() and not last:
                 run.checkpoints.wait()
@@ -199,11 +198,13 @@ def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:
     run.checkpoints.save(step, run.state, stream.state, metrics)
 
 
-def _check_finite(run: Run, unchecked: tuple[int, dict, np.ndarray] | None) -> None:
+def _check_finite(
+    run: Run, data: VideoData, unchecked: tuple[int, dict, np.ndarray] | None
+) -> None:
     if unchecked is None or bool(unchecked[1]["finite"]):
         return
     step, metrics, rows = unchecked
-    ids = [run.record_ids[row] for row in rows]
+    ids = [data.records[row].id for row in rows]
     folder = run.workdir / f"nonfinite-{step}"
     save_tree(folder / "state", {"trained": run.state.trained}, overwrite=True)
     values = {name: str(float(value)) for name, value in metrics.items()}

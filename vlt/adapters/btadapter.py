@@ -88,7 +88,8 @@ class BTAdapter(Method):
         )
         if self.conversation:
             return hidden[-1], {"language_tokens": self._language_tokens(branch, tower, states)}
-        layout, teacher_layout = _identity, _identity
+        layout: Layout = _identity
+        teacher_layout: Layout = _identity
         if train and self.mask_rate:
             kept = draw_kept(tower.make_rng("mask"), states[0].shape, self.mask_rate)
             layout, teacher_layout = mask_layouts(self.mask_layout, kept)
@@ -119,7 +120,7 @@ class BTAdapter(Method):
     ) -> jax.Array:
         """[b, n + 1, d]: patches, then the video CLS, averaged over time and over both sides."""
         frames = states[0].shape[1]
-        layout = _identity
+        layout: Layout = _identity
         if frames > self.max_frames:
             states = [average_pairs(x) for x in states]
         elif self.temporal_halving:

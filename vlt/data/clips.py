@@ -6,6 +6,7 @@ children); each reads clips one after another until its standard input ends.
 """
 
 import dataclasses
+import io
 import os
 import pickle
 import queue
@@ -18,7 +19,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def _read_sampled(video: Video, request: ClipRequest) -> np.ndarray:
         rng = np.random.default_rng((request.seed, 1))
         indices = sample(request.sampler, count, request.frames, rng=rng, fps=video.fps)
         try:
-            return video.read(indices, backend=request.backend)
+            return video.read(indices.tolist(), backend=request.backend)
         except errors.WrongFrames:
             # Reading may show, once, that fewer frames exist than the packets promised.
             if len(video) == count:
@@ -156,7 +157,7 @@ class _Process:
             command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
         )
         assert self.child.stdin is not None and self.child.stdout is not None
-        self._to, self._from = self.child.stdin, self.child.stdout
+        self._to, self._from = self.child.stdin, cast(io.FileIO, self.child.stdout)
         self._readable = select.poll()
         self._readable.register(self._from, select.POLLIN)
         self._started = False
@@ -185,7 +186,7 @@ class _Process:
         try:
             self._receive(time.monotonic() + _START_LIMIT)
         except (EOFError, TimeoutError) as error:
-            raise RuntimeError(f"a decoder did not start: {self.child.args}") from error
+            raise RuntimeError(f"a decoder did not start: {self.child.args!r}") from error
         self._started = True
 
     def _receive(self, deadline: float) -> Any:

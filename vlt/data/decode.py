@@ -197,7 +197,7 @@ class Video:
             self.close()
             raise
         self._codec = self._stream.codec_context
-        self._tick = float(self._stream.time_base)
+        self._tick = float(self._stream.time_base or 0)
         self._header_fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
 
     def _video_stream(self) -> av.VideoStream:
@@ -205,7 +205,7 @@ class Video:
         if demuxer.endswith("_pipe") or demuxer in _STILL_DEMUXERS:
             raise errors.NotAVideo(self.path, f"not a video: libav reads it as {demuxer}")
         stream = self._container.streams.best("video")
-        if stream is None:
+        if not isinstance(stream, av.VideoStream):
             raise errors.NotAVideo(self.path, "not a video: it has no video stream")
         if stream.disposition & Disposition.attached_pic:
             raise errors.NotAVideo(self.path, "not a video: sound with a cover picture")

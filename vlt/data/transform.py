@@ -80,16 +80,14 @@ def _resize_to(frames: np.ndarray, size: tuple[int, int], method: int) -> np.nda
         return frames
     out = np.empty((len(frames), *size, 3), np.uint8)
     for i, frame in enumerate(frames):
-        out[i] = Image.fromarray(frame).resize(size[::-1], method)
+        out[i] = np.asarray(Image.fromarray(frame).resize(size[::-1], method))
     return out
 
 
 def _random_resized_crop(frames, spec, rng, method):
     spec = {"size": spec} if isinstance(spec, int) else spec
-    box = _random_part(
-        *frames.shape[1:3], spec.get("area", (0.08, 1.0)), spec.get("aspect", (3 / 4, 4 / 3)), rng
-    )
-    top, left, height, width = box
+    area, aspect = spec.get("area", (0.08, 1.0)), spec.get("aspect", (3 / 4, 4 / 3))
+    top, left, height, width = _random_part(frames.shape[1], frames.shape[2], area, aspect, rng)
     part = frames[:, top : top + height, left : left + width]
     return _resize_to(part, (spec["size"], spec["size"]), method)
 

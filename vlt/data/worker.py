@@ -49,10 +49,9 @@ def _answer(request: ClipRequest) -> np.ndarray | Exception:
 
 
 def _send(answers: BinaryIO, answer: np.ndarray | Exception | None) -> None:
-    is_array = isinstance(answer, np.ndarray)
-    message = pickle.dumps(answer.shape if is_array else answer)
+    message = pickle.dumps(answer.shape if isinstance(answer, np.ndarray) else answer)
     answers.write(LENGTH.pack(len(message)) + message)
-    if is_array:
+    if isinstance(answer, np.ndarray):
         answers.write(answer.data)
     answers.flush()
 

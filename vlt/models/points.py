@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from vlt.models.vit import VisionTransformer
 
 
-@flax.struct.dataclass
-class Tokens:
+class Tokens(flax.struct.PyTreeNode):
     """State between blocks. Every count is static.
 
     x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves.
@@ -52,8 +51,7 @@ class Tokens:
     protected: int = flax.struct.field(pytree_node=False, default=1)
 
 
-@flax.struct.dataclass
-class Pattern:
+class Pattern(flax.struct.PyTreeNode):
     """Who attends to whom: point 4.
 
     queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
