@@ -3,6 +3,7 @@
 configs/btadapter.py                  moving shapes over the tiny CLIP of the package
 configs/btadapter.py:webvid_l14       WebVid-2M over CLIP ViT-L/14, as published
 configs/btadapter.py:webvid_eva_g     the same over EVA-CLIP-G
+configs/btadapter.py:bench            webvid_l14 at half its width, for benchmarks
 configs/btadapter.py:webvid_l14_NAME  an ablation of `ABLATIONS`
 """
 
@@ -150,6 +151,13 @@ def webvid_eva_g() -> ConfigDict:
     return config
 
 
+def bench() -> ConfigDict:
+    """The step of `webvid_l14` at half its width, for `vlt.bench`."""
+    config = webvid_l14()
+    config.model.update(checkpoint="", size="clip_l14_narrow", dtype="float32", remat=False)
+    return config
+
+
 def ablation(name: str) -> ConfigDict:
     """`webvid_l14` with the overrides of `ABLATIONS[name]`."""
     config = webvid_l14()
@@ -165,6 +173,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": moving_shapes,
     "webvid_l14": webvid_l14,
     "webvid_eva_g": webvid_eva_g,
+    "bench": bench,
     **{f"webvid_l14_{name}": functools.partial(ablation, name) for name in ABLATIONS},
 }
 

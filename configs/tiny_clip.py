@@ -33,7 +33,7 @@ def tiny_clip() -> ConfigDict:
         lr=2e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.07}
     )
     config.task.update(
-        losses={"vtc": 0.5, "caption_reconstruction": 1.0}, scale=0.0, mask_duplicates=True
+        losses={"vtc": 0.5, "caption_reconstruction": 2.0}, scale=0.0, mask_duplicates=True
     )
     config.data.train = common.videos(
         "moving_shapes:frames:train:24000",
@@ -50,7 +50,7 @@ def tiny_clip() -> ConfigDict:
         "new_looks": common.retrieval("moving_shapes", looks),
         "twin_captions": common.twins("twin_captions", frames=1),
     }
-    config.train.update(steps=2800, log_every=50, checkpoint_every=400)
+    config.train.update(steps=2000, log_every=50, checkpoint_every=400)
     config.table = (
         ("known_looks/t2v_R@1", "known looks R@1 t2v"),
         ("known_looks/v2t_R@1", "v2t"),

@@ -76,6 +76,8 @@ def bench_forward(
     if peer:
         from vlt.bench_torch import clip_video_encoder  # torch is an extra
 
+        if not model.frame_norm or model.methods:
+            raise ValueError("the torch peer is CLIP with unit frame embeddings: configs/clip.py")
         other = clip_video_encoder(model.spec, params)
         difference = float(np.abs(other(video) - np.asarray(functions[0]())).max())
         functions.append(lambda: other(video))

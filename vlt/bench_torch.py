@@ -18,7 +18,7 @@ from vlt.models.spec import DualEncoderSpec
 def clip_video_encoder(
     spec: DualEncoderSpec, params: Mapping[str, Any]
 ) -> Callable[[jax.Array], np.ndarray]:
-    """uint8 video [b, t, H, W, 3] -> unit vectors [b, e]: mean of the frames' embeddings.
+    """uint8 video [b, t, H, W, 3] -> unit vectors [b, e]: mean of unit frame embeddings.
 
     Inference mode, scaled-dot-product attention, as many threads as torch chooses.
     """
@@ -48,10 +48,10 @@ def clip_video_encoder(
 
     @torch.inference_mode()
     def encode(video: jax.Array) -> np.ndarray:
-        frames = torch.from_numpy(np.array(video)).flatten(0, 1).permute(0, 3, 1, 2)
-        pixels = (frames / 255.0 - mean) / std
+        images = torch.from_numpy(np.array(video)).flatten(0, 1).permute(0, 3, 1, 2)
+        pixels = (images / 255.0 - mean) / std
         embeddings = model(pixel_values=pixels).image_embeds
-        pooled = embeddings.view(*video.shape[:2], -1).mean(1)
-        return torch.nn.functional.normalize(pooled, dim=-1).numpy()
+        frames = torch.nn.functional.normalize(embeddings, dim=-1).view(*video.shape[:2], -1)
+        return torch.nn.functional.normalize(frames.mean(1), dim=-1).numpy()
 
     return encode

@@ -72,6 +72,10 @@ SIZES: dict[str, DualEncoderSpec] = {
     "clip_b32": _clip(32, 768, 12, 512, 512),
     "clip_b16": _clip(16, 768, 12, 512, 512),
     "clip_l14": _clip(14, 1024, 24, 768, 768),
+    # Proportions of ViT-L/14 at half its width, for benchmarks on small machines.
+    "clip_l14_narrow": DualEncoderSpec(
+        VisionSpec(224, 14, 512, 24, 8, 2048), TextSpec(77, 49408, 384, 12, 6, 1536), embed_dim=384
+    ),
     "eva_clip_g": DualEncoderSpec(
         VisionSpec(
             image_size=224,
