@@ -192,7 +192,7 @@ def test_wrong_input_is_answered_in_a_sentence(tmp_path, override):
 
 def test_unknown_config_and_variant_are_answered(tmp_path):
     for name, message in (
-        ("configs/btadaptor.py", "did you mean 'configs/btadapter.py'"),
+        ("configs/btadaptor.py", "did you mean 'btadapter'"),
         ("configs/btadapter.py:webvid_l4", "did you mean 'webvid_l14'"),
     ):
         done = subprocess.run(

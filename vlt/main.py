@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from vlt import configuration
 from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.results import Column, format_table, write_results
+from vlt.stopping import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]")
 _WORKDIR = flags.DEFINE_string(
@@ -38,11 +39,14 @@ def main(_: list[str]) -> None:
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     # Everything into a file of the workdir; warnings also to the terminal.
     logging.get_absl_handler().use_absl_log_file("vlt", str(workdir))
+    logging.set_stderrthreshold("warning")
     try:
         rows = run_all(config, workdir, _MODE.value)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return
     except _expected_errors() as error:
-        logging.error("%s: %s", type(error).__name__, error)
-        sys.exit(1)
+        sys.exit(f"error: {error}")
     print_tables(config, rows)
 
 
@@ -151,15 +155,17 @@ def _expected_errors() -> tuple[type[Exception], ...]:
     from vlt.data.errors import VideoError
     from vlt.data.skips import TooManyErrors
     from vlt.model_folder import ModelFolderError
-    from vlt.train import NonFiniteError, Stopped
+    from vlt.train import NonFiniteError
 
     return (
-        CheckpointError, ModelFolderError, NonFiniteError, Stopped, TooManyErrors, ValueError,
-        VideoError,
+        CheckpointError, ModelFolderError, NonFiniteError, TooManyErrors, ValueError, VideoError,
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    configuration.check_flags(sys.argv)
+    try:
+        configuration.check_flags(sys.argv)
+    except configuration.ConfigError as wrong:
+        sys.exit(f"error: {wrong}")
     flags.mark_flag_as_required("config")
     app.run(main)

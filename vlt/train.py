@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,15 +22,12 @@ from vlt.metrics_log import MetricsLog
 from vlt.optim import make_optimizer, merge, partition
 from vlt.sharding import check_batch_size, make_mesh, param_sharding, replicated, shard_batch
 from vlt.step import TrainState, make_train_step
+from vlt.stopping import Stopped, stop_requested
 from vlt.tasks.retrieval import Retrieval
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient that is not a finite number."""
-
-
-class Stopped(Exception):
-    """SIGTERM came; the state is saved."""
 
 
 class Run:
@@ -150,7 +145,7 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
     config = run.config
     train_step = _compiled_step(run)
     unchecked: tuple[int, dict, np.ndarray] | None = None
-    with _stop_requested() as stopping:
+    with stop_requested() as stopping:
         while step < config.train.steps:
             batch = next(stream)
             ids = batch.pop("ids")
@@ -206,6 +201,7 @@ def _check_finite(
     step, metrics, rows = unchecked
     ids = [data.records[row].id for row in rows]
     folder = run.workdir / f"nonfinite-{step}"
+    folder.mkdir(exist_ok=True)
     save_tree(folder / "state", {"trained": run.state.trained}, overwrite=True)
     values = {name: str(float(value)) for name, value in metrics.items()}
     report = {"step": step, "metrics": values, "batch": ids}
@@ -214,17 +210,3 @@ def _check_finite(
         f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}. The trained "
         f"leaves before it and the batch's ids are in {folder}. The batch: {', '.join(ids)}"
     )
-
-
-@contextlib.contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, while the block runs."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, previous)
