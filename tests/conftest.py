@@ -1,9 +1,14 @@
 """Fixtures of all tests."""
 
+import os
 import pathlib
 
 import pytest
 from absl import flags
+
+# Most of the tests' time is compilation of programs that run once; also of those in subprocesses.
+FAST_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILATION}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

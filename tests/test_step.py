@@ -23,7 +23,7 @@ OPTIMIZER = {"lr": 1e-2, "b1": 0.9, "b2": 0.98, "eps": 1e-8, "schedule": {"name"
 
 def setup(losses=None, mask_rate=0.0):
     model = DualEncoder(SPEC, (BTAdapter(depth=2, mask_rate=mask_rate, drop_path=0.0),))
-    params = init_params(model, jax.random.key(0))
+    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     trained, frozen = partition(params, RULES)
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
     task = Retrieval(losses or {"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}, None, True)
@@ -104,7 +104,7 @@ def test_frozen_leaves_cost_no_gradient_and_no_stored_activation():
         out = model.apply({"params": merge(trained, frozen)}, data["video"], data["text"])
         return task.loss(task.features(out, data), out["logit_scale"])[0]
 
-    residuals = jax.tree.leaves(jax.vjp(loss, trained)[1])
+    residuals = jax.tree.leaves(jax.jit(lambda leaves: jax.vjp(loss, leaves)[1])(trained))
     frames, tokens = 8 * 3, 1 + SPEC.visual.patches
     backbone_mlp = frames * tokens * SPEC.visual.mlp_width
     shapes = [x.shape for x in residuals if hasattr(x, "shape")]
@@ -119,8 +119,8 @@ def test_text_of_unknown_loss_is_refused():
 def test_loss_that_no_method_feeds_is_refused():
     model = DualEncoder(SPEC)
     data = batch()
-    params = init_params(model, jax.random.key(0))
-    out = model.apply({"params": params}, data["video"], data["text"])
+    apply = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), *data.values()))
+    out = apply[0]
     with pytest.raises(ValueError, match="mbca: no method of the model puts out 'branch_features'"):
         Retrieval({"mbca": 1.0}, None, False).features(out, data)
 

@@ -1,6 +1,7 @@
 """BT-Adapter against golden numbers of the published modules, and properties of the branch."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -61,8 +62,9 @@ MODES = {"gated": "vector", "plain": "none"}
 def test_embeddings_and_branch_tokens(golden, model, mode):
     spec, params = model
     video = channels_last(golden["video"])
-    out = encoder(spec, gates=MODES[mode]).apply(
-        {"params": params}, video, golden["text_ids"], capture=True
+    tower = encoder(spec, gates=MODES[mode])
+    out = jax.jit(lambda *inputs: tower.apply({"params": params}, *inputs, capture=True))(
+        video, golden["text_ids"]
     )
     visual = out["visual_out"]
     np.testing.assert_allclose(visual["video_features"], golden[f"{mode}/video_emb"], atol=1e-5)
@@ -82,9 +84,7 @@ def test_computing_only_the_video_cls_is_exact(golden, model, mode):
     full = encoder(spec, gates=MODES[mode])
     saving = dataclasses.replace(full, cls_only=True)
     video = channels_last(golden["video"])
-    embeddings = [
-        m.apply({"params": params}, video, method="encode_video")[0] for m in (full, saving)
-    ]
+    embeddings = [embed(tower, params, video) for tower in (full, saving)]
     np.testing.assert_allclose(*embeddings, atol=1e-6)
 
 
@@ -95,8 +95,8 @@ def test_tokens_for_the_language_model(golden, model, mode, frames):
     video = golden["video66_times8_int8"][None] / 8 if frames == "T66" else golden["video"]
     halving = frames != "T8_no_halving"
     tower = encoder(spec, gates=MODES[mode], conversation=True, temporal_halving=halving)
-    out = tower.apply({"params": params}, channels_last(video), method="encode_video")[1]
-    tokens = out["language_tokens"]
+    encode = jax.jit(lambda x: tower.apply({"params": params}, x, method="encode_video")[1])
+    tokens = encode(channels_last(video))["language_tokens"]
     key = f"llava/{mode}/{frames}"
     if halving:
         np.testing.assert_allclose(tokens[0], golden[f"{key}/tokens_patches_then_cls"], atol=1e-5)
@@ -144,7 +144,7 @@ def test_losses_and_gradients(golden, model, case, monkeypatch):
         return task.loss(task.features(out, batch), out["logit_scale"])
 
     branch = params["visual"]["btadapter"]
-    (total, terms), gradients = jax.value_and_grad(loss, has_aux=True)(branch)
+    (total, terms), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(branch)
     np.testing.assert_allclose(total, golden[f"{case}/loss_total_0.1"], rtol=1e-5)
     np.testing.assert_allclose(terms["vtc"], golden[f"{case}/loss_vtc"], rtol=1e-5)
     np.testing.assert_allclose(terms["mbta"], golden[f"{case}/loss_mbta_unweighted"], rtol=1e-5)
@@ -162,13 +162,14 @@ def test_losses_and_gradients(golden, model, case, monkeypatch):
 def start(**options):
     """A small model at the start of training: branch copied from the backbone."""
     tower = encoder(TINY, depth=2, **options)
-    params = init_params(tower, jax.random.key(0))
+    params = jax.jit(lambda key: init_params(tower, key))(jax.random.key(0))
     for method in tower.methods:
         params = method.initialise(params, TINY)
     video = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
     return tower, params, video
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def embed(tower, params, video):
     return tower.apply({"params": params}, video, method="encode_video")[0]
 
@@ -219,6 +220,7 @@ def test_each_reading_of_the_paper_changes_the_model(option):
     other, other_params, _ = start(**{option: PAPER[option]})
     batch = {"video": video, "text": np.array([[1, 2, 10, 0], [3, 4, 10, 0]], np.int32)}
 
+    @functools.partial(jax.jit, static_argnums=0)
     def loss(tower, params):
         params = jax.tree.map(lambda x: x + 1e-4, params)  # gates off their symmetric start
         out = tower.apply({"params": params}, video=video, ids=batch["text"], train=True)

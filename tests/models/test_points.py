@@ -71,7 +71,7 @@ X = np.random.default_rng(0).normal(size=(2, 3, 5, WIDTH)).astype(np.float32)
 
 
 def test_block_without_methods_is_the_bare_block():
-    params = BareBlock().init(jax.random.key(0), X)
+    params = jax.eval_shape(BareBlock().init, jax.random.key(0), X)
     ours = program(lambda p, x: block().apply(p, Tokens(x)).x, params, X)
     assert ours == program(lambda p, x: BareBlock().apply(p, x), params, X)
 
@@ -79,7 +79,7 @@ def test_block_without_methods_is_the_bare_block():
 def test_method_that_fills_no_point_adds_nothing():
     model, bare = DualEncoder(SPEC, (Method(),)), DualEncoder(SPEC)
     video, ids = np.zeros((1, 2, 8, 8, 3), np.uint8), np.ones((1, 5), np.int32)
-    params = bare.init(jax.random.key(0), video, ids)
+    params = jax.eval_shape(bare.init, jax.random.key(0), video, ids)
 
     def run(module):
         return program(lambda p, v, i: module.apply(p, v, i)["video"], params, video, ids)
@@ -170,7 +170,7 @@ POINTS = (
 def test_filled_point_changes_the_program(point):
     video, ids = np.zeros((1, 2, 8, 8, 3), np.uint8), np.ones((1, 5), np.int32)
     filled, bare = DualEncoder(SPEC, (point(),)), DualEncoder(SPEC)
-    params = filled.init(jax.random.key(0), video, ids)
+    params = jax.eval_shape(filled.init, jax.random.key(0), video, ids)
 
     def run(module):
         return program(lambda p, v: module.apply(p, v, method="encode_video")[0], params, video)
@@ -182,7 +182,7 @@ def test_trained_selection_changes_the_program():
     """Point 10: rules choose what a gradient is taken of."""
     video, ids = np.zeros((1, 2, 8, 8, 3), np.uint8), np.ones((1, 5), np.int32)
     model = DualEncoder(SPEC)
-    params = model.init(jax.random.key(0), video, ids)["params"]
+    params = jax.eval_shape(model.init, jax.random.key(0), video, ids)["params"]
 
     def gradient(pattern):
         trained, frozen = partition(params, ((pattern, {"lr": 1.0}), (".*", "frozen")))
@@ -198,7 +198,7 @@ def test_trained_selection_changes_the_program():
 def test_shared_module_is_one_parameter_with_two_users():
     video, ids = np.zeros((1, 2, 8, 8, 3), np.uint8), np.array([[1, 2, 9, 0, 0]], np.int32)
     model = DualEncoder(SPEC, (Shared(),))
-    params = model.init(jax.random.key(0), video, ids)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), video, ids)["params"]
     leaves = [k for k in jax.tree_util.tree_leaves_with_path(params) if k[1].shape == (WIDTH,)]
     scales = [path for path, _ in leaves if "scale" in str(path) and "norm" not in str(path)]
     assert len(scales) == 1
@@ -207,7 +207,7 @@ def test_shared_module_is_one_parameter_with_two_users():
         return model.apply({"params": params}, video, ids)[name][0, 0]
 
     for name in ("video", "text"):
-        gradients = jax.grad(embed)(params, name)
+        gradients = jax.jit(jax.grad(embed), static_argnums=1)(params, name)
         used = [g for path, g in jax.tree_util.tree_leaves_with_path(gradients) if path in scales]
         assert jnp.abs(used[0]).max() > 0
 
@@ -216,10 +216,10 @@ def test_computing_only_cls_tokens_is_exact():
     rng = np.random.default_rng(1)
     video = rng.integers(0, 255, (2, 3, 8, 8, 3), dtype=np.uint8)
     model = DualEncoder(SPEC)
-    params = model.init(jax.random.key(0), video, np.ones((2, 5), np.int32))
+    params = jax.jit(model.init)(jax.random.key(0), video, np.ones((2, 5), np.int32))
 
     def embed(module):
-        return module.apply(params, video, method="encode_video")[0]
+        return jax.jit(lambda: module.apply(params, video, method="encode_video")[0])()
 
     full = dataclasses.replace(model, cls_only=False)
     np.testing.assert_allclose(embed(model), embed(full), atol=1e-6)

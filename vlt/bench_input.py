@@ -1,0 +1,67 @@
+"""`python -m vlt.bench_input VIDEO...`: clips a second of the decoder processes.
+
+Beside twice the rate of bare decoding and resizing of the same frames in one process, turn by turn,
+one decoding thread on both sides. What a training run waits for is in its metrics (wait_share).
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from vlt.data.clips import ClipRequest, DecoderPool, read_clip
+
+ROUNDS = 7
+
+
+def bench(requests: list[ClipRequest], workers: int = 2) -> dict[str, float]:
+    """Medians over rounds: clips/s of one bare process, and of `workers` processes together."""
+    with DecoderPool(workers) as pool, ThreadPoolExecutor(2 * workers) as threads:
+
+        def pooled() -> None:
+            list(threads.map(pool.read, requests * workers))
+
+        def bare() -> None:
+            for request in requests:
+                read_clip(request)
+
+        pooled(), bare()
+        times = [(_seconds(bare), _seconds(pooled)) for _ in range(ROUNDS)]
+    bare_rate = statistics.median(len(requests) / b for b, _ in times)
+    pool_rate = statistics.median(workers * len(requests) / p for _, p in times)
+    share = statistics.median(b / p for b, p in times)
+    return {"bare": bare_rate, "pool": pool_rate, "of_ideal": share}
+
+
+def _seconds(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Prints the rates for the videos given on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m vlt.bench_input", description=__doc__)
+    parser.add_argument("videos", nargs="+")
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--clips", type=int, default=32, help="of a round, at least")
+    options = parser.parse_args()
+    transform = {"resize": options.size, "crop": options.size}
+    paths = itertools.islice(
+        itertools.cycle(options.videos), max(options.clips, len(options.videos))
+    )
+    requests = [
+        ClipRequest(path=path, sampler="segment_middle", frames=options.frames, transform=transform)
+        for path in paths
+    ]
+    rates = bench(requests, options.workers)
+    print(f"one bare process   {rates['bare']:8.1f} clips/s")
+    print(f"{options.workers} decoder processes{rates['pool']:9.1f} clips/s")
+    print(f"share of {options.workers} x bare{rates['of_ideal']:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
