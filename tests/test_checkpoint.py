@@ -466,3 +466,10 @@ def test_at_least_one_checkpoint_is_kept(tmp_path):
     with pytest.raises(ValueError, match="keep_last=0"):
         checkpoint.TrainingCheckpoints(tmp_path, keep_last=0)
     assert not os.listdir(tmp_path)
+
+
+def test_tree_under_a_relative_path_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint.save_tree("tree", {"a": np.arange(3)})
+    np.testing.assert_array_equal(checkpoint.load_tree("tree")["a"], np.arange(3))
+    np.testing.assert_array_equal(checkpoint.load_tree("tree", {"a": np.zeros(3, int)})["a"], np.arange(3))

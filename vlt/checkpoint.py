@@ -23,7 +23,6 @@ Path = str | pathlib.Path
 
 # Bump when a reader of older files would misunderstand newer ones.
 _FORMAT = 1
-_LISTED = 30
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _REMOVED = ".removed"
 
@@ -87,11 +86,12 @@ def load_tree(folder: Path, abstract: Mapping[str, Any] | None = None) -> dict:
       CheckpointMismatchError: lists every leaf that is missing, left over or of another shape or
         type.
     """
+    folder = pathlib.Path(folder).absolute()
     saved = load_shapes(folder)
     wanted = _by_path(saved if abstract is None else abstract)
-    _check_same(pathlib.Path(folder), _by_path(saved), wanted)
+    _check_same(folder, _by_path(saved), wanted)
     leaves = {tuple(path.split("/")): _target(leaf) for path, leaf in wanted.items()}
-    return _load(pathlib.Path(folder), traverse_util.unflatten_dict(leaves))
+    return _load(folder, traverse_util.unflatten_dict(leaves))
 
 
 def load_shapes(folder: Path) -> dict:
@@ -100,7 +100,8 @@ def load_shapes(folder: Path) -> dict:
     Raises:
       CheckpointError: the folder is absent, half written or damaged.
     """
-    tree = _metadata(pathlib.Path(folder)).metadata
+    # Orbax finds nothing under a relative path, and does not say so.
+    tree = _metadata(pathlib.Path(folder).absolute()).metadata
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
@@ -357,12 +358,9 @@ def _check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any
         if path in saved and text(saved[path]) != text(leaf)
     ]
     if differences:
-        shown = differences[:_LISTED]
-        if len(differences) > _LISTED:
-            shown.append(f"and {len(differences) - _LISTED} more")
         raise CheckpointMismatchError(
             f"{folder} holds another tree; {len(differences)} leaves differ:\n  "
-            + "\n  ".join(shown)
+            + "\n  ".join(differences)
         )
 
 

@@ -69,7 +69,13 @@ def write_lossless(folder: pathlib.Path, name: str, frames: np.ndarray) -> pathl
 
 
 def decode_all(path: pathlib.Path) -> np.ndarray:
-    """Every frame, by PyAV's own loop and conversion: the truth for `vlt.data.decode`."""
+    """Every frame, by PyAV's own loop and conversion: the truth for `vlt.data.decode`.
+
+    One thread: with several, libav's VP8 decoder gives other pixels in some runs (seen in
+    stream_of_water.webm from frame 53 on).
+    """
     with av.open(str(path)) as container:
-        frames = container.decode(container.streams.best("video"))
+        stream = container.streams.best("video")
+        stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
+        frames = container.decode(stream)
         return np.stack([np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90) for f in frames])
