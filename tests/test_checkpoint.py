@@ -472,4 +472,6 @@ def test_tree_under_a_relative_path_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     checkpoint.save_tree("tree", {"a": np.arange(3)})
     np.testing.assert_array_equal(checkpoint.load_tree("tree")["a"], np.arange(3))
-    np.testing.assert_array_equal(checkpoint.load_tree("tree", {"a": np.zeros(3, int)})["a"], np.arange(3))
+    np.testing.assert_array_equal(
+        checkpoint.load_tree("tree", {"a": np.zeros(3, int)})["a"], np.arange(3)
+    )

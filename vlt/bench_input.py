@@ -8,6 +8,7 @@ import argparse
 import itertools
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
@@ -26,7 +27,8 @@ def bench(requests: list[ClipRequest], workers: int = 2) -> dict[str, float]:
             for request in requests:
                 read_clip(request)
 
-        pooled(), bare()
+        pooled()
+        bare()
         times = [(_seconds(bare), _seconds(pooled)) for _ in range(ROUNDS)]
     bare_rate = statistics.median(len(requests) / b for b, _ in times)
     pool_rate = statistics.median(workers * len(requests) / p for _, p in times)
@@ -34,7 +36,7 @@ def bench(requests: list[ClipRequest], workers: int = 2) -> dict[str, float]:
     return {"bare": bare_rate, "pool": pool_rate, "of_ideal": share}
 
 
-def _seconds(function) -> float:
+def _seconds(function: Callable[[], None]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
