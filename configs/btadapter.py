@@ -79,6 +79,8 @@ def moving_shapes() -> ConfigDict:
         "linspace",
         frames=8,
         batch_size=32,
+        # Nothing to do for the generated clips; for anybody's own videos.
+        transform={"resize": 32, "crop": 32},
         group="pair",
         # Three parts what happens, one part what is to be seen.
         captions=("caption", "caption", "caption", "appearance"),
