@@ -475,3 +475,10 @@ def test_tree_under_a_relative_path_is_found(tmp_path, monkeypatch):
     np.testing.assert_array_equal(
         checkpoint.load_tree("tree", {"a": np.zeros(3, int)})["a"], np.arange(3)
     )
+
+
+def test_tree_does_not_tell_where_it_was_written(tmp_path):
+    checkpoint.save_tree(tmp_path / "tree", {"a": np.arange(3)})
+    for path in (tmp_path / "tree").rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+    np.testing.assert_array_equal(checkpoint.load_tree(tmp_path / "tree")["a"], np.arange(3))

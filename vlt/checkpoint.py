@@ -66,6 +66,9 @@ def save_tree(folder: Path, tree: Mapping[str, Any], overwrite: bool = False) ->
     _check_free_space(folder.parent, leaves)
     try:
         ocp.save(folder, leaves, overwrite=overwrite)
+        # Orbax notes where it wrote; a model folder travels, and its makers' paths need not.
+        for note in folder.glob("commit_success.txt"):
+            note.write_text("Checkpoint commit was successful\n")
     except Exception as error:
         raise CheckpointSaveError(f"{folder} could not be written: {_first_line(error)}") from error
 

@@ -112,7 +112,7 @@ def _twins(
     """Each video chooses between its own caption and that of its reversal."""
     rows, families = _pairs(data, section["min_pairs"])
     read, videos = evaluator.embed_videos(params, data, step)
-    whole = np.isin(rows, read).all(1)  # a pair goes with either of its twins
+    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     texts = evaluator.embed_texts(params, [record.captions[0] for record in data.records])
     scores = np.einsum("pie,pje->pij", videos[np.searchsorted(read, rows)], texts[rows])
