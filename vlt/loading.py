@@ -45,11 +45,8 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     module = build_model(config, stored.spec, stored.methods, stored.preprocessing)
     loaded = {} if folder is None else read_model_folder(folder)[1]
     params = _complete(module, loaded, set(stored.methods), seed)
-    methods = {name: stored.methods.get(name, {}) for name in stored.methods}
-    for name, options in method_options(config).items():
-        methods[name] = methods.get(name, {}) | options
-    frames = config["frames"]
-    described = dataclasses.replace(stored, methods=methods, frames=frames)
+    methods = method_options(config, stored.methods)
+    described = dataclasses.replace(stored, methods=methods, frames=config["frames"])
     if config["tokenizer"]:
         tokenizer = resolve(config["tokenizer"])
     elif folder is None:

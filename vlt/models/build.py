@@ -56,9 +56,17 @@ def _near(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
 
 
-def method_options(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{name: options} of the methods that a config's `model` section names, in its order."""
-    return {name: dict(config.get(name, {})) for name in config["methods"]}
+def method_options(
+    config: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """{name: options} of a model: those `stored` in its folder, then those the config adds.
+
+    Where both name a method, the options that the config gives go first.
+    """
+    options = {name: dict(fields) for name, fields in stored.items()}
+    for name in config["methods"]:
+        options[name] = options.get(name, {}) | dict(config.get(name, {}))
+    return options
 
 
 def build_model(
@@ -83,13 +91,10 @@ def build_model(
         spec = SIZES[config["size"]]
     if config["dtype"] not in DTYPES:
         raise ValueError(f"dtype {config['dtype']!r}: one of {', '.join(DTYPES)}")
-    wanted = method_options(config)
-    options = {name: dict(fields) for name, fields in (stored or {}).items()}
-    options |= {name: options.get(name, {}) | fields for name, fields in wanted.items()}
     pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
     return DualEncoder(
         spec,
-        build_methods(options),
+        build_methods(method_options(config, stored or {})),
         cls_only=config["cls_only"],
         frame_norm=config["frame_norm"],
         mean=tuple(pixels["mean"]),
