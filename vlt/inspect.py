@@ -105,7 +105,7 @@ def _tokens_per_layer(model: DualEncoder, params: Any, video: Any) -> list[list[
     forward = _apply(model, "encode_video", train=False, capture=True)
     _, out = jax.eval_shape(forward, params, video)
     layers = range(model.spec.visual.layers)
-    return [list(out[f"block_{layer}"].shape[1:3]) for layer in layers]
+    return [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -11,14 +11,12 @@ from flax import traverse_util
 
 from vlt.model_folder import ModelConfig, ModelFolderError, read_model_config, read_model_folder
 from vlt.models.build import build_model, init_params, method_options
-from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD, DualEncoder
+from vlt.models.dual_encoder import ANY_FRAMES, CLIP_MEAN, CLIP_STD, DualEncoder
 from vlt.models.spec import SIZES
 from vlt.resources import resolve
 
-# `config.model` of a folder that is used as it is.
-AS_STORED = {
-    "methods": (), "dtype": "float32", "cls_only": True, "frame_norm": False, "remat": False,
-}  # fmt: skip
+# `config.model` of a folder that is used as it is, but for what the folder itself says.
+AS_STORED = {"methods": (), "dtype": "float32", "cls_only": True, "remat": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +44,9 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     loaded = {} if folder is None else read_model_folder(folder)[1]
     params = _complete(module, loaded, set(stored.methods), seed)
     methods = method_options(config, stored.methods)
-    described = dataclasses.replace(stored, methods=methods, frames=config["frames"])
+    described = dataclasses.replace(
+        stored, methods=methods, frames=config["frames"], frame_norm=config["frame_norm"]
+    )
     if config["tokenizer"]:
         tokenizer = resolve(config["tokenizer"])
     elif folder is None:
@@ -66,7 +66,11 @@ def load_folder(path: str) -> LoadedModel:
     """
     folder = resolve(path)
     config, params = read_model_folder(folder)
-    module = build_model(AS_STORED, config.spec, config.methods, config.preprocessing)
+    options = AS_STORED | {
+        "frames": config.frames or ANY_FRAMES,
+        "frame_norm": config.frame_norm,
+    }
+    module = build_model(options, config.spec, config.methods, config.preprocessing)
     return LoadedModel(module, params, config, folder / "tokenizer")
 
 

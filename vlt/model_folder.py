@@ -19,7 +19,7 @@ from typing import Any
 
 from vlt.checkpoint import CheckpointError, load_tree, save_tree
 from vlt.models.build import abstract_params, build_methods
-from vlt.models.dual_encoder import DualEncoder
+from vlt.models.dual_encoder import ANY_FRAMES, DualEncoder
 from vlt.models.spec import DualEncoderSpec
 
 _FORMAT = 1
@@ -34,8 +34,9 @@ class ModelConfig:
     """What config.json says.
 
     methods: {name: options}. preprocessing: image_size, mean and std of 0-1 pixels, resize, crop.
-    frames: number of frames the model was trained with, if any. source: layout of the published
-    checkpoint, for the way back.
+    frames: number of frames the model was trained with, if any. frame_norm: whether embeddings of
+    frames become unit vectors before their mean. source: layout of the published checkpoint, for
+    the way back.
     """
 
     family: str
@@ -43,6 +44,7 @@ class ModelConfig:
     methods: dict[str, dict[str, Any]]
     preprocessing: dict[str, Any]
     frames: int | None = None
+    frame_norm: bool = False
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,16 +126,18 @@ def read_model_folder(
     """
     config = read_model_config(folder)
     if abstract is None:
-        abstract = model_shapes(config.spec, config.methods)
+        abstract = model_shapes(config.spec, config.methods, config.frames)
     try:
         return config, load_tree(Path(folder) / "weights", abstract)
     except CheckpointError as error:
         raise ModelFolderError(f"{folder}: {error}") from error
 
 
-def model_shapes(spec: DualEncoderSpec, methods: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def model_shapes(
+    spec: DualEncoderSpec, methods: Mapping[str, Mapping[str, Any]], frames: int | None = None
+) -> dict[str, Any]:
     """Abstract parameter tree of a model with its methods."""
-    return abstract_params(DualEncoder(spec, build_methods(methods)))
+    return abstract_params(DualEncoder(spec, build_methods(methods), frames or ANY_FRAMES))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_embeddings_and_branch_tokens(golden, model, mode):
     visual = out["visual_out"]
     np.testing.assert_allclose(visual["video_features"], golden[f"{mode}/video_emb"], atol=1e-5)
     np.testing.assert_allclose(out["text_out"]["text_features"], golden["text_emb"], atol=1e-5)
-    clip = visual["block_5"].reshape(golden[f"{mode}/clip_layer6_out"].shape)
+    clip = visual["block_5"].x.reshape(golden[f"{mode}/clip_layer6_out"].shape)
     np.testing.assert_allclose(clip, golden[f"{mode}/clip_layer6_out"], atol=3e-5)
     for layer, (cls, patches) in enumerate(visual["branch"]):
         patch_major = patches.swapaxes(1, 2).reshape(len(video), -1, patches.shape[-1])

@@ -105,7 +105,7 @@ def _convert(
     }
     if base:
         source["base"] = Path(settings["base"]).name
-    return ModelConfig(family.model, spec, methods, pixels, None, source), leaves, placed, notes
+    return ModelConfig(family.model, spec, methods, pixels, source=source), leaves, placed, notes
 
 
 def _base(

@@ -77,6 +77,8 @@ class Attention(nn.Module):
         logits = attention_logits(query, key, pattern.bias)
         # The sum divides d columns after the product instead of m before it.
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+        if pattern.key_weight is not None:
+            weights *= pattern.key_weight[:, :, None, None].astype(weights.dtype)
         total = weights.sum(-1, keepdims=True)
         y = jnp.einsum("bghqm,bghmd->bghqd", weights.astype(self.dtype), value)
         y = (y / total).astype(self.dtype)
@@ -103,8 +105,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """x + Attention(LN(x)), then x + MLP(LN(x)), with points 1 to 7 between.
 
-    tower, layer: where the block stands, for methods to read. read: how many leading tokens of
-    each group anyone reads afterwards; None for all. shared: modules that both towers use.
+    causal: tokens see those before them. tower, layer: where the block stands, for methods to read.
+    cls_read: nobody reads any but the CLS tokens afterwards. shared: modules that both towers use.
     """
 
     heads: int
@@ -112,45 +114,54 @@ class Block(nn.Module):
     activation: str
     norm_eps: float
     key_bias: bool = True
+    causal: bool = False
     methods: tuple[Method, ...] = ()
     tower: str = "visual"
     layer: int = 0
-    read: int | None = None
+    cls_read: bool = False
     train: bool = False
     shared: Mapping[str, nn.Module] | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: Tokens, bias: jax.Array | None = None) -> Tokens:
-        """tokens.x [b, g, n, d]; bias is added to the attention logits."""
-        for method in self.methods:
-            tokens = method.extra_tokens(self, tokens)
+    def __call__(self, tokens: Tokens) -> Tokens:
+        """tokens.x [b, g, n, d] -> the same, or what methods make of it."""
         for method in self.methods:
             tokens = method.before_attention(self, tokens)
+        for method in self.methods:
+            tokens = method.extra_tokens(self, tokens)
         entry = tokens
-        tokens, attended = self._attend(tokens, bias)
+        tokens, attended = self._attend(tokens)
         for method in self.methods:
             tokens = method.between(self, tokens, attended)
         normed = self._norm("norm2")(tokens.x)
         y = Mlp(self.mlp_width, self.activation, self.methods, self.dtype, name="mlp")(normed)
         for method in self.methods:
             y = method.mlp_path(self, entry, tokens, normed, y)
-        return tokens.replace(x=tokens.x + y)
+        tokens = tokens.replace(x=tokens.x + y)
+        for method in self.methods:
+            tokens = method.after_block(self, tokens)
+        return tokens
 
     def _norm(self, name: str) -> LayerNorm:
         return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
-    def _attend(self, tokens: Tokens, bias: jax.Array | None) -> tuple[Tokens, Attended]:
+    def _attend(self, tokens: Tokens) -> tuple[Tokens, Attended]:
         normed = self._norm("norm1")(tokens.x)
-        residual = tokens.x
-        pattern = Pattern(normed, normed, bias)
-        if self.read is not None:
-            residual = residual[:, :, : self.read]
-            pattern = pattern.replace(queries=normed[:, :, : self.read])
+        pattern = Pattern(normed, normed, causal_bias(normed.shape[2]) if self.causal else None)
+        read = tokens
+        if self.cls_read:
+            read = tokens.rearrange(lambda x: x[:, :, : tokens.cls], protected=tokens.cls)
+            pattern = pattern.replace(queries=normed[:, :, : tokens.cls])
         for method in self.methods:
             pattern = method.attention_pattern(self, tokens, pattern)
         attention = Attention(self.heads, self.key_bias, self.methods, self.dtype, name="attention")
         y, attended = attention(pattern)
         for method in self.methods:
             y = method.parallel_attention(self, tokens, normed, y)
-        return tokens.replace(x=residual + y), attended
+        return read.replace(x=read.x + y), attended
+
+
+def causal_bias(length: int) -> jax.Array:
+    """[l, l] zero up to the diagonal; finite above it, so that a row of nothing else is defined."""
+    return jnp.triu(jnp.full((length, length), jnp.finfo(jnp.float32).min), 1)

@@ -83,7 +83,7 @@ def build_model(
             folder; else `config.size` and CLIP's. What the config says of a method goes first.
 
     Raises:
-        ValueError: unknown size, method, option or dtype.
+        ValueError: unknown size, method, option or dtype, or a method that does not fit the rest.
     """
     if spec is None:
         if config["size"] not in SIZES:
@@ -92,9 +92,13 @@ def build_model(
     if config["dtype"] not in DTYPES:
         raise ValueError(f"dtype {config['dtype']!r}: one of {', '.join(DTYPES)}")
     pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
+    methods = build_methods(method_options(config, stored or {}))
+    for method in methods:
+        method.check(spec, config["frames"])
     return DualEncoder(
         spec,
-        build_methods(method_options(config, stored or {})),
+        methods,
+        frames=config["frames"],
         cls_only=config["cls_only"],
         frame_norm=config["frame_norm"],
         mean=tuple(pixels["mean"]),
@@ -116,11 +120,11 @@ def example_inputs(
 def init_params(model: DualEncoder, rng: jax.Array) -> dict[str, Any]:
     """Every leaf that training needs, freshly initialised.
 
-    Shapes of parameters do not depend on the number of frames or tokens. Leaves that start as
-    copies of converted ones are copied by `Method.initialise` once those are loaded.
+    Leaves that start as copies of converted ones are copied by `Method.initialise` once those are
+    loaded.
     """
     # Values of the inputs do not matter: only shapes reach the initialisers.
-    video, ids = (jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, 2, 4))
+    video, ids = (jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, model.frames, 4))
     rngs = {"params": rng, "mask": rng, "dropout": rng}
     return model.init(rngs, video, ids, train=True)["params"]
 

@@ -12,6 +12,7 @@ from vlt.models.spec import DualEncoderSpec
 from vlt.models.text import TextTransformer
 from vlt.models.vit import VisionTransformer, normalize
 
+ANY_FRAMES = 2  # where no leaf depends on the number of frames
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -19,11 +20,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class DualEncoder(nn.Module):
     """Video and text embeddings from one ViT, one text transformer and the methods on them.
 
+    frames: of the videos it is for, where leaves of a method depend on it (clip positions).
     mean, std: of the 0-1 pixel values the vision tower was trained with.
     """
 
     spec: DualEncoderSpec
     methods: tuple[Method, ...] = ()
+    frames: int = ANY_FRAMES
     cls_only: bool = True
     frame_norm: bool = False
     mean: tuple[float, ...] = CLIP_MEAN

@@ -8,8 +8,8 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | point | method of `Method` | called |
 |---|---|---|
 | 0 stem | `stem` | once, after the embedding |
-| 1 extra tokens | `extra_tokens` | first in every block |
-| 2 before attention | `before_attention` | after it, on the residual stream |
+| 1 extra tokens | `extra_tokens`, `after_block` | before attention, and last in every block |
+| 2 before attention | `before_attention` | first in every block, on the residual stream |
 | 3 projection delta | `projection` | after every dense layer |
 | 4 attention pattern | `attention_pattern` | before queries, keys and values are projected |
 | 5 parallel attention path | `parallel_attention` | on the attention's output |
@@ -37,18 +37,34 @@ if TYPE_CHECKING:
 class Tokens(flax.struct.PyTreeNode):
     """State between blocks. Every count is static.
 
-    x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves.
+    x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves. A group holds its
+        CLS tokens first, then tokens of methods (prompts), then patches.
     size: [b, g, n] patches merged into each token, or None for one each.
-    mask: bool [b, g, n] tokens that keys may come from, or None for all.
-    positions: int [b, g, n] where tokens came from, or None for their own order.
-    protected: leading tokens of a group that no method removes (CLS tokens).
+    members: [b, g, n, t * patches] share of every patch of the video in each token; None unless
+        captured, to be drawn.
+    cls: leading CLS tokens of a group, the ones that are read in the end.
+    protected: leading tokens of a group that no method removes or merges, CLS tokens included.
     """
 
     x: jax.Array
     size: jax.Array | None = None
-    mask: jax.Array | None = None
-    positions: jax.Array | None = None
+    members: jax.Array | None = None
+    cls: int = flax.struct.field(pytree_node=False, default=1)
     protected: int = flax.struct.field(pytree_node=False, default=1)
+
+    @property
+    def patches(self) -> int:
+        """Tokens of a group that methods may remove or merge."""
+        return self.x.shape[2] - self.protected
+
+    def rearrange(self, move: Callable[[jax.Array], jax.Array], **changes: Any) -> "Tokens":
+        """`move` on everything that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
+
+        changes: new values of `cls` and `protected`.
+        """
+        size = None if self.size is None else move(self.size)
+        members = None if self.members is None else move(self.members)
+        return self.replace(x=move(self.x), size=size, members=members, **changes)
 
 
 class Pattern(flax.struct.PyTreeNode):
@@ -56,11 +72,14 @@ class Pattern(flax.struct.PyTreeNode):
 
     queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
     values, are projected from. bias: added to the logits, broadcastable to [b, g, h, q, m].
+    key_weight: [b, g, m] how often each key counts in the softmax, None for once; token sizes w
+    here are proportional attention, softmax(logits + log w).
     """
 
     queries: jax.Array
     source: jax.Array
     bias: jax.Array | None = None
+    key_weight: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +97,9 @@ class Attended:
 class Method:
     """A method that fills none of the points."""
 
+    def check(self, spec: Any, frames: int) -> None:
+        """Raises ValueError where the options do not fit the DualEncoderSpec or the frames."""
+
     @property
     def reads_patches(self) -> bool:
         """Whether the patch tokens that leave the last block are read by anything."""
@@ -88,7 +110,11 @@ class Method:
         return tokens
 
     def extra_tokens(self, block: "Block", tokens: Tokens) -> Tokens:
-        """Point 1: add, replace or remove tokens."""
+        """Point 1: add tokens, behind those that are protected."""
+        return tokens
+
+    def after_block(self, block: "Block", tokens: Tokens) -> Tokens:
+        """Point 1: remove tokens that were there for this block alone, or prune what it put out."""
         return tokens
 
     def before_attention(self, block: "Block", tokens: Tokens) -> Tokens:
@@ -138,6 +164,16 @@ class Method:
     def training_only(self) -> bool:
         """Whether the method's leaves serve only a loss and are left out of exports."""
         return False
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether `deploy` leaves nothing of the method but other values of converted weights."""
+        return False
+
+    def deploy(self, params: dict) -> tuple["Method | None", dict]:
+        """What serves for inference alone: the method, or None, and the whole tree without its
+        other leaves. Outputs stay the same up to rounding."""
+        return self, params
 
     def shared_module(self, spec: Any) -> nn.Module | None:
         """Point 11: a module both towers use. `spec` is the DualEncoderSpec."""

@@ -26,19 +26,16 @@ class TextTransformer(nn.Module):
     def __call__(
         self, ids: jax.Array, train: bool = False, capture: bool = False
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """ids [b, l] -> embedding [b, e], not normalised, and `out` (tokens with `capture`)."""
+        """ids [b, l] -> embedding [b, e], not normalised, and `out` (`Tokens` with `capture`)."""
         tokens = self._stem(ids)
-        out: dict[str, Any] = {"stem": tokens.x} if capture else {}
-        # Finite, so that a row of nothing else stays defined.
-        length = tokens.x.shape[2]
-        causal = jnp.triu(jnp.full((length, length), jnp.finfo(jnp.float32).min), 1)
+        out: dict[str, Any] = {"stem": tokens} if capture else {}
         for layer in range(self.spec.layers):
-            tokens = self._block(layer, train)(tokens, causal)
+            tokens = self._block(layer, train)(tokens)
             if capture:
-                out[f"block_{layer}"] = tokens.x
-        x = LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name="final_norm")(
-            tokens.x[:, 0, tokens.x.shape[2] - ids.shape[1] :]
-        )
+                out[f"block_{layer}"] = tokens
+        # Tokens of methods stand between the first one and the words.
+        words = tokens.x[:, 0, -ids.shape[1] :]
+        x = LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name="final_norm")(words)
         pooled = jnp.take_along_axis(x, ids.argmax(-1)[:, None, None], axis=1)[:, 0]
         projection = Dense(
             self.embed_dim,
@@ -69,7 +66,7 @@ class TextTransformer(nn.Module):
             "position_embedding", nn.initializers.normal(0.01), (spec.context, spec.width)
         )
         x = embedding(ids) + position[: ids.shape[1]].astype(self.dtype)
-        tokens = Tokens(x[:, None], protected=0)
+        tokens = Tokens(x[:, None], cls=0, protected=0)
         for method in self.methods:
             tokens = method.stem(self, tokens)
         return tokens
@@ -82,6 +79,7 @@ class TextTransformer(nn.Module):
             spec.mlp_width,
             spec.activation,
             spec.norm_eps,
+            causal=True,
             methods=self.methods,
             tower="text",
             layer=layer,

@@ -76,22 +76,24 @@ class VisionTransformer(nn.Module):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Normalised frames [b, t, H, W, 3] -> embedding [b, e], not normalised, and `out`.
 
-        `out` holds what methods give to losses, and with `capture` every block's tokens
-        [b, g, n, d] and the embedding of each frame [b, t, e].
+        `out` holds what methods give to losses, and with `capture` every block's `Tokens`, with
+        their members, and the embedding of each frame [b, t, e].
         """
         tokens = self._stem(video)
-        out: dict[str, Any] = {"stem": tokens.x} if capture else {}
+        if capture:
+            tokens = tokens.replace(members=_own_patch(tokens.x))
+        out: dict[str, Any] = {"stem": tokens} if capture else {}
         hidden = []
         for layer in range(self.spec.layers):
             tokens = self._block(layer, train)(tokens)
             hidden.append(tokens)
             if capture:
-                out[f"block_{layer}"] = tokens.x
+                out[f"block_{layer}"] = tokens
         for method in self.methods:
             tokens, extra = method.side_branch(self, hidden, train, capture)
             hidden[-1] = tokens
             out.update(extra)
-        frames = self.project_tokens(tokens.x[:, :, : tokens.protected])
+        frames = self.project_tokens(tokens.x[:, :, : tokens.cls])
         frames = frames.reshape(frames.shape[0], -1, self.embed_dim).astype(jnp.float32)
         for method in self.methods:
             frames, extra = method.head(self, frames, train)
@@ -139,12 +141,20 @@ class VisionTransformer(nn.Module):
             spec.key_bias,
             methods=self.methods,
             layer=layer,
-            read=1 if cls_read else None,
+            cls_read=cls_read,
             train=train,
             shared=self.shared,
             dtype=self.dtype,
             name=f"blocks_{layer}",
         )
+
+
+def _own_patch(x: jax.Array) -> jax.Array:
+    """Members [b, t, 1 + patches, t * patches] of the tokens [b, t, 1 + patches, d] of frames."""
+    b, t, patches = x.shape[0], x.shape[1], x.shape[2] - 1
+    own = jnp.eye(t * patches).reshape(1, t, patches, t * patches)
+    own = jnp.pad(own, ((0, 0), (0, 0), (1, 0), (0, 0)))
+    return jnp.broadcast_to(own, (b, *own.shape[1:]))
 
 
 def normalize(x: jax.Array) -> jax.Array:
