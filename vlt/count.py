@@ -9,6 +9,7 @@ matrix product here, because that is what runs.
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -26,19 +27,21 @@ class Counts:
     """Multiply-accumulates by kind; one multiply-accumulate is two FLOPs.
 
     Attributes:
-      matmul: dot_general, so linear layers, attention, similarity and matching scores.
+      linear: dot_general without batch dimensions, so layers with weights, patches included.
+      product: dot_general with them: attention's two, matching scores, merging.
       convolution: conv_general_dilated; a dilated input counts its zeros.
       layer_norm: 5 per normalised element (LayerNorm, RMSNorm and GroupNorm alike).
     """
 
-    matmul: int = 0
+    linear: int = 0
+    product: int = 0
     convolution: int = 0
     layer_norm: int = 0
 
     @property
     def multiply_adds(self) -> int:
         """Matrix products and convolutions alone."""
-        return self.matmul + self.convolution
+        return self.linear + self.product + self.convolution
 
     @property
     def total(self) -> int:
@@ -46,14 +49,10 @@ class Counts:
         return self.multiply_adds + self.layer_norm
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.matmul + other.matmul,
-            self.convolution + other.convolution,
-            self.layer_norm + other.layer_norm,
-        )
+        return Counts(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
     def __mul__(self, times: int) -> "Counts":
-        return Counts(self.matmul * times, self.convolution * times, self.layer_norm * times)
+        return Counts(*(times * field for field in dataclasses.astuple(self)))
 
 
 def count(fn: Callable[..., Any], *args: Any) -> Counts:
@@ -83,7 +82,7 @@ def _count_jaxpr(jaxpr: Jaxpr) -> Counts:
 def _count_eqn(eqn: JaxprEqn, producers: Producers) -> Counts:
     name = eqn.primitive.name
     if name == "dot_general":
-        return Counts(matmul=_dot_cost(eqn))
+        return _dot_cost(eqn)
     if name == "conv_general_dilated":
         return Counts(convolution=_convolution_cost(eqn))
     if name == "rsqrt":
@@ -108,10 +107,11 @@ def _is_jaxpr(value: Any) -> bool:
     return isinstance(value, (Jaxpr, ClosedJaxpr))
 
 
-def _dot_cost(eqn: JaxprEqn) -> int:
-    (contracted, _), _ = eqn.params["dimension_numbers"]
+def _dot_cost(eqn: JaxprEqn) -> Counts:
+    (contracted, _), (batch, _) = eqn.params["dimension_numbers"]
     lhs = _shape(eqn.invars[0])
-    return _size(eqn.outvars[0]) * math.prod(lhs[axis] for axis in contracted)
+    cost = _size(eqn.outvars[0]) * math.prod(lhs[axis] for axis in contracted)
+    return Counts(product=cost) if batch else Counts(linear=cost)
 
 
 def _convolution_cost(eqn: JaxprEqn) -> int:

@@ -3,6 +3,7 @@
 Parameters, multiply-accumulates and tokens, without data, weights or a device.
 """
 
+import dataclasses
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from vlt import configuration
-from vlt.count import count
+from vlt.count import Counts, count
 from vlt.model_folder import ModelFolderError, read_model_config
 from vlt.models.build import abstract_params, build_model, example_inputs
 from vlt.models.dual_encoder import DualEncoder
@@ -24,6 +25,8 @@ from vlt.resources import resolve
 
 # What a video passes through: leaves of the vision tower, and those both towers share.
 NOT_VIDEO = r"text/.*|logit_scale"
+# What CLIP4Clip's and TempMe's counts of full fine-tuning leave out.
+EMBEDDINGS = r".*(patch_embedding/.*|token_embedding/.*|(class|position)_embedding)|logit_scale"
 # Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
 NOT_WEIGHTS = r"visual/(patch_embedding/.*|class_embedding|position_embedding)"
 
@@ -31,9 +34,12 @@ NOT_WEIGHTS = r"visual/(patch_embedding/.*|class_embedding|position_embedding)"
 def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """What DESIGN.md section 4 lists, by key.
 
-    `video_gmacs` prices the model as published: evaluation, every token of every block, no mask.
-    `video_gmacs_run` prices the forward pass that this config runs: with its savings and, where
-    something is trained, with the mask and the outputs of training.
+    `video_gmacs` prices the model as published: evaluation, every token of every block, no mask,
+    what can be merged into weights merged. `video_gmacs_by_kind` is the same by kind of operation
+    and `video_multiply_adds` without normalisations. `video_gmacs_run` prices the forward pass that
+    this config runs: with its savings and, where something is trained, with the mask and the
+    outputs of training. `trainable_params_published` is the count of CLIP4Clip and TempMe, which
+    leaves out embeddings of patches, words, class and positions and the logit scale.
 
     Raises:
       ValueError: an unknown size, method or option.
@@ -42,22 +48,28 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
       vlt.optim.RuleError: rules that do not fit the parameters.
     """
     model = _module(config["model"])
-    published = model.clone(cls_only=False)
-    params = abstract_params(model)
+    published = model.clone(
+        cls_only=False, methods=tuple(m for m in model.methods if not m.mergeable)
+    )
+    params, merged = abstract_params(model), abstract_params(published)
     trained = partition(params, config["rules"])[0]
     sizes = _sizes(trained)
     video, ids = example_inputs(model.spec, config["model"]["frames"], config["model"]["context"])
-    tokens = _tokens_per_layer(published, params, video)
+    tokens = _tokens_per_layer(published, merged, video)
+    cost = _cost(published, "encode_video", merged, video, train=False)
     return {
         "total_params": sum(_sizes(params).values()),
         "trainable_params": sum(sizes.values()),
+        "trainable_params_published": _sum_without(sizes, EMBEDDINGS),
         "trainable_params_video": _sum_without(sizes, NOT_VIDEO),
         "trainable_weights_video": _sum_without(
             _sizes(trained, dimensions=2), f"{NOT_VIDEO}|{NOT_WEIGHTS}"
         ),
-        "video_gmacs": _gmacs(published, "encode_video", params, video, train=False),
-        "video_gmacs_run": _gmacs(model, "encode_video", params, video, train=bool(sizes)),
-        "text_gmacs": _gmacs(published, "encode_text", params, ids, train=False),
+        "video_gmacs": cost.total / 1e9,
+        "video_gmacs_by_kind": {k: v / 1e9 for k, v in dataclasses.asdict(cost).items()},
+        "video_multiply_adds": cost.multiply_adds,
+        "video_gmacs_run": _cost(model, "encode_video", params, video, bool(sizes)).total / 1e9,
+        "text_gmacs": _cost(published, "encode_text", merged, ids, train=False).total / 1e9,
         "tokens_per_layer": tokens,
         "output_tokens": tokens[-1][0] * tokens[-1][1],
     }
@@ -96,8 +108,8 @@ def _apply(model: DualEncoder, method: str, train: bool, capture: bool = False) 
     return forward
 
 
-def _gmacs(model: DualEncoder, method: str, params: Any, inputs: Any, train: bool) -> float:
-    return count(_apply(model, method, train), params, inputs).total / 1e9
+def _cost(model: DualEncoder, method: str, params: Any, inputs: Any, train: bool) -> Counts:
+    return count(_apply(model, method, train), params, inputs)
 
 
 def _tokens_per_layer(model: DualEncoder, params: Any, video: Any) -> list[list[int]]:
@@ -110,10 +122,15 @@ def _tokens_per_layer(model: DualEncoder, params: Any, video: Any) -> list[list[
 
 def format_report(report: Mapping[str, Any]) -> str:
     """The report as aligned text, layers with the same tokens on one line."""
+    plain: dict[str, int | float] = {}
+    for key, value in report.items():
+        if key == "video_gmacs_by_kind":
+            plain |= {f"  {kind}": gmacs for kind, gmacs in value.items() if gmacs}
+        elif key != "tokens_per_layer":
+            plain[key] = value
     lines = [
-        f"{key:24}{value:>15,d}" if isinstance(value, int) else f"{key:24}{value:>15,.3f}"
-        for key, value in report.items()
-        if key != "tokens_per_layer"
+        f"{key:28}{value:>19,d}" if isinstance(value, int) else f"{key:28}{value:>19,.3f}"
+        for key, value in plain.items()
     ]
     lines.append("tokens after each layer (groups x tokens of each):")
     numbered = enumerate(report["tokens_per_layer"])
