@@ -1,0 +1,135 @@
+"""LoRA: shared and usual form, counts, and folding into the weights."""
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+
+from vlt.adapters.lora import LoRA
+from vlt.models.build import abstract_params, build_methods, init_params
+from vlt.models.dual_encoder import DualEncoder
+from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.optim import partition
+
+TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 2, 2, 16), TextSpec(6, 11, 8, 2, 2, 16), embed_dim=4)
+VIDEO = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
+IDS = np.array([[1, 2, 10, 0, 0, 0], [3, 4, 5, 6, 10, 0]], np.int32)
+TRAINED = ((".*/lora_[ab]", {"lr": 1.0}), (".*", "frozen"))
+USUAL = {"share_a": False, "alpha": 6.0, "rank": 3}
+
+
+def leaves(tree: dict) -> dict:
+    return flax.traverse_util.flatten_dict(tree, sep="/")
+
+
+def count(tree: dict) -> int:
+    return sum(leaf.size for leaf in leaves(tree).values())
+
+
+def randomised(params: dict, pattern: str = "lora_") -> dict:
+    """The leaves with `pattern` in their path away from their start."""
+    rng = np.random.default_rng(1)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: (
+            rng.normal(size=x.shape).astype(np.float32) * 0.3
+            if pattern in jax.tree_util.keystr(path)
+            else x
+        ),
+        params,
+    )
+
+
+def outputs(model: DualEncoder, params: dict) -> tuple[np.ndarray, np.ndarray]:
+    with jax.default_matmul_precision("highest"):
+        out = jax.jit(lambda p: model.apply({"params": p}, VIDEO, IDS))(params)
+    return out["video"], out["text"]
+
+
+def start(model: DualEncoder) -> dict:
+    return jax.jit(lambda: init_params(model, jax.random.key(0)))()
+
+
+def test_shared_form_has_one_a_in_every_attention_layer_and_the_papers_count():
+    params = abstract_params(DualEncoder(SIZES["clip_b32"], (LoRA(),)))
+    trained, _ = partition(params, TRAINED)
+    assert count(trained) == 491_520
+    names = [path for path in leaves(trained) if path.endswith("lora_a")]
+    assert len(names) == 24 and all(path.endswith("attention/lora_a") for path in names)
+    assert leaves(trained)["visual/blocks_3/attention/lora_a"].shape == (768, 8)
+    assert leaves(trained)["text/blocks_3/attention/key/lora_b"].shape == (8, 512)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"share_a": False}, 737_280),
+        ({"share_a": False, "targets": ("query", "key", "value", "out")}, 983_040),
+        ({"share_a": False, "targets": ("query", "value")}, 491_520),
+        # MSTA's LoRA row on ViCLIP-B/16
+        (
+            {"share_a": False, "rank": 256, "targets": ("query", "value"), "towers": ("visual",)},
+            9_437_184,
+        ),
+    ],
+)
+def test_counts_of_the_usual_form(options, expected):
+    params = abstract_params(DualEncoder(SIZES["clip_b16"], (LoRA(**options),)))
+    assert count(partition(params, TRAINED)[0]) == expected
+
+
+@pytest.mark.parametrize("options", [{}, USUAL])
+def test_starts_as_the_bare_model_exactly(options):
+    model = DualEncoder(TINY, (LoRA(**options),))
+    params = start(model)
+    bare = {k: v for k, v in leaves(params).items() if "lora_" not in k}
+    bare = flax.traverse_util.unflatten_dict(bare, sep="/")
+    for ours, expected in zip(
+        outputs(model, params), outputs(DualEncoder(TINY), bare), strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)
+    a = leaves(params)["visual/blocks_0/attention/" + ("query/" if options else "") + "lora_a"]
+    assert 0.8 * 8**-0.5 < np.abs(a).max() <= 8**-0.5
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"alpha": 4.0}, USUAL, USUAL | {"targets": ("out", "fc1", "fc2"), "towers": ("text",)}],
+)
+def test_merged_equals_applied(options):
+    method = LoRA(**options)
+    model = DualEncoder(TINY, (method,))
+    params = randomised(start(model))
+    served, merged = method.deploy(params)
+    assert served is None and method.mergeable
+    assert leaves(merged).keys() == leaves(abstract_params(DualEncoder(TINY))).keys()
+    applied, folded = outputs(model, params), outputs(DualEncoder(TINY), merged)
+    without = outputs(DualEncoder(TINY), LoRA().deploy(start(model))[1])
+    for tower, ours, expected, bare in zip(
+        ("visual", "text"), folded, applied, without, strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, atol=2e-6)
+        changed = np.abs(np.asarray(ours) - bare).max() > 1e-2
+        assert changed == (tower in method.towers)
+
+
+def test_recomputed_blocks_give_the_same():
+    model = DualEncoder(TINY, (LoRA(),))
+    params = randomised(start(model))
+    again = model.clone(remat=True)
+    assert leaves(abstract_params(again)).keys() == leaves(params).keys()
+    np.testing.assert_allclose(outputs(again, params)[0], outputs(model, params)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": ("query", "qkv")}, "qkv match nothing; there are query, key, value, out"),
+        ({"targets": ()}, "lora.targets is empty"),
+        ({"towers": ("vision",)}, "vision match nothing; there are visual, text"),
+        ({"targets": ("query", "fc1")}, "set lora.share_a=False"),
+        ({"rank": 0}, "lora.rank=0: at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_methods({"lora": options})

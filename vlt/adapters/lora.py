@@ -1,0 +1,110 @@
+"""LoRA: low-rank updates of frozen dense layers (Hu et al., arXiv:2106.09685).
+
+W' = W + scale * A B. TempMe's form shares one A among the projections of an attention layer
+(spec/tempme.md section 2); the usual form has one A for every layer it adapts.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.block import Block
+from vlt.models.points import Method
+
+TARGETS = ("query", "key", "value", "out", "fc1", "fc2")
+SHARING = ("query", "key", "value")  # the layers that read the attention's input
+TOWERS = ("visual", "text")
+# Uniform in +-1/sqrt(in): Kaiming's rule with a = sqrt(5).
+INIT_A = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA(Method):
+    """Starts as the identity: A uniform in +-1/sqrt(in), B zeros. No dropout, no bias.
+
+    rank: r. targets: names of the dense layers, of `TARGETS`.
+    share_a: one A [d, r] for query, key and value of an attention layer (TempMe). Leaves:
+        attention/lora_a and attention/{target}/lora_b [r, out]; else lora_a beside every lora_b.
+    alpha: scale is alpha / rank; None for 1.
+    towers: the towers it is in.
+
+    Raises:
+        ValueError: rank below 1; no or unknown targets or towers; share_a with a target whose input
+            is not the attention's.
+    """
+
+    rank: int = 8
+    targets: tuple[str, ...] = SHARING
+    share_a: bool = True
+    alpha: float | None = None
+    towers: tuple[str, ...] = TOWERS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank={self.rank}: at least 1")
+        for field, known in (("targets", TARGETS), ("towers", TOWERS)):
+            value = getattr(self, field)
+            if unknown := sorted(set(value) - set(known)):
+                raise ValueError(
+                    f"lora.{field}={value!r}: {', '.join(unknown)} match nothing; there are "
+                    f"{', '.join(known)}"
+                )
+            if not value:
+                raise ValueError(f"lora.{field} is empty; there are {', '.join(known)}")
+        if self.share_a and (others := sorted(set(self.targets) - set(SHARING))):
+            raise ValueError(
+                f"lora.share_a=True with {', '.join(others)} in lora.targets: only "
+                f"{', '.join(SHARING)} read the same input; set lora.share_a=False"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Factor of A B."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Point 3: y + scale * (x A) B."""
+        if dense.name not in self.targets or not self._holds(dense):
+            return y
+        owner: Any = dense.parent if self.share_a else dense
+        shape = (x.shape[-1], self.rank)
+        # The first of the layers that share A declares it.
+        if owner.has_variable("params", "lora_a"):
+            a = owner.get_variable("params", "lora_a")
+        else:
+            a = owner.param("lora_a", INIT_A, shape)
+        b = dense.param("lora_b", nn.initializers.zeros, (self.rank, y.shape[-1]))
+        return y + self.scale * ((x @ a.astype(y.dtype)) @ b.astype(y.dtype))
+
+    def _holds(self, dense: nn.Module) -> bool:
+        """Whether the layer is in an attention or MLP of a tower's block."""
+        parent: Any = dense.parent
+        block = parent.parent
+        return isinstance(block, Block) and block.tower in self.towers
+
+    @property
+    def mergeable(self) -> bool:
+        return True
+
+    def deploy(self, params: dict) -> tuple[Method | None, dict]:
+        """None, and the tree with kernels W + scale * A B and no other leaf of LoRA."""
+        return None, self._fold(params, None)
+
+    def _fold(self, tree: dict, shared_a: Any) -> dict:
+        a = tree.get("lora_a", shared_a)
+        folded = {
+            name: self._fold(child, a) if isinstance(child, dict) else child
+            for name, child in tree.items()
+            if name not in ("lora_a", "lora_b")
+        }
+        if "lora_b" in tree:
+            kernel = tree["kernel"]
+            update = jnp.matmul(a, tree["lora_b"], precision="highest")
+            folded["kernel"] = (kernel + self.scale * update).astype(kernel.dtype)
+        return folded
+
+
+METHOD = LoRA
