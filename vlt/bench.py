@@ -19,7 +19,13 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from vlt.count import count
-from vlt.models.build import abstract_params, build_model, example_inputs, init_params
+from vlt.models.build import (
+    abstract_params,
+    build_model,
+    example_inputs,
+    init_params,
+    merged_form,
+)
 from vlt.models.dual_encoder import DualEncoder
 from vlt.optim import make_optimizer, partition
 from vlt.step import TrainState, make_train_step
@@ -70,8 +76,7 @@ def bench_forward(
     frames = config["frames"]
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     video = _random_video(model, frames, batch)
-    encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_video")[0])
-    compiled = encode.lower(params, video).compile()
+    compiled = _compiled_forward(model, params, video)
     functions: list[Callable[[], Any]] = [lambda: compiled(params, video)]
     if peer:
         from vlt.bench_torch import clip_video_encoder  # torch is an extra
@@ -102,6 +107,20 @@ def bench_forward(
             "peer_difference": difference,
         }
     return result
+
+
+def videos_per_second(config: Mapping[str, Any], batch: int) -> float:
+    """Rate of the vision tower as it is deployed, at random weights."""
+    model = merged_form(build_model(config))
+    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
+    video = _random_video(model, config["frames"], batch)
+    compiled = _compiled_forward(model, params, video)
+    return batch / rounds(lambda: compiled(params, video))[0]
+
+
+def _compiled_forward(model: DualEncoder, params: Any, video: jax.Array) -> Any:
+    encode = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_video")[0])
+    return encode.lower(params, video).compile()
 
 
 def bench_step(config: Any, batch: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from vlt import configuration
 from vlt.count import Counts, count
 from vlt.model_folder import ModelFolderError, read_model_config
-from vlt.models.build import abstract_params, build_model, example_inputs
+from vlt.models.build import abstract_params, build_model, example_inputs, merged_form
 from vlt.models.dual_encoder import DualEncoder
 from vlt.optim import partition
 from vlt.resources import resolve
@@ -48,9 +48,7 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
       vlt.optim.RuleError: rules that do not fit the parameters.
     """
     model = _module(config["model"])
-    published = model.clone(
-        cls_only=False, methods=tuple(m for m in model.methods if not m.mergeable)
-    )
+    published = merged_form(model).clone(cls_only=False)
     params, merged = abstract_params(model), abstract_params(published)
     trained = partition(params, config["rules"])[0]
     sizes = _sizes(trained)

@@ -25,6 +25,9 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate what is trained.")
 
 
+BENCH_BATCH = 32  # videos
+
+
 class OtherConfigError(ValueError):
     """The workdir holds a run of another config."""
 
@@ -90,8 +93,24 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     finally:
         run.close()
     results |= {"step_ms": step_milliseconds(workdir), "seconds": time.perf_counter() - start}
+    results |= model_facts(config)
     configuration.write_whole(finished, json.dumps(results, indent=1) + "\n")
     return results
+
+
+def model_facts(config: ConfigDict) -> dict[str, Any]:
+    """What the table asks of the model itself: `inspect/KEY`, and `bench/videos_per_s`."""
+    wanted = {key for key, *_ in config.table}
+    facts: dict[str, Any] = {}
+    if any(key.startswith("inspect/") for key in wanted):
+        from vlt.inspect import inspect_config
+
+        facts |= {f"inspect/{key}": value for key, value in inspect_config(config).items()}
+    if "bench/videos_per_s" in wanted:
+        from vlt.bench import videos_per_second
+
+        facts["bench/videos_per_s"] = videos_per_second(config.model, BENCH_BATCH)
+    return facts
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

@@ -48,7 +48,8 @@ def _with_options(name: str, method: type[Method], options: dict[str, Any]) -> M
     for key in options:
         if key not in fields:
             raise ValueError(f"method {name!r} has no option {key!r}{_near(key, fields)}")
-    return method(**options)
+    # JSON has no tuples, and a method must be hashable.
+    return method(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
 def _near(name: str, names: list[str]) -> str:
@@ -106,6 +107,11 @@ def build_model(
         remat=config["remat"],
         dtype=DTYPES[config["dtype"]],
     )
+
+
+def merged_form(model: DualEncoder) -> DualEncoder:
+    """The module that is deployed: methods whose leaves go into converted weights are gone."""
+    return model.clone(methods=tuple(m for m in model.methods if not m.mergeable))
 
 
 def example_inputs(
