@@ -24,7 +24,7 @@ from vlt.data.transform import check_transform
 from vlt.resources import resolve
 
 RANDOM_SAMPLERS = {"uniform_segments"}
-RANDOM_STEPS = {"random_resized_crop", "random_crop", "flip", "jitter"}
+RANDOM_STEPS = {"rand_augment", "random_resized_crop", "random_crop", "flip", "jitter"}
 
 Place = Callable[[Batch], Any]
 

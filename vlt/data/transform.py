@@ -4,17 +4,19 @@ A transform is a plain dict of the config. Its steps run in this order, whatever
 
 | key | value | does |
 |---|---|---|
+| `rand_augment` | dict(ops=4, magnitude=7, deviation=0.5) or {} | drawn changes of whole frames |
 | `resize` | short side, or (height, width) | resizes; the long side is int(size * long / short) |
 | `random_resized_crop` | size, or dict(size=, area=(0.08, 1), aspect=(3/4, 4/3)) | a random part |
 | `random_crop` | size | a random square, not resized |
 | `crop` | size | the central square |
 | `flip` | probability | mirrors left and right |
 | `jitter` | dict(brightness=, contrast=, saturation=, hue=) | changes colours |
-| `interpolation` | 'bicubic' (default), 'bilinear', 'nearest' | of the two steps that resize |
+| `interpolation` | 'bicubic' (default), 'bilinear', 'nearest' | of the steps that resample |
 
 Resizing is Pillow's, with antialiasing: what torchvision does to PIL images and the papers report.
-All frames of a clip get the same crop, mirror and colours. Pixels stay uint8; subtracting the mean
-and dividing by the deviation happen on the device, where the model's preprocessing is known.
+All frames of a clip get the same crop, mirror, colours and drawn changes. Pixels stay uint8;
+subtracting the mean and dividing by the deviation happen on the device, where the model's
+preprocessing is known.
 """
 
 import math
@@ -25,6 +27,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from vlt.data import errors
+from vlt.data.rand_augment import check_rand_augment, rand_augment
 
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -57,6 +60,7 @@ def check_transform(spec: Mapping[str, Any]) -> None:
     interpolation = spec.get("interpolation", "bicubic")
     if interpolation not in INTERPOLATIONS:
         raise errors.unknown("interpolation", interpolation, INTERPOLATIONS)
+    check_rand_augment(spec.get("rand_augment", {}))
     jitter = spec.get("jitter", {})
     for name in jitter:
         if name not in _JITTERS:
@@ -161,6 +165,7 @@ _JITTERS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 }
 
 _STEPS: dict[str, Callable[[np.ndarray, Any, np.random.Generator, int], np.ndarray]] = {
+    "rand_augment": rand_augment,
     "resize": _resize,
     "random_resized_crop": _random_resized_crop,
     "random_crop": _random_crop,

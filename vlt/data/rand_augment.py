@@ -1,0 +1,151 @@
+"""RandAugment (Cubuk et al., arXiv:1909.13719) as TempMe trains with it, on the frames of a clip.
+
+The published setting "rand-m7-n4-mstd0.5-inc1" of Pillow's own operations: four times one of the
+fifteen operations is drawn, with replacement; each is left out half of the time. What is applied
+has a magnitude from N(7, 0.5), clipped to [0, 10], and a sign; all frames of a clip share them.
+
+Ranges by magnitude m: rotation 30 m/10 degrees, colour, contrast, brightness and sharpness by the
+factor 1 +- 0.9 m/10, shear 0.3 m/10, translation 0.45 m/10 of the side, posterize to
+4 - int(4 m/10) bits, solarize from 256 - int(256 m/10), add int(110 m/10) to values below 128.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from vlt.data import errors
+
+DEFAULTS = {"ops": 4, "magnitude": 7.0, "deviation": 0.5}
+PROBABILITY = 0.5  # of an operation that was drawn
+LARGEST = 10.0  # magnitude
+FILL = (128, 128, 128)  # where a geometric operation uncovers the canvas
+
+# (frame, magnitude in [0, 10], sign, Image.Resampling) -> frame
+Operation = Callable[[Image.Image, float, int, int], Image.Image]
+
+
+def rand_augment(
+    frames: np.ndarray, spec: Mapping[str, Any], rng: np.random.Generator, method: int
+) -> np.ndarray:
+    """Applies drawn operations to a clip: uint8 [t, H, W, 3] -> uint8 [t, H, W, 3].
+
+    Args:
+      spec: `DEFAULTS` or what differs from them: ops (number drawn), magnitude (mean, 0 to 10),
+        deviation (standard, of the magnitude).
+      method: Pillow's resampling of the geometric operations.
+    """
+    drawn = draw(rng, **(DEFAULTS | dict(spec)))
+    if not drawn:
+        return frames
+    out = np.empty_like(frames)
+    for i, frame in enumerate(frames):
+        image = Image.fromarray(frame)
+        for name, magnitude, sign in drawn:
+            image = OPERATIONS[name](image, magnitude, sign, method)
+        out[i] = image
+    return out
+
+
+def draw(
+    rng: np.random.Generator, ops: int, magnitude: float, deviation: float
+) -> list[tuple[str, float, int]]:
+    """(operation, magnitude, sign) of those that are applied, in order."""
+    drawn = []
+    for name in rng.choice(list(OPERATIONS), ops):
+        if rng.random() < PROBABILITY:
+            strength = float(np.clip(rng.normal(magnitude, deviation), 0, LARGEST))
+            drawn.append((str(name), strength, 1 if rng.random() < 0.5 else -1))
+    return drawn
+
+
+def check_rand_augment(spec: Mapping[str, Any]) -> None:
+    """Raises ValueError for an unknown option or a value out of range."""
+    for name in spec:
+        if name not in DEFAULTS:
+            raise errors.unknown("rand_augment option", name, DEFAULTS)
+    ops, magnitude, deviation = (DEFAULTS | dict(spec)).values()
+    if not (isinstance(ops, int) and ops >= 1):
+        raise ValueError(f"rand_augment ops={ops!r} must be a whole number, at least 1")
+    if not 0 <= magnitude <= LARGEST:
+        raise ValueError(f"rand_augment magnitude={magnitude!r} must lie in 0 to {LARGEST:g}")
+    if not deviation >= 0:
+        raise ValueError(f"rand_augment deviation={deviation!r} must not be negative")
+
+
+def _auto_contrast(image, magnitude, sign, method):
+    return ImageOps.autocontrast(image)
+
+
+def _equalize(image, magnitude, sign, method):
+    return ImageOps.equalize(image)
+
+
+def _invert(image, magnitude, sign, method):
+    return ImageOps.invert(image)
+
+
+def _rotate(image, magnitude, sign, method):
+    return image.rotate(sign * 30 * magnitude / LARGEST, method, fillcolor=FILL)
+
+
+def _posterize(image, magnitude, sign, method):
+    # Pillow's own refuses to keep no bits, as magnitude 10 does.
+    step = 2 ** (4 + int(4 * magnitude / LARGEST))
+    return image.point([value // step * step for value in range(256)] * 3)
+
+
+def _solarize(image, magnitude, sign, method):
+    return ImageOps.solarize(image, 256 - int(256 * magnitude / LARGEST))
+
+
+def _solarize_add(image, magnitude, sign, method):
+    added = int(110 * magnitude / LARGEST)
+    table = [min(255, value + added) if value < 128 else value for value in range(256)]
+    return image.point(table * 3)
+
+
+def _enhance(kind, image, magnitude, sign, method):
+    return kind(image).enhance(1 + sign * 0.9 * magnitude / LARGEST)
+
+
+def _shear_x(image, magnitude, sign, method):
+    return _affine(image, (1, sign * 0.3 * magnitude / LARGEST, 0, 0, 1, 0), method)
+
+
+def _shear_y(image, magnitude, sign, method):
+    return _affine(image, (1, 0, 0, sign * 0.3 * magnitude / LARGEST, 1, 0), method)
+
+
+def _translate_x(image, magnitude, sign, method):
+    return _affine(image, (1, 0, sign * 0.45 * magnitude / LARGEST * image.width, 0, 1, 0), method)
+
+
+def _translate_y(image, magnitude, sign, method):
+    return _affine(image, (1, 0, 0, 0, 1, sign * 0.45 * magnitude / LARGEST * image.height), method)
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], method: int) -> Image.Image:
+    """The image whose pixel (x, y) is that of `image` at matrix (x, y, 1)."""
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, method, fillcolor=FILL)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "auto_contrast": _auto_contrast,
+    "equalize": _equalize,
+    "invert": _invert,
+    "rotate": _rotate,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+    "color": functools.partial(_enhance, ImageEnhance.Color),
+    "contrast": functools.partial(_enhance, ImageEnhance.Contrast),
+    "brightness": functools.partial(_enhance, ImageEnhance.Brightness),
+    "sharpness": functools.partial(_enhance, ImageEnhance.Sharpness),
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
+    "translate_x": _translate_x,
+    "translate_y": _translate_y,
+}
