@@ -11,6 +11,7 @@ from vlt.convert.table import (
     FIRST_OF_3,
     KEEP,
     LINEAR,
+    MIDDLE_OF_4,
     SPLIT,
     SPLIT_LINEAR,
     Rule,
@@ -26,7 +27,8 @@ class Family:
     """renames: (regex, replacement) that bring every published spelling to the table's own.
     dropped: regex of buffers that hold no weights. constants: leaves the checkpoint leaves out
     because its code fixes them. activation: None where it must be set by hand. adapter: regex of
-    the names that a file may hold alone, to be completed from another folder."""
+    the names that a file may hold alone, to be completed from another folder. frame_norm: whether
+    its code averages unit vectors of frames. options: of methods, that its code fixes."""
 
     name: str
     about: str
@@ -39,6 +41,8 @@ class Family:
     model: str = "clip"
     visual: dict[str, Any] = dataclasses.field(default_factory=dict)
     adapter: str | None = None
+    frame_norm: bool = False
+    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def canonical(self, name: str) -> str:
         """The table's spelling of a published name."""
@@ -114,6 +118,14 @@ def _openai_text(prefix: str) -> list[Rule]:
     ]
 
 
+def _tempme_lora(source: str, target: str) -> list[Rule]:
+    """One A for q, k and v."""
+    return [
+        Rule(f"{source}.TVPt_LoRA_a", (f"{target}/lora_a",), LINEAR),
+        _fused(f"{source}.TVPt_LoRA_b", target, "lora_b", SPLIT_LINEAR),
+    ]
+
+
 def _eva_attention(source: str, target: str) -> list[Rule]:
     """No bias of the keys."""
     return [
@@ -179,6 +191,27 @@ _OPENAI = Family(
 
 _OPEN_CLIP = dataclasses.replace(
     _OPENAI, name="open_clip", about="the same names; activation unknown", activation=None
+)
+
+_TEMPME_RULES = (
+    *_OPENAI.rules,
+    *_tempme_lora("visual.transformer.resblocks.{i}.attn", "visual/blocks_{i}/attention"),
+    *_tempme_lora("transformer.resblocks.{i}.attn", "text/blocks_{i}/attention"),
+    Rule(
+        "visual.transformer.resblocks.{i}.TVPt_Video_Positional_embedding",
+        ("visual/blocks_{i}/clip_position",),
+        MIDDLE_OF_4,
+    ),
+)
+
+_TEMPME = Family(
+    name="tempme",
+    about="TempMe or its LoRA baseline over CLIP",
+    renames=((r"^module\.", ""), (r"^(?!clip\.)", "clip.")),
+    dropped=rf"clip\.({_OPENAI.dropped})",
+    frame_norm=True,
+    options={"lora": {"scale": 1.0}},
+    rules=tuple(dataclasses.replace(rule, source=f"clip.{rule.source}") for rule in _TEMPME_RULES),
 )
 
 _BTADAPTER = Family(
@@ -257,10 +290,11 @@ _BTADAPTER_EVA = Family(
     ),
 )
 
-FAMILIES = {f.name: f for f in (CLIP_HF, _OPENAI, _OPEN_CLIP, _BTADAPTER, _BTADAPTER_EVA)}
+FAMILIES = {f.name: f for f in (CLIP_HF, _OPENAI, _OPEN_CLIP, _TEMPME, _BTADAPTER, _BTADAPTER_EVA)}
 
 # Names that give a family away, in the order they are looked for.
 _SIGNS = (
+    (r"\.TVPt_", "tempme"),
     (r"(^|\.)(btadapter_[ST]\.|patch_embed\.proj\.)", "btadapter_eva"),
     (r"btadapter|timesFPN|^backbone\.class_embedding", "btadapter"),
     (r"^vision_model\.embeddings\.", "clip_hf"),

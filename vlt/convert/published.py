@@ -12,9 +12,10 @@ from flax import traverse_util
 from vlt.convert.errors import ConversionError
 from vlt.convert.families import Family, family_of, get_family
 from vlt.convert.huggingface import clip_spec, preprocessing
+from vlt.convert.methods import infer_methods, trained_frames
 from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading
-from vlt.convert.sizes import infer_methods, infer_spec
+from vlt.convert.sizes import infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
 from vlt.model_folder import (
@@ -25,6 +26,8 @@ from vlt.model_folder import (
     read_model_folder,
     write_model_folder,
 )
+from vlt.models.build import build_methods
+from vlt.models.dual_encoder import ANY_FRAMES
 from vlt.models.spec import DualEncoderSpec
 
 Settings = Mapping[str, Any]
@@ -94,8 +97,11 @@ def _convert(
         spec = _spec(checkpoint, family, leaves, settings, notes)
         pixels = _preprocessing(checkpoint, spec, settings, notes)
     stored = base.methods if base else {}
-    methods = {name: stored.get(name, {}) | fit for name, fit in infer_methods(leaves).items()}
-    _check(checkpoint, family, placed, leaves, _shapes(checkpoint, spec, methods))
+    fits, about = infer_methods(leaves, spec.visual.patch_size, settings)
+    notes += about
+    methods = {name: stored.get(name, {}) | fit for name, fit in fits.items()}
+    frames = trained_frames(leaves) or (base.frames if base else None)
+    _check(checkpoint, family, placed, leaves, _shapes(checkpoint, spec, methods, frames))
     leaves = {path: _float32(checkpoint, path, leaf) for path, leaf in leaves.items()}
     source = {
         "layout": family.name,
@@ -105,7 +111,9 @@ def _convert(
     }
     if base:
         source["base"] = Path(settings["base"]).name
-    return ModelConfig(family.model, spec, methods, pixels, source=source), leaves, placed, notes
+    unit_frames = base.frame_norm if base else family.frame_norm
+    config = ModelConfig(family.model, spec, methods, pixels, frames, unit_frames, source)
+    return config, leaves, placed, notes
 
 
 def _base(
@@ -163,11 +171,16 @@ def _preprocessing(
 
 
 def _shapes(
-    checkpoint: Checkpoint, spec: DualEncoderSpec, methods: Mapping[str, dict[str, Any]]
+    checkpoint: Checkpoint,
+    spec: DualEncoderSpec,
+    methods: Mapping[str, dict[str, Any]],
+    frames: int | None,
 ) -> dict[str, tuple[int, ...]]:
     """{path: shape} of the model."""
     try:
-        tree = model_shapes(spec, methods)
+        for method in build_methods(methods):
+            method.check(spec, frames or ANY_FRAMES)
+        tree = model_shapes(spec, methods, frames)
     except ValueError as error:
         raise ConversionError(f"{checkpoint.path}: {error}") from error
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}

@@ -16,6 +16,7 @@ from vlt.convert.pickles import DTYPES
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors
 from vlt.model_folder import ModelConfig, check_replaceable, new_folder, read_model_folder
+from vlt.models.build import build_methods
 
 
 def reverse(
@@ -39,6 +40,7 @@ def reverse(
     layout = _layout(Path(source), config, family)
     if as_folder and layout.name != "clip_hf":
         raise ConversionError(f"{target}: layout {layout.name} is one file; name a .safetensors")
+    _check_options(layout, config)
     recorded = config.source if config.source.get("layout") == layout.name else {}
     leaves = dict(traverse_util.flatten_dict(params, sep="/"))
     tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
@@ -58,6 +60,17 @@ def _layout(source: Path, config: ModelConfig, family: str | None) -> Family:
     if name is None:
         raise ConversionError(f"{source}: was not converted; --family says which layout to write")
     return get_family(name)
+
+
+def _check_options(family: Family, config: ModelConfig) -> None:
+    for name, fixed in family.options.items():
+        for method in build_methods({n: o for n, o in config.methods.items() if n == name}):
+            for key, value in fixed.items():
+                if getattr(method, key) != value:
+                    raise ConversionError(
+                        f"{name}.{key} is {getattr(method, key)}, layout {family.name} fixes it at "
+                        f"{value}; python -m vlt.export --merge folds {name} into the weights"
+                    )
 
 
 def _published(

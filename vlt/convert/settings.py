@@ -14,6 +14,10 @@ def _numbers(text: str) -> list[float]:
     return numbers
 
 
+def _joined(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
 _KEYS: dict[str, Callable[[str], Any]] = {
     "activation": str,
     "visual.activation": str,
@@ -25,6 +29,10 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "preprocessing.mean": _numbers,
     "preprocessing.std": _numbers,
     "preprocessing.resize": str,
+    "tempme.r": int,
+    "tempme.keep_cross": int,
+    "tempme.keep_intra": int,
+    "tempme.join": _joined,
     "base": str,
 }
 

@@ -1,4 +1,4 @@
-"""Sizes of a model and options of its methods, read off its leaves."""
+"""Sizes of a model, read off its leaves."""
 
 import collections
 import math
@@ -12,7 +12,6 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.families import Family
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
-_BRANCH = "visual/btadapter"
 _NORMS = r"(blocks_\d+/norm\d|\w+_norm)/(scale|bias)"
 
 
@@ -25,54 +24,35 @@ def infer_spec(
     Raises ConversionError when heads or activation must be set, or are set wrongly.
     """
     notes: list[str] = []
-    width = _size(leaves, f"visual/{_NORMS}")
-    patch = _size(leaves, "visual/patch_embedding/kernel", axis=0)
-    positions = _size(leaves, "visual/position_embedding", axis=0)
+    width = common_size(leaves, f"visual/{_NORMS}")
+    patch = common_size(leaves, "visual/patch_embedding/kernel", axis=0)
+    positions = common_size(leaves, "visual/position_embedding", axis=0)
     visual = VisionSpec(
         image_size=math.isqrt(max(positions - 1, 1)) * patch,
         patch_size=patch,
         width=width,
-        layers=max(_count(leaves, "visual/blocks_"), 1),
+        layers=max(count_layers(leaves, "visual/blocks_"), 1),
         heads=_heads("visual", width, family.head_width, settings, notes),
-        mlp_width=_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
+        mlp_width=common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
         activation=_activation("visual", family, settings, notes),
         **family.visual | _norm_eps("visual", settings),
     )
-    text_width = _size(leaves, f"text/{_NORMS}")
+    text_width = common_size(leaves, f"text/{_NORMS}")
     text = TextSpec(
-        context=_size(leaves, "text/position_embedding", axis=0),
-        vocab=_size(leaves, "text/token_embedding/embedding", axis=0),
+        context=common_size(leaves, "text/position_embedding", axis=0),
+        vocab=common_size(leaves, "text/token_embedding/embedding", axis=0),
         width=text_width,
-        layers=max(_count(leaves, "text/blocks_"), 1),
+        layers=max(count_layers(leaves, "text/blocks_"), 1),
         heads=_heads("text", text_width, 64, settings, notes),
-        mlp_width=_size(leaves, r"text/blocks_\d+/mlp/fc1/(kernel|bias)"),
+        mlp_width=common_size(leaves, r"text/blocks_\d+/mlp/fc1/(kernel|bias)"),
         activation=_activation("text", family, settings, notes),
         **_norm_eps("text", settings),
     )
-    embed_dim = _size(leaves, "(visual|text)/projection/kernel")
+    embed_dim = common_size(leaves, "(visual|text)/projection/kernel")
     return DualEncoderSpec(visual, text, embed_dim), notes
 
 
-def infer_methods(leaves: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Methods whose leaves are there, with the options that their leaves decide.
-
-    BT-Adapter is gated where either balance tensor is present, plain where none is
-    (spec/btadapter.md section 5).
-    """
-    if not any(path.startswith(_BRANCH) for path in leaves):
-        return {}
-    gated = any(f"{_BRANCH}/{gate}" in leaves for gate in ("layer_gate", "final_gate"))
-    aligned = any(path.startswith(f"{_BRANCH}/alignment/") for path in leaves)
-    options = {
-        "depth": max(_count(leaves, f"{_BRANCH}/{kind}_") for kind in ("spatial", "temporal")),
-        "gates": "vector" if gated else "none",
-        "alignment": "normalized" if aligned else "none",
-        "max_frames": _size(leaves, f"{_BRANCH}/time_embedding", axis=0),
-    }
-    return {"btadapter": options}
-
-
-def _size(leaves: Mapping[str, np.ndarray], pattern: str, axis: int = -1) -> int:
+def common_size(leaves: Mapping[str, np.ndarray], pattern: str, axis: int = -1) -> int:
     """Size of an axis that most leaves of matching paths have (one may be misshapen), or 1."""
     sizes = collections.Counter(
         leaf.shape[axis]
@@ -82,7 +62,7 @@ def _size(leaves: Mapping[str, np.ndarray], pattern: str, axis: int = -1) -> int
     return sizes.most_common(1)[0][0] if sizes else 1
 
 
-def _count(leaves: Mapping[str, Any], prefix: str) -> int:
+def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
     """Layers under `prefix`, by the highest index: a gap then shows as missing tensors."""
     pattern = re.compile(re.escape(prefix) + r"(\d+)/")
     return 1 + max((int(m[1]) for path in leaves if (m := pattern.match(path))), default=-1)

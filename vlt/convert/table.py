@@ -54,6 +54,12 @@ SPLIT_LINEAR = Transform(
 )
 FIRST_OF_2 = _drop_axes(1, 3)
 FIRST_OF_3 = _drop_axes(2, 3)
+MIDDLE_OF_4 = Transform(
+    "drop 2 unit axes",
+    4,
+    lambda x: [x.squeeze(axis=(0, 2))],
+    lambda parts: parts[0][None, :, None],
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,119 @@
+"""Options of a model's methods, read off its leaves."""
+
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.sizes import common_size, count_layers
+
+Leaves = Mapping[str, np.ndarray]
+Options = dict[str, Any]
+
+_BRANCH = "visual/btadapter"
+_CLIP_POSITION = re.compile(r"visual/blocks_(\d+)/clip_position")
+# What TempMe was published with, by patch size (spec/tempme.md section 4).
+_TEMPME = {
+    32: {"r": 2, "keep_cross": 70, "keep_intra": 90},
+    16: {"r": 10, "keep_cross": 60, "keep_intra": 80},
+}
+
+
+def infer_methods(
+    leaves: Leaves, patch_size: int, settings: Mapping[str, Any]
+) -> tuple[dict[str, Options], list[str]]:
+    """Methods whose leaves are there with the options that these decide, and a note on each option
+    that tensors can't tell.
+
+    Raises ConversionError when such an option must be set, or is set for nothing.
+    """
+    notes: list[str] = []
+    found = {
+        "btadapter": _btadapter(leaves),
+        "lora": _lora(leaves),
+        "tempme": _tempme(leaves, patch_size, settings, notes),
+    }
+    return {name: options for name, options in found.items() if options is not None}, notes
+
+
+def trained_frames(leaves: Leaves) -> int | None:
+    """Frames of the videos that the model is for, or None where no leaf depends on them."""
+    return next(iter(_clips(leaves).values()), None)
+
+
+def _btadapter(leaves: Leaves) -> Options | None:
+    """Gated where either balance tensor is present, plain where none is (spec/btadapter.md
+    section 5)."""
+    if not any(path.startswith(_BRANCH) for path in leaves):
+        return None
+    gated = any(f"{_BRANCH}/{gate}" in leaves for gate in ("layer_gate", "final_gate"))
+    aligned = any(path.startswith(f"{_BRANCH}/alignment/") for path in leaves)
+    return {
+        "depth": max(
+            count_layers(leaves, f"{_BRANCH}/{kind}_") for kind in ("spatial", "temporal")
+        ),
+        "gates": "vector" if gated else "none",
+        "alignment": "normalized" if aligned else "none",
+        "max_frames": common_size(leaves, f"{_BRANCH}/time_embedding", axis=0),
+    }
+
+
+def _lora(leaves: Leaves) -> Options | None:
+    """TempMe's form: in every attention of both towers, or tensors are missing."""
+    if not any(re.search(r"/lora_[ab]$", path) for path in leaves):
+        return None
+    return {"rank": common_size(leaves, r".*/lora_a")}
+
+
+def _tempme(
+    leaves: Leaves, patch_size: int, settings: Mapping[str, Any], notes: list[str]
+) -> Options | None:
+    clips = _clips(leaves)
+    chosen = {
+        key.removeprefix("tempme."): value
+        for key, value in settings.items()
+        if key.startswith("tempme.")
+    }
+    if not clips:
+        if chosen:
+            raise ConversionError(f"--set tempme.{next(iter(chosen))}: there are no clip positions")
+        return None
+    options = {"layers": tuple(clips), "join": chosen.pop("join", None) or _join(clips, notes)}
+    published = _TEMPME.get(patch_size, {})
+    for key in ("r", "keep_cross", "keep_intra"):
+        value = chosen.get(key, published.get(key))
+        if value is None:
+            raise ConversionError(
+                f"tensors can't tell tempme.{key}, and none is published for patches of "
+                f"{patch_size} pixels; --set tempme.{key}=N"
+            )
+        options[key] = value
+        origin = "set" if key in chosen else f"as published for patches of {patch_size} pixels"
+        notes.append(f"tempme.{key}: {value} ({origin})")
+    return options
+
+
+def _clips(leaves: Leaves) -> dict[int, int]:
+    """{layer: clips that enter it}, ascending."""
+    found = {
+        int(match[1]): len(leaf)
+        for path, leaf in leaves.items()
+        if (match := _CLIP_POSITION.fullmatch(path))
+    }
+    return dict(sorted(found.items()))
+
+
+def _join(clips: Mapping[int, int], notes: list[str]) -> tuple[int, ...]:
+    """Clips that each layer joins: what enters it by what enters the next."""
+    for (layer, entering), (following, fewer) in pairwise(clips.items()):
+        if entering % fewer:
+            raise ConversionError(
+                f"clip positions of layer {layer} are for {entering} clips, of layer {following} "
+                f"for {fewer}: not a whole number of them joined"
+            )
+    *before, last = clips.values()
+    notes.append(f"tempme.join: {last} in the last layer, so that one clip is left (assumed)")
+    return (*(a // b for a, b in pairwise((*before, last))), last)
