@@ -140,6 +140,101 @@ def test_adamw_equals_torch():
         assert np.abs(np.asarray(ours[name]) - start[name]).max() > 1e-3
 
 
+def hugging_face_adamw(param, gradients, rates, b1, b2, eps, decay):
+    """The published step, statement by statement: the leaf after each of its gradients."""
+    m, v, path = np.zeros_like(param), np.zeros_like(param), []
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        m = b1 * m + (1 - b1) * gradient
+        v = b2 * v + (1 - b2) * gradient * gradient
+        denominator = np.sqrt(v) + eps
+        step_size = rate * np.sqrt(1 - b2**t) / (1 - b1**t)
+        param = param - step_size * m / denominator
+        param = param - rate * decay * param
+        path.append(param)
+    return path
+
+
+def steps_of(name, start, gradients, rules, **changes):
+    """The leaves after each step of our optimiser, in float64, and the learning rates."""
+    config = optimizer_config(name=name, **changes)
+    total = len(next(iter(gradients.values())))
+    path = []
+    with jax.enable_x64(True):
+        ours = jax.tree.map(jnp.asarray, start)
+        transform, schedule = optim.make_optimizer(config, rules, total)
+        state = transform.init(ours)
+        for step in range(total):
+            now = {leaf: jnp.asarray(gradients[leaf][step]) for leaf in start}
+            updates, state = transform.update(now, state, ours)
+            ours = optax.apply_updates(ours, updates)
+            path.append(jax.tree.map(np.asarray, ours))
+        return path, np.array([schedule(step) for step in range(total)])
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_adamw_hf_is_the_published_step(eps):
+    """Every step of twelve, with a warm-up, multipliers and decays; then against `adamw`."""
+    random = np.random.default_rng(3)
+    start = {name: random.normal(size=(4, 3)) for name in ("slow", "fast", "plain")}
+    # From 1e-4 to 1: eps matters for the small.
+    gradients = {
+        name: [random.normal(size=(4, 3)) * 10.0 ** random.uniform(-4, 0) for _ in range(12)]
+        for name in start
+    }
+    rules = [
+        ("slow", dict(lr=0.1, weight_decay=0.2)),
+        ("fast", dict(lr=3.0, weight_decay=0.5)),
+        ("plain", {}),
+    ]
+    options = dict(lr=0.05, b2=0.999, eps=eps, schedule=dict(name="cosine", warmup=0.25))
+    ours, rates = steps_of("adamw_hf", start, gradients, rules, **options)
+    assert rates[0] == 0 and all(np.array_equal(ours[0][n], start[n]) for n in start)
+    for name, rule in rules:
+        expected = hugging_face_adamw(
+            start[name], gradients[name], rates * rule.get("lr", 1.0),
+            0.9, 0.999, eps, rule.get("weight_decay", 0.0),
+        )  # fmt: skip
+        for step in range(12):
+            # The schedule is float32 inside optax.
+            np.testing.assert_allclose(ours[step][name], expected[step], rtol=1e-6, atol=1e-9)
+    usual, _ = steps_of("adamw", start, gradients, rules, **options)
+    for name in start:
+        assert np.abs(usual[-1][name] - ours[-1][name]).max() > (1e-3 if eps == 1e-2 else 1e-6)
+
+
+def test_adamw_hf_differs_from_adamw_by_what_was_just_moved_and_by_the_early_eps():
+    """One step: the decay misses rate * decay * step; eps counts as eps / sqrt(1 - b2)."""
+    start, gradient = {"a": np.array([2.0])}, {"a": [np.array([1e-3])]}
+    rules, options = [("a", dict(weight_decay=0.3))], dict(lr=0.1, b2=0.999)
+    hf, usual = (
+        steps_of(name, start, gradient, rules, eps=0.0, **options)[0][0]["a"]
+        for name in ("adamw_hf", "adamw")
+    )
+    # Without eps the first step is the learning rate.
+    np.testing.assert_allclose(hf - usual, 0.1 * 0.3 * 0.1, rtol=1e-6)
+    eps = 1e-6
+    early = steps_of("adamw_hf", start, gradient, [("a", {})], eps=eps, **options)[0][0]["a"]
+    late = steps_of("adamw", start, gradient, [("a", {})], eps=eps / np.sqrt(1 - 0.999), **options)[
+        0
+    ][0]["a"]
+    np.testing.assert_allclose(early, late, rtol=1e-9)
+    assert abs(early - 2.0 + 0.1 / (1 + eps / np.sqrt(1 - 0.999) / 1e-3)) < 1e-6
+
+
+def test_adamw_hf_keeps_no_more_state_than_adamw_and_has_its_moments():
+    trained, _ = optim.partition(jax.tree.map(jnp.asarray, PARAMS), RULES)
+    states = [
+        optim.make_optimizer(optimizer_config(name=name), RULES, 10)[0].init(trained)
+        for name in ("adamw", "adamw_hf")
+    ]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(state)) for state in states]
+    assert sizes[0] == sizes[1]
+    for state in states:
+        assert jax.tree.structure(optax.tree_utils.tree_get(state, "mu")) == jax.tree.structure(
+            trained
+        )
+
+
 def test_a_clipped_gradient_has_the_norm_asked_for():
     transform, _ = optim.make_optimizer(optimizer_config(clip=5.0), [(".*", {})], 1)
     params = {"a": jnp.zeros(4)}
@@ -165,6 +260,21 @@ def test_cosine_schedule():
     actual = learning_rates(10, name="cosine", warmup=0.2, final=0.1)
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(learning_rates(2, name="cosine"), [2, 1, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize("total", [7030, 7036, 39])
+def test_cosine_schedule_is_tempmes(total):
+    """int(0.1 total) steps of linear rise, from a first step of rate 0; then the half cosine."""
+    rise = int(0.1 * total)
+    expected = [
+        step / rise if step < rise
+        else 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
+        for step in range(total + 1)
+    ]  # fmt: skip
+    function = optim.make_schedule(dict(name="cosine", warmup=0.1), 6e-4, total)
+    actual = jax.vmap(function)(jnp.arange(total + 1))
+    np.testing.assert_allclose(actual, 6e-4 * np.array(expected), rtol=2e-5, atol=1e-10)
+    assert actual[0] == 0 and actual[rise] == pytest.approx(6e-4)
 
 
 def test_btadapter_schedule():

@@ -173,12 +173,15 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Builds the optimiser of the trained leaves.
 
-    A leaf moves by -lr(step) * rule.lr * (adam(gradient) + rule.weight_decay * leaf), after the
-    gradients of all trained leaves together are scaled down to the norm `clip` (Loshchilov &
-    Hutter, arXiv:1711.05101, with the decay scaled by the learning rate as in torch).
+    With 'adamw' a leaf moves by -lr(step) * rule.lr * (adam(gradient) + rule.weight_decay * leaf),
+    after the gradients of all trained leaves together are scaled down to the norm `clip`
+    (Loshchilov & Hutter, arXiv:1711.05101, with the decay scaled by the learning rate as in torch).
+    'adamw_hf' is the AdamW of older Hugging Face releases, with which TempMe and CLIP4Clip are
+    published: `eps` is added before the second moment's bias is corrected, and what decays is the
+    leaf as Adam has just moved it.
 
     Args:
-      config: `config.optimizer`: lr, b1, b2, eps, clip (0: none), schedule, name ('adamw').
+      config: `config.optimizer`: lr, b1, b2, eps, clip (0: none), schedule, name (one of the two).
       rules: the config's rules, already checked against the whole tree by `partition`.
       total_steps: optimiser steps of the whole run.
 
@@ -193,30 +196,70 @@ def make_optimizer(
     if name not in _OPTIMIZERS:
         raise OptimizerConfigError(f"optimizer {name!r} is unknown{_suggest(name, _OPTIMIZERS)}")
     schedule = make_schedule(config["schedule"], config["lr"], total_steps)
-    parts = [_OPTIMIZERS[name](config), _apply_rules(parse_rules(rules))]
+    moments = {name: config[name] for name in ("b1", "b2", "eps")}
+    parts = _OPTIMIZERS[name](moments, parse_rules(rules), schedule)
     if config.get("clip", 0):
         parts.insert(0, optax.clip_by_global_norm(config["clip"]))
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule)), schedule
+    return optax.chain(*parts), schedule
 
 
-def _adam(config: Mapping[str, Any]) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=config["b1"], b2=config["b2"], eps=config["eps"])
+def _adamw(
+    moments: Mapping[str, float], rules: tuple[Rule, ...], schedule: Schedule
+) -> list[optax.GradientTransformation]:
+    def move(update: jax.Array, param: jax.Array, rule: Rule) -> jax.Array:
+        return rule.lr * (update + rule.weight_decay * param)
+
+    apply_rules = optax.stateless(lambda updates, params: _by_rule(move, updates, params, rules))
+    return [optax.scale_by_adam(**moments), apply_rules, optax.scale_by_learning_rate(schedule)]
 
 
-_OPTIMIZERS = {"adamw": _adam}
+def _adamw_hf(
+    moments: Mapping[str, float], rules: tuple[Rule, ...], schedule: Schedule
+) -> list[optax.GradientTransformation]:
+    def init(params: Any) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: optax.ScaleByScheduleState, params: Any = None) -> Any:
+        def move(update: jax.Array, param: jax.Array, rule: Rule) -> jax.Array:
+            rate = rule.lr * schedule(state.count)
+            return -rate * (update + rule.weight_decay * (param - rate * update))
+
+        count = optax.safe_increment(state.count)
+        return _by_rule(move, updates, params, rules), optax.ScaleByScheduleState(count)
+
+    return [_scale_by_adam_hf(**moments), optax.GradientTransformation(init, update)]
 
 
-def _apply_rules(rules: tuple[Rule, ...]) -> optax.GradientTransformation:
-    """Decays and scales each leaf's update by its rule; has no state."""
+def _scale_by_adam_hf(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam's direction, m / (sqrt(v) + eps), times the correction of both moments' bias."""
+
+    def update(updates: Any, state: optax.ScaleByAdamState, params: Any = None) -> Any:
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment(updates, state.nu, b2, 2)
+        count = optax.safe_increment(state.count)
+        correction = jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        direction = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), mu, nu)
+        return direction, optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam().init, update)
+
+
+_OPTIMIZERS = {"adamw": _adamw, "adamw_hf": _adamw_hf}
+
+
+def _by_rule(
+    move: Callable[[jax.Array, jax.Array, Rule], jax.Array],
+    updates: Any,
+    params: Any,
+    rules: tuple[Rule, ...],
+) -> Any:
+    """`move` of each leaf's update, the leaf and its rule."""
 
     def of(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        rule = next(rule for rule in rules if re.fullmatch(rule.pattern, name))
-        return rule.lr * (update + rule.weight_decay * param)
+        return move(update, param, next(r for r in rules if re.fullmatch(r.pattern, name)))
 
-    return optax.stateless(
-        lambda updates, params: jax.tree_util.tree_map_with_path(of, updates, params)
-    )
+    return jax.tree_util.tree_map_with_path(of, updates, params)
 
 
 def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Schedule:
@@ -244,16 +287,20 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
 
 
 def constant(lr: float, total_steps: int, warmup: float = 0.0) -> Schedule:
-    """`lr` throughout, after a linear rise from 0 over the share `warmup` of all steps."""
-    steps = round(warmup * total_steps)
+    """`lr` throughout, after a linear rise from 0 over int(warmup * total_steps) steps."""
+    steps = int(warmup * total_steps)
     # optax takes a rise of no steps for one that never rises.
     return optax.warmup_constant_schedule(0.0, lr, steps) if steps else optax.constant_schedule(lr)
 
 
 def cosine(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
-    """Linear rise from 0 over the share `warmup`, then a half cosine to `final` * lr at the end."""
+    """Linear rise from 0 over int(warmup * total_steps) steps, then a half cosine to `final` * lr.
+
+    With final=0, step s of S moves at lr * 0.5 (1 + cos(pi (s - W) / (S - W))) after W of them, as
+    TempMe is published; the first step (s = 0) of a rise moves nothing.
+    """
     return optax.warmup_cosine_decay_schedule(
-        0.0, lr, round(warmup * total_steps), total_steps, end_value=final * lr
+        0.0, lr, int(warmup * total_steps), total_steps, end_value=final * lr
     )
 
 
