@@ -1,0 +1,146 @@
+"""Bipartite matching of similar tokens and their size-weighted mean (TempMe, Section 3.2).
+
+The patches of a group alternate between sources and destinations. Each source is matched with the
+destination most like it; the r best matched sources are merged into theirs. All counts are static.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vlt.models.points import Attended, Pattern, Tokens
+from vlt.models.vit import normalize
+
+# Which tokens merge must not depend on an accelerator's reduced-precision products.
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+class Matching(NamedTuple):
+    """What becomes of the source patches of each group, as indices.
+
+    kept: [b, g, s - r] sources that stay, ascending. merged: [b, g, r] sources that go, most
+    similar first. into: [b, g, r] the destination of each of those. first: the patch, 0 or 1, that
+    is source 0; every second patch from there on is a source, the others are destinations.
+    """
+
+    kept: jax.Array
+    merged: jax.Array
+    into: jax.Array
+    first: int
+
+
+def match(metric: jax.Array, r: int, cls: int) -> Matching:
+    """The r sources most similar to any destination, by cosine.
+
+    Sources are the odd patches where `cls` is odd, else the even ones: as if the alternation ran
+    over the CLS tokens too. The first of equals wins. Float32, and nothing is differentiated.
+
+    Args:
+        metric: [b, g, p, e] of the patches alone. r: at most p // 2. cls: CLS tokens of a group.
+    """
+    unit = normalize(jax.lax.stop_gradient(metric).astype(jnp.float32))
+    first = cls % 2
+    sources, destinations = unit[:, :, first::2], unit[:, :, 1 - first :: 2]
+    scores = jnp.einsum("bgse,bgte->bgst", sources, destinations, precision=PRECISION)
+    order = jnp.argsort(-scores.max(-1))
+    merged = order[..., :r]
+    into = jnp.take_along_axis(scores.argmax(-1), merged, axis=-1)
+    return Matching(jnp.sort(order[..., r:]), merged, into, first)
+
+
+def merge(tokens: Tokens, matching: Matching) -> Tokens:
+    """Protected tokens, kept sources, then all destinations, [b, g, n - r, d].
+
+    A destination becomes the mean of itself and the sources merged into it, weighted by size;
+    sizes and members add up. Only the merged rows go through a product with a one-hot matrix: it
+    has no scatter, neither here nor in the gradient, and costs a thousandth of the model.
+    """
+    kept = matching.kept.shape[-1]
+    order = jnp.concatenate([matching.kept, matching.merged], axis=-1)
+
+    def split(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Tokens that stay as they are, merged sources, destinations."""
+        patches = x[:, :, tokens.protected :]
+        sources = _permute(patches[:, :, matching.first :: 2], order)
+        stay = jnp.concatenate([x[:, :, : tokens.protected], sources[:, :, :kept]], axis=2)
+        return stay, sources[:, :, kept:], patches[:, :, 1 - matching.first :: 2]
+
+    def total(weight: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.einsum("bgtr,bgrd->bgtd", weight, x.astype(jnp.float32), precision=PRECISION)
+
+    size = jnp.ones(tokens.x.shape[:3]) if tokens.size is None else tokens.size
+    stay, merged, own = split(size)
+    one_hot = matching.into[:, :, None] == jnp.arange(own.shape[-1])[:, None]
+    weight = one_hot * merged[:, :, None]
+    new = own + weight.sum(-1)
+    size = jnp.concatenate([stay, new], axis=2)
+
+    stay, merged, destinations = split(tokens.x)
+    mean = destinations * (own / new)[..., None] + total(weight / new[..., None], merged)
+    x = jnp.concatenate([stay, mean.astype(stay.dtype)], axis=2)
+    members = tokens.members
+    if members is not None:
+        stay, merged, destinations = split(members)
+        added = destinations + total(one_hot.astype(jnp.float32), merged)
+        members = jnp.concatenate([stay, added], axis=2)
+    return tokens.replace(x=x, size=size, members=members)
+
+
+def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:
+    """Merges the r most similar patches of every group; metric [b, g, n, e] of all its tokens."""
+    # The last block may have computed its CLS tokens alone.
+    if r == 0 or tokens.patches == 0:
+        return tokens
+    return merge(tokens, match(metric[:, :, tokens.protected :], r, tokens.cls))
+
+
+def mean_keys(attended: Attended) -> jax.Array:
+    """What tokens are compared by after attention: keys averaged over heads, [b, g, n, d/h]."""
+    return attended.keys.mean(2)
+
+
+def proportional_attention(tokens: Tokens, pattern: Pattern) -> Pattern:
+    """Each token counts as a key as often as it has patches: softmax(logits + log size).
+
+    The logit bias takes less time in the gradient than `Pattern.key_weight`, which can be 0.
+    """
+    if tokens.size is None:
+        return pattern
+    bias = jnp.log(tokens.size)[:, :, None, None]
+    return pattern.replace(bias=bias if pattern.bias is None else pattern.bias + bias)
+
+
+def check_r(name: str, r: int, patches: int, layers: int) -> None:
+    """Raises ValueError unless r of `patches` can be merged in each of the first `layers` layers.
+
+    At most half of the patches of a layer can merge into the others.
+    """
+    if r < 0:
+        raise ValueError(f"{name}.r={r}: at least 0")
+    for layer in range(layers):
+        left = patches - layer * r
+        if r > left // 2:
+            raise ValueError(
+                f"{name}.r={r}: layer {layer} has {1 + left} tokens, the class token and {left} "
+                f"patches, of which at most {left // 2} merge; the largest r that fits all "
+                f"{layers} layers is {patches // (layers + 1)}"
+            )
+
+
+@jax.custom_vjp
+def _permute(x: jax.Array, order: jax.Array) -> jax.Array:
+    """Rows x [b, g, s, ...] in the order [b, g, s], a permutation."""
+    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 3)), axis=2)
+
+
+def _permute_forward(x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _permute(x, order), order
+
+
+def _permute_backward(order: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
+    # Autodiff would scatter; a permutation's transpose is a gather by its inverse.
+    return _permute(gradient, jnp.argsort(order)), None
+
+
+_permute.defvjp(_permute_forward, _permute_backward)

@@ -1,0 +1,149 @@
+"""TempMe: temporal token merging (Shen et al., ICLR 2025; spec/tempme.md sections 3 and 4).
+
+Early blocks merge the patches of a frame (ImgMe). Listed layers join neighbouring clips, merge
+across them before attention and within the joined clip after it (ClipMe). Every frame's class token
+stays, so that the video's embedding is the mean over all frames.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
+from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.spec import DualEncoderSpec
+
+if TYPE_CHECKING:
+    from vlt.models.block import Block
+
+
+@dataclasses.dataclass(frozen=True)
+class TempMe(Method):
+    """Merging in the visual tower. Layers count from 0, the paper's from 1.
+
+    layers, join: which layers join clips, ascending, and how many become one there; 1 merges twice
+        within each clip (Table 9, token reduction only).
+    r: patches that each earlier block takes from a frame.
+    keep_cross, keep_intra: R_C and R_I, percent of a clip's tokens that stay in the step before and
+        after attention. Removed counts are truncated, and never exceed half of the patches. Later
+        layers that are not listed do the step after attention alone.
+    positions: a trained embedding for every clip that is joined, leaf `clip_position` [clips, d],
+        zeros at first. The published code leaves them out of the sum where keep_cross is 100; here
+        they are always added, as in the paper.
+
+    Raises:
+        ValueError: options that contradict each other, or out of range.
+    """
+
+    layers: tuple[int, ...] = (8, 9, 10)
+    join: tuple[int, ...] = (2, 2, 3)
+    r: int = 2
+    keep_cross: float = 70
+    keep_intra: float = 90
+    positions: bool = True
+
+    def __post_init__(self) -> None:
+        # A model folder's JSON has lists, which do not hash.
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "join", tuple(self.join))
+        layers, join = self.layers, self.join
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
+            raise ValueError(f"tempme.layers={layers}: one layer or more, ascending from 0")
+        if len(join) != len(layers) or min(join) < 1:
+            raise ValueError(f"tempme.join={join}: one positive number for each of layers={layers}")
+        for name in ("keep_cross", "keep_intra"):
+            if not 1 <= getattr(self, name) <= 100:
+                raise ValueError(f"tempme.{name}={getattr(self, name)}: percent, from 1 to 100")
+
+    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+        self.tokens_after(spec, frames)
+
+    def tokens_after(self, spec: DualEncoderSpec, frames: int) -> list[tuple[int, int]]:
+        """[clips, tokens of each] that leave every layer, without tokens of other methods.
+
+        Raises:
+            ValueError: the tower ends before `layers`, r is more than can merge, or `frames` do not
+                divide by `join`.
+        """
+        depth = spec.visual.layers
+        if self.layers[-1] >= depth:
+            raise ValueError(
+                f"tempme.layers={self.layers}: the visual tower has layers 0 to {depth - 1}"
+            )
+        check_r("tempme", self.r, spec.visual.patches, self.layers[0])
+        clips, cls, patches = frames, 1, spec.visual.patches
+        counts = []
+        for layer in range(depth):
+            joined = self._joined(layer)
+            if clips % joined:
+                raise ValueError(
+                    f"tempme.join={self.join} does not divide {frames} frames: layer {layer} joins "
+                    f"{joined} of {clips} clips"
+                )
+            clips, cls, patches = clips // joined, cls * joined, patches * joined
+            patches -= self._cross(layer, cls, patches)
+            patches -= self._intra(layer, cls, patches)
+            counts.append((clips, cls + patches))
+        return counts
+
+    def before_attention(self, block: "Block", tokens: Tokens) -> Tokens:
+        """Cross-clip step: similarity is that of the residual stream without positions."""
+        if block.tower != "visual" or block.layer not in self.layers:
+            return tokens
+        joined = self._joined(block.layer)
+        metric = join_clips(tokens, joined).x
+        if self.positions and joined > 1:
+            shape = (tokens.x.shape[1], tokens.x.shape[3])
+            position = block.param("clip_position", nn.initializers.zeros, shape)
+            tokens = tokens.replace(x=tokens.x + position[:, None].astype(tokens.x.dtype))
+        tokens = join_clips(tokens, joined)
+        return merge_patches(tokens, metric, self._cross(block.layer, tokens.cls, tokens.patches))
+
+    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+        return proportional_attention(tokens, pattern)
+
+    def between(self, block: "Block", tokens: Tokens, attended: Attended) -> Tokens:
+        """ImgMe, or the intra-clip step."""
+        if block.tower != "visual":
+            return tokens
+        r = self._intra(block.layer, tokens.cls, tokens.patches)
+        return merge_patches(tokens, mean_keys(attended), r)
+
+    def _joined(self, layer: int) -> int:
+        """Clips that become one at the entry of a layer."""
+        return dict(zip(self.layers, self.join, strict=True)).get(layer, 1)
+
+    def _cross(self, layer: int, cls: int, patches: int) -> int:
+        return _removed(cls, patches, self.keep_cross) if layer in self.layers else 0
+
+    def _intra(self, layer: int, cls: int, patches: int) -> int:
+        return self.r if layer < self.layers[0] else _removed(cls, patches, self.keep_intra)
+
+
+METHOD = TempMe
+
+
+def _removed(cls: int, patches: int, keep: float) -> int:
+    """Tokens that a step removes: a share of all, class tokens included, but patches only."""
+    return min(patches // 2, int((cls + patches) * ((100 - keep) / 100)))
+
+
+def join_clips(tokens: Tokens, joined: int) -> Tokens:
+    """Every `joined` neighbouring clips become one, [b, g, n, d] -> [b, g / joined, joined * n, d].
+
+    All CLS tokens come first, then all tokens of methods, then all patches, clip after clip.
+    """
+    if joined == 1:
+        return tokens
+    bounds = (0, tokens.cls, tokens.protected, tokens.x.shape[2])
+
+    def move(x: jax.Array) -> jax.Array:
+        b, g, _, *rest = x.shape
+        clips = x.reshape(b, g // joined, joined, *x.shape[2:])
+        parts = [clips[:, :, :, start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return jnp.concatenate([p.reshape(b, g // joined, -1, *rest) for p in parts], axis=2)
+
+    return tokens.rearrange(move, cls=tokens.cls * joined, protected=tokens.protected * joined)

@@ -1,0 +1,37 @@
+"""ToMe: the most similar patches of every frame merge in every block (spec/methods.md C1)."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
+from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.spec import DualEncoderSpec
+
+if TYPE_CHECKING:
+    from vlt.models.block import Block
+
+
+@dataclasses.dataclass(frozen=True)
+class ToMe(Method):
+    """Merging between attention and MLP of the visual tower; nothing is learned.
+
+    r: patches a block takes from each frame (TempMe: 2 at B/32, 10 at B/16).
+    proportional: attention counts a token as often as it has patches.
+    """
+
+    r: int = 2
+    proportional: bool = True
+
+    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+        check_r("tome", self.r, spec.visual.patches, spec.visual.layers)
+
+    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+        return proportional_attention(tokens, pattern) if self.proportional else pattern
+
+    def between(self, block: "Block", tokens: Tokens, attended: Attended) -> Tokens:
+        if block.tower != "visual":
+            return tokens
+        return merge_patches(tokens, mean_keys(attended), self.r)
+
+
+METHOD = ToMe
