@@ -45,15 +45,8 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"lora.rank={self.rank}: at least 1")
-        for field, known in (("targets", TARGETS), ("towers", TOWERS)):
-            value = getattr(self, field)
-            if unknown := sorted(set(value) - set(known)):
-                raise ValueError(
-                    f"lora.{field}={value!r}: {', '.join(unknown)} match nothing; there are "
-                    f"{', '.join(known)}"
-                )
-            if not value:
-                raise ValueError(f"lora.{field} is empty; there are {', '.join(known)}")
+        require_some("lora", "targets", self.targets, TARGETS)
+        require_some("lora", "towers", self.towers, TOWERS)
         if self.share_a and (others := sorted(set(self.targets) - set(SHARING))):
             raise ValueError(
                 f"lora.share_a=True with {', '.join(others)} in lora.targets: only "
@@ -108,3 +101,14 @@ class LoRA(Method):
 
 
 METHOD = LoRA
+
+
+def require_some(method: str, field: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Raises ValueError unless `chosen` is some of `known`."""
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ValueError(
+            f"{method}.{field}={chosen!r}: {', '.join(unknown)} match nothing; there are "
+            f"{', '.join(known)}"
+        )
+    if not chosen:
+        raise ValueError(f"{method}.{field} is empty; there are {', '.join(known)}")

@@ -1,0 +1,102 @@
+"""Bottleneck adapters: a small MLP added to what it reads (Houlsby et al., arXiv:1902.00751).
+
+| form | options |
+|---|---|
+| TempMe's table, 261,312 parameters on CLIP-B/32 | the defaults |
+| Houlsby et al. | positions=("attention", "mlp"), bottleneck=64 |
+| Token Mixing's table, 1,880,064 weights on a ViT-B | positions=("before_mlp",), bottleneck=96, |
+| | activation="sigmoid", middle=True, init_std=0.02, towers=("visual",) |
+| Token Mixing as released, twice that | positions=("before_attention", "before_mlp"), the same |
+
+TempMe's paper gives a count that only one adapter of width 8 a layer, with biases, in both towers
+fits, but neither its position nor its activation: after the MLP, and Houlsby's, are readings.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.adapters.lora import TOWERS, require_some
+from vlt.models.block import ACTIVATIONS, Block
+from vlt.models.points import Attended, Method, Tokens
+
+POSITIONS = ("before_attention", "attention", "before_mlp", "mlp")
+NONLINEAR = ACTIVATIONS | {"sigmoid": jax.nn.sigmoid}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter(Method):
+    """x + up(activation(down(x))), near the identity. Leaves: blocks_i/adapter_{position}.
+
+    bottleneck: width r. positions: `attention` and `mlp` read those layers' outputs, before the
+        residual sum; `before_attention` and `before_mlp` read the residual stream, unnormalised.
+    activation: of `NONLINEAR`. middle: one more dense layer [r, r], after the activation.
+    init_std: of the truncated normal weights; biases start at zero. towers: the towers it is in.
+
+    Raises:
+        ValueError: bottleneck below 1; no or unknown positions or towers; unknown activation.
+    """
+
+    bottleneck: int = 8
+    positions: tuple[str, ...] = ("mlp",)
+    activation: str = "gelu"
+    middle: bool = False
+    init_std: float = 1e-3
+    towers: tuple[str, ...] = TOWERS
+
+    def __post_init__(self) -> None:
+        if self.bottleneck < 1:
+            raise ValueError(f"adapter.bottleneck={self.bottleneck}: at least 1")
+        require_some("adapter", "positions", self.positions, POSITIONS)
+        require_some("adapter", "towers", self.towers, TOWERS)
+        require_some("adapter", "activation", (self.activation,), tuple(NONLINEAR))
+
+    def _adapt(self, block: Block, position: str, x: jax.Array) -> jax.Array:
+        if position not in self.positions or block.tower not in self.towers:
+            return x
+        return x + Bottleneck(self, block.dtype, name=f"adapter_{position}")(x)
+
+    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
+        """Point 2: position `before_attention`."""
+        return tokens.replace(x=self._adapt(block, "before_attention", tokens.x))
+
+    def parallel_attention(
+        self, block: Block, tokens: Tokens, normed: jax.Array, y: jax.Array
+    ) -> jax.Array:
+        """Point 5: position `attention`."""
+        return self._adapt(block, "attention", y)
+
+    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+        """Point 6: position `before_mlp`."""
+        return tokens.replace(x=self._adapt(block, "before_mlp", tokens.x))
+
+    def mlp_path(
+        self, block: Block, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+    ) -> jax.Array:
+        """Point 7: position `mlp`."""
+        return self._adapt(block, "mlp", y)
+
+
+METHOD = Adapter
+
+
+class Bottleneck(nn.Module):
+    """[..., d] -> [..., d] through `options.bottleneck` channels."""
+
+    options: Adapter
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        options = self.options
+        init = nn.initializers.truncated_normal(options.init_std)
+
+        def dense(width: int, name: str) -> nn.Dense:
+            return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
+
+        hidden = NONLINEAR[options.activation](dense(options.bottleneck, "down")(x))
+        if options.middle:
+            hidden = dense(options.bottleneck, "middle")(hidden)
+        return dense(x.shape[-1], "up")(hidden)

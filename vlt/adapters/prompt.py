@@ -1,0 +1,123 @@
+"""Visual prompt tuning: learned tokens among the patches (Jia et al., arXiv:2203.12119), and words.
+
+Prompts stand behind the CLS tokens of a frame, and behind the first token of a text, where every
+later word sees them. They have no positions.
+"""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.adapters.lora import TOWERS, require_some
+from vlt.models.block import Block
+from vlt.models.points import Method, Tokens
+from vlt.models.spec import DualEncoderSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt(Method):
+    """`tokens` prompts in every frame (or clip) and every text; deep by default, as in TempMe.
+
+    tokens: p. deep: own prompts in every block, leaves blocks_i/prompt [p, d], gone after it; else
+        one set that enters before the first block and is carried on, leaves visual/prompt and
+        text/prompt. towers: the towers they are in.
+    matched: carried prompts are tokens like patches to methods that remove or merge; else they are
+        kept out of it.
+
+    Raises:
+        ValueError: tokens below 1; no or unknown towers; matched prompts that are deep.
+    """
+
+    tokens: int = 5
+    deep: bool = True
+    towers: tuple[str, ...] = TOWERS
+    matched: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"prompt.tokens={self.tokens}: at least 1")
+        require_some("prompt", "towers", self.towers, TOWERS)
+        if self.deep and self.matched:
+            raise ValueError(
+                "prompt.matched=True with prompt.deep=True: deep prompts are gone after every "
+                "block, a merge would mix them with patches; set one of them False"
+            )
+
+    def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
+        """Point 0: shallow prompts."""
+        name = "visual" if tokens.cls else "text"
+        return tokens if self.deep or name not in self.towers else self._insert(tower, tokens)
+
+    def extra_tokens(self, block: Block, tokens: Tokens) -> Tokens:
+        """Point 1: deep prompts."""
+        return self._insert(block, tokens) if self._in_block(block) else tokens
+
+    def after_block(self, block: Block, tokens: Tokens) -> Tokens:
+        """Point 1: without the prompts, which have left already where only CLS tokens are read."""
+        if not self._in_block(block) or block.cls_read:
+            return tokens
+        protected = tokens.protected - self.tokens
+        first = max(protected, 1)
+
+        def remove(x: jax.Array) -> jax.Array:
+            return jnp.concatenate([x[:, :, :first], x[:, :, first + self.tokens :]], axis=2)
+
+        return tokens.rearrange(remove, protected=protected)
+
+    def _in_block(self, block: Block) -> bool:
+        return self.deep and block.tower in self.towers
+
+    def _insert(self, module: nn.Module, tokens: Tokens) -> Tokens:
+        """Prompts of `module` behind the protected tokens or the first of a text; of size 1, with
+        no patch as member."""
+        first = max(tokens.protected, 1)
+        prompts = module.param("prompt", xavier_uniform, (self.tokens, tokens.x.shape[-1]))
+
+        def put(x: jax.Array, new: jax.Array | float) -> jax.Array:
+            shape = (*x.shape[:2], self.tokens, *x.shape[3:])
+            new = jnp.broadcast_to(jnp.asarray(new, x.dtype), shape)
+            return jnp.concatenate([x[:, :, :first], new, x[:, :, first:]], axis=2)
+
+        return tokens.replace(
+            x=put(tokens.x, prompts),
+            size=None if tokens.size is None else put(tokens.size, 1.0),
+            members=None if tokens.members is None else put(tokens.members, 0.0),
+            protected=tokens.protected + (0 if self.matched else self.tokens),
+        )
+
+    def initialise(self, params: dict, spec: DualEncoderSpec) -> dict:
+        """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as the published
+        code has them for patches of p pixels: Xavier's bound of the patch projection."""
+        if "visual" not in self.towers:
+            return params
+        visual = spec.visual
+        bound = math.sqrt(6 / (3 * visual.patch_size**2 + visual.width))
+        ratio = bound / xavier_bound(visual.width)
+
+        def rescale(tree: dict) -> dict:
+            return tree | {"prompt": tree["prompt"] * ratio}
+
+        tower = params["visual"]
+        if self.deep:
+            names = [f"blocks_{layer}" for layer in range(visual.layers)]
+            tower = tower | {name: rescale(tower[name]) for name in names}
+        else:
+            tower = rescale(tower)
+        return params | {"visual": tower}
+
+
+METHOD = Prompt
+
+
+def xavier_bound(width: int) -> float:
+    """The bound for d inputs and d outputs: the text tower's, which has no patches."""
+    return math.sqrt(6 / (width + width))
+
+
+def xavier_uniform(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """Uniform in +-`xavier_bound(d)` for prompts [p, d]."""
+    bound = xavier_bound(shape[-1])
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
