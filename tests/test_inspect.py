@@ -109,8 +109,8 @@ class Shared(Method):
 
 
 def test_leaves_shared_by_both_towers_count_once_and_for_the_video(monkeypatch) -> None:
-    def with_shared(model_config: Any) -> nn.Module:
-        return build_model(model_config).clone(methods=(Shared(),))
+    def with_shared(*arguments: Any) -> nn.Module:
+        return build_model(*arguments).clone(methods=(Shared(),))
 
     width = SIZES["tiny_clip"].visual.width
     monkeypatch.setattr(vlt.inspect, "build_model", with_shared)
@@ -158,6 +158,14 @@ def test_absent_checkpoint_needs_a_size(tmp_path) -> None:
     absent.model.size = ""
     with pytest.raises(ModelFolderError, match="no such folder"):
         inspect_config(absent)
+
+
+def test_checkpoint_of_another_size_is_an_error(tmp_path) -> None:
+    """As for every command that loads it."""
+    other = config("clip_b32", 2)
+    other.model.checkpoint = str(folder_with_config(tmp_path / "model", "tiny_clip", {}))
+    with pytest.raises(ModelFolderError, match=r"not of config\.model\.size='clip_b32'"):
+        inspect_config(other)
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

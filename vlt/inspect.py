@@ -17,7 +17,8 @@ from ml_collections import config_flags
 
 from vlt import configuration
 from vlt.count import Counts, count
-from vlt.model_folder import ModelFolderError, read_model_config
+from vlt.loading import describe
+from vlt.model_folder import ModelFolderError
 from vlt.models.build import abstract_params, build_model, example_inputs, merged_form
 from vlt.models.dual_encoder import DualEncoder
 from vlt.optim import partition
@@ -43,8 +44,8 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
       ValueError: an unknown size, method or option.
-      vlt.model_folder.ModelFolderError: a checkpoint that is half written, or absent where the
-        config names no size.
+      vlt.model_folder.ModelFolderError: a checkpoint that is half written, of another size than the
+        config's, or absent where the config names none.
       vlt.optim.RuleError: rules that do not fit the parameters.
     """
     model = _module(config["model"])
@@ -75,12 +76,11 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _module(config: Mapping[str, Any]) -> DualEncoder:
     """The config's module; a checkpoint that is not there yet is described by `config.size`."""
-    if config["checkpoint"]:
-        folder = resolve(config["checkpoint"])
-        if folder.is_dir() or not config["size"]:
-            stored = read_model_config(folder)
-            return build_model(config, stored.spec, stored.methods, stored.preprocessing)
-    return build_model(config)
+    absent = config["checkpoint"] and not resolve(config["checkpoint"]).is_dir()
+    if absent and config["size"]:
+        config = dict(config) | {"checkpoint": ""}
+    _, stored = describe(config)
+    return build_model(config, stored.spec, stored.methods, stored.preprocessing)
 
 
 def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """A model with its parameters, from a config: what is loaded, what is new, and nothing else."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from absl import logging
 from flax import traverse_util
 
 from vlt.model_folder import ModelConfig, ModelFolderError, read_model_config, read_model_folder
-from vlt.models.build import build_model, init_params, method_options
+from vlt.models.build import abstract_params, build_model, init_params, method_options
 from vlt.models.dual_encoder import ANY_FRAMES, CLIP_MEAN, CLIP_STD, DualEncoder
 from vlt.models.spec import SIZES
 from vlt.resources import resolve
@@ -39,9 +40,10 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
         ModelFolderError: the checkpoint is absent, half written or another model than the config's.
         ValueError: unknown size, method or option.
     """
-    folder, stored = _read(config)
+    folder, stored = describe(config)
     module = build_model(config, stored.spec, stored.methods, stored.preprocessing)
     loaded = {} if folder is None else read_model_folder(folder)[1]
+    _check_fits(config, stored, module, loaded)
     params = _complete(module, loaded, set(stored.methods), seed)
     methods = method_options(config, stored.methods)
     described = dataclasses.replace(
@@ -74,7 +76,13 @@ def load_folder(path: str) -> LoadedModel:
     return LoadedModel(module, params, config, folder / "tokenizer")
 
 
-def _read(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
+def describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
+    """The folder that `config.model` names, if any, and what it says; no weights are read.
+
+    Raises:
+        ModelFolderError: the folder is absent, half written or of another size than the config's.
+        ValueError: there is no folder, and the size is unknown.
+    """
     if not config["checkpoint"]:
         spec = build_model(config).spec
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
@@ -89,6 +97,35 @@ def _read(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
             "fits, or '' to take the checkpoint's"
         )
     return folder, stored
+
+
+def _check_fits(
+    config: Mapping[str, Any], stored: ModelConfig, module: DualEncoder, loaded: dict[str, Any]
+) -> None:
+    """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
+    shapes or in other layers. A kind that either has alone is new, or left out by an option."""
+    if not stored.methods:
+        return
+    have = traverse_util.flatten_dict(loaded, sep="/")
+    wanted = traverse_util.flatten_dict(abstract_params(module), sep="/")
+    common = {_kind(path) for path in have} & {_kind(path) for path in wanted}
+    differences = []
+    for path in sorted(have.keys() | wanted.keys()):
+        sides = [list(side[path].shape) if path in side else None for side in (have, wanted)]
+        if _kind(path) in common and sides[0] != sides[1]:
+            found, needed = ("no such leaf" if side is None else side for side in sides)
+            differences.append(f"{path}: {found} in the checkpoint, {needed} in the config's model")
+    if differences:
+        raise ModelFolderError(
+            f"{config['checkpoint']} is for frames={stored.frames} and {stored.methods}, "
+            f"config.model for frames={config['frames']} and "
+            f"{method_options(config, stored.methods)}:\n  " + "\n  ".join(differences)
+        )
+
+
+def _kind(path: str) -> str:
+    """The path without the numbers of layers."""
+    return re.sub(r"_\d+(?=/)", "", path)
 
 
 def _complete(
