@@ -62,7 +62,7 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
     def split(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Tokens that stay as they are, merged sources, destinations."""
         patches = x[:, :, tokens.protected :]
-        sources = _permute(patches[:, :, matching.first :: 2], order)
+        sources = permute(patches[:, :, matching.first :: 2], order)
         stay = jnp.concatenate([x[:, :, : tokens.protected], sources[:, :, :kept]], axis=2)
         return stay, sources[:, :, kept:], patches[:, :, 1 - matching.first :: 2]
 
@@ -129,18 +129,18 @@ def check_r(name: str, r: int, patches: int, layers: int) -> None:
 
 
 @jax.custom_vjp
-def _permute(x: jax.Array, order: jax.Array) -> jax.Array:
+def permute(x: jax.Array, order: jax.Array) -> jax.Array:
     """Rows x [b, g, s, ...] in the order [b, g, s], a permutation."""
     return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 3)), axis=2)
 
 
 def _permute_forward(x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _permute(x, order), order
+    return permute(x, order), order
 
 
 def _permute_backward(order: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
     # Autodiff would scatter; a permutation's transpose is a gather by its inverse.
-    return _permute(gradient, jnp.argsort(order)), None
+    return permute(gradient, jnp.argsort(order)), None
 
 
-_permute.defvjp(_permute_forward, _permute_backward)
+permute.defvjp(_permute_forward, _permute_backward)
