@@ -47,6 +47,9 @@ class Adapter(Method):
     towers: tuple[str, ...] = TOWERS
 
     def __post_init__(self) -> None:
+        # A model folder's JSON has lists, which do not hash.
+        object.__setattr__(self, "positions", tuple(self.positions))
+        object.__setattr__(self, "towers", tuple(self.towers))
         if self.bottleneck < 1:
             raise ValueError(f"adapter.bottleneck={self.bottleneck}: at least 1")
         require_some("adapter", "positions", self.positions, POSITIONS)

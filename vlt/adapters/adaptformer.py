@@ -28,6 +28,8 @@ class AdaptFormer(Method):
     towers: tuple[str, ...] = ("visual",)
 
     def __post_init__(self) -> None:
+        # A model folder's JSON has lists, which do not hash.
+        object.__setattr__(self, "towers", tuple(self.towers))
         if self.bottleneck < 1:
             raise ValueError(f"adaptformer.bottleneck={self.bottleneck}: at least 1")
         if not 0 <= self.dropout < 1:

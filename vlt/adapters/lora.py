@@ -43,6 +43,9 @@ class LoRA(Method):
     towers: tuple[str, ...] = TOWERS
 
     def __post_init__(self) -> None:
+        # A model folder's JSON has lists, which do not hash.
+        object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "towers", tuple(self.towers))
         if self.rank < 1:
             raise ValueError(f"lora.rank={self.rank}: at least 1")
         require_some("lora", "targets", self.targets, TARGETS)

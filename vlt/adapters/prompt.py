@@ -37,6 +37,8 @@ class Prompt(Method):
     matched: bool = False
 
     def __post_init__(self) -> None:
+        # A model folder's JSON has lists, which do not hash.
+        object.__setattr__(self, "towers", tuple(self.towers))
         if self.tokens < 1:
             raise ValueError(f"prompt.tokens={self.tokens}: at least 1")
         require_some("prompt", "towers", self.towers, TOWERS)

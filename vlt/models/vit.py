@@ -79,9 +79,7 @@ class VisionTransformer(nn.Module):
         `out` holds what methods give to losses, and with `capture` every block's `Tokens`, with
         their members, and the embedding of each frame [b, t, e].
         """
-        tokens = self._stem(video)
-        if capture:
-            tokens = tokens.replace(members=_own_patch(tokens.x))
+        tokens = self._stem(video, capture)
         out: dict[str, Any] = {"stem": tokens} if capture else {}
         hidden = []
         for layer in range(self.spec.layers):
@@ -108,7 +106,7 @@ class VisionTransformer(nn.Module):
         """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
         return self.projection(self.post_norm(x))
 
-    def _stem(self, video: jax.Array) -> Tokens:
+    def _stem(self, video: jax.Array, capture: bool) -> Tokens:
         spec = self.spec
         if video.shape[2:] != (spec.image_size, spec.image_size, 3):
             raise ValueError(
@@ -123,7 +121,7 @@ class VisionTransformer(nn.Module):
         x = x + self.position_embedding.astype(self.dtype)
         if spec.pre_norm:
             x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="pre_norm")(x)
-        tokens = Tokens(x)
+        tokens = Tokens(x, members=_own_patch(x) if capture else None)
         for method in self.methods:
             tokens = method.stem(self, tokens)
         return tokens
