@@ -18,7 +18,10 @@ def rows(videos: int, captions: int = 1) -> list[Record]:
     ]
 
 
-@pytest.mark.parametrize("name", ["msrvtt_1ka", "didemo", "lsmdc", "activitynet_val1"])
+@pytest.mark.parametrize(
+    "name",
+    ["msrvtt_1ka", "msrvtt_1ka_9k", "msrvtt_1ka_7k", "didemo", "lsmdc", "activitynet_val1"],
+)
 def test_whole_test_set_is_labelled_by_name(name: str) -> None:
     protocol = named_protocol(name)
     assert protocol.check(protocol.pairs(rows(protocol.videos))) == name
@@ -33,6 +36,28 @@ def test_published_annotation_files_pass(shared, name: str, file: str) -> None:
     manifest = [record(entry["image"], *entry["caption"]) for entry in entries]
     protocol = named_protocol(name)
     assert protocol.check(protocol.pairs(manifest)) == name
+
+
+def test_every_caption_of_msvd_is_a_query(shared) -> None:
+    entries = json.loads((shared / "annotations/msvd/test.json").read_text())
+    manifest = [record(entry["video"], *entry["caption"]) for entry in entries]
+    protocol = named_protocol("msvd")
+    assert protocol.check(protocol.pairs(manifest)) == "msvd"
+    first = [record(each.video, each.captions[0]) for each in manifest]
+    with pytest.raises(ProtocolError, match="670 queries instead of 27763"):
+        protocol.check(protocol.pairs(first))
+
+
+def test_sizes_of_training_sets_are_the_papers() -> None:
+    sizes = {name: protocol.training for name, protocol in PROTOCOLS.items() if protocol.training}
+    assert sizes == {
+        "msrvtt_1ka_9k": 9000,
+        "msrvtt_1ka_7k": 7010,
+        "didemo": 8395,
+        "lsmdc": 101_079,
+        "activitynet_val1": 10_009,
+        "msvd": 1200,
+    }
 
 
 def test_twenty_captions_instead_of_one_are_refused() -> None:

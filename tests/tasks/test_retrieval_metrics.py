@@ -20,17 +20,31 @@ def test_ranks_of_a_small_matrix() -> None:
             "t2v_R@1": 100 / 3,
             "t2v_R@5": 100,
             "t2v_R@10": 100,
+            "t2v_R@50": 100,
             "t2v_MdR": 2,
             "t2v_MnR": 2,
             "t2v_R-Sum": 100 / 3 + 200,
             "v2t_R@1": 200 / 3,  # videos 0 and 2; video 1 prefers text 2
             "v2t_R@5": 100,
             "v2t_R@10": 100,
+            "v2t_R@50": 100,
             "v2t_MdR": 1,
             "v2t_MnR": 4 / 3,
             "v2t_R-Sum": 200 / 3 + 200,
         }
     )
+
+
+def test_recalls_and_their_sum_at_known_ranks() -> None:
+    """Text i of 100 finds its video at rank i + 1, in both directions."""
+    similarity = np.triu(np.ones((100, 100)), 1).T  # row i: i videos above its own
+    np.fill_diagonal(similarity, 0.5)
+    metrics = retrieval_metrics(similarity, np.arange(100))
+    for direction in ("t2v", "v2t"):
+        recalls = [metrics[f"{direction}_R@{k}"] for k in (1, 5, 10, 50)]
+        assert recalls == [1, 5, 10, 50]
+        assert metrics[f"{direction}_R-Sum"] == 16
+        assert metrics[f"{direction}_MdR"] == metrics[f"{direction}_MnR"] == 50.5
 
 
 def test_constant_model_finds_nothing() -> None:

@@ -25,6 +25,9 @@ class Protocol:
       joined: all captions of a video, in order and with a space between, are one query
         (paragraph-to-video retrieval); otherwise each caption is a query.
       source: who states the counts.
+      training: number of training videos that go with it (of LSMDC: of clips with a sentence), or
+        None where any is right. data_pipelines asserts it where the training manifest is written;
+        a model may also be tested that was trained elsewhere.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Protocol:
     queries: int | None
     joined: bool
     source: str
+    training: int | None = None
 
     def pairs(self, records: Iterable[Record]) -> list[tuple[str, str]]:
         """(video, query) pairs of a manifest's records, which may share a video."""
@@ -80,9 +84,15 @@ PROTOCOLS: dict[str, Protocol] = {
     entry.name: entry
     for entry in (
         Protocol("msrvtt_1ka", 1000, 1000, False, "JSFusion's 1k-A test split"),
-        Protocol("didemo", 1004, 1004, True, "TempMe, Appendix B"),
-        Protocol("lsmdc", 1000, 1000, False, "TempMe, Appendix B"),
-        Protocol("activitynet_val1", 4917, 4917, True, "TempMe, Appendix B"),
+        Protocol("msrvtt_1ka_9k", 1000, 1000, False, "TempMe, Appendix B", training=9000),
+        Protocol(
+            "msrvtt_1ka_7k", 1000, 1000, False, "Miech et al.'s training split", training=7010
+        ),
+        Protocol("didemo", 1004, 1004, True, "TempMe, Appendix B", training=8395),
+        Protocol("lsmdc", 1000, 1000, False, "TempMe, Appendix B", training=101_079),
+        Protocol("activitynet_val1", 4917, 4917, True, "TempMe, Appendix B", training=10_009),
+        # Every caption of the test videos is a query.
+        Protocol("msvd", 670, 27_763, False, "the captions' own count", training=1200),
         Protocol("moving_shapes", None, None, False, "generated, of any size"),
     )
 }

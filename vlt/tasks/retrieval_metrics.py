@@ -2,7 +2,8 @@
 
 import numpy as np
 
-RECALL_AT = (1, 5, 10)
+RECALL_AT = (1, 5, 10, 50)
+SUMMED = (1, 5, 10)  # recalls of R-Sum
 TIES = ("against", "published")
 
 
@@ -23,8 +24,8 @@ def retrieval_metrics(
         rank of its own to those averaged, the first and the last of the tie included.
 
     Returns:
-      `t2v_R@1`, `_R@5`, `_R@10` (percent), `_MdR`, `_MnR` (ranks from 1), `_R-Sum` (the sum of
-      the three recalls of this direction), and the same with `v2t_`.
+      `t2v_R@1`, `_R@5`, `_R@10`, `_R@50` (percent), `_MdR`, `_MnR` (ranks from 1), `_R-Sum` (the
+      sum of this direction's first three recalls), and the same with `v2t_`.
 
     Raises:
       ValueError: NaNs, shapes that disagree, or a video without a text.
@@ -93,7 +94,7 @@ def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
     values = recalls | {
         "MdR": float(np.median(ranks)),
         "MnR": float(ranks.mean()),
-        "R-Sum": sum(recalls.values()),
+        "R-Sum": sum(recalls[f"R@{k}"] for k in SUMMED),
     }
     return {f"{direction}_{name}": value for name, value in values.items()}
 

@@ -1,0 +1,28 @@
+"""ActivityNet Captions: a video's sentences, joined, are its one caption.
+
+    python -m data_pipelines.activitynet --annotations captions --videos videos --out OUT
+
+makes train.jsonl and val1.jsonl of the published train.json and val_1.json.
+"""
+
+from data_pipelines.retrieval_manifests import Split, main
+from vlt.tasks.protocols import PROTOCOLS
+
+PROTOCOL = PROTOCOLS["activitynet_val1"]
+SPLITS = (
+    Split(
+        "train",
+        (("train.json",), ("anet_ret_train.json",)),
+        "paragraph",
+        videos=PROTOCOL.training,
+    ),
+    Split(
+        "val1",
+        (("val_1.json",), ("anet_ret_val_1.json",)),
+        "paragraph",
+        videos=PROTOCOL.videos,
+    ),
+)
+
+if __name__ == "__main__":
+    main(__doc__, SPLITS)

@@ -1,0 +1,165 @@
+"""Annotation files as people have them -> captions by video.
+
+Told apart are the layouts of MSR-VTT, ActivityNet Captions, DiDeMo, LSMDC, MSVD and of the lists of
+{video, caption} that projects share instead.
+"""
+
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.pickles import RestrictedUnpickler
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
+    *(".mts", ".ts", ".vob", ".divx", ".ogg", ".ogv"),
+)
+# Columns that name a video, or hold one or several texts of it; the first that is there counts.
+VIDEO_COLUMNS = ("video", "image", "clip_name", "video_id")
+TEXT_COLUMNS = ("caption", "sentence", "description", "sentences")
+
+Captions = dict[str, list[str]]  # by name of the video, without folder and suffix
+
+
+class AnnotationError(ValueError):
+    """Annotations or videos that do not make the manifest; the message says which and why."""
+
+
+def video_name(text: str) -> str:
+    """File or id -> name: without folder and without video suffixes ('a/b.mov.mp4' -> 'b')."""
+    name = text.replace("\\", "/").rpartition("/")[2]
+    while os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
+        name = os.path.splitext(name)[0]
+    return name
+
+
+def read_captions(path: pathlib.Path) -> Captions:
+    """Captions by video, in the order of the file, which is told apart by suffix and content.
+
+    - .json, .jsonl: a list of objects with a video and a caption or captions; {video: captions};
+      {video: {"sentences": [...]}} (ActivityNet); {"sentences": [objects]} (MSR-VTT)
+    - .csv: a header with `video_id` and `sentence`, or LSMDC's six columns between tabs
+    - .pkl: {video: [captions, as text or as words]} (MSVD); nothing in the file is executed
+
+    Raises: AnnotationError for a file of another form.
+    """
+    if path.suffix == ".pkl":
+        pairs = _pairs_of_mapping(path, _read_pickle(path))
+    elif path.suffix == ".csv":
+        pairs = _pairs_of_csv(path)
+    else:
+        content = _read_json(path)
+        if isinstance(content, dict) and isinstance(content.get("sentences"), list):
+            content = content["sentences"]
+        is_list = isinstance(content, list)
+        pairs = (_pairs_of_list if is_list else _pairs_of_mapping)(path, content)
+    captions: Captions = {}
+    for video, text in pairs:
+        captions.setdefault(video_name(video), []).append(" ".join(text.split()))
+    # A blank caption says nothing; the counts tell when there are too many of them.
+    kept = {video: [text for text in texts if text] for video, texts in captions.items()}
+    return {video: texts for video, texts in kept.items() if texts}
+
+
+def read_names(path: pathlib.Path) -> list[str]:
+    """Names of videos: the column `video_id` of a .csv, or the lines of a text file."""
+    if path.suffix == ".csv":
+        found = [_video(path, row) for row in _csv_rows(path)]
+    else:
+        found = _lines(path)
+    return list(dict.fromkeys(map(video_name, found)))
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    # Not str.splitlines: captions may hold Unicode's other line ends.
+    return [line.strip() for line in _text(path).split("\n") if line.strip()]
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in _lines(path)]
+        return json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise AnnotationError(f"{path}: not JSON, or cut off: {error}") from None
+
+
+def _read_pickle(path: pathlib.Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return RestrictedUnpickler(file, str(path)).read()
+    except ConversionError as error:
+        raise AnnotationError(str(error)) from None
+
+
+def _csv_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    yield from csv.DictReader(io.StringIO(_text(path), newline=""))
+
+
+def _pairs_of_csv(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    lines = _lines(path)
+    if not lines or "\t" not in lines[0]:
+        yield from _pairs_of_list(path, list(_csv_rows(path)))
+        return
+    for number, line in enumerate(lines, 1):
+        # Quotes in LSMDC's sentences are part of them.
+        fields = line.split("\t")
+        if len(fields) != 6:
+            raise AnnotationError(
+                f"{path}, line {number}: {len(fields)} fields between tabs instead of 6"
+            )
+        yield fields[0], fields[5]
+
+
+def _pairs_of_list(path: pathlib.Path, entries: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        video = _video(path, entry)
+        column = next((c for c in TEXT_COLUMNS if c in entry), None)
+        if column is None:
+            raise AnnotationError(_lacks(path, entry, TEXT_COLUMNS))
+        yield from ((video, text) for text in _texts(path, video, entry[column]))
+
+
+def _pairs_of_mapping(path: pathlib.Path, content: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise AnnotationError(f"{path}: holds a {kind}, no list or mapping of videos")
+    for video, value in content.items():
+        texts = value.get("sentences") if isinstance(value, dict) else value
+        yield from ((video, text) for text in _texts(path, video, texts))
+
+
+def _video(path: pathlib.Path, entry: Any) -> str:
+    if isinstance(entry, dict):
+        for column in VIDEO_COLUMNS:
+            if isinstance(entry.get(column), str):
+                return entry[column]
+    raise AnnotationError(_lacks(path, entry, VIDEO_COLUMNS))
+
+
+def _lacks(path: pathlib.Path, entry: Any, columns: Sequence[str]) -> str:
+    held = ", ".join(entry) if isinstance(entry, dict) else repr(entry)[:80]
+    return f"{path}: an entry has none of {', '.join(columns)}; it holds {held}"
+
+
+def _texts(path: pathlib.Path, video: str, value: Any) -> list[str]:
+    """One text, several, or several lists of words, as texts."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, (list, tuple)):
+        raise AnnotationError(f"{path}: the captions of {video} are {value!r}, no texts")
+    texts = [" ".join(text) if isinstance(text, (list, tuple)) else text for text in listed]
+    if not all(isinstance(text, str) for text in texts):
+        raise AnnotationError(f"{path}: the captions of {video} are {value!r}, no texts")
+    return texts

@@ -1,0 +1,25 @@
+"""DiDeMo: a video's descriptions, joined in the order of the file, are its one caption.
+
+    python -m data_pipelines.didemo --annotations data --videos videos --out data/didemo
+
+makes train.jsonl, val.jsonl and test.jsonl of the published train_data.json, val_data.json and
+test_data.json. Annotators saw the first 30 seconds of each video; cut longer files there, as the
+papers do, since a manifest names whole files.
+"""
+
+from data_pipelines.retrieval_manifests import Split, main
+from vlt.tasks.protocols import PROTOCOLS
+
+PROTOCOL = PROTOCOLS["didemo"]
+SPLITS = tuple(
+    Split(
+        name,
+        ((f"{name}_data.json",), (f"didemo_ret_{name}.json",)),
+        "paragraph",
+        videos=videos,
+    )
+    for name, videos in (("train", PROTOCOL.training), ("val", 1065), ("test", PROTOCOL.videos))
+)
+
+if __name__ == "__main__":
+    main(__doc__, SPLITS)

@@ -1,0 +1,41 @@
+"""LSMDC: clips of movies with a sentence each.
+
+    python -m data_pipelines.lsmdc --annotations annotations --videos videos --out data/lsmdc
+
+makes train.jsonl, val.jsonl and test.jsonl of LSMDC16_annos_training.csv, LSMDC16_annos_val.csv and
+LSMDC16_challenge_1000_publictect.csv, or of lists. A few clips of the first two have two sentences:
+the counts of the papers are those of the files' lines.
+"""
+
+from data_pipelines.retrieval_manifests import Split, main
+from vlt.tasks.protocols import PROTOCOLS
+
+PROTOCOL = PROTOCOLS["lsmdc"]
+SPLITS = (
+    Split(
+        "train",
+        (("LSMDC16_annos_training.csv",), ("lsmdc_ret_train.json",), ("train.json",)),
+        "caption",
+        captions=PROTOCOL.training,
+    ),
+    Split(
+        "val",
+        (("LSMDC16_annos_val.csv",), ("lsmdc_ret_val.json",), ("val.json",)),
+        "caption",
+        captions=7408,
+    ),
+    Split(
+        "test",
+        (
+            ("LSMDC16_challenge_1000_publictect.csv",),
+            ("lsmdc_ret_test_1000.json",),
+            ("test.json",),
+        ),
+        "video",
+        videos=PROTOCOL.videos,
+        each=1,
+    ),
+)
+
+if __name__ == "__main__":
+    main(__doc__, SPLITS)
