@@ -1,41 +1,62 @@
 """What a run is exported as gives what the run gives."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
 import pytest
-import safetensors
+import safetensors.numpy
 from jax import export as jax_export
 
 import vlt
 from configs import common
 from vlt.checkpoint import TrainingCheckpoints
 from vlt.configuration import save_run
+from vlt.convert import ConversionError, convert, reverse
 from vlt.export import export, main, trained_model
 from vlt.loading import load_model
 from vlt.model_folder import ModelFolderError
 from vlt.optim import partition
+from vlt.resources import resolve
+
+
+def run(folder, trained, move, checkpoint="tiny_clip", **methods):
+    """A run over `checkpoint` whose trained leaves were moved."""
+    config = common.base()
+    config.model.update(checkpoint=checkpoint, size="tiny_clip", context=16, frames=4)
+    config.model.frame_norm = True
+    config.model.methods = tuple(methods)
+    config.model.update(methods)
+    config.rules = ((trained, {"lr": 1.0}), (".*", "frozen"))
+    save_run(folder, config)
+    leaves, _ = partition(load_model(config.model, 0).params, config.rules)
+    checkpoints = TrainingCheckpoints(folder, 1)
+    checkpoints.save(3, {"trained": jax.tree.map(move, leaves)}, {}, {})
+    checkpoints.close()
+    return folder
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run whose trained leaves all moved by one."""
-    folder = tmp_path_factory.mktemp("run")
-    config = common.base()
-    config.model.update(checkpoint="tiny_clip", size="tiny_clip", context=16, frames=4)
-    config.model.methods = ("btadapter", "caption_reconstruction")
-    config.model.update(btadapter={"depth": 2}, caption_reconstruction={})
-    config.rules = (
-        ("visual/btadapter/.*|text/caption_reconstruction/.*", {"lr": 1.0}),
-        (".*", "frozen"),
-    )
-    save_run(folder, config)
-    trained, _ = partition(load_model(config.model, 0).params, config.rules)
-    checkpoints = TrainingCheckpoints(folder, 1)
-    checkpoints.save(3, {"trained": jax.tree.map(lambda x: x + 1, trained)}, {}, {})
-    checkpoints.close()
-    return folder
+    trained = "visual/btadapter/.*|text/caption_reconstruction/.*"
+    methods = {"btadapter": {"depth": 2}, "caption_reconstruction": {}}
+    return run(tmp_path_factory.mktemp("run"), trained, lambda x: x + 1, **methods)
+
+
+def jitter(x):
+    return x + 0.2 * np.random.default_rng(1).standard_normal(x.shape, dtype=np.float32)
+
+
+TEMPME = {"layers": (2, 3), "join": (2, 2), "r": 1, "keep_cross": 70, "keep_intra": 90}
+
+
+@pytest.fixture(scope="module")
+def tempme(tmp_path_factory):
+    """A run of LoRA and TempMe."""
+    folder = tmp_path_factory.mktemp("tempme")
+    return run(folder, ".*/(lora_[ab]|clip_position)", jitter, lora={}, tempme=TEMPME)
 
 
 VIDEO = np.random.default_rng(0).integers(0, 255, (3, 4, 32, 32, 3), dtype=np.uint8)
@@ -91,6 +112,95 @@ def test_safetensors_hold_every_leaf_and_the_config(workdir, tmp_path):
     assert json.loads(metadata["vlt"])["methods"] == {"btadapter": {"depth": 2}}
     model = trained_model(workdir)
     assert len(names) == len(jax.tree.leaves(model.params))
+
+
+def embeddings(model):
+    return model.encode_video(VIDEO), model.encode_text(TEXTS)
+
+
+def test_merged_methods_are_in_the_weights(tempme, tmp_path):
+    """Also what says how frames are averaged, and the merging of tokens, must come along."""
+    export(tempme, tmp_path / "whole", "orbax")
+    assert main(["--workdir", str(tempme), str(tmp_path / "merged"), "--merge"]) == 0
+    whole, merged = vlt.load(tmp_path / "whole"), vlt.load(tmp_path / "merged")
+    for one, other in zip(embeddings(whole), embeddings(merged), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    assert set(whole.config.methods) == {"lora", "tempme"}
+    assert merged.config.methods == {"tempme": whole.config.methods["tempme"]}
+    assert (merged.config.frames, merged.config.frame_norm) == (4, True)
+    assert "lora_a" not in str(jax.tree.structure(merged.params))
+    assert "clip_position" in merged.params["visual"]["blocks_3"]
+    base = vlt.load("tiny_clip")
+    assert np.abs(base.encode_text(TEXTS) - merged.encode_text(TEXTS)).max() > 0.01
+    assert "merged: lora, tempme; left: tempme" in (tmp_path / "merged/report.txt").read_text()
+
+
+def test_merged_programs_and_weights(tempme, tmp_path):
+    export(tempme, tmp_path / "programs", "stablehlo", merged=True)
+    export(tempme, tmp_path / "model.safetensors", "safetensors", merged=True)
+    model = trained_model(tempme)
+    for name, inputs in (("video", VIDEO), ("text", np.zeros((3, 16), np.int32))):
+        encode = jax.jit(partial(model.module.apply, method=f"encode_{name}"))
+        expected = encode({"params": model.params}, inputs)[0]
+        program = jax_export.deserialize((tmp_path / f"programs/{name}.stablehlo").read_bytes())
+        np.testing.assert_allclose(program.call(inputs), expected, atol=2e-5)
+        assert "lora" not in program.mlir_module()
+    with safetensors.safe_open(tmp_path / "model.safetensors", "np") as file:
+        assert not [name for name in file.keys() if "lora" in name]  # noqa: SIM118
+        assert list(json.loads(file.metadata()["vlt"])["methods"]) == ["tempme"]
+
+
+def rising(x):
+    return np.linspace(0, 4, x.size, dtype=np.float32)
+
+
+def test_learned_rates_become_counts(tmp_path):
+    learned = {"kept": None, "merged": None, "granularity": 1}
+    run(tmp_path / "run", ".*/diffrate/.*", rising, diffrate=learned)
+    export(tmp_path / "run", tmp_path / "whole", "orbax")
+    export(tmp_path / "run", tmp_path / "merged", "orbax", merged=True)
+    whole, merged = vlt.load(tmp_path / "whole"), vlt.load(tmp_path / "merged")
+    counts = merged.config.methods["diffrate"]
+    assert len(counts["kept"]) == len(counts["merged"]) == 4
+    assert 1 < counts["merged"][-1] < 16
+    assert "diffrate" not in str(jax.tree.structure(merged.params))
+    np.testing.assert_allclose(merged.encode_video(VIDEO), whole.encode_video(VIDEO), atol=2e-5)
+
+
+HEADS = {"visual.heads": 3, "text.heads": 3}
+PUBLISHED = "transformer.resblocks.1.attn."
+
+
+def published(folder, family=None):
+    """The tensors of a model folder under their published names."""
+    file = folder.with_suffix(".safetensors")
+    reverse(folder, file, family)
+    return safetensors.numpy.load_file(file)
+
+
+def test_merged_clip_goes_back_to_its_published_names(tmp_path):
+    tokenizer = resolve("tiny_clip") / "tokenizer"
+    reverse(resolve("tiny_clip"), tmp_path / "clip.safetensors", "openai")
+    convert(tmp_path / "clip.safetensors", tmp_path / "base", "openai", HEADS, str(tokenizer))
+    run(tmp_path / "run", ".*/lora_b", jitter, str(tmp_path / "base"), lora={"rank": 2})
+    export(tmp_path / "run", tmp_path / "whole", "orbax")
+    export(tmp_path / "run", tmp_path / "merged", "orbax", merged=True)
+    with pytest.raises(ConversionError, match="no place in layout openai"):
+        published(tmp_path / "whole")
+    clip, merged = published(tmp_path / "base"), published(tmp_path / "merged")
+    whole = published(tmp_path / "whole", "tempme")
+    assert clip.keys() == merged.keys()
+    a, b = (whole[f"clip.{PUBLISHED}TVPt_LoRA_{side}"] for side in "ab")
+    weight = f"{PUBLISHED}in_proj_weight"
+    np.testing.assert_allclose(merged[weight], clip[weight] + b @ a, atol=1e-6)
+
+    # LoRA's tensors were in the file that this one was converted from.
+    convert(tmp_path / "whole.safetensors", tmp_path / "tempme", None, HEADS, str(tokenizer))
+    run(tmp_path / "tuned", "logit_scale", jitter, str(tmp_path / "tempme"))
+    export(tmp_path / "tuned", tmp_path / "remerged", "orbax", merged=True)
+    again = published(tmp_path / "remerged")
+    assert again.keys() == {f"clip.{name}" for name in clip}
+    np.testing.assert_allclose(again[f"clip.{weight}"], merged[weight], atol=1e-6)
 
 
 def test_existing_target_needs_overwrite(workdir, tmp_path, capsys):

@@ -1,8 +1,9 @@
-"""`python -m vlt.export --workdir=DIR OUT [--format=orbax|safetensors|stablehlo]`: what to deploy.
+"""`python -m vlt.export --workdir=DIR OUT [--format=FORMAT] [--merge]`: what to deploy.
 
 orbax: a model folder for `vlt.load`. safetensors: the weights under our names, config.json as
 metadata (`vlt.convert --reverse` writes published names). stablehlo: both encoders as programs for
-any batch size that need none of our code.
+any batch size that need none of our code. --merge: first folds methods as far as they fold, LoRA
+into the weights, DiffRate's rates into counts; else they stay as they were trained.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from jax import export as jax_export
 
 from vlt import configuration
 from vlt.checkpoint import CheckpointError, TrainingCheckpoints
+from vlt.convert.families import get_family
+from vlt.convert.table import source_name
 from vlt.loading import LoadedModel, load_model
 from vlt.model_folder import (
     ModelFolderError,
@@ -28,6 +31,7 @@ from vlt.model_folder import (
     write_model_folder,
 )
 from vlt.models.build import abstract_params, build_methods, example_inputs
+from vlt.models.points import Method
 from vlt.optim import merge, partition
 
 FORMATS = ("orbax", "safetensors", "stablehlo")
@@ -64,8 +68,46 @@ def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> Loa
     return LoadedModel(module, params, config, loaded.tokenizer)
 
 
-def export(workdir: Path, target: Path, form: str, overwrite: bool = False) -> None:
-    """Writes a run's model.
+def merged_model(model: LoadedModel) -> LoadedModel:
+    """The same function of videos and texts, its methods folded by `Method.deploy`."""
+    params, kept = model.params, {}
+    for (name, options), method in zip(
+        model.config.methods.items(), model.module.methods, strict=True
+    ):
+        left, params = method.deploy(params)
+        if left is not None:
+            kept[name] = options if left is method else _options(left)
+    gone = _paths(model.params) - _paths(params)
+    source = _source_without(model.config.source, gone)
+    config = dataclasses.replace(model.config, methods=kept, source=source)
+    module = model.module.clone(methods=build_methods(kept))
+    return LoadedModel(module, params, config, model.tokenizer)
+
+
+def _options(method: Method) -> dict[str, Any]:
+    """Those that are not at their default."""
+    values = {field: getattr(method, field.name) for field in dataclasses.fields(method)}
+    return {field.name: value for field, value in values.items() if value != field.default}
+
+
+def _paths(params: dict[str, Any]) -> set[str]:
+    return set(traverse_util.flatten_dict(params, sep="/"))
+
+
+def _source_without(source: dict[str, Any], gone: set[str]) -> dict[str, Any]:
+    """The record of published tensors without those whose leaves are gone."""
+    if not gone or "layout" not in source:
+        return source
+    family = get_family(source["layout"])
+    names = {source_name(family.rules, path) for path in gone}
+    dtypes = {n: dtype for n, dtype in source["dtypes"].items() if family.canonical(n) not in names}
+    return source | {"dtypes": dtypes}
+
+
+def export(
+    workdir: Path, target: Path, form: str, overwrite: bool = False, merged: bool = False
+) -> None:
+    """Writes a run's model; with `merged`, its methods folded as far as they fold.
 
     Raises:
         ModelFolderError: the target exists and `overwrite` is off.
@@ -73,10 +115,13 @@ def export(workdir: Path, target: Path, form: str, overwrite: bool = False) -> N
     if form == "safetensors":
         check_replaceable(target, overwrite, Path.is_file)
     model = trained_model(workdir)
+    report = f"from {workdir.name}\n"
+    if merged:
+        names = ", ".join(model.config.methods)
+        model = merged_model(model)
+        report += f"merged: {names}; left: {', '.join(model.config.methods) or 'none'}\n"
     if form == "orbax":
-        write_model_folder(
-            target, model.config, model.params, model.tokenizer, f"from {workdir.name}\n", overwrite
-        )
+        write_model_folder(target, model.config, model.params, model.tokenizer, report, overwrite)
     elif form == "safetensors":
         _write_safetensors(model, target)
     else:
@@ -117,10 +162,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a run")
     parser.add_argument("target", type=Path, help="folder or file to write")
     parser.add_argument("--format", choices=FORMATS, default="orbax")
+    parser.add_argument("--merge", action="store_true", help="fold methods into the weights")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
     options = parser.parse_args(arguments)
     try:
-        export(options.workdir, options.target, options.format, options.overwrite)
+        export(options.workdir, options.target, options.format, options.overwrite, options.merge)
     except (CheckpointError, ModelFolderError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
