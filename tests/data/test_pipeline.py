@@ -309,6 +309,8 @@ def test_cached_clips_are_read_once_and_random_ones_are_not_cached(make):
     _same(plain, _take(make(cache=True, transform={}, on_error="skip").train(), 6))
     with pytest.raises(ValueError, match="train.cache=True: must be False, because flip, jitter"):
         make(cache=True, transform={"flip": 0.5, "jitter": {}})
+    with pytest.raises(ValueError, match="must be False, because rand_augment"):
+        make(cache=True, transform={"rand_augment": {}})
     with pytest.raises(ValueError, match="because uniform_segments gives other clips"):
         make(cache=True, transform={}, sampler={"name": "uniform_segments", "frames": 2})
 

@@ -57,6 +57,22 @@ def test_indices_exist_and_ascend(name):
             assert indices == sorted(indices)
 
 
+@pytest.mark.parametrize("fps", [1.0, 9.5, 12.5, 23.976, 25.0, 29.97, 60.0])
+def test_fps1_linspace_is_the_published_rule(fps):
+    """The steps of spec/tempme.md section 7 one by one, for clips of every kind of length."""
+    for n in (1, 2, 11, 12, 13, 287, 288, 289, 300, 1800, 5000):
+        for frames in (8, 12, 64):
+            seconds = list(range(0, n, int(round(fps / 1))))
+            if len(seconds) > frames:
+                places = np.linspace(0, len(seconds) - 1, frames, dtype=int)
+                expected = [seconds[place] for place in places]
+            elif len(seconds) == frames:
+                expected = seconds
+            else:
+                expected = np.linspace(0, n - 1, frames, dtype=int).tolist()
+            assert take("fps1_linspace", n, frames, fps=fps) == expected, (n, frames)
+
+
 def test_slow_videos_keep_every_frame():
     assert take("fps1_linspace", 6, 3, fps=0.2) == [0, 2, 5]
 
