@@ -92,6 +92,50 @@ def test_wrong_checkpoints_are_refused(tmp_path):
         load_model(model_config(checkpoint=str(tmp_path / "no_weights")), 0)
 
 
+TEMPME = {"layers": (2, 3), "join": (2, 2), "r": 1}
+
+
+@pytest.fixture(scope="module")
+def tempme(tmp_path_factory):
+    """A model folder of TempMe for four frames."""
+    folder = tmp_path_factory.mktemp("tempme") / "model"
+    loaded = load_model(model_config(methods=("tempme",), tempme=TEMPME, frames=4), 0)
+    write_model_folder(folder, loaded.config, loaded.params, loaded.tokenizer)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # What the folder says of the method does not fit the frames.
+        ({"frames": 6}, r"join=\(2, 2\) does not divide 6 frames"),
+        ({"frames": 8}, r"blocks_2/clip_position: \[4, 96\] in the checkpoint, \[8, 96\] in the"),
+        ({"frames": 8}, r"is for frames=4 and .*config\.model for frames=8 and "),
+        ({"layers": (1, 3)}, r"blocks_1/clip_position: no such leaf in the checkpoint, \[4, 96\]"),
+        ({"layers": (1, 3)}, r"blocks_2/clip_position: \[4, 96\] in the checkpoint, no such leaf"),
+        ({"layers": (2,), "join": (4,)}, r"blocks_3/clip_position: .* no such leaf in the config"),
+        ({"size": "clip_b32"}, r"is not of config\.model\.size='clip_b32'"),
+    ],
+)
+def test_clip_positions_of_other_frames_or_layers_are_refused(
+    tempme, monkeypatch, changes, message
+):
+    """Before anything is compiled."""
+    monkeypatch.setattr(jax, "jit", None)
+    options = {name: changes[name] for name in ("layers", "join") if name in changes}
+    others = {name: value for name, value in changes.items() if name not in options}
+    config = model_config(checkpoint=tempme, frames=4, methods=("tempme",), tempme=options)
+    config.update(others)
+    with pytest.raises((ModelFolderError, ValueError), match=message):
+        load_model(config, 0)
+
+
+def test_clip_positions_may_be_left_out_whole(tempme):
+    config = model_config(checkpoint=tempme, frames=8, methods=("tempme",))
+    config.update(tempme={"positions": False})
+    assert not load_model(config, 0).module.methods[0].positions
+
+
 def test_packaged_model_is_whole_and_small():
     loaded = load_folder("tiny_clip")
     assert isinstance(loaded.module.bind({"params": loaded.params}).visual, VisionTransformer)
