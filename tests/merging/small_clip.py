@@ -1,0 +1,79 @@
+"""A small CLIP, and what holds for every method that takes tokens from it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.count import count
+from vlt.models.build import abstract_params, build_methods, example_inputs
+from vlt.models.dual_encoder import DualEncoder
+from vlt.models.points import Method
+from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+
+FRAMES = 4
+SPEC = DualEncoderSpec(
+    VisionSpec(16, 4, 16, 4, 2, 32), TextSpec(5, 11, 16, 2, 2, 32), embed_dim=8
+)  # 16 patches
+
+
+def small(*methods: Method, cls_only: bool = True) -> DualEncoder:
+    """The small CLIP with methods whose options fit it."""
+    for method in methods:
+        method.check(SPEC, FRAMES)
+    return DualEncoder(SPEC, methods, frames=FRAMES, cls_only=cls_only, frame_norm=True)
+
+
+def random_params(model: DualEncoder) -> dict[str, Any]:
+    """Every leaf random, with enough spread for attention to prefer some tokens."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        return rng.normal(scale=0.4, size=leaf.shape).astype(np.float32)
+
+    return jax.tree.map(draw, abstract_params(model))
+
+
+def videos(b: int = 3) -> jax.Array:
+    """Noise, already normalised."""
+    return jax.random.normal(jax.random.key(1), (b, FRAMES, 16, 16, 3))
+
+
+def embed(model: DualEncoder, params: dict[str, Any], video: jax.Array, **flags: Any) -> jax.Array:
+    """Embeddings [b, e]."""
+
+    def encode(params: dict[str, Any], video: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, video, method="encode_video", **flags)[0]
+
+    return jax.jit(encode)(params, video)
+
+
+def check_whole_model(method: Method) -> None:
+    """Videos do not touch each other, and the saving in the last block changes nothing."""
+    model = small(method)
+    params, video = random_params(model), videos()
+    expected = embed(model, params, video)
+    swapped = embed(model, params, video[::-1])
+    np.testing.assert_allclose(swapped[::-1], expected, atol=1e-5)
+    assert jnp.abs(expected - expected[0]).max() > 1e-2
+    whole = embed(small(method, cls_only=False), params, video)
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
+def layers_and_gmacs(
+    size: str, frames: int, **options: dict[str, Any]
+) -> tuple[list[tuple[int, ...]], float]:
+    """(groups, tokens) leaving each block, and the published price, from shapes alone."""
+    methods = build_methods(options)
+    for method in methods:
+        method.check(SIZES[size], frames)
+    model = DualEncoder(SIZES[size], methods, frames=frames, cls_only=False)
+    params, (video, _) = abstract_params(model), example_inputs(model.spec, frames, 4)
+
+    def encode(params: dict[str, Any], video: jax.Array, capture: bool = False) -> Any:
+        return model.apply({"params": params}, video, capture=capture, method="encode_video")
+
+    _, out = jax.eval_shape(lambda p, v: encode(p, v, capture=True), params, video)
+    counts = [out[f"block_{i}"].x.shape[1:3] for i in range(model.spec.visual.layers)]
+    return counts, count(lambda p, v: encode(p, v)[0], params, video).total / 1e9

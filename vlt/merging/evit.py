@@ -1,0 +1,75 @@
+"""EViT: patches the CLS token attends to least are fused into one (Liang et al., arXiv:2202.07800).
+
+Every layer prunes by itself; nothing is learned. The published training starts at keep rate 1 and
+lowers it by a cosine. That changes shapes from step to step, so it is left out: the keep rate is
+that of inference from the first step.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vlt.merging.matching import permute
+from vlt.models.block import Block
+from vlt.models.points import Attended, Method, Tokens
+from vlt.models.spec import DualEncoderSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class EViT(Method):
+    """layers: blocks that prune, from 0. keep: share of the patches each of them leaves."""
+
+    layers: tuple[int, ...] = (3, 6, 9)
+    keep: float = 0.7
+
+    def __post_init__(self) -> None:
+        # A model folder's JSON has lists, which do not hash.
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+        """Raises ValueError for layers the tower does not have and for shares outside (0, 1)."""
+        check_layers("evit.layers", self.layers, spec.visual.layers)
+        if not 0 < self.keep < 1:
+            raise ValueError(f"evit.keep={self.keep}: a share between 0 and 1")
+
+    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+        """Point 6: [protected | the patches kept, by falling attention | the fused token].
+
+        The fused token is the sum of the dropped ones, each times the CLS token's attention to it
+        (heads averaged, not normalised again), and a patch like others from then on.
+        """
+        if block.tower != "visual" or block.layer not in self.layers:
+            return tokens
+        kept = math.ceil(self.keep * tokens.patches)
+        if kept == tokens.patches:
+            return tokens
+        first = tokens.protected
+        attention = cls_attention(attended, first)
+        order = jnp.argsort(attention, axis=-1, descending=True)
+        weights = jnp.take_along_axis(attention, order, axis=-1)[:, :, kept:]
+
+        def fuse(x: jax.Array) -> jax.Array:
+            patches = permute(x[:, :, first:], order)
+            dropped = jnp.einsum("bgn,bgn...->bg...", weights.astype(x.dtype), patches[:, :, kept:])
+            parts = [x[:, :, :first], patches[:, :, :kept], dropped[:, :, None]]
+            return jnp.concatenate(parts, axis=2)
+
+        return tokens.rearrange(fuse)
+
+
+METHOD = EViT
+
+
+def cls_attention(attended: Attended, protected: int) -> jax.Array:
+    """Attention of the first CLS token to the patches, heads averaged, [b, g, n - protected]."""
+    return attended.probabilities()[:, :, :, 0, protected:].mean(2)
+
+
+def check_layers(option: str, layers: tuple[int, ...], depth: int) -> None:
+    """Raises ValueError where `layers` are not blocks of a tower of so many, in rising order."""
+    if list(layers) != sorted(set(layers)) or not all(0 <= layer < depth for layer in layers):
+        raise ValueError(
+            f"{option}={tuple(layers)}: the tower has blocks 0 to {depth - 1}; each once, rising"
+        )
