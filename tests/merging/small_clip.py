@@ -61,6 +61,16 @@ def check_whole_model(method: Method) -> None:
     np.testing.assert_allclose(whole, expected, atol=1e-5)
 
 
+def price(model: DualEncoder) -> float:
+    """GMACs of a video, from shapes alone."""
+    video, _ = example_inputs(model.spec, model.frames, 4)
+
+    def encode(params: dict[str, Any], video: jax.Array) -> jax.Array:
+        return model.apply({"params": params}, video, method="encode_video")[0]
+
+    return count(encode, abstract_params(model), video).total / 1e9
+
+
 def layers_and_gmacs(
     size: str, frames: int, **options: dict[str, Any]
 ) -> tuple[list[tuple[int, ...]], float]:
@@ -69,11 +79,12 @@ def layers_and_gmacs(
     for method in methods:
         method.check(SIZES[size], frames)
     model = DualEncoder(SIZES[size], methods, frames=frames, cls_only=False)
-    params, (video, _) = abstract_params(model), example_inputs(model.spec, frames, 4)
+    video, _ = example_inputs(model.spec, frames, 4)
 
-    def encode(params: dict[str, Any], video: jax.Array, capture: bool = False) -> Any:
-        return model.apply({"params": params}, video, capture=capture, method="encode_video")
+    def capture(params: dict[str, Any], video: jax.Array) -> dict[str, Any]:
+        encoded = model.apply({"params": params}, video, capture=True, method="encode_video")
+        return encoded[1]
 
-    _, out = jax.eval_shape(lambda p, v: encode(p, v, capture=True), params, video)
+    out = jax.eval_shape(capture, abstract_params(model), video)
     counts = [out[f"block_{i}"].x.shape[1:3] for i in range(model.spec.visual.layers)]
-    return counts, count(lambda p, v: encode(p, v)[0], params, video).total / 1e9
+    return counts, price(model)

@@ -27,12 +27,19 @@ def _token_loss(outputs: Mapping[str, Any], batch: Batch) -> jax.Array:
     return losses.token_loss(outputs["text_out"]["token_logits"], batch["text"])
 
 
+def _price(outputs: Mapping[str, Any], batch: Batch) -> jax.Array:
+    """(GMACs - target)^2, the same for every sample."""
+    excess = jnp.square(outputs["visual_out"]["gmacs_excess"])
+    return jnp.broadcast_to(excess, batch["text"].shape[:1])
+
+
 # Name of a loss -> what it needs of each sample besides the two embeddings.
 EXTRACT: dict[str, Callable[[Mapping[str, Any], Batch], jax.Array] | None] = {
     "vtc": None,
     "mbca": _branch_features,
     "mbta": _token_distance,
     "caption_reconstruction": _token_loss,
+    "diffrate": _price,
 }
 
 

@@ -1,0 +1,262 @@
+"""DiffRate: how many patches each block prunes and merges is learned (Chen et al., ICCV 2023).
+
+A block sorts its patches by the CLS token's attention, drops the tail, then merges the next part of
+the tail into the most similar of those that stay. While the counts are learned every token stays,
+those that are gone with size 0, which takes them out of the softmax and lets a gradient through;
+with counts that are known the tokens are sliced off.
+
+Where this differs from the published code: it clamps sizes from below in training alone, here
+similarities below 0 count as 0 in training and inference; and masked tokens do not attend to
+themselves.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.count import NORM_COST
+from vlt.merging.evit import cls_attention
+from vlt.merging.matching import PRECISION, permute, proportional_attention
+from vlt.models.block import Block
+from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.spec import DualEncoderSpec, VisionSpec
+from vlt.models.vit import VisionTransformer, normalize
+
+RATES = ("prune", "merge")
+
+
+def linear_schedule(patches: int, last: int, layers: int) -> tuple[tuple[int, ...], ...]:
+    """(kept, merged) of every block, from `patches` to `last` in equal steps, half by pruning."""
+    total = 2 * layers
+    counts = [round(patches - (patches - last) * step / total) for step in range(1, total + 1)]
+    return tuple(counts[::2]), tuple(counts[1::2])
+
+
+KEPT, MERGED = linear_schedule(49, 19, 12)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffRate(Method):
+    """Leaves, where counts are learned: `visual/blocks_{i}/diffrate/{prune,merge}`, i > 0.
+
+    kept, merged: patches of a frame that pruning, then merging, leaves in each block. None for both
+        learns them; all choices are equally likely at first, and block 0 compresses nothing, as
+        published. The defaults go from 50 to 20 tokens in 12 equal steps. That is inferred: the
+        tables of TempMe give the 20 tokens of B/32 (49 of B/16) and the price, 36.8 GMACs (138.5).
+    granularity: step between the counts to choose from, patches, patches - granularity, ...
+    target: GMACs of a video; while counts are learned, `out` has their excess.
+    """
+
+    kept: tuple[int, ...] | None = KEPT
+    merged: tuple[int, ...] | None = MERGED
+    granularity: int = 4
+    target: float = 36.8
+
+    def __post_init__(self) -> None:
+        # A model folder's JSON has lists, which do not hash.
+        for name in ("kept", "merged"):
+            counts = getattr(self, name)
+            object.__setattr__(self, name, None if counts is None else tuple(counts))
+
+    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+        """Raises ValueError for counts of another tower, that rise, or are below 1."""
+        patches, blocks = spec.visual.patches, spec.visual.layers
+        if not 1 <= self.granularity <= patches:
+            raise ValueError(f"diffrate.granularity={self.granularity}: 1 to {patches}")
+        if self.kept is None and self.merged is None:
+            return
+        series = [patches]
+        for name in ("kept", "merged"):
+            counts = getattr(self, name)
+            if counts is None or len(counts) != blocks:
+                raise ValueError(
+                    f"diffrate.{name}={counts}: a count for each of {blocks} blocks, or None for "
+                    "both kept and merged to learn them"
+                )
+        for pair in zip(self.kept or (), self.merged or (), strict=True):
+            series += pair
+        if series != sorted(series, reverse=True) or series[-1] < 1:
+            raise ValueError(
+                f"diffrate.kept={self.kept}, diffrate.merged={self.merged}: in turn, block by "
+                f"block, they must fall from {patches} patches and stay above 0"
+            )
+
+    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+        """Point 4: proportional attention."""
+        if block.tower != "visual":
+            return pattern
+        if self.kept is not None:
+            return proportional_attention(tokens, pattern)
+        if block.layer > 0:
+            Rates(len(self._choices(tokens.patches)), name="diffrate")()
+        return pattern.replace(key_weight=tokens.size)
+
+    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+        """Point 6: patches sorted, pruned and merged."""
+        learned = self.kept is None or self.merged is None
+        if block.tower != "visual" or not tokens.patches or (learned and block.layer == 0):
+            return tokens
+        if tokens.size is None:
+            tokens = tokens.replace(size=jnp.ones(tokens.x.shape[:3]))
+        patches = _sorted_patches(tokens, cls_attention(attended, tokens.protected))
+        if self.kept is None or self.merged is None:
+            patches = self._masked(patches, block.variables["params"]["diffrate"])
+        else:
+            patches = _sliced(patches, self.kept[block.layer], self.merged[block.layer])
+        return _behind_protected(tokens, patches)
+
+    def _choices(self, patches: int) -> jax.Array:
+        return jnp.arange(patches, 0, -self.granularity)
+
+    def _masked(self, patches: Tokens, theta: Mapping[str, jax.Array]) -> Tokens:
+        """What `_sliced` does, with every token still there and the gone ones of size 0."""
+        rank = jnp.arange(patches.x.shape[2])
+        choices = self._choices(rank.size)
+        alive = (_size(patches)[0, 0] > 0).sum()
+        kept, merged = (jax.lax.stop_gradient(expected(theta[k], choices)) for k in RATES)
+        kept = jnp.minimum(alive, kept)
+        target, source = rank < jnp.minimum(kept, merged), (rank >= merged) & (rank < kept)
+        patches = _absorb(patches, patches, target, source)
+        lives = survival(theta["prune"], choices, rank < kept)
+        lives *= survival(theta["merge"], choices, target)
+        return patches.replace(size=_size(patches) * lives)
+
+    def side_branch(
+        self, tower: VisionTransformer, hidden: Sequence[Tokens], train: bool, capture: bool
+    ) -> tuple[Tokens, dict[str, Any]]:
+        """Point 8: `gmacs_excess`, a scalar, in training while counts are learned."""
+        if self.kept is not None or not train:
+            return hidden[-1], {}
+        spec, leaves = tower.spec, tower.variables["params"]
+        choices = self._choices(spec.patches)
+        left = [jnp.float32(spec.patches)] * 2
+        for i in range(1, spec.layers):
+            kept, merged = (expected(leaves[f"blocks_{i}"]["diffrate"][k], choices) for k in RATES)
+            least = jnp.minimum(left[-1], jnp.minimum(kept, merged))
+            # As published: both counts feel the price, whichever of them is the smaller.
+            left.append(straight_through(least, kept + merged))
+        tokens = [hidden[0].protected + count for count in left]
+        gmacs = video_gmacs(spec, tower.embed_dim, hidden[0].x.shape[1], tokens)
+        return hidden[-1], {"gmacs_excess": gmacs - self.target}
+
+    def deploy(self, params: dict) -> tuple[Method, dict]:
+        """The method with the counts found as options, and the tree without theta."""
+        if self.kept is not None:
+            return self, params
+        visual = dict(params["visual"])
+        patches = visual["position_embedding"].shape[0] - 1
+        choices, kept, merged = self._choices(patches), [patches], [patches]
+        for i in range(1, sum(name.startswith("blocks_") for name in visual)):
+            block = dict(visual[f"blocks_{i}"])
+            theta = block.pop("diffrate")
+            visual[f"blocks_{i}"] = block
+            kept.append(min(merged[-1], int(expected(theta["prune"], choices))))
+            merged.append(min(kept[-1], int(expected(theta["merge"], choices))))
+        found = dataclasses.replace(self, kept=tuple(kept), merged=tuple(merged))
+        return found, params | {"visual": visual}
+
+
+METHOD = DiffRate
+
+
+class Rates(nn.Module):
+    """theta of one block: a logit for each of the counts it may keep, twice."""
+
+    choices: int
+
+    @nn.compact
+    def __call__(self) -> None:
+        for name in RATES:
+            self.param(name, nn.initializers.zeros, (self.choices,))
+
+
+def straight_through(value: jax.Array, carrier: jax.Array) -> jax.Array:
+    """`value`, with the gradient of `carrier`."""
+    return jax.lax.stop_gradient(value - carrier) + carrier
+
+
+def expected(theta: jax.Array, choices: jax.Array) -> jax.Array:
+    """The mean count under softmax(theta), rounded up; the gradient is the mean's."""
+    mean = jax.nn.softmax(theta) @ choices.astype(theta.dtype)
+    # Less than an integer by rounding alone, or more, must not be told apart.
+    return straight_through(jnp.ceil(mean - 1e-3), mean)
+
+
+def survival(theta: jax.Array, choices: jax.Array, lives: jax.Array) -> jax.Array:
+    """`lives` [n] as 0 or 1, with the gradient of the chance that a patch of that rank is kept."""
+    rank = jnp.arange(lives.size)
+    chance = (choices[:, None] > rank) * jax.nn.softmax(theta)[:, None]
+    return straight_through(lives.astype(theta.dtype), chance.sum(0))
+
+
+def video_gmacs(
+    spec: VisionSpec, embed_dim: int, frames: int, tokens: Sequence[jax.Array]
+) -> jax.Array:
+    """Price of a video as vlt.count has it, but for matching. tokens: of a frame that enter block
+    0, then that leave each block."""
+    width, patches = spec.width, spec.patches
+    macs = patches * 3 * spec.patch_size**2 * width + embed_dim * width + NORM_COST * width
+    if spec.pre_norm:
+        macs += NORM_COST * width * (patches + 1)
+    macs = jnp.float32(macs)
+    for entering, leaving in zip(tokens, tokens[1:], strict=False):
+        macs += entering * width * (4 * width + 2 * entering + NORM_COST)
+        macs += leaving * width * (2 * spec.mlp_width + NORM_COST)
+    return frames * macs / 1e9
+
+
+def _size(tokens: Tokens) -> jax.Array:
+    assert tokens.size is not None
+    return tokens.size
+
+
+def _sorted_patches(tokens: Tokens, attention: jax.Array) -> Tokens:
+    """Patches alone, by falling attention; the gone ones behind all others."""
+    first = tokens.protected
+    score = jnp.where(_size(tokens)[:, :, first:] > 0, attention, -1.0)
+    order = jnp.argsort(jax.lax.stop_gradient(score), axis=-1, descending=True)
+    return tokens.rearrange(lambda x: permute(x[:, :, first:], order))
+
+
+def _behind_protected(tokens: Tokens, patches: Tokens) -> Tokens:
+    first = tokens.protected
+    return jax.tree.map(lambda x, y: jnp.concatenate([x[:, :, :first], y], axis=2), tokens, patches)
+
+
+def _sliced(patches: Tokens, kept: int, merged: int) -> Tokens:
+    """The first `kept` of sorted patches, those from `merged` on merged into those before."""
+    targets = patches.rearrange(lambda x: x[:, :, :merged])
+    if merged == kept:
+        return targets
+    sources = patches.rearrange(lambda x: x[:, :, merged:kept])
+    return _absorb(targets, sources, np.ones(merged, bool), np.ones(kept - merged, bool))
+
+
+def _absorb(targets: Tokens, sources: Tokens, may_take: Any, gives: Any) -> Tokens:
+    """Each source that `gives` [m] goes to the most similar target that `may_take` [n].
+
+    x is the plain mean of what a target holds now. Sizes add up, a source's times its similarity.
+    """
+    unit = [normalize(jax.lax.stop_gradient(t.x.astype(jnp.float32))) for t in (targets, sources)]
+    similarity = jnp.einsum("bgnd,bgmd->bgmn", *unit, precision=PRECISION)
+    similarity = jnp.where(may_take, similarity, -jnp.inf)
+    best = similarity.max(-1).clip(0.0)
+    to = jax.nn.one_hot(similarity.argmax(-1), targets.x.shape[2]) * gives[:, None]
+
+    def add(x: jax.Array, y: jax.Array) -> jax.Array:
+        return x + jnp.einsum("bgmn,bgm...->bgn...", to.astype(x.dtype), y)
+
+    count = 1 + to.sum(2)
+    members = None
+    if targets.members is not None and sources.members is not None:
+        members = add(targets.members, sources.members)
+    return targets.replace(
+        x=add(targets.x, sources.x) / count[..., None].astype(targets.x.dtype),
+        size=add(_size(targets), _size(sources) * best),
+        members=members,
+    )
