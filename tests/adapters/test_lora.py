@@ -1,17 +1,26 @@
 """LoRA: shared and usual form, counts, and folding into the weights."""
 
+import functools
+
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlt.adapters.adapter import Adapter
+from vlt.adapters.adaptformer import AdaptFormer
+from vlt.adapters.clip4clip import CLIP4Clip
 from vlt.adapters.lora import LoRA
+from vlt.adapters.prompt import Prompt
+from vlt.merging.tempme import TempMe
+from vlt.merging.tome import ToMe
 from vlt.models.build import abstract_params, build_methods, init_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 from vlt.optim import partition
 
-TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 2, 2, 16), TextSpec(6, 11, 8, 2, 2, 16), embed_dim=4)
+TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 2, 2, 16), TextSpec(6, 11, 8, 1, 2, 16), embed_dim=4)
 VIDEO = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
 IDS = np.array([[1, 2, 10, 0, 0, 0], [3, 4, 5, 6, 10, 0]], np.int32)
 TRAINED = ((".*/lora_[ab]", {"lr": 1.0}), (".*", "frozen"))
@@ -39,12 +48,24 @@ def randomised(params: dict, pattern: str = "lora_") -> dict:
     )
 
 
+BARE = leaves(abstract_params(DualEncoder(TINY)))
+
+
 def outputs(model: DualEncoder, params: dict) -> tuple[np.ndarray, np.ndarray]:
     with jax.default_matmul_precision("highest"):
-        out = jax.jit(lambda p: model.apply({"params": p}, VIDEO, IDS))(params)
-    return out["video"], out["text"]
+        return embed(model)(params)
 
 
+@functools.cache
+def embed(model: DualEncoder):
+    def run(params):
+        out = model.apply({"params": params}, VIDEO, IDS)
+        return out["video"], out["text"]
+
+    return jax.jit(run)
+
+
+@functools.cache
 def start(model: DualEncoder) -> dict:
     return jax.jit(lambda: init_params(model, jax.random.key(0)))()
 
@@ -93,7 +114,7 @@ def test_starts_as_the_bare_model_exactly(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"alpha": 4.0}, USUAL, USUAL | {"targets": ("out", "fc1", "fc2"), "towers": ("text",)}],
+    [{}, USUAL, USUAL | {"targets": ("out", "fc1", "fc2"), "towers": ("text",)}],
 )
 def test_merged_equals_applied(options):
     method = LoRA(**options)
@@ -110,6 +131,48 @@ def test_merged_equals_applied(options):
         np.testing.assert_allclose(ours, expected, atol=2e-6)
         changed = np.abs(np.asarray(ours) - bare).max() > 1e-2
         assert changed == (tower in method.towers)
+
+
+def gradients_and_outputs(model: DualEncoder, params: dict) -> tuple[dict, tuple]:
+    """Gradients of the sum of each output's first channel, and the outputs."""
+
+    def total(params):
+        both = embed(model)(params)
+        return jnp.stack(both)[..., 0].sum(), both
+
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+
+TEMPME = TempMe(layers=(1,), join=(2,), r=2, keep_cross=50)
+OTHERS = (Adapter(4), AdaptFormer(4, towers=("visual", "text")), Prompt(3))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((), (ToMe(2),)),
+        ((Prompt(3, deep=False),), (TEMPME,)),
+        ((), (TEMPME, *OTHERS, CLIP4Clip("seqLSTM"))),
+    ],
+)
+def test_merged_equals_applied_among_other_methods(before, after):
+    """Matching reads the adapted keys, and goes the same way."""
+    method = LoRA()
+    model = DualEncoder(TINY, (*before, method, *after), frames=4, frame_norm=True)
+    params = start(model)
+    ours = {path: x for path, x in leaves(params).items() if path not in BARE}
+    assert len({path.split("/")[-1] for path in ours} & {"lora_a", "lora_b"}) == 2
+    rng = np.random.default_rng(1)
+    moved = {path: x + 0.1 * rng.normal(size=x.shape).astype("f") for path, x in ours.items()}
+    params = flax.traverse_util.unflatten_dict(leaves(params) | moved, sep="/")
+    served = model.clone(methods=(*before, *after))
+    merged = method.deploy(params)[1]
+    assert leaves(merged).keys() == leaves(abstract_params(served)).keys()
+    gradients, applied = gradients_and_outputs(model, params)
+    np.testing.assert_allclose(applied, outputs(served, merged), atol=5e-6)
+    for path in ours:
+        assert np.abs(leaves(gradients)[path]).max() > 1e-6, path
 
 
 def test_recomputed_blocks_give_the_same():
