@@ -12,7 +12,7 @@ import ml_collections
 import pytest
 from helpers import ROOT, environment
 
-import vlt.inspect
+import vlt.loading
 from vlt.configuration import load_config
 from vlt.inspect import format_report, inspect_config
 from vlt.model_folder import ModelConfig, ModelFolderError
@@ -113,7 +113,7 @@ def test_leaves_shared_by_both_towers_count_once_and_for_the_video(monkeypatch) 
         return build_model(*arguments).clone(methods=(Shared(),))
 
     width = SIZES["tiny_clip"].visual.width
-    monkeypatch.setattr(vlt.inspect, "build_model", with_shared)
+    monkeypatch.setattr(vlt.loading, "build_model", with_shared)
     rules = (("(?!visual/|text/|logit_scale).*", {"lr": 1.0}),)
     report = inspect_config(config("tiny_clip", 2, *rules))
     assert report["trainable_params"] == report["trainable_params_video"] == width * width + width
@@ -134,10 +134,12 @@ def test_report_joins_layers_of_equal_tokens() -> None:
     assert lines[1].split() == ["layers", "2", "to", "2", "6", "x", "44"]
 
 
-def folder_with_config(folder: pathlib.Path, size: str, methods: dict) -> pathlib.Path:
+def folder_with_config(
+    folder: pathlib.Path, size: str, methods: dict, frames: int | None = None
+) -> pathlib.Path:
     """A model folder's description; weights are never read."""
     folder.mkdir()
-    stored = ModelConfig("clip", SIZES[size], methods, {"mean": CLIP_MEAN, "std": CLIP_STD})
+    stored = ModelConfig("clip", SIZES[size], methods, {"mean": CLIP_MEAN, "std": CLIP_STD}, frames)
     (folder / "config.json").write_text(json.dumps(stored.to_dict()))
     return folder
 
@@ -165,6 +167,16 @@ def test_checkpoint_of_another_size_is_an_error(tmp_path) -> None:
     other = config("clip_b32", 2)
     other.model.checkpoint = str(folder_with_config(tmp_path / "model", "tiny_clip", {}))
     with pytest.raises(ModelFolderError, match=r"not of config\.model\.size='clip_b32'"):
+        inspect_config(other)
+
+
+def test_checkpoint_for_other_frames_is_an_error(tmp_path) -> None:
+    methods = {"tempme": {"layers": (2, 3), "join": (2, 2), "r": 1}}
+    other = config("tiny_clip", 8)
+    other.model.checkpoint = str(folder_with_config(tmp_path / "m", "tiny_clip", methods, 4))
+    with pytest.raises(
+        ModelFolderError, match=r"clip_position: \[2, 96\] in the checkpoint, \[4, "
+    ):
         inspect_config(other)
 
 

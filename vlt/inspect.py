@@ -17,9 +17,9 @@ from ml_collections import config_flags
 
 from vlt import configuration
 from vlt.count import Counts, count
-from vlt.loading import describe
+from vlt.loading import build_described
 from vlt.model_folder import ModelFolderError
-from vlt.models.build import abstract_params, build_model, example_inputs, merged_form
+from vlt.models.build import abstract_params, example_inputs, merged_form
 from vlt.models.dual_encoder import DualEncoder
 from vlt.optim import partition
 from vlt.resources import resolve
@@ -44,8 +44,8 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
       ValueError: an unknown size, method or option.
-      vlt.model_folder.ModelFolderError: a checkpoint that is half written, of another size than the
-        config's, or absent where the config names none.
+      vlt.model_folder.ModelFolderError: a checkpoint that is half written, of another size, frame
+        count or layers than the config's, or absent where the config names no size.
       vlt.optim.RuleError: rules that do not fit the parameters.
     """
     model = _module(config["model"])
@@ -79,8 +79,7 @@ def _module(config: Mapping[str, Any]) -> DualEncoder:
     absent = config["checkpoint"] and not resolve(config["checkpoint"]).is_dir()
     if absent and config["size"]:
         config = dict(config) | {"checkpoint": ""}
-    _, stored = describe(config)
-    return build_model(config, stored.spec, stored.methods, stored.preprocessing)
+    return build_described(config)[0]
 
 
 def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:

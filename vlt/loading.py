@@ -10,7 +10,13 @@ import jax
 from absl import logging
 from flax import traverse_util
 
-from vlt.model_folder import ModelConfig, ModelFolderError, read_model_config, read_model_folder
+from vlt.model_folder import (
+    ModelConfig,
+    ModelFolderError,
+    model_shapes,
+    read_model_config,
+    read_model_folder,
+)
 from vlt.models.build import abstract_params, build_model, init_params, method_options
 from vlt.models.dual_encoder import ANY_FRAMES, CLIP_MEAN, CLIP_STD, DualEncoder
 from vlt.models.spec import SIZES
@@ -40,10 +46,8 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
         ModelFolderError: the checkpoint is absent, half written or another model than the config's.
         ValueError: unknown size, method or option.
     """
-    folder, stored = describe(config)
-    module = build_model(config, stored.spec, stored.methods, stored.preprocessing)
+    module, folder, stored = build_described(config)
     loaded = {} if folder is None else read_model_folder(folder)[1]
-    _check_fits(config, stored, module, loaded)
     params = _complete(module, loaded, set(stored.methods), seed)
     methods = method_options(config, stored.methods)
     described = dataclasses.replace(
@@ -76,13 +80,27 @@ def load_folder(path: str) -> LoadedModel:
     return LoadedModel(module, params, config, folder / "tokenizer")
 
 
-def describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
-    """The folder that `config.model` names, if any, and what it says; no weights are read.
+def build_described(config: Mapping[str, Any]) -> tuple[DualEncoder, Path | None, ModelConfig]:
+    """The module of `config.model`, the checkpoint's folder and what that says; reads no weights.
 
     Raises:
-        ModelFolderError: the folder is absent, half written or of another size than the config's.
-        ValueError: there is no folder, and the size is unknown.
+        ModelFolderError: the folder is absent, half written, or of another size, frame count or
+            layers than the config's.
+        ValueError: unknown size, method or option, or options that do not fit the rest.
     """
+    folder, stored = _describe(config)
+    try:
+        module = build_model(config, stored.spec, stored.methods, stored.preprocessing)
+    except ValueError as error:
+        if stored.frames in (None, config["frames"]):
+            raise
+        raise ValueError(f"{error} ({folder} is for {stored.frames} frames)") from error
+    if stored.methods:
+        _check_fits(config, stored, module)
+    return module, folder, stored
+
+
+def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
         spec = build_model(config).spec
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
@@ -99,21 +117,16 @@ def describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     return folder, stored
 
 
-def _check_fits(
-    config: Mapping[str, Any], stored: ModelConfig, module: DualEncoder, loaded: dict[str, Any]
-) -> None:
+def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: DualEncoder) -> None:
     """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
     shapes or in other layers. A kind that either has alone is new, or left out by an option."""
-    if not stored.methods:
-        return
-    have = traverse_util.flatten_dict(loaded, sep="/")
-    wanted = traverse_util.flatten_dict(abstract_params(module), sep="/")
+    trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(module)
+    have, wanted = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
     common = {_kind(path) for path in have} & {_kind(path) for path in wanted}
     differences = []
     for path in sorted(have.keys() | wanted.keys()):
-        sides = [list(side[path].shape) if path in side else None for side in (have, wanted)]
-        if _kind(path) in common and sides[0] != sides[1]:
-            found, needed = ("no such leaf" if side is None else side for side in sides)
+        found, needed = (str([*x[path].shape]) if path in x else "none" for x in (have, wanted))
+        if _kind(path) in common and found != needed:
             differences.append(f"{path}: {found} in the checkpoint, {needed} in the config's model")
     if differences:
         raise ModelFolderError(

@@ -125,19 +125,26 @@ def read_model_folder(
             model (every difference is listed).
     """
     config = read_model_config(folder)
-    if abstract is None:
-        abstract = model_shapes(config.spec, config.methods, config.frames)
     try:
+        if abstract is None:
+            abstract = model_shapes(config.spec, config.methods, config.frames)
         return config, load_tree(Path(folder) / "weights", abstract)
-    except CheckpointError as error:
+    except (CheckpointError, ValueError) as error:
         raise ModelFolderError(f"{folder}: {error}") from error
 
 
 def model_shapes(
     spec: DualEncoderSpec, methods: Mapping[str, Mapping[str, Any]], frames: int | None = None
 ) -> dict[str, Any]:
-    """Abstract parameter tree of a model with its methods."""
-    return abstract_params(DualEncoder(spec, build_methods(methods), frames or ANY_FRAMES))
+    """Abstract parameter tree of a model with its methods.
+
+    Raises:
+        ValueError: unknown method or option, or options that do not fit the sizes or the frames.
+    """
+    model = DualEncoder(spec, build_methods(methods), frames or ANY_FRAMES)
+    for method in model.methods:
+        method.check(spec, model.frames)
+    return abstract_params(model)
 
 
 @contextmanager

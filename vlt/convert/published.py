@@ -26,8 +26,6 @@ from vlt.model_folder import (
     read_model_folder,
     write_model_folder,
 )
-from vlt.models.build import build_methods
-from vlt.models.dual_encoder import ANY_FRAMES
 from vlt.models.spec import DualEncoderSpec
 
 Settings = Mapping[str, Any]
@@ -178,8 +176,6 @@ def _shapes(
 ) -> dict[str, tuple[int, ...]]:
     """{path: shape} of the model."""
     try:
-        for method in build_methods(methods):
-            method.check(spec, frames or ANY_FRAMES)
         tree = model_shapes(spec, methods, frames)
     except ValueError as error:
         raise ConversionError(f"{checkpoint.path}: {error}") from error
