@@ -1,0 +1,69 @@
+"""Command line of `vlt.bench`."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from vlt.bench.forward import bench_forward
+from vlt.bench.step import bench_step, step_memory
+from vlt.bench.timing import ROUNDS
+from vlt.configuration import load_config
+
+
+def main(_: list[str]) -> None:
+    """Prints the figures of the config given on the command line."""
+    config, options = flags.FLAGS.config, flags.FLAGS
+    others = {name: load_config(name) for name in options.against}
+    result: dict[str, Any] = {}
+    if options.forward:
+        result["forward"] = bench_forward(
+            config.model,
+            options.batch,
+            options.peer,
+            options.cls_only,
+            {name: other.model for name, other in others.items()},
+            options.rounds,
+        )
+    if options.step:
+        result["step"] = bench_step(config, options.batch, others, options.rounds)
+    if options.memory:
+        result["step_memory"] = step_memory(config, options.batch, others)
+    result["device"] = jax.devices()[0].device_kind
+    print(json.dumps(result) if options.json else "\n".join(_lines(result)))
+
+
+def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name:{28 - len(indent)}} {_readable(value)}")
+    return lines
+
+
+def _readable(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return str(value)
+    digits = 4 - math.ceil(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(digits, 0)}f}" if abs(value) < 1e6 else f"{value:.3e}"
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config")
+    flags.DEFINE_multi_string("against", [], "FILE[:variant] to measure turn by turn; repeatable.")
+    flags.DEFINE_integer("batch", 1, "Videos at a time.")
+    flags.DEFINE_integer("rounds", ROUNDS, "Times that everything is measured in turn.")
+    flags.DEFINE_enum("peer", "", ["", "torch"], "Whom to measure turn by turn.")
+    flags.DEFINE_bool("forward", True, "Time the vision tower.")
+    flags.DEFINE_bool("step", True, "Time a training step.")
+    flags.DEFINE_bool("memory", False, "What a training step needs; compiled, not executed.")
+    flags.DEFINE_bool("cls_only", None, "Whether the last block computes only what is read.")
+    flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,133 @@
+"""The vision tower's forward pass as it is deployed, beside other configs and a torch peer."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.bench.slicing import merges, sliced
+from vlt.bench.timing import ROUNDS, matmul_rate, memory, ratio, turns
+from vlt.count import Counts, count
+from vlt.models.build import build_model, example_inputs, init_params, merged_form
+from vlt.models.dual_encoder import DualEncoder
+
+Configs = Mapping[str, Mapping[str, Any]]
+
+
+class Forward(NamedTuple):
+    """A compiled vision tower with random weights, ready to be called."""
+
+    model: DualEncoder
+    params: Any
+    compiled: Any
+    counts: Counts
+    run: Callable[[], jax.Array]
+
+
+def bench_forward(
+    config: Mapping[str, Any],
+    batch: int,
+    peer: str = "",
+    cls_only: bool | None = None,
+    against: Configs | None = None,
+    rounds: int = ROUNDS,
+) -> dict[str, Any]:
+    """The vision tower on `batch` videos at random weights, LoRA and the like merged.
+
+    Args:
+        config: `config.model`. against: others, by name, all timed turn by turn.
+        peer: '' or 'torch', transformers' CLIP in inference mode with scaled-dot-product attention,
+            which merges tokens where the config does.
+        cls_only: of config and others, instead of what they say.
+
+    Returns:
+        Among others `merging_share`, where the config merges: the part of its time that is gone
+        when slices leave the same token counts; and `against`: {name: how many times as fast the
+        config is, and how many times fewer its operations are}.
+    """
+    main = prepare(deployed(config, cls_only), batch)
+    others = {k: prepare(deployed(c, cls_only), batch) for k, c in (against or {}).items()}
+    functions: list[Callable[[], Any]] = [main.run, *(other.run for other in others.values())]
+    if merges(main.model):
+        functions.append(prepare(sliced(main.model), batch, main.params).run)
+    if peer:
+        from vlt.bench.torch_peer import clip_video_encoder  # torch is an extra
+
+        video = random_video(main.model, batch)
+        encode = clip_video_encoder(main.model, main.params)
+        difference = float(np.abs(encode(video) - np.asarray(main.run())).max())
+        functions.append(lambda: encode(video))
+    times = turns(*functions, rounds=rounds)
+    result = _figures(main, batch, float(np.median(times[:, 0])))
+    if merges(main.model):
+        result["merging_share"] = 1 - 1 / ratio(times, 0, 1 + len(others))
+    if peer:
+        result |= {
+            "peer_s": float(np.median(times[:, -1])),
+            "times_as_fast": ratio(times, -1, 0),
+            "peer_difference": difference,
+        }
+    if others:
+        result["against"] = {
+            name: {
+                "forward_s": float(np.median(times[:, i])),
+                "gmacs": other.counts.multiply_adds / batch / 1e9,
+                "times_as_fast": ratio(times, i, 0),
+                "times_the_operations": other.counts.multiply_adds / main.counts.multiply_adds,
+            }
+            for i, (name, other) in enumerate(others.items(), start=1)
+        }
+    return result
+
+
+def _figures(main: Forward, batch: int, forward_s: float) -> dict[str, Any]:
+    visual = main.model.spec.visual
+    rate = 2 * main.counts.multiply_adds / forward_s
+    floor = matmul_rate(batch * main.model.frames * (1 + visual.patches), visual.width)
+    return {
+        "videos_per_s": batch / forward_s,
+        "forward_s": forward_s,
+        "gmacs": main.counts.multiply_adds / batch / 1e9,
+        "gflops": rate / 1e9,
+        "matmul_gflops": floor / 1e9,
+        "of_matmul_rate": rate / floor,
+        "peak_bytes": memory(main.compiled)["peak_bytes"],
+    }
+
+
+def videos_per_second(config: Mapping[str, Any], batch: int) -> float:
+    """Rate of the vision tower as it is deployed, at random weights."""
+    return batch / float(np.median(turns(prepare(deployed(config), batch).run)))
+
+
+def deployed(config: Mapping[str, Any], cls_only: bool | None = None) -> DualEncoder:
+    """The module of `config.model` without what merges into its weights."""
+    model = merged_form(build_model(config))
+    return model if cls_only is None else model.clone(cls_only=cls_only)
+
+
+def prepare(model: DualEncoder, batch: int, params: Any = None) -> Forward:
+    """Compiles the vision tower; random weights where none are given."""
+    if params is None:
+        params = jax.jit(lambda: without_text(init_params(model, jax.random.key(0))))()
+    video = random_video(model, batch)
+
+    def encode(leaves: Any, pixels: jax.Array) -> jax.Array:
+        return model.apply({"params": leaves}, pixels, method="encode_video")[0]
+
+    compiled = jax.jit(encode).lower(params, video).compile()
+    counts = count(encode, params, video)
+    return Forward(model, params, compiled, counts, lambda: compiled(params, video))
+
+
+def without_text(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves that encode videos."""
+    return {name: leaves for name, leaves in params.items() if name != "text"}
+
+
+def random_video(model: DualEncoder, batch: int) -> jax.Array:
+    """uint8 noise [b, t, H, W, 3]."""
+    video, _ = example_inputs(model.spec, model.frames, 1, batch)
+    return jnp.asarray(np.random.default_rng(0).integers(0, 255, video.shape, dtype=np.uint8))

@@ -1,0 +1,61 @@
+"""Merging methods that reach their token counts by slicing: what matching and merging cost.
+
+The method's points are called as ever, but of what they return only the shapes are used, so that
+matching, sorting, gathering and averaging are dead code and not in the compiled program. Token
+sizes stay, and with them proportional attention. Their price in time is the difference to the
+method itself.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vlt.models.dual_encoder import DualEncoder
+from vlt.models.points import Method, Tokens
+
+POINTS = ("before_attention", "between", "after_block")
+
+
+def merges(model: DualEncoder) -> bool:
+    """Whether any of its methods is one of vlt/merging."""
+    return any(_is_merging(method) for method in model.methods)
+
+
+def sliced(model: DualEncoder) -> DualEncoder:
+    """The module with tokens cut where it merges; same parameters, same shapes in every block."""
+    return model.clone(methods=tuple(_sliced(m) if _is_merging(m) else m for m in model.methods))
+
+
+def _is_merging(method: Method) -> bool:
+    return type(method).__module__.startswith("vlt.merging.")
+
+
+def _sliced(method: Method) -> Method:
+    points = {name: _slicing_point(type(method), name) for name in POINTS}
+    options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    return type("Sliced", (type(method),), points)(**options)
+
+
+def _slicing_point(method: type[Method], name: str) -> Any:
+    def point(self: Method, block: Any, tokens: Tokens, *attended: Any) -> Tokens:
+        return _cut(tokens, getattr(method, name)(self, block, tokens, *attended))
+
+    return point
+
+
+def _cut(tokens: Tokens, like: Tokens) -> Tokens:
+    """The first tokens of every group, or of the groups that `like` joins."""
+    if tokens.x.shape == like.x.shape:
+        return like
+    groups, count = like.x.shape[1:3]
+
+    def move(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0], groups, -1, *x.shape[3:])[:, :, :count]
+
+    # Where sizes begin, XLA must not see that all are 1.
+    size = jax.lax.optimization_barrier(jnp.ones(tokens.x.shape[:3], jnp.float32))
+    if tokens.size is None and like.size is not None:
+        tokens = tokens.replace(size=size)
+    return tokens.rearrange(move, cls=like.cls, protected=like.protected)

@@ -1,0 +1,61 @@
+"""Clocks, the matmul rate and a program's memory."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MATMUL_REPEATS = 10
+ROUNDS = 7
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Time of one call, results on the device included."""
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def turns(*functions: Callable[[], Any], rounds: int = ROUNDS) -> np.ndarray:
+    """Seconds [rounds, functions], called in turn after one call of each to warm up."""
+    for function in functions:
+        jax.block_until_ready(function())
+    return np.array([[seconds(function) for function in functions] for _ in range(rounds)])
+
+
+def ratio(times: np.ndarray, slow: int, fast: int) -> float:
+    """How many times as fast one function is: what disturbs a round disturbs both."""
+    return float(np.median(times[:, slow] / times[:, fast]))
+
+
+def matmul_rate(tokens: int, width: int) -> float:
+    """Best float32 operations a second of [n, d] x [d, 4d], [n, 4d] x [4d, d] and 2048 cubed."""
+    shapes = ((tokens, width, 4 * width), (tokens, 4 * width, width), (2048, 2048, 2048))
+    rates = []
+    for m, k, n in shapes:
+        a, b = (jax.random.normal(jax.random.key(0), shape) for shape in ((m, k), (k, n)))
+        multiply = jax.jit(jnp.matmul)
+        jax.block_until_ready(multiply(a, b))
+        times = [seconds(lambda: multiply(a, b)) for _ in range(MATMUL_REPEATS)]  # noqa: B023
+        rates.append(2 * m * k * n / statistics.median(times))
+    return max(rates)
+
+
+def memory(compiled: Any) -> dict[str, int]:
+    """Bytes of a compiled program, which need not have run.
+
+    peak_bytes: arguments + outputs + temporaries - outputs that take the place of arguments.
+    """
+    found = compiled.memory_analysis()
+    parts = {
+        "argument_bytes": found.argument_size_in_bytes,
+        "output_bytes": found.output_size_in_bytes,
+        "temporary_bytes": found.temp_size_in_bytes,
+        "aliased_bytes": found.alias_size_in_bytes,
+    }
+    peak = sum(parts.values()) - 2 * parts["aliased_bytes"]
+    return parts | {"peak_bytes": peak}
