@@ -11,7 +11,6 @@ from jax import export as jax_export
 
 import vlt
 from configs import common
-from vlt.checkpoint import TrainingCheckpoints
 from vlt.configuration import save_run
 from vlt.convert import ConversionError, convert, reverse
 from vlt.export import export, main, trained_model
@@ -19,6 +18,7 @@ from vlt.loading import load_model
 from vlt.model_folder import ModelFolderError
 from vlt.optim import partition
 from vlt.resources import resolve
+from vlt.training_checkpoints import TrainingCheckpoints
 
 
 def run(folder, trained, move, checkpoint="tiny_clip", **methods):

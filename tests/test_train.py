@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, environment
 
-from vlt.checkpoint import TrainingCheckpoints
 from vlt.metrics_log import PERFORMANCE, read_metrics
+from vlt.training_checkpoints import TrainingCheckpoints
 
 CONFIG = "tests/loop_config.py"
 

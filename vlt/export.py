@@ -20,7 +20,7 @@ from flax import traverse_util
 from jax import export as jax_export
 
 from vlt import configuration
-from vlt.checkpoint import CheckpointError, TrainingCheckpoints
+from vlt.checkpoint import CheckpointError
 from vlt.convert.families import get_family
 from vlt.convert.table import source_name
 from vlt.loading import LoadedModel, load_model
@@ -33,6 +33,7 @@ from vlt.model_folder import (
 from vlt.models.build import abstract_params, build_methods, example_inputs
 from vlt.models.points import Method
 from vlt.optim import merge, partition
+from vlt.training_checkpoints import TrainingCheckpoints
 
 FORMATS = ("orbax", "safetensors", "stablehlo")
 

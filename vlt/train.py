@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from vlt.checkpoint import TrainingCheckpoints, fingerprint, save_tree
+from vlt.checkpoint import fingerprint, save_tree
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
 from vlt.data.stream import Stream
@@ -24,6 +24,7 @@ from vlt.sharding import check_batch_size, make_mesh, param_sharding, replicated
 from vlt.step import TrainState, make_train_step
 from vlt.stopping import Stopped, stop_requested
 from vlt.tasks.retrieval import Retrieval
+from vlt.training_checkpoints import TrainingCheckpoints
 
 
 class NonFiniteError(RuntimeError):

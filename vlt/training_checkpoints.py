@@ -1,0 +1,280 @@
+"""The checkpoints of a training run: kept, pruned, restored."""
+
+import base64
+import math
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from vlt.checkpoint import (
+    UNFINISHED,
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointSaveError,
+    Path,
+    as_array,
+    by_path,
+    check_free_space,
+    check_same,
+    first_line,
+    load_arrays,
+    megabytes,
+    placement,
+    read_metadata,
+)
+
+# Bump when a reader of older files would misunderstand newer ones.
+_FORMAT = 1
+_REMOVED = ".removed"
+
+
+class Restored(NamedTuple):
+    """What `TrainingCheckpoints.restore` gives back.
+
+    Attributes:
+      state: the pytree that was saved, on the devices asked for.
+      data: the state of the data iterator, as given to `save`.
+      metrics: the metrics given to `save`.
+    """
+
+    state: Any
+    data: Any
+    metrics: dict[str, float]
+
+
+class TrainingCheckpoints:
+    """The checkpoints of one training run, in workdir/checkpoints/STEP.
+
+    Frozen weights are not saved: each checkpoint names their fingerprint, and `restore` refuses
+    others. Opening and reading change nothing on disk, so a run that is still writing can be read;
+    only `save`, `wait` and `close` remove files.
+
+    Args:
+      workdir: a local folder.
+      keep_last: number of latest checkpoints to keep.
+      best_metric: also keep the checkpoint whose metric of this name is largest, or smallest when
+        the name begins with '-' ('-loss'). Checkpoints saved without the metric don't take part.
+      frozen: `fingerprint` of the frozen parameters.
+    """
+
+    def __init__(
+        self, workdir: Path, keep_last: int, best_metric: str | None = None, frozen: str = ""
+    ):
+        if keep_last < 1:
+            raise ValueError(f"keep_last={keep_last}: at least one checkpoint must be kept")
+        self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._keep_last = keep_last
+        self._best_metric = best_metric
+        self._frozen = frozen
+        self._saving: tuple[int, Any] | None = None
+        self._tidied = False
+        self._infos: dict[int, dict] = {}
+
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        return sorted(self._complete())
+
+    def latest_complete(self) -> int | None:
+        """The step to resume from; None where there is none. Half-written ones don't count."""
+        return max(self._complete(), default=None)
+
+    def best(self) -> int | None:
+        """The step of the best checkpoint by `best_metric` (the later of equals), or None."""
+        scores = {step: self._score(info["metrics"]) for step, info in self._complete().items()}
+        rated = {step: score for step, score in scores.items() if score is not None}
+        return max(rated, key=lambda step: (rated[step], step), default=None)
+
+    def save(self, step: int, state: Any, data: Any, metrics: Mapping[str, float]) -> None:
+        """Copies the state and returns; writing goes on in the background.
+
+        A step that is saved already is left as it is. One save runs at a time: the one before is
+        waited for.
+
+        Args:
+          step: optimiser steps made.
+          state: pytree of arrays, e.g. trained parameters, optimiser state, step, seed.
+          data: state of the data iterator after the batches that the state has consumed: bytes or
+            JSON-able; the same on every process (counts of batches, not of files).
+          metrics: numbers at this step; may be empty.
+
+        Raises:
+          CheckpointSaveError: this or the previous save failed, e.g. no space is left on the
+            device. Older checkpoints are untouched and `save` can be called again.
+        """
+        self.wait()
+        if not self._tidied:
+            self._tidy()
+        if step in self._complete():
+            return
+        leaves = {path: as_array(leaf) for path, leaf in by_path(state).items()}
+        info = {
+            "format": _FORMAT,
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "data": _encode(data),
+            "frozen": self._frozen,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            check_free_space(self.folder, leaves)
+            response = ocp.save_async(self.folder / str(step), leaves, custom_metadata=info)
+        except Exception as error:
+            raise self._save_error(step, error) from error
+        self._saving = step, response
+
+    def wait(self) -> None:
+        """Waits until everything is on disk, then removes the checkpoints not to be kept.
+
+        Raises:
+          CheckpointSaveError: the save failed.
+        """
+        if self._saving is None:
+            return
+        (step, response), self._saving = self._saving, None
+        try:
+            response.result()
+        except Exception as error:
+            raise self._save_error(step, error) from error
+        self._prune()
+
+    close = wait
+
+    def restore(self, step: int, abstract: Any) -> Restored:
+        """Reads one checkpoint.
+
+        Args:
+          step: one of `steps()`.
+          abstract: pytree of shapes like the state that was saved. Leaves that have a sharding come
+            back as jax.Array on it, whatever devices saved them; others as np.ndarray.
+
+        Raises:
+          CheckpointError: there is no complete checkpoint of this step, or its files are damaged.
+          CheckpointMismatchError: the tree differs (lists every difference), or the frozen weights
+            are not those that the state was trained on.
+        """
+        folder, metadata = self._open(step)
+        info = metadata.custom_metadata
+        if self._frozen and info["frozen"] != self._frozen:
+            raise CheckpointMismatchError(
+                f"{folder} was trained above frozen weights with the fingerprint "
+                f"{info['frozen'][:12] or 'of none'}; those given have {self._frozen[:12]}. Is "
+                "config.model.checkpoint still the same model?"
+            )
+        wanted = by_path(abstract)
+        check_same(folder, metadata.metadata, wanted)
+        leaves = load_arrays(folder, {path: placement(leaf) for path, leaf in wanted.items()})
+        state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[path] for path in wanted])
+        return Restored(state, _decode(info["data"]), info["metrics"])
+
+    def load_part(self, step: int, name: str) -> dict:
+        """Reads the subtree `name` of a state alone, as a nested dict of host arrays.
+
+        For states that hold dicts there, e.g. 'trained'.
+
+        Raises:
+          CheckpointError: no such checkpoint, or its state has no part of that name.
+        """
+        folder, metadata = self._open(step)
+        parts = {path.partition("/")[0] for path in metadata.metadata}
+        if name not in parts:
+            raise CheckpointError(f"{folder} has no part {name!r}; it has {sorted(parts)}")
+        targets = {
+            path: np.ndarray if path.startswith(name + "/") else ocp.PLACEHOLDER
+            for path in metadata.metadata
+        }
+        leaves = load_arrays(folder, targets)
+        part = {
+            path.removeprefix(name + "/"): leaves[path]
+            for path, target in targets.items()
+            if target is np.ndarray
+        }
+        return traverse_util.unflatten_dict(part, sep="/")
+
+    def _open(self, step: int) -> tuple[pathlib.Path, Any]:
+        if step not in self._complete():
+            raise CheckpointError(
+                f"{self.folder} has no complete checkpoint of step {step}; it has those of "
+                f"{self.steps() or 'no step'}"
+            )
+        folder = self.folder / str(step)
+        return folder, read_metadata(folder)
+
+    def _complete(self) -> dict[int, dict]:
+        """{step: what was saved beside the arrays}."""
+        folders = {
+            int(entry.name): entry for entry in self.folder.glob("*") if entry.name.isdecimal()
+        }
+        for step in folders.keys() - self._infos.keys():
+            info = _info(folders[step])
+            if info is not None:
+                self._infos[step] = info
+        return {step: self._infos[step] for step in folders if step in self._infos}
+
+    def _score(self, metrics: Mapping[str, float]) -> float | None:
+        name = self._best_metric or ""
+        value = metrics.get(name.removeprefix("-"), math.nan)
+        if math.isnan(value):
+            return None
+        return -value if name.startswith("-") else value
+
+    def _prune(self) -> None:
+        """Removes what need not be kept; a rename first, so that a kill leaves no half of one."""
+        if jax.process_index() != 0:
+            return
+        steps = self.steps()
+        for step in set(steps[: -self._keep_last]) - {self.best()}:
+            removed = (self.folder / str(step)).rename(self.folder / f"{step}{_REMOVED}")
+            shutil.rmtree(removed, ignore_errors=True)
+
+    def _tidy(self) -> None:
+        """Before the first save: removes what a killed run left, moves damaged folders aside."""
+        self._tidied = True
+        if jax.process_index() != 0:
+            return
+        complete = self._complete()
+        for folder in self.folder.glob("*"):
+            if folder.name.endswith((UNFINISHED, _REMOVED)):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name.isdecimal() and int(folder.name) not in complete:
+                aside = folder.with_name(f"{folder.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                logging.warning("%s is not a complete checkpoint; moved to %s", folder, aside)
+                folder.rename(aside)
+
+    def _save_error(self, step: int, error: Exception) -> CheckpointSaveError:
+        if isinstance(error, CheckpointSaveError):
+            reason = str(error)
+        else:
+            free = shutil.disk_usage(self.folder).free
+            reason = f"{first_line(error)} ({megabytes(free)} free on the device)"
+        latest = self.latest_complete()
+        kept = "there is none yet" if latest is None else f"step {latest} is complete and untouched"
+        return CheckpointSaveError(
+            f"the checkpoint of step {step} could not be written to {self.folder}: {reason}; "
+            f"latest checkpoint: {kept}"
+        )
+
+
+def _info(folder: pathlib.Path) -> dict | None:
+    """What `save` wrote beside the arrays; None where the folder is not a whole checkpoint."""
+    try:
+        info = read_metadata(folder).custom_metadata
+    except CheckpointError:
+        return None
+    return info if info and "format" in info else None
+
+
+def _encode(data: Any) -> Any:
+    return (
+        {"base64": base64.b64encode(data).decode()} if isinstance(data, bytes) else {"json": data}
+    )
+
+
+def _decode(encoded: Mapping[str, Any]) -> Any:
+    return base64.b64decode(encoded["base64"]) if "base64" in encoded else encoded["json"]
