@@ -35,17 +35,20 @@ def count(tree: dict) -> int:
     return sum(leaf.size for leaf in leaves(tree).values())
 
 
-def randomised(params: dict, pattern: str = "lora_") -> dict:
-    """The leaves with `pattern` in their path away from their start."""
+def random_params(model: DualEncoder) -> dict:
+    """Every leaf of the model, those of its methods too, away from any start."""
     rng = np.random.default_rng(1)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (
-            rng.normal(size=x.shape).astype(np.float32) * 0.3
-            if pattern in jax.tree_util.keystr(path)
-            else x
+            0.3 * rng.normal(size=x.shape).astype("f") + ("scale" in jax.tree_util.keystr(path))
         ),
-        params,
+        abstract_params(model),
     )
+
+
+def without_lora(params: dict) -> dict:
+    kept = {path: x for path, x in leaves(params).items() if "lora_" not in path}
+    return flax.traverse_util.unflatten_dict(kept, sep="/")
 
 
 BARE = leaves(abstract_params(DualEncoder(TINY)))
@@ -63,11 +66,6 @@ def embed(model: DualEncoder):
         return out["video"], out["text"]
 
     return jax.jit(run)
-
-
-@functools.cache
-def start(model: DualEncoder) -> dict:
-    return jax.jit(lambda: init_params(model, jax.random.key(0)))()
 
 
 def test_shared_form_has_one_a_in_every_attention_layer_and_the_papers_count():
@@ -101,13 +99,10 @@ def test_counts_of_the_usual_form(options, expected):
 @pytest.mark.parametrize("options", [{}, USUAL])
 def test_starts_as_the_bare_model_exactly(options):
     model = DualEncoder(TINY, (LoRA(**options),))
-    params = start(model)
-    bare = {k: v for k, v in leaves(params).items() if "lora_" not in k}
-    bare = flax.traverse_util.unflatten_dict(bare, sep="/")
-    for ours, expected in zip(
-        outputs(model, params), outputs(DualEncoder(TINY), bare), strict=True
-    ):
-        np.testing.assert_array_equal(ours, expected)
+    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
+    expected = outputs(DualEncoder(TINY), without_lora(params))
+    for ours, bare in zip(outputs(model, params), expected, strict=True):
+        np.testing.assert_array_equal(ours, bare)
     a = leaves(params)["visual/blocks_0/attention/" + ("query/" if options else "") + "lora_a"]
     assert 0.8 * 8**-0.5 < np.abs(a).max() <= 8**-0.5
 
@@ -119,12 +114,12 @@ def test_starts_as_the_bare_model_exactly(options):
 def test_merged_equals_applied(options):
     method = LoRA(**options)
     model = DualEncoder(TINY, (method,))
-    params = randomised(start(model))
+    params = random_params(model)
     served, merged = method.deploy(params)
     assert served is None and method.mergeable
     assert leaves(merged).keys() == leaves(abstract_params(DualEncoder(TINY))).keys()
     applied, folded = outputs(model, params), outputs(DualEncoder(TINY), merged)
-    without = outputs(DualEncoder(TINY), LoRA().deploy(start(model))[1])
+    without = outputs(DualEncoder(TINY), without_lora(params))
     for tower, ours, expected, bare in zip(
         ("visual", "text"), folded, applied, without, strict=True
     ):
@@ -160,12 +155,9 @@ def test_merged_equals_applied_among_other_methods(before, after):
     """Matching reads the adapted keys, and goes the same way."""
     method = LoRA()
     model = DualEncoder(TINY, (*before, method, *after), frames=4, frame_norm=True)
-    params = start(model)
-    ours = {path: x for path, x in leaves(params).items() if path not in BARE}
-    assert len({path.split("/")[-1] for path in ours} & {"lora_a", "lora_b"}) == 2
-    rng = np.random.default_rng(1)
-    moved = {path: x + 0.1 * rng.normal(size=x.shape).astype("f") for path, x in ours.items()}
-    params = flax.traverse_util.unflatten_dict(leaves(params) | moved, sep="/")
+    params = random_params(model)
+    ours = [path for path in leaves(params) if path not in BARE]
+    assert {"lora_a", "lora_b"} <= {path.split("/")[-1] for path in ours}
     served = model.clone(methods=(*before, *after))
     merged = method.deploy(params)[1]
     assert leaves(merged).keys() == leaves(abstract_params(served)).keys()
@@ -177,7 +169,7 @@ def test_merged_equals_applied_among_other_methods(before, after):
 
 def test_recomputed_blocks_give_the_same():
     model = DualEncoder(TINY, (LoRA(),))
-    params = randomised(start(model))
+    params = random_params(model)
     again = model.clone(remat=True)
     assert leaves(abstract_params(again)).keys() == leaves(params).keys()
     np.testing.assert_allclose(outputs(again, params)[0], outputs(model, params)[0], atol=1e-6)
