@@ -1,12 +1,16 @@
 """TempMe's published layout: there, back bit for bit, and what does not fit."""
 
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.export import merged_model
+from vlt.loading import load_folder
 from vlt.model_folder import ModelConfig, read_model_config, read_model_folder, write_model_folder
 
 Tensors = dict[str, np.ndarray]
@@ -55,6 +59,26 @@ def test_there_and_back(golden, tmp_path, tokenizer):
     np.testing.assert_array_equal(params["visual"]["blocks_9"]["clip_position"], position[0, :, 0])
     reverse(tmp_path / "model", tmp_path / "back.safetensors")
     _same_bits(golden, safetensors.numpy.load_file(tmp_path / "back.safetensors"))
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_converted_and_merged_models_give_the_published_embeddings(
+    shared, golden, tmp_path, tokenizer, merge
+):
+    _convert(golden, tmp_path, tokenizer, *GOLDEN)
+    model = load_folder(str(tmp_path / "model"))
+    if merge:
+        model = merged_model(model)
+        assert list(model.config.methods) == ["tempme"]
+    published = np.load(shared / "golden/tempme/a_paper12.npz")
+    inputs = {
+        "video": published["video"].transpose(0, 1, 3, 4, 2).astype(np.float32),
+        "text": published["text_ids"].astype(np.int32),
+    }
+    for name, tolerance in (("video", 2e-5), ("text", 5e-5)):
+        encode = jax.jit(partial(model.module.apply, method=f"encode_{name}"))
+        found = encode({"params": model.params}, inputs[name])[1][f"{name}_features"]
+        np.testing.assert_allclose(found, published[f"{name}_embedding"], atol=tolerance)
 
 
 def test_a_model_trained_here_is_written_in_the_published_layout(golden, tmp_path, tokenizer):
