@@ -15,8 +15,10 @@ from vlt.adapters.lora import LoRA
 from vlt.adapters.prompt import Prompt
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
-from vlt.models.build import abstract_params, build_methods, init_params
+from vlt.models.block import Block
+from vlt.models.build import abstract_params, build_methods
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 from vlt.optim import partition
 
@@ -97,14 +99,20 @@ def test_counts_of_the_usual_form(options, expected):
 
 
 @pytest.mark.parametrize("options", [{}, USUAL])
-def test_starts_as_the_bare_model_exactly(options):
-    model = DualEncoder(TINY, (LoRA(**options),))
-    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
-    expected = outputs(DualEncoder(TINY), without_lora(params))
-    for ours, bare in zip(outputs(model, params), expected, strict=True):
-        np.testing.assert_array_equal(ours, bare)
-    a = leaves(params)["visual/blocks_0/attention/" + ("query/" if options else "") + "lora_a"]
-    assert 0.8 * 8**-0.5 < np.abs(a).max() <= 8**-0.5
+def test_starts_as_the_bare_block_exactly(options):
+    tokens = Tokens(np.random.default_rng(2).normal(size=(2, 3, 5, 64)).astype(np.float32))
+    block = Block(2, 128, "quick_gelu", 1e-5, methods=(LoRA(**options),))
+    params = jax.jit(lambda: block.init(jax.random.key(0), tokens))()["params"]
+    for path, leaf in leaves(params).items():
+        if path.endswith("lora_a"):
+            assert 0.9 * 64**-0.5 < np.abs(leaf).max() <= 64**-0.5
+        assert not (path.endswith("lora_b") and leaf.any())
+    bare = block.clone(methods=())
+    ours, expected = (
+        jax.jit(lambda p, module=module: module.apply({"params": p}, tokens).x)(params)
+        for module in (block, bare)
+    )
+    np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize(
@@ -128,17 +136,6 @@ def test_merged_equals_applied(options):
         assert changed == (tower in method.towers)
 
 
-def gradients_and_outputs(model: DualEncoder, params: dict) -> tuple[dict, tuple]:
-    """Gradients of the sum of each output's first channel, and the outputs."""
-
-    def total(params):
-        both = embed(model)(params)
-        return jnp.stack(both)[..., 0].sum(), both
-
-    with jax.default_matmul_precision("highest"):
-        return jax.jit(jax.grad(total, has_aux=True))(params)
-
-
 TEMPME = TempMe(layers=(1,), join=(2,), r=2, keep_cross=50)
 OTHERS = (Adapter(4), AdaptFormer(4, towers=("visual", "text")), Prompt(3))
 
@@ -156,15 +153,27 @@ def test_merged_equals_applied_among_other_methods(before, after):
     method = LoRA()
     model = DualEncoder(TINY, (*before, method, *after), frames=4, frame_norm=True)
     params = random_params(model)
-    ours = [path for path in leaves(params) if path not in BARE]
-    assert {"lora_a", "lora_b"} <= {path.split("/")[-1] for path in ours}
     served = model.clone(methods=(*before, *after))
     merged = method.deploy(params)[1]
     assert leaves(merged).keys() == leaves(abstract_params(served)).keys()
-    gradients, applied = gradients_and_outputs(model, params)
-    np.testing.assert_allclose(applied, outputs(served, merged), atol=5e-6)
+    applied, folded = outputs(model, params), outputs(served, merged)
+    for ours, expected, bare in zip(
+        folded, applied, outputs(served, without_lora(params)), strict=True
+    ):
+        np.testing.assert_allclose(ours, expected, atol=5e-6)
+        assert np.abs(ours - bare).max() > 1e-2
+
+
+def test_every_leaf_of_methods_together_matters():
+    model = DualEncoder(TINY, (LoRA(), TEMPME, *OTHERS), frames=4)
+    params = random_params(model)
+    ours = [path for path in leaves(params) if path not in BARE]
+    names = {"lora_a", "lora_b", "prompt", "clip_position", "kernel", "bias"}
+    assert {path.split("/")[-1] for path in ours} == names
+    first_channels = jax.jit(jax.grad(lambda p: jnp.stack(embed(model)(p))[..., 0].sum()))
+    gradients = leaves(first_channels(params))
     for path in ours:
-        assert np.abs(leaves(gradients)[path]).max() > 1e-6, path
+        assert np.abs(gradients[path]).max() > 1e-6, path
 
 
 def test_recomputed_blocks_give_the_same():
