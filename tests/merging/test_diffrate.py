@@ -57,10 +57,10 @@ def test_slicing_is_that_of_a_naive_rewrite():
     size = rng.integers(1, 4, (2, 3, 17)).astype(np.float32)
     attention = rng.dirichlet(np.ones(17), (2, 3, 2, 17)).astype(np.float32)
     members = jnp.eye(17)[None, None] * jnp.ones((2, 3, 1, 1))
-    after = GIVEN.between(
-        SimpleNamespace(tower="visual", layer=1),
-        Tokens(jnp.asarray(x), jnp.asarray(size), members),
-        Attended(jnp.zeros(()), lambda: jnp.asarray(attention)),
+    block = SimpleNamespace(tower="visual", layer=1)
+    attended = Attended(jnp.zeros(()), lambda: jnp.asarray(attention))
+    after = jax.jit(lambda *leaves: GIVEN.between(block, Tokens(*leaves), attended))(
+        x, size, members
     )
     assert after.patches == 11
     np.testing.assert_array_equal(after.members.sum((2, 3)), 14)  # three patches are pruned

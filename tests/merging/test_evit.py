@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def random_frames(protected):
 @pytest.mark.parametrize("protected", [1, 3])
 def test_pruning_is_that_of_a_naive_rewrite(protected):
     tokens, attended, attention = random_frames(protected)
-    after = EViT().between(BLOCK, tokens, attended)
+    after = jax.jit(lambda t: EViT().between(BLOCK, t, attended))(tokens)
     assert (after.cls, after.protected, after.patches) == (1, protected, 8)
     for b in range(2):
         for g in range(3):
