@@ -131,12 +131,13 @@ def of_run(workdir: Path) -> list[Model]:
 
 
 def _tome_beside(name: str) -> list[str]:
-    other = f"{name}_tome"
+    if not configuration.split_name(name)[1]:
+        return []
     try:
-        configuration.load_config(other)
+        configuration.load_config(f"{name}_tome")
     except configuration.ConfigError:
         return []
-    return [other] if ":" in name else []
+    return [f"{name}_tome"]
 
 
 def _short(name: str) -> str:
@@ -351,13 +352,7 @@ def draw(
         VideoError: a file is not a video, or a broken one.
         ValueError: models that sample frames differently, or a layer that they do not have.
     """
-    request = models[0].request
-    for model in models:
-        if model.request != request:
-            raise ValueError(f"{models[0].title} and {model.title} do not see the same frames")
-        for layer in layers:
-            if not 0 <= layer < model.layers:
-                raise ValueError(f"--layer={layer}: {model.title} has 0 to {model.layers - 1}")
+    request = _common_request(models, layers)
     paths = [str(resolve(video)) for video in videos]
     clips = [read_clip(dataclasses.replace(request, path=path)) for path in paths]
     rows: list[list[tuple[str, np.ndarray]]] = [
@@ -367,9 +362,8 @@ def draw(
     for model in models:
         loaded = model.load()
         chosen = layers or (model.layers - 1,)
-        for row, maps in zip(
-            rows, token_maps(loaded.module, loaded.params, clips, chosen), strict=True
-        ):
+        every = token_maps(loaded.module, loaded.params, clips, chosen)
+        for row, maps in zip(rows, every, strict=True):
             for layer, found in zip(chosen, maps, strict=True):
                 where = f", after block {layer}" if layers else ""
                 title = f"{model.title}{where}: {found.left:,} of {found.before:,} tokens"
@@ -382,6 +376,17 @@ def draw(
         picture(f"{Path(path).name}{note}", row, caption)
         for path, row in zip(paths, rows, strict=True)
     ]
+
+
+def _common_request(models: Sequence[Model], layers: Sequence[int]) -> ClipRequest:
+    request = models[0].request
+    for model in models:
+        if model.request != request:
+            raise ValueError(f"{models[0].title} and {model.title} do not see the same frames")
+        for layer in layers:
+            if not 0 <= layer < model.layers:
+                raise ValueError(f"--layer={layer}: {model.title} has 0 to {model.layers - 1}")
+    return request
 
 
 def _enlarge(clip: np.ndarray) -> np.ndarray:
