@@ -217,6 +217,14 @@ def test_command(tmp_path):
     assert Image.open(tmp_path / "000000_forward.png").format == "PNG"
 
 
+def test_command_without_weights_tells_what_is_missing(tmp_path):
+    config = ("--config=configs/tempme.py:msrvtt_b16", "--config.model.checkpoint=nowhere")
+    done = run(*config, CLIP, f"--out={tmp_path}")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "error: nowhere: no such folder; --random draws without weights"
+
+
 def test_command_tells_errors_in_a_line(tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text(json.dumps({}))

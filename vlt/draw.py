@@ -38,6 +38,7 @@ PRUNED = -1  # the token of a patch that is in none
 SIDE = 128  # pixels of a frame, at least
 COLUMNS = 16  # frames side by side, at most
 MARGIN, GAP = 24, 4  # pixels
+PAGE = (232, 232, 232)  # unlike white frames
 # Eight hues, each bright, pale and dark.
 PALETTE = np.array(
     [
@@ -319,7 +320,7 @@ def picture(title: str, rows: Sequence[tuple[str, np.ndarray]], caption: str) ->
     font = _font(lines, inner)
     line = int(1.7 * font.size)
     total = MARGIN + line + len(parts) * len(rows) * (line + height + GAP) + line + MARGIN
-    image = Image.new("RGB", (inner + 2 * MARGIN, total), "white")
+    image = Image.new("RGB", (inner + 2 * MARGIN, total), PAGE)
     pen = ImageDraw.Draw(image)
     pen.text((MARGIN, MARGIN), title, "black", font)
     y = MARGIN + line
@@ -430,7 +431,9 @@ def main(arguments: list[str]) -> None:
             raise ValueError("a video and --config or --workdir are needed")
         note = ", random weights" if options.random else ""
         pictures = draw(models, videos, tuple(options.layer), note)
-    except (CheckpointError, ModelFolderError, ValueError, VideoError) as error:
+    except ModelFolderError as error:
+        sys.exit(f"error: {error}; --random draws without weights")
+    except (CheckpointError, ValueError, VideoError) as error:
         sys.exit(f"error: {error}")
     for file in save(pictures, videos, Path(options.out)):
         print(file)
