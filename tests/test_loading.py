@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import common
 from vlt.loading import load_folder, load_model
 from vlt.model_folder import ModelFolderError, read_model_folder, write_model_folder
+from vlt.models.build import abstract_params
 from vlt.models.vit import VisionTransformer
 from vlt.resources import resolve
 
@@ -44,6 +45,12 @@ def test_branch_starts_as_a_copy_of_the_loaded_backbone_not_of_a_random_one():
     for j in range(2):
         copied, original = params["btadapter"][f"spatial_{j}"], params[f"blocks_{2 + j}"]
         jax.tree.map(np.testing.assert_array_equal, copied, original)
+
+
+def test_copies_of_blocks_leave_out_what_other_methods_put_there():
+    config = model_config(methods=("lora", "btadapter"), lora={"share_a": False})
+    loaded = load_model(config, 0)
+    assert flat(loaded.params).keys() == flat(abstract_params(loaded.module)).keys()
 
 
 def test_new_leaves_come_from_the_seed():

@@ -18,8 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.adapters.lora import TOWERS, require_some
 from vlt.models.block import ACTIVATIONS, Block
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import Attended, Method, Tokens
 
 POSITIONS = ("before_attention", "attention", "before_mlp", "mlp")
@@ -47,9 +47,6 @@ class Adapter(Method):
     towers: tuple[str, ...] = TOWERS
 
     def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "positions", tuple(self.positions))
-        object.__setattr__(self, "towers", tuple(self.towers))
         if self.bottleneck < 1:
             raise ValueError(f"adapter.bottleneck={self.bottleneck}: at least 1")
         require_some("adapter", "positions", self.positions, POSITIONS)

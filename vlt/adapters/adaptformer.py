@@ -5,8 +5,8 @@ import dataclasses
 import flax.linen as nn
 import jax
 
-from vlt.adapters.lora import INIT_A, TOWERS, require_some
-from vlt.models.block import Block
+from vlt.models.block import KAIMING_UNIFORM, Block
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import Method, Tokens
 
 
@@ -28,8 +28,6 @@ class AdaptFormer(Method):
     towers: tuple[str, ...] = ("visual",)
 
     def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "towers", tuple(self.towers))
         if self.bottleneck < 1:
             raise ValueError(f"adaptformer.bottleneck={self.bottleneck}: at least 1")
         if not 0 <= self.dropout < 1:
@@ -59,7 +57,9 @@ class SidePath(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        down = nn.Dense(self.options.bottleneck, dtype=self.dtype, kernel_init=INIT_A, name="down")
+        down = nn.Dense(
+            self.options.bottleneck, dtype=self.dtype, kernel_init=KAIMING_UNIFORM, name="down"
+        )
         hidden = nn.Dropout(self.options.dropout, deterministic=not self.train)(
             jax.nn.relu(down(x))
         )

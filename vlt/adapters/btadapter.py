@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.branch import Branch, Layout
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method, Tokens, copy_leaves
 from vlt.models.spec import DualEncoderSpec
 from vlt.models.vit import VisionTransformer, normalize
 
@@ -138,7 +138,8 @@ class BTAdapter(Method):
         visual = dict(params["visual"])
         branch = dict(visual["btadapter"])
         for j in range(self.depth):
-            branch[f"spatial_{j}"] = visual[f"blocks_{spec.visual.layers - self.depth + j}"]
+            name, beside = f"spatial_{j}", f"blocks_{spec.visual.layers - self.depth + j}"
+            branch[name] = copy_leaves(branch[name], visual[beside])
         return params | {"visual": visual | {"btadapter": branch}}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from vlt.adapters.lora import INIT_A, require_some
-from vlt.models.block import Block
-from vlt.models.points import Method, Tokens
+from vlt.models.block import KAIMING_UNIFORM, Block
+from vlt.models.options import require_some
+from vlt.models.points import Method, Tokens, copy_leaves
 from vlt.models.spec import DualEncoderSpec
 from vlt.models.vit import VisionTransformer
 
@@ -73,8 +73,8 @@ class CLIP4Clip(Method):
         else:
             cell = nn.OptimizedLSTMCell(
                 features.shape[-1],
-                kernel_init=INIT_A,
-                recurrent_kernel_init=INIT_A,  # torch's: uniform in +-1/sqrt(e)
+                kernel_init=KAIMING_UNIFORM,
+                recurrent_kernel_init=KAIMING_UNIFORM,  # torch's: uniform in +-1/sqrt(e)
                 dtype=tower.dtype,
                 parent=None,
             )
@@ -87,7 +87,7 @@ class CLIP4Clip(Method):
             return params
         visual, text = params["visual"], params["text"]
         position = text["position_embedding"][: self.max_frames]
-        head = _take(visual["clip4clip"], text | {"position_embedding": position})
+        head = copy_leaves(visual["clip4clip"], text | {"position_embedding": position})
         return params | {"visual": visual | {"clip4clip": head}}
 
 
@@ -121,11 +121,3 @@ class FrameTransformer(nn.Module):
             )
             tokens = block(tokens)
         return tokens.x[:, 0]
-
-
-def _take(tree: dict, source: dict) -> dict:
-    """The leaves of `source` that `tree` has; not those that methods put beside them."""
-    return {
-        name: _take(child, source[name]) if isinstance(child, dict) else source[name]
-        for name, child in tree.items()
-    }

@@ -11,14 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Block
+from vlt.models.block import KAIMING_UNIFORM, Block
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import Method
 
 TARGETS = ("query", "key", "value", "out", "fc1", "fc2")
 SHARING = ("query", "key", "value")  # the layers that read the attention's input
-TOWERS = ("visual", "text")
-# Uniform in +-1/sqrt(in): Kaiming's rule with a = sqrt(5).
-INIT_A = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +41,6 @@ class LoRA(Method):
     towers: tuple[str, ...] = TOWERS
 
     def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "targets", tuple(self.targets))
-        object.__setattr__(self, "towers", tuple(self.towers))
         if self.rank < 1:
             raise ValueError(f"lora.rank={self.rank}: at least 1")
         require_some("lora", "targets", self.targets, TARGETS)
@@ -71,7 +66,7 @@ class LoRA(Method):
         if owner.has_variable("params", "lora_a"):
             a = owner.get_variable("params", "lora_a")
         else:
-            a = owner.param("lora_a", INIT_A, shape)
+            a = owner.param("lora_a", KAIMING_UNIFORM, shape)
         b = dense.param("lora_b", nn.initializers.zeros, (self.rank, y.shape[-1]))
         return y + self.scale * ((x @ a.astype(y.dtype)) @ b.astype(y.dtype))
 
@@ -104,14 +99,3 @@ class LoRA(Method):
 
 
 METHOD = LoRA
-
-
-def require_some(method: str, field: str, chosen: tuple[str, ...], known: tuple[str, ...]) -> None:
-    """Raises ValueError unless `chosen` is some of `known`."""
-    if unknown := sorted(set(chosen) - set(known)):
-        raise ValueError(
-            f"{method}.{field}={chosen!r}: {', '.join(unknown)} match nothing; there are "
-            f"{', '.join(known)}"
-        )
-    if not chosen:
-        raise ValueError(f"{method}.{field} is empty; there are {', '.join(known)}")

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.adapters.lora import TOWERS, require_some
 from vlt.models.block import Block
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import Method, Tokens
 from vlt.models.spec import DualEncoderSpec
 
@@ -37,8 +37,6 @@ class Prompt(Method):
     matched: bool = False
 
     def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "towers", tuple(self.towers))
         if self.tokens < 1:
             raise ValueError(f"prompt.tokens={self.tokens}: at least 1")
         require_some("prompt", "towers", self.towers, TOWERS)

@@ -57,12 +57,6 @@ class DiffRate(Method):
     granularity: int = 4
     target: float = 36.8
 
-    def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        for name in ("kept", "merged"):
-            counts = getattr(self, name)
-            object.__setattr__(self, name, None if counts is None else tuple(counts))
-
     def check(self, spec: DualEncoderSpec, frames: int) -> None:
         """Raises ValueError for counts of another tower, that rise, or are below 1."""
         patches, blocks = spec.visual.patches, spec.visual.layers

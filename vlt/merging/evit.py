@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from vlt.merging.matching import permute
 from vlt.models.block import Block
+from vlt.models.options import check_layers
 from vlt.models.points import Attended, Method, Tokens
 from vlt.models.spec import DualEncoderSpec
 
@@ -23,10 +24,6 @@ class EViT(Method):
 
     layers: tuple[int, ...] = (3, 6, 9)
     keep: float = 0.7
-
-    def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "layers", tuple(self.layers))
 
     def check(self, spec: DualEncoderSpec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have and for shares outside (0, 1)."""
@@ -65,11 +62,3 @@ METHOD = EViT
 def cls_attention(attended: Attended, protected: int) -> jax.Array:
     """Attention of the first CLS token to the patches, heads averaged, [b, g, n - protected]."""
     return attended.probabilities()[:, :, :, 0, protected:].mean(2)
-
-
-def check_layers(option: str, layers: tuple[int, ...], depth: int) -> None:
-    """Raises ValueError where `layers` are not blocks of a tower of so many, in rising order."""
-    if list(layers) != sorted(set(layers)) or not all(0 <= layer < depth for layer in layers):
-        raise ValueError(
-            f"{option}={tuple(layers)}: the tower has blocks 0 to {depth - 1}; each once, rising"
-        )

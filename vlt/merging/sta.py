@@ -11,9 +11,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vlt.merging.evit import check_layers
 from vlt.merging.matching import PRECISION, mean_keys, permute
 from vlt.models.block import Block
+from vlt.models.options import check_layers
 from vlt.models.points import Attended, Method, Tokens
 from vlt.models.spec import DualEncoderSpec
 from vlt.models.vit import normalize
@@ -30,10 +30,6 @@ class STA(Method):
 
     layers: tuple[int, ...] = (3, 7)
     keep: float = 0.6
-
-    def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "layers", tuple(self.layers))
 
     def check(self, spec: DualEncoderSpec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have, and for shares outside (0, 1) or

@@ -46,9 +46,6 @@ class TempMe(Method):
     positions: bool = True
 
     def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "layers", tuple(self.layers))
-        object.__setattr__(self, "join", tuple(self.join))
         layers, join = self.layers, self.join
         if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
             raise ValueError(f"tempme.layers={layers}: one layer or more, ascending from 0")

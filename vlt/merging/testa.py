@@ -12,7 +12,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from vlt.merging.evit import check_layers
 from vlt.merging.matching import (
     PRECISION,
     Matching,
@@ -22,6 +21,7 @@ from vlt.merging.matching import (
     merge_patches,
 )
 from vlt.models.block import Attention, Block, LayerNorm
+from vlt.models.options import check_layers
 from vlt.models.points import Attended, Method, Pattern, Tokens
 from vlt.models.spec import DualEncoderSpec
 from vlt.models.vit import normalize
@@ -45,10 +45,6 @@ class TESTA(Method):
     layers: tuple[int, ...] = (7, 8, 9, 10)
     frame_r: int = 1
     r: int = 2
-
-    def __post_init__(self) -> None:
-        # A model folder's JSON has lists, which do not hash.
-        object.__setattr__(self, "layers", tuple(self.layers))
 
     def check(self, spec: DualEncoderSpec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have, and where more than half of the

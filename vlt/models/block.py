@@ -13,6 +13,8 @@ ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
+# Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
+KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class LayerNorm(nn.LayerNorm):

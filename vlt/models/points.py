@@ -182,3 +182,11 @@ class Method:
     def initialise(self, params: dict, spec: Any) -> dict:
         """New leaves that start as copies of converted ones; `params` is the whole tree."""
         return params
+
+
+def copy_leaves(tree: dict, source: dict) -> dict:
+    """The leaves of `source` that `tree` has too; not those that methods put beside them."""
+    return {
+        name: copy_leaves(child, source[name]) if isinstance(child, dict) else source[name]
+        for name, child in tree.items()
+    }
