@@ -74,18 +74,6 @@ def moving_shapes() -> ConfigDict:
     )
     config.optimizer.update(lr=3e-3, schedule={"name": "cosine", "warmup": 0.1})
     config.task.update(losses={"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}, mask_duplicates=True)
-    config.data.train = common.videos(
-        "moving_shapes:clips:train:3000",
-        "linspace",
-        frames=8,
-        batch_size=32,
-        # Nothing to do for the generated clips; for anybody's own videos.
-        transform={"resize": 32, "crop": 32},
-        group="pair",
-        # Three parts what happens, one part what is to be seen.
-        captions=("caption", "caption", "caption", "appearance"),
-        cache=True,
-    )
     common.moving_shapes(config)
     config.train.update(steps=1000, log_every=50, checkpoint_every=250)
     config.compare = (

@@ -24,7 +24,7 @@ def zeroshot(backbone: str) -> ConfigDict:
         (f"msrvtt_1ka/{direction}_{metric}", f"{direction} {metric}")
         for direction in ("t2v", "v2t")
         for metric in ("R@1", "R@5", "R@10", "MdR", "MnR")
-    )
+    ) + (("msrvtt_1ka/protocol", "protocol"),)
     return config
 
 

@@ -106,11 +106,23 @@ def twins(kind: str, frames: int) -> ConfigDict:
 
 
 def moving_shapes(config: ConfigDict, frames: int = 8) -> None:
-    """Evaluations on held-out moving shapes, and their tables.
+    """Training on moving shapes, evaluations on held-out ones, and their tables.
 
     `static` retrieves clips of which no two agree in appearance and family, so it needs no order of
     frames; `twins` needs nothing else.
     """
+    config.data.train = videos(
+        "moving_shapes:clips:train:3000",
+        "linspace",
+        frames,
+        batch_size=32,
+        # Nothing to do for the generated clips; for anybody's own videos.
+        transform={"resize": 32, "crop": 32},
+        group="pair",
+        # Three parts what happens, one part what is to be seen.
+        captions=("caption", "caption", "caption", "appearance"),
+        cache=True,
+    )
     gallery = videos(
         "moving_shapes:clips:test:520:gallery.jsonl", "linspace", frames, 40, cache=True
     )

@@ -72,8 +72,8 @@ class Pattern(flax.struct.PyTreeNode):
 
     queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
     values, are projected from. bias: added to the logits, broadcastable to [b, g, h, q, m].
-    key_weight: [b, g, m] how often each key counts in the softmax, None for once; token sizes w
-    here are proportional attention, softmax(logits + log w).
+    key_weight: [b, g, m] how often each key counts in the softmax, None for once; 0 removes a key,
+    and a gradient reaches it.
     """
 
     queries: jax.Array
