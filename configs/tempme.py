@@ -221,9 +221,9 @@ def moving_shapes() -> ConfigDict:
         context=16,
         frame_norm=True,
         lora={"rank": 8},
-        # 8 frames of 17 tokens become 4 clips in the third of four layers, one in the last.
+        # 8 clips of one frame become 4 in the second of four layers, one in the third.
         tempme={
-            "layers": (2, 3), "join": (2, 4), "positions": True,
+            "layers": (1, 2), "join": (2, 4), "positions": True,
             "r": 1, "keep_cross": 70, "keep_intra": 90,
         },
         tome={"r": 1, "proportional": True},
@@ -231,9 +231,10 @@ def moving_shapes() -> ConfigDict:
     decayed = {"weight_decay": 0.05}
     frozen = (".*", "frozen")
     lora = (LEAVES["lora"], decayed)
-    # Positions start at zero and are all that tells frames apart: they learn faster.
-    config.rules = ((LEAVES["tempme"], {"lr": 4.0} | decayed), lora, frozen)
-    config.optimizer.update(lr=2e-3, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
+    # Positions start at zero and are all that tells frames apart: they must grow to the size of
+    # the tokens that they are added to.
+    config.rules = ((LEAVES["tempme"], {"lr": 10.0}), lora, frozen)
+    config.optimizer.update(lr=3e-3, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
     config.task.update(losses={"vtc": 0.5}, mask_duplicates=True)
     common.moving_shapes(config)
     config.table = (

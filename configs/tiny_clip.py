@@ -1,8 +1,9 @@
 """Pre-trains the tiny CLIP that the package holds, on single frames of moving shapes.
 
 Steps and sizes follow a feasibility study. What matters: frames come from the end of their clips,
-half of the captions describe what the frame shows, and a text-only loss spells each caption from
-its embedding, so that the text tower keeps words which no frame shows.
+most captions describe what the frame shows, half of these also where; a clip's frame and its twin's
+share a batch, so that the vision tower keeps where things are; and a text-only loss spells each
+caption from its embedding, so that the text tower keeps words which no frame shows.
 
     python -m vlt.main --config=configs/tiny_clip.py
     python -m vlt.export --workdir=runs/tiny_clip vlt/assets/tiny_clip --overwrite
@@ -33,7 +34,7 @@ def tiny_clip() -> ConfigDict:
         lr=2e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.07}
     )
     config.task.update(
-        losses={"vtc": 0.5, "caption_reconstruction": 2.0}, scale=0.0, mask_duplicates=True
+        losses={"vtc": 0.5, "caption_reconstruction": 3.0}, scale=0.0, mask_duplicates=True
     )
     config.data.train = common.videos(
         "moving_shapes:frames:train:24000",
@@ -41,7 +42,8 @@ def tiny_clip() -> ConfigDict:
         frames=1,
         batch_size=128,
         cache=True,
-        captions=("caption", "appearance"),
+        group="pair",
+        captions=("caption", "appearance", "place"),
     )
     looks = common.videos("moving_shapes:stills:test:120", "linspace", 1, 40, cache=True)
     known = common.videos("moving_shapes:stills:train:200", "linspace", 1, 40, cache=True)
@@ -50,7 +52,7 @@ def tiny_clip() -> ConfigDict:
         "new_looks": common.retrieval("moving_shapes", looks),
         "twin_captions": common.twins("twin_captions", frames=1),
     }
-    config.train.update(steps=2000, log_every=50, checkpoint_every=400)
+    config.train.update(steps=3000, log_every=50, checkpoint_every=600)
     config.table = (
         ("known_looks/t2v_R@1", "known looks R@1 t2v"),
         ("known_looks/v2t_R@1", "v2t"),

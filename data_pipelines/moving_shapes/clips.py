@@ -63,11 +63,12 @@ def draw_pair(
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One frame, uint8 RGB [SIZE, SIZE, 3], what happens in its clip and what it shows itself."""
+    """One frame, uint8 RGB [SIZE, SIZE, 3], what happens in its clip, what it shows, and where."""
 
     picture: np.ndarray
     caption: str
     appearance: str
+    place: str
 
 
 def draw_frame(
@@ -75,18 +76,22 @@ def draw_frame(
 ) -> Frame:
     """Frame number `index` of a set to pre-train an image-language model on.
 
-    Each comes from another clip, forward or reversed, at one of the last 3 of 8 sampled moments.
+    Frames 2k and 2k + 1 come from a clip and its reversal, each at one of the last 3 of 8 sampled
+    moments. Side by side in a batch they make a model see where things are: their looks agree, and
+    only their places tell which caption is whose.
 
     Raises:
         ValueError: unknown split or family.
     """
     late = sampled_moments(SAMPLED_FRAMES)[-LAST_FRAMES:]
-    drawn, rng = _draw(index, seed, split, families)
-    moment, backward = int(rng.choice(late)), int(rng.integers(2))
+    pair, backward = divmod(index, 2)
+    drawn, rng = _draw(pair, seed, split, families)
+    moment = int(rng.choice(late, 2)[backward])
     if backward:
         moment = scene.CLIP_FRAMES - 1 - moment
     caption = grammar.clip_captions(drawn)[backward]
-    return Frame(scene.render(drawn, [moment])[0], caption, grammar.appearance(drawn, moment))
+    look, place = grammar.appearance(drawn, moment), grammar.place(drawn, moment)
+    return Frame(scene.render(drawn, [moment])[0], caption, look, place)
 
 
 def static_set(count: int = 200, seed: int = 0, split: str = "all") -> tuple[np.ndarray, list[str]]:

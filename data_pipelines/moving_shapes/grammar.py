@@ -3,7 +3,14 @@
 import json
 import pathlib
 
-from data_pipelines.moving_shapes.scene import BACKGROUNDS, COLOURS, SHAPES, Look, Scene
+from data_pipelines.moving_shapes.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SIZE,
+    Look,
+    Scene,
+)
 
 CONTEXT = 16  # tokens of the longest caption with its start and end
 VERBS = {  # family -> what happens in the scene, and in its reversal
@@ -61,6 +68,16 @@ def appearance(scene: Scene, moment: int | None = None) -> str:
     wide = abs(seen[0].x[0] - seen[-1].x[0]) >= abs(seen[0].y[0] - seen[-1].y[0])
     seen.sort(key=lambda track: track.x[0] if wide else track.y[0])
     return f"{' and '.join(_name(t.look) for t in seen)} on {_a(scene.background)} background"
+
+
+def place(scene: Scene, moment: int) -> str:
+    """What a frame shows and, of one shape alone, its quarter: "a red circle up left on ..."."""
+    seen = [track for track in scene.tracks if track.radius[moment] > 0]
+    if len(seen) != 1:
+        return appearance(scene, moment)
+    down, right = seen[0].y[moment] > SIZE / 2, seen[0].x[moment] > SIZE / 2
+    corner = f"{'down' if down else 'up'} {'right' if right else 'left'}"
+    return f"{_name(seen[0].look)} {corner} on {_a(scene.background)} background"
 
 
 def write_tokenizer(folder: str | pathlib.Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.moving_shapes import clips, grammar, scene
 
-VERSION = 1  # raise it when the same parameters give other files
+VERSION = 4  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
 GALLERY = 200  # most rows of the two galleries
 
@@ -44,9 +44,11 @@ Of {looks} combinations of colour and shape, the split `test` uses 12 that `trai
 Nothing in one frame tells left from right motion. An image-language model trained on single frames
 alone makes the text embeddings of twins equal, and a frozen text tower then cannot name a
 direction, whatever the video side learns. Frames for such training (content `frames`) come from
-the end of the clip, half with the clip's caption and half with the frame's appearance, and the
-training adds a text-only loss that reconstructs the caption. When a video model is trained, both
-twins belong in the same batch; without that it stays near 50%.
+the end of the clip, with the clip's caption, with the frame's appearance, or with that and the
+quarter the shape is in ("a red circle up left on a grey background"). Both twins are in a batch, so
+that the model keeps where things are, and the training adds a text-only loss that reconstructs the
+caption. When a video model is trained, both twins belong in the same batch; without that it stays
+near 50%.
 """
 
 
@@ -148,7 +150,8 @@ def _write_frames(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
         frame = clips.draw_frame(index, **drawing)
         video = f"videos/{index:06d}.mov"
         write_video(folder / video, frame.picture[None])
-        rows.append({"video": video, "caption": frame.caption, "appearance": frame.appearance})
+        captions = {key: getattr(frame, key) for key in ("caption", "appearance", "place")}
+        rows.append({"video": video, **captions, "pair": index // 2})
     _write_lines(folder / "manifest.jsonl", rows)
 
 
@@ -162,8 +165,8 @@ def _write_stills(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     _write_lines(folder / "manifest.jsonl", rows)
 
 
-# What a data set holds: twins; late frames, each of another clip, with the clip's caption and its
-# own appearance (to pre-train an image model); frames of distinct appearance (to test one).
+# What a data set holds: twins; late frames of twins, with the clip's caption and their own
+# appearance (to pre-train an image model); frames of distinct appearance (to test one).
 CONTENTS = {"clips": _write_clips, "frames": _write_frames, "stills": _write_stills}
 
 

@@ -209,8 +209,34 @@ def test_drawn_frames_have_both_kinds_of_captions_and_true_appearance():
     assert used == set(grammar.VOCABULARY) - {"<pad>", "<unk>", "<start>", "<end>", ","}
 
 
+def test_place_is_the_quarter_of_the_picture_that_a_lone_shape_is_in():
+    quarters = set()
+    for index in range(200):
+        frame = moving_shapes.draw_frame(index, seed=0, split="train")
+        if " and " in frame.appearance or frame.appearance.startswith("an empty"):
+            assert frame.place == frame.appearance
+            continue
+        looks, background = frame.appearance.split(" on ")
+        quarter = frame.place.removeprefix(looks).removesuffix(f" on {background}").split()
+        shown = np.abs(frame.picture.astype(int) - scene.BACKGROUNDS[background.split()[1]]).sum(-1)
+        y, x = (axis.mean() + 0.5 for axis in np.nonzero(shown > 30))
+        if min(abs(x - 16), abs(y - 16)) > 1:  # drawn pixels are not centred to a pixel's parts
+            assert quarter == ["down" if y > 16 else "up", "right" if x > 16 else "left"]
+            quarters.add(tuple(quarter))
+    assert len(quarters) == 4
+
+
+def test_drawn_frames_come_in_twins():
+    first, second = (moving_shapes.draw_frame(i, seed=0, split="train") for i in (6, 7))
+    a, b = (moving_shapes.draw_pair(3, seed=0, split="train")[i].caption for i in (0, 1))
+    assert (first.caption, second.caption) == (a, b)
+
+
 def test_frames_and_stills_become_files_of_one_frame(tmp_path):
-    for content, columns in (("frames", {"caption", "appearance"}), ("stills", {"caption"})):
+    for content, columns in (
+        ("frames", {"caption", "appearance", "place", "pair"}),
+        ("stills", {"caption"}),
+    ):
         manifest = moving_shapes.generate(tmp_path / content, 20, content=content)
         rows = _rows(manifest)
         assert len(rows) == 20 and all(row.keys() == columns | {"video"} for row in rows)
