@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from configs import common
 from vlt import configuration
 from vlt.merging.diffrate import linear_schedule
+from vlt.merging.tempme import PUBLISHED
+from vlt.models.spec import SIZES
 
 # Frames and words, the protocol, manifests of data_pipelines/, and steps of an epoch.
 SHORT, LONG = {"frames": 12, "words": 32}, {"frames": 64, "words": 64}
@@ -68,36 +70,31 @@ LEAVES = {
     "adapter": r".*/adapter_\w+/.*",
     "tempme": r".*/clip_position",
 }
+# Clips that layers 9 to 11 join (Section 4.1; 8 frames in Table 16).
+JOIN = {8: (2, 2, 2), 12: (2, 2, 3), 64: (4, 4, 4)}
 MEASURES = ("R@1", "R@5", "R@10", "R-Sum", "MnR")
-
-
-def tempme_options(size: str, frames: int) -> dict[str, Any]:
-    """Section 4.1: r, R_C and R_I by patch size, the merging of clips by number of frames."""
-    tokens = {"r": 10, "keep_cross": 60, "keep_intra": 80}
-    if size == "clip_b32":
-        tokens = {"r": 2, "keep_cross": 70, "keep_intra": 90}
-    join = {8: (2, 2, 2), 12: (2, 2, 3), 64: (4, 4, 4)}[frames]
-    return {"layers": (8, 9, 10), "join": join, "positions": True} | tokens
-
-
-def diffrate_options(size: str) -> dict[str, Any]:
-    """From all tokens to the 20 (B/16: 49) of Table 1 in equal steps; inferred."""
-    patches, last = (49, 19) if size == "clip_b32" else (196, 48)
-    kept, merged = linear_schedule(patches, last, layers=12)
-    return {"kept": kept, "merged": merged}
 
 
 def options(method: str, size: str, frames: int) -> dict[str, Any]:
     """Options of a method that are worth overriding; the rest are its defaults."""
+    patch = SIZES[size].visual.patch_size
+    published = PUBLISHED[patch]
     return {
         "lora": {"rank": 8},
         "prompt": {"tokens": 5, "deep": True},
         "adapter": {"bottleneck": 8},
-        "tome": {"r": 2 if size == "clip_b32" else 10, "proportional": True},
-        "testa": {"r": 2 if size == "clip_b32" else 10},
-        "diffrate": diffrate_options(size),
-        "tempme": tempme_options(size, frames),
+        "tome": {"r": published["r"], "proportional": True},
+        "testa": {"r": published["r"]},
+        "diffrate": diffrate_options(patch),
+        "tempme": {"layers": (8, 9, 10), "join": JOIN[frames], "positions": True} | published,
     }.get(method, {})
+
+
+def diffrate_options(patch: int) -> dict[str, Any]:
+    """From all tokens to the 20 (B/16: 49) of Table 1 in equal steps; inferred."""
+    patches, last = {32: (49, 19), 16: (196, 48)}[patch]
+    kept, merged = linear_schedule(patches, last, layers=12)
+    return {"kept": kept, "merged": merged}
 
 
 def rules(methods: tuple[str, ...], full: bool) -> tuple[tuple[str, Any], ...]:

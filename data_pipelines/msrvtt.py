@@ -9,29 +9,22 @@ MSRVTT_train.7k.csv and MSRVTT_JSFUSION_test.csv, or of the lists that other pro
 from data_pipelines.retrieval_manifests import Split, main
 from vlt.tasks.protocols import PROTOCOLS
 
+TRAINING = tuple(
+    Split(
+        f"train_{size}",
+        (
+            ("MSRVTT_data.json", f"MSRVTT_train.{size}.csv"),
+            (f"msrvtt_ret_train{size}.json",),
+            (f"train_{size}.json",),
+        ),
+        "caption",
+        videos=PROTOCOLS[f"msrvtt_1ka_{size}"].training,
+        each=20,
+    )
+    for size in ("9k", "7k")
+)
 SPLITS = (
-    Split(
-        "train_9k",
-        (
-            ("MSRVTT_data.json", "MSRVTT_train.9k.csv"),
-            ("msrvtt_ret_train9k.json",),
-            ("train_9k.json",),
-        ),
-        "caption",
-        videos=PROTOCOLS["msrvtt_1ka_9k"].training,
-        each=20,
-    ),
-    Split(
-        "train_7k",
-        (
-            ("MSRVTT_data.json", "MSRVTT_train.7k.csv"),
-            ("msrvtt_ret_train7k.json",),
-            ("train_7k.json",),
-        ),
-        "caption",
-        videos=PROTOCOLS["msrvtt_1ka_7k"].training,
-        each=20,
-    ),
+    *TRAINING,
     Split(
         "test_1ka",
         (

@@ -15,7 +15,7 @@ from vlt.configuration import load_config
 from vlt.merging.evit import EViT
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
-from vlt.models.build import abstract_params, example_inputs
+from vlt.models.build import abstract_params, example_inputs, merges_tokens
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 
@@ -71,8 +71,8 @@ def test_functions_take_turns_after_a_warm_up():
 def test_slices_leave_the_shapes_and_nothing_of_the_matching(method):
     model, params = build(method, cls_only=False)
     cut = slicing.sliced(model)
-    assert slicing.merges(model)
-    assert not slicing.merges(DualEncoder(SPEC))
+    assert merges_tokens(model)
+    assert not merges_tokens(DualEncoder(SPEC))
     main = forward.prepare(model, 1, params)
     video, _ = example_inputs(SPEC, FRAMES, 1)
 

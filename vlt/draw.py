@@ -30,6 +30,7 @@ from PIL import Image
 from vlt import configuration
 from vlt.data.clips import ClipRequest, read_clip
 from vlt.loading import LoadedModel, build_described, load_model
+from vlt.models.build import merges_tokens
 from vlt.models.dual_encoder import DualEncoder
 from vlt.paint import PRUNED, paint, picture
 from vlt.resources import resolve
@@ -146,7 +147,7 @@ def _load_other(name: str, overrides: Mapping[str, Any]) -> tuple[str, ConfigDic
 def _model(title: str, config: ConfigDict, load: Callable[[], LoadedModel]) -> Model | None:
     """None where nothing merges."""
     module, _, _ = build_described(config.model)
-    if not any(type(method).__module__.startswith("vlt.merging.") for method in module.methods):
+    if not merges_tokens(module):
         return None
     if not config.evals:
         raise ValueError(f"{title}: config.evals is empty; its first says which frames are sampled")

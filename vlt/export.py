@@ -31,7 +31,7 @@ from vlt.model_folder import (
     write_model_folder,
 )
 from vlt.models.build import abstract_params, build_methods, example_inputs
-from vlt.models.points import Method
+from vlt.models.points import Method, copy_leaves
 from vlt.optim import merge, partition
 from vlt.training_checkpoints import TrainingCheckpoints
 
@@ -62,9 +62,7 @@ def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> Loa
         if not build_methods({name: options})[0].training_only
     }
     module = loaded.module.clone(methods=build_methods(kept))
-    wanted = traverse_util.flatten_dict(abstract_params(module), sep="/")
-    leaves = traverse_util.flatten_dict(params, sep="/")
-    params = traverse_util.unflatten_dict({path: leaves[path] for path in wanted}, sep="/")
+    params = copy_leaves(abstract_params(module), params)
     config = dataclasses.replace(loaded.config, methods=kept)
     return LoadedModel(module, params, config, loaded.tokenizer)
 

@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.bench.slicing import merges, sliced
+from vlt.bench.slicing import sliced
 from vlt.bench.timing import ROUNDS, matmul_rate, memory, ratio, turns
 from vlt.count import Counts, count
-from vlt.models.build import build_model, example_inputs, init_params, merged_form
+from vlt.models.build import (
+    build_model,
+    example_inputs,
+    init_params,
+    merged_form,
+    merges_tokens,
+)
 from vlt.models.dual_encoder import DualEncoder
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -50,7 +56,7 @@ def bench_forward(
     main = prepare(deployed(config, cls_only), batch)
     others = {k: prepare(deployed(c, cls_only), batch) for k, c in (against or {}).items()}
     functions: list[Callable[[], Any]] = [main.run, *(other.run for other in others.values())]
-    if merges(main.model):
+    if merges_tokens(main.model):
         functions.append(prepare(sliced(main.model), batch, main.params).run)
     if peer:
         from vlt.bench.torch_peer import clip_video_encoder  # torch is an extra
@@ -61,7 +67,7 @@ def bench_forward(
         functions.append(lambda: encode(video))
     times = turns(*functions, rounds=rounds)
     result = _figures(main, batch, float(np.median(times[:, 0])))
-    if merges(main.model):
+    if merges_tokens(main.model):
         result["merging_share"] = 1 - 1 / ratio(times, 0, 1 + len(others))
     if peer:
         result |= {

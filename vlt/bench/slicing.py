@@ -12,24 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vlt.models.build import is_merging
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method, Tokens
 
 POINTS = ("before_attention", "between", "after_block")
 
 
-def merges(model: DualEncoder) -> bool:
-    """Whether any of its methods is one of vlt/merging."""
-    return any(_is_merging(method) for method in model.methods)
-
-
 def sliced(model: DualEncoder) -> DualEncoder:
     """The module with tokens cut where it merges; same parameters, same shapes in every block."""
-    return model.clone(methods=tuple(_sliced(m) if _is_merging(m) else m for m in model.methods))
-
-
-def _is_merging(method: Method) -> bool:
-    return type(method).__module__.startswith("vlt.merging.")
+    return model.clone(methods=tuple(_sliced(m) if is_merging(m) else m for m in model.methods))
 
 
 def _sliced(method: Method) -> Method:

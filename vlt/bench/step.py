@@ -11,6 +11,7 @@ from vlt.bench.forward import random_video
 from vlt.bench.timing import ROUNDS, memory, ratio, turns
 from vlt.models.build import abstract_params, build_model, example_inputs, init_params
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.points import copy_leaves
 from vlt.optim import make_optimizer, merge, partition
 from vlt.step import TrainState, make_train_step
 from vlt.tasks.retrieval import Retrieval
@@ -108,13 +109,6 @@ def backbone_forward(step: Step) -> Callable[[], jax.Array]:
     def run() -> jax.Array:
         # Read at every call: the step gives its old state away.
         params = merge(step.state.trained, step.frozen)
-        return forward(_pick(shapes, params), step.inputs["video"])
+        return forward(copy_leaves(shapes, params), step.inputs["video"])
 
     return run
-
-
-def _pick(shapes: Any, tree: Any) -> Any:
-    """The leaves of `tree` that `shapes` has."""
-    if isinstance(shapes, Mapping):
-        return {name: _pick(inner, tree[name]) for name, inner in shapes.items()}
-    return tree

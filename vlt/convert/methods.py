@@ -9,17 +9,13 @@ import numpy as np
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.sizes import common_size, count_layers
+from vlt.merging.tempme import PUBLISHED
 
 Leaves = Mapping[str, np.ndarray]
 Options = dict[str, Any]
 
 _BRANCH = "visual/btadapter"
 _CLIP_POSITION = re.compile(r"visual/blocks_(\d+)/clip_position")
-# What TempMe was published with, by patch size (spec/tempme.md section 4).
-_TEMPME = {
-    32: {"r": 2, "keep_cross": 70, "keep_intra": 90},
-    16: {"r": 10, "keep_cross": 60, "keep_intra": 80},
-}
 
 
 def infer_methods(
@@ -82,7 +78,7 @@ def _tempme(
             raise ConversionError(f"--set tempme.{next(iter(chosen))}: there are no clip positions")
         return None
     options = {"layers": tuple(clips), "join": chosen.pop("join", None) or _join(clips, notes)}
-    published = _TEMPME.get(patch_size, {})
+    published = PUBLISHED.get(patch_size, {})
     for key in ("r", "keep_cross", "keep_intra"):
         value = chosen.get(key, published.get(key))
         if value is None:

@@ -19,6 +19,12 @@ from vlt.models.spec import DualEncoderSpec
 if TYPE_CHECKING:
     from vlt.models.block import Block
 
+# r, R_C and R_I that the paper reports, by patch size (Section 4.1).
+PUBLISHED = {
+    32: {"r": 2, "keep_cross": 70, "keep_intra": 90},
+    16: {"r": 10, "keep_cross": 60, "keep_intra": 80},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class TempMe(Method):

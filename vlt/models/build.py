@@ -57,6 +57,16 @@ def _near(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
 
 
+def merges_tokens(model: DualEncoder) -> bool:
+    """Whether any of the model's methods is one of vlt/merging."""
+    return any(is_merging(method) for method in model.methods)
+
+
+def is_merging(method: Method) -> bool:
+    """Whether the method is one of vlt/merging."""
+    return type(method).__module__.startswith(f"{vlt.merging.__name__}.")
+
+
 def method_options(
     config: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`python -m vlt.bench_input VIDEO...`: clips a second of the decoder processes.
+"""`python -m vlt.bench.input VIDEO...`: clips a second of the decoder processes.
 
 Beside twice the rate of bare decoding and resizing of the same frames in one process, turn by turn,
 one decoding thread on both sides. What a training run waits for is in its metrics (wait_share).
@@ -6,14 +6,12 @@ one decoding thread on both sides. What a training run waits for is in its metri
 
 import argparse
 import itertools
-import statistics
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from vlt.data.clips import ClipRequest, DecoderPool, read_clip
+import numpy as np
 
-ROUNDS = 7
+from vlt.bench.timing import ratio, turns
+from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 
 
 def bench(requests: list[ClipRequest], workers: int = 2) -> dict[str, float]:
@@ -27,24 +25,18 @@ def bench(requests: list[ClipRequest], workers: int = 2) -> dict[str, float]:
             for request in requests:
                 read_clip(request)
 
-        pooled()
-        bare()
-        times = [(_seconds(bare), _seconds(pooled)) for _ in range(ROUNDS)]
-    bare_rate = statistics.median(len(requests) / b for b, _ in times)
-    pool_rate = statistics.median(workers * len(requests) / p for _, p in times)
-    share = statistics.median(b / p for b, p in times)
-    return {"bare": bare_rate, "pool": pool_rate, "of_ideal": share}
-
-
-def _seconds(function: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+        times = turns(bare, pooled)
+    bare_s, pool_s = np.median(times, axis=0).tolist()
+    return {
+        "bare": len(requests) / bare_s,
+        "pool": workers * len(requests) / pool_s,
+        "of_ideal": ratio(times, 0, 1),
+    }
 
 
 def main() -> None:
     """Prints the rates for the videos given on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m vlt.bench_input", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vlt.bench.input", description=__doc__)
     parser.add_argument("videos", nargs="+")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
