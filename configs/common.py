@@ -21,6 +21,7 @@ def base() -> ConfigDict:
                 "cls_only": True,  # the last block computes only what is read (exact)
                 "frame_norm": False,  # unit frame embeddings before their mean
                 "remat": False,
+                "drop_path": 0.0,  # stochastic depth of the vision tower's last block
             },
             "rules": ((".*", "frozen"),),
             "optimizer": {

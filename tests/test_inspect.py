@@ -17,9 +17,9 @@ from vlt.configuration import load_config
 from vlt.inspect import format_report, inspect_config
 from vlt.model_folder import ModelConfig, ModelFolderError
 from vlt.models.build import build_model
-from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD
 from vlt.models.points import Method
 from vlt.models.spec import SIZES
+from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 from vlt.optim import RuleError
 
 FROZEN = (".*", "frozen")

@@ -31,7 +31,7 @@ from vlt import configuration
 from vlt.data.clips import ClipRequest, read_clip
 from vlt.loading import LoadedModel, build_described, load_model
 from vlt.models.build import merges_tokens
-from vlt.models.dual_encoder import DualEncoder
+from vlt.models.video_model import VideoModel
 from vlt.paint import PRUNED, paint, picture
 from vlt.resources import resolve
 
@@ -176,7 +176,7 @@ def _that_merge(models: Sequence[Model | None], name: str) -> list[Model]:
 
 
 def token_maps(
-    model: DualEncoder, params: Any, clips: Sequence[np.ndarray], layers: Sequence[int]
+    model: VideoModel, params: Any, clips: Sequence[np.ndarray], layers: Sequence[int]
 ) -> list[list[TokenMap]]:
     """[clip][layer] of uint8 clips [t, H, W, 3] of one shape.
 

@@ -12,7 +12,7 @@ from vlt.data.clips import DecoderPool
 from vlt.data.manifest import group_rows
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
-from vlt.models.dual_encoder import DualEncoder
+from vlt.models.video_model import VideoModel
 from vlt.sharding import shard_batch
 from vlt.tasks.protocols import named_protocol
 from vlt.tasks.retrieval_metrics import recognition_metrics, retrieval_metrics
@@ -33,7 +33,7 @@ class Evaluator:
     def __init__(
         self,
         evals: Mapping[str, Any],
-        module: DualEncoder,
+        module: VideoModel,
         mesh: Mesh,
         tokenizer: Tokenizer,
         pool: DecoderPool,
@@ -83,7 +83,7 @@ class Evaluator:
         return np.concatenate(vectors)[: len(texts)]
 
 
-def _embed(module: DualEncoder, params: Any, inputs: jax.Array, method: str) -> jax.Array:
+def _embed(module: VideoModel, params: Any, inputs: jax.Array, method: str) -> jax.Array:
     return module.apply({"params": params}, inputs, method=method)[0]
 
 

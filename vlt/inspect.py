@@ -20,7 +20,7 @@ from vlt.count import Counts, count
 from vlt.loading import build_described
 from vlt.model_folder import ModelFolderError
 from vlt.models.build import abstract_params, example_inputs, merged_form
-from vlt.models.dual_encoder import DualEncoder
+from vlt.models.video_model import VideoModel
 from vlt.optim import partition
 from vlt.resources import resolve
 
@@ -74,7 +74,7 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _module(config: Mapping[str, Any]) -> DualEncoder:
+def _module(config: Mapping[str, Any]) -> VideoModel:
     """The config's module; a checkpoint that is not there yet is described by `config.size`."""
     absent = config["checkpoint"] and not resolve(config["checkpoint"]).is_dir()
     if absent and config["size"]:
@@ -95,7 +95,7 @@ def _sum_without(sizes: Mapping[str, int], pattern: str) -> int:
     return sum(size for path, size in sizes.items() if not re.fullmatch(pattern, path))
 
 
-def _apply(model: DualEncoder, method: str, train: bool, capture: bool = False) -> Any:
+def _apply(model: VideoModel, method: str, train: bool, capture: bool = False) -> Any:
     def forward(params: Any, inputs: jax.Array) -> Any:
         rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)} if train else None
         return model.apply(
@@ -105,11 +105,11 @@ def _apply(model: DualEncoder, method: str, train: bool, capture: bool = False) 
     return forward
 
 
-def _cost(model: DualEncoder, method: str, params: Any, inputs: Any, train: bool) -> Counts:
+def _cost(model: VideoModel, method: str, params: Any, inputs: Any, train: bool) -> Counts:
     return count(_apply(model, method, train), params, inputs)
 
 
-def _tokens_per_layer(model: DualEncoder, params: Any, video: Any) -> list[list[int]]:
+def _tokens_per_layer(model: VideoModel, params: Any, video: Any) -> list[list[int]]:
     """[groups, tokens of each] that leave every layer of the vision tower."""
     forward = _apply(model, "encode_video", train=False, capture=True)
     _, out = jax.eval_shape(forward, params, video)

@@ -18,19 +18,19 @@ from vlt.model_folder import (
     read_model_folder,
 )
 from vlt.models.build import abstract_params, build_model, init_params, method_options
-from vlt.models.dual_encoder import ANY_FRAMES, CLIP_MEAN, CLIP_STD, DualEncoder
 from vlt.models.spec import SIZES
+from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.resources import resolve
 
 # `config.model` of a folder that is used as it is, but for what the folder itself says.
-AS_STORED = {"methods": (), "dtype": "float32", "cls_only": True, "remat": False}
+AS_STORED = {"methods": (), "dtype": "float32", "cls_only": True, "remat": False, "drop_path": 0.0}
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
     """A module, its host parameters, and the rest of what a model folder holds."""
 
-    module: DualEncoder
+    module: VideoModel
     params: dict[str, Any]
     config: ModelConfig
     tokenizer: Path
@@ -80,7 +80,7 @@ def load_folder(path: str) -> LoadedModel:
     return LoadedModel(module, params, config, folder / "tokenizer")
 
 
-def build_described(config: Mapping[str, Any]) -> tuple[DualEncoder, Path | None, ModelConfig]:
+def build_described(config: Mapping[str, Any]) -> tuple[VideoModel, Path | None, ModelConfig]:
     """The module of `config.model`, the checkpoint's folder and what that says; reads no weights.
 
     Raises:
@@ -105,7 +105,8 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
         spec = build_model(config).spec
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
         pixels |= {"resize": "bicubic", "crop": "center"}
-        return None, ModelConfig("clip", spec, {}, pixels)
+        family = "clip" if spec.kind == "dual_encoder" else "blip"
+        return None, ModelConfig(family, spec, {}, pixels)
     folder = resolve(config["checkpoint"])
     stored = read_model_config(folder)
     size = config["size"]
@@ -117,7 +118,7 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     return folder, stored
 
 
-def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: DualEncoder) -> None:
+def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:
     """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
     shapes or in other layers. A kind that either has alone is new, or left out by an option."""
     trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(module)
@@ -142,7 +143,7 @@ def _kind(path: str) -> str:
 
 
 def _complete(
-    module: DualEncoder, loaded: dict[str, Any], stored: set[str], seed: int
+    module: VideoModel, loaded: dict[str, Any], stored: set[str], seed: int
 ) -> dict[str, Any]:
     """Loaded leaves, and fresh ones where the model has more."""
     have = traverse_util.flatten_dict(loaded, sep="/")

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from vlt.checkpoint import CheckpointError, load_tree, save_tree
-from vlt.models.build import abstract_params, build_methods
-from vlt.models.dual_encoder import ANY_FRAMES, DualEncoder
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.build import abstract_params, make_model
+from vlt.models.spec import Spec, spec_from_dict
+from vlt.models.video_model import ANY_FRAMES
 
 _FORMAT = 1
 
@@ -40,7 +40,7 @@ class ModelConfig:
     """
 
     family: str
-    spec: DualEncoderSpec
+    spec: Spec
     methods: dict[str, dict[str, Any]]
     preprocessing: dict[str, Any]
     frames: int | None = None
@@ -60,7 +60,7 @@ class ModelConfig:
             KeyError, TypeError: a field is missing or unknown.
         """
         rest = {key: value for key, value in fields.items() if key not in ("format", "spec")}
-        return cls(spec=DualEncoderSpec.from_dict(fields["spec"]), **rest)
+        return cls(spec=spec_from_dict(fields["spec"]), **rest)
 
 
 def write_model_folder(
@@ -134,17 +134,14 @@ def read_model_folder(
 
 
 def model_shapes(
-    spec: DualEncoderSpec, methods: Mapping[str, Mapping[str, Any]], frames: int | None = None
+    spec: Spec, methods: Mapping[str, Mapping[str, Any]], frames: int | None = None
 ) -> dict[str, Any]:
     """Abstract parameter tree of a model with its methods.
 
     Raises:
         ValueError: unknown method or option, or options that do not fit the sizes or the frames.
     """
-    model = DualEncoder(spec, build_methods(methods), frames or ANY_FRAMES)
-    for method in model.methods:
-        method.check(spec, model.frames)
-    return abstract_params(model)
+    return abstract_params(make_model(spec, methods, frames or ANY_FRAMES))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vlt.models.dual_encoder import DualEncoder
+from vlt.models.video_model import VideoModel
 from vlt.optim import merge
 from vlt.tasks.retrieval import Retrieval
 
@@ -37,7 +37,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def make_train_step(
-    model: DualEncoder,
+    model: VideoModel,
     task: Retrieval,
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],

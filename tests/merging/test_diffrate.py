@@ -58,7 +58,7 @@ def test_slicing_is_that_of_a_naive_rewrite():
     attention = rng.dirichlet(np.ones(17), (2, 3, 2, 17)).astype(np.float32)
     members = jnp.eye(17)[None, None] * jnp.ones((2, 3, 1, 1))
     block = SimpleNamespace(tower="visual", layer=1)
-    attended = Attended(jnp.zeros(()), lambda: jnp.asarray(attention))
+    attended = Attended(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention))
     after = jax.jit(lambda *leaves: GIVEN.between(block, Tokens(*leaves), attended))(
         x, size, members
     )

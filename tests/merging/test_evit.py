@@ -31,7 +31,7 @@ def random_frames(protected):
     members = rng.normal(size=(2, 3, n, 5)).astype(np.float32)
     attention = rng.dirichlet(np.ones(n), (2, 3, 2, n)).astype(np.float32)
     tokens = Tokens(jnp.asarray(x), None, jnp.asarray(members), 1, protected)
-    return tokens, Attended(jnp.zeros(()), lambda: jnp.asarray(attention)), attention
+    return tokens, Attended(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention)), attention
 
 
 @pytest.mark.parametrize("protected", [1, 3])

@@ -43,7 +43,7 @@ def run(method, layer, tokens, keys):
     block = SimpleNamespace(tower="visual", layer=layer)
 
     def prune(tokens, keys):
-        attended = Attended(keys, lambda: pytest.fail("needs no probabilities"))
+        attended = Attended(keys, keys, lambda: pytest.fail("needs no probabilities"))
         return method.after_block(block, method.between(block, tokens, attended))
 
     return jax.jit(prune)(tokens, keys)

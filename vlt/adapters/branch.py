@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Attention, Dense, LayerNorm, Mlp
+from vlt.models.block import Attention, Dense, DropPath, LayerNorm, Mlp
 from vlt.models.points import Pattern
 from vlt.models.spec import VisionSpec
 
@@ -166,7 +166,7 @@ class TemporalLayer(nn.Module):
             name="attention",
         )
         x, _ = attention(Pattern(x, x))
-        x = DropPath(self.drop_path, (0, 1))(x)
+        x = DropPath(self.drop_path)(x)
         zeros = nn.initializers.zeros
         x = Dense(width, dtype=self.dtype, kernel_init=zeros, name="projection")(x)
         return patches + x.swapaxes(1, 2)
@@ -194,7 +194,7 @@ class SpatialLayer(nn.Module):
             self.spec.heads, self.spec.key_bias, dtype=self.dtype, name="attention"
         )
         y, _ = attention(Pattern(x[:, :, :1] if self.cls_only else x, x))
-        y = DropPath(self.drop_path, (0, 1))(y)
+        y = DropPath(self.drop_path)(y)
         cls = cls + y[:, :, 0].mean(1)
         tokens = cls[:, None]
         if not self.cls_only:
@@ -205,20 +205,6 @@ class SpatialLayer(nn.Module):
 
     def _norm(self, name: str) -> LayerNorm:
         return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: drops whole sequences, one decision for each index of `axes`."""
-
-    rate: float
-    axes: tuple[int, ...]
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        if not self.rate:
-            return x
-        shape = tuple(size if axis in self.axes else 1 for axis, size in enumerate(x.shape))
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
-        return x * keep.astype(x.dtype) / (1 - self.rate)
 
 
 def _uniform(bound: float) -> nn.initializers.Initializer:

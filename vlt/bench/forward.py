@@ -17,7 +17,7 @@ from vlt.models.build import (
     merged_form,
     merges_tokens,
 )
-from vlt.models.dual_encoder import DualEncoder
+from vlt.models.video_model import VideoModel
 
 Configs = Mapping[str, Mapping[str, Any]]
 
@@ -25,7 +25,7 @@ Configs = Mapping[str, Mapping[str, Any]]
 class Forward(NamedTuple):
     """A compiled vision tower with random weights, ready to be called."""
 
-    model: DualEncoder
+    model: VideoModel
     params: Any
     compiled: Any
     counts: Counts
@@ -108,13 +108,13 @@ def videos_per_second(config: Mapping[str, Any], batch: int) -> float:
     return batch / float(np.median(turns(prepare(deployed(config), batch).run)))
 
 
-def deployed(config: Mapping[str, Any], cls_only: bool | None = None) -> DualEncoder:
+def deployed(config: Mapping[str, Any], cls_only: bool | None = None) -> VideoModel:
     """The module of `config.model` without what merges into its weights."""
     model = merged_form(build_model(config))
     return model if cls_only is None else model.clone(cls_only=cls_only)
 
 
-def prepare(model: DualEncoder, batch: int, params: Any = None) -> Forward:
+def prepare(model: VideoModel, batch: int, params: Any = None) -> Forward:
     """Compiles the vision tower; random weights where none are given."""
     if params is None:
         params = jax.jit(lambda: without_text(init_params(model, jax.random.key(0))))()
@@ -133,7 +133,7 @@ def without_text(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: leaves for name, leaves in params.items() if name != "text"}
 
 
-def random_video(model: DualEncoder, batch: int) -> jax.Array:
+def random_video(model: VideoModel, batch: int) -> jax.Array:
     """uint8 noise [b, t, H, W, 3]."""
     video, _ = example_inputs(model.spec, model.frames, 1, batch)
     return jnp.asarray(np.random.default_rng(0).integers(0, 255, video.shape, dtype=np.uint8))

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.build import is_merging
-from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method, Tokens
+from vlt.models.video_model import VideoModel
 
 POINTS = ("before_attention", "between", "after_block")
 
 
-def sliced(model: DualEncoder) -> DualEncoder:
+def sliced(model: VideoModel) -> VideoModel:
     """The module with tokens cut where it merges; same parameters, same shapes in every block."""
     return model.clone(methods=tuple(_sliced(m) if is_merging(m) else m for m in model.methods))
 

@@ -10,7 +10,6 @@ import numpy as np
 from vlt.bench.forward import random_video
 from vlt.bench.timing import ROUNDS, memory, ratio, turns
 from vlt.models.build import abstract_params, build_model, example_inputs, init_params
-from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import copy_leaves
 from vlt.optim import make_optimizer, merge, partition
 from vlt.step import TrainState, make_train_step
@@ -102,7 +101,7 @@ def step_memory(
 
 def backbone_forward(step: Step) -> Callable[[], jax.Array]:
     """The vision tower without methods, at the step's weights and on its videos."""
-    bare = DualEncoder(step.model.spec, cls_only=False, dtype=step.model.dtype)
+    bare = step.model.clone(methods=(), cls_only=False)
     shapes = abstract_params(bare)
     forward = jax.jit(lambda p, x: bare.apply({"params": p}, x, method="encode_video")[0])
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.reading import read_json
-from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 
 # PIL's codes.
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}

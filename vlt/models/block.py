@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.points import Attended, KeysValues, Method, Pattern, Tokens
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -36,16 +36,18 @@ class Dense(nn.Dense):
         return y
 
 
-def attention_logits(query: jax.Array, key: jax.Array, bias: jax.Array | None) -> jax.Array:
+def attention_logits(
+    query: jax.Array, key: jax.Array, bias: jax.Array | None, scale: jax.Array | None = None
+) -> jax.Array:
     """Scaled scores [b, g, h, q, m] in float32 from heads [b, g, h, q|m, d]."""
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("bghqd,bghmd->bghqm", query * scale, key)
+    logits = jnp.einsum("bghqd,bghmd->bghqm", query * query.shape[-1] ** -0.5, key)
     logits = logits.astype(jnp.float32)
+    logits = logits if scale is None else logits * scale
     return logits if bias is None else logits + bias
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention within each group."""
+    """Multi-head attention within each group."""
 
     heads: int
     key_bias: bool = True
@@ -53,10 +55,20 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, pattern: Pattern) -> tuple[jax.Array, Attended]:
-        """Queries [b, g, q, d] read the source [b, g, m, d]. Returns [b, g, q, d]."""
+    def __call__(
+        self,
+        pattern: Pattern,
+        known: KeysValues | None = None,
+        index: jax.Array | int | None = None,
+    ) -> tuple[jax.Array, Attended]:
+        """Queries [b, g, q, d] read the source [b, g, m, d]. Returns [b, g, q, d].
+
+        known: keys and values of earlier calls. Without `index` they are read in the source's
+        place; with it the source's are written at that position among them, and all are read.
+        """
         width = pattern.queries.shape[-1]
 
         def dense(name: str, use_bias: bool = True) -> Dense:
@@ -74,18 +86,26 @@ class Attention(nn.Module):
             return x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
 
         query = split(dense("query")(pattern.queries))
-        key = split(dense("key", self.key_bias)(pattern.source))
-        value = split(dense("value")(pattern.source))
-        logits = attention_logits(query, key, pattern.bias)
+        if known is not None and index is None:
+            key, value = known.keys, known.values
+        else:
+            key = split(dense("key", self.key_bias)(pattern.source))
+            value = split(dense("value")(pattern.source))
+        if known is not None and index is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(known.keys, key, index, axis=3)
+            value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
+        logits = attention_logits(query, key, pattern.bias, pattern.scale)
         # The sum divides d columns after the product instead of m before it.
         weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
         if pattern.key_weight is not None:
             weights *= pattern.key_weight[:, :, None, None].astype(weights.dtype)
         total = weights.sum(-1, keepdims=True)
+        if self.dropout:
+            weights = nn.Dropout(self.dropout, deterministic=False)(weights)
         y = jnp.einsum("bghqm,bghmd->bghqd", weights.astype(self.dtype), value)
         y = (y / total).astype(self.dtype)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
-        return dense("out")(y), Attended(key, lambda: weights / total)
+        return dense("out")(y), Attended(key, value, lambda: weights / total)
 
 
 class Mlp(nn.Module):
@@ -95,13 +115,37 @@ class Mlp(nn.Module):
     activation: str
     methods: tuple[Method, ...] = ()
     dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., d] -> [..., d]."""
-        hidden = Dense(self.width, methods=self.methods, dtype=self.dtype, name="fc1")(x)
-        hidden = ACTIVATIONS[self.activation](hidden)
-        return Dense(x.shape[-1], methods=self.methods, dtype=self.dtype, name="fc2")(hidden)
+
+        def dense(width: int, name: str) -> Dense:
+            return Dense(
+                width,
+                methods=self.methods,
+                dtype=self.dtype,
+                kernel_init=self.kernel_init,
+                name=name,
+            )
+
+        hidden = ACTIVATIONS[self.activation](dense(self.width, "fc1")(x))
+        return dense(x.shape[-1], "fc2")(hidden)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops whole sequences, one decision an index of the first two axes."""
+
+    rate: float
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x, or 0, at 1 / (1 - rate) times its size."""
+        if not self.rate:
+            return x
+        shape = (*x.shape[:2], *[1] * (x.ndim - 2))
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return x * keep.astype(x.dtype) / (1 - self.rate)
 
 
 class Block(nn.Module):
@@ -109,6 +153,7 @@ class Block(nn.Module):
 
     causal: tokens see those before them. tower, layer: where the block stands, for methods to read.
     cls_read: nobody reads any but the CLS tokens afterwards. shared: modules that both towers use.
+    drop_path: share of sequences, one a frame, whose attention or MLP is left out.
     """
 
     heads: int
@@ -122,6 +167,7 @@ class Block(nn.Module):
     layer: int = 0
     cls_read: bool = False
     train: bool = False
+    drop_path: float = 0.0
     shared: Mapping[str, nn.Module] | None = None
     dtype: Any = jnp.float32
 
@@ -140,7 +186,7 @@ class Block(nn.Module):
         y = Mlp(self.mlp_width, self.activation, self.methods, self.dtype, name="mlp")(normed)
         for method in self.methods:
             y = method.mlp_path(self, entry, tokens, normed, y)
-        tokens = tokens.replace(x=tokens.x + y)
+        tokens = tokens.replace(x=tokens.x + DropPath(self.drop_path)(y))
         for method in self.methods:
             tokens = method.after_block(self, tokens)
         return tokens
@@ -159,9 +205,10 @@ class Block(nn.Module):
             pattern = method.attention_pattern(self, tokens, pattern)
         attention = Attention(self.heads, self.key_bias, self.methods, self.dtype, name="attention")
         y, attended = attention(pattern)
+        y = y.reshape(read.x.shape)
         for method in self.methods:
             y = method.parallel_attention(self, tokens, normed, y)
-        return read.replace(x=read.x + y), attended
+        return read.replace(x=read.x + DropPath(self.drop_path)(y)), attended
 
 
 def causal_bias(length: int) -> jax.Array:

@@ -13,10 +13,16 @@ import jax.numpy as jnp
 
 import vlt.adapters
 import vlt.merging
-from vlt.models.dual_encoder import CLIP_MEAN, CLIP_STD, DualEncoder
+from vlt.models.captioner import Captioner
+from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
-from vlt.models.spec import SIZES, DualEncoderSpec
+from vlt.models.spec import SIZES, Spec
+from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 
+MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
+    "dual_encoder": DualEncoder,
+    "captioner": Captioner,
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -57,7 +63,7 @@ def _near(name: str, names: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
 
 
-def merges_tokens(model: DualEncoder) -> bool:
+def merges_tokens(model: VideoModel) -> bool:
     """Whether any of the model's methods is one of vlt/merging."""
     return any(is_merging(method) for method in model.methods)
 
@@ -82,10 +88,10 @@ def method_options(
 
 def build_model(
     config: Mapping[str, Any],
-    spec: DualEncoderSpec | None = None,
+    spec: Spec | None = None,
     stored: Mapping[str, Mapping[str, Any]] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-) -> DualEncoder:
+) -> VideoModel:
     """The module of a config's `model` section.
 
     Args:
@@ -103,48 +109,62 @@ def build_model(
     if config["dtype"] not in DTYPES:
         raise ValueError(f"dtype {config['dtype']!r}: one of {', '.join(DTYPES)}")
     pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
-    methods = build_methods(method_options(config, stored or {}))
-    for method in methods:
-        method.check(spec, config["frames"])
-    return DualEncoder(
+    return make_model(
         spec,
-        methods,
+        method_options(config, stored or {}),
         frames=config["frames"],
         cls_only=config["cls_only"],
         frame_norm=config["frame_norm"],
         mean=tuple(pixels["mean"]),
         std=tuple(pixels["std"]),
         remat=config["remat"],
+        drop_path=config["drop_path"],
         dtype=DTYPES[config["dtype"]],
     )
 
 
-def merged_form(model: DualEncoder) -> DualEncoder:
+def make_model(
+    spec: Spec, methods: Mapping[str, Mapping[str, Any]], frames: int = ANY_FRAMES, **fields: Any
+) -> VideoModel:
+    """The module of a spec's kind. fields: of `VideoModel`.
+
+    Raises:
+        ValueError: unknown method or option, or options that do not fit the sizes or the frames.
+    """
+    model = MODELS[spec.kind](spec, build_methods(methods), frames, **fields)
+    for method in model.methods:
+        method.check(spec, frames)
+    return model
+
+
+def merged_form(model: VideoModel) -> VideoModel:
     """The module that is deployed: methods whose leaves go into converted weights are gone."""
     return model.clone(methods=tuple(m for m in model.methods if not m.mergeable))
 
 
 def example_inputs(
-    spec: DualEncoderSpec, frames: int, context: int, batch: int = 1
-) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Shapes of a batch: uint8 video [b, t, H, W, 3] and ids [b, l]."""
+    spec: Spec, frames: int, context: int, batch: int = 1
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of a batch: uint8 video [b, t, H, W, 3] and ids [b, l]; of an answerer the question's
+    and the answer's."""
     side = spec.visual.image_size
     video = jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)
-    return video, jax.ShapeDtypeStruct((batch, context), jnp.int32)
+    ids = jax.ShapeDtypeStruct((batch, context), jnp.int32)
+    return (video, ids, ids) if spec.kind == "answerer" else (video, ids)
 
 
-def init_params(model: DualEncoder, rng: jax.Array) -> dict[str, Any]:
+def init_params(model: VideoModel, rng: jax.Array) -> dict[str, Any]:
     """Every leaf that training needs, freshly initialised.
 
     Leaves that start as copies of converted ones are copied by `Method.initialise` once those are
     loaded.
     """
     # Values of the inputs do not matter: only shapes reach the initialisers.
-    video, ids = (jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, model.frames, 4))
+    inputs = [jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, model.frames, 4)]
     rngs = {"params": rng, "mask": rng, "dropout": rng}
-    return model.init(rngs, video, ids, train=True)["params"]
+    return model.init(rngs, *inputs, train=True)["params"]
 
 
-def abstract_params(model: DualEncoder) -> dict[str, Any]:
+def abstract_params(model: VideoModel) -> dict[str, Any]:
     """Shapes and dtypes of all leaves, at no cost."""
     return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

@@ -16,7 +16,7 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | 6 between attention and MLP | `between` | after the first residual sum |
 | 7 MLP path | `mlp_path` | on the MLP's output; may read the block's input |
 | 8 side branch | `side_branch` | once, with every block's output |
-| 9 pooled head | `head` | once, on the embeddings of frames or texts |
+| 9 pooled head | `features`, `head` | once, before and after projection into the joint space |
 | 10 trainable selection | `vlt.optim.Rules` | when gradients are taken |
 | 11 shared across towers | `shared_module` | once; blocks have it as `block.shared` |
 """
@@ -71,25 +71,34 @@ class Pattern(flax.struct.PyTreeNode):
     """Who attends to whom: point 4.
 
     queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
-    values, are projected from. bias: added to the logits, broadcastable to [b, g, h, q, m].
-    key_weight: [b, g, m] how often each key counts in the softmax, None for once; 0 removes a key,
-    and a gradient reaches it.
+    values, are projected from; the same number of queries in other groups is fine. scale: times
+    the logits, and bias: added to them, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how
+    often each key counts in the softmax, None for once; 0 removes a key, and a gradient reaches it.
     """
 
     queries: jax.Array
     source: jax.Array
+    scale: jax.Array | None = None
     bias: jax.Array | None = None
     key_weight: jax.Array | None = None
 
 
+class KeysValues(flax.struct.PyTreeNode):
+    """Keys and values [b, g, h, m, d/h] that an attention layer reads."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
 @dataclasses.dataclass(frozen=True)
 class Attended:
-    """What an attention layer saw: keys [b, g, h, m, d/h], probabilities [b, g, h, q, m] on call.
+    """What an attention layer saw: keys and values, probabilities [b, g, h, q, m] on call.
 
     `probabilities` is a function because most programs never materialise them.
     """
 
     keys: jax.Array
+    values: jax.Array
     probabilities: Callable[[], jax.Array]
 
 
@@ -150,6 +159,13 @@ class Method:
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8: hidden[m] left block m. Returns the tokens to pool and named extra outputs."""
         return hidden[-1], {}
+
+    def features(self, tower: "VisionTransformer", x: jax.Array) -> jax.Array:
+        """Point 9: the final LayerNorm's tokens [b, g, n, d]; of a dual encoder, CLS tokens alone.
+
+        Returns as many, in any order where a text model attends to all of them.
+        """
+        return x
 
     def head(
         self, tower: nn.Module, features: jax.Array, train: bool

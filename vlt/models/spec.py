@@ -1,12 +1,12 @@
 """Sizes of the towers: what a checkpoint's tensors, and its config, say about a model."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionSpec:
-    """One ViT. CLIP is the default; EVA-CLIP-G differs in the last five fields."""
+    """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields."""
 
     image_size: int
     patch_size: int
@@ -42,8 +42,33 @@ class TextSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class BertSpec:
+    """BLIP's text model: BERT with cross-attention to tokens of `source_width` channels.
+
+    decode_id, encode_id: the tokens [DEC] and [ENC] in the place of the first, by which the model
+    is told to write or to match. end_id: [SEP].
+    """
+
+    context: int
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    source_width: int
+    decode_id: int = 30522
+    encode_id: int = 30523
+    end_id: int = 102
+    activation: str = "gelu"
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
 class DualEncoderSpec:
     """A vision and a text tower that share an embedding space of `embed_dim` dimensions."""
+
+    kind: ClassVar[str] = "dual_encoder"
 
     visual: VisionSpec
     text: TextSpec
@@ -53,10 +78,35 @@ class DualEncoderSpec:
         """Plain nested dict, as stored in a model folder's config.json."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "DualEncoderSpec":
-        """Inverse of `to_dict`."""
-        return cls(VisionSpec(**fields["visual"]), TextSpec(**fields["text"]), fields["embed_dim"])
+
+@dataclasses.dataclass(frozen=True)
+class BlipSpec:
+    """BLIP for one of its tasks.
+
+    kind: `captioner`, `retriever` (with a joint space of `embed_dim` dimensions) or `answerer`
+    (whose question encoder and answer decoder are both of the size `text`).
+    """
+
+    kind: str
+    visual: VisionSpec
+    text: BertSpec
+    embed_dim: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as stored in a model folder's config.json."""
+        return dataclasses.asdict(self)
+
+
+Spec = DualEncoderSpec | BlipSpec
+
+
+def spec_from_dict(fields: dict[str, Any]) -> Spec:
+    """Inverse of `to_dict`."""
+    visual, text, rest = fields["visual"], fields["text"], dict(fields)
+    del rest["visual"], rest["text"]
+    if "kind" in fields:
+        return BlipSpec(visual=VisionSpec(**visual), text=BertSpec(**text), **rest)
+    return DualEncoderSpec(VisionSpec(**visual), TextSpec(**text), **rest)
 
 
 def _clip(patch: int, width: int, layers: int, text_width: int, embed_dim: int) -> DualEncoderSpec:
@@ -65,7 +115,31 @@ def _clip(patch: int, width: int, layers: int, text_width: int, embed_dim: int) 
     return DualEncoderSpec(visual, text, embed_dim)
 
 
-SIZES: dict[str, DualEncoderSpec] = {
+def _blip(kind: str, width: int, layers: int, embed_dim: int) -> BlipSpec:
+    """BLIP base (768, 12) and large (1024, 24); the text model is the same."""
+    return BlipSpec(
+        kind,
+        VisionSpec(
+            224,
+            16,
+            width,
+            layers,
+            width // 64,
+            4 * width,
+            activation="gelu",
+            norm_eps=1e-6,
+            pre_norm=False,
+            patch_bias=True,
+            projection_bias=True,
+        ),
+        BertSpec(512, 30524, 768, 12, 12, 3072, source_width=width),
+        embed_dim,
+    )
+
+
+BLIP_KINDS = {"captioner": 0, "retriever": 256, "answerer": 0}  # and their joint spaces
+
+SIZES: dict[str, Spec] = {
     "tiny_clip": DualEncoderSpec(
         VisionSpec(32, 8, 96, 4, 3, 384), TextSpec(16, 43, 96, 2, 3, 384), embed_dim=64
     ),
@@ -94,4 +168,9 @@ SIZES: dict[str, DualEncoderSpec] = {
         TextSpec(77, 49408, 768, 12, 12, 3072, activation="gelu"),
         embed_dim=1024,
     ),
+    **{
+        f"blip_{size}_{kind}": _blip(kind, width, layers, embed_dim)
+        for size, width, layers in (("b16", 768, 12), ("l16", 1024, 24))
+        for kind, embed_dim in BLIP_KINDS.items()
+    },
 }

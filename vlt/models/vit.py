@@ -39,9 +39,12 @@ class PatchEmbedding(nn.Module):
 class VisionTransformer(nn.Module):
     """ViT whose frames are groups of tokens; methods decide how frames meet.
 
-    cls_only: where nothing reads the last block's patches, compute its CLS tokens alone (exact).
-    frame_norm: unit-normalise the embedding of each frame before the mean over time (CLIP4Clip,
-    TempMe); else plain mean (BT-Adapter). remat: recompute each block in the backward pass.
+    embed_dim: of the joint space with texts; 0 where there is none and only tokens are read.
+    tokens_read: a text model attends to the tokens. cls_only: where nothing reads the last block's
+    patches, compute its CLS tokens alone (exact). frame_norm: unit-normalise the embedding of each
+    frame before the mean over time (CLIP4Clip, TempMe); else plain mean (BT-Adapter). remat:
+    recompute each block in the backward pass. drop_path: of the last block in training; the rate
+    rises linearly from 0 in the first (BLIP's stochastic depth).
     """
 
     spec: VisionSpec
@@ -51,7 +54,9 @@ class VisionTransformer(nn.Module):
     frame_norm: bool = False
     shared: Mapping[str, nn.Module] | None = None
     remat: bool = False
+    drop_path: float = 0.0
     dtype: Any = jnp.float32
+    tokens_read: bool = False
 
     def setup(self) -> None:
         spec = self.spec
@@ -62,13 +67,14 @@ class VisionTransformer(nn.Module):
             "position_embedding", init, (1 + spec.patches, spec.width)
         )
         self.post_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
-        self.projection = Dense(
-            self.embed_dim,
-            use_bias=spec.projection_bias,
-            methods=self.methods,
-            dtype=self.dtype,
-            kernel_init=init,
-        )
+        if self.embed_dim:
+            self.projection = Dense(
+                self.embed_dim,
+                use_bias=spec.projection_bias,
+                methods=self.methods,
+                dtype=self.dtype,
+                kernel_init=init,
+            )
 
     @nn.compact
     def __call__(
@@ -76,8 +82,9 @@ class VisionTransformer(nn.Module):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Normalised frames [b, t, H, W, 3] -> embedding [b, e], not normalised, and `out`.
 
-        `out` holds what methods give to losses, and with `capture` every block's `Tokens`, with
-        their members, and the embedding of each frame [b, t, e].
+        `out` holds what methods give to losses, `tokens` [b, g * n, d] after the final LayerNorm
+        where they are read, and with `capture` every block's `Tokens`, with their members, and the
+        embedding of each frame [b, t, e]. Without a joint space the tokens are what is returned.
         """
         tokens = self._stem(video, capture)
         out: dict[str, Any] = {"stem": tokens} if capture else {}
@@ -91,16 +98,29 @@ class VisionTransformer(nn.Module):
             tokens, extra = method.side_branch(self, hidden, train, capture)
             hidden[-1] = tokens
             out.update(extra)
-        frames = self.project_tokens(tokens.x[:, :, : tokens.cls])
-        frames = frames.reshape(frames.shape[0], -1, self.embed_dim).astype(jnp.float32)
-        for method in self.methods:
-            frames, extra = method.head(self, frames, train)
-            out.update(extra)
-        if self.frame_norm:
-            frames = normalize(frames)
+        x = self.post_norm(tokens.x if self.tokens_read else tokens.x[:, :, : tokens.cls])
+        if not self.embed_dim:
+            return flat(self._features(x)), out
+        if self.tokens_read:
+            out["tokens"] = flat(x)
+            x = x[:, :, : tokens.cls]
+        frames = self._embed(self._features(x), train, out)
         if capture:
             out["frames"] = frames
         return frames.mean(1), out
+
+    def _features(self, x: jax.Array) -> jax.Array:
+        for method in self.methods:
+            x = method.features(self, x)
+        return x
+
+    def _embed(self, x: jax.Array, train: bool, out: dict[str, Any]) -> jax.Array:
+        """CLS tokens [b, g, n, d] -> embeddings [b, t, e]; adds to `out`."""
+        frames = self.projection(x).reshape(x.shape[0], -1, self.embed_dim).astype(jnp.float32)
+        for method in self.methods:
+            frames, extra = method.head(self, frames, train)
+            out.update(extra)
+        return normalize(frames) if self.frame_norm else frames
 
     def project_tokens(self, x: jax.Array) -> jax.Array:
         """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
@@ -129,7 +149,8 @@ class VisionTransformer(nn.Module):
     def _block(self, layer: int, train: bool) -> Block:
         spec = self.spec
         last = layer == spec.layers - 1
-        cls_read = self.cls_only and last and not any(m.reads_patches for m in self.methods)
+        patches_read = self.tokens_read or any(m.reads_patches for m in self.methods)
+        cls_read = self.cls_only and last and not patches_read
         block = nn.remat(Block) if self.remat else Block
         return block(
             spec.heads,
@@ -141,10 +162,16 @@ class VisionTransformer(nn.Module):
             layer=layer,
             cls_read=cls_read,
             train=train,
+            drop_path=self.drop_path * layer / max(spec.layers - 1, 1) * train,
             shared=self.shared,
             dtype=self.dtype,
             name=f"blocks_{layer}",
         )
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """[b, g, n, d] -> [b, g * n, d]."""
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def _own_patch(x: jax.Array) -> jax.Array:

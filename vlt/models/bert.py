@@ -1,0 +1,175 @@
+"""BLIP's text model: BERT that may read an image or video by cross-attention (Li et al., MED).
+
+The same layers encode texts (bidirectional), match them with a video (the same, with
+cross-attention) and write captions (causal, with cross-attention and a language-model head).
+Post-LN throughout; facts in spec/token_mixing_blip.md section 4.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from vlt.models.block import ACTIVATIONS, Attention, Dense, LayerNorm, Mlp, causal_bias
+from vlt.models.points import KeysValues, Method, Pattern
+from vlt.models.spec import BertSpec
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Memory(flax.struct.PyTreeNode):
+    """What a layer has read: keys and values of its own text and of the source it crosses to."""
+
+    own: KeysValues
+    source: KeysValues | None
+
+
+class Bert(nn.Module):
+    """Embeddings, post-LN layers and, with `head`, logits over the vocabulary.
+
+    A text's groups [b, g, l] (beams) read the same source and nothing of each other.
+    """
+
+    spec: BertSpec
+    methods: tuple[Method, ...] = ()
+    head: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        ids: jax.Array,
+        source: jax.Array | None = None,
+        *,
+        causal: bool = False,
+        source_bias: jax.Array | None = None,
+        memory: list[Memory] | None = None,
+        index: jax.Array | int = 0,
+        train: bool = False,
+    ) -> tuple[jax.Array, list[Memory]]:
+        """ids [b, g, l], source [b, m, s] -> hidden states [b, g, l, d] or logits [b, g, l, v].
+
+        Args:
+            causal: tokens see those before them alone; else all but padding (id 0).
+            source_bias: [b, m] added to the logits of cross-attention, to mask it.
+            memory: of earlier calls, keys of the text with room for this one's at `index`; the
+                source's are read from it, too.
+
+        Returns the memory after it as well. Hidden states are of `dtype`, logits float32.
+        """
+        spec = self.spec
+        embedding = nn.Embed(
+            spec.vocab, spec.width, embedding_init=INIT, dtype=self.dtype, name="token_embedding"
+        )
+        x = self._embed(embedding, ids, index, train)
+        length = ids.shape[-1] if memory is None else memory[0].own.keys.shape[3]
+        bias = self._bias(ids, causal, index, length)
+        memories = []
+        for layer in range(spec.layers):
+            known = None if memory is None else memory[layer]
+            x, read = BertLayer(
+                spec, layer, self.methods, train, self.dtype, name=f"blocks_{layer}"
+            )(x, bias, source, source_bias, known, index)
+            memories.append(read)
+        return (self._logits(embedding, x) if self.head else x), memories
+
+    def _embed(
+        self, embedding: nn.Embed, ids: jax.Array, index: jax.Array | int, train: bool
+    ) -> jax.Array:
+        spec = self.spec
+        if ids.shape[-1] > spec.context:
+            raise ValueError(f"{ids.shape[-1]} text tokens; the model has {spec.context} positions")
+        table = self.param("position_embedding", INIT, (spec.context, spec.width))
+        position = jax.lax.dynamic_slice_in_dim(table, index, ids.shape[-1])
+        x = embedding(ids) + position.astype(self.dtype)
+        x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
+        return nn.Dropout(spec.dropout, deterministic=not train)(x)
+
+    def _bias(self, ids: jax.Array, causal: bool, index: jax.Array | int, length: int) -> jax.Array:
+        """Masks of self-attention, broadcastable to [b, g, h, l, length]."""
+        lowest = jnp.finfo(jnp.float32).min
+        if not causal:
+            return jnp.where(ids == 0, lowest, 0.0)[:, :, None, None]
+        if length == ids.shape[-1]:
+            return causal_bias(length)
+        asked = index + jnp.arange(ids.shape[-1])[:, None]
+        return jnp.where(jnp.arange(length) > asked, lowest, 0.0)
+
+    def _logits(self, embedding: nn.Embed, x: jax.Array) -> jax.Array:
+        return LanguageHead(self.spec, self.dtype, name="lm_head")(x, embedding.embedding)
+
+
+class BertLayer(nn.Module):
+    """Self-attention, cross-attention where there is a source, MLP; LayerNorm after each sum."""
+
+    spec: BertSpec
+    layer: int
+    methods: tuple[Method, ...]
+    train: bool
+    dtype: Any
+    tower: str = "text"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        bias: jax.Array,
+        source: jax.Array | None,
+        source_bias: jax.Array | None,
+        memory: Memory | None,
+        index: jax.Array | int,
+    ) -> tuple[jax.Array, Memory]:
+        """x [b, g, l, d] -> the same, and what was read."""
+        spec = self.spec
+        own, crossed = (None, None) if memory is None else (memory.own, memory.source)
+        y, attended = self._attention("attention")(
+            Pattern(x, x, bias=bias), own, None if own is None else index
+        )
+        x = self._add("attention_norm", x, y)
+        read = KeysValues(attended.keys, attended.values)
+        if source is not None or crossed is not None:
+            # All groups of a text read one source, whose keys then pass through memory once.
+            queries = x.reshape(x.shape[0], 1, -1, x.shape[-1])
+            keys = queries if source is None else source[:, None].astype(self.dtype)
+            mask = None if source_bias is None else source_bias[:, None, None, None]
+            pattern = Pattern(queries, keys, bias=mask)
+            y, attended = self._attention("cross_attention")(pattern, crossed)
+            crossed = KeysValues(attended.keys, attended.values)
+            x = self._add("cross_attention_norm", x, y.reshape(x.shape))
+        mlp = Mlp(spec.mlp_width, spec.activation, self.methods, self.dtype, INIT, name="mlp")
+        return self._add("mlp_norm", x, mlp(x)), Memory(read, crossed)
+
+    def _attention(self, name: str) -> Attention:
+        return Attention(
+            self.spec.heads,
+            methods=self.methods,
+            dtype=self.dtype,
+            kernel_init=INIT,
+            dropout=self.spec.dropout * self.train,
+            name=name,
+        )
+
+    def _add(self, norm: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        y = nn.Dropout(self.spec.dropout, deterministic=not self.train)(y)
+        return LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name=norm)(x + y)
+
+
+class LanguageHead(nn.Module):
+    """Logits over the vocabulary, with the word embeddings as last weights."""
+
+    spec: BertSpec
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
+        """Hidden states [..., d] and embeddings [v, d] -> float32 [..., v]."""
+        spec = self.spec
+        x = Dense(spec.width, dtype=self.dtype, kernel_init=INIT, name="transform")(x)
+        x = ACTIVATIONS[spec.activation](x)
+        x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="norm")(x)
+        logits = jnp.einsum(
+            "...d,vd->...v", x, embedding.astype(self.dtype), preferred_element_type=jnp.float32
+        )
+        return logits + self.param("bias", nn.initializers.zeros, (spec.vocab,))

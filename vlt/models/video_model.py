@@ -1,0 +1,75 @@
+"""What every model has: frames, a vision tower, and methods on its towers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.models.points import Method
+from vlt.models.spec import Spec
+from vlt.models.vit import VisionTransformer
+
+ANY_FRAMES = 2  # where no leaf depends on the number of frames
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class VideoModel(nn.Module):
+    """A model of videos and texts.
+
+    Every kind of model has `encode_video(video, train, capture) -> (features, out)`, and
+    `__call__(*inputs, train, capture) -> dict` with all that a loss may read, which reaches every
+    leaf; `vlt.models.build.example_inputs` has the shapes of its inputs.
+
+    frames: of the videos it is for, where leaves of a method depend on it (clip positions).
+    mean, std: of the 0-1 pixel values the vision tower was trained with. cls_only, frame_norm,
+    remat, drop_path: see `VisionTransformer`.
+    """
+
+    spec: Spec
+    methods: tuple[Method, ...] = ()
+    frames: int = ANY_FRAMES
+    cls_only: bool = True
+    frame_norm: bool = False
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+    remat: bool = False
+    drop_path: float = 0.0
+    dtype: Any = jnp.float32
+
+    def encode_video(
+        self, video: jax.Array, train: bool = False, capture: bool = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """uint8 RGB or normalised float [b, t, H, W, 3] -> features, and `out` of the tower."""
+        raise NotImplementedError
+
+    def vision_tower(
+        self, tokens_read: bool, shared: Mapping[str, nn.Module] | None = None
+    ) -> VisionTransformer:
+        """The vision tower, for a `setup`."""
+        return VisionTransformer(
+            self.spec.visual,
+            self.spec.embed_dim,
+            self.methods,
+            self.cls_only,
+            self.frame_norm,
+            shared,
+            self.remat,
+            self.drop_path,
+            self.dtype,
+            tokens_read,
+        )
+
+    def shared_modules(self) -> dict[str, nn.Module]:
+        """Modules of methods that both towers use (point 11), for a `setup`."""
+        shared = {type(m).__name__: m.shared_module(self.spec) for m in self.methods}
+        return {name: module for name, module in shared.items() if module is not None}
+
+    def pixels(self, video: jax.Array) -> jax.Array:
+        """uint8 RGB or already normalised float [b, t, H, W, 3] -> normalised."""
+        if video.dtype == jnp.uint8:
+            video = (video / 255.0 - np.asarray(self.mean)) / np.asarray(self.std)
+        return video.astype(self.dtype)
