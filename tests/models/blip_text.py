@@ -1,0 +1,122 @@
+"""BLIP's text model as published and here: small sizes, and weights carried over."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from flax import traverse_util
+from transformers import BlipTextConfig
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
+
+from vlt.models.captioner import Captioner
+from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
+
+SMALL = BertSpec(24, 61, 32, 2, 4, 48, source_width=20, decode_id=59, encode_id=60, end_id=7)
+NAMES = {  # parts of names, in the order in which they are replaced
+    "bert.": "",
+    "embeddings.word_embeddings": "token_embedding",
+    "embeddings.position_embeddings": "position_embedding",
+    "embeddings.LayerNorm": "embedding_norm",
+    "encoder.layer.": "blocks_",
+    "crossattention.self": "cross_attention",
+    "crossattention.output.dense": "cross_attention.out",
+    "crossattention.output.LayerNorm": "cross_attention_norm",
+    "attention.self": "attention",
+    "attention.output.dense": "attention.out",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "output.LayerNorm": "mlp_norm",
+    "cls.predictions.transform.dense": "lm_head.transform",
+    "cls.predictions.transform.LayerNorm": "lm_head.norm",
+    "cls.predictions.bias": "lm_head.bias",
+}
+
+
+def text_params(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Our tree of a published text model's tensors; tied and derived ones are left out."""
+    leaves = {}
+    for name, tensor in tensors.items():
+        if "position_ids" not in name and "predictions.decoder" not in name:
+            for theirs, ours in NAMES.items():
+                name = name.replace(theirs, ours)
+            path, value = _leaf(name, np.asarray(tensor))
+            leaves[path] = value
+    return traverse_util.unflatten_dict(leaves, sep=".")
+
+
+def _leaf(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
+    module, _, kind = name.rpartition(".")
+    if kind == "bias":
+        return name, value
+    if module == "position_embedding":
+        return module, value
+    if module == "token_embedding":
+        return f"{module}.embedding", value
+    if module.endswith("norm"):
+        return f"{module}.scale", value
+    return f"{module}.kernel", value.T
+
+
+def published(spec: BertSpec, seed: int = 0, end_bias: float = 0.0) -> BlipTextLMHeadModel:
+    """transformers' decoder with random weights. end_bias: added to the logit of the end token."""
+    torch.manual_seed(seed)
+    config = BlipTextConfig(
+        vocab_size=spec.vocab,
+        hidden_size=spec.width,
+        encoder_hidden_size=spec.source_width,
+        intermediate_size=spec.mlp_width,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        max_position_embeddings=spec.context,
+        hidden_act=spec.activation,
+        layer_norm_eps=spec.norm_eps,
+        bos_token_id=spec.decode_id,
+        eos_token_id=spec.end_id,
+        sep_token_id=spec.end_id,
+        pad_token_id=0,
+        is_decoder=True,
+        attn_implementation="eager",
+    )
+    model = BlipTextLMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("LayerNorm.weight"):
+                parameter.normal_(1, 0.2)
+            elif "embeddings" in name:
+                parameter.normal_(0, 0.05)  # small enough for epsilon to show
+            else:
+                parameter.normal_(0, 0.3)
+        model.cls.predictions.bias[spec.end_id] += end_bias
+    return model
+
+
+def carried(model: torch.nn.Module) -> dict[str, Any]:
+    """Our tree of its parameters."""
+    return text_params({name: p.detach() for name, p in model.named_parameters()})
+
+
+def captioner(text: BertSpec) -> Captioner:
+    """A captioner with a vision tower as small as can be, for its `decode`."""
+    visual = VisionSpec(16, 8, text.source_width, 1, 2, 8)
+    return Captioner(BlipSpec("captioner", visual, text))
+
+
+def sources(spec: BertSpec, batch: int, tokens: int = 5, seed: int = 1) -> np.ndarray:
+    """Random tokens of videos, float32 [b, m, d]."""
+    shape = (batch, tokens, spec.source_width)
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def texts(spec: BertSpec, batch: int, length: int, seed: int = 2) -> np.ndarray:
+    """Random words, int32 [b, l], none of them padding."""
+    words = np.random.default_rng(seed).integers(1, spec.vocab, (batch, length))
+    return words.astype(np.int32)
+
+
+def equal(ours: Any, theirs: torch.Tensor, atol: float) -> None:
+    """Asserts that a JAX array is a torch tensor."""
+    theirs = theirs.detach().numpy()
+    np.testing.assert_allclose(jax.device_get(ours).reshape(theirs.shape), theirs, 0, atol)
