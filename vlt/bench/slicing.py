@@ -12,11 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlt.models.build import is_merging
+from vlt.models.build import MOVING_POINTS, is_merging
 from vlt.models.points import Method, Tokens
 from vlt.models.video_model import VideoModel
-
-POINTS = ("before_attention", "between", "after_block")
 
 
 def sliced(model: VideoModel) -> VideoModel:
@@ -25,7 +23,7 @@ def sliced(model: VideoModel) -> VideoModel:
 
 
 def _sliced(method: Method) -> Method:
-    points = {name: _slicing_point(type(method), name) for name in POINTS}
+    points = {name: _slicing_point(type(method), name) for name in MOVING_POINTS}
     options = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
     return type("Sliced", (type(method),), points)(**options)
 

@@ -151,7 +151,8 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """x + Attention(LN(x)), then x + MLP(LN(x)), with points 1 to 7 between.
 
-    causal: tokens see those before them. tower, layer: where the block stands, for methods to read.
+    causal: tokens see those before them. tower, layer, depth: where the block stands, and how many
+    the tower has, for methods to read.
     cls_read: nobody reads any but the CLS tokens afterwards. shared: modules that both towers use.
     drop_path: share of sequences, one a frame, whose attention or MLP is left out.
     """
@@ -165,6 +166,7 @@ class Block(nn.Module):
     methods: tuple[Method, ...] = ()
     tower: str = "visual"
     layer: int = 0
+    depth: int = 1
     cls_read: bool = False
     train: bool = False
     drop_path: float = 0.0

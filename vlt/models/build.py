@@ -5,7 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "dual_encoder": DualEncoder,
     "captioner": Captioner,
 }
+MOVING_POINTS = ("before_attention", "between", "after_block")  # where tokens merge or go
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -64,13 +65,25 @@ def _near(name: str, names: list[str]) -> str:
 
 
 def merges_tokens(model: VideoModel) -> bool:
-    """Whether any of the model's methods is one of vlt/merging."""
+    """Whether any of the model's methods merges or removes tokens."""
     return any(is_merging(method) for method in model.methods)
 
 
 def is_merging(method: Method) -> bool:
-    """Whether the method is one of vlt/merging."""
-    return type(method).__module__.startswith(f"{vlt.merging.__name__}.")
+    """Whether the method is one of vlt/merging that moves tokens: all but token mixing."""
+    kind = type(method)
+    moves = any(getattr(kind, name) is not getattr(Method, name) for name in MOVING_POINTS)
+    return moves and kind.__module__.startswith(f"{vlt.merging.__name__}.")
+
+
+def refuse_merging(name: str, methods: Iterable[Method]) -> None:
+    """Raises ValueError where one of `methods` moves patches from their places in a frame."""
+    for method in methods:
+        if is_merging(method):
+            raise ValueError(
+                f"{name} finds patches by their places in each frame, which "
+                f"{type(method).__name__} changes; take one of them out of model.methods"
+            )
 
 
 def method_options(

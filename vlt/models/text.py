@@ -83,6 +83,7 @@ class TextTransformer(nn.Module):
             methods=self.methods,
             tower="text",
             layer=layer,
+            depth=spec.layers,
             train=train,
             shared=self.shared,
             dtype=self.dtype,

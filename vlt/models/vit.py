@@ -160,6 +160,7 @@ class VisionTransformer(nn.Module):
             spec.key_bias,
             methods=self.methods,
             layer=layer,
+            depth=spec.layers,
             cls_read=cls_read,
             train=train,
             drop_path=self.drop_path * layer / max(spec.layers - 1, 1) * train,
