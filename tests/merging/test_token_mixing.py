@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 from small_clip import FRAMES, SPEC, check_whole_model, embed, random_params, small, videos
 
 from vlt.adapters.prompt import Prompt
+from vlt.bench import mixing
 from vlt.count import count
 from vlt.merging.token_mixing import TokenMixing, selected
 from vlt.merging.tome import ToMe
@@ -274,13 +275,28 @@ def test_operations_of_a_block():
     block = Block(visual.heads, visual.mlp_width, "gelu", visual.norm_eps)
     tokens = Tokens(jax.ShapeDtypeStruct((1, 8, 1 + visual.patches, visual.width), jnp.float32))
     params = jax.eval_shape(block.init, jax.random.key(0), tokens)
-    plain, mixing = (
+    plain, mixed = (
         count(lambda p, t, module=module: module.apply(p, t).x, params, tokens)
         for module in (block, block.clone(methods=(TokenMixing(),)))
     )
     n, m, d = 8 * 197, 204, visual.width
-    assert mixing.multiply_adds == n * (2 + 8) * d * d + m * 2 * d * d + 2 * n * m * d
-    assert mixing.total / plain.total <= 0.90
+    assert mixed.multiply_adds == n * (2 + 8) * d * d + m * 2 * d * d + 2 * n * m * d
+    assert mixed.total / plain.total <= 0.90
+
+
+def test_bench_compares_mixing_with_plain_column_by_column(monkeypatch):
+    monkeypatch.setitem(SIZES, "small", SPEC)
+    # Rounds of: plain, mixing, and their gradients.
+    monkeypatch.setattr(mixing, "turns", lambda *programs, rounds: run_all(programs, rounds))
+
+    def run_all(programs, rounds):
+        shapes = [jax.tree.map(jnp.shape, program()) for program in programs]
+        assert shapes[0] == shapes[1] and shapes[2] == shapes[3]
+        return np.array([[4.0, 3.0, 10.0, 9.0]] * rounds)
+
+    found = mixing.bench_mixing("small", FRAMES, batch=2, rounds=2)
+    assert (found["of_its_time"], found["of_its_gradient_time"]) == (0.75, 0.9)
+    assert found["of_its_operations"] == found["mixing_gmacs"] / found["plain_gmacs"] < 1
 
 
 @pytest.mark.parametrize(
