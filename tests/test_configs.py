@@ -16,7 +16,7 @@ from vlt.configuration import load_config, resolved_text
 from vlt.inspect import inspect_config
 from vlt.models.build import abstract_params, build_model
 from vlt.optim import make_optimizer, partition
-from vlt.tasks.retrieval import Retrieval
+from vlt.tasks.build import make_task
 
 FILES = ("btadapter", "btadapter_zeroshot", "clip", "tempme", "tiny_clip")
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
@@ -64,9 +64,9 @@ def _golden_text(variants: list[str]) -> str:
 def test_variant_builds(name):
     """Model, rules, losses and optimiser fit each other."""
     config = load_config(name)
-    Retrieval(dict(config.task.losses), config.task.scale or None, config.task.mask_duplicates)
     model = config.model.copy_and_resolve_references()
     del model.checkpoint  # of its size alone
+    make_task(config.task, build_model(model).spec.kind)
     trained = _trained(FrozenConfigDict(model), repr(config.rules))
     optimizer, _ = make_optimizer(config.optimizer, config.rules, max(config.train.steps, 1))
     jax.eval_shape(optimizer.init, trained)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import run_python
 
-from vlt.evaluate import KINDS
+from vlt.evaluation import retrieval
 
 CODE = """
     import json, sys
@@ -45,23 +45,16 @@ def test_one_device_and_eight_give_the_same_metrics(tmp_path):
     assert one["twins/pairs"] == 6 and one["looks/protocol"] == "moving_shapes"
 
 
-class OneUnread:
-    """Embeds every video on its own caption, but cannot read record 3."""
-
-    def embed_videos(self, params, data, step):
-        read = np.array([r for r in range(len(data.records)) if r != 3])
-        return read, np.eye(len(data.records))[read]
-
-    def embed_texts(self, params, texts):
-        return np.eye(len(texts))
-
-
-def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_path):
+def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_path, monkeypatch):
+    """Every video is embedded on its own caption, and record 3 cannot be read."""
+    read = np.array([0, 1, 2, 4, 5, 6, 7])
+    monkeypatch.setattr(retrieval, "embed_videos", lambda *_: (read, np.eye(8)[read]))
+    monkeypatch.setattr(retrieval, "embed_texts", lambda *_: np.eye(8))
     record = SimpleNamespace
     records = [
         record(captions=(f"clip {i}",), line=i + 1, extra={"pair": i // 2, "family": "size"})
         for i in range(8)
     ]
     data = SimpleNamespace(records=records, manifest=tmp_path / "manifest.jsonl")
-    found = KINDS["twins"](OneUnread(), None, {"min_pairs": 1}, data, 0)
+    found = retrieval.twins(None, None, {"min_pairs": 1}, data, 0)
     assert (found["twins_v2t"], found["twins_t2v"], found["pairs"]) == (100.0, 100.0, 3)

@@ -37,6 +37,7 @@ def config(size: str, frames: int, *rules: Any, **methods: dict) -> ml_collectio
         "cls_only": True,
         "frame_norm": False,
         "remat": False,
+        "drop_path": 0.0,
     }
     return ml_collections.ConfigDict({"model": model | methods, "rules": (*rules, FROZEN)})
 

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -25,11 +25,13 @@ from vlt.optim import partition
 from vlt.resources import resolve
 
 # What a video passes through: leaves of the vision tower, and those both towers share.
-NOT_VIDEO = r"text/.*|logit_scale"
+NOT_VIDEO = r"(text|question|text_projection|itm_head)/.*|logit_scale|temperature"
 # What CLIP4Clip's and TempMe's counts of full fine-tuning leave out.
 EMBEDDINGS = r".*(patch_embedding/.*|token_embedding/.*|(class|position)_embedding)|logit_scale"
 # Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
 NOT_WEIGHTS = r"visual/(patch_embedding/.*|class_embedding|position_embedding)"
+# Nor, in Token Mixing's, BLIP's projection into the joint space, which is no part of its encoder.
+BLIP_NOT_WEIGHTS = rf"{NOT_WEIGHTS}|visual/projection/.*"
 
 
 def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,22 +55,25 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
     params, merged = abstract_params(model), abstract_params(published)
     trained = partition(params, config["rules"])[0]
     sizes = _sizes(trained)
-    video, ids = example_inputs(model.spec, config["model"]["frames"], config["model"]["context"])
+    inputs = example_inputs(model.spec, config["model"]["frames"], config["model"]["context"])
+    video, *_ = inputs
     tokens = _tokens_per_layer(published, merged, video)
-    cost = _cost(published, "encode_video", merged, video, train=False)
+    cost = _cost(published, "encode_video", merged, [video], train=False)
+    whole = _cost(published, "__call__", merged, inputs, train=False)
+    not_weights = NOT_WEIGHTS if model.spec.kind == "dual_encoder" else BLIP_NOT_WEIGHTS
     return {
         "total_params": sum(_sizes(params).values()),
         "trainable_params": sum(sizes.values()),
         "trainable_params_published": _sum_without(sizes, EMBEDDINGS),
         "trainable_params_video": _sum_without(sizes, NOT_VIDEO),
         "trainable_weights_video": _sum_without(
-            _sizes(trained, dimensions=2), f"{NOT_VIDEO}|{NOT_WEIGHTS}"
+            _sizes(trained, dimensions=2), f"{NOT_VIDEO}|{not_weights}"
         ),
         "video_gmacs": cost.total / 1e9,
         "video_gmacs_by_kind": {k: v / 1e9 for k, v in dataclasses.asdict(cost).items()},
         "video_multiply_adds": cost.multiply_adds,
-        "video_gmacs_run": _cost(model, "encode_video", params, video, bool(sizes)).total / 1e9,
-        "text_gmacs": _cost(published, "encode_text", merged, ids, train=False).total / 1e9,
+        "video_gmacs_run": _cost(model, "encode_video", params, [video], bool(sizes)).total / 1e9,
+        "text_gmacs": (whole.total - cost.total) / 1e9,
         "tokens_per_layer": tokens,
         "output_tokens": tokens[-1][0] * tokens[-1][1],
     }
@@ -96,17 +101,19 @@ def _sum_without(sizes: Mapping[str, int], pattern: str) -> int:
 
 
 def _apply(model: VideoModel, method: str, train: bool, capture: bool = False) -> Any:
-    def forward(params: Any, inputs: jax.Array) -> Any:
+    def forward(params: Any, *inputs: jax.Array) -> Any:
         rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)} if train else None
         return model.apply(
-            {"params": params}, inputs, train=train, capture=capture, method=method, rngs=rngs
+            {"params": params}, *inputs, train=train, capture=capture, method=method, rngs=rngs
         )
 
     return forward
 
 
-def _cost(model: VideoModel, method: str, params: Any, inputs: Any, train: bool) -> Counts:
-    return count(_apply(model, method, train), params, inputs)
+def _cost(
+    model: VideoModel, method: str, params: Any, inputs: Sequence[Any], train: bool
+) -> Counts:
+    return count(_apply(model, method, train), params, *inputs)
 
 
 def _tokens_per_layer(model: VideoModel, params: Any, video: Any) -> list[list[int]]:

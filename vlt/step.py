@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from vlt.models.video_model import VideoModel
-from vlt.optim import merge
-from vlt.tasks.retrieval import Retrieval
+from vlt.tasks.task import Task
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -19,26 +18,28 @@ Metrics = dict[str, jax.Array]
 class TrainState(flax.struct.PyTreeNode):
     """What changes from step to step. Frozen leaves are passed beside it.
 
-    failed: a loss or gradient was not finite; no step changes anything afterwards.
+    failed: a loss or gradient was not finite; no step changes anything afterwards. task: what the
+    task carries along.
     """
 
     step: jax.Array
     trained: dict[str, Any]
     opt_state: optax.OptState
     failed: jax.Array
+    task: dict[str, Any]
 
     @classmethod
     def create(
-        cls, trained: dict[str, Any], optimizer: optax.GradientTransformation
+        cls, trained: dict[str, Any], optimizer: optax.GradientTransformation, task: Task
     ) -> "TrainState":
         """State before the first step."""
         step, failed = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return cls(step, trained, optimizer.init(trained), failed)
+        return cls(step, trained, optimizer.init(trained), failed, task.initial_state(trained))
 
 
 def make_train_step(
     model: VideoModel,
-    task: Retrieval,
+    task: Task,
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
     seed: int,
@@ -46,40 +47,28 @@ def make_train_step(
 ) -> Callable[[TrainState, dict[str, Any], Batch], tuple[TrainState, Metrics]]:
     """(state, frozen, batch) -> (state, metrics), to be jitted.
 
-    batch: uint8 video [b, t, H, W, 3] and text ids [b, l]; the loss contrasts all b samples however
-    they are sharded. accumulate: microbatches whose features are computed one after another; the
-    gradient is that of the whole batch (Gao et al., arXiv:2101.06983). A step whose loss or
-    gradient is not finite changes nothing, nor does any later one; metrics["finite"] says so.
-    """
-    gradient = _whole_gradient if accumulate == 1 else _accumulated_gradient
+    batch: the entries that the task names, uint8 video [b, t, H, W, 3] first; the loss is over all
+    b samples however they are sharded. accumulate: microbatches whose features are computed one
+    after another; the gradient is that of the whole batch (Gao et al., arXiv:2101.06983). A step
+    whose loss or gradient is not finite changes nothing, nor does any later one;
+    metrics["finite"] says so.
 
-    def features(trained: dict, frozen: dict, batch: Batch, rng: jax.Array) -> dict:
-        mask, dropout = jax.random.split(rng)
-        outputs: Any = model.apply(
-            {"params": merge(trained, frozen)},
-            batch["video"],
-            batch["text"],
-            train=True,
-            rngs={"mask": mask, "dropout": dropout},
-        )
-        found = task.features(outputs, batch)
-        return found | {"logit_scale": outputs["logit_scale"]}
+    Raises:
+        ValueError: microbatches with a task whose loss is not one of features.
+    """
+    if accumulate > 1 and not task.separable:
+        name = type(task).__name__.lower()
+        raise ValueError(f"optimizer.accumulate={accumulate}: {name} needs the whole batch at once")
+    gradient = _whole_gradient if accumulate == 1 else _accumulated_gradient
 
     def step(state: TrainState, frozen: dict, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        loss, terms, grads = gradient(
-            lambda trained, part, key: features(trained, frozen, part, key),
-            lambda found: task.loss(found, found["logit_scale"]),
-            state.trained,
-            batch,
-            rng,
-            accumulate,
-        )
+        loss, terms, carried, grads = gradient(model, task, state, frozen, batch, rng, accumulate)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        after = TrainState(state.step + 1, trained, opt_state, state.failed)
+        after = TrainState(state.step + 1, trained, opt_state, state.failed, carried)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         metrics = terms | {"loss": loss, "grad_norm": norm, "lr": schedule(state.step)}
         return kept.replace(failed=~finite), metrics | {"finite": finite}
@@ -87,31 +76,37 @@ def make_train_step(
     return step
 
 
-def _whole_gradient(features, loss, trained, batch, rng, accumulate):
-    """Loss, its terms and its gradient in one pass."""
+def _whole_gradient(model, task, state, frozen, batch, rng, accumulate):
+    """Loss, its terms, the task's next state, and the gradient, in one pass."""
 
     def objective(trained):
-        return loss(features(trained, batch, rng))
+        return task.objective(model, trained, frozen, batch, rng, state.task)
 
-    (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(trained)
-    return value, terms, grads
+    (value, (terms, carried)), grads = jax.value_and_grad(objective, has_aux=True)(state.trained)
+    return value, terms, carried, grads
 
 
-def _accumulated_gradient(features, loss, trained, batch, rng, accumulate):
+def _accumulated_gradient(model, task, state, frozen, batch, rng, accumulate):
     """The same gradient from parts of the batch: features first, then their cotangents."""
     parts = jax.tree.map(lambda x: _split(x, accumulate), batch)
     keys = jax.random.split(rng, accumulate)
-    found = jax.lax.map(lambda part: features(trained, *part), (parts, keys))
-    (value, terms), cotangents = _loss_gradient(loss, found)
+
+    def features(trained, part, key):
+        return task.features(task.forward(model, trained, frozen, part, key), part)
+
+    found = jax.lax.map(lambda part: features(state.trained, *part), (parts, keys))
+    (value, terms), cotangents = _loss_gradient(task.loss, found)
 
     def add(total, part):
         inputs, key, cotangent = part
-        _, pullback = jax.vjp(lambda leaves: _floating(features(leaves, inputs, key)), trained)
+        _, pullback = jax.vjp(
+            lambda leaves: _floating(features(leaves, inputs, key)), state.trained
+        )
         return jax.tree.map(jnp.add, total, pullback(cotangent)[0]), None
 
-    zeros = jax.tree.map(jnp.zeros_like, trained)
+    zeros = jax.tree.map(jnp.zeros_like, state.trained)
     grads, _ = jax.lax.scan(add, zeros, (parts, keys, cotangents))
-    return value, terms, grads
+    return value, terms, state.task, grads
 
 
 def _loss_gradient(loss, found):
@@ -119,10 +114,7 @@ def _loss_gradient(loss, found):
     fixed = {name: x for name, x in found.items() if name not in _floating(found)}
 
     def objective(floating):
-        whole = {name: _join(x) for name, x in (floating | fixed).items()}
-        # Every microbatch returns the same scale: its gradient is shared among them.
-        whole["logit_scale"] = floating["logit_scale"].mean()
-        return loss(whole)
+        return loss({name: _join(x) for name, x in (floating | fixed).items()})
 
     return jax.value_and_grad(objective, has_aux=True)(_floating(found))
 
@@ -137,5 +129,5 @@ def _split(x: jax.Array, parts: int) -> jax.Array:
 
 
 def _join(x: jax.Array) -> jax.Array:
-    """Inverse of `_split`."""
-    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x
+    """Inverse of `_split`; of a scalar, which every microbatch returns alike, the mean."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x.mean()

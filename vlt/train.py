@@ -16,14 +16,14 @@ from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
 from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
-from vlt.evaluate import Evaluator, Metrics
+from vlt.evaluation import Evaluator, Metrics
 from vlt.loading import LoadedModel, load_model
 from vlt.metrics_log import MetricsLog
 from vlt.optim import make_optimizer, merge, partition
 from vlt.sharding import check_batch_size, make_mesh, param_sharding, replicated, shard_batch
 from vlt.step import TrainState, make_train_step
 from vlt.stopping import Stopped, stop_requested
-from vlt.tasks.retrieval import Retrieval
+from vlt.tasks.build import make_task
 from vlt.training_checkpoints import TrainingCheckpoints
 
 
@@ -56,20 +56,20 @@ class Run:
         self.optimizer, self.schedule = make_optimizer(
             config.optimizer, config.rules, max(config.train.steps, 1)
         )
-        self.state = self._initial_state(trained)
         self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
+        self.task = make_task(config.task, self.model.module.spec.kind, self.tokenizer)
+        self.state = self._initial_state(trained)
         self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
         self.evaluator = Evaluator(
             config.evals, self.model.module, self.mesh, self.tokenizer, self.pool, workdir
         )
 
     def _initial_state(self, trained: dict[str, Any]) -> TrainState:
-        shapes = jax.eval_shape(lambda tree: TrainState.create(tree, self.optimizer), trained)
-        self.shardings = param_sharding(self.mesh, shapes)
-        create = jax.jit(
-            lambda tree: TrainState.create(tree, self.optimizer), out_shardings=self.shardings
-        )
-        return create(trained)
+        def create(tree: dict[str, Any]) -> TrainState:
+            return TrainState.create(tree, self.optimizer, self.task)
+
+        self.shardings = param_sharding(self.mesh, jax.eval_shape(create, trained))
+        return jax.jit(create, out_shardings=self.shardings)(trained)
 
     def params(self) -> dict[str, Any]:
         """The whole tree, trained leaves as they are now."""
@@ -130,7 +130,7 @@ def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[
     )
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        inputs = {name: batch[name] for name in ("video", "text")}
+        inputs = {name: batch[name] for name in (*run.task.columns, *run.task.also)}
         return shard_batch(inputs, run.mesh) | {"ids": batch["ids"]}
 
     stream = data.train(place, state)
@@ -170,11 +170,9 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
 
 def _compiled_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     config = run.config
-    scale = config.task.scale or None
-    task = Retrieval(dict(config.task.losses), scale, config.task.mask_duplicates)
     step = make_train_step(
         run.model.module,
-        task,
+        run.task,
         run.optimizer,
         run.schedule,
         config.seed,

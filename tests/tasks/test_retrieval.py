@@ -11,14 +11,20 @@ BATCH = {"text": jnp.arange(6).reshape(3, 2)}
 
 def outputs(**visual):
     rows = jnp.eye(3)
-    return {"video": rows, "text": rows, "visual_out": visual, "text_out": {}}
+    return {
+        "video": rows,
+        "text": rows,
+        "logit_scale": jnp.float32(0),
+        "visual_out": visual,
+        "text_out": {},
+    }
 
 
 def test_price_is_the_squared_excess_of_every_sample():
     task = Retrieval({"vtc": 1.0, "diffrate": 0.5}, scale=1.0, mask_duplicates=False)
     features = task.features(outputs(gmacs_excess=jnp.float32(-3.0)), BATCH)
     np.testing.assert_array_equal(features["diffrate"], [9.0, 9.0, 9.0])
-    total, terms = task.loss(features, jnp.float32(0.0))
+    total, terms = task.loss(features)
     assert float(terms["diffrate"]) == 9.0
     assert float(total - terms["vtc"]) == pytest.approx(4.5)
 

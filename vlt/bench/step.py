@@ -13,7 +13,7 @@ from vlt.models.build import abstract_params, build_model, example_inputs, init_
 from vlt.models.points import copy_leaves
 from vlt.optim import make_optimizer, merge, partition
 from vlt.step import TrainState, make_train_step
-from vlt.tasks.retrieval import Retrieval
+from vlt.tasks.build import make_task
 
 STEPS = 1000  # of the learning rate's schedule
 
@@ -25,30 +25,29 @@ class Step:
         self.config, self.batch = config, batch
         self.model = build_model(config.model)
         self._optimizer, schedule = make_optimizer(config.optimizer, config.rules, STEPS)
-        task = Retrieval(
-            dict(config.task.losses), config.task.scale or None, config.task.mask_duplicates
-        )
-        step = make_train_step(self.model, task, self._optimizer, schedule, 0)
+        self._task = make_task(config.task, self.model.spec.kind)
+        step = make_train_step(self.model, self._task, self._optimizer, schedule, 0)
         state, frozen = jax.eval_shape(self._initial)
-        video, ids = example_inputs(
-            self.model.spec, config.model.frames, config.model.context, batch
-        )
-        inputs = {"video": video, "text": ids}
+        shapes = example_inputs(self.model.spec, config.model.frames, config.model.context, batch)
+        self._shapes = dict(zip(self._task.columns, shapes, strict=True))
+        self._shapes |= {x: jax.ShapeDtypeStruct((batch,), jnp.int32) for x in self._task.also}
         # As in training, the new state takes the place of the old.
-        self.compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, inputs).compile()
+        self.compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, self._shapes).compile()
 
     def _initial(self) -> tuple[TrainState, dict[str, Any]]:
         params = init_params(self.model, jax.random.key(0))
         trained, frozen = partition(params, self.config.rules)
-        return TrainState.create(trained, self._optimizer), frozen
+        return TrainState.create(trained, self._optimizer, self._task), frozen
 
     def start(self) -> "Step":
         """Random weights, videos and texts."""
         self.state, self.frozen = jax.jit(self._initial)()
-        shape = (self.batch, self.config.model.context)
-        ids = np.random.default_rng(1).integers(1, self.model.spec.text.vocab, shape)
-        video = random_video(self.model, self.batch)
-        self.inputs = {"video": video, "text": jnp.asarray(ids, jnp.int32)}
+        rng = np.random.default_rng(1)
+        self.inputs = {
+            name: jnp.asarray(rng.integers(1, self.model.spec.text.vocab, x.shape), x.dtype)
+            for name, x in self._shapes.items()
+        }
+        self.inputs["video"] = random_video(self.model, self.batch)
         return self
 
     def run(self) -> dict[str, jax.Array]:

@@ -71,16 +71,17 @@ class Pattern(flax.struct.PyTreeNode):
     """Who attends to whom: point 4.
 
     queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
-    values, are projected from; the same number of queries in other groups is fine. scale: times
-    the logits, and bias: added to them, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how
-    often each key counts in the softmax, None for once; 0 removes a key, and a gradient reaches it.
+    values, are projected from; the same number of queries in other groups is fine. bias: added
+    to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
+    in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
+    logits before the bias, broadcastable as it.
     """
 
     queries: jax.Array
     source: jax.Array
-    scale: jax.Array | None = None
     bias: jax.Array | None = None
     key_weight: jax.Array | None = None
+    scale: jax.Array | None = None
 
 
 class KeysValues(flax.struct.PyTreeNode):

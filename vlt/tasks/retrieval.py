@@ -9,9 +9,7 @@ import jax.numpy as jnp
 
 from vlt.models.vit import normalize
 from vlt.tasks import losses
-
-Batch = Mapping[str, jax.Array]
-Features = dict[str, jax.Array]
+from vlt.tasks.task import Batch, Features, Task, Terms
 
 
 def _branch_features(outputs: Mapping[str, Any], batch: Batch) -> jax.Array:
@@ -44,7 +42,7 @@ EXTRACT: dict[str, Callable[[Mapping[str, Any], Batch], jax.Array] | None] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Retrieval:
+class Retrieval(Task):
     """Weighted losses between videos and texts.
 
     losses: {name of EXTRACT: weight}. `vtc` and `mbca` contrast over the global batch; the others
@@ -63,8 +61,9 @@ class Retrieval:
                 raise ValueError(f"task.losses.{name}: one of {', '.join(EXTRACT)}")
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
-        """What the loss reads of each sample, leading dimension b in every leaf."""
+        """Both embeddings, ids, the logit scale, and what the other losses need."""
         found = {"video": outputs["video"], "text": outputs["text"], "ids": batch["text"]}
+        found["logit_scale"] = outputs["logit_scale"]
         for name in self.losses:
             extract = EXTRACT[name]
             if extract is not None:
@@ -76,9 +75,10 @@ class Retrieval:
                     ) from None
         return found
 
-    def loss(self, features: Features, logit_scale: jax.Array) -> tuple[jax.Array, Features]:
+    def loss(self, features: Features) -> tuple[jax.Array, Terms]:
         """Weighted sum, and every term before its weight."""
-        scale = jnp.exp(logit_scale).clip(max=100.0) if self.scale is None else self.scale
+        own = jnp.exp(features["logit_scale"]).clip(max=100.0)
+        scale = own if self.scale is None else self.scale
         same = losses.equal_rows(features["ids"])
         same = same if self.mask_duplicates else jnp.zeros_like(same)
         terms = {}

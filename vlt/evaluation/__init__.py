@@ -1,0 +1,69 @@
+"""Evaluations of a model during and after training: `config.evals`, each of a kind of `KINDS`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from vlt.data.clips import DecoderPool
+from vlt.data.pipeline import VideoData
+from vlt.data.tokenize import Tokenizer
+from vlt.evaluation import captioning, retrieval
+from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.models.video_model import VideoModel
+
+# kind -> the kind of model it is of, and (predictor, params, section, data, step) -> metrics.
+KINDS: dict[str, tuple[str, Callable[..., Metrics]]] = {
+    "retrieval": ("dual_encoder", retrieval.retrieval),
+    "twins": ("dual_encoder", retrieval.twins),
+    "twin_captions": ("dual_encoder", retrieval.twin_captions),
+    "recognition": ("dual_encoder", retrieval.recognition),
+    "caption_twins": ("captioner", captioning.caption_twins),
+}
+
+
+class Evaluator:
+    """Runs `config.evals` on parameters.
+
+    Args:
+        workdir: where predictions go, and videos that could not be read are listed.
+
+    Raises:
+        ValueError: a kind that does not exist, or one of another kind of model.
+    """
+
+    def __init__(
+        self,
+        evals: Mapping[str, Any],
+        module: VideoModel,
+        mesh: Mesh,
+        tokenizer: Tokenizer,
+        pool: DecoderPool,
+        workdir: Path,
+    ):
+        for name, section in evals.items():
+            _check_kind(name, section["kind"], module.spec.kind)
+        self._data = {
+            name: (section, VideoData(section, tokenizer, pool, name=name, workdir=workdir))
+            for name, section in evals.items()
+        }
+        self._predictor = Predictor(module, mesh, tokenizer, workdir)
+
+    def __call__(self, params: Any, step: int) -> Metrics:
+        """{evaluation/metric: value} of every evaluation."""
+        results: Metrics = {}
+        for name, (section, data) in self._data.items():
+            found = KINDS[section["kind"]][1](self._predictor, params, section, data, step)
+            if data.skipped:
+                found["skipped"] = len(data.skipped)
+            results |= {f"{name}/{metric}": value for metric, value in found.items()}
+        return results
+
+
+def _check_kind(name: str, kind: str, model: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"evals.{name}.kind={kind!r}: one of {', '.join(KINDS)}")
+    wanted = KINDS[kind][0]
+    if wanted != model:
+        raise ValueError(f"evals.{name}.kind={kind!r} needs a {wanted}, and the model is a {model}")

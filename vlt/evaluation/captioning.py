@@ -1,0 +1,45 @@
+"""Captions of a data set and their scores; twins told apart by the likelihood of their captions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from vlt.data.pipeline import VideoData
+from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.evaluation.retrieval import pairs_of_twins
+from vlt.tasks.captioning import word_losses
+from vlt.tasks.twins import twin_accuracy
+
+
+def caption_twins(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Which of a clip's own caption and its twin's is likelier, given the clip."""
+    rows, families = pairs_of_twins(data, section["min_pairs"])
+    ids = predictor.tokenizer([record.captions[0] for record in data.records])
+    twin = np.empty(len(data.records), int)
+    twin[rows] = rows[:, ::-1]
+
+    def likelihood(params: Any, video: jax.Array, texts: jax.Array) -> jax.Array:
+        return caption_likelihood(predictor.module, params, video, texts)
+
+    def captions(records: np.ndarray) -> np.ndarray:
+        return np.stack([ids[records], ids[twin[records]]], axis=1)
+
+    program = predictor.compiled("caption_likelihood", likelihood)
+    read, own_and_other = predictor.videos(program, params, data, step, captions)
+    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
+    rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
+    first, second = (own_and_other[np.searchsorted(read, rows[:, i])] for i in range(2))
+    scores = np.stack([first, second[:, ::-1]], axis=1)
+    return dict(twin_accuracy(scores, families)) | {"pairs": len(rows)}
+
+
+def caption_likelihood(module: Any, params: Any, video: jax.Array, texts: jax.Array) -> jax.Array:
+    """Log-probability of each of the texts [b, k, l] of the videos [b, t, H, W, 3]: [b, k]."""
+    tokens, _ = module.apply({"params": params}, video, method="encode_video")
+    ids = texts.at[:, :, 0].set(module.spec.text.decode_id)
+    logits, _ = module.apply({"params": params}, ids, tokens, method="decode")
+    return -word_losses(logits, texts, 0.0, 1)[0].sum(-1)

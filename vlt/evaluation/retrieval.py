@@ -1,0 +1,95 @@
+"""Retrieval, twins and zero-shot recognition by embeddings, of a dual encoder."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vlt.data.manifest import group_rows
+from vlt.data.pipeline import VideoData
+from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.tasks.protocols import named_protocol
+from vlt.tasks.retrieval_metrics import recognition_metrics, retrieval_metrics
+from vlt.tasks.twins import mean_by_family, twin_accuracy
+
+
+def embed_videos(
+    predictor: Predictor, params: Any, data: VideoData, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Records [n] that could be read, and their unit vectors [n, e], in order."""
+    return predictor.videos(_encoder(predictor, "encode_video"), params, data, step)
+
+
+def embed_texts(predictor: Predictor, params: Any, texts: Sequence[str]) -> np.ndarray:
+    """Unit vectors [n, e]."""
+    return predictor.texts(_encoder(predictor, "encode_text"), params, texts)
+
+
+def _encoder(predictor: Predictor, method: str) -> Any:
+    def encode(params: Any, inputs: jax.Array) -> jax.Array:
+        return predictor.module.apply({"params": params}, inputs, method=method)[0]
+
+    return predictor.compiled(method, encode)
+
+
+def retrieval(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Text-video retrieval by a named protocol; several captions of a video are several queries."""
+    protocol = named_protocol(section["protocol"])
+    pairs = protocol.pairs(data.records)
+    label = protocol.check(pairs, section["allow_subset"])
+    records, embedded = embed_videos(predictor, params, data, step)
+    # One row a video, however many records name it; queries of unread videos go with them.
+    names = [data.records[record].video for record in records]
+    column = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    first = [names.index(name) for name in column]
+    pairs = [(video, text) for video, text in pairs if video in column]
+    queries = embed_texts(predictor, params, [text for _, text in pairs])
+    scores = queries @ embedded[first].T
+    truth = np.array([column[video] for video, _ in pairs])
+    return retrieval_metrics(scores, truth, section["ties"]) | {"protocol": label}
+
+
+def twins(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Each video chooses between its own caption and that of its reversal."""
+    rows, families = pairs_of_twins(data, section["min_pairs"])
+    read, videos = embed_videos(predictor, params, data, step)
+    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
+    rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
+    texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
+    scores = np.einsum("pie,pje->pij", videos[np.searchsorted(read, rows)], texts[rows])
+    return dict(twin_accuracy(scores, families)) | {"pairs": len(rows)}
+
+
+def twin_captions(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Mean cosine between the captions of twins by family, and the largest of these means."""
+    rows, families = pairs_of_twins(data, section["min_pairs"])
+    texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
+    cosines = (texts[rows[:, 0]] * texts[rows[:, 1]]).sum(-1)
+    means = mean_by_family(cosines, families)
+    return dict(means) | {"max": max(means.values())}
+
+
+def pairs_of_twins(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
+    """Records of each pair of twins, int [pairs, 2], and its family."""
+    rows = np.array(group_rows(data.manifest, data.records, "pair"))
+    if len(rows) < least:
+        raise ValueError(f"{len(rows)} pairs of twins; at least {least} are needed")
+    return rows, [data.records[first].extra["family"] for first in rows[:, 0]]
+
+
+def recognition(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Zero-shot recognition: the nearest of the embedded class names."""
+    videos, embedded = embed_videos(predictor, params, data, step)
+    names = [section["template"].format(name) for name in data.classes]
+    classes = embed_texts(predictor, params, names)
+    labels = np.asarray(data.labels)[videos]
+    return dict(recognition_metrics(embedded @ classes.T, labels)) | {"classes": len(names)}

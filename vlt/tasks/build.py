@@ -1,0 +1,47 @@
+"""From a config's `task` section to a task."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vlt.data.tokenize import Tokenizer
+from vlt.tasks.captioning import Captioning
+from vlt.tasks.retrieval import Retrieval
+from vlt.tasks.task import Task
+
+
+def _retrieval(section: Mapping[str, Any], tokenizer: Tokenizer | None) -> Task:
+    return Retrieval(dict(section["losses"]), section["scale"] or None, section["mask_duplicates"])
+
+
+def _captioning(section: Mapping[str, Any], tokenizer: Tokenizer | None) -> Task:
+    prompt = section["prompt"]
+    length = 1 if tokenizer is None else prompt_length(tokenizer, prompt)
+    return Captioning(section["label_smoothing"], length)
+
+
+TASKS: dict[str, tuple[str, Callable[[Mapping[str, Any], Tokenizer | None], Task]]] = {
+    "retrieval": ("dual_encoder", _retrieval),
+    "captioning": ("captioner", _captioning),
+}
+
+
+def make_task(section: Mapping[str, Any], kind: str, tokenizer: Tokenizer | None = None) -> Task:
+    """The task of `config.task` for a model of that kind.
+
+    tokenizer: None where only shapes matter.
+
+    Raises:
+        ValueError: an unknown task, or one that this kind of model is not for.
+    """
+    name = section["name"]
+    if name not in TASKS:
+        raise ValueError(f"task.name={name!r}: one of {', '.join(TASKS)}")
+    wanted, make = TASKS[name]
+    if kind != wanted:
+        raise ValueError(f"task.name={name!r} needs a {wanted}, and the model is a {kind}")
+    return make(section, tokenizer)
+
+
+def prompt_length(tokenizer: Tokenizer, prompt: str) -> int:
+    """Tokens of a prompt, the start token included and the end token not."""
+    return int((tokenizer([prompt])[0] > 0).sum()) - 1

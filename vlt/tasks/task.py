@@ -1,0 +1,73 @@
+"""What the training step asks of a task."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+
+from vlt.models.video_model import VideoModel
+from vlt.optim import merge
+
+Batch = Mapping[str, jax.Array]
+Features = dict[str, jax.Array]
+Terms = dict[str, jax.Array]
+
+
+class Task:
+    """A loss over the global batch, in two parts: what it needs of each sample, and the loss of it.
+
+    The batch may so come in microbatches, whose features are computed one after another. A task
+    whose loss is not made of such parts overrides `objective` and sets `separable` to False.
+
+    Attributes:
+        columns: entries of a batch that the model is called with, in order.
+        also: further entries that the loss reads.
+        separable: whether `features` and `loss` are all there is.
+    """
+
+    columns: ClassVar[tuple[str, ...]] = ("video", "text")
+    also: ClassVar[tuple[str, ...]] = ()
+    separable: ClassVar[bool] = True
+
+    def initial_state(self, trained: dict[str, Any]) -> dict[str, Any]:
+        """What the task itself carries from step to step, besides weights (momentum, queues)."""
+        return {}
+
+    def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
+        """What the loss reads of the model's outputs: leading dimension b, or scalars."""
+        raise NotImplementedError
+
+    def loss(self, features: Features) -> tuple[jax.Array, Terms]:
+        """The loss, and what is logged of it."""
+        raise NotImplementedError
+
+    def objective(
+        self,
+        model: VideoModel,
+        trained: dict[str, Any],
+        frozen: dict[str, Any],
+        batch: Batch,
+        rng: jax.Array,
+        state: dict[str, Any],
+    ) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
+        """The loss of a whole batch, what is logged, and the task's state after it."""
+        outputs = self.forward(model, trained, frozen, batch, rng)
+        value, terms = self.loss(self.features(outputs, batch))
+        return value, (terms, state)
+
+    def forward(
+        self,
+        model: VideoModel,
+        trained: dict[str, Any],
+        frozen: dict[str, Any],
+        batch: Batch,
+        rng: jax.Array,
+    ) -> Any:
+        """The model's outputs in training."""
+        mask, dropout = jax.random.split(rng)
+        return model.apply(
+            {"params": merge(trained, frozen)},
+            *(batch[name] for name in self.columns),
+            train=True,
+            rngs={"mask": mask, "dropout": dropout},
+        )
