@@ -5,20 +5,20 @@
 makes train.jsonl and val1.jsonl of the published train.json and val_1.json.
 """
 
-from data_pipelines.retrieval_manifests import Split, main
+from data_pipelines.manifests import Files, Split, main
 from vlt.tasks.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["activitynet_val1"]
 SPLITS = (
     Split(
         "train",
-        (("train.json",), ("anet_ret_train.json",)),
+        (Files("train.json"), Files("anet_ret_train.json")),
         "paragraph",
         videos=PROTOCOL.training,
     ),
     Split(
         "val1",
-        (("val_1.json",), ("anet_ret_val_1.json",)),
+        (Files("val_1.json"), Files("anet_ret_val_1.json")),
         "paragraph",
         videos=PROTOCOL.videos,
     ),

@@ -1,7 +1,7 @@
 """Annotation files as people have them -> captions by video.
 
-Told apart are the layouts of MSR-VTT, ActivityNet Captions, DiDeMo, LSMDC, MSVD and of the lists of
-{video, caption} that projects share instead.
+Told apart are the layouts of MSR-VTT, ActivityNet Captions, DiDeMo, LSMDC, MSVD, VATEX and of the
+lists of {video, caption} that projects share instead.
 """
 
 import csv
@@ -20,8 +20,8 @@ VIDEO_SUFFIXES = (
     *(".mts", ".ts", ".vob", ".divx", ".ogg", ".ogv"),
 )
 # Columns that name a video, or hold one or several texts of it; the first that is there counts.
-VIDEO_COLUMNS = ("video", "image", "clip_name", "video_id")
-TEXT_COLUMNS = ("caption", "sentence", "description", "sentences")
+VIDEO_COLUMNS = ("video", "image", "clip_name", "video_id", "videoID")
+TEXT_COLUMNS = ("caption", "sentence", "description", "sentences", "enCap")
 
 Captions = dict[str, list[str]]  # by name of the video, without folder and suffix
 
@@ -38,23 +38,31 @@ def video_name(text: str) -> str:
     return name
 
 
-def read_captions(path: pathlib.Path) -> Captions:
+def read_captions(path: pathlib.Path, part: str = "") -> Captions:
     """Captions by video, in the order of the file, which is told apart by suffix and content.
 
     - .json, .jsonl: a list of objects with a video and a caption or captions; {video: captions};
       {video: {"sentences": [...]}} (ActivityNet); {"sentences": [objects]} (MSR-VTT)
     - .csv: a header with `video_id` and `sentence`, or LSMDC's six columns between tabs
+    - .txt: lines of a video, a space and a caption; those with # in front are left out (MSVD)
     - .pkl: {video: [captions, as text or as words]} (MSVD); nothing in the file is executed
 
-    Raises: AnnotationError for a file of another form.
+    Args:
+      part: only videos of this `split` in {"videos": [objects], "sentences": [objects]} (MSR-VTT).
+
+    Raises: AnnotationError for a file of another form, or a part that no video has.
     """
     if path.suffix == ".pkl":
         pairs = _pairs_of_mapping(path, _read_pickle(path))
     elif path.suffix == ".csv":
         pairs = _pairs_of_csv(path)
+    elif path.suffix == ".txt":
+        pairs = _pairs_of_lines(path)
     else:
-        content = _read_json(path)
-        if isinstance(content, dict) and isinstance(content.get("sentences"), list):
+        content = read_json(path)
+        if part:
+            content = _sentences_of(path, content, part)
+        elif isinstance(content, dict) and isinstance(content.get("sentences"), list):
             content = content["sentences"]
         is_list = isinstance(content, list)
         pairs = (_pairs_of_list if is_list else _pairs_of_mapping)(path, content)
@@ -68,10 +76,8 @@ def read_captions(path: pathlib.Path) -> Captions:
 
 def read_names(path: pathlib.Path) -> list[str]:
     """Names of videos: the column `video_id` of a .csv, or the lines of a text file."""
-    if path.suffix == ".csv":
-        found = [_video(path, row) for row in _csv_rows(path)]
-    else:
-        found = _lines(path)
+    listed = path.suffix != ".csv"
+    found = _lines(path) if listed else [_video(path, row) for row in csv_rows(path)]
     return list(dict.fromkeys(map(video_name, found)))
 
 
@@ -87,7 +93,11 @@ def _lines(path: pathlib.Path) -> list[str]:
     return [line.strip() for line in _text(path).split("\n") if line.strip()]
 
 
-def _read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a .json file, or the list of the lines of a .jsonl file.
+
+    Raises: AnnotationError for a file that is neither.
+    """
     try:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in _lines(path)]
@@ -104,14 +114,15 @@ def _read_pickle(path: pathlib.Path) -> Any:
         raise AnnotationError(str(error)) from None
 
 
-def _csv_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+def csv_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Rows of a .csv file with a header."""
     yield from csv.DictReader(io.StringIO(_text(path), newline=""))
 
 
 def _pairs_of_csv(path: pathlib.Path) -> Iterator[tuple[str, str]]:
     lines = _lines(path)
     if not lines or "\t" not in lines[0]:
-        yield from _pairs_of_list(path, list(_csv_rows(path)))
+        yield from _pairs_of_list(path, list(csv_rows(path)))
         return
     for number, line in enumerate(lines, 1):
         # Quotes in LSMDC's sentences are part of them.
@@ -121,6 +132,30 @@ def _pairs_of_csv(path: pathlib.Path) -> Iterator[tuple[str, str]]:
                 f"{path}, line {number}: {len(fields)} fields between tabs instead of 6"
             )
         yield fields[0], fields[5]
+
+
+def _pairs_of_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
+    for line in (line for line in _lines(path) if not line.startswith("#")):
+        video, _, text = line.partition(" ")
+        if not text:
+            raise AnnotationError(f"{path}: no caption follows {video!r}")
+        yield video, text
+
+
+def _sentences_of(path: pathlib.Path, content: Any, part: str) -> list[Any]:
+    """The sentences of those videos whose `split` is `part`."""
+    try:
+        splits = {video["video_id"]: video["split"] for video in content["videos"]}
+        kept = [entry for entry in content["sentences"] if splits[entry["video_id"]] == part]
+    except (TypeError, KeyError) as error:
+        raise AnnotationError(
+            f"{path}: no {error}; needed are `videos` with `video_id` and `split`, and `sentences` "
+            "of these videos"
+        ) from None
+    if not kept:
+        found = ", ".join(sorted(set(map(str, splits.values()))))
+        raise AnnotationError(f"{path}: no sentence of a video whose split is {part!r}, of {found}")
+    return kept
 
 
 def _pairs_of_list(path: pathlib.Path, entries: Sequence[Any]) -> Iterator[tuple[str, str]]:

@@ -7,14 +7,14 @@ test_data.json. Annotators saw the first 30 seconds of each video; cut longer fi
 papers do, since a manifest names whole files.
 """
 
-from data_pipelines.retrieval_manifests import Split, main
+from data_pipelines.manifests import Files, Split, main
 from vlt.tasks.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["didemo"]
 SPLITS = tuple(
     Split(
         name,
-        ((f"{name}_data.json",), (f"didemo_ret_{name}.json",)),
+        (Files(f"{name}_data.json"), Files(f"didemo_ret_{name}.json")),
         "paragraph",
         videos=videos,
     )

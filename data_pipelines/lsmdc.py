@@ -7,29 +7,29 @@ LSMDC16_challenge_1000_publictect.csv, or of lists. A few clips of the first two
 the counts of the papers are those of the files' lines.
 """
 
-from data_pipelines.retrieval_manifests import Split, main
+from data_pipelines.manifests import Files, Split, main
 from vlt.tasks.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["lsmdc"]
 SPLITS = (
     Split(
         "train",
-        (("LSMDC16_annos_training.csv",), ("lsmdc_ret_train.json",), ("train.json",)),
+        (Files("LSMDC16_annos_training.csv"), Files("lsmdc_ret_train.json"), Files("train.json")),
         "caption",
-        captions=PROTOCOL.training,
+        texts=PROTOCOL.training,
     ),
     Split(
         "val",
-        (("LSMDC16_annos_val.csv",), ("lsmdc_ret_val.json",), ("val.json",)),
+        (Files("LSMDC16_annos_val.csv"), Files("lsmdc_ret_val.json"), Files("val.json")),
         "caption",
-        captions=7408,
+        texts=7408,
     ),
     Split(
         "test",
         (
-            ("LSMDC16_challenge_1000_publictect.csv",),
-            ("lsmdc_ret_test_1000.json",),
-            ("test.json",),
+            Files("LSMDC16_challenge_1000_publictect.csv"),
+            Files("lsmdc_ret_test_1000.json"),
+            Files("test.json"),
         ),
         "video",
         videos=PROTOCOL.videos,

@@ -1,21 +1,23 @@
-"""MSR-VTT: the 1k-A test set and the two training sets that go with it.
+"""MSR-VTT for retrieval: the 1k-A test set and the two training sets that go with it.
 
     python -m data_pipelines.msrvtt --annotations msrvtt_data --videos videos --out data/msrvtt
 
 makes train_9k.jsonl, train_7k.jsonl and test_1ka.jsonl of MSRVTT_data.json, MSRVTT_train.9k.csv,
-MSRVTT_train.7k.csv and MSRVTT_JSFUSION_test.csv, or of the lists that other projects share.
+MSRVTT_train.7k.csv and MSRVTT_JSFUSION_test.csv, or of the lists that other projects share (a
+train.json is taken for the 9k). data_pipelines.msrvtt_captions makes the splits of captioning.
 """
 
-from data_pipelines.retrieval_manifests import Split, main
+from data_pipelines.manifests import Files, Split, main
 from vlt.tasks.protocols import PROTOCOLS
 
 TRAINING = tuple(
     Split(
         f"train_{size}",
         (
-            ("MSRVTT_data.json", f"MSRVTT_train.{size}.csv"),
-            (f"msrvtt_ret_train{size}.json",),
-            (f"train_{size}.json",),
+            Files("MSRVTT_data.json", f"MSRVTT_train.{size}.csv"),
+            Files(f"msrvtt_ret_train{size}.json"),
+            Files(f"train_{size}.json"),
+            *((Files("train.json"),) if size == "9k" else ()),
         ),
         "caption",
         videos=PROTOCOLS[f"msrvtt_1ka_{size}"].training,
@@ -28,11 +30,11 @@ SPLITS = (
     Split(
         "test_1ka",
         (
-            ("MSRVTT_JSFUSION_test.csv",),
-            ("msrvtt_test.jsonl",),
-            ("test_JSFUSION.json",),
-            ("msrvtt_ret_test1k.json",),
-            ("test.json",),
+            Files("MSRVTT_JSFUSION_test.csv"),
+            Files("msrvtt_test.jsonl"),
+            Files("test_JSFUSION.json"),
+            Files("msrvtt_ret_test1k.json"),
+            Files("test.json"),
         ),
         "video",
         videos=PROTOCOLS["msrvtt_1ka"].videos,

@@ -1,12 +1,12 @@
-"""MSVD: about forty captions a video, each of which is a query of the test.
+"""MSVD: about forty captions a video, for captioning and for retrieval (each one a query).
 
     python -m data_pipelines.msvd --annotations msvd_data --videos YouTubeClips --out data/msvd
 
-makes train.jsonl, val.jsonl and test.jsonl of raw-captions.pkl with train_list.txt, val_list.txt
-and test_list.txt, or of lists.
+makes train.jsonl, val.jsonl and test.jsonl of raw-captions.pkl or AllVideoDescriptions.txt with
+train_list.txt, val_list.txt and test_list.txt, or of lists.
 """
 
-from data_pipelines.retrieval_manifests import Split, main
+from data_pipelines.manifests import Files, Split, main
 from vlt.tasks.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["msvd"]
@@ -19,15 +19,16 @@ SPLITS = tuple(
     Split(
         name,
         (
-            ("raw-captions.pkl", f"{name}_list.txt"),
-            (f"msvd_ret_{name}.json",),
-            (f"{name}.json",),
+            Files("raw-captions.pkl", f"{name}_list.txt"),
+            Files("AllVideoDescriptions.txt", f"{name}_list.txt", counted=False),
+            Files(f"msvd_ret_{name}.json"),
+            Files(f"{name}.json"),
         ),
         "caption" if name == "train" else "video",
         videos=videos,
-        captions=captions,
+        texts=texts,
     )
-    for name, (videos, captions) in COUNTS.items()
+    for name, (videos, texts) in COUNTS.items()
 )
 
 if __name__ == "__main__":

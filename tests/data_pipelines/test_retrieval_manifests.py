@@ -11,7 +11,7 @@ import pytest
 
 from data_pipelines import activitynet, didemo, lsmdc, msrvtt, msvd
 from data_pipelines.annotation_files import AnnotationError, read_captions, video_name
-from data_pipelines.retrieval_manifests import main, write_manifests
+from data_pipelines.manifests import main, write_manifests
 from vlt.data.manifest import Record, read_manifest
 from vlt.tasks.protocols import named_protocol
 
@@ -64,8 +64,8 @@ def test_msrvtt_has_its_training_sets_by_caption_and_its_test_by_video(msrvtt_fi
         msrvtt.SPLITS, [msrvtt_files / "annotations"], msrvtt_files / "videos", out
     )
     assert [line.partition(": ")[2] for line in lines] == [
-        "9,000 videos, 180,000 captions (from MSRVTT_data.json, MSRVTT_train.9k.csv)",
-        "7,010 videos, 140,200 captions (from MSRVTT_data.json, MSRVTT_train.7k.csv)",
+        "9,000 videos, 180,000 captions (from MSRVTT_data.json with MSRVTT_train.9k.csv)",
+        "7,010 videos, 140,200 captions (from MSRVTT_data.json with MSRVTT_train.7k.csv)",
         "1,000 videos, 1,000 captions (from MSRVTT_JSFUSION_test.csv)",
     ]
     first = (out / "train_9k.jsonl").read_text().splitlines()[21]

@@ -57,6 +57,9 @@ def test_sizes_of_training_sets_are_the_papers() -> None:
         "lsmdc": 101_079,
         "activitynet_val1": 10_009,
         "msvd": 1200,
+        "msrvtt_captions": 6513,
+        "msvd_captions": 1200,
+        "vatex_captions": 25_991,
     }
 
 
@@ -86,6 +89,30 @@ def test_list_of_captions_equals_a_row_each() -> None:
     listed = [record(f"v{i}.mp4", *(f"caption {c} of {i}" for c in range(3))) for i in range(2)]
     assert protocol.pairs(listed) == protocol.pairs(rows(2, captions=3))
     assert protocol.check(protocol.pairs(listed)) == "pairs"
+
+
+def test_captioning_counts_the_references_of_all_videos() -> None:
+    protocol = named_protocol("msrvtt_captions")
+    assert protocol.check(protocol.pairs(rows(2990, captions=20))) == "msrvtt_captions"
+    with pytest.raises(ProtocolError, match="2990 references instead of 59800.*all captions of"):
+        protocol.check(protocol.pairs(rows(2990)))
+    part = protocol.check(protocol.pairs(rows(200, captions=20)), allow_subset=True)
+    assert part == "msrvtt_captions [subset: 200 of 2990 videos, 4000 of 59800 references]"
+    protocol = named_protocol("vatex_captions")
+    assert protocol.check(protocol.pairs(rows(6000, captions=10))) == "vatex_captions"
+    protocol = named_protocol("msvd_captions")
+    assert protocol.check(protocol.pairs(rows(670, captions=41))) == "msvd_captions"
+
+
+def test_questions_are_counted_by_row() -> None:
+    protocol = named_protocol("msrvtt_qa")
+    asked = [
+        Record(f"q{i}", f"v{i % 2990}.mp4", (), None, f"what is {i}?", ("man",), {}, line=1)
+        for i in range(72_821)
+    ]
+    assert protocol.check(protocol.pairs(asked)) == "msrvtt_qa"
+    with pytest.raises(ProtocolError, match="72820 questions instead of 72821.*a row"):
+        protocol.check(protocol.pairs(asked[1:]))
 
 
 def test_missing_videos_are_named_and_a_subset_says_so() -> None:

@@ -1,7 +1,8 @@
-"""Named retrieval protocols: what a test set must hold for its number to be comparable.
+"""Named protocols: what a test set must hold for its number to be comparable.
 
 Numbers of one data set differ tenfold with the captions that are queries (one of 20, all 20, or a
-paragraph), so a protocol asserts its counts, and its name stands beside the metric.
+paragraph), and a caption's scores with the references, so a protocol asserts its counts, and its
+name stands beside the metric.
 """
 
 import dataclasses
@@ -16,18 +17,19 @@ class ProtocolError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """One test set and how its captions become queries.
+    """One test set, and what of its rows is asked or compared with.
 
     Attributes:
       name: printed beside the metric.
       videos: size of the gallery, or None where any is right.
-      queries: number of text queries, or None where any is right.
+      queries: number of texts, or None where any is right.
       joined: all captions of a video, in order and with a space between, are one query
         (paragraph-to-video retrieval); otherwise each caption is a query.
       source: who states the counts.
       training: number of training videos that go with it (of LSMDC: of clips with a sentence), or
         None where any is right. data_pipelines asserts it where the training manifest is written;
         a model may also be tested that was trained elsewhere.
+      texts: what the texts are: 'queries' of retrieval, 'references' of captioning, or 'questions'.
     """
 
     name: str
@@ -36,9 +38,12 @@ class Protocol:
     joined: bool
     source: str
     training: int | None = None
+    texts: str = "queries"
 
     def pairs(self, records: Iterable[Record]) -> list[tuple[str, str]]:
-        """(video, query) pairs of a manifest's records, which may share a video."""
+        """(video, text) pairs of a manifest's records, which may share a video."""
+        if self.texts == "questions":
+            return [(r.video, r.question) for r in records if r.question is not None]
         captions: dict[str, list[str]] = {}
         for record in records:
             captions.setdefault(record.video, []).extend(record.captions)
@@ -51,33 +56,36 @@ class Protocol:
 
         Args:
           pairs: what `pairs` returned.
-          allow_subset: fewer videos and queries than the protocol's are accepted, and labelled.
+          allow_subset: fewer videos and texts than the protocol's are accepted, and labelled.
 
         Raises:
           ProtocolError: other counts than the protocol's, or more where a subset is allowed.
         """
-        found = {"videos": len({video for video, _ in pairs}), "queries": len(pairs)}
-        wrong = []
-        for kind, count in found.items():
-            expected = getattr(self, kind)
-            fits = expected is None or count == expected or (allow_subset and count < expected)
-            if not fits:
-                wrong.append(f"{count} {kind} instead of {expected}")
+        found = {"videos": len({video for video, _ in pairs}), self.texts: len(pairs)}
+        expected = {"videos": self.videos, self.texts: self.queries}
+        wrong = [
+            f"{count} {kind} instead of {right}"
+            for (kind, count), right in zip(found.items(), expected.values(), strict=True)
+            if right not in (None, count) and not (allow_subset and count < right)
+        ]
         if wrong:
             raise ProtocolError(f"{self.name} ({self.source}): {', '.join(wrong)}{self._advice()}")
-        return self.name + self._share(found)
+        parts = [
+            f"{count} of {expected[kind]} {kind}"
+            for kind, count in found.items()
+            if expected[kind] not in (None, count)
+        ]
+        return self.name + (f" [subset: {', '.join(parts)}]" if parts else "")
 
     def _advice(self) -> str:
-        queries = "one query a video, its captions joined" if self.joined else "a query a caption"
-        return f"; the protocol takes {queries}. For a part of it set allow_subset."
-
-    def _share(self, found: dict[str, int]) -> str:
-        parts = [
-            f"{count} of {getattr(self, kind)} {kind}"
-            for kind, count in found.items()
-            if getattr(self, kind) not in (None, count)
-        ]
-        return f" [subset: {', '.join(parts)}]" if parts else ""
+        taken = "a query a caption"
+        if self.joined:
+            taken = "one query a video, its captions joined"
+        elif self.texts == "references":
+            taken = "all captions of a video as its references"
+        elif self.texts == "questions":
+            taken = "one question a row"
+        return f"; the protocol takes {taken}. For a part of it set allow_subset."
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -94,6 +102,13 @@ PROTOCOLS: dict[str, Protocol] = {
         # Every caption of the test videos is a query.
         Protocol("msvd", 670, 27_763, False, "the captions' own count", training=1200),
         Protocol("moving_shapes", None, None, False, "generated, of any size"),
+        Protocol("msrvtt_captions", 2990, 59_800, False, "MSR-VTT's own split", 6513, "references"),
+        # MSVD's own text file and the lists people share may differ by a few captions.
+        Protocol("msvd_captions", 670, None, False, "the usual split", 1200, "references"),
+        Protocol(
+            "vatex_captions", 6000, 60_000, False, "VATEX's public test", 25_991, "references"
+        ),
+        Protocol("msrvtt_qa", None, 72_821, False, "MSRVTT-QA", None, "questions"),
     )
 }
 

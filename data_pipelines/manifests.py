@@ -1,7 +1,7 @@
-"""Manifests of retrieval data sets, made from the annotation files that people have.
+"""Manifests of data sets, made from the annotation files that people have.
 
-A data set is a tuple of `Split`s: the files that its captions may come in, the counts that the
-papers state, and what makes a row. `main` is the command line of every such data set.
+A data set is a tuple of `Split`s: the files that its captions or questions may come in, the counts
+that the papers state, and what makes a row. `main` is the command line of every such data set.
 """
 
 import argparse
@@ -10,19 +10,43 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.annotation_files import (
     VIDEO_SUFFIXES,
     AnnotationError,
-    Captions,
     read_captions,
     read_names,
     video_name,
 )
+from data_pipelines.question_files import read_questions
 
 SHOWN = 5  # examples in a message
+
+Texts = Mapping[str, list[Any]]  # captions, or `Question`s, by name of the video
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Annotation files that a split may be made of.
+
+    Attributes:
+      texts: name of the file with the captions or questions.
+      names: of the file that lists the split's videos, where the first one covers more.
+      part: the split's name in the first file, where that one tells.
+      counted: whether the number of captions in all is that of the split; no source states it of
+        this file otherwise.
+    """
+
+    texts: str
+    names: str = ""
+    part: str = ""
+    counted: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.texts} with {self.names}" if self.names else self.texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,29 +55,34 @@ class Split:
 
     Attributes:
       name: of the manifest, without suffix.
-      files: names of the files it may be made of, the best first. Each entry holds the file with
-        the captions and, if that one covers more than this split, the file that lists its videos.
+      files: what it may be made of, the best first.
       row: what a row is: 'caption' (training sees each caption once an epoch), 'video' (with all
-        its captions) or 'paragraph' (a video with its captions joined by spaces).
+        its captions), 'paragraph' (a video with its captions joined by spaces) or 'question'.
       videos: number of videos, or None where no source states it.
-      captions: number of captions in all, or None.
+      texts: number of captions or questions in all, or None.
       each: number of captions of every video, or None.
     """
 
     name: str
-    files: tuple[tuple[str, ...], ...]
+    files: tuple[Files, ...]
     row: str
     videos: int | None = None
-    captions: int | None = None
+    texts: int | None = None
     each: int | None = None
 
-    def wrong_counts(self, captions: Captions, allow_subset: bool) -> list[str]:
+    @property
+    def kind(self) -> str:
+        """What its texts are."""
+        return "questions" if self.row == "question" else "captions"
+
+    def wrong_counts(self, texts: Texts, files: Files, allow_subset: bool) -> list[str]:
         """'found instead of expected' of each count that does not fit."""
-        sizes = collections.Counter(map(len, captions.values()))
+        sizes = collections.Counter(map(len, texts.values())).items()
+        total = self.texts if files.counted else None
         found = [
-            (len(captions), self.videos, "videos"),
-            (sum(map(len, captions.values())), self.captions, "captions"),
-            *((size, self.each, f"captions of each of {n:,} videos") for size, n in sizes.items()),
+            (len(texts), self.videos, "videos"),
+            (sum(map(len, texts.values())), total, self.kind),
+            *((size, self.each, f"{self.kind} of each of {n:,} videos") for size, n in sizes),
         ]
         return [
             f"{count:,} instead of {expected:,} {kind}"
@@ -82,18 +111,28 @@ class Draft:
     """A manifest before it is written: what the annotations say and which videos there are."""
 
     split: Split
-    files: tuple[pathlib.Path, ...]
-    captions: Captions
+    files: Files
+    source: str  # names of the files
+    texts: Texts
     paths: dict[str, str]  # by video
     problems: list[str]
+
+    @property
+    def missing(self) -> list[str]:
+        """Videos without a file."""
+        return [video for video in self.texts if video not in self.paths]
 
     def rows(self, out: str) -> Iterator[dict[str, Any]]:
         """Rows of the videos that exist; paths relative to the folder `out`."""
         for video, path in self.paths.items():
-            texts, shared = self.captions[video], {"video": os.path.relpath(path, out)}
+            texts, shared = self.texts[video], {"video": os.path.relpath(path, out)}
             if self.split.row == "caption":
                 for index, text in enumerate(texts):
                     yield {"id": f"{video}#{index}", **shared, "caption": text}
+            elif self.split.row == "question":
+                for index, question in enumerate(texts):
+                    identity = question.id or f"{video}#{index}"
+                    yield {"id": identity, **shared, **question.columns()}
             elif self.split.row == "paragraph":
                 yield {"id": video, **shared, "caption": " ".join(texts)}
             else:
@@ -101,15 +140,16 @@ class Draft:
 
     def summary(self) -> str:
         """What was written of it, and how much is left out."""
-        texts = sum(len(self.captions[video]) for video in self.paths)
-        parts = [f"{len(self.paths):,} videos, {texts:,} captions"]
-        if smaller := self.split.wrong_counts(self.captions, allow_subset=False):
+        texts = sum(len(self.texts[video]) for video in self.paths)
+        parts = [f"{len(self.paths):,} videos, {texts:,} {self.split.kind}"]
+        if smaller := self.split.wrong_counts(self.texts, self.files, allow_subset=False):
             parts.append(f"a subset: {'; '.join(smaller)}")
-        if dropped := len(self.captions) - len(self.paths):
+        if self.missing:
             parts.append(
-                f"{dropped:,} of {len(self.captions):,} videos dropped, which have no file"
+                f"{len(self.missing):,} of {len(self.texts):,} videos dropped, which have no file "
+                f"(listed in {_missing_file(self.split)})"
             )
-        return f"{'; '.join(parts)} (from {', '.join(path.name for path in self.files)})"
+        return f"{'; '.join(parts)} (from {self.source})"
 
 
 def write_manifests(
@@ -125,8 +165,9 @@ def write_manifests(
     Args:
       annotations: files, and folders that hold them.
       videos: a folder that holds the videos, in folders of any depth.
-      allow_subset: fewer videos and captions than the papers' are accepted and reported.
-      missing: of videos without a file: 'error', or 'drop' to leave them out and report it.
+      allow_subset: fewer videos and texts than the papers' are accepted and reported.
+      missing: of videos without a file: 'error', or 'drop' to leave them out, to report it and to
+        list them in OUT/NAME.missing.txt.
 
     Returns: a line about each split.
 
@@ -136,65 +177,81 @@ def write_manifests(
     """
     if missing not in ("error", "drop"):
         raise AnnotationError(f"missing={missing!r}: one of 'error', 'drop'")
-    given = _given(annotations)
+    given = given_files(annotations)
     files = {split: _files(split, given) for split in splits}
     absent = [f"{s.name}: not made; it takes {_wanted(s)}" for s in splits if not files[s]]
     if len(absent) == len(files):
         raise AnnotationError("no annotation file is one of those:\n  " + "\n  ".join(absent))
     index = find_videos(pathlib.Path(videos))
-    drafts = [_draft(s, files[s], index, allow_subset, missing) for s in splits if files[s]]
+    drafts = [
+        _draft(split, found, given, index, allow_subset, missing)
+        for split, found in files.items()
+        if found
+    ]
     if problems := [f"{d.split.name}: {text}" for d in drafts for text in d.problems]:
         raise AnnotationError("nothing was written:\n  " + "\n  ".join(problems))
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     for draft in drafts:
-        _write(folder / f"{draft.split.name}.jsonl", draft)
+        _write(folder, draft)
     return [f"{folder / d.split.name}.jsonl: {d.summary()}" for d in drafts] + absent
 
 
-def _given(annotations: Iterable[str | os.PathLike[str]]) -> dict[str, pathlib.Path]:
-    """The annotation files by name; of a folder, those directly in it."""
+def given_files(annotations: Iterable[str | os.PathLike[str]]) -> dict[str, pathlib.Path]:
+    """The annotation files by name; of a folder, those directly in it.
+
+    `test.first200.json`, of which the first 200 records were kept, stands for test.json.
+
+    Raises: AnnotationError for a path that does not exist, or two files of one name.
+    """
     given: dict[str, pathlib.Path] = {}
     for path in map(pathlib.Path, annotations):
         if not path.exists():
             raise AnnotationError(f"{path}: there is no such file or folder of annotations")
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            if given.setdefault(file.name, file) != file:
-                raise AnnotationError(f"{given[file.name]} and {file} have one name; give one")
+            name = re.sub(r"\.first\d+(?=\.)", "", file.name)
+            if given.setdefault(name, file) != file:
+                raise AnnotationError(f"{given[name]} and {file} have one name; give one")
     return given
 
 
-def _files(split: Split, given: dict[str, pathlib.Path]) -> tuple[pathlib.Path, ...]:
-    for names in split.files:
-        if all(name in given for name in names):
-            return tuple(given[name] for name in names)
-    return ()
+def _files(split: Split, given: Mapping[str, pathlib.Path]) -> Files | None:
+    for files in split.files:
+        if files.texts in given and (not files.names or files.names in given):
+            return files
+    return None
 
 
 def _wanted(split: Split) -> str:
-    return ", or ".join(" with ".join(names) for names in split.files)
+    return ", or ".join(map(str, split.files))
 
 
 def _draft(
     split: Split,
-    files: tuple[pathlib.Path, ...],
+    files: Files,
+    given: Mapping[str, pathlib.Path],
     index: dict[str, list[str]],
     allow_subset: bool,
     missing: str,
 ) -> Draft:
-    captions = read_captions(files[0])
+    path = given[files.texts]
+    source = path.name
+    questions = split.row == "question"
+    texts: Texts = read_questions(path) if questions else read_captions(path, files.part)
     problems = []
-    if len(files) > 1:
-        names = read_names(files[1])
-        silent = [name for name in names if name not in captions]
+    if files.names:
+        path = given[files.names]
+        source += f" with {path.name}"
+        names = read_names(path)
+        silent = [name for name in names if name not in texts]
         if silent and not allow_subset:
-            problems.append(f"no caption in {files[0]} for {_some(silent, len(names))}")
-        captions = {name: captions[name] for name in names if name in captions}
-    if wrong := split.wrong_counts(captions, allow_subset):
-        less = not split.wrong_counts(captions, allow_subset=True)
+            problems.append(f"no caption in {given[files.texts]} for {_some(silent, len(names))}")
+        texts = {name: texts[name] for name in names if name in texts}
+    if wrong := split.wrong_counts(texts, files, allow_subset):
+        less = not split.wrong_counts(texts, files, allow_subset=True)
         advice = "; a part of it is written with --allow-subset" if less else ""
-        problems.append(f"{'; '.join(wrong)} in {files[-1]}{advice}")
-    found = {name: _paths(index, name) for name in captions}
+        problems.append(f"{'; '.join(wrong)} in {path}{advice}")
+    found = {name: _paths(index, name) for name in texts}
     several = [paths for paths in found.values() if len(paths) > 1]
     problems += [f"several files of one video: {', '.join(paths)}" for paths in several[:SHOWN]]
     absent = [name for name, paths in found.items() if not paths]
@@ -203,7 +260,8 @@ def _draft(
         problems.append(f"no file for {_some(absent, len(found))}{advice}")
     elif len(absent) == len(found):
         problems.append("not one of its videos has a file")
-    return Draft(split, files, captions, {n: p[0] for n, p in found.items() if p}, problems)
+    paths = {name: paths[0] for name, paths in found.items() if paths}
+    return Draft(split, files, source, texts, paths, problems)
 
 
 def _paths(index: dict[str, list[str]], name: str) -> list[str]:
@@ -217,18 +275,39 @@ def _some(names: Sequence[str], total: int) -> str:
     return f"{len(names):,} of {total:,} videos: {', '.join(names[:SHOWN])}{more}"
 
 
-def _write(path: pathlib.Path, draft: Draft) -> None:
-    partial = path.with_suffix(".partial")
+def _missing_file(split: Split) -> str:
+    return f"{split.name}.missing.txt"
+
+
+def _write(folder: pathlib.Path, draft: Draft) -> None:
     # The way from the manifest to the videos must not depend on links on the way to it.
-    folder = os.path.realpath(path.parent)
+    rows = draft.rows(os.path.realpath(folder))
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    write_lines(folder / f"{draft.split.name}.jsonl", lines)
+    listed = folder / _missing_file(draft.split)
+    if draft.missing:
+        write_lines(listed, draft.missing)
+    else:
+        listed.unlink(missing_ok=True)  # of an earlier run
+
+
+def write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
+    """Writes a text file of lines, whole or not at all."""
+    partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8") as file:
-        for row in draft.rows(folder):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.writelines(line + "\n" for line in lines)
     partial.replace(path)
 
 
-def main(description: str, splits: Sequence[Split]) -> None:
-    """The command line of a data set; `description` is its module's docstring."""
+def main(
+    description: str,
+    splits: Sequence[Split],
+    write: Callable[..., list[str]] = write_manifests,
+) -> None:
+    """The command line of a data set.
+
+    description: its module's docstring. write: takes what `write_manifests` takes.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -239,7 +318,7 @@ def main(description: str, splits: Sequence[Split]) -> None:
     parser.add_argument("--missing", choices=("error", "drop"), default="error",
                         help="what to do about videos without a file")  # fmt: skip
     try:
-        lines = write_manifests(splits, **vars(parser.parse_args()))
+        lines = write(splits, **vars(parser.parse_args()))
     except AnnotationError as error:
         parser.error(str(error))
     print("\n".join(lines))

@@ -1,0 +1,91 @@
+"""Questions about videos with their answers, from the files of MSRVTT-QA."""
+
+import dataclasses
+import pathlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_pipelines.annotation_files import AnnotationError, csv_rows, read_json, video_name
+
+VIDEO_COLUMNS = ("video", "image", "video_id")
+ID_COLUMNS = ("question_id", "id")
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question about a video; `id` is '' where the file has none."""
+
+    text: str
+    answers: tuple[str, ...]
+    id: str
+
+    def columns(self) -> dict[str, Any]:
+        """What a manifest's row says of it."""
+        one = len(self.answers) == 1
+        return {"question": self.text, "answer": self.answers[0] if one else list(self.answers)}
+
+
+Questions = dict[str, list[Question]]  # by name of the video
+
+
+def read_questions(path: pathlib.Path) -> Questions:
+    """Questions by video: of a .json or .jsonl list of objects, or a .csv with a header.
+
+    An entry has `question`, `answer` (text or a list) and `video`, `image` or `video_id`, where a
+    number n stands for MSR-VTT's "video<n>".
+
+    Raises: AnnotationError for a file of another form.
+    """
+    entries = csv_rows(path) if path.suffix == ".csv" else read_json(path)
+    if isinstance(entries, dict):
+        raise AnnotationError(f"{path}: holds an object, no list of questions")
+    questions: Questions = {}
+    for entry in entries:
+        video, question = _read(path, entry)
+        questions.setdefault(video, []).append(question)
+    return questions
+
+
+def _read(path: pathlib.Path, entry: Any) -> tuple[str, Question]:
+    held = ", ".join(entry) if isinstance(entry, dict) else repr(entry)[:80]
+    video = _first(entry, VIDEO_COLUMNS)
+    if not (isinstance(entry, dict) and video and {"question", "answer"} <= entry.keys()):
+        raise AnnotationError(
+            f"{path}: an entry needs `question`, `answer` and one of {', '.join(VIDEO_COLUMNS)}; "
+            f"it holds {held}"
+        )
+    listed = entry["answer"] if isinstance(entry["answer"], list) else [entry["answer"]]
+    text, answers = entry["question"], tuple(listed)
+    if not all(isinstance(each, str) and each.strip() for each in (text, *answers)) or not answers:
+        raise AnnotationError(f"{path}: a question or answer that is blank or no text: {entry}")
+    name = f"video{video}" if video.isdecimal() else video_name(video)
+    return name, Question(text, answers, _first(entry, ID_COLUMNS))
+
+
+def _first(entry: Any, columns: Sequence[str]) -> str:
+    """The value of the first of the columns that is there, as text; '' without one."""
+    present = [entry[c] for c in columns if c in entry] if isinstance(entry, dict) else []
+    return str(present[0]) if present else ""
+
+
+def read_answers(path: pathlib.Path) -> list[str]:
+    """Candidate answers: a .json list, or {answer: its place}.
+
+    Raises: AnnotationError for a file of another form, or an answer that comes twice.
+    """
+    content = read_json(path)
+    if isinstance(content, Mapping):
+        content = sorted(content, key=content.__getitem__)
+    if not (isinstance(content, list) and all(isinstance(a, str) and a.strip() for a in content)):
+        raise AnnotationError(f"{path}: holds no list of answers")
+    twice = [answer for answer, count in Counter(content).items() if count > 1]
+    if twice:
+        raise AnnotationError(f"{path}: {len(twice)} answers come twice: {', '.join(twice[:5])}")
+    return content
+
+
+def frequent_answers(questions: Questions, count: int) -> list[str]:
+    """The most frequent answers, the first of those that are equally frequent first."""
+    found = Counter(a for each in questions.values() for q in each for a in q.answers)
+    return [answer for answer, _ in found.most_common(count)]
