@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="what tensors can't tell"
     )
-    parser.add_argument("--tokenizer", help="folder, file of CLIP's merges, or name on the hub")
+    parser.add_argument(
+        "--tokenizer", help="folder, file of CLIP's merges or BERT's words, or name on the hub"
+    )
     parser.add_argument("--reverse", action="store_true", help="write the published layout back")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
     return parser

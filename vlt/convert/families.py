@@ -1,10 +1,11 @@
-"""The checkpoint families: one table of names each, and what their tensors can't tell."""
+"""The checkpoint families of CLIP, one table of names each, and the list of all families."""
 
 import dataclasses
 import re
-from typing import Any
 
+from vlt.convert.blip import BLIP, BLIP_HF
 from vlt.convert.errors import ConversionError
+from vlt.convert.family import Family, dense, fused, norm
 from vlt.convert.table import (
     CONV,
     FIRST_OF_2,
@@ -15,73 +16,24 @@ from vlt.convert.table import (
     SPLIT,
     SPLIT_LINEAR,
     Rule,
-    Transform,
 )
 
 # Temperature of losses that were trained with a constant one: ln(1 / 0.01).
 LOG_100 = 4.605170185988092
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """renames: (regex, replacement) that bring every published spelling to the table's own.
-    dropped: regex of buffers that hold no weights. constants: leaves the checkpoint leaves out
-    because its code fixes them. activation: None where it must be set by hand. adapter: regex of
-    the names that a file may hold alone, to be completed from another folder. frame_norm: whether
-    its code averages unit vectors of frames. options: of methods, that its code fixes."""
-
-    name: str
-    about: str
-    rules: tuple[Rule, ...]
-    renames: tuple[tuple[str, str], ...] = ()
-    dropped: str = r"(.*\.)?position_ids"
-    constants: dict[str, float] = dataclasses.field(default_factory=dict)
-    activation: str | None = "quick_gelu"
-    head_width: int = 64
-    model: str = "clip"
-    visual: dict[str, Any] = dataclasses.field(default_factory=dict)
-    adapter: str | None = None
-    frame_norm: bool = False
-    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-
-    def canonical(self, name: str) -> str:
-        """The table's spelling of a published name."""
-        for pattern, replacement in self.renames:
-            name = re.sub(pattern, replacement, name)
-        return name
-
-
-def _dense(source: str, target: str) -> list[Rule]:
-    return [
-        Rule(f"{source}.weight", (f"{target}/kernel",), LINEAR),
-        Rule(f"{source}.bias", (f"{target}/bias",)),
-    ]
-
-
-def _norm(source: str, target: str) -> list[Rule]:
-    return [
-        Rule(f"{source}.weight", (f"{target}/scale",)),
-        Rule(f"{source}.bias", (f"{target}/bias",)),
-    ]
-
-
-def _fused(source: str, target: str, leaf: str, transform: Transform) -> Rule:
-    paths = tuple(f"{target}/{name}/{leaf}" for name in ("query", "key", "value"))
-    return Rule(source, paths, transform)
-
-
 def _hf_attention(source: str, target: str) -> list[Rule]:
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
-    return [r for s, t in names.items() for r in _dense(f"{source}.{s}", f"{target}/{t}")]
+    return [r for s, t in names.items() for r in dense(f"{source}.{s}", f"{target}/{t}")]
 
 
 def _hf_block(source: str, target: str) -> list[Rule]:
     return [
-        *_norm(f"{source}.layer_norm1", f"{target}/norm1"),
+        *norm(f"{source}.layer_norm1", f"{target}/norm1"),
         *_hf_attention(f"{source}.self_attn", f"{target}/attention"),
-        *_norm(f"{source}.layer_norm2", f"{target}/norm2"),
-        *_dense(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
-        *_dense(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
+        *norm(f"{source}.layer_norm2", f"{target}/norm2"),
+        *dense(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
+        *dense(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
     ]
 
 
@@ -91,20 +43,20 @@ def _hf_text(prefix: str) -> list[Rule]:
         Rule(f"{embeddings}.token_embedding.weight", ("text/token_embedding/embedding",)),
         Rule(f"{embeddings}.position_embedding.weight", ("text/position_embedding",)),
         *_hf_block(f"{model}.encoder.layers.{{i}}", "text/blocks_{i}"),
-        *_norm(f"{model}.final_layer_norm", "text/final_norm"),
+        *norm(f"{model}.final_layer_norm", "text/final_norm"),
         Rule(f"{prefix}text_projection.weight", ("text/projection/kernel",), LINEAR),
     ]
 
 
 def _openai_block(source: str, target: str) -> list[Rule]:
     return [
-        *_norm(f"{source}.ln_1", f"{target}/norm1"),
-        _fused(f"{source}.attn.in_proj_weight", f"{target}/attention", "kernel", SPLIT_LINEAR),
-        _fused(f"{source}.attn.in_proj_bias", f"{target}/attention", "bias", SPLIT),
-        *_dense(f"{source}.attn.out_proj", f"{target}/attention/out"),
-        *_norm(f"{source}.ln_2", f"{target}/norm2"),
-        *_dense(f"{source}.mlp.c_fc", f"{target}/mlp/fc1"),
-        *_dense(f"{source}.mlp.c_proj", f"{target}/mlp/fc2"),
+        *norm(f"{source}.ln_1", f"{target}/norm1"),
+        fused(f"{source}.attn.in_proj_weight", f"{target}/attention", "kernel", SPLIT_LINEAR),
+        fused(f"{source}.attn.in_proj_bias", f"{target}/attention", "bias", SPLIT),
+        *dense(f"{source}.attn.out_proj", f"{target}/attention/out"),
+        *norm(f"{source}.ln_2", f"{target}/norm2"),
+        *dense(f"{source}.mlp.c_fc", f"{target}/mlp/fc1"),
+        *dense(f"{source}.mlp.c_proj", f"{target}/mlp/fc2"),
     ]
 
 
@@ -113,7 +65,7 @@ def _openai_text(prefix: str) -> list[Rule]:
         Rule(f"{prefix}token_embedding.weight", ("text/token_embedding/embedding",)),
         Rule(f"{prefix}positional_embedding", ("text/position_embedding",)),
         *_openai_block(f"{prefix}transformer.resblocks.{{i}}", "text/blocks_{i}"),
-        *_norm(f"{prefix}ln_final", "text/final_norm"),
+        *norm(f"{prefix}ln_final", "text/final_norm"),
         Rule(f"{prefix}text_projection", ("text/projection/kernel",), KEEP),
     ]
 
@@ -122,7 +74,7 @@ def _tempme_lora(source: str, target: str) -> list[Rule]:
     """One A for q, k and v."""
     return [
         Rule(f"{source}.TVPt_LoRA_a", (f"{target}/lora_a",), LINEAR),
-        _fused(f"{source}.TVPt_LoRA_b", target, "lora_b", SPLIT_LINEAR),
+        fused(f"{source}.TVPt_LoRA_b", target, "lora_b", SPLIT_LINEAR),
     ]
 
 
@@ -131,18 +83,18 @@ def _eva_attention(source: str, target: str) -> list[Rule]:
     return [
         Rule(f"{source}.q_bias", (f"{target}/query/bias",)),
         Rule(f"{source}.v_bias", (f"{target}/value/bias",)),
-        _fused(f"{source}.qkv.weight", target, "kernel", SPLIT_LINEAR),
-        *_dense(f"{source}.proj", f"{target}/out"),
+        fused(f"{source}.qkv.weight", target, "kernel", SPLIT_LINEAR),
+        *dense(f"{source}.proj", f"{target}/out"),
     ]
 
 
 def _eva_block(source: str, target: str) -> list[Rule]:
     return [
-        *_norm(f"{source}.norm1", f"{target}/norm1"),
+        *norm(f"{source}.norm1", f"{target}/norm1"),
         *_eva_attention(f"{source}.attn", f"{target}/attention"),
-        *_norm(f"{source}.norm2", f"{target}/norm2"),
-        *_dense(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
-        *_dense(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
+        *norm(f"{source}.norm2", f"{target}/norm2"),
+        *dense(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
+        *dense(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
     ]
 
 
@@ -162,9 +114,9 @@ CLIP_HF = Family(
             CONV,
         ),
         Rule("vision_model.embeddings.position_embedding.weight", ("visual/position_embedding",)),
-        *_norm("vision_model.pre_layrnorm", "visual/pre_norm"),
+        *norm("vision_model.pre_layrnorm", "visual/pre_norm"),
         *_hf_block("vision_model.encoder.layers.{i}", "visual/blocks_{i}"),
-        *_norm("vision_model.post_layernorm", "visual/post_norm"),
+        *norm("vision_model.post_layernorm", "visual/post_norm"),
         Rule("visual_projection.weight", ("visual/projection/kernel",), LINEAR),
         *_hf_text(""),
         _SCALE,
@@ -180,9 +132,9 @@ _OPENAI = Family(
         Rule("visual.class_embedding", ("visual/class_embedding",)),
         Rule("visual.conv1.weight", ("visual/patch_embedding/kernel",), CONV),
         Rule("visual.positional_embedding", ("visual/position_embedding",)),
-        *_norm("visual.ln_pre", "visual/pre_norm"),
+        *norm("visual.ln_pre", "visual/pre_norm"),
         *_openai_block("visual.transformer.resblocks.{i}", "visual/blocks_{i}"),
-        *_norm("visual.ln_post", "visual/post_norm"),
+        *norm("visual.ln_post", "visual/post_norm"),
         Rule("visual.proj", ("visual/projection/kernel",), KEEP),
         *_openai_text(""),
         _SCALE,
@@ -228,24 +180,24 @@ _BTADAPTER = Family(
         Rule("backbone.class_embedding", ("visual/class_embedding",)),
         Rule("backbone.patch_embedding.weight", ("visual/patch_embedding/kernel",), CONV),
         Rule("backbone.position_embedding.weight", ("visual/position_embedding",)),
-        *_norm("backbone.pre_layrnorm", "visual/pre_norm"),
+        *norm("backbone.pre_layrnorm", "visual/pre_norm"),
         *_hf_block("backbone.layers.{i}", "visual/blocks_{i}"),
-        *_norm("backbone.post_layernorm", "visual/post_norm"),
+        *norm("backbone.post_layernorm", "visual/post_norm"),
         Rule("backbone.visual_projection.weight", ("visual/projection/kernel",), LINEAR),
         Rule("backbone.balance1", (f"{_BRANCH}/final_gate",)),
         Rule("backbone.balance2", (f"{_BRANCH}/layer_gate",)),
         Rule("backbone.btadapter_cls_token", (f"{_BRANCH}/class_token",), FIRST_OF_3),
         Rule("backbone.btadapter_time_embed.weight", (f"{_BRANCH}/time_embedding",)),
         *_hf_block("backbone.btadapter_S_layers.{i}", f"{_BRANCH}/spatial_{{i}}"),
-        *_norm("backbone.btadapter_T_layers.{i}.layer_norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
+        *norm("backbone.btadapter_T_layers.{i}.layer_norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
         *_hf_attention(
             "backbone.btadapter_T_layers.{i}.self_attn", f"{_BRANCH}/temporal_{{i}}/attention"
         ),
-        *_dense(
+        *dense(
             "backbone.btadapter_T_layers.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"
         ),
-        *_dense("extra_proj.0", f"{_BRANCH}/alignment/linear"),
-        *_norm("extra_proj.1", f"{_BRANCH}/alignment/norm"),
+        *dense("extra_proj.0", f"{_BRANCH}/alignment/linear"),
+        *norm("extra_proj.1", f"{_BRANCH}/alignment/norm"),
         *_hf_text("text_backbone."),
     ),
 )
@@ -277,23 +229,37 @@ _BTADAPTER_EVA = Family(
         Rule("backbone.patch_embed.proj.bias", ("visual/patch_embedding/bias",)),
         Rule("backbone.pos_embed", ("visual/position_embedding",), FIRST_OF_2),
         *_eva_block("backbone.blocks.{i}", "visual/blocks_{i}"),
-        *_norm("backbone.norm", "visual/post_norm"),
-        *_dense("backbone.head", "visual/projection"),
+        *norm("backbone.norm", "visual/post_norm"),
+        *dense("backbone.head", "visual/projection"),
         Rule("backbone.btadapter_cls", (f"{_BRANCH}/class_token",), FIRST_OF_3),
         Rule("backbone.btadapter_position.weight", (f"{_BRANCH}/time_embedding",)),
         *_eva_block("backbone.btadapter_S.{i}", f"{_BRANCH}/spatial_{{i}}"),
-        *_norm("backbone.btadapter_T.{i}.norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
+        *norm("backbone.btadapter_T.{i}.norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
         *_eva_attention("backbone.btadapter_T.{i}.attn", f"{_BRANCH}/temporal_{{i}}/attention"),
-        *_dense("backbone.btadapter_T.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"),
+        *dense("backbone.btadapter_T.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"),
         *_openai_text("text_backbone."),
         _SCALE,
     ),
 )
 
-FAMILIES = {f.name: f for f in (CLIP_HF, _OPENAI, _OPEN_CLIP, _TEMPME, _BTADAPTER, _BTADAPTER_EVA)}
+FAMILIES = {
+    family.name: family
+    for family in (
+        CLIP_HF,
+        _OPENAI,
+        _OPEN_CLIP,
+        _TEMPME,
+        _BTADAPTER,
+        _BTADAPTER_EVA,
+        BLIP,
+        BLIP_HF,
+    )
+}
 
 # Names that give a family away, in the order they are looked for.
 _SIGNS = (
+    (r"^(module\.)?visual_encoder\.", "blip"),
+    (r"^text_(decoder\.bert|encoder)\.encoder\.layer\.", "blip_hf"),
     (r"\.TVPt_", "tempme"),
     (r"(^|\.)(btadapter_[ST]\.|patch_embed\.proj\.)", "btadapter_eva"),
     (r"btadapter|timesFPN|^backbone\.class_embedding", "btadapter"),

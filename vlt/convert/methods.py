@@ -31,6 +31,7 @@ def infer_methods(
         "btadapter": _btadapter(leaves),
         "lora": _lora(leaves),
         "tempme": _tempme(leaves, patch_size, settings, notes),
+        "token_mixing": _token_mixing(settings),
     }
     return {name: options for name, options in found.items() if options is not None}, notes
 
@@ -38,6 +39,12 @@ def infer_methods(
 def trained_frames(leaves: Leaves) -> int | None:
     """Frames of the videos that the model is for, or None where no leaf depends on them."""
     return next(iter(_clips(leaves).values()), None)
+
+
+def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
+    """It has no leaves, so a setting says whether a file was trained with it."""
+    layers = settings.get("token_mixing.layers")
+    return None if layers is None else {"layers": layers}
 
 
 def _btadapter(leaves: Leaves) -> Options | None:

@@ -10,13 +10,19 @@ import numpy as np
 from flax import traverse_util
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import Family, family_of, get_family
-from vlt.convert.huggingface import clip_spec, preprocessing
+from vlt.convert.families import family_of, get_family
+from vlt.convert.family import Family
+from vlt.convert.huggingface import clip_spec
+from vlt.convert.huggingface_blip import blip_spec, stated_kind
+from vlt.convert.kinds import choose_kind
 from vlt.convert.methods import infer_methods, trained_frames
+from vlt.convert.preprocessing import preprocessing
 from vlt.convert.reading import Checkpoint, read_checkpoint
-from vlt.convert.report import compact_table, full_table, heading
+from vlt.convert.report import compact_table, full_table, heading, summary
+from vlt.convert.resize import resize_image
 from vlt.convert.sizes import infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
+from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
 from vlt.model_folder import (
     ModelConfig,
@@ -26,7 +32,7 @@ from vlt.model_folder import (
     read_model_folder,
     write_model_folder,
 )
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import Spec
 
 Settings = Mapping[str, Any]
 
@@ -41,8 +47,8 @@ def convert(
 ) -> str:
     """Converts a published checkpoint to a model folder and returns the compact report.
 
-    settings: as `parse_settings` returns them. tokenizer: a folder, a file of merges or a hub name;
-    wanted where the source has none.
+    settings: as `parse_settings` returns them. tokenizer: a folder, a file of merges or words, or a
+    hub name; wanted where the source has none.
 
     Raises:
         ConversionError: unreadable, unsafe, of no known family; tensors missing, unexpected or
@@ -54,9 +60,14 @@ def convert(
     checkpoint = read_checkpoint(Path(source))
     names = [*checkpoint.tensors, *checkpoint.other]
     layout = get_family(family) if family else family_of(names, checkpoint.path)
-    tokenizer = tokenizer or _own_tokenizer(checkpoint, settings)
+    kind = settings.get("kind") or stated_kind(checkpoint.config or {})
+    layout = choose_kind(layout, names, kind, checkpoint.path)
+    tokenizer = tokenizer or _own_tokenizer(checkpoint, layout, settings)
     config, leaves, placed, notes = _convert(checkpoint, layout, settings)
-    head = heading(checkpoint.path, config, placed.dropped, checkpoint.other, notes)
+    if "visual.image_size" in settings:
+        notes.append(f"position embedding: resized from {config.spec.visual.image_size} pixels")
+        config, leaves = resize_image(config, leaves, settings["visual.image_size"])
+    head = heading(checkpoint.path, config, placed, checkpoint.other, notes)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "tokenizer"
         write_tokenizer(tokenizer, files, config.spec.text)
@@ -66,14 +77,18 @@ def convert(
     return f"{head}\n\n{compact_table(placed.rows)}\n"
 
 
-def _own_tokenizer(checkpoint: Checkpoint, settings: Settings) -> str:
+def _own_tokenizer(checkpoint: Checkpoint, family: Family, settings: Settings) -> str:
     if checkpoint.folder is not None and has_tokenizer(checkpoint.folder):
         return str(checkpoint.folder)
     if "base" in settings:
         return str(Path(settings["base"]) / "tokenizer")
+    file, name = {
+        "clip": ("CLIP's merges (bpe_simple_vocab_16e6.txt.gz)", "openai/clip-vit-base-patch32"),
+        "blip": ("BERT's words (vocab.txt)", "bert-base-uncased"),
+    }[family.model]
     raise ConversionError(
-        f"{checkpoint.path}: holds no tokenizer; --tokenizer FOLDER, a file of CLIP's merges "
-        "(bpe_simple_vocab_16e6.txt.gz) or a hub name (openai/clip-vit-base-patch32)"
+        f"{checkpoint.path}: holds no tokenizer; --tokenizer FOLDER, a file of {file} or a hub "
+        f"name ({name})"
     )
 
 
@@ -81,14 +96,18 @@ def _convert(
     checkpoint: Checkpoint, family: Family, settings: Settings
 ) -> tuple[ModelConfig, Tensors, Placed, list[str]]:
     """Config and float32 leaves of a checkpoint, where its tensors went, and notes."""
-    placed = to_leaves(family.rules, checkpoint.tensors, family.canonical, family.dropped)
-    notes: list[str] = []
+    tensors, aliases = untie(family, checkpoint.tensors, checkpoint.path)
+    placed = to_leaves(family.rules, tensors, family.canonical, family.dropped, family.left_out)
+    notes = [f"the same as {first}, kept once: {second}" for second, first in aliases.items()]
     base, leaves = _base(checkpoint, family, settings, notes)
     leaves |= placed.leaves
-    for path, value in family.constants.items():
+    for path, value in (family.constants | family.starts).items():
         if path not in leaves:
             leaves[path] = np.array(value, np.float32)
-            notes.append(f"{path}: {value:.6f}, fixed by the published code, not in the file")
+            why = (
+                "fixed by the published code" if path in family.constants else "training starts so"
+            )
+            notes.append(f"{path}: {value:.6f}, {why}, not in the file")
     if base:
         spec, pixels = base.spec, base.preprocessing
     else:
@@ -106,6 +125,8 @@ def _convert(
         "file": checkpoint.path.name,
         "dtypes": {row.source: row.dtype for row in placed.rows},
         "dropped": placed.dropped,
+        "left_out": summary(placed.left_out),
+        "aliases": aliases,
     }
     if base:
         source["base"] = Path(settings["base"]).name
@@ -144,22 +165,27 @@ def _spec(
     leaves: Tensors,
     settings: Settings,
     notes: list[str],
-) -> DualEncoderSpec:
+) -> Spec:
     if checkpoint.config is None:
         spec, about = infer_spec(leaves, family, settings)
         notes += about
         return spec
     stated = sorted(key for key in settings if key.startswith(("visual.", "text.")))
+    stated = [key for key in stated if key != "visual.image_size"]
     if stated:
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
-    return clip_spec(checkpoint.path)
+    if family.model == "clip":
+        return clip_spec(checkpoint.path)
+    spec, about = blip_spec(checkpoint.path, family.kind)
+    notes += about
+    return spec
 
 
 def _preprocessing(
-    checkpoint: Checkpoint, spec: DualEncoderSpec, settings: Settings, notes: list[str]
+    checkpoint: Checkpoint, spec: Spec, settings: Settings, notes: list[str]
 ) -> dict[str, Any]:
-    entry, where = preprocessing(checkpoint.folder, spec.visual.image_size)
+    entry, where = preprocessing(checkpoint.folder, spec)
     for key in ("mean", "std", "resize"):
         if f"preprocessing.{key}" in settings:
             entry[key] = settings[f"preprocessing.{key}"]
@@ -170,7 +196,7 @@ def _preprocessing(
 
 def _shapes(
     checkpoint: Checkpoint,
-    spec: DualEncoderSpec,
+    spec: Spec,
     methods: Mapping[str, dict[str, Any]],
     frames: int | None,
 ) -> dict[str, tuple[int, ...]]:

@@ -1,10 +1,11 @@
 """What became of every tensor, as text."""
 
+import collections
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vlt.convert.table import Row
+from vlt.convert.table import Placed, Row
 from vlt.model_folder import ModelConfig
 
 
@@ -63,25 +64,33 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
 def heading(
     path: Path,
     config: ModelConfig,
-    dropped: Sequence[str],
+    placed: Placed,
     other: Sequence[str],
     notes: Sequence[str],
 ) -> str:
     """What was read, what it is, what was assumed, and what was left out."""
     visual, text = config.spec.visual, config.spec.text
     lines = [
-        f"{path}: layout {config.source['layout']}",
+        f"{path}: layout {config.source['layout']}, {config.spec.kind.replace('_', ' ')}",
         f"visual: {visual.image_size} pixels, patch {visual.patch_size}, width {visual.width}, "
         f"{visual.layers} layers, {visual.heads} heads, MLP {visual.mlp_width}, "
         f"{visual.activation}, epsilon {visual.norm_eps:g}",
         f"text: context {text.context}, vocabulary {text.vocab}, width {text.width}, "
         f"{text.layers} layers, {text.heads} heads, MLP {text.mlp_width}, {text.activation}, "
         f"epsilon {text.norm_eps:g}",
-        f"embedding: {config.spec.embed_dim}",
     ]
+    if config.spec.embed_dim:
+        lines.append(f"embedding: {config.spec.embed_dim}")
     for name, options in config.methods.items():
         lines.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in options.items()))
     lines += notes
-    lines += [f"dropped (holds no weights): {name}" for name in dropped]
+    lines += [f"dropped (holds no weights): {name}" for name in placed.dropped]
+    lines += [f"left out (not read by this model): {part}" for part in summary(placed.left_out)]
     lines += [f"ignored (not part of the state dict): {name}" for name in other]
     return "\n".join(lines)
+
+
+def summary(names: Iterable[str]) -> list[str]:
+    """Tensors by the first word of their names, with counts: `text_encoder_m.* (200)`."""
+    counts = collections.Counter(name.partition(".")[0] for name in names)
+    return [word if n == 1 else f"{word}.* ({n})" for word, n in counts.items()]

@@ -4,19 +4,27 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import Family, get_family
-from vlt.convert.huggingface import config_json, preprocessor_json
+from vlt.convert.families import get_family
+from vlt.convert.family import Family
+from vlt.convert.huggingface import clip_json
+from vlt.convert.huggingface_blip import blip_json
 from vlt.convert.pickles import DTYPES
+from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors
+from vlt.convert.tied import tie
 from vlt.model_folder import ModelConfig, check_replaceable, new_folder, read_model_folder
 from vlt.models.build import build_methods
+from vlt.models.spec import DualEncoderSpec, Spec
+
+_FOLDERS = ("clip_hf", "blip_hf")
 
 
 def reverse(
@@ -24,7 +32,8 @@ def reverse(
 ) -> str:
     """Writes a model folder's weights under their published names and dtypes; returns a report.
 
-    target: a .safetensors file, or for layout clip_hf a new folder that transformers can load.
+    target: a .safetensors file, or for layouts clip_hf and blip_hf a new folder that transformers
+    can load.
     family: another layout than the one the model came from.
 
     Raises:
@@ -38,12 +47,13 @@ def reverse(
     check_replaceable(target, overwrite, _is_huggingface_folder if as_folder else Path.is_file)
     config, params = read_model_folder(source)
     layout = _layout(Path(source), config, family)
-    if as_folder and layout.name != "clip_hf":
+    if as_folder and layout.name not in _FOLDERS:
         raise ConversionError(f"{target}: layout {layout.name} is one file; name a .safetensors")
     _check_options(layout, config)
     recorded = config.source if config.source.get("layout") == layout.name else {}
     leaves = dict(traverse_util.flatten_dict(params, sep="/"))
     tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
+    tensors = tie(tensors, recorded.get("aliases", {}))
     if as_folder:
         with new_folder(target, overwrite, _is_huggingface_folder) as folder:
             _write_huggingface(folder, Path(source), config, tensors)
@@ -51,7 +61,8 @@ def reverse(
         unfinished = target.with_name(f".{target.name}.unfinished")
         safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
         unfinished.rename(target)
-    notes += [f"dropped, not written: {name}" for name in recorded.get("dropped", [])]
+    gone = [*recorded.get("dropped", []), *recorded.get("left_out", [])]
+    notes += [f"dropped, not written: {name}" for name in gone]
     return "\n".join([f"{target}: {len(tensors)} tensors, layout {layout.name}", *notes]) + "\n"
 
 
@@ -59,7 +70,7 @@ def _layout(source: Path, config: ModelConfig, family: str | None) -> Family:
     name = family or config.source.get("layout")
     if name is None:
         raise ConversionError(f"{source}: was not converted; --family says which layout to write")
-    return get_family(name)
+    return get_family(name).for_kind(config.spec.kind)
 
 
 def _check_options(family: Family, config: ModelConfig) -> None:
@@ -82,6 +93,8 @@ def _published(
         if path in leaves and not placed and leaves.pop(path) != np.float32(value):
             raise ConversionError(f"{path}: layout {family.name} fixes it at {value:.6f}")
     tensors, left = to_tensors(family.rules, leaves)
+    notes = [f"no place for {path}, not written" for path in left if path in family.starts]
+    left = [path for path in left if path not in family.starts]
     if left:
         lines = [f"no place in layout {family.name} (--family chooses another):", *left]
         raise ConversionError("\n  ".join(lines))
@@ -89,7 +102,6 @@ def _published(
     absent = sorted(set(originals) - set(tensors))
     if absent:
         raise ConversionError("\n  ".join(["the model no longer has:", *absent]))
-    notes: list[str] = []
     published: Tensors = {}
     for spelled, tensor in tensors.items():
         if dtypes and spelled not in originals:
@@ -112,10 +124,14 @@ def _is_huggingface_folder(folder: Path) -> bool:
     return path.exists() and "model_type" in read_json(path)
 
 
+def _config_json(spec: Spec) -> dict[str, Any]:
+    return clip_json(spec) if isinstance(spec, DualEncoderSpec) else blip_json(spec)
+
+
 def _write_huggingface(folder: Path, source: Path, config: ModelConfig, tensors: Tensors) -> None:
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in (
-        ("config.json", config_json(config.spec)),
+        ("config.json", _config_json(config.spec)),
         ("preprocessor_config.json", preprocessor_json(config.preprocessing)),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

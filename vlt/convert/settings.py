@@ -18,11 +18,16 @@ def _joined(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
+def _published_or_layers(text: str) -> str | tuple[int, ...]:
+    return text if text == "published" else _joined(text)
+
+
 _KEYS: dict[str, Callable[[str], Any]] = {
     "activation": str,
     "visual.activation": str,
     "text.activation": str,
     "visual.heads": int,
+    "visual.image_size": int,
     "text.heads": int,
     "visual.norm_eps": float,
     "text.norm_eps": float,
@@ -33,6 +38,8 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "tempme.keep_cross": int,
     "tempme.keep_intra": int,
     "tempme.join": _joined,
+    "token_mixing.layers": _published_or_layers,
+    "kind": str,
     "base": str,
 }
 

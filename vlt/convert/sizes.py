@@ -10,14 +10,15 @@ import numpy as np
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.families import Family
-from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
 
-_NORMS = r"(blocks_\d+/norm\d|\w+_norm)/(scale|bias)"
+Leaves = Mapping[str, np.ndarray]
+Settings = Mapping[str, Any]
+
+_NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
 
 
-def infer_spec(
-    leaves: Mapping[str, np.ndarray], family: Family, settings: Mapping[str, Any]
-) -> tuple[DualEncoderSpec, list[str]]:
+def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec, list[str]]:
     """The spec, and a note on each thing in it that tensors can't tell.
 
     A size whose leaf is absent comes out as 1: the leaf is then reported as missing.
@@ -37,22 +38,40 @@ def infer_spec(
         activation=_activation("visual", family, settings, notes),
         **family.visual | _norm_eps("visual", settings),
     )
-    text_width = common_size(leaves, f"text/{_NORMS}")
-    text = TextSpec(
-        context=common_size(leaves, "text/position_embedding", axis=0),
-        vocab=common_size(leaves, "text/token_embedding/embedding", axis=0),
-        width=text_width,
-        layers=max(count_layers(leaves, "text/blocks_"), 1),
-        heads=_heads("text", text_width, 64, settings, notes),
-        mlp_width=common_size(leaves, r"text/blocks_\d+/mlp/fc1/(kernel|bias)"),
-        activation=_activation("text", family, settings, notes),
+    embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
+    text = _text_sizes(leaves, family, settings, notes)
+    if family.model == "blip":
+        bert = _bert_spec(text, width, notes)
+        joint = embed_dim if family.kind == "retriever" else 0
+        return BlipSpec(family.kind, visual, bert, joint), notes
+    return DualEncoderSpec(visual, TextSpec(**text), embed_dim), notes
+
+
+def _text_sizes(
+    leaves: Leaves, family: Family, settings: Settings, notes: list[str]
+) -> dict[str, Any]:
+    """Fields that a `TextSpec` and a `BertSpec` share."""
+    width = common_size(leaves, f"text/{_NORMS}")
+    return {
+        "context": common_size(leaves, "text/position_embedding", axis=0),
+        "vocab": common_size(leaves, "text/token_embedding/embedding", axis=0),
+        "width": width,
+        "layers": max(count_layers(leaves, "text/blocks_"), 1),
+        "heads": _heads("text", width, 64, settings, notes),
+        "mlp_width": common_size(leaves, r"text/blocks_\d+/mlp/fc1/(kernel|bias)"),
+        "activation": _activation("text", family, settings, notes),
         **_norm_eps("text", settings),
-    )
-    embed_dim = common_size(leaves, "(visual|text)/projection/kernel")
-    return DualEncoderSpec(visual, text, embed_dim), notes
+    }
 
 
-def common_size(leaves: Mapping[str, np.ndarray], pattern: str, axis: int = -1) -> int:
+def _bert_spec(sizes: dict[str, Any], source_width: int, notes: list[str]) -> BertSpec:
+    """BLIP adds its two tokens at the end of BERT's vocabulary."""
+    decode, encode = sizes["vocab"] - 2, sizes["vocab"] - 1
+    notes.append(f"text: [DEC] {decode}, [ENC] {encode}, the last two of the vocabulary")
+    return BertSpec(source_width=source_width, decode_id=decode, encode_id=encode, **sizes)
+
+
+def common_size(leaves: Leaves, pattern: str, axis: int = -1) -> int:
     """Size of an axis that most leaves of matching paths have (one may be misshapen), or 1."""
     sizes = collections.Counter(
         leaf.shape[axis]
@@ -68,9 +87,7 @@ def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
     return 1 + max((int(m[1]) for path in leaves if (m := pattern.match(path))), default=-1)
 
 
-def _heads(
-    tower: str, width: int, head_width: int, settings: Mapping[str, Any], notes: list[str]
-) -> int:
+def _heads(tower: str, width: int, head_width: int, settings: Settings, notes: list[str]) -> int:
     key = f"{tower}.heads"
     heads = settings.get(key, width // head_width)
     if heads < 1 or width % heads or (key not in settings and width % head_width):
@@ -82,7 +99,7 @@ def _heads(
     return heads
 
 
-def _activation(tower: str, family: Family, settings: Mapping[str, Any], notes: list[str]) -> str:
+def _activation(tower: str, family: Family, settings: Settings, notes: list[str]) -> str:
     key = f"{tower}.activation"
     activation = settings.get(key, family.activation)
     if activation is None:
@@ -96,6 +113,6 @@ def _activation(tower: str, family: Family, settings: Mapping[str, Any], notes: 
     return activation
 
 
-def _norm_eps(tower: str, settings: Mapping[str, Any]) -> dict[str, float]:
+def _norm_eps(tower: str, settings: Settings) -> dict[str, float]:
     key = f"{tower}.norm_eps"
     return {"norm_eps": settings[key]} if key in settings else {}

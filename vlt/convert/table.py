@@ -103,21 +103,28 @@ class Row:
 @dataclasses.dataclass
 class Placed:
     """leaves: by path, as views of the tensors. rows: one a tensor that found its place. dropped:
-    buffers without weights. unexpected, misshapen: {published name: what is wrong}."""
+    buffers without weights. left_out: tensors that only training or another model reads.
+    unexpected, misshapen: {published name: what is wrong}."""
 
     leaves: Tensors = dataclasses.field(default_factory=dict)
     rows: list[Row] = dataclasses.field(default_factory=list)
     dropped: list[str] = dataclasses.field(default_factory=list)
+    left_out: list[str] = dataclasses.field(default_factory=list)
     unexpected: dict[str, str] = dataclasses.field(default_factory=dict)
     misshapen: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def to_leaves(
-    rules: Iterable[Rule], tensors: Tensors, canonical: Callable[[str], str], dropped: str
+    rules: Iterable[Rule],
+    tensors: Tensors,
+    canonical: Callable[[str], str],
+    dropped: str,
+    left_out: str,
 ) -> Placed:
     """Published tensors -> leaves; the first rule that matches wins, failures are collected.
 
-    canonical: brings a published name to the spelling of the rules. dropped: regex of buffers.
+    canonical: brings a published name to the spelling of the rules. dropped, left_out: regexes of
+    what is in `Placed` under these names.
     """
     rules = tuple(rules)
     placed = Placed()
@@ -126,6 +133,8 @@ def to_leaves(
         found = next(((r, m) for r in rules if (m := r.pattern.fullmatch(spelled))), None)
         if re.fullmatch(dropped, spelled):
             placed.dropped.append(name)
+        elif re.fullmatch(left_out, spelled):
+            placed.left_out.append(name)
         elif found is None:
             placed.unexpected[name] = str(list(tensor.shape))
         else:

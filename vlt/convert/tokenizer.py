@@ -1,4 +1,4 @@
-"""Tokenizer files of a model folder: copied, from the hub, or made from CLIP's merges."""
+"""Tokenizer files of a model folder: copied, from the hub, or from a list of its entries."""
 
 import json
 import shutil
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.reading import read_json
-from vlt.data.tokenize import Tokenizer, write_clip_tokenizer
-from vlt.models.spec import TextSpec
+from vlt.data.tokenize import Tokenizer, write_bert_tokenizer, write_clip_tokenizer
+from vlt.models.spec import BertSpec, TextSpec
 
 _FILES = (
     "tokenizer.json",
@@ -26,38 +26,64 @@ def has_tokenizer(folder: Path) -> bool:
     return any(all((folder / name).exists() for name in names) for names in whole)
 
 
-def write_tokenizer(source: str, target: Path, text: TextSpec) -> None:
+def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> None:
     """Writes tokenizer files into the new folder `target`, and tries them.
 
-    source: a folder, OpenAI's bpe_simple_vocab_16e6.txt.gz, or a name on the hub.
+    source: a folder, OpenAI's bpe_simple_vocab_16e6.txt.gz or BERT's vocab.txt, or a name on the
+    hub.
     Raises ConversionError: no tokenizer there, or not one of this text tower.
     """
     path = Path(source)
     if path.is_dir():
-        _copy(path, target)
-    elif path.is_file():
-        _from_merges(path, target, text.context)
-    else:
+        _copy(path, target, text)
+    elif not path.is_file():
         _from_hub(source, target)
-    _check(source, target, text)
+    elif isinstance(text, BertSpec):
+        write_bert_tokenizer(path, target, text.context)
+    else:
+        _from_merges(path, target, text.context)
+    if isinstance(text, BertSpec):
+        _check_bert(source, target, text)
+    else:
+        _check_clip(source, target, text)
 
 
-def _check(source: str, folder: Path, text: TextSpec) -> None:
+def _check_bert(source: str, folder: Path, text: BertSpec) -> None:
+    """The tokenizer has BERT's words, or these and [DEC] and [ENC], which BLIP adds."""
+    size, without = vocabulary_size(folder), min(text.decode_id, text.encode_id)
+    if size not in (without, text.vocab):
+        raise ConversionError(
+            f"--tokenizer {source}: has {size} tokens, the checkpoint has embeddings for "
+            f"{text.vocab}: {without} of BERT's, [DEC] and [ENC]"
+        )
+    end = _end(source, folder, text.context)
+    if end != text.end_id:
+        raise ConversionError(
+            f"--tokenizer {source}: a text ends with id {end}, the checkpoint's with {text.end_id}"
+        )
+
+
+def _check_clip(source: str, folder: Path, text: TextSpec) -> None:
     highest = vocabulary_size(folder) - 1
     if highest >= text.vocab:
         raise ConversionError(
             f"--tokenizer {source}: its ids go up to {highest}, the checkpoint has embeddings for "
             f"{text.vocab}"
         )
-    try:
-        end = int(Tokenizer.load(folder, text.context)([""])[0, 1])
-    except Exception as error:  # tokenizers raises bare ones
-        raise ConversionError(f"--tokenizer {source}: does not load: {error}") from error
+    end = _end(source, folder, text.context)
     if end != highest:
         raise ConversionError(
             f"--tokenizer {source}: a text ends with id {end}, but text is pooled at the highest "
             f"id, {highest}"
         )
+
+
+def _end(source: str, folder: Path, context: int) -> int:
+    """Id of the token that ends a text."""
+    try:
+        return int(Tokenizer.load(folder, context)([""])[0, 1])
+    except Exception as error:  # tokenizers raises bare ones
+        raise ConversionError(f"--tokenizer {source}: does not load: {error}") from error
 
 
 def vocabulary_size(folder: Path) -> int:
@@ -72,13 +98,16 @@ def vocabulary_size(folder: Path) -> int:
         ids += read_json(folder / "vocab.json").values()
     else:
         ids += range(len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines()))
+        if (folder / "added_tokens.json").exists():
+            ids += read_json(folder / "added_tokens.json").values()
     return max(ids) + 1
 
 
-def _copy(folder: Path, target: Path) -> None:
+def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
     if not has_tokenizer(folder):
         raise ConversionError(
-            f"{folder}: holds no tokenizer (tokenizer.json, or vocab.json and merges.txt)"
+            f"{folder}: holds no tokenizer (tokenizer.json, vocab.json and merges.txt, or "
+            "vocab.txt)"
         )
     target.mkdir()
     for name in _FILES:
@@ -87,7 +116,8 @@ def _copy(folder: Path, target: Path) -> None:
     config = target / "tokenizer_config.json"
     if not config.exists():
         # Old folders leave it out; vlt reads no folder without.
-        config.write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}) + "\n", "utf-8")
+        kind = "BertTokenizer" if isinstance(text, BertSpec) else "CLIPTokenizer"
+        config.write_text(json.dumps({"tokenizer_class": kind}) + "\n", "utf-8")
 
 
 def _from_hub(name: str, target: Path) -> None:

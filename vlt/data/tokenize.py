@@ -84,6 +84,21 @@ def _clean(text: str) -> str:
     return html.unescape(html.unescape(ftfy.fix_text(text)))
 
 
+def write_bert_tokenizer(
+    words: str | os.PathLike[str], folder: str | os.PathLike[str], context: int = 512
+) -> None:
+    """Writes a lower-casing BERT tokenizer as Hugging Face files, from a `vocab.txt`."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_bytes(pathlib.Path(words).read_bytes())
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": context,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
 def write_clip_tokenizer(
     merges: str | os.PathLike[str], folder: str | os.PathLike[str], context: int = 77
 ) -> None:

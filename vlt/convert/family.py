@@ -1,0 +1,95 @@
+"""What a family of checkpoints is: its table of names, and what its tensors can't tell."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.table import LINEAR, Rule, Transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One of several models that a layout is for.
+
+    parts: first words of the names that only some of the models have; all of them, and no others,
+    tell this one. starts: leaves that only training reads and the layout has no place for, with
+    the value that training starts from.
+    """
+
+    parts: tuple[str, ...]
+    rules: tuple[Rule, ...]
+    starts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """renames: (regex, replacement) that bring every published spelling to the table's own.
+    dropped: regex of buffers that hold no weights. left_out: regex of tensors that only training
+    or another model reads. aliases: {second name of a tensor: its first}. constants: leaves the
+    checkpoint leaves out because its code fixes them. activation: None where it must be set by
+    hand. adapter: regex of the names that a file may hold alone, to be completed from another
+    folder. frame_norm: whether its code averages unit vectors of frames. options: of methods, that
+    its code fixes. kinds: by kind of spec, where the layout is for several; then `for_kind` gives
+    the one with rules."""
+
+    name: str
+    about: str
+    rules: tuple[Rule, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()
+    dropped: str = r"(.*\.)?position_ids"
+    left_out: str = r"(?!)"
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    constants: dict[str, float] = dataclasses.field(default_factory=dict)
+    starts: dict[str, float] = dataclasses.field(default_factory=dict)
+    activation: str | None = "quick_gelu"
+    head_width: int = 64
+    model: str = "clip"
+    kind: str = "dual_encoder"
+    kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
+    visual: dict[str, Any] = dataclasses.field(default_factory=dict)
+    adapter: str | None = None
+    frame_norm: bool = False
+    options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def canonical(self, name: str) -> str:
+        """The table's spelling of a published name."""
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def for_kind(self, kind: str) -> "Family":
+        """The layout of one kind of model, with its rules.
+
+        Raises ConversionError: the layout has no such kind.
+        """
+        known = [*self.kinds] or [self.kind]
+        if kind not in known:
+            raise ConversionError(f"layout {self.name} is for {', '.join(known)}, not {kind}")
+        if not self.kinds:
+            return self
+        chosen = self.kinds[kind]
+        return dataclasses.replace(self, kind=kind, rules=chosen.rules, starts=chosen.starts)
+
+
+def dense(source: str, target: str) -> list[Rule]:
+    """A torch Linear with bias."""
+    return [
+        Rule(f"{source}.weight", (f"{target}/kernel",), LINEAR),
+        Rule(f"{source}.bias", (f"{target}/bias",)),
+    ]
+
+
+def norm(source: str, target: str) -> list[Rule]:
+    """A LayerNorm."""
+    return [
+        Rule(f"{source}.weight", (f"{target}/scale",)),
+        Rule(f"{source}.bias", (f"{target}/bias",)),
+    ]
+
+
+def fused(source: str, target: str, leaf: str, transform: Transform) -> Rule:
+    """One tensor that holds the queries', the keys' and the values' `leaf`."""
+    paths = tuple(f"{target}/{name}/{leaf}" for name in ("query", "key", "value"))
+    return Rule(source, paths, transform)

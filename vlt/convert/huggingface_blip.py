@@ -1,0 +1,104 @@
+"""What a BLIP's config.json says beside the tensors, and that file written back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.huggingface import load_config, tower_fields, tower_json
+from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
+
+_CLASSES = {
+    "BlipForConditionalGeneration": "captioner",
+    "BlipForImageTextRetrieval": "retriever",
+    "BlipForQuestionAnswering": "answerer",
+}
+_JOINT = 768  # projection_dim of both towers, which no tensor of these models has
+_ORIGINAL_EPS = 1e-6
+_LABEL_SMOOTHING = 0.1
+
+
+def stated_kind(config: Mapping[str, Any]) -> str | None:
+    """The kind of BLIP whose class a config.json names, if it does."""
+    named = config.get("architectures") or [None]
+    return _CLASSES.get(named[0]) if config.get("model_type") == "blip" else None
+
+
+def blip_spec(folder: Path, kind: str) -> tuple[BlipSpec, list[str]]:
+    """The spec that a BLIP's config.json gives, and notes on what is unlike the original.
+
+    Raises ConversionError: not a BLIP, or what a spec can't say.
+    """
+    path = folder / "config.json"
+    config = load_config(path, "blip")
+    visual, text = config.vision_config, config.text_config
+    if not isinstance(visual.image_size, int) or not isinstance(visual.patch_size, int):
+        raise ConversionError(f"{path}: image_size and patch_size must be one number each")
+    if text.pad_token_id != 0:
+        raise ConversionError(f"{path}: pad_token_id is {text.pad_token_id}, not 0")
+    if text.bos_token_id is None or text.sep_token_id is None:
+        raise ConversionError(f"{path}: text_config needs bos_token_id and sep_token_id")
+    vision_spec = VisionSpec(
+        visual.image_size,
+        visual.patch_size,
+        **tower_fields(path, visual),
+        pre_norm=False,
+        patch_bias=True,
+        projection_bias=True,
+    )
+    text_spec = BertSpec(
+        text.max_position_embeddings,
+        text.vocab_size,
+        source_width=visual.hidden_size,
+        decode_id=text.bos_token_id,
+        encode_id=text.bos_token_id + 1,
+        end_id=text.sep_token_id,
+        dropout=float(text.hidden_dropout_prob),
+        **tower_fields(path, text),
+    )
+    joint = config.image_text_hidden_size if kind == "retriever" else 0
+    notes = []
+    if visual.layer_norm_eps != _ORIGINAL_EPS:
+        notes.append(
+            f"visual.norm_eps: {visual.layer_norm_eps:g}, BLIP's own code has {_ORIGINAL_EPS:g}"
+        )
+    return BlipSpec(kind, vision_spec, text_spec, joint), notes
+
+
+def blip_json(spec: BlipSpec) -> dict[str, Any]:
+    """config.json of transformers' model of this kind.
+
+    Raises ConversionError: transformers' model can't have these sizes.
+    """
+    visual, text = spec.visual, spec.text
+    if spec.kind == "answerer" and visual.width != text.width:
+        raise ConversionError(
+            "transformers' BlipForQuestionAnswering wants a vision tower as wide as the text's, "
+            f"not {visual.width} and {text.width}; --family blip writes the authors' layout"
+        )
+    if text.encode_id != text.decode_id + 1:
+        raise ConversionError(f"[ENC] is {text.encode_id}, not [DEC] + 1 ({text.decode_id + 1})")
+    return {
+        "architectures": [{kind: name for name, kind in _CLASSES.items()}[spec.kind]],
+        "model_type": "blip",
+        "projection_dim": _JOINT,
+        "image_text_hidden_size": spec.embed_dim or 256,
+        "vision_config": {
+            "image_size": visual.image_size,
+            "patch_size": visual.patch_size,
+            **tower_json(visual, _JOINT),
+        },
+        "text_config": {
+            "vocab_size": text.vocab,
+            "max_position_embeddings": text.context,
+            "encoder_hidden_size": text.source_width,
+            "bos_token_id": text.decode_id,
+            "sep_token_id": text.end_id,
+            "eos_token_id": text.end_id,
+            "pad_token_id": 0,
+            "hidden_dropout_prob": text.dropout,
+            "attention_probs_dropout_prob": text.dropout,
+            "label_smoothing": _LABEL_SMOOTHING,
+            **tower_json(text, _JOINT),
+        },
+    }

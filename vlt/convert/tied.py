@@ -1,0 +1,38 @@
+"""Tensors that a checkpoint holds under two names, because two of its modules share them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.family import Family
+from vlt.convert.table import Tensors
+
+
+def untie(family: Family, tensors: Tensors, path: object) -> tuple[Tensors, dict[str, str]]:
+    """The tensors without the second names, and {second name: first} of those that had both.
+
+    Raises ConversionError: the tensors of the two names are not the same.
+    """
+    tensors = dict(tensors)
+    published = {family.canonical(name): name for name in tensors}
+    aliases: dict[str, str] = {}
+    for second, first in family.aliases.items():
+        if second not in published:
+            continue
+        name = published[second]
+        tensor = tensors.pop(name)
+        if first not in published:
+            tensors[first] = tensor
+            continue
+        if not np.array_equal(tensors[published[first]], tensor, equal_nan=True):
+            raise ConversionError(f"{path}: {name} is not the same as {first}, to which it is tied")
+        aliases[name] = published[first]
+    return tensors, aliases
+
+
+def tie(tensors: Tensors, aliases: Mapping[str, str]) -> Tensors:
+    """The tensors with their second names, `aliases` as `untie` gave them."""
+    return tensors | {
+        second: tensors[first] for second, first in aliases.items() if first in tensors
+    }
