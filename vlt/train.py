@@ -57,7 +57,7 @@ class Run:
             config.optimizer, config.rules, max(config.train.steps, 1)
         )
         self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
-        self.task = make_task(config.task, self.model.module.spec.kind, self.tokenizer)
+        self.task = make_task(config.task, self.model.module.spec, self.tokenizer)
         self.state = self._initial_state(trained)
         self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
         self.evaluator = Evaluator(

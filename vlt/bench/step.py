@@ -25,7 +25,7 @@ class Step:
         self.config, self.batch = config, batch
         self.model = build_model(config.model)
         self._optimizer, schedule = make_optimizer(config.optimizer, config.rules, STEPS)
-        self._task = make_task(config.task, self.model.spec.kind)
+        self._task = make_task(config.task, self.model.spec)
         step = make_train_step(self.model, self._task, self._optimizer, schedule, 0)
         state, frozen = jax.eval_shape(self._initial)
         shapes = example_inputs(self.model.spec, config.model.frames, config.model.context, batch)

@@ -4,29 +4,33 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlt.data.tokenize import Tokenizer
+from vlt.models.spec import Spec
 from vlt.tasks.captioning import Captioning
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
 
 
-def _retrieval(section: Mapping[str, Any], tokenizer: Tokenizer | None) -> Task:
+def _retrieval(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
     return Retrieval(dict(section["losses"]), section["scale"] or None, section["mask_duplicates"])
 
 
-def _captioning(section: Mapping[str, Any], tokenizer: Tokenizer | None) -> Task:
+def _captioning(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
     prompt = section["prompt"]
     length = 1 if tokenizer is None else prompt_length(tokenizer, prompt)
     return Captioning(section["label_smoothing"], length)
 
 
-TASKS: dict[str, tuple[str, Callable[[Mapping[str, Any], Tokenizer | None], Task]]] = {
+Make = Callable[[Mapping[str, Any], Spec, Tokenizer | None], Task]
+
+# Name -> the kind of model that it trains, and what makes it.
+TASKS: dict[str, tuple[str, Make]] = {
     "retrieval": ("dual_encoder", _retrieval),
     "captioning": ("captioner", _captioning),
 }
 
 
-def make_task(section: Mapping[str, Any], kind: str, tokenizer: Tokenizer | None = None) -> Task:
-    """The task of `config.task` for a model of that kind.
+def make_task(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None = None) -> Task:
+    """The task of `config.task` for a model of these sizes.
 
     tokenizer: None where only shapes matter.
 
@@ -37,9 +41,9 @@ def make_task(section: Mapping[str, Any], kind: str, tokenizer: Tokenizer | None
     if name not in TASKS:
         raise ValueError(f"task.name={name!r}: one of {', '.join(TASKS)}")
     wanted, make = TASKS[name]
-    if kind != wanted:
-        raise ValueError(f"task.name={name!r} needs a {wanted}, and the model is a {kind}")
-    return make(section, tokenizer)
+    if spec.kind != wanted:
+        raise ValueError(f"task.name={name!r} needs a {wanted}, and the model is a {spec.kind}")
+    return make(section, spec, tokenizer)
 
 
 def prompt_length(tokenizer: Tokenizer, prompt: str) -> int:
