@@ -7,7 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Attention, Dense, DropPath, LayerNorm, Mlp
+from vlt.models.block import (
+    KAIMING_UNIFORM,
+    Attention,
+    Dense,
+    DropPath,
+    LayerNorm,
+    Mlp,
+    uniform,
+)
 from vlt.models.points import Pattern
 from vlt.models.spec import VisionSpec
 
@@ -161,8 +169,8 @@ class TemporalLayer(nn.Module):
             self.heads,
             self.key_bias,
             dtype=self.dtype,
-            kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
-            bias_init=_uniform(width**-0.5),
+            kernel_init=KAIMING_UNIFORM,
+            bias_init=uniform(width**-0.5),
             name="attention",
         )
         x, _ = attention(Pattern(x, x))
@@ -205,13 +213,6 @@ class SpatialLayer(nn.Module):
 
     def _norm(self, name: str) -> LayerNorm:
         return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
-
-
-def _uniform(bound: float) -> nn.initializers.Initializer:
-    """Uniform in +-bound: torch's default for a bias."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
 
 
 def mix(gate: jax.Array, backbone: jax.Array, branch: jax.Array) -> jax.Array:

@@ -17,6 +17,13 @@ ACTIVATIONS = {
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """Uniform in +-bound: with 1/sqrt(in), torch's default for a bias."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
 class LayerNorm(nn.LayerNorm):
     """LayerNorm with statistics in float32 from two passes: E[x^2] - E[x]^2 cancels."""
 
@@ -47,7 +54,7 @@ def attention_logits(
 
 
 class Attention(nn.Module):
-    """Multi-head attention within each group."""
+    """Multi-head attention within each group. qkv_bias: of queries, keys and values alike."""
 
     heads: int
     key_bias: bool = True
@@ -56,6 +63,7 @@ class Attention(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
     dropout: float = 0.0
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -85,12 +93,12 @@ class Attention(nn.Module):
         def split(x: jax.Array) -> jax.Array:
             return x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
 
-        query = split(dense("query")(pattern.queries))
+        query = split(dense("query", self.qkv_bias)(pattern.queries))
         if known is not None and index is None:
             key, value = known.keys, known.values
         else:
-            key = split(dense("key", self.key_bias)(pattern.source))
-            value = split(dense("value")(pattern.source))
+            key = split(dense("key", self.qkv_bias and self.key_bias)(pattern.source))
+            value = split(dense("value", self.qkv_bias)(pattern.source))
         if known is not None and index is not None:
             key = jax.lax.dynamic_update_slice_in_dim(known.keys, key, index, axis=3)
             value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
@@ -172,6 +180,7 @@ class Block(nn.Module):
     drop_path: float = 0.0
     shared: Mapping[str, nn.Module] | None = None
     dtype: Any = jnp.float32
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
@@ -196,6 +205,16 @@ class Block(nn.Module):
     def _norm(self, name: str) -> LayerNorm:
         return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
+    def _attention(self) -> Attention:
+        return Attention(
+            self.heads,
+            self.key_bias,
+            self.methods,
+            self.dtype,
+            qkv_bias=self.qkv_bias,
+            name="attention",
+        )
+
     def _attend(self, tokens: Tokens) -> tuple[Tokens, Attended]:
         normed = self._norm("norm1")(tokens.x)
         pattern = Pattern(normed, normed, causal_bias(normed.shape[2]) if self.causal else None)
@@ -205,8 +224,7 @@ class Block(nn.Module):
             pattern = pattern.replace(queries=normed[:, :, : tokens.cls])
         for method in self.methods:
             pattern = method.attention_pattern(self, tokens, pattern)
-        attention = Attention(self.heads, self.key_bias, self.methods, self.dtype, name="attention")
-        y, attended = attention(pattern)
+        y, attended = self._attention()(pattern)
         y = y.reshape(read.x.shape)
         for method in self.methods:
             y = method.parallel_attention(self, tokens, normed, y)

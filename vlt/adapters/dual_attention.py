@@ -1,0 +1,112 @@
+"""Dual-channel attention: attention over time beside attention within frames (CogVideo).
+
+Hong et al., arXiv:2205.15868, as Token Mixing's benchmark has it (Eq. 5): at every position, CLS
+included, frames attend to each other with weights of their own. Paper, released code and CogVideo
+weigh the channels differently, and the paper's count is of whole blocks:
+
+| form | options | weights on a ViT-B |
+|---|---|---|
+| released code | the defaults | 28,311,552 |
+| paper, Eq. 5 | gate="convex" | 28,311,552 |
+| paper's count | whole_block=True | 84,934,656 |
+| CogVideo's gate | gate="channel" | 28,311,552 |
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.adapters.over_time import OverTime
+from vlt.models.block import Attention, Block
+from vlt.models.build import refuse_merging
+from vlt.models.options import require_some
+from vlt.models.points import Pattern, Tokens, copy_leaves
+from vlt.models.spec import Spec
+
+GATES = ("tanh", "convex", "channel")
+
+
+@dataclasses.dataclass(frozen=True)
+class DualAttention(OverTime):
+    """A temporal channel T beside the spatial S in every block of the vision tower.
+
+    Leaves: blocks_i/temporal_attention, which starts as a copy of the block's attention (with
+    `whole_block` blocks_i/temporal_block, of the block), and blocks_i/temporal_gate a, which starts
+    at 0. A rule of its own may raise the gate's learning rate.
+
+    gate: `tanh`, S + tanh(a) T, the plain model at the start; `convex`, w S + (1 - w) T with
+        w = sigmoid(a), both halves at the start; `channel`, the same with an a for each channel.
+    whole_block: T is what a block over time adds, attention and MLP, and S what this block adds;
+        else they are the outputs of attention.
+
+    Raises:
+        ValueError: unknown gate, and as `OverTime`.
+    """
+
+    gate: str = "tanh"
+    whole_block: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_some("dual_attention", "gate", (self.gate,), GATES)
+
+    def parallel_attention(
+        self, block: Block, tokens: Tokens, normed: jax.Array, y: jax.Array
+    ) -> jax.Array:
+        """Point 5: attention over the frames, of the positions that are asked for."""
+        if block.tower != "visual" or self.whole_block:
+            return y
+        refuse_merging("dual_attention", block.methods)
+        source = self.along_time(block, normed[:, :, : y.shape[2]])
+        attention = Attention(
+            block.heads, block.key_bias, dtype=block.dtype, name="temporal_attention"
+        )
+        temporal, _ = attention(Pattern(source, source))
+        return y + self._change(block, y, temporal.swapaxes(1, 2))
+
+    def mlp_path(
+        self, block: Block, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+    ) -> jax.Array:
+        """Point 7: a whole block over the frames, on what entered this one."""
+        if block.tower != "visual" or not self.whole_block:
+            return y
+        refuse_merging("dual_attention", block.methods)
+        before = entry.x[:, :, : y.shape[2]]
+        source = self.along_time(block, before)
+        channel = Block(
+            block.heads,
+            block.mlp_width,
+            block.activation,
+            block.norm_eps,
+            block.key_bias,
+            dtype=block.dtype,
+            name="temporal_block",
+        )
+        temporal = channel(Tokens(source, cls=0, protected=0)).x - source
+        return y + self._change(block, tokens.x - before + y, temporal.swapaxes(1, 2))
+
+    def _change(self, block: Block, spatial: jax.Array, temporal: jax.Array) -> jax.Array:
+        """What the temporal channel makes of the spatial one, [b, t, n, d]."""
+        shape = (spatial.shape[-1],) if self.gate == "channel" else ()
+        gate = block.param("temporal_gate", nn.initializers.zeros, shape)
+        if self.gate == "tanh":
+            return jnp.tanh(gate).astype(temporal.dtype) * temporal
+        return jax.nn.sigmoid(-gate).astype(temporal.dtype) * (temporal - spatial)
+
+    def initialise(self, params: dict, spec: Spec) -> dict:
+        """The temporal channel starts as the block's own attention, or the block."""
+        visual = dict(params["visual"])
+        for layer in range(spec.visual.layers):
+            block = dict(visual[f"blocks_{layer}"])
+            if self.whole_block:
+                block["temporal_block"] = copy_leaves(block["temporal_block"], block)
+            else:
+                source = block["attention"]
+                block["temporal_attention"] = copy_leaves(block["temporal_attention"], source)
+            visual[f"blocks_{layer}"] = block
+        return params | {"visual": visual}
+
+
+METHOD = DualAttention
