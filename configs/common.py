@@ -64,6 +64,9 @@ def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options:
             "sampler": {"name": sampler, "frames": frames},
             "transform": {},
             "captions": ("caption",),  # columns, one of which is drawn each time
+            "clean": "",  # rule of vlt/data/captions.py for captions and questions
+            "max_words": 0,  # of them that are kept, or 0 for all
+            "prefix": "",  # prompt before every caption
             "group": "",  # column whose equal values stay in one batch
             "cache": False,  # keep clips in memory that are the same in every epoch
             "on_error": "raise",
@@ -85,6 +88,23 @@ def retrieval(protocol: str, data: ConfigDict, allow_subset: bool = False) -> Co
     return section
 
 
+def captioning_task() -> ConfigDict:
+    """BLIP's captioning loss."""
+    return ConfigDict({"name": "captioning", "label_smoothing": 0.1, "prompt": ""})
+
+
+def captioning(
+    protocol: str, data: ConfigDict, allow_subset: bool = False, **search: Any
+) -> ConfigDict:
+    """Captions of a data section by beam search, and their scores. search: of `Search`'s fields."""
+    section = ConfigDict(
+        {"kind": "captioning", "protocol": protocol, "allow_subset": allow_subset, "prompt": ""}
+    )
+    section.search = {"method": "beam", "beams": 3, "max_length": 32, "min_length": 5} | search
+    section.update(data)
+    return section
+
+
 def recognition(data: ConfigDict) -> ConfigDict:
     """Zero-shot recognition of the labels of a data section, class names as they stand."""
     section = ConfigDict({"kind": "recognition", "template": "{}", "classes": ""})
@@ -100,7 +120,11 @@ def msrvtt_1ka(frames: int) -> ConfigDict:
 
 
 def twins(kind: str, frames: int) -> ConfigDict:
-    """520 held-out pairs of moving shapes. kind: `twins`, or `twin_captions` for the text alone."""
+    """520 held-out pairs of moving shapes.
+
+    kind: `twins`, by embeddings; `caption_twins`, by the likelihood of captions; `twin_captions`,
+    the captions' own embeddings.
+    """
     section = ConfigDict({"kind": kind, "min_pairs": 500})
     section.update(videos("moving_shapes:clips:test:520", "linspace", frames, 40, cache=True))
     return section

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from stub_pool import SHAPE, StubPool
+from video_files import draw
+from video_files import write as write_video
 
 from data_pipelines import moving_shapes
 from vlt.data.clips import DecoderPool
@@ -43,7 +45,7 @@ def make(tmp_path, words):
             "manifest": str(manifest), "batch_size": 8, "group": "", "on_error": "raise",
             "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav", "cache": False,
             "sampler": {"name": "linspace", "frames": 2}, "transform": {"jitter": {"hue": 0.1}},
-            "captions": ("caption",),
+            "captions": ("caption",), "clean": "", "max_words": 0, "prefix": "",
         }  # fmt: skip
         return VideoData(
             ConfigDict(settings | config), words, pool or StubPool(), name=name, workdir=workdir,
@@ -74,7 +76,7 @@ def _same(first, second):
 def test_training_batch_shapes_types_and_that_rows_belong_together(make):
     data = make()
     (batch,) = _take(data.train(), 1)
-    assert batch.keys() == {"video", "text", "ids"}
+    assert batch.keys() == {"video", "text", "ids", "video_id"}
     assert batch["video"].shape == (8, *SHAPE) and batch["video"].dtype == np.uint8
     assert batch["text"].shape == (8, 16) and batch["text"].dtype == np.int32
     assert batch["ids"].dtype == np.int32
@@ -343,12 +345,89 @@ def test_videos_of_different_shapes_in_a_batch_are_named(make, monkeypatch):
         list(make().evaluate())
 
 
+def test_captions_are_cleaned_cut_and_prompted(make, words):
+    rows = [{"caption": ["Red, (green) BLUE... red"]} for _ in range(8)]
+    data = make(rows=rows, clean="blip_caption", max_words=3, prefix="moves ")
+    expected = words(["moves red, green blue"] * 8)
+    for batch in (*_take(data.train(), 1), *data.evaluate()):
+        np.testing.assert_array_equal(batch["text"], expected)
+    assert data.clean("RED!") == "red" and data.records[0].captions == tuple(rows[0]["caption"])
+    with pytest.raises(
+        ValueError, match="unknown clean-up of texts 'blip_captions': did you mean 'blip_"
+    ):
+        make(clean="blip_captions")
+
+
+def test_captions_that_clean_up_empties_are_named(make):
+    rows = [{"caption": ["...", "red"] if i % 7 else "(!)"} for i in range(10)]
+    with pytest.raises(ManifestError) as caught:
+        make(rows=rows, clean="blip_caption")
+    message = str(caught.value)
+    assert "10 texts of 10 of 10 rows are empty after clean-up by 'blip_caption'" in message
+    assert "line 1: '(!)'" in message and "and 5 more" in message and "on_error" in message
+
+
+def test_rows_without_a_text_are_skipped_by_policy_and_others_keep_what_is_left(make, words):
+    rows = [{"caption": ["...", "red"] if i % 7 else "(!)"} for i in range(10)]
+    data = make(rows=rows, clean="blip_caption", prefix="moves ", on_error="skip", batch_size=2)
+    ids = set()
+    for batch in _take(data.train(), 8):
+        np.testing.assert_array_equal(batch["text"], words(["moves red"] * 2))
+        ids |= set(batch["ids"].tolist())
+    assert ids == set(range(10)) - {0, 7}
+    assert data.skipped == ["0.mp4", "7.mp4"]
+    data = make(rows=rows, clean="blip_caption", on_error="skip", batch_size=5, name="eval")
+    batches = list(data.evaluate())
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    np.testing.assert_array_equal(mask, [i % 7 != 0 for i in range(10)])
+    assert not batches[0]["text"][0, 2:].any()
+
+
+def test_questions_and_answers(make, words):
+    rows = [
+        {"question": f"red (green) {'blue ' * (i % 3)}?", "answer": ["Red.", "green"]}
+        for i in range(8)
+    ]
+    data = make(rows=rows, clean="blip_question", max_words=4)
+    (batch,) = data.evaluate()
+    assert batch.keys() == {"video", "ids", "mask", "question", "answer"}
+    asked = ["red green " + ("?", "blue ?", "blue blue")[i % 3] for i in range(8)]
+    np.testing.assert_array_equal(batch["question"], words(asked))
+    np.testing.assert_array_equal(batch["answer"], words(["Red."] * 8))
+    drawn = np.concatenate([b["answer"] for b in _take(data.train(), 6)])
+    assert {tuple(row) for row in drawn} == {tuple(row) for row in words(["Red.", "green"])}
+    with pytest.raises(ManifestError, match="line 3: has no `question`, as other rows have"):
+        make(rows=[*({"label": 1} | row for row in rows[:2]), {"label": 1}])
+
+
+def test_rows_of_one_video_have_one_video_id(make):
+    rows = [{"caption": f"red {i}", "video": f"{i // 3}.mp4"} for i in range(12)]
+    batch = _take(make(rows=rows, batch_size=12).train(), 1)[0]
+    assert batch["video_id"].dtype == np.int32
+    np.testing.assert_array_equal(batch["video_id"], batch["ids"] // 3)
+
+
+def test_videos_without_a_file_follow_the_policy(tmp_path, make, words):
+    pool = DecoderPool(workers=0, timeout=10.0)
+    write_video(tmp_path / "there.mp4", draw(16, 32, 32))
+    rows = [{"caption": "red", "video": "there.mp4"} for _ in range(6)]
+    rows[1]["video"] = rows[4]["video"] = "gone.mp4"
+    with pytest.raises(ManifestError, match="2 of 6 rows name no file .*'skip'(.|\n)*gone.mp4"):
+        make(pool, rows=rows)
+    data = make(pool, rows=rows, on_error="skip", batch_size=6)
+    (batch,) = data.evaluate()
+    np.testing.assert_array_equal(batch["mask"], [True, False, True, True, False, True])
+    assert len(data.skipped) == 2
+    listed = (tmp_path / "work/skipped.jsonl").read_text()
+    assert listed.count("gone.mp4") == 4 and "no such file" in listed
+
+
 def test_twins_of_moving_shapes_arrive_reversed_through_real_decoders(tmp_path, words):
     manifest = moving_shapes.generate(tmp_path / "shapes", count=12)
     config = ConfigDict({
         "manifest": str(manifest), "batch_size": 8, "group": "pair", "on_error": "raise",
         "max_error_rate": 0.0, "allow_truncated": False, "backend": "pyav", "cache": False,
-        "captions": ("caption",),
+        "captions": ("caption",), "clean": "", "max_words": 0, "prefix": "",
         "sampler": {"name": "linspace", "frames": 8}, "transform": {},
     })  # fmt: skip
     with DecoderPool(workers=2, timeout=60) as pool:
@@ -377,7 +456,7 @@ def test_a_users_own_files_sound_and_broken(shared, tmp_path, words):
     config = ConfigDict({
         "manifest": str(tmp_path / "mine.jsonl"), "batch_size": 4, "group": "", "on_error": "skip",
         "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav", "cache": True,
-        "captions": ("caption",),
+        "captions": ("caption",), "clean": "", "max_words": 0, "prefix": "",
         "sampler": {"name": "segment_middle", "frames": 4}, "transform": {"resize": 32, "crop": 32},
     })  # fmt: skip
     with DecoderPool(workers=2, timeout=60) as pool:

@@ -27,6 +27,13 @@ def take(name: str, n: int, frames: int, seed: int = 0, fps: float = 10.0) -> li
         ("fps1_linspace", 40, 4, [0, 10, 20, 30]),
         # Three seconds, four frames: over all frames, truncated.
         ("fps1_linspace", 26, 4, [0, 8, 16, 25]),
+        # The step 30 / 8 = 3.75 is cut to 3.
+        ("published_uniform", 30, 8, [0, 3, 6, 9, 12, 15, 18, 21]),
+        ("published_uniform", 9, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        # Up to eight frames are doubled until more than eight stand there.
+        ("published_uniform", 8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("published_uniform", 5, 8, [0, 0, 1, 1, 2, 2, 3, 3]),
+        ("published_uniform", 3, 8, [0, 0, 0, 0, 1, 1, 1, 1]),
         # More frames than exist.
         ("segment_middle", 3, 6, [0, 0, 1, 1, 1, 2]),
         ("linspace", 3, 5, [0, 0, 1, 2, 2]),
@@ -85,6 +92,38 @@ def test_reversal_maps_sampled_frames_onto_themselves():
     for frames in (4, 8, 12):
         indices = np.array(take("segment_centre", 25, frames))
         assert np.array_equal(24 - indices[::-1], indices), frames
+
+
+def test_random_frames_are_any_and_never_twice_where_there_are_enough():
+    draws = np.array([take("random_frames", 30, 8, seed) for seed in range(500)])
+    assert (np.diff(draws) > 0).all()
+    counts = np.bincount(draws.ravel(), minlength=30) / 500
+    np.testing.assert_allclose(counts, 8 / 30, atol=0.07)
+    assert take("random_frames", 30, 8, 5) == take("random_frames", 30, 8, 5)
+
+
+@pytest.mark.parametrize(("n", "most"), [(8, 2), (5, 2), (4, 4), (3, 4), (1, 16)])
+def test_random_frames_of_short_videos_are_doubled_ones(n, most):
+    draws = [np.bincount(take("random_frames", n, 8, seed), minlength=n) for seed in range(200)]
+    assert all(counts.sum() == 8 and counts.max() <= most for counts in draws)
+    if most < 16:
+        assert np.max(draws) == most and np.min(draws) == 0
+
+
+def test_published_uniform_is_the_published_rule():
+    """spec/token_mixing_blip.md section 9, step by step."""
+    for n in range(1, 400):
+        indices = list(range(n))
+        while len(indices) <= 8:
+            indices = [i for i in indices for _ in range(2)]
+        kept = np.arange(0, len(indices), len(indices) / 8, dtype=int)
+        assert take("published_uniform", n, 8) == [indices[k] for k in kept], n
+
+
+def test_segment_centre_leaves_no_more_than_half_a_segment_out_where_the_published_drops_a_tail():
+    for n in range(16, 400):
+        assert n - 1 - take("segment_centre", n, 8)[-1] <= n / 16
+    assert 30 - 1 - take("published_uniform", 30, 8)[-1] == 8
 
 
 def test_unknown_rules_and_empty_videos():

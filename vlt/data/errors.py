@@ -42,6 +42,10 @@ class WrongFrames(VideoError):
     """The frames asked for do not exist, or frames of different sizes were asked for."""
 
 
+class NoText(VideoError):
+    """Nothing is left of its captions or its question after clean-up."""
+
+
 class UnsupportedByDecord(VideoError):
     """decord cannot read this file, or is known or seen to return other frames of it."""
 

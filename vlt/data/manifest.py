@@ -225,5 +225,6 @@ def _check_videos(path: pathlib.Path, records: Sequence[Record]) -> None:
         shown = "".join(f"\n  line {r.line}: {r.video}" for r in absent[:SHOWN])
         rest = len(absent) - SHOWN
         more = f"\n  and {rest} more" if rest > 0 else ""
-        reason = f"{len(absent)} of {len(records)} rows name no file:{shown}{more}"
+        advice = "on_error='skip' would go on without them"
+        reason = f"{len(absent)} of {len(records)} rows name no file ({advice}):{shown}{more}"
         raise ManifestError(path, reason)

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from vlt.data.captions import Cleaning
 from vlt.data.clips import ClipRequest
+from vlt.data.errors import NoText
 from vlt.data.manifest import group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
 from vlt.data.sample import check_sampler
@@ -23,7 +25,7 @@ from vlt.data.tokenize import Tokenizer
 from vlt.data.transform import check_transform
 from vlt.resources import resolve
 
-RANDOM_SAMPLERS = {"uniform_segments"}
+RANDOM_SAMPLERS = {"uniform_segments", "random_frames"}
 RANDOM_STEPS = {"rand_augment", "random_resized_crop", "random_crop", "flip", "jitter"}
 
 Place = Callable[[Batch], Any]
@@ -49,6 +51,7 @@ class VideoData:
         records: the rows; `ids` in batches are indices into them, -1 is padding.
         classes: class names, in the order of their indices.
         labels: class index of every record, int32 [records], or None without labels.
+        clean: what a caption or question goes through before the tokenizer, without the prompt.
     """
 
     def __init__(
@@ -66,8 +69,9 @@ class VideoData:
         """
         Args:
             config: `config.data.train` or one of `config.evals`: manifest, batch_size (of all
-                processes together), sampler, transform, captions, group, cache, on_error,
-                max_error_rate, allow_truncated, backend and, if class names have a file, classes.
+                processes together), sampler, transform, captions, clean, max_words, prefix, group,
+                cache, on_error, max_error_rate, allow_truncated, backend and, if class names have a
+                file, classes.
             name: of the stream, in messages and in WORKDIR/skipped.jsonl.
 
         Raises:
@@ -81,9 +85,21 @@ class VideoData:
         self._check_config()
         self._local_batch = config["batch_size"] // process_count
         self.manifest = resolve(config["manifest"])
-        self.records = read_manifest(self.manifest)
+        strict = config["on_error"] == "raise"
+        self.records = read_manifest(self.manifest, check_videos=strict)
         classes = read_classes(resolve(config["classes"])) if config.get("classes") else []
-        self._targets = Targets(self.manifest, self.records, config["captions"], classes)
+        self.clean = Cleaning(config["clean"], config["max_words"])
+        self._targets = Targets(
+            self.manifest,
+            self.records,
+            config["captions"],
+            classes,
+            self.clean,
+            config["prefix"],
+            drop_empty=not strict,
+        )
+        self._texts = self._targets.texts()
+        self._video_ids = _numbered([record.video for record in self.records])
         self.classes, self.labels = self._targets.classes, self._targets.labels
         host = f"-{process_index}" if process_index else ""
         path = pathlib.Path(workdir) / f"skipped{host}.jsonl"
@@ -112,8 +128,9 @@ class VideoData:
     def train(self, place: Place = _on_host, state: Mapping[str, Any] | None = None) -> Stream:
         """An endless stream of batches, each epoch in another order.
 
-        A batch holds `video` uint8 [b, t, H, W, 3], `ids` int32 [b], and, if the manifest has
-        them, `text` int32 [b, l] (of several captions one is drawn, alike in a group) and `label`
+        A batch holds `video` uint8 [b, t, H, W, 3], `ids` int32 [b], `video_id` int32 [b] (equal
+        where rows name one video) and, if the manifest has them, `text`, `question` and `answer`
+        int32 [b, l] (of several captions or answers one is drawn, alike in a group) and `label`
         int32 [b]; b is this process's share. Rows of a group are neighbours. No record comes twice
         in a batch, unless in the place of one that could not be read.
 
@@ -144,9 +161,9 @@ class VideoData:
     def evaluate(self, place: Place = _on_host, step: int = 0) -> Stream:
         """One pass in the manifest's order.
 
-        A batch is as in `train`, with the first caption as `text` and with `mask` bool [b]: False,
-        and the video zero, where a row only fills the last batch (id -1) or where its video could
-        not be read and on_error is 'skip'.
+        A batch is as in `train`, with the first caption and answer, without `video_id` and with
+        `mask` bool [b]: False, and the video zero, where a row only fills the last batch (id -1) or
+        where its video could not be read and on_error is 'skip'.
 
         Args:
             step: how long the model was trained; a video that fails now is bad from here on.
@@ -187,6 +204,8 @@ class VideoData:
     def _read(self, record: int, seed: int) -> np.ndarray:
         if record in self._kept:
             return self._kept[record]
+        if record in self._targets.textless:
+            raise NoText(self.records[record].video, "no text is left after clean-up")
         request = ClipRequest(
             path=self.records[record].video,
             sampler=self._sampler["name"],
@@ -206,18 +225,14 @@ class VideoData:
         batch = {"video": self._stack(examples), "ids": ids}
         if evaluation:
             batch["mask"] = np.array([e.frames is not None for e in examples])
-        if self._targets.captions is not None:
-            batch["text"] = self._tokenizer([self._text(e, evaluation) for e in examples])
+        else:
+            batch["video_id"] = self._video_ids[ids]
+        for name, choose in self._texts.items():
+            found = [_text(choose, example, evaluation) for example in examples]
+            batch[name] = self._tokenizer(found)
         if self.labels is not None:
             batch["label"] = np.where(ids == PADDING, np.int32(0), self.labels[ids])
         return batch
-
-    def _text(self, example: Example, evaluation: bool) -> str:
-        if example.record == PADDING:
-            return ""
-        if evaluation:
-            return self._targets.choose(example.record, 0.0)
-        return self._targets.choose(example.record, example.draw)
 
     def _stack(self, examples: Sequence[Example]) -> np.ndarray:
         shapes = {e.frames.shape: e for e in examples if e.frames is not None}
@@ -232,6 +247,18 @@ class VideoData:
 
     def _wrong(self, field: str, rule: str) -> ValueError:
         return ValueError(f"{self._name}.{field}={self._config[field]!r}: must be {rule}")
+
+
+def _text(choose: Callable[[int, float], str], example: Example, evaluation: bool) -> str:
+    if example.record == PADDING:
+        return ""
+    return choose(example.record, 0.0 if evaluation else example.draw)
+
+
+def _numbered(names: Sequence[str]) -> np.ndarray:
+    """int32 [names], equal where names are."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(name, len(first)) for name in names], np.int32)
 
 
 def _plain(value: Any) -> dict[str, Any]:

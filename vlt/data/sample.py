@@ -59,6 +59,22 @@ def segment_centre(n: int, frames: int, rng: np.random.Generator, fps: float) ->
     return (2 * np.arange(frames) + 1) * n // (2 * frames)
 
 
+def random_frames(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
+    """Any `frames` frames (Token Mixing, training, and its tests of retrieval and questions)."""
+    repeats = _repeats(n, frames)
+    return np.sort(rng.choice(n * repeats, frames, replace=False)) // repeats
+
+
+def published_uniform(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
+    """i * int(n / frames): the step is truncated, so up to frames - 1 of the last frames are never
+    seen (Token Mixing, tests of captioning, on files of three frames a second).
+
+    `segment_centre` sees the whole video.
+    """
+    repeats = _repeats(n, frames)
+    return np.arange(frames) * (n * repeats // frames) // repeats
+
+
 SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]] = {
     rule.__name__: rule
     for rule in (
@@ -68,6 +84,8 @@ SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]
         linspace,
         fps1_linspace,
         segment_centre,
+        random_frames,
+        published_uniform,
     )
 }
 
@@ -96,6 +114,15 @@ def check_sampler(name: str) -> None:
     """Raises ValueError, with the nearest names, unless `name` is a sampling rule."""
     if name not in SAMPLERS:
         raise errors.unknown("sampler", name, SAMPLERS)
+
+
+def _repeats(n: int, frames: int) -> int:
+    """How often each frame of a short video stands, side by side, so that more than `frames` do:
+    doubled until then, as in Token Mixing's code."""
+    repeats = 1
+    while n * repeats <= frames:
+        repeats *= 2
+    return repeats
 
 
 def _edges(n: int, segments: int) -> np.ndarray:

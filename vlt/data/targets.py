@@ -1,21 +1,28 @@
-"""What the rows of a manifest say of their videos: captions and class indices."""
+"""What the rows of a manifest say of their videos: captions, class indices, questions."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from vlt.data.manifest import ManifestError, Record, texts
+from vlt.data.captions import Cleaning
+from vlt.data.manifest import SHOWN, ManifestError, Record, texts
+
+AS_WRITTEN = Cleaning()
 
 
 class Targets:
-    """Captions and labels of records; either all rows have them or none.
+    """Captions, labels and questions of records; either all rows have them or none.
 
     Attributes:
-        captions: for every record the texts of each caption column, or None without captions.
+        captions: for every record the texts of each caption column, cleaned and with the prompt in
+            front, or None without captions.
         labels: int32 [records], indices into `classes`, or None without labels.
         classes: class names.
+        questions: for every record its question, cleaned, or None without questions.
+        textless: records of whose captions or question nothing was left.
     """
 
     def __init__(
@@ -24,30 +31,83 @@ class Targets:
         records: Sequence[Record],
         columns: Sequence[str],
         classes: Sequence[str],
+        cleaning: Cleaning = AS_WRITTEN,
+        prefix: str = "",
+        drop_empty: bool = False,
     ):
         """
         Args:
             columns: names of the columns with captions.
             classes: class names in their order; if empty, the labels that occur, sorted.
+            cleaning: of captions and questions; answers stay as they are.
+            prefix: the prompt, put before every caption.
+            drop_empty: texts of which the clean-up leaves nothing are left out, and told.
 
         Raises:
-            ManifestError: a row lacks what others have, a caption is no text, a label no class.
+            ManifestError: a row lacks what others have, a caption is no text, a label no class, or
+                texts are empty after clean-up and not to be dropped.
         """
         self._manifest, self._records = manifest, records
+        self._cleaning, self._prefix = cleaning, prefix
+        self.textless: set[int] = set()
+        self._empty: list[tuple[int, str]] = []  # record, and its text as written
         written = self._all_have("caption", [bool(r.captions) for r in records])
         self.captions = None
         if written or "caption" not in columns:
-            self.captions = [[self._texts(record, c) for c in columns] for record in records]
+            self.captions = [self._captions(i, columns) for i in range(len(records))]
         self.classes, self.labels = list(classes), None
         if self._all_have("label", [r.label is not None for r in records]):
             self.classes = self.classes or _sorted_labels(records)
             self.labels = self._indices()
+        self.questions = None
+        if self._all_have("question", [r.question is not None for r in records]):
+            self.questions = [self._question(i) for i in range(len(records))]
+        if self._empty:
+            self._tell_empty(drop_empty)
 
     def _all_have(self, column: str, present: Sequence[bool]) -> bool:
         if any(present) and not all(present):
             line = self._records[present.index(False)].line
             raise ManifestError(self._manifest, f"has no `{column}`, as other rows have", line)
         return all(present)
+
+    def _captions(self, index: int, columns: Sequence[str]) -> list[list[str]]:
+        """Cleaned texts of each column of which something is left."""
+        every = [self._texts(self._records[index], column) for column in columns]
+        cleaned = [[self._clean(index, text) for text in listed] for listed in every]
+        left = [[self._prefix + text for text in listed if text] for listed in cleaned]
+        return [listed for listed in left if listed] or self._none_left(index, [])
+
+    def _question(self, index: int) -> str:
+        cleaned = self._clean(index, str(self._records[index].question))
+        return cleaned or self._none_left(index, "")
+
+    def _clean(self, index: int, text: str) -> str:
+        cleaned = self._cleaning(text)
+        if not cleaned.strip():
+            self._empty.append((index, text))
+            return ""
+        return cleaned
+
+    def _none_left(self, index: int, nothing: Any) -> Any:
+        self.textless.add(index)
+        return nothing
+
+    def _tell_empty(self, drop: bool) -> None:
+        rows = dict(self._empty)
+        shown = "".join(
+            f"\n  line {self._records[index].line}: {text!r}"
+            for index, text in list(rows.items())[:SHOWN]
+        )
+        more = f"\n  and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+        told = (
+            f"{len(self._empty)} texts of {len(rows)} of {len(self._records)} rows are empty after "
+            f"clean-up by {self._cleaning.rule!r}"
+        )
+        if not drop:
+            advice = "on_error='skip' would go on without them"
+            raise ManifestError(self._manifest, f"{told} ({advice}):{shown}{more}")
+        logging.warning("%s: left out: %s:%s%s", self._manifest, told, shown, more)
 
     def _texts(self, record: Record, column: str) -> tuple[str, ...]:
         if column == "caption":
@@ -68,13 +128,27 @@ class Targets:
                 raise ManifestError(self._manifest, reason, record.line)
         return np.array([index[str(record.label)] for record in self._records], np.int32)
 
-    def choose(self, record: int, draw: float) -> str:
-        """One caption: `draw` in [0, 1) chooses the column, what is left of it the text."""
+    def texts(self) -> dict[str, Callable[[int, float], str]]:
+        """Texts of a batch: name -> (record, draw in [0, 1)) -> the text that `draw` chooses."""
+        found: dict[str, Callable[[int, float], str]] = {}
+        if self.captions is not None:
+            found["text"] = self._caption
+        if self.questions is not None:
+            questions = self.questions
+            found["question"] = lambda record, draw: questions[record]
+            found["answer"] = lambda record, draw: _choose(self._records[record].answers, draw)
+        return found
+
+    def _caption(self, record: int, draw: float) -> str:
+        """`draw` chooses the column, what is left of it the text."""
         assert self.captions is not None
         columns = self.captions[record]
         column, rest = divmod(draw * len(columns), 1.0)
-        chosen = columns[int(column)]
-        return chosen[int(rest * len(chosen))]
+        return _choose(columns[int(column)], rest) if columns else ""
+
+
+def _choose(listed: Sequence[str], draw: float) -> str:
+    return listed[int(draw * len(listed))]
 
 
 def _sorted_labels(records: Sequence[Record]) -> list[str]:

@@ -1,0 +1,51 @@
+"""What is done to captions and questions before they are tokenized."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+from vlt.data import errors
+
+_PUNCTUATION = re.compile(r'[.!"()*#:;~]')
+
+
+def blip_caption(text: str) -> str:
+    """BLIP's pre_caption: lower case, punctuation to spaces, no spaces side by side."""
+    spaced = _PUNCTUATION.sub(" ", text.lower())
+    return re.sub(r"\s{2,}", " ", spaced).strip()
+
+
+def blip_question(text: str) -> str:
+    """BLIP's pre_question: lower case, punctuation left out."""
+    return _PUNCTUATION.sub("", text.lower()).rstrip()
+
+
+RULES: dict[str, Callable[[str], str]] = {
+    "": str,
+    "blip_caption": blip_caption,
+    "blip_question": blip_question,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaning:
+    """From a text of a manifest to what is tokenized of it, without the prompt.
+
+    Attributes:
+      rule: a key of `RULES`.
+      max_words: only so many words are kept, or all with 0. BLIP keeps 30 of a caption and 50 of a
+        question.
+    """
+
+    rule: str = ""
+    max_words: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise errors.unknown("clean-up of texts", self.rule, filter(None, RULES))
+        if self.max_words < 0:
+            raise ValueError(f"max_words={self.max_words}: must be 0 or more")
+
+    def __call__(self, text: str) -> str:
+        text = RULES[self.rule](text)
+        return " ".join(text.split(" ")[: self.max_words]) if self.max_words else text
