@@ -13,15 +13,19 @@ import jax.numpy as jnp
 
 import vlt.adapters
 import vlt.merging
+from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
+from vlt.models.retriever import Retriever
 from vlt.models.spec import SIZES, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 
 MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "dual_encoder": DualEncoder,
     "captioner": Captioner,
+    "retriever": Retriever,
+    "answerer": Answerer,
 }
 MOVING_POINTS = ("before_attention", "between", "after_block")  # where tokens merge or go
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -6,6 +6,8 @@ from typing import Any
 from vlt.data.tokenize import Tokenizer
 from vlt.models.spec import Spec
 from vlt.tasks.captioning import Captioning
+from vlt.tasks.matching import Matching
+from vlt.tasks.question_answering import QuestionAnswering
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
 
@@ -20,12 +22,24 @@ def _captioning(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
     return Captioning(section["label_smoothing"], length)
 
 
+def _matching(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    options = {name: section[name] for name in ("queue", "momentum", "alpha", "ramp")}
+    return Matching(spec.embed_dim, **options)
+
+
+def _answering(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    names = ("label_smoothing", "answer_weight", "denominator")
+    return QuestionAnswering(**{name: section[name] for name in names})
+
+
 Make = Callable[[Mapping[str, Any], Spec, Tokenizer | None], Task]
 
 # Name -> the kind of model that it trains, and what makes it.
 TASKS: dict[str, tuple[str, Make]] = {
     "retrieval": ("dual_encoder", _retrieval),
     "captioning": ("captioner", _captioning),
+    "matching": ("retriever", _matching),
+    "question_answering": ("answerer", _answering),
 }
 
 

@@ -1,0 +1,80 @@
+"""BLIP's question answering: one BERT reads the question about a video, another writes the answer.
+
+Facts in spec/token_mixing_blip.md section 10.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vlt.models.bert import Bert, Memory
+from vlt.models.spec import BlipSpec
+from vlt.models.video_model import VideoModel
+
+
+class Answerer(VideoModel):
+    """Tokens of all frames, a question that reads them, and an answer that reads the question."""
+
+    spec: BlipSpec
+
+    def setup(self) -> None:
+        self.visual = self.vision_tower(tokens_read=True)
+        self.question = Bert(self.spec.text, self.methods, dtype=self.dtype)
+        self.text = Bert(self.spec.text, self.methods, head=True, dtype=self.dtype)
+
+    def encode_video(
+        self, video: jax.Array, train: bool = False, capture: bool = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """uint8 RGB or normalised float [b, t, H, W, 3] -> tokens [b, t * n, d], and `out`."""
+        return self.visual(self.pixels(video), train, capture)
+
+    def encode_question(
+        self, tokens: jax.Array, ids: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
+        """Tokens [b, m, d] and a question about each video, ids [b, l] -> states, and their mask.
+
+        States [b, l, d] are what `decode` reads, with the mask [b, l] as its `source_bias`.
+        Whatever token stands first, [ENC] is read in its place.
+        """
+        ids = ids.at[:, 0].set(self.spec.text.encode_id)
+        states, _ = self.question(ids[:, None], tokens, train=train)
+        return states[:, 0], jnp.where(ids == 0, jnp.finfo(jnp.float32).min, 0.0)
+
+    def decode(
+        self,
+        ids: jax.Array,
+        tokens: jax.Array | None = None,
+        memory: list[Memory] | None = None,
+        index: jax.Array | int = 0,
+        source_bias: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, list[Memory]]:
+        """ids [b, g, l], states of questions [b, m, d] or memory -> logits [b, g, l, v], memory."""
+        return self.text(
+            ids,
+            tokens,
+            causal=True,
+            source_bias=source_bias,
+            memory=memory,
+            index=index,
+            train=train,
+        )
+
+    def __call__(
+        self,
+        video: jax.Array,
+        question: jax.Array,
+        answer: jax.Array,
+        train: bool = False,
+        capture: bool = False,
+    ) -> dict[str, Any]:
+        """ids [b, l] of both -> `logits` [b, l, v] of what follows each token of the answer.
+
+        Whatever token stands first in an answer, [DEC] is read in its place.
+        """
+        tokens, visual = self.encode_video(video, train, capture)
+        states, mask = self.encode_question(tokens, question, train)
+        answer = answer.at[:, 0].set(self.spec.text.decode_id)
+        logits, _ = self.decode(answer[:, None], states, source_bias=mask, train=train)
+        return {"logits": logits[:, 0], "visual_out": visual}

@@ -1,0 +1,79 @@
+"""BLIP's retrieval model: two towers with a joint space, and a text tower that also matches.
+
+The joint space ranks all videos for a text at the price of two vectors; matching reads a text
+together with a video's tokens and judges the pair (spec/token_mixing_blip.md section 6).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.bert import INIT, Bert
+from vlt.models.block import Dense
+from vlt.models.spec import BlipSpec
+from vlt.models.video_model import VideoModel
+from vlt.models.vit import normalize
+
+START_TEMPERATURE = 0.07
+
+
+class Retriever(VideoModel):
+    """Embeddings of videos and texts, and scores of pairs of a video and a text."""
+
+    spec: BlipSpec
+
+    def setup(self) -> None:
+        self.visual = self.vision_tower(tokens_read=True)
+        self.text = Bert(self.spec.text, self.methods, dtype=self.dtype)
+        self.text_projection = self._dense(self.spec.embed_dim)
+        self.itm_head = self._dense(2)
+        start = nn.initializers.constant(START_TEMPERATURE)
+        self.temperature = self.param("temperature", start, ())
+
+    def _dense(self, width: int) -> Dense:
+        return Dense(width, methods=self.methods, dtype=self.dtype, kernel_init=INIT)
+
+    def encode_video(
+        self, video: jax.Array, train: bool = False, capture: bool = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """uint8 RGB or normalised float [b, t, H, W, 3] -> unit vectors [b, e], and `out`.
+
+        `out["tokens"]` [b, t * n, d] are those that `match` reads.
+        """
+        embedding, out = self.visual(self.pixels(video), train, capture)
+        return normalize(embedding), out | {"video_features": embedding}
+
+    def encode_text(
+        self, ids: jax.Array, train: bool = False, capture: bool = False
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """ids [b, l] -> unit vectors [b, e] of the first token, read without a video, and `out`."""
+        hidden, _ = self.text(ids[:, None], train=train)
+        embedding = self.text_projection(hidden[:, 0, 0]).astype(jnp.float32)
+        return normalize(embedding), {"text_features": embedding}
+
+    def match(self, tokens: jax.Array, ids: jax.Array, train: bool = False) -> jax.Array:
+        """Videos' tokens [b, m, d] and g texts of each, ids [b, g, l] -> logits [b, g, 2].
+
+        The second says that they belong together. Whatever token stands first, [ENC] is read in its
+        place.
+        """
+        ids = ids.at[:, :, 0].set(self.spec.text.encode_id)
+        hidden, _ = self.text(ids, tokens, train=train)
+        return self.itm_head(hidden[:, :, 0]).astype(jnp.float32)
+
+    def __call__(
+        self, video: jax.Array, ids: jax.Array, train: bool = False, capture: bool = False
+    ) -> dict[str, Any]:
+        """Both embeddings, and the match [b, 2] of each video with its own text, ids [b, l]."""
+        video_embedding, visual = self.encode_video(video, train, capture)
+        text_embedding, text = self.encode_text(ids, train, capture)
+        return {
+            "video": video_embedding,
+            "text": text_embedding,
+            "match": self.match(visual["tokens"], ids[:, None], train)[:, 0],
+            "temperature": self.temperature,
+            "visual_out": visual,
+            "text_out": text,
+        }
