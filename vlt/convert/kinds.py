@@ -30,11 +30,10 @@ def choose_kind(family: Family, names: Iterable[str], asked: str | None, path: o
     told = next((name for name, kind in family.kinds.items() if held == set(kind.parts)), None)
     if told is not None and asked in (None, told):
         return family.for_kind(told)
-    is_what = f"as a {told}" if told else "which is no model of this layout"
-    lines = [f"{path}: holds {', '.join(sorted(held)) or 'no part that tells its task'}, {is_what}"]
+    lines = [f"{path}: holds {', '.join(sorted(held)) or 'no part'} (kind {told or 'unknown'})"]
     for name in [asked] if asked is not None else family.kinds:
         family.for_kind(name)
-        lines.append(f"  for a {name}, {_difference(held, family.kinds[name])}")
+        lines.append(f"  kind {name}: {_difference(held, family.kinds[name])}")
     raise ConversionError("\n".join(lines))
 
 
@@ -54,6 +53,6 @@ def _one_of_all(family: Family, asked: str) -> Family:
 def _difference(held: set[str], kind: Kind) -> str:
     missing = [part for part in kind.parts if part not in held]
     spare = sorted(held - set(kind.parts))
-    told = [f"missing: {', '.join(missing)}"] if missing else []
-    told += [f"unexpected: {', '.join(spare)}"] if spare else []
+    told = [f"missing {', '.join(missing)}"] if missing else []
+    told += [f"unexpected {', '.join(spare)}"] if spare else []
     return "; ".join(told)

@@ -1,0 +1,68 @@
+"""Position embeddings for other image sizes: torch's numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from blip_models import HEADS, authors_state, bert_words, blip
+from torch.nn.functional import interpolate
+
+from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.convert.resize import resize_positions
+from vlt.model_folder import read_model_config, read_model_folder
+
+
+@pytest.mark.parametrize(("old", "new"), [(24, 14), (14, 24), (24, 16), (4, 3)])
+def test_golden_numbers(shared: Path, old: int, new: int):
+    numbers = np.load(shared / "golden/token_mixing/pos_embed_interp.npz")
+    result = resize_positions(numbers[f"in_{old}to{new}"][0], new)
+    np.testing.assert_allclose(result, numbers[f"out_{old}to{new}"][0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 9), (16, 7), (7, 16), (3, 1), (1, 5), (24, 12)])
+def test_torchs_interpolate(old: int, new: int):
+    table = np.random.default_rng(old).normal(size=(1 + old * old, 6)).astype(np.float32)
+    grid = torch.from_numpy(table[1:]).reshape(1, old, old, 6).permute(0, 3, 1, 2)
+    theirs = interpolate(grid, (new, new), mode="bicubic", align_corners=False)
+    result = resize_positions(table, new)
+    assert result.dtype == np.float32
+    assert np.array_equal(result[0], table[0])
+    theirs = theirs[0].permute(1, 2, 0).reshape(new * new, 6).numpy()
+    np.testing.assert_allclose(result[1:], theirs, rtol=0, atol=1e-6)
+
+
+def test_the_same_size_stays_as_it_is():
+    table = np.random.default_rng(0).normal(size=(17, 6)).astype(np.float32)
+    assert resize_positions(table, 4) is table
+
+
+def test_a_resized_checkpoint(tmp_path: Path):
+    words = bert_words(tmp_path / "vocab.txt")
+    state = authors_state(blip("captioner"))
+    torch.save({"model": state}, tmp_path / "blip.pth")
+    settings = parse_settings([*HEADS, "visual.image_size=24"])
+    report = convert(tmp_path / "blip.pth", tmp_path / "model", None, settings, words)
+    assert "position embedding: resized from 32 pixels\n" in report
+    assert "visual: 24 pixels, patch 8" in report
+    config, params = read_model_folder(tmp_path / "model")
+    assert config.spec.visual.image_size == config.preprocessing["image_size"] == 24
+    table = state["visual_encoder.pos_embed"][0].numpy()
+    resized = params["visual"]["position_embedding"]
+    np.testing.assert_array_equal(resized, resize_positions(table, 3))
+    reverse(tmp_path / "model", tmp_path / "back.safetensors")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    np.testing.assert_array_equal(back["visual_encoder.pos_embed"][0], resized)
+    wrong = parse_settings([*HEADS, "visual.image_size=20"])
+    with pytest.raises(ConversionError, match="image_size=20: not a multiple of the patches' 8"):
+        convert(tmp_path / "blip.pth", tmp_path / "x", None, wrong, words)
+
+
+def test_a_clip_too(clip_folder: Path, tmp_path: Path, tokenizer: str):
+    """A config.json says the size of the checkpoint, not the one that is wanted."""
+    settings = parse_settings(["visual.image_size=64"])
+    convert(clip_folder, tmp_path / "model", settings=settings, tokenizer=tokenizer)
+    config = read_model_config(tmp_path / "model")
+    assert config.spec.visual.image_size == config.preprocessing["image_size"] == 64
+    assert config.preprocessing["crop"] == "center"
