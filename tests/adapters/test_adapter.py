@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from small_blip import video_weights
 
 from vlt.adapters.adapter import POSITIONS, Adapter
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods
+from vlt.models.build import abstract_params, build_methods, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES
@@ -48,6 +49,19 @@ def test_counts_of_the_papers_tables(options, leaves, expected):
     assert adapters
     kept = [x.size for path, x in adapters.items() if leaves == ".*" or path.endswith("kernel")]
     assert sum(kept) == expected
+
+
+def test_weights_of_token_mixings_table():
+    """One a block; the released code has two."""
+    rule = r"visual/blocks_\d+/adapter_\w+/.*"
+    assert video_weights(rule, Adapter(**TOKEN_MIXING)) == 1_880_064
+    assert video_weights(rule, Adapter(**RELEASED)) == 2 * 1_880_064
+
+
+@pytest.mark.parametrize("name", ["adapter", "adaptformer", "prompt"])
+def test_berts_layers_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}.towers=.*set towers=.*vl_adapter"):
+        make_model(SIZES["blip_b16_captioner"], {name: {"towers": ("visual", "text")}})
 
 
 def block(*methods: Adapter, **fields) -> Block:

@@ -9,7 +9,8 @@
 | Token Mixing as released, twice that | positions=("before_attention", "before_mlp"), the same |
 
 TempMe's paper gives a count that only one adapter of width 8 a layer, with biases, in both towers
-fits, but neither its position nor its activation: after the MLP, and Houlsby's, are readings.
+fits, but neither its position nor its activation: after the MLP, and Houlsby's, are readings. So is
+before the MLP for Token Mixing's table, which counts one where the released code has two.
 """
 
 import dataclasses
@@ -19,8 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import ACTIVATIONS, Block
-from vlt.models.options import TOWERS, require_some
+from vlt.models.options import TOWERS, check_towers, require_some
 from vlt.models.points import Attended, Method, Tokens
+from vlt.models.spec import Spec
 
 POSITIONS = ("before_attention", "attention", "before_mlp", "mlp")
 NONLINEAR = ACTIVATIONS | {"sigmoid": jax.nn.sigmoid}
@@ -52,6 +54,10 @@ class Adapter(Method):
         require_some("adapter", "positions", self.positions, POSITIONS)
         require_some("adapter", "towers", self.towers, TOWERS)
         require_some("adapter", "activation", (self.activation,), tuple(NONLINEAR))
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError for the text tower of a model that has a BERT."""
+        check_towers("adapter", self.towers, spec)
 
     def _adapt(self, block: Block, position: str, x: jax.Array) -> jax.Array:
         if position not in self.positions or block.tower not in self.towers:

@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 
 from vlt.models.block import KAIMING_UNIFORM, Block
-from vlt.models.options import TOWERS, require_some
+from vlt.models.options import TOWERS, check_towers, require_some
 from vlt.models.points import Method, Tokens
+from vlt.models.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,10 @@ class AdaptFormer(Method):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"adaptformer.dropout={self.dropout}: at least 0 and below 1")
         require_some("adaptformer", "towers", self.towers, TOWERS)
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError for the text tower of a model that has a BERT."""
+        check_towers("adaptformer", self.towers, spec)
 
     def mlp_path(
         self, block: Block, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array

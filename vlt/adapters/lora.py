@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlt.models.bert import BertLayer
 from vlt.models.block import KAIMING_UNIFORM, Block
 from vlt.models.options import TOWERS, require_some
 from vlt.models.points import Method
@@ -25,7 +26,8 @@ class LoRA(Method):
 
     rank: r. targets: names of the dense layers, of `TARGETS`.
     share_a: one A [d, r] for query, key and value of an attention layer (TempMe). Leaves:
-        attention/lora_a and attention/{target}/lora_b [r, out]; else lora_a beside every lora_b.
+        attention/lora_a and attention/{target}/lora_b [r, out]; else lora_a beside every lora_b, as
+        for the query of a cross-attention, which reads something else than key and value.
     alpha: scale is alpha / rank; None for 1.
     towers: the towers it is in.
 
@@ -60,7 +62,7 @@ class LoRA(Method):
         """Point 3: y + scale * (x A) B."""
         if dense.name not in self.targets or not self._holds(dense):
             return y
-        owner: Any = dense.parent if self.share_a else dense
+        owner: Any = dense.parent if self.share_a and not _crosses(dense) else dense
         shape = (x.shape[-1], self.rank)
         # The first of the layers that share A declares it.
         if owner.has_variable("params", "lora_a"):
@@ -74,7 +76,7 @@ class LoRA(Method):
         """Whether the layer is in an attention or MLP of a tower's block."""
         parent: Any = dense.parent
         block = parent.parent
-        return isinstance(block, Block) and block.tower in self.towers
+        return isinstance(block, (Block, BertLayer)) and block.tower in self.towers
 
     @property
     def mergeable(self) -> bool:
@@ -99,3 +101,9 @@ class LoRA(Method):
 
 
 METHOD = LoRA
+
+
+def _crosses(dense: nn.Module) -> bool:
+    """Whether the layer is the query of a cross-attention."""
+    parent: Any = dense.parent
+    return parent.name == "cross_attention" and dense.name == "query"

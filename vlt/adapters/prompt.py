@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block
-from vlt.models.options import TOWERS, require_some
+from vlt.models.options import TOWERS, check_towers, require_some
 from vlt.models.points import Method, Tokens
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import DualEncoderSpec, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Prompt(Method):
                 "prompt.matched=True with prompt.deep=True: deep prompts are gone after every "
                 "block, a merge would mix them with patches; set one of them False"
             )
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError for the text tower of a model that has a BERT."""
+        check_towers("prompt", self.towers, spec)
 
     def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
         """Point 0: shallow prompts."""

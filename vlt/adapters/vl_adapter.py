@@ -1,0 +1,74 @@
+"""VL-Adapter: bottlenecks in the language model (Sung et al., arXiv:2112.06825).
+
+One after each attention layer and MLP of BERT, on its output before the residual sum. The released
+code is for T5 and BART; their layer norms are trained, too.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from vlt.models.bert import BertLayer
+from vlt.models.options import require_some
+from vlt.models.points import Method
+from vlt.models.spec import BertSpec, Spec
+
+POSITIONS = ("attention", "cross_attention", "mlp")
+LAST = {"attention": "out", "cross_attention": "out", "mlp": "fc2"}  # dense layers of each
+INIT = nn.initializers.normal(0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class VLAdapter(Method):
+    """y + up(gelu(down(y))), y the output of a layer of BERT. Biases start at zero.
+
+    Leaves: text/blocks_i/{position}/{out or fc2}/vl_adapter. positions: of `POSITIONS`. reduction:
+    width of the text model by that of the bottleneck.
+
+    Raises:
+        ValueError: no or unknown positions.
+    """
+
+    positions: tuple[str, ...] = POSITIONS
+    reduction: int = 8
+
+    def __post_init__(self) -> None:
+        require_some("vl_adapter", "positions", self.positions, POSITIONS)
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError without a BERT, or where nothing is left of its width."""
+        if not isinstance(spec.text, BertSpec):
+            raise ValueError("vl_adapter is for BLIP's text model; adapter has towers=('text',)")
+        if not 1 <= self.reduction <= spec.text.width:
+            raise ValueError(
+                f"vl_adapter.reduction={self.reduction}: 1 to the width {spec.text.width}"
+            )
+
+    def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Point 3: after the last dense layer of attention or MLP."""
+        parent: Any = dense.parent
+        if not isinstance(parent.parent, BertLayer) or parent.name not in self.positions:
+            return y
+        if dense.name != LAST[parent.name]:
+            return y
+        return y + Bottleneck(y.shape[-1] // self.reduction, y.dtype, name="vl_adapter")(y)
+
+
+METHOD = VLAdapter
+
+
+class Bottleneck(nn.Module):
+    """[..., d] -> [..., d] through `width` channels."""
+
+    width: int
+    dtype: jax.typing.DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def dense(width: int, name: str) -> nn.Dense:
+            return nn.Dense(width, dtype=self.dtype, kernel_init=INIT, name=name)
+
+        hidden = jax.nn.gelu(dense(self.width, "down")(x), approximate=True)
+        return dense(x.shape[-1], "up")(hidden)
