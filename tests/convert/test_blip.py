@@ -8,12 +8,15 @@ import pytest
 import safetensors.numpy
 import torch
 from blip_models import CLASSES, DEC, ENC, HEADS, SEP, authors_state, bert_words, blip
+from flax import traverse_util
 from transformers import PreTrainedModel
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.huggingface_blip import blip_json
+from vlt.convert.blip import BLIP
+from vlt.convert.huggingface_blip import blip_json, blip_spec, stated_kind
 from vlt.convert.reading import read_checkpoint
-from vlt.model_folder import read_model_config, read_model_folder
+from vlt.convert.sizes import infer_spec
+from vlt.model_folder import model_shapes, read_model_config, read_model_folder
 from vlt.models.build import MODELS
 from vlt.models.spec import SIZES
 
@@ -133,6 +136,28 @@ def test_what_config_and_report_say(captioner, tmp_path, words):
         assert f"{line}\n" in report
     rows = [line.split() for line in report.splitlines() if "attn.qkv.weight" in line]
     assert rows[0][4:6] == ["visual/blocks_{0-2}/attention/{query,key,value}/kernel", "split"]
+
+
+@pytest.mark.parametrize("size", ["blip_b16_captioner", "blip_l16_retriever"])
+def test_tensors_tell_published_sizes(size):
+    spec = SIZES[size]
+    if spec.kind not in MODELS:
+        pytest.skip(f"there is no {spec.kind} yet")
+    tree = traverse_util.flatten_dict(model_shapes(spec, {}), sep="/")
+    leaves = {path: np.broadcast_to(np.float32(0), x.shape) for path, x in tree.items()}
+    assert infer_spec(leaves, BLIP.for_kind(spec.kind), {})[0] == spec
+
+
+@pytest.mark.parametrize("size", [name for name in SIZES if name.startswith("blip_")])
+def test_config_json_tells_published_sizes(size, tmp_path):
+    spec = SIZES[size]
+    if size == "blip_l16_answerer":
+        with pytest.raises(ConversionError, match="as wide as the text's, not 1024 and 768"):
+            blip_json(spec)
+        return
+    (tmp_path / "config.json").write_text(json.dumps(blip_json(spec)))
+    assert blip_spec(tmp_path, spec.kind, {}) == (spec, [])
+    assert stated_kind(blip_json(spec)) == spec.kind
 
 
 def test_heads_are_64_wide_unless_set(captioner, tmp_path, words):
@@ -275,12 +300,26 @@ def test_what_config_json_can_say_and_a_spec_not(captioner, tmp_path, words):
         path.write_text(json.dumps(good | {tower: good[tower] | changes}))
         with pytest.raises(ConversionError, match=message):
             convert(tmp_path / "hf", tmp_path / "model", tokenizer=words)
-    del good["vision_config"]["layer_norm_eps"]
-    path.write_text(json.dumps(good))
-    report = convert(tmp_path / "hf", tmp_path / "model", tokenizer=words)
-    assert "visual.norm_eps: 1e-05, BLIP's own code has 1e-06\n" in report
     with pytest.raises(ConversionError, match=r"--set text.heads: .*config\.json says it"):
         convert(tmp_path / "hf", tmp_path / "x", settings={"text.heads": 3}, tokenizer=words)
+
+
+def test_values_that_transformers_has_of_its_own(captioner, tmp_path, words):
+    captioner.save_pretrained(tmp_path / "hf")
+    path = tmp_path / "hf/config.json"
+    fields = json.loads(path.read_text())
+    del fields["vision_config"]["layer_norm_eps"], fields["text_config"]["hidden_dropout_prob"]
+    path.write_text(json.dumps(fields))
+    report = convert(tmp_path / "hf", tmp_path / "model", tokenizer=words)
+    assert "visual.norm_eps: 1e-05, BLIP's own code has 1e-06 (--set visual.norm_eps)\n" in report
+    assert "text.dropout: 0, BLIP's own code has 0.1 (--set text.dropout)\n" in report
+    spec = read_model_config(tmp_path / "model").spec
+    assert (spec.visual.norm_eps, spec.text.dropout) == (1e-5, 0.0)
+    settings = parse_settings(["visual.norm_eps=1e-6", "text.dropout=0.1"])
+    report = convert(tmp_path / "hf", tmp_path / "set", settings=settings, tokenizer=words)
+    assert "BLIP's own code" not in report
+    spec = read_model_config(tmp_path / "set").spec
+    assert (spec.visual.norm_eps, spec.text.dropout) == (1e-6, 0.1)
 
 
 def test_processor_files(captioner, tmp_path, words):
@@ -300,12 +339,6 @@ def test_processor_files(captioner, tmp_path, words):
         convert(tmp_path / "hf", tmp_path / "x", tokenizer=words)
 
 
-def test_an_answerer_that_transformers_cannot_have():
-    assert blip_json(SIZES["blip_b16_answerer"])["text_config"]["vocab_size"] == 30524
-    with pytest.raises(ConversionError, match="as wide as the text's, not 1024 and 768"):
-        blip_json(SIZES["blip_l16_answerer"])
-
-
 def test_layouts_of_other_models(captioner, clip_folder, tmp_path, words, tokenizer):
     path = _save(tmp_path / "blip.pth", authors_state(captioner))
     convert(path, tmp_path / "model", settings=parse_settings(HEADS), tokenizer=words)
@@ -313,5 +346,7 @@ def test_layouts_of_other_models(captioner, clip_folder, tmp_path, words, tokeni
         reverse(tmp_path / "model", tmp_path / "back.safetensors", "clip_hf")
     with pytest.raises(ConversionError, match="layout blip is one file"):
         reverse(tmp_path / "model", tmp_path / "back")
+    with pytest.raises(ConversionError, match="text.dropout: a CLIP has none"):
+        convert(clip_folder, tmp_path / "x", settings={"text.dropout": 0.0}, tokenizer=tokenizer)
     with pytest.raises(ConversionError, match="layout clip_hf is for dual_encoder, not captioner"):
         convert(clip_folder, tmp_path / "x", settings={"kind": "captioner"}, tokenizer=tokenizer)

@@ -14,8 +14,9 @@ _CLASSES = {
     "BlipForQuestionAnswering": "answerer",
 }
 _JOINT = 768  # projection_dim of both towers, which no tensor of these models has
-_ORIGINAL_EPS = 1e-6
 _LABEL_SMOOTHING = 0.1
+# What BLIP's own code has where transformers' configs have values of their own: may be set.
+ORIGINAL = {"visual.norm_eps": 1e-6, "text.dropout": 0.1}
 
 
 def stated_kind(config: Mapping[str, Any]) -> str | None:
@@ -24,9 +25,10 @@ def stated_kind(config: Mapping[str, Any]) -> str | None:
     return _CLASSES.get(named[0]) if config.get("model_type") == "blip" else None
 
 
-def blip_spec(folder: Path, kind: str) -> tuple[BlipSpec, list[str]]:
+def blip_spec(folder: Path, kind: str, settings: Mapping[str, Any]) -> tuple[BlipSpec, list[str]]:
     """The spec that a BLIP's config.json gives, and notes on what is unlike the original.
 
+    settings: those of `ORIGINAL` go before what the file says.
     Raises ConversionError: not a BLIP, or what a spec can't say.
     """
     path = folder / "config.json"
@@ -38,10 +40,20 @@ def blip_spec(folder: Path, kind: str) -> tuple[BlipSpec, list[str]]:
         raise ConversionError(f"{path}: pad_token_id is {text.pad_token_id}, not 0")
     if text.bos_token_id is None or text.sep_token_id is None:
         raise ConversionError(f"{path}: text_config needs bos_token_id and sep_token_id")
+    stated = {
+        "visual.norm_eps": float(visual.layer_norm_eps),
+        "text.dropout": float(text.hidden_dropout_prob),
+    }
+    values = {key: settings.get(key, value) for key, value in stated.items()}
+    notes = [
+        f"{key}: {value:g}, BLIP's own code has {ORIGINAL[key]:g} (--set {key})"
+        for key, value in values.items()
+        if value != ORIGINAL[key]
+    ]
     vision_spec = VisionSpec(
         visual.image_size,
         visual.patch_size,
-        **tower_fields(path, visual),
+        **tower_fields(path, visual) | {"norm_eps": values["visual.norm_eps"]},
         pre_norm=False,
         patch_bias=True,
         projection_bias=True,
@@ -53,15 +65,10 @@ def blip_spec(folder: Path, kind: str) -> tuple[BlipSpec, list[str]]:
         decode_id=text.bos_token_id,
         encode_id=text.bos_token_id + 1,
         end_id=text.sep_token_id,
-        dropout=float(text.hidden_dropout_prob),
+        dropout=values["text.dropout"],
         **tower_fields(path, text),
     )
     joint = config.image_text_hidden_size if kind == "retriever" else 0
-    notes = []
-    if visual.layer_norm_eps != _ORIGINAL_EPS:
-        notes.append(
-            f"visual.norm_eps: {visual.layer_norm_eps:g}, BLIP's own code has {_ORIGINAL_EPS:g}"
-        )
     return BlipSpec(kind, vision_spec, text_spec, joint), notes
 
 

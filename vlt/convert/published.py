@@ -13,7 +13,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.families import family_of, get_family
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_spec
-from vlt.convert.huggingface_blip import blip_spec, stated_kind
+from vlt.convert.huggingface_blip import ORIGINAL, blip_spec, stated_kind
 from vlt.convert.kinds import choose_kind
 from vlt.convert.methods import infer_methods, trained_frames
 from vlt.convert.preprocessing import preprocessing
@@ -166,18 +166,21 @@ def _spec(
     settings: Settings,
     notes: list[str],
 ) -> Spec:
+    if family.model == "clip" and "text.dropout" in settings:
+        raise ConversionError("--set text.dropout: a CLIP has none")
     if checkpoint.config is None:
         spec, about = infer_spec(leaves, family, settings)
         notes += about
         return spec
+    free = {"visual.image_size", *(ORIGINAL if family.model == "blip" else ())}
     stated = sorted(key for key in settings if key.startswith(("visual.", "text.")))
-    stated = [key for key in stated if key != "visual.image_size"]
+    stated = [key for key in stated if key not in free]
     if stated:
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
     if family.model == "clip":
         return clip_spec(checkpoint.path)
-    spec, about = blip_spec(checkpoint.path, family.kind)
+    spec, about = blip_spec(checkpoint.path, family.kind, settings)
     notes += about
     return spec
 

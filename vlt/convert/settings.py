@@ -31,6 +31,7 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "text.heads": int,
     "visual.norm_eps": float,
     "text.norm_eps": float,
+    "text.dropout": float,
     "preprocessing.mean": _numbers,
     "preprocessing.std": _numbers,
     "preprocessing.resize": str,

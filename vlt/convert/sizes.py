@@ -41,7 +41,7 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
     embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
     text = _text_sizes(leaves, family, settings, notes)
     if family.model == "blip":
-        bert = _bert_spec(text, width, notes)
+        bert = _bert_spec(text, width, settings, notes)
         joint = embed_dim if family.kind == "retriever" else 0
         return BlipSpec(family.kind, visual, bert, joint), notes
     return DualEncoderSpec(visual, TextSpec(**text), embed_dim), notes
@@ -64,10 +64,14 @@ def _text_sizes(
     }
 
 
-def _bert_spec(sizes: dict[str, Any], source_width: int, notes: list[str]) -> BertSpec:
+def _bert_spec(
+    sizes: dict[str, Any], source_width: int, settings: Settings, notes: list[str]
+) -> BertSpec:
     """BLIP adds its two tokens at the end of BERT's vocabulary."""
     decode, encode = sizes["vocab"] - 2, sizes["vocab"] - 1
     notes.append(f"text: [DEC] {decode}, [ENC] {encode}, the last two of the vocabulary")
+    if "text.dropout" in settings:
+        sizes["dropout"] = settings["text.dropout"]
     return BertSpec(source_width=source_width, decode_id=decode, encode_id=encode, **sizes)
 
 
