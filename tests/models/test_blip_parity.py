@@ -13,11 +13,12 @@ import pytest
 import torch
 from blip_models import DEC, SEP, WORDS, bert_words, blip
 from safetensors.numpy import load_file
-from transformers import PreTrainedModel
+from transformers import BlipConfig, BlipForConditionalGeneration, PreTrainedModel
 
 from vlt.convert import convert, parse_settings
 from vlt.model_folder import ModelConfig, read_model_folder
 from vlt.models.build import make_model
+from vlt.models.spec import SIZES
 from vlt.tasks.captioning import word_losses
 
 HIDDEN, LOGITS, LOSS = 2e-5, 2e-5, 1e-5
@@ -148,6 +149,35 @@ def test_another_image_size(captioner: PreTrainedModel, tmp_path: Path, words: s
         logits, _ = _decoded(captioner, tokens, ids)
     _close(out["tokens"], tokens, HIDDEN)
     _close(out["logits"][ids > 0], logits[torch.from_numpy(ids > 0)], LOGITS)
+
+
+@pytest.mark.slow
+def test_full_shape_of_base(tmp_path: Path, shared: Path):
+    """Weights for 384 pixels, converted for 224."""
+    explicit = {
+        "vision_config": {"layer_norm_eps": 1e-6},
+        "text_config": {"num_attention_heads": 12, "hidden_dropout_prob": 0.1},
+    }
+    torch.manual_seed(0)
+    model = BlipForConditionalGeneration(BlipConfig(**explicit)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape)
+    model.save_pretrained(tmp_path / "hf")
+    words = str(shared / "vocab/bert_base_uncased_vocab.txt")
+    settings = parse_settings(["visual.image_size=224"])
+    convert(tmp_path / "hf", tmp_path / "model", settings=settings, tokenizer=words)
+    config, params = read_model_folder(tmp_path / "model")
+    assert config.spec == SIZES["blip_b16_captioner"]
+    video, ids = _video(224, batch=2), _captions()
+    ids[:, 0] = config.spec.text.decode_id
+    out = _run(config, params, video, ids)
+    with torch.inference_mode():
+        vision = model.vision_model(_pixels(video), interpolate_pos_encoding=True)
+        tokens = vision.last_hidden_state.reshape(2, -1, 768)
+        logits, _ = _decoded(model, tokens, ids)
+    _close(out["tokens"], tokens, 5e-5)
+    _close(out["logits"][ids > 0], logits[torch.from_numpy(ids > 0)], 5e-5)
 
 
 @pytest.fixture(scope="module")
