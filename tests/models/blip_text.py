@@ -60,8 +60,8 @@ def _leaf(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
     return f"{module}.kernel", value.T
 
 
-def published(spec: BertSpec, seed: int = 0, end_bias: float = 0.0) -> BlipTextLMHeadModel:
-    """transformers' decoder with random weights. end_bias: added to the logit of the end token."""
+def published(spec: BertSpec, seed: int = 0) -> BlipTextLMHeadModel:
+    """transformers' decoder with random weights."""
     torch.manual_seed(seed)
     config = BlipTextConfig(
         vocab_size=spec.vocab,
@@ -89,7 +89,6 @@ def published(spec: BertSpec, seed: int = 0, end_bias: float = 0.0) -> BlipTextL
                 parameter.normal_(0, 0.05)  # small enough for epsilon to show
             else:
                 parameter.normal_(0, 0.3)
-        model.cls.predictions.bias[spec.end_id] += end_bias
     return model
 
 

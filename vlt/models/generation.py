@@ -14,7 +14,6 @@ to the power of `length_penalty`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -117,10 +116,11 @@ def generate(
     """
     spec = model.spec.text
     _check(search, prompt.shape[1], spec.context, rng)
-    source = {} if source_bias is None else {"source_bias": source_bias}
-    decode: Callable[..., tuple[jax.Array, list[Memory]]] = functools.partial(
-        model.apply, {"params": params}, method="decode", **source
-    )
+    mask: dict[str, Any] = {} if source_bias is None else {"source_bias": source_bias}
+
+    def decode(*inputs: jax.Array, **known: Any) -> Any:
+        return model.apply({"params": params}, *inputs, **known, **mask, method="decode")
+
     searching: Any = Sampling(search, spec.end_id, rng)
     if search.method == "beam":
         searching = BeamSearch(search, spec.end_id, prompt.shape[1])
@@ -240,6 +240,8 @@ def nucleus(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, jax
     """
     count = min(top_k or logits.shape[-1], logits.shape[-1])
     values, ids = jax.lax.top_k(logits, count)
+    if top_p == 1:
+        return values, ids  # sums of all are not 1 to the last bit
     probability = jax.nn.softmax(values)
     above = probability.cumsum(-1) - probability
     return jnp.where(above > top_p, -jnp.inf, values), ids
