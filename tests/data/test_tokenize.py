@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import moving_shapes
-from vlt.data.tokenize import Tokenizer, write_clip_tokenizer
+from vlt.data.tokenize import Tokenizer, write_bert_tokenizer, write_clip_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +78,17 @@ def test_a_short_merges_file_is_refused(tmp_path):
         file.write("heading\ni n\nt h\n")
     with pytest.raises(ValueError, match="merges.gz: must hold a heading and 48894 pairs"):
         write_clip_tokenizer(tmp_path / "merges.gz", tmp_path / "out")
+
+
+def test_ids_become_texts_again(words, shared, tmp_path):
+    texts = ["a red circle moves left", "a blue square"]
+    tokenizer = Tokenizer.load(words, context=9)
+    ids = tokenizer(texts)
+    assert tokenizer.decode(ids) == texts
+    ids[:, -1] = 3  # nothing behind the end is read
+    assert tokenizer.decode(ids) == texts
+    write_bert_tokenizer(shared / "vocab" / "bert_base_uncased_vocab.txt", tmp_path / "bert")
+    tokenizer = Tokenizer.load(tmp_path / "bert", context=24)
+    ids = tokenizer(["A man's dog isn't running, is it?"])
+    ids[:, 0] = 30522  # [DEC], which the files do not know
+    assert tokenizer.decode(ids) == ["a man's dog isn't running, is it?"]

@@ -1,4 +1,4 @@
-"""Captions to token ids, with the tokenizer files that a model folder carries."""
+"""Captions to token ids and back, with the tokenizer files that a model folder carries."""
 
 import gzip
 import json
@@ -67,6 +67,15 @@ class Tokenizer:
                 ids = [*ids[: self.context - 1], self._end]
             row[: len(ids)] = ids
         return rows
+
+    def decode(self, ids: np.ndarray) -> list[str]:
+        """Texts of ids [b, l], each up to its end token, without special tokens.
+
+        Spaces before punctuation are closed, as in BLIP's captions.
+        """
+        rows = [row[: row.index(self._end)] if self._end in row else row for row in ids.tolist()]
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": True}
+        return [self._encoder.decode(row, **options) for row in rows]
 
     def _count_cut(self, length: int) -> None:
         with self._lock:
