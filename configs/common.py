@@ -131,12 +131,27 @@ def twins(kind: str, frames: int) -> ConfigDict:
 
 
 def moving_shapes(config: ConfigDict, frames: int = 8) -> None:
-    """Training on moving shapes, evaluations on held-out ones, and their tables.
+    """Training of a dual encoder on moving shapes, evaluations on held-out ones, and their tables.
 
     `static` retrieves clips of which no two agree in appearance and family, so it needs no order of
     frames; `twins` needs nothing else.
     """
-    config.data.train = videos(
+    config.data.train = moving_clips(frames)
+    config.evals = {
+        "static": retrieval("moving_shapes", gallery(frames)),
+        "twins": twins("twins", frames),
+    }
+    config.table = (
+        ("static/t2v_R@1", "static R@1 t2v"),
+        ("static/v2t_R@1", "v2t"),
+        *TWINS,
+    )
+    config.more_tables = twins_by_family()
+
+
+def moving_clips(frames: int) -> ConfigDict:
+    """3,000 pairs of moving shapes to train on."""
+    return videos(
         "moving_shapes:clips:train:3000",
         "linspace",
         frames,
@@ -148,20 +163,22 @@ def moving_shapes(config: ConfigDict, frames: int = 8) -> None:
         captions=("caption", "caption", "caption", "appearance"),
         cache=True,
     )
-    gallery = videos(
-        "moving_shapes:clips:test:520:gallery.jsonl", "linspace", frames, 40, cache=True
-    )
-    config.evals = {"static": retrieval("moving_shapes", gallery), "twins": twins("twins", frames)}
-    config.table = (
-        ("static/t2v_R@1", "static R@1 t2v"),
-        ("static/v2t_R@1", "v2t"),
-        ("twins/twins_v2t", "twins v2t"),
-        ("twins/twins_t2v", "t2v"),
-    )
-    families = ("horizontal", "vertical", "size", "presence", "orbit", "sequence")
-    config.more_tables = {
+
+
+def gallery(frames: int) -> ConfigDict:
+    """Held-out clips of which no two agree in appearance and family."""
+    return videos("moving_shapes:clips:test:520:gallery.jsonl", "linspace", frames, 40, cache=True)
+
+
+TWINS = (("twins/twins_v2t", "twins v2t"), ("twins/twins_t2v", "t2v"))
+FAMILIES = ("horizontal", "vertical", "size", "presence", "orbit", "sequence")
+
+
+def twins_by_family() -> dict[str, tuple[tuple[str, str], ...]]:
+    """A table a direction: how many twins of each family are told apart."""
+    return {
         f"Twins told apart by family, {direction} (%)": tuple(
-            (f"twins/twins_{direction}/{family}", family) for family in families
+            (f"twins/twins_{direction}/{family}", family) for family in FAMILIES
         )
         for direction in ("v2t", "t2v")
     }

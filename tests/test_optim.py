@@ -287,8 +287,16 @@ def test_btadapter_schedule():
     np.testing.assert_allclose(five[[100, 1000]], [1.0, 0.0], atol=1e-6)
 
 
+def test_cosine_by_epoch_changes_with_the_epoch():
+    """BLIP's: 0.5 (1 + cos(pi e / 5)) in epoch e, nothing in between."""
+    rates = learning_rates(1000, name="cosine_by_epoch", epochs=5.0) / 2.0
+    expected = [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
+    np.testing.assert_allclose(rates[:1000], np.repeat(expected, 200), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name, options", [
-    ("constant", dict(warmup=0.1)), ("cosine", dict(warmup=0.1)), ("btadapter", {})
+    ("constant", dict(warmup=0.1)), ("cosine", dict(warmup=0.1)), ("btadapter", {}),
+    ("cosine_by_epoch", dict(epochs=4.0)),
 ])  # fmt: skip
 def test_schedules_work_under_jit(name, options):
     schedule = optim.make_schedule(dict(name=name, **options), 1.0, 20)

@@ -92,7 +92,7 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
         results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
     finally:
         run.close()
-    results |= {"step_ms": step_milliseconds(workdir), "seconds": time.perf_counter() - start}
+    results |= performance(workdir) | {"seconds": time.perf_counter() - start}
     results |= model_facts(config)
     configuration.write_whole(finished, json.dumps(results, indent=1) + "\n")
     return results
@@ -140,11 +140,15 @@ def overview(run: Any) -> None:
     )
 
 
-def step_milliseconds(workdir: Path) -> float | None:
-    """Median time of a training step, in milliseconds."""
-    times = [entry.get(f"{PERFORMANCE}step_s") for entry in read_metrics(workdir)]
-    seconds = [value for value in times if value is not None]
-    return 1000 * statistics.median(seconds) if seconds else None
+def performance(workdir: Path) -> dict[str, float]:
+    """Of the training step: median time in ms, and peak memory in 10^6 bytes."""
+    entries = [e for e in read_metrics(workdir) if f"{PERFORMANCE}step_s" in e]
+    if not entries:
+        return {}
+    return {
+        "step_ms": 1000 * statistics.median(e[f"{PERFORMANCE}step_s"] for e in entries),
+        "peak_mb": entries[-1][f"{PERFORMANCE}peak_bytes"] / 1e6,
+    }
 
 
 def columns(config: ConfigDict) -> list[Column]:

@@ -22,7 +22,12 @@ class MetricsLog:
         workdir: gets metrics.jsonl and TensorBoard event files.
         step: entries beyond it are of a future that a resumed run will make again.
         total: steps of the whole run, for the time left.
+
+    Attributes:
+        peak_bytes: memory that the training step needs, once it is compiled.
     """
+
+    peak_bytes: int | None = None
 
     def __init__(self, workdir: Path, step: int, total: int):
         from clu import metric_writers  # imports TensorFlow, so not with the package
@@ -60,6 +65,8 @@ class MetricsLog:
         share = (waited - waited_before) / seconds
         seconds_per_step = seconds / max(step - before, 1)
         speed = {"videos_per_s": rate, "wait_share": share, "step_s": seconds_per_step}
+        if self.peak_bytes is not None:
+            speed["peak_bytes"] = self.peak_bytes
         self.write(step, dict(values) | {PERFORMANCE + k: v for k, v in speed.items()})
         left = time.strftime("%H:%M:%S", time.gmtime((self._total - step) * seconds_per_step))
         print(

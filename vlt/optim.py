@@ -304,6 +304,20 @@ def cosine(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0)
     )
 
 
+def cosine_by_epoch(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
+    """BLIP's: 0.5 lr (1 + cos(pi e / epochs)) throughout epoch e, counted from 0.
+
+    Args:
+        epochs: passes over the data that `total_steps` make.
+    """
+
+    def schedule(step: Any) -> Any:
+        epoch = jnp.floor(step * epochs / total_steps)
+        return 0.5 * lr * (1 + jnp.cos(jnp.pi * jnp.minimum(epoch / epochs, 1.0)))
+
+    return schedule
+
+
 def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
     """BT-Adapter's pre-training schedule (spec/btadapter.md section 4).
 
@@ -324,7 +338,12 @@ def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
     return schedule
 
 
-SCHEDULES = {"constant": constant, "cosine": cosine, "btadapter": btadapter}
+SCHEDULES = {
+    "constant": constant,
+    "cosine": cosine,
+    "cosine_by_epoch": cosine_by_epoch,
+    "btadapter": btadapter,
+}
 
 
 def _suggest(name: Any, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from vlt.bench.timing import memory
 from vlt.checkpoint import fingerprint, save_tree
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
@@ -144,12 +145,15 @@ def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[
 
 def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog) -> None:
     config = run.config
-    train_step = _compiled_step(run)
+    train_step = None
     unchecked: tuple[int, dict, np.ndarray] | None = None
     with stop_requested() as stopping:
         while step < config.train.steps:
             batch = next(stream)
             ids = batch.pop("ids")
+            if train_step is None:
+                train_step = _compiled_step(run, batch)
+                log.peak_bytes = memory(train_step)["peak_bytes"]
             run.state, metrics = train_step(run.state, run.frozen, batch)
             step += 1
             # One step late, so that the device never waits for the host.
@@ -168,7 +172,8 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
                 raise Stopped(f"stopped at step {step}; the same command goes on from there")
 
 
-def _compiled_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+def _compiled_step(run: Run, batch: Mapping[str, jax.Array]) -> Any:
+    """The program of (state, frozen, batch) -> (state, metrics)."""
     config = run.config
     step = make_train_step(
         run.model.module,
@@ -179,7 +184,8 @@ def _compiled_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Ar
         config.optimizer.accumulate,
     )
     outputs = (run.shardings, replicated(run.mesh))
-    return jax.jit(step, donate_argnums=0, out_shardings=outputs)
+    program = jax.jit(step, donate_argnums=0, out_shardings=outputs)
+    return program.lower(run.state, run.frozen, batch).compile()
 
 
 def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:

@@ -4,13 +4,56 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.retrieval import pairs_of_twins
+from vlt.models.generation import Search, generate
+from vlt.tasks.build import prompt_length
+from vlt.tasks.caption_metrics import caption_metrics, write_predictions
 from vlt.tasks.captioning import word_losses
+from vlt.tasks.protocols import named_protocol
 from vlt.tasks.twins import twin_accuracy
+
+
+def captioning(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Captions of every video, written to WORKDIR/captions-NAME.json, and their scores."""
+    protocol = named_protocol(section["protocol"])
+    pairs = protocol.pairs(data.records)
+    label = protocol.check(pairs, section["allow_subset"])
+    read, captions = _captions(predictor, params, section, data, step)
+    # One caption a video, however many records name it.
+    names = [data.records[record].video for record in read]
+    predictions = dict(zip(reversed(names), reversed(captions), strict=True))
+    references: dict[str, list[str]] = {name: [] for name in predictions}
+    for video, text in pairs:
+        if video in references:
+            references[video].append(text)
+    write_predictions(predictor.workdir / f"captions-{data.name}.json", predictions)
+    return dict(caption_metrics(predictions, references)) | {"protocol": label}
+
+
+def _captions(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> tuple[np.ndarray, list[str]]:
+    """Records that could be read, and what the search finds for each, without the prompt."""
+    search, text = Search(**section["search"]), section["prompt"]
+    length = prompt_length(predictor.tokenizer, text)
+    prompt = predictor.tokenizer([text])[:, :length]
+
+    def caption(params: Any, video: jax.Array) -> jax.Array:
+        module = predictor.module
+        tokens, _ = module.apply({"params": params}, video, method="encode_video")
+        starts = jnp.tile(prompt, (len(video), 1))
+        return generate(module, params, tokens, starts, search)
+
+    program = predictor.compiled(("captions", search, text), caption)
+    read, ids = predictor.videos(program, params, data, step)
+    return read, predictor.tokenizer.decode(ids[:, length:])
 
 
 def caption_twins(

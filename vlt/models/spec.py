@@ -115,25 +115,27 @@ def _clip(patch: int, width: int, layers: int, text_width: int, embed_dim: int) 
     return DualEncoderSpec(visual, text, embed_dim)
 
 
+def _blip_vision(image: int, patch: int, width: int, layers: int, heads: int) -> VisionSpec:
+    return VisionSpec(
+        image,
+        patch,
+        width,
+        layers,
+        heads,
+        4 * width,
+        activation="gelu",
+        norm_eps=1e-6,
+        pre_norm=False,
+        patch_bias=True,
+        projection_bias=True,
+    )
+
+
 def _blip(kind: str, width: int, layers: int, embed_dim: int) -> BlipSpec:
     """BLIP base (768, 12) and large (1024, 24); the text model is the same."""
+    visual = _blip_vision(224, 16, width, layers, width // 64)
     return BlipSpec(
-        kind,
-        VisionSpec(
-            224,
-            16,
-            width,
-            layers,
-            width // 64,
-            4 * width,
-            activation="gelu",
-            norm_eps=1e-6,
-            pre_norm=False,
-            patch_bias=True,
-            projection_bias=True,
-        ),
-        BertSpec(512, 30524, 768, 12, 12, 3072, source_width=width),
-        embed_dim,
+        kind, visual, BertSpec(512, 30524, 768, 12, 12, 3072, source_width=width), embed_dim
     )
 
 
@@ -167,6 +169,12 @@ SIZES: dict[str, Spec] = {
         ),
         TextSpec(77, 49408, 768, 12, 12, 3072, activation="gelu"),
         embed_dim=1024,
+    ),
+    "tiny_blip": BlipSpec(
+        "captioner",
+        _blip_vision(32, 8, 96, 4, 3),
+        # Moving shapes have one token to start a text with, whatever it is for.
+        BertSpec(16, 43, 96, 2, 3, 384, 96, decode_id=41, encode_id=41, end_id=42),
     ),
     **{
         f"blip_{size}_{kind}": _blip(kind, width, layers, embed_dim)

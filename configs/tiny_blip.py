@@ -1,0 +1,64 @@
+"""Pre-trains the tiny BLIP captioner that the package holds, on single frames of moving shapes.
+
+A third of the captions tell what happens, which no frame shows: the decoder learns that a thing
+moves, say, left or right, and to weigh both alike. Others describe what the frame shows, half of
+them also where.
+
+    python -m vlt.main --config=configs/tiny_blip.py
+    python -m vlt.export --workdir=runs/tiny_blip vlt/assets/tiny_blip --overwrite
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from vlt import configuration
+
+
+def tiny_blip() -> ConfigDict:
+    """BLIP's captioner at the size of the tiny CLIP."""
+    config = common.base()
+    config.model.update(
+        size="tiny_blip",
+        tokenizer="moving_shapes:frames:train:24000:tokenizer",
+        frames=1,
+        context=16,
+    )
+    config.rules = (
+        (".*/(bias|scale|class_embedding)", {"lr": 1.0}),
+        (".*", {"lr": 1.0, "weight_decay": 0.05}),
+    )
+    config.optimizer.update(
+        lr=2e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.07}
+    )
+    config.task = common.captioning_task()
+    config.data.train = common.videos(
+        "moving_shapes:frames:train:24000",
+        "linspace",
+        frames=1,
+        batch_size=128,
+        cache=True,
+        group="pair",
+        captions=("caption", "appearance", "place"),
+    )
+    looks = common.videos("moving_shapes:stills:test:120", "linspace", 1, 40, cache=True)
+    known = common.videos("moving_shapes:stills:train:200", "linspace", 1, 40, cache=True)
+    config.evals = {
+        "known_looks": common.captioning("moving_shapes", known, max_length=16),
+        "new_looks": common.captioning("moving_shapes", looks, max_length=16),
+    }
+    config.train.update(steps=2000, log_every=50, checkpoint_every=500)
+    config.table = (
+        ("known_looks/CIDEr", "known looks CIDEr"),
+        ("known_looks/BLEU-4", "BLEU-4"),
+        ("new_looks/CIDEr", "new looks CIDEr"),
+        ("new_looks/BLEU-4", "BLEU-4"),
+    )
+    return config
+
+
+VARIANTS = {"": tiny_blip}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant; `VARIANTS` lists them."""
+    return configuration.choose_variant(VARIANTS, variant)

@@ -1,0 +1,287 @@
+"""Token Mixing and its benchmark of fine-tuning methods over BLIP (Liu et al., Tables 1 to 6).
+
+configs/token_mixing.py                     captions of moving shapes over the tiny BLIP
+configs/token_mixing.py:DATASET_METHOD      captioning; one of `CAPTIONING` and of `METHODS`
+configs/token_mixing.py:msvd_mix_NAME       Table 4, one of `PARTS`, and Figure 4, at_LAYER
+configs/token_mixing.py:DATASET_ret_METHOD  retrieval; one of `RETRIEVAL` and of `RETRIEVAL_METHODS`
+configs/token_mixing.py:msrvtt_qa           question answering
+configs/token_mixing.py:..._l16             each over BLIP-L
+
+What is trained follows the released code. Its paper counts weights of the video encoder alone;
+`vlt.inspect` prints them as trainable_weights_video. Two of its counts cannot be had: 226.51 M of
+Full is 113.2 here, text model left out (226.49 with its layers), and 0.26 M of BitFit is 0, biases
+being no weights (`trainable_params_video` and `trainable_params` count them).
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import common
+from vlt import configuration
+from vlt.models.spec import SIZES
+
+DECAY = {"weight_decay": 0.05}  # on every tensor, biases and norms too
+FROZEN = (".*", "frozen")
+# Figure 2's "linear projection", as the released rule has it, and the language head, to which the
+# embeddings are tied.
+LP = r"visual/(patch_embedding/.*|class_embedding|position_embedding|post_norm/.*)"
+LH = r"text/(token_embedding/.*|position_embedding|embedding_norm/.*|lm_head/.*)"
+# Of retrieval: the released rule never matches its text encoder, so all of it is trained.
+RETRIEVAL_REST = r"visual/projection/.*|text/.*|text_projection/.*|itm_head/.*|temperature"
+# The rows of Table 1: methods with their options, and what they add to what is trained; Full and
+# the mixing that is fully fine-tuned train everything.
+METHODS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "mix": ({"token_mixing": {}}, r"visual/blocks_{last}/.*"),
+    "full_mix": ({"token_mixing": {}}, ".*"),
+    "full": ({"temporal_transformer": {"layers": 4}}, ".*"),
+    "temporal": ({"temporal_transformer": {"layers": 4}}, r"visual/temporal_transformer/.*"),
+    "dual": ({"dual_attention": {}}, r"visual/.*/temporal_(attention/.*|gate)"),
+    "st_adapter": ({"st_adapter": {}}, r"visual/.*/st_adapter/.*"),
+    "adapter": (
+        {
+            "adapter": {
+                "positions": ("before_mlp",), "bottleneck": 96, "activation": "sigmoid",
+                "middle": True, "init_std": 0.02, "towers": ("visual",),
+            }
+        },
+        r"visual/.*/adapter_before_mlp/.*",
+    ),
+    "bitfit": ({}, ".*/bias"),
+}  # fmt: skip
+RETRIEVAL_METHODS = ("mix", "full", "temporal", "adapter", "bitfit", "full_mix")
+# Table 4: what is trained besides or instead of the whole mixing block.
+BLOCK = r"visual/blocks_{last}/"
+PARTS: dict[str, tuple[str, ...]] = {
+    "no_lp_lh": (rf"{BLOCK}.*",),
+    "no_lh": (rf"{BLOCK}.*", LP),
+    "no_lp": (rf"{BLOCK}.*", LH),
+    "no_block": (LP, LH),
+    "attn": (rf"{BLOCK}(norm1|attention)/.*", LP, LH),
+    "ffn": (rf"{BLOCK}(norm2|mlp)/.*", LP, LH),
+}
+
+
+# Data set: manifests, protocol, and the run of its published config; steps of an epoch are pairs of
+# a video and a caption by the batch.
+CAPTIONING: dict[str, dict[str, Any]] = {
+    "msvd": {"folder": "msvd", "beams": 3, "epochs": 6, "epoch": 381},
+    "msrvtt": {"folder": "msrvtt_captions", "beams": 5, "epochs": 5, "epoch": 1017},
+    "vatex": {"folder": "vatex", "beams": 5, "epochs": 5, "epoch": 2030},
+}
+RETRIEVAL: dict[str, dict[str, Any]] = {
+    "msrvtt": {"protocol": "msrvtt_1ka_9k", "train": "train_9k", "test": "test_1ka", "epoch": 2812},
+    "lsmdc": {"protocol": "lsmdc", "train": "train", "test": "test", "epoch": 1579},
+}
+FRAMES = 8
+RESIZE = {"resize": (224, 224)}
+
+
+def rules(patterns: tuple[str, ...], last: int) -> tuple[tuple[str, Any], ...]:
+    """Everything that matches is trained with weight decay; {last} is the tower's last block."""
+    trained = tuple((pattern.replace("{last}", str(last)), DECAY) for pattern in patterns)
+    return trained if ".*" in patterns else (*trained, FROZEN)
+
+
+def trained_patterns(method: str, rest: tuple[str, ...]) -> tuple[str, ...]:
+    """What a row of Table 1 trains; BitFit nothing but biases."""
+    own = METHODS[method][1]
+    return (own,) if own in (".*", ".*/bias") else (own, *rest)
+
+
+def base(kind: str, large: bool, weights: str, methods: Mapping[str, Any]) -> ConfigDict:
+    """Model and optimizer of the published runs: AdamW, decay on every tensor, cosine by epochs."""
+    config = common.base()
+    config.seed = 42
+    size = "l16" if large else "b16"
+    config.model.update(
+        checkpoint=f"checkpoints/{weights}_{size}",
+        size=f"blip_{size}_{kind}",
+        methods=tuple(methods),
+        frames=FRAMES,
+        context=40,
+        # Published for the large model, whatever is set: `0.1 or rate`.
+        drop_path=0.1 if large else 0.0,
+        **{name: dict(options) for name, options in methods.items()},
+    )
+    config.optimizer.update(lr=1e-5, b2=0.999)
+    config.data.workers = 16
+    return config
+
+
+def captioning(dataset: str, method: str, large: bool = False) -> ConfigDict:
+    """A row of Table 1: fine-tuned from BLIP's COCO captioner, prompt ''."""
+    run = CAPTIONING[dataset]
+    config = base("captioner", large, "blip_caption", METHODS[method][0])
+    last = SIZES[config.model.size].visual.layers - 1
+    config.rules = rules(trained_patterns(method, (LP, LH)), last)
+    _schedule(config, run["epochs"], run["epoch"])
+    config.task = common.captioning_task()
+    text = {"clean": "blip_caption", "max_words": 30}
+    data = f"data/{run['folder']}"
+    config.data.train = common.videos(
+        f"{data}/train.jsonl", "random_frames", FRAMES, 128, transform=RESIZE, **text
+    )
+    # Published: a step that is cut to whole frames, `published_uniform`, which drops a video's end;
+    # and the best epoch by CIDEr + BLEU-4 on the test set itself.
+    test = functools.partial(
+        common.videos, sampler="segment_centre", frames=FRAMES, batch_size=32, transform=RESIZE
+    )
+    search = {"beams": run["beams"]}
+    protocol = f"{dataset}_captions"
+    config.evals = {dataset: common.captioning(protocol, test(f"{data}/test.jsonl"), **search)}
+    config.train.best_metric = f"{dataset}/CIDEr"
+    config.table = tuple(
+        (f"{dataset}/{name}", name) for name in ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "protocol")
+    )
+    return config
+
+
+def retrieval(dataset: str, method: str, large: bool = False) -> ConfigDict:
+    """A row of Table 2: fine-tuned from BLIP's COCO retrieval model."""
+    run = RETRIEVAL[dataset]
+    config = base("retriever", large, "blip_retrieval", METHODS[method][0])
+    config.model.context = 35
+    last = SIZES[config.model.size].visual.layers - 1
+    config.rules = rules(trained_patterns(method, (LP, RETRIEVAL_REST)), last)
+    _schedule(config, 6, run["epoch"])
+    config.task = common.matching_task(warmup=run["epoch"])
+    text = {"clean": "blip_caption", "max_words": 30}
+    videos = functools.partial(common.videos, frames=FRAMES, transform=RESIZE, **text)
+    data = f"data/{dataset}"
+    config.data.train = videos(f"{data}/{run['train']}.jsonl", "random_frames", batch_size=64)
+    # Published: random frames at test, too.
+    test = videos(f"{data}/{run['test']}.jsonl", "segment_centre", batch_size=32)
+    config.evals = {dataset: common.matching(run["protocol"], test)}
+    config.train.best_metric = f"{dataset}/t2v_R@1"
+    measures = ("R@1", "R@5", "R@10", "R-Sum")
+    config.table = tuple(
+        (f"{dataset}/{d}_{m}", f"{d} {m}") for d in ("t2v", "v2t") for m in measures
+    )
+    return config
+
+
+def question_answering(large: bool = False) -> ConfigDict:
+    """MSRVTT-QA, all weights trained, from BLIP's VQA model; not in the paper."""
+    config = base("answerer", large, "blip_vqa", METHODS["full_mix"][0])
+    config.model.update(context=35, drop_path=0.1)
+    config.rules = rules((".*",), 0)
+    config.optimizer.lr = 2e-5
+    _schedule(config, 10, 1238)
+    config.task = common.answering_task()
+    videos = functools.partial(common.videos, frames=FRAMES, clean="blip_question", max_words=50)
+    augment = {
+        "random_resized_crop": {"size": 224, "area": (0.5, 1.0)},
+        "flip": 0.5,
+        "rand_augment": common.BLIP_AUGMENT,
+    }
+    config.data.train = videos(
+        "data/msrvtt_qa/train.jsonl", "random_frames", batch_size=128, transform=augment
+    )
+    test = videos("data/msrvtt_qa/test.jsonl", "segment_centre", batch_size=64, transform=RESIZE)
+    config.evals = {"msrvtt_qa": common.answering("msrvtt_qa", test)}
+    config.train.best_metric = "msrvtt_qa/accuracy"
+    config.table = (("msrvtt_qa/accuracy", "accuracy"),)
+    return config
+
+
+def _schedule(config: ConfigDict, epochs: int, steps: int) -> None:
+    config.optimizer.schedule = {"name": "cosine_by_epoch", "epochs": float(epochs)}
+    config.train.update(steps=epochs * steps, eval_every=steps, checkpoint_every=steps)
+
+
+def part(name: str, large: bool = False) -> ConfigDict:
+    """A row of Table 4: parts of what Mix trains on MSVD."""
+    config = captioning("msvd", "mix", large)
+    config.rules = rules(PARTS[name], SIZES[config.model.size].visual.layers - 1)
+    return config
+
+
+def mixed_at(layer: int) -> ConfigDict:
+    """A point of Figure 4: mixing and training at another block, counted from 1."""
+    config = captioning("msvd", "mix")
+    config.model.token_mixing.layers = (layer - 1,)
+    config.rules = rules((*trained_patterns("mix", (LP, LH)),), layer - 1)
+    return config
+
+
+def moving_shapes() -> ConfigDict:
+    """Captions of generated clips; compares the benchmark's methods in minutes."""
+    config = common.base()
+    adapter = METHODS["adapter"][0]["adapter"]
+    config.model.update(
+        checkpoint="tiny_blip",
+        size="tiny_blip",
+        methods=("token_mixing",),
+        context=16,
+        token_mixing={},
+        adapter=adapter | {"bottleneck": 12},  # an eighth of the width, as at full size
+        st_adapter={"width": 48},
+        temporal_transformer={"layers": 2, "temporal_position": "none"},
+    )
+    config.rules = tiny_rules("mix")
+    config.optimizer.update(lr=2e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
+    config.task = common.captioning_task()
+    config.data.train = common.moving_clips(frames=8)
+    clips = common.captioning("moving_shapes", common.gallery(frames=8), max_length=16)
+    config.evals = {"clips": clips, "twins": common.twins("caption_twins", frames=8)}
+    config.table = (("peak_mb", "peak MB", ",.0f"), ("clips/CIDEr", "CIDEr"), *common.TWINS)
+    config.more_tables = common.twins_by_family()
+    config.train.update(steps=400, log_every=50, checkpoint_every=200)
+    learned = {"model.temporal_transformer.temporal_position": "learned"}
+    config.compare = (
+        tiny_row("BitFit", "bitfit"),
+        tiny_row("Adapter", "adapter"),
+        tiny_row("ST-Adapter", "st_adapter"),
+        tiny_row("Temporal FT", "temporal"),
+        tiny_row("Temporal FT, learned positions", "temporal", learned),
+        tiny_row("Mix", "mix"),
+        tiny_row("Mix, full fine-tuning", "full_mix"),
+    )
+    return config
+
+
+def tiny_row(title: str, method: str, changes: Mapping[str, Any] | None = None) -> tuple[str, Any]:
+    """A row of the comparison on moving shapes."""
+    row = {"model.methods": tuple(METHODS[method][0]), "rules": tiny_rules(method)}
+    return title, row | dict(changes or {})
+
+
+def tiny_rules(method: str) -> tuple[tuple[str, Any], ...]:
+    """As for Table 1, of the tiny BLIP's four blocks."""
+    return rules(trained_patterns(method, (LP, LH)), SIZES["tiny_blip"].visual.layers - 1)
+
+
+_SIZES = {"": False, "_l16": True}
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
+    "": moving_shapes,
+    **{
+        f"{dataset}_{method}{suffix}": functools.partial(captioning, dataset, method, large)
+        for suffix, large in _SIZES.items()
+        for dataset in CAPTIONING
+        for method in METHODS
+    },
+    **{
+        f"msvd_mix_{name}{suffix}": functools.partial(part, name, large)
+        for suffix, large in _SIZES.items()
+        for name in PARTS
+    },
+    **{f"msvd_mix_at_{layer}": functools.partial(mixed_at, layer) for layer in range(1, 13)},
+    **{
+        f"{dataset}_ret_{method}{suffix}": functools.partial(retrieval, dataset, method, large)
+        for suffix, large in _SIZES.items()
+        for dataset in RETRIEVAL
+        for method in RETRIEVAL_METHODS
+    },
+    **{
+        f"msrvtt_qa{suffix}": functools.partial(question_answering, large)
+        for suffix, large in _SIZES.items()
+    },
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config of a variant; `VARIANTS` lists them."""
+    return configuration.choose_variant(VARIANTS, variant)
