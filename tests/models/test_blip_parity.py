@@ -176,8 +176,8 @@ def test_full_shape_of_base(tmp_path: Path, shared: Path):
         vision = model.vision_model(_pixels(video), interpolate_pos_encoding=True)
         tokens = vision.last_hidden_state.reshape(2, -1, 768)
         logits, _ = _decoded(model, tokens, ids)
-    _close(out["tokens"], tokens, 5e-5)
-    _close(out["logits"][ids > 0], logits[torch.from_numpy(ids > 0)], 5e-5)
+    _close(out["tokens"], tokens, HIDDEN)
+    _close(out["logits"][ids > 0], logits[torch.from_numpy(ids > 0)], LOGITS)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import dataclasses
 
 from vlt.convert.family import Family, Kind, dense, fused, norm
 from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, SPLIT, SPLIT_LINEAR, Rule
+from vlt.models.retriever import START_TEMPERATURE
 
-START_TEMPERATURE = 0.07
 _DECODER = "text_decoder.bert"
 _HEAD = "text_decoder.cls.predictions"
 

@@ -34,22 +34,12 @@ def blip_spec(folder: Path, kind: str, settings: Mapping[str, Any]) -> tuple[Bli
     path = folder / "config.json"
     config = load_config(path, "blip")
     visual, text = config.vision_config, config.text_config
-    if not isinstance(visual.image_size, int) or not isinstance(visual.patch_size, int):
-        raise ConversionError(f"{path}: image_size and patch_size must be one number each")
-    if text.pad_token_id != 0:
-        raise ConversionError(f"{path}: pad_token_id is {text.pad_token_id}, not 0")
-    if text.bos_token_id is None or text.sep_token_id is None:
-        raise ConversionError(f"{path}: text_config needs bos_token_id and sep_token_id")
+    _check(path, visual, text)
     stated = {
         "visual.norm_eps": float(visual.layer_norm_eps),
         "text.dropout": float(text.hidden_dropout_prob),
     }
     values = {key: settings.get(key, value) for key, value in stated.items()}
-    notes = [
-        f"{key}: {value:g}, BLIP's own code has {ORIGINAL[key]:g} (--set {key})"
-        for key, value in values.items()
-        if value != ORIGINAL[key]
-    ]
     vision_spec = VisionSpec(
         visual.image_size,
         visual.patch_size,
@@ -69,7 +59,22 @@ def blip_spec(folder: Path, kind: str, settings: Mapping[str, Any]) -> tuple[Bli
         **tower_fields(path, text),
     )
     joint = config.image_text_hidden_size if kind == "retriever" else 0
+    notes = [
+        f"{key}: {value:g}, BLIP's own code has {ORIGINAL[key]:g} (--set {key})"
+        for key, value in values.items()
+        if value != ORIGINAL[key]
+    ]
     return BlipSpec(kind, vision_spec, text_spec, joint), notes
+
+
+def _check(path: Path, visual: Any, text: Any) -> None:
+    """Raises ConversionError where a spec can't say what the config does."""
+    if not isinstance(visual.image_size, int) or not isinstance(visual.patch_size, int):
+        raise ConversionError(f"{path}: image_size and patch_size must be one number each")
+    if text.pad_token_id != 0:
+        raise ConversionError(f"{path}: pad_token_id is {text.pad_token_id}, not 0")
+    if text.bos_token_id is None or text.sep_token_id is None:
+        raise ConversionError(f"{path}: text_config needs bos_token_id and sep_token_id")
 
 
 def blip_json(spec: BlipSpec) -> dict[str, Any]:
