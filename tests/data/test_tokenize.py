@@ -92,3 +92,12 @@ def test_ids_become_texts_again(words, shared, tmp_path):
     ids = tokenizer(["A man's dog isn't running, is it?"])
     ids[:, 0] = 30522  # [DEC], which the files do not know
     assert tokenizer.decode(ids) == ["a man's dog isn't running, is it?"]
+
+
+def test_a_prompt_is_the_beginning_of_a_text(words):
+    tokenizer = Tokenizer.load(words, context=6)
+    text = tokenizer(["a red circle moves"])[0]
+    np.testing.assert_array_equal(tokenizer.prompt("a red circle moves"), text[:5])
+    np.testing.assert_array_equal(tokenizer.prompt(""), text[:1])
+    with pytest.raises(ValueError, match="a prompt of 6 tokens; a text has 6, and words must foll"):
+        tokenizer.prompt("a red circle moves left")

@@ -58,15 +58,31 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids, int32 [b, context], 0 after the end; a cut text keeps its end token."""
         rows = np.full((len(texts), self.context), PAD, np.int32)
-        if self._clean_like_openai:
-            texts = [_clean(text) for text in texts]
-        encoded = self._encoder(list(texts), verbose=False)["input_ids"] if texts else []
-        for row, ids in zip(rows, encoded, strict=True):
+        for row, ids in zip(rows, self._ids(texts), strict=True):
             if len(ids) > self.context:
                 self._count_cut(len(ids))
                 ids = [*ids[: self.context - 1], self._end]
             row[: len(ids)] = ids
         return rows
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Of whole texts, start and end token included."""
+        if self._clean_like_openai:
+            texts = [_clean(text) for text in texts]
+        return self._encoder(list(texts), verbose=False)["input_ids"] if texts else []
+
+    def prompt(self, text: str) -> np.ndarray:
+        """Token ids of how a text begins, int32 [l]: start token, no end token.
+
+        Raises:
+            ValueError: it leaves no room in the context.
+        """
+        ids = self._ids([text])[0][:-1]
+        if len(ids) >= self.context:
+            raise ValueError(
+                f"a prompt of {len(ids)} tokens; a text has {self.context}, and words must follow"
+            )
+        return np.array(ids, np.int32)
 
     def decode(self, ids: np.ndarray) -> list[str]:
         """Texts of ids [b, l], each up to its end token, without special tokens.

@@ -11,7 +11,7 @@ A transform is a plain dict of the config. Its steps run in this order, whatever
 | `crop` | size | the central square |
 | `flip` | probability | mirrors left and right |
 | `jitter` | dict(brightness=, contrast=, saturation=, hue=) | changes colours |
-| `interpolation` | 'bicubic' (default), 'bilinear', 'nearest' | of the steps that resample |
+| `interpolation` | 'bicubic' (default), 'bilinear', 'nearest', 'lanczos' | where pixels resample |
 
 Resizing is Pillow's, with antialiasing: what torchvision does to PIL images and the papers report.
 All frames of a clip get the same crop, mirror, colours and drawn changes. Pixels stay uint8;
@@ -33,6 +33,7 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
 }
 
 
