@@ -10,54 +10,20 @@ from flax import traverse_util
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
+from vlt.convert.blip import BLIP
+from vlt.convert.table import to_leaves
 from vlt.models.captioner import Captioner
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 
 SMALL = BertSpec(24, 61, 32, 2, 4, 48, source_width=20, decode_id=59, encode_id=60, end_id=7)
-NAMES = {  # parts of names, in the order in which they are replaced
-    "bert.": "",
-    "embeddings.word_embeddings": "token_embedding",
-    "embeddings.position_embeddings": "position_embedding",
-    "embeddings.LayerNorm": "embedding_norm",
-    "encoder.layer.": "blocks_",
-    "crossattention.self": "cross_attention",
-    "crossattention.output.dense": "cross_attention.out",
-    "crossattention.output.LayerNorm": "cross_attention_norm",
-    "attention.self": "attention",
-    "attention.output.dense": "attention.out",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-    "output.LayerNorm": "mlp_norm",
-    "cls.predictions.transform.dense": "lm_head.transform",
-    "cls.predictions.transform.LayerNorm": "lm_head.norm",
-    "cls.predictions.bias": "lm_head.bias",
-}
 
 
 def text_params(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Our tree of a published text model's tensors; tied and derived ones are left out."""
-    leaves = {}
-    for name, tensor in tensors.items():
-        if "position_ids" not in name and "predictions.decoder" not in name:
-            for theirs, ours in NAMES.items():
-                name = name.replace(theirs, ours)
-            path, value = _leaf(name, np.asarray(tensor))
-            leaves[path] = value
-    return traverse_util.unflatten_dict(leaves, sep=".")
-
-
-def _leaf(name: str, value: np.ndarray) -> tuple[str, np.ndarray]:
-    module, _, kind = name.rpartition(".")
-    if kind == "bias":
-        return name, value
-    if module == "position_embedding":
-        return module, value
-    if module == "token_embedding":
-        return f"{module}.embedding", value
-    if module.endswith("norm"):
-        return f"{module}.scale", value
-    return f"{module}.kernel", value.T
+    named = {f"text_decoder.{name}": np.asarray(tensor) for name, tensor in tensors.items()}
+    family = BLIP.for_kind("captioner")
+    placed = to_leaves(family.rules, named, family.canonical, family.dropped, "")
+    return traverse_util.unflatten_dict(placed.leaves, sep="/")["text"]
 
 
 def published(spec: BertSpec, seed: int = 0) -> BlipTextLMHeadModel:
