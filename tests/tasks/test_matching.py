@@ -330,10 +330,10 @@ def test_blip_base_steps_from_shapes():
 
 def test_captioner_asked_to_retrieve_is_refused(tmp_path):
     spec = SIZES["blip_b16_captioner"]
-    message = "task.name='matching' needs a retriever, and the model is a captioner"
+    message = "task.name='matching' needs a model of kind retriever, not captioner"
     with pytest.raises(ValueError, match=message):
         make_task(SECTION, spec)
     evals = {"test": {"kind": "matching"}}
-    message = "evals.test.kind='matching' needs a retriever, and the model is a captioner"
+    message = "evals.test.kind='matching' needs a model of kind retriever, not captioner"
     with pytest.raises(ValueError, match=message):
         Evaluator(evals, Captioner(spec), None, None, None, tmp_path)

@@ -56,7 +56,7 @@ def test_config_makes_the_task_of_an_answerer_alone():
     section |= {"answer_weight": 1.0, "denominator": "frames"}
     expected = QuestionAnswering(0.0, 1.0, "frames")
     assert make_task(section, SIZES["blip_b16_answerer"]) == expected
-    with pytest.raises(ValueError, match="needs a answerer, and the model is a retriever"):
+    with pytest.raises(ValueError, match="needs a model of kind answerer, not retriever"):
         make_task(section, SIZES["blip_b16_retriever"])
 
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
-from vlt.evaluation import captioning, retrieval
+from vlt.evaluation import answering, captioning, matching, retrieval
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
 
@@ -19,7 +19,10 @@ KINDS: dict[str, tuple[str, Callable[..., Metrics]]] = {
     "twins": ("dual_encoder", retrieval.twins),
     "twin_captions": ("dual_encoder", retrieval.twin_captions),
     "recognition": ("dual_encoder", retrieval.recognition),
+    "captioning": ("captioner", captioning.captioning),
     "caption_twins": ("captioner", captioning.caption_twins),
+    "matching": ("retriever", matching.matching),
+    "question_answering": ("answerer", answering.question_answering),
 }
 
 
@@ -66,4 +69,4 @@ def _check_kind(name: str, kind: str, model: str) -> None:
         raise ValueError(f"evals.{name}.kind={kind!r}: one of {', '.join(KINDS)}")
     wanted = KINDS[kind][0]
     if wanted != model:
-        raise ValueError(f"evals.{name}.kind={kind!r} needs a {wanted}, and the model is a {model}")
+        raise ValueError(f"evals.{name}.kind={kind!r} needs a model of kind {wanted}, not {model}")

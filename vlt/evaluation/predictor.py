@@ -1,6 +1,6 @@
 """A model's outputs over sharded data sets. Compiles each program once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +46,37 @@ class Predictor:
 
         beside: from the records of a batch (-1 where it is only filled up) to a further argument.
         """
-        ids, found = [], []
+        ids, found = zip(*self.batches(program, params, data, step, beside), strict=True)
+        return np.concatenate(ids), np.concatenate(found)
+
+    def batches(
+        self,
+        program: Callable[..., Any],
+        params: Any,
+        data: VideoData,
+        step: int,
+        beside: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """As `videos`, batch by batch, of a program with one output or several."""
         stream = data.evaluate(step=step)
         try:
             for batch in stream:
                 inputs = (batch["video"], *([beside(batch["ids"])] if beside else ()))
-                outputs = program(params, *(shard_batch(x, self._mesh) for x in inputs))
-                ids.append(batch["ids"][batch["mask"]])
-                found.append(np.asarray(outputs)[batch["mask"]])
+                outputs = self.run(program, params, *inputs)
+                read = batch["mask"]
+                yield batch["ids"][read], jax.tree.map(lambda x, read=read: x[read], outputs)
         finally:
             stream.close()
-        return np.concatenate(ids), np.concatenate(found)
+
+    def run(self, program: Callable[..., Any], params: Any, *batch: np.ndarray) -> Any:
+        """`program` over one batch of host arrays, which devices share; outputs on the host."""
+        outputs = program(params, *(shard_batch(x, self._mesh) for x in batch))
+        return jax.tree.map(np.asarray, outputs)
 
     def texts(
         self, program: Callable[..., jax.Array], params: Any, texts: Sequence[str]
     ) -> np.ndarray:
         """`program` over ids of texts: [n, ...]. What fills the last batch up is dropped."""
         ids = self.tokenizer([*texts, *[""] * (-len(texts) % TEXT_BATCH)])
-        found = [
-            np.asarray(program(params, shard_batch(part, self._mesh)))
-            for part in np.split(ids, len(ids) // TEXT_BATCH)
-        ]
+        found = [self.run(program, params, part) for part in np.split(ids, len(ids) // TEXT_BATCH)]
         return np.concatenate(found)[: len(texts)]

@@ -56,7 +56,7 @@ def make_task(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | Non
         raise ValueError(f"task.name={name!r}: one of {', '.join(TASKS)}")
     wanted, make = TASKS[name]
     if spec.kind != wanted:
-        raise ValueError(f"task.name={name!r} needs a {wanted}, and the model is a {spec.kind}")
+        raise ValueError(f"task.name={name!r} needs a model of kind {wanted}, not {spec.kind}")
     return make(section, spec, tokenizer)
 
 

@@ -1,0 +1,136 @@
+"""Retrieval by embeddings and, of the nearest candidates, by matching: BLIP's retrieval model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vlt.data.pipeline import VideoData
+from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.evaluation.retrieval import embed_texts
+from vlt.tasks.protocols import named_protocol
+from vlt.tasks.retrieval_metrics import retrieval_metrics
+
+NOT_RANKED = -100.0  # score of a candidate that is not among the nearest
+TEXTS_AT_ONCE = 16  # that read one copy of a video's tokens
+
+
+def matching(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Text-video retrieval by a named protocol, with each query's nearest candidates re-ranked.
+
+    The `rerank` nearest by cosine get matching logit plus cosine as score, all others -100
+    (spec/token_mixing_blip.md section 6). Several captions of a video are several queries. A pair
+    is matched once, whichever direction asks for it.
+
+    Tokens of all videos are kept on the host, in the model's dtype: of BLIP base and 8 frames 1,576
+    x 768 numbers, in float32 4.8 MB a video.
+
+    Raises:
+        ValueError: `rerank` is below 1.
+        ProtocolError: a test set that is not the protocol's.
+    """
+    if section["rerank"] < 1:
+        raise ValueError(f"rerank={section['rerank']}: at least the nearest candidate is matched")
+    protocol = named_protocol(section["protocol"])
+    pairs = protocol.pairs(data.records)
+    label = protocol.check(pairs, section["allow_subset"])
+    column, embedded, tokens = encode_videos(predictor, params, data, step)
+    pairs = [(video, data.clean(text)) for video, text in pairs if video in column]
+    texts = [text for _, text in pairs]
+    cosines = embed_texts(predictor, params, texts) @ embedded.T
+    to_video = nearest(cosines, section["rerank"])
+    to_text = nearest(cosines.T, section["rerank"]).T
+    logits = match_pairs(
+        predictor,
+        params,
+        tokens,
+        predictor.tokenizer(texts),
+        to_video | to_text,
+        section["batch_size"],
+    )
+    truth = np.array([column[video] for video, _ in pairs])
+    metrics: Metrics = {"protocol": label}
+    for direction, ranked in (("t2v", to_video), ("v2t", to_text)):
+        scores = np.where(ranked, logits + cosines, NOT_RANKED)
+        found = retrieval_metrics(scores, truth, section["ties"])
+        metrics |= {name: value for name, value in found.items() if name.startswith(direction)}
+    return metrics
+
+
+def encode_videos(
+    predictor: Predictor, params: Any, data: VideoData, step: int
+) -> tuple[dict[str, int], np.ndarray, list[np.ndarray]]:
+    """{video: its row}, unit vectors [n, e] and tokens [m, d] of each; one row a video, however
+    many records name it."""
+
+    def encode(params: Any, video: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found, out = predictor.module.apply({"params": params}, video, method="encode_video")
+        return found, out["tokens"]
+
+    program = predictor.compiled("encode_video_and_tokens", encode)
+    column: dict[str, int] = {}
+    embedded, tokens = [], []
+    for records, outputs in predictor.batches(program, params, data, step):
+        for record, embedding, own in zip(records, *outputs, strict=True):
+            name = data.records[record].video
+            if name not in column:
+                column[name] = len(column)
+                embedded.append(embedding)
+                tokens.append(own)
+    return column, np.stack(embedded), tokens
+
+
+def nearest(scores: np.ndarray, count: int) -> np.ndarray:
+    """bool [queries, candidates]: the `count` highest of each row, of equal ones the first."""
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    found = np.zeros(scores.shape, bool)
+    np.put_along_axis(found, order, True, axis=1)
+    return found
+
+
+def match_pairs(
+    predictor: Predictor,
+    params: Any,
+    tokens: Sequence[np.ndarray],
+    ids: np.ndarray,
+    wanted: np.ndarray,
+    batch_size: int,
+) -> np.ndarray:
+    """Logits [texts, videos] of belonging together, 0 where a pair is not wanted.
+
+    tokens: [m, d] of each video. ids: [texts, l]. wanted: bool [texts, videos]. batch_size: videos
+    at a time, shared by the devices.
+    """
+
+    def match(params: Any, tokens: jax.Array, ids: jax.Array) -> jax.Array:
+        logits: Any = predictor.module.apply({"params": params}, tokens, ids, method="match")
+        return logits[..., 1]
+
+    program = predictor.compiled("match", match)
+    videos, texts = rows_of_pairs(wanted, batch_size)
+    logits = np.zeros(wanted.shape, np.float32)
+    for start in range(0, len(videos), batch_size):
+        video, text = (x[start : start + batch_size] for x in (videos, texts))
+        found = predictor.run(program, params, np.stack([tokens[i] for i in video]), ids[text])
+        # What fills a row or the batch up is one of its own pairs again.
+        logits[text, video[:, None]] = found
+    return logits
+
+
+def rows_of_pairs(wanted: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Videos [n] and texts [n, TEXTS_AT_ONCE] of each, which are together all wanted pairs.
+
+    n is a multiple of the batch size. Pairs come twice to fill rows, and rows to fill a batch.
+    """
+    videos, texts = [], []
+    for video in range(wanted.shape[1]):
+        own = np.flatnonzero(wanted[:, video])
+        for part in range(0, len(own), TEXTS_AT_ONCE):
+            row = own[part : part + TEXTS_AT_ONCE]
+            videos.append(video)
+            texts.append(np.resize(row, TEXTS_AT_ONCE))
+    count = -(-len(videos) // batch_size) * batch_size
+    return np.resize(np.array(videos), count), np.resize(np.array(texts), (count, TEXTS_AT_ONCE))
