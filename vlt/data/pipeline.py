@@ -47,6 +47,7 @@ class VideoData:
     """The videos of one manifest, to train on or to evaluate on.
 
     Attributes:
+        name: of the stream.
         manifest: path of the manifest.
         records: the rows; `ids` in batches are indices into them, -1 is padding.
         classes: class names, in the order of their indices.
@@ -78,7 +79,7 @@ class VideoData:
             ManifestError: the manifest or the file of classes cannot be used.
             ValueError: a value of the configuration is wrong.
         """
-        self._config, self._name, self._seed = config, name, seed
+        self._config, self.name, self._seed = config, name, seed
         self._tokenizer, self._pool = tokenizer, pool
         self._process_index, self._process_count = process_index, process_count
         self._sampler, self._transform = _plain(config["sampler"]), _plain(config["transform"])
@@ -238,15 +239,15 @@ class VideoData:
         shapes = {e.frames.shape: e for e in examples if e.frames is not None}
         if len(shapes) > 1:
             found = ", ".join(f"{self.records[e.record].id} {s}" for s, e in shapes.items())
-            raise ValueError(f"{self._name}.transform must give all clips one shape, not {found}")
+            raise ValueError(f"{self.name}.transform must give all clips one shape, not {found}")
         self._shape = next(iter(shapes), self._shape)
         if self._shape is None:
-            raise RuntimeError(f"{self._name}: no video of the first batch could be read")
+            raise RuntimeError(f"{self.name}: no video of the first batch could be read")
         empty = np.zeros(self._shape, np.uint8)
         return np.stack([empty if e.frames is None else e.frames for e in examples])
 
     def _wrong(self, field: str, rule: str) -> ValueError:
-        return ValueError(f"{self._name}.{field}={self._config[field]!r}: must be {rule}")
+        return ValueError(f"{self.name}.{field}={self._config[field]!r}: must be {rule}")
 
 
 def _text(choose: Callable[[int, float], str], example: Example, evaluation: bool) -> str:
