@@ -8,7 +8,7 @@ from PIL import Image
 from video_files import draw as draw_frames
 
 from vlt.data import rand_augment
-from vlt.data.rand_augment import OPERATIONS
+from vlt.data.rand_augment import BLIP_OPERATIONS, OPERATIONS
 from vlt.data.transform import apply_transform, check_transform
 
 BICUBIC, NEAREST = Image.Resampling.BICUBIC, Image.Resampling.NEAREST
@@ -154,7 +154,7 @@ def test_geometry_is_resampled_as_the_transform_says():
 
 def test_drawn_operations_are_uniform_half_of_four_and_of_the_right_strength():
     rng = np.random.default_rng(0)
-    clips = [rand_augment.draw(rng, 4, 7.0, 0.5) for _ in range(3000)]
+    clips = [rand_augment.draw(rng, OPERATIONS, 4, 7.0, 0.5) for _ in range(3000)]
     numbers = np.bincount([len(clip) for clip in clips], minlength=5) / 3000
     np.testing.assert_allclose(numbers, np.array([1, 4, 6, 4, 1]) / 16, atol=0.03)
     drawn = [entry for clip in clips for entry in clip]
@@ -171,7 +171,7 @@ def test_drawn_operations_are_uniform_half_of_four_and_of_the_right_strength():
 
 def test_magnitudes_are_clipped():
     rng = np.random.default_rng(0)
-    drawn = [entry for _ in range(200) for entry in rand_augment.draw(rng, 4, 9.0, 4.0)]
+    drawn = [entry for _ in range(200) for entry in rand_augment.draw(rng, OPERATIONS, 4, 9.0, 4.0)]
     magnitudes = [magnitude for _, magnitude, _ in drawn]
     assert max(magnitudes) == 10 and min(magnitudes) >= 0
 
@@ -197,6 +197,54 @@ def test_frames_are_changed_before_they_are_resized():
         assert np.array_equal(apply_transform(both, frames, seed), expected)
 
 
+def blip(name: str, pixels: np.ndarray, magnitude: float, sign: int = 1) -> np.ndarray:
+    changed = BLIP_OPERATIONS[name](Image.fromarray(pixels), magnitude, sign, BICUBIC)
+    return np.asarray(changed).astype(int)
+
+
+def test_blip_changes_nothing_by_brightness_and_sharpness_at_its_own_magnitude():
+    frame = draw_frames(1)[0]
+    for name in ("identity", "brightness", "sharpness"):
+        assert np.array_equal(blip(name, frame, 5), frame), name
+    expected = np.clip(frame.astype(float) * (0.1 + 1.8 * 0.8), 0, 255)
+    assert np.abs(blip("brightness", frame, 8) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_blip_translates_by_pixels(sign):
+    frame = draw_frames(1, 80, 80)[0]
+    for name, axis in (("translate_x", 1), ("translate_y", 0)):
+        got = blip(name, frame, 4, sign)
+        moved = np.roll(frame.astype(int), -sign * 4, axis)
+        moved.swapaxes(0, axis)[slice(-4, None) if sign > 0 else slice(4)] = 128
+        assert np.array_equal(got, moved), name
+
+
+def test_blip_draws_two_of_ten_and_half_of_them_are_applied():
+    rng = np.random.default_rng(0)
+    clips = [
+        rand_augment.draw(rng, BLIP_OPERATIONS, **rand_augment.BLIP_DEFAULTS) for _ in range(3000)
+    ]
+    numbers = np.bincount([len(clip) for clip in clips], minlength=3) / 3000
+    np.testing.assert_allclose(numbers, [0.25, 0.5, 0.25], atol=0.03)
+    drawn = [entry for clip in clips for entry in clip]
+    counts = collections.Counter(name for name, _, _ in drawn)
+    assert len(BLIP_OPERATIONS) == 10 and set(counts) == set(BLIP_OPERATIONS)
+    np.testing.assert_allclose(np.array(list(counts.values())) / len(drawn), 0.1, atol=0.02)
+    assert {magnitude for _, magnitude, _ in drawn} == {5.0}
+
+
+def test_blip_augments_what_was_resized():
+    frames = draw_frames(2)
+    resized = apply_transform({"resize": (32, 32)}, frames, 0)
+    changed = 0
+    for seed in range(12):
+        got = apply_transform({"blip_augment": {}, "resize": (32, 32)}, frames, seed)
+        assert np.array_equal(got, apply_transform({"blip_augment": {}}, resized, seed))
+        changed += not np.array_equal(got, resized)
+    assert 0 < changed < 12
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -210,3 +258,10 @@ def test_frames_are_changed_before_they_are_resized():
 def test_wrong_options(spec, message):
     with pytest.raises(ValueError, match=message):
         check_transform({"rand_augment": spec})
+
+
+def test_wrong_options_of_blip():
+    with pytest.raises(ValueError, match="unknown blip_augment option 'deviation'"):
+        check_transform({"blip_augment": {"deviation": 0.5}})
+    with pytest.raises(ValueError, match="blip_augment magnitude=11 must lie in 0 to 10"):
+        check_transform({"blip_augment": {"magnitude": 11}})

@@ -44,6 +44,31 @@ def test_nothing_to_do_changes_nothing():
     assert np.array_equal(apply_transform({"resize": 32, "crop": 32}, frames, 0), frames)
 
 
+def test_token_mixing_s_resize_is_pillows_antialiased_bicubic_without_the_aspect():
+    frames = draw(2, 240, 320)
+    got = apply_transform({"resize": (224, 224)}, frames, 0)
+    expected = [
+        np.asarray(Image.fromarray(frame).resize((224, 224), Image.Resampling.BICUBIC))
+        for frame in frames
+    ]
+    assert np.array_equal(got, expected)
+
+
+def test_frames_have_draws_of_their_own_where_asked_for():
+    frames = np.repeat(draw(1), 6, axis=0)
+    spec = {
+        "random_resized_crop": {"size": 32, "area": (0.5, 1.0)},
+        "flip": 0.5,
+        "blip_augment": {},
+    }
+    shared, own = (apply_transform(spec | {"per_frame": each}, frames, 3) for each in (False, True))
+    assert own.shape == shared.shape == (6, 32, 32, 3) and own.flags.c_contiguous
+    assert len({frame.tobytes() for frame in shared}) == 1
+    assert len({frame.tobytes() for frame in own}) == 6
+    assert np.array_equal(own, apply_transform(spec | {"per_frame": True}, frames, 3))
+    assert np.array_equal(own[0], shared[0])
+
+
 @pytest.mark.parametrize(
     "spec",
     [

@@ -143,6 +143,19 @@ def test_without_java_that_is_said(monkeypatch, caplog):
     assert "METEOR is left out, since it needs Java" in caplog.text
 
 
+def test_java_that_fails_is_an_error_with_what_it_said(tmp_path, monkeypatch):
+    (tmp_path / "java").write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    has_java.cache_clear()
+    assert not has_java()
+    has_java.cache_clear()
+    with pytest.raises(RuntimeError, match="the PTB tokenizer failed: no memory"):
+        caption_metrics({"a": "one"}, {"a": ["one"]}, java=True)
+    with pytest.raises(RuntimeError, match="METEOR failed: no memory"):
+        module._meteor({"a": ["one"]}, {"a": ["one"]})
+
+
 def test_other_ids_than_the_references_are_listed():
     predictions = {f"p{n}": "text" for n in range(7)} | {"both": "text"}
     with pytest.raises(ScoringError) as raised:

@@ -26,7 +26,8 @@ from vlt.data.transform import check_transform
 from vlt.resources import resolve
 
 RANDOM_SAMPLERS = {"uniform_segments", "random_frames"}
-RANDOM_STEPS = {"rand_augment", "random_resized_crop", "random_crop", "flip", "jitter"}
+RANDOM_STEPS = {"random_resized_crop", "random_crop", "flip", "jitter"}
+RANDOM_STEPS |= {"rand_augment", "blip_augment"}
 
 Place = Callable[[Batch], Any]
 

@@ -1,16 +1,20 @@
-"""RandAugment (Cubuk et al., arXiv:1909.13719) as TempMe trains with it, on the frames of a clip.
+"""RandAugment (Cubuk et al., arXiv:1909.13719) on the frames of a clip, by two papers' settings.
 
-The published setting "rand-m7-n4-mstd0.5-inc1" of Pillow's own operations: four times one of the
-fifteen operations is drawn, with replacement; each is left out half of the time. What is applied
-has a magnitude from N(7, 0.5), clipped to [0, 10], and a sign; all frames of a clip share them.
+Operations are drawn with replacement; each is left out half of the time. What is applied has a
+magnitude m and a sign; all frames of a clip share them.
 
-Ranges by magnitude m: rotation 30 m/10 degrees, colour, contrast, brightness and sharpness by the
-factor 1 +- 0.9 m/10, shear 0.3 m/10, translation 0.45 m/10 of the side, posterize to
-4 - int(4 m/10) bits, solarize from 256 - int(256 m/10), add int(110 m/10) to values below 128.
+TempMe's is "rand-m7-n4-mstd0.5-inc1" of Pillow's own operations: four of the fifteen, m from
+N(7, 0.5), clipped to [0, 10]. Ranges: rotation 30 m/10 degrees, colour, contrast, brightness and
+sharpness by the factor 1 +- 0.9 m/10, shear 0.3 m/10, translation 0.45 m/10 of the side, posterize
+to 4 - int(4 m/10) bits, solarize from 256 - int(256 m/10), add int(110 m/10) to values below 128.
+
+BLIP's, of question answering: two of ten, m = 5. Different are translation by 10 m/10 pixels, the
+factor 0.1 + 1.8 m/10 of brightness and sharpness (1 at m = 5: nothing changes), and bilinear
+resampling.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +23,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from vlt.data import errors
 
 DEFAULTS = {"ops": 4, "magnitude": 7.0, "deviation": 0.5}
+BLIP_DEFAULTS = {"ops": 2, "magnitude": 5.0}
 PROBABILITY = 0.5  # of an operation that was drawn
 LARGEST = 10.0  # magnitude
 FILL = (128, 128, 128)  # where a geometric operation uncovers the canvas
@@ -37,42 +42,68 @@ def rand_augment(
         deviation (standard, of the magnitude).
       method: Pillow's resampling of the geometric operations.
     """
-    drawn = draw(rng, **(DEFAULTS | dict(spec)))
+    drawn = draw(rng, OPERATIONS, **(DEFAULTS | dict(spec)))
+    return _apply(frames, OPERATIONS, drawn, method)
+
+
+def blip_augment(
+    frames: np.ndarray, spec: Mapping[str, Any], rng: np.random.Generator, method: int
+) -> np.ndarray:
+    """The same by BLIP's setting; spec: `BLIP_DEFAULTS` or what differs from them."""
+    drawn = draw(rng, BLIP_OPERATIONS, **(BLIP_DEFAULTS | dict(spec)))
+    return _apply(frames, BLIP_OPERATIONS, drawn, Image.Resampling.BILINEAR)
+
+
+def _apply(
+    frames: np.ndarray,
+    operations: Mapping[str, Operation],
+    drawn: Sequence[tuple[str, float, int]],
+    method: int,
+) -> np.ndarray:
     if not drawn:
         return frames
     out = np.empty_like(frames)
     for i, frame in enumerate(frames):
         image = Image.fromarray(frame)
         for name, magnitude, sign in drawn:
-            image = OPERATIONS[name](image, magnitude, sign, method)
+            image = operations[name](image, magnitude, sign, method)
         out[i] = image
     return out
 
 
 def draw(
-    rng: np.random.Generator, ops: int, magnitude: float, deviation: float
+    rng: np.random.Generator,
+    operations: Mapping[str, Operation],
+    ops: int,
+    magnitude: float,
+    deviation: float = 0.0,
 ) -> list[tuple[str, float, int]]:
     """(operation, magnitude, sign) of those that are applied, in order."""
     drawn = []
-    for name in rng.choice(list(OPERATIONS), ops):
+    for name in rng.choice(list(operations), ops):
         if rng.random() < PROBABILITY:
             strength = float(np.clip(rng.normal(magnitude, deviation), 0, LARGEST))
             drawn.append((str(name), strength, 1 if rng.random() < 0.5 else -1))
     return drawn
 
 
-def check_rand_augment(spec: Mapping[str, Any]) -> None:
-    """Raises ValueError for an unknown option or a value out of range."""
+def check_augment(step: str, spec: Mapping[str, Any], defaults: Mapping[str, float]) -> None:
+    """Raises ValueError for an option that is not in `defaults` or a value out of range."""
     for name in spec:
-        if name not in DEFAULTS:
-            raise errors.unknown("rand_augment option", name, DEFAULTS)
-    ops, magnitude, deviation = (DEFAULTS | dict(spec)).values()
+        if name not in defaults:
+            raise errors.unknown(f"{step} option", name, defaults)
+    values = {**defaults, **spec}
+    ops, magnitude, deviation = values["ops"], values["magnitude"], values.get("deviation", 0.0)
     if not (isinstance(ops, int) and ops >= 1):
-        raise ValueError(f"rand_augment ops={ops!r} must be a whole number, at least 1")
+        raise ValueError(f"{step} ops={ops!r} must be a whole number, at least 1")
     if not 0 <= magnitude <= LARGEST:
-        raise ValueError(f"rand_augment magnitude={magnitude!r} must lie in 0 to {LARGEST:g}")
+        raise ValueError(f"{step} magnitude={magnitude!r} must lie in 0 to {LARGEST:g}")
     if not deviation >= 0:
-        raise ValueError(f"rand_augment deviation={deviation!r} must not be negative")
+        raise ValueError(f"{step} deviation={deviation!r} must not be negative")
+
+
+def _identity(image, magnitude, sign, method):
+    return image
 
 
 def _auto_contrast(image, magnitude, sign, method):
@@ -111,6 +142,10 @@ def _enhance(kind, image, magnitude, sign, method):
     return kind(image).enhance(1 + sign * 0.9 * magnitude / LARGEST)
 
 
+def _blip_enhance(kind, image, magnitude, sign, method):
+    return kind(image).enhance(0.1 + 1.8 * magnitude / LARGEST)
+
+
 def _shear_x(image, magnitude, sign, method):
     return _affine(image, (1, sign * 0.3 * magnitude / LARGEST, 0, 0, 1, 0), method)
 
@@ -125,6 +160,14 @@ def _translate_x(image, magnitude, sign, method):
 
 def _translate_y(image, magnitude, sign, method):
     return _affine(image, (1, 0, 0, 0, 1, sign * 0.45 * magnitude / LARGEST * image.height), method)
+
+
+def _translate_x_pixels(image, magnitude, sign, method):
+    return _affine(image, (1, 0, sign * magnitude, 0, 1, 0), method)
+
+
+def _translate_y_pixels(image, magnitude, sign, method):
+    return _affine(image, (1, 0, 0, 0, 1, sign * magnitude), method)
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], method: int) -> Image.Image:
@@ -148,4 +191,17 @@ OPERATIONS: dict[str, Operation] = {
     "shear_y": _shear_y,
     "translate_x": _translate_x,
     "translate_y": _translate_y,
+}
+
+BLIP_OPERATIONS: dict[str, Operation] = {
+    "identity": _identity,
+    "auto_contrast": _auto_contrast,
+    "equalize": _equalize,
+    "rotate": _rotate,
+    "brightness": functools.partial(_blip_enhance, ImageEnhance.Brightness),
+    "sharpness": functools.partial(_blip_enhance, ImageEnhance.Sharpness),
+    "shear_x": _shear_x,
+    "shear_y": _shear_y,
+    "translate_x": _translate_x_pixels,
+    "translate_y": _translate_y_pixels,
 }

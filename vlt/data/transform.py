@@ -11,12 +11,14 @@ A transform is a plain dict of the config. Its steps run in this order, whatever
 | `crop` | size | the central square |
 | `flip` | probability | mirrors left and right |
 | `jitter` | dict(brightness=, contrast=, saturation=, hue=) | changes colours |
+| `blip_augment` | dict(ops=2, magnitude=5) or {} | as `rand_augment`, by BLIP's setting |
 | `interpolation` | 'bicubic' (default), 'bilinear', 'nearest', 'lanczos' | where pixels resample |
+| `per_frame` | False (default) or True | each frame of a clip has draws of its own |
 
 Resizing is Pillow's, with antialiasing: what torchvision does to PIL images and the papers report.
-All frames of a clip get the same crop, mirror, colours and drawn changes. Pixels stay uint8;
-subtracting the mean and dividing by the deviation happen on the device, where the model's
-preprocessing is known.
+All frames of a clip get the same crop, mirror, colours and drawn changes, but with `per_frame`, as
+Token Mixing's question answering is trained. Pixels stay uint8; subtracting the mean and dividing
+by the deviation happen on the device, where the model's preprocessing is known.
 """
 
 import math
@@ -27,7 +29,13 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from vlt.data import errors
-from vlt.data.rand_augment import check_rand_augment, rand_augment
+from vlt.data.rand_augment import (
+    BLIP_DEFAULTS,
+    DEFAULTS,
+    blip_augment,
+    check_augment,
+    rand_augment,
+)
 
 INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -47,21 +55,28 @@ def apply_transform(spec: Mapping[str, Any], frames: np.ndarray, seed: int) -> n
     check_transform(spec)
     rng = np.random.default_rng(seed)
     method = INTERPOLATIONS[spec.get("interpolation", "bicubic")]
-    for name, step in _STEPS.items():
-        if name in spec:
-            frames = step(frames, spec[name], rng, method)
-    return np.ascontiguousarray(frames)
+
+    def run(frames: np.ndarray) -> np.ndarray:
+        for name, step in _STEPS.items():
+            if name in spec:
+                frames = step(frames, spec[name], rng, method)
+        return np.ascontiguousarray(frames)
+
+    if spec.get("per_frame"):
+        return np.concatenate([run(frame[None]) for frame in frames])
+    return run(frames)
 
 
 def check_transform(spec: Mapping[str, Any]) -> None:
     """Raises ValueError unless every key of `spec` is known and its values have the right form."""
     for name in spec:
-        if name not in (*_STEPS, "interpolation"):
-            raise errors.unknown("transform step", name, (*_STEPS, "interpolation"))
+        if name not in (*_STEPS, *_OPTIONS):
+            raise errors.unknown("transform step", name, (*_STEPS, *_OPTIONS))
     interpolation = spec.get("interpolation", "bicubic")
     if interpolation not in INTERPOLATIONS:
         raise errors.unknown("interpolation", interpolation, INTERPOLATIONS)
-    check_rand_augment(spec.get("rand_augment", {}))
+    check_augment("rand_augment", spec.get("rand_augment", {}), DEFAULTS)
+    check_augment("blip_augment", spec.get("blip_augment", {}), BLIP_DEFAULTS)
     jitter = spec.get("jitter", {})
     for name in jitter:
         if name not in _JITTERS:
@@ -173,4 +188,6 @@ _STEPS: dict[str, Callable[[np.ndarray, Any, np.random.Generator, int], np.ndarr
     "crop": _centre_crop,
     "flip": _flip,
     "jitter": _jitter,
+    "blip_augment": blip_augment,
 }
+_OPTIONS = ("interpolation", "per_frame")

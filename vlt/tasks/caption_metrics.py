@@ -216,6 +216,7 @@ def _meteor(references: Tokenized, predictions: Tokenized) -> float:
     try:
         return meteor.compute_score(references, predictions)[0]
     except (OSError, ValueError) as error:
+        meteor.lock.release()  # else its __del__ waits for ever
         meteor.meteor_p.kill()
         said = meteor.meteor_p.stderr.read().decode()[-1000:]
         raise RuntimeError(f"METEOR failed: {said or error}") from error
