@@ -8,6 +8,7 @@ import numpy as np
 from vlt.data.errors import DecodeTimeout, Truncated
 
 SHAPE = (2, 4, 4, 3)
+ROWS = 24  # of the `make` fixture's manifest
 
 
 class StubPool:
@@ -37,3 +38,10 @@ class StubPool:
         if number in self.broken:
             raise Truncated(request.path, "ends early")
         return np.full(SHAPE, number, np.uint8)
+
+
+def take(stream, count):
+    """The next `count` batches of a stream, which is closed."""
+    batches = [next(stream) for _ in range(count)]
+    stream.close()
+    return batches

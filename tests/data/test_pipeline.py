@@ -3,9 +3,7 @@ import json
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from stub_pool import SHAPE, StubPool
-from video_files import draw
-from video_files import write as write_video
+from stub_pool import ROWS, SHAPE, StubPool, take
 
 from data_pipelines import moving_shapes
 from vlt.data.clips import DecoderPool
@@ -13,52 +11,6 @@ from vlt.data.errors import Truncated
 from vlt.data.manifest import ManifestError
 from vlt.data.pipeline import VideoData
 from vlt.data.skips import TooManyErrors
-from vlt.data.tokenize import Tokenizer
-
-ROWS = 24
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("words")
-    moving_shapes.write_tokenizer(folder)
-    return Tokenizer.load(folder, context=16)
-
-
-@pytest.fixture
-def make(tmp_path, words):
-    """make(pool, rows=..., **config) -> VideoData over stub videos 0.mp4, 1.mp4, ..."""
-
-    def default_row(i):
-        return {"caption": ["red", "green", "blue"], "pair": i // 2, "id": f"v{i}"}
-
-    def make(
-        pool=None, rows=None, workdir=tmp_path / "work", name="train", parallel=(0, 1), **config
-    ):
-        rows = [default_row(i) for i in range(ROWS)] if rows is None else rows
-        for i, row in enumerate(rows):
-            (tmp_path / f"{i}.mp4").touch()
-            row.setdefault("video", f"{i}.mp4")
-        manifest = tmp_path / "manifest.jsonl"
-        manifest.write_text("".join(json.dumps(r) + "\n" for r in rows))
-        settings = {
-            "manifest": str(manifest), "batch_size": 8, "group": "", "on_error": "raise",
-            "max_error_rate": 0.5, "allow_truncated": False, "backend": "pyav", "cache": False,
-            "sampler": {"name": "linspace", "frames": 2}, "transform": {"jitter": {"hue": 0.1}},
-            "captions": ("caption",), "clean": "", "max_words": 0, "prefix": "",
-        }  # fmt: skip
-        return VideoData(
-            ConfigDict(settings | config), words, pool or StubPool(), name=name, workdir=workdir,
-            seed=3, process_index=parallel[0], process_count=parallel[1],
-        )  # fmt: skip
-
-    return make
-
-
-def _take(stream, count):
-    batches = [next(stream) for _ in range(count)]
-    stream.close()
-    return batches
 
 
 def _ids(batches):
@@ -75,7 +27,7 @@ def _same(first, second):
 
 def test_training_batch_shapes_types_and_that_rows_belong_together(make):
     data = make()
-    (batch,) = _take(data.train(), 1)
+    (batch,) = take(data.train(), 1)
     assert batch.keys() == {"video", "text", "ids", "video_id"}
     assert batch["video"].shape == (8, *SHAPE) and batch["video"].dtype == np.uint8
     assert batch["text"].shape == (8, 16) and batch["text"].dtype == np.int32
@@ -84,28 +36,28 @@ def test_training_batch_shapes_types_and_that_rows_belong_together(make):
 
 
 def test_each_epoch_shows_every_row_once_in_another_order(make):
-    ids = _ids(_take(make().train(), 6))
+    ids = _ids(take(make().train(), 6))
     first, second = sum(ids[:3], []), sum(ids[3:], [])
     assert sorted(first) == sorted(second) == list(range(ROWS))
     assert first != second and first != sorted(first)
 
 
 def test_a_batch_never_holds_a_row_twice_though_batches_do_not_divide_the_rows(make):
-    ids = _ids(_take(make(batch_size=10).train(), 12))
+    ids = _ids(take(make(batch_size=10).train(), 12))
     assert all(len(set(batch)) == 10 for batch in ids)
     assert set(sum(ids, [])) == set(range(ROWS))
 
 
 def test_same_seed_same_batches_and_clip_seeds_differ_by_position(make):
     pools = [StubPool(), StubPool()]
-    _same(*(_take(make(pool).train(), 6) for pool in pools))
+    _same(*(take(make(pool).train(), 6) for pool in pools))
     seeds = [{r.seed for r in pool.requests} for pool in pools]
     assert len(seeds[0]) == len(pools[0].requests)
     assert len(seeds[0] & seeds[1]) >= 6 * 8
 
 
 def test_one_caption_is_drawn_anew_in_each_epoch_and_groups_draw_alike(make):
-    batches = _take(make(group="pair").train(), 12)
+    batches = take(make(group="pair").train(), 12)
     texts = {}
     for batch in batches:
         np.testing.assert_array_equal(batch["text"][::2], batch["text"][1::2])
@@ -116,7 +68,7 @@ def test_one_caption_is_drawn_anew_in_each_epoch_and_groups_draw_alike(make):
 
 
 def test_rows_of_a_group_are_neighbours_in_one_batch(make):
-    for batch in _ids(_take(make(group="pair").train(), 6)):
+    for batch in _ids(take(make(group="pair").train(), 6)):
         pairs = [record // 2 for record in batch]
         assert pairs[::2] == pairs[1::2] and len(set(pairs)) == 4
 
@@ -127,15 +79,15 @@ def test_state_is_that_of_consumed_batches_and_resumes_exactly(make):
     state = json.loads(json.dumps(stream.state))  # a checkpoint can hold it
     whole += [next(stream) for _ in range(4)]
     stream.close()
-    _same(whole[2:], _take(make().train(state=state), 4))
+    _same(whole[2:], take(make().train(state=state), 4))
     fresh = make().train()
-    _same(whole, _take(make().train(state=fresh.state), 6))
+    _same(whole, take(make().train(state=fresh.state), 6))
     fresh.close()
 
 
 def test_processes_share_each_global_batch(make):
-    whole = _ids(_take(make(group="pair").train(), 4))
-    parts = [_ids(_take(make(group="pair", parallel=(k, 2)).train(), 4)) for k in range(2)]
+    whole = _ids(take(make(group="pair").train(), 4))
+    parts = [_ids(take(make(group="pair", parallel=(k, 2)).train(), 4)) for k in range(2)]
     for batch, *shares in zip(whole, *parts, strict=True):
         assert [len(share) for share in shares] == [4, 4]
         assert sorted(sum(shares, [])) == sorted(batch)
@@ -151,7 +103,7 @@ def test_batches_are_placed_and_waiting_is_measured(make):
 
 
 def test_policy_raise_names_the_file_in_its_place_in_the_stream(make):
-    order = sum(_ids(_take(make().train(), 3)), [])
+    order = sum(_ids(take(make().train(), 3)), [])
     stream = make(StubPool(broken=order[8:16])).train()
     assert _ids([next(stream)]) == [order[:8]]
     with pytest.raises(Truncated, match=f"/{order[8]}.mp4: ends early"):
@@ -159,10 +111,10 @@ def test_policy_raise_names_the_file_in_its_place_in_the_stream(make):
 
 
 def test_policy_skip_leaves_bad_rows_out_and_writes_them_down(make, tmp_path):
-    order = sum(_ids(_take(make().train(), 3)), [])
+    order = sum(_ids(take(make().train(), 3)), [])
     bad = {order[2], order[9]}
     data = make(StubPool(broken=bad), on_error="skip")
-    got = sum(_ids(_take(data.train(), 5)), [])
+    got = sum(_ids(take(data.train(), 5)), [])
     assert got[:22] == [record for record in order if record not in bad]
     assert set(got) == set(range(ROWS)) - bad
     assert data.skipped == [f"v{record}" for record in sorted(bad)]
@@ -174,17 +126,17 @@ def test_policy_skip_leaves_bad_rows_out_and_writes_them_down(make, tmp_path):
 
 
 def test_policy_replace_keeps_every_other_row_in_its_place(make):
-    order = sum(_ids(_take(make(group="pair").train(), 3)), [])
+    order = sum(_ids(take(make(group="pair").train(), 3)), [])
     bad = order[5]
     data = make(StubPool(broken=[bad]), group="pair", on_error="replace")
-    got = sum(_ids(_take(data.train(), 3)), [])
+    got = sum(_ids(take(data.train(), 3)), [])
     assert bad not in got and got[4] // 2 == got[5] // 2 != bad // 2
     assert got[:4] + got[6:] == order[:4] + order[6:]
 
 
 @pytest.mark.parametrize("policy", ["skip", "replace"])
 def test_a_timeout_that_fired_once_is_replayed_on_resume(make, tmp_path, policy):
-    order = sum(_ids(_take(make().train(), 3)), [])
+    order = sum(_ids(take(make().train(), 3)), [])
     hung = order[12]
     data = make(StubPool(hangs=[hung]), on_error=policy)
     stream = data.train()
@@ -196,7 +148,7 @@ def test_a_timeout_that_fired_once_is_replayed_on_resume(make, tmp_path, policy)
     healthy = StubPool()
     resumed = make(healthy, on_error=policy)
     assert resumed.skipped == [f"v{hung}"]
-    _same(whole[1:], _take(resumed.train(state=state), 5))
+    _same(whole[1:], take(resumed.train(state=state), 5))
     assert not any(r.path.endswith(f"/{hung}.mp4") for r in healthy.requests)
     lines = (tmp_path / "work/skipped.jsonl").read_text().splitlines()
     assert len(lines) == 1
@@ -214,11 +166,11 @@ def test_a_failure_does_not_reach_back_before_its_position(make):
     stream.close()
     assert 0 in _ids(whole)[0] and 0 not in _ids(whole)[-1]
     # Which of the batches read ahead saw it is a matter of time; the log knows.
-    _same(whole, _take(make(rows=rows, on_error="replace").train(state=start), 12))
+    _same(whole, take(make(rows=rows, on_error="replace").train(state=start), 12))
 
 
 def test_a_torn_last_line_of_the_log_is_dropped(make, tmp_path):
-    _take(make(StubPool(broken=[0]), on_error="skip").train(), 3)
+    take(make(StubPool(broken=[0]), on_error="skip").train(), 3)
     log = tmp_path / "work/skipped.jsonl"
     whole = log.read_text()
     log.write_text(whole + '{"stream": "train", "posi')
@@ -291,7 +243,7 @@ def test_captions_come_from_the_columns_the_config_names(make, words):
     data = make(rows=rows, captions=("caption", "looks"))
     (batch, *_), texts = data.evaluate(), words(["red", "green", "blue"])
     np.testing.assert_array_equal(batch["text"][0], texts[0])
-    seen = np.concatenate([b["text"][:, 1] for b in _take(data.train(), 40)])
+    seen = np.concatenate([b["text"][:, 1] for b in take(data.train(), 40)])
     share = [(seen == row[1]).mean() for row in texts]
     np.testing.assert_allclose(share, [0.5, 0.25, 0.25], atol=0.08)
     data = make(rows=rows, captions=("looks",))
@@ -307,8 +259,8 @@ def test_cached_clips_are_read_once_and_random_ones_are_not_cached(make):
     first, again = list(data.evaluate()), list(data.evaluate())
     _same(first, again)
     assert len(pool.requests) == ROWS
-    plain = _take(make(on_error="skip", pool=StubPool(broken=[4])).train(), 6)
-    _same(plain, _take(make(cache=True, transform={}, on_error="skip").train(), 6))
+    plain = take(make(on_error="skip", pool=StubPool(broken=[4])).train(), 6)
+    _same(plain, take(make(cache=True, transform={}, on_error="skip").train(), 6))
     with pytest.raises(ValueError, match="train.cache=True: must be False, because flip, jitter"):
         make(cache=True, transform={"flip": 0.5, "jitter": {}})
     with pytest.raises(ValueError, match="must be False, because rand_augment"):
@@ -345,83 +297,6 @@ def test_videos_of_different_shapes_in_a_batch_are_named(make, monkeypatch):
         list(make().evaluate())
 
 
-def test_captions_are_cleaned_cut_and_prompted(make, words):
-    rows = [{"caption": ["Red, (green) BLUE... red"]} for _ in range(8)]
-    data = make(rows=rows, clean="blip_caption", max_words=3, prefix="moves ")
-    expected = words(["moves red, green blue"] * 8)
-    for batch in (*_take(data.train(), 1), *data.evaluate()):
-        np.testing.assert_array_equal(batch["text"], expected)
-    assert data.clean("RED!") == "red" and data.records[0].captions == tuple(rows[0]["caption"])
-    with pytest.raises(
-        ValueError, match="unknown clean-up of texts 'blip_captions': did you mean 'blip_"
-    ):
-        make(clean="blip_captions")
-
-
-def test_captions_that_clean_up_empties_are_named(make):
-    rows = [{"caption": ["...", "red"] if i % 7 else "(!)"} for i in range(10)]
-    with pytest.raises(ManifestError) as caught:
-        make(rows=rows, clean="blip_caption")
-    message = str(caught.value)
-    assert "10 texts of 10 of 10 rows are empty after clean-up by 'blip_caption'" in message
-    assert "line 1: '(!)'" in message and "and 5 more" in message and "on_error" in message
-
-
-def test_rows_without_a_text_are_skipped_by_policy_and_others_keep_what_is_left(make, words):
-    rows = [{"caption": ["...", "red"] if i % 7 else "(!)"} for i in range(10)]
-    data = make(rows=rows, clean="blip_caption", prefix="moves ", on_error="skip", batch_size=2)
-    ids = set()
-    for batch in _take(data.train(), 8):
-        np.testing.assert_array_equal(batch["text"], words(["moves red"] * 2))
-        ids |= set(batch["ids"].tolist())
-    assert ids == set(range(10)) - {0, 7}
-    assert data.skipped == ["0.mp4", "7.mp4"]
-    data = make(rows=rows, clean="blip_caption", on_error="skip", batch_size=5, name="eval")
-    batches = list(data.evaluate())
-    mask = np.concatenate([batch["mask"] for batch in batches])
-    np.testing.assert_array_equal(mask, [i % 7 != 0 for i in range(10)])
-    assert not batches[0]["text"][0, 2:].any()
-
-
-def test_questions_and_answers(make, words):
-    rows = [
-        {"question": f"red (green) {'blue ' * (i % 3)}?", "answer": ["Red.", "green"]}
-        for i in range(8)
-    ]
-    data = make(rows=rows, clean="blip_question", max_words=4)
-    (batch,) = data.evaluate()
-    assert batch.keys() == {"video", "ids", "mask", "question", "answer"}
-    asked = ["red green " + ("?", "blue ?", "blue blue")[i % 3] for i in range(8)]
-    np.testing.assert_array_equal(batch["question"], words(asked))
-    np.testing.assert_array_equal(batch["answer"], words(["Red."] * 8))
-    drawn = np.concatenate([b["answer"] for b in _take(data.train(), 6)])
-    assert {tuple(row) for row in drawn} == {tuple(row) for row in words(["Red.", "green"])}
-    with pytest.raises(ManifestError, match="line 3: has no `question`, as other rows have"):
-        make(rows=[*({"label": 1} | row for row in rows[:2]), {"label": 1}])
-
-
-def test_rows_of_one_video_have_one_video_id(make):
-    rows = [{"caption": f"red {i}", "video": f"{i // 3}.mp4"} for i in range(12)]
-    batch = _take(make(rows=rows, batch_size=12).train(), 1)[0]
-    assert batch["video_id"].dtype == np.int32
-    np.testing.assert_array_equal(batch["video_id"], batch["ids"] // 3)
-
-
-def test_videos_without_a_file_follow_the_policy(tmp_path, make, words):
-    pool = DecoderPool(workers=0, timeout=10.0)
-    write_video(tmp_path / "there.mp4", draw(16, 32, 32))
-    rows = [{"caption": "red", "video": "there.mp4"} for _ in range(6)]
-    rows[1]["video"] = rows[4]["video"] = "gone.mp4"
-    with pytest.raises(ManifestError, match="2 of 6 rows name no file .*'skip'(.|\n)*gone.mp4"):
-        make(pool, rows=rows)
-    data = make(pool, rows=rows, on_error="skip", batch_size=6)
-    (batch,) = data.evaluate()
-    np.testing.assert_array_equal(batch["mask"], [True, False, True, True, False, True])
-    assert len(data.skipped) == 2
-    listed = (tmp_path / "work/skipped.jsonl").read_text()
-    assert listed.count("gone.mp4") == 4 and "no such file" in listed
-
-
 def test_twins_of_moving_shapes_arrive_reversed_through_real_decoders(tmp_path, words):
     manifest = moving_shapes.generate(tmp_path / "shapes", count=12)
     config = ConfigDict({
@@ -432,7 +307,7 @@ def test_twins_of_moving_shapes_arrive_reversed_through_real_decoders(tmp_path, 
     })  # fmt: skip
     with DecoderPool(workers=2, timeout=60) as pool:
         data = VideoData(config, words, pool, name="train", workdir=tmp_path)
-        batches = _take(data.train(), 3)
+        batches = take(data.train(), 3)
     assert words.cut == 0
     for batch in batches:
         assert batch["video"].shape == (8, 8, 32, 32, 3)
