@@ -93,6 +93,51 @@ def captioning_task() -> ConfigDict:
     return ConfigDict({"name": "captioning", "label_smoothing": 0.1, "prompt": ""})
 
 
+def matching_task(ramp: int) -> ConfigDict:
+    """BLIP's retrieval losses. ramp: steps in which the momentum's share of targets rises."""
+    return ConfigDict(
+        {"name": "matching", "queue": 57_600, "momentum": 0.995, "alpha": 0.4, "ramp": ramp}
+    )
+
+
+def answering_task() -> ConfigDict:
+    """BLIP's question answering loss; `frames` as denominator is Token Mixing's published one."""
+    return ConfigDict(
+        {
+            "name": "question_answering",
+            "label_smoothing": 0.1,
+            "answer_weight": 0.2,
+            "denominator": "videos",
+        }
+    )
+
+
+def matching(protocol: str, data: ConfigDict, allow_subset: bool = False) -> ConfigDict:
+    """Text-video retrieval whose nearest `rerank` candidates are ranked by matching."""
+    section = retrieval(protocol, data, allow_subset)
+    section.update(kind="matching", rerank=128)
+    return section
+
+
+def answering(
+    protocol: str, answers: str, data: ConfigDict, allow_subset: bool = False
+) -> ConfigDict:
+    """Answers chosen from a file of them, as BLIP ranks them; '' for written ones."""
+    section = ConfigDict(
+        {
+            "kind": "question_answering",
+            "protocol": protocol,
+            "allow_subset": allow_subset,
+            "answers": answers,
+            "rank": 128,
+            "label_smoothing": 0.1,
+            "search": {"method": "beam", "beams": 3, "max_length": 10, "min_length": 1},
+        }
+    )
+    section.update(data)
+    return section
+
+
 def captioning(
     protocol: str, data: ConfigDict, allow_subset: bool = False, **search: Any
 ) -> ConfigDict:

@@ -147,9 +147,10 @@ def retrieval(dataset: str, method: str, large: bool = False) -> ConfigDict:
     last = SIZES[config.model.size].visual.layers - 1
     config.rules = rules(trained_patterns(method, (LP, RETRIEVAL_REST)), last)
     _schedule(config, 6, run["epoch"])
-    config.task = common.matching_task(warmup=run["epoch"])
-    text = {"clean": "blip_caption", "max_words": 30}
-    videos = functools.partial(common.videos, frames=FRAMES, transform=RESIZE, **text)
+    config.task = common.matching_task(ramp=run["epoch"])
+    videos = functools.partial(
+        common.videos, frames=FRAMES, transform=RESIZE, clean="blip_caption", max_words=30
+    )
     data = f"data/{dataset}"
     config.data.train = videos(f"{data}/{run['train']}.jsonl", "random_frames", batch_size=64)
     # Published: random frames at test, too.
@@ -175,13 +176,13 @@ def question_answering(large: bool = False) -> ConfigDict:
     augment = {
         "random_resized_crop": {"size": 224, "area": (0.5, 1.0)},
         "flip": 0.5,
-        "rand_augment": common.BLIP_AUGMENT,
+        "rand_augment": {"ops": 2, "magnitude": 5.0, "deviation": 0.0},
     }
     config.data.train = videos(
         "data/msrvtt_qa/train.jsonl", "random_frames", batch_size=128, transform=augment
     )
     test = videos("data/msrvtt_qa/test.jsonl", "segment_centre", batch_size=64, transform=RESIZE)
-    config.evals = {"msrvtt_qa": common.answering("msrvtt_qa", test)}
+    config.evals = {"msrvtt_qa": common.answering("msrvtt_qa", "data/msrvtt_qa/answers.txt", test)}
     config.train.best_metric = "msrvtt_qa/accuracy"
     config.table = (("msrvtt_qa/accuracy", "accuracy"),)
     return config

@@ -104,9 +104,9 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
         spec = build_model(config).spec
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
-        pixels |= {"resize": "bicubic", "crop": "center"}
-        family = "clip" if spec.kind == "dual_encoder" else "blip"
-        return None, ModelConfig(family, spec, {}, pixels)
+        clip = spec.kind == "dual_encoder"
+        pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
+        return None, ModelConfig("clip" if clip else "blip", spec, {}, pixels)
     folder = resolve(config["checkpoint"])
     stored = read_model_config(folder)
     size = config["size"]

@@ -17,6 +17,7 @@ from vlt.models.build import (
     merged_form,
     merges_tokens,
 )
+from vlt.models.dual_encoder import DualEncoder
 from vlt.models.video_model import VideoModel
 
 Configs = Mapping[str, Mapping[str, Any]]
@@ -61,6 +62,8 @@ def bench_forward(
     if peer:
         from vlt.bench.torch_peer import clip_video_encoder  # torch is an extra
 
+        if not isinstance(main.model, DualEncoder):
+            raise ValueError(f"--peer: there is none of a {main.model.spec.kind} here")
         video = random_video(main.model, batch)
         encode = clip_video_encoder(main.model, main.params)
         difference = float(np.abs(encode(video) - np.asarray(main.run())).max())

@@ -12,7 +12,7 @@ from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.retrieval import pairs_of_twins
 from vlt.models.generation import Search, generate
 from vlt.tasks.build import prompt_length
-from vlt.tasks.caption_metrics import caption_metrics, write_predictions
+from vlt.tasks.caption_metrics import caption_metrics, references_of, write_predictions
 from vlt.tasks.captioning import word_losses
 from vlt.tasks.protocols import named_protocol
 from vlt.tasks.twins import twin_accuracy
@@ -23,16 +23,12 @@ def captioning(
 ) -> Metrics:
     """Captions of every video, written to WORKDIR/captions-NAME.json, and their scores."""
     protocol = named_protocol(section["protocol"])
-    pairs = protocol.pairs(data.records)
-    label = protocol.check(pairs, section["allow_subset"])
+    label = protocol.check(protocol.pairs(data.records), section["allow_subset"])
     read, captions = _captions(predictor, params, section, data, step)
-    # One caption a video, however many records name it.
-    names = [data.records[record].video for record in read]
-    predictions = dict(zip(reversed(names), reversed(captions), strict=True))
-    references: dict[str, list[str]] = {name: [] for name in predictions}
-    for video, text in pairs:
-        if video in references:
-            references[video].append(text)
+    captioned = {data.records[r].id: text for r, text in zip(read, captions, strict=True)}
+    # One caption a video, however many records name it; videos that were not read have none.
+    references = {i: t for i, t in references_of(data.records).items() if i in captioned}
+    predictions = {identity: captioned[identity] for identity in references}
     write_predictions(predictor.workdir / f"captions-{data.name}.json", predictions)
     return dict(caption_metrics(predictions, references)) | {"protocol": label}
 

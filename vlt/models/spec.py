@@ -174,7 +174,7 @@ SIZES: dict[str, Spec] = {
         "captioner",
         _blip_vision(32, 8, 96, 4, 3),
         # Moving shapes have one token to start a text with, whatever it is for.
-        BertSpec(16, 43, 96, 2, 3, 384, 96, decode_id=41, encode_id=41, end_id=42),
+        BertSpec(16, 43, 96, 2, 3, 384, 96, decode_id=41, encode_id=41, end_id=42, dropout=0.0),
     ),
     **{
         f"blip_{size}_{kind}": _blip(kind, width, layers, embed_dim)
