@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import torch
 from blip_models import CONTEXT, ENC, IMAGE, bert_words, blip
 from transformers import PreTrainedModel
 
@@ -16,6 +17,7 @@ from vlt.models.video_model import VideoModel
 
 def converted(kind: str, folder: Path) -> tuple[PreTrainedModel, LoadedModel]:
     """The peer in torch, and what comes of it through files in `folder`."""
+    torch.manual_seed(0)
     peer = blip(kind)
     peer.save_pretrained(folder / "hf")
     convert(folder / "hf", folder / "model", tokenizer=bert_words(folder / "vocab.txt"))
