@@ -17,7 +17,7 @@ from vlt.models.captioner import Captioner
 from vlt.models.generation import Search, generate, nucleus
 from vlt.models.spec import BertSpec
 
-BATCH = 5
+BATCH = 10  # enough for every part of the rules to matter
 SPEC = dataclasses.replace(SMALL, layers=1)  # the golden captioner has two
 END = SPEC.end_id
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
