@@ -51,15 +51,15 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
       vlt.optim.RuleError: rules that do not fit the parameters.
     """
     model = _module(config["model"])
-    published = merged_form(model).clone(cls_only=False)
-    params, merged = abstract_params(model), abstract_params(published)
-    trained = partition(params, config["rules"])[0]
+    params = abstract_params(model)
+    counts = count_parameters(model, params, config["rules"])
+    return counts | _operations(config["model"], model, params, bool(counts["trainable_params"]))
+
+
+def count_parameters(model: VideoModel, params: Any, rules: Any) -> dict[str, int]:
+    """The keys of `inspect_config` that count leaves."""
+    trained = partition(params, rules)[0]
     sizes = _sizes(trained)
-    inputs = example_inputs(model.spec, config["model"]["frames"], config["model"]["context"])
-    video, *_ = inputs
-    tokens = _tokens_per_layer(published, merged, video)
-    cost = _cost(published, "encode_video", merged, [video], train=False)
-    whole = _cost(published, "__call__", merged, inputs, train=False)
     not_weights = NOT_WEIGHTS if model.spec.kind == "dual_encoder" else BLIP_NOT_WEIGHTS
     return {
         "total_params": sum(_sizes(params).values()),
@@ -69,10 +69,25 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "trainable_weights_video": _sum_without(
             _sizes(trained, dimensions=2), f"{NOT_VIDEO}|{not_weights}"
         ),
+    }
+
+
+def _operations(
+    config: Mapping[str, Any], model: VideoModel, params: Any, trained: bool
+) -> dict[str, Any]:
+    """The keys of `inspect_config` that count operations and tokens."""
+    published = merged_form(model).clone(cls_only=False)
+    merged = abstract_params(published)
+    inputs = example_inputs(model.spec, config["frames"], config["context"])
+    video, *_ = inputs
+    tokens = _tokens_per_layer(published, merged, video)
+    cost = _cost(published, "encode_video", merged, [video], train=False)
+    whole = _cost(published, "__call__", merged, inputs, train=False)
+    return {
         "video_gmacs": cost.total / 1e9,
         "video_gmacs_by_kind": {k: v / 1e9 for k, v in dataclasses.asdict(cost).items()},
         "video_multiply_adds": cost.multiply_adds,
-        "video_gmacs_run": _cost(model, "encode_video", params, [video], bool(sizes)).total / 1e9,
+        "video_gmacs_run": _cost(model, "encode_video", params, [video], trained).total / 1e9,
         "text_gmacs": (whole.total - cost.total) / 1e9,
         "tokens_per_layer": tokens,
         "output_tokens": tokens[-1][0] * tokens[-1][1],

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
-PACKAGED = ("tiny_clip",)
+PACKAGED = ("tiny_clip", "tiny_blip")
 
 
 def resolve(name: str) -> Path:
     """The path a config names.
 
-    `tiny_clip` is the model folder in the package. `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a
-    file of a generated data set (its manifest by default), made on first use in the cache folder;
-    anything else is a path.
+    `tiny_clip` and `tiny_blip` are model folders in the package.
+    `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a file of a generated data set (its manifest by
+    default), made on first use in the cache folder; anything else is a path.
 
     Raises:
         ValueError: a moving_shapes name of another form.

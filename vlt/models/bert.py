@@ -16,8 +16,6 @@ from vlt.models.block import ACTIVATIONS, Attention, Dense, LayerNorm, Mlp, caus
 from vlt.models.points import KeysValues, Method, Pattern
 from vlt.models.spec import BertSpec
 
-INIT = nn.initializers.normal(0.02)
-
 
 class Memory(flax.struct.PyTreeNode):
     """What a layer has read: keys and values of its own text and of the source it crosses to."""
@@ -61,7 +59,11 @@ class Bert(nn.Module):
         """
         spec = self.spec
         embedding = nn.Embed(
-            spec.vocab, spec.width, embedding_init=INIT, dtype=self.dtype, name="token_embedding"
+            spec.vocab,
+            spec.width,
+            embedding_init=self.spec.init,
+            dtype=self.dtype,
+            name="token_embedding",
         )
         x = self._embed(embedding, ids, index, train)
         length = ids.shape[-1] if memory is None else memory[0].own.keys.shape[3]
@@ -81,7 +83,7 @@ class Bert(nn.Module):
         spec = self.spec
         if ids.shape[-1] > spec.context:
             raise ValueError(f"{ids.shape[-1]} text tokens; the model has {spec.context} positions")
-        table = self.param("position_embedding", INIT, (spec.context, spec.width))
+        table = self.param("position_embedding", self.spec.init, (spec.context, spec.width))
         position = jax.lax.dynamic_slice_in_dim(table, index, ids.shape[-1])
         x = embedding(ids) + position.astype(self.dtype)
         x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
@@ -138,7 +140,9 @@ class BertLayer(nn.Module):
             y, attended = self._attention("cross_attention")(pattern, crossed)
             crossed = KeysValues(attended.keys, attended.values)
             x = self._add("cross_attention_norm", x, y.reshape(x.shape))
-        mlp = Mlp(spec.mlp_width, spec.activation, self.methods, self.dtype, INIT, name="mlp")
+        mlp = Mlp(
+            spec.mlp_width, spec.activation, self.methods, self.dtype, self.spec.init, name="mlp"
+        )
         return self._add("mlp_norm", x, mlp(x)), Memory(read, crossed)
 
     def _attention(self, name: str) -> Attention:
@@ -146,7 +150,7 @@ class BertLayer(nn.Module):
             self.spec.heads,
             methods=self.methods,
             dtype=self.dtype,
-            kernel_init=INIT,
+            kernel_init=self.spec.init,
             dropout=self.spec.dropout * self.train,
             name=name,
         )
@@ -166,7 +170,7 @@ class LanguageHead(nn.Module):
     def __call__(self, x: jax.Array, embedding: jax.Array) -> jax.Array:
         """Hidden states [..., d] and embeddings [v, d] -> float32 [..., v]."""
         spec = self.spec
-        x = Dense(spec.width, dtype=self.dtype, kernel_init=INIT, name="transform")(x)
+        x = Dense(spec.width, dtype=self.dtype, kernel_init=self.spec.init, name="transform")(x)
         x = ACTIVATIONS[spec.activation](x)
         x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="norm")(x)
         logits = jnp.einsum(

@@ -290,11 +290,12 @@ class BeamSearch:
             beams,
         )
         running, order = jax.lax.top_k(jnp.where(ends, -jnp.inf, scores), beams)
-        best = (scores if self.search.semantics == "blip" else running)[:, 0]
+        # By maximum and minimum: where the sorted are sliced, XLA sorts the whole vocabulary.
+        best = (scores if self.search.semantics == "blip" else running).max(1)
         return state.replace(
             ids=_pick(ids, order),
             length=state.length + 1,
-            open=state.open & (ended_scores[:, -1] < best / norm),
+            open=state.open & (ended_scores.min(1) < best / norm),
             scores=running,
             parents=_pick(parents, order),
             ended=ended,

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.bert import INIT, Bert
+from vlt.models.bert import Bert
 from vlt.models.block import Dense
 from vlt.models.spec import BlipSpec
 from vlt.models.video_model import VideoModel
@@ -33,7 +33,7 @@ class Retriever(VideoModel):
         self.temperature = self.param("temperature", start, ())
 
     def _dense(self, width: int) -> Dense:
-        return Dense(width, methods=self.methods, dtype=self.dtype, kernel_init=INIT)
+        return Dense(width, methods=self.methods, dtype=self.dtype, kernel_init=self.spec.text.init)
 
     def encode_video(
         self, video: jax.Array, train: bool = False, capture: bool = False

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import flax.linen as nn
+
 
 @dataclasses.dataclass(frozen=True)
 class VisionSpec:
@@ -46,7 +48,7 @@ class BertSpec:
     """BLIP's text model: BERT with cross-attention to tokens of `source_width` channels.
 
     decode_id, encode_id: the tokens [DEC] and [ENC] in the place of the first, by which the model
-    is told to write or to match. end_id: [SEP].
+    is told to write or to match. end_id: [SEP]. init_std: of fresh weights.
     """
 
     context: int
@@ -62,6 +64,12 @@ class BertSpec:
     activation: str = "gelu"
     norm_eps: float = 1e-12
     dropout: float = 0.1
+    init_std: float = 0.02
+
+    @property
+    def init(self) -> nn.initializers.Initializer:
+        """Of weights and embeddings; biases start at 0."""
+        return nn.initializers.normal(self.init_std)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +182,20 @@ SIZES: dict[str, Spec] = {
         "captioner",
         _blip_vision(32, 8, 96, 4, 3),
         # Moving shapes have one token to start a text with, whatever it is for.
-        BertSpec(16, 43, 96, 2, 3, 384, 96, decode_id=41, encode_id=41, end_id=42, dropout=0.0),
+        BertSpec(
+            16,
+            43,
+            96,
+            2,
+            3,
+            384,
+            96,
+            decode_id=41,
+            encode_id=41,
+            end_id=42,
+            dropout=0.0,
+            init_std=0.1,
+        ),
     ),
     **{
         f"blip_{size}_{kind}": _blip(kind, width, layers, embed_dim)
