@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from vlt.bench import generation
+from vlt.models.build import init_params
 from vlt.models.generation import Search
 from vlt.models.spec import SIZES, BertSpec, VisionSpec
 
@@ -18,6 +20,11 @@ SPEC = dataclasses.replace(
 SEARCH = Search(beams=3, max_length=8, min_length=8, semantics="transformers")
 
 
+def spread(*arguments):
+    """Weights so large that words depend on the video."""
+    return jax.tree.map(lambda x: 4 * x, init_params(*arguments))
+
+
 def test_both_sides_write_the_same_texts(monkeypatch):
     called = []
 
@@ -26,6 +33,7 @@ def test_both_sides_write_the_same_texts(monkeypatch):
         return np.array([[1.0, 2.0, 4.0, 12.0]] * rounds)
 
     monkeypatch.setattr(generation, "turns", turns)
+    monkeypatch.setattr(generation, "init_params", spread)
     found = generation.bench_generation(SPEC, 2, 3, SEARCH, rounds=2, vision=True)
     assert found == {
         "source_tokens": 10,

@@ -28,8 +28,6 @@ from vlt.models.captioner import Captioner
 from vlt.models.generation import Search, generate
 from vlt.models.spec import SIZES, BlipSpec
 
-SPREAD = 4.0  # times the initial weights: else all words are about as likely, and rounding decides
-
 
 def bench_generation(
     spec: BlipSpec, frames: int, batch: int, search: Search, rounds: int, vision: bool = False
@@ -39,7 +37,7 @@ def bench_generation(
     `same_texts` is the share of texts in which both agree to the last token.
     """
     model = Captioner(spec, frames=frames)
-    params = jax.jit(lambda: _spread(init_params(model, jax.random.key(0))))()
+    params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     video = random_video(model, batch)
     tokens = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_video")[0])
     source = jax.block_until_ready(tokens(params, video))
@@ -72,10 +70,6 @@ def bench_generation(
             "with_vision_times_as_fast": ratio(times, 3, 2),
         }
     return result
-
-
-def _spread(params: dict[str, Any]) -> dict[str, Any]:
-    return params | {"text": jax.tree.map(lambda x: SPREAD * x, params["text"])}
 
 
 class TorchCaptioner:
