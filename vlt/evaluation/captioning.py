@@ -11,7 +11,6 @@ from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.retrieval import pairs_of_twins
 from vlt.models.generation import Search, generate
-from vlt.tasks.build import prompt_length
 from vlt.tasks.caption_metrics import caption_metrics, references_of, write_predictions
 from vlt.tasks.captioning import word_losses
 from vlt.tasks.protocols import named_protocol
@@ -38,8 +37,7 @@ def _captions(
 ) -> tuple[np.ndarray, list[str]]:
     """Records that could be read, and what the search finds for each, without the prompt."""
     search, text = Search(**section["search"]), section["prompt"]
-    length = prompt_length(predictor.tokenizer, text)
-    prompt = predictor.tokenizer([text])[:, :length]
+    prompt = predictor.tokenizer.prompt(text)
 
     def caption(params: Any, video: jax.Array) -> jax.Array:
         module = predictor.module
@@ -49,7 +47,7 @@ def _captions(
 
     program = predictor.compiled(("captions", search, text), caption)
     read, ids = predictor.videos(program, params, data, step)
-    return read, predictor.tokenizer.decode(ids[:, length:])
+    return read, predictor.tokenizer.decode(ids[:, len(prompt) :])
 
 
 def caption_twins(

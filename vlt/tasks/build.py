@@ -17,8 +17,7 @@ def _retrieval(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | No
 
 
 def _captioning(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
-    prompt = section["prompt"]
-    length = 1 if tokenizer is None else prompt_length(tokenizer, prompt)
+    length = 1 if tokenizer is None else len(tokenizer.prompt(section["prompt"]))
     return Captioning(section["label_smoothing"], length)
 
 
@@ -58,8 +57,3 @@ def make_task(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | Non
     if spec.kind != wanted:
         raise ValueError(f"task.name={name!r} needs a model of kind {wanted}, not {spec.kind}")
     return make(section, spec, tokenizer)
-
-
-def prompt_length(tokenizer: Tokenizer, prompt: str) -> int:
-    """Tokens of a prompt, the start token included and the end token not."""
-    return int((tokenizer([prompt])[0] > 0).sum()) - 1
