@@ -280,13 +280,13 @@ DEVICES = """
     import sys; sys.path[:0] = ["tests", "tests/tasks"]
     import jax, numpy as np
     from vlt.sharding import make_mesh, param_sharding, shard_batch
-    import test_matching
+    import test_matching_task
     from small_retriever import batch
     jax.config.update("jax_default_matmul_precision", "highest")
     results = []
     for mesh_config in ({"data": 1}, {"data": 2, "fsdp": 4}):
         mesh = make_mesh(mesh_config, jax.devices()[:np.prod(list(mesh_config.values()))])
-        step, frozen, create = test_matching.setup()
+        step, frozen, create = test_matching_task.setup()
         sharding = param_sharding(mesh, jax.eval_shape(create), min_elements=64)
         state = jax.jit(create, out_shardings=sharding)()
         frozen = jax.device_put(frozen, param_sharding(mesh, frozen, min_elements=64))
