@@ -46,7 +46,7 @@ def tiny_blip() -> ConfigDict:
         "known_looks": common.captioning("moving_shapes", known, max_length=16),
         "new_looks": common.captioning("moving_shapes", looks, max_length=16),
     }
-    config.train.update(steps=5000, log_every=50, checkpoint_every=1000)
+    config.train.update(steps=2500, log_every=50, checkpoint_every=500)
     config.table = (
         ("known_looks/CIDEr", "known looks CIDEr"),
         ("known_looks/BLEU-4", "BLEU-4"),

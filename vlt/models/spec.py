@@ -8,7 +8,10 @@ import flax.linen as nn
 
 @dataclasses.dataclass(frozen=True)
 class VisionSpec:
-    """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields."""
+    """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields.
+
+    init_std: of fresh class and position embeddings, 0 for CLIP's 1 / sqrt(width).
+    """
 
     image_size: int
     patch_size: int
@@ -22,6 +25,7 @@ class VisionSpec:
     patch_bias: bool = False
     key_bias: bool = True
     projection_bias: bool = False
+    init_std: float = 0.0
 
     @property
     def patches(self) -> int:
@@ -180,7 +184,8 @@ SIZES: dict[str, Spec] = {
     ),
     "tiny_blip": BlipSpec(
         "captioner",
-        _blip_vision(32, 8, 96, 4, 3),
+        # Of CLIP's deviation, 0.1, training leaves left and right alike to all that follows.
+        dataclasses.replace(_blip_vision(32, 8, 96, 4, 3), init_std=0.5),
         # Moving shapes have one token to start a text with, whatever it is for.
         BertSpec(
             16,

@@ -60,8 +60,7 @@ class VisionTransformer(nn.Module):
 
     def setup(self) -> None:
         spec = self.spec
-        scale = spec.width**-0.5
-        init = nn.initializers.normal(scale)
+        init = nn.initializers.normal(spec.init_std or spec.width**-0.5)
         self.class_embedding = self.param("class_embedding", init, (spec.width,))
         self.position_embedding = self.param(
             "position_embedding", init, (1 + spec.patches, spec.width)
@@ -73,7 +72,7 @@ class VisionTransformer(nn.Module):
                 use_bias=spec.projection_bias,
                 methods=self.methods,
                 dtype=self.dtype,
-                kernel_init=init,
+                kernel_init=nn.initializers.normal(spec.width**-0.5),
             )
 
     @nn.compact
