@@ -73,7 +73,7 @@ def test_variant_builds(name):
     config = load_config(name)
     model = config.model.copy_and_resolve_references()
     del model.checkpoint  # of its size alone
-    make_task(config.task, build_model(model).spec)
+    make_task(config, build_model(model).spec)
     trained = _trained(FrozenConfigDict(model), repr(config.rules))
     optimizer, _ = make_optimizer(config.optimizer, config.rules, max(config.train.steps, 1))
     jax.eval_shape(optimizer.init, trained)

@@ -39,7 +39,7 @@ def batch(size=8):
 def run_step(accumulate=1, data=None, mask_rate=0.0):
     model, task, optimizer, schedule, trained, frozen = setup(mask_rate=mask_rate)
     step = make_train_step(model, task, optimizer, schedule, 0, accumulate)
-    state = TrainState.create(trained, optimizer, task)
+    state = TrainState.create(model, trained, frozen, optimizer, task)
     return jax.jit(step)(state, frozen, data or batch())
 
 
@@ -74,7 +74,7 @@ def test_step_that_is_not_finite_changes_nothing():
     data["video"][0, 0, 0, 0, 0] = np.nan
     model, task, optimizer, schedule, trained, frozen = setup()
     step = jax.jit(make_train_step(model, task, optimizer, schedule, 0))
-    state = TrainState.create(trained, optimizer, task)
+    state = TrainState.create(model, trained, frozen, optimizer, task)
     after, metrics = step(state, frozen, data)
     assert not metrics["finite"]
     jax.tree.map(
@@ -89,7 +89,7 @@ def test_step_that_is_not_finite_changes_nothing():
 def test_masks_differ_from_step_to_step_and_repeat_with_the_seed():
     model, task, optimizer, schedule, trained, frozen = setup(mask_rate=0.5)
     step = jax.jit(make_train_step(model, task, optimizer, schedule, 0))
-    state = TrainState.create(trained, optimizer, task)
+    state = TrainState.create(model, trained, frozen, optimizer, task)
     later = dataclasses.replace(state, step=jnp.asarray(1))
     losses = [float(step(s, frozen, batch())[1]["mbta"]) for s in (state, later, state)]
     assert losses[0] != losses[1] and losses[0] == losses[2]
@@ -137,7 +137,7 @@ DEVICES = """
         count = np.prod(list(mesh_config.values()))
         mesh = make_mesh(mesh_config, jax.devices()[:count])
         model, task, optimizer, schedule, trained, frozen = test_step.setup(mask_rate=0.5)
-        state = TrainState.create(trained, optimizer, task)
+        state = TrainState.create(model, trained, frozen, optimizer, task)
         place = lambda tree: jax.device_put(tree, param_sharding(mesh, tree, min_elements=64))
         step = jax.jit(make_train_step(model, task, optimizer, schedule, 0))
         state, metrics = step(place(state), place(frozen), shard_batch(test_step.batch(), mesh))

@@ -5,10 +5,11 @@ the mesh and splits nothing yet. The same code runs on one CPU device and on a p
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -143,3 +144,17 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     for rows in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:
         check_batch_size(mesh, rows * jax.process_count())
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
+
+
+def over_devices(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """`function` of rows, [n, ...] -> [n, ...], shared among the devices of the mesh that is set.
+
+    For rows that every device has, such as the texts of all classes, in a program of the mesh.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(x)
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    filled = jnp.concatenate([x, jnp.repeat(x[:1], -len(x) % parts, axis=0)])
+    split = jax.lax.with_sharding_constraint(filled, PartitionSpec(BATCH_AXES))
+    return function(split)[: len(x)]

@@ -30,11 +30,17 @@ class TrainState(flax.struct.PyTreeNode):
 
     @classmethod
     def create(
-        cls, trained: dict[str, Any], optimizer: optax.GradientTransformation, task: Task
+        cls,
+        model: VideoModel,
+        trained: dict[str, Any],
+        frozen: dict[str, Any],
+        optimizer: optax.GradientTransformation,
+        task: Task,
     ) -> "TrainState":
         """State before the first step."""
         step, failed = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-        return cls(step, trained, optimizer.init(trained), failed, task.initial_state(trained))
+        carried = task.initial_state(model, trained, frozen)
+        return cls(step, trained, optimizer.init(trained), failed, carried)
 
 
 def make_train_step(
@@ -92,7 +98,7 @@ def _accumulated_gradient(model, task, state, frozen, batch, rng, accumulate):
     keys = jax.random.split(rng, accumulate)
 
     def features(trained, part, key):
-        return task.features(task.forward(model, trained, frozen, part, key), part)
+        return task.features(task.forward(model, trained, frozen, part, key, state.task), part)
 
     found = jax.lax.map(lambda part: features(state.trained, *part), (parts, keys))
     (value, terms), cotangents = _loss_gradient(task.loss, found)

@@ -58,7 +58,7 @@ class Run:
             config.optimizer, config.rules, max(config.train.steps, 1)
         )
         self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
-        self.task = make_task(config.task, self.model.module.spec, self.tokenizer)
+        self.task = make_task(config, self.model.module.spec, self.tokenizer)
         self.state = self._initial_state(trained)
         self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
         self.evaluator = Evaluator(
@@ -66,11 +66,12 @@ class Run:
         )
 
     def _initial_state(self, trained: dict[str, Any]) -> TrainState:
-        def create(tree: dict[str, Any]) -> TrainState:
-            return TrainState.create(tree, self.optimizer, self.task)
+        def create(trained: dict[str, Any], frozen: dict[str, Any]) -> TrainState:
+            module = self.model.module
+            return TrainState.create(module, trained, frozen, self.optimizer, self.task)
 
-        self.shardings = param_sharding(self.mesh, jax.eval_shape(create, trained))
-        return jax.jit(create, out_shardings=self.shardings)(trained)
+        self.shardings = param_sharding(self.mesh, jax.eval_shape(create, trained, self.frozen))
+        return jax.jit(create, out_shardings=self.shardings)(trained, self.frozen)
 
     def params(self) -> dict[str, Any]:
         """The whole tree, trained leaves as they are now."""
@@ -185,7 +186,8 @@ def _compiled_step(run: Run, batch: Mapping[str, jax.Array]) -> Any:
     )
     outputs = (run.shardings, replicated(run.mesh))
     program = jax.jit(step, donate_argnums=0, out_shardings=outputs)
-    return program.lower(run.state, run.frozen, batch).compile()
+    with jax.set_mesh(run.mesh):
+        return program.lower(run.state, run.frozen, batch).compile()
 
 
 def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:

@@ -86,7 +86,7 @@ def test_contrast_and_its_gradients(given, steps, ramp, alpha):
 
 def test_newest_take_the_places_of_the_oldest():
     task = Matching(E, queue=6)
-    state = task.initial_state({})
+    state = task.initial_state(None, {}, {})
     assert (state["ids"] == -100).all()
     for name in ("video", "text"):
         np.testing.assert_allclose(jnp.linalg.norm(state[name], axis=-1), 1, rtol=1e-6)
@@ -168,7 +168,7 @@ def run(parts):
     forward = jax.jit(objective)
 
     def run(momentum, state=None):
-        state = TASK.initial_state(parts[0]) if state is None else state
+        state = TASK.initial_state(None, *parts) if state is None else state
         with jax.default_matmul_precision("highest"):
             loss, (terms, after) = forward(*parts, state, batch(), momentum)
         return loss, terms, after
@@ -179,7 +179,7 @@ def run(parts):
 def test_loss_is_the_sum_and_the_task_carries_what_it_needs(parts, run):
     loss, terms, after = run(TASK.momentum)
     np.testing.assert_allclose(loss, terms["ita"] + terms["itm"], rtol=1e-6)
-    before = TASK.initial_state(parts[0])
+    before = TASK.initial_state(None, *parts)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), before
@@ -188,7 +188,7 @@ def test_loss_is_the_sum_and_the_task_carries_what_it_needs(parts, run):
 
 
 def test_copies_are_of_trained_leaves_that_embeddings_pass_through(parts):
-    copies = TASK.initial_state(parts[0])["momentum"]
+    copies = TASK.initial_state(None, *parts)["momentum"]
     assert copies.keys() == {"visual", "text", "text_projection"}
     assert copies["visual"].keys() == parts[0]["visual"].keys()
     assert not [name for name in copies["text"]["blocks_0"] if name.startswith("cross_attention")]
@@ -198,12 +198,12 @@ def test_copies_are_of_trained_leaves_that_embeddings_pass_through(parts):
 def test_copies_follow_the_weights_before_they_are_used(model, parts, run):
     """After other weights were copied: m of those and 1 - m of the present ones."""
     old = partition(params(model, seed=1), RULES)[0]
-    state = TASK.initial_state(old)
+    state = TASK.initial_state(None, old, {})
     jax.tree.map(
         lambda new, a, b: np.testing.assert_allclose(new, 0.9 * a + 0.1 * b, 1e-5, 1e-6),
         run(0.9, state)[2]["momentum"],
         state["momentum"],
-        TASK.initial_state(parts[0])["momentum"],
+        TASK.initial_state(None, *parts)["momentum"],
     )
     embedded = []
     for momentum, tree in ((1.0, old), (0.0, parts[0])):
@@ -224,7 +224,7 @@ def called(model, tree):
 def test_gradient_does_not_pass_through_what_is_looked_for(model, parts):
     """With copies that are the weights themselves, still the gradient of the weights' own part."""
     trained, frozen = parts
-    data, state = batch(), TASK.initial_state(trained)
+    data, state = batch(), TASK.initial_state(None, trained, frozen)
     out = called(model, merge(*parts))
     slow = {name: np.asarray(out[name]) for name in ("video", "text")}
 
@@ -259,7 +259,7 @@ def test_temperature_outside_the_range_is_clipped_and_finds_back():
 def test_batch_that_does_not_fit_is_refused(parts, size, message):
     data = {name: x[:size] for name, x in batch().items()}
     with pytest.raises(ValueError, match=message):
-        objective(*parts, TASK.initial_state({}), data)
+        objective(*parts, TASK.initial_state(None, {}, {}), data)
 
 
 def setup(dropout=0.1):
@@ -268,7 +268,7 @@ def setup(dropout=0.1):
     trained, frozen = partition(params(model), RULES)
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
     step = make_train_step(model, TASK, optimizer, schedule, seed=0)
-    return step, frozen, lambda: TrainState.create(trained, optimizer, TASK)
+    return step, frozen, lambda: TrainState.create(None, trained, frozen, optimizer, TASK)
 
 
 def test_microbatches_are_refused():
@@ -316,11 +316,11 @@ def test_blip_base_steps_from_shapes():
     config = {"size": "blip_b16_retriever", "methods": (), "dtype": "float32", "frames": 8}
     config |= {"cls_only": True, "frame_norm": False, "remat": False, "drop_path": 0.0}
     model = build_model(config)
-    task = make_task(SECTION, model.spec)
+    task = make_task({"task": SECTION}, model.spec)
     rules = ((r"visual/blocks_([0-9]|10)/.*", "frozen"), (".*", {"lr": 1.0}))
     trained, frozen = partition(abstract_params(model), rules)
     optimizer, schedule = make_optimizer(OPTIMIZER, rules, 10)
-    state = jax.eval_shape(lambda t: TrainState.create(t, optimizer, task), trained)
+    state = jax.eval_shape(lambda t: TrainState.create(None, t, frozen, optimizer, task), trained)
     data = dict(zip(task.columns, example_inputs(model.spec, 8, 35, batch=16), strict=True))
     data |= {name: jax.ShapeDtypeStruct((16,), jnp.int32) for name in task.also}
     step = make_train_step(model, task, optimizer, schedule, 0)
@@ -332,7 +332,7 @@ def test_captioner_asked_to_retrieve_is_refused(tmp_path):
     spec = SIZES["blip_b16_captioner"]
     message = "task.name='matching' needs a model of kind retriever, not captioner"
     with pytest.raises(ValueError, match=message):
-        make_task(SECTION, spec)
+        make_task({"task": SECTION}, spec)
     evals = {"test": {"kind": "matching"}}
     message = "evals.test.kind='matching' needs a model of kind retriever, not captioner"
     with pytest.raises(ValueError, match=message):

@@ -55,9 +55,9 @@ def test_config_makes_the_task_of_an_answerer_alone():
     section = {"name": "question_answering", "label_smoothing": 0.0}
     section |= {"answer_weight": 1.0, "denominator": "frames"}
     expected = QuestionAnswering(0.0, 1.0, "frames")
-    assert make_task(section, SIZES["blip_b16_answerer"]) == expected
+    assert make_task({"task": section}, SIZES["blip_b16_answerer"]) == expected
     with pytest.raises(ValueError, match="needs a model of kind answerer, not retriever"):
-        make_task(section, SIZES["blip_b16_retriever"])
+        make_task({"task": section}, SIZES["blip_b16_retriever"])
 
 
 def test_gradient_reaches_all_three_parts_and_microbatches_make_no_difference():
@@ -73,7 +73,7 @@ def test_gradient_reaches_all_three_parts_and_microbatches_make_no_difference():
     for accumulate in (1, 2):
         step = make_train_step(model, task, optimizer, schedule, 0, accumulate)
         with jax.default_matmul_precision("highest"):
-            state = TrainState.create(trained, optimizer, task)
+            state = TrainState.create(model, trained, frozen, optimizer, task)
             after, metrics = jax.jit(step)(state, frozen, batch())
         found.append((after.opt_state[0].mu, metrics["answer"]))
     assert {"visual", "question", "text"} == found[0][0].keys()

@@ -25,7 +25,7 @@ class Step:
         self.config, self.batch = config, batch
         self.model = build_model(config.model)
         self._optimizer, schedule = make_optimizer(config.optimizer, config.rules, STEPS)
-        self._task = make_task(config.task, self.model.spec)
+        self._task = make_task(config, self.model.spec)
         step = make_train_step(self.model, self._task, self._optimizer, schedule, 0)
         state, frozen = jax.eval_shape(self._initial)
         shapes = example_inputs(self.model.spec, config.model.frames, config.model.context, batch)
@@ -37,7 +37,7 @@ class Step:
     def _initial(self) -> tuple[TrainState, dict[str, Any]]:
         params = init_params(self.model, jax.random.key(0))
         trained, frozen = partition(params, self.config.rules)
-        return TrainState.create(trained, self._optimizer, self._task), frozen
+        return TrainState.create(self.model, trained, frozen, self._optimizer, self._task), frozen
 
     def start(self) -> "Step":
         """Random weights, videos and texts."""

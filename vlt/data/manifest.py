@@ -183,22 +183,31 @@ def texts(value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def read_classes(path: str | os.PathLike[str]) -> list[str]:
-    """Class names, one a line; the order is that of the class indices.
+    """Class names in the order of their indices: one a line, or of a .csv with `id,name`.
 
     Raises:
-        ManifestError: the file is missing, empty or not UTF-8, or a name comes twice.
+        ManifestError: the file is missing, empty or not UTF-8, a name comes twice, or ids do not
+            count from 0.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ManifestError(path, "there is no such file")
     lines: dict[str, int] = {}
-    for number, line in _lines(path):
-        name = line.strip()
+    for number, name in _labelled(path) if path.suffix == ".csv" else _lines(path):
+        name = name.strip()
         if name and lines.setdefault(name, number) != number:
             raise ManifestError(path, f"class {name!r} is that of line {lines[name]}", number)
     if not lines:
         raise ManifestError(path, "holds no classes")
     return list(lines)
+
+
+def _labelled(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """Lines and names of a table of classes."""
+    for index, (number, row) in enumerate(_read_csv(path)):
+        if row.get("id") != str(index) or "name" not in row:
+            raise ManifestError(path, f"must be id {index} and a name, is {row}", number)
+        yield number, row["name"]
 
 
 def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> list[list[int]]:

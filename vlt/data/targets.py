@@ -1,14 +1,22 @@
 """What the rows of a manifest say of their videos: captions, class indices, questions."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from vlt.data.captions import Cleaning
-from vlt.data.manifest import SHOWN, ManifestError, Record, texts
+from vlt.data.manifest import (
+    SHOWN,
+    ManifestError,
+    Record,
+    read_classes,
+    read_manifest,
+    texts,
+)
+from vlt.resources import resolve
 
 AS_WRITTEN = Cleaning()
 
@@ -149,6 +157,22 @@ class Targets:
 
 def _choose(listed: Sequence[str], draw: float) -> str:
     return listed[int(draw * len(listed))]
+
+
+def class_names(section: Mapping[str, Any]) -> list[str]:
+    """Class names of a data section in the order of their indices: those of its file `classes`, or
+    else the labels that occur in its manifest.
+
+    Raises:
+        ManifestError: the file or the manifest cannot be used, or has no labels.
+    """
+    if section.get("classes"):
+        return read_classes(resolve(section["classes"]))
+    manifest = resolve(section["manifest"])
+    names = _sorted_labels(read_manifest(manifest, check_videos=False))
+    if not names:
+        raise ManifestError(manifest, "has no column `label`, which recognition needs")
+    return names
 
 
 def _sorted_labels(records: Sequence[Record]) -> list[str]:

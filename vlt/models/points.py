@@ -43,6 +43,8 @@ class Tokens(flax.struct.PyTreeNode):
     members: [b, g, n, t * patches] share of every patch of the video in each token; None unless
         captured, to be drawn.
     cls: leading CLS tokens of a group, the ones that are read in the end.
+    frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
+        time, then all frames' patch 1 (ViCLIP).
     protected: leading tokens of a group that no method removes or merges, CLS tokens included.
     """
 
@@ -51,6 +53,7 @@ class Tokens(flax.struct.PyTreeNode):
     members: jax.Array | None = None
     cls: int = flax.struct.field(pytree_node=False, default=1)
     protected: int = flax.struct.field(pytree_node=False, default=1)
+    frames: int = flax.struct.field(pytree_node=False, default=1)
 
     @property
     def patches(self) -> int:
@@ -65,6 +68,17 @@ class Tokens(flax.struct.PyTreeNode):
         size = None if self.size is None else move(self.size)
         members = None if self.members is None else move(self.members)
         return self.replace(x=move(self.x), size=size, members=members, **changes)
+
+    def by_frame(self, x: jax.Array) -> jax.Array:
+        """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
+        if self.frames == 1:
+            return x
+        b, _, _, d = x.shape
+        return x.reshape(b, -1, self.frames, d).swapaxes(1, 2)
+
+    def by_group(self, x: jax.Array) -> jax.Array:
+        """Inverse of `by_frame`."""
+        return x if self.frames == 1 else x.swapaxes(1, 2).reshape(x.shape[0], 1, -1, x.shape[-1])
 
 
 class Pattern(flax.struct.PyTreeNode):

@@ -11,6 +11,8 @@ class VisionSpec:
     """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields.
 
     init_std: of fresh class and position embeddings, 0 for CLIP's 1 / sqrt(width).
+    temporal_frames: rows of the table of frame embeddings, with which the patches of all frames
+        attend together, beside one CLS (ViCLIP); 0 for frames apart.
     """
 
     image_size: int
@@ -26,6 +28,7 @@ class VisionSpec:
     key_bias: bool = True
     projection_bias: bool = False
     init_std: float = 0.0
+    temporal_frames: int = 0
 
     @property
     def patches(self) -> int:
@@ -121,9 +124,19 @@ def spec_from_dict(fields: dict[str, Any]) -> Spec:
     return DualEncoderSpec(VisionSpec(**visual), TextSpec(**text), **rest)
 
 
-def _clip(patch: int, width: int, layers: int, text_width: int, embed_dim: int) -> DualEncoderSpec:
-    visual = VisionSpec(224, patch, width, layers, width // 64, 4 * width)
-    text = TextSpec(77, 49408, text_width, 12, text_width // 64, 4 * text_width)
+def _clip(
+    patch: int,
+    width: int,
+    layers: int,
+    text_width: int,
+    embed_dim: int,
+    context: int = 77,
+    temporal_frames: int = 0,
+) -> DualEncoderSpec:
+    visual = VisionSpec(
+        224, patch, width, layers, width // 64, 4 * width, temporal_frames=temporal_frames
+    )
+    text = TextSpec(context, 49408, text_width, 12, text_width // 64, 4 * text_width)
     return DualEncoderSpec(visual, text, embed_dim)
 
 
@@ -160,6 +173,8 @@ SIZES: dict[str, Spec] = {
     "clip_b32": _clip(32, 768, 12, 512, 512),
     "clip_b16": _clip(16, 768, 12, 512, 512),
     "clip_l14": _clip(14, 1024, 24, 768, 768),
+    "viclip_b16": _clip(16, 768, 12, 512, 512, context=32, temporal_frames=8),
+    "viclip_l14": _clip(14, 1024, 24, 768, 768, context=32, temporal_frames=8),
     # Proportions of ViT-L/14 at half its width, for benchmarks on small machines.
     "clip_l14_narrow": DualEncoderSpec(
         VisionSpec(224, 14, 512, 24, 8, 2048), TextSpec(77, 49408, 384, 12, 6, 1536), embed_dim=384

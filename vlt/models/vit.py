@@ -65,6 +65,10 @@ class VisionTransformer(nn.Module):
         self.position_embedding = self.param(
             "position_embedding", init, (1 + spec.patches, spec.width)
         )
+        if spec.temporal_frames:
+            self.temporal_embedding = self.param(
+                "temporal_embedding", nn.initializers.zeros, (spec.temporal_frames, spec.width)
+            )
         self.post_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
         if self.embed_dim:
             self.projection = Dense(
@@ -127,6 +131,10 @@ class VisionTransformer(nn.Module):
 
     def _stem(self, video: jax.Array, capture: bool) -> Tokens:
         spec = self.spec
+        if spec.temporal_frames and video.shape[1] > spec.temporal_frames:
+            raise ValueError(
+                f"{video.shape[1]} frames, the tower has embeddings of {spec.temporal_frames}"
+            )
         if video.shape[2:] != (spec.image_size, spec.image_size, 3):
             raise ValueError(
                 f"frames have shape {video.shape[2:]}, the tower takes "
@@ -138,12 +146,28 @@ class VisionTransformer(nn.Module):
         cls = jnp.broadcast_to(self.class_embedding, (*patches.shape[:2], 1, spec.width))
         x = jnp.concatenate([cls.astype(self.dtype), patches], axis=2)
         x = x + self.position_embedding.astype(self.dtype)
+        if spec.temporal_frames:
+            x = self._together(x)
         if spec.pre_norm:
             x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="pre_norm")(x)
-        tokens = Tokens(x, members=_own_patch(x) if capture else None)
+        if spec.temporal_frames:
+            tokens = Tokens(x, frames=video.shape[1])
+        else:
+            tokens = Tokens(x, members=_own_patch(x) if capture else None)
         for method in self.methods:
             tokens = method.stem(self, tokens)
         return tokens
+
+    def _together(self, x: jax.Array) -> jax.Array:
+        """[b, t, 1 + patches, d] -> [b, 1, 1 + patches * t, d] with the frames' embeddings.
+
+        A single frame takes their mean; fewer than there are rows, the first.
+        """
+        b, t, _, d = x.shape
+        table = self.temporal_embedding.astype(self.dtype)
+        rows = table.mean(0, keepdims=True) if t == 1 else table[:t]
+        patches = (x[:, :, 1:] + rows[:, None]).swapaxes(1, 2).reshape(b, 1, -1, d)
+        return jnp.concatenate([x[:, :1, :1], patches], axis=2)
 
     def _block(self, layer: int, train: bool) -> Block:
         spec = self.spec

@@ -3,32 +3,59 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from vlt.data.targets import class_names
 from vlt.data.tokenize import Tokenizer
 from vlt.models.spec import Spec
+from vlt.resources import resolve
 from vlt.tasks.captioning import Captioning
+from vlt.tasks.descriptions import read_descriptions, tokenized
 from vlt.tasks.matching import Matching
 from vlt.tasks.question_answering import QuestionAnswering
+from vlt.tasks.recognition import Descriptions, Recognition
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
 
+SOME_CLASSES = 8  # where only shapes matter and no number is given
 
-def _retrieval(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+
+def _retrieval(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    section = config["task"]
     return Retrieval(dict(section["losses"]), section["scale"] or None, section["mask_duplicates"])
 
 
-def _captioning(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+def _captioning(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    section = config["task"]
     length = 1 if tokenizer is None else len(tokenizer.prompt(section["prompt"]))
     return Captioning(section["label_smoothing"], length)
 
 
-def _matching(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
-    options = {name: section[name] for name in ("queue", "momentum", "alpha", "ramp")}
+def _matching(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    options = {name: config["task"][name] for name in ("queue", "momentum", "alpha", "ramp")}
     return Matching(spec.embed_dim, **options)
 
 
-def _answering(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+def _answering(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
     names = ("label_smoothing", "answer_weight", "denominator")
-    return QuestionAnswering(**{name: section[name] for name in names})
+    return QuestionAnswering(**{name: config["task"][name] for name in names})
+
+
+def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    section, context = config["task"], config["model"]["context"]
+    if tokenizer is None:
+        classes = np.zeros((section["class_count"] or SOME_CLASSES, context), np.int32)
+        kinds = [Descriptions(classes, np.arange(len(classes))) for _ in section["descriptions"]]
+        return Recognition(classes, kinds, section["consistency"])
+    names = class_names(config["data"]["train"])
+    if section["class_count"] not in (0, len(names)):
+        raise ValueError(f"task.class_count={section['class_count']}, data.train has {len(names)}")
+    kinds = [
+        tokenized(read_descriptions(resolve(path), names), tokenizer)
+        for path in section["descriptions"]
+    ]
+    texts = [section["template"].format(name) for name in names]
+    return Recognition(tokenizer(texts), kinds, section["consistency"])
 
 
 Make = Callable[[Mapping[str, Any], Spec, Tokenizer | None], Task]
@@ -39,21 +66,22 @@ TASKS: dict[str, tuple[str, Make]] = {
     "captioning": ("captioner", _captioning),
     "matching": ("retriever", _matching),
     "question_answering": ("answerer", _answering),
+    "recognition": ("dual_encoder", _recognition),
 }
 
 
-def make_task(section: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None = None) -> Task:
-    """The task of `config.task` for a model of these sizes.
+def make_task(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None = None) -> Task:
+    """The task of `config.task` for a model of these sizes, with what it needs of `config.data`.
 
-    tokenizer: None where only shapes matter.
+    tokenizer: None where only shapes matter; no file is read then.
 
     Raises:
         ValueError: an unknown task, or one that this kind of model is not for.
     """
-    name = section["name"]
+    name = config["task"]["name"]
     if name not in TASKS:
         raise ValueError(f"task.name={name!r}: one of {', '.join(TASKS)}")
     wanted, make = TASKS[name]
     if spec.kind != wanted:
         raise ValueError(f"task.name={name!r} needs a model of kind {wanted}, not {spec.kind}")
-    return make(section, spec, tokenizer)
+    return make(config, spec, tokenizer)

@@ -54,7 +54,9 @@ class Matching(Task):
     also: ClassVar[tuple[str, ...]] = ("video_id",)
     separable: ClassVar[bool] = False
 
-    def initial_state(self, trained: dict[str, Any]) -> dict[str, Any]:
+    def initial_state(
+        self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
+    ) -> dict[str, Any]:
         """Copies of the leaves, and random unit vectors of no video in the queues."""
         shape = (self.queue, self.embed_dim)
         video, text = (jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0)))

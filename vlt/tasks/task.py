@@ -29,8 +29,11 @@ class Task:
     also: ClassVar[tuple[str, ...]] = ()
     separable: ClassVar[bool] = True
 
-    def initial_state(self, trained: dict[str, Any]) -> dict[str, Any]:
-        """What the task itself carries from step to step, besides weights (momentum, queues)."""
+    def initial_state(
+        self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What the task itself carries from step to step, besides weights: momentum, queues, what
+        frozen weights make of fixed inputs."""
         return {}
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
@@ -51,7 +54,7 @@ class Task:
         state: dict[str, Any],
     ) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
         """The loss of a whole batch, what is logged, and the task's state after it."""
-        outputs = self.forward(model, trained, frozen, batch, rng)
+        outputs = self.forward(model, trained, frozen, batch, rng, state)
         value, terms = self.loss(self.features(outputs, batch))
         return value, (terms, state)
 
@@ -62,12 +65,18 @@ class Task:
         frozen: dict[str, Any],
         batch: Batch,
         rng: jax.Array,
+        state: dict[str, Any],
     ) -> Any:
         """The model's outputs in training."""
-        mask, dropout = jax.random.split(rng)
         return model.apply(
             {"params": merge(trained, frozen)},
             *(batch[name] for name in self.columns),
             train=True,
-            rngs={"mask": mask, "dropout": dropout},
+            rngs=named_rngs(rng),
         )
+
+
+def named_rngs(rng: jax.Array) -> dict[str, jax.Array]:
+    """The streams that modules draw from in training."""
+    mask, dropout = jax.random.split(rng)
+    return {"mask": mask, "dropout": dropout}

@@ -1,0 +1,60 @@
+"""Descriptions of classes: files of sentences in ETL4Video's layout.
+
+{"0": ["A video about ...", ...], "1": [...]}: keys are class indices, and each class may have
+another number of sentences.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlt.data.tokenize import Tokenizer
+from vlt.tasks.recognition import Descriptions
+
+SHOWN = 5  # examples in a message
+
+
+class DescriptionError(ValueError):
+    """A file of descriptions that cannot be used."""
+
+
+def read_descriptions(path: Path, names: Sequence[str]) -> list[list[str]]:
+    """Sentences of each class, in the order of `names`.
+
+    Raises:
+        DescriptionError: no such file, not of the layout, or classes too few or too many.
+    """
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DescriptionError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DescriptionError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise DescriptionError(f"{path}: must be an object of class indices, not a list or value")
+    keys = {str(index): name for index, name in enumerate(names)}
+    _refuse(path, "lacks", [f"{k} ({name})" for k, name in keys.items() if k not in found], names)
+    _refuse(path, "has more than the classes:", [k for k in found if k not in keys], names)
+    for key, sentences in found.items():
+        good = isinstance(sentences, list) and sentences
+        if not good or not all(isinstance(s, str) and s.strip() for s in sentences):
+            raise DescriptionError(
+                f"{path}, class {key} ({keys[key]}): must be a list of sentences"
+            )
+    return [found[key] for key in keys]
+
+
+def _refuse(path: Path, what: str, wrong: Sequence[str], names: Sequence[str]) -> None:
+    if wrong:
+        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise DescriptionError(
+            f"{path} {what} {', '.join(wrong[:SHOWN])}{more}; there are {len(names)} classes"
+        )
+
+
+def tokenized(sentences: Sequence[Sequence[str]], tokenizer: Tokenizer) -> Descriptions:
+    """Ids of all sentences, and whose each is; what is longer than the context is cut."""
+    owner = [index for index, own in enumerate(sentences) for _ in own]
+    return Descriptions(tokenizer([s for own in sentences for s in own]), np.array(owner))

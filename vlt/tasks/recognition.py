@@ -1,0 +1,147 @@
+"""Action recognition: a video's class among all, by texts that name them (MSTA, Section 3.3)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vlt.models.video_model import VideoModel
+from vlt.models.vit import normalize
+from vlt.optim import merge
+from vlt.sharding import over_devices
+from vlt.tasks.task import Batch, Features, Task, Terms, named_rngs
+
+HOTTEST = 100.0  # largest scale of cosines
+SENTENCES = 256  # that are embedded at once
+VIDEO_ONLY = ("visual", "logit_scale")  # subtrees that no text passes through
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Descriptions:
+    """Sentences that describe classes, of one kind: spatial or temporal.
+
+    ids: [s, l]. owner: [s], the class of each sentence; every class has at least one.
+    """
+
+    ids: np.ndarray
+    owner: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recognition(Task):
+    """Cross-entropy over all classes, and the consistency loss with descriptions of them.
+
+    A text tower of which nothing is trained embeds the classes once, before the first step; else
+    all of them in every step, shared among the devices. Descriptions are embedded once, by the
+    weights that training starts from, without the methods (MSTA's frozen branch).
+
+    classes: ids [c, l] of a text for each class. descriptions: one or several kinds of them.
+    consistency: weight of the consistency loss, MSTA's alpha.
+
+    Raises:
+        ValueError: a consistency loss without descriptions, or descriptions without it.
+    """
+
+    classes: np.ndarray
+    descriptions: Sequence[Descriptions] = ()
+    consistency: float = 0.0
+
+    columns: ClassVar[tuple[str, ...]] = ("video",)
+    also: ClassVar[tuple[str, ...]] = ("label",)
+
+    def __post_init__(self) -> None:
+        if bool(self.consistency) != bool(self.descriptions):
+            raise ValueError(
+                f"task.consistency={self.consistency} with {len(self.descriptions)} kinds of "
+                "descriptions: the consistency loss needs both or neither"
+            )
+
+    def initial_state(
+        self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Unit vectors `classes` [c, e] of a frozen text tower; `descriptions` [kinds, c, e].
+
+        Raises:
+            ValueError: a consistency loss of texts that nothing changes.
+        """
+        params, state = merge(trained, frozen), {}
+        if set(trained) <= {*VIDEO_ONLY}:
+            if self.consistency:
+                raise ValueError("task.consistency: nothing of the text tower is trained")
+            state["classes"] = normalize(embedded(model, params, self.classes))
+        if self.descriptions:
+            bare = model.clone(methods=())
+            means = [self._mean_by_class(bare, params, kind) for kind in self.descriptions]
+            state["descriptions"] = normalize(jnp.stack(means))
+        return state
+
+    def _mean_by_class(
+        self, model: VideoModel, params: dict[str, Any], kind: Descriptions
+    ) -> jax.Array:
+        """Mean of the sentences' embeddings, not normalised: [c, e]."""
+        found = embedded(model, params, kind.ids)
+        count = np.bincount(kind.owner, minlength=len(self.classes))
+        return jax.ops.segment_sum(found, kind.owner, len(self.classes)) / count[:, None]
+
+    def forward(
+        self,
+        model: VideoModel,
+        trained: dict[str, Any],
+        frozen: dict[str, Any],
+        batch: Batch,
+        rng: jax.Array,
+        state: dict[str, Any],
+    ) -> dict[str, jax.Array]:
+        """`logits` [b, c], and `consistency`, a scalar, where it is asked for."""
+        variables = {"params": merge(trained, frozen)}
+
+        def encode(method: str, inputs: jax.Array) -> jax.Array:
+            rngs = named_rngs(jax.random.fold_in(rng, method == "encode_text"))
+            return model.apply(variables, inputs, train=True, rngs=rngs, method=method)[0]
+
+        video = encode("encode_video", batch["video"])
+        if "classes" in state:
+            texts = state["classes"]
+        else:
+            texts = over_devices(lambda ids: encode("encode_text", ids), jnp.asarray(self.classes))
+        scale = jnp.exp(variables["params"]["logit_scale"]).clip(max=HOTTEST)
+        found = {"logits": scale * video @ texts.T}
+        if self.consistency:
+            found["consistency"] = consistency_loss(texts, state["descriptions"])
+        return found
+
+    def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
+        """Those outputs, and the true class of each sample."""
+        return {**outputs, "label": batch["label"]}
+
+    def loss(self, features: Features) -> tuple[jax.Array, Terms]:
+        """Cross-entropy plus the weighted consistency loss, and the share of true classes found."""
+        logits, label = features["logits"], features["label"]
+        value = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+        terms = {"cross_entropy": value, "accuracy": (logits.argmax(-1) == label).mean()}
+        if self.consistency:
+            terms["consistency"] = features["consistency"]
+            value += self.consistency * features["consistency"]
+        return value, terms
+
+
+def consistency_loss(texts: jax.Array, descriptions: jax.Array) -> jax.Array:
+    """Sum over kinds of 1 - cosine, mean over classes (MSTA, Eq. 14).
+
+    texts: unit vectors [c, e] of the classes. descriptions: unit vectors [kinds, c, e].
+    """
+    return (1 - jnp.einsum("ce,kce->kc", texts, descriptions)).sum(0).mean()
+
+
+def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> jax.Array:
+    """Text features [s, e], not normalised, of ids [s, l], some at a time."""
+
+    def encode(row: jax.Array) -> jax.Array:
+        out = model.apply({"params": params}, row[None], method="encode_text")[1]
+        return out["text_features"][0]
+
+    return jax.lax.map(encode, jnp.asarray(ids), batch_size=SENTENCES)
