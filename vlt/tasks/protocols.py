@@ -6,7 +6,7 @@ name stands beside the metric.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vlt.data.manifest import Record
 
@@ -63,19 +63,8 @@ class Protocol:
         """
         found = {"videos": len({video for video, _ in pairs}), self.texts: len(pairs)}
         expected = {"videos": self.videos, self.texts: self.queries}
-        wrong = [
-            f"{count} {kind} instead of {right}"
-            for (kind, count), right in zip(found.items(), expected.values(), strict=True)
-            if right not in (None, count) and not (allow_subset and count < right)
-        ]
-        if wrong:
-            raise ProtocolError(f"{self.name} ({self.source}): {', '.join(wrong)}{self._advice()}")
-        parts = [
-            f"{count} of {expected[kind]} {kind}"
-            for kind, count in found.items()
-            if expected[kind] not in (None, count)
-        ]
-        return self.name + (f" [subset: {', '.join(parts)}]" if parts else "")
+        name = f"{self.name} ({self.source})"
+        return self.name + checked_counts(name, found, expected, allow_subset, self._advice())
 
     def _advice(self) -> str:
         taken = "a query a caption"
@@ -85,7 +74,36 @@ class Protocol:
             taken = "all captions of a video as its references"
         elif self.texts == "questions":
             taken = "one question a row"
-        return f"; the protocol takes {taken}. For a part of it set allow_subset."
+        return f"the protocol takes {taken}. For a part of it set allow_subset."
+
+
+def checked_counts(
+    name: str,
+    found: Mapping[str, int],
+    expected: Mapping[str, int | None],
+    allow_subset: bool,
+    advice: str,
+) -> str:
+    """How much of a protocol's test set is there: ' [subset: ...]', or '' if all of it.
+
+    expected: of each count found, or None where any is right. advice: ends the message.
+
+    Raises:
+      ProtocolError: other counts, or more where a subset is allowed.
+    """
+    wrong = [
+        f"{count} {kind} instead of {right}"
+        for kind, count in found.items()
+        if (right := expected[kind]) not in (None, count) and not (allow_subset and count < right)
+    ]
+    if wrong:
+        raise ProtocolError(f"{name}: {', '.join(wrong)}; {advice}")
+    parts = [
+        f"{count} of {expected[kind]} {kind}"
+        for kind, count in found.items()
+        if expected[kind] not in (None, count)
+    ]
+    return f" [subset: {', '.join(parts)}]" if parts else ""
 
 
 PROTOCOLS: dict[str, Protocol] = {
