@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from flax import traverse_util
 
+from vlt.convert.resize import resize_temporal, with_visual
 from vlt.model_folder import (
     ModelConfig,
     ModelFolderError,
@@ -18,7 +20,7 @@ from vlt.model_folder import (
     read_model_folder,
 )
 from vlt.models.build import abstract_params, build_model, init_params, method_options
-from vlt.models.spec import SIZES
+from vlt.models.spec import SIZES, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.resources import resolve
 
@@ -40,14 +42,15 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     """Builds `config.model` and fills its parameters.
 
     Leaves of the checkpoint's model are all loaded, strictly. Leaves of methods that the config
-    adds are initialised with `seed`, and named in the log. Without a checkpoint all are.
+    adds are initialised with `seed`, and named in the log. Without a checkpoint all are. A ViCLIP's
+    frame embeddings are interpolated where the config has more frames than they are for.
 
     Raises:
         ModelFolderError: the checkpoint is absent, half written or another model than the config's.
         ValueError: unknown size, method or option.
     """
     module, folder, stored = build_described(config)
-    loaded = {} if folder is None else read_model_folder(folder)[1]
+    loaded = {} if folder is None else _read_params(folder, module)
     params = _complete(module, loaded, set(stored.methods), seed)
     methods = method_options(config, stored.methods)
     described = dataclasses.replace(
@@ -102,20 +105,40 @@ def build_described(config: Mapping[str, Any]) -> tuple[VideoModel, Path | None,
 
 def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
-        spec = build_model(config).spec
+        spec = _for_frames(build_model(config).spec, config["frames"])
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
         clip = spec.kind == "dual_encoder"
         pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
         return None, ModelConfig("clip" if clip else "blip", spec, {}, pixels)
     folder = resolve(config["checkpoint"])
     stored = read_model_config(folder)
-    size = config["size"]
-    if size and SIZES.get(size) != stored.spec:
+    size, frames = config["size"], config["frames"]
+    spec = _for_frames(stored.spec, frames)
+    if size and (size not in SIZES or _for_frames(SIZES[size], frames) != spec):
         raise ModelFolderError(
             f"{folder} is not of config.model.size={size!r} but {stored.spec}; set the size that "
             "fits, or '' to take the checkpoint's"
         )
-    return folder, stored
+    return folder, dataclasses.replace(stored, spec=spec)
+
+
+def _for_frames(spec: Spec, frames: int) -> Spec:
+    """The spec, of a ViCLIP with embeddings of so many frames at least."""
+    if not 0 < spec.visual.temporal_frames < frames:
+        return spec
+    return with_visual(spec, temporal_frames=frames)
+
+
+def _read_params(folder: Path, module: VideoModel) -> dict[str, Any]:
+    """The folder's parameters, with as many frame embeddings as the module has."""
+    config, params = read_model_folder(folder)
+    stored, frames = (spec.visual.temporal_frames for spec in (config.spec, module.spec))
+    if stored == frames:
+        return params
+    logging.warning("%s: embeddings of %d frames interpolated to %d", folder, stored, frames)
+    visual = params["visual"]
+    table = resize_temporal(np.asarray(visual["temporal_embedding"]), frames)
+    return params | {"visual": visual | {"temporal_embedding": table}}
 
 
 def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:

@@ -6,17 +6,17 @@ import re
 from vlt.convert.blip import BLIP, BLIP_HF
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family, dense, fused, norm
+from vlt.convert.openai import openai_text, openai_vision
 from vlt.convert.table import (
     CONV,
     FIRST_OF_2,
     FIRST_OF_3,
-    KEEP,
     LINEAR,
     MIDDLE_OF_4,
-    SPLIT,
     SPLIT_LINEAR,
     Rule,
 )
+from vlt.convert.viclip import VICLIP
 
 # Temperature of losses that were trained with a constant one: ln(1 / 0.01).
 LOG_100 = 4.605170185988092
@@ -45,28 +45,6 @@ def _hf_text(prefix: str) -> list[Rule]:
         *_hf_block(f"{model}.encoder.layers.{{i}}", "text/blocks_{i}"),
         *norm(f"{model}.final_layer_norm", "text/final_norm"),
         Rule(f"{prefix}text_projection.weight", ("text/projection/kernel",), LINEAR),
-    ]
-
-
-def _openai_block(source: str, target: str) -> list[Rule]:
-    return [
-        *norm(f"{source}.ln_1", f"{target}/norm1"),
-        fused(f"{source}.attn.in_proj_weight", f"{target}/attention", "kernel", SPLIT_LINEAR),
-        fused(f"{source}.attn.in_proj_bias", f"{target}/attention", "bias", SPLIT),
-        *dense(f"{source}.attn.out_proj", f"{target}/attention/out"),
-        *norm(f"{source}.ln_2", f"{target}/norm2"),
-        *dense(f"{source}.mlp.c_fc", f"{target}/mlp/fc1"),
-        *dense(f"{source}.mlp.c_proj", f"{target}/mlp/fc2"),
-    ]
-
-
-def _openai_text(prefix: str) -> list[Rule]:
-    return [
-        Rule(f"{prefix}token_embedding.weight", ("text/token_embedding/embedding",)),
-        Rule(f"{prefix}positional_embedding", ("text/position_embedding",)),
-        *_openai_block(f"{prefix}transformer.resblocks.{{i}}", "text/blocks_{i}"),
-        *norm(f"{prefix}ln_final", "text/final_norm"),
-        Rule(f"{prefix}text_projection", ("text/projection/kernel",), KEEP),
     ]
 
 
@@ -129,14 +107,8 @@ _OPENAI = Family(
     renames=((r"^(module|clip)\.", ""),),
     dropped=r"input_resolution|context_length|vocab_size|attn_mask",
     rules=(
-        Rule("visual.class_embedding", ("visual/class_embedding",)),
-        Rule("visual.conv1.weight", ("visual/patch_embedding/kernel",), CONV),
-        Rule("visual.positional_embedding", ("visual/position_embedding",)),
-        *norm("visual.ln_pre", "visual/pre_norm"),
-        *_openai_block("visual.transformer.resblocks.{i}", "visual/blocks_{i}"),
-        *norm("visual.ln_post", "visual/post_norm"),
-        Rule("visual.proj", ("visual/projection/kernel",), KEEP),
-        *_openai_text(""),
+        *openai_vision("visual.", CONV),
+        *openai_text(""),
         _SCALE,
     ),
 )
@@ -237,7 +209,7 @@ _BTADAPTER_EVA = Family(
         *norm("backbone.btadapter_T.{i}.norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
         *_eva_attention("backbone.btadapter_T.{i}.attn", f"{_BRANCH}/temporal_{{i}}/attention"),
         *dense("backbone.btadapter_T.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"),
-        *_openai_text("text_backbone."),
+        *openai_text("text_backbone."),
         _SCALE,
     ),
 )
@@ -253,12 +225,14 @@ FAMILIES = {
         _BTADAPTER_EVA,
         BLIP,
         BLIP_HF,
+        VICLIP,
     )
 }
 
 # Names that give a family away, in the order they are looked for.
 _SIGNS = (
     (r"^(module\.)?visual_encoder\.", "blip"),
+    (r"^(module\.)?vision_encoder\.(conv1|transformer)\.", "viclip"),
     (r"^text_(decoder\.bert|encoder)\.encoder\.layer\.", "blip_hf"),
     (r"\.TVPt_", "tempme"),
     (r"(^|\.)(btadapter_[ST]\.|patch_embed\.proj\.)", "btadapter_eva"),

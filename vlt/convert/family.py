@@ -30,9 +30,10 @@ class Family:
     or another model reads. aliases: {second name of a tensor: its first}. constants: leaves the
     checkpoint leaves out because its code fixes them. activation: None where it must be set by
     hand. adapter: regex of the names that a file may hold alone, to be completed from another
-    folder. frame_norm: whether its code averages unit vectors of frames. options: of methods, that
-    its code fixes. kinds: by kind of spec, where the layout is for several; then `for_kind` gives
-    the one with rules."""
+    folder. pixels: entries of `preprocessing` that its code has unlike CLIP's or BLIP's.
+    frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
+    code fixes. kinds: by kind of spec, where the layout is for several; then `for_kind` gives the
+    one with rules."""
 
     name: str
     about: str
@@ -50,6 +51,7 @@ class Family:
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
     visual: dict[str, Any] = dataclasses.field(default_factory=dict)
     adapter: str | None = None
+    pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     frame_norm: bool = False
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 

@@ -36,7 +36,10 @@ def load_config(path: Path, model_type: str) -> Any:
 
     kind = read_json(path).get("model_type")
     if kind != model_type:
-        raise ConversionError(f"{path}: model_type is {kind!r}, not {model_type!r}")
+        raise ConversionError(
+            f"{path}: model_type is {kind!r}, not {model_type!r}; name the weight file to have its "
+            "sizes read off the tensors"
+        )
     try:
         return AutoConfig.from_pretrained(path.parent, local_files_only=True)
     except Exception as error:  # its validation raises many kinds

@@ -16,10 +16,10 @@ from vlt.convert.huggingface import clip_spec
 from vlt.convert.huggingface_blip import ORIGINAL, blip_spec, stated_kind
 from vlt.convert.kinds import choose_kind
 from vlt.convert.methods import infer_methods, trained_frames
-from vlt.convert.preprocessing import preprocessing
+from vlt.convert.preprocessing import default_preprocessing, preprocessing
 from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading, summary
-from vlt.convert.resize import resize_image
+from vlt.convert.resize import RESIZED, resize
 from vlt.convert.sizes import infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
@@ -64,9 +64,7 @@ def convert(
     layout = choose_kind(layout, names, kind, checkpoint.path)
     tokenizer = tokenizer or _own_tokenizer(checkpoint, layout, settings)
     config, leaves, placed, notes = _convert(checkpoint, layout, settings)
-    if "visual.image_size" in settings:
-        notes.append(f"position embedding: resized from {config.spec.visual.image_size} pixels")
-        config, leaves = resize_image(config, leaves, settings["visual.image_size"])
+    config, leaves = resize(config, leaves, settings, notes)
     head = heading(checkpoint.path, config, placed, checkpoint.other, notes)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "tokenizer"
@@ -82,10 +80,10 @@ def _own_tokenizer(checkpoint: Checkpoint, family: Family, settings: Settings) -
         return str(checkpoint.folder)
     if "base" in settings:
         return str(Path(settings["base"]) / "tokenizer")
-    file, name = {
-        "clip": ("CLIP's merges (bpe_simple_vocab_16e6.txt.gz)", "openai/clip-vit-base-patch32"),
-        "blip": ("BERT's words (vocab.txt)", "bert-base-uncased"),
-    }[family.model]
+    file, name = ("BERT's words (vocab.txt)", "bert-base-uncased")
+    if family.kind == "dual_encoder":
+        file = "CLIP's merges (bpe_simple_vocab_16e6.txt.gz)"
+        name = "openai/clip-vit-base-patch32"
     raise ConversionError(
         f"{checkpoint.path}: holds no tokenizer; --tokenizer FOLDER, a file of {file} or a hub "
         f"name ({name})"
@@ -112,7 +110,7 @@ def _convert(
         spec, pixels = base.spec, base.preprocessing
     else:
         spec = _spec(checkpoint, family, leaves, settings, notes)
-        pixels = _preprocessing(checkpoint, spec, settings, notes)
+        pixels = _preprocessing(checkpoint, family, spec, settings, notes)
     stored = base.methods if base else {}
     fits, about = infer_methods(leaves, spec.visual.patch_size, settings)
     notes += about
@@ -166,19 +164,19 @@ def _spec(
     settings: Settings,
     notes: list[str],
 ) -> Spec:
-    if family.model == "clip" and "text.dropout" in settings:
+    if family.kind == "dual_encoder" and "text.dropout" in settings:
         raise ConversionError("--set text.dropout: a CLIP has none")
     if checkpoint.config is None:
         spec, about = infer_spec(leaves, family, settings)
         notes += about
         return spec
-    free = {"visual.image_size", *(ORIGINAL if family.model == "blip" else ())}
+    free = {*RESIZED, *(ORIGINAL if family.model == "blip" else ())}
     stated = sorted(key for key in settings if key.startswith(("visual.", "text.")))
     stated = [key for key in stated if key not in free]
     if stated:
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
-    if family.model == "clip":
+    if family.kind == "dual_encoder":
         return clip_spec(checkpoint.path)
     spec, about = blip_spec(checkpoint.path, family.kind, settings)
     notes += about
@@ -186,9 +184,12 @@ def _spec(
 
 
 def _preprocessing(
-    checkpoint: Checkpoint, spec: Spec, settings: Settings, notes: list[str]
+    checkpoint: Checkpoint, family: Family, spec: Spec, settings: Settings, notes: list[str]
 ) -> dict[str, Any]:
-    entry, where = preprocessing(checkpoint.folder, spec)
+    if family.pixels:
+        entry, where = default_preprocessing(spec) | family.pixels, f"as in {family.name}"
+    else:
+        entry, where = preprocessing(checkpoint.folder, spec)
     for key in ("mean", "std", "resize"):
         if f"preprocessing.{key}" in settings:
             entry[key] = settings[f"preprocessing.{key}"]

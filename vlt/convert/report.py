@@ -70,11 +70,12 @@ def heading(
 ) -> str:
     """What was read, what it is, what was assumed, and what was left out."""
     visual, text = config.spec.visual, config.spec.text
+    joint = f", {visual.temporal_frames} frames jointly" if visual.temporal_frames else ""
     lines = [
         f"{path}: layout {config.source['layout']}, {config.spec.kind.replace('_', ' ')}",
         f"visual: {visual.image_size} pixels, patch {visual.patch_size}, width {visual.width}, "
         f"{visual.layers} layers, {visual.heads} heads, MLP {visual.mlp_width}, "
-        f"{visual.activation}, epsilon {visual.norm_eps:g}",
+        f"{visual.activation}, epsilon {visual.norm_eps:g}{joint}",
         f"text: context {text.context}, vocabulary {text.vocab}, width {text.width}, "
         f"{text.layers} layers, {text.heads} heads, MLP {text.mlp_width}, {text.activation}, "
         f"epsilon {text.norm_eps:g}",

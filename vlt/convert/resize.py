@@ -1,4 +1,4 @@
-"""Position embeddings for another image size, as torch resizes them."""
+"""Position embeddings for other images, videos and texts; spatial ones as torch resizes them."""
 
 import dataclasses
 import math
@@ -8,16 +8,40 @@ from typing import Any
 import numpy as np
 
 from vlt.convert.errors import ConversionError
+from vlt.convert.table import Tensors
 from vlt.model_folder import ModelConfig
+from vlt.models.spec import DualEncoderSpec, Spec
 
 _A = -0.75  # torch's cubic; Pillow's and jax.image's is -0.5
 _LEAF = "visual/position_embedding"
+FRAMES = "visual/temporal_embedding"
+_WORDS = "text/position_embedding"
+# Settings that change a model's sizes, whatever its checkpoint says of them.
+RESIZED = ("visual.image_size", "visual.temporal_frames", "text.context")
+
+
+def resize(
+    config: ModelConfig,
+    leaves: Tensors,
+    settings: Mapping[str, Any],
+    notes: list[str],
+) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """The model with the sizes that are set of `RESIZED`, and a note on each.
+
+    Raises ConversionError: sizes that this model can't have.
+    """
+    steps = (resize_image, resize_frames, cut_context)
+    for key, step in zip(RESIZED, steps, strict=True):
+        if key in settings:
+            config, leaves, note = step(config, leaves, settings[key])
+            notes.append(note)
+    return config, leaves
 
 
 def resize_image(
-    config: ModelConfig, leaves: dict[str, np.ndarray], size: int
-) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """The model for square images of `size` pixels.
+    config: ModelConfig, leaves: Tensors, size: int
+) -> tuple[ModelConfig, Tensors, str]:
+    """The model for square images of `size` pixels, and what was done.
 
     Raises ConversionError: not a whole number of patches.
     """
@@ -27,10 +51,75 @@ def resize_image(
             f"--set visual.image_size={size}: not a multiple of the patches' {visual.patch_size}"
         )
     table = resize_positions(leaves[_LEAF], size // visual.patch_size)
-    spec = dataclasses.replace(config.spec, visual=dataclasses.replace(visual, image_size=size))
     pixels: Mapping[str, Any] = config.preprocessing | {"image_size": size}
+    spec = with_visual(config.spec, image_size=size)
     config = dataclasses.replace(config, spec=spec, preprocessing=dict(pixels))
-    return config, leaves | {_LEAF: table}
+    note = f"position embedding: resized from {visual.image_size} pixels"
+    return config, leaves | {_LEAF: table}, note
+
+
+def resize_frames(
+    config: ModelConfig, leaves: Tensors, frames: int
+) -> tuple[ModelConfig, Tensors, str]:
+    """The ViCLIP for videos of up to `frames` frames, and what was done.
+
+    A CLIP becomes one whose frame embeddings are zeros, as ViCLIP's training starts: of one frame
+    it computes what the CLIP does.
+    Raises ConversionError: no CLIP, one with methods, or no frame.
+    """
+    key = f"--set visual.temporal_frames={frames}"
+    if config.spec.kind != "dual_encoder" or config.methods:
+        what = ", ".join(config.methods) or config.spec.kind
+        raise ConversionError(f"{key}: is for CLIP without methods, this is {what}")
+    if frames < 1:
+        raise ConversionError(f"{key}: at least 1")
+    old = config.spec.visual.temporal_frames
+    if old:
+        table = resize_temporal(leaves[FRAMES], frames)
+    else:
+        table = np.zeros((frames, config.spec.visual.width), np.float32)
+    spec = with_visual(config.spec, temporal_frames=frames)
+    config = dataclasses.replace(config, family="viclip", spec=spec)
+    note = f"frame embeddings: {f'resized from {old} frames' if old else 'zeros'}"
+    return config, leaves | {FRAMES: table}, note
+
+
+def cut_context(
+    config: ModelConfig, leaves: Tensors, context: int
+) -> tuple[ModelConfig, Tensors, str]:
+    """The model for texts of up to `context` tokens, with the first positions alone.
+
+    Raises ConversionError: no CLIP, or not fewer positions than there are.
+    """
+    spec, key = config.spec, f"--set text.context={context}"
+    if not isinstance(spec, DualEncoderSpec):
+        raise ConversionError(f"{key}: is for CLIP, this is {spec.kind}")
+    old = spec.text.context
+    if not 2 <= context <= old:
+        raise ConversionError(f"{key}: the text tower has positions for 2 to {old} tokens")
+    spec = dataclasses.replace(spec, text=dataclasses.replace(spec.text, context=context))
+    config = dataclasses.replace(config, spec=spec)
+    return config, leaves | {_WORDS: leaves[_WORDS][:context]}, f"text positions: first of {old}"
+
+
+def with_visual(spec: Spec, **fields: Any) -> Spec:
+    """The spec with other fields of its vision tower."""
+    return dataclasses.replace(spec, visual=dataclasses.replace(spec.visual, **fields))
+
+
+def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:
+    """[t, d] -> [frames, d]: more rows by linear interpolation, fewer are the first.
+
+    torch.nn.functional.interpolate(mode="linear", align_corners=False).
+    """
+    old = len(table)
+    if frames <= old:
+        return table[:frames]
+    at = ((np.arange(frames) + 0.5) * old / frames - 0.5).clip(0, old - 1)
+    before = np.floor(at).astype(int)
+    after = np.minimum(before + 1, old - 1)
+    share = (at - before)[:, None]
+    return (table[before] * (1 - share) + table[after] * share).astype(table.dtype)
 
 
 def resize_positions(table: np.ndarray, side: int) -> np.ndarray:

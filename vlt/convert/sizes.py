@@ -10,6 +10,7 @@ import numpy as np
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.families import Family
+from vlt.convert.resize import FRAMES
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
 
 Leaves = Mapping[str, np.ndarray]
@@ -28,6 +29,7 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
     width = common_size(leaves, f"visual/{_NORMS}")
     patch = common_size(leaves, "visual/patch_embedding/kernel", axis=0)
     positions = common_size(leaves, "visual/position_embedding", axis=0)
+    together = any(FRAMES in rule.targets for rule in family.rules)
     visual = VisionSpec(
         image_size=math.isqrt(max(positions - 1, 1)) * patch,
         patch_size=patch,
@@ -36,6 +38,7 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
         heads=_heads("visual", width, family.head_width, settings, notes),
         mlp_width=common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
         activation=_activation("visual", family, settings, notes),
+        temporal_frames=common_size(leaves, FRAMES, axis=0) if together else 0,
         **family.visual | _norm_eps("visual", settings),
     )
     embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")

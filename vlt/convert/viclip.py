@@ -1,0 +1,70 @@
+"""ViCLIP's layout: OpenAI's names in two encoders, and a temperature beside them.
+
+Published files hold it bare or as `model`, training's with the prefix `module.` or as `module`.
+"""
+
+import numpy as np
+
+from vlt.convert.family import Family
+from vlt.convert.openai import openai_text, openai_vision
+from vlt.convert.table import CONV, FIRST_OF_2, Rule, Transform
+
+# Of ImageNet's pixels: not CLIP's.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def inflate_kernel(kernel: np.ndarray, frames: int, center: bool = True) -> np.ndarray:
+    """A kernel [out, in, p, p] over `frames` frames [out, in, frames, p, p].
+
+    center: the middle frame (of an even number the later one) has it whole and the others zeros;
+    else each frame has an equal part. On a still video both give what the kernel gives on a frame.
+    """
+    if not center:
+        return np.repeat(kernel[:, :, None] / np.asarray(frames, kernel.dtype), frames, axis=2)
+    inflated = np.zeros((*kernel.shape[:2], frames, *kernel.shape[2:]), kernel.dtype)
+    inflated[:, :, frames // 2] = kernel
+    return inflated
+
+
+def _of_one_frame(kernel: np.ndarray) -> list[np.ndarray]:
+    if kernel.shape[2] != 1:
+        raise ValueError(
+            f"a patch is of {kernel.shape[2]} frames; only kernels over one frame can be converted"
+        )
+    return CONV.split(kernel[:, :, 0])
+
+
+def _to_scale(temperature: np.ndarray) -> list[np.ndarray]:
+    if not temperature > 0:
+        raise ValueError(f"{temperature}: a temperature above 0 expected")
+    return [np.asarray(-np.log(temperature.astype(np.float64)), np.float32)]
+
+
+def _to_temperature(parts: list[np.ndarray]) -> np.ndarray:
+    return np.asarray(np.exp(-parts[0].astype(np.float64)), np.float32)
+
+
+_TUBELET = Transform(
+    "OIFHW of 1 frame -> HWIO", 5, _of_one_frame, lambda parts: inflate_kernel(CONV.join(parts), 1)
+)
+# In float64, rounded to float32 both ways: back within 1e-6 of the temperature, not bit for bit.
+_TEMPERATURE = Transform("ln(1 / t)", 0, _to_scale, _to_temperature)
+
+VICLIP = Family(
+    name="viclip",
+    about="ViCLIP as published, or as its training saves it",
+    renames=((r"^module\.", ""),),
+    model="viclip",
+    pixels={"mean": list(_MEAN), "std": list(_STD), "crop": "none"},
+    rules=(
+        *openai_vision("vision_encoder.", _TUBELET),
+        Rule(
+            "vision_encoder.temporal_positional_embedding",
+            ("visual/temporal_embedding",),
+            FIRST_OF_2,
+        ),
+        *openai_text("text_encoder."),
+        Rule("temp", ("logit_scale",), _TEMPERATURE),
+    ),
+)
