@@ -1,9 +1,11 @@
 """Sampling rules against indices worked out by hand from the papers' formulas."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
-from vlt.data.sample import SAMPLERS, check_sampler, sample
+from vlt.data.sample import RANDOM_SAMPLERS, SAMPLERS, check_sampler, sample
 
 
 def take(name: str, n: int, frames: int, seed: int = 0, fps: float = 10.0) -> list[int]:
@@ -34,6 +36,14 @@ def take(name: str, n: int, frames: int, seed: int = 0, fps: float = 10.0) -> li
         ("published_uniform", 8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
         ("published_uniform", 5, 8, [0, 0, 1, 1, 2, 2, 3, 3]),
         ("published_uniform", 3, 8, [0, 0, 0, 0, 1, 1, 1, 1]),
+        # Intervals 0-1, 2-4, 5-6, 7-9.
+        ("viclip_middle", 10, 4, [0, 3, 5, 8]),
+        ("viclip_middle", 16, 4, [1, 5, 9, 13]),
+        ("viclip_middle", 3, 5, [0, 1, 2, 2, 2]),
+        ("viclip_random", 3, 5, [0, 1, 2, 2, 2]),
+        # Segments of one frame; then 3/8 of a frame apart, and the end is not passed.
+        ("random_segments", 7, 4, [0, 1, 2, 3]),
+        ("random_segments", 3, 8, [0, 0, 1, 1, 2, 2, 2, 2]),
         # More frames than exist.
         ("segment_middle", 3, 6, [0, 0, 1, 1, 1, 2]),
         ("linspace", 3, 5, [0, 0, 1, 2, 2]),
@@ -126,9 +136,55 @@ def test_segment_centre_leaves_no_more_than_half_a_segment_out_where_the_publish
     assert 30 - 1 - take("published_uniform", 30, 8)[-1] == 8
 
 
+def test_random_segments_draw_from_whole_segments_and_leave_the_rest_of_the_division_out():
+    draws = np.array([take("random_segments", 15, 4, seed) for seed in range(300)])
+    assert draws.min(axis=0).tolist() == [0, 3, 6, 9]
+    assert draws.max(axis=0).tolist() == [2, 5, 8, 11]
+
+
+def test_segment_centre_is_the_rule_that_goes_with_them():
+    """int(i n / T + n / (2 T)) of spec/msta_viclip_umt.md section 3.5, without rounding."""
+    for n in range(1, 300):
+        for frames in (8, 12, 32):
+            middles = [Fraction(n * i, frames) + Fraction(n, 2 * frames) for i in range(frames)]
+            assert take("segment_centre", n, frames) == [int(middle) for middle in middles]
+
+
+def test_viclip_random_never_takes_the_last_frame_of_an_interval():
+    draws = np.array([take("viclip_random", 16, 4, seed) for seed in range(300)])
+    assert [sorted(set(column)) for column in draws.T.tolist()] == [
+        [start, start + 1, start + 2] for start in (0, 4, 8, 12)
+    ]
+
+
+def test_viclip_random_takes_any_frames_where_an_interval_has_one():
+    """Six frames for four: intervals 0, 1-2, 3, 4-5."""
+    draws = [take("viclip_random", 6, 4, seed) for seed in range(400)]
+    assert {frame for indices in draws for frame in indices} == set(range(6))
+    assert len({tuple(indices) for indices in draws}) == 15  # 6 choose 4
+    assert all(len(set(indices)) == 4 for indices in draws)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - RANDOM_SAMPLERS))
+def test_even_clips_share_out_what_the_rule_takes_for_all_of_them(name):
+    rng = np.random.default_rng(0)
+    clips = sample(name, 301, 8, rng=rng, fps=25.0, clips=4).reshape(4, 8)
+    every = take(name, 301, 32, fps=25.0)
+    assert sorted(clips.ravel()) == every and len(set(every)) == 32
+    assert (np.diff(clips) > 0).all() and clips[:, 0].tolist() == every[:4]
+
+
+@pytest.mark.parametrize("name", sorted(RANDOM_SAMPLERS))
+def test_random_clips_are_draws_of_their_own(name):
+    rng = np.random.default_rng(4)
+    expected = [sample(name, 301, 8, rng=rng) for _ in range(3)]
+    clips = sample(name, 301, 8, rng=np.random.default_rng(4), clips=3).reshape(3, 8)
+    assert np.array_equal(clips, expected) and len({clip.tobytes() for clip in clips}) == 3
+
+
 def test_unknown_rules_and_empty_videos():
     with pytest.raises(ValueError, match="unknown sampler 'linspce': did you mean 'linspace'"):
         check_sampler("linspce")
-    for n, frames in ((0, 8), (8, 0)):
+    for n, frames, clips in ((0, 8, 1), (8, 0, 1), (8, 8, 0)):
         with pytest.raises(ValueError, match="must be at least 1"):
-            take("linspace", n, frames)
+            sample("linspace", n, frames, rng=np.random.default_rng(0), clips=clips)

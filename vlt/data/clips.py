@@ -41,11 +41,12 @@ class ClipRequest:
     Attributes:
       path: the video file.
       sampler: a name in `vlt.data.sample.SAMPLERS`.
-      frames: number of frames t.
+      frames: number of frames of a clip.
       transform: a plain dict, see `vlt.data.transform`.
       seed: of the random sampler and the random transform; not negative.
       backend: 'pyav' or 'decord'.
       allow_truncated: whether a cut file is the video of the frames that exist.
+      clips: number of clips, one after another in what is read.
     """
 
     path: str
@@ -55,6 +56,7 @@ class ClipRequest:
     seed: int = 0
     backend: str = "pyav"
     allow_truncated: bool = False
+    clips: int = 1
 
 
 def read_clip(request: ClipRequest) -> np.ndarray:
@@ -71,7 +73,9 @@ def _read_sampled(video: Video, request: ClipRequest) -> np.ndarray:
     while True:
         count = len(video)
         rng = np.random.default_rng((request.seed, 1))
-        indices = sample(request.sampler, count, request.frames, rng=rng, fps=video.fps)
+        indices = sample(
+            request.sampler, count, request.frames, rng=rng, fps=video.fps, clips=request.clips
+        )
         try:
             return video.read(indices.tolist(), backend=request.backend)
         except errors.WrongFrames:

@@ -17,17 +17,16 @@ from vlt.data.clips import ClipRequest
 from vlt.data.errors import NoText
 from vlt.data.manifest import group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
-from vlt.data.sample import check_sampler
+from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
 from vlt.data.skips import SkipLog
 from vlt.data.stream import Batch, Stream
 from vlt.data.targets import Targets
 from vlt.data.tokenize import Tokenizer
-from vlt.data.transform import check_transform
+from vlt.data.transform import CROPS, check_transform
 from vlt.resources import resolve
 
-RANDOM_SAMPLERS = {"uniform_segments", "random_frames"}
-RANDOM_STEPS = {"random_resized_crop", "random_crop", "flip", "jitter"}
-RANDOM_STEPS |= {"rand_augment", "blip_augment"}
+RANDOM_STEPS = {"random_resized_crop", "multi_scale_crop", "random_crop", "flip", "jitter"}
+RANDOM_STEPS |= {"grayscale", "rand_augment", "blip_augment"}
 
 Place = Callable[[Batch], Any]
 
@@ -54,6 +53,8 @@ class VideoData:
         classes: class names, in the order of their indices.
         labels: class index of every record, int32 [records], or None without labels.
         clean: what a caption or question goes through before the tokenizer, without the prompt.
+        views: how many clips of t frames follow each other in a `video` [b, views * t, H, W, 3]:
+            those of the sampler, times the crops of each.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class VideoData:
         self._process_index, self._process_count = process_index, process_count
         self._sampler, self._transform = _plain(config["sampler"]), _plain(config["transform"])
         self._check_config()
+        crops = CROPS if "three_crops" in self._transform else 1
+        self.views = crops * self._sampler.get("clips", 1)
         self._local_batch = config["batch_size"] // process_count
         self.manifest = resolve(config["manifest"])
         strict = config["on_error"] == "raise"
@@ -112,6 +115,9 @@ class VideoData:
     def _check_config(self) -> None:
         check_sampler(self._sampler["name"])
         check_transform(self._transform)
+        clips = self._sampler.get("clips", 1)
+        if clips < 1:
+            raise ValueError(f"{self.name}.sampler.clips={clips}: must be at least 1")
         if self._config["on_error"] not in POLICIES:
             raise self._wrong("on_error", f"one of {', '.join(POLICIES)}")
         if self._config["batch_size"] < 1 or self._config["batch_size"] % self._process_count:
@@ -142,8 +148,11 @@ class VideoData:
 
         Raises:
             ManifestError: rows have no group, or groups differ in size.
-            ValueError: the manifest does not fill one batch, or a batch would split a group.
+            ValueError: the manifest does not fill one batch, a batch would split a group, or there
+                are several views of a video.
         """
+        if self.views > 1:
+            raise ValueError(f"{self.name}: training takes one view of a video, not {self.views}")
         column = self._config["group"]
         units = [[index] for index in range(len(self.records))]
         if column:
@@ -212,6 +221,7 @@ class VideoData:
             path=self.records[record].video,
             sampler=self._sampler["name"],
             frames=self._sampler["frames"],
+            clips=self._sampler.get("clips", 1),
             transform=self._transform,
             seed=seed,
             backend=self._config["backend"],

@@ -1,8 +1,8 @@
 """Which frames of a video a model sees: the papers' sampling rules, by name.
 
-`sample(name, n, frames, rng=..., fps=...)` returns ascending int64 indices in 0..n-1. Unless a rule
-says otherwise it returns `frames` of them; where more are asked for than the n that exist, indices
-repeat, as they do in the paper's code.
+A rule gives ascending int64 indices in 0..n-1. Unless it says otherwise these are `frames`; where
+more are asked for than the n that exist, indices repeat, as they do in the paper's code. `sample`
+gives those of one clip of a video or of several.
 """
 
 from collections.abc import Callable
@@ -75,6 +75,41 @@ def published_uniform(n: int, frames: int, rng: np.random.Generator, fps: float)
     return np.arange(frames) * (n * repeats // frames) // repeats
 
 
+def random_segments(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
+    """One random frame of each of `frames` segments of n // frames frames (ViFi-CLIP's training,
+    which MSTA follows; its tests take `segment_centre`).
+
+    What the division leaves over at the end is never seen. A video of fewer frames than wanted
+    gives round(i n / frames), at most its last frame, where the published rule starts again.
+    """
+    length = n // frames
+    if length:
+        return np.arange(frames) * length + rng.integers(length, size=frames)
+    return np.minimum(np.round(np.arange(frames) * n / frames).astype(np.int64), n - 1)
+
+
+def viclip_middle(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
+    """The middle, (a + b) // 2, of each interval a..b of frames; b is in it (ViCLIP, testing).
+
+    Intervals begin at floor(i n / frames). A video of fewer frames gives each of them, then its
+    last again.
+    """
+    edges = _interval_edges(n, frames)
+    return _fill((edges[:-1] + edges[1:] - 1) // 2, frames)
+
+
+def viclip_random(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
+    """One random frame of each interval of `viclip_middle`, never its last (ViCLIP, training).
+
+    Where an interval holds one frame only, any `frames` frames.
+    """
+    edges = _interval_edges(n, frames)
+    low, last = edges[:-1], edges[1:] - 1
+    if (low < last).all():
+        return rng.integers(low, last)
+    return _fill(np.sort(rng.permutation(n)[: len(low)]), frames)
+
+
 SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]] = {
     rule.__name__: rule
     for rule in (
@@ -86,28 +121,46 @@ SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]
         segment_centre,
         random_frames,
         published_uniform,
+        random_segments,
+        viclip_middle,
+        viclip_random,
     )
 }
+RANDOM_SAMPLERS = {"uniform_segments", "random_frames", "random_segments", "viclip_random"}
 
 
 def sample(
-    name: str, n: int, frames: int, *, rng: np.random.Generator, fps: float = 0.0
+    name: str,
+    n: int,
+    frames: int,
+    *,
+    rng: np.random.Generator,
+    fps: float = 0.0,
+    clips: int = 1,
 ) -> np.ndarray:
-    """Indices of the frames that rule `name` takes from a video: int64 [frames], ascending.
+    """Indices of the frames that rule `name` takes from a video: int64 [clips * frames].
+
+    Clip follows clip, each ascending. Of a random rule each clip is a draw of its own
+    (spec/msta_viclip_umt.md section 4). Of another rule the frames for all clips together are dealt
+    out in turn, so that each clip spans the video.
 
     Args:
       name: a key of `SAMPLERS`.
       n: number of frames in the video.
-      frames: number of frames wanted.
+      frames: number of frames wanted for a clip.
       rng: used by the random rules only.
       fps: frames a second; used by `fps1_linspace` only.
+      clips: number of clips.
 
     Raises: ValueError for an unknown rule or counts below 1.
     """
     check_sampler(name)
-    if n < 1 or frames < 1:
-        raise ValueError(f"cannot sample {frames} frames of {n}: both must be at least 1")
-    return SAMPLERS[name](n, frames, rng, fps)
+    if n < 1 or frames < 1 or clips < 1:
+        raise ValueError(f"cannot sample {clips} x {frames} frames of {n}: all must be at least 1")
+    if name in RANDOM_SAMPLERS:
+        return np.concatenate([SAMPLERS[name](n, frames, rng, fps) for _ in range(clips)])
+    every = SAMPLERS[name](n, clips * frames, rng, fps)
+    return np.concatenate([every[clip::clips] for clip in range(clips)])
 
 
 def check_sampler(name: str) -> None:
@@ -128,3 +181,13 @@ def _repeats(n: int, frames: int) -> int:
 def _edges(n: int, segments: int) -> np.ndarray:
     """round(s i) for i = 0..segments, s = (n - 1) / segments: int64 [segments + 1]."""
     return np.round((n - 1) / segments * np.arange(segments + 1)).astype(np.int64)
+
+
+def _interval_edges(n: int, frames: int) -> np.ndarray:
+    """floor(i n / k) for i = 0..k, of k = min(n, frames) intervals: int64 [k + 1]."""
+    return np.linspace(0, n, min(n, frames) + 1).astype(np.int64)
+
+
+def _fill(indices: np.ndarray, frames: int) -> np.ndarray:
+    """The last index repeated until there are `frames`."""
+    return np.pad(indices, (0, frames - len(indices)), mode="edge")

@@ -7,18 +7,24 @@ A transform is a plain dict of the config. Its steps run in this order, whatever
 | `rand_augment` | dict(ops=4, magnitude=7, deviation=0.5) or {} | drawn changes of whole frames |
 | `resize` | short side, or (height, width) | resizes; the long side is int(size * long / short) |
 | `random_resized_crop` | size, or dict(size=, area=(0.08, 1), aspect=(3/4, 4/3)) | a random part |
+| `multi_scale_crop` | size | one of fixed parts, of one of ten shapes, resized |
 | `random_crop` | size | a random square, not resized |
+| `three_crops` | size | three squares along the longer side, each of all frames |
 | `crop` | size | the central square |
 | `flip` | probability | mirrors left and right |
-| `jitter` | dict(brightness=, contrast=, saturation=, hue=) | changes colours |
+| `jitter` | dict(brightness=, contrast=, saturation=, hue=, ...) | changes colours, see below |
+| `grayscale` | probability | takes the colours away |
 | `blip_augment` | dict(ops=2, magnitude=5) or {} | as `rand_augment`, by BLIP's setting |
 | `interpolation` | 'bicubic' (default), 'bilinear', 'nearest', 'lanczos' | where pixels resample |
 | `per_frame` | False (default) or True | each frame of a clip has draws of its own |
 
 Resizing is Pillow's, with antialiasing: what torchvision does to PIL images and the papers report.
 All frames of a clip get the same crop, mirror, colours and drawn changes, but with `per_frame`, as
-Token Mixing's question answering is trained. Pixels stay uint8; subtracting the mean and dividing
-by the deviation happen on the device, where the model's preprocessing is known.
+Token Mixing's question answering is trained. `jitter` may have a `probability` that it is done,
+drawn once a clip, and a `per_frame` of its own, by which each frame changes by other amounts: the
+published setting that MSTA follows has both (spec/msta_viclip_umt.md section 3.5). Pixels stay
+uint8; subtracting the mean and dividing by the deviation happen on the device, where the model's
+preprocessing is known.
 """
 
 import math
@@ -43,12 +49,15 @@ INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "lanczos": Image.Resampling.LANCZOS,
 }
+SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side, in `multi_scale_crop`
+SCALE_GAP = 1  # most steps between the scales of height and width
+CROPS = 3  # of `three_crops`
 
 
 def apply_transform(spec: Mapping[str, Any], frames: np.ndarray, seed: int) -> np.ndarray:
     """Runs the steps of `spec` on a clip: uint8 [t, H, W, 3] -> uint8 [t, h, w, 3].
 
-    The same seed gives the same pixels.
+    The same seed gives the same pixels. With `three_crops` there are 3 t frames, crop by crop.
 
     Raises: ValueError for an unknown step or value, or a crop larger than the frames.
     """
@@ -79,12 +88,16 @@ def check_transform(spec: Mapping[str, Any]) -> None:
     check_augment("blip_augment", spec.get("blip_augment", {}), BLIP_DEFAULTS)
     jitter = spec.get("jitter", {})
     for name in jitter:
-        if name not in _JITTERS:
-            raise errors.unknown("jitter", name, _JITTERS)
-    if not 0 <= spec.get("flip", 0) <= 1:
-        raise ValueError(f"flip={spec['flip']!r} must be a probability, 0 to 1")
+        if name not in (*_JITTERS, *_JITTER_OPTIONS):
+            raise errors.unknown("jitter", name, (*_JITTERS, *_JITTER_OPTIONS))
+    given = {name: spec.get(name, 0) for name in ("flip", "grayscale")}
+    for name, value in (given | {"jitter probability": jitter.get("probability", 0)}).items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value!r} must be a probability, 0 to 1")
     if not 0 <= jitter.get("hue", 0) <= 0.5:
         raise ValueError(f"jitter hue={jitter['hue']!r} must lie in 0 to 0.5")
+    if spec.get("per_frame") and "three_crops" in spec:
+        raise ValueError("per_frame and three_crops do not go together")
 
 
 def _resize(frames, size, rng, method):
@@ -127,6 +140,20 @@ def _random_part(height, width, area, aspect, rng) -> tuple[int, int, int, int]:
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def _multi_scale_crop(frames, size, rng, method):
+    """A part whose sides are drawn from `SCALES` of the short side, at a corner or in the centre;
+    places are a quarter of the room apart, in whole pixels (spec section 3.5)."""
+    height, width = frames.shape[1:3]
+    sides = [int(min(height, width) * scale) for scale in SCALES]
+    shapes = [
+        (h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= SCALE_GAP
+    ]
+    h, w = shapes[rng.integers(len(shapes))]
+    down, right = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))[rng.integers(5)]
+    top, left = down * ((height - h) // 4), right * ((width - w) // 4)
+    return _resize_to(frames[:, top : top + h, left : left + w], (size, size), method)
+
+
 def _random_crop(frames, size, rng, method):
     room = _room(frames, size)
     top, left = rng.integers(0, room, endpoint=True)
@@ -136,6 +163,18 @@ def _random_crop(frames, size, rng, method):
 def _centre_crop(frames, size, rng, method):
     top, left = (round(room / 2) for room in _room(frames, size))
     return frames[:, top : top + size, left : left + size]
+
+
+def _three_crops(frames, size, rng, method):
+    """Both ends and the middle of the longer side, the middle of the shorter one."""
+    room = _room(frames, size)
+    step, longer = max(room) // 2, int(room[1] >= room[0])
+    crops = []
+    for shift in (0, step, 2 * step):
+        place = [room[0] // 2, room[1] // 2]
+        place[longer] = shift
+        crops.append(frames[:, place[0] : place[0] + size, place[1] : place[1] + size])
+    return np.concatenate(crops)
 
 
 def _room(frames: np.ndarray, size: int) -> tuple[int, int]:
@@ -150,10 +189,18 @@ def _flip(frames, probability, rng, method):
 
 
 def _jitter(frames, spec, rng, method):
+    amounts = {name: value for name, value in spec.items() if name not in _JITTER_OPTIONS}
+    if "probability" in spec and rng.random() >= spec["probability"]:
+        return frames
+    parts = frames[:, None] if spec.get("per_frame") else frames[None]
+    return np.concatenate([_jitter_alike(part, amounts, rng) for part in parts])
+
+
+def _jitter_alike(frames, amounts, rng):
     """torchvision's ColorJitter: factors uniform in 1 +- value (hue: +- value of a turn), the
     changes in random order."""
     changes = []
-    for name, value in sorted(spec.items()):
+    for name, value in sorted(amounts.items()):
         low = -value if name == "hue" else max(0.0, 1 - value)
         high = value if name == "hue" else 1 + value
         changes.append((_JITTERS[name], rng.uniform(low, high)))
@@ -165,6 +212,13 @@ def _jitter(frames, spec, rng, method):
             image = change(image, amount)
         out[i] = image
     return out
+
+
+def _grayscale(frames, probability, rng, method):
+    if rng.random() >= probability:
+        return frames
+    gray = np.stack([np.asarray(Image.fromarray(frame).convert("L")) for frame in frames])
+    return gray[..., None].repeat(3, axis=-1)
 
 
 def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
@@ -179,15 +233,19 @@ _JITTERS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "saturation": lambda image, factor: ImageEnhance.Color(image).enhance(factor),
     "hue": _turn_hue,
 }
+_JITTER_OPTIONS = ("probability", "per_frame")
 
 _STEPS: dict[str, Callable[[np.ndarray, Any, np.random.Generator, int], np.ndarray]] = {
     "rand_augment": rand_augment,
     "resize": _resize,
     "random_resized_crop": _random_resized_crop,
+    "multi_scale_crop": _multi_scale_crop,
     "random_crop": _random_crop,
+    "three_crops": _three_crops,
     "crop": _centre_crop,
     "flip": _flip,
     "jitter": _jitter,
+    "grayscale": _grayscale,
     "blip_augment": blip_augment,
 }
 _OPTIONS = ("interpolation", "per_frame")
