@@ -81,7 +81,8 @@ def read_names(path: pathlib.Path) -> list[str]:
     return list(dict.fromkeys(map(video_name, found)))
 
 
-def _text(path: pathlib.Path) -> str:
+def read_text(path: pathlib.Path) -> str:
+    """A UTF-8 file's text, without a byte order mark."""
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -90,7 +91,7 @@ def _text(path: pathlib.Path) -> str:
 
 def _lines(path: pathlib.Path) -> list[str]:
     # Not str.splitlines: captions may hold Unicode's other line ends.
-    return [line.strip() for line in _text(path).split("\n") if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -101,7 +102,7 @@ def read_json(path: pathlib.Path) -> Any:
     try:
         if path.suffix == ".jsonl":
             return [json.loads(line) for line in _lines(path)]
-        return json.loads(_text(path))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{path}: not JSON, or cut off: {error}") from None
 
@@ -116,7 +117,7 @@ def _read_pickle(path: pathlib.Path) -> Any:
 
 def csv_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Rows of a .csv file with a header."""
-    yield from csv.DictReader(io.StringIO(_text(path), newline=""))
+    yield from csv.DictReader(io.StringIO(read_text(path), newline=""))
 
 
 def _pairs_of_csv(path: pathlib.Path) -> Iterator[tuple[str, str]]:

@@ -38,15 +38,22 @@ class Files:
       part: the split's name in the first file, where that one tells.
       counted: whether the number of captions in all is that of the split; no source states it of
         this file otherwise.
+      classes: of the file that names the classes, where the first one holds their indices.
     """
 
     texts: str
     names: str = ""
     part: str = ""
     counted: bool = True
+    classes: str = ""
+
+    @property
+    def all(self) -> list[str]:
+        """Names of all files."""
+        return [name for name in (self.texts, self.names, self.classes) if name]
 
     def __str__(self) -> str:
-        return f"{self.texts} with {self.names}" if self.names else self.texts
+        return " with ".join(self.all)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,20 +82,56 @@ class Split:
         """What its texts are."""
         return "questions" if self.row == "question" else "captions"
 
-    def wrong_counts(self, texts: Texts, files: Files, allow_subset: bool) -> list[str]:
-        """'found instead of expected' of each count that does not fit."""
+    def read(
+        self, files: Files, given: Mapping[str, pathlib.Path], allow_subset: bool
+    ) -> tuple[Texts, list[str]]:
+        """The texts by video, and what is wrong with them before they are counted."""
+        path = given[files.texts]
+        questions = self.row == "question"
+        texts: Texts = read_questions(path) if questions else read_captions(path, files.part)
+        if not files.names:
+            return texts, []
+        names = read_names(given[files.names])
+        silent = [name for name in names if name not in texts]
+        texts = {name: texts[name] for name in names if name in texts}
+        if silent and not allow_subset:
+            return texts, [f"no caption in {path} for {some(silent, len(names))}"]
+        return texts, []
+
+    def amount(self, texts: Texts) -> str:
+        """How much the texts are."""
+        return f"{sum(map(len, texts.values())):,} {self.kind}"
+
+    def counts(self, texts: Texts, files: Files) -> list[tuple[int, int | None, str]]:
+        """What is counted: how many there are, how many are expected, and of what."""
         sizes = collections.Counter(map(len, texts.values())).items()
         total = self.texts if files.counted else None
-        found = [
+        return [
             (len(texts), self.videos, "videos"),
             (sum(map(len, texts.values())), total, self.kind),
             *((size, self.each, f"{self.kind} of each of {n:,} videos") for size, n in sizes),
         ]
+
+    def wrong_counts(self, texts: Texts, files: Files, allow_subset: bool) -> list[str]:
+        """'found instead of expected' of each count that does not fit."""
         return [
             f"{count:,} instead of {expected:,} {kind}"
-            for count, expected, kind in found
+            for count, expected, kind in self.counts(texts, files)
             if expected not in (None, count) and not (allow_subset and 0 < count < expected)
         ]
+
+    def columns(self, video: str, texts: Sequence[Any]) -> Iterator[dict[str, Any]]:
+        """A video's rows, without its path."""
+        if self.row == "caption":
+            for index, text in enumerate(texts):
+                yield {"id": f"{video}#{index}", "caption": text}
+        elif self.row == "question":
+            for index, question in enumerate(texts):
+                yield {"id": question.id or f"{video}#{index}", **question.columns()}
+        elif self.row == "paragraph":
+            yield {"id": video, "caption": " ".join(texts)}
+        else:
+            yield {"id": video, "caption": texts}
 
 
 def find_videos(folder: pathlib.Path) -> dict[str, list[str]]:
@@ -96,14 +139,20 @@ def find_videos(folder: pathlib.Path) -> dict[str, list[str]]:
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: there is no such folder of videos")
     found: dict[str, list[str]] = {}
+    for path in video_files(folder):
+        found.setdefault(video_name(path), []).append(path)
+    if not found:
+        raise AnnotationError(f"{folder}: holds no file that ends as a video does")
+    return found
+
+
+def video_files(folder: pathlib.Path) -> Iterator[str]:
+    """Paths of all files with a video's suffix in a folder and its folders, in order."""
     for root, folders, files in os.walk(os.path.realpath(folder), followlinks=True):
         folders.sort()
         for file in sorted(files):
             if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES:
-                found.setdefault(video_name(file), []).append(os.path.join(root, file))
-    if not found:
-        raise AnnotationError(f"{folder}: holds no file that ends as a video does")
-    return found
+                yield os.path.join(root, file)
 
 
 @dataclasses.dataclass
@@ -125,23 +174,13 @@ class Draft:
     def rows(self, out: str) -> Iterator[dict[str, Any]]:
         """Rows of the videos that exist; paths relative to the folder `out`."""
         for video, path in self.paths.items():
-            texts, shared = self.texts[video], {"video": os.path.relpath(path, out)}
-            if self.split.row == "caption":
-                for index, text in enumerate(texts):
-                    yield {"id": f"{video}#{index}", **shared, "caption": text}
-            elif self.split.row == "question":
-                for index, question in enumerate(texts):
-                    identity = question.id or f"{video}#{index}"
-                    yield {"id": identity, **shared, **question.columns()}
-            elif self.split.row == "paragraph":
-                yield {"id": video, **shared, "caption": " ".join(texts)}
-            else:
-                yield {"id": video, **shared, "caption": texts}
+            for row in self.split.columns(video, self.texts[video]):
+                yield {"id": row["id"], "video": os.path.relpath(path, out), **row}
 
     def summary(self) -> str:
         """What was written of it, and how much is left out."""
-        texts = sum(len(self.texts[video]) for video in self.paths)
-        parts = [f"{len(self.paths):,} videos, {texts:,} {self.split.kind}"]
+        kept = {video: self.texts[video] for video in self.paths}
+        parts = [f"{len(kept):,} videos, {self.split.amount(kept)}"]
         if smaller := self.split.wrong_counts(self.texts, self.files, allow_subset=False):
             parts.append(f"a subset: {'; '.join(smaller)}")
         if self.missing:
@@ -178,7 +217,7 @@ def write_manifests(
     if missing not in ("error", "drop"):
         raise AnnotationError(f"missing={missing!r}: one of 'error', 'drop'")
     given = given_files(annotations)
-    files = {split: _files(split, given) for split in splits}
+    files = {split: chosen_files(split, given) for split in splits}
     absent = [f"{s.name}: not made; it takes {_wanted(s)}" for s in splits if not files[s]]
     if len(absent) == len(files):
         raise AnnotationError("no annotation file is one of those:\n  " + "\n  ".join(absent))
@@ -215,9 +254,10 @@ def given_files(annotations: Iterable[str | os.PathLike[str]]) -> dict[str, path
     return given
 
 
-def _files(split: Split, given: Mapping[str, pathlib.Path]) -> Files | None:
+def chosen_files(split: Split, given: Mapping[str, pathlib.Path]) -> Files | None:
+    """The first files of a split that are all given."""
     for files in split.files:
-        if files.texts in given and (not files.names or files.names in given):
+        if given.keys() >= {*files.all}:
             return files
     return None
 
@@ -234,19 +274,9 @@ def _draft(
     allow_subset: bool,
     missing: str,
 ) -> Draft:
-    path = given[files.texts]
-    source = path.name
-    questions = split.row == "question"
-    texts: Texts = read_questions(path) if questions else read_captions(path, files.part)
-    problems = []
-    if files.names:
-        path = given[files.names]
-        source += f" with {path.name}"
-        names = read_names(path)
-        silent = [name for name in names if name not in texts]
-        if silent and not allow_subset:
-            problems.append(f"no caption in {given[files.texts]} for {_some(silent, len(names))}")
-        texts = {name: texts[name] for name in names if name in texts}
+    texts, problems = split.read(files, given, allow_subset)
+    path = given[files.names or files.texts]
+    source = " with ".join(given[name].name for name in files.all)
     if wrong := split.wrong_counts(texts, files, allow_subset):
         less = not split.wrong_counts(texts, files, allow_subset=True)
         advice = "; a part of it is written with --allow-subset" if less else ""
@@ -257,7 +287,7 @@ def _draft(
     absent = [name for name, paths in found.items() if not paths]
     if absent and missing == "error":
         advice = "; --missing=drop leaves them out" if len(absent) < len(found) else ""
-        problems.append(f"no file for {_some(absent, len(found))}{advice}")
+        problems.append(f"no file for {some(absent, len(found))}{advice}")
     elif len(absent) == len(found):
         problems.append("not one of its videos has a file")
     paths = {name: paths[0] for name, paths in found.items() if paths}
@@ -270,7 +300,8 @@ def _paths(index: dict[str, list[str]], name: str) -> list[str]:
     return next((index[each] for each in names if each in index), [])
 
 
-def _some(names: Sequence[str], total: int) -> str:
+def some(names: Sequence[str], total: int) -> str:
+    """How many of all videos, and which first."""
     more = ", ..." if len(names) > SHOWN else ""
     return f"{len(names):,} of {total:,} videos: {', '.join(names[:SHOWN])}{more}"
 

@@ -5,7 +5,7 @@ The counts are those of the split lists that X-CLIP, ViFi-CLIP, OST and MSTA (Se
 
 import dataclasses
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from vlt.data.manifest import SHOWN, Record
 from vlt.tasks.protocols import ProtocolError, checked_counts
@@ -63,22 +63,29 @@ class RecognitionProtocol:
           ProtocolError: other counts than the protocol's, or more where a subset is allowed; rows
             of no class or of a video that came before; without a subset, a class without a video.
         """
-        known, lines = set(classes), dict[str, int]()
+        known, videos = set(classes), {record.video for record in records}
         strangers = [r for r in records if r.label not in known]
         self._refuse(strangers, f"no label that is one of the {len(known)} classes")
-        again = [r for r in records if lines.setdefault(r.video, r.line) != r.line]
-        self._refuse(again, "a video that came before")
-        found = {"videos": len(lines), "classes": len(known)}
+        found = {"videos": len(videos), "classes": len(known)}
         expected = {"videos": self.videos, "classes": self.classes}
         advice = "for a part of it set allow_subset"
         name = f"{self.name} ({self.source})"
         label = checked_counts(name, found, expected, allow_subset, advice)
-        empty = sorted(known - {r.label for r in records if r.label is not None})
-        if self.videos and empty and not allow_subset:
+        if self.videos is not None:
+            self._check_rows(records, known, allow_subset)
+        return self.name + label
+
+    def _check_rows(
+        self, records: Sequence[Record], known: Set[str], allow_subset: bool
+    ) -> None:
+        lines: dict[str, int] = {}
+        again = [r for r in records if lines.setdefault(r.video, r.line) != r.line]
+        self._refuse(again, "a video that came before")
+        empty = sorted(known - {str(r.label) for r in records})
+        if empty and not allow_subset:
             raise ProtocolError(
                 f"{self.name}: no video of {len(empty)} of {len(known)} classes: {_some(empty)}"
             )
-        return self.name + label
 
     def _refuse(self, rows: Sequence[Record], why: str) -> None:
         if rows:

@@ -1,0 +1,79 @@
+"""A few videos of each class, drawn of a manifest with labels.
+
+    python -m data_pipelines.few_shot train.jsonl few.jsonl --shots 16 --seed 1 [--rest val.jsonl]
+
+What is drawn depends on the seed and the names of the videos alone: with more shots the same ones
+come first. `--rest` names a manifest of all other rows, such as for evaluation.
+"""
+
+import argparse
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+
+from data_pipelines.annotation_files import AnnotationError
+from data_pipelines.labelled import (
+    Row,
+    by_class,
+    read_labelled,
+    refuse_overlap,
+    run,
+    write_labelled,
+)
+
+
+def draw(rows: Sequence[Row], shots: int, seed: int) -> list[Row]:
+    """`shots` rows of each class, in the order of `rows`.
+
+    Raises: AnnotationError for a class that has fewer.
+    """
+    drawn = set()
+    for label, own in by_class(rows).items():
+        if len(own) < shots:
+            raise AnnotationError(f"class {label!r} has {len(own)} videos, {shots} are asked for")
+        own.sort(key=lambda row: _lot(row, seed))
+        drawn |= {id(row) for row in own[:shots]}
+    return [row for row in rows if id(row) in drawn]
+
+
+def _lot(row: Row, seed: int) -> bytes:
+    """A random number that depends on the seed and the name of the video alone."""
+    name = row.get("id", os.path.basename(row["video"]))
+    return hashlib.sha256(f"{seed}/{row['label']}/{name}".encode()).digest()
+
+
+def write_few(manifest: str, out: str, shots: int, seed: int, rest: str | None = None) -> list[str]:
+    """Writes OUT, and the other rows as `rest`; returns a line about each.
+
+    Raises: AnnotationError for a class that has fewer videos, no shots, or files that are the same;
+      ManifestError.
+    """
+    if shots < 1:
+        raise AnnotationError(f"--shots {shots}: at least 1")
+    refuse_overlap([manifest], [out, rest])
+    rows = read_labelled(pathlib.Path(manifest))
+    few, classes = draw(rows, shots, seed), list(by_class(rows))
+    lines = [write_labelled(pathlib.Path(out), few, classes)]
+    if rest:
+        kept = {id(row) for row in few}
+        others = [row for row in rows if id(row) not in kept]
+        lines.append(write_labelled(pathlib.Path(rest), others, classes))
+    return lines
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifest", help="with labels")
+    parser.add_argument("out", help="manifest to write, .jsonl")
+    parser.add_argument("--shots", type=int, required=True, help="videos of each class")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--rest", help="manifest to write of the rows that are not drawn")
+    run(parser, write_few)
+
+
+if __name__ == "__main__":
+    main()

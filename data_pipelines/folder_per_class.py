@@ -1,0 +1,78 @@
+"""A manifest with labels of a folder that has a folder of videos for each class.
+
+    python -m data_pipelines.folder_per_class videos/train data/train.jsonl
+
+A class is called as its folder, with spaces for underscores; data/train_classes.txt lists them.
+Videos may lie in folders of any depth below. data_pipelines.few_shot draws training videos of the
+manifest and keeps the rest for evaluation.
+"""
+
+import argparse
+import os
+import pathlib
+
+from data_pipelines.annotation_files import VIDEO_SUFFIXES, AnnotationError
+from data_pipelines.label_files import class_name
+from data_pipelines.labelled import Row, run, write_labelled
+from data_pipelines.manifests import SHOWN, video_files
+
+
+def read_folders(folder: pathlib.Path) -> list[Row]:
+    """A row for each video; its id is its path in the folder.
+
+    Raises: AnnotationError for no folders of classes, one without a video, two of one class, or
+      videos beside them.
+    """
+    if not folder.is_dir():
+        raise AnnotationError(f"{folder}: there is no such folder of videos")
+    beside = [path.name for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES]
+    if beside:
+        shown = ", ".join(sorted(beside)[:SHOWN])
+        raise AnnotationError(f"{folder}: {len(beside)} videos lie in no class's folder: {shown}")
+    rows, folders = [], dict[str, pathlib.Path]()
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if path.name.startswith("."):
+            continue
+        label = class_name(path.name)
+        if folders.setdefault(label, path) != path:
+            raise AnnotationError(f"{folders[label]} and {path} are both class {label!r}")
+        rows += _rows(path, label)
+    if not rows:
+        raise AnnotationError(f"{folder}: holds no folders, one for each class")
+    return rows
+
+
+def _rows(folder: pathlib.Path, label: str) -> list[Row]:
+    real = os.path.realpath(folder)
+    rows = [
+        {"id": f"{folder.name}/{os.path.relpath(file, real)}", "video": file, "label": label}
+        for file in video_files(folder)
+        if not os.path.basename(file).startswith(".")
+    ]
+    if not rows:
+        raise AnnotationError(f"{folder}: holds no file that ends as a video does")
+    return rows
+
+
+def write_folders(folder: str, out: str) -> list[str]:
+    """Writes the manifest; returns a line about it.
+
+    Raises: AnnotationError for folders of another form.
+    """
+    rows = read_folders(pathlib.Path(folder))
+    classes = list(dict.fromkeys(row["label"] for row in rows))
+    return [write_labelled(pathlib.Path(out), rows, classes)]
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="with a folder of videos for each class")
+    parser.add_argument("out", help="manifest to write, .jsonl")
+    run(parser, write_folders)
+
+
+if __name__ == "__main__":
+    main()

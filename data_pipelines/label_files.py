@@ -1,0 +1,51 @@
+"""Lists of videos with the number of their class, and the tables that name the classes."""
+
+import pathlib
+from collections.abc import Sequence
+
+from data_pipelines.annotation_files import AnnotationError, read_text, video_name
+from vlt.data.manifest import SHOWN, ManifestError, read_classes
+
+
+def class_name(text: str) -> str:
+    """A class as it is written in a prompt: with spaces for underscores, otherwise as it is."""
+    return " ".join(text.replace("_", " ").split())
+
+
+def read_class_names(path: pathlib.Path) -> list[str]:
+    """Names of classes in the order of their numbers: of a .csv with `id,name`, or one a line.
+
+    Raises: AnnotationError for a file of another form, or a name that comes twice.
+    """
+    try:
+        names = [class_name(name) for name in read_classes(path)]
+    except ManifestError as error:
+        raise AnnotationError(str(error)) from None
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise AnnotationError(f"{path}: classes come twice: {', '.join(twice[:SHOWN])}")
+    return names
+
+
+def read_labels(path: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
+    """The class of each video, of lines with a path, a space and the number of its class.
+
+    Raises: AnnotationError for rows without the number of a class, or of a video that came before.
+    """
+    labels, lines, wrong = dict[str, str](), dict[str, int](), []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        file, _, index = line.strip().rpartition(" ")
+        video = video_name(file)
+        if not (file and index.isdecimal() and int(index) < len(names)):
+            wrong.append(f"line {number}, {line.strip()!r}: no path and number below {len(names)}")
+        elif lines.setdefault(video, number) != number:
+            wrong.append(f"line {number}, {line.strip()!r}: video of line {lines[video]}")
+        else:
+            labels[video] = names[int(index)]
+    if wrong:
+        more = f"\n  and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        shown = "".join(f"\n  {each}" for each in wrong[:SHOWN])
+        raise AnnotationError(f"{path}: {len(wrong)} rows cannot be used:{shown}{more}")
+    return labels

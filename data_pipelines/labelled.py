@@ -1,0 +1,77 @@
+"""Manifests with labels, read to be written again in parts: what people do with their own data."""
+
+import argparse
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from data_pipelines.annotation_files import AnnotationError
+from data_pipelines.manifests import write_lines
+from vlt.data.manifest import READERS, ManifestError, read_manifest
+
+Row = dict[str, Any]  # of a manifest; `video` is a full path, `label` is text
+
+
+def read_labelled(path: pathlib.Path) -> list[Row]:
+    """Rows of a manifest, all of which have a label.
+
+    Raises: ManifestError for a manifest that cannot be used, or a row without a label.
+    """
+    records = read_manifest(path, check_videos=False)
+    unlabelled = next((record for record in records if record.label is None), None)
+    if unlabelled is not None:
+        raise ManifestError(path, "has no `label`", unlabelled.line)
+    rows = (row for _, row in READERS[path.suffix](path))
+    return [
+        row | {"video": os.path.abspath(record.video), "label": record.label}
+        for row, record in zip(rows, records, strict=True)
+    ]
+
+
+def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows of each label, labels in their order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["label"], []).append(row)
+    return {label: found[label] for label in sorted(found)}
+
+
+def write_labelled(path: pathlib.Path, rows: Sequence[Row], classes: Sequence[str]) -> str:
+    """Writes a manifest and, beside it, NAME_classes.txt; returns a line about both.
+
+    Raises: AnnotationError for a name that is not that of a .jsonl file.
+    """
+    if path.suffix != ".jsonl":
+        raise AnnotationError(f"{path}: a manifest is written as a .jsonl file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.path.realpath(path.parent)
+    write_lines(
+        path,
+        (
+            json.dumps(row | {"video": os.path.relpath(row["video"], folder)}, ensure_ascii=False)
+            for row in rows
+        ),
+    )
+    names = path.with_name(f"{path.stem}_classes.txt")
+    write_lines(names, classes)
+    return f"{path}: {len(rows):,} videos; {names.name}: {len(classes):,} classes"
+
+
+def refuse_overlap(
+    read: Sequence[str | None], written: Sequence[str | os.PathLike[str] | None]
+) -> None:
+    """Raises AnnotationError for a file that would be read and written, or written twice."""
+    paths = [os.path.realpath(path) for path in (*read, *written) if path]
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise AnnotationError(f"{twice[0]}: would be written over")
+
+
+def run(parser: argparse.ArgumentParser, work: Callable[..., list[str]]) -> None:
+    """Runs a command on its arguments, and prints what it says or what is wrong."""
+    try:
+        print("\n".join(work(**vars(parser.parse_args()))))
+    except (AnnotationError, ManifestError) as error:
+        parser.error(str(error))

@@ -1,0 +1,186 @@
+"""People's own data with labels: folders of classes, few shots, base and novel classes."""
+
+import collections
+import json
+import pathlib
+import sys
+
+import pytest
+
+from data_pipelines import base_to_novel, few_shot, folder_per_class
+from data_pipelines.annotation_files import AnnotationError
+from data_pipelines.base_to_novel import write_halves
+from data_pipelines.few_shot import write_few
+from data_pipelines.folder_per_class import write_folders
+from vlt.data.manifest import ManifestError, read_classes, read_manifest
+
+
+def manifest(path: pathlib.Path, counts: dict[str, int]) -> str:
+    """Rows of as many videos of each class, the classes in turn; their videos exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"id": f"{label}{n}", "video": f"videos/{label}{n}.mp4", "label": label, "speed": n}
+        for n in range(max(counts.values()))
+        for label, count in counts.items()
+        if n < count
+    ]
+    (path.parent / "videos").mkdir(exist_ok=True)
+    for row in rows:
+        (path.parent / row["video"]).touch()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def labels(path: pathlib.Path) -> dict[str, int]:
+    return dict(collections.Counter(str(record.label) for record in read_manifest(path)))
+
+
+def ids(path: pathlib.Path) -> list[str]:
+    return [record.id for record in read_manifest(path)]
+
+
+def test_few_shots_are_of_every_class_and_the_rest_is_all_others(tmp_path):
+    source = manifest(tmp_path / "data/train.jsonl", {"run": 9, "jump": 5, "sit": 4})
+    few, rest = tmp_path / "deep/few.jsonl", tmp_path / "rest.jsonl"
+    lines = write_few(source, str(few), shots=3, seed=0, rest=str(rest))
+    assert [line.partition(": ")[2] for line in lines] == [
+        "9 videos; few_classes.txt: 3 classes",
+        "9 videos; rest_classes.txt: 3 classes",
+    ]
+    assert labels(few) == {"run": 3, "jump": 3, "sit": 3}
+    assert labels(rest) == {"run": 6, "jump": 2, "sit": 1}
+    order = ids(pathlib.Path(source))
+    assert ids(few) == [name for name in order if name in ids(few)]
+    assert sorted([*ids(few), *ids(rest)]) == sorted(order)
+    assert read_classes(tmp_path / "deep/few_classes.txt") == ["jump", "run", "sit"]
+    row = json.loads(few.read_text().splitlines()[0])
+    assert row["video"] == f"../data/videos/{row['id']}.mp4" and "speed" in row
+
+
+def test_the_draw_depends_on_the_seed_alone_and_more_shots_hold_the_fewer(tmp_path):
+    one = manifest(tmp_path / "one.jsonl", {"run": 40, "jump": 40})
+    other = manifest(tmp_path / "b/other.jsonl", {"jump": 40, "sit": 9, "run": 40})
+
+    def drawn(source: str, shots: int, seed: int) -> set[str]:
+        write_few(source, str(tmp_path / "few.jsonl"), shots, seed)
+        return {name for name in ids(tmp_path / "few.jsonl") if not name.startswith("sit")}
+
+    assert drawn(one, 8, seed=1) == drawn(other, 8, seed=1)
+    assert drawn(one, 4, seed=1) < drawn(one, 8, seed=1)
+    assert drawn(one, 8, seed=1) != drawn(one, 8, seed=2)
+
+
+def test_a_class_with_fewer_than_the_shots_is_named(tmp_path):
+    source = manifest(tmp_path / "a.jsonl", {"run": 9, "jump": 5})
+    with pytest.raises(AnnotationError, match="class 'jump' has 5 videos, 6 are asked for"):
+        write_few(source, str(tmp_path / "few.jsonl"), 6, seed=0)
+    with pytest.raises(AnnotationError, match="--shots 0: at least 1"):
+        write_few(source, str(tmp_path / "few.jsonl"), 0, seed=0)
+    with pytest.raises(AnnotationError, match="would be written over"):
+        write_few(source, source, 2, seed=0)
+    with pytest.raises(AnnotationError, match=r"few.csv: a manifest is written as a \.jsonl"):
+        write_few(source, str(tmp_path / "few.csv"), 2, seed=0)
+    assert [path.name for path in tmp_path.glob("few*")] == []
+
+
+def test_manifests_of_other_kinds(tmp_path):
+    (tmp_path / "a.csv").write_text("video,label\nv/a.mp4,7\nv/b.mp4,7\nv/c.mp4,10\n")
+    write_few(str(tmp_path / "a.csv"), str(tmp_path / "few.jsonl"), 1, seed=0)
+    found = read_manifest(tmp_path / "few.jsonl", check_videos=False)
+    assert [record.label for record in found] == ["7", "10"]
+    (tmp_path / "b.jsonl").write_text('{"video": "a.mp4", "caption": "text"}\n')
+    with pytest.raises(ManifestError, match="b.jsonl, line 1: has no `label`"):
+        write_few(str(tmp_path / "b.jsonl"), str(tmp_path / "few.jsonl"), 1, seed=0)
+
+
+def test_classes_are_halved_by_frequency(tmp_path):
+    counts = {"sit": 3, "run": 9, "jump": 5, "hop": 5, "wave": 1}
+    source = manifest(tmp_path / "data/train.jsonl", counts)
+    val = manifest(tmp_path / "val/val.jsonl", {"wave": 8, "run": 1, "sit": 2})
+    lines = write_halves(source, str(tmp_path / "out"), val)
+    out = tmp_path / "out"
+    assert read_classes(out / "base_classes.txt") == ["run", "hop", "jump"]
+    assert read_classes(out / "novel_val_classes.txt") == ["sit", "wave"]
+    assert labels(out / "base.jsonl") == {"run": 9, "hop": 5, "jump": 5}
+    assert labels(out / "novel.jsonl") == {"sit": 3, "wave": 1}
+    assert labels(out / "base_val.jsonl") == {"run": 1}
+    assert labels(out / "novel_val.jsonl") == {"sit": 2, "wave": 8}
+    assert lines[0].endswith("base.jsonl: 19 videos; base_classes.txt: 3 classes")
+    # As of HMDB-51, one more is base.
+    halves = base_to_novel.halves([{"label": f"{n}"} for n in range(51)])
+    assert {half: len(names) for half, names in halves.items()} == {"base": 26, "novel": 25}
+
+
+def test_base_and_novel_refuse_what_they_cannot_part(tmp_path):
+    source = manifest(tmp_path / "base.jsonl", {"run": 2, "sit": 1})
+    with pytest.raises(AnnotationError, match="base.jsonl: would be written over"):
+        write_halves(source, str(tmp_path))
+    other = manifest(tmp_path / "other.jsonl", {"run": 2, "fly": 1})
+    with pytest.raises(AnnotationError, match="other.jsonl: 1 classes that .*has not: 'fly'"):
+        write_halves(source, str(tmp_path / "out"), other)
+    one = manifest(tmp_path / "one.jsonl", {"run": 2})
+    with pytest.raises(AnnotationError, match="take two classes; there is run"):
+        write_halves(one, str(tmp_path / "out"))
+
+
+def touch(folder: pathlib.Path, *names: str) -> pathlib.Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def test_a_folder_for_each_class(tmp_path):
+    names = ("run/a.mp4", "brush_hair/b/a.AVI", "run/c.webm", "run/._c.webm", "run/notes.txt")
+    folder = touch(tmp_path / "videos", *names, ".cache/x.mp4")
+    (line,) = write_folders(str(folder), str(tmp_path / "data/train.jsonl"))
+    assert line.endswith("train.jsonl: 3 videos; train_classes.txt: 2 classes")
+    rows = [json.loads(row) for row in (tmp_path / "data/train.jsonl").read_text().splitlines()]
+    assert rows == [
+        {
+            "id": "brush_hair/b/a.AVI",
+            "video": "../videos/brush_hair/b/a.AVI",
+            "label": "brush hair",
+        },
+        {"id": "run/a.mp4", "video": "../videos/run/a.mp4", "label": "run"},
+        {"id": "run/c.webm", "video": "../videos/run/c.webm", "label": "run"},
+    ]
+    assert read_classes(tmp_path / "data/train_classes.txt") == ["brush hair", "run"]
+    assert len(read_manifest(tmp_path / "data/train.jsonl")) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "no such folder of videos"),
+        (("notes.txt",), "holds no folders, one for each class"),
+        (("run/a.mp4", "sit/notes.txt"), "sit: holds no file that ends as a video does"),
+        (("run/a.mp4", "b.mp4"), "1 videos lie in no class's folder: b.mp4"),
+        (("a_b/a.mp4", "a b/a.mp4"), "are both class 'a b'"),
+    ],
+)
+def test_folders_of_another_form(tmp_path, names, message):
+    touch(tmp_path / "videos", *names)
+    with pytest.raises(AnnotationError, match=message):
+        write_folders(str(tmp_path / "videos"), str(tmp_path / "out.jsonl"))
+
+
+def test_commands(tmp_path, monkeypatch, capsys):
+    def run(module, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        module.main()
+        return capsys.readouterr().out
+
+    folder = touch(tmp_path / "videos", *(f"{c}/{n}.mp4" for c in ("run", "sit") for n in range(4)))
+    every, few = tmp_path / "all.jsonl", tmp_path / "few.jsonl"
+    assert "8 videos" in run(folder_per_class, folder, every)
+    rest = tmp_path / "rest.jsonl"
+    assert "4 videos" in run(few_shot, every, few, "--shots=2", "--seed=3", "--rest", rest)
+    assert "novel_val.jsonl: 2 videos" in run(base_to_novel, few, tmp_path / "b", "--val", rest)
+    with pytest.raises(SystemExit):
+        run(few_shot, every, few, "--shots=5", "--seed=3")
+    assert "class 'run' has 4 videos, 5 are asked for" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(few_shot, tmp_path / "none.jsonl", few, "--shots=5", "--seed=3")
+    assert "there is no such file" in capsys.readouterr().err
