@@ -99,6 +99,8 @@ class Attention(nn.Module):
         else:
             key = split(dense("key", self.qkv_bias and self.key_bias)(pattern.source))
             value = split(dense("value", self.qkv_bias)(pattern.source))
+        if pattern.gather is not None:
+            key, value = pattern.gather(key), pattern.gather(value)
         if known is not None and index is not None:
             key = jax.lax.dynamic_update_slice_in_dim(known.keys, key, index, axis=3)
             value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
@@ -189,8 +191,8 @@ class Block(nn.Module):
             tokens = method.before_attention(self, tokens)
         for method in self.methods:
             tokens = method.extra_tokens(self, tokens)
-        entry = tokens
-        tokens, attended = self._attend(tokens)
+        entry, entry_normed = tokens, self._norm("norm1")(tokens.x)
+        tokens, attended = self._attend(tokens, entry_normed)
         for method in self.methods:
             tokens = method.between(self, tokens, attended)
         normed = self._norm("norm2")(tokens.x)
@@ -198,6 +200,8 @@ class Block(nn.Module):
         for method in self.methods:
             y = method.mlp_path(self, entry, tokens, normed, y)
         tokens = tokens.replace(x=tokens.x + DropPath(self.drop_path)(y))
+        for method in self.methods:
+            tokens = method.beside_block(self, entry, entry_normed, tokens)
         for method in self.methods:
             tokens = method.after_block(self, tokens)
         return tokens
@@ -215,8 +219,7 @@ class Block(nn.Module):
             name="attention",
         )
 
-    def _attend(self, tokens: Tokens) -> tuple[Tokens, Attended]:
-        normed = self._norm("norm1")(tokens.x)
+    def _attend(self, tokens: Tokens, normed: jax.Array) -> tuple[Tokens, Attended]:
         pattern = Pattern(normed, normed, causal_bias(normed.shape[2]) if self.causal else None)
         read = tokens
         if self.cls_read:

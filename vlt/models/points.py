@@ -15,6 +15,7 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | 5 parallel attention path | `parallel_attention` | on the attention's output |
 | 6 between attention and MLP | `between` | after the first residual sum |
 | 7 MLP path | `mlp_path` | on the MLP's output; may read the block's input |
+| | `beside_block` | on the block's output; reads the block's input |
 | 8 side branch | `side_branch` | once, with every block's output |
 | 9 pooled head | `features`, `head` | once, before and after projection into the joint space |
 | 10 trainable selection | `vlt.optim.Rules` | when gradients are taken |
@@ -23,7 +24,7 @@ their paths. A point that is not overridden hands its input back and adds nothin
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
@@ -73,12 +74,15 @@ class Tokens(flax.struct.PyTreeNode):
         """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
         if self.frames == 1:
             return x
-        b, _, _, d = x.shape
-        return x.reshape(b, -1, self.frames, d).swapaxes(1, 2)
+        b, _, n, d = x.shape
+        return x.reshape(b, n // self.frames, self.frames, d).swapaxes(1, 2)
 
     def by_group(self, x: jax.Array) -> jax.Array:
         """Inverse of `by_frame`."""
-        return x if self.frames == 1 else x.swapaxes(1, 2).reshape(x.shape[0], 1, -1, x.shape[-1])
+        if self.frames == 1:
+            return x
+        b, t, n, d = x.shape
+        return x.swapaxes(1, 2).reshape(b, 1, n * t, d)
 
 
 class Pattern(flax.struct.PyTreeNode):
@@ -88,7 +92,8 @@ class Pattern(flax.struct.PyTreeNode):
     values, are projected from; the same number of queries in other groups is fine. bias: added
     to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
     in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
-    logits before the bias, broadcastable as it.
+    logits before the bias, broadcastable as it. gather: what is made of keys, and of values,
+    [b, g, h, m, d/h] -> [b, g, h, m', d/h] before they are read; None for nothing.
     """
 
     queries: jax.Array
@@ -96,6 +101,9 @@ class Pattern(flax.struct.PyTreeNode):
     bias: jax.Array | None = None
     key_weight: jax.Array | None = None
     scale: jax.Array | None = None
+    gather: Callable[[jax.Array], jax.Array] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
 
 
 class KeysValues(flax.struct.PyTreeNode):
@@ -119,7 +127,12 @@ class Attended:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method that fills none of the points."""
+    """A method that fills none of the points.
+
+    joint: whether it is also for towers that hold the patches of all frames in one group.
+    """
+
+    joint: ClassVar[bool] = False
 
     def check(self, spec: Any, frames: int) -> None:
         """Raises ValueError where the options do not fit the DualEncoderSpec or the frames."""
@@ -168,6 +181,16 @@ class Method:
     ) -> jax.Array:
         """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block."""
         return y
+
+    def beside_block(
+        self, block: "Block", entry: Tokens, normed: jax.Array, tokens: Tokens
+    ) -> Tokens:
+        """Point 7: `tokens` leave the block; `entry` came in, `normed` through the first LayerNorm.
+
+        Where only CLS tokens are read, `tokens` are the first of `entry`. Stochastic depth drops
+        nothing that is added here.
+        """
+        return tokens
 
     def side_branch(
         self, tower: "VisionTransformer", hidden: Sequence[Tokens], train: bool, capture: bool

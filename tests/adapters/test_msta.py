@@ -1,0 +1,482 @@
+"""MSTA: against torch modules written from Algorithms 1 and 2, the paper's counts, its options."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import traverse_util
+from small_blip import SPEC as BLIP
+
+from vlt.adapters.msta import MSTA
+from vlt.adapters.prompt import Prompt
+from vlt.inspect import count_parameters
+from vlt.models.block import Block
+from vlt.models.build import abstract_params, build_methods, make_model
+from vlt.models.dual_encoder import DualEncoder
+from vlt.models.points import Tokens
+from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+
+WIDTH, TEXT_WIDTH, HEADS, FRAMES = 12, 8, 2, 3
+APART = DualEncoderSpec(
+    VisionSpec(8, 4, WIDTH, 2, HEADS, 24), TextSpec(6, 11, TEXT_WIDTH, 2, HEADS, 16), embed_dim=4
+)
+JOINT = dataclasses.replace(APART, visual=dataclasses.replace(APART.visual, temporal_frames=4))
+SPECS = {"apart": APART, "joint": JOINT}
+DEEP = dataclasses.replace(APART, visual=dataclasses.replace(APART.visual, layers=3))
+LARGE = {"bottleneck": 6, "scale": 0.25, "dropout": 0.0}
+RULE = r"(visual|text)/blocks_\d+/msta/.*"
+RNG = np.random.default_rng(0)
+VIDEO = RNG.normal(size=(2, FRAMES, 8, 8, 3)).astype(np.float32)
+IDS = np.array([[1, 2, 10, 0, 0, 0], [3, 4, 5, 6, 10, 0]], np.int32)
+WEIGHTS = RNG.normal(size=(2, 2, 4)).astype(np.float32)  # of the features that gradients are of
+
+
+def leaves(tree: dict) -> dict:
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def ours(tree: dict) -> dict:
+    return {path: x for path, x in leaves(tree).items() if "msta" in path.lower()}
+
+
+def model(spec: DualEncoderSpec = JOINT, *before, **options) -> DualEncoder:
+    method = MSTA(**LARGE | options)
+    method.check(spec, FRAMES)
+    return DualEncoder(spec, (*before, method), frames=FRAMES)
+
+
+def random_params(model: DualEncoder) -> dict:
+    rng = np.random.default_rng(1)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: (
+            0.4 * rng.normal(size=x.shape).astype("f") + ("scale" in jax.tree_util.keystr(path))
+        ),
+        abstract_params(model),
+    )
+
+
+@functools.cache
+def program(model: DualEncoder):
+    def features(params, video):
+        video = model.apply({"params": params}, video, method="encode_video")[1]["video_features"]
+        text = model.apply({"params": params}, IDS, method="encode_text")[1]["text_features"]
+        return jnp.stack([video, text])
+
+    gradient = jax.grad(lambda params, weights: (weights * features(params, VIDEO)).sum())
+    return jax.jit(features), jax.jit(gradient)
+
+
+def features(model: DualEncoder, params: dict, video: np.ndarray = VIDEO) -> np.ndarray:
+    """Of videos and texts, [2, b, e]."""
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(program(model)[0](params, video))
+
+
+def gradients(model: DualEncoder, params: dict, weights: np.ndarray = WEIGHTS) -> dict:
+    """Of the weighted sum of features, by path."""
+    with jax.default_matmul_precision("highest"):
+        return leaves(program(model)[1](params, weights))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 8_712_192),
+        ({"bottleneck": 128}, 4_185_600),
+        ({"bottleneck": 128, "layers": tuple(range(7, 12))}, 1_744_000),
+        ({"bottleneck": 64}, 2_069_760),
+        ({"shared": False}, 7_922_688),
+        # Not divided by the vision width, which Algorithm 2 cannot build.
+        ({"bottleneck": 512}, 18_972_672),
+    ],
+)
+def test_counts_on_viclip(options, expected):
+    built = make_model(SIZES["viclip_b16"], {"msta": options}, 8)
+    shared = [("shared_MSTA/.*", {"lr": 1.0})] if options.get("shared", True) else []
+    rules = ((RULE, {"lr": 1.0}), *shared, (".*", "frozen"))
+    params = abstract_params(built)
+    assert count_parameters(built, params, rules)["trainable_params"] == expected
+
+
+class TorchAdapter(torch.nn.Module):
+    """Algorithm 1, and with a convolution Algorithm 2: the list of layers that the paper gives."""
+
+    def __init__(self, leaf: dict, shared: torch.nn.Linear | None) -> None:
+        super().__init__()
+        self.down, self.up, self.shared = linear(leaf["down"]), linear(leaf["up"]), shared
+        if "temporal_up" in leaf:
+            kernel = torch.tensor(leaf["temporal_up"]["kernel"])
+            width, mid = kernel.shape[-1], len(leaf["up"]["kernel"])
+            groups = mid // kernel.shape[1]
+            self.temporal_up = torch.nn.Conv3d(mid, width, (3, 1, 1), padding="same", groups=groups)
+            self.temporal_up.weight.data = kernel.permute(2, 1, 0)[..., None, None].contiguous()
+            self.temporal_up.bias.data = torch.tensor(leaf["temporal_up"]["bias"])
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.down(x))
+        return h if self.shared is None else torch.relu(self.shared(h))
+
+    def forward(self, x: torch.Tensor, frames: int = 0, replicate: bool = False) -> torch.Tensor:
+        """Words [b, l, d], or CLS and patches: of a joint tower [b, 1 + n * frames, d], of frames
+        apart [b, frames, 1 + n, d]."""
+        h = self.hidden(x)
+        if not frames:
+            return self.up(h)
+        if x.ndim == 4:
+            volume = h.permute(0, 3, 1, 2)[..., None]  # b m t n 1
+        else:
+            cls = h[:, :1, None].expand(-1, -1, frames, -1)
+            patches = h[:, 1:].unflatten(1, (-1, frames))
+            volume = torch.cat([cls, patches], 1).permute(0, 3, 2, 1)[..., None]
+        over_time = self.temporal_up(volume)[..., 0].permute(0, 2, 3, 1)  # b t n d
+        if not replicate:
+            over_time = torch.cat([0 * over_time[:, :, :1], over_time[:, :, 1:]], 2)
+        if x.ndim == 3:
+            patches = over_time[:, :, 1:].transpose(1, 2).flatten(1, 2)
+            over_time = torch.cat([over_time[:, :, 0].mean(1, keepdim=True), patches], 1)
+        return self.up(h) + over_time
+
+
+def linear(leaf: dict) -> torch.nn.Linear:
+    layer = torch.nn.Linear(*leaf["kernel"].shape)
+    layer.weight.data = torch.tensor(leaf["kernel"]).T.contiguous()
+    layer.bias.data = torch.tensor(leaf["bias"])
+    return layer
+
+
+def norm(leaf: dict, x: torch.Tensor) -> torch.Tensor:
+    scale, bias = (torch.tensor(leaf[name]) for name in ("scale", "bias"))
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], scale, bias, 1e-5)
+
+
+def frozen(leaf: dict, name: str, x: torch.Tensor) -> torch.Tensor:
+    kernel, bias = (torch.tensor(leaf[name][part]) for part in ("kernel", "bias"))
+    return x @ kernel + bias
+
+
+def torch_block(leaf: dict, x: torch.Tensor, causal: bool) -> torch.Tensor:
+    """CLIP's block on [..., n, d], frozen."""
+    y = norm(leaf["norm1"], x)
+    q, k, v = (
+        frozen(leaf["attention"], name, y).unflatten(-1, (HEADS, -1)).transpose(-2, -3)
+        for name in ("query", "key", "value")
+    )
+    y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    x = x + frozen(leaf["attention"], "out", y.transpose(-2, -3).flatten(-2))
+    y = frozen(leaf["mlp"], "fc1", norm(leaf["norm2"], x))
+    return x + frozen(leaf["mlp"], "fc2", y * torch.sigmoid(1.702 * y))
+
+
+class TorchTowers:
+    """Both towers behind their stems, with adapters of the model's leaves."""
+
+    def __init__(self, model: DualEncoder, params: dict) -> None:
+        self.options, self.params = model.methods[-1], params
+        self.adapters = {}
+        for layer in range(2):
+            name = f"blocks_{layer}"
+            shared = linear(params["shared_MSTA"][name]) if self.options.shared else None
+            for tower in ("visual", "text"):
+                self.adapters[tower, name] = TorchAdapter(params[tower][name]["msta"], shared)
+
+    def tower(self, tower: str, x: torch.Tensor, **call) -> torch.Tensor:
+        """x' = Block(x) + scale A(LN1(x)), block after block."""
+        for layer in range(2):
+            leaf = self.params[tower][f"blocks_{layer}"]
+            read = norm(leaf["norm1"], x) if self.options.adapter_input == "ln1" else x
+            added = self.adapters[tower, f"blocks_{layer}"](read, **call)
+            x = torch_block(leaf, x, tower == "text") + self.options.scale * added
+        return x
+
+    def features(self, stems: dict[str, np.ndarray]) -> torch.Tensor:
+        replicate = self.options.cls_temporal == "replicate"
+        video = torch.tensor(stems["visual"])
+        joint = video.shape[1] == 1
+        video = video[:, 0] if joint else video
+        patches = APART.visual.patches
+        frames = (video.shape[1] - 1) // patches if joint else video.shape[1]
+        video = self.tower("visual", video, frames=frames, replicate=replicate)
+        cls = norm(self.params["visual"]["post_norm"], video[..., 0, :])
+        cls = cls @ torch.tensor(self.params["visual"]["projection"]["kernel"])
+        text = self.tower("text", torch.tensor(stems["text"])[:, 0])
+        last = norm(self.params["text"]["final_norm"], text)[range(2), IDS.argmax(1)]
+        text = last @ torch.tensor(self.params["text"]["projection"]["kernel"])
+        return torch.stack([cls if joint else cls.mean(1), text])
+
+    def gradients(self) -> dict:
+        """By our paths and in our layout."""
+        found = {}
+        for (tower, block), adapter in self.adapters.items():
+            for name, layer in adapter.named_children():
+                path = f"{tower}/{block}/msta/{name}"
+                if name == "shared":
+                    path = f"shared_MSTA/{block}"
+                kernel = layer.weight.grad
+                # Nothing reads the patches of the last block.
+                kernel = torch.zeros_like(layer.weight) if kernel is None else kernel
+                turned = kernel.T if kernel.ndim == 2 else kernel[..., 0, 0].permute(2, 1, 0)
+                found[f"{path}/kernel"] = turned.numpy()
+                found[f"{path}/bias"] = layer.bias.grad.numpy()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "frames", "options"),
+    [
+        ("joint", FRAMES, {}),
+        ("joint", 1, {}),
+        # gcd(8, 12) = 4 groups
+        ("joint", FRAMES, {"adapter_input": "raw", "cls_temporal": "replicate", "bottleneck": 8}),
+        ("apart", FRAMES, {"shared": False}),
+        ("apart", FRAMES, {"cls_temporal": "replicate", "bottleneck": 5}),  # dense
+    ],
+    ids=str,
+)
+def test_is_the_papers_algorithms_in_torch(spec, frames, options):
+    built = model(SPECS[spec], gradient_scaling=False, **options)
+    params = random_params(built)
+    video = VIDEO[:, :frames]
+    stems = {
+        tower: jax.jit(
+            lambda x, method=method: (
+                built.apply({"params": params}, x, capture=True, method=method)[1]["stem"].x
+            )
+        )(x)
+        for tower, method, x in (("visual", "encode_video", video), ("text", "encode_text", IDS))
+    }
+    towers = TorchTowers(built, params)
+    expected = towers.features({name: np.asarray(x) for name, x in stems.items()})
+    bare = features(built.clone(methods=()), params, video)
+    assert np.abs(bare - expected.detach().numpy()).min() > 1e-3
+    np.testing.assert_allclose(
+        features(built, params, video), expected.detach().numpy(), rtol=1e-5, atol=1e-5
+    )
+    if frames != FRAMES or options.get("bottleneck") == 5:
+        return
+    (torch.tensor(WEIGHTS) * expected).sum().backward()
+    found, wanted = ours(gradients(built, params)), towers.gradients()
+    assert found.keys() == wanted.keys()
+    for path, gradient in wanted.items():
+        np.testing.assert_allclose(found[path], gradient, atol=1e-5 * np.abs(gradient).max() + 1e-6)
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_scale_zero_is_the_frozen_model_bit_for_bit(spec):
+    built = model(spec, scale=0.0)
+    params = random_params(built)
+    np.testing.assert_array_equal(
+        features(built, params), features(built.clone(methods=()), params)
+    )
+
+
+def test_gradient_scaling_is_exact_at_any_depth_and_of_the_adapters_alone():
+    """Times 1 / lambda, which is a power of 2 here."""
+    built, plain = model(), model(gradient_scaling=False)
+    params = random_params(built)
+    found, true = gradients(built, params), gradients(plain, params)
+    np.testing.assert_array_equal(features(built, params), features(plain, params))
+    for path, gradient in true.items():
+        ratio = 4.0 if path in ours(true) else 1.0
+        np.testing.assert_allclose(found[path], ratio * gradient, rtol=1e-6, atol=1e-7)
+
+
+def test_a_shared_projection_is_one_leaf_with_the_sum_of_both_gradients():
+    built = model(gradient_scaling=False)
+    params = random_params(built)
+    shared = {path for path in leaves(params) if path.startswith("shared_MSTA")}
+    assert shared == {
+        f"shared_MSTA/blocks_{layer}/{name}" for layer in range(2) for name in ("kernel", "bias")
+    }
+    of_one = [WEIGHTS * np.eye(2, dtype=np.float32)[tower, :, None, None] for tower in range(2)]
+    video, text, both = (gradients(built, params, weights) for weights in (*of_one, WEIGHTS))
+    for path in shared:
+        assert np.abs(video[path]).max() > 1e-4 and np.abs(text[path]).max() > 1e-4
+        np.testing.assert_allclose(both[path], video[path] + text[path], rtol=1e-5, atol=1e-6)
+
+
+def test_starts_with_kaimings_normal_of_the_fan_out():
+    spec = dataclasses.replace(SIZES["viclip_b16"], visual=SIZES["clip_b16"].visual)
+    block = Block(12, 3072, "quick_gelu", 1e-5, methods=(MSTA(shared=False),))
+    tokens = Tokens(np.zeros((1, 2, 3, spec.visual.width), np.float32))
+    start = jax.jit(lambda: block.init(jax.random.key(0), tokens))()["params"]["msta"]
+    expected = {"down": 0.0884, "up": 0.0510, "temporal_up": 0.02946}
+    assert start.keys() == expected.keys()
+    for name, deviation in expected.items():
+        kernel = np.asarray(start[name]["kernel"])
+        assert abs(kernel.std() / deviation - 1) < 0.03, name
+        assert abs(kernel).max() > 3 * deviation and not np.asarray(start[name]["bias"]).any()
+    shared = MSTA(256).shared_module(spec)
+    first = jax.jit(lambda: shared.init(jax.random.key(0), jnp.zeros((1, 256)), "blocks_0"))()
+    assert abs(np.std(first["params"]["blocks_0"]["kernel"]) / 0.0884 - 1) < 0.03
+
+
+X = RNG.normal(size=(2, 1, 1 + 5 * FRAMES, WIDTH)).astype(np.float32)
+
+
+def block(method: MSTA, **fields) -> tuple[Block, dict]:
+    """A block of random weights."""
+    built = Block(HEADS, 24, "quick_gelu", 1e-5, methods=(method,), **fields)
+    shapes = jax.eval_shape(built.init, jax.random.key(0), Tokens(X))["params"]
+    rng = np.random.default_rng(1)
+    return built, jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), shapes)
+
+
+def run(built: Block, params: dict, tokens: Tokens, **rngs) -> np.ndarray:
+    with jax.default_matmul_precision("highest"):
+        apply = jax.jit(lambda p: built.apply({"params": p}, tokens, rngs=rngs).x)
+        return np.asarray(apply(params))
+
+
+def test_joint_and_per_frame_towers_have_the_same_adapter():
+    """Without attention and MLP nothing else lets tokens meet."""
+    built, params = block(MSTA(**LARGE | {"shared": False}))
+    for name in ("attention", "mlp"):
+        params[name] = jax.tree.map(np.zeros_like, params[name])
+    joint = run(built, params, Tokens(X, frames=FRAMES))
+    patches = X[:, 0, 1:].reshape(2, 5, FRAMES, WIDTH).swapaxes(1, 2)
+    cls = np.broadcast_to(X[:, :, :1], (2, FRAMES, 1, WIDTH))
+    apart = run(built, params, Tokens(np.concatenate([cls, patches], 2)))
+    found = joint[:, 0, 1:].reshape(2, 5, FRAMES, WIDTH).swapaxes(1, 2)
+    np.testing.assert_allclose(found, apart[:, :, 1:], atol=1e-6)
+    np.testing.assert_allclose(joint[:, :, 0], apart[:, 0, :1], atol=1e-6)
+    assert np.abs(found - patches).max() > 0.1
+
+
+def test_stochastic_depth_does_not_drop_it():
+    method = MSTA(**LARGE | {"shared": False})
+    tokens = Tokens(X, frames=FRAMES)
+    dropping, params = block(method, drop_path=1 - 1e-7)
+    found = run(dropping, params, tokens, dropout=jax.random.key(0))
+    silent = params | {k: jax.tree.map(np.zeros_like, params[k]) for k in ("attention", "mlp")}
+    np.testing.assert_allclose(found, run(block(method)[0], silent, tokens), atol=1e-6)
+    assert np.abs(found - X).max() > 0.1
+
+
+def test_gradients_of_scale_zero_are_zero():
+    built, params = block(MSTA(6, 0.0, shared=False))
+    score = jax.grad(lambda p: built.apply({"params": p}, Tokens(X, frames=FRAMES)).x.sum())
+    assert not any(x.any() for x in jax.tree.leaves(jax.jit(score)(params)["msta"]))
+
+
+@pytest.mark.parametrize("position", ["after_shared", "before_shared"])
+def test_dropout_is_in_training_alone_and_where_it_is_asked_for(position):
+    """Of one channel that W_s leaves as it is plus 1; on the other side of W_s the 1 stays."""
+    method = MSTA(1, 1.0, dropout=0.5, dropout_position=position, towers=("text",))
+    spec = dataclasses.replace(APART, text=dataclasses.replace(APART.text, layers=1))
+    built = DualEncoder(spec, (method,))
+    params = random_params(built)
+    silent = params["text"]["blocks_0"]
+    for name in ("attention", "mlp"):
+        silent[name] = jax.tree.map(np.zeros_like, silent[name])
+    silent["msta"]["down"] = {"kernel": np.zeros((8, 1), "f"), "bias": np.ones(1, "f")}
+    silent["msta"]["up"]["bias"] = np.zeros(8, "f")
+    params["shared_MSTA"]["blocks_0"] = {"kernel": np.ones((1, 1), "f"), "bias": np.ones(1, "f")}
+
+    def added(train):
+        out = jax.jit(
+            lambda p: built.apply(
+                {"params": p},
+                IDS,
+                train,
+                True,
+                method="encode_text",
+                rngs={"dropout": jax.random.key(0)},
+            )
+        )(params)[1]
+        change = np.asarray(out["block_0"].x - out["stem"].x)
+        return (change / silent["msta"]["up"]["kernel"]).round(3)
+
+    assert set(added(False).ravel()) == {2.0}
+    dropped = {0.0, 4.0} if position == "after_shared" else {1.0, 3.0}
+    assert set(added(True).ravel()) == dropped
+
+
+@pytest.mark.parametrize(("spec", "cls_temporal"), [("joint", "replicate"), ("apart", "none")])
+def test_cls_tokens_alone_are_the_same_and_prompts_are_no_patches(spec, cls_temporal):
+    built = model(SPECS[spec], Prompt(2), cls_temporal=cls_temporal)
+    whole = built.clone(cls_only=False, remat=True)
+    params = random_params(built)
+    assert leaves(abstract_params(whole)).keys() == leaves(params).keys()
+    np.testing.assert_allclose(features(built, params), features(whole, params), atol=1e-5)
+
+
+def test_the_order_of_frames_shows():
+    built = model(APART, shared=False, gradient_scaling=False)
+    params = random_params(built)
+    moved, expected = features(built, params, VIDEO[:, ::-1]), features(built, params)
+    assert np.abs(moved - expected)[0].max() > 1e-3
+    silent = {k: 0 * x if "temporal_up" in k else x for k, x in leaves(params).items()}
+    silent = traverse_util.unflatten_dict(silent, sep="/")
+    moved, expected = features(built, silent, VIDEO[:, ::-1]), features(built, silent)
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+
+
+def test_bfloat16_activations_keep_float32_leaves():
+    built = model(gradient_scaling=False)
+    params = random_params(built)
+    half = built.clone(dtype=jnp.bfloat16)
+    assert {x.dtype for x in jax.tree.leaves(abstract_params(half))} == {np.dtype("float32")}
+    out = jax.eval_shape(
+        lambda: half.apply({"params": params}, VIDEO, capture=True, method="encode_video")
+    )[1]
+    assert out["block_0"].x.dtype == jnp.bfloat16
+    np.testing.assert_allclose(features(half, params), features(built, params), atol=0.2)
+
+
+def test_chosen_blocks_of_towers_of_other_depths_are_paired():
+    built = model(DEEP, layers=(1, 2), text_layers=(0, 1))
+    found = ours(abstract_params(built))
+    blocks = {tuple(path.split("/")[:2]) for path in found}
+    assert blocks == {
+        *((tower, f"blocks_{i}") for tower in ("visual", "shared_MSTA") for i in (1, 2)),
+        *(("text", f"blocks_{i}") for i in (0, 1)),
+    }
+
+
+@pytest.mark.parametrize("tower", ["visual", "text"])
+def test_one_tower_alone(tower):
+    """The ablation's V-Adapter and L-Adapter; with nothing to pair, depths may differ."""
+    make_model(DEEP, {"msta": {"towers": (tower,)}})
+    built = model(APART, towers=(tower,))
+    params = random_params(built)
+    paths = {path.split("/")[0] for path in ours(params)}
+    assert paths == {tower, "shared_MSTA"}
+    changed = np.abs(features(built, params) - features(built.clone(methods=()), params))
+    assert (changed.max((1, 2)) > 1e-3).tolist() == [tower == "visual", tower == "text"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "3 of 3 vision blocks and msta.text_layers=.* 2 of 2 text blocks"),
+        ({"layers": (1, 2)}, r"msta.text_layers=\(1, 2\): the tower has blocks 0 to 1"),
+        ({"layers": (1, 3), "text_layers": (0, 1)}, r"msta.layers=\(1, 3\): the tower has"),
+        ({"layers": (1, 2), "text_layers": (1,)}, "name as many of both"),
+        ({"bottleneck": 0}, "msta.bottleneck=0: at least 1"),
+        ({"scale": -1.0}, "msta.scale=-1.0: at least 0"),
+        ({"dropout": 1.0}, "at least 0 and below 1"),
+        ({"towers": ("video",)}, "video match nothing; there are visual, text"),
+        ({"adapter_input": "ln2"}, "ln2 match nothing; there are ln1, raw"),
+        ({"cls_temporal": "mean"}, "there are none, replicate"),
+        ({"dropout_position": "last"}, "there are after_shared, before_shared"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(DEEP, {"msta": options})
+
+
+def test_what_it_is_not_for_is_refused():
+    with pytest.raises(ValueError, match="msta.towers=.*BLIP's text model"):
+        make_model(BLIP, {"msta": {}})
+    with pytest.raises(ValueError, match="msta.shared=True: BLIP's text model has no block"):
+        make_model(BLIP, {"msta": {"towers": ("visual",)}})
+    make_model(BLIP, {"msta": {"towers": ("visual",), "shared": False}})
+    merging = make_model(APART, {"tome": {"r": 1}, "msta": {}})
+    with pytest.raises(ValueError, match="msta finds patches by their places.*ToMe"):
+        abstract_params(merging)
+    assert build_methods({"msta": {"layers": [0, 1]}})[0].layers == (0, 1)

@@ -1,0 +1,246 @@
+"""MSTA: adapters of both towers that meet in a shared projection (arXiv paper, Section 3.2).
+
+Beside block j of either tower stands a bottleneck whose middle W_s both towers have in common
+(Eq. 8, 10 to 13, with ReLU as sigma):
+
+    h = relu(W_s relu(W_vd x)),   x' = Block(x) + scale (W_us h + W_ut h)         vision
+    x' = Block(x) + scale W_tu relu(W_s relu(W_td x))                             text
+
+W_ut is a depthwise convolution over the frames of each patch (Algorithm 2). The paper has no code;
+what it leaves open follows MMA, the image adapter it extends, and is an option here:
+
+| open | default | other |
+|---|---|---|
+| the adapter's input | adapter_input="ln1", as MMA | "raw", as Eq. 8 is written |
+| CLS in the convolution | cls_temporal="none" | "replicate" |
+| dropout | dropout_position="after_shared" | "before_shared" |
+| MMA's gradient scaling | gradient_scaling=True | False |
+
+| row on a ViCLIP-B/16 | options | parameters |
+|---|---|---|
+| base-to-novel | the defaults | 8,712,192 |
+| zero-shot, fully supervised | bottleneck=128, scale=0.001 | 4,185,600 |
+| few-shot | bottleneck=128, layers=(7, 8, 9, 10, 11) | 1,744,000 |
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.block import Block
+from vlt.models.build import refuse_merging
+from vlt.models.options import TOWERS, check_layers, check_towers, require_some
+from vlt.models.points import Method, Tokens
+from vlt.models.spec import BertSpec, Spec
+
+CHOICES = {
+    "adapter_input": ("ln1", "raw"),
+    "cls_temporal": ("none", "replicate"),
+    "dropout_position": ("after_shared", "before_shared"),
+}
+# Kaiming's rule of the fan out; torch's fan of a grouped convolution is not divided by the groups.
+KAIMING_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class MSTA(Method):
+    """Leaves: blocks_i/msta/{down, up, temporal_up} and shared_MSTA/blocks_i, i the vision block.
+
+    bottleneck: width m (Dims). scale: lambda; 0 is the frozen model.
+    layers: vision blocks that have an adapter, from 0; () for all. text_layers: the text blocks
+        that share with them, one by one; () for the same numbers.
+    shared: False leaves W_s and its relu out. towers: the towers it is in.
+    dropout: rate on the bottleneck, in training; dropout_position: of W_s.
+    adapter_input: `ln1`, the block's first LayerNorm of what enters it, or `raw`.
+    cls_temporal: `none`, tokens that are no patches take the spatial path alone; `replicate`, CLS
+        tokens pass the convolution too, that of a joint tower as if it were in every frame, and
+        the mean of what comes out is added.
+    gradient_scaling: the adapter's leaves get gradients as if lambda were 1, while what reaches the
+        block's input is the true one.
+
+    Raises:
+        ValueError: bottleneck below 1; scale below 0; dropout out of range; an unknown choice.
+    """
+
+    joint: ClassVar[bool] = True
+
+    bottleneck: int = 256
+    scale: float = 0.005
+    layers: tuple[int, ...] = ()
+    text_layers: tuple[int, ...] = ()
+    shared: bool = True
+    towers: tuple[str, ...] = TOWERS
+    dropout: float = 0.1
+    dropout_position: str = "after_shared"
+    adapter_input: str = "ln1"
+    cls_temporal: str = "none"
+    gradient_scaling: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bottleneck < 1:
+            raise ValueError(f"msta.bottleneck={self.bottleneck}: at least 1")
+        if self.scale < 0:
+            raise ValueError(f"msta.scale={self.scale}: at least 0")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"msta.dropout={self.dropout}: at least 0 and below 1")
+        require_some("msta", "towers", self.towers, TOWERS)
+        for field, known in CHOICES.items():
+            require_some("msta", field, (getattr(self, field),), known)
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError for blocks that a tower does not have or that cannot be paired, and for
+        a text tower or a shared projection where the text model is a BERT."""
+        check_towers("msta", self.towers, spec)
+        if self.shared and isinstance(spec.text, BertSpec):
+            raise ValueError(
+                "msta.shared=True: BLIP's text model has no block to share with; set it False"
+            )
+        visual, text = (
+            self.blocks(tower, getattr(spec, tower).layers) for tower in ("visual", "text")
+        )
+        if self.shared and len(self.towers) == 2 and len(visual) != len(text):
+            raise ValueError(
+                f"msta.layers={self.layers} are {len(visual)} of {spec.visual.layers} vision "
+                f"blocks and msta.text_layers={self.text_layers} {len(text)} of "
+                f"{spec.text.layers} text blocks; a projection is shared by one of each, so name "
+                "as many of both"
+            )
+        if "visual" in self.towers:
+            check_layers("msta.layers", visual, spec.visual.layers)
+        if "text" in self.towers:
+            check_layers("msta.text_layers", text, spec.text.layers)
+
+    def blocks(self, tower: str, depth: int) -> tuple[int, ...]:
+        """The blocks of a tower of so many that have an adapter."""
+        chosen = self.layers if tower == "visual" else self.text_layers or self.layers
+        return chosen or tuple(range(depth))
+
+    def shared_module(self, spec: Spec) -> nn.Module | None:
+        """Point 11: every W_s."""
+        return SharedProjections() if self.shared else None
+
+    def beside_block(
+        self, block: Block, entry: Tokens, normed: jax.Array, tokens: Tokens
+    ) -> Tokens:
+        """Point 7: reads what entered the block, adds to what it puts out."""
+        blocks = self.blocks(block.tower, block.depth)
+        if block.tower not in self.towers or block.layer not in blocks:
+            return tokens
+        refuse_merging("msta", block.methods)
+        shared = None
+        if self.shared and block.shared is not None:
+            pair = blocks.index(block.layer)
+            name = f"blocks_{self.layers[pair] if self.layers else pair}"
+            shared = functools.partial(block.shared[type(self).__name__], name=name)
+        felt = self.scale if self.gradient_scaling and self.scale else 1.0
+        x = normed if self.adapter_input == "ln1" else entry.x
+        read = tokens.replace(x=scale_gradient(x[:, :, : tokens.x.shape[2]], felt))
+        adapter = SidePath(self, block.tower == "visual", block.train, block.dtype, name="msta")
+        y = scale_gradient(self.scale * adapter(read, shared), 1 / felt)
+        return tokens.replace(x=tokens.x + y)
+
+
+METHOD = MSTA
+
+
+class SharedProjections(nn.Module):
+    """W_s of every pair of blocks; both towers call it with the pair's name."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, name: str) -> jax.Array:
+        """[..., m] -> [..., m]."""
+        return nn.Dense(x.shape[-1], dtype=x.dtype, kernel_init=KAIMING_NORMAL, name=name)(x)
+
+
+class SidePath(nn.Module):
+    """A_v of a vision tower, A_t of a text tower."""
+
+    options: MSTA
+    visual: bool
+    train: bool
+    dtype: jax.typing.DTypeLike
+
+    @nn.compact
+    def __call__(
+        self, tokens: Tokens, shared: Callable[[jax.Array], jax.Array] | None
+    ) -> jax.Array:
+        """tokens.x [b, g, n, d] -> [b, g, n, d]. shared: W_s, [..., m] -> [..., m]."""
+        options, width = self.options, tokens.x.shape[-1]
+
+        def dense(width: int, name: str) -> nn.Dense:
+            return nn.Dense(width, dtype=self.dtype, kernel_init=KAIMING_NORMAL, name=name)
+
+        def dropped(x: jax.Array, position: str) -> jax.Array:
+            off = not self.train or position != options.dropout_position
+            return x if off else nn.Dropout(options.dropout, deterministic=False)(x)
+
+        hidden = dropped(jax.nn.relu(dense(options.bottleneck, "down")(tokens.x)), "before_shared")
+        if shared is not None:
+            hidden = jax.nn.relu(shared(hidden))
+        hidden = dropped(hidden, "after_shared")
+        y = dense(width, "up")(hidden)
+        if self.visual:
+            convolve = TemporalUp(width, self.dtype, name="temporal_up")
+            y += self._over_time(tokens.replace(x=hidden), convolve)
+        return y
+
+    def _over_time(self, hidden: Tokens, convolve: "TemporalUp") -> jax.Array:
+        """W_ut of hidden.x [b, g, n, m], zero where a token takes the spatial path alone."""
+        first, x = hidden.protected, hidden.x
+        patches = hidden.by_group(convolve(hidden.by_frame(x[:, :, first:])))
+        y = jnp.pad(patches, ((0, 0), (0, 0), (first, 0), (0, 0)))
+        if self.options.cls_temporal == "none":
+            return y
+        cls = x[:, :, : hidden.cls]
+        if hidden.frames > 1:
+            cls = convolve(jnp.repeat(cls, hidden.frames, axis=1)).mean(1, keepdims=True)
+        else:
+            cls = convolve(cls)
+        return y.at[:, :, : hidden.cls].set(cls)
+
+
+class TemporalUp(nn.Module):
+    """A grouped convolution over three frames with zeros around them, in as many groups as divide
+    both widths; consecutive channels in and out make a group, as torch's Conv3d has them."""
+
+    width: int
+    dtype: jax.typing.DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[b, t, n, m] -> [b, t, n, d]; leaves kernel [3, m / groups, d] and bias [d]."""
+        b, t, n, m = x.shape
+        groups = math.gcd(m, self.width)
+        kernel = self.param("kernel", KAIMING_NORMAL, (3, m // groups, self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        kernel = kernel.astype(self.dtype).reshape(3, m // groups, groups, -1)
+        shape = (b, t + 2, n, groups, m // groups)
+        x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))).reshape(shape)
+        y = jnp.zeros((), self.dtype)
+        # A grouped convolution is thousands of times slower on a CPU.
+        for tap, weights in enumerate(kernel):
+            y += jnp.einsum("btngi,igo->btngo", x[:, tap : tap + t], weights)
+        return y.reshape(b, t, n, self.width) + bias
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
+    """x, with `factor` times its gradient."""
+    return x
+
+
+def _forward(x: jax.Array, factor: float) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _backward(factor: float, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (factor * gradient,)
+
+
+scale_gradient.defvjp(_forward, _backward)
