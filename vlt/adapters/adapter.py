@@ -14,6 +14,7 @@ before the MLP for Token Mixing's table, which counts one where the released cod
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -40,6 +41,8 @@ class Adapter(Method):
     Raises:
         ValueError: bottleneck below 1; no or unknown positions or towers; unknown activation.
     """
+
+    joint: ClassVar[bool] = True
 
     bottleneck: int = 8
     positions: tuple[str, ...] = ("mlp",)

@@ -1,6 +1,7 @@
 """AdaptFormer: a bottleneck beside the MLP (Chen et al., arXiv:2205.13535, Section 3.2)."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,8 @@ class AdaptFormer(Method):
     Raises:
         ValueError: bottleneck below 1; dropout out of range; no or unknown towers.
     """
+
+    joint: ClassVar[bool] = True
 
     bottleneck: int = 64
     scale: float = 0.1

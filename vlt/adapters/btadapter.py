@@ -91,7 +91,8 @@ class BTAdapter(Method):
         layout: Layout = _identity
         teacher_layout: Layout = _identity
         if train and self.mask_rate:
-            kept = draw_kept(tower.make_rng("mask"), states[0].shape, self.mask_rate)
+            b, _, n, _ = states[0].shape
+            kept = draw_kept(tower.make_rng("mask"), (b, n - 1), self.mask_rate)
             layout, teacher_layout = mask_layouts(self.mask_layout, kept)
         cls, patches, captured = branch(states, tower.position_embedding, layout)
         out: dict[str, Any] = {"branch": captured} if capture else {}
@@ -147,11 +148,9 @@ METHOD = BTAdapter
 
 
 def draw_kept(rng: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """Patches that stay, ascending, int [b, n - int(rate * n)]; shape is [b, t, 1 + n, d]."""
-    b, _, tokens, _ = shape
-    patches = tokens - 1
-    order = jax.random.uniform(rng, (b, patches)).argsort(-1)
-    return jnp.sort(order[:, int(rate * patches) :], axis=-1)
+    """Patches that stay of [..., n], ascending, int [..., n - int(rate * n)]."""
+    order = jax.random.uniform(rng, shape).argsort(-1)
+    return jnp.sort(order[..., int(rate * shape[-1]) :], axis=-1)
 
 
 def mask_layouts(kind: str, kept: jax.Array) -> tuple[Layout, Layout]:

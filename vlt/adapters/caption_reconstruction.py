@@ -6,7 +6,7 @@ Here a linear head has to spell the caption from the text embedding. It reads no
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,8 @@ from vlt.models.vit import normalize
 @dataclasses.dataclass(frozen=True)
 class CaptionReconstruction(Method):
     """scale: norm of the text embedding that the head reads."""
+
+    joint: ClassVar[bool] = True
 
     scale: float = 8.0
 

@@ -5,7 +5,7 @@ W' = W + scale * A B. TempMe's form shares one A among the projections of an att
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -35,6 +35,8 @@ class LoRA(Method):
         ValueError: rank below 1; no or unknown targets or towers; share_a with a target whose input
             is not the attention's.
     """
+
+    joint: ClassVar[bool] = True
 
     rank: int = 8
     targets: tuple[str, ...] = SHARING

@@ -1,4 +1,4 @@
-"""MSTA: adapters of both towers that meet in a shared projection (arXiv paper, Section 3.2).
+"""MSTA: adapters of both towers that meet in a shared projection (Chen et al., Section 3.2).
 
 Beside block j of either tower stands a bottleneck whose middle W_s both towers have in common
 (Eq. 8, 10 to 13, with ReLU as sigma):
@@ -136,7 +136,8 @@ class MSTA(Method):
         shared = None
         if self.shared and block.shared is not None:
             pair = blocks.index(block.layer)
-            name = f"blocks_{self.layers[pair] if self.layers else pair}"
+            vision = self.layers if "visual" in self.towers else ()
+            name = f"blocks_{vision[pair] if vision else pair}"
             shared = functools.partial(block.shared[type(self).__name__], name=name)
         felt = self.scale if self.gradient_scaling and self.scale else 1.0
         x = normed if self.adapter_input == "ln1" else entry.x
@@ -223,7 +224,7 @@ class TemporalUp(nn.Module):
         shape = (b, t + 2, n, groups, m // groups)
         x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))).reshape(shape)
         y = jnp.zeros((), self.dtype)
-        # A grouped convolution is thousands of times slower on a CPU.
+        # The gradient of a grouped convolution takes hundreds of times as long on a CPU.
         for tap, weights in enumerate(kernel):
             y += jnp.einsum("btngi,igo->btngo", x[:, tap : tap + t], weights)
         return y.reshape(b, t, n, self.width) + bias

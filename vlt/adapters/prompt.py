@@ -6,6 +6,7 @@ later word sees them. They have no positions.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -31,6 +32,8 @@ class Prompt(Method):
         ValueError: tokens below 1; no or unknown towers; matched prompts that are deep.
     """
 
+    joint: ClassVar[bool] = True
+
     tokens: int = 5
     deep: bool = True
     towers: tuple[str, ...] = TOWERS
@@ -47,8 +50,14 @@ class Prompt(Method):
             )
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for the text tower of a model that has a BERT."""
+        """Raises ValueError for the text tower of a model that has a BERT, and for matched prompts
+        where patches have places among those of other frames."""
         check_towers("prompt", self.towers, spec)
+        if self.matched and spec.visual.temporal_frames:
+            raise ValueError(
+                "prompt.matched=True: no method matches tokens of a tower that holds the patches "
+                "of all frames in one group; set it False"
+            )
 
     def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
         """Point 0: shallow prompts."""

@@ -14,6 +14,7 @@ large; its CLS tokens pass both dense layers, the paper's none.
 import dataclasses
 import itertools
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -42,6 +43,8 @@ class STAdapter(Method):
         ValueError: no or unknown positions; width below 1; a kernel that is not three odd numbers.
     """
 
+    joint: ClassVar[bool] = True
+
     positions: tuple[str, ...] = ("before_attention",)
     width: int = 384
     kernel: tuple[int, ...] = (3, 3, 3)
@@ -66,33 +69,36 @@ class STAdapter(Method):
         if block.tower != "visual" or position not in self.positions:
             return tokens
         refuse_merging("st_adapter", block.methods)
-        adapter = Bottleneck(self, tokens.protected, block.dtype, name=NAMES[position])
-        return tokens.replace(x=tokens.x + adapter(tokens.x))
+        adapter = Bottleneck(self, block.dtype, name=NAMES[position])
+        return tokens.replace(x=tokens.x + adapter(tokens))
 
 
 METHOD = STAdapter
 
 
 class Bottleneck(nn.Module):
-    """[b, t, n, d] -> [b, t, n, d]; the first `leading` tokens of a frame are no patches."""
+    """tokens.x [b, g, n, d] -> [b, g, n, d]; protected tokens are no patches."""
 
     options: STAdapter
-    leading: int
     dtype: jax.typing.DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        options = self.options
+    def __call__(self, tokens: Tokens) -> jax.Array:
+        options, x, leading = self.options, tokens.x, tokens.protected
         init = KAIMING_UNIFORM if options.depthwise else nn.initializers.normal(0.02)
         down = nn.Dense(options.width, dtype=self.dtype, kernel_init=init, name="down")
         conv = Convolution(options.kernel, options.depthwise, self.dtype, name="conv")
         up = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=init, name="up")
+
+        def convolved(hidden: jax.Array) -> jax.Array:
+            return tokens.by_group(conv(tokens.by_frame(hidden)))
+
         if options.depthwise:
-            y = up(conv(down(x[:, :, self.leading :])))
-            return jnp.pad(y, ((0, 0), (0, 0), (self.leading, 0), (0, 0)))
+            y = up(convolved(down(x[:, :, leading:])))
+            return jnp.pad(y, ((0, 0), (0, 0), (leading, 0), (0, 0)))
         hidden = down(x)
-        patches = conv(hidden[:, :, self.leading :])
-        return up(jnp.concatenate([hidden[:, :, : self.leading], patches], axis=2))
+        patches = convolved(hidden[:, :, leading:])
+        return up(jnp.concatenate([hidden[:, :, :leading], patches], axis=2))
 
 
 class Convolution(nn.Module):

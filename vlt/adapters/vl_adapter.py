@@ -5,7 +5,7 @@ code is for T5 and BART; their layer norms are trained, too.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,8 @@ class VLAdapter(Method):
     Raises:
         ValueError: no or unknown positions.
     """
+
+    joint: ClassVar[bool] = True
 
     positions: tuple[str, ...] = POSITIONS
     reduction: int = 8

@@ -146,10 +146,17 @@ def make_model(
     """The module of a spec's kind. fields: of `VideoModel`.
 
     Raises:
-        ValueError: unknown method or option, or options that do not fit the sizes or the frames.
+        ValueError: unknown method or option, or options that do not fit the sizes or the frames;
+            a method that needs frames apart in a tower that holds them together.
     """
     model = MODELS[spec.kind](spec, build_methods(methods), frames, **fields)
-    for method in model.methods:
+    for name, method in zip(methods, model.methods, strict=True):
+        if spec.visual.temporal_frames and not method.joint:
+            raise ValueError(
+                f"{name} needs every frame in a group of its own, and this vision tower holds the "
+                f"patches of all in one (temporal_frames={spec.visual.temporal_frames}); take it "
+                "out of model.methods"
+            )
         method.check(spec, frames)
     return model
 
