@@ -227,6 +227,7 @@ def test_underscores_are_spaces_and_nothing_else_changes():
 def test_modules_are_commands(shared, tmp_path, monkeypatch, capsys, module):
     given = ["--videos", tmp_path, "--annotations", shared / "vocab", "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", [module, *map(str, given)])
+    monkeypatch.delitem(sys.modules, f"data_pipelines.{module}")  # or runpy warns
     with pytest.raises(SystemExit):
         runpy.run_module(f"data_pipelines.{module}", run_name="__main__")
     told = capsys.readouterr().err

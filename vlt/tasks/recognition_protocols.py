@@ -75,9 +75,7 @@ class RecognitionProtocol:
             self._check_rows(records, known, allow_subset)
         return self.name + label
 
-    def _check_rows(
-        self, records: Sequence[Record], known: Set[str], allow_subset: bool
-    ) -> None:
+    def _check_rows(self, records: Sequence[Record], known: Set[str], allow_subset: bool) -> None:
         lines: dict[str, int] = {}
         again = [r for r in records if lines.setdefault(r.video, r.line) != r.line]
         self._refuse(again, "a video that came before")
