@@ -1,0 +1,62 @@
+"""Attention to the frames before and after (Open-VCLIP's temporal view, Weng et al., arXiv:2302.00624).
+
+In every block of the vision tower the tokens of a frame also read the keys and values of the two
+frames beside it. Nothing is learned, and plain weights fit.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.models.block import Block
+from vlt.models.build import refuse_merging
+from vlt.models.options import require_some
+from vlt.models.points import Method, Pattern, Tokens
+
+MISSING = ("zeros", "masked")
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighbourAttention(Method):
+    """Keys and values of frames t + 1, t - 1 and t for the queries of frame t. No leaves.
+
+    missing: what the first and the last frame read of the neighbour that they do not have: `zeros`,
+        keys and values of 0 that take their share of the softmax, as published; `masked`, nothing.
+
+    Raises:
+        ValueError: unknown missing.
+    """
+
+    missing: str = "zeros"
+
+    def __post_init__(self) -> None:
+        require_some("neighbour_attention", "missing", (self.missing,), MISSING)
+
+    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+        """Point 4: the frames are the groups."""
+        if block.tower != "visual":
+            return pattern
+        refuse_merging("neighbour_attention", block.methods)
+        if self.missing == "masked":
+            t, n = tokens.x.shape[1:3]
+            pattern = pattern.replace(bias=jnp.asarray(_bias(t, n)))
+        return pattern.replace(gather=with_neighbours)
+
+
+METHOD = NeighbourAttention
+
+
+def with_neighbours(x: jax.Array) -> jax.Array:
+    """[b, t, h, n, d] -> [b, t, h, 3 n, d]: of the next frame, the one before, and its own."""
+    padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    return jnp.concatenate([padded[:, 2:], padded[:, :-2], x], axis=3)
+
+
+def _bias(frames: int, tokens: int) -> np.ndarray:
+    """[t, 1, 1, 3 n] zero, and lowest where there is no frame."""
+    bias = np.zeros((frames, 3, tokens), np.float32)
+    lowest = np.finfo(np.float32).min
+    bias[-1, 0] = bias[0, 1] = lowest
+    return bias.reshape(frames, 1, 1, -1)
