@@ -69,6 +69,7 @@ class Frame:
     caption: str
     appearance: str
     place: str
+    family: str
 
 
 def draw_frame(
@@ -91,7 +92,7 @@ def draw_frame(
         moment = scene.CLIP_FRAMES - 1 - moment
     caption = grammar.clip_captions(drawn)[backward]
     look, place = grammar.appearance(drawn, moment), grammar.place(drawn, moment)
-    return Frame(scene.render(drawn, [moment])[0], caption, look, place)
+    return Frame(scene.render(drawn, [moment])[0], caption, look, place, drawn.family)
 
 
 def static_set(count: int = 200, seed: int = 0, split: str = "all") -> tuple[np.ndarray, list[str]]:

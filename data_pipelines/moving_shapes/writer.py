@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.moving_shapes import clips, grammar, scene
 
-VERSION = 4  # raise it when the same parameters give other files
+VERSION = 5  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
 GALLERY = 200  # most rows of the two galleries
 
@@ -150,8 +150,8 @@ def _write_frames(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
         frame = clips.draw_frame(index, **drawing)
         video = f"videos/{index:06d}.mov"
         write_video(folder / video, frame.picture[None])
-        captions = {key: getattr(frame, key) for key in ("caption", "appearance", "place")}
-        rows.append({"video": video, **captions, "pair": index // 2})
+        said = {key: getattr(frame, key) for key in ("caption", "appearance", "place", "family")}
+        rows.append({"video": video, **said, "pair": index // 2})
     _write_lines(folder / "manifest.jsonl", rows)
 
 

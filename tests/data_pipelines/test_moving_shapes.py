@@ -234,7 +234,7 @@ def test_drawn_frames_come_in_twins():
 
 def test_frames_and_stills_become_files_of_one_frame(tmp_path):
     for content, columns in (
-        ("frames", {"caption", "appearance", "place", "pair"}),
+        ("frames", {"caption", "appearance", "place", "pair", "family"}),
         ("stills", {"caption"}),
     ):
         manifest = moving_shapes.generate(tmp_path / content, 20, content=content)
