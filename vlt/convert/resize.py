@@ -11,6 +11,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.table import Tensors
 from vlt.model_folder import ModelConfig
 from vlt.models.spec import DualEncoderSpec, Spec
+from vlt.models.video_model import ANY_FRAMES
 
 _A = -0.75  # torch's cubic; Pillow's and jax.image's is -0.5
 _LEAF = "visual/position_embedding"
@@ -65,14 +66,14 @@ def resize_frames(
 
     A CLIP becomes one whose frame embeddings are zeros, as ViCLIP's training starts: of one frame
     it computes what the CLIP does.
-    Raises ConversionError: no CLIP, one with methods, or no frame.
+    Raises ConversionError: no CLIP, one with methods, or too few frames.
     """
     key = f"--set visual.temporal_frames={frames}"
     if config.spec.kind != "dual_encoder" or config.methods:
         what = ", ".join(config.methods) or config.spec.kind
         raise ConversionError(f"{key}: is for CLIP without methods, this is {what}")
-    if frames < 1:
-        raise ConversionError(f"{key}: at least 1")
+    if frames < ANY_FRAMES:
+        raise ConversionError(f"{key}: at least {ANY_FRAMES}")
     old = config.spec.visual.temporal_frames
     if old:
         table = resize_temporal(leaves[FRAMES], frames)

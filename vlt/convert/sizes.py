@@ -12,6 +12,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.families import Family
 from vlt.convert.resize import FRAMES
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
+from vlt.models.video_model import ANY_FRAMES
 
 Leaves = Mapping[str, np.ndarray]
 Settings = Mapping[str, Any]
@@ -22,7 +23,7 @@ _NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
 def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec, list[str]]:
     """The spec, and a note on each thing in it that tensors can't tell.
 
-    A size whose leaf is absent comes out as 1: the leaf is then reported as missing.
+    A size whose leaf is absent comes out as 1 (frame embeddings, 2): it is reported as missing.
     Raises ConversionError when heads or activation must be set, or are set wrongly.
     """
     notes: list[str] = []
@@ -38,7 +39,7 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
         heads=_heads("visual", width, family.head_width, settings, notes),
         mlp_width=common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
         activation=_activation("visual", family, settings, notes),
-        temporal_frames=common_size(leaves, FRAMES, axis=0) if together else 0,
+        temporal_frames=max(common_size(leaves, FRAMES, axis=0), ANY_FRAMES) if together else 0,
         **family.visual | _norm_eps("visual", settings),
     )
     embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
