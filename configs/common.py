@@ -150,10 +150,26 @@ def captioning(
     return section
 
 
-def recognition(data: ConfigDict) -> ConfigDict:
-    """Zero-shot recognition of the labels of a data section, class names as they stand."""
-    section = ConfigDict({"kind": "recognition", "template": "{}", "classes": ""})
+def recognition(
+    data: ConfigDict, protocol: str = "own_data", allow_subset: bool = False, clips: int = 1
+) -> ConfigDict:
+    """Recognition of the labels of a data section, class names as they stand.
+
+    protocol: of vlt/tasks/recognition_protocols.py. clips: of `frames` frames each; with the step
+    `three_crops` each is looked at three times.
+    """
+    section = ConfigDict(
+        {
+            "kind": "recognition",
+            "protocol": protocol,
+            "allow_subset": allow_subset,
+            "classes": "",  # file of their names in order, or "" for the labels that occur
+            "template": "{}",
+            "templates": "",  # file of several, in the place of `template`
+        }
+    )
     section.update(data)
+    section.sampler.clips = clips
     return section
 
 

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from vlt.tasks.retrieval_metrics import recognition_metrics, retrieval_metrics
+from vlt.tasks.retrieval_metrics import (
+    confusion_counts,
+    recognition_metrics,
+    retrieval_metrics,
+)
 
 
 def test_ranks_of_a_small_matrix() -> None:
@@ -130,12 +134,36 @@ def test_unknown_rule_for_ties() -> None:
 def test_recognition() -> None:
     scores = np.array([[5, 4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0]])
     assert recognition_metrics(scores, np.array([0, 4, 5])) == pytest.approx(
-        {"top1": 100 / 3, "top5": 200 / 3}
+        {"top1": 100 / 3, "top5": 200 / 3, "mean_class": 100 / 3}
     )
 
 
+def test_mean_class_counts_classes_alike_and_those_without_videos_not_at_all() -> None:
+    """Class 0 is found in 3 of 4 videos, class 2 in none of 1; class 1 has none."""
+    scores = np.eye(3)[[0, 0, 0, 1, 0]]
+    found = recognition_metrics(scores, np.array([0, 0, 0, 0, 2]))
+    assert (found["top1"], found["mean_class"]) == (60, 37.5)
+
+
 def test_recognition_ties_count_against() -> None:
-    assert recognition_metrics(np.ones((3, 10)), np.arange(3)) == {"top1": 0, "top5": 0}
+    found = recognition_metrics(np.ones((3, 10)), np.arange(3))
+    assert found == {"top1": 0, "top5": 0, "mean_class": 0}
+
+
+def test_confusion_counts_agree_with_the_metrics() -> None:
+    """Also of many ties: the diagonal is top-1."""
+    rng = np.random.default_rng(5)
+    scores, labels = rng.integers(0, 4, (200, 6)), rng.integers(0, 6, 200)
+    counts = confusion_counts(scores, labels)
+    assert counts.sum(1).tolist() == np.bincount(labels).tolist()
+    metrics = recognition_metrics(scores, labels)
+    assert 100 * counts.trace() / 200 == pytest.approx(metrics["top1"])
+    assert 100 * (counts.diagonal() / counts.sum(1)).mean() == pytest.approx(metrics["mean_class"])
+    plain = np.zeros((6, 6), int)
+    for row, label in zip(scores, labels, strict=True):
+        best = [c for c in range(6) if row[c] == row.max()]
+        plain[label, next((c for c in best if c != label), label)] += 1
+    np.testing.assert_array_equal(counts, plain)
 
 
 def test_recognition_refuses_a_label_that_is_no_class() -> None:

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
-from vlt.evaluation import answering, captioning, matching, retrieval
+from vlt.evaluation import answering, captioning, matching, recognition, retrieval
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
 
@@ -18,7 +18,7 @@ KINDS: dict[str, tuple[str, Callable[..., Metrics]]] = {
     "retrieval": ("dual_encoder", retrieval.retrieval),
     "twins": ("dual_encoder", retrieval.twins),
     "twin_captions": ("dual_encoder", retrieval.twin_captions),
-    "recognition": ("dual_encoder", retrieval.recognition),
+    "recognition": ("dual_encoder", recognition.recognition),
     "captioning": ("captioner", captioning.captioning),
     "caption_twins": ("captioner", captioning.caption_twins),
     "matching": ("retriever", matching.matching),
@@ -33,7 +33,8 @@ class Evaluator:
         workdir: where predictions go, and videos that could not be read are listed.
 
     Raises:
-        ValueError: a kind that does not exist, or one of another kind of model.
+        ValueError: a kind that does not exist, or one of another kind of model, or several views
+            of a video where one is looked at.
     """
 
     def __init__(
@@ -51,6 +52,11 @@ class Evaluator:
             name: (section, VideoData(section, tokenizer, pool, name=name, workdir=workdir))
             for name, section in evals.items()
         }
+        for name, (section, data) in self._data.items():
+            if data.views > 1 and section["kind"] != "recognition":
+                raise ValueError(
+                    f"evals.{name}: {section['kind']} takes one view, not {data.views}"
+                )
         self._predictor = Predictor(module, mesh, tokenizer, workdir)
 
     def __call__(self, params: Any, step: int) -> Metrics:

@@ -1,4 +1,4 @@
-"""Retrieval, twins and zero-shot recognition by embeddings, of a dual encoder."""
+"""Retrieval and twins by embeddings, of a dual encoder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from vlt.data.manifest import group_rows
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.tasks.protocols import named_protocol
-from vlt.tasks.retrieval_metrics import recognition_metrics, retrieval_metrics
+from vlt.tasks.retrieval_metrics import retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
 
@@ -82,14 +82,3 @@ def pairs_of_twins(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
     if len(rows) < least:
         raise ValueError(f"{len(rows)} pairs of twins; at least {least} are needed")
     return rows, [data.records[first].extra["family"] for first in rows[:, 0]]
-
-
-def recognition(
-    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
-) -> Metrics:
-    """Zero-shot recognition: the nearest of the embedded class names."""
-    videos, embedded = embed_videos(predictor, params, data, step)
-    names = [section["template"].format(name) for name in data.classes]
-    classes = embed_texts(predictor, params, names)
-    labels = np.asarray(data.labels)[videos]
-    return dict(recognition_metrics(embedded @ classes.T, labels)) | {"classes": len(names)}

@@ -39,7 +39,9 @@ def retrieval_metrics(
 
 
 def recognition_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent; ties count against the true class.
+    """Top-1 and top-5 accuracy, and the mean of the classes' own top-1, in percent.
+
+    Ties count against the true class. A class without videos is not in the mean.
 
     Args:
       scores: [videos, classes], higher is likelier.
@@ -50,7 +52,22 @@ def recognition_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, flo
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     ranks = _ranks(scores, _true_pairs(scores, labels, every_column=False), "against")
-    return {f"top{k}": _percent(ranks <= k) for k in (1, 5)}
+    own = [_percent(ranks[labels == label] == 1) for label in np.unique(labels)]
+    return {f"top{k}": _percent(ranks <= k) for k in (1, 5)} | {"mean_class": float(np.mean(own))}
+
+
+def confusion_counts(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many videos of each class are taken for each: int [true, predicted].
+
+    As `recognition_metrics` counts: of equal scores the true class has none of its own.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    true = _true_pairs(scores, labels, every_column=False)
+    others = np.where(true, -np.inf, scores)
+    found = np.where(_ranks(scores, true, "against") == 1, labels, others.argmax(1))
+    counts = np.zeros((scores.shape[1],) * 2, int)
+    np.add.at(counts, (labels, found), 1)
+    return counts
 
 
 def _true_pairs(scores: np.ndarray, truth: np.ndarray, every_column: bool = True) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""Action recognition by the texts of all classes, over one view of each video or several."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vlt.data.pipeline import VideoData
+from vlt.data.sample import RANDOM_SAMPLERS
+from vlt.evaluation.confusion import confusion_picture, write_classes
+from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.evaluation.retrieval import embed_texts
+from vlt.resources import resolve
+from vlt.tasks.recognition import HOTTEST
+from vlt.tasks.recognition_protocols import RecognitionProtocol, Views, named_recognition_protocol
+from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
+
+
+def recognition(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """The nearest class of every video, by a named protocol.
+
+    Each class is named by `template`, or by every line of the file `templates`: then its
+    similarity is the mean over them (ViCLIP). Of several views of a video the softmax
+    probabilities are added (spec/msta_viclip_umt.md section 4). No video is left out, however many
+    fill a batch. What is taken for what goes to WORKDIR/classes-NAME.txt and confusion-NAME.png.
+
+    Raises:
+        ProtocolError: a test set that is not the protocol's.
+        ValueError: rows without labels, or a template without its place for the class.
+    """
+    if data.labels is None:
+        raise ValueError(
+            f"evals.{data.name}: recognition needs a column `label` in {data.manifest}"
+        )
+    protocol = named_recognition_protocol(section["protocol"])
+    label = protocol.check(data.records, data.classes, section["allow_subset"])
+    label += _views_note(protocol, section["sampler"], data.views)
+    texts = embed_classes(predictor, params, data.classes, templates(section))
+    scale = np.exp(np.minimum(params["logit_scale"], np.log(HOTTEST)))
+    read, scores = [], []
+    program = predictor.compiled(("encode_views", data.views), _encoder(predictor, data.views))
+    for records, views in predictor.batches(program, params, data, step):
+        read.append(records)
+        scores.append(view_scores(views, texts, float(scale)))
+    labels, found = np.asarray(data.labels)[np.concatenate(read)], np.concatenate(scores)
+    _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
+    metrics = dict(recognition_metrics(found, labels))
+    return metrics | {"classes": len(texts), "videos": len(labels), "protocol": label}
+
+
+def _write_confusion(workdir: Path, counts: np.ndarray, data: VideoData) -> None:
+    write_classes(workdir / f"classes-{data.name}.txt", counts, data.classes)
+    picture = confusion_picture(counts, data.classes, data.name)
+    picture.save(workdir / f"confusion-{data.name}.png")
+
+
+def _views_note(protocol: RecognitionProtocol, sampler: Mapping[str, Any], views: int) -> str:
+    """What to print behind the label where other views are looked at than the protocol's."""
+    draw = "random" if sampler["name"] in RANDOM_SAMPLERS else "even"
+    clips = sampler.get("clips", 1)
+    used = Views(clips, views // clips, draw)
+    if protocol.videos is None or used == protocol.views:
+        return ""
+    return f" [{_told(used)} instead of {_told(protocol.views)}]"
+
+
+def _told(views: Views) -> str:
+    return f"{views.clips} {views.draw} x {views.crops} views"
+
+
+def _encoder(predictor: Predictor, views: int) -> Any:
+    def encode(params: Any, video: jax.Array) -> jax.Array:
+        """[b, views * t, H, W, 3] -> unit vectors [b, views, e]."""
+        clips = video.reshape(len(video) * views, -1, *video.shape[2:])
+        found = predictor.module.apply({"params": params}, clips, method="encode_video")[0]
+        return found.reshape(len(video), views, -1)
+
+    return encode
+
+
+def view_scores(views: np.ndarray, texts: np.ndarray, scale: float) -> np.ndarray:
+    """Sum over views of the probabilities of classes, [b, c].
+
+    views: unit vectors [b, views, e]. texts: of classes, [c, e]. scale: of their cosines.
+    """
+    logits = scale * (views.astype(np.float64) @ texts.T.astype(np.float64))
+    odds = np.exp(logits - logits.max(-1, keepdims=True))
+    return (odds / odds.sum(-1, keepdims=True)).sum(1)
+
+
+def embed_classes(
+    predictor: Predictor, params: Any, names: Sequence[str], templates: Sequence[str]
+) -> np.ndarray:
+    """[c, e], whose products with a video are the means of its cosines over the templates."""
+    texts = [template.replace("{}", name) for name in names for template in templates]
+    found = embed_texts(predictor, params, texts)
+    return found.reshape(len(names), len(templates), -1).mean(1)
+
+
+def templates(section: Mapping[str, Any]) -> list[str]:
+    """Those of the file `templates`, one a line, or the one of `template`.
+
+    Raises:
+        ValueError: no such file, or one without exactly one {}.
+    """
+    if not section["templates"]:
+        return [_checked(section["template"], "template")]
+    path = resolve(section["templates"])
+    return [_checked(line, f"{path}, line {number}") for number, line in _lines(path)]
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    if not path.is_file():
+        raise ValueError(f"templates: there is no file {path}")
+    lines = path.read_text("utf-8").splitlines()
+    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise ValueError(f"templates: {path} holds none")
+    return found
+
+
+def _checked(template: str, where: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError(f"{where}: {template!r} must have one {{}}, where the class stands")
+    return template
