@@ -1,4 +1,4 @@
-"""Attention to the frames before and after (Open-VCLIP's temporal view, Weng et al., arXiv:2302.00624).
+"""Attention to the frames beside each (Open-VCLIP, Weng et al., arXiv:2302.00624, temporal view).
 
 In every block of the vision tower the tokens of a frame also read the keys and values of the two
 frames beside it. Nothing is learned, and plain weights fit.

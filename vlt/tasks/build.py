@@ -16,6 +16,7 @@ from vlt.tasks.question_answering import QuestionAnswering
 from vlt.tasks.recognition import Descriptions, Recognition
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
+from vlt.tasks.weight_interpolation import WeightInterpolation
 
 SOME_CLASSES = 8  # where only shapes matter and no number is given
 
@@ -84,4 +85,6 @@ def make_task(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None
     wanted, make = TASKS[name]
     if spec.kind != wanted:
         raise ValueError(f"task.name={name!r} needs a model of kind {wanted}, not {spec.kind}")
-    return make(config, spec, tokenizer)
+    task = make(config, spec, tokenizer)
+    interpolation = config["task"].get("interpolation")
+    return WeightInterpolation(task, **interpolation) if interpolation else task

@@ -1,0 +1,81 @@
+"""Interpolated weight optimisation (Open-VCLIP, Weng et al., arXiv:2302.00624).
+
+Weights that are mixed with those that training starts from are to solve the task too, so that a
+mixture after training (`vlt.export --blend`) keeps what the start could do.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vlt.models.video_model import VideoModel
+from vlt.tasks.task import Batch, Task, Terms
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightInterpolation(Task):
+    """The loss of `task` at w, plus `ratio` times that at w' = beta start + (1 - beta) w.
+
+    beta is uniform in [0, `largest`) in each step; start are the trained leaves before the first.
+    The gradient at w' is taken over for w as it is, without the factor 1 - beta, as published.
+
+    Raises:
+        ValueError: largest outside (0, 1], or ratio not above 0.
+    """
+
+    task: Task
+    largest: float = 0.6
+    ratio: float = 0.5
+
+    separable: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.largest <= 1:
+            raise ValueError(f"task.interpolation.largest={self.largest}: above 0 and at most 1")
+        if self.ratio <= 0:
+            raise ValueError(f"task.interpolation.ratio={self.ratio}: above 0")
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.task.columns
+
+    @property
+    def also(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.task.also
+
+    def initial_state(
+        self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
+    ) -> dict[str, Any]:
+        """That of the task, and `start`."""
+        return {
+            "task": self.task.initial_state(model, trained, frozen),
+            # A step that gives its old state away must not give a leaf twice.
+            "start": jax.tree.map(jnp.copy, trained),
+        }
+
+    def objective(
+        self,
+        model: VideoModel,
+        trained: dict[str, Any],
+        frozen: dict[str, Any],
+        batch: Batch,
+        rng: jax.Array,
+        state: dict[str, Any],
+    ) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
+        """Both losses; terms and state are those at w, with `interpolated`, the loss at w', and
+        `start_share`, beta."""
+        own, other, drawn = jax.random.split(rng, 3)
+        beta = jax.random.uniform(drawn, maxval=self.largest)
+
+        def loss(leaves: dict[str, Any], key: jax.Array) -> Any:
+            return self.task.objective(model, leaves, frozen, batch, key, state["task"])
+
+        def towards_start(leaf: jax.Array, start: jax.Array) -> jax.Array:
+            return leaf + jax.lax.stop_gradient((beta * (start - leaf)).astype(leaf.dtype))
+
+        value, (terms, carried) = loss(trained, own)
+        mixed, _ = loss(jax.tree.map(towards_start, trained, state["start"]), other)
+        terms = terms | {"interpolated": mixed, "start_share": beta}
+        return value + self.ratio * mixed, (terms, state | {"task": carried})
