@@ -17,12 +17,14 @@ class Clip:
 
     Attributes:
         caption: what happens, so it differs from the twin's.
+        motion: the same without looks: "moves right".
         appearance: what is to be seen in the clip, the same for both twins.
         pair: index of the pair of twins.
     """
 
     frames: np.ndarray
     caption: str
+    motion: str
     appearance: str
     family: str
     pair: int
@@ -57,8 +59,10 @@ def draw_pair(
     assert not np.array_equal(frames, frames[::-1]), f"pair {pair} equals its own reversal"
     assert captions[0] != captions[1], f"pair {pair}: both twins are called {captions[0]!r}"
     look = grammar.appearance(drawn)
-    first = Clip(frames, captions[0], look, drawn.family, pair)
-    return first, dataclasses.replace(first, frames=frames[::-1], caption=captions[1])
+    motions = grammar.VERBS[drawn.family]
+    first = Clip(frames, captions[0], motions[0], look, drawn.family, pair)
+    second = {"frames": frames[::-1], "caption": captions[1], "motion": motions[1]}
+    return first, dataclasses.replace(first, **second)
 
 
 @dataclasses.dataclass(frozen=True)

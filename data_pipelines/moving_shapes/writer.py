@@ -10,9 +10,9 @@ from typing import Any
 import av
 import numpy as np
 
-from data_pipelines.moving_shapes import clips, grammar, scene
+from data_pipelines.moving_shapes import actions, clips, grammar, scene
 
-VERSION = 5  # raise it when the same parameters give other files
+VERSION = 6  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
 GALLERY = 200  # most rows of the two galleries
 
@@ -32,8 +32,8 @@ floor((i + 0.5) * 25 / t), for t = 4, 8, 12, take the same frames from a twin, r
 
 Of {looks} combinations of colour and shape, the split `test` uses 12 that `train` never shows.
 
-- `manifest.jsonl`: every clip, with `video`, `caption` (what happens), `appearance` (what is to be
-  seen, the same for twins), `pair`, `family`, `order`.
+- `manifest.jsonl`: every clip, with `video`, `caption` (what happens), `motion` (the same without
+  looks), `appearance` (what is to be seen, the same for twins), `pair`, `family`, `order`.
 - `gallery.jsonl`: clips no two of which agree in both family and appearance, so that telling their
   captions apart never needs the order of frames.
 - `appearance.jsonl`: clips of distinct appearance; here `caption` is the appearance.
@@ -165,15 +165,42 @@ def _write_stills(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     _write_lines(folder / "manifest.jsonl", rows)
 
 
+def _write_actions(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
+    drawing = {k: parameters[k] for k in ("seed", "split")}
+    rows = []
+    for pair in range(parameters["count"]):
+        frames, both = actions.draw_action(pair, **drawing)
+        for order, action, played in zip(
+            ("forward", "reversed"), both, (frames, frames[::-1]), strict=True
+        ):
+            video = f"videos/{pair:06d}_{order}.mov"
+            write_video(folder / video, played)
+            rows.append({"video": video, "label": action.name, "pair": pair, "part": action.part})
+    _write_lines(folder / "manifest.jsonl", rows)
+    for part in actions.PARTS:
+        _write_lines(folder / f"{part}.jsonl", [r for r in rows if r["part"] == part])
+        names = actions.classes(part)
+        (folder / f"{part}_classes.txt").write_text("\n".join(names) + "\n")
+        for kind, describe in actions.DESCRIPTIONS.items():
+            said = {str(index): describe(name) for index, name in enumerate(names)}
+            (folder / f"{part}_{kind}.json").write_text(json.dumps(said, indent=1) + "\n")
+
+
 # What a data set holds: twins; late frames of twins, with the clip's caption and their own
-# appearance (to pre-train an image model); frames of distinct appearance (to test one).
-CONTENTS = {"clips": _write_clips, "frames": _write_frames, "stills": _write_stills}
+# appearance (to pre-train an image model); frames of distinct appearance (to test one); actions.
+CONTENTS = {
+    "clips": _write_clips,
+    "frames": _write_frames,
+    "stills": _write_stills,
+    "actions": _write_actions,
+}
 
 
 def _row(video: str, order: str, clip: clips.Clip) -> dict[str, Any]:
     return {
         "video": video,
         "caption": clip.caption,
+        "motion": clip.motion,
         "appearance": clip.appearance,
         "pair": clip.pair,
         "family": clip.family,

@@ -170,6 +170,11 @@ SIZES: dict[str, Spec] = {
     "tiny_clip": DualEncoderSpec(
         VisionSpec(32, 8, 96, 4, 3, 384), TextSpec(16, 43, 96, 2, 3, 384), embed_dim=64
     ),
+    "tiny_viclip": DualEncoderSpec(
+        VisionSpec(32, 8, 96, 4, 3, 384, init_std=0.5, temporal_frames=8),
+        TextSpec(16, 43, 96, 2, 3, 384),
+        embed_dim=64,
+    ),
     "clip_b32": _clip(32, 768, 12, 512, 512),
     "clip_b16": _clip(16, 768, 12, 512, 512),
     "clip_l14": _clip(14, 1024, 24, 768, 768),
