@@ -1,9 +1,16 @@
-"""`python -m vlt.export --workdir=DIR OUT [--format=FORMAT] [--merge]`: what to deploy.
+"""`python -m vlt.export --workdir=DIR OUT [--format=FORMAT] [...]`: what to deploy.
 
 orbax: a model folder for `vlt.load`. safetensors: the weights under our names, config.json as
 metadata (`vlt.convert --reverse` writes published names). stablehlo: both encoders as programs for
-any batch size that need none of our code. --merge: first folds methods as far as they fold, LoRA
-into the weights, DiffRate's rates into counts; else they stay as they were trained.
+any batch size that need none of our code.
+
+It takes the run's best checkpoint, or its latest. What changes the weights, in this order:
+
+--average=FIRST:LAST: the mean of all checkpoints that the run keeps of these steps.
+--merge: folds methods as far as they fold, LoRA into the weights, DiffRate's rates into counts;
+    else they stay as they were trained.
+--blend=MODEL:SHARE: that share of another model's weights, wherever both have them, such as 0.5 of
+    the CLIP that training started from (WiSE-FT of ViCLIP, patching of Open-VCLIP).
 """
 
 import argparse
@@ -20,6 +27,7 @@ from flax import traverse_util
 from jax import export as jax_export
 
 from vlt import configuration
+from vlt.averaging import blended, mean_of_checkpoints
 from vlt.checkpoint import CheckpointError
 from vlt.convert.families import get_family
 from vlt.convert.table import source_name
@@ -38,8 +46,10 @@ from vlt.training_checkpoints import TrainingCheckpoints
 FORMATS = ("orbax", "safetensors", "stablehlo")
 
 
-def trained_model(workdir: Path) -> LoadedModel:
+def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> LoadedModel:
     """The model of a run at its best checkpoint, or its latest, without leaves only a loss used.
+
+    average: first and last step of the checkpoints whose mean is taken instead.
 
     Raises:
         ConfigError, CheckpointError, ModelFolderError: run, checkpoint or base is not there.
@@ -48,11 +58,25 @@ def trained_model(workdir: Path) -> LoadedModel:
     loaded = load_model(config.model, config.seed)
     _, frozen = partition(loaded.params, config.rules)
     checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
-    step = checkpoints.best() or checkpoints.latest_complete()
-    if step is None:
-        raise CheckpointError(f"{workdir} holds no complete checkpoint")
-    params = merge(checkpoints.load_part(step, "trained"), frozen)
+    steps = _exported_steps(checkpoints, average)
+    params = merge(mean_of_checkpoints(checkpoints, steps), frozen)
     return _without_training_leaves(loaded, params)
+
+
+def _exported_steps(checkpoints: TrainingCheckpoints, average: tuple[int, int] | None) -> list[int]:
+    kept = checkpoints.steps()
+    if not kept:
+        raise CheckpointError(f"{checkpoints.folder.parent} holds no complete checkpoint")
+    if average is None:
+        return [checkpoints.best() or kept[-1]]
+    first, last = average
+    steps = [step for step in kept if first <= step <= last]
+    if not steps:
+        raise CheckpointError(
+            f"{checkpoints.folder} has no checkpoint of steps {first} to {last}; it has those of "
+            f"{kept}, and config.train.keep_last says how many are kept"
+        )
+    return steps
 
 
 def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> LoadedModel:
@@ -104,21 +128,36 @@ def _source_without(source: dict[str, Any], kind: str, gone: set[str]) -> dict[s
 
 
 def export(
-    workdir: Path, target: Path, form: str, overwrite: bool = False, merged: bool = False
+    workdir: Path,
+    target: Path,
+    form: str,
+    overwrite: bool = False,
+    merged: bool = False,
+    average: tuple[int, int] | None = None,
+    blend: tuple[str, float] | None = None,
 ) -> None:
     """Writes a run's model; with `merged`, its methods folded as far as they fold.
 
+    average: first and last step of the checkpoints to average. blend: another model's folder and
+    its share of the weights.
+
     Raises:
         ModelFolderError: the target exists and `overwrite` is off.
+        CheckpointError, ModelFolderError, ValueError: there is nothing to average or blend.
     """
     if form == "safetensors":
         check_replaceable(target, overwrite, Path.is_file)
-    model = trained_model(workdir)
+    model = trained_model(workdir, average)
     report = f"from {workdir.name}\n"
+    if average is not None:
+        report += f"mean of the checkpoints of steps {average[0]} to {average[1]}\n"
     if merged:
         names = ", ".join(model.config.methods)
         model = merged_model(model)
         report += f"merged: {names}; left: {', '.join(model.config.methods) or 'none'}\n"
+    if blend is not None:
+        model = blended(model, *blend)
+        report += f"blended: {blend[1]} of {Path(blend[0]).name}\n"
     if form == "orbax":
         write_model_folder(target, model.config, model.params, model.tokenizer, report, overwrite)
     elif form == "safetensors":
@@ -155,6 +194,21 @@ def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
         (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
 
 
+def _span(text: str) -> tuple[int, int]:
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST, such as 2000:22000")
+    return int(first), int(last)
+
+
+def _share(text: str) -> tuple[str, float]:
+    model, _, share = text.rpartition(":")
+    try:
+        return model, float(share)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODEL:SHARE, such as DIR:0.5") from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 0 when all went well."""
     parser = argparse.ArgumentParser(prog="python -m vlt.export", description=__doc__)
@@ -162,10 +216,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="folder or file to write")
     parser.add_argument("--format", choices=FORMATS, default="orbax")
     parser.add_argument("--merge", action="store_true", help="fold methods into the weights")
+    parser.add_argument("--average", type=_span, metavar="FIRST:LAST", help="mean of checkpoints")
+    parser.add_argument("--blend", type=_share, metavar="MODEL:SHARE", help="mix with a model")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
     options = parser.parse_args(arguments)
     try:
-        export(options.workdir, options.target, options.format, options.overwrite, options.merge)
+        export(
+            options.workdir,
+            options.target,
+            options.format,
+            options.overwrite,
+            options.merge,
+            options.average,
+            options.blend,
+        )
     except (CheckpointError, ModelFolderError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
