@@ -49,6 +49,8 @@ def base() -> ConfigDict:
             # Rows of the closing table, (name, overrides of dotted keys), each a run of its own;
             # its columns, (metric, title); and further tables, {title: columns}.
             "compare": (),
+            # Runs of each row, (name, overrides), whose means are what the table shows.
+            "repeats": (),
             "table": (),
             "more_tables": {},
         }
@@ -110,6 +112,22 @@ def answering_task() -> ConfigDict:
             "denominator": "videos",
         }
     )
+
+
+def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
+    """Cross-entropy over all classes of data.train. classes: how many there must be, 0 for any."""
+    section = ConfigDict(
+        {
+            "name": "recognition",
+            "class_count": classes,
+            "template": "a video of {}.",
+            "descriptions": (),  # files of ETL4Video's layout, one for each kind
+            "consistency": 0.0,  # weight of the consistency loss, MSTA's alpha
+            "interpolation": {},  # of vlt/tasks/weight_interpolation.py (Open-VCLIP)
+        }
+    )
+    section.update(options)
+    return section
 
 
 def matching(protocol: str, data: ConfigDict, allow_subset: bool = False) -> ConfigDict:

@@ -15,8 +15,9 @@ from ml_collections import ConfigDict, config_flags
 
 from vlt import configuration
 from vlt.metrics_log import PERFORMANCE, read_metrics
-from vlt.results import Column, format_table, write_results
+from vlt.results import Column, format_table, mean_results, write_results
 from vlt.stopping import Stopped
+from vlt.tasks.recognition_protocols import combined
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]")
 _WORKDIR = flags.DEFINE_string(
@@ -54,7 +55,8 @@ def main(_: list[str]) -> None:
 
 
 def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict[str, Any]]:
-    """Runs the config, or each row of its comparison in a folder of its own; writes the results.
+    """Runs the config, or each row of its comparison, as often as it repeats, in folders of their
+    own; writes the results.
 
     Raises:
         OtherConfigError: a folder holds a run of another config; the message names the keys.
@@ -64,11 +66,30 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
     for title, overrides in config.compare or ((workdir.name, {}),):
         row_config = configuration.apply_overrides(config, {"compare": ()} | dict(overrides))
         folder = workdir / slug(title) if config.compare else workdir
-        if config.compare:
-            claim(folder, row_config)
-        rows.append({"row": title} | run_one(row_config, folder, mode))
+        rows.append({"row": title} | run_row(row_config, folder, mode))
     write_results(workdir, rows, columns(config))
     return rows
+
+
+def run_row(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
+    """Results of one run, or the means of its repeats."""
+    runs = []
+    for title, overrides in config.repeats or (("", {}),):
+        run_config = configuration.apply_overrides(config, {"repeats": ()} | dict(overrides))
+        folder = workdir / slug(title) if title else workdir
+        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, run_config)
+        runs.append(run_one(run_config, folder, mode))
+    return mean_results(runs) | combined([accuracies(config, run) for run in runs])
+
+
+def accuracies(config: ConfigDict, results: dict[str, Any]) -> dict[str, float]:
+    """Top-1 accuracy by the protocol of recognition."""
+    return {
+        section.protocol: results[f"{name}/top1"]
+        for name, section in config.evals.items()
+        if f"{name}/top1" in results
+    }
 
 
 def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:

@@ -4,10 +4,13 @@ import dataclasses
 import json
 import numbers
 import pathlib
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
+DEVIATION = "/deviation"
+REPEATED = ("step_ms", "seconds")  # whose deviation says nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +25,12 @@ class Column:
     format: str = ".1f"
 
     def cell(self, row: Row) -> str:
-        """The row's value as text; '-' where it is missing, None or NaN."""
-        value = row.get(self.key)
+        """The row's value as text, with its deviation; '-' where it is missing, None or NaN."""
+        value, deviation = row.get(self.key), row.get(f"{self.key}{DEVIATION}")
         if value is None or value != value:
             return "-"
-        return format(value, self.format) if isinstance(value, numbers.Number) else str(value)
+        text = format(value, self.format) if isinstance(value, numbers.Number) else str(value)
+        return text if deviation is None else f"{text} +-{format(deviation, self.format)}"
 
 
 def format_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
@@ -58,6 +62,19 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row], columns: Sequence[C
     text = json.dumps(exact, indent=2, default=_plain_number)
     (folder / "results.json").write_text(text + "\n", encoding="utf-8")
     (folder / "results.md").write_text(format_markdown(rows, columns) + "\n", encoding="utf-8")
+
+
+def mean_results(runs: Sequence[Row]) -> dict[str, Any]:
+    """Means over runs of one config, and the deviation of what differs; words of the first run."""
+    means: dict[str, Any] = dict(runs[0])
+    for key, value in runs[0].items():
+        if isinstance(value, numbers.Real) and len(runs) > 1:
+            values = [float(run[key]) for run in runs]
+            if len(set(values)) > 1:
+                means[key] = statistics.fmean(values)
+                if key not in REPEATED:
+                    means[f"{key}{DEVIATION}"] = statistics.pstdev(values)
+    return means
 
 
 def _cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
