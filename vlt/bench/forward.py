@@ -46,7 +46,7 @@ def bench_forward(
     Args:
         config: `config.model`. against: others, by name, all timed turn by turn.
         peer: '' or 'torch', transformers' CLIP in inference mode with scaled-dot-product attention,
-            which merges tokens where the config does.
+            which merges tokens where the config does; of ViCLIP, `vlt.bench.viclip`.
         cls_only: of config and others, instead of what they say.
 
     Returns:
@@ -60,12 +60,8 @@ def bench_forward(
     if merges_tokens(main.model):
         functions.append(prepare(sliced(main.model), batch, main.params).run)
     if peer:
-        from vlt.bench.torch_peer import clip_video_encoder  # torch is an extra
-
-        if not isinstance(main.model, DualEncoder):
-            raise ValueError(f"--peer: there is none of a {main.model.spec.kind} here")
         video = random_video(main.model, batch)
-        encode = clip_video_encoder(main.model, main.params)
+        encode = _torch_encoder(main.model, main.params)
         difference = float(np.abs(encode(video) - np.asarray(main.run())).max())
         functions.append(lambda: encode(video))
     times = turns(*functions, rounds=rounds)
@@ -89,6 +85,19 @@ def bench_forward(
             for i, (name, other) in enumerate(others.items(), start=1)
         }
     return result
+
+
+def _torch_encoder(model: VideoModel, params: Any) -> Callable[[jax.Array], np.ndarray]:
+    if not isinstance(model, DualEncoder):
+        raise ValueError(f"--peer: there is none of a {model.spec.kind} here")
+    # torch is an extra.
+    if model.spec.visual.temporal_frames:
+        from vlt.bench.viclip import viclip_video_encoder
+
+        return viclip_video_encoder(model, params)
+    from vlt.bench.torch_peer import clip_video_encoder
+
+    return clip_video_encoder(model, params)
 
 
 def _figures(main: Forward, batch: int, forward_s: float) -> dict[str, Any]:
