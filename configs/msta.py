@@ -6,6 +6,7 @@ configs/msta.py:fewshot_DATA[_kK]                    K of `SHOTS` videos a class
 configs/msta.py:base2novel_DATA                      16 videos of each base class, three samplings
 configs/msta.py:..._METHOD                           each by another method, of `METHODS`
 configs/msta.py:base2novel_k400_NAME                 Tables 6 and 7, one of `ABLATIONS`
+configs/msta.py:own                                  your videos, data.train.manifest
 
 The paper has no code. Hyper-parameters are its Table 1's; learning rates of what it compares with,
 which it does not state, are MSTA's for adapters and 1e-5 for whole towers.
@@ -41,7 +42,8 @@ LORA = {"rank": 256, "targets": ("query", "value"), "share_a": False, "towers": 
 ST_ADAPTER = {
     "width": 384, "kernel": (3, 1, 1), "depthwise": True, "positions": ("before_mlp",)
 }  # fmt: skip
-NO_LOSS: dict[str, Any] = {"task.descriptions": (), "task.consistency": 0.0}
+NO_DESCRIPTIONS: dict[str, Any] = {"descriptions": (), "consistency": 0.0}
+NO_LOSS: dict[str, Any] = {f"task.{key}": value for key, value in NO_DESCRIPTIONS.items()}
 BARE: dict[str, Any] = NO_LOSS | {"model.methods": ()}
 WHOLE: dict[str, Any] = BARE | {"rules": trained(".*"), "optimizer.lr": 1e-5}
 STILL: dict[str, Any] = BARE | {"rules": (FROZEN,), "train.steps": 0, "repeats": ()}
@@ -237,6 +239,22 @@ def base_to_novel_table(data: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def own_videos() -> ConfigDict:
+    """Any manifest with `video` and `label`, classes those that occur; tested on the same videos
+    where `evals.own.manifest` names no others."""
+    config = base(128, 0.005, (7, 8, 9, 10, 11), 0, "")
+    config.task.update(NO_DESCRIPTIONS)
+    config.optimizer.update(lr=1e-3, schedule={"name": "cosine", "warmup": 0.1, "final": 0.01})
+    config.data.train = common.videos(
+        "data/own/train.csv", "random_segments", FRAMES, 16, transform=AUGMENTATION
+    )
+    config.evals.own = test_on("data/own/train", "own_data", "")
+    config.evals.own.manifest = config.data.train.get_ref("manifest")
+    config.train.update(steps=1000, checkpoint_every=500)
+    config.table = (("own/top1", "top-1"), ("own/top5", "top-5"), ("own/mean_class", "mean class"))
+    return config
+
+
 K400_BASE = "k400_base"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "clip": CLIP,
@@ -267,14 +285,14 @@ def moving_shapes() -> ConfigDict:
     config.model.update(checkpoint="tiny_viclip", size="tiny_viclip", context=16)
     config.model.adaptformer.bottleneck = 48
     config.model.lora.rank = 16
-    config.task.update(template="{}", descriptions=(), consistency=0.0)
+    config.task.update(template="{}", **NO_DESCRIPTIONS)
     config.optimizer.update(lr=2e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
     data = "moving_shapes:actions:train:1080"
     config.data.train = common.videos(
         f"{data}:base.jsonl", "linspace", FRAMES, 32,
         # Nothing to do for the generated clips; for anybody's own videos.
         transform={"resize": 32, "crop": 32},
-        classes=f"{data}:base_classes.txt", group="pair", cache=True,
+        classes=f"{data}:base_classes.txt", cache=True,
     )  # fmt: skip
     test = "moving_shapes:actions:test:540"
     for part in ("base", "novel"):
@@ -309,6 +327,7 @@ PROTOCOLS: dict[str, Callable[[], ConfigDict]] = {
 }
 VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": moving_shapes,
+    "own": own_videos,
     **PROTOCOLS,
     **{
         f"{protocol}_{name}": functools.partial(changed, make, overrides)

@@ -29,7 +29,8 @@ class Step:
         step = make_train_step(self.model, self._task, self._optimizer, schedule, 0)
         state, frozen = jax.eval_shape(self._initial)
         shapes = example_inputs(self.model.spec, config.model.frames, config.model.context, batch)
-        self._shapes = dict(zip(self._task.columns, shapes, strict=True))
+        # Recognition has its texts already.
+        self._shapes = dict(zip(self._task.columns, shapes, strict=False))
         self._shapes |= {x: jax.ShapeDtypeStruct((batch,), jnp.int32) for x in self._task.also}
         # As in training, the new state takes the place of the old.
         self.compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, self._shapes).compile()
@@ -47,6 +48,7 @@ class Step:
             name: jnp.asarray(rng.integers(1, self.model.spec.text.vocab, x.shape), x.dtype)
             for name, x in self._shapes.items()
         }
+        self.inputs |= {name: jnp.arange(self.batch) for name in self._task.also}
         self.inputs["video"] = random_video(self.model, self.batch)
         return self
 
