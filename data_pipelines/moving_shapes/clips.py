@@ -60,9 +60,11 @@ def draw_pair(
     assert captions[0] != captions[1], f"pair {pair}: both twins are called {captions[0]!r}"
     look = grammar.appearance(drawn)
     motions = grammar.VERBS[drawn.family]
-    first = Clip(frames, captions[0], motions[0], look, drawn.family, pair)
-    second = {"frames": frames[::-1], "caption": captions[1], "motion": motions[1]}
-    return first, dataclasses.replace(first, **second)
+    first, second = (
+        Clip(played, caption, motion, look, drawn.family, pair)
+        for played, caption, motion in zip((frames, frames[::-1]), captions, motions, strict=True)
+    )
+    return first, second
 
 
 @dataclasses.dataclass(frozen=True)
