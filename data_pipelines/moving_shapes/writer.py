@@ -169,12 +169,10 @@ def _write_actions(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     drawing = {k: parameters[k] for k in ("seed", "split")}
     rows = []
     for pair in range(parameters["count"]):
-        frames, both = actions.draw_action(pair, **drawing)
-        for order, action, played in zip(
-            ("forward", "reversed"), both, (frames, frames[::-1]), strict=True
-        ):
+        frames, shown = actions.draw_action(pair, **drawing)
+        for order, action in zip(("forward", "reversed"), shown, strict=False):
             video = f"videos/{pair:06d}_{order}.mov"
-            write_video(folder / video, played)
+            write_video(folder / video, frames if order == "forward" else frames[::-1])
             rows.append({"video": video, "label": action.name, "pair": pair, "part": action.part})
     _write_lines(folder / "manifest.jsonl", rows)
     for part in actions.PARTS:
