@@ -14,7 +14,7 @@ from vlt.models.spec import DualEncoderSpec, Spec
 from vlt.models.video_model import ANY_FRAMES
 
 _A = -0.75  # torch's cubic; Pillow's and jax.image's is -0.5
-_LEAF = "visual/position_embedding"
+_PLACES = "visual/position_embedding"
 FRAMES = "visual/temporal_embedding"
 _WORDS = "text/position_embedding"
 # Settings that change a model's sizes, whatever its checkpoint says of them.
@@ -22,11 +22,8 @@ RESIZED = ("visual.image_size", "visual.temporal_frames", "text.context")
 
 
 def resize(
-    config: ModelConfig,
-    leaves: Tensors,
-    settings: Mapping[str, Any],
-    notes: list[str],
-) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    config: ModelConfig, leaves: Tensors, settings: Mapping[str, Any], notes: list[str]
+) -> tuple[ModelConfig, Tensors]:
     """The model with the sizes that are set of `RESIZED`, and a note on each.
 
     Raises ConversionError: sizes that this model can't have.
@@ -51,12 +48,12 @@ def resize_image(
         raise ConversionError(
             f"--set visual.image_size={size}: not a multiple of the patches' {visual.patch_size}"
         )
-    table = resize_positions(leaves[_LEAF], size // visual.patch_size)
+    table = resize_positions(leaves[_PLACES], size // visual.patch_size)
     pixels: Mapping[str, Any] = config.preprocessing | {"image_size": size}
     spec = with_visual(config.spec, image_size=size)
     config = dataclasses.replace(config, spec=spec, preprocessing=dict(pixels))
     note = f"position embedding: resized from {visual.image_size} pixels"
-    return config, leaves | {_LEAF: table}, note
+    return config, leaves | {_PLACES: table}, note
 
 
 def resize_frames(
