@@ -10,17 +10,19 @@ import pytest
 import torch
 from flax import traverse_util
 from small_blip import SPEC as BLIP
+from torch_msta import HEADS, TorchTowers
 
 from vlt.adapters.msta import MSTA
 from vlt.adapters.prompt import Prompt
+from vlt.count import count
 from vlt.inspect import count_parameters
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, make_model
+from vlt.models.build import abstract_params, build_methods, example_inputs, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 
-WIDTH, TEXT_WIDTH, HEADS, FRAMES = 12, 8, 2, 3
+WIDTH, TEXT_WIDTH, FRAMES = 12, 8, 3
 APART = DualEncoderSpec(
     VisionSpec(8, 4, WIDTH, 2, HEADS, 24), TextSpec(6, 11, TEXT_WIDTH, 2, HEADS, 16), embed_dim=4
 )
@@ -102,126 +104,21 @@ def test_counts_on_viclip(options, expected):
     assert count_parameters(built, params, rules)["trainable_params"] == expected
 
 
-class TorchAdapter(torch.nn.Module):
-    """Algorithm 1, and with a convolution Algorithm 2: the list of layers that the paper gives."""
+def test_price_of_the_vision_tower():
+    """spec/msta_viclip_umt.md section 3.3: 8.68 and 4.05 GMACs on top of 8 frames."""
 
-    def __init__(self, leaf: dict, shared: torch.nn.Linear | None) -> None:
-        super().__init__()
-        self.down, self.up, self.shared = linear(leaf["down"]), linear(leaf["up"]), shared
-        if "temporal_up" in leaf:
-            kernel = torch.tensor(leaf["temporal_up"]["kernel"])
-            width, mid = kernel.shape[-1], len(leaf["up"]["kernel"])
-            groups = mid // kernel.shape[1]
-            self.temporal_up = torch.nn.Conv3d(mid, width, (3, 1, 1), padding="same", groups=groups)
-            self.temporal_up.weight.data = kernel.permute(2, 1, 0)[..., None, None].contiguous()
-            self.temporal_up.bias.data = torch.tensor(leaf["temporal_up"]["bias"])
+    def cost(**methods):
+        built = make_model(SIZES["viclip_b16"], methods, 8, cls_only=False)
+        video = example_inputs(built.spec, 8, 32)[0]
 
-    def hidden(self, x: torch.Tensor) -> torch.Tensor:
-        h = torch.relu(self.down(x))
-        return h if self.shared is None else torch.relu(self.shared(h))
+        def encode(params, video):
+            return built.apply({"params": params}, video, method="encode_video")[0]
 
-    def forward(self, x: torch.Tensor, frames: int = 0, replicate: bool = False) -> torch.Tensor:
-        """Words [b, l, d], or CLS and patches: of a joint tower [b, 1 + n * frames, d], of frames
-        apart [b, frames, 1 + n, d]."""
-        h = self.hidden(x)
-        if not frames:
-            return self.up(h)
-        if x.ndim == 4:
-            volume = h.permute(0, 3, 1, 2)[..., None]  # b m t n 1
-        else:
-            cls = h[:, :1, None].expand(-1, -1, frames, -1)
-            patches = h[:, 1:].unflatten(1, (-1, frames))
-            volume = torch.cat([cls, patches], 1).permute(0, 3, 2, 1)[..., None]
-        over_time = self.temporal_up(volume)[..., 0].permute(0, 2, 3, 1)  # b t n d
-        if not replicate:
-            over_time = torch.cat([0 * over_time[:, :, :1], over_time[:, :, 1:]], 2)
-        if x.ndim == 3:
-            patches = over_time[:, :, 1:].transpose(1, 2).flatten(1, 2)
-            over_time = torch.cat([over_time[:, :, 0].mean(1, keepdim=True), patches], 1)
-        return self.up(h) + over_time
+        return count(encode, abstract_params(built), video).multiply_adds / 1e9
 
-
-def linear(leaf: dict) -> torch.nn.Linear:
-    layer = torch.nn.Linear(*leaf["kernel"].shape)
-    layer.weight.data = torch.tensor(leaf["kernel"]).T.contiguous()
-    layer.bias.data = torch.tensor(leaf["bias"])
-    return layer
-
-
-def norm(leaf: dict, x: torch.Tensor) -> torch.Tensor:
-    scale, bias = (torch.tensor(leaf[name]) for name in ("scale", "bias"))
-    return torch.nn.functional.layer_norm(x, x.shape[-1:], scale, bias, 1e-5)
-
-
-def frozen(leaf: dict, name: str, x: torch.Tensor) -> torch.Tensor:
-    kernel, bias = (torch.tensor(leaf[name][part]) for part in ("kernel", "bias"))
-    return x @ kernel + bias
-
-
-def torch_block(leaf: dict, x: torch.Tensor, causal: bool) -> torch.Tensor:
-    """CLIP's block on [..., n, d], frozen."""
-    y = norm(leaf["norm1"], x)
-    q, k, v = (
-        frozen(leaf["attention"], name, y).unflatten(-1, (HEADS, -1)).transpose(-2, -3)
-        for name in ("query", "key", "value")
-    )
-    y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    x = x + frozen(leaf["attention"], "out", y.transpose(-2, -3).flatten(-2))
-    y = frozen(leaf["mlp"], "fc1", norm(leaf["norm2"], x))
-    return x + frozen(leaf["mlp"], "fc2", y * torch.sigmoid(1.702 * y))
-
-
-class TorchTowers:
-    """Both towers behind their stems, with adapters of the model's leaves."""
-
-    def __init__(self, model: DualEncoder, params: dict) -> None:
-        self.options, self.params = model.methods[-1], params
-        self.adapters = {}
-        for layer in range(2):
-            name = f"blocks_{layer}"
-            shared = linear(params["shared_MSTA"][name]) if self.options.shared else None
-            for tower in ("visual", "text"):
-                self.adapters[tower, name] = TorchAdapter(params[tower][name]["msta"], shared)
-
-    def tower(self, tower: str, x: torch.Tensor, **call) -> torch.Tensor:
-        """x' = Block(x) + scale A(LN1(x)), block after block."""
-        for layer in range(2):
-            leaf = self.params[tower][f"blocks_{layer}"]
-            read = norm(leaf["norm1"], x) if self.options.adapter_input == "ln1" else x
-            added = self.adapters[tower, f"blocks_{layer}"](read, **call)
-            x = torch_block(leaf, x, tower == "text") + self.options.scale * added
-        return x
-
-    def features(self, stems: dict[str, np.ndarray]) -> torch.Tensor:
-        replicate = self.options.cls_temporal == "replicate"
-        video = torch.tensor(stems["visual"])
-        joint = video.shape[1] == 1
-        video = video[:, 0] if joint else video
-        patches = APART.visual.patches
-        frames = (video.shape[1] - 1) // patches if joint else video.shape[1]
-        video = self.tower("visual", video, frames=frames, replicate=replicate)
-        cls = norm(self.params["visual"]["post_norm"], video[..., 0, :])
-        cls = cls @ torch.tensor(self.params["visual"]["projection"]["kernel"])
-        text = self.tower("text", torch.tensor(stems["text"])[:, 0])
-        last = norm(self.params["text"]["final_norm"], text)[range(2), IDS.argmax(1)]
-        text = last @ torch.tensor(self.params["text"]["projection"]["kernel"])
-        return torch.stack([cls if joint else cls.mean(1), text])
-
-    def gradients(self) -> dict:
-        """By our paths and in our layout."""
-        found = {}
-        for (tower, block), adapter in self.adapters.items():
-            for name, layer in adapter.named_children():
-                path = f"{tower}/{block}/msta/{name}"
-                if name == "shared":
-                    path = f"shared_MSTA/{block}"
-                kernel = layer.weight.grad
-                # Nothing reads the patches of the last block.
-                kernel = torch.zeros_like(layer.weight) if kernel is None else kernel
-                turned = kernel.T if kernel.ndim == 2 else kernel[..., 0, 0].permute(2, 1, 0)
-                found[f"{path}/kernel"] = turned.numpy()
-                found[f"{path}/bias"] = layer.bias.grad.numpy()
-        return found
+    bare = cost()
+    assert round(cost(msta={}) - bare, 2) == 8.68
+    assert round(cost(msta={"bottleneck": 128}) - bare, 2) == 4.05
 
 
 @pytest.mark.parametrize(
@@ -240,16 +137,17 @@ def test_is_the_papers_algorithms_in_torch(spec, frames, options):
     built = model(SPECS[spec], gradient_scaling=False, **options)
     params = random_params(built)
     video = VIDEO[:, :frames]
+
+    def stem(method, x):
+        out = built.apply({"params": params}, x, capture=True, method=method)[1]
+        return out["stem"].x
+
+    inputs = (("visual", "encode_video", video), ("text", "encode_text", IDS))
     stems = {
-        tower: jax.jit(
-            lambda x, method=method: (
-                built.apply({"params": params}, x, capture=True, method=method)[1]["stem"].x
-            )
-        )(x)
-        for tower, method, x in (("visual", "encode_video", video), ("text", "encode_text", IDS))
+        tower: np.asarray(jax.jit(stem, static_argnums=0)(method, x)) for tower, method, x in inputs
     }
     towers = TorchTowers(built, params)
-    expected = towers.features({name: np.asarray(x) for name, x in stems.items()})
+    expected = towers.features(stems, IDS, APART.visual.patches)
     bare = features(built.clone(methods=()), params, video)
     assert np.abs(bare - expected.detach().numpy()).min() > 1e-3
     np.testing.assert_allclose(
@@ -354,6 +252,24 @@ def test_stochastic_depth_does_not_drop_it():
     silent = params | {k: jax.tree.map(np.zeros_like, params[k]) for k in ("attention", "mlp")}
     np.testing.assert_allclose(found, run(block(method)[0], silent, tokens), atol=1e-6)
     assert np.abs(found - X).max() > 0.1
+
+
+def test_nothing_is_stored_of_blocks_below_the_first_adapter():
+    built = model(layers=(1,))
+    params = random_params(built)
+    trained = {k: x for k, x in leaves(params).items() if "msta" in k.lower()}
+    rest = leaves(params)
+
+    def embed(trained):
+        tree = traverse_util.unflatten_dict(rest | trained, sep="/")
+        return built.apply({"params": tree}, VIDEO, method="encode_video")[0]
+
+    stored = jax.eval_shape(lambda leaves: jax.vjp(embed, leaves)[1], trained)
+    # All that is wide here are the activations of MLPs.
+    assert not [x.shape for x in jax.tree.leaves(stored) if APART.visual.mlp_width in x.shape]
+    below = {k: x for k, x in rest.items() if k.startswith("visual/blocks_0/attention/out")}
+    stored = jax.eval_shape(lambda leaves: jax.vjp(embed, leaves)[1], below)
+    assert [x.shape for x in jax.tree.leaves(stored) if APART.visual.mlp_width in x.shape]
 
 
 def test_gradients_of_scale_zero_are_zero():
