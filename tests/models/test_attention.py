@@ -1,0 +1,56 @@
+"""Attention taken head by head is the same attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlt.models import block
+from vlt.models.points import Pattern
+
+RNG = np.random.default_rng(0)
+QUERY, KEY, VALUE = (
+    jnp.asarray(RNG.normal(size=(2, 3, 4, length, 16)), jnp.float32) for length in (9, 7, 7)
+)
+
+
+def with_gradient(function):
+    def loss(*heads):
+        y = function(*heads)
+        return jnp.square(y).sum(), y
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(QUERY, KEY, VALUE)
+
+
+def test_by_heads_is_the_same():
+    expected, found = with_gradient(block.attend), with_gradient(block.attend_by_heads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), expected, found)
+
+
+@pytest.mark.parametrize("key_weight", [None, jnp.ones((2, 3, 9))])
+def test_long_sequences_alone_are_taken_by_heads(monkeypatch, key_weight):
+    x = jnp.asarray(RNG.normal(size=(2, 3, 9, 32)), jnp.float32)
+    pattern = Pattern(x, x, key_weight=key_weight)
+    module = block.Attention(heads=4)
+    params = jax.jit(module.init)(jax.random.key(0), pattern)
+    programs = []
+    for long in (block.LONG, 1):
+        monkeypatch.setattr(block, "LONG", long)
+        programs.append(jax.jit(lambda params: module.apply(params, pattern)[0]))
+        text = programs[-1].lower(params).as_text()
+        assert ("while" in text) == (long == 1 and key_weight is None)
+    np.testing.assert_allclose(*(program(params) for program in programs), 1e-5, 1e-6)
+
+
+def test_probabilities_add_up_to_one_and_give_what_is_found():
+    x = jnp.asarray(RNG.normal(size=(1, 1, 9, 32)), jnp.float32)
+
+    def found(params):
+        _, attended = module.apply(params, Pattern(x, x))
+        return attended.probabilities(), attended.values
+
+    module = block.Attention(heads=4)
+    params = jax.jit(module.init)(jax.random.key(0), Pattern(x, x))
+    probabilities, values = jax.jit(found)(params)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
+    assert probabilities.shape == (1, 1, 4, 9, 9) and values.shape == (1, 1, 4, 9, 8)
