@@ -27,9 +27,9 @@ from vlt.resources import resolve
 # What a video passes through: leaves of the vision tower, and those both towers share.
 NOT_VIDEO = r"(text|question|text_projection|itm_head)/.*|logit_scale|temperature"
 # What CLIP4Clip's and TempMe's counts of full fine-tuning leave out.
-EMBEDDINGS = r".*(patch_embedding/.*|token_embedding/.*|(class|position)_embedding)|logit_scale"
+EMBEDDINGS = r".*((patch|token)_embedding/.*|(class|position|temporal)_embedding)|logit_scale"
 # Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
-NOT_WEIGHTS = r"visual/(patch_embedding/.*|class_embedding|position_embedding)"
+NOT_WEIGHTS = r"visual/(patch_embedding/.*|(class|position|temporal)_embedding)"
 # Nor, in Token Mixing's, BLIP's projection into the joint space, which is no part of its encoder.
 BLIP_NOT_WEIGHTS = rf"{NOT_WEIGHTS}|visual/projection/.*"
 

@@ -115,7 +115,8 @@ COUNTS = {  # data set: classes, and test videos of each split
 }
 FEW_SHOT = ("hmdb51", "ucf101", "ssv2")  # tested on the first split
 ZERO_SHOT = ("hmdb51", "ucf101", "k600")
-BASE_TO_NOVEL: dict[str, tuple[tuple[int, int | None], ...]] = {  # data set: (classes, test videos) of base and of novel
+Halves = tuple[tuple[int, int | None], ...]
+BASE_TO_NOVEL: dict[str, Halves] = {  # data set: (classes, test videos) of base and of novel
     "k400": ((200, 9944), (200, 9933)),
     "hmdb51": ((26, 780), (25, 750)),
     "ucf101": ((51, 2088), (50, 1695)),
