@@ -13,7 +13,7 @@ from vlt.evaluation.confusion import confusion_picture, write_classes
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.retrieval import embed_texts
 from vlt.resources import resolve
-from vlt.tasks.recognition import HOTTEST
+from vlt.tasks.recognition import HOTTEST, checked_template
 from vlt.tasks.recognition_protocols import RecognitionProtocol, Views, named_recognition_protocol
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
 
@@ -108,9 +108,9 @@ def templates(section: Mapping[str, Any]) -> list[str]:
         ValueError: no such file, or one without exactly one {}.
     """
     if not section["templates"]:
-        return [_checked(section["template"], "template")]
+        return [checked_template(section["template"], "template")]
     path = resolve(section["templates"])
-    return [_checked(line, f"{path}, line {number}") for number, line in _lines(path)]
+    return [checked_template(line, f"{path}, line {number}") for number, line in _lines(path)]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -121,9 +121,3 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     if not found:
         raise ValueError(f"templates: {path} holds none")
     return found
-
-
-def _checked(template: str, where: str) -> str:
-    if template.count("{}") != 1:
-        raise ValueError(f"{where}: {template!r} must have one {{}}, where the class stands")
-    return template

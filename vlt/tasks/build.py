@@ -13,7 +13,7 @@ from vlt.tasks.captioning import Captioning
 from vlt.tasks.descriptions import read_descriptions, tokenized
 from vlt.tasks.matching import Matching
 from vlt.tasks.question_answering import QuestionAnswering
-from vlt.tasks.recognition import Descriptions, Recognition
+from vlt.tasks.recognition import Descriptions, Recognition, checked_template
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
 from vlt.tasks.weight_interpolation import WeightInterpolation
@@ -50,12 +50,15 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
         return Recognition(classes, kinds, section["consistency"])
     names = class_names(config["data"]["train"])
     if section["class_count"] not in (0, len(names)):
-        raise ValueError(f"task.class_count={section['class_count']}, data.train has {len(names)}")
+        raise ValueError(
+            f"task.class_count={section['class_count']}, but data.train has {len(names)} classes"
+        )
     kinds = [
         tokenized(read_descriptions(resolve(path), names), tokenizer)
         for path in section["descriptions"]
     ]
-    texts = [section["template"].format(name) for name in names]
+    template = checked_template(section["template"], "task.template")
+    texts = [template.replace("{}", name) for name in names]
     return Recognition(tokenizer(texts), kinds, section["consistency"])
 
 

@@ -145,3 +145,14 @@ def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> jax.
         return out["text_features"][0]
 
     return jax.lax.map(encode, jnp.asarray(ids), batch_size=SENTENCES)
+
+
+def checked_template(template: str, where: str) -> str:
+    """The template.
+
+    Raises:
+        ValueError: it does not have one {}.
+    """
+    if template.count("{}") != 1:
+        raise ValueError(f"{where}: {template!r} must have one {{}}, where the class stands")
+    return template
