@@ -4,9 +4,10 @@ import dataclasses
 import json
 import numbers
 import pathlib
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 Row = Mapping[str, Any]
 DEVIATION = "/deviation"
@@ -71,9 +72,9 @@ def mean_results(runs: Sequence[Row]) -> dict[str, Any]:
         if isinstance(value, numbers.Real) and len(runs) > 1:
             values = [float(run[key]) for run in runs]
             if len(set(values)) > 1:
-                means[key] = statistics.fmean(values)
+                means[key] = float(np.mean(values))
                 if key not in REPEATED:
-                    means[f"{key}{DEVIATION}"] = statistics.pstdev(values)
+                    means[f"{key}{DEVIATION}"] = float(np.std(values))
     return means
 
 

@@ -156,3 +156,20 @@ def test_class_names_keep_their_order(tmp_path):
         read_classes(path)
     with pytest.raises(ManifestError, match="no such file"):
         read_classes(tmp_path / "none.txt")
+
+
+def test_class_names_of_a_table_are_those_of_its_column(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text('id,name\n0,zebra\n1,"riding, fast"\n2, apple\n')
+    assert read_classes(path) == ["zebra", "riding, fast", "apple"]
+    for content, message in (
+        ("id,name\n0,zebra\n2,apple\n", "line 3: must be id 1 and a name, is {'id': '2'"),
+        ("id,name\n1,zebra\n", "line 2: must be id 0 and a name"),
+        ("id,name\n0,\n", "line 2: must be id 0 and a name"),
+        ("zebra\napple\n", "line 2: must be id 0 and a name"),
+        ("id,name\n0,zebra\n1,zebra\n", "line 3: class 'zebra' is that of line 2"),
+        ("id,name\n", "holds no classes"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ManifestError, match=message):
+            read_classes(path)
