@@ -10,16 +10,17 @@ import pathlib
 
 import jax
 import pytest
-from ml_collections import FrozenConfigDict
 
-from vlt.configuration import load_config, resolved_text
+from vlt.configuration import apply_overrides, load_config, resolved_text
 from vlt.inspect import count_parameters, inspect_config
 from vlt.models.build import abstract_params, build_model
+from vlt.models.video_model import VideoModel
 from vlt.optim import make_optimizer, partition
 from vlt.tasks.build import make_task
 
 FILES = (
-    "btadapter", "btadapter_zeroshot", "clip", "tempme", "tiny_blip", "tiny_clip", "token_mixing",
+    "btadapter", "btadapter_zeroshot", "clip", "msta", "tempme", "tiny_blip", "tiny_clip",
+    "tiny_viclip", "token_mixing",
 )  # fmt: skip
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
 ROOT = pathlib.Path(__file__).parents[1]
@@ -69,26 +70,31 @@ def _marked(name: str):
 
 @pytest.mark.parametrize("name", [_marked(name) for file in FILES for name in _variants(file)])
 def test_variant_builds(name):
-    """Model, rules, losses and optimiser fit each other."""
+    """Model, rules, losses and optimiser fit each other, in each row of a comparison too."""
     config = load_config(name)
-    model = config.model.copy_and_resolve_references()
-    del model.checkpoint  # of its size alone
-    make_task(config, build_model(model).spec)
-    trained = _trained(FrozenConfigDict(model), repr(config.rules))
-    optimizer, _ = make_optimizer(config.optimizer, config.rules, max(config.train.steps, 1))
-    jax.eval_shape(optimizer.init, trained)
-    assert bool(trained) == bool(config.train.steps)
+    for overrides in ({}, *(dict(row) for _, row in config.compare)):
+        row = apply_overrides(config, overrides)
+        for _, repeat in row.repeats:
+            apply_overrides(row, repeat)
+        model = row.model.copy_and_resolve_references()
+        del model.checkpoint  # of its size alone
+        module = build_model(model)
+        make_task(row, module.spec)
+        trained = _trained(module, repr(row.rules))
+        optimizer, _ = make_optimizer(row.optimizer, row.rules, max(row.train.steps, 1))
+        jax.eval_shape(optimizer.init, trained)
+        assert bool(trained) == bool(row.train.steps)
 
 
 @functools.cache
-def _trained(model: FrozenConfigDict, rules: str) -> dict:
+def _trained(model: VideoModel, rules: str) -> dict:
     """Shapes of what is trained; many variants differ in their data alone."""
     return partition(_params(model), ast.literal_eval(rules))[0]
 
 
 @functools.cache
-def _params(model: FrozenConfigDict) -> dict:
-    return abstract_params(build_model(model))
+def _params(model: VideoModel) -> dict:
+    return abstract_params(model)
 
 
 def test_published_counts():
@@ -164,7 +170,7 @@ def test_weights_of_token_mixing_and_what_it_is_compared_with(variant, weights, 
     config = load_config(f"configs/token_mixing.py:{variant}", overrides)
     config.model.checkpoint = ""
     model = build_model(config.model)
-    counts = count_parameters(model, _params(FrozenConfigDict(config.model)), config.rules)
+    counts = count_parameters(model, _params(model), config.rules)
     assert counts["trainable_weights_video"] == weights
 
 
@@ -176,6 +182,28 @@ def test_what_the_released_code_trains():
     ):
         config = load_config(f"configs/token_mixing.py:{variant}", {"model.checkpoint": ""})
         model = build_model(config.model)
-        counts = count_parameters(model, _params(FrozenConfigDict(config.model)), config.rules)
+        counts = count_parameters(model, _params(model), config.rules)
         assert counts["trainable_params"] == everything
         assert counts["trainable_params_video"] == video
+
+
+@pytest.mark.parametrize(
+    ("variant", "trained"),
+    [
+        ("base2novel_k400", 8_712_192),
+        ("zeroshot_k400", 4_185_600),
+        ("full_k400", 4_185_600),
+        ("fewshot_ucf101", 1_744_000),
+        ("base2novel_k400_nocc", 8_712_192),
+        ("base2novel_k400_m64", 2_069_760),
+        ("base2novel_k400_adaptformer", 7_885_824),
+        ("base2novel_k400_lora", 9_437_184),
+        ("base2novel_k400_frozen", 0),
+    ],
+)
+def test_counts_of_msta_and_what_it_is_compared_with(variant, trained):
+    """spec/msta_viclip_umt.md section 3.3."""
+    config = load_config(f"configs/msta.py:{variant}", {"model.checkpoint": ""})
+    model = build_model(config.model)
+    counts = count_parameters(model, _params(model), config.rules)
+    assert counts["trainable_params"] == trained
