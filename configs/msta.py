@@ -105,6 +105,7 @@ def base(
             "bottleneck": bottleneck,
             "scale": scale,
             "layers": layers,
+            "text_layers": (),
             "shared": True,
             "towers": ("visual", "text"),
         },
@@ -283,6 +284,8 @@ def moving_shapes() -> ConfigDict:
     """Actions of moving shapes: base classes to train on, novel ones of the same motions."""
     config = base(48, 0.1, (), 15, "")
     config.model.update(checkpoint="tiny_viclip", size="tiny_viclip", context=16)
+    # The text tower has two blocks, the vision tower four.
+    config.model.msta.update(layers=(2, 3), text_layers=(0, 1))
     config.model.adaptformer.bottleneck = 48
     config.model.lora.rank = 16
     config.task.update(template="{}", **NO_DESCRIPTIONS)
