@@ -282,27 +282,27 @@ def changed(make: Callable[[], ConfigDict], overrides: Mapping[str, Any]) -> Con
 
 def moving_shapes() -> ConfigDict:
     """Actions of moving shapes: base classes to train on, novel ones of the same motions."""
-    config = base(48, 0.1, (), 15, "")
+    config = base(48, 1.0, (), 24, "")
     config.model.update(checkpoint="tiny_viclip", size="tiny_viclip", context=16)
     # The text tower has two blocks, the vision tower four.
     config.model.msta.update(layers=(2, 3), text_layers=(0, 1))
     config.model.adaptformer.bottleneck = 48
     config.model.lora.rank = 16
     config.task.update(template="{}", **NO_DESCRIPTIONS)
-    config.optimizer.update(lr=2e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
-    data = "moving_shapes:actions:train:1080"
+    config.optimizer.update(lr=6e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
+    data = "moving_shapes:actions:train:2160"
     config.data.train = common.videos(
         f"{data}:base.jsonl", "linspace", FRAMES, 32,
         # Nothing to do for the generated clips; for anybody's own videos.
         transform={"resize": 32, "crop": 32},
         classes=f"{data}:base_classes.txt", cache=True,
     )  # fmt: skip
-    test = "moving_shapes:actions:test:540"
+    test = "moving_shapes:actions:test:900"
     for part in ("base", "novel"):
         videos = common.videos(f"{test}:{part}.jsonl", "linspace", FRAMES, 40, cache=True)
         config.evals[part] = common.recognition(videos, f"moving_shapes_{part}")
         config.evals[part].classes = f"{test}:{part}_classes.txt"
-    config.train.update(steps=200, log_every=50, checkpoint_every=200)
+    config.train.update(steps=500, log_every=50, checkpoint_every=500)
     config.table = base_to_novel_table("moving_shapes")
     config.repeats = tuple((f"seed {seed}", {"seed": seed}) for seed in (0, 1, 2))
     told = tuple(f"{data}:base_{kind}.json" for kind in ("spatial", "temporal"))

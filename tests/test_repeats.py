@@ -50,7 +50,7 @@ def config():
     found.rules = ((".*/msta/.*|shared_MSTA/.*", {"lr": 1.0}), (".*", "frozen"))
     found.optimizer.lr = 0.1
     told = tuple(f"{ACTIONS}:base_{kind}.json" for kind in ("spatial", "temporal"))
-    found.task = common.recognition_task(15, template="{}", descriptions=told, consistency=1.0)
+    found.task = common.recognition_task(24, template="{}", descriptions=told, consistency=1.0)
     found.data.workers = 0
     for part in ("base", "novel"):
         section = common.videos(f"{ACTIONS}:{part}.jsonl", "linspace", FRAMES, 8)
@@ -103,7 +103,7 @@ def test_what_the_task_carries_comes_back_with_the_checkpoint(tmp_path):
         # The second begins with others, which the checkpoint's must replace.
         given.task.descriptions = given.task.descriptions[::-1]
     start, trained, other, resumed = states
-    assert start.task["descriptions"].shape == (2, 15, SPEC.embed_dim)
+    assert start.task["descriptions"].shape == (2, 24, SPEC.embed_dim)
     jax.tree.map(np.testing.assert_array_equal, trained.task, start.task)
     assert not np.allclose(other.task["descriptions"], start.task["descriptions"])
     jax.tree.map(np.testing.assert_array_equal, resumed, trained)

@@ -6,7 +6,8 @@ size, two of different axes give 24 classes; played backwards, "moves right, the
 moves left", gives 6 more, which are their own reversals. All have as many clips, so without the
 order of frames at most 60% can be recognised.
 
-Base and novel classes, 15 each, are disjoint, hold both directions of a pair, and every motion.
+Six classes, three and their reversals, are novel: every motion is in them, and order alone tells
+them from each other. The other 24 are base.
 """
 
 import dataclasses
@@ -41,9 +42,7 @@ class Action:
     @property
     def part(self) -> str:
         """base or novel."""
-        (axis, way), (other, other_way) = self.first, self.second
-        # A reversal changes both directions, so it stays in its part.
-        return PARTS[way if axis == other else way != other_way]
+        return PARTS[self in NOVEL or self.reversed in NOVEL]
 
 
 def _word(motion: tuple[int, int]) -> str:
@@ -61,6 +60,8 @@ def _all_actions() -> tuple[Action, ...]:
 
 
 ACTIONS = _all_actions()
+# Right and up, left and grows, down and grows; and their reversals.
+NOVEL = (Action((0, 0), (1, 1)), Action((0, 1), (2, 0)), Action((1, 0), (2, 0)))
 # One of an action and its reversal.
 FORWARD = tuple(a for i, a in enumerate(ACTIONS) if ACTIONS.index(a.reversed) >= i)
 

@@ -121,7 +121,7 @@ BASE_TO_NOVEL: dict[str, Halves] = {  # data set: (classes, test videos) of base
     "hmdb51": ((26, 780), (25, 750)),
     "ucf101": ((51, 2088), (50, 1695)),
     "ssv2": ((87, 17_562), (87, 7215)),
-    "moving_shapes": ((15, None), (15, None)),
+    "moving_shapes": ((24, None), (6, None)),
 }
 
 RECOGNITION_PROTOCOLS: dict[str, RecognitionProtocol] = {
