@@ -56,6 +56,8 @@ def test_counts_are_the_papers() -> None:
         "k400_base": (9944, 200, 16),
         "k400_novel": (9933, 200, 16),
         "k400": (19_877, 400, None),
+        "moving_shapes_base": (None, 24, 16),
+        "moving_shapes_novel": (None, 6, 16),
         "own_data": (None, None, None),
     }
 

@@ -107,18 +107,27 @@ class Attention(nn.Module):
         if known is not None and index is not None:
             key = jax.lax.dynamic_update_slice_in_dim(known.keys, key, index, axis=3)
             value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
-        drop = nn.Dropout(self.dropout, deterministic=False) if self.dropout else None
-        if drop is None and _is_plain(pattern) and query.shape[-2] * key.shape[-2] >= LONG:
-            y = jax.lax.platform_dependent(query, key, value, cpu=attend_by_heads, default=attend)
-        else:
-            y = attend(query, key, value, pattern, drop)
+        y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
-
-        def probabilities() -> jax.Array:
-            weights, total = attention_weights(query, key, pattern)
-            return weights / total
-
         return dense("out")(y), Attended(key, value, probabilities)
+
+    def _attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
+    ) -> tuple[jax.Array, Callable[[], jax.Array]]:
+        """What queries find [b, g, h, q, d], and on call the probabilities [b, g, h, q, m]."""
+        if self._by_heads(query, key, pattern):
+            y = jax.lax.platform_dependent(query, key, value, cpu=attend_by_heads, default=attend)
+            return y, lambda: jnp.divide(*attention_weights(query, key))
+        weights, total = attention_weights(query, key, pattern)
+        kept = weights
+        if self.dropout:
+            kept = nn.Dropout(self.dropout, deterministic=False)(weights)
+        return weighted_values(kept, total, value), lambda: weights / total
+
+    def _by_heads(self, query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
+        """Whether a CPU takes the heads one by one."""
+        plain = pattern.bias is None and pattern.scale is None and pattern.key_weight is None
+        return plain and not self.dropout and query.shape[-2] * key.shape[-2] >= LONG
 
 
 def attention_weights(
@@ -133,19 +142,16 @@ def attention_weights(
     return weights, weights.sum(-1, keepdims=True)
 
 
-def attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    pattern: Pattern | None = None,
-    drop: Callable[[jax.Array], jax.Array] | None = None,
-) -> jax.Array:
-    """Values [b, g, h, m, d] that queries [b, g, h, q, d] find by keys: [b, g, h, q, d]."""
-    weights, total = attention_weights(query, key, pattern)
-    weights = weights if drop is None else drop(weights)
+def weighted_values(weights: jax.Array, total: jax.Array, value: jax.Array) -> jax.Array:
+    """What queries find [b, g, h, q, d], of `attention_weights` and values [b, g, h, m, d]."""
     y = jnp.einsum("bghqm,bghmd->bghqd", weights.astype(value.dtype), value)
     # The sum divides d columns after the product instead of m before it.
     return (y / total).astype(value.dtype)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Plain attention of heads, [b, g, h, q|m, d] -> [b, g, h, q, d]."""
+    return weighted_values(*attention_weights(query, key), value)
 
 
 def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
@@ -153,10 +159,6 @@ def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.A
     heads = [x.swapaxes(0, 2)[:, :, :, None] for x in (query, key, value)]
     y = jax.lax.map(lambda head: attend(*head), tuple(heads))
     return y[:, :, :, 0].swapaxes(0, 2)
-
-
-def _is_plain(pattern: Pattern) -> bool:
-    return pattern.bias is None and pattern.scale is None and pattern.key_weight is None
 
 
 class Mlp(nn.Module):
