@@ -15,9 +15,7 @@ ACTIVATIONS = {
 }
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-LONG = 2**20  # logits of one head
+LONG = 2**20  # logits of one head from which on a CPU takes the heads one by one
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:
