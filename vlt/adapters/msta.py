@@ -35,6 +35,7 @@ import jax.numpy as jnp
 
 from vlt.models.block import Block
 from vlt.models.build import refuse_merging
+from vlt.models.gradients import scale_gradient
 from vlt.models.options import TOWERS, check_layers, check_towers, require_some
 from vlt.models.points import Method, Tokens
 from vlt.models.spec import BertSpec, Spec
@@ -228,20 +229,3 @@ class TemporalUp(nn.Module):
         for tap, weights in enumerate(kernel):
             y += jnp.einsum("btngi,igo->btngo", x[:, tap : tap + t], weights)
         return y.reshape(b, t, n, self.width) + bias
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
-    """x, with `factor` times its gradient."""
-    return x
-
-
-def _forward(x: jax.Array, factor: float) -> tuple[jax.Array, None]:
-    return x, None
-
-
-def _backward(factor: float, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (factor * gradient,)
-
-
-scale_gradient.defvjp(_forward, _backward)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlt.models.gradients import store_gradient
 from vlt.models.points import Attended, KeysValues, Method, Pattern, Tokens
 
 ACTIVATIONS = {
@@ -228,6 +229,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
         """tokens.x [b, g, n, d] -> the same, or what methods make of it."""
+        tokens = tokens.replace(x=store_gradient(tokens.x))
         for method in self.methods:
             tokens = method.before_attention(self, tokens)
         for method in self.methods:
@@ -236,6 +238,7 @@ class Block(nn.Module):
         tokens, attended = self._attend(tokens, entry_normed)
         for method in self.methods:
             tokens = method.between(self, tokens, attended)
+        tokens = tokens.replace(x=store_gradient(tokens.x))
         normed = self._norm("norm2")(tokens.x)
         y = Mlp(self.mlp_width, self.activation, self.methods, self.dtype, name="mlp")(normed)
         for method in self.methods:

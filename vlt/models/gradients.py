@@ -1,0 +1,51 @@
+"""Identities that act on gradients alone."""
+
+import functools
+
+import jax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+
+@jax.custom_vjp
+def store_gradient(x: jax.Array) -> jax.Array:
+    """x, whose gradient is computed once and stored.
+
+    A residual stream's gradient is a sum over all later blocks. XLA's CPU backend would compute it
+    anew wherever a block reads it, so that a backward pass costs the square of the depth.
+    """
+    return x
+
+
+def _store_forward(x: jax.Array) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _store_backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+    stored = jax.lax.platform_dependent(gradient, cpu=_called, default=jax.lax.optimization_barrier)
+    return (stored,)
+
+
+def _called(x: jax.Array) -> jax.Array:
+    """x through a call that stays one: a CPU's barriers are gone before operations are fused."""
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(jax.lax.optimization_barrier)(x)
+
+
+store_gradient.defvjp(_store_forward, _store_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
+    """x, with `factor` times its gradient."""
+    return x
+
+
+def _scale_forward(x: jax.Array, factor: float) -> tuple[jax.Array, None]:
+    return x, None
+
+
+def _scale_backward(factor: float, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (factor * gradient,)
+
+
+scale_gradient.defvjp(_scale_forward, _scale_backward)
