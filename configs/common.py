@@ -46,6 +46,7 @@ def base() -> ConfigDict:
                 "best_metric": "",
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "sharding": sharding(),
             # Rows of the closing table, (name, overrides of dotted keys), each a run of its own;
             # its columns, (metric, title); and further tables, {title: columns}.
             "compare": (),
@@ -53,6 +54,29 @@ def base() -> ConfigDict:
             "repeats": (),
             "table": (),
             "more_tables": {},
+        }
+    )
+
+
+def sharding() -> ConfigDict:
+    """Which axes of the mesh split what.
+
+    `params`: (regex of a leaf's path, axes of each dimension), the first that matches; a leaf of
+    at least `min_elements` is then split over fsdp along what is left. `activations`: dimensions of
+    activations by name.
+    """
+    return ConfigDict(
+        {
+            "params": (
+                (r".*attention/(query|key|value)/kernel", (None, "tensor")),
+                (r".*attention/(query|key|value)/bias", ("tensor",)),
+                (r".*attention/out/kernel", ("tensor", None)),
+                (r".*mlp/fc1/kernel", (None, "tensor")),
+                (r".*mlp/fc1/bias", ("tensor",)),
+                (r".*mlp/fc2/kernel", ("tensor", None)),
+            ),
+            "min_elements": 2**16,
+            "activations": {"batch": ("data", "fsdp"), "heads": "tensor", "hidden": "tensor"},
         }
     )
 

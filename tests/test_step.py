@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import run_python
 
 from vlt.adapters.btadapter import BTAdapter
 from vlt.models.build import init_params
@@ -123,32 +122,3 @@ def test_loss_that_no_method_feeds_is_refused():
     out = apply[0]
     with pytest.raises(ValueError, match="mbca: no method of the model puts out 'branch_features'"):
         Retrieval({"mbca": 1.0}, None, False).features(out, data)
-
-
-DEVICES = """
-    import sys; sys.path.insert(0, "tests")
-    import jax, numpy as np
-    from vlt.sharding import make_mesh, param_sharding, shard_batch
-    from vlt.step import TrainState, make_train_step
-    import test_step
-    jax.config.update("jax_default_matmul_precision", "highest")
-    results = []
-    for mesh_config in ({"data": 1}, {"data": 8}, {"data": 2, "fsdp": 4}, {"fsdp": 8, "data": 1}):
-        count = np.prod(list(mesh_config.values()))
-        mesh = make_mesh(mesh_config, jax.devices()[:count])
-        model, task, optimizer, schedule, trained, frozen = test_step.setup(mask_rate=0.5)
-        state = TrainState.create(model, trained, frozen, optimizer, task)
-        place = lambda tree: jax.device_put(tree, param_sharding(mesh, tree, min_elements=64))
-        step = jax.jit(make_train_step(model, task, optimizer, schedule, 0))
-        state, metrics = step(place(state), place(frozen), shard_batch(test_step.batch(), mesh))
-        results.append((jax.device_get(state.opt_state[0].mu), float(metrics["loss"])))
-    expected, loss = results[0]
-    for moments, other in results[1:]:
-        assert abs(other - loss) <= 1e-5 * abs(loss), (other, loss)
-        test_step.assert_same_gradients(expected, moments)
-    print("equal", len(results))
-"""
-
-
-def test_one_device_and_eight_agree_on_loss_and_gradients():
-    assert "equal 4" in run_python(DEVICES, devices=8, timeout=300)

@@ -1,11 +1,13 @@
 """Where arrays live: one mesh of devices with the axes data, fsdp and tensor.
 
-Batches are split over data and fsdp together; large parameters over fsdp; `tensor` has its place in
-the mesh and splits nothing yet. The same code runs on one CPU device and on a pod.
+Batches are split over data and fsdp together, large parameters over fsdp, and over tensor what the
+config's rules say (`config.sharding`): by default the heads of attention and the hidden units of
+MLPs. The same code runs on one CPU device and on a pod.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+
+Axes = str | Sequence[str] | None  # that split one dimension
 
 # Below this many elements a gather costs more than the memory that splitting saves.
 MIN_SPLIT_ELEMENTS = 2**16
@@ -87,43 +91,113 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def param_sharding(mesh: Mesh, tree: Any, min_elements: int = MIN_SPLIT_ELEMENTS) -> Any:
-    """Chooses a sharding for every leaf of parameters or of optimiser state.
+def param_sharding(
+    mesh: Mesh,
+    tree: Any,
+    rules: Iterable[tuple[str, Sequence[Axes]]] = (),
+    min_elements: int = MIN_SPLIT_ELEMENTS,
+) -> Any:
+    """Chooses a sharding for every leaf of parameters or of what a step carries.
 
-    A leaf with at least `min_elements` elements is split over fsdp along its largest dimension that
-    fsdp divides (the first of equals); every other leaf is replicated.
+    The first rule whose regex is the whole '/'-joined path of a leaf says which axes of the mesh
+    split each of its dimensions. Where it does not name fsdp, a leaf of at least `min_elements`
+    elements is split over fsdp, too, along the largest dimension left that fsdp divides (the first
+    of equals).
 
     Args:
       tree: pytree of arrays or shapes.
+      rules: (regex, None, an axis or several for every dimension), `config.sharding.params`.
 
     Returns:
       a pytree of NamedSharding of the same structure.
+
+    Raises:
+      MeshError: a rule with more or fewer entries than a leaf has dimensions, an axis that does not
+        exist, or one that does not divide its dimension.
     """
+    rules = tuple(rules)
+
+    def choose(path: tuple, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        split = _by_rule(mesh, name, leaf.shape, rules)
+        if math.prod(leaf.shape) >= min_elements:
+            split = _over_fsdp(mesh, leaf.shape, split)
+        while split and split[-1] is None:
+            split = split[:-1]
+        return NamedSharding(mesh, PartitionSpec(*split))
+
+    return jax.tree_util.tree_map_with_path(choose, tree)
+
+
+def _by_rule(
+    mesh: Mesh, name: str, shape: Sequence[int], rules: Sequence[tuple[str, Sequence[Axes]]]
+) -> list[Axes]:
+    """Axes of each dimension by the first rule that matches; those of size 1 are left out."""
+    matching = (rule for rule in rules if re.fullmatch(rule[0], name))
+    pattern, wanted = next(matching, ("", (None,) * len(shape)))
+    if len(wanted) != len(shape):
+        raise MeshError(
+            f"sharding.params: {pattern!r} places {len(wanted)} dimensions, {name} has {[*shape]}"
+        )
+    for size, axes in zip(shape, wanted, strict=True):
+        if unknown := sorted(set(_names(axes)) - set(AXES)):
+            raise MeshError(
+                f"sharding.params: {pattern!r} names {', '.join(unknown)}; the mesh's axes are "
+                f"{', '.join(AXES)}"
+            )
+        if size % _parts(mesh, axes):
+            raise MeshError(
+                f"{name} {[*shape]}: {axes}={_parts(mesh, axes)} does not divide {size} "
+                f"(rule {pattern!r} of sharding.params); sizes that do: {_divisors(size)}"
+            )
+    return [axes if _parts(mesh, axes) > 1 else None for axes in wanted]
+
+
+def _over_fsdp(mesh: Mesh, shape: Sequence[int], split: list[Axes]) -> list[Axes]:
     parts = mesh.shape["fsdp"]
-
-    def choose(leaf: Any) -> NamedSharding:
-        divisible = [axis for axis, size in enumerate(leaf.shape) if size and size % parts == 0]
-        if parts == 1 or math.prod(leaf.shape) < min_elements or not divisible:
-            return replicated(mesh)
-        split = max(divisible, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * split, "fsdp"))
-
-    return jax.tree.map(choose, tree)
+    if parts == 1 or any("fsdp" in _names(axes) for axes in split):
+        return split
+    free = [i for i, size in enumerate(shape) if size and size % parts == 0 and split[i] is None]
+    if not free:
+        return split
+    chosen = max(free, key=lambda i: shape[i])
+    return [*split[:chosen], "fsdp", *split[chosen + 1 :]]
 
 
-def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """Refuses a global batch size that data * fsdp does not divide.
+def _names(axes: Axes) -> Sequence[str]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
+
+
+def _parts(mesh: Mesh, axes: Axes) -> int:
+    return math.prod(mesh.shape[axis] for axis in _names(axes))
+
+
+def check_rules(rules: Iterable[tuple[str, Any]], params: Any) -> None:
+    """Raises MeshError for a rule of `sharding.params` that no leaf of the parameters matches."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    for pattern, _ in rules:
+        if not any(re.fullmatch(pattern, name) for name in names):
+            raise MeshError(
+                f"sharding.params: {pattern!r} is the whole path of no leaf; such are "
+                f"{', '.join(names[:3])}"
+            )
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None:
+    """Refuses a global batch size that data * fsdp (times the microbatches) does not divide.
 
     Raises:
       MeshError: says the nearest batch sizes that would be right.
     """
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * microbatches
     if batch_size < 1 or batch_size % parts:
         below = batch_size // parts * parts
         right = [str(size) for size in (below, below + parts) if size > 0]
+        steps = f" x accumulate={microbatches}" if microbatches > 1 else ""
         raise MeshError(
             f"a batch of {batch_size} cannot be split over data={mesh.shape['data']} x "
-            f"fsdp={mesh.shape['fsdp']}; right is a multiple of {parts}, such as "
+            f"fsdp={mesh.shape['fsdp']}{steps}; right is a multiple of {parts}, such as "
             f"{' or '.join(right)}"
         )
 
@@ -146,15 +220,20 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
 
 
+def batch_parts() -> int:
+    """Into how many parts the mesh that is set splits a batch; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def over_devices(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """`function` of rows, [n, ...] -> [n, ...], shared among the devices of the mesh that is set.
 
     For rows that every device has, such as the texts of all classes, in a program of the mesh.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    parts = batch_parts()
+    if parts == 1:
         return function(x)
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     filled = jnp.concatenate([x, jnp.repeat(x[:1], -len(x) % parts, axis=0)])
     split = jax.lax.with_sharding_constraint(filled, PartitionSpec(BATCH_AXES))
     return function(split)[: len(x)]

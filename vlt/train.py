@@ -20,9 +20,9 @@ from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, Metrics
 from vlt.loading import LoadedModel, load_model
 from vlt.metrics_log import MetricsLog
-from vlt.optim import make_optimizer, merge, partition
-from vlt.sharding import check_batch_size, make_mesh, param_sharding, replicated, shard_batch
-from vlt.step import TrainState, make_train_step
+from vlt.optim import merge, partition
+from vlt.program import TrainingProgram, with_sharding
+from vlt.sharding import make_mesh, shard_batch
 from vlt.stopping import Stopped, stop_requested
 from vlt.tasks.build import make_task
 from vlt.training_checkpoints import TrainingCheckpoints
@@ -53,25 +53,16 @@ class Run:
             config.train.best_metric,
             frozen=fingerprint(frozen),
         )
-        self.frozen = jax.device_put(frozen, param_sharding(self.mesh, frozen))
-        self.optimizer, self.schedule = make_optimizer(
-            config.optimizer, config.rules, max(config.train.steps, 1)
-        )
         self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
         self.task = make_task(config, self.model.module.spec, self.tokenizer)
-        self.state = self._initial_state(trained)
+        self.program = TrainingProgram(
+            config, self.mesh, self.model.module, self.task, config.train.steps
+        )
+        self.state, self.frozen = self.program.placed(self.model.params)
         self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
         self.evaluator = Evaluator(
             config.evals, self.model.module, self.mesh, self.tokenizer, self.pool, workdir
         )
-
-    def _initial_state(self, trained: dict[str, Any]) -> TrainState:
-        def create(trained: dict[str, Any], frozen: dict[str, Any]) -> TrainState:
-            module = self.model.module
-            return TrainState.create(module, trained, frozen, self.optimizer, self.task)
-
-        self.shardings = param_sharding(self.mesh, jax.eval_shape(create, trained, self.frozen))
-        return jax.jit(create, out_shardings=self.shardings)(trained, self.frozen)
 
     def params(self) -> dict[str, Any]:
         """The whole tree, trained leaves as they are now."""
@@ -79,11 +70,7 @@ class Run:
 
     def restore(self, step: int) -> Any:
         """Takes the state of a checkpoint; returns that of its data stream."""
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            self.state,
-            self.shardings,
-        )
+        abstract = with_sharding(self.state, self.program.shardings(self.state))
         restored = self.checkpoints.restore(step, abstract)
         self.state = restored.state
         return restored.data
@@ -126,7 +113,7 @@ def train(run: Run) -> Metrics:
 @contextlib.contextmanager
 def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[VideoData, Stream]]:
     section = run.config.data.train
-    check_batch_size(run.mesh, section.batch_size)
+    run.program.check_batch(section.batch_size)
     data = VideoData(
         section, run.tokenizer, run.pool, name="train", workdir=run.workdir, seed=run.config.seed
     )
@@ -153,7 +140,7 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
             batch = next(stream)
             ids = batch.pop("ids")
             if train_step is None:
-                train_step = _compiled_step(run, batch)
+                train_step = run.program.lower(run.state, run.frozen, batch).compile()
                 log.peak_bytes = memory(train_step)["peak_bytes"]
             run.state, metrics = train_step(run.state, run.frozen, batch)
             step += 1
@@ -171,23 +158,6 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
             if stopping.is_set() and not last:
                 run.checkpoints.wait()
                 raise Stopped(f"stopped at step {step}; the same command goes on from there")
-
-
-def _compiled_step(run: Run, batch: Mapping[str, jax.Array]) -> Any:
-    """The program of (state, frozen, batch) -> (state, metrics)."""
-    config = run.config
-    step = make_train_step(
-        run.model.module,
-        run.task,
-        run.optimizer,
-        run.schedule,
-        config.seed,
-        config.optimizer.accumulate,
-    )
-    outputs = (run.shardings, replicated(run.mesh))
-    program = jax.jit(step, donate_argnums=0, out_shardings=outputs)
-    with jax.set_mesh(run.mesh):
-        return program.lower(run.state, run.frozen, batch).compile()
 
 
 def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:

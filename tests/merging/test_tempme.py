@@ -68,8 +68,7 @@ def ours(folder, golden):
     def loss(params):
         out = model.apply({"params": params}, frames_last(golden), golden["text_ids"], capture=True)
         scale = jnp.exp(out["logit_scale"])
-        same = jnp.zeros((2, 2), bool)
-        return contrastive(out["video"], out["text"], scale, same) / 2, out
+        return contrastive(out["video"], out["text"], scale) / 2, out
 
     with jax.default_matmul_precision("highest"):
         (value, out), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vlt.bench.forward import random_video
 from vlt.bench.timing import ROUNDS, memory, ratio, turns
-from vlt.models.build import abstract_params, build_model, example_inputs, init_params
+from vlt.models.build import abstract_params, build_model, init_params
 from vlt.models.points import copy_leaves
-from vlt.optim import make_optimizer, merge, partition
-from vlt.step import TrainState, make_train_step
+from vlt.optim import merge
+from vlt.program import TrainingProgram
+from vlt.sharding import make_mesh, shard_batch
 from vlt.tasks.build import make_task
 
 STEPS = 1000  # of the learning rate's schedule
@@ -24,32 +24,23 @@ class Step:
     def __init__(self, config: Any, batch: int) -> None:
         self.config, self.batch = config, batch
         self.model = build_model(config.model)
-        self._optimizer, schedule = make_optimizer(config.optimizer, config.rules, STEPS)
-        self._task = make_task(config, self.model.spec)
-        step = make_train_step(self.model, self._task, self._optimizer, schedule, 0)
-        state, frozen = jax.eval_shape(self._initial)
-        shapes = example_inputs(self.model.spec, config.model.frames, config.model.context, batch)
-        # Recognition has its texts already.
-        self._shapes = dict(zip(self._task.columns, shapes, strict=False))
-        self._shapes |= {x: jax.ShapeDtypeStruct((batch,), jnp.int32) for x in self._task.also}
-        # As in training, the new state takes the place of the old.
-        self.compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, self._shapes).compile()
-
-    def _initial(self) -> tuple[TrainState, dict[str, Any]]:
-        params = init_params(self.model, jax.random.key(0))
-        trained, frozen = partition(params, self.config.rules)
-        return TrainState.create(self.model, trained, frozen, self._optimizer, self._task), frozen
+        task = make_task(config, self.model.spec)
+        self.program = TrainingProgram(config, make_mesh(config.mesh), self.model, task, STEPS)
+        self._shapes = self.program.batch_shapes(batch)
+        self.compiled = self.program.lower(*self.program.shapes(), self._shapes).compile()
 
     def start(self) -> "Step":
         """Random weights, videos and texts."""
-        self.state, self.frozen = jax.jit(self._initial)()
+        params = jax.jit(lambda: init_params(self.model, jax.random.key(0)))()
+        self.state, self.frozen = self.program.placed(params)
         rng = np.random.default_rng(1)
-        self.inputs = {
-            name: jnp.asarray(rng.integers(1, self.model.spec.text.vocab, x.shape), x.dtype)
+        inputs = {
+            name: rng.integers(1, self.model.spec.text.vocab, x.shape, x.dtype)
             for name, x in self._shapes.items()
         }
-        self.inputs |= {name: jnp.arange(self.batch) for name in self._task.also}
-        self.inputs["video"] = random_video(self.model, self.batch)
+        inputs |= {name: np.arange(self.batch, dtype=np.int32) for name in self.program.task.also}
+        inputs["video"] = np.asarray(random_video(self.model, self.batch))
+        self.inputs = shard_batch(inputs, self.program.mesh)
         return self
 
     def run(self) -> dict[str, jax.Array]:

@@ -19,6 +19,11 @@ KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 LONG = 2**20  # logits of one head from which on a CPU takes the heads one by one
 
 
+def spread(x: jax.Array, names: Mapping[int, str]) -> jax.Array:
+    """x, split among devices where a training program has rules for these dimensions' names."""
+    return nn.with_logical_constraint(x, tuple(names.get(axis) for axis in range(x.ndim)))
+
+
 def uniform(bound: float) -> nn.initializers.Initializer:
     """Uniform in +-bound: with 1/sqrt(in), torch's default for a bias."""
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
@@ -93,7 +98,8 @@ class Attention(nn.Module):
             )
 
         def split(x: jax.Array) -> jax.Array:
-            return x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
+            x = x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
+            return spread(x, {0: "batch", 2: "heads"})
 
         query = split(dense("query", self.qkv_bias)(pattern.queries))
         if known is not None and index is None:
@@ -182,8 +188,8 @@ class Mlp(nn.Module):
                 name=name,
             )
 
-        hidden = ACTIVATIONS[self.activation](dense(self.width, "fc1")(x))
-        return dense(x.shape[-1], "fc2")(hidden)
+        hidden = spread(dense(self.width, "fc1")(x), {0: "batch", x.ndim - 1: "hidden"})
+        return dense(x.shape[-1], "fc2")(ACTIVATIONS[self.activation](hidden))
 
 
 class DropPath(nn.Module):
@@ -229,7 +235,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
         """tokens.x [b, g, n, d] -> the same, or what methods make of it."""
-        tokens = tokens.replace(x=store_gradient(tokens.x))
+        tokens = tokens.replace(x=store_gradient(spread(tokens.x, {0: "batch"})))
         for method in self.methods:
             tokens = method.before_attention(self, tokens)
         for method in self.methods:

@@ -4,32 +4,48 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vlt.sharding import batch_parts
 
-def info_nce(x: jax.Array, y: jax.Array, scale: jax.Array | float, same: jax.Array) -> jax.Array:
+
+def info_nce(
+    x: jax.Array, y: jax.Array, scale: jax.Array | float, ids: jax.Array | None = None
+) -> jax.Array:
     """Cross-entropy of each x among all y, both unit vectors [b, e], mean over b (Eq. 6).
 
-    same: bool [b, b], pairs besides the diagonal that are no negatives of each other.
+    Over several devices y is read in as many chunks as devices hold rows of x, so that a device has
+    [b / n, b / n] logits at a time, and recomputes them for the gradient.
+
+    ids: [b, l], rows that are equal are no negatives of each other.
     """
-    logits = scale * jnp.matmul(x, y.T, preferred_element_type=jnp.float32)
-    logits = jnp.where(same, jnp.finfo(jnp.float32).min, logits)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(len(x))).mean()
+    parts = batch_parts()
+    columns = jnp.arange(len(y))
+    chunks = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (y, columns, ids))
+
+    @jax.checkpoint
+    def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        others, places, their_ids = chunk
+        logits = scale * jnp.matmul(x, others.T, preferred_element_type=jnp.float32)
+        if ids is not None:
+            same = (ids[:, None] == their_ids[None]).all(-1) & (columns[:, None] != places)
+            logits = jnp.where(same, jnp.finfo(jnp.float32).min, logits)
+        return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=-1)), None
+
+    total, _ = jax.lax.scan(add, jnp.full(len(x), -jnp.inf), chunks)
+    own = scale * jnp.einsum("be,be->b", x, y, preferred_element_type=jnp.float32)
+    return (total - own).mean()
 
 
-def contrastive(x: jax.Array, y: jax.Array, scale: jax.Array | float, same: jax.Array) -> jax.Array:
+def contrastive(
+    x: jax.Array, y: jax.Array, scale: jax.Array | float, ids: jax.Array | None = None
+) -> jax.Array:
     """Sum of both directions, as BT-Adapter's VTC and MBCA; CLIP's loss is half of it."""
-    return info_nce(x, y, scale, same) + info_nce(y, x, scale, same)
+    return info_nce(x, y, scale, ids) + info_nce(y, x, scale, ids)
 
 
 def token_alignment(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Squared distance of tokens [b, t, k, e], mean over a video's tokens: [b] (MBTA, Eq. 7)."""
     distance = jnp.square(student.astype(jnp.float32) - teacher.astype(jnp.float32)).sum(-1)
     return distance.mean((1, 2))
-
-
-def equal_rows(ids: jax.Array) -> jax.Array:
-    """bool [b, b]: different samples of the batch with the same text ids [b, l]."""
-    equal = (ids[:, None] == ids[None]).all(-1)
-    return equal & ~jnp.eye(len(ids), dtype=bool)
 
 
 def token_loss(logits: jax.Array, ids: jax.Array) -> jax.Array:

@@ -79,13 +79,12 @@ class Retrieval(Task):
         """Weighted sum, and every term before its weight."""
         own = jnp.exp(features["logit_scale"]).clip(max=100.0)
         scale = own if self.scale is None else self.scale
-        same = losses.equal_rows(features["ids"])
-        same = same if self.mask_duplicates else jnp.zeros_like(same)
+        ids = features["ids"] if self.mask_duplicates else None
         terms = {}
         for name in self.losses:
             if name in ("vtc", "mbca"):
                 x = features["video" if name == "vtc" else name]
-                terms[name] = losses.contrastive(x, features["text"], scale, same)
+                terms[name] = losses.contrastive(x, features["text"], scale, ids)
             else:
                 terms[name] = features[name].mean()
         total = sum(self.losses[name] * term for name, term in terms.items())
