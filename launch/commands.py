@@ -1,0 +1,130 @@
+"""What the launchers share: commands that are shown and run, and the command line of vlt.main."""
+
+import argparse
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from vlt.configuration import ConfigError, check_flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BUILD = "build"  # in ROOT; git ignores it
+
+# Kubernetes makes names of pods, at most 63 characters long, of it and a suffix.
+NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
+
+
+class LaunchError(ValueError):
+    """An argument that does not fit, or a command that failed."""
+
+
+class Command(NamedTuple):
+    """One command, to be run in ROOT.
+
+    Attributes:
+      words: the program and its arguments.
+      stdin: text for it to read.
+      wrong: what its failure means, where that is known.
+    """
+
+    words: Sequence[str]
+    stdin: str = ""
+    wrong: str = ""
+
+    def __str__(self) -> str:
+        """As one types it into a shell."""
+        line = shlex.join(self.words)
+        return f"{line} <<'END'\n{self.stdin.rstrip()}\nEND" if self.stdin else line
+
+
+Plan = Callable[[argparse.Namespace], Iterable[Command]]
+
+
+def main(parser: argparse.ArgumentParser) -> None:
+    """Runs what the chosen subcommand's `plan` asks for, or only prints it.
+
+    What follows `--` is vlt.main's and arrives as `arguments.training`.
+    """
+    ours, training = split(sys.argv[1:])
+    arguments = parser.parse_args(ours)
+    arguments.training = training
+    if training and not arguments.trains:
+        parser.error(f"{shlex.join(training)}: only `run` takes arguments after --")
+    try:
+        for command in arguments.plan(arguments):
+            print(command, file=sys.stdout if arguments.dry_run else sys.stderr, flush=True)
+            if not arguments.dry_run:
+                execute(command)
+    except (ConfigError, LaunchError) as error:
+        parser.exit(1, f"error: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130)
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's part before the first `--`, and that after it."""
+    before = argv.index("--") if "--" in argv else len(argv)
+    return list(argv[:before]), list(argv[before + 1 :])
+
+
+def subcommand(subparsers: argparse._SubParsersAction, plan: Plan) -> argparse.ArgumentParser:
+    """A subcommand named and described as the function that plans it; `run` trains."""
+    text = (plan.__doc__ or "").strip()
+    parser = subparsers.add_parser(
+        plan.__name__, help=text.split("\n")[0], description=text, allow_abbrev=False
+    )
+    parser.set_defaults(plan=plan, trains=plan.__name__ == "run")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    return parser
+
+
+def execute(command: Command) -> None:
+    """Runs a command.
+
+    Raises:
+      LaunchError: it is not installed here, or failed.
+    """
+    try:
+        done = subprocess.run(command.words, input=command.stdin or None, text=True, cwd=ROOT)
+    except FileNotFoundError:
+        raise LaunchError(f"{command.words[0]} is not installed here, or not in PATH") from None
+    if done.returncode:
+        meaning = f": {command.wrong}" if command.wrong else ""
+        raise LaunchError(
+            f"`{' '.join(command.words[:5])} ...` ended with status {done.returncode}{meaning}"
+        )
+
+
+def name_of(text: str) -> str:
+    """The type of a NAME on the command line."""
+    if not re.fullmatch(NAME, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a name has at most 40 small letters, digits and hyphens, and begins with a "
+            "letter"
+        )
+    return text
+
+
+def workdir_of(training: Sequence[str]) -> str:
+    """The --workdir of vlt.main's arguments, which are checked as vlt.main would check them.
+
+    Raises:
+      ConfigError: no such config file, variant or key.
+      LaunchError: --config or --workdir is missing.
+    """
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    found, _ = parser.parse_known_args(training)
+    missing = [f"--{key}" for key, value in vars(found).items() if not value]
+    if missing:
+        raise LaunchError(
+            f"{' and '.join(missing)}: missing; after -- come the arguments of `python -m "
+            "vlt.main`, such as -- --config=configs/btadapter.py --workdir=gs://BUCKET/runs/one"
+        )
+    check_flags(["", *training])
+    return found.workdir

@@ -1,0 +1,97 @@
+"""The TPU slices that Google Cloud rents out, as its documentation lists them."""
+
+import argparse
+import math
+from typing import NamedTuple
+
+_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBES = (
+    *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
+    *("8x16x16", "16x16x16", "16x16x24"),
+)
+
+
+class Kind(NamedTuple):
+    """A generation of TPUs.
+
+    Attributes:
+      accelerator: prefix of the accelerator type, before the number of units.
+      units: what that number counts, per chip: its TensorCores, or itself.
+      runtime: software version of a TPU VM.
+      gke: label of GKE's nodes.
+      machine: machine type of GKE's nodes, before the number of chips.
+      topologies: of the slices.
+    """
+
+    accelerator: str
+    units: int
+    runtime: str
+    gke: str
+    machine: str
+    topologies: tuple[str, ...]
+
+
+KINDS = {
+    "v5e": Kind(
+        *("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu", _FLAT)
+    ),
+    "v5p": Kind("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", "ct5p-hightpu", _CUBES),
+    "v6e": Kind("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard", _FLAT),
+}
+
+
+class Slice(NamedTuple):
+    """Chips that are rented together.
+
+    Attributes:
+      kind: its generation, one of `KINDS`.
+      topology: its shape in chips, '4x4'.
+    """
+
+    kind: Kind
+    topology: str
+
+    @property
+    def chips(self) -> int:
+        """Chips of all hosts."""
+        return math.prod(map(int, self.topology.split("x")))
+
+    @property
+    def chips_per_host(self) -> int:
+        """Eight where one host holds a whole 2x4, otherwise at most four."""
+        return self.chips if self.topology == "2x4" else min(self.chips, 4)
+
+    @property
+    def hosts(self) -> int:
+        """Hosts, each of which runs one process."""
+        return self.chips // self.chips_per_host
+
+    @property
+    def accelerator_type(self) -> str:
+        """As TPU VMs name it: v5litepod-16, v5p-128."""
+        return f"{self.kind.accelerator}-{self.chips * self.kind.units}"
+
+    @property
+    def machine_type(self) -> str:
+        """As GKE names its hosts: ct5lp-hightpu-4t."""
+        return f"{self.kind.machine}-{self.chips_per_host}t"
+
+
+SLICES = {
+    f"{name}:{topology}": Slice(kind, topology)
+    for name, kind in KINDS.items()
+    for topology in kind.topologies
+}
+
+
+def slice_of(text: str) -> Slice:
+    """The type of --topology on the command line, KIND:SHAPE as `vlt.inspect` takes it."""
+    if text in SLICES:
+        return SLICES[text]
+    same = [name for name, each in SLICES.items() if each.accelerator_type == text]
+    hint = f" (it is called {same[0]} here)" if same else ""
+    known = "; ".join(
+        ", ".join(f"{name}:{topology}" for topology in kind.topologies)
+        for name, kind in KINDS.items()
+    )
+    raise argparse.ArgumentTypeError(f"no TPU slice {text!r}{hint}; known: {known}")
