@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "v5e": Kind(
-        *("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu", _FLAT)
+        "v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu", _FLAT
     ),
     "v5p": Kind("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", "ct5p-hightpu", _CUBES),
     "v6e": Kind("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard", _FLAT),

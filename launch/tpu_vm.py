@@ -107,9 +107,13 @@ def _group(arguments: argparse.Namespace) -> str:
 
 
 def _gcloud(group: str, verb: str, arguments: argparse.Namespace, *words: str) -> Command:
-    place = [f"--zone={arguments.zone}"]
-    place += [f"--project={arguments.project}"] if arguments.project else []
+    place = _place(arguments)
     return Command(("gcloud", "compute", "tpus", group, verb, arguments.name, *place, *words))
+
+
+def _place(arguments: argparse.Namespace) -> list[str]:
+    project = [f"--project={arguments.project}"] if arguments.project else []
+    return [f"--zone={arguments.zone}", *project]
 
 
 def _ssh(arguments: argparse.Namespace, command: str, worker: str) -> Command:
@@ -124,9 +128,7 @@ def _scp(
     recurse: bool = False,
 ) -> Command:
     words = [*sources, target, f"--worker={worker}", *(["--recurse"] * recurse)]
-    place = [f"--zone={arguments.zone}"]
-    place += [f"--project={arguments.project}"] if arguments.project else []
-    return Command(("gcloud", "compute", "tpus", "tpu-vm", "scp", *words, *place))
+    return Command(("gcloud", "compute", "tpus", "tpu-vm", "scp", *words, *_place(arguments)))
 
 
 def _worker(*words: str) -> str:

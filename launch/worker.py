@@ -66,7 +66,10 @@ def run(arguments: list[str], folder: pathlib.Path | None = None) -> int:
     if stopped:
         child.send_signal(signal.SIGTERM)
     status = child.wait()
-    status = STOPPED if stopped else status if status >= 0 else 128 - status
+    if stopped:
+        status = STOPPED
+    elif status < 0:
+        status = 128 - status
     _note(folder, ended=_now(), status=status)
     return status
 

@@ -126,6 +126,17 @@ def test_the_job_saves_before_it_ends(slurm, told, after):
     assert calls(slurm)[1:] == ["scancel --signal=TERM 42", *after]
 
 
+def test_being_told_again_does_not_end_the_job_early(slurm):
+    process = job("logs", "bash", "-c", SAVES.replace("sleep 0.3", "sleep 2"))
+    wait_for((slurm / "begun").exists)
+    for count, told in enumerate((signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1), 2):
+        process.send_signal(told)
+        wait_for(lambda count=count: len(calls(slurm)) == count)
+    assert process.wait(timeout=30) == 0
+    assert (slurm / "saved").exists()
+    assert calls(slurm)[-1] == "scontrol requeue 42"
+
+
 @pytest.mark.parametrize("status", [0, 7, 143])
 def test_the_job_ends_as_its_tasks_do(slurm, status):
     process = job("logs", "bash", "-c", f"exit {status}")

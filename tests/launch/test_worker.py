@@ -144,6 +144,19 @@ def test_a_killed_run_is_told_and_another_can_start(trainer, tmp_path):
     assert (tmp_path / "log.txt").read_text().count("-m vlt.main --mode=train") == 2
 
 
+def test_a_run_goes_on_without_the_connection_that_started_it(trainer, tmp_path):
+    trainer("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(60)")
+    start = command("start", "--folder=.", "--", "--mode=train")
+    caller = subprocess.Popen(start, cwd=tmp_path, start_new_session=True)
+    assert caller.wait(timeout=30) == 0
+    wait_for((tmp_path / "begun").exists)
+    # sshd hangs up on whatever is left of the caller's session: nothing.
+    with pytest.raises(ProcessLookupError):
+        os.killpg(caller.pid, signal.SIGHUP)
+    worker.stop(tmp_path)
+    assert state(tmp_path)["status"] == worker.STOPPED
+
+
 def test_stop_says_when_saving_takes_too_long(trainer, tmp_path):
     trainer(
         "import pathlib, signal, time\n"
