@@ -206,7 +206,7 @@ def test_kills_at_random_moments_lose_at_most_the_save_under_way(tmp_path):
         assert (read_latest(tmp_path) or 0) >= max(before, reported[-1] - 1)
 
 
-def test_leftovers_and_damaged_folders_are_passed_over_then_put_away(tmp_path):
+def test_damaged_folders_are_named_and_put_aside_when_the_user_goes_back(tmp_path):
     first = TrainingCheckpoints(tmp_path, keep_last=3)
     for step in (1, 2):
         first.save(step, {"x": np.full(3, step)}, {}, {})
@@ -221,16 +221,63 @@ def test_leftovers_and_damaged_folders_are_passed_over_then_put_away(tmp_path):
     (folder / "0.removed").mkdir()
     before = sorted(folder.iterdir())
     second = TrainingCheckpoints(tmp_path, keep_last=3)
-    assert second.steps() == [1, 2] and second.latest_complete() == 2
+    assert second.steps() == [1, 2]
+    advice = f"checkpoints/9 is damaged.*--restore={folder}/2 goes on"
+    with pytest.raises(checkpoint.CheckpointError, match=advice):
+        second.latest_complete()
     with pytest.raises(checkpoint.CheckpointError, match="no complete checkpoint of step 9"):
         second.restore(9, {"x": np.zeros(3)})
     assert sorted(folder.iterdir()) == before, "reading changed the folder"
+    second.go_back(2)
+    assert second.latest_complete() == 2
     second.save(9, {"x": np.full(3, 9)}, {}, {})
     second.close()
     assert sorted(entry.name for entry in folder.iterdir()) == [
-        "1", "2", "7.damaged", "8.damaged", "9", "9.damaged"
+        "1", "2", "7.aside", "8.aside", "9", "9.aside"
     ]  # fmt: skip
     np.testing.assert_array_equal(second.restore(9, {"x": np.zeros(3, int)}).state["x"], [9] * 3)
+
+
+def files_of(folder):
+    """Its files with content, largest first."""
+    files = [f for f in folder.rglob("*") if f.is_file() and f.stat().st_size]
+    return sorted(files, key=lambda f: (-f.stat().st_size, f))
+
+
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place % len(content)] ^= 1
+    file.write_bytes(content)
+
+
+def halve(file, place):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("harm", [flip, halve])
+def test_a_changed_or_cut_file_is_found_and_named(tmp_path, harm):
+    """Whichever file it is: what is read is what was saved, or an error that says what to do."""
+    run = TrainingCheckpoints(tmp_path, keep_last=3)
+    state = {"a": np.random.default_rng(0).normal(size=(64, 64)), "b": np.arange(5, dtype=np.int32)}
+    for step in (1, 2):
+        run.save(step, state | {"step": np.int32(step)}, {"batches": step}, {})
+    run.close()
+    shutil.copytree(run.folder / "2", tmp_path / "sound")
+    refused = 0
+    for number, file in enumerate(files_of(tmp_path / "sound")):
+        shutil.rmtree(run.folder / "2", ignore_errors=True)
+        shutil.copytree(tmp_path / "sound", run.folder / "2")
+        harm(run.folder / "2" / file.relative_to(tmp_path / "sound"), 7919 * number + 100)
+        again = TrainingCheckpoints(tmp_path, keep_last=3)
+        try:
+            restored = again.restore(again.latest_complete(), state | {"step": np.int32(0)})
+        except checkpoint.CheckpointError as error:
+            refused += 1
+            assert "checkpoints/2" in str(error) and f"--restore={run.folder}/1" in str(error), file
+        else:
+            jax.tree.map(np.testing.assert_array_equal, restored.state, state | {"step": 2})
+            assert restored.data == {"batches": 2}
+    assert refused >= 2
 
 
 FULL = """

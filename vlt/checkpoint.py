@@ -147,11 +147,14 @@ def read_metadata(folder: pathlib.Path) -> Any:
     """Orbax's description of a checkpoint, or CheckpointError where it is not whole."""
     _check_exists(folder)
     try:
-        return ocp.metadata(folder)
+        found = ocp.metadata(folder)
     except Exception as error:
         raise CheckpointError(
             f"{folder} is not a complete checkpoint: {first_line(error)}"
         ) from error
+    if found.metadata is None:  # Orbax logs why, and goes on
+        raise CheckpointError(f"{folder} is not a complete checkpoint: its tree is not described")
+    return found
 
 
 def load_arrays(folder: pathlib.Path, targets: Any) -> Any:

@@ -24,7 +24,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run; runs/CONFIG[-VARIANT] by default."
 )
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate what is trained.")
-
+_RESTORE = flags.DEFINE_string(
+    "restore", "", "WORKDIR/checkpoints/STEP to go back to; later ones are put aside."
+)
 
 BENCH_BATCH = 32  # videos
 # Where a run computes, which a run that goes on may choose anew.
@@ -47,6 +49,8 @@ def main(_: list[str]) -> None:
     logging.get_absl_handler().use_absl_log_file("vlt", str(workdir))
     logging.set_stderrthreshold("warning")
     try:
+        if _RESTORE.value:
+            go_back(Path(_RESTORE.value))
         rows = run_all(config, workdir, _MODE.value)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -134,6 +138,19 @@ def model_facts(config: ConfigDict) -> dict[str, Any]:
 
         facts["bench/videos_per_s"] = videos_per_second(config.model, BENCH_BATCH)
     return facts
+
+
+def go_back(checkpoint: Path) -> None:
+    """Makes WORKDIR/checkpoints/STEP the latest of its run.
+
+    Raises:
+        CheckpointError: it is no complete checkpoint.
+    """
+    from vlt.training_checkpoints import CheckpointError, TrainingCheckpoints
+
+    if checkpoint.parent.name != "checkpoints" or not checkpoint.name.isdecimal():
+        raise CheckpointError(f"--restore={checkpoint}: must be WORKDIR/checkpoints/STEP")
+    TrainingCheckpoints(checkpoint.parent.parent, keep_last=1).go_back(int(checkpoint.name))
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:

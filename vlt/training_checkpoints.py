@@ -1,6 +1,8 @@
 """The checkpoints of a training run: kept, pruned, restored."""
 
 import base64
+import hashlib
+import json
 import math
 import pathlib
 import shutil
@@ -29,10 +31,12 @@ from vlt.checkpoint import (
     placement,
     read_metadata,
 )
+from vlt.tree_checksum import checksums
 
 # Bump when a reader of older files would misunderstand newer ones.
 _FORMAT = 1
 _REMOVED = ".removed"
+_ASIDE = ".aside"
 
 
 class Restored(NamedTuple):
@@ -82,8 +86,30 @@ class TrainingCheckpoints:
         return sorted(self._complete())
 
     def latest_complete(self) -> int | None:
-        """The step to resume from; None where there is none. Half-written ones don't count."""
-        return max(self._complete(), default=None)
+        """The step to resume from; None where there is none. Half-written ones don't count.
+
+        Raises:
+          CheckpointError: the latest is damaged. Going on from an older one loses work, so it takes
+            a word of the user (`go_back`).
+        """
+        latest = self._latest()
+        if damaged := [step for step in self._damaged() if latest is None or step > latest]:
+            folder = self.folder / str(max(damaged))
+            raise CheckpointError(
+                f"{folder} is damaged: it has a checkpoint's name and is none{self._advice(latest)}"
+            )
+        return latest
+
+    def go_back(self, step: int) -> None:
+        """Puts the checkpoints after this step aside, as STEP.aside, so that it is the latest.
+
+        Raises:
+          CheckpointError: there is no complete checkpoint of this step.
+        """
+        self._open(step)
+        for later in {*self._complete(), *self._damaged()}:
+            if later > step:
+                self._put_aside(self.folder / str(later))
 
     def best(self) -> int | None:
         """The step of the best checkpoint by `best_metric` (the later of equals), or None."""
@@ -116,6 +142,7 @@ class TrainingCheckpoints:
         leaves = {path: as_array(leaf) for path, leaf in by_path(state).items()}
         info = {
             "format": _FORMAT,
+            "checksums": checksums(leaves),
             "metrics": {name: float(value) for name, value in metrics.items()},
             "data": _encode(data),
             "frozen": self._frozen,
@@ -123,7 +150,7 @@ class TrainingCheckpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             check_free_space(self.folder, leaves)
-            response = ocp.save_async(self.folder / str(step), leaves, custom_metadata=info)
+            response = ocp.save_async(self.folder / str(step), leaves, custom_metadata=_seal(info))
         except Exception as error:
             raise self._save_error(step, error) from error
         self._saving = step, response
@@ -168,7 +195,11 @@ class TrainingCheckpoints:
             )
         wanted = by_path(abstract)
         check_same(folder, metadata.metadata, wanted)
-        leaves = load_arrays(folder, {path: placement(leaf) for path, leaf in wanted.items()})
+        try:
+            leaves = load_arrays(folder, {path: placement(leaf) for path, leaf in wanted.items()})
+            _check_sums(folder, leaves, info["checksums"])
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}{self._advice(self._latest(before=step))}") from error
         state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[path] for path in wanted])
         return Restored(state, _decode(info["data"]), info["metrics"])
 
@@ -205,11 +236,26 @@ class TrainingCheckpoints:
         folder = self.folder / str(step)
         return folder, read_metadata(folder)
 
+    def _latest(self, before: float = math.inf) -> int | None:
+        return max((step for step in self._complete() if step < before), default=None)
+
+    def _advice(self, previous: int | None) -> str:
+        """What to do about a damaged checkpoint, to end an error with."""
+        if previous is None:
+            return "; there is no other one: choose another --workdir, or remove it"
+        return f"; --restore={self.folder / str(previous)} goes on from the one before it"
+
+    def _damaged(self) -> list[int]:
+        """Steps whose folder has a final name and is no checkpoint."""
+        return sorted(self._folders().keys() - self._complete().keys())
+
+    def _folders(self) -> dict[int, pathlib.Path]:
+        entries = self.folder.glob("*")
+        return {int(entry.name): entry for entry in entries if entry.name.isdecimal()}
+
     def _complete(self) -> dict[int, dict]:
         """{step: what was saved beside the arrays}."""
-        folders = {
-            int(entry.name): entry for entry in self.folder.glob("*") if entry.name.isdecimal()
-        }
+        folders = self._folders()
         for step in folders.keys() - self._infos.keys():
             info = _info(folders[step])
             if info is not None:
@@ -233,19 +279,23 @@ class TrainingCheckpoints:
             shutil.rmtree(removed, ignore_errors=True)
 
     def _tidy(self) -> None:
-        """Before the first save: removes what a killed run left, moves damaged folders aside."""
+        """Before the first save: removes what a killed run left, puts damaged folders aside."""
         self._tidied = True
         if jax.process_index() != 0:
             return
-        complete = self._complete()
         for folder in self.folder.glob("*"):
             if folder.name.endswith((UNFINISHED, _REMOVED)):
                 shutil.rmtree(folder, ignore_errors=True)
-            elif folder.name.isdecimal() and int(folder.name) not in complete:
-                aside = folder.with_name(f"{folder.name}.damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                logging.warning("%s is not a complete checkpoint; moved to %s", folder, aside)
-                folder.rename(aside)
+        for step in self._damaged():
+            self._put_aside(self.folder / str(step))
+
+    def _put_aside(self, folder: pathlib.Path) -> None:
+        if jax.process_index() != 0:
+            return
+        aside = folder.with_name(f"{folder.name}{_ASIDE}")
+        shutil.rmtree(aside, ignore_errors=True)
+        logging.warning("%s is put aside as %s", folder, aside)
+        folder.rename(aside)
 
     def _save_error(self, step: int, error: Exception) -> CheckpointSaveError:
         if isinstance(error, CheckpointSaveError):
@@ -253,7 +303,7 @@ class TrainingCheckpoints:
         else:
             free = shutil.disk_usage(self.folder).free
             reason = f"{first_line(error)} ({megabytes(free)} free on the device)"
-        latest = self.latest_complete()
+        latest = self._latest()
         kept = "there is none yet" if latest is None else f"step {latest} is complete and untouched"
         return CheckpointSaveError(
             f"the checkpoint of step {step} could not be written to {self.folder}: {reason}; "
@@ -267,7 +317,24 @@ def _info(folder: pathlib.Path) -> dict | None:
         info = read_metadata(folder).custom_metadata
     except CheckpointError:
         return None
-    return info if info and "format" in info else None
+    return info if info and info == _seal(info) else None
+
+
+def _seal(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What is saved beside the arrays, with the digest of all of it."""
+    rest = {name: value for name, value in info.items() if name != "digest"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return rest | {"digest": digest}
+
+
+def _check_sums(
+    folder: pathlib.Path, leaves: Mapping[str, Any], expected: Mapping[str, int]
+) -> None:
+    """Raises CheckpointError that lists the leaves whose bits are not those that were saved."""
+    found = checksums(leaves)
+    changed = [path for path in leaves if found[path] != expected[path]]
+    if changed:
+        raise CheckpointError(f"{folder} is damaged: changed on disk: {', '.join(changed)}")
 
 
 def _encode(data: Any) -> Any:
