@@ -1,14 +1,9 @@
-"""The TPU slices that Google Cloud rents out, as its documentation lists them."""
+"""How Google Cloud names the TPU slices of vlt/chips.py."""
 
 import argparse
-import math
 from typing import NamedTuple
 
-_FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBES = (
-    *("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16"),
-    *("8x16x16", "16x16x16", "16x16x24"),
-)
+from vlt.chips import CHIPS, TopologyError, check_topology, chips_of
 
 
 class Kind(NamedTuple):
@@ -20,7 +15,6 @@ class Kind(NamedTuple):
       runtime: software version of a TPU VM.
       gke: label of GKE's nodes.
       machine: machine type of GKE's nodes, before the number of chips.
-      topologies: of the slices.
     """
 
     accelerator: str
@@ -28,15 +22,12 @@ class Kind(NamedTuple):
     runtime: str
     gke: str
     machine: str
-    topologies: tuple[str, ...]
 
 
 KINDS = {
-    "v5e": Kind(
-        "v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu", _FLAT
-    ),
-    "v5p": Kind("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", "ct5p-hightpu", _CUBES),
-    "v6e": Kind("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard", _FLAT),
+    "v5e": Kind("v5litepod", 1, "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", "ct5lp-hightpu"),
+    "v5p": Kind("v5p", 2, "v2-alpha-tpuv5", "tpu-v5p-slice", "ct5p-hightpu"),
+    "v6e": Kind("v6e", 1, "v2-alpha-tpuv6e", "tpu-v6e-slice", "ct6e-standard"),
 }
 
 
@@ -54,7 +45,7 @@ class Slice(NamedTuple):
     @property
     def chips(self) -> int:
         """Chips of all hosts."""
-        return math.prod(map(int, self.topology.split("x")))
+        return chips_of(self.topology)
 
     @property
     def chips_per_host(self) -> int:
@@ -80,18 +71,15 @@ class Slice(NamedTuple):
 SLICES = {
     f"{name}:{topology}": Slice(kind, topology)
     for name, kind in KINDS.items()
-    for topology in kind.topologies
+    for topology in CHIPS[name].topologies
 }
 
 
 def slice_of(text: str) -> Slice:
     """The type of --topology on the command line, KIND:SHAPE as `vlt.inspect` takes it."""
-    if text in SLICES:
-        return SLICES[text]
     same = [name for name, each in SLICES.items() if each.accelerator_type == text]
-    hint = f" (it is called {same[0]} here)" if same else ""
-    known = "; ".join(
-        ", ".join(f"{name}:{topology}" for topology in kind.topologies)
-        for name, kind in KINDS.items()
-    )
-    raise argparse.ArgumentTypeError(f"no TPU slice {text!r}{hint}; known: {known}")
+    try:
+        check_topology(text, f" (it is called {same[0]} here)" if same else "")
+    except TopologyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return SLICES[text]

@@ -1,6 +1,7 @@
-"""`python -m vlt.inspect --config=FILE[:variant] [--json]`: what a config is, from shapes alone.
+"""`python -m vlt.inspect --config=FILE[:variant] [--topology=v5e:4x4] [--json]`: what a config is.
 
-Parameters, multiply-accumulates and tokens, without data, weights or a device.
+Parameters, multiply-accumulates and tokens from shapes alone, without data, weights or a device;
+with a topology, what a training step needs on such a TPU slice (`vlt.ahead`).
 """
 
 import dataclasses
@@ -16,13 +17,13 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from vlt import configuration
+from vlt.ahead import AheadError, compile_ahead, format_compiled
 from vlt.count import Counts, count
-from vlt.loading import build_described
+from vlt.loading import build_for_shapes
 from vlt.model_folder import ModelFolderError
 from vlt.models.build import abstract_params, example_inputs, merged_form
 from vlt.models.video_model import VideoModel
 from vlt.optim import partition
-from vlt.resources import resolve
 
 # What a video passes through: leaves of the vision tower, and those both towers share.
 NOT_VIDEO = r"(text|question|text_projection|itm_head)/.*|logit_scale|temperature"
@@ -50,7 +51,7 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
         count or layers than the config's, or absent where the config names no size.
       vlt.optim.RuleError: rules that do not fit the parameters.
     """
-    model = _module(config["model"])
+    model = build_for_shapes(config["model"])
     params = abstract_params(model)
     counts = count_parameters(model, params, config["rules"])
     return counts | _operations(config["model"], model, params, bool(counts["trainable_params"]))
@@ -92,14 +93,6 @@ def _operations(
         "tokens_per_layer": tokens,
         "output_tokens": tokens[-1][0] * tokens[-1][1],
     }
-
-
-def _module(config: Mapping[str, Any]) -> VideoModel:
-    """The config's module; a checkpoint that is not there yet is described by `config.size`."""
-    absent = config["checkpoint"] and not resolve(config["checkpoint"]).is_dir()
-    if absent and config["size"]:
-        config = dict(config) | {"checkpoint": ""}
-    return build_described(config)[0]
 
 
 def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:
@@ -161,11 +154,18 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def main(_: list[str]) -> None:
     """Prints the report of the config given on the command line."""
+    options = flags.FLAGS
     try:
-        report = inspect_config(flags.FLAGS.config)
-    except (ValueError, ModelFolderError) as error:
+        report = inspect_config(options.config)
+        text = format_report(report)
+        if options.topology:
+            print(f"compiling for {options.topology}, which takes minutes", file=sys.stderr)
+            compiled = compile_ahead(options.config, options.topology, options.batch)
+            report |= compiled
+            text += f"\n\n{format_compiled(compiled)}"
+    except (AheadError, ModelFolderError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    print(json.dumps(report) if flags.FLAGS.json else format_report(report))
+    print(json.dumps(report) if options.json else text)
 
 
 if __name__ == "__main__":
@@ -176,6 +176,8 @@ if __name__ == "__main__":
     # Shapes only: an accelerator, where there is one, is left to those who compute.
     jax.config.update("jax_platforms", "cpu")
     config_flags.DEFINE_config_file("config")
+    flags.DEFINE_string("topology", "", "TPU slice to compile the training step for: v5e:4x4.")
+    flags.DEFINE_integer("batch", 0, "Videos of a step there; the config's by default.")
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
     flags.mark_flag_as_required("config")
     app.run(main)

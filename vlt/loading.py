@@ -103,6 +103,14 @@ def build_described(config: Mapping[str, Any]) -> tuple[VideoModel, Path | None,
     return module, folder, stored
 
 
+def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
+    """As `build_described`; a checkpoint that is not there yet is described by `config.size`."""
+    absent = config["checkpoint"] and not resolve(config["checkpoint"]).is_dir()
+    if absent and config["size"]:
+        config = dict(config) | {"checkpoint": ""}
+    return build_described(config)[0]
+
+
 def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
         spec = _for_frames(build_model(config).spec, config["frames"])

@@ -1,0 +1,244 @@
+"""The training step compiled for a TPU slice that is not here: whether it fits, what it costs.
+
+libtpu compiles for any slice on a CPU machine; nothing is allocated or executed.
+"""
+
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh
+
+from vlt import hlo
+from vlt.chips import CHIPS, Chip, check_topology
+from vlt.count import count
+from vlt.loading import build_for_shapes
+from vlt.program import TrainingProgram
+from vlt.sharding import BATCH_AXES, make_mesh
+from vlt.step import TrainState
+from vlt.tasks.build import make_task
+
+
+class AheadError(RuntimeError):
+    """What compiles for TPUs is not installed."""
+
+
+def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
+    """Compiles the training step that the loop runs, for a slice.
+
+    Args:
+      config: the whole config. topology: 'v5e:4x4', a name of vlt/chips.py.
+      batch: of all chips together; the config's by default, rounded up to what the mesh can split.
+
+    Returns:
+      figures of one device and one step: `hbm_bytes_per_device` and `bytes` by kind, the
+      `collectives` by kind and `collective_bytes`, `flops` (2 per multiply-accumulate), and a
+      `roofline`. Where the step does not fit, `fits` is False, `knobs` say what would help, and
+      what only a compiled program tells is absent.
+
+    Raises:
+      TopologyError: no such slice. MeshError: a mesh that its chips cannot form.
+      AheadError: libtpu is not installed. ValueError: the config trains nothing.
+    """
+    kind, _ = check_topology(topology)
+    if not config.train.steps:
+        raise ValueError("--topology compiles a training step, and this config trains nothing")
+    mesh = make_mesh(config.mesh, topology_devices(topology))
+    model = build_for_shapes(config.model)
+    steps = config.train.steps
+    program = TrainingProgram(config, mesh, model, make_task(config, model.spec), steps)
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.optimizer.accumulate
+    asked = batch or config.data.train.batch_size
+    size = -(-asked // parts) * parts
+    shapes = (*program.shapes(), program.batch_shapes(size))
+    report = {
+        "topology": topology,
+        "chips": mesh.size,
+        "mesh": dict(mesh.shape),
+        "batch": size,
+        "batch_asked": asked,
+        "flops": 2 * count(program.step, *shapes).multiply_adds / mesh.size,
+        "bytes": held_bytes(*shapes),
+    }
+    start = time.perf_counter()
+    try:
+        compiled = program.lower(*shapes).compile()
+    except jax.errors.JaxRuntimeError as error:
+        report |= {"compile_s": time.perf_counter() - start}
+        return report | does_not_fit(config, report, mesh, str(error))
+    report |= {"compile_s": time.perf_counter() - start}
+    return report | _cost(compiled, CHIPS[kind], report)
+
+
+def topology_devices(topology: str) -> list[jax.Device]:
+    """The chips of a slice, as devices to compile for.
+
+    Raises:
+      AheadError: libtpu is not installed.
+    """
+    # Nothing here takes a TPU for itself, or is on one: any number of processes may compile.
+    os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
+    # Of the machine that compiles, or libtpu complains that it is no TPU.
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    bounds = [1, 1, 1] if topology.endswith(":1x1") else [2, 2, 1]
+    try:
+        found = topologies.get_topology_desc(topology, "tpu", chips_per_host_bounds=bounds)
+    except Exception as error:
+        raise AheadError(
+            "--topology needs libtpu, which compiles for TPUs also where there is none: "
+            f"pip install -e '.[tpu]' ({str(error).splitlines()[0]})"
+        ) from error
+    return found.devices
+
+
+def held_bytes(state: TrainState, frozen: Any, batch: Any) -> dict[str, int]:
+    """What one device holds from step to step, by kind."""
+    return {
+        "parameters": _on_device((state.trained, frozen)),
+        "optimizer": _on_device((state.opt_state, state.task)),
+        "batch": _on_device(batch),
+    }
+
+
+def _on_device(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _cost(compiled: Any, chip: Chip, report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a compiled program tells."""
+    memory = compiled.memory_analysis()
+    program = hlo.parse(compiled.as_text())
+    moved = hlo.collectives(program)
+    network = sum(entry["bytes"] for entry in moved.values())
+    kept = sum(report["bytes"].values())
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    sizes = {"program": memory.generated_code_size_in_bytes, "peak": peak}
+    return {
+        "fits": True,
+        "hbm_bytes_per_device": peak,
+        "hbm_bytes_of_chip": int(chip.hbm_bytes),
+        "bytes": report["bytes"] | {"activations": memory.temp_size_in_bytes} | sizes,
+        "bytes_padding": memory.argument_size_in_bytes - kept,
+        "collectives": moved,
+        "collective_bytes": network,
+        "roofline": roofline(chip, report["flops"], hlo.memory_traffic(program), network),
+    }
+
+
+def roofline(chip: Chip, flops: float, memory_bytes: float, network_bytes: float) -> dict[str, Any]:
+    """The least time of a step, as if computing and moving went on at once at the chip's peaks.
+
+    `utilisation` is the share of the peak rate that is left then: no step can have more.
+    """
+    seconds = {
+        "compute_s": flops / chip.flops,
+        "memory_s": memory_bytes / chip.hbm_rate,
+        "network_s": network_bytes / chip.ici_rate,
+    }
+    step = max(seconds.values())
+    bound = max(seconds, key=lambda name: seconds[name]).removesuffix("_s")
+    utilisation = seconds["compute_s"] / step
+    return seconds | {"step_s": step, "bound_by": bound, "utilisation": utilisation}
+
+
+def does_not_fit(config: Any, report: Mapping[str, Any], mesh: Mesh, error: str) -> dict[str, Any]:
+    """What to say where the compiler ran out of memory.
+
+    Raises:
+      RuntimeError: the compiler failed of something else.
+    """
+    if "RESOURCE_EXHAUSTED" not in error and "Ran out of memory" not in error:
+        raise RuntimeError(f"the compiler failed: {error[:2000]}")
+    found = re.sub(r"^\w+: ", "", error.split("\n")[0])
+    return {"fits": False, "compiler": found, "knobs": knobs(config, report, mesh)[:3]}
+
+
+def knobs(config: Any, report: Mapping[str, Any], mesh: Mesh) -> list[str]:
+    """What makes a step need less memory, the cheapest first."""
+    held = report["bytes"]["parameters"] + report["bytes"]["optimizer"]
+    chip = CHIPS[report["topology"].partition(":")[0]]
+    found = []
+    if config.model.dtype == "float32":
+        found.append("--config.model.dtype=bfloat16: half the activations, and faster")
+    if held > 0.2 * chip.hbm_bytes and mesh.shape["fsdp"] == 1 and mesh.size > 1:
+        found.append(
+            f"--config.mesh.data=1 --config.mesh.fsdp={mesh.size}: a part of the parameters and "
+            "optimizer on each chip, gathered where they are used"
+        )
+    if not config.model.remat:
+        found.append("--config.model.remat=True: activations anew, for a third more operations")
+    parts, more = report["batch"] // mesh.size, 2 * config.optimizer.accumulate
+    if parts % more == 0:
+        found.append(
+            f"--config.optimizer.accumulate={more}: the batch in {more} parts, the same gradient, "
+            "features computed twice"
+        )
+    found.append(f"--batch={report['batch'] // 2}, or twice the chips: another training")
+    return found
+
+
+def format_compiled(report: Mapping[str, Any]) -> str:
+    """What `compile_ahead` found, for people."""
+    mesh = ", ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+    batch = f"{report['batch']} videos"
+    if report["batch"] != report["batch_asked"]:
+        batch += f" (rounded up from {report['batch_asked']} to a multiple of the parts)"
+    lines = [
+        f"a training step on {report['topology']}: {report['chips']} chips, mesh {mesh}",
+        _line("batch", batch),
+        _line("compiled in", f"{report['compile_s']:.0f} s"),
+        _line("operations, each chip", f"{report['flops'] / 1e12:.3f} T"),
+        "memory of each chip:",
+        *(_line(f"  {kind}", _gigabytes(size)) for kind, size in report["bytes"].items()),
+    ]
+    return "\n".join(lines + (_of_fitting(report) if report["fits"] else _of_misfit(report)))
+
+
+def _of_fitting(report: Mapping[str, Any]) -> list[str]:
+    estimate = report["roofline"]
+    shares = ", ".join(
+        f"{name.removesuffix('_s')} {1e3 * value:.2f}"
+        for name, value in estimate.items()
+        if name in ("compute_s", "memory_s", "network_s")
+    )
+    moved = [
+        _line(f"  {kind}", f"{_gigabytes(entry['bytes'])} in {entry['count']} calls")
+        for kind, entry in report["collectives"].items()
+    ]
+    step_ms, used = 1e3 * estimate["step_s"], estimate["utilisation"]
+    return [
+        _line("fits", f"in {_gigabytes(report['hbm_bytes_of_chip'])}"),
+        "collectives of each chip:",
+        *moved,
+        _line("at the chip's peaks", f"{shares} ms"),
+        _line("step, at the least", f"{step_ms:.2f} ms, by {estimate['bound_by']}"),
+        _line("utilisation, at the most", f"{used:.0%}"),
+    ]
+
+
+def _of_misfit(report: Mapping[str, Any]) -> list[str]:
+    knobs = [f"  {knob}" for knob in report["knobs"]]
+    return [f"does not fit: {report['compiler']}", "what would help, the cheapest first:", *knobs]
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name:28}{value}"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.3f} GB"

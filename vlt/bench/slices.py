@@ -1,0 +1,164 @@
+"""`python -m vlt.bench.slices --config=... --topology=... --out=FILE`: what fits on which slice.
+
+For every config and slice the training step is compiled (`vlt.inspect --topology`) at the config's
+batch, rounded up to a multiple of the chips, and with `--largest` at the largest power of two of
+videos a chip that fits. Each compilation is a process of its own, ended after `--limit` seconds.
+Cells that FILE has already are not compiled again; the table of all is printed in the end.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlt.chips import CHIPS, check_topology, chips_of
+from vlt.configuration import load_config
+from vlt.results import Column, format_table
+
+LIMIT = 600.0  # seconds
+# Above this share of the memory a prediction by a line is believed, and not compiled.
+SURE = 1.25
+
+Cell = dict[str, Any]
+
+
+class Cells:
+    """The cells of a file of JSON lines, and those that it lacks.
+
+    Args:
+      limit: seconds of a compilation.
+    """
+
+    def __init__(self, file: Path, limit: float = LIMIT):
+        self._file, self._limit = file, limit
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        self.all: list[Cell] = [json.loads(line) for line in text.splitlines()]
+
+    def at(self, config: str, topology: str, batch: int) -> Cell:
+        """A config, with overrides or without, on a slice with so many videos: read, or compiled."""
+        asked = {"config": config, "topology": topology, "batch_asked": batch}
+        for cell in self.all:
+            if all(cell[key] == value for key, value in asked.items()):
+                return cell
+        cell = asked | compiled(config, topology, batch, self._limit)
+        print(json.dumps(cell), flush=True)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(cell) + "\n")
+        self.all.append(cell)
+        return cell
+
+
+def compiled(config: str, topology: str, batch: int, limit: float) -> Cell:
+    """What `vlt.inspect` says of a slice, or that it took too long or failed."""
+    name, *overrides = shlex.split(config)
+    command = [sys.executable, "-m", "vlt.inspect", f"--config={name}", *overrides, "--json"]
+    command += [f"--topology={topology}", f"--batch={batch}"]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"state": f"over {limit:.0f} s"}
+    if done.returncode:
+        return {"state": done.stderr.strip().split("\n")[-1]}
+    report = json.loads(done.stdout)
+    kept = ("batch", "chips", "fits", "flops", "bytes", "collective_bytes", "roofline", "compile_s")
+    cell = {key: report[key] for key in kept if key in report}
+    state = "fits" if report["fits"] else "does not fit"
+    return cell | {"state": state, "seconds": time.monotonic() - start}
+
+
+def fill(cells: Cells, config: str, topology: str, largest: bool) -> None:
+    """Compiles what the table needs of a config on a slice."""
+    kind, shape = check_topology(topology)
+    batch = load_config(config.split()[0]).data.train.batch_size
+    first = cells.at(config, topology, rounded(batch, chips_of(shape)))
+    if largest and first.get("fits") is not None:
+        for batch in candidates(first, CHIPS[kind].hbm_bytes):
+            if not cells.at(config, topology, batch * chips_of(shape)).get("fits"):
+                break
+
+
+def candidates(cell: Cell, memory: float) -> Iterator[int]:
+    """Powers of two of videos a chip to try, from the one that should be the last to fit."""
+    per_chip = cell["batch"] // cell["chips"]
+    if not cell["fits"]:
+        yield from (2**power for power in reversed(range(int(math.log2(per_chip)))))
+        return
+    held = cell["bytes"]
+    fixed = held["parameters"] + held["optimizer"] + held["program"]
+    per_video = (held["peak"] - fixed) / per_chip
+    guess = 2 ** int(math.log2(max((memory - fixed) / per_video, 1)))
+    yield guess
+    if fixed + 2 * guess * per_video < SURE * memory:
+        yield 2 * guess
+
+
+def rounded(batch: int, chips: int) -> int:
+    """Up to a multiple of the chips."""
+    return -(-batch // chips) * chips
+
+
+def rows(cells: list[Cell]) -> list[dict[str, Any]]:
+    """Of the table."""
+    return [
+        cell
+        | {"per_chip": cell["batch"] // cell["chips"] if "batch" in cell else math.nan}
+        | {"peak_gb": cell["bytes"]["peak"] / 1e9 if cell.get("fits") else math.nan}
+        | {"tflop": cell["flops"] / 1e12 if "flops" in cell else math.nan}
+        | {"moved_mb": cell["collective_bytes"] / 1e6 if cell.get("fits") else math.nan}
+        | {"step_ms": 1e3 * cell["roofline"]["step_s"] if cell.get("fits") else math.nan}
+        | {"used": 100 * cell["roofline"]["utilisation"] if cell.get("fits") else math.nan}
+        | {"bound": cell["roofline"]["bound_by"] if cell.get("fits") else ""}
+        for cell in cells
+    ]
+
+
+COLUMNS = [
+    Column("config", "config"),
+    Column("topology", "slice"),
+    Column("batch_asked", "batch", ",d"),
+    Column("per_chip", "a chip", ".0f"),
+    Column("state", "state"),
+    Column("peak_gb", "GB a chip", ".2f"),
+    Column("tflop", "TFLOP", ".2f"),
+    Column("moved_mb", "moved MB", ".1f"),
+    Column("step_ms", "step ms >=", ".1f"),
+    Column("bound", "bound by"),
+    Column("used", "used % <=", ".0f"),
+    Column("compile_s", "compiled s", ".0f"),
+]
+
+
+def main() -> None:
+    """Compiles what is missing, one after another, and prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vlt.bench.slices",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        required=True,
+        help="FILE[:variant] [--config.key=value ...]; repeatable",
+    )
+    parser.add_argument("--topology", action="append", required=True, help="repeatable")
+    parser.add_argument("--largest", action="store_true", help="also the largest batch that fits")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds of a compilation")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    cells = Cells(options.out, options.limit)
+    for topology in options.topology:
+        for config in options.config:
+            fill(cells, config, topology, options.largest)
+    print(format_table(rows(cells.all), COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
