@@ -17,6 +17,7 @@ from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.training_checkpoints import TrainingCheckpoints
 
 CONFIG = "tests/loop_config.py"
+PROGRAMS = f"{PERFORMANCE}programs"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,6 +101,16 @@ def test_run_leaves_what_people_look_for(whole):
     steps = [entry["step"] for entry in logged(whole)]
     assert steps == [*range(1, 13), 12], "every step once, then the evaluation"
     assert json.loads((whole / "versions.json").read_text())["jax"]
+
+
+def test_every_program_is_compiled_once(tmp_path):
+    done = run(tmp_path, "--config.train.eval_every=4")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {entry["step"]: entry for entry in read_metrics(tmp_path) if PROGRAMS in entry}
+    # At step 4 the first checkpoint and evaluation; the same again at 8.
+    assert found[1][PROGRAMS] >= 1
+    assert found[3][PROGRAMS] == found[1][PROGRAMS], "a step compiles nothing after the first"
+    assert found[5][PROGRAMS] == found[12][PROGRAMS], "nor do evaluations and checkpoints"
 
 
 def test_finished_run_prints_its_table_and_trains_nothing(whole):

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vlt import configuration
+from vlt.compilation import keep_programs
 from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.results import Column, format_table, mean_results, write_results
 from vlt.stopping import Stopped
@@ -43,6 +44,7 @@ def main(_: list[str]) -> None:
     name = configuration.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(_WORKDIR.value or f"runs/{name}")
     workdir.mkdir(parents=True, exist_ok=True)
+    keep_programs()
     # TensorFlow comes with clu's writers; it has nothing to say here.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     # Everything into a file of the workdir; warnings also to the terminal.

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlt.compilation import ProgramCount
+
 PERFORMANCE = "perf/"  # metrics of the machine, which differ from run to run
 
 
@@ -44,7 +46,8 @@ class MetricsLog:
         self._writer = metric_writers.create_default_writer(workdir, asynchronous=False)
         for entry in kept:
             self._writer.write_scalars(entry["step"], _values(entry))
-        self._start = self._last = (step, time.perf_counter(), 0.0)
+        self._programs = ProgramCount()
+        self._last = (step, time.perf_counter(), 0.0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends the scalars of a step."""
@@ -65,6 +68,7 @@ class MetricsLog:
         share = (waited - waited_before) / seconds
         seconds_per_step = seconds / max(step - before, 1)
         speed = {"videos_per_s": rate, "wait_share": share, "step_s": seconds_per_step}
+        speed["programs"] = self._programs.count
         if self.peak_bytes is not None:
             speed["peak_bytes"] = self.peak_bytes
         self.write(step, dict(values) | {PERFORMANCE + k: v for k, v in speed.items()})
@@ -78,6 +82,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Everything written is on disk afterwards."""
+        self._programs.close()
         self._writer.flush()
         self._writer.close()
 

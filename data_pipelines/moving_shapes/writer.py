@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from data_pipelines.moving_shapes import actions, clips, grammar, scene
+from vlt.resources import cache_folder
 
 VERSION = 6  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
@@ -94,10 +95,9 @@ def generate(
 
 
 def cached(count: int, seed: int = 0, split: str = "train", content: str = "clips") -> pathlib.Path:
-    """Like `generate`, in the cache folder: $VLT_CACHE, or ~/.cache/vlt where that is not set."""
-    root = os.environ.get("VLT_CACHE") or pathlib.Path.home() / ".cache" / "vlt"
-    folder = pathlib.Path(root) / f"moving_shapes-{VERSION}"
-    out = folder / f"{content}-{split}-{count}-seed{seed}"
+    """Like `generate`, in the cache folder (`vlt.resources.cache_folder`)."""
+    name = f"{content}-{split}-{count}-seed{seed}"
+    out = cache_folder() / f"moving_shapes-{VERSION}" / name
     return generate(out, count, seed, split, content=content)
 
 

@@ -41,7 +41,7 @@ class Cells:
         self.all: list[Cell] = [json.loads(line) for line in text.splitlines()]
 
     def at(self, config: str, topology: str, batch: int) -> Cell:
-        """A config, with overrides or without, on a slice with so many videos: read, or compiled."""
+        """A config (with its overrides) on a slice with so many videos: read, or compiled."""
         asked = {"config": config, "topology": topology, "batch_asked": batch}
         for cell in self.all:
             if all(cell[key] == value for key, value in asked.items()):

@@ -1,0 +1,114 @@
+"""Training steps compiled for TPU slices that are not here."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, environment
+
+from configs import common
+from vlt.ahead import compile_ahead, does_not_fit, format_compiled, knobs, roofline
+from vlt.chips import CHIPS, TopologyError, check_topology, chips_of
+from vlt.configuration import load_config
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'"
+)
+
+
+class Mesh:
+    """Of 8 chips, all of them data."""
+
+    size = 8
+    shape = {"data": 8, "fsdp": 1, "tensor": 1}
+
+
+def report(**more):
+    held = {"parameters": 10**9, "optimizer": 10**8}
+    return {"topology": "v5e:2x4", "batch": 64, "bytes": held} | more
+
+
+def test_topologies():
+    assert check_topology("v5p:4x4x4") == ("v5p", "4x4x4")
+    assert chips_of("4x4x4") == 64
+    for wrong in ("v5e:3x3", "v5e", "4x4", "v9:2x2"):
+        with pytest.raises(TopologyError, match=r"known: v5e:1x1, .*v5p:4x4x4.*v6e:16x16"):
+            check_topology(wrong)
+
+
+def test_roofline_is_the_slowest_of_three():
+    chip = CHIPS["v5e"]
+    found = roofline(chip, 197e12, 819e9 / 2, 200e9 / 4)
+    assert found["bound_by"] == "compute" and found["step_s"] == found["utilisation"] == 1
+    found = roofline(chip, 197e12, 819e9 * 4, 200e9)
+    assert (found["bound_by"], found["step_s"], found["utilisation"]) == ("memory", 4, 0.25)
+
+
+def test_three_knobs_the_cheapest_first():
+    config = common.base()
+    found = [knob.split("=")[0] for knob in knobs(config, report(), Mesh)]
+    assert found == [
+        "--config.model.dtype", "--config.model.remat", "--config.optimizer.accumulate", "--batch",
+    ]  # fmt: skip
+    config.model.update(dtype="bfloat16", remat=True)
+    large = report(bytes={"parameters": 12 * 10**9, "optimizer": 10**9}, batch=8)
+    found = knobs(config, large, Mesh)
+    assert "--config.mesh.fsdp=8" in found[0] and "--batch=4" in found[1], "one video a chip"
+
+
+def test_memory_that_ran_out_is_an_answer_and_other_failures_are_not():
+    wanted = "RESOURCE_EXHAUSTED: Ran out of memory on HBM: (17G) exceeds (15.75G).\nmore"
+    found = does_not_fit(common.base(), report(), Mesh, wanted)
+    assert found["compiler"] == "Ran out of memory on HBM: (17G) exceeds (15.75G)."
+    assert not found["fits"] and len(found["knobs"]) == 3
+    with pytest.raises(RuntimeError, match="the compiler failed: INTERNAL"):
+        does_not_fit(common.base(), report(), Mesh, "INTERNAL: no such thing")
+
+
+def test_a_config_that_trains_nothing():
+    with pytest.raises(ValueError, match="trains nothing"):
+        compile_ahead(load_config("configs/clip.py:b32"), "v5e:2x4")
+
+
+def inspected(*options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "vlt.inspect", "--config=configs/tempme.py", *options]
+    return subprocess.run(
+        command,
+        cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@needs_libtpu
+def test_a_step_on_eight_chips():
+    done = inspected("--topology=v5e:2x4", "--batch=30", "--json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["fits"] and found["chips"] == 8
+    assert (found["batch_asked"], found["batch"]) == (30, 32), "a multiple of the chips"
+    # 709,729 of the tiny CLIP and TempMe's, whole on every chip; Adam's two moments of its leaves.
+    assert found["bytes"]["parameters"] == 4 * found["total_params"]
+    assert found["bytes"]["optimizer"] == 4 * (2 * found["trainable_params"] + 2)
+    assert found["hbm_bytes_per_device"] > sum(
+        found["bytes"][kind] for kind in ("parameters", "optimizer", "batch", "activations")
+    )
+    # At the least the gradient of what is trained is summed over the chips.
+    assert found["collectives"]["all-reduce"]["bytes"] >= 4 * found["trainable_params"]
+    assert found["flops"] * 8 > 2e9 * found["video_gmacs_run"] * 32
+    text = format_compiled(found)
+    assert "rounded up from 30" in text and "utilisation, at the most" in text
+
+
+@needs_libtpu
+def test_a_step_that_does_not_fit():
+    done = inspected("--topology=v5e:1x1", f"--batch={2**20}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "does not fit: Ran out of memory" in done.stdout
+    assert "--config.model.dtype=bfloat16" in done.stdout
+
+
+@needs_libtpu
+def test_an_unknown_slice_is_answered_in_a_sentence():
+    done = inspected("--topology=v5e:3x3")
+    assert done.returncode and "known: v5e:1x1" in done.stderr and "Traceback" not in done.stderr
