@@ -246,6 +246,13 @@ def test_texts_that_a_shared_projection_passes_through_are_embedded_in_each_step
     assert "classes" not in jax.eval_shape(lambda: PLAIN.initial_state(built, trained, frozen))
 
 
+def test_texts_beside_adapters_of_the_vision_tower_are_embedded_once():
+    built = model(towers=("visual",))
+    trained, frozen = partition(params(built), ADAPTERS)
+    assert "shared_MSTA" in trained, "which no text passes through here"
+    assert "classes" in jax.eval_shape(lambda: PLAIN.initial_state(built, trained, frozen))
+
+
 def test_wrong_combinations_are_refused(video_only):
     with pytest.raises(ValueError, match="consistency=1.0 with 0 kinds of descriptions"):
         Recognition(TASK.classes, (), 1.0)

@@ -1,13 +1,14 @@
 """Action recognition: a video's class among all, by texts that name them (MSTA, Section 3.3)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.interpreters import partial_eval
 
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
@@ -17,7 +18,6 @@ from vlt.tasks.task import Batch, Features, Task, Terms, named_rngs
 
 HOTTEST = 100.0  # largest scale of cosines
 SENTENCES = 256  # that are embedded at once
-VIDEO_ONLY = ("visual", "logit_scale")  # subtrees that no text passes through
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Recognition(Task):
             ValueError: a consistency loss of texts that nothing changes.
         """
         params, state = merge(trained, frozen), {}
-        if set(trained) <= {*VIDEO_ONLY}:
+        if not reads(lambda leaves: embedded(model, merge(leaves, frozen), self.classes), trained):
             if self.consistency:
                 raise ValueError("task.consistency: nothing of the text tower is trained")
             state["classes"] = normalize(embedded(model, params, self.classes))
@@ -145,6 +145,13 @@ def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> jax.
         return out["text_features"][0]
 
     return jax.lax.map(encode, jnp.asarray(ids), batch_size=SENTENCES)
+
+
+def reads(function: Callable[[Any], jax.Array], tree: Any) -> bool:
+    """Whether what the function returns depends on any leaf of the tree."""
+    jaxpr = jax.make_jaxpr(function)(tree).jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return any(used)
 
 
 def checked_template(template: str, where: str) -> str:
