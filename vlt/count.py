@@ -91,7 +91,8 @@ def _count_eqn(eqn: JaxprEqn, producers: Producers) -> Counts:
         raise ValueError(f"cannot count inside {name}: count the program without it")
     inner = [_count_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(eqn)]
     if name == "cond":
-        return max(inner, key=lambda counts: counts.total)
+        # The last of equals: where platforms differ, the form that all others share.
+        return max(reversed(inner), key=lambda counts: counts.total)
     if name == "while" and any(counts.total for counts in inner):
         raise ValueError("a while loop of unknown length does counted work: use jax.lax.scan")
     return sum(inner, Counts()) * eqn.params.get("length", 1)

@@ -22,7 +22,9 @@ def with_gradient(function):
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(QUERY, KEY, VALUE)
 
 
-def test_by_heads_is_the_same():
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_by_heads_is_the_same(monkeypatch, parts):
+    monkeypatch.setattr(block, "LONG", -(-9 * 7 // parts))
     expected, found = with_gradient(block.attend), with_gradient(block.attend_by_heads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), expected, found)
 

@@ -16,7 +16,7 @@ ACTIVATIONS = {
 }
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-LONG = 2**20  # logits of one head from which on a CPU takes the heads one by one
+LONG = 2**20  # logits of one head from which on a CPU takes heads one by one, and in parts
 
 
 def spread(x: jax.Array, names: Mapping[int, str]) -> jax.Array:
@@ -53,8 +53,8 @@ class Dense(nn.Dense):
 def attention_logits(
     query: jax.Array, key: jax.Array, bias: jax.Array | None, scale: jax.Array | None = None
 ) -> jax.Array:
-    """Scaled scores [b, g, h, q, m] in float32 from heads [b, g, h, q|m, d]."""
-    logits = jnp.einsum("bghqd,bghmd->bghqm", query * query.shape[-1] ** -0.5, key)
+    """Scaled scores [..., q, m] in float32 from heads [..., q|m, d]."""
+    logits = jnp.einsum("...qd,...md->...qm", query * query.shape[-1] ** -0.5, key)
     logits = logits.astype(jnp.float32)
     logits = logits if scale is None else logits * scale
     return logits if bias is None else logits + bias
@@ -138,7 +138,7 @@ class Attention(nn.Module):
 def attention_weights(
     query: jax.Array, key: jax.Array, pattern: Pattern | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax of the logits before its division [b, g, h, q, m], and what it is divided by."""
+    """Softmax of the logits before its division [..., q, m], and what it is divided by."""
     bias, scale = (None, None) if pattern is None else (pattern.bias, pattern.scale)
     logits = attention_logits(query, key, bias, scale)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
@@ -148,22 +148,28 @@ def attention_weights(
 
 
 def weighted_values(weights: jax.Array, total: jax.Array, value: jax.Array) -> jax.Array:
-    """What queries find [b, g, h, q, d], of `attention_weights` and values [b, g, h, m, d]."""
-    y = jnp.einsum("bghqm,bghmd->bghqd", weights.astype(value.dtype), value)
+    """What queries find [..., q, d], of `attention_weights` and values [..., m, d]."""
+    y = jnp.einsum("...qm,...md->...qd", weights.astype(value.dtype), value)
     # The sum divides d columns after the product instead of m before it.
     return (y / total).astype(value.dtype)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Plain attention of heads, [b, g, h, q|m, d] -> [b, g, h, q, d]."""
+    """Plain attention of heads, [..., q|m, d] -> [..., q, d]."""
     return weighted_values(*attention_weights(query, key), value)
 
 
 def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """`attend`, head by head: twice as fast where all heads' logits overflow a CPU's cache."""
-    heads = [x.swapaxes(0, 2)[:, :, :, None] for x in (query, key, value)]
-    y = jax.lax.map(lambda head: attend(*head), tuple(heads))
-    return y[:, :, :, 0].swapaxes(0, 2)
+    """`attend`, some queries of one head after another, whose logits fit into a CPU's cache."""
+    parts = -(-query.shape[-2] * key.shape[-2] // LONG)
+
+    def one(head: tuple[jax.Array, ...]) -> jax.Array:
+        # Without leading axes: a product of two matrices is faster than a batch of one.
+        found = [attend(some, *head[1:]) for some in jnp.array_split(head[0], parts)]
+        return jnp.concatenate(found)
+
+    heads = tuple(x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
+    return jax.lax.map(one, heads).reshape(query.shape)
 
 
 class Mlp(nn.Module):
