@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from vlt.resources import cache_folder
+from vlt.cache import cache_folder
 
 _EVENT = "/jax/core/compile/backend_compile_duration"
 

@@ -1,15 +1,9 @@
 """Names in configs that stand for files the project holds or makes itself."""
 
-import os
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"
 PACKAGED = ("tiny_clip", "tiny_blip", "tiny_viclip", "action_templates.txt")
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $VLT_CACHE, or ~/.cache/vlt where that is not set."""
-    return Path(os.environ.get("VLT_CACHE") or Path.home() / ".cache" / "vlt")
 
 
 def resolve(name: str) -> Path:

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from data_pipelines.moving_shapes import actions, clips, grammar, scene
-from vlt.resources import cache_folder
+from vlt.cache import cache_folder
 
 VERSION = 6  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
@@ -95,7 +95,7 @@ def generate(
 
 
 def cached(count: int, seed: int = 0, split: str = "train", content: str = "clips") -> pathlib.Path:
-    """Like `generate`, in the cache folder (`vlt.resources.cache_folder`)."""
+    """Like `generate`, in the cache folder (`vlt.cache`)."""
     name = f"{content}-{split}-{count}-seed{seed}"
     out = cache_folder() / f"moving_shapes-{VERSION}" / name
     return generate(out, count, seed, split, content=content)

@@ -7,6 +7,7 @@ import pkgutil
 import jax
 import numpy as np
 import pytest
+from random_leaves import random_params
 
 import vlt.adapters
 import vlt.merging
@@ -66,16 +67,6 @@ def test_matched_prompts_are_refused():
     make_model(SIZES["clip_b16"], options)
     with pytest.raises(ValueError, match="prompt.matched=True: .*set it False"):
         make_model(SIZES["viclip_b16"], options)
-
-
-def random_params(model: DualEncoder) -> dict:
-    rng = np.random.default_rng(1)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: (
-            0.4 * rng.normal(size=x.shape).astype("f") + ("scale" in jax.tree_util.keystr(path))
-        ),
-        abstract_params(model),
-    )
 
 
 @functools.cache

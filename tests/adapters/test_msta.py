@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flax import traverse_util
+from random_leaves import random_params
 from small_blip import SPEC as BLIP
 from torch_msta import HEADS, TorchTowers
 
@@ -49,16 +50,6 @@ def model(spec: DualEncoderSpec = JOINT, *before, **options) -> DualEncoder:
     method = MSTA(**LARGE | options)
     method.check(spec, FRAMES)
     return DualEncoder(spec, (*before, method), frames=FRAMES)
-
-
-def random_params(model: DualEncoder) -> dict:
-    rng = np.random.default_rng(1)
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: (
-            0.4 * rng.normal(size=x.shape).astype("f") + ("scale" in jax.tree_util.keystr(path))
-        ),
-        abstract_params(model),
-    )
 
 
 @functools.cache
