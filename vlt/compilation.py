@@ -29,7 +29,7 @@ class ProgramCount:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._heard)
 
-    def _heard(self, event: str, seconds: float, **_: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
         self.count += event == _EVENT
 
     def close(self) -> None:
