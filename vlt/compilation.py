@@ -14,7 +14,7 @@ def keep_programs() -> None:
 
     A run that goes on, or the next one of the same shapes, starts without compiling.
     """
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
 
 
