@@ -42,6 +42,10 @@ class WrongFrames(VideoError):
     """The frames asked for do not exist, or frames of different sizes were asked for."""
 
 
+class BrokenShard(VideoError):
+    """A shard that is missing, cut, changed or of another run, or has no such record."""
+
+
 class NoText(VideoError):
     """Nothing is left of its captions or its question after clean-up."""
 

@@ -2,7 +2,8 @@
 
 JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet) with a column `video` (path, relative to the
 manifest) and one of `caption` (text or list of texts), `label`, or `question` with `answer` (text
-or list of texts). `id` names a row; further columns are kept.
+or list of texts). `id` names a row; further columns are kept. A path may also name the record of a
+shard (vlt/data/shards.py).
 """
 
 import csv
@@ -12,6 +13,8 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from vlt.data.shards import broken_shards, shard_of
 
 TARGETS = "`caption`, `label`, or `question` with `answer`"
 SHOWN = 5  # examples in a message
@@ -229,7 +232,10 @@ def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> li
 
 
 def _check_videos(path: pathlib.Path, records: Sequence[Record]) -> None:
-    absent = [r for r in records if not os.path.isfile(r.video)]
+    if broken := broken_shards(r.video for r in records):
+        shown = "".join(f"\n  {shard}: {reason}" for shard, reason in [*broken.items()][:SHOWN])
+        raise ManifestError(path, f"names shards that cannot be read, {len(broken)} in all:{shown}")
+    absent = [r for r in records if not shard_of(r.video) and not os.path.isfile(r.video)]
     if absent:
         shown = "".join(f"\n  line {r.line}: {r.video}" for r in absent[:SHOWN])
         rest = len(absent) - SHOWN
