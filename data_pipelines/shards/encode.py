@@ -5,7 +5,9 @@ the video has more than `fps` a second; or `frames` of them, the centres of equa
 """
 
 import dataclasses
+import hashlib
 import io
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -16,7 +18,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vlt.data.decode import Video
-from vlt.data.errors import WrongFrames
+from vlt.data.errors import ChangedFile, WrongFrames
 from vlt.data.sample import sample
 from vlt.data.shards import pack_record
 
@@ -67,11 +69,13 @@ FORMS: dict[str, type[Clips] | type[Frames]] = {"clips": Clips, "frames": Frames
 class Request:
     """What to make of which file.
 
-    path: the file. name: what the record calls it. run: that makes it.
+    path: the file. name: what the record calls it. sha256: what its bytes must have, or ''. run:
+    that makes the record.
     """
 
     path: str
     name: str
+    sha256: str
     run: str
     form: Clips | Frames
 
@@ -94,6 +98,7 @@ def encode(request: Request) -> np.ndarray:
 
     Raises: errors.VideoError: the file is broken, wherever.
     """
+    _check_sum(request)
     with Video(request.path) as video:
         try:
             content = _content(video, request.form)
@@ -102,6 +107,15 @@ def encode(request: Request) -> np.ndarray:
             content = _content(video, request.form)
     record = {"run": request.run, "video": request.name, **content}
     return np.frombuffer(pack_record(record), np.uint8)
+
+
+def _check_sum(request: Request) -> None:
+    if request.sha256 and os.path.isfile(request.path):
+        with open(request.path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != request.sha256:
+            reason = f"its sha256 is {found} instead of the manifest's {request.sha256}"
+            raise ChangedFile(request.path, reason)
 
 
 def _content(video: Video, form: Clips | Frames) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The folder that a run writes: what is planned, what is done, and its last file, the index.
 
-While a run is under way, OUT/unfinished holds `plan.json`, `videos.jsonl` (number and name of each
-video) and a report of every shard that is done. `finish` makes of these the manifest,
+While a run is under way, OUT/unfinished holds `plan.json`, `videos.jsonl` (number, name and sum of
+each video) and a report of every shard that is done. `finish` makes of these the manifest,
 `broken.jsonl` and, last, `shards.json`: a folder that has it is whole.
 """
 
@@ -94,9 +94,9 @@ def read_rows(manifest: str) -> list[Row]:
     return rows
 
 
-def distinct_videos(rows: Sequence[Row]) -> list[str]:
-    """Each video once, however many rows name it, in the order of the manifest."""
-    return list(dict.fromkeys(row["video"] for row in rows))
+def distinct_videos(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Each video once, however many rows name it, in their order: its name, and `sha256` or ''."""
+    return [*{row["video"]: row.get("sha256", "") for row in rows}.items()]
 
 
 def shard_names(plan: Plan, videos: int) -> list[str]:
@@ -110,7 +110,7 @@ def report_path(out: str, shard: str) -> str:
     return files.join(out, f"unfinished/{shard}.json")
 
 
-def start(out: str, plan: Plan, videos: Sequence[str]) -> bool:
+def start(out: str, plan: Plan, videos: Sequence[tuple[str, str]]) -> bool:
     """Makes the folder ready for the run, or finds it whole.
 
     Returns: whether there is anything to do.
@@ -129,7 +129,7 @@ def start(out: str, plan: Plan, videos: Sequence[str]) -> bool:
         return True
     if held := files.names(out):
         raise FolderError(f"{out} holds {held[0]} and no run of this command: give another --out")
-    lines = (json.dumps([number, name]) + "\n" for number, name in enumerate(videos))
+    lines = (json.dumps([number, *video]) + "\n" for number, video in enumerate(videos))
     files.write(files.join(out, VIDEOS), "".join(lines).encode())
     files.write(files.join(out, PLAN), plan.as_json().encode())
     return True

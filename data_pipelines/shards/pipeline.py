@@ -58,7 +58,7 @@ def run(pipeline: beam.Pipeline, out: str, plan: Plan, shards: Sequence[str], li
 
 
 class _WriteShard(beam.DoFn):
-    """(shard, [(number, video)]) -> nothing; the shard is written."""
+    """(shard, [(number, name, sha256)]) -> nothing; the shard is written."""
 
     def __init__(self, out: str, plan: Plan, limit: float):
         self._out, self._plan, self._limit = out, plan, limit
@@ -66,9 +66,9 @@ class _WriteShard(beam.DoFn):
     def setup(self) -> None:
         self._pool = DecoderPool(1, self._limit, WORKER)
 
-    def process(self, element: tuple[str, Iterable[tuple[int, str]]]) -> None:
+    def process(self, element: tuple[str, Iterable[tuple[int, str, str]]]) -> None:
         shard, entries = element
-        videos = [name for _, name in sorted(entries)]
+        videos = [(name, sha256) for _, name, sha256 in sorted(entries)]
         write_shard(self._out, self._plan, shard, videos, self._pool)
 
     def teardown(self) -> None:

@@ -20,10 +20,14 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 WORKER = (sys.executable, "-m", "data_pipelines.shards.worker")
 
 
-def write_shard(out: str, plan: Plan, shard: str, videos: Sequence[str], pool: DecoderPool) -> None:
+def write_shard(
+    out: str, plan: Plan, shard: str, videos: Sequence[tuple[str, str]], pool: DecoderPool
+) -> None:
     """Writes OUT/SHARD, then its report; does nothing where the report is there.
 
-    The same plan and videos give the same bytes. pool: of processes that run WORKER.
+    The same plan and videos give the same bytes.
+
+    videos: name and sha256 (or '') of each. pool: of processes that run WORKER.
     """
     if files.read(report_path(out, shard)) is not None:
         return
@@ -31,7 +35,7 @@ def write_shard(out: str, plan: Plan, shard: str, videos: Sequence[str], pool: D
         path = os.path.join(folder, shard)
         writer = ArrayRecordWriter(path, WRITER_OPTIONS)
         try:
-            found = [_write_video(writer, plan, name, pool) for name in videos]
+            found = [_write_video(writer, plan, *video, pool) for video in videos]
         finally:
             writer.close()
         records = sum("error" not in row for row in found)
@@ -41,11 +45,11 @@ def write_shard(out: str, plan: Plan, shard: str, videos: Sequence[str], pool: D
 
 
 def _write_video(
-    writer: ArrayRecordWriter, plan: Plan, name: str, pool: DecoderPool
+    writer: ArrayRecordWriter, plan: Plan, name: str, sha256: str, pool: DecoderPool
 ) -> dict[str, Any]:
     with files.local_copy(files.join(plan.videos, name)) as path:
         try:
-            record = pool.read(Request(path, name, plan.run, plan.settings()))
+            record = pool.read(Request(path, name, sha256, plan.run, plan.settings()))
         except VideoError as error:
             return {"video": name, "error": type(error).__name__, "reason": error.reason}
     writer.write(record.tobytes())

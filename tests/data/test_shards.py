@@ -1,4 +1,4 @@
-"""Reading shards: the samples of files and of originals, and shards that are not as they should be."""
+"""Reading shards: the samples of files and of originals, and shards that are broken."""
 
 import io
 import json
@@ -109,7 +109,9 @@ def test_thinned_frames_are_those_of_the_clip_of_the_same_rate(made):
             shapes = b.read([0]).shape
             assert shapes == (1, 24, 32, 3)  # of 36 x 48
             # And the clip shows the same pictures, as far as H.264 keeps them.
-            shown = np.stack([np.asarray(Image.fromarray(f).resize((21, 16))) for f in b.read(range(len(b)))])
+            shown = np.stack(
+                [np.asarray(Image.fromarray(f).resize((21, 16))) for f in b.read(range(len(b)))]
+            )
             assert np.abs(shown.astype(int) - np.stack(expected)).mean() < 8
 
 

@@ -1,5 +1,6 @@
 """Making shards: which frames, the same bytes, broken files, other runs, killed runs."""
 
+import hashlib
 import json
 import sys
 
@@ -60,7 +61,7 @@ def test_kept_frames_are_those_shown_at_their_times(steps, fps, start):
     video = FakeVideo(times)
     indices, shown, rate = kept_frames(video, Clips(fps=fps))
     assert len(indices) == len(shown) and (np.diff(indices) >= 0).all()
-    assert 0 <= indices[0] and indices[-1] < len(video)
+    assert indices[0] >= 0 and indices[-1] < len(video)
     if not fps or fps >= video.fps:
         assert indices.tolist() == list(range(len(video))) and rate == video.fps
         return
@@ -123,7 +124,9 @@ def test_shards_hold_fixed_rows(made):
             for position in range(shard["records"])
         ]
         assert [row["source"] for row in rows] == [f"videos/{n}.mov" for n in range(5)]
-        assert [(row["caption"], row["n"]) for row in rows] == [([f"a {n}", "b"], n) for n in range(5)]
+        assert [(row["caption"], row["n"]) for row in rows] == [
+            ([f"a {n}", "b"], n) for n in range(5)
+        ]
 
 
 def test_rows_that_share_a_video_share_a_record(tmp_path):
@@ -137,11 +140,17 @@ def test_rows_that_share_a_video_share_a_record(tmp_path):
     assert json.loads((tmp_path / "out" / "shards.json").read_text())["videos"] == 2
 
 
-def test_the_sum_of_the_source_is_not_taken_for_the_record_s(tmp_path):
-    manifest = write_videos(tmp_path, lengths=(3,))
-    write_rows(manifest, [row | {"sha256": "ab"} for row in read_lines(manifest)])
-    (row,) = read_lines(make(manifest, tmp_path / "out", Frames()))
-    assert "sha256" not in row and row["source_sha256"] == "ab"
+def test_a_source_whose_sum_is_another_is_broken(tmp_path):
+    manifest = write_videos(tmp_path, lengths=(3, 4))
+    rows = read_lines(manifest)
+    for row in rows:
+        row["sha256"] = hashlib.sha256((tmp_path / row["video"]).read_bytes()).hexdigest()
+    first = rows[0]["sha256"]
+    rows[1]["sha256"] = "0" + rows[1]["sha256"][1:] + "0"
+    (row,) = read_lines(make(write_rows(manifest, rows), tmp_path / "out", Frames()))
+    assert "sha256" not in row and row["source_sha256"] == first
+    (broken,) = read_lines(tmp_path / "out" / "broken.jsonl")
+    assert broken["error"] == "ChangedFile" and rows[1]["sha256"] in broken["reason"]
 
 
 def break_videos(root):

@@ -40,10 +40,11 @@ def made(tmp_path_factory):
     return manifest, make(manifest, root / "out", FORM).parent
 
 
-def test_killed_and_run_again_it_gives_the_same_bytes(made, tmp_path):
-    manifest, whole = made
+def test_killed_and_run_again_it_gives_the_same_bytes(tmp_path):
+    manifest = write_videos(tmp_path, lengths=range(1, 13))
+    whole = make(manifest, tmp_path / "whole", FORM, per_shard=1).parent
     out = tmp_path / "out"
-    started = subprocess.Popen(command(manifest, out), start_new_session=True)
+    started = subprocess.Popen(command(manifest, out, "--per-shard=1"), start_new_session=True)
     reports = out / "unfinished"
     deadline = time.monotonic() + 120
     while not list(reports.glob("*.array_record.json")) and time.monotonic() < deadline:
@@ -51,12 +52,14 @@ def test_killed_and_run_again_it_gives_the_same_bytes(made, tmp_path):
     os.killpg(started.pid, signal.SIGKILL)
     started.wait()
     assert not (out / "shards.json").exists()
-    done = {p: p.stat().st_mtime_ns for p in out.glob("*.array_record")}
+    shards = [out / report.name.removesuffix(".json") for report in reports.glob("*_record.json")]
+    done = {shard: shard.stat().st_mtime_ns for shard in shards}
     assert done
-    finished = run(manifest, out)
+    finished = run(manifest, out, "--per-shard=1")
     assert finished.returncode == 0, finished.stderr
-    assert "5 videos, 5 rows, 3 shards" in finished.stdout
+    assert "12 videos, 12 rows, 12 shards" in finished.stdout
     assert contents(out) == contents(whole)
+    assert {shard: shard.stat().st_mtime_ns for shard in done} == done
 
 
 def test_several_workers_give_the_same_bytes(made, tmp_path):

@@ -1,8 +1,8 @@
-"""`python -m vlt.bench.shards VIDEO...`: clips a second out of shards, beside the videos themselves.
+"""`python -m vlt.bench.shards VIDEO...`: clips a second out of shards, beside the videos.
 
-Makes shards of the videos, of JPEG frames and of re-encoded clips, in a temporary folder; then reads
-the same clips from the files and from each kind of shard, turn by turn, with the same sampler and
-transform, by processes (as training does) and by threads of this process.
+Makes shards of the videos, of JPEG frames and of re-encoded clips, in a temporary folder. Then
+reads clips from the files and from each kind of shard, turn by turn, by the same sampler and
+transform: by processes, as training does, and by threads of this process.
 """
 
 import argparse
@@ -27,13 +27,14 @@ def make_shards(videos: Sequence[str], form: Clips | Frames, out: str) -> list[s
 
     Raises: FolderError: none of them can be read.
     """
-    rows = [{"video": name, "caption": "-"} for name in videos]
+    rows: list[folder.Row] = [{"video": name, "caption": "-"} for name in videos]
+    entries = folder.distinct_videos(rows)
     manifest = pathlib.Path(out).with_suffix(".jsonl")
     manifest.touch()
-    plan = folder.make_plan(str(manifest), "/", form, per_shard=len(videos))
-    folder.start(out, plan, videos)
+    plan = folder.make_plan(str(manifest), "/", form, per_shard=len(entries))
+    folder.start(out, plan, entries)
     with DecoderPool(1, timeout=600, command=WORKER) as pool:
-        write_shard(out, plan, folder.shard_names(plan, len(videos))[0], videos, pool)
+        write_shard(out, plan, folder.shard_names(plan, len(entries))[0], entries, pool)
     folder.finish(out, plan, rows)
     return [record.video for record in read_manifest(pathlib.Path(out) / folder.MANIFEST)]
 
@@ -65,16 +66,14 @@ def main() -> None:
     options = parser.parse_args()
     transform = {"resize": options.size, "crop": options.size}
     videos = [str(pathlib.Path(path).resolve()) for path in options.videos]
-    forms = {
+    forms: dict[str, Clips | Frames] = {
         "JPEG frames": Frames(short_side=options.size, fps=options.fps),
         "re-encoded clips": Clips(short_side=options.size, fps=options.fps),
     }
     with tempfile.TemporaryDirectory() as root:
         made = {n: make_shards(videos, form, f"{root}/{n}") for n, form in forms.items()}
         sources = {
-            name: [
-                ClipRequest(path, "segment_middle", options.frames, transform) for path in paths
-            ]
+            name: [ClipRequest(path, "segment_middle", options.frames, transform) for path in paths]
             for name, paths in {"the videos": videos, **made}.items()
         }
         for workers in (options.workers, 0):

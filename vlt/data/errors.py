@@ -46,6 +46,10 @@ class BrokenShard(VideoError):
     """A shard that is missing, cut, changed or of another run, or has no such record."""
 
 
+class ChangedFile(VideoError):
+    """Its bytes are not those that the manifest's `sha256` tells of."""
+
+
 class NoText(VideoError):
     """Nothing is left of its captions or its question after clean-up."""
 
