@@ -15,7 +15,6 @@ from data_pipelines.shards import folder
 from data_pipelines.shards.encode import Clips, Frames, check_form, kept_frames
 from data_pipelines.shards.write import WORKER, write_shard
 from vlt.data.clips import DecoderPool
-from vlt.data.decode import Video
 
 FORMS = {"clips": Clips(short_side=16, fps=5), "frames": Frames(short_side=16, frames=4)}
 
@@ -264,10 +263,3 @@ def test_without_beam_the_extra_is_named(monkeypatch, capsys, tmp_path):
     status, printed = run_command(monkeypatch, capsys, *arguments)
     assert status == 2 and "pip install 'vlt[beam]'" in printed.err
     assert not (tmp_path / "out").exists()
-
-
-def test_frames_come_out_one_at_a_time_as_they_are_read_at_once(tmp_path):
-    write_videos(tmp_path, lengths=(23,))
-    with Video(tmp_path / "videos" / "0.mov") as video:
-        wanted = [0, 3, 3, 22]
-        assert np.array_equal(np.stack([*video.frames(wanted)]), video.read(wanted))
