@@ -100,6 +100,7 @@ def ghost(monkeypatch):
         ghost = built.pts[-1] + 512
         built.place[ghost] = built.place[built.pts[-1]]
         built.pts.append(ghost)
+        built.pictures += 1
         return built
 
     monkeypatch.setattr(decode_module, "build_index", build_with_a_frame_too_many)
@@ -108,7 +109,9 @@ def ghost(monkeypatch):
 def test_a_lying_index_is_found_out(tmp_path, ghost):
     path = write_tricky(tmp_path, "closed_gop.mp4")
     truth = decode_all(path)
-    with Video(path) as video:
+    with Video(path) as video, pytest.raises(errors.Truncated, match="60 frames decode of 61"):
+        video.read([60])
+    with Video(path, allow_truncated=True) as video:
         assert len(video) == 61
         with pytest.raises(
             errors.WrongFrames, match="frame 60 was asked for; frames 0 to 59 exist"

@@ -24,6 +24,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from vlt.data import errors
+from vlt.data.checksum import verify
 from vlt.data.decode import Video
 from vlt.data.sample import sample
 from vlt.data.shards import StoredFrames, read_record, shard_of
@@ -48,6 +49,7 @@ class ClipRequest:
       backend: 'pyav' or 'decord'.
       allow_truncated: whether a cut file is the video of the frames that exist.
       clips: number of clips, one after another in what is read.
+      sha256: what the file's bytes must have, each time it is read; '' for any.
     """
 
     path: str
@@ -58,6 +60,7 @@ class ClipRequest:
     backend: str = "pyav"
     allow_truncated: bool = False
     clips: int = 1
+    sha256: str = ""
 
 
 def read_clip(request: ClipRequest) -> np.ndarray:
@@ -65,6 +68,8 @@ def read_clip(request: ClipRequest) -> np.ndarray:
 
     Raises: errors.VideoError, ValueError for a request that no file can satisfy.
     """
+    if request.sha256:
+        verify(request.path, request.sha256)
     with open_video(request.path, allow_truncated=request.allow_truncated) as video:
         frames = _read_sampled(video, request)
     return apply_transform(request.transform, frames, request.seed)

@@ -20,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 
 from vlt.data import decord_backend, errors
 from vlt.data.index import Surprise, build_index, frames_at, packets_of
+from vlt.data.whole import find_break
 
 BACKENDS = ("pyav", "decord")
 
@@ -27,6 +28,8 @@ BACKENDS = ("pyav", "decord")
 _WHOLE_FROM = 0.9
 # libav reads still images and texts as videos of one frame, by these demuxers and "*_pipe".
 _STILL_DEMUXERS = ("image2", "tty")
+# Streams without a container, which libav also sees in files whose container's header is damaged.
+_RAW_DEMUXERS = ("h261", "h263", "m4v", "mpegvideo", "cavsvideo", "dirac", "obu", "vc1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Video:
         self._error = ""
         self._open()
         try:
+            self._break = find_break(self.path, content, self.container)
             self.index = build_index(self._container, self._stream)
             self._pts: list[int] = self.index.pts
             if self.index.doubt or self._cut():
@@ -250,6 +254,8 @@ class Video:
         demuxer = self.container
         if demuxer.endswith("_pipe") or demuxer in _STILL_DEMUXERS:
             raise errors.NotAVideo(self.path, f"not a video: libav reads it as {demuxer}")
+        if demuxer in _RAW_DEMUXERS:
+            raise errors.CannotOpen(self.path, f"no container: libav reads it as bare {demuxer}")
         stream = self._container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             raise errors.NotAVideo(self.path, "not a video: it has no video stream")
@@ -257,9 +263,15 @@ class Video:
             raise errors.NotAVideo(self.path, "not a video: sound with a cover picture")
         if stream.codec_context is None:
             raise errors.CannotOpen(self.path, "cannot be opened: no decoder for its video codec")
+        if any(s.frames > stream.frames > 0 for s in self._unreadable_streams()):
+            raise errors.CannotOpen(self.path, "its longest video stream cannot be told")
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         return stream
+
+    def _unreadable_streams(self) -> list[av.VideoStream]:
+        found = [s for s in self._container.streams.video if s.codec_context]
+        return [s for s in found if not s.codec_context.pix_fmt]
 
     def _end(self) -> float:
         """Seconds at which the last frame stops being shown."""
@@ -271,9 +283,15 @@ class Video:
             return f"truncated: after {len(self)} frames the decoder ends in: {self._error}"
         promised = (self._stream.duration or 0) * self._tick
         promised = promised or (self._container.duration or 0) / av.time_base
-        if not self._pts or self._end() >= _WHOLE_FROM * promised:
-            return ""
-        return f"truncated: its frames end at {self._end():.2f} s of {promised:.2f} s"
+        if self._pts and self._end() < _WHOLE_FROM * promised:
+            return f"truncated: its frames end at {self._end():.2f} s of {promised:.2f} s"
+        if self._break:
+            return f"truncated or damaged: {self._break}"
+        if self.index.torn:
+            return "truncated or damaged: packets, or parts of them, are missing"
+        if len(self) < self.index.pictures:
+            return f"damaged: {len(self)} frames decode of {self.index.pictures} pictures"
+        return ""
 
     def _check_usable(self) -> None:
         if self._cut() and not self._allow_truncated:

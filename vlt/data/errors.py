@@ -31,7 +31,8 @@ class NotAVideo(VideoError):
 
 
 class Truncated(VideoError):
-    """The decoder ends in an error, or the last frame lies far before the container's end."""
+    """Frames are missing: the decoder ends in an error, the last frame lies far before the
+    container's end, or the container's structure or the packets show a gap."""
 
 
 class NoFrames(VideoError):

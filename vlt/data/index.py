@@ -21,6 +21,10 @@ _CODECS = {
 _SKIPS_EXACTLY = ("h264",)
 # An MPEG-4 packet this short says "repeat the last frame" and yields none of its own.
 _MPEG4_EMPTY_PACKET = 8
+# What a picture of MPEG-4 begins with; packed B-frames share a packet, and an empty one follows.
+_MPEG4_PICTURE = b"\0\0\1\xb6"
+# Durations of a frame, within which a frame follows the one before.
+_MOST_GAP = 16
 
 
 class Surprise(Exception):
@@ -39,6 +43,9 @@ class PacketIndex:
       last_duration: duration of the packet shown last, in the stream's time base.
       packets: the packets in decoding order, or None where they are too large to keep.
       open_gop: whether a picture is shown before a keyframe that precedes it in decoding order.
+      pictures: how many frames the packets promise; 0 where they do not tell.
+      discarded: presentation times of packets that an edit list cuts off.
+      torn: whether packets, or parts of them, are missing.
       doubt: why the index cannot stand for the frames ('' where it can).
     """
 
@@ -49,6 +56,9 @@ class PacketIndex:
     last_duration: int = 0
     packets: list[av.Packet] | None = dataclasses.field(default_factory=list)
     open_gop: bool = False
+    pictures: int = 0
+    discarded: list[int] = dataclasses.field(default_factory=list)
+    torn: bool = False
     doubt: str = ""
 
     def start(self, pts: int) -> int:
@@ -68,14 +78,21 @@ class PacketIndex:
             self.doubt = self.doubt or "packets without a timestamp"
             return
         if packet.is_corrupt:
-            self.doubt = self.doubt or "corrupt packets"
-        if codec == "mpeg4" and packet.size <= _MPEG4_EMPTY_PACKET:
+            self.torn, self.doubt = True, self.doubt or "corrupt packets"
+        is_empty = codec == "mpeg4" and packet.size <= _MPEG4_EMPTY_PACKET
+        if is_empty:
             self.doubt = self.doubt or "MPEG-4 packets without a picture"
         if packet.is_keyframe:
             self.keyframes.append(at)
             self.keyframe_pts.append(pts)
+        if packet.is_discard:
+            self.discarded.append(pts)
         if packet.is_discard or not _is_shown(packet, codec):
             return
+        if codec == "mpeg4":
+            self.pictures += bytes(packet).count(_MPEG4_PICTURE) - is_empty
+        else:
+            self.pictures += 1
         if pts in self.place:
             self.doubt = self.doubt or "two packets with one timestamp"
         if not self.pts or pts > self.pts[-1]:
@@ -90,10 +107,10 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
     """Demuxes the stream to its end; the container is then spent."""
     index = PacketIndex(doubt=_known_doubt(container, stream))
     codec = stream.codec_context.name
-    total = 0
+    total, count = 0, 0
     try:
-        for at, packet in enumerate(packets_of(container, stream)):
-            index._add(at, packet, codec)
+        for count, packet in enumerate(packets_of(container, stream), 1):
+            index._add(count - 1, packet, codec)
             total += packet.size
             if total > KEPT_BYTES:
                 index.packets = None
@@ -105,7 +122,22 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
     starts_whole = index.keyframes[:1] == [0] and index.keyframe_pts[:1] <= index.pts[:1]
     if not starts_whole:
         index.doubt = index.doubt or "frames before the first keyframe"
+    same_times = len(index.place) < len(index.pts)
+    if not starts_whole or same_times or codec not in _CODECS:
+        index.pictures = 0  # Two packets may be the fields of one frame.
+    # Of two pictures that share the last packet of a cut stream, one does not come out.
+    index.pictures = min(index.pictures, count)
+    index.torn |= _cuts_off_wrongly(index, same_times)
+    index.torn |= not stream.duration and count < stream.frames
     return index
+
+
+def _cuts_off_wrongly(index: PacketIndex, same_times: bool) -> bool:
+    """Whether a packet was cut off because its time is damaged: it does not follow on the last."""
+    if not index.pts or max(index.discarded, default=index.pts[-1]) <= index.pts[-1]:
+        return False
+    first = min(pts for pts in index.discarded if pts > index.pts[-1])
+    return same_times or first > index.pts[-1] + _MOST_GAP * max(1, index.last_duration)
 
 
 def frames_at(
