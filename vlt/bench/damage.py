@@ -70,11 +70,11 @@ def damage(sources: Sequence[str], folder: str, count: int, seed: int) -> Iterat
         kind = list(DAMAGES)[i % len(DAMAGES)]
         source = pathlib.Path(sources[i // len(DAMAGES) % len(sources)])
         content = source.read_bytes()
-        other = pathlib.Path(sources[rng.integers(len(sources))]).read_bytes()
+        other = pathlib.Path(sources[int(rng.integers(len(sources)))]).read_bytes()
         found = DAMAGES[kind](content, rng, other)
         suffix = source.suffix
         if kind == "renamed":
-            suffix = rng.choice([s for s in SUFFIXES if s != source.suffix])
+            suffix = str(rng.choice([s for s in SUFFIXES if s != source.suffix]))
         path = os.path.join(folder, f"{i:04d}-{kind}-{source.stem}{suffix}")
         pathlib.Path(path).write_bytes(found)
         yield Damaged(path, kind, str(source), found != content)

@@ -16,6 +16,8 @@ _CODECS = {
     *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4"),
     *("ffv1", "png", "mjpeg", "qtrle", "rawvideo", "huffyuv", "utvideo"),
 }
+# Whose packets are not told apart by their times, but each gives one frame.
+_ORDERLY_CODECS = {"gif", "mpeg1video", "mpeg2video"}
 # Decoders whose "not a reference" mark is strict: skipping such frames changes no other frame (a
 # frame of VP8 leaves its segmentation map, one of HEVC may serve a higher temporal layer).
 _SKIPS_EXACTLY = ("h264",)
@@ -23,8 +25,6 @@ _SKIPS_EXACTLY = ("h264",)
 _MPEG4_EMPTY_PACKET = 8
 # What a picture of MPEG-4 begins with; packed B-frames share a packet, and an empty one follows.
 _MPEG4_PICTURE = b"\0\0\1\xb6"
-# Durations of a frame, within which a frame follows the one before.
-_MOST_GAP = 16
 
 
 class Surprise(Exception):
@@ -45,6 +45,7 @@ class PacketIndex:
       open_gop: whether a picture is shown before a keyframe that precedes it in decoding order.
       pictures: how many frames the packets promise; 0 where they do not tell.
       discarded: presentation times of packets that an edit list cuts off.
+      durations: of the shown packets.
       torn: whether packets, or parts of them, are missing.
       doubt: why the index cannot stand for the frames ('' where it can).
     """
@@ -58,6 +59,7 @@ class PacketIndex:
     open_gop: bool = False
     pictures: int = 0
     discarded: list[int] = dataclasses.field(default_factory=list)
+    durations: set[int] = dataclasses.field(default_factory=set)
     torn: bool = False
     doubt: str = ""
 
@@ -99,6 +101,7 @@ class PacketIndex:
             self.last_duration = packet.duration or 0
         if self.keyframe_pts and pts < self.keyframe_pts[-1]:
             self.open_gop = True
+        self.durations.add(packet.duration or 0)
         self.place[pts] = at
         self.pts.append(pts)
 
@@ -123,21 +126,24 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
     if not starts_whole:
         index.doubt = index.doubt or "frames before the first keyframe"
     same_times = len(index.place) < len(index.pts)
-    if not starts_whole or same_times or codec not in _CODECS:
+    if same_times or not starts_whole or codec not in _CODECS | _ORDERLY_CODECS:
         index.pictures = 0  # Two packets may be the fields of one frame.
     # Of two pictures that share the last packet of a cut stream, one does not come out.
     index.pictures = min(index.pictures, count)
-    index.torn |= _cuts_off_wrongly(index, same_times)
+    index.torn |= _cuts_off_wrongly(index)
     index.torn |= not stream.duration and count < stream.frames
     return index
 
 
-def _cuts_off_wrongly(index: PacketIndex, same_times: bool) -> bool:
-    """Whether a packet was cut off because its time is damaged: it does not follow on the last."""
+def _cuts_off_wrongly(index: PacketIndex) -> bool:
+    """Whether a packet is cut off at the end that belongs elsewhere: its time is damaged.
+
+    That shows where all packets last equally long, and those shown leave a gap.
+    """
     if not index.pts or max(index.discarded, default=index.pts[-1]) <= index.pts[-1]:
         return False
-    first = min(pts for pts in index.discarded if pts > index.pts[-1])
-    return same_times or first > index.pts[-1] + _MOST_GAP * max(1, index.last_duration)
+    step = max(1, index.last_duration)
+    return index.durations == {step} and index.pts[-1] != index.pts[0] + step * (len(index.pts) - 1)
 
 
 def frames_at(
