@@ -37,11 +37,12 @@ def _write_json_lines(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[
 def _write_csv(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str]) -> None:
     # Not by READERS, in which an empty field is an absent one.
     with manifest.open(encoding="utf-8-sig", newline="") as file:
+        ends = "\r\n" if file.readline().endswith("\r\n") else "\n"
+        file.seek(0)
         header, *rows = [row for row in csv.reader(file, strict=True) if row]
-        ends = file.newlines
     place = header.index(COLUMN) if COLUMN in header else len(header)
     with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator=ends if isinstance(ends, str) else "\n")
+        writer = csv.writer(file, lineterminator=ends)
         writer.writerow([*header[:place], COLUMN, *header[place + 1 :]])
         for row, found in zip(rows, sums, strict=True):
             kept = "".join(row[place : place + 1])

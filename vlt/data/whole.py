@@ -192,12 +192,14 @@ def _skip_blocks(data: Bytes, at: int, even: bool = False) -> int:
 
 def _check_transport_stream(data: Bytes) -> None:
     for size, offset in _TRANSPORT_PACKETS:
-        if len(data) > 2 * size and {data[offset + i * size] for i in range(3)} == {_SYNC}:
+        if data[offset] == data[size + offset] == _SYNC:
             lost = np.flatnonzero(np.frombuffer(data, np.uint8)[offset::size] != _SYNC)
             if len(lost):
                 raise Break(f"no packet begins at byte {lost[0] * size}")
             if len(data) % size:
                 raise Break(f"its last packet has {len(data) % size} of {size} bytes")
+            return
+    raise Break("no packet begins at its first byte")
 
 
 _CHECKS = {
