@@ -1,6 +1,7 @@
 """The campaign of damaged videos: its copies, its verdicts, and a short one."""
 
 import collections
+import pathlib
 import subprocess
 import sys
 
@@ -32,11 +33,11 @@ def test_copies_are_a_function_of_the_seed(folder, tmp_path):
     for run, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / run).mkdir()
         copies = list(damage(sources, str(tmp_path / run), 20, seed))
-        made.append([open(copy.path, "rb").read() for copy in copies])
+        made.append([pathlib.Path(copy.path).read_bytes() for copy in copies])
     assert made[0] == made[1] != made[2]
     assert collections.Counter(copy.kind for copy in copies) == dict.fromkeys(DAMAGES, 5)
     for copy, content in zip(copies, made[2], strict=True):
-        assert copy.changed == (content != open(copy.source, "rb").read())
+        assert copy.changed == (content != pathlib.Path(copy.source).read_bytes())
         assert copy.changed == (copy.kind != "renamed")
 
 

@@ -125,13 +125,14 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
     starts_whole = index.keyframes[:1] == [0] and index.keyframe_pts[:1] <= index.pts[:1]
     if not starts_whole:
         index.doubt = index.doubt or "frames before the first keyframe"
-    same_times = len(index.place) < len(index.pts)
-    if same_times or not starts_whole or codec not in _CODECS | _ORDERLY_CODECS:
-        index.pictures = 0  # Two packets may be the fields of one frame.
+    same_times = len(index.place) < len(index.pts)  # e.g. of the two fields of a frame
+    one_each = codec in _CODECS and starts_whole and not same_times
+    if not one_each and codec not in _ORDERLY_CODECS:
+        index.pictures = 0
     # Of two pictures that share the last packet of a cut stream, one does not come out.
     index.pictures = min(index.pictures, count)
     index.torn |= _cuts_off_wrongly(index)
-    index.torn |= not stream.duration and count < stream.frames
+    index.torn |= not stream.duration and len(index.pts) < stream.frames
     return index
 
 
