@@ -131,9 +131,17 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
         index.pictures = 0
     # Of two pictures that share the last packet of a cut stream, one does not come out.
     index.pictures = min(index.pictures, count)
-    index.torn |= _cuts_off_wrongly(index)
-    index.torn |= not stream.duration and len(index.pts) < stream.frames
+    index.torn |= _cuts_off_wrongly(index) or _falls_short(index, stream)
     return index
+
+
+def _falls_short(index: PacketIndex, stream: av.VideoStream) -> bool:
+    """Whether there are fewer packets than the header lists, and no edit list explains it: what is
+    left does not last as long as the header says, or that does not say how long."""
+    if not 0 < len(index.pts) < stream.frames:
+        return False
+    lasts = index.pts[-1] - index.pts[0] + index.last_duration
+    return not stream.duration or lasts + 2 * index.last_duration < stream.duration
 
 
 def _cuts_off_wrongly(index: PacketIndex) -> bool:
