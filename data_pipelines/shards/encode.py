@@ -5,9 +5,7 @@ the video has more than `fps` a second; or `frames` of them, the centres of equa
 """
 
 import dataclasses
-import hashlib
 import io
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -17,8 +15,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from vlt.data.checksum import verify
 from vlt.data.decode import Video
-from vlt.data.errors import ChangedFile, WrongFrames
+from vlt.data.errors import WrongFrames
 from vlt.data.sample import sample
 from vlt.data.shards import pack_record
 
@@ -98,7 +97,8 @@ def encode(request: Request) -> np.ndarray:
 
     Raises: errors.VideoError: the file is broken, wherever.
     """
-    _check_sum(request)
+    if request.sha256:
+        verify(request.path, request.sha256)
     with Video(request.path) as video:
         try:
             content = _content(video, request.form)
@@ -107,15 +107,6 @@ def encode(request: Request) -> np.ndarray:
             content = _content(video, request.form)
     record = {"run": request.run, "video": request.name, **content}
     return np.frombuffer(pack_record(record), np.uint8)
-
-
-def _check_sum(request: Request) -> None:
-    if request.sha256 and os.path.isfile(request.path):
-        with open(request.path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != request.sha256:
-            reason = f"its sha256 is {found} instead of the manifest's {request.sha256}"
-            raise ChangedFile(request.path, reason)
 
 
 def _content(video: Video, form: Clips | Frames) -> dict[str, Any]:

@@ -123,7 +123,9 @@ def test_a_lying_index_is_found_out(tmp_path, ghost):
 
 def test_a_lying_index_is_found_out_frame_by_frame(tmp_path, ghost):
     path = write_tricky(tmp_path, "closed_gop.mp4")
-    with Video(path) as video:
+    with Video(path) as video, pytest.raises(errors.Truncated, match="60 frames decode of 61"):
+        list(video.frames([3, 20]))
+    with Video(path, allow_truncated=True) as video:
         with pytest.raises(errors.WrongFrames, match="60 frames decode, at other times"):
             list(video.frames([3, 20]))
         assert len(video) == 60
