@@ -112,6 +112,14 @@ def test_a_block_of_no_track_is_found(sound):
     assert "is of track 5" in find_break("", bytes(content), "matroska,webm")
 
 
+def test_a_block_that_passes_for_a_number_is_found(sound):
+    content = bytearray(sound["vp8.webm"].read_bytes())
+    block = content.index(b"\x81\x00\x00\x80", content.index(b"\x1f\x43\xb6\x75"))
+    start = content.rindex(b"\xa3", 0, block)
+    content[start] = 0xAB
+    assert "the number at byte" in find_break("", bytes(content), "matroska,webm")
+
+
 def test_an_avi_that_holds_fewer_pictures_than_it_says_is_found(sound):
     content = bytearray(sound["b_frames.avi"].read_bytes())
     at = content.index(b"avih") + 8 + 16

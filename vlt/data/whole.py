@@ -18,8 +18,9 @@ _VOID, _CHECKSUM = 0xEC, 0xBF
 # SeekHead, Info, Cues, Tags, Chapters, Attachments.
 _IN_SEGMENT = {0x114D9B74, 0x1549A966, 0x1C53BB6B, 0x1254C367, 0x1043A770, 0x1941A469}
 _IN_SEGMENT |= {_CLUSTER, _TRACKS, _VOID, _CHECKSUM}
-# Timestamp, PrevSize, Position, SilentTracks, EncryptedBlock.
-_IN_CLUSTER = {0xE7, 0xAB, 0xA7, 0x5854, 0xAF, _SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CHECKSUM}
+_NUMBERS = {0xE7, 0xAB, 0xA7}  # Timestamp, PrevSize, Position
+# And SilentTracks, EncryptedBlock.
+_IN_CLUSTER = _NUMBERS | {0x5854, 0xAF, _SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CHECKSUM}
 # 188 bytes; with a time stamp in front; with a checksum behind. And where the sync byte lies.
 _TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))
 _SYNC = 0x47
@@ -95,6 +96,8 @@ def _track_numbers(data: Bytes, start: int, end: int) -> Iterator[int]:
 
 def _check_cluster(data: Bytes, start: int, end: int, tracks: set[int]) -> None:
     for kind, begin, stop in _elements(data, start, end, _IN_CLUSTER):
+        if kind in _NUMBERS and stop - begin > 8:
+            raise Break(f"the number at byte {begin} has {stop - begin} bytes")
         blocks = [(kind, begin, stop)] if kind == _SIMPLE_BLOCK else []
         if kind == _BLOCK_GROUP:
             blocks = [e for e in _elements(data, begin, stop) if e[0] == _BLOCK]
