@@ -3,11 +3,12 @@
 import hashlib
 import struct
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from video_files import TRICKY, draw, write, write_tricky
+from video_files import TRICKY, decode_all, draw, write, write_tricky
 
 from vlt.data.checksum import sha256_of, verify
 from vlt.data.clips import ClipRequest, read_clip
@@ -149,3 +150,23 @@ def test_every_changed_byte_is_told_by_the_sum(sound, tmp_path, at):
 def test_the_sum_of_no_file(tmp_path):
     with pytest.raises(CannotOpen, match=r"none.mp4: cannot be opened: No such file"):
         verify(str(tmp_path / "none.mp4"), "")
+
+
+@pytest.mark.parametrize("name", ["closed_gop.mp4", "open_gop.mp4"])
+def test_what_an_edit_list_cuts_off_is_not_missing(tmp_path, name):
+    source, path = write_tricky(tmp_path, name), tmp_path / "edited.mp4"
+    with av.open(str(source)) as container, av.open(str(path), "w") as out:
+        stream = container.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for packet in container.demux(stream):
+            if packet.size:
+                # What is shown before 0 s stays in the file, and the muxer's edit list cuts it off.
+                packet.pts, packet.dts = (
+                    t - 10 * packet.duration for t in (packet.pts, packet.dts)
+                )
+                packet.stream = copy
+                out.mux(packet)
+    with Video(path) as video:
+        assert video.index.discarded
+        assert len(video) == 50
+        assert np.array_equal(video.read([0, 49]), decode_all(source)[[10, 59]])

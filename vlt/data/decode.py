@@ -264,7 +264,7 @@ class Video:
         if stream.codec_context is None:
             raise errors.CannotOpen(self.path, "cannot be opened: no decoder for its video codec")
         if any(s.frames > stream.frames > 0 for s in self._unreadable_streams()):
-            raise errors.CannotOpen(self.path, "cannot be opened: its longest video stream is damaged")
+            raise errors.CannotOpen(self.path, "its longest video stream cannot be decoded")
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         return stream

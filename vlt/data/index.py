@@ -44,7 +44,7 @@ class PacketIndex:
       packets: the packets in decoding order, or None where they are too large to keep.
       open_gop: whether a picture is shown before a keyframe that precedes it in decoding order.
       pictures: how many frames the packets promise; 0 where they do not tell.
-      discarded: presentation times of packets that an edit list cuts off.
+      discarded: whether an edit list cuts packets off.
       durations: of the shown packets.
       torn: whether packets, or parts of them, are missing.
       doubt: why the index cannot stand for the frames ('' where it can).
@@ -58,7 +58,7 @@ class PacketIndex:
     packets: list[av.Packet] | None = dataclasses.field(default_factory=list)
     open_gop: bool = False
     pictures: int = 0
-    discarded: list[int] = dataclasses.field(default_factory=list)
+    discarded: bool = False
     durations: set[int] = dataclasses.field(default_factory=set)
     torn: bool = False
     doubt: str = ""
@@ -88,7 +88,7 @@ class PacketIndex:
             self.keyframes.append(at)
             self.keyframe_pts.append(pts)
         if packet.is_discard:
-            self.discarded.append(pts)
+            self.discarded = True
         if packet.is_discard or not _is_shown(packet, codec):
             return
         if codec == "mpeg4":
@@ -137,22 +137,23 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
 
 def _falls_short(index: PacketIndex, stream: av.VideoStream) -> bool:
     """Whether there are fewer packets than the header lists, and no edit list explains it: what is
-    left does not last as long as the header says, or that does not say how long."""
+    left does not last as long as the header says, or that says nothing sensible."""
     if not 0 < len(index.pts) < stream.frames:
         return False
+    if not stream.duration or index.last_duration > stream.duration:
+        return True
     lasts = index.pts[-1] - index.pts[0] + index.last_duration
-    return not stream.duration or lasts + 2 * index.last_duration < stream.duration
+    return lasts + 2 * index.last_duration < stream.duration
 
 
 def _cuts_off_wrongly(index: PacketIndex) -> bool:
-    """Whether a packet is cut off at the end that belongs elsewhere: its time is damaged.
+    """Whether an edit list cuts off a packet that belongs among those shown: its time is damaged.
 
     That shows where all packets last equally long, and those shown leave a gap.
     """
-    if not index.pts or max(index.discarded, default=index.pts[-1]) <= index.pts[-1]:
+    if not (index.pts and index.discarded and index.durations == {index.last_duration}):
         return False
-    step = max(1, index.last_duration)
-    return index.durations == {step} and index.pts[-1] != index.pts[0] + step * (len(index.pts) - 1)
+    return index.pts[-1] - index.pts[0] != index.last_duration * (len(index.pts) - 1)
 
 
 def frames_at(
