@@ -81,10 +81,14 @@ def test_read_clip_samples_again_when_fewer_frames_exist(tmp_path, monkeypatch):
             ghost = built.pts[-1] + 512
             built.place[ghost] = built.place[built.pts[-1]]
             built.pts.append(ghost)
+        built.pictures += 4
         return built
 
     monkeypatch.setattr(decode_module, "build_index", build_with_frames_too_many)
-    assert np.array_equal(read_clip(ClipRequest(path, "linspace", 4)), expected)
+    again = ClipRequest(path, "linspace", 4, allow_truncated=True)
+    assert np.array_equal(read_clip(again), expected)
+    with pytest.raises(errors.Truncated, match="60 frames decode of 64 pictures"):
+        read_clip(ClipRequest(path, "linspace", 4))
 
 
 def test_fps_reaches_the_sampler(tmp_path):

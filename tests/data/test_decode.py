@@ -91,19 +91,27 @@ def test_alt_ref_pictures_are_not_frames(shared):
         assert not video.index.doubt
 
 
-def test_a_lying_index_is_found_out(tmp_path, monkeypatch):
-    path = write_tricky(tmp_path, "closed_gop.mp4")
-    truth = decode_all(path)
+@pytest.fixture
+def ghost(monkeypatch):
+    """Every index promises a frame more than there is."""
 
     def build_with_a_frame_too_many(container, stream):
         built = index.build_index(container, stream)
         ghost = built.pts[-1] + 512
         built.place[ghost] = built.place[built.pts[-1]]
         built.pts.append(ghost)
+        built.pictures += 1
         return built
 
     monkeypatch.setattr(decode_module, "build_index", build_with_a_frame_too_many)
-    with Video(path) as video:
+
+
+def test_a_lying_index_is_found_out(tmp_path, ghost):
+    path = write_tricky(tmp_path, "closed_gop.mp4")
+    truth = decode_all(path)
+    with Video(path) as video, pytest.raises(errors.Truncated, match="60 frames decode of 61"):
+        video.read([60])
+    with Video(path, allow_truncated=True) as video:
         assert len(video) == 61
         with pytest.raises(
             errors.WrongFrames, match="frame 60 was asked for; frames 0 to 59 exist"
@@ -111,6 +119,35 @@ def test_a_lying_index_is_found_out(tmp_path, monkeypatch):
             video.read([60])
         assert len(video) == 60
         assert np.array_equal(video.read([59, 20]), truth[[59, 20]])
+
+
+def test_a_lying_index_is_found_out_frame_by_frame(tmp_path, ghost):
+    path = write_tricky(tmp_path, "closed_gop.mp4")
+    with Video(path) as video, pytest.raises(errors.Truncated, match="60 frames decode of 61"):
+        list(video.frames([3, 20]))
+    with Video(path, allow_truncated=True) as video:
+        with pytest.raises(errors.WrongFrames, match="60 frames decode, at other times"):
+            list(video.frames([3, 20]))
+        assert len(video) == 60
+        assert np.array_equal(np.stack([*video.frames([3, 20])]), video.read([3, 20]))
+
+
+@pytest.mark.parametrize("name", TRICKY)
+def test_frames_come_one_at_a_time_as_they_do_at_once(tmp_path, name):
+    path = write_tricky(tmp_path, name)
+    wanted = [0, 7, 7, 31, 59]
+    with Video(path) as video, Video("in memory", content=path.read_bytes()) as same:
+        assert np.array_equal(np.stack([*video.frames(wanted)]), decode_all(path)[wanted])
+        assert np.array_equal(same.read(wanted), decode_all(path)[wanted])
+
+
+@pytest.mark.parametrize("name", ["broken_truncated_after_moov.mp4", "broken_truncated_half.webm"])
+def test_a_cut_file_in_memory_is_named_as_on_disk(shared, name):
+    content = (shared / "videos" / name).read_bytes()
+    with pytest.raises(errors.Truncated, match=f"^{name}: truncated"):
+        Video(name, content=content)
+    with pytest.raises(errors.CannotOpen, match="the file is empty"):
+        Video(name, content=b"")
 
 
 def test_one_open_video_answers_again_and_again(tmp_path):

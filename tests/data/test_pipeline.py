@@ -342,3 +342,12 @@ def test_a_users_own_files_sound_and_broken(shared, tmp_path, words):
     video = np.concatenate([b["video"] for b in batches])
     assert video.shape == (8, 4, 32, 32, 3) and all(v.any() for v in video[:4])
     assert [pathlike.rsplit("/", 1)[-1] for pathlike in data.skipped] == names[4:]
+
+
+def test_a_row_s_sum_reaches_the_decoder(make):
+    pool = StubPool()
+    rows = [{"caption": "red", "sha256": f"{i:064x}" if i % 2 else None} for i in range(8)]
+    rows = [{k: v for k, v in row.items() if v} for row in rows]
+    take(make(pool, rows).evaluate(), 1)
+    found = {r.path.rsplit("/", 1)[1]: r.sha256 for r in pool.requests}
+    assert found == {f"{i}.mp4": f"{i:064x}" if i % 2 else "" for i in range(8)}

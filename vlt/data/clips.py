@@ -24,8 +24,10 @@ from typing import Any, Self, cast
 import numpy as np
 
 from vlt.data import errors
+from vlt.data.checksum import verify
 from vlt.data.decode import Video
 from vlt.data.sample import sample
+from vlt.data.shards import StoredFrames, read_record, shard_of
 from vlt.data.transform import apply_transform
 
 WORKER = (sys.executable, "-m", "vlt.data.worker")
@@ -39,7 +41,7 @@ class ClipRequest:
     """What to read of which file.
 
     Attributes:
-      path: the video file.
+      path: the video file, or the record of a shard (vlt.data.shards).
       sampler: a name in `vlt.data.sample.SAMPLERS`.
       frames: number of frames of a clip.
       transform: a plain dict, see `vlt.data.transform`.
@@ -47,6 +49,7 @@ class ClipRequest:
       backend: 'pyav' or 'decord'.
       allow_truncated: whether a cut file is the video of the frames that exist.
       clips: number of clips, one after another in what is read.
+      sha256: what the file's bytes must have, each time it is read; '' for any.
     """
 
     path: str
@@ -57,6 +60,7 @@ class ClipRequest:
     backend: str = "pyav"
     allow_truncated: bool = False
     clips: int = 1
+    sha256: str = ""
 
 
 def read_clip(request: ClipRequest) -> np.ndarray:
@@ -64,12 +68,27 @@ def read_clip(request: ClipRequest) -> np.ndarray:
 
     Raises: errors.VideoError, ValueError for a request that no file can satisfy.
     """
-    with Video(request.path, allow_truncated=request.allow_truncated) as video:
+    if request.sha256:
+        verify(request.path, request.sha256)
+    with open_video(request.path, allow_truncated=request.allow_truncated) as video:
         frames = _read_sampled(video, request)
     return apply_transform(request.transform, frames, request.seed)
 
 
-def _read_sampled(video: Video, request: ClipRequest) -> np.ndarray:
+def open_video(path: str, *, allow_truncated: bool = False) -> Video | StoredFrames:
+    """The video of a file, or of a shard's record; a context manager.
+
+    Raises: what `Video` raises, errors.BrokenShard.
+    """
+    if shard_of(path) is None:
+        return Video(path, allow_truncated=allow_truncated)
+    record = read_record(path)
+    if "frames" in record:
+        return StoredFrames(path, record["frames"], record["fps"])
+    return Video(path, allow_truncated=allow_truncated, content=record["content"])
+
+
+def _read_sampled(video: Video | StoredFrames, request: ClipRequest) -> np.ndarray:
     while True:
         count = len(video)
         rng = np.random.default_rng((request.seed, 1))
@@ -116,8 +135,10 @@ class DecoderPool:
         """The decoder processes that run now."""
         return [process.child for process in self._running]
 
-    def read(self, request: ClipRequest) -> np.ndarray:
+    def read(self, request: Any) -> np.ndarray:
         """`read_clip(request)` in a process of the pool: uint8 RGB [t, h, w, 3].
+
+        Of another `command` the request is what that answers, with a `path`.
 
         Raises: what `read_clip` raises; DecodeTimeout, DecoderDied.
         """
@@ -166,7 +187,7 @@ class _Process:
         self._readable.register(self._from, select.POLLIN)
         self._started = False
 
-    def ask(self, request: ClipRequest, timeout: float) -> np.ndarray | BaseException:
+    def ask(self, request: Any, timeout: float) -> np.ndarray | BaseException:
         """The process's answer. Raises: TimeoutError; EOFError or BrokenPipeError if it died."""
         if not self._started:
             self._await_start()

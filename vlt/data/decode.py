@@ -7,6 +7,7 @@ against the index; at the first surprise the file is read in order instead.
 """
 
 import dataclasses
+import io
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 
 from vlt.data import decord_backend, errors
 from vlt.data.index import Surprise, build_index, frames_at, packets_of
+from vlt.data.whole import find_break
 
 BACKENDS = ("pyav", "decord")
 
@@ -26,6 +28,8 @@ BACKENDS = ("pyav", "decord")
 _WHOLE_FROM = 0.9
 # libav reads still images and texts as videos of one frame, by these demuxers and "*_pipe".
 _STILL_DEMUXERS = ("image2", "tty")
+# Streams without a container, which libav also sees in files whose container's header is damaged.
+_RAW_DEMUXERS = ("h261", "h263", "m4v", "mpegvideo", "cavsvideo", "dirac", "obu", "vc1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,18 +79,27 @@ def probe(path: str | os.PathLike, *, allow_truncated: bool = False) -> VideoInf
 class Video:
     """An open video file: its best video stream, one decoding thread. A context manager.
 
-    With `allow_truncated` a file that was cut is the video of the frames that exist.
+    With `allow_truncated` a file that was cut is the video of the frames that exist. `content` are
+    the bytes of a file that is not on disk under `path`, its name in messages.
 
     Raises: CannotOpen, NotAVideo, Truncated, NoFrames.
     """
 
-    def __init__(self, path: str | os.PathLike, *, allow_truncated: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        allow_truncated: bool = False,
+        content: bytes | None = None,
+    ):
         self.path = os.fspath(path)
+        self._content = content
         self._allow_truncated = allow_truncated
         self._reformatter = VideoReformatter()
         self._error = ""
         self._open()
         try:
+            self._break = find_break(self.path, content, self.container)
             self.index = build_index(self._container, self._stream)
             self._pts: list[int] = self.index.pts
             if self.index.doubt or self._cut():
@@ -172,6 +185,37 @@ class Video:
         in_order = len(inverse) == len(wanted) and bool((np.diff(inverse) > 0).all())
         return frames if in_order else frames[inverse]
 
+    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """The frames at `indices` (ascending), uint8 RGB [H, W, 3], one at a time.
+
+        The whole file is decoded, once, whatever its length in little memory: also for errors that
+        lie where no frame is wanted.
+
+        Raises:
+          Truncated: reading met an error, and cut files are not allowed.
+          WrongFrames: the frames are others than the packets promised (len(self) and `timestamps`
+            then tell of those that exist), or of different sizes.
+        """
+        promised, size, same, count = self._pts, None, True, 0
+        places = iter(indices)
+        place = next(places, None)
+        for count, frame in enumerate(self._all_frames(), 1):
+            same = count <= len(promised) and frame.pts in (None, promised[count - 1])
+            if not same:
+                break
+            while place == count - 1:
+                image = self._rgb(frame)
+                size = size or image.shape[:2]
+                if image.shape[:2] != size:
+                    raise self._two_sizes(size, image.shape[:2])
+                yield image
+                place = next(places, None)
+        if self._error or not same or count != len(promised):
+            self.scan()
+            self._check_usable()
+            reason = f"{len(self)} frames decode, at other times than its packets promise"
+            raise errors.WrongFrames(self.path, reason)
+
     def scan(self) -> None:
         """Decodes the whole file; what comes out, and nothing else, is its frames from now on."""
         self.index.doubt = self.index.doubt or "the whole file was decoded"
@@ -182,13 +226,12 @@ class Video:
             self._pts.append(after if frame.pts is None else frame.pts)
 
     def _open(self) -> None:
-        if not os.path.isfile(self.path):
+        if self._content is None and not os.path.isfile(self.path):
             raise errors.CannotOpen(self.path, "cannot be opened: no such file")
         try:
-            # "file:" keeps libav from reading a colon in the name as a protocol.
-            self._container = av.open(f"file:{self.path}", metadata_errors="replace")
+            self._container = av.open(self.source("file:"), "r", metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
-            empty = os.path.getsize(self.path) == 0
+            empty = not (os.path.getsize(self.path) if self._content is None else self._content)
             cause = "the file is empty" if empty else getattr(error, "strerror", None) or error
             raise errors.CannotOpen(self.path, f"cannot be opened: {cause}") from error
         try:
@@ -200,10 +243,19 @@ class Video:
         self._tick = float(self._stream.time_base or 0)
         self._header_fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
 
+    def source(self, protocol: str = "") -> str | io.BytesIO:
+        """What a decoder opens: the file's name, or its bytes.
+
+        protocol: "file:" keeps libav from reading a colon in the name as a protocol.
+        """
+        return f"{protocol}{self.path}" if self._content is None else io.BytesIO(self._content)
+
     def _video_stream(self) -> av.VideoStream:
         demuxer = self.container
         if demuxer.endswith("_pipe") or demuxer in _STILL_DEMUXERS:
             raise errors.NotAVideo(self.path, f"not a video: libav reads it as {demuxer}")
+        if demuxer in _RAW_DEMUXERS:
+            raise errors.CannotOpen(self.path, f"no container: libav reads it as bare {demuxer}")
         stream = self._container.streams.best("video")
         if not isinstance(stream, av.VideoStream):
             raise errors.NotAVideo(self.path, "not a video: it has no video stream")
@@ -211,9 +263,15 @@ class Video:
             raise errors.NotAVideo(self.path, "not a video: sound with a cover picture")
         if stream.codec_context is None:
             raise errors.CannotOpen(self.path, "cannot be opened: no decoder for its video codec")
+        if any(s.frames > stream.frames > 0 for s in self._unreadable_streams()):
+            raise errors.CannotOpen(self.path, "its longest video stream cannot be decoded")
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
         return stream
+
+    def _unreadable_streams(self) -> list[av.VideoStream]:
+        found = [s for s in self._container.streams.video if s.codec_context]
+        return [s for s in found if not s.codec_context.pix_fmt]
 
     def _end(self) -> float:
         """Seconds at which the last frame stops being shown."""
@@ -225,9 +283,15 @@ class Video:
             return f"truncated: after {len(self)} frames the decoder ends in: {self._error}"
         promised = (self._stream.duration or 0) * self._tick
         promised = promised or (self._container.duration or 0) / av.time_base
-        if not self._pts or self._end() >= _WHOLE_FROM * promised:
-            return ""
-        return f"truncated: its frames end at {self._end():.2f} s of {promised:.2f} s"
+        if self._pts and self._end() < _WHOLE_FROM * promised:
+            return f"truncated: its frames end at {self._end():.2f} s of {promised:.2f} s"
+        if self._break:
+            return f"truncated or damaged: {self._break}"
+        if self.index.torn:
+            return "truncated or damaged: packets, or parts of them, are missing"
+        if len(self) < self.index.pictures:
+            return f"damaged: {len(self)} frames decode of {self.index.pictures} pictures"
+        return ""
 
     def _check_usable(self) -> None:
         if self._cut() and not self._allow_truncated:
@@ -270,13 +334,16 @@ class Video:
             if filled == 0:
                 out = np.empty((count, *image.shape), np.uint8)
             if image.shape != out.shape[1:]:
-                sizes = f"{out.shape[1:3]} and {image.shape[:2]}"
-                raise errors.WrongFrames(self.path, f"frames of two sizes (H, W): {sizes}")
+                raise self._two_sizes(out.shape[1:3], image.shape[:2])
             out[filled] = image
             filled += 1
         if filled < count:
             raise errors.WrongFrames(self.path, f"only {filled} of {count} frames came out")
         return out
+
+    def _two_sizes(self, *sizes: tuple[int, ...]) -> errors.WrongFrames:
+        found = " and ".join(map(str, sizes))
+        return errors.WrongFrames(self.path, f"frames of two sizes (H, W): {found}")
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
         turns = frame.rotation // 90 % 4

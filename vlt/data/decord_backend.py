@@ -25,7 +25,7 @@ def read(video: "Video", wanted: np.ndarray) -> np.ndarray:
     _refuse(video, _known_wrong(video))
     decord = _import_decord()
     try:
-        reader = decord.VideoReader(video.path, ctx=decord.cpu(0), num_threads=1)
+        reader = decord.VideoReader(video.source(), ctx=decord.cpu(0), num_threads=1)
         _refuse(video, _disagreement(video, reader))
         frames = reader.get_batch(wanted.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:

@@ -31,7 +31,8 @@ class NotAVideo(VideoError):
 
 
 class Truncated(VideoError):
-    """The decoder ends in an error, or the last frame lies far before the container's end."""
+    """Frames are missing: the decoder ends in an error, the last frame lies far before the
+    container's end, or the container's structure or the packets show a gap."""
 
 
 class NoFrames(VideoError):
@@ -40,6 +41,14 @@ class NoFrames(VideoError):
 
 class WrongFrames(VideoError):
     """The frames asked for do not exist, or frames of different sizes were asked for."""
+
+
+class BrokenShard(VideoError):
+    """A shard that is missing, cut, changed or of another run, or has no such record."""
+
+
+class ChangedFile(VideoError):
+    """Its bytes are not those that the manifest's `sha256` tells of."""
 
 
 class NoText(VideoError):

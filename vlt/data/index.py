@@ -16,11 +16,15 @@ _CODECS = {
     *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4"),
     *("ffv1", "png", "mjpeg", "qtrle", "rawvideo", "huffyuv", "utvideo"),
 }
+# Whose packets are not told apart by their times, but each gives one frame.
+_ORDERLY_CODECS = {"gif", "mpeg1video", "mpeg2video"}
 # Decoders whose "not a reference" mark is strict: skipping such frames changes no other frame (a
 # frame of VP8 leaves its segmentation map, one of HEVC may serve a higher temporal layer).
 _SKIPS_EXACTLY = ("h264",)
 # An MPEG-4 packet this short says "repeat the last frame" and yields none of its own.
 _MPEG4_EMPTY_PACKET = 8
+# What a picture of MPEG-4 begins with; packed B-frames share a packet, and an empty one follows.
+_MPEG4_PICTURE = b"\0\0\1\xb6"
 
 
 class Surprise(Exception):
@@ -39,6 +43,10 @@ class PacketIndex:
       last_duration: duration of the packet shown last, in the stream's time base.
       packets: the packets in decoding order, or None where they are too large to keep.
       open_gop: whether a picture is shown before a keyframe that precedes it in decoding order.
+      pictures: how many frames the packets promise; 0 where they do not tell.
+      discarded: whether an edit list cuts packets off.
+      durations: of the shown packets.
+      torn: whether packets, or parts of them, are missing.
       doubt: why the index cannot stand for the frames ('' where it can).
     """
 
@@ -49,6 +57,10 @@ class PacketIndex:
     last_duration: int = 0
     packets: list[av.Packet] | None = dataclasses.field(default_factory=list)
     open_gop: bool = False
+    pictures: int = 0
+    discarded: bool = False
+    durations: set[int] = dataclasses.field(default_factory=set)
+    torn: bool = False
     doubt: str = ""
 
     def start(self, pts: int) -> int:
@@ -68,20 +80,28 @@ class PacketIndex:
             self.doubt = self.doubt or "packets without a timestamp"
             return
         if packet.is_corrupt:
-            self.doubt = self.doubt or "corrupt packets"
-        if codec == "mpeg4" and packet.size <= _MPEG4_EMPTY_PACKET:
+            self.torn, self.doubt = True, self.doubt or "corrupt packets"
+        is_empty = codec == "mpeg4" and packet.size <= _MPEG4_EMPTY_PACKET
+        if is_empty:
             self.doubt = self.doubt or "MPEG-4 packets without a picture"
         if packet.is_keyframe:
             self.keyframes.append(at)
             self.keyframe_pts.append(pts)
+        if packet.is_discard:
+            self.discarded = True
         if packet.is_discard or not _is_shown(packet, codec):
             return
+        if codec == "mpeg4":
+            self.pictures += bytes(packet).count(_MPEG4_PICTURE) - is_empty
+        else:
+            self.pictures += 1
         if pts in self.place:
             self.doubt = self.doubt or "two packets with one timestamp"
         if not self.pts or pts > self.pts[-1]:
             self.last_duration = packet.duration or 0
         if self.keyframe_pts and pts < self.keyframe_pts[-1]:
             self.open_gop = True
+        self.durations.add(packet.duration or 0)
         self.place[pts] = at
         self.pts.append(pts)
 
@@ -90,10 +110,10 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
     """Demuxes the stream to its end; the container is then spent."""
     index = PacketIndex(doubt=_known_doubt(container, stream))
     codec = stream.codec_context.name
-    total = 0
+    total, count = 0, 0
     try:
-        for at, packet in enumerate(packets_of(container, stream)):
-            index._add(at, packet, codec)
+        for count, packet in enumerate(packets_of(container, stream), 1):
+            index._add(count - 1, packet, codec)
             total += packet.size
             if total > KEPT_BYTES:
                 index.packets = None
@@ -105,7 +125,35 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
     starts_whole = index.keyframes[:1] == [0] and index.keyframe_pts[:1] <= index.pts[:1]
     if not starts_whole:
         index.doubt = index.doubt or "frames before the first keyframe"
+    same_times = len(index.place) < len(index.pts)  # e.g. of the two fields of a frame
+    one_each = codec in _CODECS and starts_whole and not same_times
+    if not one_each and codec not in _ORDERLY_CODECS:
+        index.pictures = 0
+    # Of two pictures that share the last packet of a cut stream, one does not come out.
+    index.pictures = min(index.pictures, count)
+    index.torn |= _cuts_off_wrongly(index) or _falls_short(index, stream)
     return index
+
+
+def _falls_short(index: PacketIndex, stream: av.VideoStream) -> bool:
+    """Whether there are fewer packets than the header lists, and no edit list explains it: what is
+    left does not last as long as the header says, or that says nothing sensible."""
+    if not 0 < len(index.pts) < stream.frames:
+        return False
+    if not stream.duration or index.last_duration > stream.duration:
+        return True
+    lasts = index.pts[-1] - index.pts[0] + index.last_duration
+    return lasts + 2 * index.last_duration < stream.duration
+
+
+def _cuts_off_wrongly(index: PacketIndex) -> bool:
+    """Whether an edit list cuts off a packet that belongs among those shown: its time is damaged.
+
+    That shows where all packets last equally long, and those shown leave a gap.
+    """
+    if not (index.pts and index.discarded and index.durations == {index.last_duration}):
+        return False
+    return index.pts[-1] - index.pts[0] != index.last_duration * (len(index.pts) - 1)
 
 
 def frames_at(

@@ -2,7 +2,8 @@
 
 JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet) with a column `video` (path, relative to the
 manifest) and one of `caption` (text or list of texts), `label`, or `question` with `answer` (text
-or list of texts). `id` names a row; further columns are kept.
+or list of texts). `id` names a row, `sha256` is the sum of the file's bytes, checked whenever it is
+read; further columns are kept. A path may also name the record of a shard (vlt/data/shards.py).
 """
 
 import csv
@@ -12,6 +13,8 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from vlt.data.shards import broken_shards, shard_of
 
 TARGETS = "`caption`, `label`, or `question` with `answer`"
 SHOWN = 5  # examples in a message
@@ -35,6 +38,7 @@ class Record:
         captions: none, one or several.
         extra: all other columns.
         line: line of the file (from 1), of a Parquet file the row (from 1).
+        sha256: what the file's bytes must have, in hexadecimal; '' where the row does not tell.
     """
 
     id: str
@@ -45,6 +49,7 @@ class Record:
     answers: tuple[str, ...]
     extra: Mapping[str, Any]
     line: int
+    sha256: str = ""
 
 
 def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> list[Record]:
@@ -128,7 +133,7 @@ def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 READERS = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}
-OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer")
+OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer", "sha256")
 
 
 def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
@@ -143,6 +148,8 @@ def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
     wrong = _wrong_value(row)
     if wrong:
         raise fail(wrong)
+    if "sha256" in row and shard_of(row["video"]):
+        raise fail("`sha256` is of files; the records of shards have checksums of their own")
     label = row.get("label")
     return Record(
         id=str(row.get("id", row["video"])),
@@ -153,6 +160,7 @@ def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
         answers=texts(row.get("answer", ())),
         extra={k: v for k, v in row.items() if k not in OWN_COLUMNS},
         line=line,
+        sha256=row.get("sha256", ""),
     )
 
 
@@ -229,7 +237,10 @@ def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> li
 
 
 def _check_videos(path: pathlib.Path, records: Sequence[Record]) -> None:
-    absent = [r for r in records if not os.path.isfile(r.video)]
+    if broken := broken_shards(r.video for r in records):
+        shown = "".join(f"\n  {shard}: {reason}" for shard, reason in [*broken.items()][:SHOWN])
+        raise ManifestError(path, f"names shards that cannot be read, {len(broken)} in all:{shown}")
+    absent = [r for r in records if not shard_of(r.video) and not os.path.isfile(r.video)]
     if absent:
         shown = "".join(f"\n  line {r.line}: {r.video}" for r in absent[:SHOWN])
         rest = len(absent) - SHOWN

@@ -226,6 +226,7 @@ class VideoData:
             seed=seed,
             backend=self._config["backend"],
             allow_truncated=self._config["allow_truncated"],
+            sha256=self.records[record].sha256,
         )
         frames = self._pool.read(request)
         if self._config["cache"]:

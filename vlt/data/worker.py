@@ -11,15 +11,16 @@ import pickle
 import signal
 import sys
 import traceback
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from vlt.data.clips import LENGTH, ClipRequest, read_clip
+from vlt.data.clips import LENGTH, read_clip
 
 
-def main() -> None:
-    """Answers until there is nobody left to ask."""
+def main(read: Callable[[Any], np.ndarray] | None = None) -> None:
+    """Answers until there is nobody left to ask. read: what is done with a request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # What a codec library prints must not come between the answers.
@@ -31,16 +32,16 @@ def main() -> None:
             request, limit = pickle.loads(requests.read(*LENGTH.unpack(header)))
             # Should the parent be gone when a decoder hangs, the kernel ends this process.
             signal.setitimer(signal.ITIMER_REAL, 2 * limit + 1)
-            answer = _answer(request)
+            answer = _answer(read or read_clip, request)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _send(answers, answer)
     except BrokenPipeError:
         os._exit(1)
 
 
-def _answer(request: ClipRequest) -> np.ndarray | Exception:
+def _answer(read: Callable[[Any], np.ndarray], request: Any) -> np.ndarray | Exception:
     try:
-        return read_clip(request)
+        return read(request)
     except Exception as error:
         try:
             return pickle.loads(pickle.dumps(error))

@@ -1,0 +1,1 @@
+"""What is wrong with the videos of a manifest: `python -m data_pipelines.check`."""

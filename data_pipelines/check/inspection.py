@@ -1,0 +1,90 @@
+"""One video, looked at from its first byte to its last frame."""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from vlt.data.checksum import sha256_of, verify
+from vlt.data.clips import open_video
+from vlt.data.decode import Video
+from vlt.data.errors import VideoError, WrongFrames
+from vlt.data.shards import StoredFrames, shard_of
+
+JUMPS = 8  # frames that are read by jumping to them
+
+Frames = dict[int, np.ndarray]  # uint8 [H, W, 3], by index
+
+
+class WrongSeek(VideoError):
+    """Jumping to a frame shows another one than decoding the file in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Which file to look at. sha256: what its bytes must have, or ''."""
+
+    path: str
+    sha256: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a sound video holds.
+
+    Attributes:
+      frames: number of frames that decode. fps: of them a second. height, width: in pixels.
+      in_order: why the file is read in order, or '' where its frames can be jumped to.
+      sha256: of a file's bytes; '' of a shard's record.
+    """
+
+    frames: int
+    fps: float
+    height: int
+    width: int
+    in_order: str
+    sha256: str
+
+
+def inspect(request: Request) -> np.ndarray:
+    """Decodes every frame in order, then some by jumping to them: `Found` as JSON, uint8 [n].
+
+    Raises: errors.VideoError, WrongSeek.
+    """
+    sha256 = _checked_sum(request)
+    with open_video(request.path) as video:
+        try:
+            frames, jumped = _decode(video)
+        except WrongFrames:
+            # The packets promise other times; from now on the video is read in order.
+            frames, jumped = _decode(video)
+        for index, frame in frames.items():
+            if not np.array_equal(jumped.get(index, frame), frame):
+                reason = f"frame {index} is another one when it is jumped to"
+                raise WrongSeek(request.path, reason)
+        in_order = video.index.doubt if isinstance(video, Video) else ""
+        height, width = frames[0].shape[:2]
+        found = Found(len(video), round(video.fps, 3), height, width, in_order, sha256)
+    return np.frombuffer(json.dumps(dataclasses.asdict(found)).encode(), np.uint8)
+
+
+def _checked_sum(request: Request) -> str:
+    if shard_of(request.path):
+        return ""
+    if not request.sha256:
+        return sha256_of(request.path)
+    verify(request.path, request.sha256)
+    return request.sha256
+
+
+def _decode(video: Video | StoredFrames) -> tuple[Frames, Frames]:
+    """Some frames as they come when all are decoded in order, and when they are jumped to."""
+    indices = np.unique(np.linspace(0, len(video) - 1, JUMPS).round().astype(int)).tolist()
+    if isinstance(video, StoredFrames):
+        for index in range(len(video)):
+            video.read([index])
+        return {0: video.read([0])[0]}, {}
+    frames = dict(zip(indices, video.frames(indices), strict=True))
+    # From the end on, so that every one is a jump; a file that is read in order knows none.
+    jumps = [] if video.index.doubt else indices[::-1]
+    return frames, {index: video.read([index])[0] for index in jumps}

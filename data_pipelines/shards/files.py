@@ -1,0 +1,98 @@
+"""Files here, or on any file system that Apache Beam knows (gs://, s3://, hdfs:// ...)."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+
+def is_remote(path: str) -> bool:
+    """Whether Beam must be asked for it."""
+    return "://" in path
+
+
+def join(folder: str, name: str) -> str:
+    """Path of `name` in `folder`; of a full path, itself."""
+    return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
+
+
+def read(path: str) -> bytes | None:
+    """The file's bytes, or None where there is no such file."""
+    if is_remote(path):
+        if not _systems().exists(path):
+            return None
+        with _systems().open(path, "application/octet-stream") as file:
+            return file.read()
+    try:
+        return pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def write(path: str, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    with tempfile.TemporaryDirectory() as folder:
+        partial = pathlib.Path(folder) / "content"
+        partial.write_bytes(content)
+        publish(str(partial), path)
+
+
+def publish(local: str, path: str) -> None:
+    """Copies a file to where it belongs; there it is whole or not at all, after a crash too."""
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    if is_remote(path):
+        with open(local, "rb") as source, _systems().create(partial) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        if _systems().exists(path):  # of a worker that did the same work
+            _systems().delete([path])
+        _systems().rename([partial], [path])
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(local, "rb") as source, open(partial, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(partial, path)
+
+
+def names(folder: str) -> list[str]:
+    """Names of what lies in a folder; [] where there is none."""
+    if not is_remote(folder):
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = _systems().match([join(folder, "*")])[0].metadata_list
+    return sorted(entry.path.rstrip("/").rpartition("/")[2] for entry in found)
+
+
+def remove(path: str) -> None:
+    """Removes a file, or a folder with all it holds."""
+    if is_remote(path):
+        _systems().delete([path])
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """A path on this machine of the same content: `path` itself where it lies here."""
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, os.path.basename(path))
+        if _systems().exists(path):  # else whoever opens the copy says so
+            source = _systems().open(path, "application/octet-stream")
+            with source, open(copy, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+        yield copy
+
+
+def _systems() -> Any:
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems

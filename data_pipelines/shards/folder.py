@@ -1,0 +1,229 @@
+"""The folder that a run writes: what is planned, what is done, and its last file, the index.
+
+While a run is under way, OUT/unfinished holds `plan.json`, `videos.jsonl` (number, name and sum of
+each video) and a report of every shard that is done. `finish` makes of these the manifest,
+`broken.jsonl` and, last, `shards.json`: a folder that has it is whole.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from typing import Any
+
+from data_pipelines.shards import files
+from data_pipelines.shards.encode import FORMS, Clips, Frames
+from vlt.data.manifest import READERS, read_manifest
+from vlt.data.shards import INDEX, SUFFIX
+
+PLAN, VIDEOS = "unfinished/plan.json", "unfinished/videos.jsonl"
+MANIFEST, BROKEN = "manifest.jsonl", "broken.jsonl"
+LIBRARIES = ("av", "pillow", "array_record")  # whose versions may change bytes
+READERS_AT_ONCE = 32
+
+Row = dict[str, Any]
+
+
+class FolderError(ValueError):
+    """A folder that holds something else, or not all that it should: the message names both."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What decides every byte of the shards, beside the videos themselves.
+
+    Attributes:
+      manifest: name of the manifest; manifest_sha256: of its bytes.
+      videos: folder of the videos.
+      form: a key of FORMS; options: its fields.
+      per_shard: videos in a shard.
+      libraries: versions of LIBRARIES.
+    """
+
+    manifest: str
+    manifest_sha256: str
+    videos: str
+    form: str
+    options: Mapping[str, Any]
+    per_shard: int
+    libraries: Mapping[str, str]
+
+    @property
+    def run(self) -> str:
+        """A short name of all this, which every record holds."""
+        return hashlib.sha256(self.as_json().encode()).hexdigest()[:16]
+
+    def as_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    def settings(self) -> Clips | Frames:
+        """The form with its options."""
+        return FORMS[self.form](**self.options)
+
+
+def make_plan(manifest: str, videos: str, form: Clips | Frames, per_shard: int) -> Plan:
+    """The plan of a run; `videos` is '' for paths relative to the manifest."""
+    path = pathlib.Path(manifest)
+    return Plan(
+        manifest=path.name,
+        manifest_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        videos=videos or str(path.parent),
+        form=next(name for name, kind in FORMS.items() if isinstance(form, kind)),
+        options=dataclasses.asdict(form),
+        per_shard=per_shard,
+        libraries={name: metadata.version(name) for name in LIBRARIES},
+    )
+
+
+def read_rows(manifest: str) -> list[Row]:
+    """The manifest's rows as they stand in it.
+
+    Raises: ManifestError; FolderError where a value cannot be written as JSON.
+    """
+    path = pathlib.Path(manifest)
+    records = read_manifest(path, check_videos=False)
+    rows = [row for _, row in READERS[path.suffix](path)]
+    for row, record in zip(rows, records, strict=True):
+        try:
+            json.dumps(row)
+        except TypeError as error:
+            raise FolderError(f"{path}, line {record.line}: cannot be JSON: {error}") from None
+    return rows
+
+
+def distinct_videos(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Each video once, however many rows name it, in their order: its name, and `sha256` or ''."""
+    return [*{row["video"]: row.get("sha256", "") for row in rows}.items()]
+
+
+def shard_names(plan: Plan, videos: int) -> list[str]:
+    """Names of all shards of so many videos."""
+    count = -(-videos // plan.per_shard)
+    return [f"{plan.form}-{i:05d}-of-{count:05d}{SUFFIX}" for i in range(count)]
+
+
+def report_path(out: str, shard: str) -> str:
+    """Where the report of a shard lies, which is there when the shard is done."""
+    return files.join(out, f"unfinished/{shard}.json")
+
+
+def start(out: str, plan: Plan, videos: Sequence[tuple[str, str]]) -> bool:
+    """Makes the folder ready for the run, or finds it whole.
+
+    Returns: whether there is anything to do.
+
+    Raises: FolderError: the folder holds another run, or something else.
+    """
+    index = files.read(files.join(out, INDEX))
+    planned = files.read(files.join(out, PLAN))
+    if index is not None:
+        found = json.loads(index)
+        _refuse_difference(out, found["plan"], plan)
+        _check_whole(out, found["shards"])
+        return False
+    if planned is not None:
+        _refuse_difference(out, json.loads(planned), plan)
+        return True
+    if held := files.names(out):
+        raise FolderError(f"{out} holds {held[0]} and no run of this command: give another --out")
+    lines = (json.dumps([number, *video]) + "\n" for number, video in enumerate(videos))
+    files.write(files.join(out, VIDEOS), "".join(lines).encode())
+    files.write(files.join(out, PLAN), plan.as_json().encode())
+    return True
+
+
+def _refuse_difference(out: str, found: Mapping[str, Any], plan: Plan) -> None:
+    wanted = json.loads(plan.as_json())
+    there, here = _flat(found), _flat(wanted)
+    differences = [
+        f"\n  {key}: {there.get(key)!r} there, {here.get(key)!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    ]
+    if differences:
+        raise FolderError(f"{out} is of another run; give another --out:{''.join(differences)}")
+
+
+def _flat(plan: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in plan.items():
+        out |= _flat(value, f"{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return out
+
+
+def _check_whole(out: str, shards: Mapping[str, Any]) -> None:
+    held = set(files.names(out))
+    if missing := [name for name in (MANIFEST, BROKEN, *shards) if name not in held]:
+        lost = ", ".join(missing[:5])
+        raise FolderError(f"{out} was whole and has lost {lost}: give another --out")
+
+
+def finish(out: str, plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
+    """Writes manifest, list of broken videos and index of a run whose shards are all done.
+
+    Returns: the index.
+
+    Raises: FolderError: a shard is not done, or not one video could be read.
+    """
+    names = shard_names(plan, len(distinct_videos(rows)))
+    with ThreadPoolExecutor(READERS_AT_ONCE) as threads:
+        reports = dict(zip(names, threads.map(lambda n: _report(out, n), names), strict=True))
+    places = dict(_places(reports))
+    broken = [row for report in reports.values() for row in report["videos"] if "error" in row]
+    if not places:
+        raise FolderError(f"not one of {len(broken)} videos could be read; the first: {broken[0]}")
+    _write_lines(out, MANIFEST, list(_placed_rows(rows, places)))
+    _write_lines(out, BROKEN, broken)
+    index = {
+        "run": plan.run,
+        "plan": dataclasses.asdict(plan),
+        "videos": len(places),
+        "broken": len(broken),
+        "rows": sum(row["video"] in places for row in rows),
+        "rows_left_out": sum(row["video"] not in places for row in rows),
+        "shards": {
+            name: {"records": report["records"], "bytes": report["bytes"]}
+            for name, report in reports.items()
+        },
+    }
+    files.write(files.join(out, INDEX), json.dumps(index, indent=1).encode())
+    return index
+
+
+def tidy(out: str) -> None:
+    """Removes what only an unfinished run needs, and what killed workers left."""
+    for name in files.names(out):
+        if name == "unfinished" or name.endswith(".partial"):
+            files.remove(files.join(out, name))
+
+
+def _report(out: str, shard: str) -> Row:
+    content = files.read(report_path(out, shard))
+    if content is None:
+        raise FolderError(f"{files.join(out, shard)} is not done: run the same command again")
+    return json.loads(content)
+
+
+def _places(reports: Mapping[str, Row]) -> Iterator[tuple[str, str]]:
+    for shard, report in reports.items():
+        held = (row["video"] for row in report["videos"] if "error" not in row)
+        yield from ((video, f"{shard}#{position}") for position, video in enumerate(held))
+
+
+def _placed_rows(rows: Sequence[Row], places: Mapping[str, str]) -> Iterator[Row]:
+    """The rows whose video is in a shard; where a row's id was its video, it stays that."""
+    once = len(distinct_videos(rows)) == len(rows)
+    for row in rows:
+        if row["video"] in places:
+            row = ({"id": row["video"]} if once else {}) | row
+            if "sha256" in row:  # which is of the source, as `video` no longer is
+                row["source_sha256"] = row.pop("sha256")
+            yield row | {"video": places[row["video"]], "source": row["video"]}
+
+
+def _write_lines(out: str, name: str, rows: Sequence[Row]) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files.write(files.join(out, name), "".join(lines).encode())

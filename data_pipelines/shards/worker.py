@@ -1,0 +1,7 @@
+"""A process that encodes videos: what vlt.data.worker is to clips."""
+
+from data_pipelines.shards.encode import encode
+from vlt.data import worker
+
+if __name__ == "__main__":
+    worker.main(encode)

@@ -1,0 +1,273 @@
+"""Reading shards: the samples of files and of originals, and shards that are broken."""
+
+import io
+import json
+import shutil
+
+import msgpack
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from shard_folders import FPS, make, read_lines, write_rows, write_videos
+
+from configs.common import videos as data_section
+from data_pipelines import moving_shapes
+from data_pipelines.shards.encode import Clips, Frames
+from vlt.data import shards
+from vlt.data.clips import ClipRequest, DecoderPool, open_video, read_clip
+from vlt.data.decode import decode
+from vlt.data.errors import BrokenShard, UnsupportedByDecord, WrongFrames
+from vlt.data.manifest import ManifestError, read_manifest
+from vlt.data.pipeline import VideoData
+from vlt.data.sample import SAMPLERS, sample
+from vlt.data.tokenize import Tokenizer
+
+LENGTHS = (23, 7, 12, 30, 1)
+FORMS = {
+    "all": Frames(quality=95),
+    "thinned": Frames(short_side=16, fps=5),
+    "clips": Clips(short_side=24, fps=5, keyframe_interval=4),
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """{form: manifest}, and the originals' manifest; nobody writes into their folders."""
+    root = tmp_path_factory.mktemp("made")
+    originals = write_videos(root, LENGTHS)
+    return {"originals": originals} | {
+        name: make(originals, root / name, form) for name, form in FORMS.items()
+    }
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """copy(form) -> the manifest of a copy of its folder; indices read before are forgotten."""
+
+    def copy(form):
+        shutil.copytree(made[form].parent, tmp_path / form)
+        return tmp_path / form / "manifest.jsonl"
+
+    yield copy
+    shards._index.cache_clear()
+    shards._open.cache_clear()
+
+
+def references(manifest):
+    return [record.video for record in read_manifest(manifest)]
+
+
+def request(path, sampler, **options):
+    return ClipRequest(path, sampler, frames=4, seed=5, **options)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+def test_a_stored_clip_gives_the_sample_of_the_same_file(made, tmp_path, sampler, backend):
+    if backend == "decord":
+        pytest.importorskip("decord")
+    transform = {"random_resized_crop": 16, "flip": 0.5}
+    for reference in references(made["clips"])[:3]:
+        file = tmp_path / "clip.mp4"
+        file.write_bytes(shards.read_record(reference)["content"])
+        options = {"transform": transform, "backend": backend}
+        stored = read_clip(request(reference, sampler, **options))
+        assert np.array_equal(stored, read_clip(request(str(file), sampler, **options)))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_frames_stored_all_give_the_original_s_indices(made, sampler):
+    """Equal to JPEG coding of the frames that the sampler takes of the original."""
+    originals = references(made["originals"])
+    for original, reference in zip(originals, references(made["all"]), strict=True):
+        with open_video(original) as video:
+            rng = np.random.default_rng((5, 1))
+            indices = sample(sampler, len(video), 4, rng=rng, fps=video.fps)
+        expected = [jpeg(frame, quality=95) for frame in decode(original, indices.tolist())]
+        assert np.array_equal(read_clip(request(reference, sampler)), np.stack(expected))
+
+
+def jpeg(frame, quality, size=None):
+    """A frame after coding: what a reader of the file sees."""
+    out = io.BytesIO()
+    image = Image.fromarray(frame)
+    image = image.resize(size, Image.Resampling.BICUBIC) if size else image
+    image.save(out, "JPEG", quality=quality)
+    return np.asarray(Image.open(out))
+
+
+def test_thinned_frames_are_those_of_the_clip_of_the_same_rate(made):
+    originals = references(made["originals"])
+    both = zip(references(made["thinned"]), references(made["clips"]), strict=True)
+    for original, (frames, clip) in zip(originals, both, strict=True):
+        with open_video(frames) as a, open_video(clip) as b, open_video(original) as whole:
+            assert len(a) == len(b) and (len(a) < 2 or a.fps == pytest.approx(b.fps))
+            wanted = [*range(0, len(whole), FPS // 5)][: len(a)]
+            expected = [jpeg(frame, 90, (21, 16)) for frame in decode(original, wanted)]
+            assert np.array_equal(a.read(range(len(a))), np.stack(expected))
+            shapes = b.read([0]).shape
+            assert shapes == (1, 24, 32, 3)  # of 36 x 48
+            # And the clip shows the same pictures, as far as H.264 keeps them.
+            shown = np.stack(
+                [np.asarray(Image.fromarray(f).resize((21, 16))) for f in b.read(range(len(b)))]
+            )
+            assert np.abs(shown.astype(int) - np.stack(expected)).mean() < 8
+
+
+def test_a_stored_video_is_smooth_where_the_clip_is_and_never_enlarged(made):
+    with open_video(references(made["all"])[0]) as video:
+        assert video.read([0]).shape == (1, 36, 48, 3) and len(video) == LENGTHS[0]
+        assert video.fps == pytest.approx(FPS)
+
+
+def test_keyframes_stand_as_near_as_asked(made):
+    with open_video(references(made["clips"])[0]) as video:
+        assert np.diff([*video.index.keyframes, len(video)]).max() <= 4
+
+
+def stream(manifest, pool, tmp_path, evaluation=False):
+    tokenizer_folder = tmp_path / "words"
+    moving_shapes.write_tokenizer(tokenizer_folder)
+    section = data_section(
+        str(manifest), "uniform_segments", 3, 2, transform={"resize": 16, "crop": 16, "flip": 0.5}
+    )
+    data = VideoData(
+        ConfigDict(section), Tokenizer.load(tokenizer_folder, context=16), pool, name="train",
+        workdir=tmp_path, seed=1,
+    )  # fmt: skip
+    batches = data.evaluate() if evaluation else data.train()
+    found = [batch for _, batch in zip(range(4), batches, strict=False)]
+    batches.close()
+    return found
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_training_and_evaluation_read_shards_by_config(made, tmp_path, evaluation):
+    """The same batches as of files that hold what the records hold, but for the names."""
+    manifest = made["clips"]
+    rows = read_lines(manifest)
+    for number, row in enumerate(rows):
+        record = shards.read_record(str(manifest.parent / row["video"]))
+        (tmp_path / f"{number}.mp4").write_bytes(record["content"])
+        row["video"] = f"{number}.mp4"
+    files = write_rows(tmp_path / "files.jsonl", rows)
+    with DecoderPool(1) as pool:
+        of_shards = stream(manifest, pool, tmp_path, evaluation)
+        of_files = stream(files, pool, tmp_path, evaluation)
+    assert len(of_shards) == len(of_files) >= 3
+    for one, other in zip(of_shards, of_files, strict=True):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert np.array_equal(one[key], other[key]), key
+
+
+def test_frames_are_read_in_any_order(made):
+    with open_video(references(made["all"])[0]) as video:
+        every = video.read(range(len(video)))
+        assert np.array_equal(video.read([5, 2, 5]), every[[5, 2, 5]])
+        with pytest.raises(WrongFrames, match="frame 23 was asked for; frames 0 to 22 exist"):
+            video.read([1, 23])
+        with pytest.raises(UnsupportedByDecord, match="backend='pyav'"):
+            video.read([0], backend="decord")
+
+
+def shard(manifest, number=0):
+    return sorted(manifest.parent.glob("*.array_record"))[number]
+
+
+def test_a_missing_shard_is_named(copy):
+    manifest = copy("all")
+    shard(manifest, 1).unlink()
+    with pytest.raises(ManifestError, match=r"1 in all:\n  .*00001-of-00003.*: there is no such"):
+        read_manifest(manifest)
+    reference = read_manifest(manifest, check_videos=False)[2].video
+    with pytest.raises(BrokenShard, match="there is no such shard"):
+        read_clip(request(reference, "linspace"))
+
+
+def test_a_truncated_shard_is_named(copy):
+    manifest = copy("all")
+    path = shard(manifest)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2])
+    with pytest.raises(ManifestError, match=f"has {size // 2:,} bytes instead of {size:,}"):
+        read_manifest(manifest)
+
+
+def test_a_truncated_shard_of_the_right_size_is_named(copy):
+    manifest = copy("all")
+    path = shard(manifest)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2] + bytes(size - size // 2))
+    with pytest.raises(BrokenShard, match="00000-of-00003"):
+        read_clip(request(references(manifest)[1], "linspace"))
+
+
+def test_a_changed_byte_is_found(copy):
+    manifest = copy("all")
+    path = shard(manifest)
+    content = bytearray(path.read_bytes())
+    content[700] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BrokenShard, match="the record is damaged: .*hash mismatch"):
+        read_clip(request(references(manifest)[0], "linspace"))
+
+
+def test_a_shard_of_another_run_is_named(made, copy, tmp_path):
+    manifest = copy("all")
+    other = make(made["originals"], tmp_path / "other", Frames(quality=95, short_side=32))
+    wrong = shard(other).read_bytes()
+    shard(manifest).write_bytes(wrong)
+    index = manifest.parent / shards.INDEX
+    known = json.loads(index.read_text())
+    known["shards"][shard(manifest).name]["bytes"] = len(wrong)
+    index.write_text(json.dumps(known))
+    with pytest.raises(BrokenShard, match=f"of another run .* than its {shards.INDEX}"):
+        read_clip(request(references(manifest)[0], "linspace"))
+
+
+def test_a_shard_that_the_index_does_not_know_is_named(copy):
+    manifest = copy("all")
+    path = shard(manifest)
+    path.rename(path.with_name("mine.array_record"))
+    rows = [{"video": "mine.array_record#0", "caption": "x"}]
+    with pytest.raises(ManifestError, match=f"mine.* is no shard that {shards.INDEX}"):
+        read_manifest(write_rows(manifest, rows))
+
+
+def test_an_unfinished_folder_is_named(copy):
+    manifest = copy("all")
+    (manifest.parent / shards.INDEX).unlink()
+    with pytest.raises(ManifestError, match="there is no such file: the shards .* not complete"):
+        read_manifest(manifest)
+
+
+def test_a_record_that_is_not_there_is_named(copy):
+    manifest = copy("all")
+    rows = read_lines(manifest)
+    rows[0]["video"] = rows[0]["video"].replace("#0", "#7")
+    write_rows(manifest, rows)
+    with pytest.raises(BrokenShard, match="#7: the shard has 2 records"):
+        read_clip(request(references(manifest)[0], "linspace"))
+
+
+def test_a_manifest_elsewhere_may_name_some_of_the_records(made, tmp_path):
+    rows = read_lines(made["all"])[1:3]
+    for row in rows:
+        row["video"] = str(made["all"].parent / row["video"])
+    part = write_rows(tmp_path / "part.jsonl", rows)
+    whole = references(made["all"])
+    found = [read_clip(request(r, "linspace")) for r in references(part)]
+    assert all(
+        np.array_equal(a, read_clip(request(b, "linspace")))
+        for a, b in zip(found, whole[1:3], strict=True)
+    )
+
+
+def test_records_are_plain_data(made):
+    """msgpack's own types alone: nothing in a record is executed."""
+    record = shards.read_record(references(made["all"])[0])
+    assert record.keys() == {"run", "video", "frames", "fps"}
+    assert shards.pack_record(record) == msgpack.packb(record)
+    assert all(frame[:2] == b"\xff\xd8" for frame in record["frames"])

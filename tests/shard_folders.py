@@ -1,0 +1,61 @@
+"""Folders of shards for tests, made without Beam, and the videos they are made of."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from data_pipelines.moving_shapes.writer import write_video
+from data_pipelines.shards import folder
+from data_pipelines.shards.write import WORKER, write_shard
+from vlt.data.clips import DecoderPool
+
+FPS = 10  # of the videos
+
+
+def draw(frames: int, height: int = 36, width: int = 48, seed: int = 0) -> np.ndarray:
+    """Smooth pictures that change with time, no two alike: uint8 [frames, height, width, 3]."""
+    y, x = np.mgrid[:height, :width] / 8
+    t = np.arange(frames)[:, None, None, None] / 4
+    waves = np.stack([np.sin(x + seed), np.sin(y), np.cos(x + y)], -1)
+    return (127 + 60 * waves + 60 * np.sin(t + np.arange(3))).astype(np.uint8)
+
+
+def write_videos(root: pathlib.Path, lengths=(23, 7, 12, 30, 1), **size) -> pathlib.Path:
+    """Lossless videos root/videos/N.mov of so many frames; returns their manifest."""
+    (root / "videos").mkdir(parents=True)
+    rows = []
+    for number, frames in enumerate(lengths):
+        write_video(root / "videos" / f"{number}.mov", draw(frames, seed=number, **size))
+        rows.append({"video": f"videos/{number}.mov", "caption": [f"a {number}", "b"], "n": number})
+    return write_rows(root / "train.jsonl", rows)
+
+
+def write_rows(manifest: pathlib.Path, rows) -> pathlib.Path:
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
+def read_lines(path: pathlib.Path) -> list:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def prepare(manifest: pathlib.Path, out: pathlib.Path, form, per_shard: int = 2):
+    """Starts a run: its plan, rows, and {shard: videos}."""
+    rows = folder.read_rows(str(manifest))
+    plan = folder.make_plan(str(manifest), "", form, per_shard)
+    videos = folder.distinct_videos(rows)
+    folder.start(str(out), plan, videos)
+    names = folder.shard_names(plan, len(videos))
+    return plan, rows, {n: videos[i * per_shard :][:per_shard] for i, n in enumerate(names)}
+
+
+def make(manifest: pathlib.Path, out: pathlib.Path, form, per_shard: int = 2) -> pathlib.Path:
+    """A whole folder of shards; returns its manifest."""
+    plan, rows, shards = prepare(manifest, out, form, per_shard)
+    with DecoderPool(1, 60, WORKER) as pool:
+        for shard, videos in shards.items():
+            write_shard(str(out), plan, shard, videos, pool)
+    folder.finish(str(out), plan, rows)
+    folder.tidy(str(out))
+    return out / folder.MANIFEST
