@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -60,21 +60,21 @@ def publish(local: str, path: str) -> None:
 
 
 def names(folder: str) -> list[str]:
-    """Names of what lies in a folder; [] where there is none."""
+    """Names of the files in a folder, here of its folders as well; [] where there is none."""
     if not is_remote(folder):
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     found = _systems().match([join(folder, "*")])[0].metadata_list
     return sorted(entry.path.rstrip("/").rpartition("/")[2] for entry in found)
 
 
-def remove(path: str) -> None:
-    """Removes a file, or a folder with all it holds."""
-    if is_remote(path):
-        _systems().delete([path])
-    elif os.path.isdir(path):
-        shutil.rmtree(path)
-    else:
-        os.remove(path)
+def remove(paths: Sequence[str]) -> None:
+    """Removes files."""
+    remote = [path for path in paths if is_remote(path)]
+    if remote:
+        _systems().delete(remote)
+    for path in paths:
+        if not is_remote(path):
+            os.remove(path)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ each video) and a report of every shard that is done. `finish` makes of these th
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from data_pipelines.shards.encode import FORMS, Clips, Frames
 from vlt.data.manifest import READERS, read_manifest
 from vlt.data.shards import INDEX, SUFFIX
 
-PLAN, VIDEOS = "unfinished/plan.json", "unfinished/videos.jsonl"
+UNFINISHED = "unfinished"
+PLAN, VIDEOS = f"{UNFINISHED}/plan.json", f"{UNFINISHED}/videos.jsonl"
 MANIFEST, BROKEN = "manifest.jsonl", "broken.jsonl"
 LIBRARIES = ("av", "pillow", "array_record")  # whose versions may change bytes
 READERS_AT_ONCE = 32
@@ -107,7 +109,7 @@ def shard_names(plan: Plan, videos: int) -> list[str]:
 
 def report_path(out: str, shard: str) -> str:
     """Where the report of a shard lies, which is there when the shard is done."""
-    return files.join(out, f"unfinished/{shard}.json")
+    return files.join(out, f"{UNFINISHED}/{shard}.json")
 
 
 def start(out: str, plan: Plan, videos: Sequence[tuple[str, str]]) -> bool:
@@ -195,9 +197,12 @@ def finish(out: str, plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
 
 def tidy(out: str) -> None:
     """Removes what only an unfinished run needs, and what killed workers left."""
-    for name in files.names(out):
-        if name == "unfinished" or name.endswith(".partial"):
-            files.remove(files.join(out, name))
+    left = [name for name in files.names(out) if name.endswith(".partial")]
+    unfinished = files.join(out, UNFINISHED)
+    left += [f"{UNFINISHED}/{name}" for name in files.names(unfinished)]
+    files.remove([files.join(out, name) for name in left])
+    if not files.is_remote(out) and os.path.isdir(unfinished):
+        os.rmdir(unfinished)
 
 
 def _report(out: str, shard: str) -> Row:

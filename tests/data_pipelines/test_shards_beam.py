@@ -11,7 +11,8 @@ from shard_folders import make, prepare, write_videos
 
 from data_pipelines.shards.encode import Frames
 
-pytest.importorskip("apache_beam", reason="needs the extra `beam`")
+filesystem = pytest.importorskip("apache_beam.io.filesystem", reason="needs the extra `beam`")
+local = pytest.importorskip("apache_beam.io.localfilesystem", reason="needs the extra `beam`")
 
 FORM = Frames(short_side=16, frames=4)
 OPTIONS = ("--form=frames", "--short-side=16", "--frames=4", "--per-shard=2")
@@ -100,3 +101,68 @@ def test_a_folder_of_other_options_is_refused(made, tmp_path):
     finished = run(made[0], tmp_path / "out")
     assert finished.returncode == 2
     assert "options.frames: 5 there, 4 here" in finished.stderr
+
+
+class Away(local.LocalFileSystem):
+    """Another file system: away://PATH is a path here. As in a bucket, folders need no making."""
+
+    @classmethod
+    def scheme(cls):
+        return "away"
+
+    def create(self, path, *options, **named):
+        os.makedirs(os.path.dirname(_here(path)), exist_ok=True)
+        return super().create(_here(path), *options, **named)
+
+    def open(self, path, *options, **named):
+        return super().open(_here(path), *options, **named)
+
+    def exists(self, path):
+        return super().exists(_here(path))
+
+    def rename(self, sources, targets):
+        assert not any(map(self.exists, targets))  # which a bucket may refuse
+        super().rename([*map(_here, sources)], [*map(_here, targets)])
+
+    def delete(self, paths):
+        for path in paths:
+            os.remove(_here(path))
+
+    def match(self, patterns, limits=None):
+        found = super().match([*map(_here, patterns)], limits)
+        return [
+            filesystem.MatchResult(
+                pattern,
+                [
+                    filesystem.FileMetadata(
+                        f"away:/{m.path}", m.size_in_bytes, m.last_updated_in_seconds
+                    )
+                    for m in result.metadata_list
+                ],
+            )
+            for pattern, result in zip(patterns, found, strict=True)
+        ]
+
+
+def _here(path):
+    return path.removeprefix("away:/")
+
+
+def test_videos_and_shards_on_another_file_system(made, tmp_path, monkeypatch, capsys):
+    from data_pipelines.shards import __main__ as module
+
+    manifest, whole = made
+    out, arguments = tmp_path / "out", [f"--videos=away:/{manifest.parent}", *OPTIONS]
+    for expected in ("5 videos, 5 rows, 3 shards", "5 videos, 5 rows, 3 shards"):
+        argv = ["shards", f"--manifest={manifest}", f"--out=away:/{out}", *arguments]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+        assert ended.value.code == 0 and expected in capsys.readouterr().out
+    (out / "unfinished").rmdir()  # a bucket has no empty folders
+    assert sorted(contents(out)) == sorted(contents(whole))
+    # The records' `run` is of a plan with another folder of videos; all else is the same.
+    assert [p.stat().st_size for p in out.glob("*.array_record")] == [
+        p.stat().st_size for p in whole.glob("*.array_record")
+    ]
+    assert (out / "manifest.jsonl").read_bytes() == (whole / "manifest.jsonl").read_bytes()
