@@ -139,6 +139,10 @@ def _end(text: str) -> NoReturn:
     os._exit(1)
 
 
+def _client() -> Any:
+    return jax_distributed.global_state.client
+
+
 def _start_watching(lost_seconds: float) -> None:
     global _lost_seconds
     _lost_seconds = lost_seconds
@@ -147,7 +151,7 @@ def _start_watching(lost_seconds: float) -> None:
 
 def _watch() -> None:
     """Ends this process when another has ended, or is lost; a collective would wait for ever."""
-    client, count = jax_distributed.global_state.client, jax.process_count()
+    client, count = _client(), jax.process_count()
     while not _leaving.wait(WATCH_EVERY):
         try:
             alive = client.get_live_nodes(list(range(count)))
@@ -171,7 +175,7 @@ def leave(error: BaseException | None = None) -> None:
     """
     if is_alone():
         return
-    client = jax_distributed.global_state.client
+    client = _client()
     if error is not None and _is_of_collective(error):
         logging.error("another process seems to be gone: %s", error)
         time.sleep(_lost_seconds + 3 * WATCH_EVERY)

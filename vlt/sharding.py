@@ -235,7 +235,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
         size = _batch_size(mesh, len(leaf))
         rows = local_rows(mesh, size)
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(size)
             first = np.searchsorted(rows, start)
             return leaf[first : first + stop - start]
@@ -259,7 +259,11 @@ def place_whole(tree: Any, shardings: Any) -> Any:
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
         array = np.asarray(leaf)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+        def part(index: Any) -> np.ndarray:
+            return array[index]
+
+        return jax.make_array_from_callback(array.shape, sharding, part)
 
     return jax.tree.map(place, tree, shardings)
 

@@ -81,7 +81,7 @@ def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: An
 
     Raises: as VideoData; MeshError for a batch that the mesh cannot split.
     """
-    rows = local_rows(mesh, section["batch_size"])
+    rows = local_rows(mesh, section["batch_size"]).tolist()
     return VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
 
 
