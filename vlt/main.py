@@ -66,14 +66,14 @@ def main(_: list[str]) -> None:
     keep_programs()
     # TensorFlow comes with clu's writers; it has nothing to say here.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    logging.set_stderrthreshold("warning")
     try:
         _join()
     except distributed.DistributedError as error:
         sys.exit(f"error: {error}")
-    # Everything into a file of the workdir, and of warnings the terminal hears, too.
+    # Everything into a file of the workdir; warnings also to the terminal.
     own = "vlt" if distributed.is_first() else f"vlt-{jax.process_index()}"
     logging.get_absl_handler().use_absl_log_file(own, str(workdir))
+    logging.set_stderrthreshold("warning")
     try:
         _run_and_print(config, workdir)
     except Exception as error:
