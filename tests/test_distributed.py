@@ -91,7 +91,7 @@ def test_split_parameters_are_one_run(alone, tmp_path):
 
 @pytest.mark.slow
 def test_processes_that_split_heads_read_the_same_videos(alone, tmp_path):
-    finish(start_run(tmp_path, 2, *EVALS, "--config.mesh.data=1", "--config.mesh.tensor=2"))
+    finish(start_run(tmp_path, 3, *EVALS, "--config.mesh.data=1", "--config.mesh.tensor=3"))
     assert_equal_runs(tmp_path, alone)
 
 

@@ -165,7 +165,8 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
             if step is not None:
                 run.restore(step)
             return {"trained_params": run.trained_count} | run.evaluate(step or 0)
-        overview(run)
+        if distributed.is_first():
+            overview(run)
         results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
     finally:
         run.close()
@@ -238,10 +239,11 @@ def overview(run: Any) -> None:
     """Tells what is about to be trained, and on what."""
     from clu import parameter_overview  # imports TensorFlow
 
-    # By all processes: its statistics are of arrays that they share.
-    table = parameter_overview.get_parameter_overview(run.state.trained, max_lines=40)
-    if not distributed.is_first():
-        return
+    from vlt.optim import partition
+
+    # The host's copies: of what is on devices no process may have a whole.
+    trained, _ = partition(run.model.params, run.config.rules)
+    table = parameter_overview.get_parameter_overview(trained, max_lines=40)
     print(table, file=sys.stderr)
     print(
         f"{run.workdir}: {run.trained_count:,} trained parameters on mesh "
