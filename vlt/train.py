@@ -50,11 +50,10 @@ class Run:
         self.model: LoadedModel = load_model(config.model, config.seed)
         trained, frozen = partition(self.model.params, config.rules)
         self.trained_count = sum(x.size for x in jax.tree.leaves(trained))
+        weights = fingerprint(frozen)
+        distributed.check_alike("config.model: the frozen weights", weights)
         self.checkpoints = TrainingCheckpoints(
-            workdir,
-            config.train.keep_last,
-            config.train.best_metric,
-            frozen=fingerprint(frozen),
+            workdir, config.train.keep_last, config.train.best_metric, frozen=weights
         )
         self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
         self.task = make_task(config, self.model.module.spec, self.tokenizer)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
-from vlt.distributed import total
+from vlt.distributed import check_alike, total
 from vlt.evaluation import answering, captioning, matching, recognition, retrieval
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
@@ -79,10 +79,13 @@ class Evaluator:
 def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: Any) -> VideoData:
     """A `VideoData` of what this process reads of a data section, for the devices it has.
 
-    Raises: as VideoData; MeshError for a batch that the mesh cannot split.
+    Raises: as VideoData; MeshError for a batch that the mesh cannot split; DistributedError where
+        processes see manifests of other rows.
     """
     rows = local_rows(mesh, section["batch_size"]).tolist()
-    return VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
+    data = VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
+    check_alike(f"{data.name}: {data.manifest}", "\n".join(record.id for record in data.records))
+    return data
 
 
 def _check_kind(name: str, kind: str, model: str) -> None:
