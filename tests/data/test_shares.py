@@ -10,7 +10,7 @@ from stub_pool import StubPool, take
 
 # A run of three steps and more in each example, among threads.
 FEW = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 COUNTS = st.integers(1, 5)
 

@@ -10,6 +10,7 @@ import pytest
 from helpers import ROOT
 from launching import complaint, planned, wait_for
 
+from launch import local
 from launch.commands import Command, LaunchError
 from launch.local import run
 
@@ -54,7 +55,8 @@ def test_first_output_is_shown_and_all_are_kept(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_one_that_fails_ends_all(tmp_path, failing):
+def test_one_that_fails_ends_all(tmp_path, monkeypatch, failing):
+    monkeypatch.setattr(local, "LAST_WORDS_SECONDS", 0.2)
     sleep = python("import time; time.sleep(100)")
     commands = [sleep, python("import sys; print('no such file'); sys.exit(2)")]
     start = time.monotonic()
@@ -66,7 +68,8 @@ def test_one_that_fails_ends_all(tmp_path, failing):
     assert str(raised.value).endswith(f"process-{failing}.txt ends with: no such file")
 
 
-def test_one_that_is_killed_is_named(tmp_path):
+def test_one_that_is_killed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "LAST_WORDS_SECONDS", 0.2)
     commands = [
         python("import time; time.sleep(100)"),
         python("import os; os.kill(os.getpid(), 9)"),
