@@ -45,12 +45,15 @@ def clip(video: str, side: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
 
 
-def data(records: Sequence[Any], unread: Sequence[int] = ()) -> Any:
-    """Records as a `VideoData` gives them, of which some cannot be read."""
+def data(records: Sequence[Any], unread: Sequence[int] = (), own: slice = slice(None)) -> Any:
+    """Records as a `VideoData` gives them, of which some cannot be read.
+
+    own: rows of a batch that this process reads.
+    """
 
     def evaluate(step: int) -> Iterator[dict[str, np.ndarray]]:
         for start in range(0, len(records), BATCH):
-            rows = np.arange(start, start + BATCH)
+            rows = np.arange(start, start + BATCH)[own]
             ids = np.where(rows < len(records), rows, -1).astype(np.int32)
             mask = (ids >= 0) & ~np.isin(ids, unread)
             video = [

@@ -17,6 +17,8 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from vlt.distributed import is_first
+
 Path = str | pathlib.Path
 
 UNFINISHED = ".orbax-checkpoint-tmp"
@@ -48,7 +50,7 @@ def save_tree(folder: Path, tree: Mapping[str, Any], overwrite: bool = False) ->
     try:
         ocp.save(folder, leaves, overwrite=overwrite)
         # Orbax notes where it wrote; a model folder travels, and its makers' paths need not.
-        for note in folder.glob("commit_success.txt"):
+        for note in folder.glob("commit_success.txt") if is_first() else ():
             note.write_text("Checkpoint commit was successful\n")
     except Exception as error:
         raise CheckpointSaveError(f"{folder} could not be written: {first_line(error)}") from error

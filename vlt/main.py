@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vlt import configuration
+from vlt import configuration, distributed
 from vlt.compilation import keep_programs
 from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.results import Column, format_table, mean_results, write_results
@@ -29,9 +29,28 @@ _RESTORE = flags.DEFINE_string(
     "restore", "", "WORKDIR/checkpoints/STEP to go back to; later ones are put aside."
 )
 
+_DISTRIBUTED = flags.DEFINE_enum(
+    "distributed",
+    "auto",
+    ["auto", "off"],
+    "Whether to be one of the processes that the environment (TPU, GKE, Slurm, MPI) or the next "
+    "three flags tell of.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT on which the first process listens, where nothing else tells."
+)
+_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
+_PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which this is, from 0.")
+_JOIN_SECONDS = flags.DEFINE_integer(
+    "join_seconds", 300, "How long processes wait for each other at the start."
+)
+_LOST_SECONDS = flags.DEFINE_integer(
+    "lost_seconds", 60, "Without a sign of life after which a process is lost and the others end."
+)
+
 BENCH_BATCH = 32  # videos
 # Where a run computes, which a run that goes on may choose anew.
-ELSEWHERE = ("mesh.", "sharding.", "data.workers", "data.decode_timeout")
+ELSEWHERE = ("mesh.", "sharding.", "data.workers", "data.decode_timeout", "train.watchdog")
 
 
 class OtherConfigError(ValueError):
@@ -47,19 +66,46 @@ def main(_: list[str]) -> None:
     keep_programs()
     # TensorFlow comes with clu's writers; it has nothing to say here.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    try:
+        _join()
+    except distributed.DistributedError as error:
+        sys.exit(f"error: {error}")
     # Everything into a file of the workdir; warnings also to the terminal.
-    logging.get_absl_handler().use_absl_log_file("vlt", str(workdir))
+    own = "vlt" if distributed.is_first() else f"vlt-{jax.process_index()}"
+    logging.get_absl_handler().use_absl_log_file(own, str(workdir))
     logging.set_stderrthreshold("warning")
     try:
-        if _RESTORE.value:
-            go_back(Path(_RESTORE.value))
+        _run_and_print(config, workdir)
+    except Exception as error:
+        distributed.leave(error)
+        if isinstance(error, _expected_errors()):
+            sys.exit(f"error: {error}")
+        raise
+    distributed.leave()
+
+
+def _join() -> None:
+    if _DISTRIBUTED.value == "auto":
+        distributed.join(
+            _COORDINATOR.value,
+            _PROCESS_COUNT.value,
+            _PROCESS_INDEX.value,
+            _JOIN_SECONDS.value,
+            _LOST_SECONDS.value,
+        )
+
+
+def _run_and_print(config: ConfigDict, workdir: Path) -> None:
+    if _RESTORE.value:
+        go_back(Path(_RESTORE.value))
+    try:
         rows = run_all(config, workdir, _MODE.value)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        if distributed.is_first():
+            print(stopped, file=sys.stderr)
         return
-    except _expected_errors() as error:
-        sys.exit(f"error: {error}")
-    print_tables(config, rows)
+    if distributed.is_first():
+        print_tables(config, rows)
 
 
 def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict[str, Any]]:
@@ -75,7 +121,8 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
         row_config = configuration.apply_overrides(config, {"compare": ()} | dict(overrides))
         folder = workdir / slug(title) if config.compare else workdir
         rows.append({"row": title} | run_row(row_config, folder, mode))
-    write_results(workdir, rows, columns(config))
+    if distributed.is_first():
+        write_results(workdir, rows, columns(config))
     return rows
 
 
@@ -103,7 +150,7 @@ def accuracies(config: ConfigDict, results: dict[str, Any]) -> dict[str, float]:
 def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     """One run's results; a finished one is read back and trains nothing."""
     finished = workdir / "run.json"
-    if mode == "train" and finished.exists():
+    if mode == "train" and distributed.of_first(finished.exists()):
         return json.loads(finished.read_text(encoding="utf-8"))
     from vlt.train import Run, train  # imports the data stack, which a finished run does not need
 
@@ -111,16 +158,20 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     run = Run(config, workdir)
     try:
         if mode == "eval":
-            step = run.checkpoints.best() or run.checkpoints.latest_complete()
+            chosen = run.checkpoints.best() or run.checkpoints.latest_complete()
+            step = distributed.of_first(chosen)
             if step is None and config.train.steps:
                 raise OtherConfigError(f"{workdir} holds no checkpoint to evaluate")
             if step is not None:
                 run.restore(step)
             return {"trained_params": run.trained_count} | run.evaluate(step or 0)
-        overview(run)
+        if distributed.is_first():
+            overview(run)
         results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
     finally:
         run.close()
+    if not distributed.is_first():
+        return results  # no other reads what the first adds
     results |= performance(workdir) | {"seconds": time.perf_counter() - start}
     results |= model_facts(config)
     configuration.write_whole(finished, json.dumps(results, indent=1) + "\n")
@@ -156,10 +207,21 @@ def go_back(checkpoint: Path) -> None:
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir this config's, or checks that it is."""
-    if not (workdir / "config.json").exists():
+    """Makes the workdir this config's, or checks that it is; in all processes alike.
+
+    Raises:
+        OtherConfigError: it is another config's.
+        DistributedError: processes were given other configs, or see other folders.
+    """
+    distributed.check_alike("--config and its overrides", configuration.resolved_text(config))
+    if distributed.is_first() and not (workdir / "config.json").exists():
         configuration.save_run(workdir, config)
-        return
+    distributed.wait_for_all(f"claim {workdir}")
+    if not (workdir / "config.json").exists():
+        raise distributed.DistributedError(
+            f"process {jax.process_index()} does not see what the first one writes to {workdir}: "
+            "--workdir must be a folder that all share"
+        )
     differing = configuration.differing_keys(configuration.load_saved(workdir), config)
     lines = [
         f"  {key}: {there} there, {here} now"
@@ -177,11 +239,16 @@ def overview(run: Any) -> None:
     """Tells what is about to be trained, and on what."""
     from clu import parameter_overview  # imports TensorFlow
 
-    table = parameter_overview.get_parameter_overview(run.state.trained, max_lines=40)
+    from vlt.optim import partition
+
+    # The host's copies: of what is on devices no process may have a whole.
+    trained, _ = partition(run.model.params, run.config.rules)
+    table = parameter_overview.get_parameter_overview(trained, max_lines=40)
     print(table, file=sys.stderr)
     print(
         f"{run.workdir}: {run.trained_count:,} trained parameters on mesh "
-        f"{dict(run.mesh.shape)} of {jax.devices()[0].device_kind}",
+        f"{dict(run.mesh.shape)} of {jax.devices()[0].device_kind}, "
+        f"processes: {jax.process_count()}",
         file=sys.stderr,
     )
 
@@ -228,6 +295,7 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
     return (
         CheckpointError, ModelFolderError, NonFiniteError, TooManyErrors, ValueError, VideoError,
+        distributed.DistributedError,
     )  # fmt: skip
 
 

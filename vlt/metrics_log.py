@@ -87,6 +87,22 @@ class MetricsLog:
         self._writer.close()
 
 
+class Unwritten(MetricsLog):
+    """The log of a process that is not the first: nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def progress(self, step: int, values: Mapping[str, float], videos: int, waited: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Entries of metrics.jsonl; a last line that a kill cut short does not count."""
     file = workdir / "metrics.jsonl"

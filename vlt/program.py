@@ -20,6 +20,7 @@ from vlt.sharding import (
     check_batch_size,
     check_rules,
     param_sharding,
+    place_whole,
     replicated,
 )
 from vlt.step import TrainState, make_train_step
@@ -57,7 +58,7 @@ class TrainingProgram:
         """The state before the first step, and the frozen leaves, on their devices."""
         check_rules(self.config.sharding.params, params)
         trained, frozen = partition(params, self.config.rules)
-        frozen = jax.device_put(frozen, self.shardings(frozen))
+        frozen = place_whole(frozen, self.shardings(frozen))
         places = self.shardings(jax.eval_shape(self._create, trained, frozen))
         return jax.jit(self._create, out_shardings=places)(trained, frozen), frozen
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -202,22 +204,73 @@ def check_batch_size(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None
         )
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that this process's devices hold, ascending, int [r].
+
+    Processes whose devices split no batch, but the same rows over tensor, have the same ones.
+
+    Raises:
+      MeshError: data * fsdp does not divide the batch size.
+    """
+    check_batch_size(mesh, batch_size)
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    held = [np.arange(batch_size)[index] for index in places.values() if index is not None]
+    return np.unique(np.concatenate(held))
+
+
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """Places this process's part of a batch on its devices.
 
     Args:
-      batch: pytree of host arrays [b / number of processes, ...].
+      batch: pytree of host arrays [r, ...], the `local_rows` of one process, all b of a single one.
 
     Returns:
       the same pytree of global jax.Arrays [b, ...], split over data and fsdp.
 
     Raises:
-      MeshError: data * fsdp does not divide b.
+      MeshError: data * fsdp does not divide b, or there are not r rows for this process.
     """
-    sharding = batch_sharding(mesh)
-    for rows in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:
-        check_batch_size(mesh, rows * jax.process_count())
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        size = _batch_size(mesh, len(leaf))
+        rows = local_rows(mesh, size)
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            first = np.searchsorted(rows, start)
+            return leaf[first : first + stop - start]
+
+        return jax.make_array_from_callback((size, *leaf.shape[1:]), batch_sharding(mesh), part)
+
+    return jax.tree.map(place, batch)
+
+
+def _batch_size(mesh: Mesh, local: int) -> int:
+    """Of the whole batch, of which this process has so many rows."""
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    ours = len(local_rows(mesh, parts))  # of the parts
+    if local % ours:
+        check_batch_size(mesh, local)
+    return local // ours * parts
+
+
+def place_whole(tree: Any, shardings: Any) -> Any:
+    """Host arrays, the same in every process, as global jax.Arrays."""
+
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(leaf)
+
+        def part(index: Any) -> np.ndarray:
+            return array[index]
+
+        return jax.make_array_from_callback(array.shape, sharding, part)
+
+    return jax.tree.map(place, tree, shardings)
+
+
+def to_host(tree: Any) -> Any:
+    """Whole host arrays of global jax.Arrays, the same in every process."""
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def batch_parts() -> int:

@@ -9,23 +9,26 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from vlt import distributed
 from vlt.bench.timing import memory
 from vlt.checkpoint import fingerprint, save_tree
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
 from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
-from vlt.evaluation import Evaluator, Metrics
+from vlt.evaluation import Evaluator, Metrics, videos_of
 from vlt.loading import LoadedModel, load_model
-from vlt.metrics_log import MetricsLog
+from vlt.metrics_log import MetricsLog, Unwritten
 from vlt.optim import merge, partition
 from vlt.program import TrainingProgram, with_sharding
 from vlt.sharding import make_mesh, shard_batch
 from vlt.stopping import Stopped, stop_requested
 from vlt.tasks.build import make_task
 from vlt.training_checkpoints import TrainingCheckpoints
+from vlt.watchdog import Watchdog
 
 
 class NonFiniteError(RuntimeError):
@@ -47,11 +50,10 @@ class Run:
         self.model: LoadedModel = load_model(config.model, config.seed)
         trained, frozen = partition(self.model.params, config.rules)
         self.trained_count = sum(x.size for x in jax.tree.leaves(trained))
+        weights = fingerprint(frozen)
+        distributed.check_alike("config.model: the frozen weights", weights)
         self.checkpoints = TrainingCheckpoints(
-            workdir,
-            config.train.keep_last,
-            config.train.best_metric,
-            frozen=fingerprint(frozen),
+            workdir, config.train.keep_last, config.train.best_metric, frozen=weights
         )
         self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
         self.task = make_task(config, self.model.module.spec, self.tokenizer)
@@ -60,8 +62,15 @@ class Run:
         )
         self.state, self.frozen = self.program.placed(self.model.params)
         self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
+        self.watchdog = Watchdog(config.train.watchdog)
         self.evaluator = Evaluator(
-            config.evals, self.model.module, self.mesh, self.tokenizer, self.pool, workdir
+            config.evals,
+            self.model.module,
+            self.mesh,
+            self.tokenizer,
+            self.pool,
+            workdir,
+            self.watchdog,
         )
 
     def params(self) -> dict[str, Any]:
@@ -77,10 +86,12 @@ class Run:
 
     def evaluate(self, step: int) -> Metrics:
         """Metrics of every evaluation of the config."""
+        self.watchdog.part("evaluation")
         return self.evaluator(self.params(), step)
 
     def close(self) -> None:
         """Ends background work; raises what it failed with."""
+        self.watchdog.close()
         self.pool.close()
         self.checkpoints.close()
 
@@ -90,14 +101,14 @@ def train(run: Run) -> Metrics:
 
     Raises:
         NonFiniteError: after saving the state before the step in question.
-        Stopped: on SIGTERM, after saving.
+        Stopped: on SIGTERM to any process, after saving.
         vlt.data.errors.VideoError: a video could not be read, and the config says `raise`.
     """
-    latest = run.checkpoints.latest_complete()
+    latest = distributed.of_first(run.checkpoints.latest_complete())
     data_state = None if latest is None else run.restore(latest)
     step = latest or 0
     steps = run.config.train.steps
-    log = MetricsLog(run.workdir, step, steps)
+    log = MetricsLog(run.workdir, step, steps) if distributed.is_first() else Unwritten()
     results: Metrics = {}
     try:
         if step < steps:
@@ -114,8 +125,14 @@ def train(run: Run) -> Metrics:
 def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[VideoData, Stream]]:
     section = run.config.data.train
     run.program.check_batch(section.batch_size)
-    data = VideoData(
-        section, run.tokenizer, run.pool, name="train", workdir=run.workdir, seed=run.config.seed
+    data = videos_of(
+        section,
+        run.mesh,
+        run.tokenizer,
+        run.pool,
+        name="train",
+        workdir=run.workdir,
+        seed=run.config.seed,
     )
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -132,18 +149,22 @@ def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[
 
 
 def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog) -> None:
-    config = run.config
+    config, watchdog = run.config, run.watchdog
     train_step = None
     unchecked: tuple[int, dict, np.ndarray] | None = None
     with stop_requested() as stopping:
         while step < config.train.steps:
+            watchdog.part("input")
             batch = next(stream)
             ids = batch.pop("ids")
             if train_step is None:
+                watchdog.part("compilation")
                 train_step = run.program.lower(run.state, run.frozen, batch).compile()
                 log.peak_bytes = memory(train_step)["peak_bytes"]
+            watchdog.part("step")
             run.state, metrics = train_step(run.state, run.frozen, batch)
             step += 1
+            stop = stopping(step)
             # One step late, so that the device never waits for the host.
             _check_finite(run, data, unchecked)
             unchecked = step, metrics, ids
@@ -152,10 +173,11 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
                 values = {name: float(value) for name, value in metrics.items()}
                 videos = config.data.train.batch_size
                 log.progress(step, values, videos, stream.wait_seconds)
-            if step % config.train.checkpoint_every == 0 or last or stopping.is_set():
+            if step % config.train.checkpoint_every == 0 or last or stop:
                 _check_finite(run, data, unchecked)
                 _save(run, step, stream, log)
-            if stopping.is_set() and not last:
+            watchdog.step_ended()
+            if stop and not last:
                 run.checkpoints.wait()
                 raise Stopped(f"stopped at step {step}; the same command goes on from there")
 
@@ -167,6 +189,7 @@ def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:
     if every and step % every == 0 and step < run.config.train.steps:
         metrics = {k: v for k, v in run.evaluate(step).items() if not isinstance(v, str)}
         log.write(step, metrics)
+    run.watchdog.part("checkpoint")
     run.checkpoints.save(step, run.state, stream.state, metrics)
 
 
@@ -176,13 +199,15 @@ def _check_finite(
     if unchecked is None or bool(unchecked[1]["finite"]):
         return
     step, metrics, rows = unchecked
-    ids = [data.records[row].id for row in rows]
+    everywhere = multihost_utils.process_allgather(rows).reshape(-1).tolist()
+    ids = [data.records[row].id for row in everywhere]
     folder = run.workdir / f"nonfinite-{step}"
     folder.mkdir(exist_ok=True)
     save_tree(folder / "state", {"trained": run.state.trained}, overwrite=True)
     values = {name: str(float(value)) for name, value in metrics.items()}
     report = {"step": step, "metrics": values, "batch": ids}
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if distributed.is_first():
+        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     raise NonFiniteError(
         f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}. The trained "
         f"leaves before it and the batch's ids are in {folder}. The batch: {', '.join(ids)}"

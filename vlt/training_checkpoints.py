@@ -31,6 +31,7 @@ from vlt.checkpoint import (
     placement,
     read_metadata,
 )
+from vlt.distributed import is_first, of_first, wait_for_all
 from vlt.tree_checksum import checksums
 
 # Bump when a reader of older files would misunderstand newer ones.
@@ -110,6 +111,7 @@ class TrainingCheckpoints:
         for later in {*self._complete(), *self._damaged()}:
             if later > step:
                 self._put_aside(self.folder / str(later))
+        wait_for_all(f"back to step {step}")
 
     def best(self) -> int | None:
         """The step of the best checkpoint by `best_metric` (the later of equals), or None."""
@@ -137,7 +139,7 @@ class TrainingCheckpoints:
         self.wait()
         if not self._tidied:
             self._tidy()
-        if step in self._complete():
+        if of_first(step in self._complete()):
             return
         leaves = {path: as_array(leaf) for path, leaf in by_path(state).items()}
         info = {
@@ -271,7 +273,7 @@ class TrainingCheckpoints:
 
     def _prune(self) -> None:
         """Removes what need not be kept; a rename first, so that a kill leaves no half of one."""
-        if jax.process_index() != 0:
+        if not is_first():
             return
         steps = self.steps()
         for step in set(steps[: -self._keep_last]) - {self.best()}:
@@ -281,7 +283,7 @@ class TrainingCheckpoints:
     def _tidy(self) -> None:
         """Before the first save: removes what a killed run left, puts damaged folders aside."""
         self._tidied = True
-        if jax.process_index() != 0:
+        if not is_first():
             return
         for folder in self.folder.glob("*"):
             if folder.name.endswith((UNFINISHED, _REMOVED)):
@@ -290,7 +292,7 @@ class TrainingCheckpoints:
             self._put_aside(self.folder / str(step))
 
     def _put_aside(self, folder: pathlib.Path) -> None:
-        if jax.process_index() != 0:
+        if not is_first():
             return
         aside = folder.with_name(f"{folder.name}{_ASIDE}")
         shutil.rmtree(aside, ignore_errors=True)

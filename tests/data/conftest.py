@@ -26,8 +26,9 @@ def make(tmp_path, words):
         return {"caption": ["red", "green", "blue"], "pair": i // 2, "id": f"v{i}"}
 
     def make(
-        pool=None, rows=None, workdir=tmp_path / "work", name="train", parallel=(0, 1), **config
-    ):
+        pool=None, rows=None, workdir=tmp_path / "work", name="train", share=None, process=0,
+        **config
+    ):  # fmt: skip
         rows = [default_row(i) for i in range(ROWS)] if rows is None else rows
         for i, row in enumerate(rows):
             (tmp_path / f"{i}.mp4").touch()
@@ -42,7 +43,7 @@ def make(tmp_path, words):
         }  # fmt: skip
         return VideoData(
             ConfigDict(settings | config), words, pool or StubPool(), name=name, workdir=workdir,
-            seed=3, process_index=parallel[0], process_count=parallel[1],
+            seed=3, rows=share, process_index=process,
         )  # fmt: skip
 
     return make

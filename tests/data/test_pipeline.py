@@ -85,14 +85,6 @@ def test_state_is_that_of_consumed_batches_and_resumes_exactly(make):
     fresh.close()
 
 
-def test_processes_share_each_global_batch(make):
-    whole = _ids(take(make(group="pair").train(), 4))
-    parts = [_ids(take(make(group="pair", parallel=(k, 2)).train(), 4)) for k in range(2)]
-    for batch, *shares in zip(whole, *parts, strict=True):
-        assert [len(share) for share in shares] == [4, 4]
-        assert sorted(sum(shares, [])) == sorted(batch)
-
-
 def test_batches_are_placed_and_waiting_is_measured(make):
     stream = make().train(place=lambda batch: batch["ids"].sum())
     assert isinstance(next(stream), np.integer)
@@ -198,8 +190,6 @@ def test_evaluation_is_one_pass_in_order_with_a_padded_last_batch(make):
     assert not batches[2]["video"][2:].any() and batches[2]["video"][1].all()
     assert (batches[1]["text"] == batches[0]["text"]).all(), "always the first caption"
     _same(batches, list(data.evaluate()))
-    parts = [list(make(rows=rows, batch_size=4, parallel=(k, 2)).evaluate()) for k in range(2)]
-    assert [_ids(p) for p in parts] == [[[0, 2], [4, 6], [8, -1]], [[1, 3], [5, 7], [9, -1]]]
 
 
 def test_evaluation_never_drops_silently(make):
@@ -275,7 +265,9 @@ def test_cached_clips_are_read_once_and_random_ones_are_not_cached(make):
         ({"on_error": "ignore"}, ValueError, "train.on_error='ignore': must be one of raise, skip"),
         ({"batch_size": 25}, ValueError, "train.batch_size=25: must be at most the 24 rows"),
         ({"batch_size": 7, "group": "pair"}, ValueError, "must be a multiple of 2 rows a group"),
-        ({"batch_size": 7, "parallel": (0, 2)}, ValueError, "positive multiple of 2 processes"),
+        ({"batch_size": 0}, ValueError, "train.batch_size=0: must be at least 1"),
+        ({"group": "pair", "share": [0, 1, 2]}, ValueError, "here 3, are a multiple of the 2 rows"),
+        ({"on_error": "skip", "share": [0, 1]}, ValueError, "'replace' where several processes"),
         ({"group": "twin"}, ManifestError, "line 1: has no column 'twin' to group by"),
         ({"group": "odd"}, ManifestError, "one size; there are 23 rows with odd=0, 1 rows with"),
         ({"rows": [{"label": 1}, {"caption": "a"}]}, ManifestError, "line 1: has no `caption`, as"),

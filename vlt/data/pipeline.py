@@ -4,6 +4,7 @@ Decoding happens in the pool's worker processes; this process orders the work an
 Everything random comes from (seed, position in the stream), so a stream's state is its position.
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from vlt.data.captions import Cleaning
 from vlt.data.clips import ClipRequest
-from vlt.data.errors import NoText
+from vlt.data.errors import NoText, VideoError
 from vlt.data.manifest import group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
 from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
@@ -66,8 +67,8 @@ class VideoData:
         name: str,
         workdir: str | os.PathLike[str],
         seed: int = 0,
+        rows: Sequence[int] | None = None,
         process_index: int = 0,
-        process_count: int = 1,
     ):
         """
         Args:
@@ -76,6 +77,8 @@ class VideoData:
                 cache, on_error, max_error_rate, allow_truncated, backend and, if class names have a
                 file, classes.
             name: of the stream, in messages and in WORKDIR/skipped.jsonl.
+            rows: of each batch, those that this process reads, ascending; all if None.
+            process_index: of several; those after the first have files skipped-INDEX.jsonl.
 
         Raises:
             ManifestError: the manifest or the file of classes cannot be used.
@@ -83,12 +86,11 @@ class VideoData:
         """
         self._config, self.name, self._seed = config, name, seed
         self._tokenizer, self._pool = tokenizer, pool
-        self._process_index, self._process_count = process_index, process_count
         self._sampler, self._transform = _plain(config["sampler"]), _plain(config["transform"])
         self._check_config()
         crops = CROPS if "three_crops" in self._transform else 1
         self.views = crops * self._sampler.get("clips", 1)
-        self._local_batch = config["batch_size"] // process_count
+        self._rows = np.arange(config["batch_size"]) if rows is None else np.asarray(rows)
         self.manifest = resolve(config["manifest"])
         strict = config["on_error"] == "raise"
         self.records = read_manifest(self.manifest, check_videos=strict)
@@ -120,9 +122,8 @@ class VideoData:
             raise ValueError(f"{self.name}.sampler.clips={clips}: must be at least 1")
         if self._config["on_error"] not in POLICIES:
             raise self._wrong("on_error", f"one of {', '.join(POLICIES)}")
-        if self._config["batch_size"] < 1 or self._config["batch_size"] % self._process_count:
-            rule = f"a positive multiple of {self._process_count} processes"
-            raise self._wrong("batch_size", rule)
+        if self._config["batch_size"] < 1:
+            raise self._wrong("batch_size", "at least 1")
         random = RANDOM_SAMPLERS & {self._sampler["name"]} | RANDOM_STEPS & self._transform.keys()
         if self._config["cache"] and random:
             rule = f"False, because {', '.join(sorted(random))} gives other clips in each epoch"
@@ -139,17 +140,19 @@ class VideoData:
         A batch holds `video` uint8 [b, t, H, W, 3], `ids` int32 [b], `video_id` int32 [b] (equal
         where rows name one video) and, if the manifest has them, `text`, `question` and `answer`
         int32 [b, l] (of several captions or answers one is drawn, alike in a group) and `label`
-        int32 [b]; b is this process's share. Rows of a group are neighbours. No record comes twice
-        in a batch, unless in the place of one that could not be read.
+        int32 [b]; b is this process's share, and the shares of all are the batch of one. Rows of a
+        group are neighbours. No record comes twice in a batch, unless in the place of one that
+        could not be read.
 
         Args:
             place: puts a batch where it is used.
-            state: of the stream to continue.
+            state: of the stream to continue, by however many processes it was read.
 
         Raises:
             ManifestError: rows have no group, or groups differ in size.
-            ValueError: the manifest does not fill one batch, a batch would split a group, or there
-                are several views of a video.
+            ValueError: the manifest does not fill one batch, a batch or this process's share of it
+                would split a group, there are several views of a video, or on_error is 'skip' and
+                others read with this process, whom it would be ahead of.
         """
         if self.views > 1:
             raise ValueError(f"{self.name}: training takes one view of a video, not {self.views}")
@@ -158,16 +161,17 @@ class VideoData:
         if column:
             units = group_rows(self.manifest, self.records, column)
         members = len(units[0])
-        if self._local_batch % members:
-            rule = f"a multiple of {members} rows a group x {self._process_count} processes"
-            raise self._wrong("batch_size", rule)
+        own = self._own_units(members)
         per_batch = self._config["batch_size"] // members
+        if self._config["on_error"] == "skip" and len(own) < per_batch:
+            raise self._wrong("on_error", "'raise' or 'replace' where several processes train")
         if per_batch > len(units):
             raise self._wrong("batch_size", f"at most the {len(self.records)} rows of the manifest")
         reader = self._reader(units)
         shuffled = grain.MapDataset.source(range(len(units))).shuffle(seed=self._seed)
         positions = shuffled[: len(units) // per_batch * per_batch].repeat()
-        return Stream(self._batches(reader, positions, self._local_batch // members), place, state)
+        batches = self._batches(reader, positions, own, per_batch)
+        return Stream(batches, place, state, share=(len(own), per_batch))
 
     def evaluate(self, place: Place = _on_host, step: int = 0) -> Stream:
         """One pass in the manifest's order.
@@ -189,21 +193,38 @@ class VideoData:
         reader = self._reader(units, keep_failed=True, start=step * count)
         padding = [PADDING] * (-count % self._config["batch_size"])
         positions = grain.MapDataset.source([*range(count), *padding])
-        return Stream(self._batches(reader, positions, self._local_batch, evaluation=True), place)
+        size = self._config["batch_size"]
+        return Stream(self._batches(reader, positions, self._rows, size, evaluation=True), place)
+
+    def _own_units(self, members: int) -> np.ndarray:
+        """Which units of a batch are this process's, int [u], where each has so many rows."""
+        if self._config["batch_size"] % members:
+            raise self._wrong("batch_size", f"a multiple of {members} rows a group")
+        own = np.unique(self._rows // members)
+        if len(own) * members != len(self._rows):
+            rule = f"such that every process's rows, here {len(self._rows)}, are a multiple of the "
+            raise self._wrong("batch_size", f"{rule}{members} rows of a group")
+        return own
 
     def _batches(
         self,
         reader: Reader,
         positions: grain.MapDataset[int],
-        units_per_batch: int,
+        own: np.ndarray,
+        per_batch: int,
         evaluation: bool = False,
     ) -> grain.IterDataset[Batch]:
-        mine = positions.map_with_index(reader.fetch)[self._process_index :: self._process_count]
+        """Of each `per_batch` positions the `own`, which this process reads."""
+        everything = positions.map_with_index(reader.fetch)
+        share = len(own)
+        mine = grain.MapDataset.range(len(positions) // per_batch * share).map(
+            lambda i: everything[i // share * per_batch + int(own[i % share])]
+        )
         threads = 2 * max(1, self._pool.workers)  # so that no decoder waits for its next request
-        reading = grain.ReadOptions(threads, max(2 * units_per_batch, threads))
+        reading = grain.ReadOptions(threads, max(2 * share, threads))
         settled = mine.to_iter_dataset(reading).map(reader.settle)
         return settled.filter(lambda unit: unit is not None).batch(
-            units_per_batch,
+            share,
             drop_remainder=True,
             batch_fn=lambda found: self._collate([e for unit in found for e in unit], evaluation),
         )
@@ -252,11 +273,16 @@ class VideoData:
         if len(shapes) > 1:
             found = ", ".join(f"{self.records[e.record].id} {s}" for s, e in shapes.items())
             raise ValueError(f"{self.name}.transform must give all clips one shape, not {found}")
-        self._shape = next(iter(shapes), self._shape)
-        if self._shape is None:
-            raise RuntimeError(f"{self.name}: no video of the first batch could be read")
+        self._shape = next(iter(shapes), self._shape) or self._any_shape()
         empty = np.zeros(self._shape, np.uint8)
         return np.stack([empty if e.frames is None else e.frames for e in examples])
+
+    def _any_shape(self) -> tuple[int, ...]:
+        """Of the first video that can be read, where this process's share has none so far."""
+        for record in range(len(self.records)):
+            with contextlib.suppress(VideoError):  # told of where it is read for its own sake
+                return self._read(record, self._seed).shape
+        raise RuntimeError(f"{self.name}: no video could be read")
 
     def _wrong(self, field: str, rule: str) -> ValueError:
         return ValueError(f"{self.name}.{field}={self._config[field]!r}: must be {rule}")

@@ -1,6 +1,5 @@
 """Batches read ahead of their use, each with the state of the data stream right after it."""
 
-import faulthandler
 import queue
 import threading
 import time
@@ -9,11 +8,8 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
 
 Batch = dict[str, np.ndarray]
-STDERR = 2
-PATIENCE = 120.0  # seconds without a batch before the log tells what all threads are doing
 
 
 class Stream(Iterator[Any]):
@@ -21,7 +17,8 @@ class Stream(Iterator[Any]):
 
     Attributes:
         state: a dict of ints that belongs to the batch last returned, however many are already
-            prepared. A stream made with it returns the batch that would have come next.
+            prepared, and the same in all processes. A stream made with it returns the batch that
+            would have come next, whichever share of it is this process's.
         wait_seconds: time spent in `next` so far.
     """
 
@@ -31,17 +28,22 @@ class Stream(Iterator[Any]):
         place: Callable[[Batch], Any],
         state: Mapping[str, Any] | None = None,
         depth: int = 2,
+        share: tuple[int, int] = (1, 1),
     ):
         """
         Args:
             place: puts a batch where it is used, such as on the devices.
             state: where to begin; the start if None.
             depth: how many placed batches are kept ready.
+            share: how many elements of a batch the dataset has, and how many all processes'
+                datasets have together.
         """
         self._iterator = iter(dataset)
+        own, every = share
         if state is not None:
-            self._iterator.set_state(dict(state))
-        self.state = self._iterator.get_state()
+            self._iterator.set_state(_scaled(state, every, own))
+        self._global_state = lambda: _scaled(self._iterator.get_state(), own, every)
+        self.state = self._global_state()
         self.wait_seconds = 0.0
         self._place = place
         self._ready: queue.Queue[tuple[Any, Any, BaseException | None]] = queue.Queue(depth)
@@ -53,7 +55,7 @@ class Stream(Iterator[Any]):
         try:
             while not self._closed.is_set():
                 batch = self._place(next(self._iterator))
-                self._offer((batch, self._iterator.get_state(), None))
+                self._offer((batch, self._global_state(), None))
         except BaseException as error:  # raised again where the batch is awaited
             self._offer((None, None, error))
 
@@ -74,7 +76,7 @@ class Stream(Iterator[Any]):
         if self._closed.is_set():
             raise StopIteration
         start = time.perf_counter()
-        batch, state, error = self._take()
+        batch, state, error = self._ready.get()
         self.wait_seconds += time.perf_counter() - start
         if error is not None:
             self.close()
@@ -82,16 +84,14 @@ class Stream(Iterator[Any]):
         self.state = state
         return batch
 
-    def _take(self) -> tuple[Any, Any, BaseException | None]:
-        while True:
-            try:
-                return self._ready.get(timeout=PATIENCE)
-            except queue.Empty:
-                logging.warning("no batch for %.0f s; what every thread is doing:", PATIENCE)
-                faulthandler.dump_traceback(STDERR)
-
     def close(self) -> None:
         """Stops reading ahead. A decode that is under way ends first."""
         self._closed.set()
         self._thread.join()
         self._iterator.close()
+
+
+def _scaled(state: Mapping[str, Any], old: int, new: int) -> dict[str, int]:
+    """The position in a stream of which batches have `new` elements, where it is `old`."""
+    batches, rest = divmod(state["next_index"], old)
+    return {"next_index": batches * new + rest}

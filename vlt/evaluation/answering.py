@@ -53,7 +53,8 @@ def question_answering(
         for record, answer in zip(records, answers, strict=True)
     ]
     path = predictor.workdir / f"answers-{data.name}.json"
-    path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if predictor.writes:
+        path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {"accuracy": 100 * float(np.mean(right)), "questions": len(right), "protocol": label}
 
 

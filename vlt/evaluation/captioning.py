@@ -28,7 +28,8 @@ def captioning(
     # One caption a video, however many records name it; videos that were not read have none.
     references = {i: t for i, t in references_of(data.records).items() if i in captioned}
     predictions = {identity: captioned[identity] for identity in references}
-    write_predictions(predictor.workdir / f"captions-{data.name}.json", predictions)
+    if predictor.writes:
+        write_predictions(predictor.workdir / f"captions-{data.name}.json", predictions)
     return dict(caption_metrics(predictions, references)) | {"protocol": label}
 
 

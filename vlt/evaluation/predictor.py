@@ -10,8 +10,10 @@ from jax.sharding import Mesh
 
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
+from vlt.distributed import is_first
 from vlt.models.video_model import VideoModel
-from vlt.sharding import shard_batch
+from vlt.sharding import batch_sharding, check_batch_size, place_whole, shard_batch, to_host
+from vlt.watchdog import Watchdog
 
 TEXT_BATCH = 256
 
@@ -19,15 +21,24 @@ Metrics = dict[str, Any]
 
 
 class Predictor:
-    """What evaluations share.
+    """What evaluations share. Each process reads its share of the videos; all get all outputs.
 
     Attributes:
         module: the model. tokenizer: for its texts. workdir: where predictions are written.
+        writes: whether by this process.
     """
 
-    def __init__(self, module: VideoModel, mesh: Mesh, tokenizer: Tokenizer, workdir: Path):
+    def __init__(
+        self,
+        module: VideoModel,
+        mesh: Mesh,
+        tokenizer: Tokenizer,
+        workdir: Path,
+        watchdog: Watchdog | None = None,
+    ):
         self.module, self.tokenizer, self.workdir = module, tokenizer, workdir
-        self._mesh = mesh
+        self.writes = is_first()
+        self._mesh, self._watchdog = mesh, watchdog or Watchdog(0)
         self._programs: dict[Any, Callable[..., Any]] = {}
 
     def compiled(self, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,16 +73,21 @@ class Predictor:
         try:
             for batch in stream:
                 inputs = (batch["video"], *([beside(batch["ids"])] if beside else ()))
-                outputs = self.run(program, params, *inputs)
-                read = batch["mask"]
-                yield batch["ids"][read], jax.tree.map(lambda x, read=read: x[read], outputs)
+                *inputs, ids, mask = shard_batch((*inputs, batch["ids"], batch["mask"]), self._mesh)
+                outputs, ids, read = to_host((program(params, *inputs), ids, mask))
+                self._watchdog.step_ended()
+                yield ids[read], jax.tree.map(lambda x, read=read: x[read], outputs)
         finally:
             stream.close()
 
     def run(self, program: Callable[..., Any], params: Any, *batch: np.ndarray) -> Any:
-        """`program` over one batch of host arrays, which devices share; outputs on the host."""
-        outputs = program(params, *(shard_batch(x, self._mesh) for x in batch))
-        return jax.tree.map(np.asarray, outputs)
+        """`program` over one batch of host arrays, the same in all processes, which devices share;
+        outputs on the host."""
+        check_batch_size(self._mesh, len(batch[0]))
+        placed = place_whole(batch, tuple(batch_sharding(self._mesh) for _ in batch))
+        outputs = to_host(program(params, *placed))
+        self._watchdog.step_ended()
+        return outputs
 
     def texts(
         self, program: Callable[..., jax.Array], params: Any, texts: Sequence[str]

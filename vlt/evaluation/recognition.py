@@ -47,7 +47,8 @@ def recognition(
         read.append(records)
         scores.append(view_scores(views, texts, float(scale)))
     labels, found = np.asarray(data.labels)[np.concatenate(read)], np.concatenate(scores)
-    _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
+    if predictor.writes:
+        _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
     metrics = dict(recognition_metrics(found, labels))
     return metrics | {"classes": len(texts), "videos": len(labels), "protocol": label}
 

@@ -1,0 +1,96 @@
+"""Every kind of evaluation of small models on two devices, of one process or of two."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import test_evaluate_answering as answers
+import test_evaluate_matching as ranked
+import test_evaluate_recognition as actions
+from evaluated import BATCH, Words, data, predictor
+from small_retriever import TEXT, VISUAL, params, retriever
+
+from vlt.evaluation import answering, captioning, matching, recognition, retrieval
+from vlt.models.answerer import Answerer
+from vlt.models.captioner import Captioner
+from vlt.models.spec import BlipSpec
+from vlt.tasks.protocols import PROTOCOLS, Protocol
+
+UNREAD = (4,)
+PLAIN = {"protocol": "moving_shapes", "allow_subset": False, "ties": "against"}
+SEARCH = {"method": "beam", "beams": 2, "max_length": 5, "min_length": 1}
+
+
+class Prompted(Words):
+    """With a prompt that only starts."""
+
+    def prompt(self, text: str) -> np.ndarray:
+        del text
+        return np.array([1], np.int32)
+
+
+def everything(workdir: Path) -> dict[str, Any]:
+    """{kind: metrics}."""
+    entry = Protocol("moving_shapes_qa", None, 10, False, "this test", texts="questions")
+    PROTOCOLS[entry.name] = entry
+    rows = BATCH // jax.process_count()
+    own = slice(rows * jax.process_index(), rows * (jax.process_index() + 1))
+    context = dataclasses.replace(TEXT, context=8)
+
+    def parts(model: Any, tree: Any = None) -> Any:
+        made = predictor(model, workdir, devices=2)
+        made.tokenizer = Prompted()
+        return made, params(model) if tree is None else tree
+
+    videos = ranked.records()
+    labelled = actions.labelled()
+    labelled.evaluate = data(labelled.records, UNREAD, own).evaluate
+    dual = parts(actions.model(), actions.params())
+    captioner = parts(Captioner(BlipSpec("captioner", VISUAL, context)))
+    twins = SimpleNamespace(**vars(data(pairs(), UNREAD, own)), manifest=Path("twins.jsonl"))
+    ask = answers.SECTION | {"search": SEARCH}
+    captions = PLAIN | {"search": SEARCH, "prompt": ""}
+    some = {"min_pairs": 1}
+    return {
+        "retrieval": retrieval.retrieval(*dual, PLAIN, data(videos, UNREAD, own), 0),
+        "twins": retrieval.twins(*dual, some, twins, 0),
+        "recognition": recognition.recognition(*dual, actions.SECTION, labelled, 0),
+        "matching": matching.matching(
+            *parts(retriever()),
+            ranked.SECTION | {"rerank": 3},
+            data(videos, UNREAD, own),
+            0,
+        ),
+        "question_answering": answering.question_answering(
+            *parts(Answerer(BlipSpec("answerer", VISUAL, context))),
+            ask,
+            data(answers.records(answers.ANSWERS[:10]), UNREAD, own),
+            0,
+        ),
+        "captioning": captioning.captioning(*captioner, captions, data(videos, UNREAD, own), 0),
+        "caption_twins": captioning.caption_twins(*captioner, some, twins, 0),
+    }
+
+
+def pairs() -> list[Any]:
+    """Five pairs of clips that stand for twins."""
+    rng = np.random.default_rng(1)
+    return [
+        SimpleNamespace(
+            video=f"twin {index}",
+            captions=(" ".join(map(str, rng.integers(3, 18, 3))),),
+            extra={"pair": index // 2, "family": "size"},
+            line=index + 1,
+            id=str(index),
+        )
+        for index in range(10)
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(everything(Path(sys.argv[1]))))
