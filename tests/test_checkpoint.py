@@ -96,3 +96,9 @@ def test_tree_does_not_tell_where_it_was_written(tmp_path):
     for path in (tmp_path / "tree").rglob("*"):
         assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
     np.testing.assert_array_equal(checkpoint.load_tree(tmp_path / "tree")["a"], np.arange(3))
+
+
+def test_errors_are_told_in_a_line_without_what_libraries_append():
+    error = ValueError("File too large [tensorstore_spec='{}'] [os_error_code='27']\nand a stack")
+    assert checkpoint.first_line(error) == "ValueError: File too large"
+    assert checkpoint.first_line(OSError()) == "OSError: no reason given"

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from flax import traverse_util
-from helpers import ROOT, environment
+from helpers import ROOT, environment, run_python
 from processes import CONFIG, LOST_SECONDS, caches, finish, start_run, together, wait_until
 
 from vlt import distributed
@@ -175,7 +175,6 @@ WRONG = {
     ("--coordinator=a:1", "--process_count=2"): "needs --process_count and --process_index, too",
     ("--coordinator=a:1", "--process_count=2", "--process_index=2"): "must be from 0 to 1",
     ("--process_index=1",): "--process_index=1 needs --coordinator",
-    ("--process_count=4",): "--process_count=4, but there are 1 processes",
 }
 
 
@@ -187,6 +186,17 @@ def test_wrong_flags_are_answered(given):
     )
     with pytest.raises(distributed.DistributedError, match=re.escape(WRONG[given])):
         distributed.join(values.get("coordinator", ""), count, index)
+
+
+def test_a_number_of_processes_that_nothing_tells_of_is_refused():
+    code = """
+        from vlt import distributed
+        try:
+            distributed.join(count=4)
+        except distributed.DistributedError as error:
+            print(error)
+    """
+    assert "--process_count=4, but there are 1 processes" in run_python(code)
 
 
 def test_another_number_than_the_environments_is_refused(monkeypatch):

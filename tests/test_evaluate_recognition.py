@@ -19,6 +19,7 @@ from vlt.models.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.resources import resolve
+from vlt.sharding import make_mesh
 from vlt.tasks.protocols import ProtocolError
 from vlt.tasks.recognition_protocols import RECOGNITION_PROTOCOLS, RecognitionProtocol, Views
 
@@ -272,8 +273,9 @@ def test_rows_without_labels(parts):
 def test_several_views_are_refused_where_one_is_looked_at(parts, files):
     given = SECTION["sampler"] | {"clips": 4}
     section = section_of(files, sampler=given, kind="retrieval")
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
     with pytest.raises(ValueError, match="evals.r: retrieval takes one view, not 4"):
-        Evaluator({"r": section}, parts[0].module, None, Words(), DecoderPool(0), files)
+        Evaluator({"r": section}, parts[0].module, mesh, Words(), DecoderPool(0), files)
 
 
 DEVICES = """

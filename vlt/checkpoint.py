@@ -194,5 +194,6 @@ def megabytes(size: int) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Type and first line of an error: Orbax appends pages."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
+    """Type and first line of an error: Orbax appends pages, and TensorStore what it was doing."""
+    line = (str(error).splitlines() or ["no reason given"])[0]
+    return f"{type(error).__name__}: {line.partition(' [tensorstore_spec=')[0]}"
