@@ -119,7 +119,12 @@ def compare(name: str) -> None:
         print(mesh, "equal")
 
 
-@pytest.mark.parametrize("name", CASES)
+# Over BERT as captioning is, and minutes long.
+SLOW = ("matching", "question_answering")
+EACH = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_mesh_is_one_device(name):
     code = f"import sys; sys.path.insert(0, 'tests'); import test_meshes as t; t.compare({name!r})"
     assert run_python(code, devices=8, timeout=400).count("equal") == len(MESHES)
