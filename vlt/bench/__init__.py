@@ -5,9 +5,10 @@ The floor is the best float32 matmul rate measured in the same run. Whatever is 
 turn by turn, and ratios are medians of the rounds' ratios. A torch peer gets the same weights and
 batch, and its outputs are compared first.
 
-Beside it: `vlt.bench.input`, decoders of videos, and `.shards`, the same out of shards; `.generation`,
-captions beside transformers', `.viclip` beside torch, `.mixing`, a block alone; `.slices`, what fits
-on which TPU slice; `.failures`, harmed runs; `.damaged_videos`. Each says more by --help.
+Beside it: `vlt.bench.input`, decoders of videos, and `.shards`, the same out of shards;
+`.generation`, captions beside transformers', `.viclip` beside torch, `.mixing`, a block alone;
+`.slices`, what fits on which TPU slice; `.failures`, harmed runs; `.damaged_videos`. Each says more
+by --help.
 """
 
 from vlt.bench.forward import videos_per_second
