@@ -63,8 +63,8 @@ def test_the_batch_is_a_multiple_of_the_chips(tmp_path, compiler):
 
 def test_a_compilation_that_fails_is_recorded_with_its_reason(tmp_path):
     cells = Cells(tmp_path / "cells.jsonl")
-    found = cells.at("configs/tempme.py:msrvtt_b16 --config.mesh.tensor=3", "v5e:2x4", 128)
-    assert "3 does not divide the number of devices" in found["state"]
+    found = cells.at("configs/tempme.py:msrvtt_b17", "v5e:2x4", 128)
+    assert "there is no variant 'msrvtt_b17'" in found["state"]
     assert json.loads((tmp_path / "cells.jsonl").read_text())["state"] == found["state"]
 
 
