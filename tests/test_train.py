@@ -120,7 +120,9 @@ def test_finished_run_prints_its_table_and_trains_nothing(whole):
     assert {path: path.stat().st_mtime_ns for path in whole.glob("checkpoints/*")} == before
 
 
-@pytest.mark.parametrize("moment", ["after a checkpoint", "while saving"])
+@pytest.mark.parametrize(
+    "moment", [pytest.param("after a checkpoint", marks=pytest.mark.slow), "while saving"]
+)
 def test_killed_run_resumes_to_the_same_bits(whole, tmp_path, moment):
     process = start(tmp_path)
     name = "4" if moment == "after a checkpoint" else "8*tmp*"
