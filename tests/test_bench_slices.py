@@ -1,11 +1,12 @@
 """The table of slices: which cells are compiled, and that none is compiled twice."""
 
 import json
+import math
 
 import pytest
 
 from vlt.bench import slices
-from vlt.bench.slices import Cells, candidates, fill, rows
+from vlt.bench.slices import Cells, fill, predicted, rows
 
 GB = 10**9
 CONFIG = "configs/tempme.py:msrvtt_b16"  # batch 128
@@ -16,26 +17,32 @@ def cell(per_chip: int, peak_gb: float, chips: int = 8, fits: bool = True) -> di
     return {"batch": per_chip * chips, "chips": chips, "fits": fits, "bytes": held}
 
 
-def test_the_power_of_two_that_should_fit_last_is_tried_first():
-    # 0.5 GB a video and 1 GB in any case: 16 GB are 30 videos, so 16, and 32 may just fit.
-    assert list(candidates(cell(4, 3.0), 16 * GB)) == [16, 32]
-    # 32 would need 0.6 * 32 + 1 = 20.2 GB: surely too much.
-    assert list(candidates(cell(5, 4.0), 16 * GB)) == [16]
+def test_the_power_of_two_that_should_fit_last():
+    # 0.5 GB a video and 1 GB in any case: 16 GB are 30 videos, so 16, and 32 need 17 GB.
+    assert predicted(cell(4, 3.0), 16 * GB) == (16, 17 * GB)
+    # 32 need 0.6 * 32 + 1 GB: surely too much.
+    assert predicted(cell(5, 4.0), 16 * GB) == (16, pytest.approx(20.2 * GB))
 
 
-def test_smaller_ones_where_the_first_does_not_fit():
-    assert list(candidates(cell(16, 0, fits=False), 16 * GB)) == [8, 4, 2, 1]
+@pytest.mark.parametrize(("per_chip", "below"), [(16, 8), (17, 16), (2, 1), (1, 1)])
+def test_below_a_batch_that_does_not_fit(per_chip, below):
+    assert predicted(cell(per_chip, 0, fits=False), 16 * GB) == (below, math.inf)
 
 
 @pytest.fixture
-def compiler(monkeypatch):
-    """A compiler whose steps need 1 GB and 0.5 GB a video."""
+def per_video():
+    return 0.5
+
+
+@pytest.fixture
+def compiler(monkeypatch, per_video):
+    """A compiler whose steps need 1 GB, and so many a video."""
     asked = []
 
     def compiled(config, topology, batch, limit):
         asked.append((topology, batch))
         per_chip = batch // 8
-        needed = 1 + 0.5 * per_chip
+        needed = 1 + per_video * per_chip
         found = cell(per_chip, needed, fits=needed < 16)
         cost = {"step_s": 0.1, "utilisation": 0.5, "bound_by": "memory"}
         return found | {"state": "", "flops": 1e12, "collective_bytes": 1, "roofline": cost}
@@ -54,6 +61,14 @@ def test_the_largest_batch_is_found_and_nothing_compiled_twice(tmp_path, compile
     assert [found["fits"] for found in cells.all] == [True, False]
     assert len(file.read_text().splitlines()) == 2
     assert [row["per_chip"] for row in rows(cells.all)] == [16, 32]
+
+
+@pytest.mark.parametrize("per_video", [5])
+def test_smaller_batches_are_tried_until_one_fits(tmp_path, compiler, per_video):
+    cells = Cells(tmp_path / "cells.jsonl")
+    fill(cells, CONFIG, "v5e:2x4", largest=True)
+    # 16 a chip need 81 GB, 8 and 4 too much still, 2 need 11 GB.
+    assert compiler == [("v5e:2x4", 8 * per_chip) for per_chip in (16, 8, 4, 2)]
 
 
 def test_the_batch_is_a_multiple_of_the_chips(tmp_path, compiler):

@@ -7,13 +7,13 @@ Cells that FILE has already are not compiled again; the table of all is printed 
 """
 
 import argparse
+import functools
 import json
 import math
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +79,30 @@ def fill(cells: Cells, config: str, topology: str, largest: bool) -> None:
     batch = load_config(config.split()[0]).data.train.batch_size
     first = cells.at(config, topology, rounded(batch, chips_of(shape)))
     if largest and first.get("fits") is not None:
-        for batch in candidates(first, CHIPS[kind].hbm_bytes):
-            if not cells.at(config, topology, batch * chips_of(shape)).get("fits"):
-                break
+        chips, memory = chips_of(shape), CHIPS[kind].hbm_bytes
+        compile_at = functools.partial(cells.at, config, topology)
+        guess, above = predicted(first, memory)
+        if not compile_at(guess * chips).get("fits"):
+            smaller = (2**power for power in reversed(range(int(math.log2(guess)))))
+            any(compile_at(per_chip * chips).get("fits") for per_chip in smaller)
+        elif above < SURE * memory:
+            compile_at(2 * guess * chips)
 
 
-def candidates(cell: Cell, memory: float) -> Iterator[int]:
-    """Powers of two of videos a chip to try, from the one that should be the last to fit."""
+def predicted(cell: Cell, memory: float) -> tuple[int, float]:
+    """The power of two of videos a chip that should be the last to fit, and the next one's bytes.
+
+    Of a cell that does not fit nothing is known but that: the power of two below, of which the
+    next one is too much.
+    """
     per_chip = cell["batch"] // cell["chips"]
     if not cell["fits"]:
-        yield from (2**power for power in reversed(range(int(math.log2(per_chip)))))
-        return
+        return 2 ** int(math.log2(max(per_chip - 1, 1))), math.inf
     held = cell["bytes"]
     fixed = held["parameters"] + held["optimizer"] + held["program"]
     per_video = (held["peak"] - fixed) / per_chip
     guess = 2 ** int(math.log2(max((memory - fixed) / per_video, 1)))
-    yield guess
-    if fixed + 2 * guess * per_video < SURE * memory:
-        yield 2 * guess
+    return guess, fixed + 2 * guess * per_video
 
 
 def rounded(batch: int, chips: int) -> int:
