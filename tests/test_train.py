@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from helpers import ROOT, environment
 
+from vlt.configuration import load_config
+from vlt.main import OtherConfigError, claim
 from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.training_checkpoints import TrainingCheckpoints
 
@@ -213,6 +215,16 @@ def test_unknown_config_and_variant_are_answered(tmp_path):
             cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=100,
         )  # fmt: skip
         assert done.returncode != 0 and message in done.stderr, done.stderr[-2000:]
+
+
+def test_a_config_can_be_mended_until_its_run_starts(tmp_path):
+    wrong, right = (load_config(CONFIG, {"model.btadapter.depth": depth}) for depth in (9, 1))
+    claim(tmp_path, wrong)
+    (tmp_path / "metrics.jsonl").touch()
+    claim(tmp_path, right)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(OtherConfigError, match="depth: 1 there, 9 now"):
+        claim(tmp_path, wrong)
 
 
 def test_workdir_of_another_config_is_refused(whole):

@@ -1,5 +1,6 @@
 """`python -m vlt.main --config=configs/X.py[:variant]`: trains, evaluates, and prints a table."""
 
+import itertools
 import json
 import os
 import re
@@ -214,7 +215,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         DistributedError: processes were given other configs, or see other folders.
     """
     distributed.check_alike("--config and its overrides", configuration.resolved_text(config))
-    if distributed.is_first() and not (workdir / "config.json").exists():
+    if distributed.is_first() and not started(workdir):
         configuration.save_run(workdir, config)
     distributed.wait_for_all(f"claim {workdir}")
     if not (workdir / "config.json").exists():
@@ -233,6 +234,13 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             f"{workdir} holds a run of another config; choose another --workdir or remove it:\n"
             + "\n".join(lines)
         )
+
+
+def started(workdir: Path) -> bool:
+    """Whether a run of the workdir came further than its config, which may have been wrong."""
+    logged = any(file.stat().st_size for file in workdir.rglob("metrics.jsonl"))
+    kept = itertools.chain(workdir.rglob("run.json"), workdir.glob("**/checkpoints/*"))
+    return logged or any(True for _ in kept)
 
 
 def overview(run: Any) -> None:
