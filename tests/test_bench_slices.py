@@ -1,12 +1,11 @@
 """The table of slices: which cells are compiled, and that none is compiled twice."""
 
 import json
-import math
 
 import pytest
 
 from vlt.bench import slices
-from vlt.bench.slices import Cells, fill, predicted, rows
+from vlt.bench.slices import Cells, fill, find_largest, larger_power, rows
 
 GB = 10**9
 CONFIG = "configs/tempme.py:msrvtt_b16"  # batch 128
@@ -18,15 +17,37 @@ def cell(per_chip: int, peak_gb: float, chips: int = 8, fits: bool = True) -> di
 
 
 def test_the_power_of_two_that_should_fit_last():
-    # 0.5 GB a video and 1 GB in any case: 16 GB are 30 videos, so 16, and 32 need 17 GB.
-    assert predicted(cell(4, 3.0), 16 * GB) == (16, 17 * GB)
+    # 0.5 GB a video and 1 GB in any case: 16 GB are 30 videos, so 16; after it 32 with its 17 GB.
+    assert larger_power(cell(4, 3.0), 16 * GB) == 16
+    assert larger_power(cell(16, 9.0), 16 * GB) == 32
     # 32 need 0.6 * 32 + 1 GB: surely too much.
-    assert predicted(cell(5, 4.0), 16 * GB) == (16, pytest.approx(20.2 * GB))
+    assert larger_power(cell(16, 10.6), 16 * GB) is None
+    assert larger_power(cell(13, 7.5), 16 * GB) == 16
 
 
-@pytest.mark.parametrize(("per_chip", "below"), [(16, 8), (17, 16), (2, 1), (1, 1)])
-def test_below_a_batch_that_does_not_fit(per_chip, below):
-    assert predicted(cell(per_chip, 0, fits=False), 16 * GB) == (below, math.inf)
+@pytest.mark.parametrize(
+    ("start", "last", "tried"),
+    [
+        (4, 32, [16, 32]),  # as foreseen
+        (4, 100, [16, 32, 64]),  # cheaper than foreseen
+        (4, 10, [16, 8]),  # dearer
+        (13, 13, [16, 8]),
+        (12, 1, [8, 4, 2, 1]),
+        (1, 0, []),
+    ],
+)
+def test_the_search_goes_up_and_comes_down(start, last, tried):
+    asked = []
+
+    def compile_at(per_chip):
+        asked.append(per_chip)
+        # What is held says 0.5 GB a video until 16, then less.
+        held = 1 + (0.5 * per_chip if per_chip <= 16 else 0.1 * per_chip + 6)
+        return cell(per_chip, held, fits=per_chip <= last)
+
+    first = cell(start, 1 + 0.5 * start, fits=start <= last)
+    find_largest(compile_at, first, 16 * GB)
+    assert asked == tried
 
 
 @pytest.fixture

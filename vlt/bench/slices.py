@@ -7,13 +7,13 @@ Cells that FILE has already are not compiled again; the table of all is printed 
 """
 
 import argparse
-import functools
 import json
 import math
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,29 +80,32 @@ def fill(cells: Cells, config: str, topology: str, largest: bool) -> None:
     first = cells.at(config, topology, rounded(batch, chips_of(shape)))
     if largest and first.get("fits") is not None:
         chips, memory = chips_of(shape), CHIPS[kind].hbm_bytes
-        compile_at = functools.partial(cells.at, config, topology)
-        guess, above = predicted(first, memory)
-        if not compile_at(guess * chips).get("fits"):
-            smaller = (2**power for power in reversed(range(int(math.log2(guess)))))
-            any(compile_at(per_chip * chips).get("fits") for per_chip in smaller)
-        elif above < SURE * memory:
-            compile_at(2 * guess * chips)
+        find_largest(lambda per_chip: cells.at(config, topology, per_chip * chips), first, memory)
 
 
-def predicted(cell: Cell, memory: float) -> tuple[int, float]:
-    """The power of two of videos a chip that should be the last to fit, and the next one's bytes.
-
-    Of a cell that does not fit nothing is known but that: the power of two below, of which the
-    next one is too much.
-    """
+def find_largest(compile_at: Callable[[int], Cell], cell: Cell, memory: float) -> None:
+    """Compiles powers of two of videos a chip, up from a cell that fits, then down to one."""
     per_chip = cell["batch"] // cell["chips"]
-    if not cell["fits"]:
-        return 2 ** int(math.log2(max(per_chip - 1, 1))), math.inf
-    held = cell["bytes"]
+    while cell.get("fits") and (larger := larger_power(cell, memory)):
+        per_chip, cell = larger, compile_at(larger)
+    while not cell.get("fits") and per_chip > 1:
+        per_chip = 2 ** int(math.log2(per_chip - 1))
+        cell = compile_at(per_chip)
+
+
+def larger_power(cell: Cell, memory: float) -> int | None:
+    """The power of two above a cell's videos a chip that should be the last to fit, or might.
+
+    None if all are surely too large. Memory is taken to grow with every video alike.
+    """
+    held, per_chip = cell["bytes"], cell["batch"] // cell["chips"]
     fixed = held["parameters"] + held["optimizer"] + held["program"]
     per_video = (held["peak"] - fixed) / per_chip
-    guess = 2 ** int(math.log2(max((memory - fixed) / per_video, 1)))
-    return guess, fixed + 2 * guess * per_video
+    last = 2 ** int(math.log2(max((memory - fixed) / per_video, 1)))
+    if last > per_chip:
+        return last
+    above = 2 ** (int(math.log2(per_chip)) + 1)
+    return above if fixed + above * per_video < SURE * memory else None
 
 
 def rounded(batch: int, chips: int) -> int:
