@@ -239,8 +239,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
 def started(workdir: Path) -> bool:
     """Whether a run of the workdir came further than its config, which may have been wrong."""
     logged = any(file.stat().st_size for file in workdir.rglob("metrics.jsonl"))
-    kept = itertools.chain(workdir.rglob("run.json"), workdir.glob("**/checkpoints/*"))
-    return logged or any(True for _ in kept)
+    kept = (workdir.rglob(name) for name in ("run.json", "results.json", "checkpoints/*"))
+    return logged or any(True for _ in itertools.chain(*kept))
 
 
 def overview(run: Any) -> None:
