@@ -76,10 +76,10 @@ def compiled(config: str, topology: str, batch: int, limit: float) -> Cell:
 def fill(cells: Cells, config: str, topology: str, largest: bool) -> None:
     """Compiles what the table needs of a config on a slice."""
     kind, shape = check_topology(topology)
+    chips, memory = chips_of(shape), CHIPS[kind].hbm_bytes
     batch = load_config(config.split()[0]).data.train.batch_size
-    first = cells.at(config, topology, rounded(batch, chips_of(shape)))
+    first = cells.at(config, topology, rounded(batch, chips))
     if largest and first.get("fits") is not None:
-        chips, memory = chips_of(shape), CHIPS[kind].hbm_bytes
         find_largest(lambda per_chip: cells.at(config, topology, per_chip * chips), first, memory)
 
 
