@@ -49,10 +49,14 @@ class Counts:
         return self.multiply_adds + self.layer_norm
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
+        return Counts(*map(operator.add, _FIELDS(self), _FIELDS(other)))
 
     def __mul__(self, times: int) -> "Counts":
-        return Counts(*(times * field for field in dataclasses.astuple(self)))
+        return Counts(*(times * field for field in _FIELDS(self)))
+
+
+# A program has thousands of equations, and dataclasses.astuple copies deeply.
+_FIELDS = operator.attrgetter(*(field.name for field in dataclasses.fields(Counts)))
 
 
 def count(fn: Callable[..., Any], *args: Any) -> Counts:
@@ -69,9 +73,16 @@ def count(fn: Callable[..., Any], *args: Any) -> Counts:
       ValueError: a while loop (whose length is unknown) holds counted work, or the program has
         a primitive whose work cannot be read (OPAQUE).
     """
-    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
-    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count_jaxpr(live)
+    return count_first(lambda *args: (fn(*args), ()), *args)[0]
+
+
+def count_first(fn: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Counts, Any]:
+    """As `count`, of what the first output of `fn` needs; and the shapes of the second."""
+    closed, (first, second) = jax.make_jaxpr(fn, return_shape=True)(*args)
+    counted = len(jax.tree.leaves(first))
+    used = [output < counted for output in range(len(closed.jaxpr.outvars))]
+    live, _ = partial_eval.dce_jaxpr(closed.jaxpr, used)
+    return _count_jaxpr(live), second
 
 
 def _count_jaxpr(jaxpr: Jaxpr) -> Counts:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from vlt import configuration
 from vlt.ahead import AheadError, compile_ahead, format_compiled
-from vlt.count import Counts, count
+from vlt.count import count, count_first
 from vlt.loading import build_for_shapes
 from vlt.model_folder import ModelFolderError
 from vlt.models.build import abstract_params, example_inputs, merged_form
@@ -78,17 +78,19 @@ def _operations(
 ) -> dict[str, Any]:
     """The keys of `inspect_config` that count operations and tokens."""
     published = merged_form(model).clone(cls_only=False)
-    merged = abstract_params(published)
     inputs = example_inputs(model.spec, config["frames"], config["context"])
     video, *_ = inputs
-    tokens = _tokens_per_layer(published, merged, video)
-    cost = _cost(published, "encode_video", merged, [video], train=False)
-    whole = _cost(published, "__call__", merged, inputs, train=False)
+    # Leaves that were merged are no part of the published form, which leaves them unread.
+    cost, out = count_first(_apply(published, "encode_video", capture=True), params, video)
+    whole = count(_apply(published, "__call__"), params, *inputs)
+    run = count(_apply(model, "encode_video", train=trained), params, video)
+    layers = range(model.spec.visual.layers)
+    tokens = [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]
     return {
         "video_gmacs": cost.total / 1e9,
         "video_gmacs_by_kind": {k: v / 1e9 for k, v in dataclasses.asdict(cost).items()},
         "video_multiply_adds": cost.multiply_adds,
-        "video_gmacs_run": _cost(model, "encode_video", params, [video], trained).total / 1e9,
+        "video_gmacs_run": run.total / 1e9,
         "text_gmacs": (whole.total - cost.total) / 1e9,
         "tokens_per_layer": tokens,
         "output_tokens": tokens[-1][0] * tokens[-1][1],
@@ -108,7 +110,7 @@ def _sum_without(sizes: Mapping[str, int], pattern: str) -> int:
     return sum(size for path, size in sizes.items() if not re.fullmatch(pattern, path))
 
 
-def _apply(model: VideoModel, method: str, train: bool, capture: bool = False) -> Any:
+def _apply(model: VideoModel, method: str, train: bool = False, capture: bool = False) -> Any:
     def forward(params: Any, *inputs: jax.Array) -> Any:
         rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)} if train else None
         return model.apply(
@@ -116,20 +118,6 @@ def _apply(model: VideoModel, method: str, train: bool, capture: bool = False) -
         )
 
     return forward
-
-
-def _cost(
-    model: VideoModel, method: str, params: Any, inputs: Sequence[Any], train: bool
-) -> Counts:
-    return count(_apply(model, method, train), params, *inputs)
-
-
-def _tokens_per_layer(model: VideoModel, params: Any, video: Any) -> list[list[int]]:
-    """[groups, tokens of each] that leave every layer of the vision tower."""
-    forward = _apply(model, "encode_video", train=False, capture=True)
-    _, out = jax.eval_shape(forward, params, video)
-    layers = range(model.spec.visual.layers)
-    return [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]
 
 
 def format_report(report: Mapping[str, Any]) -> str:
