@@ -128,32 +128,32 @@ def test_without_merging_there_is_no_share():
     ids=repr,
 )
 def test_torch_merges_alike(methods, cls_only):
-    torch_peer = pytest.importorskip("vlt.bench.torch_peer")
+    torch_clip = pytest.importorskip("vlt.bench.torch_clip")
     model, params = build(*methods, cls_only=cls_only)
-    theirs = torch_peer.clip_video_encoder(model, params)
+    theirs = torch_clip.clip_video_encoder(model, params)
     video = forward.random_video(model, batch=2)
     np.testing.assert_allclose(forward.prepare(model, 2, params).run(), theirs(video), atol=2e-6)
 
 
 def test_torch_sees_what_tempme_does():
-    torch_peer = pytest.importorskip("vlt.bench.torch_peer")
+    torch_clip = pytest.importorskip("vlt.bench.torch_clip")
     model, params = build(TEMPME)
     video = forward.random_video(model, batch=1)
-    merged = torch_peer.clip_video_encoder(model, params)(video)
+    merged = torch_clip.clip_video_encoder(model, params)(video)
     for other in ((), (ToMe(1),), (dataclasses.replace(TEMPME, keep_cross=90),)):
-        differing = torch_peer.clip_video_encoder(model.clone(methods=other), params)(video)
+        differing = torch_clip.clip_video_encoder(model.clone(methods=other), params)(video)
         assert np.abs(merged - differing).max() > 1e-3
     params["visual"]["blocks_1"]["clip_position"] *= 0
-    still = torch_peer.clip_video_encoder(model, params)(video)
+    still = torch_clip.clip_video_encoder(model, params)(video)
     assert np.abs(merged - still).max() > 1e-3
 
 
 @pytest.mark.parametrize("methods", [(EViT(),), (ToMe(2, proportional=False),), (TEMPME, ToMe(1))])
 def test_torch_refuses_what_it_does_not_know(methods):
-    torch_peer = pytest.importorskip("vlt.bench.torch_peer")
+    torch_clip = pytest.importorskip("vlt.bench.torch_clip")
     model = DualEncoder(SPEC, methods, FRAMES, frame_norm=True)
     with pytest.raises(ValueError, match="methods="):
-        torch_peer.clip_video_encoder(model, {})
+        torch_clip.clip_video_encoder(model, {})
 
 
 def test_a_step_trains_every_leaf_and_gives_its_state_away(full_step):

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from vlt.bench import forward
+from vlt.bench import forward, viclip
 from vlt.merging.patch_dropout import PatchDropout
 from vlt.models.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 
-viclip = pytest.importorskip("vlt.bench.viclip")
+torch_viclip = pytest.importorskip("vlt.bench.torch_viclip")
 
 SPEC = DualEncoderSpec(
     VisionSpec(24, 8, 16, 3, 2, 40, temporal_frames=5), TextSpec(8, 43, 8, 1, 2, 16), embed_dim=4
@@ -27,14 +27,14 @@ def test_the_peer_computes_the_same(frames):
     shapes = forward.without_text(abstract_params(model))
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     video = forward.random_video(model, batch=2)
-    theirs = viclip.viclip_video_encoder(model, params)(video)
+    theirs = torch_viclip.viclip_video_encoder(model, params)(video)
     np.testing.assert_allclose(forward.prepare(model, 2, params).run(), theirs, atol=2e-6)
     assert np.abs(theirs[0] - theirs[1]).max() > 1e-2
 
 
 def test_it_knows_no_methods():
     with pytest.raises(ValueError, match="ViCLIP alone; the config has methods="):
-        viclip.viclip_video_encoder(DualEncoder(SPEC, (PatchDropout(),)), {})
+        torch_viclip.viclip_video_encoder(DualEncoder(SPEC, (PatchDropout(),)), {})
 
 
 def test_the_command_prints_one_object(monkeypatch, capsys):

@@ -46,7 +46,7 @@ def bench_forward(
     Args:
         config: `config.model`. against: others, by name, all timed turn by turn.
         peer: '' or 'torch', transformers' CLIP in inference mode with scaled-dot-product attention,
-            which merges tokens where the config does; of ViCLIP, `vlt.bench.viclip`.
+            which merges tokens where the config does; of ViCLIP, `vlt.bench.torch_viclip`.
         cls_only: of config and others, instead of what they say.
 
     Returns:
@@ -92,10 +92,10 @@ def _torch_encoder(model: VideoModel, params: Any) -> Callable[[jax.Array], np.n
         raise ValueError(f"--peer: there is none of a {model.spec.kind} here")
     # torch is an extra.
     if model.spec.visual.temporal_frames:
-        from vlt.bench.viclip import viclip_video_encoder
+        from vlt.bench.torch_viclip import viclip_video_encoder
 
         return viclip_video_encoder(model, params)
-    from vlt.bench.torch_peer import clip_video_encoder
+    from vlt.bench.torch_clip import clip_video_encoder
 
     return clip_video_encoder(model, params)
 
