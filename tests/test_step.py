@@ -48,8 +48,8 @@ def batch(size=8):
 @functools.cache
 def run_step(accumulate):
     model, task, optimizer, schedule, trained, frozen = setup()
-    step = make_train_step(model, task, optimizer, schedule, 0, accumulate)
-    state = TrainState.create(model, trained, frozen, optimizer, task)
+    step = make_train_step(model, task, optimizer, schedule, accumulate)
+    state = TrainState.create(model, trained, frozen, optimizer, task, 0)
     with jax.default_matmul_precision("highest"):
         return jax.jit(step)(state, frozen, batch())
 
@@ -82,8 +82,8 @@ def test_step_that_is_not_finite_changes_nothing():
     data["video"] = data["video"].astype(np.float32)
     data["video"][0, 0, 0, 0, 0] = np.nan
     model, task, optimizer, schedule, trained, frozen = setup()
-    step = jax.jit(make_train_step(model, task, optimizer, schedule, 0))
-    state = TrainState.create(model, trained, frozen, optimizer, task)
+    step = jax.jit(make_train_step(model, task, optimizer, schedule))
+    state = TrainState.create(model, trained, frozen, optimizer, task, 0)
     after, metrics = step(state, frozen, data)
     assert not metrics["finite"]
     jax.tree.map(
@@ -97,11 +97,13 @@ def test_step_that_is_not_finite_changes_nothing():
 
 def test_masks_differ_from_step_to_step_and_repeat_with_the_seed():
     model, task, optimizer, schedule, trained, frozen = setup(mask_rate=0.5)
-    step = jax.jit(make_train_step(model, task, optimizer, schedule, 0))
-    state = TrainState.create(model, trained, frozen, optimizer, task)
-    later = dataclasses.replace(state, step=jnp.asarray(1))
-    losses = [float(step(s, frozen, batch())[1]["mbta"]) for s in (state, later, state)]
-    assert losses[0] != losses[1] and losses[0] == losses[2]
+    step = jax.jit(make_train_step(model, task, optimizer, schedule))
+    state = TrainState.create(model, trained, frozen, optimizer, task, 0)
+    later = dataclasses.replace(state, step=state.step + 1)
+    other = dataclasses.replace(state, seed=jnp.uint32(1))
+    losses = [float(step(s, frozen, batch())[1]["mbta"]) for s in (state, later, other, state)]
+    assert losses[0] == losses[3] and len({*losses}) == 3
+    assert step._cache_size() == 1, "repeats of other seeds share the program"
 
 
 def test_frozen_leaves_cost_no_gradient_and_no_stored_activation():

@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from vlt.models.build import abstract_params, example_inputs
@@ -45,7 +46,7 @@ class TrainingProgram:
         self.config, self.mesh, self.module, self.task = config, mesh, module, task
         self._optimizer, schedule = make_optimizer(config.optimizer, config.rules, max(steps, 1))
         self.step = make_train_step(
-            module, task, self._optimizer, schedule, config.seed, config.optimizer.accumulate
+            module, task, self._optimizer, schedule, config.optimizer.accumulate
         )
         _check_heads(mesh, module.spec)
 
@@ -59,15 +60,16 @@ class TrainingProgram:
         check_rules(self.config.sharding.params, params)
         trained, frozen = partition(params, self.config.rules)
         frozen = place_whole(frozen, self.shardings(frozen))
-        places = self.shardings(jax.eval_shape(self._create, trained, frozen))
-        return jax.jit(self._create, out_shardings=places)(trained, frozen), frozen
+        seed = np.uint32(self.config.seed)
+        places = self.shardings(jax.eval_shape(self._create, trained, frozen, seed))
+        return jax.jit(self._create, out_shardings=places)(trained, frozen, seed), frozen
 
     def shapes(self) -> tuple[TrainState, dict[str, Any]]:
         """As `placed`, without weights."""
         params = abstract_params(self.module)
         check_rules(self.config.sharding.params, params)
         trained, frozen = partition(params, self.config.rules)
-        state = jax.eval_shape(self._create, trained, frozen)
+        state = jax.eval_shape(self._create, trained, frozen, np.uint32(0))
         return with_sharding(state, self.shardings(state)), with_sharding(
             frozen, self.shardings(frozen)
         )
@@ -87,8 +89,8 @@ class TrainingProgram:
         shapes |= {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in self.task.also}
         return with_sharding(shapes, jax.tree.map(lambda _: batch_sharding(self.mesh), shapes))
 
-    def _create(self, trained: dict[str, Any], frozen: dict[str, Any]) -> TrainState:
-        return TrainState.create(self.module, trained, frozen, self._optimizer, self.task)
+    def _create(self, trained: dict[str, Any], frozen: dict[str, Any], seed: Any) -> TrainState:
+        return TrainState.create(self.module, trained, frozen, self._optimizer, self.task, seed)
 
     def lower(self, state: TrainState, frozen: Any, batch: Mapping[str, Any]) -> Any:
         """(state, frozen, batch) -> (state, metrics), the new state in the place of the old."""

@@ -19,7 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
     """What changes from step to step. Frozen leaves are passed beside it.
 
     failed: a loss or gradient was not finite; no step changes anything afterwards. task: what the
-    task carries along.
+    task carries along. seed: of every step's random key; here, so that one program serves them all.
     """
 
     step: jax.Array
@@ -27,6 +27,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     failed: jax.Array
     task: dict[str, Any]
+    seed: jax.Array
 
     @classmethod
     def create(
@@ -36,11 +37,13 @@ class TrainState(flax.struct.PyTreeNode):
         frozen: dict[str, Any],
         optimizer: optax.GradientTransformation,
         task: Task,
+        seed: jax.typing.ArrayLike,
     ) -> "TrainState":
         """State before the first step."""
         step, failed = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         carried = task.initial_state(model, trained, frozen)
-        return cls(step, trained, optimizer.init(trained), failed, carried)
+        opt_state = optimizer.init(trained)
+        return cls(step, trained, opt_state, failed, carried, jnp.asarray(seed, jnp.uint32))
 
 
 def make_train_step(
@@ -48,7 +51,6 @@ def make_train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
     schedule: Callable[[jax.Array], jax.Array],
-    seed: int,
     accumulate: int = 1,
 ) -> Callable[[TrainState, dict[str, Any], Batch], tuple[TrainState, Metrics]]:
     """(state, frozen, batch) -> (state, metrics), to be jitted.
@@ -68,13 +70,13 @@ def make_train_step(
     gradient = _whole_gradient if accumulate == 1 else _accumulated_gradient
 
     def step(state: TrainState, frozen: dict, batch: Batch) -> tuple[TrainState, Metrics]:
-        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
         loss, terms, carried, grads = gradient(model, task, state, frozen, batch, rng, accumulate)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        after = TrainState(state.step + 1, trained, opt_state, state.failed, carried)
+        after = TrainState(state.step + 1, trained, opt_state, state.failed, carried, state.seed)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         metrics = terms | {"loss": loss, "grad_norm": norm, "lr": schedule(state.step)}
         return kept.replace(failed=~finite), metrics | {"finite": finite}

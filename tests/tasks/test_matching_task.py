@@ -267,13 +267,13 @@ def setup(dropout=0.1):
     model = retriever(dropout)
     trained, frozen = partition(params(model), RULES)
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
-    step = make_train_step(model, TASK, optimizer, schedule, seed=0)
-    return step, frozen, lambda: TrainState.create(None, trained, frozen, optimizer, TASK)
+    step = make_train_step(model, TASK, optimizer, schedule)
+    return step, frozen, lambda: TrainState.create(None, trained, frozen, optimizer, TASK, 0)
 
 
 def test_microbatches_are_refused():
     with pytest.raises(ValueError, match="optimizer.accumulate=2: matching needs the whole batch"):
-        make_train_step(retriever(), TASK, None, None, 0, accumulate=2)
+        make_train_step(retriever(), TASK, None, None, accumulate=2)
 
 
 DEVICES = """
@@ -320,10 +320,12 @@ def test_blip_base_steps_from_shapes():
     rules = ((r"visual/blocks_([0-9]|10)/.*", "frozen"), (".*", {"lr": 1.0}))
     trained, frozen = partition(abstract_params(model), rules)
     optimizer, schedule = make_optimizer(OPTIMIZER, rules, 10)
-    state = jax.eval_shape(lambda t: TrainState.create(None, t, frozen, optimizer, task), trained)
+    state = jax.eval_shape(
+        lambda t: TrainState.create(None, t, frozen, optimizer, task, 0), trained
+    )
     data = dict(zip(task.columns, example_inputs(model.spec, 8, 35, batch=16), strict=True))
     data |= {name: jax.ShapeDtypeStruct((16,), jnp.int32) for name in task.also}
-    step = make_train_step(model, task, optimizer, schedule, 0)
+    step = make_train_step(model, task, optimizer, schedule)
     after, metrics = jax.eval_shape(step, state, frozen, data)
     assert after.task["video"].shape == (57_600, 256) and metrics["itm"].shape == ()
 

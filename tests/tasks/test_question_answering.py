@@ -71,9 +71,9 @@ def test_gradient_reaches_all_three_parts_and_microbatches_make_no_difference():
     task = QuestionAnswering()
     found = []
     for accumulate in (1, 2):
-        step = make_train_step(model, task, optimizer, schedule, 0, accumulate)
+        step = make_train_step(model, task, optimizer, schedule, accumulate)
         with jax.default_matmul_precision("highest"):
-            state = TrainState.create(model, trained, frozen, optimizer, task)
+            state = TrainState.create(model, trained, frozen, optimizer, task, 0)
             after, metrics = jax.jit(step)(state, frozen, batch())
         found.append((after.opt_state[0].mu, metrics["answer"]))
     assert {"visual", "question", "text"} == found[0][0].keys()

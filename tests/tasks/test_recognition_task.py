@@ -270,8 +270,8 @@ def setup(dropout: float = 0.0, task: Recognition = TASK, accumulate: int = 1):
     built = model(dropout)
     trained, frozen = partition(params(built), ADAPTERS)
     optimizer, schedule = make_optimizer(OPTIMIZER, ADAPTERS, 10)
-    step = make_train_step(built, task, optimizer, schedule, 0, accumulate)
-    return step, frozen, lambda: TrainState.create(built, trained, frozen, optimizer, task)
+    step = make_train_step(built, task, optimizer, schedule, accumulate)
+    return step, frozen, lambda: TrainState.create(built, trained, frozen, optimizer, task, 0)
 
 
 def assert_same_gradients(a, b):

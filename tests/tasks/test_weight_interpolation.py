@@ -86,8 +86,8 @@ def test_the_start_stays_while_leaves_move_and_the_tasks_own_state_goes_on(leave
     task = WeightInterpolation(Counting())
     assert (task.columns, task.also) == (("video", "text"), ("label",))
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
-    state = jax.jit(lambda t: TrainState.create(MODEL, t, frozen, optimizer, task))(trained)
-    step = jax.jit(make_train_step(MODEL, task, optimizer, schedule, 0))
+    state = jax.jit(lambda t: TrainState.create(MODEL, t, frozen, optimizer, task, 0))(trained)
+    step = jax.jit(make_train_step(MODEL, task, optimizer, schedule))
     shares = []
     for _ in range(20):
         state, metrics = step(state, frozen, BATCH)
@@ -125,4 +125,4 @@ def test_wrong_options_are_refused(options, message):
 def test_microbatches_are_refused():
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
     with pytest.raises(ValueError, match="weightinterpolation needs the whole batch"):
-        make_train_step(MODEL, WeightInterpolation(RETRIEVAL), optimizer, schedule, 0, 2)
+        make_train_step(MODEL, WeightInterpolation(RETRIEVAL), optimizer, schedule, 2)
