@@ -7,6 +7,7 @@ import ast
 import functools
 import importlib
 import pathlib
+import re
 
 import jax
 import pytest
@@ -65,7 +66,8 @@ def _golden_text(variants: list[str]) -> str:
 
 def _marked(name: str):
     """Models of the same parts again, but larger, are checked when they are touched."""
-    return pytest.param(name, marks=pytest.mark.slow if name.endswith("_l16") else ())
+    larger = re.search("_l16$|:msrvtt_b16_|:activitynet_b32_", name)
+    return pytest.param(name, marks=pytest.mark.slow if larger else ())
 
 
 @pytest.mark.parametrize("name", [_marked(name) for file in FILES for name in _variants(file)])
