@@ -181,3 +181,12 @@ def test_heads_that_tensor_does_not_divide():
     with pytest.raises(MeshError, match="tensor=3 does not divide the 4 heads"):
         model, task, _ = CASES["retrieval"]
         TrainingProgram(common.base(), mesh, model, task, 1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none(seed):
+    model, task, _ = CASES["retrieval"]
+    config = common.base()
+    config.seed = seed
+    with pytest.raises(ValueError, match=rf"config.seed={seed}: must be from 0 to 4294967295"):
+        TrainingProgram(config, make_mesh({"data": 1}, jax.devices()[:1]), model, task, 1)

@@ -27,6 +27,8 @@ from vlt.sharding import (
 from vlt.step import TrainState, make_train_step
 from vlt.tasks.task import Task
 
+SEEDS = 2**32
+
 
 class TrainingProgram:
     """A config's training step on a mesh.
@@ -39,7 +41,7 @@ class TrainingProgram:
 
     Raises:
         MeshError: heads that the mesh cannot split.
-        ValueError: an optimizer, schedule or accumulation that cannot be.
+        ValueError: a seed, optimizer, schedule or accumulation that cannot be.
     """
 
     def __init__(self, config: Any, mesh: Mesh, module: VideoModel, task: Task, steps: int):
@@ -49,6 +51,8 @@ class TrainingProgram:
             module, task, self._optimizer, schedule, config.optimizer.accumulate
         )
         _check_heads(mesh, module.spec)
+        if not 0 <= config.seed < SEEDS:
+            raise ValueError(f"config.seed={config.seed}: must be from 0 to {SEEDS - 1}")
 
     def shardings(self, tree: Any) -> Any:
         """Where the leaves of parameters or of the state live."""
