@@ -10,7 +10,6 @@ import pytest
 from helpers import ROOT, environment
 
 from configs import common
-from vlt import ahead
 from vlt.ahead import compile_ahead, does_not_fit, format_compiled, knobs, roofline
 from vlt.chips import CHIPS, TopologyError, check_topology, chips_of
 from vlt.configuration import load_config
@@ -75,11 +74,11 @@ def test_a_config_that_trains_nothing():
 
 
 def test_what_the_compiler_takes_may_need_more_memory_than_there_is(monkeypatch):
-    monkeypatch.setattr(ahead, "topology_devices", lambda topology: jax.devices()[:1])
+    monkeypatch.setattr("vlt.ahead.topology_devices", lambda topology: jax.devices()[:1])
     monkeypatch.setitem(CHIPS, "v5e", CHIPS["v5e"]._replace(hbm_bytes=1e6))
-    found = ahead.compile_ahead(load_config("configs/tempme.py"), "v5e:1x1", batch=2)
+    found = compile_ahead(load_config("configs/tempme.py"), "v5e:1x1", batch=2)
     assert not found["fits"] and len(found["knobs"]) == 3
-    text = ahead.format_compiled(found)
+    text = format_compiled(found)
     gigabytes = f"{found['hbm_bytes_per_device'] / 1e9:.3f} GB"
     assert f"does not fit: compiled, but plans {gigabytes} of the chip's 0.001 GB" in text
     assert "--config.model.dtype=bfloat16" in text

@@ -76,7 +76,9 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        after = TrainState(state.step + 1, trained, opt_state, state.failed, carried, state.seed)
+        after = state.replace(
+            step=state.step + 1, trained=trained, opt_state=opt_state, task=carried
+        )
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         metrics = terms | {"loss": loss, "grad_norm": norm, "lr": schedule(state.step)}
         return kept.replace(failed=~finite), metrics | {"finite": finite}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.count import count
+from vlt.count import count, count_first
 from vlt.models.build import abstract_params, build_methods, example_inputs
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
@@ -81,10 +81,9 @@ def layers_and_gmacs(
     model = DualEncoder(SIZES[size], methods, frames=frames, cls_only=False)
     video, _ = example_inputs(model.spec, frames, 4)
 
-    def capture(params: dict[str, Any], video: jax.Array) -> dict[str, Any]:
-        encoded = model.apply({"params": params}, video, capture=True, method="encode_video")
-        return encoded[1]
+    def encode(params: dict[str, Any], video: jax.Array) -> Any:
+        return model.apply({"params": params}, video, capture=True, method="encode_video")
 
-    out = jax.eval_shape(capture, abstract_params(model), video)
+    cost, out = count_first(encode, abstract_params(model), video)
     counts = [out[f"block_{i}"].x.shape[1:3] for i in range(model.spec.visual.layers)]
-    return counts, price(model)
+    return counts, cost.total / 1e9
