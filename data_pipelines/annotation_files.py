@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.pickles import RestrictedUnpickler
+from vlt.convert.resolve import read_pickle
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
@@ -109,8 +109,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 def _read_pickle(path: pathlib.Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return RestrictedUnpickler(file, str(path)).read()
+        return read_pickle(path)
     except ConversionError as error:
         raise AnnotationError(str(error)) from None
 
@@ -173,6 +172,8 @@ def _pairs_of_mapping(path: pathlib.Path, content: Any) -> Iterator[tuple[str, s
         kind = type(content).__name__
         raise AnnotationError(f"{path}: holds a {kind}, no list or mapping of videos")
     for video, value in content.items():
+        if not isinstance(video, str):
+            raise AnnotationError(f"{path}: {_short(video)} stands where a video's name should be")
         texts = value.get("sentences") if isinstance(value, dict) else value
         yield from ((video, text) for text in _texts(path, video, texts))
 
@@ -186,16 +187,21 @@ def _video(path: pathlib.Path, entry: Any) -> str:
 
 
 def _lacks(path: pathlib.Path, entry: Any, columns: Sequence[str]) -> str:
-    held = ", ".join(entry) if isinstance(entry, dict) else repr(entry)[:80]
-    return f"{path}: an entry has none of {', '.join(columns)}; it holds {held}"
+    held = ", ".join(map(str, entry)) if isinstance(entry, dict) else repr(entry)
+    return f"{path}: an entry has none of {', '.join(columns)}; it holds {held[:200]}"
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:80]
 
 
 def _texts(path: pathlib.Path, video: str, value: Any) -> list[str]:
     """One text, several, or several lists of words, as texts."""
     listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, (list, tuple)):
-        raise AnnotationError(f"{path}: the captions of {video} are {value!r}, no texts")
-    texts = [" ".join(text) if isinstance(text, (list, tuple)) else text for text in listed]
-    if not all(isinstance(text, str) for text in texts):
-        raise AnnotationError(f"{path}: the captions of {video} are {value!r}, no texts")
-    return texts
+    lists = []
+    if isinstance(listed, (list, tuple)):
+        lists = [text if isinstance(text, (list, tuple)) else [text] for text in listed]
+    words_alone = all(isinstance(word, str) for words in lists for word in words)
+    if not words_alone or not isinstance(listed, (list, tuple)):
+        raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, no texts")
+    return [" ".join(words) for words in lists]

@@ -1,5 +1,6 @@
 """Manifests from annotation files in the layouts that people have, at the papers' counts."""
 
+import collections
 import csv
 import json
 import pathlib
@@ -7,6 +8,7 @@ import pickle
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from data_pipelines import activitynet, didemo, lsmdc, msrvtt, msvd
@@ -187,6 +189,47 @@ def test_a_pickle_runs_nothing(tmp_path):
     (tmp_path / "raw-captions.pkl").write_bytes(pickle.dumps({"v": Harm()}))
     with pytest.raises(AnnotationError, match="builtins.print.*nothing was run"):
         read_captions(tmp_path / "raw-captions.pkl")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1, 2], "holds a list, no list or mapping"),
+        (7, "holds a int"),
+        ({1: ["a"]}, "1 stands where a video's name should be"),
+        ({b"v": ["a"]}, "b'v' stands where a video's name"),
+        ({"v": 7}, "the captions of v are 7, no texts"),
+        ({"v": [b"a"]}, "the captions of v are .*, no texts"),
+        ({"v": [["a", 1]]}, "the captions of v are .*, no texts"),
+        ({"v": [np.float32(1), np.zeros(2)]}, "the captions of v are .*, no texts"),
+        ({"v": np.array(["a"])}, "the captions of v are .*, no texts"),
+        ({"v": collections.Counter("a")}, "the captions of v are .*, no texts"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_pickle_of_something_else_is_an_error_in_words(tmp_path, content, said):
+    path = tmp_path / "raw-captions.pkl"
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(AnnotationError, match=f"{path}: {said}"):
+        read_captions(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"(",
+        b"]q\0h\0a.",
+        b"](K\1K\2e" + b"2\x86" * 60 + b".",
+        b"X\xff\xff\xff\x7fabc.",
+        b"cnumpy\ndtype\n(VO\ntR.",
+    ],
+)
+def test_a_broken_or_hostile_pickle_is_an_error_in_words(tmp_path, content):
+    path = tmp_path / "raw-captions.pkl"
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError, match=str(path)):
+        read_captions(path)
 
 
 def test_activitynet_joins_sentences_and_finds_files_without_the_prefix(tmp_path):

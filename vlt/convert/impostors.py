@@ -27,8 +27,8 @@ _OTHER_FORMATS = {
 def describe_impostor(path: Path) -> str | None:
     """What the first bytes show a file to be that is no checkpoint, and what to do; else None.
 
-    A noun phrase for messages: '{path}: {description}'. Bytes that may be a checkpoint's give None, with one
-    exception: a pickle of protocol 0 is text, so ask only when reading has failed.
+    A noun phrase for messages: '{path}: {description}'. Bytes that may be a checkpoint's give None,
+    with one exception: a pickle of protocol 0 is text, so ask only when reading has failed.
 
     Raises: OSError.
     """

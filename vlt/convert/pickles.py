@@ -1,243 +1,379 @@
-"""A pickle reader that rebuilds tensors and plain containers, and can run nothing else.
+"""A pickle reader that can run nothing.
 
-Every global a pickle names is looked up in one closed table; nothing is ever imported. torch is not
-needed: its rebuild functions are replaced by functions over numpy arrays.
+It is a machine of its own rather than a subclass of pickle.Unpickler, whose opcodes call what they
+find: REDUCE any callable, BUILD any `__setstate__`, APPENDS any `extend`. Here each opcode is one
+short function of a closed table. Values are plain ones of Python's exact types, and the
+placeholders of vlt.convert.placeholders, which act in no way; a call is looked up by name in
+vlt.convert.pickle_names. No value's method is called but those of exact lists, dicts and sets.
+Arrays are made afterwards, by vlt.convert.resolve.
+
+Format: pickletools.py. Out-of-band buffers, extension codes and text ids are refused. Claimed
+lengths are compared with what is there before anything is made; what is made is counted.
 """
 
-import collections
-import dataclasses
-import pickle
+import codecs
+import mmap
+import struct
 from collections.abc import Callable
-from typing import IO, Any
+from pickletools import opcodes
+from typing import Any, NamedTuple
 
-import ml_dtypes
-import numpy as np
+from vlt.convert.arrays import is_count
+from vlt.convert.errors import ConversionError
+from vlt.convert.pickle_arrays import STORAGE_KINDS, fill_array, order_type
+from vlt.convert.pickle_machine import Machine
+from vlt.convert.pickle_names import admit, call, instantiate
+from vlt.convert.placeholders import Module, Name, NumpyArray, NumpyType, Opaque, Storage
 
-from vlt.convert.errors import ConversionError, UnsafePickleError
-
-DTYPES: dict[str, np.dtype] = {
-    name: np.dtype(kind)
-    for name, kind in {
-        "float16": np.float16,
-        "bfloat16": ml_dtypes.bfloat16,
-        "float32": np.float32,
-        "float64": np.float64,
-        "int8": np.int8,
-        "int16": np.int16,
-        "int32": np.int32,
-        "int64": np.int64,
-        "uint8": np.uint8,
-        "bool": np.bool_,
-    }.items()
-}
-
-STORAGES: dict[str, str] = {
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "CharStorage": "int8",
-    "ShortStorage": "int16",
-    "IntStorage": "int32",
-    "LongStorage": "int64",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-    "UntypedStorage": "uint8",
-}
+_MOST_NUMBER = 1024  # bytes of an integer
+_MOST_NAME = 1000
+_PROTOCOL = 5
+_PLAIN_BUILD = (dict, list, set, Opaque)
 
 
-class Inert:
-    """Stands for an object of a class that is not loaded: its attributes, and no behaviour."""
+class Parsed(NamedTuple):
+    """value: of plain values and placeholders. end: position behind the pickle. storages: by key,
+    as first referred to."""
 
-    def __init__(self, *args: Any) -> None:
-        del args
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Function:
-    """A callable whose attributes a pickle can't set."""
-
-    call: Callable[..., Any]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.call(*args)
+    value: Any
+    end: int
+    storages: dict[str, Storage]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ElementType:
-    """A torch dtype or storage class. Not a numpy dtype: those have a state a pickle can set."""
+def parse(data: bytes | mmap.mmap, position: int = 0, storages: bool = False) -> Parsed:
+    """The pickle at `position`.
 
-    dtype: np.dtype
+    storages: whether it may refer to bytes outside of the pickle, as torch's do.
 
-
-def rebuild_tensor(
-    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> np.ndarray:
-    """View of a flat storage; refuses a view that leaves it."""
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
-        raise ValueError(f"tensor of size {size}, stride {stride}, offset {offset}")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= storage.size:
-        raise ValueError(f"tensor of size {size} reaches past its storage of {storage.size}")
-    if 0 in size:
-        return np.empty(size, storage.dtype)
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
-
-
-def _rebuild_tensor_v3(
-    storage: np.ndarray,
-    offset: int,
-    size: tuple[int, ...],
-    stride: tuple[int, ...],
-    requires_grad: bool,
-    hooks: Any,
-    kind: ElementType,
-    *_: Any,
-) -> np.ndarray:
-    del requires_grad, hooks
-    return rebuild_tensor(storage.view(kind.dtype), offset, size, stride)
-
-
-def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
-    return data
-
-
-def _rebuild_from_type(function: Any, kind: Any, args: tuple, state: Any) -> Any:
-    del kind, state
-    if not isinstance(function, _Function):
-        raise ValueError("a tensor subclass without a rebuild function")
-    return function(*args)
-
-
-class _NumpyDtype:
-    """numpy.dtype of a pickle: plain numbers only."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        self.dtype = np.dtype(code)
-        if self.dtype.kind not in "biufcSU":
-            raise ValueError(f"numpy dtype {code!r} is not a plain number")
-
-    def __setstate__(self, state: tuple) -> None:
-        if state[1] in "<>=":
-            self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _NumpyArray:
-    """numpy.ndarray of a pickle, filled from bytes."""
-
-    array: np.ndarray
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, kind, fortran, data = state
-        flat = np.frombuffer(data, kind.dtype)
-        self.array = flat.reshape(shape, order="F" if fortran else "C")
-
-
-def _numpy_scalar(kind: _NumpyDtype, data: bytes) -> Any:
-    return np.frombuffer(data, kind.dtype)[0]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise ValueError(f"bytes in encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _inert_getattr(owner: Any, name: str) -> None:
-    # mmengine's meters hold bound methods of an inert class; nothing is looked up.
-    if not (isinstance(owner, type) and issubclass(owner, Inert)):
-        raise ValueError(f"getattr for {name!r}")
-
-
-def _inert_class(name: str) -> type:
-    return type(name.rpartition(".")[2], (Inert,), {})
-
-
-def _globals() -> dict[str, Any]:
-    """Everything a pickle may name. Made anew for each file, so that no file can alter it."""
-    table: dict[str, Any] = {
-        "collections.OrderedDict": collections.OrderedDict,
-        "collections.defaultdict": collections.defaultdict,
-        "torch.Size": _Function(lambda size=(): tuple(size)),
-        "torch.device": _Function(lambda *args: ":".join(map(str, args))),
-        "torch._utils._rebuild_tensor": _Function(rebuild_tensor),
-        "torch._utils._rebuild_tensor_v2": _Function(rebuild_tensor),
-        "torch._utils._rebuild_tensor_v3": _Function(_rebuild_tensor_v3),
-        "torch._utils._rebuild_parameter": _Function(_rebuild_parameter),
-        "torch._utils._rebuild_parameter_with_state": _Function(_rebuild_parameter),
-        "torch._tensor._rebuild_from_type_v2": _Function(_rebuild_from_type),
-        "torch.Tensor": _inert_class("Tensor"),
-        "torch.nn.parameter.Parameter": _inert_class("Parameter"),
-        "torch.jit._pickle.restore_type_tag": _Function(lambda value, kind: value),
-        "_codecs.encode": _Function(_encode),
-        "numpy.ndarray": _inert_class("ndarray"),
-        "numpy.dtype": _NumpyDtype,
-    }
-    for module in ("builtins", "__builtin__"):
-        for kind in (set, frozenset, list, dict, tuple, complex):
-            table[f"{module}.{kind.__name__}"] = _Function(kind)
-        table[f"{module}.getattr"] = _Function(_inert_getattr)
-    for core in ("numpy.core", "numpy._core"):
-        table[f"{core}.multiarray._reconstruct"] = _Function(lambda *args: _NumpyArray())
-        table[f"{core}.multiarray.scalar"] = _Function(_numpy_scalar)
-    for element in ("int", "tensor", "bool", "double"):
-        table[f"torch.jit._pickle.build_{element}list"] = _Function(list)
-    for name, dtype in DTYPES.items():
-        table[f"torch.{name}"] = ElementType(dtype)
-    for name, element in STORAGES.items():
-        for module in ("torch", "torch.storage"):
-            table[f"{module}.{name}"] = ElementType(DTYPES[element])
-    for name in ("mmengine.logging.history_buffer.HistoryBuffer", "argparse.Namespace"):
-        table[name] = _inert_class(name)
-    return table
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Unpickler of one stream. Classes under `__torch__` (TorchScript) become inert containers.
-
-    storage: (element dtype, key, number of elements) -> flat array, for torch's persistent ids.
+    Raises: ConversionError for a broken pickle, UnsafePickleError for one that asks for code.
     """
+    machine = Machine(data, position, storages)
+    while (code := machine.number(1)) != _STOP:
+        handler = _OPCODES.get(code)
+        if handler is None:
+            refused = _REFUSED.get(code, "no opcode")
+            raise ConversionError(f"broken pickle: byte {machine.position - 1} is {refused}")
+        handler(machine)
+    return Parsed(machine.pop(), machine.position, machine.storages)
 
-    def __init__(
-        self,
-        stream: IO[bytes],
-        source: str,
-        storage: Callable[[np.dtype, str, int], np.ndarray] | None = None,
-    ) -> None:
-        super().__init__(stream, encoding="utf-8")
-        self._source = source
-        self._storage = storage
-        self._globals = _globals()
 
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a global, or UnsafePickleError."""
-        full = f"{module}.{name}"
-        if module == "__torch__" or module.startswith("__torch__."):
-            return self._globals.setdefault(full, _inert_class(full))
-        if full not in self._globals:
-            raise UnsafePickleError(
-                f"{self._source}: the pickle asks for {full}, which is neither a tensor nor a "
-                "plain container; nothing was run. Save the state dict alone, or as safetensors."
-            )
-        return self._globals[full]
+# Numbers and texts
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        """('storage', type, key, location, count[, (view key, offset, count)]) -> flat array."""
-        if self._storage is None or not isinstance(pid, tuple) or pid[0] != "storage":
-            raise UnsafePickleError(f"{self._source}: unknown persistent object {str(pid)[:80]}")
-        _, kind, key, _, count, *view = pid
-        flat = self._storage(kind.dtype, key, count)
-        if view and view[0] is not None:
-            _, start, length = view[0]
-            flat = flat[start : start + length]
-        return flat
 
-    def read(self) -> Any:
-        """The object, or ConversionError naming the file."""
-        try:
-            return self.load()
-        except ConversionError:
-            raise
-        except Exception as error:  # a broken stream can raise almost anything
-            raise ConversionError(f"{self._source}: broken pickle: {error!r}") from error
+def _text(data: bytes) -> str | bytes:
+    """Text if it is UTF-8; Python 2's strings may be any bytes."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+def _sized(width: int, convert: Callable[[bytes], Any]) -> Callable[[Machine], None]:
+    """Pushes what follows a length of `width` bytes."""
+
+    def push(machine: Machine) -> None:
+        machine.make(convert(machine.take(machine.number(width))))
+
+    return push
+
+
+def _signed(data: bytes) -> int:
+    if len(data) > _MOST_NUMBER:
+        raise ConversionError(f"an integer of more than {_MOST_NUMBER} bytes")
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _int(machine: Machine) -> None:
+    # Protocols 0 and 1 write False and True as the integers 00 and 01.
+    if machine.data[machine.position : machine.position + 3] in (b"00\n", b"01\n"):
+        machine.push(machine.line() == b"01")
+    else:
+        machine.make(machine.decimal())
+
+
+def _float(machine: Machine) -> None:
+    text = machine.line()
+    try:
+        machine.make(float(text))
+    except ValueError as error:
+        raise ConversionError("broken pickle: a line that is no number") from error
+
+
+def _quoted(machine: Machine) -> None:
+    line = machine.line().strip()
+    if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
+        raise ConversionError("broken pickle: a string without its quotes")
+    try:
+        text, _ = codecs.escape_decode(line[1:-1])
+    except ValueError as error:
+        raise ConversionError("broken pickle: a string with broken escapes") from error
+    machine.make(_text(text))
+
+
+def _unicode(machine: Machine) -> None:
+    try:
+        text = machine.line().decode("raw-unicode-escape")
+        text.encode("utf-8")
+    except UnicodeError as error:
+        raise ConversionError("broken pickle: a text with broken escapes") from error
+    machine.make(text)
+
+
+# Containers
+
+
+def _tuple_of(count: int) -> Callable[[Machine], None]:
+    def make(machine: Machine) -> None:
+        items = [machine.pop() for _ in range(count)]
+        machine.make(tuple(items[::-1]))
+
+    return make
+
+
+def _pairs(machine: Machine, items: list[Any]) -> list[tuple[Any, Any]]:
+    if len(items) % 2:
+        raise ConversionError("broken pickle: a key without a value")
+    return [(machine.limits.key(k), v) for k, v in zip(items[::2], items[1::2], strict=True)]
+
+
+def _dict(machine: Machine) -> None:
+    machine.make(dict(_pairs(machine, machine.pop_mark())))
+
+
+def _set(machine: Machine) -> None:
+    machine.make({machine.limits.key(item) for item in machine.pop_mark()})
+
+
+def _append(machine: Machine, items: list[Any]) -> None:
+    target = machine.top()
+    if type(target) is list:
+        target += items
+    elif type(target) is not Opaque:
+        raise ConversionError(f"broken pickle: it appends to a {type(target).__name__}")
+
+
+def _set_items(machine: Machine, items: list[Any]) -> None:
+    target = machine.top()
+    if type(target) is dict:
+        target.update(_pairs(machine, items))
+    elif type(target) is not Opaque:
+        raise ConversionError(f"broken pickle: it sets items of a {type(target).__name__}")
+
+
+def _add_items(machine: Machine) -> None:
+    items = machine.pop_mark()
+    target = machine.top()
+    if type(target) is set:
+        target.update([machine.limits.key(item) for item in items])
+    elif type(target) is not Opaque:
+        raise ConversionError(f"broken pickle: it adds to a {type(target).__name__}")
+
+
+def _two(machine: Machine) -> list[Any]:
+    value = machine.pop()
+    return [machine.pop(), value]
+
+
+# The stack and the memo
+
+
+def _pop(machine: Machine) -> None:
+    if machine.stack:
+        machine.pop()
+    else:
+        machine.pop_mark()
+
+
+def _pop_mark(machine: Machine) -> None:
+    machine.pop_mark()
+
+
+def _protocol(machine: Machine) -> None:
+    if machine.number(1) > _PROTOCOL:
+        raise ConversionError(f"a pickle of a protocol after {_PROTOCOL}")
+
+
+def _frame(machine: Machine) -> None:
+    # Frames help those who read piece by piece; all is here.
+    if machine.number(8) > len(machine.data) - machine.position:
+        raise ConversionError("broken pickle: it is cut short")
+
+
+# Names, calls, states
+
+
+def _global(machine: Machine, module: Any, name: Any) -> None:
+    if type(module) is not str or type(name) is not str:
+        raise ConversionError("broken pickle: a name that is no text")
+    if len(module) + len(name) > _MOST_NAME:
+        raise ConversionError(f"a name of more than {_MOST_NAME} characters")
+    full = f"{module}.{name}"
+    if full not in machine.names:
+        machine.names[full] = admit(full)
+    machine.make(machine.names[full])
+
+
+def _stack_global(machine: Machine) -> None:
+    module, name = _two(machine)
+    _global(machine, module, name)
+
+
+def _call(machine: Machine, name: Name, args: tuple) -> None:
+    machine.make(call(name, args, machine.copying()))
+
+
+def _reduce(machine: Machine) -> None:
+    args = machine.pop_args()
+    _call(machine, machine.pop_name(), args)
+
+
+def _inst(machine: Machine) -> None:
+    _global(machine, _text(machine.line()), _text(machine.line()))
+    name = machine.pop_name()
+    _call(machine, name, tuple(machine.pop_mark()))
+
+
+def _obj(machine: Machine) -> None:
+    items = machine.pop_mark()
+    if not items or type(items[0]) is not Name:
+        raise ConversionError("broken pickle: an object of no class")
+    _call(machine, items[0], tuple(items[1:]))
+
+
+def _new(machine: Machine) -> None:
+    args = machine.pop_args()
+    name = machine.pop_name()
+    machine.make(instantiate(name, args, machine.copying()))
+
+
+def _new_with_keywords(machine: Machine) -> None:
+    keywords = machine.pop()
+    args = machine.pop_args()
+    name = machine.pop_name()
+    if type(keywords) is not dict:
+        raise ConversionError("broken pickle: the keywords of a call are no dict")
+    made = instantiate(name, args, machine.copying())
+    if keywords and type(made) is not Opaque:
+        raise ConversionError(f"a {name} that is made with keywords")
+    machine.make(made)
+
+
+def _build(machine: Machine) -> None:
+    """A state. Only arrays of numpy, its dtypes and TorchScript modules have one that matters."""
+    state = machine.pop()
+    target = machine.top()
+    if type(target) is NumpyArray:
+        fill_array(target, state)
+    elif type(target) is NumpyType:
+        order_type(target, state)
+    elif type(target) is Module and type(state) is dict:
+        target.attributes = state
+    elif type(target) not in _PLAIN_BUILD:
+        raise ConversionError(f"broken pickle: it sets the state of a {type(target).__name__}")
+
+
+def _storage(machine: Machine) -> None:
+    """('storage', type, key, location, count[, None or (view key, first, count)]), or a class, as
+    ('module', class, file, source)"""
+    pid = machine.pop()
+    if not machine.may_refer or type(pid) is not tuple or not 4 <= len(pid) <= 6:
+        raise ConversionError("refers to an unknown object outside of the pickle")
+    word, kind, *rest = pid
+    if type(word) is not str or type(kind) is not Name:
+        raise ConversionError("refers to an unknown object outside of the pickle")
+    if word == "module":
+        machine.push(kind)
+    elif word == "storage" and len(pid) > 4:
+        storage = _stored(kind.full, *rest)
+        machine.storages.setdefault(storage.key, storage)
+        machine.make(storage)
+    else:
+        raise ConversionError("refers to an unknown object outside of the pickle")
+
+
+def _stored(kind: str, key: Any, location: Any, whole: Any, view: Any = None) -> Storage:
+    del location
+    if kind not in STORAGE_KINDS:
+        raise ConversionError(f"a storage of the type {kind}")
+    if type(key) is not str or not is_count(whole):
+        raise ConversionError("a storage without a key or a count")
+    first, count = (0, whole) if view is None else _view(view, whole)
+    return Storage(STORAGE_KINDS[kind], key, whole, first, count)
+
+
+def _view(view: Any, whole: int) -> tuple[int, int]:
+    if type(view) is not tuple or len(view) != 3 or not all(map(is_count, view[1:])):
+        raise ConversionError("a view of a storage that is no part of it")
+    _, first, count = view
+    if first + count > whole:
+        raise ConversionError("a view of a storage that is no part of it")
+    return first, count
+
+
+_Handler = Callable[[Machine], None]
+_HANDLERS: dict[str, _Handler] = {
+    "NONE": lambda m: m.push(None),
+    "NEWTRUE": lambda m: m.push(True),
+    "NEWFALSE": lambda m: m.push(False),
+    "INT": _int,
+    "LONG": lambda m: m.make(m.decimal()),
+    "BININT": lambda m: m.push(_signed(m.take(4))),
+    "BININT1": lambda m: m.push(m.number(1)),
+    "BININT2": lambda m: m.push(m.number(2)),
+    "LONG1": _sized(1, _signed),
+    "LONG4": _sized(4, _signed),
+    "FLOAT": _float,
+    "BINFLOAT": lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
+    "STRING": _quoted,
+    "BINSTRING": _sized(4, _text),
+    "SHORT_BINSTRING": _sized(1, _text),
+    "UNICODE": _unicode,
+    "SHORT_BINUNICODE": _sized(1, _text),
+    "BINUNICODE": _sized(4, _text),
+    "BINUNICODE8": _sized(8, _text),
+    "SHORT_BINBYTES": _sized(1, bytes),
+    "BINBYTES": _sized(4, bytes),
+    "BINBYTES8": _sized(8, bytes),
+    "BYTEARRAY8": _sized(8, bytes),
+    "EMPTY_LIST": lambda m: m.make([]),
+    "EMPTY_DICT": lambda m: m.make({}),
+    "EMPTY_SET": lambda m: m.make(set()),
+    "EMPTY_TUPLE": lambda m: m.push(()),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "TUPLE": lambda m: m.make(tuple(m.pop_mark())),
+    "LIST": lambda m: m.make(m.pop_mark()),
+    "DICT": _dict,
+    "FROZENSET": _set,
+    "APPEND": lambda m: _append(m, [m.pop()]),
+    "APPENDS": lambda m: _append(m, m.pop_mark()),
+    "SETITEM": lambda m: _set_items(m, _two(m)),
+    "SETITEMS": lambda m: _set_items(m, m.pop_mark()),
+    "ADDITEMS": _add_items,
+    "MARK": Machine.mark,
+    "POP": _pop,
+    "POP_MARK": _pop_mark,
+    "DUP": lambda m: m.push(m.top()),
+    "GET": lambda m: m.recall(m.decimal()),
+    "BINGET": lambda m: m.recall(m.number(1)),
+    "LONG_BINGET": lambda m: m.recall(m.number(4)),
+    "PUT": lambda m: m.remember(m.decimal()),
+    "BINPUT": lambda m: m.remember(m.number(1)),
+    "LONG_BINPUT": lambda m: m.remember(m.number(4)),
+    "MEMOIZE": lambda m: m.remember(len(m.memo)),
+    "PROTO": _protocol,
+    "FRAME": _frame,
+    "GLOBAL": lambda m: _global(m, _text(m.line()), _text(m.line())),
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _reduce,
+    "INST": _inst,
+    "OBJ": _obj,
+    "NEWOBJ": _new,
+    "NEWOBJ_EX": _new_with_keywords,
+    "BUILD": _build,
+    "BINPERSID": _storage,
+}
+_OPCODES = {ord(op.code): _HANDLERS[op.name] for op in opcodes if op.name in _HANDLERS}
+_REFUSED = {ord(op.code): f"{op.name}, which is refused" for op in opcodes}
+_STOP = ord(".")

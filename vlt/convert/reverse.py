@@ -10,12 +10,12 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from vlt.convert.arrays import DTYPES
 from vlt.convert.errors import ConversionError
 from vlt.convert.families import get_family
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_json
 from vlt.convert.huggingface_blip import blip_json
-from vlt.convert.pickles import DTYPES
 from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors

@@ -1,9 +1,10 @@
 """torch's three file formats as numpy: zip archives, TorchScript archives, the old pickle format.
 
 Formats: torch/serialization.py (zip since 1.6, else five pickles and the storages behind them).
+The file is mapped into memory, and arrays are views of it where it keeps them whole and aligned.
 """
 
-import io
+import mmap
 import sys
 import zipfile
 from pathlib import Path
@@ -11,105 +12,152 @@ from typing import Any
 
 import numpy as np
 
+from vlt.convert.archives import Archive, local_entry
+from vlt.convert.arrays import DTYPES
 from vlt.convert.errors import ConversionError, UnsafePickleError
-from vlt.convert.pickles import Inert, RestrictedUnpickler
+from vlt.convert.impostors import describe_impostor
+from vlt.convert.pickles import Parsed, parse
+from vlt.convert.placeholders import Storage
+from vlt.convert.resolve import naming, resolve
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_ZIP = b"PK\x03\x04"
+_ALIGNMENT = 16
 
 
 def read_torch_file(path: Path) -> Any:
-    """The saved object, tensors as numpy arrays, TorchScript modules as nested dicts.
+    """The saved object, tensors as read-only numpy arrays, TorchScript modules as nested dicts.
+
+    Objects of classes that are not loaded are vlt.convert.placeholders.Opaque.
 
     Raises ConversionError when it can't be read, UnsafePickleError when it asks for code.
     """
-    saved = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+    with naming(path):
+        try:
+            if not path.is_file():
+                raise ConversionError("no such file, or not a plain one")
+            if path.stat().st_size == 0:
+                raise ConversionError(f"{describe_impostor(path)}")
+            with path.open("rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return _read_zip(path, data) if data[:4] == _ZIP else _read_legacy(path, data)
+        except OSError as error:
+            raise ConversionError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _read_zip(path: Path, data: mmap.mmap) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise ConversionError(_cut_short(len(data), _least_size(data)))
+    archive = Archive(path, data)
+    names = [name for name in archive.entries if name.endswith("/data.pkl")]
+    if len(names) != 1:
+        raise ConversionError("a zip file, but not one that torch saved")
+    root = names[0].removesuffix("data.pkl")
+    if root + "byteorder" in archive.entries:
+        order = bytes(archive.read(root + "byteorder")[:20]).decode("ascii", "replace")
+        if order != sys.byteorder:
+            raise ConversionError(f"saved with {order!r}-endian numbers")
+    parsed = parse(bytes(archive.read(names[0])), storages=True)
+    storages: dict[str, memoryview] = {}
+
+    def bytes_under(storage: Storage) -> memoryview:
+        if storage.key not in storages:
+            storages[storage.key] = _aligned(archive.read(f"{root}data/{storage.key}"))
+        return storages[storage.key]
+
+    return resolve(parsed.value, len(data), bytes_under)
+
+
+def _aligned(data: memoryview) -> memoryview:
+    """The same bytes, copied if they lie where arrays of their numbers may not."""
+    if not data.nbytes:
+        return data
+    flat = np.frombuffer(data, np.uint8)
+    at = flat.__array_interface__["data"][0]
+    return data if at % _ALIGNMENT == 0 else flat.copy().data.toreadonly()
+
+
+def _cut_short(size: int, least: int) -> str:
+    of = f" of at least {least:,}" if least > size else ""
+    return f"a download cut short: {size:,} bytes{of} are here; download it again"
+
+
+def _least_size(data: mmap.mmap) -> int:
+    """Bytes that an archive without its end must have had, as its pickle tells; 0 if it doesn't."""
     try:
-        return _plain(saved)
-    except RecursionError as error:
-        raise ConversionError(f"{path}: holds a container that contains itself") from error
+        start, name = local_entry(data, 0)
+        if not name.endswith("/data.pkl"):
+            return 0
+        parsed = parse(data, start, storages=True)
+    except ConversionError:
+        return 0
+    return parsed.end + sum(map(_nbytes, parsed.storages.values()))
 
 
-def _read_zip(path: Path) -> Any:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(names) != 1:
-                raise ConversionError(f"{path}: a zip file, but not one that torch saved")
-            root = names[0].removesuffix("data.pkl")
-            if root + "byteorder" in archive.namelist():
-                order = archive.read(root + "byteorder").decode()
-                if order != sys.byteorder:
-                    raise ConversionError(f"{path}: saved with {order}-endian numbers")
-            storages: dict[str, np.ndarray] = {}
-
-            def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
-                if key not in storages:
-                    storages[key] = np.frombuffer(archive.read(f"{root}data/{key}"), np.uint8)
-                nbytes = count * dtype.itemsize
-                if storages[key].size < nbytes:
-                    raise ConversionError(f"{path}: storage {key} is cut short")
-                return storages[key][:nbytes].view(dtype)
-
-            with archive.open(names[0]) as stream:
-                return RestrictedUnpickler(stream, f"{path}", storage).read()
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
-        raise ConversionError(f"{path}: broken zip archive: {error}") from error
+def _nbytes(storage: Storage) -> int:
+    return storage.whole * DTYPES[storage.kind].itemsize
 
 
-def _read_legacy(path: Path) -> Any:
-    with path.open("rb") as stream:
-        head = stream.read(300)
-        if not head:
-            raise ConversionError(f"{path}: empty file")
-        if head[257:262] == b"ustar":
+def _read_legacy(path: Path, data: mmap.mmap) -> Any:
+    parsed = _parse_legacy(path, data)
+    keys = parse(data, parsed.end)
+    if type(keys.value) is not list or any(type(key) is not str for key in keys.value):
+        raise ConversionError("its list of storages is none")
+    storages = _storages_behind(data, keys, parsed.storages)
+
+    def bytes_under(storage: Storage) -> memoryview:
+        found = storages.get(storage.key)
+        if found is None or found.nbytes != _nbytes(storage):
             raise ConversionError(
-                f"{path}: the tar format of torch before 0.1.10; save it again with a recent torch"
+                f"storage {storage.key[:80]} does not fit the tensors that use it"
             )
-        stream.seek(0)
-        return _read_pickles(path, stream)
+        return found
+
+    return resolve(parsed.value, len(data), bytes_under)
 
 
-def _read_pickles(path: Path, stream: io.BufferedReader) -> Any:
-    storages: dict[str, np.ndarray] = {}
-
-    def storage(dtype: np.dtype, key: str, count: int) -> np.ndarray:
-        # The bytes come after the object: allocate now, fill below.
-        return storages.setdefault(key, np.zeros(count, dtype))
-
-    def following(with_storage: bool = False) -> Any:
-        return RestrictedUnpickler(stream, f"{path}", storage if with_storage else None).read()
-
+def _parse_legacy(path: Path, data: mmap.mmap) -> Parsed:
+    """The third of the pickles in front: magic number, protocol, system, the object."""
     try:
-        magic = following()
+        magic = parse(data)
     except UnsafePickleError:
         raise
     except ConversionError as error:
-        raise ConversionError(f"{path}: not a file that torch saved") from error
-    if magic != _MAGIC or following() != _PROTOCOL:
-        raise ConversionError(f"{path}: a pickle, but not one that torch.save wrote")
-    system = following()
-    if system.get("little_endian") is not (sys.byteorder == "little"):
-        raise ConversionError(f"{path}: saved on a machine of the other byte order")
-    result = following(with_storage=True)
-    for key in following():
-        _fill(path, stream, key, storages)
-    return result
+        impostor = describe_impostor(path)
+        but = f", but {impostor}" if impostor else ""
+        raise ConversionError(f"not a file that torch saved{but}") from error
+    protocol = parse(data, magic.end) if _is(magic.value, _MAGIC) else None
+    if protocol is None or not _is(protocol.value, _PROTOCOL):
+        raise ConversionError("a pickle, but not one that torch.save wrote")
+    system = parse(data, protocol.end)
+    if type(system.value) is not dict:
+        raise ConversionError("a pickle, but not one that torch.save wrote")
+    if system.value.get("little_endian") is not (sys.byteorder == "little"):
+        raise ConversionError("saved on a machine of the other byte order")
+    return parse(data, system.end, storages=True)
 
 
-def _fill(path: Path, stream: io.BufferedReader, key: str, storages: dict[str, np.ndarray]) -> None:
-    count = int.from_bytes(stream.read(8), sys.byteorder, signed=True)
-    target = storages.get(key)
-    if target is None or target.size != count:
-        raise ConversionError(f"{path}: storage {key} does not fit the tensors that use it")
-    if stream.readinto(target.view(np.uint8).data) != target.nbytes:
-        raise ConversionError(f"{path}: cut short in storage {key}")
+def _is(value: Any, number: int) -> bool:
+    return type(value) is int and value == number
 
 
-def _plain(value: Any) -> Any:
-    """Inert objects and numpy holders -> dicts and arrays."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Inert):
-        return {key: _plain(item) for key, item in vars(value).items()}
-    return getattr(value, "array", value)
+def _storages_behind(
+    data: mmap.mmap, keys: Parsed, used: dict[str, Storage]
+) -> dict[str, memoryview]:
+    """The bytes that follow the list of their keys, each behind its count of elements."""
+    sizes = {key: _nbytes(used[key]) for key in keys.value if key in used}
+    if len(sizes) != len(keys.value):
+        raise ConversionError("its list of storages does not fit the tensors that use them")
+    least = keys.end + sum(8 + size for size in sizes.values())
+    if least > len(data):
+        raise ConversionError(_cut_short(len(data), least))
+    found: dict[str, memoryview] = {}
+    position = keys.end
+    for key, size in sizes.items():
+        count = int.from_bytes(data[position : position + 8], sys.byteorder, signed=True)
+        if count != used[key].whole:
+            raise ConversionError(f"storage {key[:80]} does not fit the tensors that use it")
+        position += 8 + size
+        found[key] = _aligned(memoryview(data)[position - size : position])
+    return found
