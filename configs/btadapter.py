@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
+
+from . import common
 
 FROZEN = ((".*", "frozen"),)
 

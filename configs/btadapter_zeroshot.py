@@ -12,8 +12,9 @@ import functools
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
+
+from . import common
 
 TRANSFORM_224 = {"resize": 224, "crop": 224}
 TRANSFORM_256 = {"resize": 256, "crop": 224}

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
+
+from . import common
 
 
 def zeroshot(backbone: str) -> ConfigDict:

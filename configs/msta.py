@@ -18,8 +18,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
+
+from . import common
 
 FRAMES = 8
 DECAY = {"weight_decay": 1e-3}  # on every tensor, as in the code that MSTA's builds on

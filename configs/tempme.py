@@ -15,11 +15,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
 from vlt.merging.diffrate import linear_schedule
 from vlt.merging.tempme import PUBLISHED
 from vlt.models.spec import SIZES
+
+from . import common
 
 # Frames and words, the protocol, manifests of data_pipelines/, and steps of an epoch.
 SHORT, LONG = {"frames": 12, "words": 32}, {"frames": 64, "words": 64}

@@ -11,8 +11,9 @@ of each, as far as one frame tells what happens: all families but `orbit`.
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
+
+from . import common
 
 
 def tiny_blip() -> ConfigDict:

@@ -11,8 +11,9 @@ caption from its embedding, so that the text tower keeps words which no frame sh
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
+
+from . import common
 
 
 def tiny_clip() -> ConfigDict:

@@ -10,8 +10,9 @@ its embedding, so that the text tower keeps the words of motion apart.
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
+
+from . import common
 
 
 def tiny_viclip() -> ConfigDict:

@@ -19,9 +19,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common
 from vlt import configuration
 from vlt.models.spec import SIZES
+
+from . import common
 
 DECAY = {"weight_decay": 0.05}  # on every tensor, biases and norms too
 FROZEN = (".*", "frozen")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from vlt.configuration import ConfigError, check_flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[1]  # of the checkout, where this is one
 BUILD = "build"  # in ROOT; git ignores it
 
 # Kubernetes makes names of pods, at most 63 characters long, of it and a suffix.
@@ -23,17 +23,19 @@ class LaunchError(ValueError):
 
 
 class Command(NamedTuple):
-    """One command, to be run in ROOT.
+    """One command.
 
     Attributes:
       words: the program and its arguments.
       stdin: text for it to read.
       wrong: what its failure means, where that is known.
+      in_checkout: run in the checkout whose commit it sends, not in the current folder.
     """
 
     words: Sequence[str]
     stdin: str = ""
     wrong: str = ""
+    in_checkout: bool = False
 
     def __str__(self) -> str:
         """As one types it into a shell."""
@@ -86,10 +88,16 @@ def execute(command: Command) -> None:
     """Runs a command.
 
     Raises:
-      LaunchError: it is not installed here, or failed.
+      LaunchError: it is not installed here, or failed, or there is no checkout to run it in.
     """
+    if command.in_checkout and not (ROOT / ".git").exists():
+        raise LaunchError(
+            f"{ROOT} is not a checkout, and it is a checkout's commit that is sent: clone the "
+            "repository, `pip install -e` it, and run this again"
+        )
+    cwd = ROOT if command.in_checkout else None
     try:
-        done = subprocess.run(command.words, input=command.stdin or None, text=True, cwd=ROOT)
+        done = subprocess.run(command.words, input=command.stdin or None, text=True, cwd=cwd)
     except FileNotFoundError:
         raise LaunchError(f"{command.words[0]} is not installed here, or not in PATH") from None
     if done.returncode:
@@ -97,6 +105,11 @@ def execute(command: Command) -> None:
         raise LaunchError(
             f"`{' '.join(command.words[:5])} ...` ended with status {done.returncode}{meaning}"
         )
+
+
+def in_checkout(*commands: Command) -> list[Command]:
+    """The same commands, run in the checkout."""
+    return [command._replace(in_checkout=True) for command in commands]
 
 
 def name_of(text: str) -> str:

@@ -16,7 +16,17 @@ import argparse
 
 import yaml
 
-from launch.commands import BUILD, ROOT, Command, LaunchError, main, name_of, subcommand, workdir_of
+from launch.commands import (
+    BUILD,
+    ROOT,
+    Command,
+    LaunchError,
+    in_checkout,
+    main,
+    name_of,
+    subcommand,
+    workdir_of,
+)
 from launch.jobset import CONTAINER, Run, manifest
 from launch.slices import slice_of
 from launch.worker import SAVE_SECONDS
@@ -29,16 +39,14 @@ def image(arguments: argparse.Namespace) -> list[Command]:
     """Builds the container image of this repository's commit, and pushes it."""
     context = f"{BUILD}/image"
     dirty = "changes that are not committed would not be in the image; commit them first"
-    return [
+    build = ("docker", "build", "--platform=linux/amd64", f"--file={context}/launch/Dockerfile")
+    return in_checkout(
         Command(("git", "diff", "--quiet", "HEAD"), wrong=dirty),
         Command(("rm", "-rf", context)),
         Command(("git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", context)),
-        Command(
-            ("docker", "build", "--platform=linux/amd64", f"--file={context}/launch/Dockerfile",
-             f"--tag={arguments.image}", context)
-        ),
+        Command((*build, f"--tag={arguments.image}", context)),
         Command(("docker", "push", arguments.image)),
-    ]  # fmt: skip
+    )
 
 
 def pool(arguments: argparse.Namespace) -> list[Command]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from launch.commands import ROOT, Command, LaunchError, split, workdir_of
+from launch.commands import Command, LaunchError, split, workdir_of
 from launch.slurm import positive
 from vlt.configuration import ConfigError
 
@@ -77,7 +77,6 @@ def _start(command: Command, file: pathlib.Path, shown: bool) -> subprocess.Pope
     with file.open("wb") as log:
         return subprocess.Popen(
             command.words,
-            cwd=ROOT,
             stdout=subprocess.PIPE if shown else log,
             stderr=subprocess.STDOUT,
             text=True,
@@ -145,7 +144,7 @@ def main(parser: argparse.ArgumentParser) -> None:
         for command in commands:
             print(command, file=sys.stdout if arguments.dry_run else sys.stderr, flush=True)
         if not arguments.dry_run:
-            run(commands, ROOT / workdir / "logs")
+            run(commands, pathlib.Path(workdir, "logs"))
     except (ConfigError, LaunchError) as error:
         parser.exit(1, f"error: {error}\n")
     except KeyboardInterrupt:

@@ -6,14 +6,17 @@
 
 Each prints the commands it is made of; with --dry-run it does no more than that. sbatch also takes
 what a site wants from its own environment variables (SBATCH_ACCOUNT, SBATCH_PARTITION, ...). The
-job runs with the Python that runs this, in the folder of this repository.
+job runs with the Python that runs this, in the current folder.
 """
 
 import argparse
+import pathlib
 import re
 import sys
 
 from launch.commands import Command, LaunchError, main, name_of, subcommand, workdir_of
+
+JOB = pathlib.Path(__file__).resolve().with_name("slurm_job.sh")
 
 
 def run(arguments: argparse.Namespace) -> list[Command]:
@@ -38,7 +41,7 @@ def run(arguments: argparse.Namespace) -> list[Command]:
         "--open-mode=append",
         f"--output={logs}/%j.txt",
         *arguments.sbatch,
-        "launch/slurm_job.sh",
+        str(JOB),
         logs,
         *(sys.executable, "-m", "vlt.main", *arguments.training),
     )

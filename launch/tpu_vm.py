@@ -15,7 +15,16 @@ import pathlib
 import shlex
 from collections.abc import Sequence
 
-from launch.commands import BUILD, Command, LaunchError, main, name_of, subcommand, workdir_of
+from launch.commands import (
+    BUILD,
+    Command,
+    LaunchError,
+    in_checkout,
+    main,
+    name_of,
+    subcommand,
+    workdir_of,
+)
 from launch.slices import slice_of
 
 BUNDLE = f"{BUILD}/vlt.bundle"
@@ -43,13 +52,13 @@ def setup(arguments: argparse.Namespace) -> list[Command]:
     """Installs this repository's commit, with its TPU packages, on all hosts."""
     dirty = "changes that are not committed would not reach the hosts; commit them first"
     script = "launch/setup_worker.sh"
-    return [
+    return in_checkout(
         Command(("git", "diff", "--quiet", "HEAD"), wrong=dirty),
         Command(("mkdir", "-p", BUILD)),
         Command(("git", "bundle", "create", BUNDLE, "HEAD")),
         _scp(arguments, [BUNDLE, script], f"{arguments.name}:", "all"),
         _ssh(arguments, f"bash {pathlib.Path(script).name}", "all"),
-    ]
+    )
 
 
 def run(arguments: argparse.Namespace) -> list[Command]:

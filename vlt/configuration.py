@@ -7,9 +7,12 @@ A config file is a Python module with `get_config(variant='')` and, where it has
 
     def get_config(variant: str = "") -> ConfigDict:
         return configuration.choose_variant(VARIANTS, variant)
+
+It takes parts of others by `from . import common`: of its own folder, or else of the package.
 """
 
 import difflib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import json
@@ -26,6 +29,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 ABSENT = "(absent)"
+# The package's config files; in a checkout a link to the folder `configs` beside it.
+PACKAGED = pathlib.Path(__file__).resolve().parent / "configs"
 
 _PACKAGES = (
     *("vlt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml_collections"),
@@ -89,20 +94,31 @@ def check_flags(argv: Sequence[str]) -> None:
 
 
 def split_name(name: str) -> tuple[pathlib.Path, str]:
-    """Splits 'configs/file.py:variant' and checks that the file exists.
+    """Splits 'configs/file.py:variant' and finds the file: as a path, or among the package's.
 
     Raises:
-      ConfigError: there is no such file; lists the config files beside it.
+      ConfigError: there is no such file; lists the config files beside it and the package's.
     """
     path, _, variant = name.partition(":")
     file = pathlib.Path(path)
     if file.is_file():
         return file, variant
-    beside = file.parent if file.parent.is_dir() else pathlib.Path("configs")
-    files = sorted(f for f in beside.glob("*.py") if "def get_config(" in f.read_text("utf-8"))
-    near = _did_you_mean(file.stem, [f.stem for f in files])
-    listed = f"config files: {', '.join(map(str, files))}" if files else f"{beside} holds none"
-    raise ConfigError(f"there is no config file {path}{near}; {listed}")
+    if file.parent == pathlib.Path("configs") and (PACKAGED / file.name).is_file():
+        return PACKAGED / file.name, variant
+    files = config_files(file.parent if file.parent.is_dir() else pathlib.Path("configs"))
+    near = _did_you_mean(file.stem, [pathlib.Path(f).stem for f in files])
+    raise ConfigError(f"there is no config file {path}{near}; config files: {', '.join(files)}")
+
+
+def config_files(folder: pathlib.Path = pathlib.Path("configs")) -> list[str]:
+    """What --config takes: the config files of a folder, and the package's as 'configs/X.py'."""
+    found = [str(file) for file in _config_files(folder)]
+    return list(dict.fromkeys([*found, *(f"configs/{f.name}" for f in _config_files(PACKAGED))]))
+
+
+def _config_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    files = (file for file in sorted(folder.glob("*.py")) if file.is_file())
+    return [file for file in files if "def get_config(" in file.read_text("utf-8", "replace")]
 
 
 def run_name(name: str) -> str:
@@ -113,12 +129,16 @@ def run_name(name: str) -> str:
 
 
 def _import(file: pathlib.Path) -> Any:
-    name = f"_config_{next(_modules)}_{file.stem}"
+    """The file as a module of a package of its own, whose name no other package can have taken."""
+    package = importlib.machinery.ModuleSpec(f"_configs_{next(_modules)}", None, is_package=True)
+    package.submodule_search_locations = [str(file.resolve().parent), str(PACKAGED)]
+    name = f"{package.name}.{file.stem.replace('.', '_')}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look their module up
+    sys.modules[package.name] = importlib.util.module_from_spec(package)
+    sys.modules[name] = module  # dataclasses and pickling look their modules up
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ConfigError(f"{file} has no function get_config(variant='')")

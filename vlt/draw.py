@@ -28,6 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
 from vlt import configuration
+from vlt.config_flag import define_config
 from vlt.data.clips import ClipRequest, read_clip
 from vlt.loading import LoadedModel, build_described, load_model
 from vlt.models.build import merges_tokens
@@ -306,7 +307,7 @@ if __name__ == "__main__":
         configuration.check_flags(sys.argv)
     except configuration.ConfigError as wrong:
         sys.exit(f"error: {wrong}")
-    config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]")
+    define_config()
     flags.DEFINE_multi_string("against", [], "Another config to draw first.")
     flags.DEFINE_multi_string("workdir", [], "A trained run, or a folder of runs.")
     flags.DEFINE_multi_integer("layer", [], "A block to draw after, instead of the last.")

@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from vlt import configuration
 from vlt.ahead import AheadError, compile_ahead, format_compiled
+from vlt.config_flag import define_config
 from vlt.count import count, count_first
 from vlt.loading import build_for_shapes
 from vlt.model_folder import ModelFolderError
@@ -163,7 +163,7 @@ if __name__ == "__main__":
         sys.exit(f"ConfigError: {error}")
     # Shapes only: an accelerator, where there is one, is left to those who compute.
     jax.config.update("jax_platforms", "cpu")
-    config_flags.DEFINE_config_file("config")
+    define_config()
     flags.DEFINE_string("topology", "", "TPU slice to compile the training step for: v5e:4x4.")
     flags.DEFINE_integer("batch", 0, "Videos of a step there; the config's by default.")
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")

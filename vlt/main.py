@@ -16,12 +16,13 @@ from ml_collections import ConfigDict, config_flags
 
 from vlt import configuration, distributed
 from vlt.compilation import keep_programs
+from vlt.config_flag import define_config
 from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.results import Column, format_table, mean_results, write_results
 from vlt.stopping import Stopped
 from vlt.tasks.recognition_protocols import combined
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]")
+_CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder of the run; runs/CONFIG[-VARIANT] by default."
 )

@@ -21,7 +21,7 @@ def test_run_queues_one_task_per_gpu(monkeypatch, capsys):
         monkeypatch, capsys, "slurm", "run", "one", *SIZE, *options, "--", *TRAINING
     )
     assert made == ["mkdir", "-p", "runs/one/logs"]
-    script = queued.index("launch/slurm_job.sh")
+    script = queued.index(str(ROOT / "launch/slurm_job.sh"))
     assert queued[0] == "sbatch" and set(queued[1:script]) == {
         "--job-name=one",
         "--nodes=2",

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from vlt.bench.forward import bench_forward
 from vlt.bench.step import bench_step, step_memory
 from vlt.bench.timing import ROUNDS
+from vlt.config_flag import define_config
 from vlt.configuration import load_config
 
 
@@ -55,7 +55,7 @@ def _readable(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config")
+    define_config()
     flags.DEFINE_multi_string("against", [], "FILE[:variant] to measure turn by turn; repeatable.")
     flags.DEFINE_integer("batch", 1, "Videos at a time.")
     flags.DEFINE_integer("rounds", ROUNDS, "Times that everything is measured in turn.")

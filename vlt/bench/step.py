@@ -33,15 +33,19 @@ class Step:
         """Random weights, videos and texts."""
         params = jax.jit(lambda: init_params(self.model, jax.random.key(0)))()
         self.state, self.frozen = self.program.placed(params)
-        rng = np.random.default_rng(1)
-        inputs = {
-            name: rng.integers(1, self.model.spec.text.vocab, x.shape, x.dtype)
-            for name, x in self._shapes.items()
-        }
-        inputs |= {name: np.arange(self.batch, dtype=np.int32) for name in self.program.task.also}
-        inputs["video"] = np.asarray(random_video(self.model, self.batch))
-        self.inputs = shard_batch(inputs, self.program.mesh)
+        self.inputs = shard_batch(self._random_batch(), self.program.mesh)
         return self
+
+    def _random_batch(self) -> dict[str, np.ndarray]:
+        """Each entry within its own range: pixels, ids of the vocabulary, numbers of the task."""
+        rng, task = np.random.default_rng(1), self.program.task
+        video = np.asarray(random_video(self.model, self.batch))
+        texts = {
+            name: rng.integers(1, self.model.spec.text.vocab, self._shapes[name].shape, np.int32)
+            for name in task.columns
+            if name != "video"
+        }
+        return {"video": video} | texts | task.numbers(self.batch)
 
     def run(self) -> dict[str, jax.Array]:
         """One step; returns its metrics."""

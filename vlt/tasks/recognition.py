@@ -60,6 +60,10 @@ class Recognition(Task):
                 "descriptions: the consistency loss needs both or neither"
             )
 
+    def numbers(self, size: int) -> dict[str, np.ndarray]:
+        """Labels of all classes in turn."""
+        return {"label": np.arange(size, dtype=np.int32) % len(self.classes)}
+
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 
 from vlt.models.video_model import VideoModel
 from vlt.optim import merge
@@ -35,6 +36,10 @@ class Task:
         """What the task itself carries from step to step, besides weights: momentum, queues, what
         frozen weights make of fixed inputs."""
         return {}
+
+    def numbers(self, size: int) -> dict[str, np.ndarray]:
+        """Entries `also` of a batch of so many made-up samples, each int32 [b]."""
+        return {name: np.arange(size, dtype=np.int32) for name in self.also}
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
         """What the loss reads of the model's outputs: leading dimension b, or scalars."""

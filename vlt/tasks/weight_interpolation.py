@@ -45,6 +45,10 @@ class WeightInterpolation(Task):
     def also(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.task.also
 
+    def numbers(self, size: int) -> dict[str, np.ndarray]:
+        """Those of the task."""
+        return self.task.numbers(size)
+
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:
