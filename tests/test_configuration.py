@@ -1,5 +1,6 @@
 import json
 import pathlib
+import sys
 import textwrap
 
 import ml_collections
@@ -67,9 +68,43 @@ def test_an_unknown_variant_lists_the_known(config_file):
 def test_an_unknown_file_lists_the_known(config_file):
     said = message(configuration.load_config, "configs/btadaptor.py:masked")
     assert "no config file configs/btadaptor.py (did you mean 'btadapter'?);" in said
-    assert said.endswith("config files: configs/btadapter.py, configs/tiny_clip.py")
+    here_and_packaged = "configs/btadapter.py, configs/tiny_clip.py, configs/btadapter_zeroshot.py,"
+    assert f"config files: {here_and_packaged} configs/clip.py" in said
     said = message(configuration.load_config, "nowhere/x.py")
-    assert said.endswith("config files: configs/btadapter.py, configs/tiny_clip.py")
+    assert f"config files: {here_and_packaged} configs/clip.py" in said
+
+
+def test_configs_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configuration.load_config("configs/btadapter.py:webvid_l14").model.size == "clip_l14"
+    assert "config files: configs/btadapter.py," in message(configuration.load_config, "x.py")
+    for name in ("other/btadapter.py", "btadapter.py", "../configs/btadapter.py"):
+        assert "no config file" in message(configuration.load_config, name)
+
+
+def test_a_foreign_package_of_that_name_is_not_read(tmp_path, monkeypatch):
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for name in ("__init__", "common"):
+        (folder / f"{name}.py").write_text("raise RuntimeError('read')")
+    (folder / "latin.py").write_bytes(b"# \xe9")
+    (folder / "folder.py").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "configs", raising=False)
+    monkeypatch.delitem(sys.modules, "configs.common", raising=False)
+    for name in ("btadapter_zeroshot.py:msrvtt", "clip.py:b16", "tempme.py"):
+        assert configuration.load_config(f"configs/{name}").seed == 0
+    assert "no config file configs/x.py" in message(configuration.load_config, "configs/x.py")
+
+
+def test_a_file_takes_parts_of_its_own_folder_or_of_the_package(tmp_path, monkeypatch):
+    own = "from . import btadapter, common, parts\ndef get_config(variant=''):\n"
+    own += "    config = btadapter.get_config(variant)\n    config.seed = parts.SEED\n"
+    (tmp_path / "my.own.py").write_text(own + "    return config")
+    (tmp_path / "parts.py").write_text("SEED = 5")
+    config = configuration.load_config(f"{tmp_path}/my.own.py:webvid_l14")
+    assert (config.seed, config.model.size) == (5, "clip_l14")
 
 
 def test_a_file_without_get_config_says_so(config_file):

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from vlt.bench.damage import DAMAGES, Damaged, damage
+from vlt.bench.door import count, tell
 from vlt.bench.frame_count import SAMPLED, Request
 from vlt.data.checksum import sha256_of
 from vlt.data.clips import ClipRequest, DecoderPool
@@ -142,10 +143,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints both results; ends with status 1 where they are not as they should be."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.damaged_videos", description=__doc__)
     parser.add_argument("folder", help="of videos; those that are not sound are left out")
-    parser.add_argument("--count", type=int, default=200, help="damaged copies")
+    parser.add_argument("--count", type=count, default=200, help="damaged copies")
     parser.add_argument("--decodes", type=int, default=5000, help="clips for the memory; 0: none")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=count, default=2)
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one file")
     options = parser.parse_args(argv)
     with (
@@ -173,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(main)

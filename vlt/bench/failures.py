@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from vlt.bench.door import count, tell
 from vlt.checkpoint import UNFINISHED, by_path
 from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.results import Column, format_table
@@ -269,7 +270,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workdir", type=Path, required=True, help="a new folder")
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=count, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.workdir.mkdir(parents=True)
@@ -280,4 +281,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(main)

@@ -7,22 +7,16 @@ with a thread for each core. Its texts are compared first.
 
 import argparse
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from flax import traverse_util
-from transformers import BlipConfig, BlipForConditionalGeneration
 
+from vlt.bench.door import count, tell
 from vlt.bench.forward import random_video
 from vlt.bench.timing import ratio, turns
-from vlt.convert.blip import BLIP_HF
-from vlt.convert.huggingface_blip import blip_json
-from vlt.convert.table import to_tensors
 from vlt.models.build import init_params
 from vlt.models.captioner import Captioner
 from vlt.models.generation import Search, generate
@@ -36,6 +30,8 @@ def bench_generation(
 
     `same_texts` is the share of texts in which both agree to the last token.
     """
+    from vlt.bench.torch_blip import TorchCaptioner  # torch is an extra
+
     model = Captioner(spec, frames=frames)
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
     video = random_video(model, batch)
@@ -43,7 +39,7 @@ def bench_generation(
     source = jax.block_until_ready(tokens(params, video))
     prompt = jnp.ones((batch, 1), jnp.int32)
     peer = TorchCaptioner(model, params, search)
-    states = torch.from_numpy(np.array(source))
+    states = peer.states(source)
     functions: list[Callable[[], Any]] = [
         lambda: generate(model, params, source, prompt, search),
         lambda: peer.generate(states),
@@ -72,54 +68,16 @@ def bench_generation(
     return result
 
 
-class TorchCaptioner:
-    """transformers' BLIP with our weights."""
-
-    def __init__(self, model: Captioner, params: Mapping[str, Any], search: Search) -> None:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-        leaves = traverse_util.flatten_dict(jax.device_get(dict(params)), sep="/")
-        tensors, _ = to_tensors(BLIP_HF.for_kind("captioner").rules, leaves)
-        self._model = BlipForConditionalGeneration(BlipConfig(**blip_json(model.spec))).eval()
-        arrays = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
-        # Tied weights alone are missing.
-        assert not self._model.load_state_dict(arrays, strict=False).unexpected_keys
-        self._model.tie_weights()
-        self._spec, self._search = model.spec.text, search
-        self._mean, self._std = (torch.tensor(x).view(3, 1, 1) for x in (model.mean, model.std))
-
-    @torch.inference_mode()
-    def encode(self, video: jax.Array) -> torch.Tensor:
-        """uint8 [b, t, H, W, 3] -> tokens [b, t * n, d]."""
-        images = torch.from_numpy(np.array(video)).flatten(0, 1).permute(0, 3, 1, 2)
-        pixels = (images / 255.0 - self._mean) / self._std
-        tokens = self._model.vision_model(pixel_values=pixels).last_hidden_state
-        return tokens.reshape(len(video), -1, tokens.shape[-1])
-
-    @torch.inference_mode()
-    def generate(self, tokens: torch.Tensor) -> np.ndarray:
-        """ids [b, max_length] of tokens [b, m, d]."""
-        return self._model.text_decoder.generate(
-            input_ids=torch.full((len(tokens), 1), self._spec.decode_id),
-            encoder_hidden_states=tokens,
-            num_beams=self._search.beams,
-            max_length=self._search.max_length,
-            min_length=self._search.min_length,
-            do_sample=False,
-            eos_token_id=self._spec.end_id,
-            pad_token_id=0,
-        ).numpy()
-
-
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.generation", description=__doc__)
     sizes = [name for name, spec in SIZES.items() if spec.kind == "captioner"]
     parser.add_argument("--size", choices=sizes, default="blip_b16_captioner")
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--beams", type=int, default=3)
-    parser.add_argument("--length", type=int, default=20, help="tokens of each text")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=count, default=8)
+    parser.add_argument("--batch", type=count, default=4)
+    parser.add_argument("--beams", type=count, default=3)
+    parser.add_argument("--length", type=count, default=20, help="tokens of each text")
+    parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--vision", action="store_true", help="from pixels, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -143,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(main)

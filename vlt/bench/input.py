@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from vlt.bench.door import count, tell
 from vlt.bench.timing import ratio, turns
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 
@@ -38,10 +39,10 @@ def main() -> None:
     """Prints the rates for the videos given on the command line."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.input", description=__doc__)
     parser.add_argument("videos", nargs="+")
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=32, help="of a round, at least")
+    parser.add_argument("--frames", type=count, default=8)
+    parser.add_argument("--size", type=count, default=224)
+    parser.add_argument("--workers", type=count, default=2)
+    parser.add_argument("--clips", type=count, default=32, help="of a round, at least")
     options = parser.parse_args()
     transform = {"resize": options.size, "crop": options.size}
     paths = itertools.islice(
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(main)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlt.bench import door
 from vlt.bench.timing import ROUNDS, ratio, turns
 from vlt.count import count
 from vlt.merging.token_mixing import TokenMixing
@@ -69,9 +70,9 @@ def main() -> None:
     """Prints the figures of the size given on the command line."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.mixing", description=__doc__)
     parser.add_argument("--size", default="blip_b16_captioner", choices=SIZES, metavar="SIZE")
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--frames", type=door.count, default=8)
+    parser.add_argument("--batch", type=door.count, default=1)
+    parser.add_argument("--rounds", type=door.count, default=ROUNDS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = bench_mixing(options.size, options.frames, options.batch, options.rounds)
@@ -82,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    door.tell(main)

@@ -17,6 +17,7 @@ import numpy as np
 from data_pipelines.shards import folder
 from data_pipelines.shards.encode import Clips, Frames
 from data_pipelines.shards.write import WORKER, write_shard
+from vlt.bench.door import count, tell
 from vlt.bench.timing import ratio, turns
 from vlt.data.clips import ClipRequest, DecoderPool
 from vlt.data.manifest import read_manifest
@@ -58,11 +59,11 @@ def main() -> None:
     """Prints the rates for the videos given on the command line."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.shards", description=__doc__)
     parser.add_argument("videos", nargs="+")
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--frames", type=count, default=8)
+    parser.add_argument("--size", type=count, default=224)
     parser.add_argument("--fps", type=float, default=0.0, help="of the shards; 0 keeps all frames")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=count, default=7)
     options = parser.parse_args()
     transform = {"resize": options.size, "crop": options.size}
     videos = [str(pathlib.Path(path).resolve()) for path in options.videos]
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(main)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlt.bench.door import tell
 from vlt.chips import CHIPS, check_topology, chips_of
 from vlt.configuration import load_config
 from vlt.results import Column, format_table
@@ -170,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(main)

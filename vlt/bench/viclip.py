@@ -9,6 +9,7 @@ import json
 
 import jax
 
+from vlt.bench.door import count, tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.timing import ROUNDS
 from vlt.loading import AS_STORED
@@ -20,9 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.viclip", description=__doc__)
     sizes = [name for name, spec in SIZES.items() if spec.visual.temporal_frames]
     parser.add_argument("--size", choices=sizes, default="viclip_b16")
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--frames", type=count, default=8)
+    parser.add_argument("--batch", type=count, default=1)
+    parser.add_argument("--rounds", type=count, default=ROUNDS)
     parser.add_argument("--cls_only", action="store_true", help="of our last block what is read")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
@@ -37,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(main)

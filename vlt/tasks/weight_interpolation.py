@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vlt.models.video_model import VideoModel
 from vlt.tasks.task import Batch, Task, Terms

@@ -1,0 +1,26 @@
+"""What the command lines of the benchmarks share."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from vlt.data.errors import VideoError
+
+
+def count(text: str) -> int:
+    """The type of a number of things, of which there is at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1 on")
+    return int(text)
+
+
+def tell(main: Callable[[], None]) -> None:
+    """Calls it, and ends with status 1 and a sentence where a user can mend what is wrong."""
+    try:
+        main()
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        sys.exit("error: the peer is torch, which is not installed: pip install torch==2.13.0")
+    except (OSError, ValueError, VideoError) as error:
+        sys.exit(f"error: {error}")
