@@ -15,9 +15,18 @@ from vlt.configuration import load_config
 from vlt.merging.evit import EViT
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
-from vlt.models.build import abstract_params, example_inputs, merges_tokens
+from vlt.models.build import abstract_params, build_model, example_inputs, merges_tokens
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.program import TrainingProgram
+from vlt.sharding import make_mesh
+from vlt.tasks.build import make_task
+from vlt.tasks.captioning import Captioning
+from vlt.tasks.matching import Matching
+from vlt.tasks.question_answering import QuestionAnswering
+from vlt.tasks.recognition import Recognition
+from vlt.tasks.retrieval import Retrieval
+from vlt.tasks.weight_interpolation import WeightInterpolation
 
 # Of the moving-shapes config's proportions, and quicker to compile.
 SPEC = DualEncoderSpec(
@@ -154,6 +163,36 @@ def test_torch_refuses_what_it_does_not_know(methods):
     model = DualEncoder(SPEC, methods, FRAMES, frame_norm=True)
     with pytest.raises(ValueError, match="methods="):
         torch_clip.clip_video_encoder(model, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "numbers"),
+    [
+        ("btadapter.py:webvid_l14", Retrieval, {}),
+        ("token_mixing.py:msvd_mix", Captioning, {}),
+        ("token_mixing.py:msrvtt_ret_mix", Matching, {"video_id": 12}),
+        ("token_mixing.py:msrvtt_qa", QuestionAnswering, {}),
+        ("msta.py:base2novel_k400", Recognition, {"label": 8}),
+        ("msta.py:base2novel_hmdb51_openvclip", WeightInterpolation, {"label": 8}),
+    ],
+)
+def test_a_random_batch_is_within_each_entrys_range(name, kind, numbers):
+    """Of a vocabulary that no byte holds, and more videos than classes."""
+    options = load_config(f"configs/{name}", {"model.checkpoint": "", "optimizer.accumulate": 1})
+    if "class_count" in options.task:
+        options.task.class_count = 8
+    model = build_model(options.model)
+    task = make_task(options, model.spec)
+    assert isinstance(task, kind) and model.spec.text.vocab > 256
+    program = TrainingProgram(options, make_mesh(options.mesh), model, task, 10)
+    batch = step.random_batch(program, 12)
+    shapes = program.batch_shapes(12)
+    assert {n: (x.shape, x.dtype) for n, x in batch.items()} == {
+        n: (x.shape, x.dtype) for n, x in shapes.items()
+    }
+    for entry, values in batch.items():
+        top = {"video": 256}.get(entry) or numbers.get(entry, model.spec.text.vocab)
+        assert 0 <= values.min() and top // 2 <= values.max() < top
 
 
 def test_a_step_trains_every_leaf_and_gives_its_state_away(full_step):

@@ -147,5 +147,5 @@ def without_text(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def random_video(model: VideoModel, batch: int) -> jax.Array:
     """uint8 noise [b, t, H, W, 3]."""
-    video, _ = example_inputs(model.spec, model.frames, 1, batch)
+    video, *_ = example_inputs(model.spec, model.frames, 1, batch)
     return jnp.asarray(np.random.default_rng(0).integers(0, 256, video.shape, dtype=np.uint8))

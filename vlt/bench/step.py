@@ -26,31 +26,31 @@ class Step:
         self.model = build_model(config.model)
         task = make_task(config, self.model.spec)
         self.program = TrainingProgram(config, make_mesh(config.mesh), self.model, task, STEPS)
-        self._shapes = self.program.batch_shapes(batch)
-        self.compiled = self.program.lower(*self.program.shapes(), self._shapes).compile()
+        shapes = self.program.batch_shapes(batch)
+        self.compiled = self.program.lower(*self.program.shapes(), shapes).compile()
 
     def start(self) -> "Step":
         """Random weights, videos and texts."""
         params = jax.jit(lambda: init_params(self.model, jax.random.key(0)))()
         self.state, self.frozen = self.program.placed(params)
-        self.inputs = shard_batch(self._random_batch(), self.program.mesh)
+        self.inputs = shard_batch(random_batch(self.program, self.batch), self.program.mesh)
         return self
-
-    def _random_batch(self) -> dict[str, np.ndarray]:
-        """Each entry within its own range: pixels, ids of the vocabulary, numbers of the task."""
-        rng, task = np.random.default_rng(1), self.program.task
-        video = np.asarray(random_video(self.model, self.batch))
-        texts = {
-            name: rng.integers(1, self.model.spec.text.vocab, self._shapes[name].shape, np.int32)
-            for name in task.columns
-            if name != "video"
-        }
-        return {"video": video} | texts | task.numbers(self.batch)
 
     def run(self) -> dict[str, jax.Array]:
         """One step; returns its metrics."""
         self.state, metrics = self.compiled(self.state, self.frozen, self.inputs)
         return metrics
+
+
+def random_batch(program: TrainingProgram, size: int) -> dict[str, np.ndarray]:
+    """Noise, each entry within its own range: pixels, ids of the vocabulary, the task's numbers."""
+    rng, task, model = np.random.default_rng(1), program.task, program.module
+    texts = {
+        name: rng.integers(1, model.spec.text.vocab, shape.shape, np.int32)
+        for name, shape in program.batch_shapes(size).items()
+        if name in task.columns and name != "video"
+    }
+    return {"video": np.asarray(random_video(model, size))} | texts | task.numbers(size)
 
 
 def bench_step(
