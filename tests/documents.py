@@ -39,7 +39,7 @@ def commands(text: str) -> list[str]:
     for match in re.finditer(f"{_FENCE.pattern}|{_SPAN.pattern}", text, _FENCE.flags):
         _, language, block, span = match.groups()
         if language == "sh":
-            found += [line for line in _lines(block)]
+            found += _lines(block)
         elif span and _COMMAND.match(" ".join(span.split())):
             found.append(" ".join(span.replace("\\|", "|").split()))
     return list(dict.fromkeys(found))

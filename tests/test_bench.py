@@ -192,7 +192,7 @@ def test_a_random_batch_is_within_each_entrys_range(name, kind, numbers):
     }
     for entry, values in batch.items():
         top = {"video": 256}.get(entry) or numbers.get(entry, model.spec.text.vocab)
-        assert 0 <= values.min() and top // 2 <= values.max() < top
+        assert values.min() >= 0 and top // 2 <= values.max() < top
 
 
 def test_a_step_trains_every_leaf_and_gives_its_state_away(full_step):

@@ -53,7 +53,10 @@ def test_a_peer_that_is_not_installed(monkeypatch):
     [
         ((), "error: --config=FILE[:variant] is needed: configs/btadapter.py, configs/"),
         (("--config=configs/btadapter.py:bensh",), "did you mean 'bench'"),
-        (("--config=configs/btadapter.py", "--against=x.py"), "error: there is no config file x.py"),
+        (
+            ("--config=configs/btadapter.py", "--against=x.py"),
+            "error: there is no config file x.py",
+        ),
         (("--config=configs/tempme.py", "--batch=0"), "--batch=0"),
     ],
 )

@@ -1,0 +1,286 @@
+"""How each command that a document prints is tried: as printed, cut in size, or not, and why.
+
+Commands run in the order of the documents in one folder, which tests/stand_ins.py fills: what one
+makes (a converted checkpoint, a run), a later one reads.
+"""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is run instead of a command as it is printed.
+
+    commands: lines for a shell; none where it is not run. needs: module without which they are not
+    run. reason: why nothing is run.
+    """
+
+    commands: tuple[str, ...] = ()
+    needs: str = ""
+    reason: str = ""
+
+
+def run(*commands: str, needs: str = "") -> Case:
+    return Case(commands, needs)
+
+
+def skipped(reason: str) -> Case:
+    return Case(reason=reason)
+
+
+# Programs that are not ours.
+OTHERS = {
+    ("gcloud", "kubectl"): "needs Google Cloud",
+    ("docker", "printf"): "needs a registry of images",
+    ("eval", "ssh-add"): "needs a key of Google Cloud",
+    ("tail",): "shows a log that another command writes",
+    ("pip", "python3.11", "."): "installs: tests/test_installation.py",
+}
+_CLOUD = re.compile(r"python -m launch\.(tpu_vm|gke|slurm) \w")
+
+
+def case_of(command: str) -> Case | None:
+    """None for a command of which nothing is known."""
+    if command in CASES:
+        return CASES[command]
+    for programs, reason in OTHERS.items():
+        if command.split()[0] in programs:
+            return skipped(reason)
+    if _CLOUD.match(command):
+        ours, dashes, training = command.partition(" -- ")
+        return run(f"{ours} --dry-run{dashes}{training}")
+    return None
+
+
+STEPS = "--config.train.steps=2 --config.data.train.batch_size=4 --config.data.workers=1"
+ALONE = f'{STEPS} --config.compare="()" --config.evals="{{}}"'
+SHAPES = (
+    f"{STEPS} --config.data.train.manifest=moving_shapes:clips:train:16 "
+    "--config.evals.twins.manifest=moving_shapes:clips:test:40 --config.evals.twins.min_pairs=1 "
+    "--config.evals.static.manifest=moving_shapes:clips:test:40:gallery.jsonl "
+    "--config.evals.static.allow_subset=True"
+)
+TINY = "--config=configs/tempme.py"
+VIDEO = "my/clips/*0.mp4"
+MAIN = "python -m vlt.main"
+MINE = (
+    f"{MAIN} --config=configs/btadapter.py --workdir=runs/mine "
+    "--config.data.train.manifest=my/videos.jsonl --config.data.train.captions=\"('caption',)\" "
+    '--config.data.train.group= --config.data.train.batch_size=8 --config.compare="()"'
+)
+ONE_ROUND = "--rounds=1 --batch=1"
+
+CASES: dict[str, Case] = {
+    # README.md
+    f"{MAIN} --config=configs/btadapter.py": run(f"{MAIN} --config=configs/btadapter.py {SHAPES}"),
+    f"{MAIN} --config=configs/tempme.py": run(f"{MAIN} --config=configs/tempme.py {SHAPES}"),
+    f"{MAIN} --config=configs/token_mixing.py": run(
+        f"{MAIN} --config=configs/token_mixing.py {ALONE}"
+    ),
+    f"{MAIN} --config=configs/msta.py": run(
+        f'{MAIN} --config=configs/msta.py {ALONE} --config.repeats="()"'
+    ),
+    "python -m pytest -n auto --dist loadfile": skipped("this is one of its tests"),
+    f"{MAIN} --config=configs/X.py[:variant] [--workdir=DIR] [--mode=train|eval] "
+    "[--config.key=value]": run(
+        f"{MAIN} --config=configs/btadapter.py --workdir=runs/btadapter --mode=eval {SHAPES}"
+    ),
+    "python -m vlt.convert SRC DST [--set key=value] [--tokenizer DIR]": run(
+        "python -m vlt.convert clip-vit-base-patch32 checkpoints/again --set text.context=32 "
+        "--tokenizer path/to/clip-vit-large-patch14",
+        "python -m vlt.convert checkpoints/again back --reverse",
+    ),
+    "python -m vlt.inspect --config=... [--json]": run(f"python -m vlt.inspect {TINY} --json"),
+    "python -m vlt.inspect --config=... --topology=v5e:16x16 [--batch=N]": run(
+        f"python -m vlt.inspect {TINY} --topology=v5e:16x16 --batch=256", needs="libtpu"
+    ),
+    "python -m vlt.bench --config=... [--against=...] [--peer=torch] [--json]": run(
+        f"python -m vlt.bench {TINY} --against=configs/tempme.py --rounds=1 --peer=torch --json "
+        "--config.model.methods=tempme"
+    ),
+    "python -m vlt.export --workdir=DIR OUT [--merge] [--average=FIRST:LAST] [--blend=MODEL:SHARE] "
+    "[--format=orbax|safetensors|stablehlo]": run(
+        "python -m vlt.export --workdir=runs/tempme/tempme exported --merge",
+    ),
+    "python -m vlt.draw --config=... VIDEO --out=DIR": run(
+        f"python -m vlt.draw {TINY} {VIDEO} --out=pictures"
+    ),
+    **{
+        "python -m data_pipelines.{" + names + "} --annotations ... --videos DIR --out DIR": run(
+            *(f"python -m data_pipelines.{name} --help" for name in names.split(","))
+        )
+        for names in (
+            "msrvtt,msrvtt_captions,msrvtt_qa,msvd,vatex,lsmdc,didemo,activitynet",
+            "kinetics,hmdb51,ucf101,ssv2",
+        )
+    },
+    "python -m data_pipelines.{folder_per_class,few_shot,base_to_novel} ...": run(
+        "python -m data_pipelines.folder_per_class classes labelled.jsonl",
+        "python -m data_pipelines.few_shot labelled.jsonl few.jsonl --shots 1 --seed 1",
+        "python -m data_pipelines.base_to_novel labelled.jsonl parted",
+    ),
+    "python -m data_pipelines.check MANIFEST [--sha256 OUT]": run(
+        "python -m data_pipelines.check my/videos.jsonl"
+    ),
+    "python -m data_pipelines.shards --manifest=M --out=DIR --form=clips|frames": run(
+        "python -m data_pipelines.shards --manifest=my/videos.jsonl --out=sharded --form=clips",
+        needs="apache_beam",
+    ),
+    "python -m data_pipelines.describe_actions --labels FILE --endpoint URL --out DIR": run(
+        "python -m data_pipelines.describe_actions --help"
+    ),
+    "python -m vlt.caption VIDEO... [--model=DIR | --workdir=DIR] [--prompt=TEXT] [--set beams=5] "
+    "[--json]": run(f"python -m vlt.caption {VIDEO} --model=tiny_blip --set beams=2 --json"),
+    "python -m vlt.score PREDICTIONS.json REFERENCES [--json]": run(
+        "python -m vlt.score PREDICTIONS.json REFERENCES.json --json"
+    ),
+    "python -m data_pipelines.moving_shapes --out DIR --count N": run(
+        "python -m data_pipelines.moving_shapes --out shapes --count 2"
+    ),
+    **{
+        f"python -m vlt.convert {arguments}": run(f"python -m vlt.convert {arguments}{replaced}")
+        for arguments, replaced in {
+            "path/to/clip-vit-large-patch14 checkpoints/clip_l14": "",
+            # The same model in another layout.
+            "ViT-L-14.pt checkpoints/clip_l14 --tokenizer bpe_simple_vocab_16e6.txt.gz": (
+                " --overwrite"
+            ),
+            "clip-vit-base-patch32 checkpoints/clip_b32": "",
+            "viclip_b16.pth checkpoints/viclip_b16 --tokenizer bpe_simple_vocab_16e6.txt.gz": "",
+            "model_base_caption_capfilt_large.pth checkpoints/blip_caption "
+            "--tokenizer bert-base-uncased --set visual.image_size=224": "",
+        }.items()
+    },
+    f"{MAIN} --config=configs/btadapter.py:webvid_l14": run(
+        f"{MAIN} --config=configs/btadapter.py:webvid_l14 {ALONE} --config.train.best_metric=",
+        "python -m vlt.export --workdir=runs/btadapter-webvid_l14 btadapter",
+    ),
+    f"{MAIN} --config=configs/tempme.py:msrvtt_b32": run(
+        f"{MAIN} --config=configs/tempme.py:msrvtt_b32 {ALONE} --config.train.best_metric="
+    ),
+    f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=DIR": run(
+        f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=btadapter "
+        "--config.evals.msrvtt_1ka.allow_subset=True"
+    ),
+    MINE: run(f'{MINE} --config.train.steps=2 --config.evals="{{}}"'),
+    "python -m data_pipelines.check ... --sha256=OUT": run(
+        "python -m data_pipelines.check my/train.csv --sha256=my/sums.csv"
+    ),
+    f"{MAIN} --config=configs/msta.py:own --workdir=runs/actions "
+    "--config.data.train.manifest=my/train.csv --config.evals.own.manifest=my/test.csv": run(
+        f"{MAIN} --config=configs/msta.py:own --workdir=runs/actions "
+        "--config.data.train.manifest=my/train.csv --config.evals.own.manifest=my/test.csv "
+        f"{STEPS} --config.evals.own.batch_size=4"
+    ),
+    "python -m launch.local --processes=N -- ARGUMENTS": run(
+        "python -m launch.local --processes=2 --dry-run -- --config=configs/msta.py --workdir=two"
+    ),
+    # benchmarks/RESULTS.md
+    "python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep": run(
+        f"python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep {ONE_ROUND}"
+    ),
+    "python -m vlt.bench.viclip": run(f"python -m vlt.bench.viclip {ONE_ROUND} --frames=2"),
+    "python -m vlt.bench --config=configs/msta.py:base2novel_k400 "
+    "--against=configs/msta.py:base2novel_k400_frozen --nostep --batch=1 --rounds=7": run(
+        "python -m vlt.bench --config=configs/msta.py:base2novel_k400 "
+        f"--against=configs/msta.py:base2novel_k400_frozen --nostep {ONE_ROUND}"
+    ),
+    "python -m vlt.bench.shards VIDEO...": run(
+        f"python -m vlt.bench.shards {VIDEO} --rounds=1", needs="apache_beam"
+    ),
+    "python -m vlt.bench.damaged_videos FOLDER": run(
+        "python -m vlt.bench.damaged_videos my/clips --count=4 --decodes=0"
+    ),
+    "JAX_OPTIMIZATION_LEVEL=O1 python -m vlt.bench.slices --config=configs/msta.py:base2novel_k400 "
+    "... --topology=v5e:2x4 ... --out=FILE": run(
+        f"JAX_OPTIMIZATION_LEVEL=O1 python -m vlt.bench.slices {TINY} --topology=v5e:2x4 --out=one",
+        needs="libtpu",
+    ),
+    # tests/test_bench_failures.py harms runs.
+    "python -m vlt.bench.failures --workdir=DIR": run("python -m vlt.bench.failures --help"),
+    "python -m vlt.bench --config=configs/tempme.py:msrvtt_b16 "
+    "--against=configs/tempme.py:msrvtt_b16_lora --against=configs/tempme.py:msrvtt_b16_tome "
+    "--nostep --batch=4 --rounds=4 --nocls_only": run(
+        "python -m vlt.bench --config=configs/tempme.py:msrvtt_b16 "
+        "--against=configs/tempme.py:msrvtt_b16_lora --against=configs/tempme.py:msrvtt_b16_tome "
+        f"--nostep --nocls_only {ONE_ROUND}"
+    ),
+    "python -m vlt.bench --config=configs/tempme.py:msrvtt_b16_full_tempme "
+    "--against=configs/tempme.py:msrvtt_b16_full --noforward --batch=2": run(
+        "python -m vlt.bench --config=configs/tempme.py:msrvtt_b16_full_tempme "
+        f"--against=configs/tempme.py:msrvtt_b16_full --noforward {ONE_ROUND}"
+    ),
+    "python -m vlt.bench.mixing --rounds 9": run("python -m vlt.bench.mixing --rounds 1"),
+    "python -m vlt.bench.generation": run(
+        f"python -m vlt.bench.generation {ONE_ROUND} --frames=1 --length=4"
+    ),
+    "python -m vlt.bench --config=configs/btadapter.py:bench --batch=4": run(
+        f"python -m vlt.bench --config=configs/btadapter.py:bench {ONE_ROUND}"
+    ),
+    "python -m vlt.bench.input VIDEO...": run(
+        f"python -m vlt.bench.input {VIDEO} --clips=4 --size=32"
+    ),
+    "python -m vlt.bench --config=configs/btadapter.py --noforward --batch=32 --rounds=7": run(
+        f"python -m vlt.bench --config=configs/btadapter.py --noforward {ONE_ROUND}"
+    ),
+    **{
+        f"{MAIN} --config=configs/{name}.py": run(f"{MAIN} --config=configs/{name}.py {ALONE}")
+        for name in ("tiny_viclip", "tiny_blip", "tiny_clip")
+    },
+    # launch/README.md
+    **{
+        f"python -m launch.{name}": run(f"python -m launch.{name} --help")
+        for name in ("tpu_vm", "gke", "slurm", "local")
+    },
+    MAIN: run(f"{MAIN} --help | grep workdir"),
+    "python -m vlt.inspect --config=configs/btadapter.py:webvid_l14 --topology=v5e:4x4": run(
+        "python -m vlt.inspect --config=configs/btadapter.py:webvid_l14 --topology=v5e:4x4",
+        needs="libtpu",
+    ),
+    "python -m launch.local --processes=2 -- --config=configs/btadapter.py --workdir=runs/two": run(
+        "python -m launch.local --processes=2 -- --config=configs/btadapter.py --workdir=runs/two "
+        f"{ALONE}",
+        "test -s runs/two/logs/process-1.txt",
+    ),
+    # data_pipelines/README.md
+    "python -m data_pipelines.NAME --help": run("python -m data_pipelines.msrvtt --help"),
+    "python -m data_pipelines.check data/msrvtt/train_9k.jsonl "
+    "--sha256=data/msrvtt/train_9k_sums.jsonl": run(
+        "python -m data_pipelines.check data/msrvtt/train_9k.jsonl "
+        "--sha256=data/msrvtt/train_9k_sums.jsonl"
+    ),
+    "python -m data_pipelines.shards --manifest=data/msrvtt/train_9k.jsonl "
+    "--out=data/msrvtt_frames --form=frames --short-side=224 --fps=3": run(
+        "python -m data_pipelines.shards --manifest=data/msrvtt/train_9k.jsonl "
+        "--out=data/msrvtt_frames --form=frames --short-side=224 --fps=3",
+        needs="apache_beam",
+    ),
+    f"{MAIN} --config=... --config.data.train.manifest=data/msrvtt_frames/manifest.jsonl": run(
+        f"{MAIN} --config=configs/tempme.py:msrvtt_b32 --workdir=runs/shards "
+        "--config.data.train.manifest=data/msrvtt_frames/manifest.jsonl "
+        f"{ALONE} --config.train.best_metric=",
+        needs="apache_beam",
+    ),
+    "python -m data_pipelines.shards --manifest=data/webvid2m/train.jsonl "
+    "--videos=gs://BUCKET/webvid --out=gs://BUCKET/webvid_clips --form=clips --short-side=256 "
+    "--fps=5 --max-broken=0.02 --runner=DataflowRunner --project=PROJECT --region=REGION "
+    "--temp_location=gs://BUCKET/tmp "
+    "--sdk_container_image=REGION-docker.pkg.dev/PROJECT/vlt/beam --max_num_workers=200 "
+    "--number_of_worker_harness_threads=2": skipped("needs Google Cloud"),
+    # Notebooks
+    "python -m data_pipelines.folder_per_class": run(
+        "python -m data_pipelines.folder_per_class --help"
+    ),
+    "python -m data_pipelines.describe_actions --labels classes.txt --endpoint URL --out DIR": run(
+        "python -m data_pipelines.describe_actions --help"
+    ),
+    # The notebook itself makes the model.
+    "python -m vlt.caption VIDEO... --model=captioning/exported": run(
+        f"python -m vlt.caption {VIDEO} --model=tiny_blip"
+    ),
+    "python -m vlt.convert": run("python -m vlt.convert --help"),
+    "python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 VIDEO --out=DIR": run(
+        f"python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 {VIDEO} --out=drawn --random"
+    ),
+}

@@ -1,0 +1,164 @@
+"""What the documents print is true: commands run, flags and configs exist, snippets work."""
+
+import ast
+import functools
+import importlib.util
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import documents
+import pytest
+from documented_commands import CASES, case_of
+from helpers import ROOT, environment
+
+from vlt.configuration import check_flags, load_config
+
+TEXTS = documents.documents()
+COMMANDS = list(dict.fromkeys(c for text in TEXTS.values() for c in documents.commands(text)))
+OWN = ("vlt", "launch", "data_pipelines")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("```sh\na b  # c\na \\\n    --d=#e && f\n```", ["a b", "a --d=#e", "f"]),
+        ("1. x\n\n   ```sh\n   a\n   ```\n", ["a"]),
+        (
+            "| `python -m a --b=c\\|d` | `a` |\n`python -m\nb`",
+            ["python -m a --b=c|d", "python -m b"],
+        ),
+        ("`X=1 python -m a` and `vlt caption v.mp4`", ["X=1 python -m a", "vlt caption v.mp4"]),
+        ("```\nnothing\n```\n```python\nx\n```\nof `python`, `vlt`, `vlt.main`", []),
+    ],
+)
+def test_commands_are_found(text, found):
+    assert documents.commands(text) == found
+
+
+def test_every_command_is_known():
+    """A new one is entered in tests/documented_commands.py, with how it is tried."""
+    assert [command for command in COMMANDS if case_of(command) is None] == []
+
+
+def test_every_known_command_is_in_a_document():
+    assert [command for command in CASES if command not in COMMANDS] == []
+
+
+@pytest.mark.parametrize(
+    "name", sorted({n for t in TEXTS.values() for n in documents.config_names(t)})
+)
+def test_configs_exist(name):
+    if name != "configs/btadapter_zeroshot.py":  # has no variant without a name
+        load_config(name)
+
+
+def _modules() -> dict[str, list[str]]:
+    """Printed words after the module, by module; {a,b} is several."""
+    found: dict[str, list[str]] = {}
+    for command in COMMANDS:
+        match = re.search(r"python -m ((?:vlt|launch|data_pipelines)[\w.{},]*)(.*)", command)
+        if match and "NAME" not in match[1]:
+            head, _, names = match[1].partition("{")
+            for name in names.strip("}").split(","):
+                found.setdefault(head + name, []).append(match[2])
+    return found
+
+
+def _flags(module: str) -> set[str]:
+    """Names that its file, and those of ours that it imports, give to add_argument or DEFINE_."""
+    path = ROOT / module.replace(".", "/")
+    tree = _tree(path / "__main__.py" if path.is_dir() else path.with_suffix(".py"))
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    names = {n.module for n in imports} | {f"{n.module}.{a.name}" for n in imports for a in n.names}
+    files = [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.split(".")[0] in OWN]
+    trees = [tree, *(_tree(file) for file in files if file.is_file())]
+    found = {name for each in trees for name in _defined(each)}
+    return found | {f"no{name}" for name in found} | {"help"}
+
+
+@functools.cache
+def _tree(file: pathlib.Path) -> ast.AST:
+    return ast.parse(file.read_text("utf-8"))
+
+
+def _defined(tree: ast.AST) -> set[str]:
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [c for c in calls if re.match("add_argument|DEFINE_", getattr(c.func, "attr", ""))]
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    given = {a.value for call in calls for a in call.args if isinstance(a, ast.Constant)}
+    loose = {text for text in texts if re.fullmatch(r"--[\w-]+", str(text))}
+    return {str(text).lstrip("-") for text in given | loose}
+
+
+@pytest.mark.parametrize("module", sorted(_modules()))
+def test_modules_and_flags_exist(module):
+    """Those of vlt.main after `--`, too."""
+    assert importlib.util.find_spec(module), module
+    if module == "data_pipelines.shards":
+        return  # hands on to Beam what it does not know
+    known = _flags(module)
+    for words in _modules()[module]:
+        ours, _, training = words.partition(" -- ")
+        for part, flags in ((ours, known), (training, _flags("vlt.main"))):
+            used = re.findall(r"(?:^|[\s\[])--([\w-]+)", part)
+            assert {flag for flag in used if flag not in flags | {"config"}} == set(), words
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if re.search(r"--config=configs/\w+\.py", c)]
+)
+def test_configs_have_the_keys(command):
+    if re.search(r"configs/X|\[", command):
+        return
+    words = shlex.split(command)
+    check_flags(["", *(word for word in words if word.startswith("--config"))])
+
+
+@pytest.fixture(scope="module")
+def desk(shared, tmp_path_factory) -> pathlib.Path:
+    """A folder with all that the documents' commands read."""
+    stand_ins = pytest.importorskip("stand_ins")
+    folder = tmp_path_factory.mktemp("desk")
+    stand_ins.make(folder, shared)
+    return folder
+
+
+def shell(line: str, folder: pathlib.Path) -> str:
+    """Runs a line with `python` being this one; returns what it printed."""
+    env = environment(1)
+    env["PATH"] = os.pathsep.join([str(pathlib.Path(sys.executable).parent), env["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=1800
+    )
+    assert done.returncode == 0, f"{line}\nstatus {done.returncode}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command, desk):
+    case = case_of(command)
+    assert case is not None, "not in tests/documented_commands.py"
+    if case.reason:
+        pytest.skip(case.reason)
+    if case.needs:
+        pytest.importorskip(case.needs)
+    for line in case.commands:
+        assert shell(line, desk) or line.startswith(("test ", "python -m launch.slurm stop"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snippet", documents.snippets(TEXTS["README.md"]))
+def test_snippet_of_python_runs(snippet, desk):
+    shell(
+        "python -m vlt.convert model_base_caption_capfilt_large.pth checkpoints/blip_caption "
+        "--tokenizer bert-base-uncased --set visual.image_size=224 --overwrite",
+        desk,
+    )
+    given = "import numpy as np\nframes = np.zeros((1, 4, 32, 32, 3), np.uint8)\n"
+    (desk / "snippet.py").write_text(given + snippet)
+    shell("python snippet.py", desk)
