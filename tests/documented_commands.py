@@ -62,7 +62,7 @@ SHAPES = (
     "--config.evals.static.allow_subset=True"
 )
 TINY = "--config=configs/tempme.py"
-VIDEO = "my/clips/*0.mp4"
+VIDEO = "my/videos/000000_forward.mov"
 MAIN = "python -m vlt.main"
 MINE = (
     f"{MAIN} --config=configs/btadapter.py --workdir=runs/mine "
@@ -70,6 +70,7 @@ MINE = (
     '--config.data.train.group= --config.data.train.batch_size=8 --config.compare="()"'
 )
 ONE_ROUND = "--rounds=1 --batch=1"
+ONE_FRAME = f"{ONE_ROUND} --config.model.frames=1"
 
 CASES: dict[str, Case] = {
     # README.md
@@ -178,7 +179,7 @@ CASES: dict[str, Case] = {
     ),
     # benchmarks/RESULTS.md
     "python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep": run(
-        f"python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep {ONE_ROUND}"
+        f"python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep {ONE_FRAME}"
     ),
     "python -m vlt.bench.viclip": run(f"python -m vlt.bench.viclip {ONE_ROUND} --frames=2"),
     "python -m vlt.bench --config=configs/msta.py:base2novel_k400 "
@@ -190,7 +191,7 @@ CASES: dict[str, Case] = {
         f"python -m vlt.bench.shards {VIDEO} --rounds=1", needs="apache_beam"
     ),
     "python -m vlt.bench.damaged_videos FOLDER": run(
-        "python -m vlt.bench.damaged_videos my/clips --count=4 --decodes=0"
+        "python -m vlt.bench.damaged_videos my/videos --count=4 --decodes=0"
     ),
     "JAX_OPTIMIZATION_LEVEL=O1 python -m vlt.bench.slices --config=configs/msta.py:base2novel_k400 "
     "... --topology=v5e:2x4 ... --out=FILE": run(
@@ -216,7 +217,7 @@ CASES: dict[str, Case] = {
         f"python -m vlt.bench.generation {ONE_ROUND} --frames=1 --length=4"
     ),
     "python -m vlt.bench --config=configs/btadapter.py:bench --batch=4": run(
-        f"python -m vlt.bench --config=configs/btadapter.py:bench {ONE_ROUND}"
+        f"python -m vlt.bench --config=configs/btadapter.py:bench {ONE_FRAME}"
     ),
     "python -m vlt.bench.input VIDEO...": run(
         f"python -m vlt.bench.input {VIDEO} --clips=4 --size=32"
