@@ -21,6 +21,7 @@ from launch.commands import (
     ROOT,
     Command,
     LaunchError,
+    check_sent,
     in_checkout,
     main,
     name_of,
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace) -> list[Command]:
         raise LaunchError(
             f"--workdir={workdir}: must be gs://BUCKET/PATH; a folder of a pod ends with the pod"
         )
+    check_sent(arguments.training)
     described = Run(
         arguments.name,
         arguments.topology,

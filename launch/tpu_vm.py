@@ -19,6 +19,7 @@ from launch.commands import (
     BUILD,
     Command,
     LaunchError,
+    check_sent,
     in_checkout,
     main,
     name_of,
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace) -> list[Command]:
     the bucket is mounted on every host.
     """
     _check_workdir(workdir_of(arguments.training))
+    check_sent(arguments.training)
     return [_ssh(arguments, _worker("start", "--", *arguments.training), "all")]
 
 

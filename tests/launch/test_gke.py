@@ -181,6 +181,10 @@ def test_other_subcommands(monkeypatch, capsys, arguments, essential):
         ((*RUN, "--topology=v4:4x4x4"), "no TPU slice 'v4:4x4x4'; known: "),
         ((*RUN, "--topology=v5e:4x4", "--", TRAINING[0], "--workdir=/x"), "must be gs://BUCKET/"),
         ((*RUN, "--topology=v5e:4x4"), "--config and --workdir: missing"),
+        (
+            (*RUN, "--topology=v5e:4x4", "--", f"--config={ROOT}/configs/clip.py:b16", TRAINING[1]),
+            "name it from there",
+        ),
         (("status", "one", "--", *TRAINING), "only `run` takes arguments after --"),
     ],
 )

@@ -124,6 +124,7 @@ RUN = ("run", *PLACE, "--")
         ((*RUN, "--config=configs/none.py", TRAINING[1]), "no config file configs/none.py"),
         ((*RUN, "--config=configs/btadapter.py:l14", TRAINING[1]), "there is no variant 'l14'"),
         ((*RUN, *TRAINING, "--config.model.frame=2"), "did you mean 'model.frames'"),
+        ((*RUN, f"--config={ROOT}/configs/clip.py:b16", TRAINING[1]), "name it from there"),
         (("run", *PLACE, "--config=x", "--", *TRAINING), "unrecognized arguments: --config=x"),
         (("fetch", *PLACE, "--workdir=runs/x", "out"), "--workdir=runs/x: must be gs://"),
     ],

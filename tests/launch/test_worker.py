@@ -41,7 +41,7 @@ def trainer(tmp_path, monkeypatch):
         (tmp_path / "vlt").mkdir()
         (tmp_path / "vlt/__init__.py").touch()
         (tmp_path / "vlt/configuration.py").write_text(
-            "ConfigError, check_flags = OSError, print\n"
+            "ConfigError, PACKAGED, check_flags = OSError, None, print\n"
         )
         (tmp_path / "vlt/main.py").write_text(source)
 
