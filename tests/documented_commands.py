@@ -56,7 +56,7 @@ def case_of(command: str) -> Case | None:
 STEPS = "--config.train.steps=2 --config.data.train.batch_size=4 --config.data.workers=1"
 ALONE = f'{STEPS} --config.compare="()" --config.evals="{{}}"'
 SHAPES = (
-    f"{STEPS} --config.data.train.manifest=moving_shapes:clips:train:16 "
+    f'{STEPS} --config.compare="()" --config.data.train.manifest=moving_shapes:clips:train:16 '
     "--config.evals.twins.manifest=moving_shapes:clips:test:40 --config.evals.twins.min_pairs=1 "
     "--config.evals.static.manifest=moving_shapes:clips:test:40:gallery.jsonl "
     "--config.evals.static.allow_subset=True"
@@ -98,11 +98,11 @@ CASES: dict[str, Case] = {
     ),
     "python -m vlt.bench --config=... [--against=...] [--peer=torch] [--json]": run(
         f"python -m vlt.bench {TINY} --against=configs/tempme.py --rounds=1 --peer=torch --json "
-        "--config.model.methods=tempme"
+        "--nostep"
     ),
     "python -m vlt.export --workdir=DIR OUT [--merge] [--average=FIRST:LAST] [--blend=MODEL:SHARE] "
     "[--format=orbax|safetensors|stablehlo]": run(
-        "python -m vlt.export --workdir=runs/tempme/tempme exported --merge",
+        "python -m vlt.export --workdir=runs/tempme exported --merge",
     ),
     "python -m vlt.draw --config=... VIDEO --out=DIR": run(
         f"python -m vlt.draw {TINY} {VIDEO} --out=pictures"
@@ -282,6 +282,7 @@ CASES: dict[str, Case] = {
     ),
     "python -m vlt.convert": run("python -m vlt.convert --help"),
     "python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 VIDEO --out=DIR": run(
-        f"python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 {VIDEO} --out=drawn --random"
+        f"python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 {VIDEO} --out=drawn --random "
+        "--config.model.size=clip_b32"
     ),
 }

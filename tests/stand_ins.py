@@ -69,6 +69,8 @@ def _save(file: pathlib.Path, family: str, spec: DualEncoderSpec) -> None:
     leaves = traverse_util.flatten_dict(params, sep="/")
     tensors, left = to_tensors(FAMILIES[family].rules, leaves)
     assert not left
+    if family == "openai":  # by which its weights are told from open_clip's
+        tensors["input_resolution"] = np.array(spec.visual.image_size)
     torch.save({name: torch.from_numpy(np.array(x)) for name, x in tensors.items()}, file)
 
 
