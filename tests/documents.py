@@ -52,6 +52,13 @@ def _lines(block: str) -> list[str]:
     return [" ".join(part.split()) for part in parts if part.strip()]
 
 
+def flags(text: str) -> set[str]:
+    """Names of the flags that stand without their command, in a sentence or a table."""
+    outside = _FENCE.sub("", text)
+    spans = [match[1] for match in _SPAN.finditer(outside) if match[1].startswith("--")]
+    return {name for span in spans for name in re.findall(r"(?:^|\s)--([\w.-]+)", span)}
+
+
 def snippets(text: str) -> list[str]:
     """Blocks of Python."""
     return [match[3] for match in _FENCE.finditer(text) if match[2] == "python"]
