@@ -113,7 +113,7 @@ def test_half_of_a_folder_is_refused(folder: Path):
     [
         ({"format": 2}, "format is 2, not 1"),
         ({"spec": {"embed_dim": 4}}, "'visual'"),
-        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
+        ({"colour": "red"}, "config has no field 'colour'"),
     ],
 )
 def test_another_format_is_refused(folder: Path, change: dict, message: str):

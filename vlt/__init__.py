@@ -3,6 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ("__version__", "load")
 
 
 def __getattr__(name: str) -> Any:
@@ -12,3 +13,7 @@ def __getattr__(name: str) -> Any:
 
         return load
     raise AttributeError(f"module 'vlt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

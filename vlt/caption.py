@@ -73,9 +73,9 @@ def request(config: ModelConfig, path: str) -> ClipRequest:
     pixels = config.preprocessing
     side = pixels["image_size"]
     transform: dict[str, Any] = {"resize": (side, side)}
-    if pixels["crop"] == "center":
+    if pixels.get("crop") == "center":
         transform = {"resize": side, "crop": side}
-    transform["interpolation"] = pixels["resize"]
+    transform["interpolation"] = pixels.get("resize", "bicubic")
     return ClipRequest(path, SAMPLER, config.frames or FRAMES, transform)
 
 

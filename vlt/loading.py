@@ -20,6 +20,7 @@ from vlt.model_folder import (
     read_model_folder,
 )
 from vlt.models.build import abstract_params, build_model, init_params, method_options
+from vlt.models.compatibility import method_name
 from vlt.models.spec import SIZES, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.resources import resolve
@@ -95,12 +96,22 @@ def build_described(config: Mapping[str, Any]) -> tuple[VideoModel, Path | None,
     try:
         module = build_model(config, stored.spec, stored.methods, stored.preprocessing)
     except ValueError as error:
-        if stored.frames in (None, config["frames"]):
+        if not stored.methods or not _builds_with(stored.frames, config, stored):
             raise
         raise ValueError(f"{error} ({folder} is for {stored.frames} frames)") from error
     if stored.methods:
         _check_fits(config, stored, module)
     return module, folder, stored
+
+
+def _builds_with(frames: int | None, config: Mapping[str, Any], stored: ModelConfig) -> bool:
+    """Whether nothing but the number of frames is wrong."""
+    try:
+        changed = dict(config) | {"frames": frames or ANY_FRAMES}
+        build_model(changed, stored.spec, stored.methods, stored.preprocessing)
+    except ValueError:
+        return False
+    return frames not in (None, config["frames"])
 
 
 def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
@@ -190,6 +201,6 @@ def _complete(
             logging.info("new: %s %s", path, leaf.shape)
     params = traverse_util.unflatten_dict(have | new, sep="/")
     for method in module.methods:
-        if type(method).__module__.rpartition(".")[2] not in stored:
+        if method_name(method) not in stored:
             params = method.initialise(params, module.spec)
     return params

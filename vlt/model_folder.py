@@ -18,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from vlt.checkpoint import CheckpointError, load_tree, save_tree
+from vlt.data.transform import INTERPOLATIONS
+from vlt.fields import from_values, near, shown
 from vlt.models.build import abstract_params, make_model
 from vlt.models.spec import Spec, spec_from_dict
 from vlt.models.video_model import ANY_FRAMES
 
 _FORMAT = 1
+CROPS = ("center", "none")
+LARGEST_CONFIG = 2**20  # bytes of a config.json
 
 
 class ModelFolderError(Exception):
@@ -57,10 +61,40 @@ class ModelConfig:
         """Inverse of `to_dict`.
 
         Raises:
-            KeyError, TypeError: a field is missing or unknown.
+            ValueError: a field is missing, unknown, of another type or out of range, or methods
+                that do not fit; it names the field.
         """
         rest = {key: value for key, value in fields.items() if key not in ("format", "spec")}
-        return cls(spec=spec_from_dict(fields["spec"]), **rest)
+        spec = spec_from_dict(fields.get("spec"))
+        config = from_values(cls, rest | {"spec": spec}, "config")
+        _check_pixels(config.preprocessing, spec)
+        make_model(spec, config.methods, ANY_FRAMES if config.frames is None else config.frames)
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    """`preprocessing`, see `ModelConfig`."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: str = "bicubic"
+    crop: str = "none"
+
+
+def _check_pixels(preprocessing: Any, spec: Spec) -> None:
+    pixels = from_values(_Pixels, preprocessing, "preprocessing")
+    if pixels.image_size != spec.visual.image_size:
+        raise ValueError(
+            f"preprocessing.image_size={pixels.image_size}: the vision tower takes "
+            f"{spec.visual.image_size}"
+        )
+    if min(pixels.std) <= 0:
+        raise ValueError(f"preprocessing.std={pixels.std}: numbers above 0")
+    for name, known in (("resize", INTERPOLATIONS), ("crop", CROPS)):
+        if getattr(pixels, name) not in known:
+            raise ValueError(f"preprocessing.{name}={shown(getattr(pixels, name))}{near('', known)}")
 
 
 def write_model_folder(
@@ -92,6 +126,10 @@ def read_model_config(folder: str | Path) -> ModelConfig:
         ModelFolderError: no such folder, not a model folder, half written or another format.
     """
     path = Path(folder) / "config.json"
+    if path.parent.is_file():
+        raise ModelFolderError(
+            f"{folder}: a file, no model folder; make one of a checkpoint with python -m vlt.convert"
+        )
     if not path.parent.is_dir():
         raise ModelFolderError(f"{folder}: no such folder")
     if not path.exists():
@@ -99,18 +137,35 @@ def read_model_config(folder: str | Path) -> ModelConfig:
             f"{folder}: no config.json, so half written or not a model folder; "
             "make one with python -m vlt.convert"
         )
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFolderError(f"{path}: not readable JSON: {error}") from error
-    found = fields.get("format") if isinstance(fields, dict) else None
+    fields = _read_json(path)
+    found = fields.get("format")
     if found != _FORMAT:
-        hint = "; a Hugging Face folder must be converted first" if "model_type" in fields else ""
-        raise ModelFolderError(f"{path}: format is {found!r}, not {_FORMAT}{hint}")
+        raise ModelFolderError(f"{path}: format is {shown(found)}, not {_FORMAT}{_kin(fields)}")
     try:
         return ModelConfig.from_dict(fields)
-    except (KeyError, TypeError) as error:
+    except ValueError as error:
         raise ModelFolderError(f"{path}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ModelFolderError(f"{path}: more than {LARGEST_CONFIG} bytes, so no config")
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise ModelFolderError(f"{path}: not readable JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ModelFolderError(f"{path}: {shown(fields)} is no config; {{key: value, ...}} is one")
+    return fields
+
+
+def _kin(fields: Mapping[str, Any]) -> str:
+    """What to do with a folder of another kind that has a config.json."""
+    if "model_type" in fields:
+        return "; a Hugging Face folder must be converted first"
+    if "train" in fields and "model" in fields:
+        return "; of the folder of a run, python -m vlt.export makes a model folder"
+    return ""
 
 
 def read_model_folder(

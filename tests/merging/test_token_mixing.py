@@ -315,9 +315,8 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_moved_patches_are_refused():
-    model = make_model(SPEC, {"tome": {"r": 2}, "token_mixing": {}}, FRAMES)
     with pytest.raises(ValueError, match="token_mixing finds patches by their places.*ToMe"):
-        abstract_params(model)
+        make_model(SPEC, {"tome": {"r": 2}, "token_mixing": {}}, FRAMES)
     assert merges_tokens(small(ToMe(2))) and not merges_tokens(small(TokenMixing()))
 
 

@@ -6,7 +6,7 @@ differ, the published reading is the default and the paper's an option of `BTAda
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,9 @@ class BTAdapter(Method):
     temporal_halving: conversation attends over T/2 frames for T <= 64, as the released scripts do.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder",)
+    needs_places: ClassVar[bool] = True
+
     depth: int = 4
     gates: str = "vector"
     inputs: str = "last_k"
@@ -64,8 +67,20 @@ class BTAdapter(Method):
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"btadapter.{field}={getattr(self, field)!r}: one of {allowed}")
-        if not 0 <= self.mask_rate < 1:
-            raise ValueError(f"btadapter.mask_rate={self.mask_rate}: at least 0 and below 1")
+        for field in ("mask_rate", "drop_path"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"btadapter.{field}={getattr(self, field)}: at least 0, below 1")
+        for field in ("depth", "max_frames"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"btadapter.{field}={getattr(self, field)}: at least 1")
+
+    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+        """Raises ValueError where the tower has no more layers than the branch."""
+        if self.depth >= spec.visual.layers:
+            raise ValueError(
+                f"btadapter.depth={self.depth}: the tower has {spec.visual.layers} layers, "
+                "the branch must have fewer"
+            )
 
     @property
     def reads_patches(self) -> bool:
@@ -75,7 +90,7 @@ class BTAdapter(Method):
         self, tower: VisionTransformer, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8. With `train`, `out` has what MBTA and MBCA compare (Eq. 7, 8)."""
-        states = [tokens.x for tokens in hidden]
+        states = [without_prompts(tokens) for tokens in hidden]
         branch = Branch(
             tower.spec,
             tower.embed_dim,
@@ -145,6 +160,13 @@ class BTAdapter(Method):
 
 
 METHOD = BTAdapter
+
+
+def without_prompts(tokens: Tokens) -> jax.Array:
+    """CLS token and patches [b, t, 1 + patches, d]."""
+    if tokens.protected == tokens.cls:
+        return tokens.x
+    return jnp.concatenate([tokens.x[:, :, : tokens.cls], tokens.x[:, :, tokens.protected :]], 2)
 
 
 def draw_kept(rng: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:

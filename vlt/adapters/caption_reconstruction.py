@@ -20,6 +20,7 @@ from vlt.models.vit import normalize
 class CaptionReconstruction(Method):
     """scale: norm of the text embedding that the head reads."""
 
+    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder",)
     joint: ClassVar[bool] = True
 
     scale: float = 8.0

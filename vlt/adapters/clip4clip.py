@@ -5,7 +5,7 @@ before it and need it too: unit norm of every frame, then the mean.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ import jax
 from vlt.models.block import KAIMING_UNIFORM, Block
 from vlt.models.options import require_some
 from vlt.models.points import Method, Tokens, copy_leaves
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import JOINT_KINDS, BertSpec, DualEncoderSpec, Spec
 from vlt.models.vit import VisionTransformer
 
 HEAD_WIDTH = 64
@@ -33,6 +33,8 @@ class CLIP4Clip(Method):
         ValueError: unknown sim_header.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = JOINT_KINDS
+
     sim_header: str = "seqTransf"
     layers: int = 4
     max_frames: int = 77
@@ -40,11 +42,16 @@ class CLIP4Clip(Method):
     def __post_init__(self) -> None:
         require_some("clip4clip", "sim_header", (self.sim_header,), ("seqTransf", "seqLSTM"))
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError where seqTransf cannot be a copy of the text tower's layers."""
         text = spec.text
         if self.sim_header != "seqTransf":
             return
+        if isinstance(text, BertSpec):
+            raise ValueError(
+                "clip4clip.sim_header='seqTransf' copies layers of CLIP's text tower, and BLIP's "
+                "text model has others; use 'seqLSTM'"
+            )
         if (text.width, text.heads) != (spec.embed_dim, spec.embed_dim // HEAD_WIDTH):
             raise ValueError(
                 "clip4clip.sim_header='seqTransf' copies layers of the text tower, which has "

@@ -13,6 +13,7 @@ weigh the channels differently, and the paper's count is of whole blocks:
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 
 from vlt.adapters.over_time import OverTime
 from vlt.models.block import Attention, Block
-from vlt.models.build import refuse_merging
 from vlt.models.options import require_some
 from vlt.models.points import Pattern, Tokens, copy_leaves
 from vlt.models.spec import Spec
@@ -45,6 +45,8 @@ class DualAttention(OverTime):
         ValueError: unknown gate, and as `OverTime`.
     """
 
+    needs_places: ClassVar[bool] = True
+
     gate: str = "tanh"
     whole_block: bool = False
 
@@ -58,7 +60,6 @@ class DualAttention(OverTime):
         """Point 5: attention over the frames, of the positions that are asked for."""
         if block.tower != "visual" or self.whole_block:
             return y
-        refuse_merging("dual_attention", block.methods)
         source = self.along_time(block, normed[:, :, : y.shape[2]])
         attention = Attention(
             block.heads, block.key_bias, dtype=block.dtype, name="temporal_attention"
@@ -72,7 +73,6 @@ class DualAttention(OverTime):
         """Point 7: a whole block over the frames, on what entered this one."""
         if block.tower != "visual" or not self.whole_block:
             return y
-        refuse_merging("dual_attention", block.methods)
         before = entry.x[:, :, : y.shape[2]]
         source = self.along_time(block, before)
         channel = Block(

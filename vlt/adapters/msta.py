@@ -34,7 +34,6 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block
-from vlt.models.build import refuse_merging
 from vlt.models.gradients import scale_gradient
 from vlt.models.options import TOWERS, check_layers, check_towers, require_some
 from vlt.models.points import Method, Tokens
@@ -70,6 +69,7 @@ class MSTA(Method):
     """
 
     joint: ClassVar[bool] = True
+    needs_places: ClassVar[bool] = True
 
     bottleneck: int = 256
     scale: float = 0.005
@@ -133,7 +133,6 @@ class MSTA(Method):
         blocks = self.blocks(block.tower, block.depth)
         if block.tower not in self.towers or block.layer not in blocks:
             return tokens
-        refuse_merging("msta", block.methods)
         shared = None
         if self.shared and block.shared is not None:
             pair = blocks.index(block.layer)

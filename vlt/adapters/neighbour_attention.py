@@ -5,13 +5,13 @@ frames beside it. Nothing is learned, and plain weights fit.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vlt.models.block import Block
-from vlt.models.build import refuse_merging
 from vlt.models.options import require_some
 from vlt.models.points import Method, Pattern, Tokens
 
@@ -29,6 +29,9 @@ class NeighbourAttention(Method):
         ValueError: unknown missing.
     """
 
+    needs_places: ClassVar[bool] = True
+    chooses_keys: ClassVar[bool] = True
+
     missing: str = "zeros"
 
     def __post_init__(self) -> None:
@@ -38,7 +41,6 @@ class NeighbourAttention(Method):
         """Point 4: the frames are the groups."""
         if block.tower != "visual":
             return pattern
-        refuse_merging("neighbour_attention", block.methods)
         if self.missing == "masked":
             t, n = tokens.x.shape[1:3]
             pattern = pattern.replace(bias=jnp.asarray(_bias(t, n)))

@@ -59,6 +59,11 @@ class Prompt(Method):
                 "of all frames in one group; set it False"
             )
 
+    @property
+    def moves_patches(self) -> bool:
+        """Matched prompts stand among the patches."""
+        return self.matched
+
     def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
         """Point 0: shallow prompts."""
         name = "visual" if tokens.cls else "text"

@@ -5,27 +5,42 @@ embedding where the first of them reads. Both start at zero, so the model starts
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vlt.adapters.branch import TemporalLayer
 from vlt.models.block import Block
+from vlt.models.options import check_layers
 from vlt.models.points import Method, Tokens
+from vlt.models.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
 class SeparateST(Method):
     """layers: indices of the blocks, from 0. max_frames: rows of the time embedding."""
 
+    needs_places: ClassVar[bool] = True
+
     layers: tuple[int, ...] = (20, 21, 22, 23)
     max_frames: int = 64
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("separate_st.layers is empty; name the blocks, from 0")
+        if self.max_frames < 1:
+            raise ValueError(f"separate_st.max_frames={self.max_frames}: at least 1")
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError for blocks that the vision tower does not have."""
+        check_layers("separate_st.layers", self.layers, spec.visual.layers)
 
     def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
         """Point 2, in the vision tower: frames are the groups of tokens.x [b, t, n, d]."""
         if block.tower != "visual" or block.layer not in self.layers:
             return tokens
-        cls, patches = tokens.x[:, :, :1], tokens.x[:, :, 1:]
+        cls, patches = jnp.split(tokens.x, [tokens.protected], axis=2)
         frames, width = patches.shape[1], patches.shape[-1]
         if block.layer == min(self.layers):
             if frames > self.max_frames:

@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import KAIMING_UNIFORM, Block, uniform
-from vlt.models.build import refuse_merging
 from vlt.models.options import require_some
 from vlt.models.points import Attended, Method, Tokens
 
@@ -44,6 +43,7 @@ class STAdapter(Method):
     """
 
     joint: ClassVar[bool] = True
+    needs_places: ClassVar[bool] = True
 
     positions: tuple[str, ...] = ("before_attention",)
     width: int = 384
@@ -68,7 +68,6 @@ class STAdapter(Method):
     def _adapt(self, block: Block, position: str, tokens: Tokens) -> Tokens:
         if block.tower != "visual" or position not in self.positions:
             return tokens
-        refuse_merging("st_adapter", block.methods)
         adapter = Bottleneck(self, block.dtype, name=NAMES[position])
         return tokens.replace(x=tokens.x + adapter(tokens))
 

@@ -6,13 +6,13 @@ position of the frames, a model with a joint space at the CLS tokens alone.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
 from vlt.adapters.over_time import OverTime
 from vlt.models.block import Block
-from vlt.models.build import refuse_merging
 from vlt.models.points import Tokens, copy_leaves
 from vlt.models.spec import Spec, VisionSpec
 from vlt.models.vit import VisionTransformer
@@ -32,6 +32,8 @@ class TemporalTransformer(OverTime):
         ValueError: layers below 1, and as `OverTime`.
     """
 
+    needs_places: ClassVar[bool] = True
+
     layers: int = 4
 
     def __post_init__(self) -> None:
@@ -50,7 +52,6 @@ class TemporalTransformer(OverTime):
 
     def features(self, tower: VisionTransformer, x: jax.Array) -> jax.Array:
         """Point 9: [b, t, n, d], n = 1 in a model with a joint space."""
-        refuse_merging("temporal_transformer", tower.methods)
         blocks = TimeBlocks(self, tower.spec, tower.remat, tower.dtype, name="temporal_transformer")
         return blocks(x)
 

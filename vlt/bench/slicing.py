@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlt.models.build import MOVING_POINTS, is_merging
 from vlt.models.points import Method, Tokens
 from vlt.models.video_model import VideoModel
+
+MOVING_POINTS = ("before_attention", "between", "after_block")  # where tokens merge or go
 
 
 def sliced(model: VideoModel) -> VideoModel:
     """The module with tokens cut where it merges; same parameters, same shapes in every block."""
-    return model.clone(methods=tuple(_sliced(m) if is_merging(m) else m for m in model.methods))
+    return model.clone(methods=tuple(_sliced(m) if m.merges else m for m in model.methods))
 
 
 def _sliced(method: Method) -> Method:

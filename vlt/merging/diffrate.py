@@ -12,7 +12,7 @@ themselves.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -52,6 +52,8 @@ class DiffRate(Method):
     target: GMACs of a video; while counts are learned, `out` has their excess.
     """
 
+    merges: ClassVar[bool] = True
+
     kept: tuple[int, ...] | None = KEPT
     merged: tuple[int, ...] | None = MERGED
     granularity: int = 4
@@ -63,6 +65,11 @@ class DiffRate(Method):
         if not 1 <= self.granularity <= patches:
             raise ValueError(f"diffrate.granularity={self.granularity}: 1 to {patches}")
         if self.kept is None and self.merged is None:
+            if spec.kind != "dual_encoder":
+                raise ValueError(
+                    "diffrate.kept=None: while counts are learned, patches that are gone stay with "
+                    f"size 0, which the text model of a {spec.kind} does not know; give counts"
+                )
             return
         series = [patches]
         for name in ("kept", "merged"):

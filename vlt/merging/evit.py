@@ -7,6 +7,7 @@ that of inference from the first step.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from vlt.models.spec import DualEncoderSpec
 @dataclasses.dataclass(frozen=True)
 class EViT(Method):
     """layers: blocks that prune, from 0. keep: share of the patches each of them leaves."""
+
+    merges: ClassVar[bool] = True
 
     layers: tuple[int, ...] = (3, 6, 9)
     keep: float = 0.7

@@ -27,6 +27,7 @@ class PatchDropout(Method):
     """
 
     joint: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
 
     rate: float = 0.9
 

@@ -7,6 +7,7 @@ saying how. Keeping 60% of the patches twice, at a third and at two thirds of th
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ class STA(Method):
     Patches are ordered between attention and MLP, where the keys are at hand, and cut off after the
     MLP; their importance is therefore read before the MLP, in the published code after it.
     """
+
+    merges: ClassVar[bool] = True
 
     layers: tuple[int, ...] = (3, 7)
     keep: float = 0.6

@@ -6,7 +6,7 @@ stays, so that the video's embedding is the mean over all frames.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import flax.linen as nn
 import jax
@@ -43,6 +43,8 @@ class TempMe(Method):
     Raises:
         ValueError: options that contradict each other, or out of range.
     """
+
+    merges: ClassVar[bool] = True
 
     layers: tuple[int, ...] = (8, 9, 10)
     join: tuple[int, ...] = (2, 2, 3)

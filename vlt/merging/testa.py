@@ -8,6 +8,7 @@ vision layers (589,824). Which layers, and how much each merges, is not known: t
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ class TESTA(Method):
         of them merges. r: patches that every block takes from each frame. Attention does not weigh
         tokens by size, as published. The embedding is the plain mean over the frames that are left.
     """
+
+    merges: ClassVar[bool] = True
 
     layers: tuple[int, ...] = (7, 8, 9, 10)
     frame_r: int = 1

@@ -12,12 +12,12 @@ and plain weights fit. The paper and its released code differ (spec/token_mixing
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from vlt.models.block import Block
-from vlt.models.build import refuse_merging
 from vlt.models.options import check_layers, require_some
 from vlt.models.points import Method, Pattern, Tokens
 from vlt.models.spec import Spec
@@ -40,6 +40,9 @@ class TokenMixing(Method):
     Raises:
         ValueError: unknown keys or layers; cross_factor below 0.
     """
+
+    needs_places: ClassVar[bool] = True
+    chooses_keys: ClassVar[bool] = True
 
     keys: str = "all_cls"
     cross_factor: float = 0.8
@@ -73,7 +76,6 @@ class TokenMixing(Method):
         """Point 4: all frames' queries in one group, and the selected tokens as their source."""
         if block.tower != "visual" or block.layer not in self.mixing_blocks(block.depth):
             return pattern
-        refuse_merging("token_mixing", block.methods)
         b, t, q, d = pattern.queries.shape
         n = tokens.x.shape[2]
         index = selected(t, n, self.keys)

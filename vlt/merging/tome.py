@@ -1,7 +1,7 @@
 """ToMe: the most similar patches of every frame merge in every block (spec/methods.md C1)."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
 from vlt.models.points import Attended, Method, Pattern, Tokens
@@ -18,6 +18,8 @@ class ToMe(Method):
     r: patches a block takes from each frame (TempMe: 2 at B/32, 10 at B/16).
     proportional: attention counts a token as often as it has patches.
     """
+
+    merges: ClassVar[bool] = True
 
     r: int = 2
     proportional: bool = True

@@ -1,11 +1,8 @@
 """From a config's `model` section to a module and its parameters' shapes."""
 
-import dataclasses
-import difflib
 import importlib
-import importlib.util
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,12 +10,14 @@ import jax.numpy as jnp
 
 import vlt.adapters
 import vlt.merging
+from vlt.fields import from_values, near, shown
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
+from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
 from vlt.models.retriever import Retriever
-from vlt.models.spec import SIZES, Spec
+from vlt.models.spec import MOST_TOKENS, SIZES, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 
 MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
@@ -27,7 +26,6 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "retriever": Retriever,
     "answerer": Answerer,
 }
-MOVING_POINTS = ("before_attention", "between", "after_block")  # where tokens merge or go
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -35,59 +33,35 @@ def build_methods(options: Mapping[str, Mapping[str, Any]]) -> tuple[Method, ...
     """Methods from {name: options}, in order; a name is a file of vlt/adapters or vlt/merging.
 
     Raises:
-        ValueError: unknown method or option, with the nearest names.
+        ValueError: unknown method or option, with the nearest names; a value of another type.
     """
-    return tuple(_build_method(name, dict(fields)) for name, fields in options.items())
+    return tuple(
+        from_values(_method_class(name), fields, f"method {name!r}", "option")
+        for name, fields in options.items()
+    )
 
 
-def _build_method(name: str, options: dict[str, Any]) -> Method:
-    for package in (vlt.adapters, vlt.merging):
-        if importlib.util.find_spec(f"{package.__name__}.{name}") is not None:
-            module = importlib.import_module(f"{package.__name__}.{name}")
-            if hasattr(module, "METHOD"):
-                return _with_options(name, module.METHOD, options)
-    names = [
-        info.name
+def _method_class(name: str) -> type[Method]:
+    modules = {
+        info.name: package.__name__
         for package in (vlt.adapters, vlt.merging)
         for info in pkgutil.iter_modules(package.__path__)
-    ]
-    raise ValueError(f"unknown method {name!r}{_near(name, names)}")
+    }
+    found = _method_in(modules[name], name) if name in modules else None
+    if found is None:
+        names = [other for other, package in modules.items() if _method_in(package, other)]
+        raise ValueError(f"unknown method {shown(name)}{near(name, names)}")
+    return found
 
 
-def _with_options(name: str, method: type[Method], options: dict[str, Any]) -> Method:
-    fields = [field.name for field in dataclasses.fields(method)]
-    for key in options:
-        if key not in fields:
-            raise ValueError(f"method {name!r} has no option {key!r}{_near(key, fields)}")
-    # JSON has no tuples, and a method must be hashable.
-    return method(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
-
-
-def _near(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(names))}"
+def _method_in(package: str, name: str) -> type[Method] | None:
+    """The method of a module; None where it holds what methods share."""
+    return getattr(importlib.import_module(f"{package}.{name}"), "METHOD", None)
 
 
 def merges_tokens(model: VideoModel) -> bool:
     """Whether any of the model's methods merges or removes tokens."""
-    return any(is_merging(method) for method in model.methods)
-
-
-def is_merging(method: Method) -> bool:
-    """Whether the method is one of vlt/merging that moves tokens: all but token mixing."""
-    kind = type(method)
-    moves = any(getattr(kind, name) is not getattr(Method, name) for name in MOVING_POINTS)
-    return moves and kind.__module__.startswith(f"{vlt.merging.__name__}.")
-
-
-def refuse_merging(name: str, methods: Iterable[Method]) -> None:
-    """Raises ValueError where one of `methods` moves patches from their places in a frame."""
-    for method in methods:
-        if is_merging(method):
-            raise ValueError(
-                f"{name} finds patches by their places in each frame, which "
-                f"{type(method).__name__} changes; take one of them out of model.methods"
-            )
+    return any(method.merges for method in model.methods)
 
 
 def method_options(
@@ -96,11 +70,22 @@ def method_options(
     """{name: options} of a model: those `stored` in its folder, then those the config adds.
 
     Where both name a method, the options that the config gives go first.
+
+    Raises:
+        ValueError: `config.methods` are no names, or name a method twice.
     """
+    _check_names(config["methods"])
     options = {name: dict(fields) for name, fields in stored.items()}
     for name in config["methods"]:
         options[name] = options.get(name, {}) | dict(config.get(name, {}))
     return options
+
+
+def _check_names(methods: Any) -> None:
+    if not isinstance(methods, (list, tuple)) or not all(isinstance(m, str) for m in methods):
+        raise ValueError(f"model.methods={shown(methods)}: names of methods, as ('lora', 'tempme')")
+    if twice := {name for name in methods if methods.count(name) > 1}:
+        raise ValueError(f"model.methods={methods!r}: {', '.join(sorted(twice))} stands there twice")
 
 
 def build_model(
@@ -121,10 +106,12 @@ def build_model(
     """
     if spec is None:
         if config["size"] not in SIZES:
-            raise ValueError(f"unknown size {config['size']!r}{_near(config['size'], list(SIZES))}")
+            raise ValueError(f"unknown size {config['size']!r}{near(config['size'], SIZES)}")
         spec = SIZES[config["size"]]
     if config["dtype"] not in DTYPES:
         raise ValueError(f"dtype {config['dtype']!r}: one of {', '.join(DTYPES)}")
+    if not 0 <= config["drop_path"] < 1:
+        raise ValueError(f"model.drop_path={config['drop_path']}: at least 0 and below 1")
     pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
     return make_model(
         spec,
@@ -146,19 +133,37 @@ def make_model(
     """The module of a spec's kind. fields: of `VideoModel`.
 
     Raises:
-        ValueError: unknown method or option, or options that do not fit the sizes or the frames;
-            a method that needs frames apart in a tower that holds them together.
+        ValueError: unknown method or option, options that do not fit the sizes or the frames, or
+            methods that do not fit each other or the kind of model.
     """
+    if not 1 <= frames <= MOST_TOKENS // spec.visual.patches:
+        raise ValueError(
+            f"model.frames={frames}: 1 to {MOST_TOKENS // spec.visual.patches} for frames of "
+            f"{spec.visual.patches} patches"
+        )
     model = MODELS[spec.kind](spec, build_methods(methods), frames, **fields)
-    for name, method in zip(methods, model.methods, strict=True):
-        if spec.visual.temporal_frames and not method.joint:
-            raise ValueError(
-                f"{name} needs every frame in a group of its own, and this vision tower holds the "
-                f"patches of all in one (temporal_frames={spec.visual.temporal_frames}); take it "
-                "out of model.methods"
-            )
+    check_methods(model.methods, spec)
+    for method in model.methods:
         method.check(spec, frames)
     return model
+
+
+def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> None:
+    """Raises ValueError where methods of the model, or leaves of theirs, are for other frames."""
+    known = f"; this model was trained on {model.frames} frames, sample as many"
+    try:
+        for method in model.methods:
+            method.check(model.spec, frames)
+        wanted = abstract_params(model.clone(frames=frames))
+    except ValueError as error:
+        raise ValueError(f"{error}{known}") from error
+    have = dict(jax.tree_util.tree_leaves_with_path(params))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        if path in have and have[path].shape != leaf.shape:
+            raise ValueError(
+                f"{frames} frames, but {jax.tree_util.keystr(path, simple=True, separator='/')} "
+                f"is for another number{known}"
+            )
 
 
 def merged_form(model: VideoModel) -> VideoModel:

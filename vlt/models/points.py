@@ -129,10 +129,22 @@ class Attended:
 class Method:
     """A method that fills none of the points.
 
-    joint: whether it is also for towers that hold the patches of all frames in one group.
+    kinds: of models that have what it fills or reads. joint: whether it is also for towers that
+    hold the patches of all frames in one group. merges: whether it merges or removes patches, which
+    one method of a model may. chooses_keys: whether it replaces the tokens that attention reads,
+    which one may, too. needs_places: whether it finds patches by their places in a frame.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder", "captioner", "retriever", "answerer")
     joint: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
+    chooses_keys: ClassVar[bool] = False
+    needs_places: ClassVar[bool] = False
+
+    @property
+    def moves_patches(self) -> bool:
+        """Whether patches do not stay at their places in a frame, among no others."""
+        return self.merges
 
     def check(self, spec: Any, frames: int) -> None:
         """Raises ValueError where the options do not fit the DualEncoderSpec or the frames."""

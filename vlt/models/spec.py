@@ -1,9 +1,32 @@
 """Sizes of the towers: what a checkpoint's tensors, and its config, say about a model."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
+
+from vlt.fields import from_values, near, shown
+from vlt.models.block import ACTIVATIONS
+
+# Least and greatest of what a file may ask for: far beyond any model, and built in seconds.
+LIMITS: dict[str, tuple[float, float]] = {
+    "image_size": (1, 4096),
+    "patch_size": (1, 4096),
+    "width": (1, 2**16),
+    "layers": (1, 128),
+    "heads": (1, 2**10),
+    "mlp_width": (1, 2**18),
+    "temporal_frames": (0, 2**12),
+    "context": (2, 2**14),
+    "vocab": (2, 2**22),
+    "source_width": (1, 2**16),
+    "embed_dim": (0, 2**16),
+    "norm_eps": (0, 1),
+    "init_std": (0, 100),
+    "dropout": (0, 0.99),
+}
+MOST_TOKENS = 2**20  # patches of a video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,13 +138,66 @@ class BlipSpec:
 Spec = DualEncoderSpec | BlipSpec
 
 
-def spec_from_dict(fields: dict[str, Any]) -> Spec:
-    """Inverse of `to_dict`."""
-    visual, text, rest = fields["visual"], fields["text"], dict(fields)
-    del rest["visual"], rest["text"]
-    if "kind" in fields:
-        return BlipSpec(visual=VisionSpec(**visual), text=BertSpec(**text), **rest)
-    return DualEncoderSpec(VisionSpec(**visual), TextSpec(**text), **rest)
+def spec_from_dict(fields: Any) -> Spec:
+    """Inverse of `to_dict`.
+
+    Raises:
+        ValueError: a field is missing, unknown, of another type or out of range; names it.
+    """
+    blip = isinstance(fields, Mapping) and "kind" in fields
+    spec: Spec = from_values(BlipSpec if blip else DualEncoderSpec, fields, "spec")
+    _check_numbers("spec", spec)
+    _check_vision(spec.visual)
+    _check_text(spec)
+    if spec.kind not in MODEL_KINDS:
+        raise ValueError(f"spec.kind={shown(spec.kind)}{near(spec.kind, BLIP_KINDS)}")
+    if bool(spec.embed_dim) != (spec.kind in JOINT_KINDS):
+        raise ValueError(
+            f"spec.embed_dim={spec.embed_dim}: a {spec.kind} has "
+            + ("1 or more" if spec.kind in JOINT_KINDS else "0, no joint space")
+        )
+    return spec
+
+
+def _check_numbers(where: str, part: Any) -> None:
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_numbers(f"{where}.{field.name}", value)
+        low, high = LIMITS.get(field.name, (None, None))
+        if low is not None and not low <= value <= high:
+            raise ValueError(f"{where}.{field.name}={shown(value)}: {low} to {high}")
+        if field.name == "heads" and part.width % value:
+            raise ValueError(f"{where}.heads={value} does not divide width={part.width}")
+        if field.name == "activation" and value not in ACTIVATIONS:
+            raise ValueError(f"{where}.activation={shown(value)}{near(value, ACTIVATIONS)}")
+
+
+def _check_vision(visual: VisionSpec) -> None:
+    if visual.image_size % visual.patch_size:
+        raise ValueError(
+            f"spec.visual.patch_size={visual.patch_size} does not divide "
+            f"image_size={visual.image_size}"
+        )
+    if visual.patches * max(visual.temporal_frames, 1) > MOST_TOKENS:
+        raise ValueError(
+            f"spec.visual: image_size={visual.image_size} and patch_size={visual.patch_size} make "
+            f"{visual.patches} patches of each frame; at most {MOST_TOKENS} of a video are taken"
+        )
+
+
+def _check_text(spec: Spec) -> None:
+    text = spec.text
+    if not isinstance(text, BertSpec):
+        return
+    if text.source_width != spec.visual.width:
+        raise ValueError(
+            f"spec.text.source_width={text.source_width}: the vision tower's width is "
+            f"{spec.visual.width}"
+        )
+    for name in ("decode_id", "encode_id", "end_id"):
+        if not 0 <= getattr(text, name) < text.vocab:
+            raise ValueError(f"spec.text.{name}={getattr(text, name)}: 0 to {text.vocab - 1}")
 
 
 def _clip(
@@ -165,6 +241,8 @@ def _blip(kind: str, width: int, layers: int, embed_dim: int) -> BlipSpec:
 
 
 BLIP_KINDS = {"captioner": 0, "retriever": 256, "answerer": 0}  # and their joint spaces
+MODEL_KINDS = (DualEncoderSpec.kind, *BLIP_KINDS)
+JOINT_KINDS = (DualEncoderSpec.kind, "retriever")  # have embeddings of videos and texts
 
 SIZES: dict[str, Spec] = {
     "tiny_clip": DualEncoderSpec(

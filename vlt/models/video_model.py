@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlt.models.compatibility import check_methods
 from vlt.models.points import Method
 from vlt.models.spec import Spec
 from vlt.models.vit import VisionTransformer
@@ -49,7 +50,11 @@ class VideoModel(nn.Module):
     def vision_tower(
         self, tokens_read: bool, shared: Mapping[str, nn.Module] | None = None
     ) -> VisionTransformer:
-        """The vision tower, for a `setup`."""
+        """The vision tower, for a `setup`.
+
+        Raises ValueError for methods that do not fit the model or each other.
+        """
+        check_methods(self.methods, self.spec)
         return VisionTransformer(
             self.spec.visual,
             self.spec.embed_dim,
