@@ -1,7 +1,8 @@
 """`vlt.load(path)`: a model folder as an object that encodes videos and texts, or captions."""
 
 import functools
-from collections.abc import Sequence
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlt.arguments import as_ids, as_texts, as_video, check_text, looks_unnormalised
+from vlt.checkpoint import first_line
 from vlt.data.tokenize import Tokenizer
+from vlt.fields import from_values, shown
 from vlt.loading import LoadedModel, load_folder
-from vlt.model_folder import ModelConfig
+from vlt.model_folder import ModelConfig, ModelFolderError
+from vlt.models.build import check_frames
 from vlt.models.generation import Search, generate
 from vlt.models.video_model import VideoModel
 
@@ -31,13 +36,32 @@ class Model:
         self.module, self.config = module, config
         self.params = jax.device_put(params)
         self._tokenizer = tokenizer
+        self._warned = False
 
     def _encode_video(self, frames: Any) -> tuple[jax.Array, dict[str, Any]]:
-        if frames.dtype not in (np.uint8, np.float32):
-            raise ValueError(
-                f"frames are {frames.dtype}; uint8 RGB or normalised float32 is needed"
+        video = as_video(frames, self.module.spec.visual)
+        self._check_frames(video.shape[1])
+        if not self._warned and looks_unnormalised(video):
+            self._warned = True
+            warnings.warn(
+                "frames are float32 from 0 to 1, as if not yet normalised; give uint8, or "
+                "(frames - model.module.mean) / model.module.std (told once)",
+                stacklevel=3,
             )
-        return self._apply("encode_video", jnp.asarray(frames))
+        return self._apply("encode_video", video)
+
+    def _as_ids(self, tokens: np.ndarray) -> jax.Array:
+        """What the tokenizer made of texts."""
+        text = self.module.spec.text
+        try:
+            return as_ids(tokens, text.vocab, text.context)
+        except ValueError as error:
+            raise ValueError(f"the folder's tokenizer is another model's: {error}") from error
+
+    @functools.cache  # noqa: B019  asked once for each number
+    def _check_frames(self, frames: int) -> None:
+        if self.module.methods and frames != self.module.frames:
+            check_frames(self.module, self.params, frames)
 
     def _apply(self, method: str, inputs: jax.Array) -> Any:
         return self._program(method)(self.params, inputs)
@@ -53,18 +77,28 @@ class VideoTextModel(Model):
     def encode_video(self, frames: Any, normalize: bool = True) -> jax.Array:
         """uint8 RGB, or already normalised float32, [b, t, H, W, 3] -> [b, e].
 
+        Arrays of numpy, jax or torch, or lists of equal ones. Floats from 0 to 1 alone look as if
+        they were not normalised, which is told once.
+
         Raises:
-            ValueError: frames of another size than the model's, or of another type.
+            ValueError: frames of another shape or type, as many as the model is not for, or values
+                that no normalised frame has.
         """
         unit, out = self._encode_video(frames)
         return unit if normalize else out["video_features"]
 
-    def encode_text(self, texts: Sequence[str] | Any, normalize: bool = True) -> jax.Array:
-        """A text, texts, or token ids int32 [b, l] -> [b, e]."""
-        if isinstance(texts, str):
-            texts = [texts]
-        ids = self._tokenizer(texts) if isinstance(texts, Sequence) else texts
-        unit, out = self._apply("encode_text", jnp.asarray(ids))
+    def encode_text(self, texts: Any, normalize: bool = True) -> jax.Array:
+        """A text, texts, or token ids [b, l], whole numbers of the model's vocabulary -> [b, e].
+
+        Raises:
+            ValueError: none, or neither texts nor such ids.
+        """
+        words, spec = as_texts(texts), self.module.spec.text
+        if words is None:
+            ids = as_ids(texts, spec.vocab, spec.context)
+        else:
+            ids = self._as_ids(self._tokenizer(words))
+        unit, out = self._apply("encode_text", ids)
         return unit if normalize else out["text_features"]
 
 
@@ -80,12 +114,15 @@ class VideoCaptioner(Model):
             search: fields of `vlt.models.generation.Search`.
 
         Raises:
-            ValueError: frames of another size or type, a prompt or a max_length that is longer
-                than the model allows, or a search that cannot be.
+            ValueError: frames as `VideoTextModel.encode_video` refuses them, a prompt or a
+                max_length that is longer than the model allows, or a search that cannot be.
         """
-        context = self.module.spec.text.context
-        options = Search(**{"max_length": min(Search.max_length, context)} | search)
-        start = self._tokenizer.prompt(prompt)
+        longest = min(Search.max_length, self.module.spec.text.context)
+        options = from_values(Search, {"max_length": longest} | search, "generate", "option")
+        check_text(prompt, "prompt")
+        if type(seed) is not int or abs(seed) >= 2**63:
+            raise ValueError(f"seed={shown(seed)}: a whole number of 64 bits is needed")
+        start = self._as_ids(self._tokenizer.prompt(prompt)[None])[0]
         tokens, _ = self._encode_video(frames)
         starts = jnp.tile(start, (len(tokens), 1))
         rng = jax.random.key(seed)
@@ -107,8 +144,10 @@ def load(path: str | Path) -> Any:
 
     Raises:
         ModelFolderError: absent, half written, or not what its config.json says.
-        ValueError: a kind of model that has no such object.
+        ValueError: no path, or a kind of model that has no such object.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"path={shown(path)}: a model folder, or a name as 'tiny_clip', is needed")
     return as_model(load_folder(str(path)))
 
 
@@ -116,10 +155,14 @@ def as_model(loaded: LoadedModel) -> Any:
     """The object for a model that is in memory already.
 
     Raises:
+        ModelFolderError: its tokenizer is absent or damaged.
         ValueError: a kind of model that has no such object.
     """
     spec = loaded.config.spec
     if spec.kind not in KINDS:
         raise ValueError(f"a model of kind {spec.kind}; one of {', '.join(KINDS)} is needed")
-    tokenizer = Tokenizer.load(loaded.tokenizer, spec.text.context)
+    try:
+        tokenizer = Tokenizer.load(loaded.tokenizer, spec.text.context)
+    except Exception as error:  # damaged files raise errors of any type in the libraries
+        raise ModelFolderError(f"{loaded.tokenizer}: {first_line(error)}") from error
     return KINDS[spec.kind](loaded.module, loaded.params, loaded.config, tokenizer)

@@ -76,6 +76,7 @@ def load_folder(path: str) -> LoadedModel:
     """
     folder = resolve(path)
     config, params = read_model_folder(folder)
+    _check_finite(folder, params)
     options = AS_STORED | {
         "frames": config.frames or ANY_FRAMES,
         "frame_norm": config.frame_norm,
@@ -151,6 +152,7 @@ def _for_frames(spec: Spec, frames: int) -> Spec:
 def _read_params(folder: Path, module: VideoModel) -> dict[str, Any]:
     """The folder's parameters, with as many frame embeddings as the module has."""
     config, params = read_model_folder(folder)
+    _check_finite(folder, params)
     stored, frames = (spec.visual.temporal_frames for spec in (config.spec, module.spec))
     if stored == frames:
         return params
@@ -158,6 +160,17 @@ def _read_params(folder: Path, module: VideoModel) -> dict[str, Any]:
     visual = params["visual"]
     table = resize_temporal(np.asarray(visual["temporal_embedding"]), frames)
     return params | {"visual": visual | {"temporal_embedding": table}}
+
+
+def _check_finite(folder: Path, params: dict[str, Any]) -> None:
+    """Raises ModelFolderError that names a leaf in which numbers are missing."""
+    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        if not np.isfinite(leaf).all():
+            wrong = np.argwhere(~np.isfinite(leaf))
+            raise ModelFolderError(
+                f"{folder}: {len(wrong)} of {leaf.size} weights in {path} are no finite numbers, "
+                f"the first at {wrong[0].tolist()}; convert or train it anew"
+            )
 
 
 def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:

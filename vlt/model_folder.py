@@ -93,8 +93,8 @@ def _check_pixels(preprocessing: Any, spec: Spec) -> None:
     if min(pixels.std) <= 0:
         raise ValueError(f"preprocessing.std={pixels.std}: numbers above 0")
     for name, known in (("resize", INTERPOLATIONS), ("crop", CROPS)):
-        if getattr(pixels, name) not in known:
-            raise ValueError(f"preprocessing.{name}={shown(getattr(pixels, name))}{near('', known)}")
+        if (value := getattr(pixels, name)) not in known:
+            raise ValueError(f"preprocessing.{name}={shown(value)}{near(value, known)}")
 
 
 def write_model_folder(
@@ -128,7 +128,7 @@ def read_model_config(folder: str | Path) -> ModelConfig:
     path = Path(folder) / "config.json"
     if path.parent.is_file():
         raise ModelFolderError(
-            f"{folder}: a file, no model folder; make one of a checkpoint with python -m vlt.convert"
+            f"{folder}: a file, no model folder; python -m vlt.convert makes one of a checkpoint"
         )
     if not path.parent.is_dir():
         raise ModelFolderError(f"{folder}: no such folder")

@@ -10,7 +10,7 @@ from vlt.adapters.neighbour_attention import NeighbourAttention
 from vlt.adapters.prompt import Prompt
 from vlt.count import count
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, make_model
+from vlt.models.build import build_methods, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec

@@ -85,7 +85,7 @@ def _check_names(methods: Any) -> None:
     if not isinstance(methods, (list, tuple)) or not all(isinstance(m, str) for m in methods):
         raise ValueError(f"model.methods={shown(methods)}: names of methods, as ('lora', 'tempme')")
     if twice := {name for name in methods if methods.count(name) > 1}:
-        raise ValueError(f"model.methods={methods!r}: {', '.join(sorted(twice))} stands there twice")
+        raise ValueError(f"model.methods={methods!r} names {', '.join(sorted(twice))} twice")
 
 
 def build_model(

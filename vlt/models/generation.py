@@ -60,6 +60,8 @@ class Search:
                 raise ValueError(f"{field}={getattr(self, field)!r}: one of {', '.join(known)}")
         for name, limits, fits in (
             ("beams", "at least 1", self.beams >= 1),
+            ("max_length", "at least 1", self.max_length >= 1),
+            ("min_length", "0 or more", self.min_length >= 0),
             ("min_length", "at most max_length", self.min_length <= self.max_length),
             ("repetition_penalty", "above 0", self.repetition_penalty > 0),
             ("top_p", "above 0, at most 1", 0 < self.top_p <= 1),
@@ -115,7 +117,7 @@ def generate(
         ValueError: the prompt leaves no room, or the model has fewer positions than max_length.
     """
     spec = model.spec.text
-    _check(search, prompt.shape[1], spec.context, rng)
+    _check(search, prompt.shape[1], spec.context, spec.vocab, rng)
     mask: dict[str, Any] = {} if source_bias is None else {"source_bias": source_bias}
 
     def decode(*inputs: jax.Array, **known: Any) -> Any:
@@ -145,13 +147,15 @@ def generate(
     return searching.result(jax.lax.while_loop(goes_on, advance, (state, known))[0])
 
 
-def _check(search: Search, prompt: int, context: int, rng: jax.Array | None) -> None:
+def _check(search: Search, prompt: int, context: int, vocab: int, rng: jax.Array | None) -> None:
     if prompt >= search.max_length:
         raise ValueError(
             f"a prompt of {prompt} tokens leaves no room in max_length={search.max_length}"
         )
     if search.max_length > context:
         raise ValueError(f"max_length={search.max_length}; the model has {context} positions")
+    if search.method == "beam" and 2 * search.beams > vocab:
+        raise ValueError(f"beams={search.beams}; {vocab} tokens are enough for {vocab // 2}")
     if search.method == "nucleus" and rng is None:
         raise ValueError("nucleus search draws: it needs a key")
 

@@ -1,0 +1,203 @@
+"""Every two methods on every kind of model: finite numbers, or a sentence before any are computed."""
+
+import importlib
+import itertools
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vlt.adapters
+import vlt.merging
+from vlt.models.build import abstract_params, example_inputs, make_model
+from vlt.models.dual_encoder import DualEncoder
+from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
+
+FRAMES = 4
+VISION = (16, 4, 16, 3, 2, 32)
+BLIP_VISION = VisionSpec(*VISION, "gelu", pre_norm=False, patch_bias=True)
+BERT = BertSpec(6, 20, 16, 2, 2, 32, 16, decode_id=18, encode_id=19, end_id=2)
+SPECS = {
+    "clip": DualEncoderSpec(VisionSpec(*VISION), TextSpec(6, 20, 16, 2, 2, 32), embed_dim=8),
+    "viclip": DualEncoderSpec(
+        VisionSpec(*VISION, temporal_frames=FRAMES), TextSpec(6, 20, 16, 2, 2, 32), embed_dim=8
+    ),
+    "captioner": BlipSpec("captioner", BLIP_VISION, BERT),
+    "retriever": BlipSpec("retriever", BLIP_VISION, BERT, embed_dim=8),
+    "answerer": BlipSpec("answerer", BLIP_VISION, BERT),
+}
+VISUAL = {"towers": ("visual",)}
+# Options that fit these sizes; a second entry of a method has another form of it.
+METHODS = {
+    "adapter": ("adapter", VISUAL | {"positions": ("before_attention", "before_mlp")}),
+    "adaptformer": ("adaptformer", {"bottleneck": 4}),
+    "btadapter": ("btadapter", {"depth": 2, "mask_rate": 0.5}),
+    "caption_reconstruction": ("caption_reconstruction", {}),
+    "clip4clip": ("clip4clip", {"sim_header": "seqLSTM"}),
+    "diffrate": ("diffrate", {"kept": (14, 12, 10), "merged": (13, 11, 9)}),
+    "diffrate learned": ("diffrate", {"kept": None, "merged": None, "target": 1e-4}),
+    "dual_attention": ("dual_attention", {}),
+    "dual_attention block": ("dual_attention", {"whole_block": True}),
+    "evit": ("evit", {"layers": (0, 1)}),
+    "lora": ("lora", {"rank": 2}),
+    "msta": ("msta", VISUAL | {"bottleneck": 4, "shared": False}),
+    "neighbour_attention": ("neighbour_attention", {"missing": "masked"}),
+    "patch_dropout": ("patch_dropout", {"rate": 0.5}),
+    "prompt": ("prompt", VISUAL | {"tokens": 2}),
+    "prompt shallow": ("prompt", VISUAL | {"tokens": 2, "deep": False}),
+    "prompt matched": ("prompt", VISUAL | {"tokens": 2, "deep": False, "matched": True}),
+    "separate_st": ("separate_st", {"layers": (1, 2)}),
+    "st_adapter": ("st_adapter", {"width": 4}),
+    "sta": ("sta", {"layers": (0, 1)}),
+    "tempme": ("tempme", {"layers": (1, 2), "join": (2, 2), "r": 1}),
+    "temporal_transformer": ("temporal_transformer", {"layers": 1}),
+    "testa": ("testa", {"layers": (1,), "r": 1}),
+    "token_mixing": ("token_mixing", {"layers": (0, 2)}),
+    "tome": ("tome", {"r": 3}),
+    "vl_adapter": ("vl_adapter", {}),
+}
+MERGING = (
+    "diffrate", "diffrate learned", "evit", "patch_dropout", "sta", "tempme", "testa", "tome",
+)  # fmt: skip
+PAIRS = [
+    pair for pair in itertools.combinations(METHODS, 2) if len({METHODS[x][0] for x in pair}) == 2
+]
+
+
+def built(kind: str, *labels: str):
+    """The model, or None where it is refused."""
+    try:
+        return make_model(SPECS[kind], dict(METHODS[label] for label in labels), FRAMES)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+        return None
+
+
+def outputs(model, params, inputs, train):
+    rngs = {name: jax.random.key(1) for name in ("mask", "dropout")}
+    return model.apply({"params": params}, *inputs, train=train, rngs=rngs)
+
+
+def check_shapes(model) -> None:
+    """It trains and predicts, abstractly."""
+    params = abstract_params(model)
+    inputs = example_inputs(model.spec, FRAMES, 5, batch=2)
+    for train in (False, True):
+        jax.eval_shape(lambda p, *x, train=train: outputs(model, p, x, train), params, *inputs)
+
+
+def check_numbers(model) -> None:
+    """Outputs and gradients are finite."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), abstract_params(model)
+    )
+    shapes = example_inputs(model.spec, FRAMES, 5, batch=2)
+    inputs = [rng.integers(1, 255 if x.ndim == 5 else 19, x.shape).astype(x.dtype) for x in shapes]
+
+    def score(params, train):
+        found = jax.tree.leaves(outputs(model, params, inputs, train))
+        return sum(jnp.square(x.astype(jnp.float32)).mean() for x in found)
+
+    for train in (False, True):
+        value, gradient = jax.jit(jax.value_and_grad(lambda p, train=train: score(p, train)))(
+            params
+        )
+        assert np.isfinite(value)
+        assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), gradient))
+
+
+def test_every_method_is_here():
+    modules = [
+        importlib.import_module(f"{package.__name__}.{info.name}")
+        for package in (vlt.adapters, vlt.merging)
+        for info in pkgutil.iter_modules(package.__path__)
+    ]
+    found = {m.__name__.rpartition(".")[2]: m.METHOD for m in modules if hasattr(m, "METHOD")}
+    assert found.keys() == {name for name, _ in METHODS.values()}
+    merging = {name for name, method in found.items() if method.merges}
+    assert merging == {METHODS[label][0] for label in MERGING}
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_no_two_methods_merge_tokens(kind):
+    for pair in itertools.permutations(MERGING, 2):
+        assert METHODS[pair[0]][0] == METHODS[pair[1]][0] or built(kind, *pair) is None, pair
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "message"),
+    [
+        ("clip", ("tome", "tempme"), "tome and tempme both merge or remove tokens"),
+        ("clip", ("tome", "evit"), "tome and evit both merge or remove tokens"),
+        ("clip", ("patch_dropout", "tome"), "patch_dropout and tome both merge"),
+        ("clip", ("separate_st", "tempme"), "separate_st finds patches by their places.*TempMe"),
+        ("clip", ("tome", "separate_st"), "separate_st finds patches by their places.*ToMe"),
+        ("clip", ("btadapter", "tempme"), "btadapter finds patches by their places.*TempMe"),
+        ("clip", ("btadapter", "prompt matched"), "btadapter finds patches.*which Prompt"),
+        ("clip", ("st_adapter", "prompt matched"), "st_adapter finds patches.*which Prompt"),
+        ("clip", ("token_mixing", "neighbour_attention"), "both choose which tokens attention reads"),
+        ("captioner", ("btadapter",), "btadapter is for models of kind dual_encoder, and this is a"),
+        ("retriever", ("btadapter",), "btadapter is for models of kind dual_encoder, and this is a"),
+        ("captioner", ("clip4clip",), "clip4clip is for models of kind dual_encoder or retriever"),
+        ("answerer", ("caption_reconstruction",), "caption_reconstruction is for .* dual_encoder"),
+        ("captioner", ("diffrate learned",), "diffrate.kept=None: while counts are learned"),
+        ("viclip", ("tome",), "tome needs every frame in a group of its own"),
+        ("clip", ("vl_adapter",), "vl_adapter is for BLIP's text model"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_a_sentence_when_the_model_is_built(kind, names, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(SPECS[kind], dict(METHODS[name] for name in names), FRAMES)
+
+
+def test_modules_put_together_by_hand_are_checked_when_they_run():
+    merging = make_model(SPECS["clip"], {"tome": {"r": 3}}, FRAMES).methods
+    other = make_model(SPECS["clip"], {"evit": {"layers": (0,)}}, FRAMES)
+    with pytest.raises(ValueError, match="tome and evit both merge or remove tokens"):
+        abstract_params(DualEncoder(SPECS["clip"], merging + other.methods, FRAMES))
+
+
+def test_prompts_do_not_move_what_a_branch_reads():
+    """Carried prompts stand between the CLS token and the patches."""
+    model = built("clip", "prompt shallow", "btadapter")
+    video, _ = example_inputs(model.spec, FRAMES, 5)
+    embedding = jax.eval_shape(
+        lambda p, v: model.apply({"params": p}, v, method="encode_video")[0],
+        abstract_params(model),
+        video,
+    )
+    assert embedding.shape == (1, model.spec.embed_dim)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("label", METHODS)
+def test_each_method_alone(kind, label):
+    model = built(kind, label)
+    if model is not None:
+        check_shapes(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SPECS)
+def test_every_pair_builds_or_is_refused(kind):
+    fit = 0
+    for pair in PAIRS:
+        if (model := built(kind, *pair)) is not None:
+            check_shapes(model)
+            fit += 1
+    assert fit > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "retriever"])
+@pytest.mark.parametrize("merging", MERGING)
+def test_merging_beside_every_other_method_gives_finite_numbers(kind, merging):
+    for other in METHODS:
+        if METHODS[other][0] == METHODS[merging][0]:
+            continue
+        if (model := built(kind, merging, other)) is not None:
+            check_numbers(model)
