@@ -6,9 +6,9 @@ import pytest
 
 import vlt
 from data_pipelines import moving_shapes
-from vlt.model_folder import ModelConfig, model_shapes, write_model_folder
+from vlt.model_folder import ModelConfig, ModelFolderError, model_shapes, write_model_folder
 from vlt.models.build import make_model
-from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
+from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
 
 VISION = VisionSpec(16, 8, 16, 1, 2, 32, "gelu", pre_norm=False, patch_bias=True)
 TEXT = BertSpec(12, 43, 16, 1, 2, 32, 16, decode_id=41, encode_id=41, end_id=42)
@@ -55,3 +55,117 @@ def test_a_kind_without_an_object_is_refused(tmp_path):
     path, _, _ = folder(tmp_path, "answerer")
     with pytest.raises(ValueError, match="a model of kind answerer; one of dual_encoder, retr"):
         vlt.load(path)
+
+
+def test_what_cannot_be_a_video_or_a_text_is_refused_and_a_doubt_is_told_once(tmp_path):
+    model = vlt.load(folder(tmp_path, "retriever")[0])
+    for wrong in (None, [], "a.mp4", np.zeros((3, 16, 16, 3), np.uint8)):
+        with pytest.raises(ValueError, match="frames"):
+            model.encode_video(wrong)
+    for wrong in (None, [], [3.5], [[43]], ["\udc00"]):
+        with pytest.raises(ValueError, match="text|token"):
+            model.encode_text(wrong)
+    video = np.random.default_rng(1).uniform(0, 1, (1, 3, 16, 16, 3)).astype(np.float32)
+    with pytest.warns(UserWarning, match="float32 from 0 to 1, as if not yet normalised") as told:
+        vectors = [model.encode_video(video), model.encode_video([video[0]])]
+    assert len(told) == 1 and told[0].filename == __file__
+    np.testing.assert_array_equal(*vectors)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt": None}, "prompt is None"),
+        ({"prompt": "\ud83d"}, "prompt has half of a character"),
+        ({"seed": 0.5}, "seed=0.5: a whole number"),
+        ({"beams": 2.5}, "generate.beams=2.5: a whole number is needed"),
+        ({"beams": True}, "generate.beams=True"),
+        ({"beams": 22}, "beams=22; 43 tokens are enough for 21"),
+        ({"beam": 2}, "generate has no option 'beam'; did you mean 'beams'"),
+        ({"max_length": 0}, "max_length=0 must be at least 1"),
+        ({"max_length": 13}, "max_length=13; the model has 12 positions"),
+        ({"min_length": -1}, "min_length=-1 must be 0 or more"),
+        ({"top_p": float("nan")}, "generate.top_p=nan: a finite number is needed"),
+        ({"method": 3}, "generate.method=3: a text is needed"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(captioner, options, message):
+    with pytest.raises(ValueError, match=message):
+        captioner.generate(np.zeros((1, 2, 16, 16, 3), np.uint8), **options)
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory):
+    return vlt.load(folder(tmp_path_factory.mktemp("captioner"), "captioner")[0])
+
+
+@pytest.mark.parametrize(
+    ("methods", "frames", "other", "message"),
+    [
+        (
+            {"tempme": {"layers": [1], "join": [2], "r": 0}},
+            4,
+            8,
+            "8 frames, but visual/blocks_1/clip_position is .* trained on 4 frames",
+        ),
+        (
+            {"tempme": {"layers": [1], "join": [2], "r": 0}},
+            4,
+            3,
+            r"join=\(2,\) does not divide 3 frames.* trained on 4 frames",
+        ),
+        (
+            {"btadapter": {"depth": 1, "max_frames": 4}},
+            2,
+            5,
+            "5 frames, but btadapter's table .* trained on 2 frames",
+        ),
+        (
+            {"testa": {"layers": [0], "frame_r": 2, "r": 0}},
+            4,
+            2,
+            "testa.frame_r=2: .* trained on 4 frames",
+        ),
+    ],
+)
+def test_frames_that_the_methods_are_not_for(tmp_path, methods, frames, other, message):
+    spec = DualEncoderSpec(
+        VisionSpec(16, 8, 16, 2, 2, 32), TextSpec(12, 43, 16, 1, 2, 32), embed_dim=8
+    )
+    params = jax.tree.map(
+        lambda x: np.zeros(x.shape, np.float32), model_shapes(spec, methods, frames)
+    )
+    moving_shapes.write_tokenizer(tmp_path / "tokenizer")
+    config = ModelConfig("clip", spec, methods, PIXELS, frames)
+    write_model_folder(tmp_path / "model", config, params, tmp_path / "tokenizer")
+    model = vlt.load(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        model.encode_video(np.zeros((1, other, 16, 16, 3), np.uint8))
+
+
+@pytest.mark.parametrize("path", [None, 3, ["tiny_clip"]])
+def test_a_path_is_a_text_or_a_path(path):
+    with pytest.raises(ValueError, match="a model folder, or a name as 'tiny_clip', is needed"):
+        vlt.load(path)
+
+
+def test_a_folder_without_its_parts_is_named(tmp_path):
+    path, _, _ = folder(tmp_path, "retriever")
+    with pytest.raises(ModelFolderError, match="config.json: a file, no model folder"):
+        vlt.load(path / "config.json")
+    (path / "tokenizer" / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(ModelFolderError, match="tokenizer"):
+        vlt.load(path)
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path):
+    path, spec, params = folder(tmp_path, "retriever")
+    params["itm_head"]["bias"] = np.array([0, np.nan], np.float32)
+    config = ModelConfig("blip", spec, {}, PIXELS)
+    write_model_folder(tmp_path / "nan", config, params, path / "tokenizer")
+    with pytest.raises(ModelFolderError, match=r"1 of 2 weights in itm_head/bias .* at \[1\]"):
+        vlt.load(tmp_path / "nan")
+
+
+def test_the_package_shows_its_door():
+    assert "load" in dir(vlt)

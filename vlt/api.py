@@ -120,7 +120,7 @@ class VideoCaptioner(Model):
         longest = min(Search.max_length, self.module.spec.text.context)
         options = from_values(Search, {"max_length": longest} | search, "generate", "option")
         check_text(prompt, "prompt")
-        if type(seed) is not int or abs(seed) >= 2**63:
+        if not isinstance(seed, (int, np.integer)) or abs(seed) >= 2**63:
             raise ValueError(f"seed={shown(seed)}: a whole number of 64 bits is needed")
         start = self._as_ids(self._tokenizer.prompt(prompt)[None])[0]
         tokens, _ = self._encode_video(frames)

@@ -1,4 +1,4 @@
-"""Every two methods on every kind of model: finite numbers, or a sentence before any are computed."""
+"""Every two methods on every kind of model: finite numbers, or a sentence before those."""
 
 import importlib
 import itertools
@@ -138,9 +138,9 @@ def test_no_two_methods_merge_tokens(kind):
         ("clip", ("btadapter", "tempme"), "btadapter finds patches by their places.*TempMe"),
         ("clip", ("btadapter", "prompt matched"), "btadapter finds patches.*which Prompt"),
         ("clip", ("st_adapter", "prompt matched"), "st_adapter finds patches.*which Prompt"),
-        ("clip", ("token_mixing", "neighbour_attention"), "both choose which tokens attention reads"),
-        ("captioner", ("btadapter",), "btadapter is for models of kind dual_encoder, and this is a"),
-        ("retriever", ("btadapter",), "btadapter is for models of kind dual_encoder, and this is a"),
+        ("clip", ("token_mixing", "neighbour_attention"), "both choose which tokens"),
+        ("captioner", ("btadapter",), "btadapter is for models of kind dual_encoder, and"),
+        ("retriever", ("btadapter",), "btadapter is for models of kind dual_encoder, and"),
         ("captioner", ("clip4clip",), "clip4clip is for models of kind dual_encoder or retriever"),
         ("answerer", ("caption_reconstruction",), "caption_reconstruction is for .* dual_encoder"),
         ("captioner", ("diffrate learned",), "diffrate.kept=None: while counts are learned"),
