@@ -6,30 +6,31 @@ keyframe it needs and skips what nothing depends on. Every timestamp that comes 
 against the index; at the first surprise the file is read in order instead.
 """
 
+import contextlib
 import dataclasses
-import io
+import functools
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from vlt.data import decord_backend, errors
+from vlt.data.containers import open_container, video_stream
 from vlt.data.index import Surprise, build_index, frames_at, packets_of
+from vlt.data.orientation import display_matrix, oriented
 from vlt.data.whole import find_break
 
 BACKENDS = ("pyav", "decord")
 
 # The file was cut when its last frame ends before this share of the promised duration.
 _WHOLE_FROM = 0.9
-# libav reads still images and texts as videos of one frame, by these demuxers and "*_pipe".
-_STILL_DEMUXERS = ("image2", "tty")
-# Streams without a container, which libav also sees in files whose container's header is damaged.
-_RAW_DEMUXERS = ("h261", "h263", "m4v", "mpegvideo", "cavsvideo", "dirac", "obu", "vc1")
+# Matroska's tag of a track's own end.
+_TRACK_END = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,8 @@ def decode(
     backend: str = "pyav",
     allow_truncated: bool = False,
 ) -> np.ndarray:
-    """Frames of a video: uint8 RGB [len(indices), H, W, 3], rotated as the file's tag asks.
+    """Frames of a video: uint8 RGB [len(indices), H, W, 3], mirrored and turned as the file's
+    display matrix asks (vlt.data.orientation).
 
     `indices` count from 0, in any order, repeats allowed. `backend="decord"` gives the same pixels
     or raises UnsupportedByDecord. One decoding thread.
@@ -82,7 +84,8 @@ class Video:
     With `allow_truncated` a file that was cut is the video of the frames that exist. `content` are
     the bytes of a file that is not on disk under `path`, its name in messages.
 
-    Raises: CannotOpen, NotAVideo, Truncated, NoFrames.
+    Raises: CannotOpen, NotAVideo, Truncated, NoFrames; WrongFrames where a file that is not whole
+      changes its size.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Video:
         self._allow_truncated = allow_truncated
         self._reformatter = VideoReformatter()
         self._error = ""
+        self._sizes: dict[tuple[int, int], None] = {}
         self._open()
         try:
             self._break = find_break(self.path, content, self.container)
@@ -171,8 +175,8 @@ class Video:
           WrongFrames: an index outside 0..len(self) - 1, also where reading showed that fewer
             frames exist than the packets promised (len(self) then is their true number); or frames
             of different sizes.
-          Truncated: reading met an error, and cut files are not allowed.
-          UnsupportedByDecord: see `decord_backend`.
+          Truncated: reading met an error or a corrupt frame, and cut files are not allowed.
+          UnsupportedTurn: see `orientation`. UnsupportedByDecord: see `decord_backend`.
         """
         if backend not in BACKENDS:
             raise errors.unknown("backend", backend, BACKENDS)
@@ -192,7 +196,8 @@ class Video:
         lie where no frame is wanted.
 
         Raises:
-          Truncated: reading met an error, and cut files are not allowed.
+          Truncated: reading met an error or a corrupt frame, and cut files are not allowed.
+          UnsupportedTurn: see `orientation`.
           WrongFrames: the frames are others than the packets promised (len(self) and `timestamps`
             then tell of those that exist), or of different sizes.
         """
@@ -224,54 +229,31 @@ class Video:
         for frame in self._all_frames():
             after = self._pts[-1] + step if self._pts else 0
             self._pts.append(after if frame.pts is None else frame.pts)
+            self._sizes[frame.height, frame.width] = None
+
+    def first_frame(self) -> av.VideoFrame:
+        """The first frame as it is stored. Raises: what `read` raises."""
+        frame = next(self._read_through([0]), None)
+        if frame is None:
+            raise errors.Truncated(self.path, self._cut())
+        return frame
 
     def _open(self) -> None:
-        if self._content is None and not os.path.isfile(self.path):
-            raise errors.CannotOpen(self.path, "cannot be opened: no such file")
+        self._container = open_container(self.path, self._content)
         try:
-            self._container = av.open(self.source("file:"), "r", metadata_errors="replace")
-        except (av.FFmpegError, OSError, ValueError) as error:
-            empty = not (os.path.getsize(self.path) if self._content is None else self._content)
-            cause = "the file is empty" if empty else getattr(error, "strerror", None) or error
-            raise errors.CannotOpen(self.path, f"cannot be opened: {cause}") from error
-        try:
-            self._stream = self._video_stream()
+            self._stream = video_stream(self.path, self._container)
         except BaseException:
             self.close()
             raise
         self._codec = self._stream.codec_context
-        self._tick = float(self._stream.time_base or 0)
-        self._header_fps = float(self._stream.average_rate or self._stream.guessed_rate or 25)
+        self._tick = float(self._stream.time_base or 0) or 1 / av.time_base
+        rates = (self._stream.average_rate, self._stream.guessed_rate)
+        self._header_fps = next((float(rate) for rate in rates if rate and rate > 0), 25.0)
 
-    def source(self, protocol: str = "") -> str | io.BytesIO:
-        """What a decoder opens: the file's name, or its bytes.
-
-        protocol: "file:" keeps libav from reading a colon in the name as a protocol.
-        """
-        return f"{protocol}{self.path}" if self._content is None else io.BytesIO(self._content)
-
-    def _video_stream(self) -> av.VideoStream:
-        demuxer = self.container
-        if demuxer.endswith("_pipe") or demuxer in _STILL_DEMUXERS:
-            raise errors.NotAVideo(self.path, f"not a video: libav reads it as {demuxer}")
-        if demuxer in _RAW_DEMUXERS:
-            raise errors.CannotOpen(self.path, f"no container: libav reads it as bare {demuxer}")
-        stream = self._container.streams.best("video")
-        if not isinstance(stream, av.VideoStream):
-            raise errors.NotAVideo(self.path, "not a video: it has no video stream")
-        if stream.disposition & Disposition.attached_pic:
-            raise errors.NotAVideo(self.path, "not a video: sound with a cover picture")
-        if stream.codec_context is None:
-            raise errors.CannotOpen(self.path, "cannot be opened: no decoder for its video codec")
-        if any(s.frames > stream.frames > 0 for s in self._unreadable_streams()):
-            raise errors.CannotOpen(self.path, "its longest video stream cannot be decoded")
-        stream.codec_context.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
-        return stream
-
-    def _unreadable_streams(self) -> list[av.VideoStream]:
-        found = [s for s in self._container.streams.video if s.codec_context]
-        return [s for s in found if not s.codec_context.pix_fmt]
+    @property
+    def content(self) -> bytes | None:
+        """The bytes of a file that is not on disk."""
+        return self._content
 
     def _end(self) -> float:
         """Seconds at which the last frame stops being shown."""
@@ -280,10 +262,9 @@ class Video:
     def _cut(self) -> str:
         """How the file is cut; '' where it is whole."""
         if self._error:
-            return f"truncated: after {len(self)} frames the decoder ends in: {self._error}"
-        promised = (self._stream.duration or 0) * self._tick
-        promised = promised or (self._container.duration or 0) / av.time_base
-        if self._pts and self._end() < _WHOLE_FROM * promised:
+            after = f"after {len(self)} frames the decoder ends in: {self._error}"
+            return f"truncated or damaged: {after}"
+        if self._pts and (promised := self._missed_end()):
             return f"truncated: its frames end at {self._end():.2f} s of {promised:.2f} s"
         if self._break:
             return f"truncated or damaged: {self._break}"
@@ -293,8 +274,39 @@ class Video:
             return f"damaged: {len(self)} frames decode of {self.index.pictures} pictures"
         return ""
 
+    def _missed_end(self) -> float:
+        """Seconds at which the picture should end, where its frames end far before; else 0.
+
+        The container's duration is that of its longest stream, so it tells of the picture only
+        where no other stream lasts as long.
+        """
+        first, end = min(self._pts) * self._tick, self._end()
+        whole = (self._container.duration or 0) / av.time_base
+        if own := (self._stream.duration or 0) * self._tick:
+            return first + own if end - first < _WHOLE_FROM * own else 0.0
+        if own := _tagged_end(self._stream, self.container):
+            whole = min(own, whole or own)
+        if end >= _WHOLE_FROM * whole or (not own and self._others_end >= _WHOLE_FROM * whole):
+            return 0.0
+        return whole
+
+    @functools.cached_property
+    def _others_end(self) -> float:
+        """Seconds at which the last packet of the streams beside the picture ends."""
+        end = 0.0
+        with open_container(self.path, self._content) as container:
+            others = [s for s in container.streams if s.index != self._stream.index]
+            with contextlib.suppress(av.FFmpegError):
+                for packet in container.demux(others) if others else ():
+                    if packet.pts is not None and packet.time_base:
+                        last = (packet.pts + (packet.duration or 0)) * packet.time_base
+                        end = max(end, float(last))
+        return end
+
     def _check_usable(self) -> None:
         if self._cut() and not self._allow_truncated:
+            if len(self._sizes) > 1:
+                raise self._two_sizes(*self._sizes)
             raise errors.Truncated(self.path, self._cut())
         if not self._pts:
             raise errors.NoFrames(self.path, f"no frame decodes {self._error}".strip())
@@ -308,16 +320,18 @@ class Video:
 
     def _read_pyav(self, wanted: np.ndarray) -> np.ndarray:
         if not self.index.doubt:
-            wanted_pts = [self._pts[i] for i in wanted]
             try:
-                frames = frames_at(wanted_pts, self.index, self._packets(), self._codec)
-                return self._fill(len(wanted), frames)
+                return self._fill(len(wanted), self._jumped_to(wanted.tolist()))
             except (Surprise, av.FFmpegError) as surprise:
                 self.index.doubt = str(surprise)
             self.scan()
             self._check_usable()
             self._check_range(wanted)
         return self._fill(len(wanted), self._read_through(wanted.tolist()))
+
+    def _jumped_to(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
+        wanted_pts = [self._pts[i] for i in wanted]
+        return frames_at(wanted_pts, self.index, self._packets(), self._codec)
 
     def _packets(self) -> Iterator[av.Packet]:
         if self.index.packets is None:
@@ -346,12 +360,12 @@ class Video:
         return errors.WrongFrames(self.path, f"frames of two sizes (H, W): {found}")
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        turns = frame.rotation // 90 % 4
+        matrix = display_matrix(frame)
         frame = self._reformatter.reformat(frame, format="rgb24", threads=1)
         plane = frame.planes[0]
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         image = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
-        return np.rot90(image, turns) if turns else image
+        return oriented(image, matrix, self.path)
 
     def _read_through(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
         keep = set(wanted)
@@ -364,6 +378,22 @@ class Video:
         self._open()
         try:
             for packet in itertools.chain(packets_of(self._container, self._stream), [None]):
-                yield from self._codec.decode(packet)
+                for frame in self._codec.decode(packet):
+                    if frame.is_corrupt:
+                        self._error = "a frame that libav marks as corrupt"
+                        return
+                    yield frame
         except av.FFmpegError as error:
             self._error = error.strerror or str(error)
+
+
+def _tagged_end(stream: av.VideoStream, container: str) -> float:
+    """Seconds at which a track of Matroska ends by its own tag; 0 where it has none."""
+    if not container.startswith("matroska"):
+        return 0.0
+    tags = (value for name, value in stream.metadata.items() if name.startswith("DURATION"))
+    found = next(filter(None, map(_TRACK_END.fullmatch, tags)), None)
+    if found is None:
+        return 0.0
+    hours, minutes, seconds = map(float, found.groups())
+    return 3600 * hours + 60 * minutes + seconds

@@ -18,7 +18,7 @@ class VideoError(Exception):
         self.reason = reason
 
     def __reduce__(self):
-        # Errors cross from the decoder's process to its reader's.
+        # grain's own workers pass errors on as pickles.
         return type(self), (self.path, self.reason)
 
 
@@ -31,8 +31,9 @@ class NotAVideo(VideoError):
 
 
 class Truncated(VideoError):
-    """Frames are missing: the decoder ends in an error, the last frame lies far before the
-    container's end, or the container's structure or the packets show a gap."""
+    """Frames are missing or damaged: the decoder ends in an error or marks a frame as corrupt, the
+    last frame lies far before the picture's promised end, or the container's structure or the
+    packets show a gap."""
 
 
 class NoFrames(VideoError):
@@ -41,6 +42,14 @@ class NoFrames(VideoError):
 
 class WrongFrames(VideoError):
     """The frames asked for do not exist, or frames of different sizes were asked for."""
+
+
+class UnsupportedTurn(VideoError):
+    """Its display matrix asks for more than mirrors and quarter turns."""
+
+
+class WrongSeek(VideoError):
+    """Jumping to a frame shows another one than decoding the file in order."""
 
 
 class BrokenShard(VideoError):

@@ -6,7 +6,12 @@ import itertools
 from collections.abc import Iterator
 
 import av
+from av import logging
 from av.container import InputContainer
+
+# Errors that libav logs are counted only while PyAV listens; nothing of them is printed.
+if logging.get_level() is None:
+    logging.set_level(logging.PANIC)
 
 # Packets of files up to this size stay in memory; larger files are read a second time.
 KEPT_BYTES = 64 << 20
@@ -28,7 +33,8 @@ _MPEG4_PICTURE = b"\0\0\1\xb6"
 
 
 class Surprise(Exception):
-    """A frame that the index did not promise came out, or a promised one did not."""
+    """A frame that the index did not promise came out, or a promised one did not, or libav saw an
+    error: what it shows then may depend on what was decoded before."""
 
 
 @dataclasses.dataclass
@@ -163,11 +169,12 @@ def frames_at(
 
     `packets` are all packets of the stream, `codec` a decoder that has seen none of them.
 
-    Raises: Surprise when the decoder's timestamps are not those of the index.
+    Raises: Surprise when the decoder's timestamps are not those of the index, or it meets an error.
     """
     ready: dict[int, av.VideoFrame] = {}
     missing = set(wanted)
     at, last = 0, None
+    errors = _logged_errors()
     may_skip = codec.name in _SKIPS_EXACTLY
     for pts in wanted:
         start = index.start(pts)
@@ -181,15 +188,25 @@ def frames_at(
             if may_skip and packet is not None:
                 codec.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
             for frame in codec.decode(packet):
+                if frame.is_corrupt:
+                    raise Surprise(f"libav marks the frame at {frame.pts} as corrupt")
                 if frame.pts not in index.place or (last is not None and frame.pts <= last):
                     raise Surprise(f"a frame at {frame.pts} came out after that at {last}")
                 last = frame.pts
                 if last in missing:
                     missing.remove(last)
                     ready[last] = frame
+            if _logged_errors() != errors:
+                raise Surprise("libav logged an error")
             if packet is None and pts in missing:
                 raise Surprise(f"no frame at {pts} came out")
         yield ready.pop(pts)
+
+
+def _logged_errors() -> int:
+    """How many errors libav has logged in this process."""
+    found = logging.get_last_error()
+    return found[0]
 
 
 def _drop(packets: Iterator[av.Packet], count: int) -> None:

@@ -1,0 +1,137 @@
+"""Opening a file with libav: which formats are read, and nothing beside the file itself.
+
+Much that libav opens is no video: playlists, scripts and session descriptions make it read other
+files, ask servers or listen at ports. So only the formats listed here are opened, over no other
+protocol than `file`, and a picture of more pixels than MOST_PIXELS is not decoded.
+"""
+
+import io
+import os
+import re
+import stat
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+from vlt.data import errors
+
+# 8K (7680 x 4320) twice: 200 MB as RGB.
+MOST_PIXELS = 1 << 26
+_OPTIONS = {"max_pixels": str(MOST_PIXELS)}
+
+_VIDEO = ("mov", "matroska", "avi", "flv", "asf", "ogg", "mpeg", "mpegts", "mxf", "rm", "nut")
+_VIDEO += ("wtv", "dv", "ivf", "gif", "apng", "yuv4mpegpipe", "h264", "hevc", "mjpeg")
+# Streams without a container, which libav also sees in files whose container's header is damaged.
+_RAW = ("h261", "h263", "m4v", "mpegvideo", "cavsvideo", "dirac", "obu", "vc1")
+# Read to tell that it is sound alone.
+_SOUND = ("wav", "mp3", "flac", "aac")
+_FORMATS = ",".join((*_VIDEO, *_RAW, *_SOUND))
+# What else is taken for a video, by its first bytes (regular expressions), with libav's name.
+_KINDS = {
+    b"#EXTM3U": "a playlist (hls)",
+    rb"\[playlist\]": "a playlist",
+    b"ffconcat": "a script that names other files (concat)",
+    b"v=0": "a session description (sdp)",
+    b"<": "a manifest or a page, in XML or HTML",
+    b"\x89PNG": "a still image (png_pipe)",
+    b"\xff\xd8\xff": "a still image (jpeg_pipe)",
+    rb"RIFF....WEBP": "a still image (webp_pipe)",
+    b"BM": "a still image (bmp_pipe)",
+    rb"II\*\0": "a still image (tiff_pipe)",
+    rb"MM\0\*": "a still image (tiff_pipe)",
+}
+_FILE_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_container(path: str, content: bytes | None) -> InputContainer:
+    """The file, or its bytes, opened for reading. path: its name in messages too.
+
+    Raises: errors.CannotOpen; errors.NotAVideo where its format is known to be another.
+    """
+    if content is None:
+        check_is_file(path)
+    try:
+        return av.open(
+            f"file:{path}" if content is None else io.BytesIO(content),
+            "r",
+            metadata_errors="replace",
+            container_options={
+                "format_whitelist": _FORMATS,
+                "protocol_whitelist": "file" if content is None else "none",
+            },
+            options=_OPTIONS,
+        )
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _refusal(path, content, error) from error
+
+
+def check_is_file(path: str) -> None:
+    """Raises errors.CannotOpen unless the path is a regular file: opening another may wait for
+    ever."""
+    if os.path.isfile(path):
+        return
+    try:
+        kind = _FILE_KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
+    except (OSError, ValueError):
+        kind = ""
+    reason = f"it is {kind}" if kind else "no such file"
+    raise errors.CannotOpen(path, f"cannot be opened: {reason}")
+
+
+def _refusal(path: str, content: bytes | None, error: Exception) -> errors.VideoError:
+    try:
+        start = _start(path) if content is None else content[:16]
+    except OSError:
+        start = b"unreadable"
+    if not start:
+        return errors.CannotOpen(path, "cannot be opened: the file is empty")
+    known = (kind for magic, kind in _KINDS.items() if re.match(magic, start, re.DOTALL))
+    if kind := next(known, ""):
+        return errors.NotAVideo(path, f"not a video: libav reads it as {kind}")
+    if isinstance(error, av.ArgumentError):  # what libav says of a format that is not listed
+        return errors.NotAVideo(path, "not a video: its format is none that is read as one")
+    cause = getattr(error, "strerror", None) or error
+    return errors.CannotOpen(path, f"cannot be opened: {cause}")
+
+
+def _start(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(16)
+
+
+def video_stream(path: str, container: InputContainer) -> av.VideoStream:
+    """The best video stream of an open file, with one decoding thread. path: for messages.
+
+    Raises: errors.CannotOpen, errors.NotAVideo.
+    """
+    if container.format.name in _RAW:
+        name = container.format.name
+        raise errors.CannotOpen(path, f"no container: libav reads it as bare {name}")
+    found = container.streams.video
+    if not found:
+        raise errors.NotAVideo(path, "not a video: it has no video stream")
+    moving = [s for s in found if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        raise errors.NotAVideo(path, "not a video: sound with a cover picture")
+    best = container.streams.best("video")
+    stream = best if best in moving else moving[0]
+    assert isinstance(stream, av.VideoStream)
+    codec = stream.codec_context
+    if codec is None:
+        raise errors.CannotOpen(path, "cannot be opened: no decoder for its video codec")
+    unreadable = [s for s in found if s.codec_context and not s.codec_context.pix_fmt]
+    if any(s.frames > stream.frames > 0 for s in unreadable):
+        raise errors.CannotOpen(path, "its longest video stream cannot be decoded")
+    if codec.width * codec.height > MOST_PIXELS:
+        size = f"{codec.width:,} x {codec.height:,}"
+        reason = f"its frames have {size} pixels; at most {MOST_PIXELS:,} are read"
+        raise errors.CannotOpen(path, reason)
+    codec.options = dict(_OPTIONS)
+    codec.thread_type, codec.thread_count = "NONE", 1
+    return stream

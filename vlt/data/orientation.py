@@ -1,0 +1,58 @@
+"""How a frame is turned before it is shown, by the display matrix that comes with it.
+
+The matrix [a b u; c d v; x y w] sends the pixel (p, q), q downwards, to (a p + c q, b p + d q), moved
+by (x, y) into view (ISO/IEC 14496-12, 6.2.2). Of it the mirror and the quarter turn are obeyed, to
+the nearest quarter within MOST_OFF degrees. Sizes stay those of the stored picture, as with pixels
+that are not square. A matrix of zeros says nothing: the picture stays as it is stored.
+"""
+
+import math
+import warnings
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type
+
+from vlt.data import errors
+
+MOST_OFF = 10.0  # degrees
+_NO_SHEAR = 0.01  # cosine of the angle between the axes, at most
+
+
+def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
+    """The nine numbers that come with the frame, row by row; () where there are none."""
+    for data in frame.side_data:
+        if data.type == Type.DISPLAYMATRIX:
+            return tuple(np.frombuffer(bytes(data)[:36], np.int32).tolist())
+    return ()
+
+
+def oriented(image: np.ndarray, matrix: tuple[int, ...], path: str) -> np.ndarray:
+    """The picture [H, W, ...] as the matrix shows it, a view. path: for messages.
+
+    Raises: errors.UnsupportedTurn: the matrix asks for more than mirrors and quarter turns.
+    """
+    if not matrix:
+        return image
+    if not any(matrix[i] for i in (0, 1, 3, 4)):
+        warnings.warn(f"{path}: its display matrix is zero: read as it is stored", stacklevel=2)
+        return image
+    along, down = _axis(*matrix[0:2]), _axis(*matrix[3:5])
+    product = matrix[0] * matrix[3] + matrix[1] * matrix[4]
+    sheared = abs(product) > _NO_SHEAR * math.hypot(*matrix[0:2]) * math.hypot(*matrix[3:5])
+    if along is None or down is None or along[0] == down[0] or sheared or matrix[2] or matrix[5]:
+        reason = f"its display matrix {list(matrix)} asks for more than mirrors and quarter turns"
+        raise errors.UnsupportedTurn(path, reason)
+    # `along` and `down` say where the stored picture's p and q axes point on the screen.
+    image = image.swapaxes(0, 1) if along[0] == 1 else image
+    across, downwards = (down, along) if along[0] == 1 else (along, down)
+    return image[:: downwards[1], :: across[1]]
+
+
+def _axis(x: int, y: int) -> tuple[int, int] | None:
+    """(0 for x or 1 for y, sign) of the axis next to the direction; None between two of them."""
+    largest = 0 if abs(x) >= abs(y) else 1
+    long, short = (x, y)[largest], (x, y)[1 - largest]
+    if not long or math.degrees(math.atan2(abs(short), abs(long))) > MOST_OFF:
+        return None
+    return largest, 1 if long > 0 else -1
