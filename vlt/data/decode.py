@@ -9,6 +9,7 @@ against the index; at the first surprise the file is read in order instead.
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import os
 import re
@@ -231,6 +232,10 @@ class Video:
             self._pts.append(after if frame.pts is None else frame.pts)
             self._sizes[frame.height, frame.width] = None
 
+    def source(self) -> str | io.BytesIO:
+        """What another decoder opens: the file's name, which is no protocol's, or its bytes."""
+        return os.path.abspath(self.path) if self._content is None else io.BytesIO(self._content)
+
     def first_frame(self) -> av.VideoFrame:
         """The first frame as it is stored. Raises: what `read` raises."""
         frame = next(self._read_through([0]), None)
@@ -249,11 +254,6 @@ class Video:
         self._tick = float(self._stream.time_base or 0) or 1 / av.time_base
         rates = (self._stream.average_rate, self._stream.guessed_rate)
         self._header_fps = next((float(rate) for rate in rates if rate and rate > 0), 25.0)
-
-    @property
-    def content(self) -> bytes | None:
-        """The bytes of a file that is not on disk."""
-        return self._content
 
     def _end(self) -> float:
         """Seconds at which the last frame stops being shown."""

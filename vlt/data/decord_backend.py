@@ -2,7 +2,10 @@
 
 decord 0.6.0 is right where it reads a file in order, and wrong without a word where it seeks among
 pictures that are shown before the keyframe preceding them (open GOP, in H.264 and HEVC), or in AVI
-files with B-frames. Such files, and those whose frames it miscounts, are refused.
+files with B-frames. Of pictures of more than 8 bits, and of some samplings of colour, it gives other
+pixels; of mirrored ones, those that are stored. Such files, and those whose frames it miscounts, are
+refused. Its libav cannot be told which formats to open: it gets only files of containers that are
+known by their first bytes, so that it sees no playlist where PyAV saw a video.
 """
 
 import typing
@@ -12,9 +15,16 @@ from typing import Any
 import numpy as np
 
 from vlt.data import errors
+from vlt.data.orientation import display_matrix
 
 if typing.TYPE_CHECKING:
     from vlt.data.decode import Video
+
+# Each begins with bytes of its own.
+_CONTAINERS = ("mov,", "matroska,", "avi", "flv", "asf", "gif")
+# Pixel formats of which decord gave PyAV's pixels, with every codec and colour space tried.
+_PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv411p"}
+_PIXELS |= {"gray", "gbrp", "rgb24", "rgba", "bgr0", "bgra"}
 
 
 def read(video: "Video", wanted: np.ndarray) -> np.ndarray:
@@ -44,6 +54,10 @@ def _refuse(video: "Video", reason: str) -> None:
 def _known_wrong(video: "Video") -> str:
     if "mpegts" in video.container:
         return "loses the first frames of an MPEG transport stream"
+    if not video.container.startswith(_CONTAINERS):
+        return f"is not used for the container {video.container}"
+    if (pixels := video.first_frame().format.name) not in _PIXELS:
+        return f"gives other pixels of the format {pixels}"
     if not video.seeks:
         return ""
     if video.index.open_gop:
@@ -61,6 +75,10 @@ def _disagreement(video: "Video", reader: Any) -> str:
     drift = np.abs((starts - starts[0]) - (expected - expected[0])).max()
     if video.seeks and drift > 0.5 / video.fps:
         return f"places frames {drift:.3g} s from their time"
+    if display_matrix(video.first_frame()):
+        first = reader.get_batch([0]).asnumpy()
+        if not np.array_equal(first, video.read([0])):
+            return "does not turn or mirror it as its display matrix asks"
     return ""
 
 
