@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from data_pipelines.check.inspection import Request, WrongSeek
+from data_pipelines.check.inspection import Request
 from data_pipelines.check.sums import check_out, write_sums
 from vlt.data import errors
 from vlt.data.clips import DecoderPool
@@ -32,7 +32,7 @@ SOUND, MISSING, BROKEN = "sound", "missing", "broken"
 KINDS: dict[type[errors.VideoError], str] = {
     errors.ChangedFile: "changed",
     errors.Truncated: "short",
-    WrongSeek: "wrong seek",
+    errors.WrongSeek: "wrong seek",
     errors.DecodeTimeout: "hung",
 }
 SHOWN = 20  # videos that are printed

@@ -8,16 +8,13 @@ import numpy as np
 from vlt.data.checksum import sha256_of, verify
 from vlt.data.clips import open_video
 from vlt.data.decode import Video
-from vlt.data.errors import VideoError, WrongFrames
+from vlt.data.errors import WrongFrames, WrongSeek
+from vlt.data.index import logged_errors
 from vlt.data.shards import StoredFrames, shard_of
 
 JUMPS = 8  # frames that are read by jumping to them
 
 Frames = dict[int, np.ndarray]  # uint8 [H, W, 3], by index
-
-
-class WrongSeek(VideoError):
-    """Jumping to a frame shows another one than decoding the file in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +57,7 @@ def inspect(request: Request) -> np.ndarray:
             frames, jumped = _decode(video)
         for index, frame in frames.items():
             if not np.array_equal(jumped.get(index, frame), frame):
-                reason = f"frame {index} is another one when it is jumped to"
-                raise WrongSeek(request.path, reason)
+                raise _wrong_seek(request.path, index)
         in_order = video.index.doubt if isinstance(video, Video) else ""
         height, width = frames[0].shape[:2]
         found = Found(len(video), round(video.fps, 3), height, width, in_order, sha256)
@@ -84,7 +80,17 @@ def _decode(video: Video | StoredFrames) -> tuple[Frames, Frames]:
         for index in range(len(video)):
             video.read([index])
         return {0: video.read([0])[0]}, {}
+    errors = logged_errors()
     frames = dict(zip(indices, video.frames(indices), strict=True))
+    clean = errors == logged_errors()
     # From the end on, so that every one is a jump; a file that is read in order knows none.
-    jumps = [] if video.index.doubt else indices[::-1]
-    return frames, {index: video.read([index])[0] for index in jumps}
+    jumped: Frames = {}
+    for index in [] if video.index.doubt else indices[::-1]:
+        jumped[index] = video.read([index])[0]
+        if clean and video.index.doubt:  # so it was read in order, after all
+            raise _wrong_seek(video.path, index)
+    return frames, jumped
+
+
+def _wrong_seek(path: str, index: int) -> WrongSeek:
+    return WrongSeek(path, f"frame {index} is another one when it is jumped to")

@@ -6,7 +6,7 @@ the video has more than `fps` a second; or `frames` of them, the centres of equa
 
 import dataclasses
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -77,6 +77,12 @@ class Request:
     sha256: str
     run: str
     form: Clips | Frames
+
+
+def request_of(form: Mapping[str, Any], **fields: str) -> Request:
+    """The request of which these are the fields; the form is told by its own."""
+    kind = next(k for k in FORMS.values() if form.keys() == k.__dataclass_fields__.keys())
+    return Request(form=kind(**form), **fields)
 
 
 def check_form(form: Clips | Frames) -> None:

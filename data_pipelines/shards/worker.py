@@ -1,7 +1,7 @@
 """A process that encodes videos: what vlt.data.worker is to clips."""
 
-from data_pipelines.shards.encode import encode
+from data_pipelines.shards.encode import encode, request_of
 from vlt.data import worker
 
 if __name__ == "__main__":
-    worker.main(encode)
+    worker.main(encode, request_of)

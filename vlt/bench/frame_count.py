@@ -30,4 +30,4 @@ def count(request: Request) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    worker.main(count)
+    worker.main(count, Request)

@@ -7,14 +7,14 @@ children); each reads clips one after another until its standard input ends.
 
 import dataclasses
 import io
+import math
 import os
-import pickle
 import queue
 import select
 import signal
-import struct
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from vlt.data import errors
+from vlt.data import errors, messages
 from vlt.data.checksum import verify
 from vlt.data.decode import Video
 from vlt.data.sample import sample
@@ -33,7 +33,7 @@ from vlt.data.transform import apply_transform
 WORKER = (sys.executable, "-m", "vlt.data.worker")
 # Seconds in which a new process must have imported what it needs.
 _START_LIMIT = 120.0
-LENGTH = struct.Struct("<Q")
+_CLOSED = "the decoder pool is closed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +115,21 @@ class DecoderPool:
     """
 
     def __init__(self, workers: int, timeout: float = 60.0, command: Sequence[str] = WORKER):
+        if workers < 0:
+            least = "must be at least 0 (0 decodes in the calling thread)"
+            raise ValueError(f"workers={workers}: the number of decoder processes {least}")
+        if not 0 < timeout < math.inf:
+            raise ValueError(f"timeout={timeout}: the seconds for one video must be over 0, finite")
         self.workers = workers
         self.timeout = timeout
         self._command = command
-        self._running = [_Process(command) for _ in range(workers)]
-        self._free: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        for process in self._running:
-            self._free.put(process)
-        self.close = weakref.finalize(self, _end, self._running)
+        self._running: list[_Process] = []
+        self._free: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+        # Held while processes are started or all ended, so that none is started after.
+        self._changing = threading.RLock()
+        self.close = weakref.finalize(self, _end, self._running, self._free, self._changing)
+        for _ in range(workers):
+            self._start()
 
     def __enter__(self) -> Self:
         return self
@@ -140,13 +147,14 @@ class DecoderPool:
 
         Of another `command` the request is what that answers, with a `path`.
 
-        Raises: what `read_clip` raises; DecodeTimeout, DecoderDied.
+        Raises: what `read_clip` raises; DecodeTimeout, DecoderDied; RuntimeError where the pool is
+          closed, also while this waits, or its processes do not start.
         """
         if not self.close.alive:
-            raise RuntimeError("the decoder pool is closed")
+            raise RuntimeError(_CLOSED)
         if not self.workers:
             return read_clip(request)
-        process = self._free.get()
+        process = self._take()
         answered = False
         try:
             answer = process.ask(request, self.timeout)
@@ -154,21 +162,47 @@ class DecoderPool:
         except TimeoutError:
             limit = f"no frames after {self.timeout:g} s; its decoder was killed"
             raise errors.DecodeTimeout(request.path, limit) from None
+        except messages.BadAnswer as error:
+            reason = f"its decoder gave an answer that is none: {error}"
+            raise errors.DecoderDied(request.path, reason) from None
         except (EOFError, BrokenPipeError):
+            if not self.close.alive:
+                raise RuntimeError(_CLOSED) from None
             raise errors.DecoderDied(request.path, f"its decoder {process.fate()}") from None
         finally:
-            self._free.put(process if answered else self._replace(process))
-        if isinstance(answer, BaseException):
+            if answered:
+                self._free.put(process)
+            else:
+                self._replace(process)
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _replace(self, process: "_Process") -> "_Process":
-        process.end()
-        if not self.close.alive:
-            return process
-        self._running.remove(process)
-        self._running.append(_Process(self._command))
-        return self._running[-1]
+    def _take(self) -> "_Process":
+        process = self._free.get()
+        if process is None:
+            self._free.put(None)  # for the next that waits
+            raise RuntimeError(_CLOSED)
+        return process
+
+    def _start(self) -> None:
+        with self._changing:
+            if not self.close.alive:
+                return
+            try:
+                self._running.append(_Process(self._command))
+            except OSError as error:
+                self.close()  # a pool that shrinks would let its readers wait for ever
+                raise RuntimeError(f"a decoder did not start: {error}") from error
+            self._free.put(self._running[-1])
+
+    def _replace(self, process: "_Process") -> None:
+        process.kill()
+        process.hang_up()
+        with self._changing:
+            if process in self._running:
+                self._running.remove(process)
+        self._start()
 
 
 class _Process:
@@ -187,43 +221,53 @@ class _Process:
         self._readable.register(self._from, select.POLLIN)
         self._started = False
 
-    def ask(self, request: Any, timeout: float) -> np.ndarray | BaseException:
-        """The process's answer. Raises: TimeoutError; EOFError or BrokenPipeError if it died."""
+    def ask(self, request: Any, timeout: float) -> np.ndarray | Exception:
+        """The process's answer.
+
+        Raises: TimeoutError; EOFError or BrokenPipeError if it died; messages.BadAnswer.
+        """
+        message = messages.pack_request(request, timeout)
         if not self._started:
             self._await_start()
-        message = pickle.dumps((request, timeout))
-        self._to.write(LENGTH.pack(len(message)) + message)
-        return self._receive(time.monotonic() + timeout)
+        self._to.write(message)
+        deadline = time.monotonic() + timeout
+        answer = messages.shape_or_error(self._receive(deadline))
+        return self._read(answer, deadline) if isinstance(answer, tuple) else answer
 
     def fate(self) -> str:
         """How the process ended, in words."""
-        code = self.child.wait(timeout=10)
+        try:
+            code = self.child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return "went on without answering"
         return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
-    def end(self) -> None:
-        """Kills the process."""
+    def kill(self) -> None:
+        """Ends the process; who waits for its answer meets the end of it."""
         self.child.kill()
         self.child.wait()
+
+    def hang_up(self) -> None:
+        """Closes the pipes, which nobody may use any more."""
         self._to.close()
         self._from.close()
 
     def _await_start(self) -> None:
         try:
             self._receive(time.monotonic() + _START_LIMIT)
-        except (EOFError, TimeoutError) as error:
+        except (EOFError, TimeoutError, messages.BadAnswer) as error:
             raise RuntimeError(f"a decoder did not start: {self.child.args!r}") from error
         self._started = True
 
-    def _receive(self, deadline: float) -> Any:
-        (size,) = LENGTH.unpack(self._read(LENGTH.size, deadline))
-        answer = pickle.loads(self._read(size, deadline))
-        if isinstance(answer, tuple):
-            answer = self._read(answer, deadline)
-        return answer
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        (size,) = messages.LENGTH.unpack(self._read((messages.LENGTH.size,), deadline))
+        if size > messages.MOST_TEXT:
+            raise messages.BadAnswer(f"a message of {size:,} bytes")
+        return messages.unpack(self._read((size,), deadline).tobytes())
 
-    def _read(self, shape: int | tuple[int, ...], deadline: float) -> np.ndarray:
+    def _read(self, shape: tuple[int, ...], deadline: float) -> np.ndarray:
         out = np.empty(shape, np.uint8)
-        view = memoryview(out).cast("B")
+        view = memoryview(out.reshape(-1))
         while view:
             left = deadline - time.monotonic()
             if left <= 0 or not self._readable.poll(1000 * left):
@@ -235,6 +279,13 @@ class _Process:
         return out
 
 
-def _end(processes: list[_Process]) -> None:
-    for process in processes:
-        process.end()
+def _end(
+    processes: list[_Process],
+    free: "queue.SimpleQueue[_Process | None]",
+    changing: Any,  # a threading.RLock
+) -> None:
+    """Ends all processes and every wait for one of them."""
+    with changing:
+        for process in processes:
+            process.kill()
+        free.put(None)

@@ -174,7 +174,7 @@ def frames_at(
     ready: dict[int, av.VideoFrame] = {}
     missing = set(wanted)
     at, last = 0, None
-    errors = _logged_errors()
+    errors = logged_errors()
     may_skip = codec.name in _SKIPS_EXACTLY
     for pts in wanted:
         start = index.start(pts)
@@ -196,17 +196,17 @@ def frames_at(
                 if last in missing:
                     missing.remove(last)
                     ready[last] = frame
-            if _logged_errors() != errors:
+            if logged_errors() != errors:
                 raise Surprise("libav logged an error")
             if packet is None and pts in missing:
                 raise Surprise(f"no frame at {pts} came out")
         yield ready.pop(pts)
 
 
-def _logged_errors() -> int:
+def logged_errors() -> int:
     """How many errors libav has logged in this process."""
-    found = logging.get_last_error()
-    return found[0]
+    count, _ = logging.get_last_error()
+    return count
 
 
 def _drop(packets: Iterator[av.Packet], count: int) -> None:

@@ -1,59 +1,70 @@
 """A decoder process: `python -m vlt.data.worker`, started by `vlt.data.clips.DecoderPool`.
 
 It says that it runs, then answers requests one by one until its standard input ends, which it does
-when the parent dies, however. Every message is an 8-byte length and that many bytes of pickle:
-(request, seconds) comes in; None (at the start), an exception, or the shape of an array whose bytes
-follow goes out.
+when the parent dies, however. The messages are those of `vlt.data.messages`.
 """
 
 import os
-import pickle
 import signal
 import sys
-import traceback
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from vlt.data.clips import LENGTH, read_clip
+from vlt.data import messages
+from vlt.data.clips import ClipRequest, read_clip
 
 
-def main(read: Callable[[Any], np.ndarray] | None = None) -> None:
-    """Answers until there is nobody left to ask. read: what is done with a request."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def main(
+    read: Callable[[Any], np.ndarray] | None = None,
+    request_of: Callable[..., Any] = types.SimpleNamespace,
+) -> None:
+    """Answers until there is nobody left to ask.
+
+    read: what is done with a request: uint8 of any shape; clips are read by default. request_of:
+    makes the request of its fields.
+    """
+    if read is None:
+        read, request_of = read_clip, ClipRequest
+    # Who stops a job may signal all of its processes; these are still needed, and end with it.
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # What a codec library prints must not come between the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    requests = sys.stdin.buffer
     try:
-        _send(answers, None)
-        while header := requests.read(LENGTH.size):
-            request, limit = pickle.loads(requests.read(*LENGTH.unpack(header)))
+        _send(answers, messages.pack(messages.READY))
+        while header := sys.stdin.buffer.read(messages.LENGTH.size):
+            (size,) = messages.LENGTH.unpack(header)
+            asked = messages.unpack(sys.stdin.buffer.read(size))
             # Should the parent be gone when a decoder hangs, the kernel ends this process.
-            signal.setitimer(signal.ITIMER_REAL, 2 * limit + 1)
-            answer = _answer(read or read_clip, request)
+            signal.setitimer(signal.ITIMER_REAL, 2 * asked["limit"] + 1)
+            answer = _answer(read, request_of, asked["request"])
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _send(answers, answer)
+            content = answer.data if isinstance(answer, np.ndarray) else b""
+            _send(answers, messages.pack_answer(answer), content)
     except BrokenPipeError:
         os._exit(1)
 
 
-def _answer(read: Callable[[Any], np.ndarray], request: Any) -> np.ndarray | Exception:
+def _answer(
+    read: Callable[[Any], np.ndarray], request_of: Callable[..., Any], fields: Mapping[str, Any]
+) -> np.ndarray | Exception:
     try:
-        return read(request)
+        answer = np.ascontiguousarray(read(request_of(**fields)))
+        if answer.dtype != np.uint8 or answer.nbytes > messages.MOST_BYTES:
+            most = f"uint8 of at most {messages.MOST_BYTES:,} bytes"
+            raise ValueError(f"{answer.dtype} of shape {answer.shape} is asked for; {most} can be")
     except Exception as error:
-        try:
-            return pickle.loads(pickle.dumps(error))
-        except Exception:
-            return RuntimeError(traceback.format_exc())
+        return error
+    return answer
 
 
-def _send(answers: BinaryIO, answer: np.ndarray | Exception | None) -> None:
-    message = pickle.dumps(answer.shape if isinstance(answer, np.ndarray) else answer)
-    answers.write(LENGTH.pack(len(message)) + message)
-    if isinstance(answer, np.ndarray):
-        answers.write(answer.data)
+def _send(answers: BinaryIO, head: bytes, content: memoryview | bytes = b"") -> None:
+    answers.write(head)
+    answers.write(content)
     answers.flush()
 
 
