@@ -3,10 +3,12 @@
 import hashlib
 
 from vlt.data import errors
+from vlt.data.containers import check_is_file
 
 
 def sha256_of(path: str) -> str:
     """SHA-256 of a file, in hexadecimal. Raises: errors.CannotOpen."""
+    check_is_file(path)
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,8 @@ from vlt.data import errors
 
 # 8K (7680 x 4320) twice: 200 MB as RGB.
 MOST_PIXELS = 1 << 26
+# How often the short side of a frame may fit into the long one.
+MOST_THIN = 100
 _OPTIONS = {"max_pixels": str(MOST_PIXELS)}
 
 _VIDEO = ("mov", "matroska", "avi", "flv", "asf", "ogg", "mpeg", "mpegts", "mxf", "rm", "nut")
@@ -108,7 +110,7 @@ def _start(path: str) -> bytes:
 def video_stream(path: str, container: InputContainer) -> av.VideoStream:
     """The best video stream of an open file, with one decoding thread. path: for messages.
 
-    Raises: errors.CannotOpen, errors.NotAVideo.
+    Raises: errors.CannotOpen, errors.NotAVideo, errors.WrongFrames.
     """
     if container.format.name in _RAW:
         name = container.format.name
@@ -128,10 +130,17 @@ def video_stream(path: str, container: InputContainer) -> av.VideoStream:
     unreadable = [s for s in found if s.codec_context and not s.codec_context.pix_fmt]
     if any(s.frames > stream.frames > 0 for s in unreadable):
         raise errors.CannotOpen(path, "its longest video stream cannot be decoded")
-    if codec.width * codec.height > MOST_PIXELS:
-        size = f"{codec.width:,} x {codec.height:,}"
-        reason = f"its frames have {size} pixels; at most {MOST_PIXELS:,} are read"
-        raise errors.CannotOpen(path, reason)
+    check_size(path, codec.height, codec.width)
     codec.options = dict(_OPTIONS)
     codec.thread_type, codec.thread_count = "NONE", 1
     return stream
+
+
+def check_size(path: str, height: int, width: int) -> None:
+    """Raises errors.WrongFrames where frames are too large, or so thin that resizing their short
+    side makes them so."""
+    size = f"its frames have {height:,} x {width:,} pixels"
+    if height * width > MOST_PIXELS:
+        raise errors.WrongFrames(path, f"{size}; at most {MOST_PIXELS:,} are read")
+    if max(height, width) > MOST_THIN * min(height, width) > 0:
+        raise errors.WrongFrames(path, f"{size}; one side may be {MOST_THIN} times the other")

@@ -21,7 +21,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vlt.data import decord_backend, errors
-from vlt.data.containers import open_container, video_stream
+from vlt.data.containers import check_size, open_container, video_stream
 from vlt.data.index import Surprise, build_index, frames_at, packets_of
 from vlt.data.orientation import display_matrix, oriented
 from vlt.data.whole import find_break
@@ -85,8 +85,8 @@ class Video:
     With `allow_truncated` a file that was cut is the video of the frames that exist. `content` are
     the bytes of a file that is not on disk under `path`, its name in messages.
 
-    Raises: CannotOpen, NotAVideo, Truncated, NoFrames; WrongFrames where a file that is not whole
-      changes its size.
+    Raises: CannotOpen, NotAVideo, Truncated, NoFrames; WrongFrames where the frames are too
+      large, or a file that is not whole changes their size.
     """
 
     def __init__(
@@ -360,6 +360,7 @@ class Video:
         return errors.WrongFrames(self.path, f"frames of two sizes (H, W): {found}")
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        check_size(self.path, frame.height, frame.width)
         matrix = display_matrix(frame)
         frame = self._reformatter.reformat(frame, format="rgb24", threads=1)
         plane = frame.planes[0]

@@ -9,7 +9,9 @@ frames that it holds: samplers count those and nothing else.
 
 import functools
 import io
+import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -21,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from vlt.data import errors
+from vlt.data.containers import check_size
 
 INDEX = "shards.json"
 SUFFIX = ".array_record"
@@ -28,7 +31,7 @@ FORMS = ("clips", "frames")
 # Shards that a process keeps open: more than this are opened anew when their turn comes.
 _OPEN_SHARDS = 256
 
-_REFERENCE = re.compile(rf"(.+{re.escape(SUFFIX)})#(\d+)")
+_REFERENCE = re.compile(rf"(.+{re.escape(SUFFIX)})#([0-9]{{1,18}})")
 
 
 def shard_of(video: str) -> str | None:
@@ -63,13 +66,37 @@ def read_record(video: str) -> Mapping[str, Any]:
         raise errors.BrokenShard(video, f"the shard has {len(source)} records, from 0")
     try:
         record = msgpack.unpackb(source[number])
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, msgpack.UnpackException) as error:
         raise errors.BrokenShard(video, f"the record is damaged: {error}") from error
+    _check_record(video, record)
     run = _index(os.path.dirname(shard))["run"]
-    if record.get("run") != run:
-        reason = f"the shard is of another run ({record.get('run')}) than its {INDEX} ({run})"
+    if record["run"] != run:
+        reason = f"the shard is of another run ({record['run']}) than its {INDEX} ({run})"
         raise errors.BrokenShard(video, reason)
     return record
+
+
+def _check_record(video: str, record: Any) -> None:
+    """Raises errors.BrokenShard unless the record holds what its docstring says and no more."""
+    match record:
+        case {"run": str(), "video": str(), "content": bytes(), **rest} if not rest:
+            return
+        case {"run": str(), "video": str(), "frames": [*frames], "fps": float() | int(), **rest}:
+            if frames and all(isinstance(f, bytes) for f in frames) and not rest:
+                if type(record["fps"]) is not bool and 0 < record["fps"] < math.inf:
+                    return
+    raise errors.BrokenShard(video, f"the record is damaged: {_found(record)}")
+
+
+def _found(record: Any) -> str:
+    """What is wrong with a record, in short."""
+    if not isinstance(record, dict):
+        return f"it holds {type(record).__name__} instead of fields"
+    kinds = {str(name)[:40]: type(value).__name__ for name, value in record.items()}
+    most = dict(itertools.islice(kinds.items(), 8))
+    fps = f", fps={record['fps']!r}" if isinstance(record.get("fps"), float | int) else ""
+    wanted = "run and video (str) and content (bytes), or frames (bytes, one or more) and fps (> 0)"
+    return f"it holds {most}{fps} instead of {wanted}"
 
 
 def pack_record(record: Mapping[str, Any]) -> bytes:
@@ -84,7 +111,7 @@ def _open(shard: str) -> Sequence[bytes]:
     _check_size(shard)
     try:
         return ArrayRecordDataSource(shard)
-    except RuntimeError as error:
+    except (RuntimeError, OSError, ValueError) as error:
         raise errors.BrokenShard(shard, f"cannot be opened: {error}") from error
 
 
@@ -104,12 +131,21 @@ def _check_size(shard: str) -> None:
 def _index(folder: str) -> Mapping[str, Any]:
     path = pathlib.Path(folder) / INDEX
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         reason = "there is no such file: the shards beside it are not complete"
         raise errors.BrokenShard(str(path), reason) from None
-    except ValueError as error:
+    except OSError as error:
+        raise errors.BrokenShard(str(path), f"cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise errors.BrokenShard(str(path), f"not JSON: {error}") from None
+    match index:
+        case {"run": str(), "shards": {**shards}}:
+            sizes = [s.get("bytes") if isinstance(s, dict) else None for s in shards.values()]
+            if all(isinstance(size, int) for size in sizes):
+                return index
+    reason = "is no index of shards: it must hold `run`, and `shards` with the `bytes` of each"
+    raise errors.BrokenShard(str(path), reason)
 
 
 class StoredFrames:
@@ -133,7 +169,8 @@ class StoredFrames:
     def read(self, indices: Sequence[int], *, backend: str = "pyav") -> np.ndarray:
         """The frames at `indices`, in any order: uint8 RGB [len(indices), H, W, 3].
 
-        Raises: errors.WrongFrames, errors.BrokenShard, errors.UnsupportedByDecord.
+        Raises: errors.WrongFrames (none such, too large, or of two sizes), errors.BrokenShard,
+          errors.UnsupportedByDecord.
         """
         if backend == "decord":
             raise errors.UnsupportedByDecord(self.path, "holds JPEG files; use backend='pyav'")
@@ -142,10 +179,18 @@ class StoredFrames:
             reason = f"frame {outside[0]} was asked for; frames 0 to {len(self) - 1} exist"
             raise errors.WrongFrames(self.path, reason)
         found = {i: self._decode(i) for i in dict.fromkeys(indices)}
+        sizes = dict.fromkeys(image.shape[:2] for image in found.values())
+        if len(sizes) > 1:
+            told = " and ".join(map(str, sizes))
+            raise errors.WrongFrames(self.path, f"frames of two sizes (H, W): {told}")
         return np.stack([found[i] for i in indices])
 
     def _decode(self, index: int) -> np.ndarray:
         try:
-            return np.asarray(Image.open(io.BytesIO(self._frames[index]), formats=["JPEG"]))
-        except OSError as error:
+            with Image.open(io.BytesIO(self._frames[index]), formats=["JPEG"]) as image:
+                check_size(self.path, image.height, image.width)
+                if image.mode != "RGB":
+                    raise ValueError(f"its colours are {image.mode} instead of RGB")
+                return np.asarray(image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise errors.BrokenShard(self.path, f"frame {index} is damaged: {error}") from error
