@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import wave
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -310,3 +311,114 @@ def test_memory_stays_flat(tmp_path):
     )
     # One clip is 0.3 MB: kept once in twenty reads, it would show.
     assert int(grown) < 3e6
+
+
+def write_with_sound(path, seconds, sound_seconds, late=0.0, codec="libx264", **options):
+    """A film of 25 frames a second beside sound, which lasts otherwise; the film begins late."""
+    with av.open(str(path), "w", container_options=options) as container:
+        film = container.add_stream(codec, rate=25)
+        film.height, film.width, film.pix_fmt = 64, 96, "yuv420p"
+        sound = container.add_stream("mp3" if path.suffix in (".avi", ".flv") else "aac", rate=44100)
+        sound.layout = "mono"
+        for number, image in enumerate(draw(round(25 * seconds))):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = number + round(25 * late), Fraction(1, 25)
+            container.mux(film.encode(frame))
+        container.mux(film.encode(None))
+        for start in range(0, round(44100 * sound_seconds), 1152):
+            part = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.float32), "fltp", "mono")
+            part.sample_rate, part.pts = 44100, start
+            container.mux(sound.encode(part))
+        container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("late", [0.0, 3.0])
+@pytest.mark.parametrize("name", ["a.mkv", "tagless.mkv", "a.mp4", "a.mov", "a.ts", "a.flv", "a.avi"])
+def test_sound_that_lasts_longer_than_the_picture_is_no_cut(tmp_path, name, late):
+    codec = "mpeg4" if name == "a.avi" else "libx264"
+    path = write_with_sound(tmp_path / name, 2, 9, late, codec)
+    if name == "tagless.mkv":
+        path.write_bytes(path.read_bytes().replace(b"DURATION", b"DURATION"[::-1]))
+    assert probe(path).frames == 50
+    assert np.array_equal(decode(path, [0, 49]), decode_all(path)[[0, 49]])
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "tagless.mkv", "a.mp4"])
+@pytest.mark.parametrize("seconds", [(9, 9), (9, 2)])
+def test_a_cut_is_found_beside_sound(tmp_path, monkeypatch, name, seconds):
+    """By the ends of the streams alone: the structure is not looked at."""
+    monkeypatch.setattr(decode_module, "find_break", lambda *_: "")
+    path = write_with_sound(tmp_path / name, *seconds, movflags="faststart")
+    content = path.read_bytes()
+    if name == "tagless.mkv":
+        content = content.replace(b"DURATION", b"DURATION"[::-1])
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(errors.Truncated):
+        probe(path)
+
+
+def test_a_track_s_own_end_counts(tmp_path):
+    """Matroska's tag promises more frames than there are, and no other stream explains it."""
+    path = write(tmp_path / "a.mkv", draw(50))
+    content = path.read_bytes()
+    assert content.count(b"00:00:02.000000000") == 1
+    path.write_bytes(content.replace(b"00:00:02.000000000", b"00:00:09.000000000"))
+    assert probe(path).frames == 50  # more than the container's own duration: not believed
+    path.write_bytes(content.replace(b"00:00:02.000000000", b"rubbish of 18 byte"))
+    assert probe(path).frames == 50
+
+
+def test_sound_files_given(shared):
+    path = shared / "faults" / "mkv_sound_longer_than_picture.mkv"
+    assert probe(path).frames == len(decode_all(path)) == 50
+
+
+def joined(tmp_path, name, codec, sizes, pix_fmts=("yuv420p", "yuv420p")):
+    """Streams one after another in one file, as a recorder writes them whose picture changes."""
+    parts = []
+    for (height, width), pix_fmt in zip(sizes, pix_fmts, strict=True):
+        part = write(tmp_path / f"part-{name}", draw(20, height, width), codec, {}, pix_fmt)
+        parts.append(part.read_bytes())
+    (tmp_path / name).write_bytes(b"".join(parts))
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.mpg", "mpeg2video"), ("a.ts", "libx264"), ("a.h264", "libx264")]
+)
+def test_a_size_that_changes_is_named(tmp_path, name, codec):
+    path = joined(tmp_path, name, codec, [(64, 96), (96, 128)])
+    sizes = r"frames of two sizes \(H, W\): \(64, 96\) and \(96, 128\)"
+    with pytest.raises(errors.WrongFrames, match=sizes) as caught:
+        decode(path, [0, 39])
+    assert caught.value.path == str(path)
+
+
+def test_a_pixel_format_that_changes_is_followed(tmp_path):
+    pix_fmts = ("yuv420p", "yuv444p")
+    path = joined(tmp_path, "a.h264", "libx264", [(64, 96)] * 2, pix_fmts)
+    truth = decode_all(path)
+    assert len(truth) == 40
+    assert np.array_equal(decode(path, [1, 19, 20, 39]), truth[[1, 19, 20, 39]])
+
+
+@pytest.mark.parametrize("rate", [Fraction(0), Fraction(-25), None])
+def test_rates_that_are_none(tmp_path, monkeypatch, rate):
+    path = write(tmp_path / "a.mp4", draw(1))
+
+    class Stream:
+        def __init__(self, stream):
+            self._stream = stream
+
+        average_rate = guessed_rate = rate
+
+        def __getattr__(self, name):
+            return getattr(self._stream, name)
+
+    whole = decode_module.video_stream
+    monkeypatch.setattr(decode_module, "video_stream", lambda *a: Stream(whole(*a)))
+    monkeypatch.setattr(decode_module, "build_index", lambda c, s: index.build_index(c, s._stream))
+    with Video(path) as video:
+        assert (len(video), video.fps) == (1, 25.0)
+        assert video.info().duration > 0
