@@ -4,11 +4,13 @@ import json
 import pathlib
 
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipelines.moving_shapes.writer import write_video
 from data_pipelines.shards import folder
-from data_pipelines.shards.write import WORKER, write_shard
+from data_pipelines.shards.write import WORKER, WRITER_OPTIONS, write_shard
 from vlt.data.clips import DecoderPool
+from vlt.data.shards import INDEX
 
 FPS = 10  # of the videos
 
@@ -59,3 +61,16 @@ def make(manifest: pathlib.Path, out: pathlib.Path, form, per_shard: int = 2) ->
     folder.finish(str(out), plan, rows)
     folder.tidy(str(out))
     return out / folder.MANIFEST
+
+
+def forge(folder: pathlib.Path, *records: bytes) -> list[str]:
+    """A folder of one shard that holds any bytes as its records; what a manifest calls them."""
+    folder.mkdir()
+    path = folder / "forged.array_record"
+    writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    shards = {path.name: {"records": len(records), "bytes": path.stat().st_size}}
+    (folder / INDEX).write_text(json.dumps({"run": "forged", "shards": shards}))
+    return [f"{path}#{number}" for number in range(len(records))]

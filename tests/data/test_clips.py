@@ -15,7 +15,7 @@ from helpers import ROOT, environment, run_python
 from video_files import draw, write, write_lossless, write_tricky
 
 from vlt.data import decode as decode_module
-from vlt.data import errors, index
+from vlt.data import clips, errors, index
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 from vlt.data.sample import sample
 
@@ -195,6 +195,85 @@ def test_close_ends_the_processes(clip):
     pool.close()
     assert all(process.poll() is not None for process in processes)
     with pytest.raises(RuntimeError, match="closed"):
+        pool.read(clip)
+
+
+@pytest.mark.parametrize(
+    ("workers", "timeout", "named"),
+    [(-1, 60, "workers=-1"), (1, 0, "timeout=0"), (1, -2.5, "timeout=-2.5"),
+     (1, float("nan"), "timeout=nan"), (1, float("inf"), "timeout=inf")],
+)  # fmt: skip
+def test_counts_and_times_that_cannot_be_are_refused(workers, timeout, named):
+    with pytest.raises(ValueError, match=named):
+        DecoderPool(workers, timeout)
+
+
+def test_close_ends_every_wait(clip):
+    """Of the one that decodes, of those that wait for a free process, and of a start."""
+    hanging = ClipRequest(str(pathlib.Path(clip.path).with_name("hang.mkv")), "linspace", 8)
+    pool = DecoderPool(1, timeout=600, command=MISBEHAVING)
+    pool.read(clip)
+    starting = DecoderPool(1, timeout=600, command=("sleep", "600"))
+    ended: list[tuple[str, Exception]] = []
+
+    def read(pool):
+        try:
+            pool.read(hanging)
+        except Exception as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=read, args=(p,)) for p in (pool, pool, pool, starting)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    assert not ended
+    children = pool.processes + starting.processes
+    start = time.monotonic()
+    pool.close()
+    starting.close()
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - start < 5
+    assert [type(error) for error in ended] == [RuntimeError] * 4
+    assert {str(error) for error in ended} == {"the decoder pool is closed"}
+    assert all(child.poll() is not None for child in children)
+    assert not set(pool.processes + starting.processes) - set(children)  # none was started since
+
+
+def test_a_signal_s_handler_may_close_the_pool(clip):
+    """In the thread that waits itself, whatever it is doing."""
+    path = pathlib.Path(clip.path).with_name("hang.mkv")
+    pool = DecoderPool(1, timeout=600, command=MISBEHAVING)
+    pool.read(clip)
+    old = signal.signal(signal.SIGALRM, lambda *_: pool.close())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(RuntimeError, match="the decoder pool is closed"):
+            pool.read(ClipRequest(str(path), "linspace", 8))
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+def test_decoders_outlive_the_signals_that_stop_a_job(clip):
+    """Else what the main process still reads would count as broken files."""
+    with DecoderPool(1) as pool:
+        good = pool.read(clip)
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            os.kill(pool.processes[0].pid, stop)
+            assert np.array_equal(pool.read(clip), good)
+
+
+def test_a_command_that_is_none_is_named():
+    with pytest.raises(RuntimeError, match="a decoder did not start: .*no_such_command"):
+        DecoderPool(2, command=("no_such_command",))
+
+
+def test_a_decoder_that_never_says_that_it_runs_is_given_up(clip, monkeypatch):
+    monkeypatch.setattr(clips, "_START_LIMIT", 0.3)
+    with (
+        DecoderPool(1, command=("sleep", "600")) as pool,
+        pytest.raises(RuntimeError, match="a decoder did not start: .*sleep"),
+    ):
         pool.read(clip)
 
 

@@ -3,13 +3,14 @@
 import io
 import json
 import shutil
+import struct
 
 import msgpack
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from shard_folders import FPS, make, read_lines, write_rows, write_videos
+from shard_folders import FPS, forge, make, read_lines, write_rows, write_videos
 
 from configs.common import videos as data_section
 from data_pipelines import moving_shapes
@@ -17,7 +18,7 @@ from data_pipelines.shards.encode import Clips, Frames
 from vlt.data import shards
 from vlt.data.clips import ClipRequest, DecoderPool, open_video, read_clip
 from vlt.data.decode import decode
-from vlt.data.errors import BrokenShard, UnsupportedByDecord, WrongFrames
+from vlt.data.errors import BrokenShard, NotAVideo, UnsupportedByDecord, WrongFrames
 from vlt.data.manifest import ManifestError, read_manifest
 from vlt.data.pipeline import VideoData
 from vlt.data.sample import SAMPLERS, sample
@@ -271,3 +272,117 @@ def test_records_are_plain_data(made):
     assert record.keys() == {"run", "video", "frames", "fps"}
     assert shards.pack_record(record) == msgpack.packb(record)
     assert all(frame[:2] == b"\xff\xd8" for frame in record["frames"])
+
+
+def jpeg_bytes(height=16, width=24, mode="RGB"):
+    out = io.BytesIO()
+    Image.new(mode, (width, height), 7).save(out, "JPEG")
+    return out.getvalue()
+
+
+def resized_header(content, height, width):
+    """A JPEG file whose header claims another size (marker SOF0)."""
+    at = content.index(b"\xff\xc0") + 5
+    return content[:at] + struct.pack(">HH", height, width) + content[at + 4 :]
+
+
+HEAD = {"run": "forged", "video": "a.mp4"}
+FRAMES = {"frames": [jpeg_bytes()] * 3, "fps": 5.0}
+BROKEN = {
+    "no msgpack": b"\xc1",
+    "nothing": b"",
+    "cut": msgpack.packb(HEAD | FRAMES)[:-40],
+    "more behind it": msgpack.packb(HEAD | FRAMES) + b"\0",
+    "text that is no UTF-8": b"\x81\xa1\xff\xa1\xff",
+    "a list as key": b"\x81\x91\x01\x01",
+    "a number as key": msgpack.packb({1: 2}),
+    "deep": b"\x91" * 100_000,
+    "a claim of 4 billion items": b"\xdd\xff\xff\xff\xff",
+    "a type of its own": msgpack.packb(msgpack.ExtType(5, b"x")),
+    "a list": msgpack.packb([HEAD]),
+    "a number": msgpack.packb(3),
+    "no run": msgpack.packb({"video": "a"} | FRAMES),
+    "neither content nor frames": msgpack.packb(HEAD),
+    "both": msgpack.packb(HEAD | FRAMES | {"content": b"x"}),
+    "a field more": msgpack.packb(HEAD | FRAMES | {"path": "/etc/passwd"}),
+    "content as text": msgpack.packb(HEAD | {"content": "/etc/passwd"}),
+    "frames as text": msgpack.packb(HEAD | FRAMES | {"frames": ["a"]}),
+    "one frame for all": msgpack.packb(HEAD | FRAMES | {"frames": jpeg_bytes()}),
+    "no frames": msgpack.packb(HEAD | FRAMES | {"frames": []}),
+    **{
+        f"fps {fps}": msgpack.packb(HEAD | FRAMES | {"fps": fps})
+        for fps in (0, -5.0, float("nan"), float("inf"), True, "5", None)
+    },
+    "another run": msgpack.packb(HEAD | FRAMES | {"run": "other"}),
+    "an empty frame": msgpack.packb(HEAD | FRAMES | {"frames": [b""]}),
+    "a frame cut": msgpack.packb(HEAD | FRAMES | {"frames": [jpeg_bytes()[:-200]]}),
+    "a frame that is PNG": msgpack.packb(HEAD | FRAMES | {"frames": [b"\x89PNG\r\n\x1a\n"]}),
+    "a grey frame": msgpack.packb(HEAD | FRAMES | {"frames": [jpeg_bytes(mode="L")]}),
+    "a frame of four colours": msgpack.packb(HEAD | FRAMES | {"frames": [jpeg_bytes(mode="CMYK")]}),
+}
+TOO_LARGE = {
+    "a bomb": resized_header(jpeg_bytes(), 65_500, 65_500),
+    "large": resized_header(jpeg_bytes(), 9000, 9000),
+    "thin": jpeg_bytes(4, 800),
+}
+
+
+@pytest.fixture(scope="module")
+def forged(tmp_path_factory):
+    """{name: reference} of every broken record, and of a sound one at the end."""
+    records = [*BROKEN.values(), msgpack.packb(HEAD | FRAMES)]
+    found = forge(tmp_path_factory.mktemp("forged") / "shards", *records)
+    return dict(zip([*BROKEN, "sound"], found, strict=True))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_records_of_other_contents_are_broken_by_name(forged, name):
+    with pytest.raises(BrokenShard) as caught:
+        read_clip(request(forged[name], "linspace"))
+    assert caught.value.path == forged[name]
+    assert len(caught.value.reason) < 600
+    assert read_clip(request(forged["sound"], "linspace")).shape == (4, 16, 24, 3)
+
+
+def test_frames_out_of_bounds_are_named(tmp_path):
+    records = [msgpack.packb(HEAD | FRAMES | {"frames": [f]}) for f in TOO_LARGE.values()]
+    for name, reference in zip(TOO_LARGE, forge(tmp_path / "a", *records), strict=True):
+        with pytest.raises((BrokenShard, WrongFrames), match="pixels") as caught:
+            read_clip(request(reference, "linspace"))
+        assert caught.value.path == reference, name
+    record = HEAD | FRAMES | {"frames": [jpeg_bytes(), jpeg_bytes(24, 24)]}
+    (reference,) = forge(tmp_path / "b", msgpack.packb(record))
+    with pytest.raises(WrongFrames, match=r"two sizes \(H, W\): \(16, 24\) and \(24, 24\)"):
+        read_clip(request(reference, "linspace"))
+
+
+def test_a_record_that_is_a_playlist_is_no_video(made, tmp_path):
+    target = tmp_path / "target.mov"
+    target.write_bytes(shards.read_record(references(made["clips"])[0])["content"])
+    for text in (f"#EXTM3U\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile a\n"):
+        folder = tmp_path / str(len(text))
+        (reference,) = forge(folder, msgpack.packb(HEAD | {"content": text.encode()}))
+        with pytest.raises(NotAVideo, match="forged.array_record#0: not a video: libav reads it as"):
+            read_clip(request(reference, "linspace"))
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["[]", "3", '{"run": 3, "shards": {}}', '{"run": "a"}', '{"run": "a", "shards": []}',
+     '{"run": "a", "shards": {"a": 3}}', '{"run": "a", "shards": {"a": {}}}', "[" * 200_000, "\xff"],
+)  # fmt: skip
+def test_an_index_of_other_contents_is_named(copy, index):
+    manifest = copy("all")
+    (manifest.parent / shards.INDEX).write_bytes(index.encode("latin-1"))
+    with pytest.raises(ManifestError, match=f"{shards.INDEX}|not JSON|is no index of shards"):
+        read_manifest(manifest)
+
+
+def test_broken_records_are_errors_of_the_video_in_a_pool_too(forged):
+    """So that `on_error` is asked about them."""
+    with DecoderPool(1) as pool:
+        for name in ("deep", "no run", "a frame cut"):
+            with pytest.raises(BrokenShard) as caught:
+                pool.read(request(forged[name], "linspace"))
+            assert caught.value.path == forged[name]
+        assert pool.read(request(forged["sound"], "linspace")).shape == (4, 16, 24, 3)

@@ -159,16 +159,8 @@ class DecoderPool:
         try:
             answer = process.ask(request, self.timeout)
             answered = True
-        except TimeoutError:
-            limit = f"no frames after {self.timeout:g} s; its decoder was killed"
-            raise errors.DecodeTimeout(request.path, limit) from None
-        except messages.BadAnswer as error:
-            reason = f"its decoder gave an answer that is none: {error}"
-            raise errors.DecoderDied(request.path, reason) from None
-        except (EOFError, BrokenPipeError):
-            if not self.close.alive:
-                raise RuntimeError(_CLOSED) from None
-            raise errors.DecoderDied(request.path, f"its decoder {process.fate()}") from None
+        except Exception as error:
+            raise self._told(error, process, request.path) from None
         finally:
             if answered:
                 self._free.put(process)
@@ -177,6 +169,19 @@ class DecoderPool:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def _told(self, error: Exception, process: "_Process", path: str) -> Exception:
+        """What an error in asking a process means to who asked."""
+        if not self.close.alive:
+            return RuntimeError(_CLOSED)
+        if isinstance(error, TimeoutError):
+            limit = f"no frames after {self.timeout:g} s; its decoder was killed"
+            return errors.DecodeTimeout(path, limit)
+        if isinstance(error, messages.BadAnswer):
+            return errors.DecoderDied(path, f"its decoder gave an answer that is none: {error}")
+        if isinstance(error, EOFError | BrokenPipeError):
+            return errors.DecoderDied(path, f"its decoder {process.fate()}")
+        return error
 
     def _take(self) -> "_Process":
         process = self._free.get()

@@ -93,8 +93,8 @@ def _plain(value: Any) -> Any:
     """What JSON has no word for, as what it has one for."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return dict(value)
+    if hasattr(value, "items"):  # a mapping, or a ConfigDict, which is none by its type
+        return dict(value.items())
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, os.PathLike):
