@@ -14,8 +14,8 @@ import pytest
 from helpers import ROOT, environment, run_python
 from video_files import draw, write, write_lossless, write_tricky
 
-from vlt.data import decode as decode_module
 from vlt.data import clips, errors, index
+from vlt.data import decode as decode_module
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 from vlt.data.sample import sample
 

@@ -83,7 +83,12 @@ def test_names_of_protocols_and_patterns_are_names_of_files(tmp_path, monkeypatc
     for name in names:
         (tmp_path / name).write_bytes(whole)
         assert np.array_equal(decode(name, range(12)), FRAMES), name
-    for name in ("concat:png.mov", "subfile,,start,0,end,0,,:png.mov", "http://127.0.0.1/a", "cache:png.mov"):
+    for name in (
+        "concat:png.mov",
+        "subfile,,start,0,end,0,,:png.mov",
+        "http://127.0.0.1/a",
+        "cache:png.mov",
+    ):
         with pytest.raises(errors.CannotOpen, match="no such file"):
             decode(name, [0])
 
@@ -144,7 +149,9 @@ def test_pipes_devices_and_sockets_are_refused_at_once(tmp_path):
         listening.bind(str(tmp_path / "socket.mp4"))
         cases = {tmp_path / "pipe.mp4": "a named pipe", tmp_path / "socket.mp4": "a socket"}
         for path, kind in (cases | {"/dev/zero": "a device", tmp_path: "no such file"}).items():
-            for request in (ClipRequest(str(path), "linspace", 2, sha256=s) for s in ("", "0" * 64)):
+            for request in (
+                ClipRequest(str(path), "linspace", 2, sha256=s) for s in ("", "0" * 64)
+            ):
                 with pytest.raises(errors.CannotOpen, match=f"cannot be opened: .*{kind}"):
                     read_clip(request)
 

@@ -318,7 +318,9 @@ def write_with_sound(path, seconds, sound_seconds, late=0.0, codec="libx264", **
     with av.open(str(path), "w", container_options=options) as container:
         film = container.add_stream(codec, rate=25)
         film.height, film.width, film.pix_fmt = 64, 96, "yuv420p"
-        sound = container.add_stream("mp3" if path.suffix in (".avi", ".flv") else "aac", rate=44100)
+        sound = container.add_stream(
+            "mp3" if path.suffix in (".avi", ".flv") else "aac", rate=44100
+        )
         sound.layout = "mono"
         for number, image in enumerate(draw(round(25 * seconds))):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
@@ -334,7 +336,9 @@ def write_with_sound(path, seconds, sound_seconds, late=0.0, codec="libx264", **
 
 
 @pytest.mark.parametrize("late", [0.0, 3.0])
-@pytest.mark.parametrize("name", ["a.mkv", "tagless.mkv", "a.mp4", "a.mov", "a.ts", "a.flv", "a.avi"])
+@pytest.mark.parametrize(
+    "name", ["a.mkv", "tagless.mkv", "a.mp4", "a.mov", "a.ts", "a.flv", "a.avi"]
+)
 def test_sound_that_lasts_longer_than_the_picture_is_no_cut(tmp_path, name, late):
     codec = "mpeg4" if name == "a.avi" else "libx264"
     path = write_with_sound(tmp_path / name, 2, 9, late, codec)

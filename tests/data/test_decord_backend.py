@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from video_files import decode_all, write_tricky
+from video_files import decode_all, draw, write, write_tricky
 
 from vlt.data import errors
 from vlt.data.decode import decode
@@ -69,3 +69,35 @@ def test_absent_decord_says_what_to_install(tmp_path, monkeypatch):
 def test_unknown_backend(tmp_path):
     with pytest.raises(ValueError, match="unknown backend 'decrod': did you mean 'decord'"):
         decode(write_tricky(tmp_path, "closed_gop.mp4"), [0], backend="decrod")
+
+
+# Codec, pixel format and whether decord gives PyAV's pixels, as measured.
+FORMATS = [
+    ("a.mp4", "libx264", "yuv420p", True),
+    ("a.mp4", "libx264", "yuvj420p", True),
+    ("a.mp4", "libx264", "yuv422p", True),
+    ("a.mp4", "libx264", "yuv444p", True),
+    ("a.mp4", "libx264", "yuv420p10le", False),
+    ("a.mp4", "libx264", "yuv422p10le", False),
+    ("a.mp4", "libx264rgb", "rgb24", True),
+    ("a.mp4", "libx265", "yuv420p10le", False),
+    ("a.mp4", "libx265", "yuv420p12le", False),
+    ("a.webm", "libvpx-vp9", "yuv440p", False),
+    ("a.mkv", "ffv1", "yuv410p", False),
+    ("a.mkv", "ffv1", "gbrp10le", False),
+    ("a.mkv", "ffv1", "bgra", True),
+    ("a.mpg", "mpeg2video", "yuv420p", False),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "pixels", "right"), FORMATS)
+def test_pixel_formats_agree_or_are_refused(tmp_path, name, codec, pixels, right):
+    pytest.importorskip("decord")
+    options = {"x265-params": "log-level=none:open-gop=0"} if codec == "libx265" else {}
+    path = write(tmp_path / name, draw(12), codec, options, pixels)
+    if right:
+        assert np.array_equal(decode(path, [0, 7], backend="decord"), decode(path, [0, 7]))
+    else:
+        with pytest.raises(errors.UnsupportedByDecord, match=f"{pixels}|container mpeg") as caught:
+            decode(path, [0, 7], backend="decord")
+        assert caught.value.path == str(path)

@@ -147,12 +147,12 @@ def test_a_matrix_of_zeros_says_nothing(tmp_path):
 
 def test_orientation_in_the_stream_itself(tmp_path):
     """The message "display orientation" of H.264: a mirror, then 90 degrees anticlockwise."""
-    plain = write_turned(tmp_path / "plain.h264", linear(1, 0, 0, 1))
+    write_turned(tmp_path / "plain.h264", linear(1, 0, 0, 1))
     # Payload 47 of 5 bytes: no cancel, hor_flip, ver_flip, 16 bits of angle, ue(0), stop.
     bits = "0" + "1" + "0" + f"{1 << 14:016b}" + "1" + "0"
     payload = int((bits + "1").ljust(24, "0"), 2).to_bytes(3)
     sei = b"\0\0\0\1\x06" + bytes([47, 3]) + payload + b"\x80"
-    content = open(plain, "rb").read()
+    content = (tmp_path / "plain.h264").read_bytes()
     first_slice = content.index(b"\0\0\1\x65")
     turned = content[:first_slice].rstrip(b"\0") + sei + b"\0" + content[first_slice:]
     with Video("a.h264", content=turned) as video:

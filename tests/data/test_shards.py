@@ -359,17 +359,23 @@ def test_frames_out_of_bounds_are_named(tmp_path):
 def test_a_record_that_is_a_playlist_is_no_video(made, tmp_path):
     target = tmp_path / "target.mov"
     target.write_bytes(shards.read_record(references(made["clips"])[0])["content"])
-    for text in (f"#EXTM3U\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile a\n"):
+    for text in (
+        f"#EXTM3U\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n",
+        "ffconcat version 1.0\nfile a\n",
+    ):
         folder = tmp_path / str(len(text))
         (reference,) = forge(folder, msgpack.packb(HEAD | {"content": text.encode()}))
-        with pytest.raises(NotAVideo, match="forged.array_record#0: not a video: libav reads it as"):
+        with pytest.raises(
+            NotAVideo, match="forged.array_record#0: not a video: libav reads it as"
+        ):
             read_clip(request(reference, "linspace"))
 
 
 @pytest.mark.parametrize(
     "index",
     ["[]", "3", '{"run": 3, "shards": {}}', '{"run": "a"}', '{"run": "a", "shards": []}',
-     '{"run": "a", "shards": {"a": 3}}', '{"run": "a", "shards": {"a": {}}}', "[" * 200_000, "\xff"],
+     '{"run": "a", "shards": {"a": 3}}', '{"run": "a", "shards": {"a": {}}}',
+     "[" * 200_000, "\xff"],
 )  # fmt: skip
 def test_an_index_of_other_contents_is_named(copy, index):
     manifest = copy("all")

@@ -2,10 +2,10 @@
 
 decord 0.6.0 is right where it reads a file in order, and wrong without a word where it seeks among
 pictures that are shown before the keyframe preceding them (open GOP, in H.264 and HEVC), or in AVI
-files with B-frames. Of pictures of more than 8 bits, and of some samplings of colour, it gives other
-pixels; of mirrored ones, those that are stored. Such files, and those whose frames it miscounts, are
-refused. Its libav cannot be told which formats to open: it gets only files of containers that are
-known by their first bytes, so that it sees no playlist where PyAV saw a video.
+files with B-frames. Of pictures of more than 8 bits, and of some samplings of colour, it gives
+other pixels; of mirrored ones, those that are stored. Such files, and those whose frames it
+miscounts, are refused. Its libav cannot be told which formats to open: so it gets only files of
+containers that are known by their first bytes, in which it sees no playlist.
 """
 
 import typing

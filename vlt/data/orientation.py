@@ -1,7 +1,7 @@
 """How a frame is turned before it is shown, by the display matrix that comes with it.
 
-The matrix [a b u; c d v; x y w] sends the pixel (p, q), q downwards, to (a p + c q, b p + d q), moved
-by (x, y) into view (ISO/IEC 14496-12, 6.2.2). Of it the mirror and the quarter turn are obeyed, to
+The matrix [a b u; c d v; x y w] sends the pixel (p, q), q downwards, to (a p + c q, b p + d q),
+moved by (x, y) into view (ISO/IEC 14496-12, 6.2.2). Of it the mirror and the quarter turn are obeyed, to
 the nearest quarter within MOST_OFF degrees. Sizes stay those of the stored picture, as with pixels
 that are not square. A matrix of zeros says nothing: the picture stays as it is stored.
 """

@@ -82,9 +82,10 @@ def _check_record(video: str, record: Any) -> None:
         case {"run": str(), "video": str(), "content": bytes(), **rest} if not rest:
             return
         case {"run": str(), "video": str(), "frames": [*frames], "fps": float() | int(), **rest}:
-            if frames and all(isinstance(f, bytes) for f in frames) and not rest:
-                if type(record["fps"]) is not bool and 0 < record["fps"] < math.inf:
-                    return
+            fps = record["fps"]
+            is_rate = type(fps) is not bool and 0 < fps < math.inf
+            if is_rate and frames and all(isinstance(f, bytes) for f in frames) and not rest:
+                return
     raise errors.BrokenShard(video, f"the record is damaged: {_found(record)}")
 
 
