@@ -57,7 +57,7 @@ def write_turned(path, matrix, codec="libx264rgb", pix_fmt="rgb24", options=None
 
 
 @pytest.mark.parametrize("name", TURNS)
-@pytest.mark.parametrize("container", ["a.mp4", "a.mov"])
+@pytest.mark.parametrize("container", ["a.mp4", "a.mov", "a.mkv"])
 def test_mirrors_and_quarter_turns_are_obeyed(tmp_path, name, container):
     numbers, turn = TURNS[name]
     path = write_turned(tmp_path / container, linear(*numbers))

@@ -22,13 +22,12 @@ MOST_PIXELS = 1 << 26
 MOST_THIN = 100
 _OPTIONS = {"max_pixels": str(MOST_PIXELS)}
 
-_VIDEO = ("mov", "matroska", "avi", "flv", "asf", "ogg", "mpeg", "mpegts", "mxf", "rm", "nut")
-_VIDEO += ("wtv", "dv", "ivf", "gif", "apng", "yuv4mpegpipe", "h264", "hevc", "mjpeg")
+_VIDEO = "mov matroska avi flv asf ogg mpeg mpegts mxf rm nut wtv dv ivf gif apng yuv4mpegpipe"
+_BARE = "h264 hevc mjpeg"  # streams without a container that are read
 # Streams without a container, which libav also sees in files whose container's header is damaged.
 _RAW = ("h261", "h263", "m4v", "mpegvideo", "cavsvideo", "dirac", "obu", "vc1")
-# Read to tell that it is sound alone.
-_SOUND = ("wav", "mp3", "flac", "aac")
-_FORMATS = ",".join((*_VIDEO, *_RAW, *_SOUND))
+_SOUND = "wav mp3 flac aac"  # read to tell that it is sound alone
+_FORMATS = ",".join([*_VIDEO.split(), *_BARE.split(), *_RAW, *_SOUND.split()])
 # What else is taken for a video, by its first bytes (regular expressions), with libav's name.
 _KINDS = {
     b"#EXTM3U": "a playlist (hls)",

@@ -1,9 +1,10 @@
 """How a frame is turned before it is shown, by the display matrix that comes with it.
 
 The matrix [a b u; c d v; x y w] sends the pixel (p, q), q downwards, to (a p + c q, b p + d q),
-moved by (x, y) into view (ISO/IEC 14496-12, 6.2.2). Of it the mirror and the quarter turn are obeyed, to
-the nearest quarter within MOST_OFF degrees. Sizes stay those of the stored picture, as with pixels
-that are not square. A matrix of zeros says nothing: the picture stays as it is stored.
+moved by (x, y) into view (ISO/IEC 14496-12, 6.2.2). Of it the mirror and the quarter turn are
+obeyed, to the nearest quarter within MOST_OFF degrees. Sizes stay those of the stored picture, as
+with pixels that are not square. A matrix of zeros says nothing: the picture stays as it is stored.
+A tag `rotate` without a matrix is passed over, as libav's own tools do.
 """
 
 import math
@@ -11,7 +12,6 @@ import warnings
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type
 
 from vlt.data import errors
 
@@ -21,10 +21,8 @@ _NO_SHEAR = 0.01  # cosine of the angle between the axes, at most
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     """The nine numbers that come with the frame, row by row; () where there are none."""
-    for data in frame.side_data:
-        if data.type == Type.DISPLAYMATRIX:
-            return tuple(np.frombuffer(bytes(data)[:36], np.int32).tolist())
-    return ()
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return tuple(np.frombuffer(bytes(data)[:36], np.int32).tolist()) if data else ()
 
 
 def oriented(image: np.ndarray, matrix: tuple[int, ...], path: str) -> np.ndarray:
