@@ -9,6 +9,7 @@ A tag `rotate` without a matrix is passed over, as libav's own tools do.
 
 import math
 import warnings
+from typing import Any
 
 import av
 import numpy as np
@@ -21,8 +22,8 @@ _NO_SHEAR = 0.01  # cosine of the angle between the axes, at most
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
     """The nine numbers that come with the frame, row by row; () where there are none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return tuple(np.frombuffer(bytes(data)[:36], np.int32).tolist()) if data else ()
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    return () if data is None else tuple(np.frombuffer(bytes(data)[:36], np.int32).tolist())
 
 
 def oriented(image: np.ndarray, matrix: tuple[int, ...], path: str) -> np.ndarray:
