@@ -80,9 +80,22 @@ def outcome(content, seed):
     truth, again = in_order(copy), in_order(copy, keep=True)
     for time, image in found.items():
         expected = truth.get(time)
-        if np.array_equal(expected, again.get(time)) and not np.array_equal(image, expected):
+        defined = np.array_equal(expected, again.get(time))
+        if (
+            defined
+            and not np.array_equal(image, expected)
+            and not is_read_in_order(copy, time, image)
+        ):
             return "other"
     return "same"
+
+
+def is_read_in_order(content, time, image):
+    """Whether `Video` too, decoding from the start, has this image at the time."""
+    with Video("copy", content=content, allow_truncated=True) as video:
+        video.scan()
+        places = [i for i, pts in enumerate(video._pts) if pts == time]
+        return bool(places) and np.array_equal(video.read(places)[0], image)
 
 
 def differences(content, seeds):
