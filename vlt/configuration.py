@@ -16,7 +16,6 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import json
-import os
 import pathlib
 import platform
 import re
@@ -28,6 +27,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vlt.writing import write_whole
+
 ABSENT = "(absent)"
 # The package's config files; in a checkout a link to the folder `configs` beside it.
 PACKAGED = pathlib.Path(__file__).resolve().parent / "configs"
@@ -38,6 +39,8 @@ _PACKAGES = (
     *("transformers", "tokenizers", "safetensors"),
 )
 _modules = count()
+# That the config of every run has, and other projects' config.json together have not.
+_RUN_KEYS = {"compare", "evals", "mesh", "model", "repeats", "rules", "task", "train"}
 
 
 class ConfigError(ValueError):
@@ -244,16 +247,18 @@ def save_run(workdir: str | pathlib.Path, config: ConfigDict) -> None:
     """Writes config.json (read by `load_saved`), config.txt and versions.json into the workdir."""
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
+    # First, since the others alone do not make a folder a run's.
+    write_whole(folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
     write_whole(folder / "config.txt", resolved_text(config))
     write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
-    write_whole(folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
 
 
-def write_whole(file: pathlib.Path, text: str) -> None:
-    """A file that exists is whole, whenever its writer was killed."""
-    unfinished = file.with_name(f"{file.name}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, file)
+def is_run(workdir: str | pathlib.Path) -> bool:
+    """Whether a folder holds the config of a run."""
+    try:
+        return set(load_saved(workdir)) >= _RUN_KEYS
+    except (OSError, ValueError):
+        return False
 
 
 def load_saved(workdir: str | pathlib.Path) -> ConfigDict:

@@ -23,6 +23,7 @@ WATCH_EVERY = 5.0  # seconds
 COMMON_ERROR = 2.5 * WATCH_EVERY  # seconds in which the others may come to the same error
 LONGEST_END = 3600.0  # seconds in which the first process may still be writing
 ENDED = "vlt/ended"
+PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"  # where JAX's preemption sync tells all of SIGTERM
 GO_ON = "the same command goes on from the last complete checkpoint"
 
 _leaving = threading.Event()
@@ -129,10 +130,11 @@ def _not_joined(seconds: float) -> NoReturn:
         text += "port open, and the number of processes the same for all?"
     else:
         text = f"at {at} not all of {state.num_processes} processes came within {seconds:g} s"
-    _end(text)
+    end(text)
 
 
-def _end(text: str) -> NoReturn:
+def end(text: str) -> NoReturn:
+    """Ends this process with status 1, whatever its other threads are at, and says why."""
     logging.error(text)
     logging.flush()
     print(f"error: {text}", file=sys.stderr, flush=True)
@@ -164,7 +166,7 @@ def _watch() -> None:
         told = [f"process {key.rpartition('/')[2]}: {text}" for key, text in reasons.items()]
         silent = f"process {', '.join(map(str, lost))} of {count} ended without a word, or was not "
         silent += f"heard of for {_lost_seconds:g} s"
-        _end(f"{'; '.join(told) or silent}. All processes stop; {GO_ON}")
+        end(f"{'; '.join(told) or silent}. All processes stop; {GO_ON}")
 
 
 def leave(error: BaseException | None = None) -> None:
@@ -211,6 +213,14 @@ def is_alone() -> bool:
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
     return is_alone() or jax.process_index() == 0
+
+
+def told_to_stop() -> bool:
+    """Whether SIGTERM has come to any of several processes."""
+    try:
+        return bool(_client().key_value_try_get(PREEMPTED))
+    except jax.errors.JaxRuntimeError:
+        return False
 
 
 def wait_for_all(name: str) -> None:

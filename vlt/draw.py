@@ -35,6 +35,7 @@ from vlt.models.build import merges_tokens
 from vlt.models.video_model import VideoModel
 from vlt.paint import PRUNED, paint, picture
 from vlt.resources import resolve
+from vlt.writing import check_target, new_file
 
 SIDE = 128  # pixels of a frame, at least
 
@@ -268,7 +269,8 @@ def save(pictures: Sequence[Image.Image], videos: Sequence[str], folder: Path) -
         stem = Path(video).stem
         seen[stem] += 1
         files.append(folder / f"{stem}{f'-{seen[stem]}' if seen[stem] > 1 else ''}.png")
-        image.save(files[-1])
+        with new_file(files[-1]) as unfinished:
+            image.save(unfinished)
     return files
 
 
@@ -281,6 +283,7 @@ def main(arguments: list[str]) -> None:
     options, videos = flags.FLAGS, arguments[1:]
     logging.set_verbosity(logging.WARNING)
     try:
+        check_target(Path(options.out) / "picture.png")
         models = [model for run in options.workdir for model in of_run(Path(run))]
         if options.config is not None:
             flag = options["config"]
@@ -294,12 +297,12 @@ def main(arguments: list[str]) -> None:
             raise ValueError("a video and --config or --workdir are needed")
         note = ", random weights" if options.random else ""
         pictures = draw(models, videos, tuple(options.layer), note)
+        files = save(pictures, videos, Path(options.out))
     except ModelFolderError as error:
         sys.exit(f"error: {error}; --random draws without weights")
     except (CheckpointError, ValueError, VideoError) as error:
         sys.exit(f"error: {error}")
-    for file in save(pictures, videos, Path(options.out)):
-        print(file)
+    print(*files, sep="\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ It takes the run's best checkpoint, or its latest. What changes the weights, in 
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from vlt.convert.families import get_family
 from vlt.convert.table import source_name
 from vlt.loading import LoadedModel, load_model
 from vlt.model_folder import (
+    MODEL_FOLDER,
+    SAFETENSORS,
+    Kind,
     ModelFolderError,
     check_replaceable,
     new_folder,
@@ -42,8 +46,18 @@ from vlt.models.build import abstract_params, build_methods, example_inputs
 from vlt.models.points import Method, copy_leaves
 from vlt.optim import merge, partition
 from vlt.training_checkpoints import TrainingCheckpoints
+from vlt.writing import new_file
 
-FORMATS = ("orbax", "safetensors", "stablehlo")
+# What a format is written as.
+FORMATS = {
+    "orbax": MODEL_FOLDER,
+    "safetensors": SAFETENSORS,
+    "stablehlo": Kind(
+        "exported program",
+        lambda folder: (folder / "video.stablehlo").is_file(),
+        re.compile(r"(video|text)\.stablehlo"),
+    ),
+}
 
 
 def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> LoadedModel:
@@ -142,11 +156,11 @@ def export(
     its share of the weights.
 
     Raises:
-        ModelFolderError: the target exists and `overwrite` is off.
+        ModelFolderError: the target exists, and `overwrite` is off or it may not be replaced.
+        WriteError: the target is a link, or cannot be written.
         CheckpointError, ModelFolderError, ValueError: there is nothing to average or blend.
     """
-    if form == "safetensors":
-        check_replaceable(target, overwrite, Path.is_file)
+    check_replaceable(target, overwrite, FORMATS[form])
     model = trained_model(workdir, average)
     report = f"from {workdir.name}\n"
     if average is not None:
@@ -163,7 +177,7 @@ def export(
     elif form == "safetensors":
         _write_safetensors(model, target)
     else:
-        with new_folder(target, overwrite, _is_stablehlo_folder) as folder:
+        with new_folder(target, overwrite, FORMATS[form]) as folder:
             _write_stablehlo(model, folder)
 
 
@@ -172,11 +186,8 @@ def _write_safetensors(model: LoadedModel, target: Path) -> None:
     leaves = traverse_util.flatten_dict(model.params, sep="/")
     arrays = {path: np.ascontiguousarray(leaf) for path, leaf in leaves.items()}
     metadata = {"format": "np", "vlt": json.dumps(model.config.to_dict())}
-    safetensors.numpy.save_file(arrays, target, metadata=metadata)
-
-
-def _is_stablehlo_folder(folder: Path) -> bool:
-    return (folder / "video.stablehlo").exists()
+    with new_file(target) as unfinished:
+        safetensors.numpy.save_file(arrays, unfinished, metadata=metadata)
 
 
 def _write_stablehlo(model: LoadedModel, folder: Path) -> None:

@@ -1,9 +1,9 @@
 """`python -m vlt.main --config=configs/X.py[:variant]`: trains, evaluates, and prints a table."""
 
-import itertools
 import json
 import os
 import re
+import signal
 import statistics
 import sys
 import time
@@ -14,13 +14,15 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vlt import configuration, distributed
+from vlt import configuration, distributed, stopping
 from vlt.compilation import keep_programs
 from vlt.config_flag import define_config
 from vlt.metrics_log import PERFORMANCE, read_metrics
 from vlt.results import Column, format_table, mean_results, write_results
 from vlt.stopping import Stopped
 from vlt.tasks.recognition_protocols import combined
+from vlt.workdir import OtherConfigError, WorkdirError, claim, go_back, held, prepare
+from vlt.writing import write_whole
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -51,12 +53,7 @@ _LOST_SECONDS = flags.DEFINE_integer(
 )
 
 BENCH_BATCH = 32  # videos
-# Where a run computes, which a run that goes on may choose anew.
-ELSEWHERE = ("mesh.", "sharding.", "data.workers", "data.decode_timeout", "train.watchdog")
-
-
-class OtherConfigError(ValueError):
-    """The workdir holds a run of another config."""
+NOTHING_NEW = "stopped; nothing new was saved; the same command goes on from what was"
 
 
 def main(_: list[str]) -> None:
@@ -64,26 +61,43 @@ def main(_: list[str]) -> None:
     config = _CONFIG.value
     name = configuration.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
     workdir = Path(_WORKDIR.value or f"runs/{name}")
-    workdir.mkdir(parents=True, exist_ok=True)
     keep_programs()
     # TensorFlow comes with clu's writers; it has nothing to say here.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     try:
-        _join()
-    except distributed.DistributedError as error:
+        with stopping.signals():
+            prepare(workdir)
+            _join()
+            _run(config, workdir)
+    except (distributed.DistributedError, WorkdirError) as error:
         sys.exit(f"error: {error}")
-    # Everything into a file of the workdir; warnings also to the terminal.
-    own = "vlt" if distributed.is_first() else f"vlt-{jax.process_index()}"
-    logging.get_absl_handler().use_absl_log_file(own, str(workdir))
-    logging.set_stderrthreshold("warning")
+    except Stopped as stopped:
+        status = 0 if _MODE.value == "train" else 128 + signal.SIGTERM
+        stopping.end(str(stopped) or NOTHING_NEW, status)
+
+
+def _run(config: ConfigDict, workdir: Path) -> None:
     try:
-        _run_and_print(config, workdir)
+        # Anew, since joining others changes who handles signals.
+        with stopping.signals(), held(workdir):
+            _log_into(workdir)
+            _run_and_print(config, workdir)
     except Exception as error:
         distributed.leave(error)
         if isinstance(error, _expected_errors()):
             sys.exit(f"error: {error}")
         raise
+    except Stopped:
+        distributed.leave()
+        raise
     distributed.leave()
+
+
+def _log_into(workdir: Path) -> None:
+    """Everything into a file of the workdir; warnings also to the terminal."""
+    own = "vlt" if distributed.is_first() else f"vlt-{jax.process_index()}"
+    logging.get_absl_handler().use_absl_log_file(own, str(workdir))
+    logging.set_stderrthreshold("warning")
 
 
 def _join() -> None:
@@ -99,13 +113,8 @@ def _join() -> None:
 
 def _run_and_print(config: ConfigDict, workdir: Path) -> None:
     if _RESTORE.value:
-        go_back(Path(_RESTORE.value))
-    try:
-        rows = run_all(config, workdir, _MODE.value)
-    except Stopped as stopped:
-        if distributed.is_first():
-            print(stopped, file=sys.stderr)
-        return
+        go_back(workdir, Path(_RESTORE.value))
+    rows = run_all(config, workdir, _MODE.value)
     if distributed.is_first():
         print_tables(config, rows)
 
@@ -116,15 +125,17 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
 
     Raises:
         OtherConfigError: a folder holds a run of another config; the message names the keys.
+        WorkdirError: a folder is no run's, or another run that lives writes there.
     """
-    claim(workdir, config)
-    rows = []
-    for title, overrides in config.compare or ((workdir.name, {}),):
-        row_config = configuration.apply_overrides(config, {"compare": ()} | dict(overrides))
-        folder = workdir / slug(title) if config.compare else workdir
-        rows.append({"row": title} | run_row(row_config, folder, mode))
-    if distributed.is_first():
-        write_results(workdir, rows, columns(config))
+    with held(workdir):
+        claim(workdir, config)
+        rows = []
+        for title, overrides in config.compare or ((workdir.name, {}),):
+            row_config = configuration.apply_overrides(config, {"compare": ()} | dict(overrides))
+            folder = workdir / slug(title) if config.compare else workdir
+            rows.append({"row": title} | run_row(row_config, folder, mode))
+        if distributed.is_first():
+            write_results(workdir, rows, columns(config))
     return rows
 
 
@@ -135,8 +146,9 @@ def run_row(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
         run_config = configuration.apply_overrides(config, {"repeats": ()} | dict(overrides))
         folder = workdir / slug(title) if title else workdir
         folder.mkdir(parents=True, exist_ok=True)
-        claim(folder, run_config)
-        runs.append(run_one(run_config, folder, mode))
+        with held(folder):
+            claim(folder, run_config)
+            runs.append(run_one(run_config, folder, mode))
     return mean_results(runs) | combined([accuracies(config, run) for run in runs])
 
 
@@ -171,12 +183,13 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
             overview(run)
         results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
     finally:
-        run.close()
+        with stopping.deferred():
+            run.close()
     if not distributed.is_first():
         return results  # no other reads what the first adds
     results |= performance(workdir) | {"seconds": time.perf_counter() - start}
     results |= model_facts(config)
-    configuration.write_whole(finished, json.dumps(results, indent=1) + "\n")
+    write_whole(finished, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -193,55 +206,6 @@ def model_facts(config: ConfigDict) -> dict[str, Any]:
 
         facts["bench/videos_per_s"] = videos_per_second(config.model, BENCH_BATCH)
     return facts
-
-
-def go_back(checkpoint: Path) -> None:
-    """Makes WORKDIR/checkpoints/STEP the latest of its run.
-
-    Raises:
-        CheckpointError: it is no complete checkpoint.
-    """
-    from vlt.training_checkpoints import CheckpointError, TrainingCheckpoints
-
-    if checkpoint.parent.name != "checkpoints" or not checkpoint.name.isdecimal():
-        raise CheckpointError(f"--restore={checkpoint}: must be WORKDIR/checkpoints/STEP")
-    TrainingCheckpoints(checkpoint.parent.parent, keep_last=1).go_back(int(checkpoint.name))
-
-
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir this config's, or checks that it is; in all processes alike.
-
-    Raises:
-        OtherConfigError: it is another config's.
-        DistributedError: processes were given other configs, or see other folders.
-    """
-    distributed.check_alike("--config and its overrides", configuration.resolved_text(config))
-    if distributed.is_first() and not started(workdir):
-        configuration.save_run(workdir, config)
-    distributed.wait_for_all(f"claim {workdir}")
-    if not (workdir / "config.json").exists():
-        raise distributed.DistributedError(
-            f"process {jax.process_index()} does not see what the first one writes to {workdir}: "
-            "--workdir must be a folder that all share"
-        )
-    differing = configuration.differing_keys(configuration.load_saved(workdir), config)
-    lines = [
-        f"  {key}: {there} there, {here} now"
-        for key, (there, here) in differing.items()
-        if not key.startswith(ELSEWHERE)
-    ]
-    if lines:
-        raise OtherConfigError(
-            f"{workdir} holds a run of another config; choose another --workdir or remove it:\n"
-            + "\n".join(lines)
-        )
-
-
-def started(workdir: Path) -> bool:
-    """Whether a run of the workdir came further than its config, which may have been wrong."""
-    logged = any(file.stat().st_size for file in workdir.rglob("metrics.jsonl"))
-    kept = (workdir.rglob(name) for name in ("run.json", "results.json", "checkpoints/*"))
-    return logged or any(True for _ in itertools.chain(*kept))
 
 
 def overview(run: Any) -> None:
@@ -311,7 +275,9 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 if __name__ == "__main__":
     try:
         configuration.check_flags(sys.argv)
+        flags.mark_flag_as_required("config")
+        app.run(main)
     except configuration.ConfigError as wrong:
         sys.exit(f"error: {wrong}")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    except KeyboardInterrupt:  # before `main` sees to signals
+        sys.exit(128 + signal.SIGINT)

@@ -5,7 +5,6 @@ files anew from it, so that no step is there twice and none is missing, however 
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.compilation import ProgramCount
+from vlt.writing import append, write_whole
 
 PERFORMANCE = "perf/"  # metrics of the machine, which differ from run to run
 
@@ -38,9 +38,7 @@ class MetricsLog:
         self._total = total
         kept = [entry for entry in read_metrics(workdir) if entry["step"] <= step]
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
-        unfinished = self._file.with_suffix(".tmp")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, self._file)
+        write_whole(self._file, text)
         for stale in workdir.glob("events.out.tfevents.*"):
             stale.unlink()
         self._writer = metric_writers.create_default_writer(workdir, asynchronous=False)
@@ -51,8 +49,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends the scalars of a step."""
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | dict(values)) + "\n")
+        append(self._file, json.dumps({"step": step} | dict(values)) + "\n")
         self._writer.write_scalars(step, dict(values))
 
     def progress(self, step: int, values: Mapping[str, float], videos: int, waited: float) -> None:

@@ -10,7 +10,7 @@ It is written under another name and renamed when whole, so a folder with a conf
 
 import dataclasses
 import json
-import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +23,27 @@ from vlt.fields import from_values, near, shown
 from vlt.models.build import abstract_params, make_model
 from vlt.models.spec import Spec, spec_from_dict
 from vlt.models.video_model import ANY_FRAMES
+from vlt.writing import (
+    WriteError,
+    check_target,
+    foreign_entries,
+    listed,
+    unfinished_name,
+)
 
 _FORMAT = 1
 CROPS = ("center", "none")
 LARGEST_CONFIG = 2**20  # bytes of a config.json
+TOKENIZER_FILES = (
+    r"tokenizer(_config)?\.json|vocab\.(json|txt)|merges\.txt|special_tokens_map\.json|"
+    r"added_tokens\.json|chat_template\.jinja|tokenizer\.model"
+)
+# Of Orbax, with the processes that wrote.
+_WEIGHTS_FILES = (
+    r"_CHECKPOINT_METADATA|orbax\.checkpoint|commit_success\.txt|state|"
+    r"state/(_METADATA|_sharding|array_metadatas(/process_\d+)?|"
+    r"(ocdbt\.process_\d+/)?(manifest\.ocdbt|d(/[0-9a-f]+)?)|ocdbt\.process_\d+)"
+)
 
 
 class ModelFolderError(Exception):
@@ -108,10 +125,11 @@ def write_model_folder(
     """Writes a whole model folder, or nothing. tokenizer: a folder whose files are copied.
 
     Raises:
-        ModelFolderError: the folder exists and `overwrite` is off, or it is no model folder.
-        CheckpointSaveError: the weights could not be written.
+        ModelFolderError: the folder exists and `overwrite` is off, or it is no model folder, or
+            holds more than one does.
+        CheckpointSaveError, WriteError: it could not be written.
     """
-    with new_folder(Path(folder), overwrite, is_model_folder) as unfinished:
+    with new_folder(Path(folder), overwrite, MODEL_FOLDER) as unfinished:
         save_tree(unfinished / "weights", params)
         shutil.copytree(tokenizer, unfinished / "tokenizer")
         (unfinished / "report.txt").write_text(report, encoding="utf-8")
@@ -199,38 +217,77 @@ def model_shapes(
     return abstract_params(make_model(spec, methods, frames or ANY_FRAMES))
 
 
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of folder or file that is written whole, and replaced whole.
+
+    what: its name. recognized: whether a path is one. entries: what it holds, by relative paths;
+    None for a file.
+    """
+
+    what: str
+    recognized: Callable[[Path], bool]
+    entries: re.Pattern[str] | None = None
+
+
 @contextmanager
-def new_folder(
-    folder: Path, overwrite: bool, replaceable: Callable[[Path], bool]
-) -> Iterator[Path]:
+def new_folder(folder: Path, overwrite: bool, kind: Kind) -> Iterator[Path]:
     """A folder to fill that takes its name, or another's place, when the block ends well.
 
     Raises:
-        ModelFolderError: the folder exists, and `overwrite` is off or it is not `replaceable`.
+        ModelFolderError, WriteError: as `check_replaceable`; nothing was changed.
+        WriteError: what was written has no room, or may not be written.
     """
     folder = folder.absolute()
-    check_replaceable(folder, overwrite, replaceable)
-    unfinished = folder.with_name(f".{folder.name}.unfinished-{os.getpid()}")
-    unfinished.mkdir(parents=True)
+    check_replaceable(folder, overwrite, kind)
+    unfinished = unfinished_name(folder)
+    unfinished.mkdir()
     try:
         yield unfinished
+        check_replaceable(folder, overwrite, kind)  # what came there in the meantime stays, too
+        replaced = unfinished_name(folder)
         if folder.exists():
-            replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
             folder.rename(replaced)
-            unfinished.rename(folder)
-            shutil.rmtree(replaced)
-        else:
-            unfinished.rename(folder)
+        unfinished.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        raise WriteError(f"{folder} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def check_replaceable(folder: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:
-    """Raises ModelFolderError when something is at `folder` that may not be replaced."""
-    if folder.exists() and not overwrite:
-        raise ModelFolderError(f"{folder} exists; --overwrite replaces it")
-    if folder.exists() and not replaceable(folder):
-        raise ModelFolderError(f"{folder} exists and is something else; remove it yourself")
+def check_replaceable(target: Path, overwrite: bool, kind: Kind) -> None:
+    """Checks, before any work, that something can be written at `target` and nothing is lost.
+
+    Raises:
+        ModelFolderError: something is there, and `overwrite` is off, or it is not of the kind, or
+            it holds what is never written there (which is listed).
+        WriteError: it is a link, or nothing can be written there.
+    """
+    check_target(target)
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ModelFolderError(f"{target} exists; --overwrite replaces it")
+    if not kind.recognized(target):
+        raise ModelFolderError(f"{target} exists and is no {kind.what}; remove it yourself")
+    others = foreign_entries(target, kind.entries) if kind.entries else []
+    if others:
+        raise ModelFolderError(
+            f"{target} is not replaced, since it also holds {listed(others)}, which no {kind.what} "
+            "does; move that elsewhere, or name another folder"
+        )
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a file begins as safetensors does: the size of a header, and JSON."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(9)[8:] == b"{"
+
+
+SAFETENSORS = Kind("safetensors file", is_safetensors)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -240,3 +297,13 @@ def is_model_folder(folder: Path) -> bool:
     except ModelFolderError:
         return False
     return True
+
+
+MODEL_FOLDER = Kind(
+    "model folder",
+    is_model_folder,
+    re.compile(
+        r"config\.json|report\.txt|tokenizer|weights|"
+        rf"tokenizer/({TOKENIZER_FILES})|weights/({_WEIGHTS_FILES})"
+    ),
+)

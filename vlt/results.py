@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vlt.writing import write_whole
+
 Row = Mapping[str, Any]
 DEVIATION = "/deviation"
 REPEATED = ("step_ms", "seconds")  # whose deviation says nothing
@@ -61,8 +63,8 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row], columns: Sequence[C
     """Writes results.md (the table) and results.json (every key, unrounded; NaN as null)."""
     exact = [{key: None if x != x else x for key, x in row.items()} for row in rows]
     text = json.dumps(exact, indent=2, default=_plain_number)
-    (folder / "results.json").write_text(text + "\n", encoding="utf-8")
-    (folder / "results.md").write_text(format_markdown(rows, columns) + "\n", encoding="utf-8")
+    write_whole(folder / "results.json", text + "\n")
+    write_whole(folder / "results.md", format_markdown(rows, columns) + "\n")
 
 
 def mean_results(runs: Sequence[Row]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -29,6 +29,9 @@ from vlt.stopping import Stopped, stop_requested
 from vlt.tasks.build import make_task
 from vlt.training_checkpoints import TrainingCheckpoints
 from vlt.watchdog import Watchdog
+from vlt.writing import refuse_link, write_whole
+
+GO_ON = "the same command goes on from"
 
 
 class NonFiniteError(RuntimeError):
@@ -101,7 +104,7 @@ def train(run: Run) -> Metrics:
 
     Raises:
         NonFiniteError: after saving the state before the step in question.
-        Stopped: on SIGTERM to any process, after saving.
+        Stopped: on SIGTERM to any process, or Ctrl-C, after saving.
         vlt.data.errors.VideoError: a video could not be read, and the config says `raise`.
     """
     latest = distributed.of_first(run.checkpoints.latest_complete())
@@ -114,11 +117,20 @@ def train(run: Run) -> Metrics:
         if step < steps:
             with _training_data(run, data_state) as (data, stream):
                 _loop(run, data, stream, step, log)
-        results = run.evaluate(steps)
+        results = _final_evaluation(run, steps)
         log.write(steps, {k: v for k, v in results.items() if not isinstance(v, str)})
     finally:
         log.close()
     return results
+
+
+def _final_evaluation(run: Run, steps: int) -> Metrics:
+    try:
+        return run.evaluate(steps)
+    except Stopped:
+        raise Stopped(
+            f"stopped in the evaluation after step {steps}, which is saved; {GO_ON} there"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -142,6 +154,9 @@ def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[
     stream = data.train(place, state)
     try:
         yield data, stream
+    except BaseException:
+        run.pool.close()  # ends reads that hang, for which the stream would wait
+        raise
     finally:
         stream.close()
         if data.skipped:
@@ -152,10 +167,16 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
     config, watchdog = run.config, run.watchdog
     train_step = None
     unchecked: tuple[int, dict, np.ndarray] | None = None
-    with stop_requested() as stopping:
+    with stop_requested() as stop_after:
         while step < config.train.steps:
             watchdog.part("input")
-            batch = next(stream)
+            try:
+                batch = next(stream)
+            except Stopped:
+                _check_finite(run, data, unchecked)
+                if unchecked is not None:
+                    run.checkpoints.save(step, run.state, stream.state, {})
+                _stop(run, step)
             ids = batch.pop("ids")
             if train_step is None:
                 watchdog.part("compilation")
@@ -164,7 +185,7 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
             watchdog.part("step")
             run.state, metrics = train_step(run.state, run.frozen, batch)
             step += 1
-            stop = stopping(step)
+            stop = stop_after(step)
             # One step late, so that the device never waits for the host.
             _check_finite(run, data, unchecked)
             unchecked = step, metrics, ids
@@ -178,8 +199,17 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
                 _save(run, step, stream, log)
             watchdog.step_ended()
             if stop and not last:
-                run.checkpoints.wait()
-                raise Stopped(f"stopped at step {step}; the same command goes on from there")
+                _stop(run, step)
+
+
+def _stop(run: Run, step: int) -> NoReturn:
+    run.watchdog.part("checkpoint")
+    run.checkpoints.wait()
+    saved = run.checkpoints.steps()
+    if step not in saved:
+        where = f"step {saved[-1]}" if saved else "the start"
+        raise Stopped(f"stopped at step {step}; nothing new is saved; {GO_ON} {where}")
+    raise Stopped(f"stopped at step {step}; {GO_ON} there")
 
 
 def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:
@@ -202,12 +232,13 @@ def _check_finite(
     everywhere = multihost_utils.process_allgather(rows).reshape(-1).tolist()
     ids = [data.records[row].id for row in everywhere]
     folder = run.workdir / f"nonfinite-{step}"
+    refuse_link(folder)
     folder.mkdir(exist_ok=True)
     save_tree(folder / "state", {"trained": run.state.trained}, overwrite=True)
     values = {name: str(float(value)) for name, value in metrics.items()}
     report = {"step": step, "metrics": values, "batch": ids}
     if distributed.is_first():
-        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
     raise NonFiniteError(
         f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}. The trained "
         f"leaves before it and the batch's ids are in {folder}. The batch: {', '.join(ids)}"

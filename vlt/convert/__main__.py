@@ -7,6 +7,7 @@ from vlt.checkpoint import CheckpointError
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.families import FAMILIES
 from vlt.model_folder import ModelFolderError
+from vlt.writing import WriteError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         print(_run(options), end="")
-    except (ConversionError, ModelFolderError, CheckpointError, OSError) as error:
+    except (ConversionError, ModelFolderError, CheckpointError, WriteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

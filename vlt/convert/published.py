@@ -25,9 +25,9 @@ from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
 from vlt.model_folder import (
+    MODEL_FOLDER,
     ModelConfig,
     check_replaceable,
-    is_model_folder,
     model_shapes,
     read_model_folder,
     write_model_folder,
@@ -56,7 +56,7 @@ def convert(
         ModelFolderError: the target exists, or `settings['base']` is no model folder.
     """
     settings = settings or {}
-    check_replaceable(Path(target), overwrite, is_model_folder)
+    check_replaceable(Path(target), overwrite, MODEL_FOLDER)
     checkpoint = read_checkpoint(Path(source))
     names = [*checkpoint.tensors, *checkpoint.other]
     layout = get_family(family) if family else family_of(names, checkpoint.path)

@@ -1,6 +1,7 @@
 """From a model folder back to the published layout."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +21,18 @@ from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import tie
-from vlt.model_folder import ModelConfig, check_replaceable, new_folder, read_model_folder
+from vlt.model_folder import (
+    SAFETENSORS,
+    TOKENIZER_FILES,
+    Kind,
+    ModelConfig,
+    check_replaceable,
+    new_folder,
+    read_model_folder,
+)
 from vlt.models.build import build_methods
 from vlt.models.spec import DualEncoderSpec, Spec
+from vlt.writing import new_file
 
 _FOLDERS = ("clip_hf", "blip_hf")
 
@@ -38,13 +48,15 @@ def reverse(
 
     Raises:
         ConversionError: no layout known, or leaves without a place in it (all are listed).
-        ModelFolderError: the source is no whole model folder, or the target exists.
+        ModelFolderError: the source is no whole model folder, or the target exists and may not be
+            replaced.
+        WriteError: the target is a link, or cannot be written.
     """
     target = Path(target)
     as_folder = target.suffix != ".safetensors"
     if target.suffix in TORCH_SUFFIXES:
         raise ConversionError(f"{target}: torch's files are read, not written; .safetensors is")
-    check_replaceable(target, overwrite, _is_huggingface_folder if as_folder else Path.is_file)
+    check_replaceable(target, overwrite, _HUGGINGFACE_FOLDER if as_folder else SAFETENSORS)
     config, params = read_model_folder(source)
     layout = _layout(Path(source), config, family)
     if as_folder and layout.name not in _FOLDERS:
@@ -55,12 +67,11 @@ def reverse(
     tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
     tensors = tie(tensors, recorded.get("aliases", {}))
     if as_folder:
-        with new_folder(target, overwrite, _is_huggingface_folder) as folder:
+        with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
             _write_huggingface(folder, Path(source), config, tensors)
     else:
-        unfinished = target.with_name(f".{target.name}.unfinished")
-        safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
-        unfinished.rename(target)
+        with new_file(target) as unfinished:
+            safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
     gone = [*recorded.get("dropped", []), *recorded.get("left_out", [])]
     notes += [f"dropped, not written: {name}" for name in gone]
     return "\n".join([f"{target}: {len(tensors)} tensors, layout {layout.name}", *notes]) + "\n"
@@ -121,7 +132,15 @@ def _cast(name: str, tensor: np.ndarray, dtype: str, notes: list[str]) -> np.nda
 
 def _is_huggingface_folder(folder: Path) -> bool:
     path = folder / "config.json"
-    return path.exists() and "model_type" in read_json(path)
+    whole = path.is_file() and (folder / "model.safetensors").is_file()
+    return whole and "model_type" in read_json(path)
+
+
+_HUGGINGFACE_FOLDER = Kind(
+    "folder of a published layout",
+    _is_huggingface_folder,
+    re.compile(rf"(preprocessor_)?config\.json|model\.safetensors|{TOKENIZER_FILES}"),
+)
 
 
 def _config_json(spec: Spec) -> dict[str, Any]:

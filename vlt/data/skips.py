@@ -10,6 +10,7 @@ from absl import logging
 
 from vlt.data.errors import VideoError
 from vlt.data.manifest import Record
+from vlt.writing import append
 
 FEW = 100  # the error rate of fewer records than this is taken as if there were so many
 
@@ -98,10 +99,7 @@ class SkipLog:
                 "reason": error.reason,
             }
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append(self._path, json.dumps(entry) + "\n")
             self._remember(record, position)
             bad = len(self._seen & self._bad_from.keys())
         logging.warning("%s: skipping %s (%d bad so far)", self._stream, error, bad)

@@ -9,6 +9,10 @@ from typing import Any
 import grain
 import numpy as np
 
+from vlt import stopping
+
+POLL_SECONDS = 0.2
+
 Batch = dict[str, np.ndarray]
 
 
@@ -72,11 +76,13 @@ class Stream(Iterator[Any]):
         Raises:
             StopIteration: the pass is over, or the stream was closed.
             VideoError: under the policy `raise`, the first video that could not be read.
+            Stopped: a signal has come; the state is that of the batch before.
         """
         if self._closed.is_set():
             raise StopIteration
+        stopping.check()
         start = time.perf_counter()
-        batch, state, error = self._ready.get()
+        batch, state, error = self._await(start)
         self.wait_seconds += time.perf_counter() - start
         if error is not None:
             self.close()
@@ -84,10 +90,18 @@ class Stream(Iterator[Any]):
         self.state = state
         return batch
 
+    def _await(self, start: float) -> tuple[Any, Any, BaseException | None]:
+        while True:
+            try:
+                return self._ready.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                stopping.check(waited=time.perf_counter() - start)
+
     def close(self) -> None:
-        """Stops reading ahead. A decode that is under way ends first."""
+        """Stops reading ahead. A decode that is under way ends first, unless a signal has come."""
         self._closed.set()
-        self._thread.join()
+        if not stopping.requested():
+            self._thread.join()
         self._iterator.close()
 
 

@@ -16,6 +16,7 @@ from vlt.models.generation import Search, generate
 from vlt.resources import resolve
 from vlt.tasks.captioning import word_losses
 from vlt.tasks.protocols import named_protocol
+from vlt.writing import write_whole
 
 RANKED_AT_ONCE = 16  # answers to each question whose logits are held together
 
@@ -54,7 +55,7 @@ def question_answering(
     ]
     path = predictor.workdir / f"answers-{data.name}.json"
     if predictor.writes:
-        path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
     return {"accuracy": 100 * float(np.mean(right)), "questions": len(right), "protocol": label}
 
 

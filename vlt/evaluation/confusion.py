@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlt.paint import MARGIN
 from vlt.results import Column, format_table
+from vlt.writing import write_whole
 
 SIDE = 1200  # pixels of the matrix, about, of many classes
 CELL = (3, 44)  # pixels of a class, least and most
@@ -39,7 +40,7 @@ def write_classes(path: Path, counts: np.ndarray, names: Sequence[str]) -> None:
     counts: int [true, predicted].
     """
     rows = sorted(map(_row, range(len(names)), counts, [names] * len(names)), key=_accuracy)
-    path.write_text(format_table(rows, COLUMNS) + "\n", encoding="utf-8")
+    write_whole(path, format_table(rows, COLUMNS) + "\n")
 
 
 def _row(index: int, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vlt import stopping
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
 from vlt.distributed import is_first
@@ -83,6 +84,7 @@ class Predictor:
     def run(self, program: Callable[..., Any], params: Any, *batch: np.ndarray) -> Any:
         """`program` over one batch of host arrays, the same in all processes, which devices share;
         outputs on the host."""
+        stopping.check()
         check_batch_size(self._mesh, len(batch[0]))
         placed = place_whole(batch, tuple(batch_sharding(self._mesh) for _ in batch))
         outputs = to_host(program(params, *placed))

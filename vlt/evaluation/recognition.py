@@ -16,6 +16,7 @@ from vlt.resources import resolve
 from vlt.tasks.recognition import HOTTEST, checked_template
 from vlt.tasks.recognition_protocols import RecognitionProtocol, Views, named_recognition_protocol
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
+from vlt.writing import new_file
 
 
 def recognition(
@@ -56,7 +57,8 @@ def recognition(
 def _write_confusion(workdir: Path, counts: np.ndarray, data: VideoData) -> None:
     write_classes(workdir / f"classes-{data.name}.txt", counts, data.classes)
     picture = confusion_picture(counts, data.classes, data.name)
-    picture.save(workdir / f"confusion-{data.name}.png")
+    with new_file(workdir / f"confusion-{data.name}.png") as unfinished:
+        picture.save(unfinished)
 
 
 def _views_note(protocol: RecognitionProtocol, sampler: Mapping[str, Any], views: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from absl import logging
 
 from vlt.data.manifest import READERS, Record, read_manifest
+from vlt.writing import write_whole
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 SHOWN = 5  # examples in a message
@@ -89,7 +90,7 @@ def references_of(records: Iterable[Record]) -> dict[str, list[str]]:
 def write_predictions(path: str | os.PathLike[str], predictions: Mapping[str, str]) -> None:
     """Writes {id: caption} as JSON."""
     text = json.dumps(dict(predictions), indent=1, ensure_ascii=False)
-    pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+    write_whole(pathlib.Path(path), text + "\n")
 
 
 def read_predictions(path: str | os.PathLike[str]) -> dict[str, str]:

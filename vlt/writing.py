@@ -1,0 +1,118 @@
+"""Files that appear whole or not at all, and never through a link.
+
+A file or folder is made under a name that nobody has and renamed when it is whole. So a killed
+writer leaves nothing that could be taken for a result, and what a link points to is left alone.
+"""
+
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+class WriteError(ValueError):
+    """What was to be written cannot be, or would take the place of something else."""
+
+
+def check_target(path: Path) -> None:
+    """Makes the folders above a file or folder that is to be written, before any work for it.
+
+    Raises:
+        WriteError: it is a link, or nothing can be written there.
+    """
+    refuse_link(path)
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.absolute().parent).close()
+    except OSError as error:
+        raise _failed(path, error) from error
+
+
+def refuse_link(path: Path) -> None:
+    """Raises WriteError where `path` is a link: writing would change, or lose, another file."""
+    if path.is_symlink():
+        raise WriteError(
+            f"{path} is a link to {os.readlink(path)}; what is written here replaces or follows no "
+            "links: remove it, or name another place"
+        )
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Writes a file, in the place of one of that name.
+
+    Raises:
+        WriteError: it is a link or a folder, or cannot be written.
+    """
+    with new_file(file) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """An empty file to fill, of the same suffix, which takes its name when the block ends well.
+
+    Raises:
+        WriteError: as `write_whole`; also for an OSError of the block.
+    """
+    refuse_link(file)
+    unfinished = unfinished_name(file)
+    try:
+        # As open(file, "x") makes it, so that its permissions are those of any new file.
+        os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        yield unfinished
+        os.replace(unfinished, file)
+    except (OSError, SafetensorError) as error:
+        raise _failed(file, error) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def unfinished_name(path: Path) -> Path:
+    """A hidden name beside `path`, of the same suffix, that nothing has."""
+    return path.with_name(f".{path.stem[:100]}.unfinished-{secrets.token_hex(8)}{path.suffix}")
+
+
+def append(file: Path, text: str) -> None:
+    """Adds text to the end of a file, which it makes where there is none; on disk afterwards.
+
+    Raises:
+        WriteError: it is a link, or cannot be written.
+    """
+    refuse_link(file)
+    try:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:
+        raise _failed(file, error) from error
+
+
+def foreign_entries(folder: Path, written: re.Pattern[str]) -> list[str]:
+    """Paths in a folder that do not match the pattern of what is written there, and all links."""
+    found = []
+    for here, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(here, name)
+            relative = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not written.fullmatch(relative):
+                found.append(relative)
+    return sorted(found)
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _failed(path: Path, error: Exception) -> WriteError:
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, FileExistsError) and error.filename:
+        reason = f"{error.filename} is a file, not a folder"
+    return WriteError(f"{path} cannot be written: {reason}")
