@@ -183,7 +183,7 @@ def main() -> None:
     try:
         names = read_class_names(arguments.labels)
         paths = write_descriptions(names, endpoint, arguments.out, arguments.sentences)
-    except (AnnotationError, DescriptionError, EndpointError) as error:
+    except (AnnotationError, DescriptionError, EndpointError, OSError) as error:
         parser.exit(1, f"{error}\n")
     print(f"written: {', '.join(map(str, paths))}")
 

@@ -73,5 +73,5 @@ def run(parser: argparse.ArgumentParser, work: Callable[..., list[str]]) -> None
     """Runs a command on its arguments, and prints what it says or what is wrong."""
     try:
         print("\n".join(work(**vars(parser.parse_args()))))
-    except (AnnotationError, ManifestError) as error:
+    except (AnnotationError, ManifestError, OSError) as error:
         parser.error(str(error))

@@ -22,6 +22,7 @@ from data_pipelines.annotation_files import (
     video_name,
 )
 from data_pipelines.question_files import read_questions
+from vlt.writing import new_file
 
 SHOWN = 5  # examples in a message
 
@@ -324,10 +325,8 @@ def _write(folder: pathlib.Path, draft: Draft) -> None:
 
 def write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
     """Writes a text file of lines, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with new_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in lines)
-    partial.replace(path)
 
 
 def main(
@@ -350,6 +349,6 @@ def main(
                         help="what to do about videos without a file")  # fmt: skip
     try:
         lines = write(splits, **vars(parser.parse_args()))
-    except AnnotationError as error:
+    except (AnnotationError, OSError) as error:
         parser.error(str(error))
     print("\n".join(lines))

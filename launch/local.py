@@ -3,7 +3,7 @@
     python -m launch.local --processes=N [--dry-run] -- --config=CONFIG --workdir=FOLDER
 
 Each process has its output in FOLDER/logs/process-I.txt; that of the first is shown, too. Where one
-fails, all are ended; SIGTERM has all save and end.
+fails, all are ended; SIGTERM and Ctrl-C have all save and end, a second one ends them at once.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from vlt.configuration import ConfigError
 
 ADDRESS = "127.0.0.1"
 POLL_SECONDS = 0.1
+HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ONE_SECONDS = 0.3  # in which signals count as one
 LAST_WORDS_SECONDS = 3.0  # in which the others may say themselves why they end
 
 
@@ -49,11 +51,17 @@ def run(commands: Sequence[Command], logs: pathlib.Path) -> None:
     files = [logs / f"process-{index}.txt" for index in range(len(commands))]
     children: list[subprocess.Popen] = []
 
-    def hand_on(*_: Any) -> None:
+    first: float | None = None
+
+    def hand_on(signum: int, _: Any) -> None:
+        nonlocal first
+        if first is not None and time.monotonic() - first > ONE_SECONDS:
+            sys.exit(128 + signum)  # which kills them
+        first = first or time.monotonic()
         for child in children:
             child.send_signal(signal.SIGTERM)
 
-    previous = signal.signal(signal.SIGTERM, hand_on)
+    previous = {signum: signal.signal(signum, hand_on) for signum in HANDED_ON}
     try:
         for command, file in zip(commands, files, strict=True):
             children.append(_start(command, file, shown=not children))
@@ -64,7 +72,8 @@ def run(commands: Sequence[Command], logs: pathlib.Path) -> None:
         for child in children:
             child.kill()
             child.wait()
-        signal.signal(signal.SIGTERM, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
     copying.join(LAST_WORDS_SECONDS)
     if index is not None:
         raise LaunchError(
@@ -80,6 +89,7 @@ def _start(command: Command, file: pathlib.Path, shown: bool) -> subprocess.Pope
             stdout=subprocess.PIPE if shown else log,
             stderr=subprocess.STDOUT,
             text=True,
+            process_group=0,  # a terminal's Ctrl-C is handed on, and comes once
         )
 
 

@@ -1,4 +1,4 @@
-"""On a host of a run: starts vlt.main, keeps its log, hands SIGTERM on to it.
+"""On a host of a run: starts vlt.main, keeps its log, hands SIGTERM and Ctrl-C on to it.
 
     python -m launch.worker run -- ARGUMENTS      in the foreground, as containers do
     python -m launch.worker start -- ARGUMENTS    in the background, whatever becomes of the caller
@@ -25,6 +25,7 @@ from typing import Any
 
 from launch import buckets
 from launch.commands import split
+from vlt.writing import write_whole
 
 # As a shell counts SIGTERM. vlt.main ends with 0 when it has saved; here it must not look finished.
 STOPPED = 128 + signal.SIGTERM
@@ -42,7 +43,8 @@ def run(arguments: list[str], folder: pathlib.Path | None = None) -> int:
       folder: is told which process to stop, and in the end when it ended and how.
 
     Returns:
-      its exit status (128 and the number of the signal that killed it), or STOPPED if SIGTERM came.
+      its exit status (128 and the number of the signal that killed it), or STOPPED if it was told
+      to stop.
 
     Raises:
       WorkerError: a bucket is not mounted; what is written would be lost.
@@ -59,10 +61,12 @@ def run(arguments: list[str], folder: pathlib.Path | None = None) -> int:
         if child is not None:
             child.send_signal(signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, hand_on)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, hand_on)
     _note(folder, pid=os.getpid())
     # The lock of `start` is inherited: as long as either process lives, it is held.
-    child = subprocess.Popen(training_command(arguments), close_fds=False)
+    # In a group of its own, so that a terminal's Ctrl-C is handed on, and comes once.
+    child = subprocess.Popen(training_command(arguments), close_fds=False, process_group=0)
     if stopped:
         child.send_signal(signal.SIGTERM)
     status = child.wait()
@@ -183,9 +187,7 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _write(folder: pathlib.Path, state: dict[str, Any]) -> None:
-    unfinished = folder / "state.tmp"
-    unfinished.write_text(json.dumps(state), "utf-8")
-    unfinished.replace(folder / "state.json")
+    write_whole(folder / "state.json", json.dumps(state))
 
 
 def _note(folder: pathlib.Path | None, **more: Any) -> None:

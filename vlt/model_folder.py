@@ -250,6 +250,8 @@ def new_folder(folder: Path, overwrite: bool, kind: Kind) -> Iterator[Path]:
             folder.rename(replaced)
         unfinished.rename(folder)
         shutil.rmtree(replaced, ignore_errors=True)
+    except WriteError:
+        raise
     except OSError as error:
         raise WriteError(f"{folder} cannot be written: {error.strerror or error}") from error
     finally:

@@ -285,7 +285,7 @@ class TrainingCheckpoints:
         self._tidied = True
         if not is_first():
             return
-        for folder in self.folder.glob("*"):
+        for folder in self.folder.glob("[0-9]*"):
             if folder.name.endswith((UNFINISHED, _REMOVED)):
                 shutil.rmtree(folder, ignore_errors=True)
         for step in self._damaged():

@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 
-class WriteError(ValueError):
+class WriteError(OSError, ValueError):
     """What was to be written cannot be, or would take the place of something else."""
 
 
@@ -66,6 +66,8 @@ def new_file(file: Path) -> Iterator[Path]:
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield unfinished
         os.replace(unfinished, file)
+    except WriteError:
+        raise
     except (OSError, SafetensorError) as error:
         raise _failed(file, error) from error
     finally:

@@ -26,6 +26,7 @@ from vlt.data import errors
 from vlt.data.clips import DecoderPool
 from vlt.data.manifest import ManifestError, Record, read_manifest
 from vlt.data.shards import shard_of
+from vlt.writing import WriteError, check_target
 
 WORKER = (sys.executable, "-m", "data_pipelines.check.worker")
 SOUND, MISSING, BROKEN = "sound", "missing", "broken"
@@ -88,7 +89,9 @@ def main() -> None:
         records = read_manifest(manifest, check_videos=False)
         if out:
             check_out(manifest, out)
-    except ManifestError as error:
+            check_target(out)
+        check_target(report_path)
+    except (ManifestError, WriteError) as error:
         parser.error(str(error))
     requests = collections.Counter(map(_request, records))
     with DecoderPool(options.workers, options.timeout, WORKER) as pool:

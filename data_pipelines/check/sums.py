@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from vlt.data.manifest import READERS, ManifestError
+from vlt.writing import new_file
 
 COLUMN = "sha256"
 
@@ -28,7 +29,7 @@ def check_out(manifest: pathlib.Path, out: pathlib.Path) -> None:
 
 def _write_json_lines(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str]) -> None:
     rows = (row for _, row in READERS[".jsonl"](manifest))
-    with out.open("w", encoding="utf-8") as file:
+    with new_file(out) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for row, found in zip(rows, sums, strict=True):
             row = row | {COLUMN: found} if found else row
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -41,7 +42,7 @@ def _write_csv(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str]) -
         file.seek(0)
         header, *rows = [row for row in csv.reader(file, strict=True) if row]
     place = header.index(COLUMN) if COLUMN in header else len(header)
-    with out.open("w", encoding="utf-8", newline="") as file:
+    with new_file(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator=ends)
         writer.writerow([*header[:place], COLUMN, *header[place + 1 :]])
         for row, found in zip(rows, sums, strict=True):
@@ -62,7 +63,8 @@ def _write_parquet(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str
         table = table.set_column(table.column_names.index(COLUMN), COLUMN, column)
     else:
         table = table.append_column(COLUMN, column)
-    parquet.write_table(table, out)
+    with new_file(out) as unfinished:
+        parquet.write_table(table, unfinished)
 
 
 WRITERS: dict[str, Callable[[pathlib.Path, pathlib.Path, Sequence[str]], None]] = {

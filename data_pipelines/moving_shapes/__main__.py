@@ -17,7 +17,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         manifest = generate(**vars(options))
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(manifest)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.moving_shapes import actions, clips, grammar, scene
 from vlt.cache import cache_folder
+from vlt.writing import check_target
 
 VERSION = 6  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
@@ -86,7 +87,7 @@ def generate(
     if content not in CONTENTS:
         raise ValueError(f"content {content!r}: must be one of {', '.join(CONTENTS)}")
     if not _complete(out, parameters):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        check_target(out)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as unfinished:
             folder = pathlib.Path(unfinished) / "data"
             _write(folder, parameters)

@@ -52,7 +52,7 @@ def publish(local: str, path: str) -> None:
         _systems().rename([partial], [path])
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(local, "rb") as source, open(partial, "wb") as target:
+    with open(local, "rb") as source, open(partial, "xb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
         target.flush()
         os.fsync(target.fileno())

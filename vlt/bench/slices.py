@@ -21,6 +21,7 @@ from vlt.bench.door import tell
 from vlt.chips import CHIPS, check_topology, chips_of
 from vlt.configuration import load_config
 from vlt.results import Column, format_table
+from vlt.writing import append
 
 LIMIT = 600.0  # seconds
 # Above this share of the memory a prediction by a line is believed, and not compiled.
@@ -49,8 +50,7 @@ class Cells:
                 return cell
         cell = asked | compiled(config, topology, batch, self._limit)
         print(json.dumps(cell), flush=True)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(cell) + "\n")
+        append(self._file, json.dumps(cell) + "\n")
         self.all.append(cell)
         return cell
 

@@ -218,7 +218,12 @@ class _Process:
         path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
         env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.child = subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env,
+            start_new_session=True,  # else a terminal's Ctrl-C would end it before the parent saves
         )
         assert self.child.stdin is not None and self.child.stdout is not None
         self._to, self._from = self.child.stdin, cast(io.FileIO, self.child.stdout)
