@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,8 +30,6 @@ from vlt.tasks.build import make_task
 from vlt.training_checkpoints import TrainingCheckpoints
 from vlt.watchdog import Watchdog
 from vlt.writing import refuse_link, write_whole
-
-GO_ON = "the same command goes on from"
 
 
 class NonFiniteError(RuntimeError):
@@ -117,20 +115,17 @@ def train(run: Run) -> Metrics:
         if step < steps:
             with _training_data(run, data_state) as (data, stream):
                 _loop(run, data, stream, step, log)
-        results = _final_evaluation(run, steps)
+        results = run.evaluate(steps)
         log.write(steps, {k: v for k, v in results.items() if not isinstance(v, str)})
+    except Stopped:
+        run.checkpoints.wait()
+        saved = run.checkpoints.steps()
+        if not saved:
+            raise Stopped("stopped before the first step; nothing is saved") from None
+        raise Stopped(f"stopped at step {saved[-1]}; the same command goes on from there") from None
     finally:
         log.close()
     return results
-
-
-def _final_evaluation(run: Run, steps: int) -> Metrics:
-    try:
-        return run.evaluate(steps)
-    except Stopped:
-        raise Stopped(
-            f"stopped in the evaluation after step {steps}, which is saved; {GO_ON} there"
-        ) from None
 
 
 @contextlib.contextmanager
@@ -175,8 +170,9 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
             except Stopped:
                 _check_finite(run, data, unchecked)
                 if unchecked is not None:
+                    watchdog.part("checkpoint")
                     run.checkpoints.save(step, run.state, stream.state, {})
-                _stop(run, step)
+                raise
             ids = batch.pop("ids")
             if train_step is None:
                 watchdog.part("compilation")
@@ -199,17 +195,7 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
                 _save(run, step, stream, log)
             watchdog.step_ended()
             if stop and not last:
-                _stop(run, step)
-
-
-def _stop(run: Run, step: int) -> NoReturn:
-    run.watchdog.part("checkpoint")
-    run.checkpoints.wait()
-    saved = run.checkpoints.steps()
-    if step not in saved:
-        where = f"step {saved[-1]}" if saved else "the start"
-        raise Stopped(f"stopped at step {step}; nothing new is saved; {GO_ON} {where}")
-    raise Stopped(f"stopped at step {step}; {GO_ON} there")
+                raise Stopped
 
 
 def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:
