@@ -30,11 +30,13 @@ def _run(options: argparse.Namespace) -> str:
             parse_settings(options.set),
             options.tokenizer,
             options.overwrite,
+            options.key,
+            options.allow_nonfinite,
         )
-    if options.set or options.tokenizer:
+    if options.set or options.tokenizer or options.key or options.allow_nonfinite:
         raise ConversionError(
             "--reverse takes everything from the model folder; "
-            "--set and --tokenizer have no use with it"
+            "--set and --tokenizer have no use with it, nor have --key and --allow-nonfinite"
         )
     return reverse(options.source, options.target, options.family, options.overwrite)
 
@@ -50,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tokenizer", help="folder, file of CLIP's merges or BERT's words, or name on the hub"
+    )
+    parser.add_argument(
+        "--key", metavar="ENTRY", help="entry of the file that has the tensors (model_ema, a.b)"
+    )
+    parser.add_argument(
+        "--allow-nonfinite", action="store_true", help="convert weights that are NaN or infinite"
     )
     parser.add_argument("--reverse", action="store_true", help="write the published layout back")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.reading import read_json
+from vlt.convert.json_files import read_json
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 

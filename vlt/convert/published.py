@@ -10,12 +10,13 @@ import numpy as np
 from flax import traverse_util
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import family_of, get_family
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_spec
 from vlt.convert.huggingface_blip import ORIGINAL, blip_spec, stated_kind
 from vlt.convert.kinds import choose_kind
 from vlt.convert.methods import infer_methods, trained_frames
+from vlt.convert.nonfinite import check_finite
+from vlt.convert.prefixes import told_family
 from vlt.convert.preprocessing import default_preprocessing, preprocessing
 from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading, summary
@@ -44,26 +45,32 @@ def convert(
     settings: Settings | None = None,
     tokenizer: str | None = None,
     overwrite: bool = False,
+    key: str | None = None,
+    allow_nonfinite: bool = False,
 ) -> str:
     """Converts a published checkpoint to a model folder and returns the compact report.
 
     settings: as `parse_settings` returns them. tokenizer: a folder, a file of merges or words, or a
-    hub name; wanted where the source has none.
+    hub name; wanted where the source has none. key: the entry of the file that has the tensors, an
+    average of the weights, say, where they are not in the usual one; dots go into nested entries.
+    allow_nonfinite: whether values that are no numbers, or infinite, are converted and reported.
 
     Raises:
         ConversionError: unreadable, unsafe, of no known family; tensors missing, unexpected or
-            misshapen (all are listed); something that tensors can't tell is not set.
+            misshapen (all are listed), or not finite; something that tensors can't tell is not set.
         ModelFolderError: the target exists, or `settings['base']` is no model folder.
     """
     settings = settings or {}
+    if Path(source).exists() and Path(target).exists() and Path(source).samefile(target):
+        raise ConversionError(f"{source}: is the source and the target; name another target")
     check_replaceable(Path(target), overwrite, MODEL_FOLDER)
-    checkpoint = read_checkpoint(Path(source))
+    checkpoint = read_checkpoint(Path(source), key)
+    layout = told_family(checkpoint, family)
     names = [*checkpoint.tensors, *checkpoint.other]
-    layout = get_family(family) if family else family_of(names, checkpoint.path)
     kind = settings.get("kind") or stated_kind(checkpoint.config or {})
     layout = choose_kind(layout, names, kind, checkpoint.path)
     tokenizer = tokenizer or _own_tokenizer(checkpoint, layout, settings)
-    config, leaves, placed, notes = _convert(checkpoint, layout, settings)
+    config, leaves, placed, notes = _convert(checkpoint, layout, settings, allow_nonfinite)
     config, leaves = resize(config, leaves, settings, notes)
     head = heading(checkpoint.path, config, placed, checkpoint.other, notes)
     with tempfile.TemporaryDirectory() as folder:
@@ -91,14 +98,15 @@ def _own_tokenizer(checkpoint: Checkpoint, family: Family, settings: Settings) -
 
 
 def _convert(
-    checkpoint: Checkpoint, family: Family, settings: Settings
+    checkpoint: Checkpoint, family: Family, settings: Settings, allow_nonfinite: bool
 ) -> tuple[ModelConfig, Tensors, Placed, list[str]]:
     """Config and float32 leaves of a checkpoint, where its tensors went, and notes."""
     tensors, aliases = untie(family, checkpoint.tensors, checkpoint.path)
     placed = to_leaves(family.rules, tensors, family.canonical, family.dropped, family.left_out)
-    notes = [f"the same as {first}, kept once: {second}" for second, first in aliases.items()]
-    base, leaves = _base(checkpoint, family, settings, notes)
-    leaves |= placed.leaves
+    notes = checkpoint.notes + [f"taken off the names: {x}" for x in checkpoint.taken_off]
+    notes += [f"the same as {first}, kept once: {second}" for second, first in aliases.items()]
+    base, stored = _base(checkpoint, family, settings, notes)
+    leaves = stored | placed.leaves
     for path, value in (family.constants | family.starts).items():
         if path not in leaves:
             leaves[path] = np.array(value, np.float32)
@@ -111,12 +119,14 @@ def _convert(
     else:
         spec = _spec(checkpoint, family, leaves, settings, notes)
         pixels = _preprocessing(checkpoint, family, spec, settings, notes)
-    stored = base.methods if base else {}
     fits, about = infer_methods(leaves, spec.visual.patch_size, settings)
     notes += about
-    methods = {name: stored.get(name, {}) | fit for name, fit in fits.items()}
+    methods = {n: (base.methods if base else {}).get(n, {}) | fit for n, fit in fits.items()}
     frames = trained_frames(leaves) or (base.frames if base else None)
     _check(checkpoint, family, placed, leaves, _shapes(checkpoint, spec, methods, frames))
+    read = {row.source: tensors[row.source] for row in placed.rows}
+    read |= {f"{settings['base']}: {path}": x for path, x in stored.items() if path in leaves}
+    notes += check_finite(checkpoint.path, read, allow_nonfinite)
     leaves = {path: _float32(checkpoint, path, leaf) for path, leaf in leaves.items()}
     source = {
         "layout": family.name,
@@ -126,6 +136,8 @@ def _convert(
         "left_out": summary(placed.left_out),
         "aliases": aliases,
     }
+    if checkpoint.taken_off:
+        source["taken_off"] = checkpoint.taken_off
     if base:
         source["base"] = Path(settings["base"]).name
     unit_frames = base.frame_norm if base else family.frame_norm
@@ -246,7 +258,9 @@ def _check(
 
 def _float32(checkpoint: Checkpoint, path: str, leaf: np.ndarray) -> np.ndarray:
     """A float32 copy that keeps every value."""
-    result = np.ascontiguousarray(leaf, np.float32).reshape(leaf.shape)
-    if not np.array_equal(result.astype(leaf.dtype), leaf, equal_nan=True):
+    real = leaf.dtype.kind != "c"
+    with np.errstate(over="ignore"):  # told by the comparison
+        result = np.asarray(leaf, np.float32, order="C") if real else leaf
+    if not real or not np.array_equal(result.astype(leaf.dtype), leaf, equal_nan=True):
         raise ConversionError(f"{checkpoint.path}: {path}: float32 can't hold its {leaf.dtype}")
     return result

@@ -74,6 +74,7 @@ def reverse(
             safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
     gone = [*recorded.get("dropped", []), *recorded.get("left_out", [])]
     notes += [f"dropped, not written: {name}" for name in gone]
+    notes += [f"taken off the names, not written: {x}" for x in recorded.get("taken_off", [])]
     return "\n".join([f"{target}: {len(tensors)} tensors, layout {layout.name}", *notes]) + "\n"
 
 

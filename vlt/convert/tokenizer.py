@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.reading import read_json
+from vlt.convert.json_files import read_json
 from vlt.data.tokenize import Tokenizer, write_bert_tokenizer, write_clip_tokenizer
 from vlt.models.spec import BertSpec, TextSpec
 
