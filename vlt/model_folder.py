@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.checkpoint import CheckpointError, load_tree, save_tree
+from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.data.transform import INTERPOLATIONS
 from vlt.fields import from_values, near, shown
 from vlt.models.build import abstract_params, make_model
@@ -34,10 +35,6 @@ from vlt.writing import (
 _FORMAT = 1
 CROPS = ("center", "none")
 LARGEST_CONFIG = 2**20  # bytes of a config.json
-TOKENIZER_FILES = (
-    r"tokenizer(_config)?\.json|vocab\.(json|txt)|merges\.txt|special_tokens_map\.json|"
-    r"added_tokens\.json|chat_template\.jinja|tokenizer\.model"
-)
 # Of Orbax, with the processes that wrote.
 _WEIGHTS_FILES = (
     r"_CHECKPOINT_METADATA|orbax\.checkpoint|commit_success\.txt|state|"
@@ -131,7 +128,10 @@ def write_model_folder(
     """
     with new_folder(Path(folder), overwrite, MODEL_FOLDER) as unfinished:
         save_tree(unfinished / "weights", params)
-        shutil.copytree(tokenizer, unfinished / "tokenizer")
+        try:
+            copy_tokenizer(tokenizer, unfinished / "tokenizer")
+        except ValueError as error:
+            raise ModelFolderError(str(error)) from error
         (unfinished / "report.txt").write_text(report, encoding="utf-8")
         text = json.dumps(config.to_dict(), indent=1)
         (unfinished / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -306,6 +306,6 @@ MODEL_FOLDER = Kind(
     is_model_folder,
     re.compile(
         r"config\.json|report\.txt|tokenizer|weights|"
-        rf"tokenizer/({TOKENIZER_FILES})|weights/({_WEIGHTS_FILES})"
+        rf"tokenizer/({TOKENIZER_NAMES})|weights/({_WEIGHTS_FILES})"
     ),
 )

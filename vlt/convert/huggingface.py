@@ -1,11 +1,14 @@
 """What a CLIP's config.json says beside the tensors, and that file written back."""
 
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+
+_MOST = 10**6  # of what a config counts: vocabularies have the largest numbers
 
 
 def clip_spec(folder: Path) -> DualEncoderSpec:
@@ -16,15 +19,15 @@ def clip_spec(folder: Path) -> DualEncoderSpec:
     path = folder / "config.json"
     config = load_config(path, "clip")
     visual, text = config.vision_config, config.text_config
+    vision_spec = VisionSpec(*image_fields(path, visual), **tower_fields(path, visual))
+    text_spec = TextSpec(*text_fields(path, text), **tower_fields(path, text))
     # 2 marks old files: transformers then pools at the highest id.
-    if text.eos_token_id not in (2, text.vocab_size - 1):
+    if text.eos_token_id not in (2, text_spec.vocab - 1):
         raise ConversionError(
-            f"{path}: text_config.eos_token_id is {text.eos_token_id}, but text is pooled at the "
-            f"highest id, {text.vocab_size - 1}"
+            f"{path}: text_config.eos_token_id is {_shown(text.eos_token_id)}, but text is pooled "
+            f"at the highest id, {text_spec.vocab - 1}"
         )
-    vision_spec = VisionSpec(visual.image_size, visual.patch_size, **tower_fields(path, visual))
-    text_spec = TextSpec(text.max_position_embeddings, text.vocab_size, **tower_fields(path, text))
-    return DualEncoderSpec(vision_spec, text_spec, config.projection_dim)
+    return DualEncoderSpec(vision_spec, text_spec, count(path, config, "projection_dim"))
 
 
 def load_config(path: Path, model_type: str) -> Any:
@@ -41,25 +44,87 @@ def load_config(path: Path, model_type: str) -> Any:
             "sizes read off the tensors"
         )
     try:
-        return AutoConfig.from_pretrained(path.parent, local_files_only=True)
+        return AutoConfig.from_pretrained(
+            path.parent, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # its validation raises many kinds
-        raise ConversionError(f"{path}: {error}") from error
+        raise ConversionError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def count(path: Path, config: Any, key: str, least: int = 1) -> int:
+    """A whole number of a config, from `least` to a million.
+
+    Raises ConversionError: it is something else.
+    """
+    value = getattr(config, key, None)
+    if type(value) is not int or not least <= value <= _MOST:
+        raise ConversionError(
+            f"{path}: {_name(config, key)} is {_shown(value)}; a whole number from {least} to "
+            f"{_MOST} is needed"
+        )
+    return value
+
+
+def fraction(path: Path, config: Any, key: str) -> float:
+    """A number of a config, from 0 up to but not including 1.
+
+    Raises ConversionError: it is something else.
+    """
+    value = getattr(config, key, None)
+    if type(value) not in (int, float) or not 0 <= value < 1:
+        raise ConversionError(
+            f"{path}: {_name(config, key)} is {_shown(value)}; a number from 0 to below 1 is needed"
+        )
+    return float(value)
+
+
+def _name(config: Any, key: str) -> str:
+    section = getattr(config, "base_config_key", "")
+    return f"{section}.{key}" if section else key
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)
+
+
+def image_fields(path: Path, visual: Any) -> tuple[int, int]:
+    """Sides of the image and of a patch, in pixels.
+
+    Raises ConversionError: an image of less than a patch.
+    """
+    image, patch = count(path, visual, "image_size"), count(path, visual, "patch_size")
+    if image < patch:
+        raise ConversionError(f"{path}: image_size {image} is less than patch_size {patch}")
+    return image, patch
+
+
+def text_fields(path: Path, text: Any) -> tuple[int, int]:
+    """Context and vocabulary, in tokens."""
+    return count(path, text, "max_position_embeddings"), count(path, text, "vocab_size")
 
 
 def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
     """Fields of a spec that every tower has.
 
-    Raises ConversionError: an unknown activation.
+    Raises ConversionError: an unknown activation, or numbers that make no tower.
     """
     if tower.hidden_act not in ("quick_gelu", "gelu"):
-        raise ConversionError(f"{path}: hidden_act is {tower.hidden_act!r}: quick_gelu or gelu")
+        raise ConversionError(
+            f"{path}: hidden_act is {_shown(tower.hidden_act)}: quick_gelu or gelu"
+        )
+    width, heads = count(path, tower, "hidden_size"), count(path, tower, "num_attention_heads")
+    if width % heads:
+        raise ConversionError(
+            f"{path}: {_name(tower, 'num_attention_heads')} is {heads}, which does not divide "
+            f"hidden_size, {width}"
+        )
     return {
-        "width": tower.hidden_size,
-        "layers": tower.num_hidden_layers,
-        "heads": tower.num_attention_heads,
-        "mlp_width": tower.intermediate_size,
+        "width": width,
+        "layers": count(path, tower, "num_hidden_layers"),
+        "heads": heads,
+        "mlp_width": count(path, tower, "intermediate_size"),
         "activation": tower.hidden_act,
-        "norm_eps": tower.layer_norm_eps,
+        "norm_eps": fraction(path, tower, "layer_norm_eps"),
     }
 
 

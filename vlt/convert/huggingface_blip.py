@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.huggingface import load_config, tower_fields, tower_json
+from vlt.convert.huggingface import (
+    count,
+    fraction,
+    image_fields,
+    load_config,
+    text_fields,
+    tower_fields,
+    tower_json,
+)
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 
 _CLASSES = {
@@ -21,8 +29,10 @@ ORIGINAL = {"visual.norm_eps": 1e-6, "text.dropout": 0.1}
 
 def stated_kind(config: Mapping[str, Any]) -> str | None:
     """The kind of BLIP whose class a config.json names, if it does."""
-    named = config.get("architectures") or [None]
-    return _CLASSES.get(named[0]) if config.get("model_type") == "blip" else None
+    named = config.get("architectures")
+    if config.get("model_type") != "blip" or not isinstance(named, list):
+        return None
+    return next((kind for name, kind in _CLASSES.items() if named[:1] == [name]), None)
 
 
 def blip_spec(folder: Path, kind: str, settings: Mapping[str, Any]) -> tuple[BlipSpec, list[str]]:
@@ -34,47 +44,36 @@ def blip_spec(folder: Path, kind: str, settings: Mapping[str, Any]) -> tuple[Bli
     path = folder / "config.json"
     config = load_config(path, "blip")
     visual, text = config.vision_config, config.text_config
-    _check(path, visual, text)
+    if text.pad_token_id != 0:
+        raise ConversionError(f"{path}: pad_token_id is {text.pad_token_id!r}, not 0")
     stated = {
-        "visual.norm_eps": float(visual.layer_norm_eps),
-        "text.dropout": float(text.hidden_dropout_prob),
+        "visual.norm_eps": fraction(path, visual, "layer_norm_eps"),
+        "text.dropout": fraction(path, text, "hidden_dropout_prob"),
     }
     values = {key: settings.get(key, value) for key, value in stated.items()}
     vision_spec = VisionSpec(
-        visual.image_size,
-        visual.patch_size,
+        *image_fields(path, visual),
         **tower_fields(path, visual) | {"norm_eps": values["visual.norm_eps"]},
         pre_norm=False,
         patch_bias=True,
         projection_bias=True,
     )
     text_spec = BertSpec(
-        text.max_position_embeddings,
-        text.vocab_size,
-        source_width=visual.hidden_size,
-        decode_id=text.bos_token_id,
-        encode_id=text.bos_token_id + 1,
-        end_id=text.sep_token_id,
+        *text_fields(path, text),
+        source_width=vision_spec.width,
+        decode_id=count(path, text, "bos_token_id", 0),
+        encode_id=count(path, text, "bos_token_id", 0) + 1,
+        end_id=count(path, text, "sep_token_id", 0),
         dropout=values["text.dropout"],
         **tower_fields(path, text),
     )
-    joint = config.image_text_hidden_size if kind == "retriever" else 0
+    joint = count(path, config, "image_text_hidden_size") if kind == "retriever" else 0
     notes = [
         f"{key}: {value:g}, BLIP's own code has {ORIGINAL[key]:g} (--set {key})"
         for key, value in values.items()
         if value != ORIGINAL[key]
     ]
     return BlipSpec(kind, vision_spec, text_spec, joint), notes
-
-
-def _check(path: Path, visual: Any, text: Any) -> None:
-    """Raises ConversionError where a spec can't say what the config does."""
-    if not isinstance(visual.image_size, int) or not isinstance(visual.patch_size, int):
-        raise ConversionError(f"{path}: image_size and patch_size must be one number each")
-    if text.pad_token_id != 0:
-        raise ConversionError(f"{path}: pad_token_id is {text.pad_token_id}, not 0")
-    if text.bos_token_id is None or text.sep_token_id is None:
-        raise ConversionError(f"{path}: text_config needs bos_token_id and sep_token_id")
 
 
 def blip_json(spec: BlipSpec) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 CLIP resizes the short side and cuts the central square, BLIP resizes to the square.
 """
 
+import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from vlt.models.spec import Spec
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 
 # PIL's codes.
-_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def preprocessing(folder: Path | None, spec: Spec) -> tuple[dict[str, Any], str]:
@@ -23,7 +25,10 @@ def preprocessing(folder: Path | None, spec: Spec) -> tuple[dict[str, Any], str]
     for name in ("preprocessor_config.json", "processor_config.json"):
         if folder is not None and (folder / name).exists():
             fields = read_json(folder / name)
-            return _processor(folder / name, fields.get("image_processor", fields), spec)
+            fields = fields.get("image_processor", fields)
+            if not isinstance(fields, dict):
+                raise ConversionError(f"{folder / name}: image_processor is no object")
+            return _processor(folder / name, fields, spec)
     return default_preprocessing(spec), f"{_owner(spec)}'s, assumed"
 
 
@@ -51,42 +56,63 @@ def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str
     else:
         _check_square(path, fields, entry["image_size"])
     for step in steps:
-        if not fields.get(step, True):
+        if fields.get(step, True) is not True:
             owner = _owner(spec)
             raise ConversionError(f"{path}: {step} is off, which a {owner}'s preprocessing needs")
+    resample, factor = fields.get("resample", 3), fields.get("rescale_factor", 1 / 255)
+    if type(resample) is not int or resample not in FILTERS:
+        raise ConversionError(f"{path}: resample={reprlib.repr(resample)}; one of {FILTERS}")
+    if type(factor) not in (int, float) or abs(255 * factor - 1) > 1e-3:
+        raise ConversionError(
+            f"{path}: rescale_factor={reprlib.repr(factor)}; pixels are divided by 255"
+        )
     entry |= {
-        "mean": [float(x) for x in fields.get("image_mean", CLIP_MEAN)],
-        "std": [float(x) for x in fields.get("image_std", CLIP_STD)],
-        "resize": _FILTERS.get(fields.get("resample", 3)),
+        "mean": _colours(path, fields, "image_mean", CLIP_MEAN),
+        "std": _colours(path, fields, "image_std", CLIP_STD),
+        "resize": FILTERS[resample],
     }
-    if entry["resize"] is None:
-        raise ConversionError(f"{path}: resample={fields['resample']}; one of {_FILTERS}")
+    if min(entry["std"]) <= 0:
+        raise ConversionError(f"{path}: image_std={entry['std']}; pixels are divided by it")
     return entry, path.name
+
+
+def _colours(path: Path, fields: dict[str, Any], key: str, usual: Sequence[float]) -> list[float]:
+    """Three numbers, one a colour channel."""
+    values = fields.get(key, usual)
+    numbers = isinstance(values, Sequence) and all(type(x) in (int, float) for x in values)
+    if not numbers or len(values) != 3 or not all(abs(x) < 1000 for x in values):
+        raise ConversionError(f"{path}: {key}={reprlib.repr(values)}; three numbers are needed")
+    return [float(x) for x in values]
 
 
 def _check_short_side(path: Path, fields: dict[str, Any], image_size: int) -> None:
     size, crop = fields.get("size", image_size), fields.get("crop_size", image_size)
     if isinstance(size, dict) and "shortest_edge" not in size:
-        raise ConversionError(f"{path}: size={size}: only the shortest edge can be set")
-    size, crop = _side(size), _side(crop)
-    if {size, crop} != {image_size}:
         raise ConversionError(
-            f"{path}: resizes to {size} and crops to {crop}, but the tensors are for {image_size}"
+            f"{path}: size={reprlib.repr(size)}: only the shortest edge can be set"
+        )
+    sides = [_sides(size, "shortest_edge"), _sides(crop, "height", "width")]
+    if sides != [{image_size}, {image_size}]:
+        raise ConversionError(
+            f"{path}: resizes to {reprlib.repr(size)} and crops to {reprlib.repr(crop)}, but the "
+            f"tensors are for {image_size}"
         )
 
 
 def _check_square(path: Path, fields: dict[str, Any], image_size: int) -> None:
     size = fields.get("size", image_size)
-    sides = {size.get("height"), size.get("width")} if isinstance(size, dict) else {size}
-    if sides != {image_size} or fields.get("do_center_crop"):
+    if _sides(size, "height", "width") != {image_size} or fields.get("do_center_crop"):
         raise ConversionError(
-            f"{path}: size={size}, do_center_crop={fields.get('do_center_crop', False)}, but the "
-            f"tensors are for images resized to {image_size} by {image_size}"
+            f"{path}: size={reprlib.repr(size)}, do_center_crop="
+            f"{reprlib.repr(fields.get('do_center_crop', False))}, but the tensors are for images "
+            f"resized to {image_size} by {image_size}"
         )
 
 
-def _side(size: int | dict[str, int]) -> int:
-    return size if isinstance(size, int) else next(iter(size.values()))
+def _sides(size: Any, *keys: str) -> set[int]:
+    """The lengths that a size has under its keys, or is; none where they are no whole numbers."""
+    lengths = [size.get(key) for key in keys] if isinstance(size, dict) else [size]
+    return {*lengths} if all(type(length) is int for length in lengths) else set()
 
 
 def preprocessor_json(entry: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +130,7 @@ def preprocessor_json(entry: dict[str, Any]) -> dict[str, Any]:
         shape = {"image_processor_type": "BlipImageProcessor", "size": square}
     return shape | {
         "do_resize": True,
-        "resample": {name: code for code, name in _FILTERS.items()}[entry["resize"]],
+        "resample": {name: code for code, name in FILTERS.items()}[entry["resize"]],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

@@ -21,7 +21,7 @@ from vlt.convert.preprocessing import default_preprocessing, preprocessing
 from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading, summary
 from vlt.convert.resize import RESIZED, resize
-from vlt.convert.sizes import infer_spec
+from vlt.convert.sizes import check_layers, infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
@@ -125,24 +125,29 @@ def _convert(
     frames = trained_frames(leaves) or (base.frames if base else None)
     _check(checkpoint, family, placed, leaves, _shapes(checkpoint, spec, methods, frames))
     read = {row.source: tensors[row.source] for row in placed.rows}
-    read |= {f"{settings['base']}: {path}": x for path, x in stored.items() if path in leaves}
+    read |= {
+        f"{settings['base']}: {path}": x for path, x in stored.items() if path not in placed.leaves
+    }
     notes += check_finite(checkpoint.path, read, allow_nonfinite)
     leaves = {path: _float32(checkpoint, path, leaf) for path, leaf in leaves.items()}
+    source = _source(checkpoint, family, placed) | {"aliases": aliases}
+    if base:
+        source["base"] = Path(settings["base"]).name
+    unit_frames = base.frame_norm if base else family.frame_norm
+    config = ModelConfig(family.model, spec, methods, pixels, frames, unit_frames, source)
+    return config, leaves, placed, notes
+
+
+def _source(checkpoint: Checkpoint, family: Family, placed: Placed) -> dict[str, Any]:
+    """What the way back needs to know of the published checkpoint."""
     source = {
         "layout": family.name,
         "file": checkpoint.path.name,
         "dtypes": {row.source: row.dtype for row in placed.rows},
         "dropped": placed.dropped,
         "left_out": summary(placed.left_out),
-        "aliases": aliases,
     }
-    if checkpoint.taken_off:
-        source["taken_off"] = checkpoint.taken_off
-    if base:
-        source["base"] = Path(settings["base"]).name
-    unit_frames = base.frame_norm if base else family.frame_norm
-    config = ModelConfig(family.model, spec, methods, pixels, frames, unit_frames, source)
-    return config, leaves, placed, notes
+    return source | ({"taken_off": checkpoint.taken_off} if checkpoint.taken_off else {})
 
 
 def _base(
@@ -178,6 +183,7 @@ def _spec(
 ) -> Spec:
     if family.kind == "dual_encoder" and "text.dropout" in settings:
         raise ConversionError("--set text.dropout: a CLIP has none")
+    spec: Spec
     if checkpoint.config is None:
         spec, about = infer_spec(leaves, family, settings)
         notes += about
@@ -189,9 +195,11 @@ def _spec(
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
     if family.kind == "dual_encoder":
-        return clip_spec(checkpoint.path)
-    spec, about = blip_spec(checkpoint.path, family.kind, settings)
-    notes += about
+        spec = clip_spec(checkpoint.path)
+    else:
+        spec, about = blip_spec(checkpoint.path, family.kind, settings)
+        notes += about
+    check_layers(checkpoint.path / "config.json", spec, leaves)
     return spec
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
 from vlt.convert.safetensors_files import read_safetensors
-from vlt.convert.state_dict import StateDict, Tensors, state_dict
+from vlt.convert.state_dict import StateDict, state_dict
 from vlt.convert.torch_files import read_torch_file
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")

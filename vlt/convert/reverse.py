@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import tie
+from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.model_folder import (
     SAFETENSORS,
-    TOKENIZER_FILES,
     Kind,
     ModelConfig,
     check_replaceable,
@@ -140,7 +139,7 @@ def _is_huggingface_folder(folder: Path) -> bool:
 _HUGGINGFACE_FOLDER = Kind(
     "folder of a published layout",
     _is_huggingface_folder,
-    re.compile(rf"(preprocessor_)?config\.json|model\.safetensors|{TOKENIZER_FILES}"),
+    re.compile(rf"(preprocessor_)?config\.json|model\.safetensors|{TOKENIZER_NAMES}"),
 )
 
 
@@ -155,5 +154,7 @@ def _write_huggingface(folder: Path, source: Path, config: ModelConfig, tensors:
         ("preprocessor_config.json", preprocessor_json(config.preprocessing)),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    for path in sorted((source / "tokenizer").iterdir()):
-        shutil.copy(path, folder / path.name)
+    try:
+        copy_tokenizer(source / "tokenizer", folder)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error

@@ -1,21 +1,58 @@
 """`--set key=value`: what the tensors of a checkpoint can't tell."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from vlt.convert.errors import ConversionError
+from vlt.convert.preprocessing import FILTERS
+
+_MOST = 10_000  # pixels, frames, tokens, heads
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a finite number")
+    return number
+
+
+def _fraction(text: str) -> float:
+    if not 0 <= _number(text) < 1:
+        raise ValueError("a number from 0 to below 1")
+    return float(text)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= _MOST:
+        raise ValueError(f"a whole number from 0 to {_MOST}")
+    return number
 
 
 def _numbers(text: str) -> list[float]:
-    numbers = [float(part) for part in text.split(",")]
+    numbers = [_number(part) for part in text.split(",")]
     if len(numbers) != 3:
         raise ValueError("three numbers, one a colour channel")
     return numbers
 
 
+def _deviations(text: str) -> list[float]:
+    numbers = _numbers(text)
+    if min(numbers) <= 0:
+        raise ValueError("numbers above 0, by which pixels are divided")
+    return numbers
+
+
+def _filter(text: str) -> str:
+    if text not in FILTERS.values():
+        raise ValueError(f"one of {', '.join(FILTERS.values())}")
+    return text
+
+
 def _joined(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(_count(part) for part in text.split(","))
 
 
 def _published_or_layers(text: str) -> str | tuple[int, ...]:
@@ -26,20 +63,20 @@ _KEYS: dict[str, Callable[[str], Any]] = {
     "activation": str,
     "visual.activation": str,
     "text.activation": str,
-    "visual.heads": int,
-    "visual.image_size": int,
-    "visual.temporal_frames": int,
-    "text.heads": int,
-    "text.context": int,
-    "visual.norm_eps": float,
-    "text.norm_eps": float,
-    "text.dropout": float,
+    "visual.heads": _count,
+    "visual.image_size": _count,
+    "visual.temporal_frames": _count,
+    "text.heads": _count,
+    "text.context": _count,
+    "visual.norm_eps": _fraction,
+    "text.norm_eps": _fraction,
+    "text.dropout": _fraction,
     "preprocessing.mean": _numbers,
-    "preprocessing.std": _numbers,
-    "preprocessing.resize": str,
-    "tempme.r": int,
-    "tempme.keep_cross": int,
-    "tempme.keep_intra": int,
+    "preprocessing.std": _deviations,
+    "preprocessing.resize": _filter,
+    "tempme.r": _count,
+    "tempme.keep_cross": _count,
+    "tempme.keep_intra": _count,
     "tempme.join": _joined,
     "token_mixing.layers": _published_or_layers,
     "kind": str,
@@ -50,7 +87,8 @@ _KEYS: dict[str, Callable[[str], Any]] = {
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """['key=value', ...] -> {key: value}. `activation` sets both towers'.
 
-    Raises ConversionError: unknown key, with the nearest one, or a value that can't be read.
+    Raises ConversionError: unknown key, with the nearest one, one given twice, or a value that
+    can't be read.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
@@ -59,6 +97,8 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
             close = difflib.get_close_matches(key, _KEYS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"keys are {', '.join(_KEYS)}"
             raise ConversionError(f"--set {pair}: key=value with a known key; {hint}")
+        if key in settings:
+            raise ConversionError(f"--set {key} is given twice")
         try:
             settings[key] = _KEYS[key](text)
         except ValueError as error:

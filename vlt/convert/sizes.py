@@ -90,9 +90,32 @@ def common_size(leaves: Leaves, pattern: str, axis: int = -1) -> int:
 
 
 def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
-    """Layers under `prefix`, by the highest index: a gap then shows as missing tensors."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)/")
-    return 1 + max((int(m[1]) for path in leaves if (m := pattern.match(path))), default=-1)
+    """Layers under `prefix`, by the highest index: a gap then shows as missing tensors.
+
+    Raises ConversionError: the gap is so wide that the index is a mistake.
+    """
+    pattern = re.compile(re.escape(prefix) + r"([0-9]+)/")
+    layers = {int(m[1]) for path in leaves if (m := pattern.match(path))}
+    highest = max(layers, default=-1)
+    if _too_many(highest + 1, len(layers)):
+        raise ConversionError(f"a tensor for {prefix}{highest}, but only {len(layers)} layers")
+    return highest + 1
+
+
+def check_layers(path: object, spec: Spec, leaves: Leaves) -> None:
+    """Raises ConversionError where a config's layers are far more than the tensors': nothing is
+    built for a number alone."""
+    for name, tower in (("visual", spec.visual), ("text", spec.text)):
+        present = count_layers(leaves, f"{name}/blocks_")
+        if _too_many(tower.layers, present):
+            raise ConversionError(
+                f"{path}: the {name} tower is to have {tower.layers} layers, the tensors are for "
+                f"{present}"
+            )
+
+
+def _too_many(layers: int, present: int) -> bool:
+    return layers > 2 * present + 8
 
 
 def _heads(tower: str, width: int, head_width: int, settings: Settings, notes: list[str]) -> int:

@@ -82,7 +82,7 @@ class Rule:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    return re.compile(re.escape(template).replace(r"\{i\}", r"(\d+)"))
+    return re.compile(re.escape(template).replace(r"\{i\}", r"(0|[1-9][0-9]{0,4})"))
 
 
 def _fill(template: str, match: re.Match[str]) -> str:

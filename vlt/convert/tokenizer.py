@@ -1,23 +1,22 @@
 """Tokenizer files of a model folder: copied, from the hub, or from a list of its entries."""
 
 import json
-import shutil
+import zlib
 from pathlib import Path
+from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
-from vlt.data.tokenize import Tokenizer, write_bert_tokenizer, write_clip_tokenizer
+from vlt.data.tokenize import (
+    Tokenizer,
+    copy_tokenizer,
+    pretrained,
+    write_bert_tokenizer,
+    write_clip_tokenizer,
+)
 from vlt.models.spec import BertSpec, TextSpec
 
-_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -82,25 +81,43 @@ def _end(source: str, folder: Path, context: int) -> int:
     """Id of the token that ends a text."""
     try:
         return int(Tokenizer.load(folder, context)([""])[0, 1])
-    except Exception as error:  # tokenizers raises bare ones
-        raise ConversionError(f"--tokenizer {source}: does not load: {error}") from error
+    except ValueError as error:
+        why = str(error).removeprefix(f"{folder}: ")
+        raise ConversionError(f"--tokenizer {source}: does not load: {why}") from error
 
 
 def vocabulary_size(folder: Path) -> int:
-    """One more than the highest token id."""
-    ids: list[int] = []
-    if (folder / "tokenizer.json").exists():
-        content = read_json(folder / "tokenizer.json")
-        vocabulary = content.get("model", {}).get("vocab", {})
-        ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        ids += [token["id"] for token in content.get("added_tokens", [])]
-    elif (folder / "vocab.json").exists():
-        ids += read_json(folder / "vocab.json").values()
+    """One more than the highest token id.
+
+    Raises ConversionError: no ids, or ids that are no whole numbers.
+    """
+    file = next(f for f in (folder / n for n in _VOCABULARIES) if f.exists())
+    ids: list[Any] = []
+    if file.name == "vocab.txt":
+        ids += range(len(_words(file)))
     else:
-        ids += range(len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines()))
-        if (folder / "added_tokens.json").exists():
-            ids += read_json(folder / "added_tokens.json").values()
+        content = read_json(file)
+        ids += _ids(content) if file.name == "tokenizer.json" else content.values()
+    if file.name != "tokenizer.json" and (folder / "added_tokens.json").exists():
+        ids += read_json(folder / "added_tokens.json").values()
+    if not ids or not all(type(number) is int and number >= 0 for number in ids):
+        raise ConversionError(f"{file}: holds no tokens with whole numbers as ids")
     return max(ids) + 1
+
+
+def _ids(content: dict[str, Any]) -> list[Any]:
+    """Ids in a tokenizer.json; its vocabulary is a dict of them, or a list in their order."""
+    model, added = content.get("model"), content.get("added_tokens", [])
+    vocabulary = model.get("vocab", {}) if isinstance(model, dict) else {}
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    return [*ids, *(token.get("id") for token in added if isinstance(token, dict))]
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConversionError(f"{file}: no text of UTF-8: {error}") from error
 
 
 def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
@@ -109,10 +126,10 @@ def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
             f"{folder}: holds no tokenizer (tokenizer.json, vocab.json and merges.txt, or "
             "vocab.txt)"
         )
-    target.mkdir()
-    for name in _FILES:
-        if (folder / name).exists():
-            shutil.copy(folder / name, target / name)
+    try:
+        copy_tokenizer(folder, target)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
     config = target / "tokenizer_config.json"
     if not config.exists():
         # Old folders leave it out; vlt reads no folder without.
@@ -121,14 +138,12 @@ def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
 
 
 def _from_hub(name: str, target: Path) -> None:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        tokenizer = pretrained(name)
+    except ValueError as error:
         raise ConversionError(
             f"--tokenizer {name}: neither a folder, a file, nor a name that the hub or its cache "
-            f"knows ({str(error).splitlines()[0]})"
+            f"knows ({error})"
         ) from error
     tokenizer.save_pretrained(target)
 
@@ -136,7 +151,7 @@ def _from_hub(name: str, target: Path) -> None:
 def _from_merges(path: Path, target: Path, context: int) -> None:
     try:
         write_clip_tokenizer(path, target, context)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConversionError(
             f"--tokenizer {path}: not a gzip text of CLIP's byte-pair merges: {error}"
         ) from error

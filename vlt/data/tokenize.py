@@ -4,19 +4,36 @@ import gzip
 import json
 import os
 import pathlib
+import re
+import shutil
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 
 PAD = 0
 CLIP_MERGES = 48_894  # of the published list CLIP uses these
+_MOST_MERGES = 2**24  # characters; the published list has 3 million
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
 CLEANING = "vlt_cleaning"  # our key in tokenizer_config.json
+# All that a tokenizer is read from; a folder's code is never among it.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+)
+TOKENIZER_NAMES = "|".join(map(re.escape, TOKENIZER_FILES))  # as a pattern
 
 
 class Tokenizer:
@@ -40,18 +57,18 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], context: int) -> "Tokenizer":
-        """Loads a folder of Hugging Face tokenizer files; never looks anywhere else.
+        """Loads a folder of Hugging Face tokenizer files; never looks anywhere else, and never
+        runs code that the folder brings.
 
         Raises:
             FileNotFoundError: the folder or its tokenizer files are missing.
-            ValueError: the tokenizer adds no start and end token, or the context is below 2.
+            ValueError: the files are broken or need code of their own, the tokenizer adds no start
+                and end token, or the context is below 2.
         """
         folder = pathlib.Path(folder)
         if not (folder / "tokenizer_config.json").is_file():
             raise FileNotFoundError(f"{folder}: no tokenizer_config.json, so no tokenizer folder")
-        from transformers import AutoTokenizer
-
-        encoder = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        encoder = pretrained(folder, local_files_only=True)
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         return cls(encoder, context, settings.get(CLEANING) == "openai")
 
@@ -100,6 +117,50 @@ class Tokenizer:
             logging.warning("a text of %d tokens was cut to %d (told once)", length, self.context)
 
 
+def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:
+    """transformers' tokenizer of a folder or a name on the hub; code that comes with it never runs.
+
+    Raises:
+        ValueError: absent, broken, or of code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:  # transformers and tokenizers raise many kinds, and bare ones
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{source}: a tokenizer of code of its own (auto_map), which is never run; one of "
+                "a class of transformers is needed"
+            ) from error
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{source}: no tokenizer loads from it: {why[:300]}") from error
+
+
+def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies the files that a tokenizer is read from, and nothing else, into a folder.
+
+    Raises:
+        ValueError: one is a link that leads out of the folder (and is none of the hub's cache,
+            whose files are links to blobs), or is no plain file.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    homes = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        homes.append(folder.resolve().parents[1] / "blobs")
+    for name in TOKENIZER_FILES:
+        file = folder / name
+        if not file.exists() and not file.is_symlink():
+            continue
+        if not any(file.resolve().is_relative_to(home) for home in homes):
+            raise ValueError(
+                f"{file}: a link out of the folder, to {file.resolve()}; copy it there"
+            )
+        if not file.is_file():
+            raise ValueError(f"{file}: no plain file")
+        shutil.copyfile(file, target / name)
+
+
 def _clean(text: str) -> str:
     """What OpenAI's CLIP does to a text before it looks for words."""
     import html
@@ -135,7 +196,7 @@ def write_clip_tokenizer(
         ValueError: the file holds fewer merges than CLIP uses.
     """
     with gzip.open(merges, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")[1 : CLIP_MERGES + 1]
+        lines = file.read(_MOST_MERGES).split("\n")[1 : CLIP_MERGES + 1]
     pairs = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
     if len(pairs) < CLIP_MERGES or not all(left and right for left, right in pairs):
         raise ValueError(f"{merges}: must hold a heading and {CLIP_MERGES} pairs of tokens")
