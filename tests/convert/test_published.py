@@ -13,8 +13,10 @@ import safetensors.numpy
 import torch
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.convert.preprocessing import preprocessing
 from vlt.convert.reading import read_checkpoint
 from vlt.model_folder import ModelFolderError, read_model_config, read_model_folder
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 Tensors = dict[str, np.ndarray]
 
@@ -413,8 +415,22 @@ def test_a_config_that_disagrees_with_the_tensors(clip_folder, tmp_path, tokeniz
     ("section", "key", "value", "message"),
     [
         (None, "model_type", "siglip", "model_type is 'siglip'"),
+        (None, "projection_dim", None, "projection_dim"),
+        (None, "vision_config", [1], "config.json: "),
         ("text_config", "eos_token_id", 7, "pooled at the highest id, 59"),
+        ("text_config", "eos_token_id", [7], "pooled at the highest id, 59"),
         ("text_config", "hidden_act", "relu", "hidden_act is 'relu'"),
+        ("text_config", "hidden_act", ["gelu"], "hidden_act"),
+        ("text_config", "vocab_size", 10**30, "vocab_size is 1000"),
+        ("text_config", "num_attention_heads", 7, "heads is 7, which does not divide"),
+        ("text_config", "layer_norm_eps", "small", "layer_norm_eps"),
+        ("text_config", "layer_norm_eps", float("nan"), "text_config.layer_norm_eps is nan"),
+        ("vision_config", "hidden_size", "64", "hidden_size"),
+        ("vision_config", "hidden_size", -1, "vision_config.hidden_size is -1; a whole number"),
+        ("vision_config", "hidden_size", True, "hidden_size"),
+        ("vision_config", "patch_size", 0, "patch_size is 0; a whole number"),
+        ("vision_config", "patch_size", 96, "image_size 48 is less than patch_size 96"),
+        ("vision_config", "num_hidden_layers", 10**6, "1000000 layers, the tensors are for 4"),
     ],
 )
 def test_a_config_of_another_model(clip_folder, tmp_path, tokenizer, section, key, value, message):
@@ -452,9 +468,32 @@ def test_preprocessing_is_taken_from_the_source(clip_folder, tmp_path, tokenizer
         "resize": "bilinear",
         "crop": "center",
     }
-    (folder / name).write_text(json.dumps(fields | {"size": 64, "crop_size": 48}))
-    with pytest.raises(ConversionError, match="resizes to 64 and crops to 48"):
-        convert(folder, tmp_path / "other", tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 64, "crop_size": 48}, "resizes to 64 and crops to 48"),
+        ({"size": {"shortest_edge": "48"}}, "resizes to {'shortest_edge': '48'}"),
+        ({"size": {}}, "only the shortest edge"),
+        ({"crop_size": {"height": 48, "width": None}}, "crops to"),
+        ({"image_processor": None}, "image_processor is no object"),
+        ({"image_mean": [0.5, "0.5", 0.5]}, "image_mean=.*three numbers"),
+        ({"image_mean": 0.5}, "image_mean=0.5; three numbers"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "pixels are divided by it"),
+        ({"image_std": [0.5, float("nan"), 0.5]}, "three numbers"),
+        ({"resample": [3]}, "resample="),
+        ({"do_normalize": "false"}, "do_normalize is off"),
+        ({"rescale_factor": 1 / 127.5}, "must be 1/255"),
+    ],
+)
+def test_a_processor_that_cannot_be_followed(tmp_path, fields, message):
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({"size": 48, "crop_size": 48} | fields))
+    visual = VisionSpec(image_size=48, patch_size=16, width=8, layers=1, heads=1, mlp_width=8)
+    text = TextSpec(context=10, vocab=7, width=8, layers=1, heads=1, mlp_width=8)
+    with pytest.raises(ConversionError, match=f"{path}: .*{message}"):
+        preprocessing(tmp_path, DualEncoderSpec(visual, text, 8))
 
 
 def test_the_tokenizer_is_obligatory_and_must_fit(openai, clip_folder, tmp_path, tokenizer):
@@ -505,6 +544,104 @@ def test_values_that_float32_cannot_hold_are_refused(openai, tmp_path, tokenizer
     _round_trip(path, tmp_path, tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "told"),
+    [
+        ("float32", np.nan, "1 NaN and 0 infinite"),
+        ("float16", np.inf, "0 NaN and 1 infinite"),
+        ("bfloat16", -np.inf, "0 NaN and 1 infinite"),
+        ("float8_e4m3fn", np.nan, "1 NaN and 0 infinite"),
+        ("float8_e5m2", np.inf, "0 NaN and 1 infinite"),
+    ],
+)
+def test_weights_that_are_no_numbers(openai, tmp_path, tokenizer, dtype, value, told):
+    state = {name: tensor.numpy() for name, tensor in openai.state_dict().items()}
+    projection = state["visual.proj"].astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
+    projection[3, 5] = value
+    path = _save(tmp_path / "clip.safetensors", state | {"visual.proj": projection})
+    line = f"visual.proj: {told} of {projection.size} values, the first at [3, 5]"
+    with pytest.raises(ConversionError, match=re.escape(line)):
+        convert(path, tmp_path / "model", tokenizer=tokenizer)
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_are_no_numbers_convert_on_request(openai, tmp_path, tokenizer):
+    state = {name: tensor.numpy().copy() for name, tensor in openai.state_dict().items()}
+    state["visual.proj"][3, 5] = np.nan
+    path = _save(tmp_path / "clip.safetensors", state)
+    report = convert(path, tmp_path / "model", tokenizer=tokenizer, allow_nonfinite=True)
+    line = "visual.proj: 1 NaN and 0 infinite of 4096 values, the first at [3, 5]"
+    assert line in report and line in (tmp_path / "model/report.txt").read_text()
+    kernel = read_model_folder(tmp_path / "model")[1]["visual"]["projection"]["kernel"]
+    assert np.argwhere(np.isnan(kernel)).tolist() == [[3, 5]]
+
+
+def test_float8_there_and_back(openai, tmp_path, tokenizer):
+    state = {name: tensor.numpy() for name, tensor in openai.state_dict().items()}
+    for name, kind in (("visual.proj", "float8_e4m3fn"), ("text_projection", "float8_e5m2")):
+        state[name] = state[name].astype(getattr(ml_dtypes, kind))
+    _round_trip(_save(tmp_path / "clip.safetensors", state), tmp_path, tokenizer)
+
+
+def test_complex_weights_are_refused(openai, tmp_path, tokenizer):
+    state = {name: tensor.numpy() for name, tensor in openai.state_dict().items()}
+    state["visual.proj"] = state["visual.proj"].astype(np.complex64)
+    path = _save(tmp_path / "clip.safetensors", state)
+    with pytest.raises(ConversionError, match="float32 can't hold its complex64"):
+        convert(path, tmp_path / "model", tokenizer=tokenizer)
+
+
+def test_a_base_with_weights_that_are_no_numbers(golden, tmp_path, tokenizer):
+    tensors = {name: x.copy() for name, x in golden.items() if _is_weight(name)}
+    tensors["backbone.class_embedding"][2] = np.inf
+    path = _save(tmp_path / "pretrained.safetensors", tensors)
+    settings, folder = parse_settings(HEADS), tmp_path / "base"
+    convert(path, folder, settings=settings, tokenizer=tokenizer, allow_nonfinite=True)
+    tuned = {name: x for name, x in golden.items() if "btadapter" in name}
+    path = _save(tmp_path / "tuned.safetensors", tuned)
+    line = rf"visual/class_embedding of {folder}: 0 NaN and 1 infinite .* at \[2\]"
+    with pytest.raises(ConversionError, match=line):
+        convert(path, tmp_path / "model", settings={"base": str(folder)})
+
+
+def test_a_tensor_of_a_millionth_layer(openai, tmp_path, tokenizer):
+    state = {name: tensor.numpy() for name, tensor in openai.state_dict().items()}
+    name = "visual.transformer.resblocks.{}.ln_1.bias"
+    path = _save(tmp_path / "far.safetensors", state | {name.format(99_999): np.zeros(128)})
+    with pytest.raises(ConversionError, match="visual/blocks_99999, but only 3 layers"):
+        convert(path, tmp_path / "model", tokenizer=tokenizer)
+    path = _save(tmp_path / "further.safetensors", state | {name.format(10**99): np.zeros(128)})
+    with pytest.raises(ConversionError, match=f"unexpected: {name.format(10**99)}"):
+        convert(path, tmp_path / "model", tokenizer=tokenizer)
+
+
+def test_the_words_of_training_frameworks_come_off(openai, tmp_path, tokenizer):
+    state = {f"net._orig_mod.{name}": tensor for name, tensor in openai.state_dict().items()}
+    average = {name: tensor + 1 for name, tensor in state.items()}
+    torch.save({"model": state, "model_ema": average, "epoch": 3}, tmp_path / "last.ckpt")
+    source = tmp_path / "last.ckpt"
+    report = convert(source, tmp_path / "model", tokenizer=tokenizer)
+    for line in ("_orig_mod.", "net."):
+        assert f"taken off the names: {line}" in report
+    assert "not taken: the entry model_ema" in report
+    assert "ignored (not part of the state dict): model_ema" in report
+    told = reverse(tmp_path / "model", tmp_path / "back.safetensors")
+    assert "taken off the names, not written: net." in told
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    np.testing.assert_array_equal(back["visual.proj"], openai.visual.proj.detach().numpy())
+    convert(source, tmp_path / "average", tokenizer=tokenizer, key="model_ema")
+    first, second = (
+        read_model_folder(tmp_path / name)[1]["visual"]["projection"]["kernel"]
+        for name in ("model", "average")
+    )
+    assert (second > first).all()
+
+
+def test_the_source_is_not_the_target(clip_folder, tokenizer):
+    with pytest.raises(ConversionError, match="is the source and the target"):
+        convert(clip_folder, clip_folder, tokenizer=tokenizer, overwrite=True)
+
+
 def test_the_target_is_not_replaced_unasked(clip_folder, tmp_path, tokenizer):
     convert(clip_folder, tmp_path / "model", tokenizer=tokenizer)
     with pytest.raises(ModelFolderError, match="--overwrite"):
@@ -523,11 +660,22 @@ def test_the_target_is_not_replaced_unasked(clip_folder, tmp_path, tokenizer):
         ("activation", "key=value"),
         ("visual.heads=two", "--set visual.heads=two"),
         ("preprocessing.mean=1,2", "three numbers"),
+        ("preprocessing.mean=1,2,nan", "a finite number"),
+        ("preprocessing.std=1,0,1", "numbers above 0"),
+        ("preprocessing.resize=area", "one of nearest, lanczos"),
+        ("visual.norm_eps=nan", "a finite number"),
+        ("visual.image_size=1000000000", "a whole number from 0 to 10000"),
+        ("text.heads=-1", "a whole number from 0"),
     ],
 )
 def test_settings_that_make_no_sense(pair, message):
     with pytest.raises(ConversionError, match=re.escape(message)):
         parse_settings([pair])
+
+
+def test_a_setting_given_twice():
+    with pytest.raises(ConversionError, match="--set visual.heads is given twice"):
+        parse_settings(["visual.heads=2", "visual.heads=4"])
 
 
 def test_unknown_sources(tmp_path, tokenizer):
@@ -541,5 +689,5 @@ def test_unknown_sources(tmp_path, tokenizer):
     with pytest.raises(ConversionError, match="--family=clop: unknown"):
         convert(path, tmp_path / "model", family="clop", tokenizer=tokenizer)
     (tmp_path / "broken.safetensors").write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(ConversionError, match="broken safetensors"):
+    with pytest.raises(ConversionError, match=r"a download cut short: [\d,]+ of [\d,]+ bytes"):
         convert(tmp_path / "broken.safetensors", tmp_path / "model", tokenizer=tokenizer)

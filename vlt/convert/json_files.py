@@ -23,7 +23,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return parse_json(data, path)
     except ConversionError as error:
-        other = describe_impostor(path)
+        other = None if data.lstrip().startswith((b"{", b"[")) else describe_impostor(path)
         raise ConversionError(f"{path}: {other}") if other else error from error
 
 

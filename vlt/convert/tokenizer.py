@@ -91,7 +91,9 @@ def vocabulary_size(folder: Path) -> int:
 
     Raises ConversionError: no ids, or ids that are no whole numbers.
     """
-    file = next(f for f in (folder / n for n in _VOCABULARIES) if f.exists())
+    file = next((f for f in (folder / n for n in _VOCABULARIES) if f.exists()), None)
+    if file is None:
+        raise ConversionError(f"{folder}: holds none of {', '.join(_VOCABULARIES)}")
     ids: list[Any] = []
     if file.name == "vocab.txt":
         ids += range(len(_words(file)))
@@ -109,8 +111,12 @@ def _ids(content: dict[str, Any]) -> list[Any]:
     """Ids in a tokenizer.json; its vocabulary is a dict of them, or a list in their order."""
     model, added = content.get("model"), content.get("added_tokens", [])
     vocabulary = model.get("vocab", {}) if isinstance(model, dict) else {}
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    return [*ids, *(token.get("id") for token in added if isinstance(token, dict))]
+    if isinstance(vocabulary, list):
+        vocabulary = dict(enumerate(range(len(vocabulary))))
+    if not isinstance(vocabulary, dict) or not isinstance(added, list):
+        return []
+    extra = [token.get("id") if isinstance(token, dict) else None for token in added]
+    return [*vocabulary.values(), *extra]
 
 
 def _words(file: Path) -> list[str]:

@@ -126,8 +126,11 @@ def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-    except Exception as error:  # transformers and tokenizers raise many kinds, and bare ones
+        encoder = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        encoder("")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of many kinds; panics of tokenizers are no Exceptions
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"{source}: a tokenizer of code of its own (auto_map), which is never run; one of "
@@ -135,6 +138,7 @@ def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:
             ) from error
         why = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{source}: no tokenizer loads from it: {why[:300]}") from error
+    return encoder
 
 
 def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
