@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,64 @@ def test_sizes_of_the_other_formats(tmp_path: Path):
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\nword\n")
     assert vocabulary_size(tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {"vocab": {"a": "0"}}}, "no tokens with whole numbers"),
+        ({"model": {"vocab": 5}}, "no tokens with whole numbers"),
+        ({"model": None}, "no tokens with whole numbers"),
+        ({"model": {"vocab": {"a": 0}}, "added_tokens": [{}]}, "no tokens with whole numbers"),
+        ({"model": {"vocab": {"a": 0}}, "added_tokens": 3}, "no tokens with whole numbers"),
+    ],
+)
+def test_ids_that_are_none(tmp_path: Path, content: dict, message: str):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConversionError, match=f"tokenizer.json: holds {message}"):
+        vocabulary_size(tmp_path)
+
+
+def test_words_that_are_no_text(tmp_path: Path):
+    (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
+    with pytest.raises(ConversionError, match=r"vocab.txt: no text of UTF-8"):
+        vocabulary_size(tmp_path)
+
+
+def test_a_tokenizer_file_that_is_a_pointer(tmp_path: Path, tokenizer: str):
+    source = tmp_path / "source"
+    shutil.copytree(tokenizer, source)
+    (source / "vocab.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    with pytest.raises(ConversionError, match=r"vocab.json: a git-lfs pointer to a file of 9 byte"):
+        write_tokenizer(str(source), tmp_path / "target", SMALL)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, tokenizer: str):
+    source = tmp_path / "source"
+    shutil.copytree(tokenizer, source)
+    (tmp_path / "secret").write_text("#version: 0.2\na b\n")
+    (source / "merges.txt").unlink()
+    (source / "merges.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConversionError, match=f"merges.txt: leads out .* {tmp_path / 'secret'}"):
+        write_tokenizer(str(source), tmp_path / "target", SMALL)
+
+
+def test_merges_that_unpack_to_gigabytes(tmp_path: Path):
+    line = b"a" * 2**20
+    path = tmp_path / "merges.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(line)
+    tracemalloc.start()
+    with pytest.raises(ConversionError, match="48894 pairs"):
+        write_tokenizer(str(path), tmp_path / "target", SMALL)
+    assert tracemalloc.get_traced_memory()[1] < 2**25 + 2**24
+    tracemalloc.stop()
+    data = bytearray(path.read_bytes())
+    data[20:40] = bytes(range(235, 255))
+    path.write_bytes(data)
+    with pytest.raises(ConversionError, match="not a gzip text"):
+        write_tokenizer(str(path), tmp_path / "target", SMALL)
 
 
 def test_what_is_no_tokenizer(tmp_path: Path):

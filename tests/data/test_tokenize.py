@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import moving_shapes
-from vlt.data.tokenize import Tokenizer, write_bert_tokenizer, write_clip_tokenizer
+from vlt.data.tokenize import Tokenizer, copy_tokenizer, write_bert_tokenizer, write_clip_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,90 @@ def test_what_is_no_tokenizer_folder_is_refused_without_the_network(tmp_path, wo
     (words / "tokenizer.json").write_text(json.dumps(description | {"post_processor": None}))
     with pytest.raises(ValueError, match="must add a start and an end token"):
         Tokenizer.load(words, context=8)
+
+
+@pytest.mark.parametrize(
+    ("named", "path"),
+    [("Own", ["code.Own", "code.Own"]), (None, ["code.Own", None]), ("Own", "code.Own")],
+)
+def test_code_of_a_tokenizer_never_runs(words, tmp_path_factory, monkeypatch, named, path):
+    marker = tmp_path_factory.mktemp("marker") / "ran"
+    settings = json.loads((words / "tokenizer_config.json").read_text())
+    settings |= {"auto_map": {"AutoTokenizer": path}} | (
+        {"tokenizer_class": named} if named else {}
+    )
+    (words / "tokenizer_config.json").write_text(json.dumps(settings))
+    (words / "code.py").write_text(
+        f"open({str(marker)!r}, 'w').close()\n"
+        "from transformers import PreTrainedTokenizerFast\n"
+        "class Own(PreTrainedTokenizerFast): pass\n"
+    )
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda *asked: questions.append(asked) or "y")
+    if named:
+        with pytest.raises(ValueError, match=r"code of its own \(auto_map\), which is never run"):
+            Tokenizer.load(words, context=8)
+    else:
+        assert Tokenizer.load(words, context=8)([""]).shape == (1, 8)
+    assert not marker.exists() and not questions
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", "no JSON"),
+        ("tokenizer.json", "[" * 100_000),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '"text"'),
+        ("tokenizer_config.json", '{"tokenizer_class": 5}'),
+        (
+            "tokenizer_config.json",
+            '{"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": "x"}',
+        ),
+    ],
+)
+def test_a_broken_tokenizer_is_one_sentence(words, file, content):
+    (words / file).write_text(content)
+    with pytest.raises(ValueError, match=f"^{words}: no tokenizer loads from it: "):
+        Tokenizer.load(words, context=8)
+
+
+def test_a_panic_of_the_library_is_one_sentence(words):
+    description = json.loads((words / "tokenizer.json").read_text())
+    piece = {"SpecialToken": {"id": "absent", "type_id": 0}}
+    template = {"single": [piece], "pair": [piece], "special_tokens": {}}
+    description["post_processor"] = {"type": "TemplateProcessing"} | template
+    (words / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="no tokenizer loads from it: no entry found for key"):
+        Tokenizer.load(words, context=8)
+
+
+def test_only_the_files_of_a_tokenizer_are_copied(words, tmp_path_factory):
+    target = tmp_path_factory.mktemp("target")
+    for name in ("code.py", "notes.txt", "model.safetensors"):
+        (words / name).write_text("x")
+    copy_tokenizer(words, target)
+    names = ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in target.iterdir()) == names
+    (words / "vocab.json").mkdir()
+    with pytest.raises(ValueError, match=r"vocab.json: no plain file"):
+        copy_tokenizer(words, target)
+
+
+def test_links_of_the_hubs_cache_are_followed(words, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("models--a--b")
+    snapshot, target = cache / "snapshots" / "0123", cache / "target"
+    snapshot.mkdir(parents=True)
+    words.rename(cache / "blobs")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    copy_tokenizer(snapshot, target)
+    assert Tokenizer.load(target, context=8)([""]).shape == (1, 8)
+    assert not any(path.is_symlink() for path in target.iterdir())
+    (snapshot / "vocab.json").symlink_to("/etc/hostname")
+    with pytest.raises(ValueError, match="vocab.json: leads out of the folder, to /etc/hostname"):
+        copy_tokenizer(snapshot, target)
 
 
 def test_a_short_merges_file_is_refused(tmp_path):

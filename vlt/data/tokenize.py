@@ -157,9 +157,7 @@ def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
         if not file.exists() and not file.is_symlink():
             continue
         if not any(file.resolve().is_relative_to(home) for home in homes):
-            raise ValueError(
-                f"{file}: a link out of the folder, to {file.resolve()}; copy it there"
-            )
+            raise ValueError(f"{file}: leads out of the folder, to {file.resolve()}; copy it there")
         if not file.is_file():
             raise ValueError(f"{file}: no plain file")
         shutil.copyfile(file, target / name)
