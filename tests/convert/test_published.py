@@ -15,7 +15,12 @@ import torch
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.preprocessing import preprocessing
 from vlt.convert.reading import read_checkpoint
-from vlt.model_folder import ModelFolderError, read_model_config, read_model_folder
+from vlt.model_folder import (
+    ModelFolderError,
+    read_model_config,
+    read_model_folder,
+    write_model_folder,
+)
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 Tensors = dict[str, np.ndarray]
@@ -422,11 +427,16 @@ def test_a_config_that_disagrees_with_the_tensors(clip_folder, tmp_path, tokeniz
         ("text_config", "hidden_act", "relu", "hidden_act is 'relu'"),
         ("text_config", "hidden_act", ["gelu"], "hidden_act"),
         ("text_config", "vocab_size", 10**30, "vocab_size is 1000"),
-        ("text_config", "num_attention_heads", 7, "heads is 7, which does not divide"),
+        (
+            "text_config",
+            "num_attention_heads",
+            7,
+            r"48\) is not a multiple of the number of attention heads \(7",
+        ),
         ("text_config", "layer_norm_eps", "small", "layer_norm_eps"),
         ("text_config", "layer_norm_eps", float("nan"), "text_config.layer_norm_eps is nan"),
         ("vision_config", "hidden_size", "64", "hidden_size"),
-        ("vision_config", "hidden_size", -1, "vision_config.hidden_size is -1; a whole number"),
+        ("vision_config", "hidden_size", -64, "vision_config.hidden_size is -64; a whole number"),
         ("vision_config", "hidden_size", True, "hidden_size"),
         ("vision_config", "patch_size", 0, "patch_size is 0; a whole number"),
         ("vision_config", "patch_size", 96, "image_size 48 is less than patch_size 96"),
@@ -635,6 +645,21 @@ def test_the_words_of_training_frameworks_come_off(openai, tmp_path, tokenizer):
         for name in ("model", "average")
     )
     assert (second > first).all()
+
+
+def test_the_way_back_copies_the_files_of_a_tokenizer_alone(clip_folder, tmp_path, tokenizer):
+    convert(clip_folder, tmp_path / "model", tokenizer=tokenizer)
+    (tmp_path / "model/tokenizer/code.py").write_text("raise SystemExit")
+    reverse(tmp_path / "model", tmp_path / "back")
+    assert not (tmp_path / "back/code.py").exists() and (tmp_path / "back/vocab.json").exists()
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "model/tokenizer/added_tokens.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(ConversionError, match=r"added_tokens\.json: leads out of the folder"):
+        reverse(tmp_path / "model", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    params, config = {"a": np.zeros(1)}, read_model_config(tmp_path / "model")
+    with pytest.raises(ModelFolderError, match=r"added_tokens\.json: leads out of the folder"):
+        write_model_folder(tmp_path / "other", config, params, tmp_path / "model/tokenizer")
 
 
 def test_the_source_is_not_the_target(clip_folder, tokenizer):

@@ -63,9 +63,7 @@ def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str
     if type(resample) is not int or resample not in FILTERS:
         raise ConversionError(f"{path}: resample={reprlib.repr(resample)}; one of {FILTERS}")
     if type(factor) not in (int, float) or abs(255 * factor - 1) > 1e-3:
-        raise ConversionError(
-            f"{path}: rescale_factor={reprlib.repr(factor)}; pixels are divided by 255"
-        )
+        raise ConversionError(f"{path}: rescale_factor={reprlib.repr(factor)}; must be 1/255")
     entry |= {
         "mean": _colours(path, fields, "image_mean", CLIP_MEAN),
         "std": _colours(path, fields, "image_std", CLIP_STD),

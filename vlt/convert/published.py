@@ -125,9 +125,8 @@ def _convert(
     frames = trained_frames(leaves) or (base.frames if base else None)
     _check(checkpoint, family, placed, leaves, _shapes(checkpoint, spec, methods, frames))
     read = {row.source: tensors[row.source] for row in placed.rows}
-    read |= {
-        f"{settings['base']}: {path}": x for path, x in stored.items() if path not in placed.leaves
-    }
+    kept = sorted(stored.keys() - placed.leaves.keys())
+    read |= {f"{path} of {settings['base']}": stored[path] for path in kept}
     notes += check_finite(checkpoint.path, read, allow_nonfinite)
     leaves = {path: _float32(checkpoint, path, leaf) for path, leaf in leaves.items()}
     source = _source(checkpoint, family, placed) | {"aliases": aliases}
