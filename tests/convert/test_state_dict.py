@@ -75,6 +75,11 @@ def test_of_two_values_of_one_name_none_is_lost(saved: dict[Any, Any]):
         state_dict(PATH, saved)
 
 
+def test_the_counter_of_an_averaged_model_is_no_weight():
+    found = state_dict(PATH, {"n_averaged": np.array(3)} | MODEL)
+    assert found.tensors == MODEL and found.other == ["n_averaged"]
+
+
 def test_keys_that_are_no_names_do_no_harm():
     odd = {(1, 2): "pair", None: 1, b"x": 2, 10**5000: 3, "\x1b[31mred": 4, 1.5: {2: 5}}
     found = state_dict(PATH, MODEL | {"odd": odd})

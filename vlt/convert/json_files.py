@@ -15,7 +15,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises ConversionError: no such file, another kind of file, or as `parse_json`.
     """
     if not path.is_file():
-        raise ConversionError(f"{path}: no such file")
+        raise ConversionError(f"{path}: no such file, or not a plain one")
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -92,7 +92,7 @@ def _read_file(path: Path, key: str | None) -> StateDict:
 def _load(path: Path) -> Any:
     """What a file holds, told from its first bytes: names are changed by those who pass it on."""
     if not path.is_file():
-        raise ConversionError(f"{path}: no such file")
+        raise ConversionError(f"{path}: no such file, or not a plain one")
     with path.open("rb") as file:
         start = file.read(9)
     # The size of a header, then JSON; torch writes zip archives and pickles.

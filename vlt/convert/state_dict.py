@@ -19,6 +19,7 @@ WRAPPERS = (
 )
 # Modules that wrap another, and leave their name wherever that stands in the names of its tensors.
 _INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+_COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel, beside its module
 _TORCHSCRIPT_STATE = ("training", "_is_full_backward_hook")
 _DEEPEST = 100
 
@@ -113,7 +114,7 @@ def _flat(path: Path, tree: dict) -> StateDict:
         if name in result.tensors or (name in seen and _is_tensor(leaf)):
             raise ConversionError(f"{path}: holds two values of the name {name}")
         seen.add(name)
-        if _is_tensor(leaf):
+        if _is_tensor(leaf) and name not in _COUNTERS:
             result.tensors[name] = leaf
         elif name.rpartition(".")[2] not in _TORCHSCRIPT_STATE:
             result.other.append(name)
