@@ -711,6 +711,8 @@ def test_unknown_sources(tmp_path, tokenizer):
     path = _save(tmp_path / "x.safetensors", {"some.weight": np.zeros(2, np.float32)})
     with pytest.raises(ConversionError, match="no known family has names like some.weight"):
         convert(path, tmp_path / "model", tokenizer=tokenizer)
+    with pytest.raises(ConversionError, match="layout viclip has no names like some.weight"):
+        convert(path, tmp_path / "model", "viclip", tokenizer=tokenizer)
     with pytest.raises(ConversionError, match="--family=clop: unknown"):
         convert(path, tmp_path / "model", family="clop", tokenizer=tokenizer)
     (tmp_path / "broken.safetensors").write_bytes(path.read_bytes()[:-3])

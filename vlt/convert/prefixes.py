@@ -29,9 +29,8 @@ def told_family(checkpoint: Checkpoint, asked: str | None = None) -> Family:
     try:
         return family_of([*names, *checkpoint.other], checkpoint.path)
     except ConversionError as error:
-        entries = entries_with_tensors(checkpoint.tensors)
-        hint = f"; names begin with {entries}, of which --key chooses" if entries else ""
-        raise ConversionError(f"{error}{hint}") from error
+        entries = entries_with_tensors(checkpoint.tensors, checkpoint.entry)
+        raise ConversionError(f"{error}; entries for --key: {entries or 'none'}") from error
 
 
 def _shared(names: Sequence[str]) -> Iterator[str]:

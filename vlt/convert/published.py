@@ -103,6 +103,9 @@ def _convert(
     """Config and float32 leaves of a checkpoint, where its tensors went, and notes."""
     tensors, aliases = untie(family, checkpoint.tensors, checkpoint.path)
     placed = to_leaves(family.rules, tensors, family.canonical, family.dropped, family.left_out)
+    if not placed.rows:
+        some = ", ".join([*tensors][:5])
+        raise ConversionError(f"{checkpoint.path}: layout {family.name} has no names like {some}")
     notes = checkpoint.notes + [f"taken off the names: {x}" for x in checkpoint.taken_off]
     notes += [f"the same as {first}, kept once: {second}" for second, first in aliases.items()]
     base, stored = _base(checkpoint, family, settings, notes)

@@ -29,11 +29,13 @@ Tensors = dict[str, np.ndarray]
 @dataclasses.dataclass
 class StateDict:
     """tensors: by published name. other: names of what else there is. notes: what was chosen.
-    taken_off: words that stood in the names and are left out."""
+    entry: where the tensors were in what the file holds. taken_off: words that stood in the names
+    and are left out."""
 
     tensors: Tensors
     other: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    entry: str = ""
     taken_off: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -54,17 +56,24 @@ def state_dict(path: Path, saved: Any, key: str | None = None) -> StateDict:
     elif wrapper is not None:
         chosen = _flat(path, saved[wrapper])
         chosen.other = [*(_spelled(name) for name in saved if name != wrapper), *chosen.other]
-        chosen.notes = [f"tensors: those of the entry {wrapper}"]
+        chosen.entry, chosen.notes = wrapper, [f"tensors: those of the entry {wrapper}"]
         chosen.notes += _alternatives(saved, wrapper, max(chosen.tensors, key=len))
     else:
         chosen = _flat(path, saved)
     return _without_wrapping_modules(path, chosen)
 
 
-def entries_with_tensors(tensors: Tensors) -> str:
-    """First words of the names, with how many tensors each has: what `--key` can take."""
-    words = collections.Counter(name.partition(".")[0] for name in tensors if "." in name)
-    return ", ".join(f"{word} ({n} tensors)" for word, n in words.most_common(20))
+def entries_with_tensors(tensors: Tensors, entry: str = "") -> str:
+    """What `key` can take, as words in front of names, and how many tensors each has.
+
+    entry: where in the file the tensors were.
+    """
+    start = f"{entry}." if entry else ""
+    counts: collections.Counter[str] = collections.Counter()
+    for name in tensors:
+        first, *rest = name.split(".")[:-1][:2] or [""]
+        counts.update(filter(None, [first, *(f"{first}.{word}" for word in rest)]))
+    return ", ".join(f"{start}{words} ({n})" for words, n in counts.most_common(12))
 
 
 def _entry(path: Path, saved: dict, key: str) -> StateDict:
@@ -76,10 +85,10 @@ def _entry(path: Path, saved: dict, key: str) -> StateDict:
     }
     if not tensors:
         raise ConversionError(
-            f"{path}: --key {key}: no entry of this name holds tensors; those that do are "
-            f"{entries_with_tensors(flat.tensors) or 'none'}"
+            f"{path}: --key {key}: no entry of this name holds tensors; those that do, with how "
+            f"many: {entries_with_tensors(flat.tensors) or 'none'}"
         )
-    return StateDict(tensors, notes=[f"tensors: those of the entry {key} (--key)"])
+    return StateDict(tensors, notes=[f"tensors: those of the entry {key} (--key)"], entry=key)
 
 
 def _alternatives(saved: dict, chosen: str, sample: str) -> list[str]:
@@ -158,4 +167,5 @@ def _without_wrapping_modules(path: Path, found: StateDict) -> StateDict:
         if plain in tensors:
             raise ConversionError(f"{path}: holds two tensors of the name {plain}")
         tensors[plain] = tensor
-    return StateDict(tensors, found.other, found.notes, [f"{word}." for word in sorted(words)])
+    taken_off = [f"{word}." for word in sorted(words)]
+    return dataclasses.replace(found, tensors=tensors, taken_off=taken_off)
