@@ -440,7 +440,13 @@ def test_a_config_that_disagrees_with_the_tensors(clip_folder, tmp_path, tokeniz
         ("vision_config", "hidden_size", True, "hidden_size"),
         ("vision_config", "patch_size", 0, "patch_size is 0; a whole number"),
         ("vision_config", "patch_size", 96, "image_size 48 is less than patch_size 96"),
-        ("vision_config", "num_hidden_layers", 10**6, "1000000 layers, the tensors are for 4"),
+        (
+            "vision_config",
+            "num_hidden_layers",
+            10**6,
+            "1000000 visual layers, the tensors are for 4",
+        ),
+        ("vision_config", "image_size", 10**6, "3906250000 patches, the tensors are for 9"),
     ],
 )
 def test_a_config_of_another_model(clip_folder, tmp_path, tokenizer, section, key, value, message):
@@ -612,6 +618,15 @@ def test_a_base_with_weights_that_are_no_numbers(golden, tmp_path, tokenizer):
     line = rf"visual/class_embedding of {folder}: 0 NaN and 1 infinite .* at \[2\]"
     with pytest.raises(ConversionError, match=line):
         convert(path, tmp_path / "model", settings={"base": str(folder)})
+
+
+def test_tensors_without_elements_are_misshapen(openai, tmp_path, tokenizer):
+    state = {name: tensor.numpy() for name, tensor in openai.state_dict().items()}
+    for name, shape in (("visual.conv1.weight", (128, 3, 0, 0)), ("visual.proj", (0, 32))):
+        changed = state | {name: np.zeros(shape, np.float32)}
+        path = _save(tmp_path / "clip.safetensors", changed)
+        with pytest.raises(ConversionError, match=f"misshapen: {name}"):
+            convert(path, tmp_path / "model", tokenizer=tokenizer)
 
 
 def test_a_tensor_of_a_millionth_layer(openai, tmp_path, tokenizer):

@@ -56,7 +56,7 @@ def count(path: Path, config: Any, key: str, least: int = 1) -> int:
 
     Raises ConversionError: it is something else.
     """
-    value = getattr(config, key, None)
+    value: Any = getattr(config, key, None)
     if type(value) is not int or not least <= value <= _MOST:
         raise ConversionError(
             f"{path}: {_name(config, key)} is {_shown(value)}; a whole number from {least} to "
@@ -70,7 +70,7 @@ def fraction(path: Path, config: Any, key: str) -> float:
 
     Raises ConversionError: it is something else.
     """
-    value = getattr(config, key, None)
+    value: Any = getattr(config, key, None)
     if type(value) not in (int, float) or not 0 <= value < 1:
         raise ConversionError(
             f"{path}: {_name(config, key)} is {_shown(value)}; a number from 0 to below 1 is needed"

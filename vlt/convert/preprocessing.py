@@ -109,7 +109,7 @@ def _check_square(path: Path, fields: dict[str, Any], image_size: int) -> None:
 
 def _sides(size: Any, *keys: str) -> set[int]:
     """The lengths that a size has under its keys, or is; none where they are no whole numbers."""
-    lengths = [size.get(key) for key in keys] if isinstance(size, dict) else [size]
+    lengths: list[Any] = [size.get(key) for key in keys] if isinstance(size, dict) else [size]
     return {*lengths} if all(type(length) is int for length in lengths) else set()
 
 

@@ -21,7 +21,7 @@ from vlt.convert.preprocessing import default_preprocessing, preprocessing
 from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading, summary
 from vlt.convert.resize import RESIZED, resize
-from vlt.convert.sizes import check_layers, infer_spec
+from vlt.convert.sizes import check_sizes, infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
@@ -201,7 +201,7 @@ def _spec(
     else:
         spec, about = blip_spec(checkpoint.path, family.kind, settings)
         notes += about
-    check_layers(checkpoint.path / "config.json", spec, leaves)
+    check_sizes(checkpoint.path / "config.json", spec, leaves)
     return spec
 
 

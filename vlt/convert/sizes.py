@@ -86,7 +86,7 @@ def common_size(leaves: Leaves, pattern: str, axis: int = -1) -> int:
         for path, leaf in leaves.items()
         if leaf.ndim and re.fullmatch(pattern, path)
     )
-    return sizes.most_common(1)[0][0] if sizes else 1
+    return max(sizes.most_common(1)[0][0], 1) if sizes else 1
 
 
 def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
@@ -102,20 +102,26 @@ def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
     return highest + 1
 
 
-def check_layers(path: object, spec: Spec, leaves: Leaves) -> None:
-    """Raises ConversionError where a config's layers are far more than the tensors': nothing is
-    built for a number alone."""
-    for name, tower in (("visual", spec.visual), ("text", spec.text)):
-        present = count_layers(leaves, f"{name}/blocks_")
-        if _too_many(tower.layers, present):
+def check_sizes(path: object, spec: Spec, leaves: Leaves) -> None:
+    """Raises ConversionError where a config's layers or patches are far more than the tensors are
+    for: nothing is built for a number alone."""
+    layers = ((f"{name} layers", f"{name}/blocks_") for name in ("visual", "text"))
+    present = {what: count_layers(leaves, prefix) for what, prefix in layers}
+    present["patches"] = common_size(leaves, "visual/position_embedding", axis=0) - 1
+    claimed = {
+        "visual layers": spec.visual.layers,
+        "text layers": spec.text.layers,
+        "patches": spec.visual.patches,
+    }
+    for what, count in claimed.items():
+        if _too_many(count, present[what]):
             raise ConversionError(
-                f"{path}: the {name} tower is to have {tower.layers} layers, the tensors are for "
-                f"{present}"
+                f"{path}: says {count} {what}, the tensors are for {present[what]}"
             )
 
 
-def _too_many(layers: int, present: int) -> bool:
-    return layers > 2 * present + 8
+def _too_many(claimed: int, present: int) -> bool:
+    return claimed > 2 * present + 8
 
 
 def _heads(tower: str, width: int, head_width: int, settings: Settings, notes: list[str]) -> int:
