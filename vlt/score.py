@@ -36,6 +36,8 @@ def main() -> None:
         scores = caption_metrics(predictions, references)
     except (ScoringError, ManifestError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except RuntimeError as error:  # Java's programs
+        sys.exit(f"error: {error}")
     if arguments.json:
         print(json.dumps(scores))
         return

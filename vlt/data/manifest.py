@@ -4,28 +4,38 @@ JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet) with a column `video` (pat
 manifest) and one of `caption` (text or list of texts), `label`, or `question` with `answer` (text
 or list of texts). `id` names a row, `sha256` is the sum of the file's bytes, checked whenever it is
 read; further columns are kept. A path may also name the record of a shard (vlt/data/shards.py).
+
+White space around texts, labels and names of columns is taken off; a list may be written out as
+text, as pandas does; paths stay as they are written.
 """
 
+import contextlib
 import csv
 import dataclasses
-import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vlt.data.shards import broken_shards, shard_of
+from vlt.data.text_files import TextFileError, read_json_lines, read_lines
+from vlt.data.texts import (
+    checked_label,
+    checked_text,
+    checked_texts,
+    look_alikes,
+    printable,
+    shown,
+    trimmed,
+)
 
 TARGETS = "`caption`, `label`, or `question` with `answer`"
 SHOWN = 5  # examples in a message
 
 
-class ManifestError(ValueError):
-    """A manifest that cannot be used: the message names file, line and reason."""
-
-    def __init__(self, path: pathlib.Path, reason: str, line: int | None = None):
-        super().__init__(f"{path}{'' if line is None else f', line {line}'}: {reason}")
-        self.path, self.reason, self.line = path, reason, line
+class ManifestError(TextFileError):
+    """A manifest, or a file of classes, that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,46 +87,65 @@ def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> li
         records.append(record)
     if not records:
         raise ManifestError(path, "holds no rows")
+    _check_labels(path, records)
     if check_videos:
         _check_videos(path, records)
     return records
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                reason = f"not UTF-8 (byte {error.start + 1} of the line is {line[error.start]:#x})"
-                raise ManifestError(path, reason, number) from None
+@contextlib.contextmanager
+def _manifest_errors() -> Iterator[None]:
+    try:
+        yield
+    except TextFileError as error:
+        raise ManifestError(error.path, error.reason, error.line) from None
 
 
 def _read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            reason = f"not JSON: {error.msg} at column {error.colno}"
-            raise ManifestError(path, reason, number) from None
-        if not isinstance(row, dict):
-            raise ManifestError(path, f"must be an object, is {_kind(row)}", number)
-        yield number, row
+    with _manifest_errors():
+        for number, row in read_json_lines(path):
+            if not isinstance(row, dict):
+                reason = f"must be an object, is {shown(row)}; .jsonl holds one object a line"
+                raise ManifestError(path, reason, number)
+            yield number, dict(zip(_columns(path, row, number), row.values(), strict=True))
 
 
 def _read_csv(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader((line for _, line in _lines(path)), strict=True)
+    columns: list[str] = []
+    with _manifest_errors():
+        for number, fields in _csv_fields(path):
+            if not columns:
+                columns = _columns(path, fields, number)
+                _check_delimiter(path, columns)
+            elif len(fields) != len(columns):
+                reason = f"must have {len(columns)} fields, as the header has, not {len(fields)}"
+                raise ManifestError(path, reason, number)
+            else:
+                # An empty field is an absent value: one file can hold rows of several kinds.
+                yield number, {k: v for k, v in zip(columns, fields, strict=True) if v != ""}
+
+
+def _csv_fields(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
+    """Fields of the rows that have any, and the last line of each."""
+    reader = csv.reader((text for _, text in read_lines(path)), strict=True, skipinitialspace=True)
+    before = 0
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                columns = len(reader.fieldnames or ())
-                raise ManifestError(path, f"must have {columns} fields", reader.line_num)
-            # An empty field is an absent value, so that one file can hold rows of several kinds.
-            yield reader.line_num, {k: v for k, v in row.items() if v != ""}
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+            before = reader.line_num
     except csv.Error as error:
-        raise ManifestError(path, f"not CSV: {error}", reader.line_num) from None
+        began = before + 1
+        reason = f"not CSV: {error}"
+        if began < reader.line_num:
+            reason += f"; this row begins in line {began}: is a quote there never closed?"
+        raise ManifestError(path, reason, reader.line_num) from None
+
+
+def _check_delimiter(path: pathlib.Path, columns: Sequence[str]) -> None:
+    found = [mark for mark in ";\t|" if mark in columns[0]]
+    if len(columns) == 1 and found:
+        raise ManifestError(path, f"its columns are parted by {found[0]!r}, must be by commas", 1)
 
 
 def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -124,16 +153,53 @@ def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise ManifestError(path, "reading Parquet needs pyarrow: pip install pyarrow") from None
+    number = 0
     try:
-        table = parquet.read_table(path)
+        file = parquet.ParquetFile(path)
+        if file.metadata.num_rows > 8 * path.stat().st_size:
+            raise ManifestError(path, f"claims {file.metadata.num_rows:,} rows, more than it holds")
+        columns = _columns(path, file.schema_arrow.names)
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            values = [_values(path, *each, number) for each in zip(columns, batch, strict=True)]
+            for row in zip(*values, strict=True):
+                number += 1
+                yield number, {k: v for k, v in zip(columns, row, strict=True) if v is not None}
     except (ArrowException, OSError) as error:
-        raise ManifestError(path, f"not Parquet: {error}") from None
-    for number, row in enumerate(table.to_pylist(), 1):
-        yield number, {k: v for k, v in row.items() if v is not None}
+        raise ManifestError(path, f"not Parquet, or damaged: {error}") from None
 
 
+def _values(path: pathlib.Path, name: str, column: Iterable[Any], before: int) -> list[Any]:
+    """Values of a column of Arrow's, of which `before` rows were read before."""
+    found: list[Any] = []
+    for cell in column:
+        try:
+            found.append(cell.as_py())
+        except (ValueError, OverflowError) as error:
+            reason = f"`{name}` cannot be read: {error}"
+            raise ManifestError(path, reason, before + len(found) + 1) from None
+    return found
+
+
+ROWS_AT_ONCE = 1024  # of a Parquet file
 READERS = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}
 OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer", "sha256")
+
+
+def _columns(path: pathlib.Path, names: Iterable[str], line: int | None = None) -> list[str]:
+    """Names of columns without the space around them; those without a name may be several.
+
+    Raises:
+        ManifestError: a name comes twice, or that of an own column twice but for case.
+    """
+    found, first = [trimmed(name) for name in names], dict[str, str]()
+    for name in filter(None, found):
+        low = name.casefold()
+        key = low if low in OWN_COLUMNS else name
+        if key in first:
+            reason = f"has two columns `{first[key]}` and `{name}`, which must be one"
+            raise ManifestError(path, reason, line)
+        first[key] = name
+    return found
 
 
 def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
@@ -145,68 +211,101 @@ def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
         raise fail(f"has no `video`; its columns are: {columns}")
     if not ("caption" in row or "label" in row or {"question", "answer"} <= row.keys()):
         raise fail(f"has none of {TARGETS}; its columns are: {columns}")
-    wrong = _wrong_value(row)
-    if wrong:
-        raise fail(wrong)
+    own: dict[str, Any] = {}
+    for column in (c for c in OWN_COLUMNS if c in row):
+        try:
+            own[column] = CHECKS[column](row[column])
+        except ValueError as error:
+            raise fail(f"`{column}` {error}") from None
     if "sha256" in row and shard_of(row["video"]):
         raise fail("`sha256` is of files; the records of shards have checksums of their own")
-    label = row.get("label")
     return Record(
-        id=str(row.get("id", row["video"])),
-        video=str(path.parent / row["video"]),
-        captions=texts(row.get("caption", ())),
-        label=None if label is None else str(label),
-        question=row.get("question"),
-        answers=texts(row.get("answer", ())),
+        id=own.get("id", own["video"]),
+        video=str(path.parent / own["video"]),
+        captions=own.get("caption", ()),
+        label=own.get("label"),
+        question=own.get("question"),
+        answers=own.get("answer", ()),
         extra={k: v for k, v in row.items() if k not in OWN_COLUMNS},
         line=line,
-        sha256=row.get("sha256", ""),
+        sha256=own.get("sha256", ""),
     )
 
 
-def _wrong_value(row: Mapping[str, Any]) -> str | None:
-    """Why a value of the row cannot be used, or None."""
-    for column in (c for c in OWN_COLUMNS if c in row):
-        value, wanted = row[column], "text"
-        good = isinstance(value, str) and bool(value.strip())
-        if column in ("id", "label"):
-            wanted = "text or a whole number"
-            good |= isinstance(value, int) and not isinstance(value, bool)
-        elif column in ("caption", "answer"):
-            wanted = "text or a list of texts"
-            good |= isinstance(value, list) and all(isinstance(t, str) and t.strip() for t in value)
-            good &= bool(value)
-        if not good:
-            return f"`{column}` must be {wanted} and not empty, is {_kind(value)}: {value!r}"
-    return None
+def _checked_video(value: Any) -> str:
+    """The path as it is: names of files may have spaces around them."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", checked_text(value), re.IGNORECASE):
+        raise ValueError(f"must be the path of a file, is an address: {value!r:.80}")
+    return value
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
+def _checked_id(value: Any) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole and not isinstance(value, str):
+        raise ValueError(f"must be text or a whole number and not empty, is {shown(value)}")
+    return str(value) if whole else checked_text(value)
 
 
-def texts(value: str | Sequence[str]) -> tuple[str, ...]:
-    """One text or several, as several."""
-    return (value,) if isinstance(value, str) else tuple(value)
+CHECKS = {
+    "id": _checked_id,
+    "video": _checked_video,
+    "caption": checked_texts,
+    "label": checked_label,
+    "question": checked_text,
+    "answer": checked_texts,
+    "sha256": checked_text,
+}
+
+
+def _check_labels(path: pathlib.Path, records: Sequence[Record]) -> None:
+    """Raises ManifestError for labels that differ in looks alone, or two labels of one video."""
+    lines: dict[str, int] = {}
+    of_videos: dict[str, Record] = {}
+    for record in records:
+        if record.label is None:
+            continue
+        lines.setdefault(record.label, record.line)
+        first = of_videos.setdefault(os.path.normpath(record.video), record)
+        if first.label != record.label:
+            reason = f"label {record.label!r} of a video that has {first.label!r} in line "
+            raise ManifestError(path, f"{reason}{first.line}", record.line)
+    _refuse_look_alikes(path, lines)
+
+
+def _refuse_look_alikes(path: pathlib.Path, lines: Mapping[str, int]) -> None:
+    if pair := look_alikes(lines):
+        first, second = pair
+        reason = (
+            f"{second!a} and {first!a} of line {lines[first]} differ in case, spaces or the form "
+            "of letters alone; write one of them everywhere"
+        )
+        raise ManifestError(path, reason, lines[second])
 
 
 def read_classes(path: str | os.PathLike[str]) -> list[str]:
     """Class names in the order of their indices: one a line, or of a .csv with `id,name`.
 
     Raises:
-        ManifestError: the file is missing, empty or not UTF-8, a name comes twice, or ids do not
-            count from 0.
+        ManifestError: the file is missing, empty or not UTF-8, a name comes twice, also but for
+            case and spaces, or is none (`checked_label`), or ids do not count from 0.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ManifestError(path, "there is no such file")
     lines: dict[str, int] = {}
-    for number, name in _labelled(path) if path.suffix == ".csv" else _lines(path):
-        name = name.strip()
-        if name and lines.setdefault(name, number) != number:
-            raise ManifestError(path, f"class {name!r} is that of line {lines[name]}", number)
+    with _manifest_errors():
+        for number, text in _labelled(path) if path.suffix == ".csv" else read_lines(path):
+            if not trimmed(text):
+                continue
+            try:
+                name = checked_label(text)
+            except ValueError as error:
+                raise ManifestError(path, f"a class {error}", number) from None
+            if lines.setdefault(name, number) != number:
+                raise ManifestError(path, f"class {name!r} is that of line {lines[name]}", number)
     if not lines:
         raise ManifestError(path, "holds no classes")
+    _refuse_look_alikes(path, lines)
     return list(lines)
 
 
@@ -228,6 +327,9 @@ def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> li
     for index, record in enumerate(records):
         if column not in record.extra:
             raise ManifestError(path, f"has no column {column!r} to group by", record.line)
+        if not isinstance(record.extra[column], (str, int)):
+            reason = f"`{column}`, by which rows are grouped, must be text or a whole number, is "
+            raise ManifestError(path, f"{reason}{shown(record.extra[column])}", record.line)
         groups.setdefault(record.extra[column], []).append(index)
     sizes = {len(members): value for value, members in groups.items()}
     if len(sizes) > 1:
@@ -238,13 +340,18 @@ def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> li
 
 def _check_videos(path: pathlib.Path, records: Sequence[Record]) -> None:
     if broken := broken_shards(r.video for r in records):
-        shown = "".join(f"\n  {shard}: {reason}" for shard, reason in [*broken.items()][:SHOWN])
-        raise ManifestError(path, f"names shards that cannot be read, {len(broken)} in all:{shown}")
+        named = "".join(f"\n  {shard}: {reason}" for shard, reason in [*broken.items()][:SHOWN])
+        raise ManifestError(path, f"names shards that cannot be read, {len(broken)} in all:{named}")
     absent = [r for r in records if not shard_of(r.video) and not os.path.isfile(r.video)]
     if absent:
-        shown = "".join(f"\n  line {r.line}: {r.video}" for r in absent[:SHOWN])
+        named = "".join(f"\n  line {r.line}: {_path(r.video)}" for r in absent[:SHOWN])
         rest = len(absent) - SHOWN
         more = f"\n  and {rest} more" if rest > 0 else ""
         advice = "on_error='skip' would go on without them"
-        reason = f"{len(absent)} of {len(records)} rows name no file ({advice}):{shown}{more}"
+        reason = f"{len(absent)} of {len(records)} rows name no file ({advice}):{named}{more}"
         raise ManifestError(path, reason)
+
+
+def _path(video: str) -> str:
+    """A path for a message, in which spaces around it are seen."""
+    return printable(video) if video == trimmed(video) else repr(video)

@@ -14,11 +14,12 @@ from vlt.data.manifest import (
     Record,
     read_classes,
     read_manifest,
-    texts,
 )
+from vlt.data.texts import checked_texts, look
 from vlt.resources import resolve
 
 AS_WRITTEN = Cleaning()
+LONGEST_NUMBER = 4000  # digits; int() takes 4300
 
 
 class Targets:
@@ -120,21 +121,25 @@ class Targets:
     def _texts(self, record: Record, column: str) -> tuple[str, ...]:
         if column == "caption":
             return record.captions
-        value: Any = record.extra.get(column)
-        listed = value if isinstance(value, list) and value else [value]
-        if not all(isinstance(text, str) and text.strip() for text in listed):
-            reason = f"{column!r} must be text or a list of texts, as a column of captions, is "
-            raise ManifestError(self._manifest, reason + repr(value), record.line)
-        return texts(value)
+        try:
+            return checked_texts(record.extra.get(column))
+        except ValueError as error:
+            reason = f"{column!r}, a column of captions, {error}"
+            raise ManifestError(self._manifest, reason, record.line) from None
 
     def _indices(self) -> np.ndarray:
         index = {name: i for i, name in enumerate(self.classes)}
         for record in self._records:
             if record.label not in index:
-                shown = ", ".join(self.classes[:5])
-                reason = f"label {record.label!r} is no class; the classes are {shown}, ..."
+                reason = f"label {record.label!r} is no class; {self._nearest(str(record.label))}"
                 raise ManifestError(self._manifest, reason, record.line)
         return np.array([index[str(record.label)] for record in self._records], np.int32)
+
+    def _nearest(self, label: str) -> str:
+        alike = [name for name in self.classes if look(name) == look(label)]
+        if alike:
+            return f"{alike[0]!a} differs in case, spaces or the form of letters alone"
+        return f"the classes are {', '.join(self.classes[:SHOWN])}, ..."
 
     def texts(self) -> dict[str, Callable[[int, float], str]]:
         """Texts of a batch: name -> (record, draw in [0, 1)) -> the text that `draw` chooses."""
@@ -178,4 +183,8 @@ def class_names(section: Mapping[str, Any]) -> list[str]:
 def _sorted_labels(records: Sequence[Record]) -> list[str]:
     """The labels that occur, numbers in their order before words in theirs."""
     found = {r.label for r in records if r.label is not None}
-    return sorted(found, key=lambda s: (0, int(s), s) if s.isdecimal() else (1, 0, s))
+    return sorted(found, key=lambda s: (0, int(s), s) if _is_number(s) else (1, 0, s))
+
+
+def _is_number(label: str) -> bool:
+    return label.isdecimal() and len(label) < LONGEST_NUMBER

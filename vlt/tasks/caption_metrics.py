@@ -10,16 +10,23 @@ import json
 import os
 import pathlib
 import subprocess
+import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
 
 from vlt.data.manifest import READERS, Record, read_manifest
+from vlt.data.text_files import TextFileError, read_json
+from vlt.data.texts import shown, trimmed, wrong_characters
 from vlt.writing import write_whole
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 SHOWN = 5  # examples in a message
+MOST_WORDS = 2000  # of a text; ROUGE-L takes time by their square
+# Java's programs start in a second or two and take less than a tenth of that a text.
+START_TIME, TIME_OF_A_TEXT = 120.0, 0.2  # seconds after which they count as hanging
 
 Tokenized = dict[str, list[str]]  # by id, tokens with a space between
 
@@ -44,10 +51,13 @@ def caption_metrics(
       java: whether to use Java; None where it is installed. Without it METEOR is absent.
 
     Raises:
-      ScoringError: none, other ids than the references', or an id without a reference.
-      RuntimeError: a Java program failed.
+      ScoringError: none, other ids than the references', an id without a reference, or a text that
+        is none or has more than `MOST_WORDS`.
+      RuntimeError: a Java program failed, or does not end.
     """
     _check_ids(predictions, references)
+    _check_texts("prediction", {each: [text] for each, text in predictions.items()})
+    _check_texts("reference", references)
     java = has_java() if java is None else java
     if not java:
         logging.warning("METEOR is left out, since it needs Java; texts are split by light_tokens")
@@ -100,12 +110,13 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     content = _read_json(path)
     if isinstance(content, Mapping):
-        pairs = [(str(key), value) for key, value in content.items()]
+        pairs = list(content.items())
     else:
-        pairs = [(str(_entry(path, e, "image_id")), _entry(path, e, "caption")) for e in content]
+        pairs = [(_image_id(path, e), _entry(path, e, "caption")) for e in content]
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ScoringError(f"{path}: {len(pairs) - len(found)} ids come twice")
+        twice = [i for i, count in Counter(i for i, _ in pairs).items() if count > 1]
+        raise ScoringError(f"{path}: {len(twice)} ids come twice: {_some(twice)}")
     wrong = [key for key, value in found.items() if not isinstance(value, str)]
     if wrong:
         raise ScoringError(f"{path}: not one text each: {_some(wrong)}")
@@ -124,23 +135,28 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     content = _read_json(path)
     found: dict[str, list[str]] = {}
     if isinstance(content, Mapping) and "annotations" not in content:
-        found = {str(key): [v] if isinstance(v, str) else v for key, v in content.items()}
+        found = {key: [v] if isinstance(v, str) else v for key, v in content.items()}
     else:
         entries = content["annotations"] if isinstance(content, Mapping) else content
+        if not isinstance(entries, list):
+            raise ScoringError(f"{path}: 'annotations' must be a list, is {shown(entries)}")
         for entry in entries:
-            texts = found.setdefault(str(_entry(path, entry, "image_id")), [])
+            texts = found.setdefault(_image_id(path, entry), [])
             texts.append(_entry(path, entry, "caption"))
     for key, texts in found.items():
         if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
             raise ScoringError(f"{path}: the captions of {key} are {texts!r:.80}, no texts")
+        if not all(map(trimmed, texts)):
+            raise ScoringError(f"{path}: a caption of {key} is empty")
     return found
 
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        content = json.loads(pathlib.Path(path).read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ScoringError(f"{path}: cannot be read as JSON: {error}") from None
+        content = read_json(path)
+    except TextFileError as error:
+        line = "" if error.line is None else f"line {error.line}: "
+        raise ScoringError(f"{path}: cannot be read as JSON: {line}{error.reason}") from None
     if not isinstance(content, (list, Mapping)):
         raise ScoringError(f"{path}: holds neither an object nor a list")
     return content
@@ -150,6 +166,14 @@ def _entry(path: str | os.PathLike[str], entry: Any, key: str) -> Any:
     if not isinstance(entry, Mapping) or key not in entry:
         raise ScoringError(f"{path}: an entry has no {key!r}: {entry!r:.80}")
     return entry[key]
+
+
+def _image_id(path: str | os.PathLike[str], entry: Any) -> str:
+    found = _entry(path, entry, "image_id")
+    if isinstance(found, bool) or not isinstance(found, (str, int)):
+        reason = f"'image_id' must be text or a whole number, is {shown(found)}"
+        raise ScoringError(f"{path}: {reason}")
+    return str(found)
 
 
 def _check_ids(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
@@ -163,6 +187,16 @@ def _check_ids(predictions: Mapping[str, str], references: Mapping[str, Sequence
         raise ScoringError("; ".join(told))
     if not predictions:
         raise ScoringError("there are no predictions")
+
+
+def _check_texts(kind: str, texts: Mapping[str, Sequence[str]]) -> None:
+    for each, listed in texts.items():
+        for text in listed:
+            wrong = wrong_characters(text)
+            if not wrong and len(words := text.split()) > MOST_WORDS:
+                wrong = f"has {len(words):,} words, more than {MOST_WORDS:,}"
+            if wrong:
+                raise ScoringError(f"a {kind} of {each} {wrong}")
 
 
 def _some(ids: Sequence[str]) -> str:
@@ -181,14 +215,18 @@ def _ptb_tokens(texts: Mapping[str, Sequence[str]]) -> Tokenized:
     command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
     # A text is a line: none of Unicode's line ends may stay in it.
     lines = [" ".join(text.split()) for listed in texts.values() for text in listed]
-    done = subprocess.run(
-        [*command, "-preserveLines", "-lowerCase"],
-        input="".join(f"{line}\n" for line in lines).encode(),
-        capture_output=True,
-    )
+    try:
+        done = subprocess.run(
+            [*command, "-preserveLines", "-lowerCase"],
+            input="".join(f"{line}\n" for line in lines).encode(),
+            capture_output=True,
+            timeout=_patience(len(lines)),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"the PTB tokenizer gave no answer in {error.timeout:.0f} s") from None
     tokenized = done.stdout.decode().split("\n")[:-1]
     if done.returncode or len(tokenized) != len(lines):
-        raise RuntimeError(f"the PTB tokenizer failed: {done.stderr.decode()[-1000:]}")
+        raise RuntimeError(f"the PTB tokenizer failed: {done.stderr.decode(errors='replace')[-1000:]}")
     kept = iter(
         " ".join(w for w in line.split() if w not in ptbtokenizer.PUNCTUATIONS)
         for line in tokenized
@@ -210,14 +248,28 @@ def _scores(references: Tokenized, predictions: Tokenized, java: bool) -> dict[s
     return scores
 
 
+def _patience(texts: int) -> float:
+    return START_TIME + TIME_OF_A_TEXT * texts
+
+
 def _meteor(references: Tokenized, predictions: Tokenized) -> float:
     from pycocoevalcap.meteor.meteor import Meteor
 
+    # Between METEOR's texts stand three bars: those of a text would make two of it.
+    references = {each: [text.replace("|||", "") for text in r] for each, r in references.items()}
     meteor = Meteor()
+    patience = _patience(sum(map(len, references.values())))
+    timer = threading.Timer(patience, meteor.meteor_p.kill)  # which ends what waits for its answer
+    timer.start()
     try:
         return meteor.compute_score(references, predictions)[0]
     except (OSError, ValueError) as error:
         meteor.lock.release()  # else its __del__ waits for ever
+        late = not timer.is_alive()
         meteor.meteor_p.kill()
-        said = meteor.meteor_p.stderr.read().decode()[-1000:]
+        said = meteor.meteor_p.stderr.read().decode(errors="replace")[-1000:]
+        if late:
+            raise RuntimeError(f"METEOR gave no answer in {patience:.0f} s") from None
         raise RuntimeError(f"METEOR failed: {said or error}") from error
+    finally:
+        timer.cancel()

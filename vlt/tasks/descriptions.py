@@ -4,12 +4,14 @@
 another number of sentences.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vlt.data.text_files import TextFileError, read_json
+from vlt.data.texts import checked_text
 from vlt.data.tokenize import Tokenizer
 from vlt.tasks.recognition import Descriptions
 
@@ -27,23 +29,25 @@ def read_descriptions(path: Path, names: Sequence[str]) -> list[list[str]]:
         DescriptionError: no such file, not of the layout, or classes too few or too many.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise DescriptionError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise DescriptionError(f"{path} is not JSON: {error}") from None
+        found = read_json(path)
+    except TextFileError as error:
+        raise DescriptionError(str(error)) from None
     if not isinstance(found, dict):
         raise DescriptionError(f"{path}: must be an object of class indices, not a list or value")
     keys = {str(index): name for index, name in enumerate(names)}
     _refuse(path, "lacks", [f"{k} ({name})" for k, name in keys.items() if k not in found], names)
     _refuse(path, "has more than the classes:", [k for k in found if k not in keys], names)
-    for key, sentences in found.items():
-        good = isinstance(sentences, list) and sentences
-        if not good or not all(isinstance(s, str) and s.strip() for s in sentences):
-            raise DescriptionError(
-                f"{path}, class {key} ({keys[key]}): must be a list of sentences"
-            )
-    return [found[key] for key in keys]
+    return [_sentences(path, f"{key} ({name})", found[key]) for key, name in keys.items()]
+
+
+def _sentences(path: Path, named: str, listed: Any) -> list[str]:
+    if not isinstance(listed, list) or not listed:
+        raise DescriptionError(f"{path}, class {named}: must be a list of sentences")
+    try:
+        return [checked_text(sentence) for sentence in listed]
+    except ValueError as error:
+        reason = f"must be a list of sentences, of which one {error}"
+        raise DescriptionError(f"{path}, class {named}: {reason}") from None
 
 
 def _refuse(path: Path, what: str, wrong: Sequence[str], names: Sequence[str]) -> None:

@@ -1,0 +1,146 @@
+"""Texts as people and their tools write them: what is one, what is several, what only looks alike.
+
+All of it is of captions, labels, questions, answers and names of classes, wherever they come from.
+"""
+
+import ast
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+SHOWN = 80  # characters of a value in a message
+
+_ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+_AROUND = _ZERO_WIDTH + "".join(filter(str.isspace, map(chr, range(0x3001))))
+# What a terminal would act on, or turn around; and what no stream can encode.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MISSING = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL"))
+_WITH_POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.IGNORECASE)
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
+# Texts of a list or tuple, as Python and JSON write them.
+_WRITTEN_LIST = re.compile(
+    rf"\[\s*+{_QUOTED}(?:\s*+,\s*+{_QUOTED})*+\s*+,?\s*+\]"
+    rf"|\(\s*+{_QUOTED}(?:(?:\s*+,\s*+{_QUOTED})++\s*+,?|\s*+,)\s*+\)",
+    re.DOTALL,
+)
+_OTHER_VALUES = re.compile(
+    rf"[\[({{][\[(\s]*+{_QUOTED}\s*+(?:,\s*+(?:['\"\[]|None\b|nan\b|null\b|\Z)|['\"]|\Z)"  # cut, mixed
+    rf"|[\[{{][\[(\s]*+{_QUOTED}[\s,\])}}]*[\]}}]\Z"  # nested, sets
+    rf"|{{\s*+{_QUOTED}\s*+:"  # dictionaries
+    rf"|\[\s*+\]\Z|\[\s*+[-+\d.][-+\d.,eE\s]*+\]\Z"  # nothing, numbers
+    rf"|(?:np\.)?array\(\[|b{_QUOTED}\Z",  # numpy's, bytes
+    re.DOTALL,
+)
+
+
+def trimmed(text: str) -> str:
+    """The text without white space, and characters of no width, around it."""
+    return text.strip(_AROUND)
+
+
+def wrong_characters(text: str) -> str:
+    """Which character of it no text has, a NUL or half of a surrogate pair; '' without any."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half, place = ord(text[error.start]), error.start + 1
+        return f"is no UTF-8 text: character {place} is \\u{half:04x}, half of a surrogate pair"
+    if "\0" in text:
+        return f"is no text: character {text.index(chr(0)) + 1} is a NUL"
+    return ""
+
+
+def printable(text: str) -> str:
+    r"""The text for a terminal or inside JSON: control characters and lone surrogates as \uXXXX."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shown(value: Any) -> str:
+    """Type and value, for a message."""
+    return "null" if value is None else f"{type(value).__name__}: {value!r:.{SHOWN}}"
+
+
+def checked_text(value: Any) -> str:
+    """The text, trimmed.
+
+    Raises:
+        ValueError: it is empty, no text, or what tools write for a missing value or a list.
+    """
+    if not isinstance(value, str) or not trimmed(value):
+        raise ValueError(f"must be text and not empty, is {shown(value)}")
+    if wrong := wrong_characters(value):
+        raise ValueError(wrong)
+    text = trimmed(value)
+    if text in _MISSING:
+        raise ValueError(f"is {text!r}, which tools write where a value is missing")
+    if _OTHER_VALUES.match(text) or _WRITTEN_LIST.fullmatch(text):
+        raise ValueError(f"must be a text, is a list or another value written out: {text!r:.{SHOWN}}")
+    return text
+
+
+def checked_texts(value: Any) -> tuple[str, ...]:
+    """Texts, trimmed: of one text, of a list, or of a list written out by Python or as JSON.
+
+    Raises:
+        ValueError: none, something else, or what looks like a list and cannot be read as one.
+    """
+    written = _read_list(trimmed(value)) if isinstance(value, str) else []
+    listed = written or ([value] if isinstance(value, str) else value)
+    good = isinstance(listed, (list, tuple)) and len(listed) > 0
+    if not good or not all(isinstance(each, str) and trimmed(each) for each in listed):
+        raise ValueError(f"must be text or a list of texts and not empty, is {shown(value)}")
+    return tuple(map(checked_text, listed))
+
+
+def _read_list(text: str) -> list[str]:
+    """The texts of a list that is written out; [] where the text is something else."""
+    if not _WRITTEN_LIST.fullmatch(text):
+        return []
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return list(read(text))
+        except (ValueError, SyntaxError):
+            continue
+    return []
+
+
+def checked_label(value: Any) -> str:
+    """The name of a class, trimmed; of a whole number its digits.
+
+    Raises:
+        ValueError: as `checked_text`, a number with a point, or a control character.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    with_point = isinstance(value, float) or (
+        isinstance(value, str) and _WITH_POINT.fullmatch(trimmed(value))
+    )
+    if with_point:
+        raise ValueError(
+            f"must be text or a whole number, is {value!r}: pandas writes a column of whole numbers "
+            "with a point where a value is missing; write 1 for 1.0, or a name"
+        )
+    if not isinstance(value, str):
+        raise ValueError(f"must be text or a whole number and not empty, is {shown(value)}")
+    text = checked_text(value)
+    if _UNPRINTABLE.search(text):
+        raise ValueError(f"must be one line without control characters, is {text!r:.{SHOWN}}")
+    return text
+
+
+def look(name: str) -> str:
+    """Equal for names that differ in case, white space, characters of no width or the way in which
+    Unicode writes a letter, and in nothing else."""
+    plain = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, _ZERO_WIDTH)))
+    return "".join(unicodedata.normalize("NFKC", plain.casefold()).split())
+
+
+def look_alikes(names: Iterable[str]) -> tuple[str, str] | None:
+    """The first two different names that `look` the same, or None."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (earlier := first.setdefault(look(name), name)) != name:
+            return earlier, name
+    return None
