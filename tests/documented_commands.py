@@ -164,7 +164,7 @@ CASES: dict[str, Case] = {
     ),
     f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=DIR": run(
         f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=btadapter "
-        "--config.evals.msrvtt.allow_subset=True"
+        "--config.evals.msrvtt.allow_subset=True --config.model.size="
     ),
     MINE: run(f'{MINE} --config.train.steps=2 --config.evals="{{}}"'),
     "python -m data_pipelines.check ... --sha256=OUT": run(
