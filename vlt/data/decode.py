@@ -2,8 +2,8 @@
 
 Frame i is the i-th frame that a decoder yields when it reads the file from its start. Where the
 packets' timestamps can be trusted to tell which packet shows frame i, decoding starts at the
-keyframe it needs and skips what nothing depends on. Every timestamp that comes out is checked
-against the index; at the first surprise the file is read in order instead.
+keyframe it needs. Every timestamp that comes out is checked against the index; at the first
+surprise, and at the first error that libav logs, the file is read in order instead.
 """
 
 import contextlib

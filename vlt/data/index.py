@@ -23,9 +23,6 @@ _CODECS = {
 }
 # Whose packets are not told apart by their times, but each gives one frame.
 _ORDERLY_CODECS = {"gif", "mpeg1video", "mpeg2video"}
-# Decoders whose "not a reference" mark is strict: skipping such frames changes no other frame (a
-# frame of VP8 leaves its segmentation map, one of HEVC may serve a higher temporal layer).
-_SKIPS_EXACTLY = ("h264",)
 # An MPEG-4 packet this short says "repeat the last frame" and yields none of its own.
 _MPEG4_EMPTY_PACKET = 8
 # What a picture of MPEG-4 begins with; packed B-frames share a packet, and an empty one follows.
@@ -167,6 +164,9 @@ def frames_at(
 ) -> Iterator[av.VideoFrame]:
     """The frames at the presentation times `wanted` (ascending), decoding from keyframes.
 
+    Nothing in between is skipped, also where no other frame is said to depend on it: what is
+    damaged there would show in order, in it or in those after it.
+
     `packets` are all packets of the stream, `codec` a decoder that has seen none of them.
 
     Raises: Surprise when the decoder's timestamps are not those of the index, or it meets an error.
@@ -175,7 +175,6 @@ def frames_at(
     missing = set(wanted)
     at, last = 0, None
     errors = logged_errors()
-    may_skip = codec.name in _SKIPS_EXACTLY
     for pts in wanted:
         start = index.start(pts)
         if pts in missing and start > at:
@@ -185,8 +184,6 @@ def frames_at(
         while pts in missing:
             packet = next(packets, None)
             at += 1
-            if may_skip and packet is not None:
-                codec.skip_frame = "DEFAULT" if packet.pts in missing else "NONREF"
             for frame in codec.decode(packet):
                 if frame.is_corrupt:
                     raise Surprise(f"libav marks the frame at {frame.pts} as corrupt")
