@@ -279,6 +279,11 @@ def test_half_precision(captioner, tmp_path, words):
     _same_bits(safetensors.numpy.load_file(tmp_path / "back.safetensors"), kept)
 
 
+@pytest.mark.parametrize("named", [None, [], [["BlipForQuestionAnswering"]], "Blip", {"a": 1}, 5])
+def test_classes_that_a_config_does_not_name(named: object):
+    assert stated_kind({"model_type": "blip", "architectures": named}) is None
+
+
 def test_what_config_json_can_say_and_a_spec_not(captioner, tmp_path, words):
     captioner.save_pretrained(tmp_path / "hf")
     path = tmp_path / "hf/config.json"
@@ -286,7 +291,7 @@ def test_what_config_json_can_say_and_a_spec_not(captioner, tmp_path, words):
     for tower, changes, message in (
         ("text_config", {"pad_token_id": 1}, "pad_token_id is 1, not 0"),
         ("text_config", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ("vision_config", {"patch_size": [8, 8]}, "one number each"),
+        ("vision_config", {"patch_size": [8, 8]}, r"patch_size is \[8, 8\]; a whole number"),
     ):
         path.write_text(json.dumps(good | {tower: good[tower] | changes}))
         with pytest.raises(ConversionError, match=message):

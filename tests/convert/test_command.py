@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import safetensors.numpy
+import torch
 from helpers import environment, run_python
 
 from vlt.convert.__main__ import main
@@ -34,6 +35,24 @@ def test_errors_are_one_message_and_a_status(clip_folder, tmp_path, capsys):
     assert "a Hugging Face folder must be converted first" in capsys.readouterr().err
     assert main([str(clip_folder), str(tmp_path / "back"), "--reverse", "--set", "base=x"]) == 1
     assert "--set and --tokenizer have no use" in capsys.readouterr().err
+    assert main([str(clip_folder), str(tmp_path / "back"), "--reverse", "--key", "model"]) == 1
+    assert "nor have --key and --allow-nonfinite" in capsys.readouterr().err
+
+
+def test_key_and_nonfinite_weights(clip, clip_folder, tmp_path, tokenizer, capsys):
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    (folder / "config.json").write_text((clip_folder / "config.json").read_text())
+    state = clip.state_dict()
+    average = state | {"logit_scale": torch.tensor(float("nan"))}
+    torch.save({"model": state, "ema": average}, folder / "pytorch_model.bin")
+    command = [str(folder), str(tmp_path / "model"), "--tokenizer", tokenizer, "--key"]
+    assert main([*command, "emma"]) == 1
+    assert "--key emma: no entry of this name holds tensors" in capsys.readouterr().err
+    assert main([*command, "ema"]) == 1
+    assert "logit_scale: 1 NaN and 0 infinite of 1 values" in capsys.readouterr().err
+    assert main([*command, "ema", "--allow-nonfinite"]) == 0
+    assert "logit_scale: 1 NaN and 0 infinite of 1 values" in capsys.readouterr().out
 
 
 def test_works_without_torch_and_network(clip_folder: Path, tmp_path: Path, tokenizer: str):
