@@ -66,14 +66,14 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, tokenizer: Path, monkeypa
     def fail(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(model_folder.shutil, "copytree", fail)
+    monkeypatch.setattr(model_folder, "copy_tokenizer", fail)
     with pytest.raises(OSError, match="no space"):
         write_model_folder(tmp_path / "model", CONFIG, _params(CONFIG), tokenizer)
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
 
 
 def test_a_failed_overwrite_keeps_what_was_there(folder: Path, tokenizer: Path, monkeypatch):
-    monkeypatch.setattr(model_folder.shutil, "copytree", lambda *_: 1 / 0)
+    monkeypatch.setattr(model_folder, "copy_tokenizer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_model_folder(folder, CONFIG, _params(CONFIG), tokenizer, overwrite=True)
     monkeypatch.undo()
