@@ -15,6 +15,7 @@ import getpass
 import json
 import os
 import pathlib
+import secrets
 import shlex
 import signal
 import socket
@@ -25,7 +26,6 @@ from typing import Any
 
 from launch import buckets
 from launch.commands import split
-from vlt.writing import write_whole
 
 # As a shell counts SIGTERM. vlt.main ends with 0 when it has saved; here it must not look finished.
 STOPPED = 128 + signal.SIGTERM
@@ -187,7 +187,10 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _write(folder: pathlib.Path, state: dict[str, Any]) -> None:
-    write_whole(folder / "state.json", json.dumps(state))
+    unfinished = folder / f"state.{secrets.token_hex(8)}.tmp"
+    with unfinished.open("x", encoding="utf-8") as file:
+        file.write(json.dumps(state))
+    unfinished.replace(folder / "state.json")
 
 
 def _note(folder: pathlib.Path | None, **more: Any) -> None:
