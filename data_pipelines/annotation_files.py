@@ -4,9 +4,6 @@ Told apart are the layouts of MSR-VTT, ActivityNet Captions, DiDeMo, LSMDC, MSVD
 lists of {video, caption} that projects share instead.
 """
 
-import csv
-import io
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -14,6 +11,10 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.resolve import read_pickle
+from vlt.data import text_files
+from vlt.data.rows import csv_rows as numbered_rows
+from vlt.data.text_files import TextFileError
+from vlt.data.texts import checked_text, checked_texts, trimmed
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
@@ -82,11 +83,14 @@ def read_names(path: pathlib.Path) -> list[str]:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """A UTF-8 file's text, without a byte order mark."""
+    """A UTF-8 file's text, without a byte order mark.
+
+    Raises: AnnotationError for a file that cannot be read, or holds something else.
+    """
     try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: not UTF-8 at byte {error.start}") from None
+        return text_files.read_text(path)
+    except TextFileError as error:
+        raise AnnotationError(str(error)) from None
 
 
 def _lines(path: pathlib.Path) -> list[str]:
@@ -101,10 +105,10 @@ def read_json(path: pathlib.Path) -> Any:
     """
     try:
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in _lines(path)]
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise AnnotationError(f"{path}: not JSON, or cut off: {error}") from None
+            return [value for _, value in text_files.read_json_lines(path)]
+        return text_files.read_json(path)
+    except TextFileError as error:
+        raise AnnotationError(str(error).replace(": not JSON", ": not JSON, or cut off", 1)) from None
 
 
 def _read_pickle(path: pathlib.Path) -> Any:
@@ -115,8 +119,14 @@ def _read_pickle(path: pathlib.Path) -> Any:
 
 
 def csv_rows(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .csv file with a header."""
-    yield from csv.DictReader(io.StringIO(read_text(path), newline=""))
+    """Rows of a .csv file with a header.
+
+    Raises: AnnotationError for a file of another form.
+    """
+    try:
+        yield from (row for _, row in numbered_rows(path))
+    except TextFileError as error:
+        raise AnnotationError(str(error)) from None
 
 
 def _pairs_of_csv(path: pathlib.Path) -> Iterator[tuple[str, str]]:
@@ -145,8 +155,8 @@ def _pairs_of_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 def _sentences_of(path: pathlib.Path, content: Any, part: str) -> list[Any]:
     """The sentences of those videos whose `split` is `part`."""
     try:
-        splits = {video["video_id"]: video["split"] for video in content["videos"]}
-        kept = [entry for entry in content["sentences"] if splits[entry["video_id"]] == part]
+        splits = {str(video["video_id"]): video["split"] for video in content["videos"]}
+        kept = [entry for entry in content["sentences"] if splits[str(entry["video_id"])] == part]
     except (TypeError, KeyError) as error:
         raise AnnotationError(
             f"{path}: no {error}; needed are `videos` with `video_id` and `split`, and `sentences` "
@@ -198,10 +208,19 @@ def _short(value: Any) -> str:
 def _texts(path: pathlib.Path, video: str, value: Any) -> list[str]:
     """One text, several, or several lists of words, as texts."""
     listed = [value] if isinstance(value, str) else value
-    lists = []
-    if isinstance(listed, (list, tuple)):
-        lists = [text if isinstance(text, (list, tuple)) else [text] for text in listed]
-    words_alone = all(isinstance(word, str) for words in lists for word in words)
-    if not words_alone or not isinstance(listed, (list, tuple)):
+    if not isinstance(listed, (list, tuple)):
         raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, no texts")
-    return [" ".join(words) for words in lists]
+    texts = [_joined(text) if isinstance(text, (list, tuple)) else text for text in listed]
+    if not all(isinstance(text, str) for text in texts):
+        raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, no texts")
+    try:
+        if isinstance(value, str) and trimmed(value):
+            return list(checked_texts(value))
+        return [checked_text(text) for text in texts if trimmed(text)]
+    except ValueError as error:
+        raise AnnotationError(f"{path}: a caption of {video} {error}") from None
+
+
+def _joined(words: Sequence[Any]) -> Any:
+    """Words as a text, or else what they are."""
+    return " ".join(words) if all(isinstance(word, str) for word in words) else words

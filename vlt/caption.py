@@ -28,6 +28,7 @@ from vlt.checkpoint import CheckpointError
 from vlt.configuration import ConfigError
 from vlt.data.clips import ClipRequest, DecoderPool
 from vlt.data.errors import VideoError
+from vlt.data.texts import printable
 from vlt.loading import load_folder
 from vlt.model_folder import ModelConfig, ModelFolderError
 from vlt.models.generation import Search
@@ -174,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_captioner(options.model, options.workdir)
         failed = _print_all(captions(model, paths, options.prompt, **search), len(paths), options)
     except (CheckpointError, ConfigError, ModelFolderError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     if failed:
         print(f"{failed} of {len(paths)} videos could not be read", file=sys.stderr)
@@ -213,11 +214,11 @@ def _print_all(
         if isinstance(caption, VideoError):
             failed += 1
             entry = {"video": path, "error": caption.reason}
-            print(f"error: {caption}", file=sys.stderr)
+            print(printable(f"error: {caption}"), file=sys.stderr)
         if options.json:
-            print(json.dumps(entry, ensure_ascii=False), flush=True)
+            print(printable(json.dumps(entry, ensure_ascii=False)), flush=True)
         elif "caption" in entry:
-            print(f"{path}: {caption}", flush=True)
+            print(printable(f"{path}: {caption}"), flush=True)
         if time.monotonic() - told > PROGRESS_EVERY:
             told = time.monotonic()
             print(f"{done} of {count}", file=sys.stderr)

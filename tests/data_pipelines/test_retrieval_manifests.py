@@ -375,7 +375,7 @@ def test_annotations_that_are_not_there_or_not_one_of_the_known(thousand, tmp_pa
         ("a.json", '{"v": [3]}', "captions of v are .3., no texts"),
         ("a.json", '"text"', "holds a str, no list or mapping"),
         ("a.csv", "video_id,title\nv,one\n", "holds video_id, title"),
-        ("a.csv", b"video_id,sentence\nv,\xff\n", "not UTF-8 at byte 20"),
+        ("a.csv", b"video_id,sentence\nv,\xff\n", r"line 2: not UTF-8 \(byte 3"),
     ],
 )
 def test_files_of_another_form(tmp_path, name, content, message):

@@ -9,17 +9,16 @@ White space around texts, labels and names of columns is taken off; a list may b
 text, as pandas does; paths stay as they are written.
 """
 
-import contextlib
-import csv
 import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vlt.data.rows import OWN_COLUMNS, READERS, ManifestError, csv_rows, manifest_errors
 from vlt.data.shards import broken_shards, shard_of
-from vlt.data.text_files import TextFileError, read_json_lines, read_lines
+from vlt.data.text_files import read_lines
 from vlt.data.texts import (
     checked_label,
     checked_text,
@@ -32,10 +31,6 @@ from vlt.data.texts import (
 
 TARGETS = "`caption`, `label`, or `question` with `answer`"
 SHOWN = 5  # examples in a message
-
-
-class ManifestError(TextFileError):
-    """A manifest, or a file of classes, that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,115 +86,6 @@ def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> li
     if check_videos:
         _check_videos(path, records)
     return records
-
-
-@contextlib.contextmanager
-def _manifest_errors() -> Iterator[None]:
-    try:
-        yield
-    except TextFileError as error:
-        raise ManifestError(error.path, error.reason, error.line) from None
-
-
-def _read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with _manifest_errors():
-        for number, row in read_json_lines(path):
-            if not isinstance(row, dict):
-                reason = f"must be an object, is {shown(row)}; .jsonl holds one object a line"
-                raise ManifestError(path, reason, number)
-            yield number, dict(zip(_columns(path, row, number), row.values(), strict=True))
-
-
-def _read_csv(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    columns: list[str] = []
-    with _manifest_errors():
-        for number, fields in _csv_fields(path):
-            if not columns:
-                columns = _columns(path, fields, number)
-                _check_delimiter(path, columns)
-            elif len(fields) != len(columns):
-                reason = f"must have {len(columns)} fields, as the header has, not {len(fields)}"
-                raise ManifestError(path, reason, number)
-            else:
-                # An empty field is an absent value: one file can hold rows of several kinds.
-                yield number, {k: v for k, v in zip(columns, fields, strict=True) if v != ""}
-
-
-def _csv_fields(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """Fields of the rows that have any, and the last line of each."""
-    reader = csv.reader((text for _, text in read_lines(path)), strict=True, skipinitialspace=True)
-    before = 0
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
-            before = reader.line_num
-    except csv.Error as error:
-        began = before + 1
-        reason = f"not CSV: {error}"
-        if began < reader.line_num:
-            reason += f"; this row begins in line {began}: is a quote there never closed?"
-        raise ManifestError(path, reason, reader.line_num) from None
-
-
-def _check_delimiter(path: pathlib.Path, columns: Sequence[str]) -> None:
-    found = [mark for mark in ";\t|" if mark in columns[0]]
-    if len(columns) == 1 and found:
-        raise ManifestError(path, f"its columns are parted by {found[0]!r}, must be by commas", 1)
-
-
-def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise ManifestError(path, "reading Parquet needs pyarrow: pip install pyarrow") from None
-    number = 0
-    try:
-        file = parquet.ParquetFile(path)
-        if file.metadata.num_rows > 8 * path.stat().st_size:
-            raise ManifestError(path, f"claims {file.metadata.num_rows:,} rows, more than it holds")
-        columns = _columns(path, file.schema_arrow.names)
-        for batch in file.iter_batches(ROWS_AT_ONCE):
-            values = [_values(path, *each, number) for each in zip(columns, batch, strict=True)]
-            for row in zip(*values, strict=True):
-                number += 1
-                yield number, {k: v for k, v in zip(columns, row, strict=True) if v is not None}
-    except (ArrowException, OSError) as error:
-        raise ManifestError(path, f"not Parquet, or damaged: {error}") from None
-
-
-def _values(path: pathlib.Path, name: str, column: Iterable[Any], before: int) -> list[Any]:
-    """Values of a column of Arrow's, of which `before` rows were read before."""
-    found: list[Any] = []
-    for cell in column:
-        try:
-            found.append(cell.as_py())
-        except (ValueError, OverflowError) as error:
-            reason = f"`{name}` cannot be read: {error}"
-            raise ManifestError(path, reason, before + len(found) + 1) from None
-    return found
-
-
-ROWS_AT_ONCE = 1024  # of a Parquet file
-READERS = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}
-OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer", "sha256")
-
-
-def _columns(path: pathlib.Path, names: Iterable[str], line: int | None = None) -> list[str]:
-    """Names of columns without the space around them; those without a name may be several.
-
-    Raises:
-        ManifestError: a name comes twice, or that of an own column twice but for case.
-    """
-    found, first = [trimmed(name) for name in names], dict[str, str]()
-    for name in filter(None, found):
-        low = name.casefold()
-        key = low if low in OWN_COLUMNS else name
-        if key in first:
-            reason = f"has two columns `{first[key]}` and `{name}`, which must be one"
-            raise ManifestError(path, reason, line)
-        first[key] = name
-    return found
 
 
 def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
@@ -293,7 +179,7 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
     if not path.is_file():
         raise ManifestError(path, "there is no such file")
     lines: dict[str, int] = {}
-    with _manifest_errors():
+    with manifest_errors():
         for number, text in _labelled(path) if path.suffix == ".csv" else read_lines(path):
             if not trimmed(text):
                 continue
@@ -311,8 +197,8 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
 
 def _labelled(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Lines and names of a table of classes."""
-    for index, (number, row) in enumerate(_read_csv(path)):
-        if row.get("id") != str(index) or "name" not in row:
+    for index, (number, row) in enumerate(csv_rows(path)):
+        if row.get("id") != str(index) or not row.get("name"):
             raise ManifestError(path, f"must be id {index} and a name, is {row}", number)
         yield number, row["name"]
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 
@@ -37,7 +38,7 @@ class SkipLog:
         """Reads what the file already knows of `stream`.
 
         Raises:
-            ValueError: the file tells of a record that `records` has not.
+            ValueError: the file tells of a record that `records` has not, or is no such file.
         """
         self._path, self._stream = pathlib.Path(path), stream
         self._records, self._max_error_rate = records, max_error_rate
@@ -54,16 +55,29 @@ class SkipLog:
         if whole < len(content):  # killed while writing a line, so nothing acted on it
             os.truncate(self._path, whole)
         for number, line in enumerate(content[:whole].splitlines(), 1):
-            entry = json.loads(line)
+            entry = self._entry(number, line)
             if entry["stream"] != self._stream:
                 continue
             record = entry["record"]
-            if record >= len(self._records) or self._records[record].id != entry["id"]:
+            if not 0 <= record < len(self._records) or self._records[record].id != entry["id"]:
                 raise ValueError(
                     f"{self._path}, line {number}: {entry['id']!r} is not record {record} of "
                     f"{self._stream}: the manifest has changed; use another workdir"
                 )
             self._remember(record, entry["position"])
+
+    def _entry(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            entry = json.loads(line)
+            kinds = {"stream": str, "record": int, "position": int, "id": str}
+            if all(type(entry[key]) is kind for key, kind in kinds.items()):
+                return entry
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass
+        raise ValueError(
+            f"{self._path}, line {number}: tells of no video that was skipped: {line[:80]!r}; "
+            "without the file all videos are tried again"
+        )
 
     def _remember(self, record: int, position: int) -> None:
         self._bad_from[record] = min(position, self._bad_from.get(record, position))

@@ -49,7 +49,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
                 number += 1
                 yield number, _decoded(path, number, line)
     except OSError as error:
-        raise TextFileError(path, f"cannot be read: {error.strerror or error}") from None
+        raise TextFileError(path, str(error.strerror or error)) from None
 
 
 def _refuse_other_files(path: str | os.PathLike[str], start: bytes) -> None:
@@ -112,7 +112,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
             raise TextFileError(path, f"{error}{hint}", number) from None
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str) -> Any:
     """The value that a JSON text stands for.
 
     Raises:

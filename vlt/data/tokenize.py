@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from vlt.data.texts import wrong_characters
+
 PAD = 0
+SHOWN = 80  # characters of a text in a message
 CLIP_MERGES = 48_894  # of the published list CLIP uses these
 _MOST_MERGES = 2**24  # characters; the published list has 3 million
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
@@ -73,7 +76,11 @@ class Tokenizer:
         return cls(encoder, context, settings.get(CLEANING) == "openai")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids, int32 [b, context], 0 after the end; a cut text keeps its end token."""
+        """Token ids, int32 [b, context], 0 after the end; a cut text keeps its end token.
+
+        Raises:
+            ValueError: a text that is none (`wrong_characters`).
+        """
         rows = np.full((len(texts), self.context), PAD, np.int32)
         for row, ids in zip(rows, self._ids(texts), strict=True):
             if len(ids) > self.context:
@@ -84,6 +91,9 @@ class Tokenizer:
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Of whole texts, start and end token included."""
+        for text in texts:
+            if wrong := wrong_characters(text):
+                raise ValueError(f"{text[:SHOWN]!r} {wrong}")
         if self._clean_like_openai:
             texts = [_clean(text) for text in texts]
         return self._encoder(list(texts), verbose=False)["input_ids"] if texts else []
@@ -92,7 +102,7 @@ class Tokenizer:
         """Token ids of how a text begins, int32 [l]: start token, no end token.
 
         Raises:
-            ValueError: it leaves no room in the context.
+            ValueError: it leaves no room in the context, or is no text.
         """
         ids = self._ids([text])[0][:-1]
         if len(ids) >= self.context:

@@ -9,6 +9,7 @@ import numpy as np
 
 from vlt.data.pipeline import VideoData
 from vlt.data.sample import RANDOM_SAMPLERS
+from vlt.data.text_files import read_lines
 from vlt.evaluation.confusion import confusion_picture, write_classes
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.retrieval import embed_texts
@@ -119,8 +120,7 @@ def templates(section: Mapping[str, Any]) -> list[str]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     if not path.is_file():
         raise ValueError(f"templates: there is no file {path}")
-    lines = path.read_text("utf-8").splitlines()
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [(number, line.strip()) for number, line in read_lines(path) if line.strip()]
     if not found:
         raise ValueError(f"templates: {path} holds none")
     return found

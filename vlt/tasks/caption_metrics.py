@@ -51,8 +51,8 @@ def caption_metrics(
       java: whether to use Java; None where it is installed. Without it METEOR is absent.
 
     Raises:
-      ScoringError: none, other ids than the references', an id without a reference, or a text that
-        is none or has more than `MOST_WORDS`.
+      ScoringError: none, other ids than the references', an id without a reference, references
+        without a word, or a text that is none or has more than `MOST_WORDS`.
       RuntimeError: a Java program failed, or does not end.
     """
     _check_ids(predictions, references)
@@ -65,6 +65,8 @@ def caption_metrics(
     ids = list(references)
     found = tokenize({each: [predictions[each]] for each in ids})
     true = tokenize({each: references[each] for each in ids})
+    if not any(text for texts in true.values() for text in texts):
+        raise ScoringError("no reference holds a word")
     return {name: 100 * float(score) for name, score in _scores(true, found, java).items()}
 
 
@@ -255,8 +257,6 @@ def _patience(texts: int) -> float:
 def _meteor(references: Tokenized, predictions: Tokenized) -> float:
     from pycocoevalcap.meteor.meteor import Meteor
 
-    # Between METEOR's texts stand three bars: those of a text would make two of it.
-    references = {each: [text.replace("|||", "") for text in r] for each, r in references.items()}
     meteor = Meteor()
     patience = _patience(sum(map(len, references.values())))
     timer = threading.Timer(patience, meteor.meteor_p.kill)  # which ends what waits for its answer
