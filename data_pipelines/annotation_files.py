@@ -155,8 +155,8 @@ def _pairs_of_lines(path: pathlib.Path) -> Iterator[tuple[str, str]]:
 def _sentences_of(path: pathlib.Path, content: Any, part: str) -> list[Any]:
     """The sentences of those videos whose `split` is `part`."""
     try:
-        splits = {str(video["video_id"]): video["split"] for video in content["videos"]}
-        kept = [entry for entry in content["sentences"] if splits[str(entry["video_id"])] == part]
+        splits = {video["video_id"]: video["split"] for video in content["videos"]}
+        kept = [entry for entry in content["sentences"] if splits[entry["video_id"]] == part]
     except (TypeError, KeyError) as error:
         raise AnnotationError(
             f"{path}: no {error}; needed are `videos` with `video_id` and `split`, and `sentences` "
@@ -183,7 +183,7 @@ def _pairs_of_mapping(path: pathlib.Path, content: Any) -> Iterator[tuple[str, s
         raise AnnotationError(f"{path}: holds a {kind}, no list or mapping of videos")
     for video, value in content.items():
         if not isinstance(video, str):
-            raise AnnotationError(f"{path}: {_short(video)} stands where a video's name should be")
+            raise AnnotationError(f"{path}: the name of a video is {_short(video)}, no text")
         texts = value.get("sentences") if isinstance(value, dict) else value
         yield from ((video, text) for text in _texts(path, video, texts))
 

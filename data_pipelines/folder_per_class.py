@@ -15,6 +15,7 @@ from data_pipelines.annotation_files import VIDEO_SUFFIXES, AnnotationError
 from data_pipelines.label_files import class_name
 from data_pipelines.labelled import Row, run, write_labelled
 from data_pipelines.manifests import SHOWN, video_files
+from vlt.data.texts import checked_label, look, printable
 
 
 def read_folders(folder: pathlib.Path) -> list[Row]:
@@ -33,13 +34,21 @@ def read_folders(folder: pathlib.Path) -> list[Row]:
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         if path.name.startswith("."):
             continue
-        label = class_name(path.name)
-        if folders.setdefault(label, path) != path:
-            raise AnnotationError(f"{folders[label]} and {path} are both class {label!r}")
+        label = _label(path)
+        if folders.setdefault(look(label), path) != path:
+            both = f"{folders[look(label)]} and {path}"
+            raise AnnotationError(f"{both} are both class {label!r}, but for case, spaces or _")
         rows += _rows(path, label)
     if not rows:
         raise AnnotationError(f"{folder}: holds no folders, one for each class")
     return rows
+
+
+def _label(folder: pathlib.Path) -> str:
+    try:
+        return checked_label(class_name(folder.name))
+    except ValueError as error:
+        raise AnnotationError(f"{printable(str(folder))}: the name of a class {error}") from None
 
 
 def _rows(folder: pathlib.Path, label: str) -> list[Row]:

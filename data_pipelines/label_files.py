@@ -1,6 +1,7 @@
 """Lists of videos with the number of their class, and the tables that name the classes."""
 
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 
 from data_pipelines.annotation_files import AnnotationError, read_text, video_name
@@ -21,7 +22,7 @@ def read_class_names(path: pathlib.Path) -> list[str]:
         names = [class_name(name) for name in read_classes(path)]
     except ManifestError as error:
         raise AnnotationError(str(error)) from None
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, count in sorted(Counter(names).items()) if count > 1]
     if twice:
         raise AnnotationError(f"{path}: classes come twice: {', '.join(twice[:SHOWN])}")
     return names
@@ -38,7 +39,7 @@ def read_labels(path: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
             continue
         file, _, index = line.strip().rpartition(" ")
         video = video_name(file)
-        if not (file and index.isdecimal() and int(index) < len(names)):
+        if not (file and index.isdecimal() and len(index) < 10 and int(index) < len(names)):
             wrong.append(f"line {number}, {line.strip()!r}: no path and number below {len(names)}")
         elif lines.setdefault(video, number) != number:
             wrong.append(f"line {number}, {line.strip()!r}: video of line {lines[video]}")

@@ -10,6 +10,7 @@ from typing import Any
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.manifests import write_lines
 from vlt.data.manifest import READERS, ManifestError, read_manifest
+from vlt.data.texts import shown
 
 Row = dict[str, Any]  # of a manifest; `video` is a full path, `label` is text
 
@@ -47,16 +48,21 @@ def write_labelled(path: pathlib.Path, rows: Sequence[Row], classes: Sequence[st
         raise AnnotationError(f"{path}: a manifest is written as a .jsonl file")
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.path.realpath(path.parent)
-    write_lines(
-        path,
-        (
-            json.dumps(row | {"video": os.path.relpath(row["video"], folder)}, ensure_ascii=False)
-            for row in rows
-        ),
-    )
+    write_lines(path, (_as_json(path, row, folder) for row in rows))
     names = path.with_name(f"{path.stem}_classes.txt")
     write_lines(names, classes)
     return f"{path}: {len(rows):,} videos; {names.name}: {len(classes):,} classes"
+
+
+def _as_json(path: pathlib.Path, row: Row, folder: str) -> str:
+    row = row | {"video": os.path.relpath(row["video"], folder)}
+    for column, value in row.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            reason = f"`{column}` of {row['video']} is {shown(value)}, which JSON cannot hold"
+            raise AnnotationError(f"{path}: {reason}") from None
+    return json.dumps(row, ensure_ascii=False)
 
 
 def refuse_overlap(

@@ -22,6 +22,7 @@ from data_pipelines.annotation_files import (
     video_name,
 )
 from data_pipelines.question_files import read_questions
+from vlt.data.texts import printable, wrong_characters
 from vlt.writing import new_file
 
 SHOWN = 5  # examples in a message
@@ -148,12 +149,18 @@ def find_videos(folder: pathlib.Path) -> dict[str, list[str]]:
 
 
 def video_files(folder: pathlib.Path) -> Iterator[str]:
-    """Paths of all files with a video's suffix in a folder and its folders, in order."""
+    """Paths of all files with a video's suffix in a folder and its folders, in order.
+
+    Raises: AnnotationError for a name that is not UTF-8, which no manifest can hold.
+    """
     for root, folders, files in os.walk(os.path.realpath(folder), followlinks=True):
         folders.sort()
         for file in sorted(files):
             if os.path.splitext(file)[1].lower() in VIDEO_SUFFIXES:
-                yield os.path.join(root, file)
+                path = os.path.join(root, file)
+                if wrong := wrong_characters(path):
+                    raise AnnotationError(f"{printable(path)}: the name {wrong}; rename it")
+                yield path
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipelines.annotation_files import AnnotationError, csv_rows, read_json, video_name
+from vlt.data.texts import checked_text, checked_texts
 
 VIDEO_COLUMNS = ("video", "image", "video_id")
 ID_COLUMNS = ("question_id", "id")
@@ -55,12 +56,18 @@ def _read(path: pathlib.Path, entry: Any) -> tuple[str, Question]:
             f"{path}: an entry needs `question`, `answer` and one of {', '.join(VIDEO_COLUMNS)}; "
             f"it holds {held}"
         )
-    listed = entry["answer"] if isinstance(entry["answer"], list) else [entry["answer"]]
-    text, answers = entry["question"], tuple(listed)
-    if not all(isinstance(each, str) and each.strip() for each in (text, *answers)) or not answers:
-        raise AnnotationError(f"{path}: a question or answer that is blank or no text: {entry}")
+    try:
+        text = _one_line(checked_text(entry["question"]))
+        answers = tuple(map(_one_line, checked_texts(entry["answer"])))
+    except ValueError as error:
+        reason = f"a question or answer that is blank or no text: it {error}; {entry!r:.200}"
+        raise AnnotationError(f"{path}: {reason}") from None
     name = f"video{video}" if video.isdecimal() else video_name(video)
     return name, Question(text, answers, _first(entry, ID_COLUMNS))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _first(entry: Any, columns: Sequence[str]) -> str:
@@ -75,10 +82,14 @@ def read_answers(path: pathlib.Path) -> list[str]:
     Raises: AnnotationError for a file of another form, or an answer that comes twice.
     """
     content = read_json(path)
-    if isinstance(content, Mapping):
+    if isinstance(content, Mapping) and all(type(place) is int for place in content.values()):
         content = sorted(content, key=content.__getitem__)
-    if not (isinstance(content, list) and all(isinstance(a, str) and a.strip() for a in content)):
+    if not isinstance(content, list):
         raise AnnotationError(f"{path}: holds no list of answers")
+    try:
+        content = [_one_line(checked_text(answer)) for answer in content]
+    except ValueError as error:
+        raise AnnotationError(f"{path}: holds no list of answers: one {error}") from None
     twice = [answer for answer, count in Counter(content).items() if count > 1]
     if twice:
         raise AnnotationError(f"{path}: {len(twice)} answers come twice: {', '.join(twice[:5])}")
