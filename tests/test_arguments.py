@@ -51,7 +51,7 @@ def test_arrays_and_lists_of_equal_ones_are_videos(frames, expected):
         (VIDEO[:, :, :8], r"\(2, 3, 8, 16, 3\), the tower takes \(16, 16, 3\).*resize"),
         (np.moveaxis(VIDEO, -1, 2), r"channels come first: np.moveaxis\(frames, 2, -1\)"),
         (np.moveaxis(VIDEO[:, :2], -1, 1), r"channels come first: np.moveaxis\(frames, 1, -1\)"),
-        (np.zeros((1, 2, 16, 16, 4), np.uint8), r"4 channels: frames\[..., :3\] leaves RGB of RGBA"),
+        (np.zeros((1, 2, 16, 16, 4), np.uint8), r"4 channels: frames\[..., :3\] leaves RGB"),
         (np.zeros((1, 2, 16, 16, 1), np.uint8), "1 channels: .* makes grey RGB"),
         ("a.mp4", r"frames='a.mp4': a path.*read_clip\(ClipRequest"),
         (["a.mp4", "b.mp4"], "a path"),
