@@ -134,7 +134,7 @@ def _flat(path: Path, tree: dict) -> StateDict:
 
 
 def _leaves(tree: dict, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything that is no dict. As many as `resolve` allows a file."""
+    """(dotted name, value) of all that is no dict: vlt.convert.resolve bounds how much that is."""
     for key, value in tree.items():
         name = prefix + _spelled(key)
         if isinstance(value, dict) and depth < _DEEPEST:
