@@ -1,6 +1,7 @@
 """What a run is exported as gives what the run gives."""
 
 import json
+import re
 from functools import partial
 
 import jax
@@ -103,7 +104,7 @@ def test_programs_need_nothing_of_ours(workdir, expected, tmp_path):
 
 
 def test_safetensors_hold_every_leaf_and_the_config(workdir, tmp_path):
-    target = tmp_path / "model.safetensors"
+    target = tmp_path / "new" / "folder" / "model.safetensors"
     assert main(["--workdir", str(workdir), str(target), "--format", "safetensors"]) == 0
     with safetensors.safe_open(target, "np") as file:
         names, metadata = set(file.keys()), file.metadata()
@@ -112,6 +113,29 @@ def test_safetensors_hold_every_leaf_and_the_config(workdir, tmp_path):
     assert json.loads(metadata["vlt"])["methods"] == {"btadapter": {"depth": 2}}
     model = trained_model(workdir)
     assert len(names) == len(jax.tree.leaves(model.params))
+
+
+def test_targets_are_seen_to_before_any_work(tmp_path, monkeypatch, capsys):
+    """Also folders above them are made; none is replaced that holds more than we write."""
+    monkeypatch.setattr("vlt.export.trained_model", lambda *_: pytest.fail("work was done"))
+    (tmp_path / "file").touch()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "notes.txt")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("video.stablehlo", "notes.txt"):
+        (programs / name).touch()
+    for target, form, reason in (
+        ("file/x.safetensors", "safetensors", "cannot be written: .*file is a file, not a folder"),
+        ("file/model", "orbax", "cannot be written"),
+        ("notes.txt", "safetensors", "is something else than a safetensors file"),
+        ("link.safetensors", "safetensors", "is a link to"),
+        ("programs", "stablehlo", "also holds notes.txt, which no exported program does"),
+    ):
+        words = ["--workdir=nowhere", str(tmp_path / target), f"--format={form}", "--overwrite"]
+        assert main(words) == 1
+        assert re.search(reason, capsys.readouterr().err), target
+    assert (tmp_path / "notes.txt").read_text() == "mine" and (programs / "notes.txt").exists()
 
 
 def embeddings(model):

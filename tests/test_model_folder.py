@@ -18,6 +18,7 @@ from vlt.model_folder import (
     write_model_folder,
 )
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.writing import WriteError
 
 SPEC = DualEncoderSpec(VisionSpec(16, 8, 8, 2, 2, 16), TextSpec(6, 20, 8, 1, 2, 16), embed_dim=4)
 CONFIG = ModelConfig(
@@ -87,6 +88,40 @@ def test_an_existing_folder_is_replaced_only_when_asked(folder: Path, tokenizer:
     write_model_folder(folder, config, _params(config), tokenizer, overwrite=True)
     assert read_model_folder(folder)[0] == config
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "tokenizer"]
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "data/video.mp4", "weights/notes.txt", "tokenizer/notes.txt"]
+)
+def test_a_folder_with_what_we_never_write_is_not_replaced(folder, tokenizer, name):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(ModelFolderError, match=f"also holds .*{name}, which no model folder"):
+        write_model_folder(folder, CONFIG, _params(CONFIG), tokenizer, overwrite=True)
+    assert (folder / name).read_text() == "mine" and read_model_folder(folder)[0] == CONFIG
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_is_never_replaced_or_followed(folder, tokenizer, overwrite):
+    link = folder.with_name("link")
+    for target in (folder, folder.with_name("nothing")):
+        link.symlink_to(target)
+        with pytest.raises(WriteError, match="link is a link to"):
+            write_model_folder(link, CONFIG, _params(CONFIG), tokenizer, overwrite=overwrite)
+        link.unlink()
+    assert read_model_folder(folder)[0] == CONFIG
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "tokenizer"]
+
+
+def test_what_came_there_in_the_meantime_is_not_replaced(tmp_path):
+    target = tmp_path / "model"
+    with (
+        pytest.raises(ModelFolderError, match="exists; --overwrite"),
+        model_folder.new_folder(target, False, model_folder.MODEL_FOLDER),
+    ):
+        target.mkdir()
+        (target / "notes.txt").write_text("mine")
+    assert (target / "notes.txt").read_text() == "mine" and list(tmp_path.iterdir()) == [target]
 
 
 def test_half_of_a_folder_is_refused(folder: Path):

@@ -152,6 +152,54 @@ def test_terminated_run_saves_and_resumes(whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
+def decoders(process: subprocess.Popen) -> list[int]:
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(number) for number in listed.split()]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_whose_input_hangs_saves_the_last_step_and_resumes(whole, tmp_path, sent):
+    """A video that is never answered, with no limit that would end the wait."""
+    process = start(tmp_path, "--config.data.decode_timeout=10000.0")
+    wait_for(lambda: len(read_metrics(tmp_path)) >= 2, process)
+    for number in decoders(process):
+        os.kill(number, signal.SIGSTOP)
+    before = -1
+    while before != (before := len(read_metrics(tmp_path))):
+        time.sleep(3)  # what is read ahead is trained on
+    assert process.poll() is None and before < 12
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=15)
+    assert process.returncode == 0, errors[-3000:]
+    assert f"stopped at step {before}; the same command goes on from there" in errors
+    assert TrainingCheckpoints(tmp_path, 1).latest_complete() == before
+    assert run(tmp_path).returncode == 0
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_can_be_stopped_before_its_first_step(tmp_path, sent):
+    process = start(tmp_path)
+    wait_for(lambda: (tmp_path / "versions.json").exists(), process)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Traceback" not in errors, errors[-3000:]
+    assert errors.splitlines()[-1].startswith("stopped")
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_a_second_run_in_a_workdir_is_refused_and_harms_nothing(whole, tmp_path):
+    process = start(tmp_path)
+    wait_for(lambda: read_metrics(tmp_path), process)
+    for mode in ("train", "eval"):
+        done = run(tmp_path, f"--mode={mode}")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert f"is in use by a run that lives (process {process.pid} of " in done.stderr
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors[-3000:]
+    assert_same_run(tmp_path, whole)
+
+
 def test_checkpoint_of_one_device_goes_on_with_eight(whole, tmp_path):
     overrides = ("--config.data.train.batch_size=12", "--config.evals.looks.batch_size=8")
     stopped = run(tmp_path / "a", *overrides, "--config.train.steps=4")
