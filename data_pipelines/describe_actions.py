@@ -21,6 +21,8 @@ from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.chat_endpoint import SHOWN, Endpoint, EndpointError
 from data_pipelines.label_files import read_class_names
 from data_pipelines.manifests import write_lines
+from vlt.data.text_files import parse_json, read_json
+from vlt.data.texts import printable
 from vlt.tasks.descriptions import DescriptionError, read_descriptions
 
 TRIES = 4  # for an answer that can be used
@@ -68,9 +70,11 @@ class Answers:
 
 def _read_answers(path: pathlib.Path) -> Any:
     try:
-        content = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        content = read_json(path) if path.exists() else {}
         found = [each for prompts in content.values() for each in prompts.values()]
+        texts = [text for each in found if isinstance(each, list) for text in each]
         fits = all(isinstance(each, list) for each in found)
+        fits &= all(isinstance(text, str) for text in texts)
     except (ValueError, AttributeError):
         fits = False
     if not fits:
@@ -85,10 +89,10 @@ def sentences_of(answer: str) -> list[str]:
 
     What a model thinks aloud before it answers is left out.
     """
-    answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
-    listed = re.search(r"\[.*\]", answer, flags=re.DOTALL)
+    answer = answer.rpartition("</think>")[2]
+    start, end = answer.find("["), answer.rfind("]")
     try:
-        found = json.loads(listed[0]) if listed else None
+        found = parse_json(answer[start : end + 1]) if 0 <= start < end else None
     except ValueError:
         found = None
     if isinstance(found, list) and all(isinstance(each, str) for each in found):
@@ -105,6 +109,8 @@ def complaint(sentences: Sequence[str], count: int) -> str:
     if len({sentence.casefold() for sentence in sentences}) < count:
         return "a sentence comes twice"
     for sentence in sentences:
+        if printable(sentence) != sentence:
+            return f"a control character in {sentence!r}"
         words = re.findall(r"\w*[^\W\d_]\w*", sentence)
         if not FEWEST_WORDS <= len(words) <= MOST_WORDS:
             return f"{len(words)} words instead of {FEWEST_WORDS} to {MOST_WORDS}: {sentence!r}"
@@ -174,13 +180,16 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=Endpoint.timeout, help="in seconds")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the files")
     arguments = parser.parse_args()
-    key = os.environ.get(arguments.key_env, "") if arguments.key_env else ""
-    if arguments.key_env and not key:
-        parser.error(f"--key-env: there is no environment variable {arguments.key_env}")
+    name = arguments.key_env or ""
+    key = os.environ.get(name, "").strip()
+    if name and not key:
+        # What is no name of a variable may be the key itself.
+        named = name if re.fullmatch("[A-Z_][A-Z0-9_]*", name) else "of the given name"
+        parser.error(f"--key-env: there is no environment variable {named}, or it is empty")
     if arguments.sentences < 1:
         parser.error(f"--sentences {arguments.sentences}: at least 1")
-    endpoint = Endpoint(arguments.endpoint, arguments.model, key, arguments.timeout)
     try:
+        endpoint = Endpoint(arguments.endpoint, arguments.model, key, arguments.timeout)
         names = read_class_names(arguments.labels)
         paths = write_descriptions(names, endpoint, arguments.out, arguments.sentences)
     except (AnnotationError, DescriptionError, EndpointError, OSError) as error:
