@@ -44,7 +44,7 @@ def run(folder, trained, **methods):
     checkpoints = TrainingCheckpoints(folder, len(STEPS))
     saved = {step: moved(start, step) for step in STEPS}
     for step, state in saved.items():
-        checkpoints.save(step, {"trained": state}, {}, {})
+        checkpoints.save(step, {"trained": state}, {})
     checkpoints.close()
     return saved
 

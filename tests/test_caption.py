@@ -152,7 +152,7 @@ def test_a_run_that_trained_a_captioner(folder, clips, tmp_path, capsys):
     trained, _ = partition(load_model(config.model, 0).params, config.rules)
     moved = jax.tree.map(lambda x: x + 100.0 * (np.arange(len(x)) == 8), trained)
     checkpoints = TrainingCheckpoints(tmp_path, 1)
-    checkpoints.save(3, {"trained": moved}, {}, {})
+    checkpoints.save(3, {"trained": moved}, {})
     checkpoints.close()
     video = str(sorted(clips.glob("*.mov"))[0])
     assert caption.main([video, f"--workdir={tmp_path}"]) == 0

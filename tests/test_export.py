@@ -33,7 +33,7 @@ def run(folder, trained, move, checkpoint="tiny_clip", **methods):
     save_run(folder, config)
     leaves, _ = partition(load_model(config.model, 0).params, config.rules)
     checkpoints = TrainingCheckpoints(folder, 1)
-    checkpoints.save(3, {"trained": jax.tree.map(move, leaves)}, {}, {})
+    checkpoints.save(3, {"trained": jax.tree.map(move, leaves)}, {})
     checkpoints.close()
     return folder
 

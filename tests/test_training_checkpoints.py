@@ -1,3 +1,4 @@
+import math
 import os
 import pathlib
 import pickle
@@ -16,7 +17,7 @@ import pytest
 from helpers import environment, run_python
 from trees import TREE, assert_equal, shapes
 
-from vlt import checkpoint
+from vlt import checkpoint, training_checkpoints
 from vlt.training_checkpoints import TrainingCheckpoints
 
 
@@ -37,7 +38,8 @@ def test_a_training_state_comes_back_whole(tmp_path):
     written = TrainingCheckpoints(tmp_path, keep_last=2)
     assert written.latest_complete() is None and written.steps() == []
     for step, state in states.items():
-        written.save(step, state, positions[step], with_nan)
+        written.save(step, state, positions[step])
+        written.add_metrics(step, with_nan)
     written.close()
     read = TrainingCheckpoints(tmp_path, keep_last=2)
     assert read.latest_complete() == 2
@@ -45,7 +47,7 @@ def test_a_training_state_comes_back_whole(tmp_path):
         restored = read.restore(step, shapes(state))
         assert_equal(restored.state, state)
         assert restored.data == positions[step]
-        assert restored.metrics["R@1"] == 0.25 and np.isnan(restored.metrics["loss"])
+        assert read.metrics(step)["R@1"] == 0.25 and np.isnan(read.metrics(step)["loss"])
     assert_equal(read.load_part(2, "trained"), jax.tree.map(np.asarray, states[2]["trained"]))
     with pytest.raises(checkpoint.CheckpointError, match=r"no part 'train'.*'trained'"):
         read.load_part(2, "train")
@@ -55,7 +57,7 @@ def test_a_training_state_comes_back_whole(tmp_path):
 
 def test_a_state_of_another_model_lists_the_differences(tmp_path):
     written = TrainingCheckpoints(tmp_path, keep_last=1)
-    written.save(1, training_state(), {}, {})
+    written.save(1, training_state(), {})
     written.close()
     other = shapes(training_state())
     other["trained"]["visual"]["projection"]["kernel"] = jax.ShapeDtypeStruct((2, 5), jnp.float32)
@@ -68,7 +70,7 @@ def test_a_state_of_another_model_lists_the_differences(tmp_path):
 def test_other_frozen_weights_are_refused(tmp_path):
     first, second = checkpoint.fingerprint(TREE), checkpoint.fingerprint({"a": np.ones(3)})
     written = TrainingCheckpoints(tmp_path, keep_last=1, frozen=first)
-    written.save(1, training_state(), {}, {})
+    written.save(1, training_state(), {})
     written.close()
     abstract = shapes(training_state())
     TrainingCheckpoints(tmp_path, 1, frozen=first).restore(1, abstract)
@@ -89,7 +91,8 @@ def test_the_last_and_the_best_are_kept(tmp_path, best_metric, kept, best):
     for step in range(1, 7):
         metrics = {"R@1": recall[step]} if step in recall else {}
         metrics |= {"loss": loss[step]} if step in loss else {}
-        run.save(step, {"step": np.int32(step)}, {}, metrics)
+        run.save(step, {"step": np.int32(step)}, {})
+        run.add_metrics(step, metrics)
     run.close()
     assert run.steps() == kept and run.best() == best
     assert sorted(entry.name for entry in run.folder.iterdir()) == [str(step) for step in kept]
@@ -98,15 +101,65 @@ def test_the_last_and_the_best_are_kept(tmp_path, best_metric, kept, best):
 def test_of_equal_metrics_the_later_is_best(tmp_path):
     run = TrainingCheckpoints(tmp_path, 3, "R@1")
     for step in (1, 2):
-        run.save(step, {"step": np.int32(step)}, {}, {"R@1": 0.5})
+        run.save(step, {"step": np.int32(step)}, {})
+        run.add_metrics(step, {"R@1": 0.5})
     run.close()
     assert run.best() == 2
+    assert run.chosen() == (2, "step 2, best by R@1=0.5")
+
+
+def test_what_is_measured_after_a_save_decides_what_is_kept(tmp_path):
+    run = TrainingCheckpoints(tmp_path, 1, "R@1")
+    for step, recall in ((1, 0.7), (2, 0.6), (3, 0.9)):
+        run.save(step, {"step": np.int32(step)}, {})
+        run.add_metrics(step, {"R@1": recall})
+        assert run.steps() == {1: [1], 2: [1, 2], 3: [3]}[step]
+    run.save(4, {"step": np.int32(4)}, {})
+    run.close()
+    assert run.steps() == [3, 4] and run.metrics(4) == {}
+    again = TrainingCheckpoints(tmp_path, 1, "R@1")
+    assert again.best() == 3 and again.latest_complete() == 4
+    assert TrainingCheckpoints(tmp_path, 1).chosen() == (4, "step 4, the latest")
+    assert again.restore(3, {"step": np.int32(0)}).state["step"] == 3
+
+
+def test_a_measure_that_is_no_number_is_never_the_best(tmp_path):
+    run = TrainingCheckpoints(tmp_path, 5, "R@1")
+    for step, recall in ((1, 0.1), (2, math.nan), (3, math.inf)):
+        run.save(step, {"step": np.int32(step)}, {})
+        run.add_metrics(step, {"R@1": recall})
+    assert run.best() == 1
+
+
+def test_damaged_metrics_cost_no_checkpoint(tmp_path):
+    run = TrainingCheckpoints(tmp_path, 5, "R@1")
+    for step in (1, 2):
+        run.save(step, {"step": np.int32(step)}, {})
+        run.add_metrics(step, {"R@1": float(step)})
+    file = run.folder / "2" / "evaluation.json"
+    for text in ("", "[]", file.read_text().replace("2.0", "9.0")):
+        file.write_text(text)
+        again = TrainingCheckpoints(tmp_path, 5, "R@1")
+        assert (again.best(), again.latest_complete(), again.metrics(2)) == (1, 2, {})
+
+
+def test_a_checkpoint_of_before_that_has_its_metrics_inside(tmp_path, monkeypatch):
+    run = TrainingCheckpoints(tmp_path, 5, "R@1")
+    seal = training_checkpoints._seal
+    monkeypatch.setattr(
+        training_checkpoints, "_seal", lambda info: seal(dict(info) | {"metrics": {"R@1": 0.5}})
+    )
+    run.save(1, {"step": np.int32(1)}, {})
+    run.close()
+    monkeypatch.undo()
+    again = TrainingCheckpoints(tmp_path, 5, "R@1")
+    assert again.best() == 1 and again.restore(1, {"step": np.int32(0)}).state["step"] == 1
 
 
 def test_a_step_saved_already_is_left_as_it_is(tmp_path):
     run = TrainingCheckpoints(tmp_path, 3)
-    run.save(1, {"x": np.ones(2)}, {"n": 1}, {})
-    run.save(1, {"x": np.zeros(2)}, {"n": 2}, {})
+    run.save(1, {"x": np.ones(2)}, {"n": 1})
+    run.save(1, {"x": np.zeros(2)}, {"n": 2})
     run.close()
     restored = run.restore(1, {"x": np.ones(2)})
     assert restored.data == {"n": 1}
@@ -120,7 +173,7 @@ def test_the_state_of_the_call_is_saved_not_a_later_one(tmp_path):
     device = {"a": jnp.zeros((1000, 1000)), "b": jnp.zeros((1000, 1000))}
     host = np.zeros((1000, 1000), np.float32)
     for number in range(3):
-        run.save(number, {"device": device, "host": host}, {}, {})
+        run.save(number, {"device": device, "host": host}, {})
         device = step(device)
         host += 1
     run.close()
@@ -136,7 +189,7 @@ WRITER = """
     first = (run.latest_complete() or 0) + 1
     for step in range(first, 1000):
         state = {f'w{i}': step * np.random.rand(600, 600).astype(np.float32) for i in range(8)}
-        run.save(step, state | {'step': np.int32(step)}, {'batches': step}, {})
+        run.save(step, state | {'step': np.int32(step)}, {'batches': step})
         print(step, flush=True)
 """
 
@@ -186,7 +239,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_previous_one(tmp_path):
         pytest.fail("no kill came in the middle of a save")
     # The next run's first save removes what the killed one left.
     run = TrainingCheckpoints(tmp_path, keep_last=1)
-    run.save(1000, {"step": np.int32(1000)}, {}, {})
+    run.save(1000, {"step": np.int32(1000)}, {})
     run.close()
     assert [entry.name for entry in folder.iterdir()] == ["1000"]
 
@@ -209,7 +262,7 @@ def test_kills_at_random_moments_lose_at_most_the_save_under_way(tmp_path):
 def test_damaged_folders_are_named_and_put_aside_when_the_user_goes_back(tmp_path):
     first = TrainingCheckpoints(tmp_path, keep_last=3)
     for step in (1, 2):
-        first.save(step, {"x": np.full(3, step)}, {}, {})
+        first.save(step, {"x": np.full(3, step)}, {})
     first.close()
     folder = first.folder
     shutil.copytree(folder / "2", folder / "7")
@@ -230,7 +283,7 @@ def test_damaged_folders_are_named_and_put_aside_when_the_user_goes_back(tmp_pat
     assert sorted(folder.iterdir()) == before, "reading changed the folder"
     second.go_back(2)
     assert second.latest_complete() == 2
-    second.save(9, {"x": np.full(3, 9)}, {}, {})
+    second.save(9, {"x": np.full(3, 9)}, {})
     second.close()
     assert sorted(entry.name for entry in folder.iterdir()) == [
         "1", "2", "7.aside", "8.aside", "9", "9.aside"
@@ -260,7 +313,7 @@ def test_a_changed_or_cut_file_is_found_and_named(tmp_path, harm):
     run = TrainingCheckpoints(tmp_path, keep_last=3)
     state = {"a": np.random.default_rng(0).normal(size=(64, 64)), "b": np.arange(5, dtype=np.int32)}
     for step in (1, 2):
-        run.save(step, state | {"step": np.int32(step)}, {"batches": step}, {})
+        run.save(step, state | {"step": np.int32(step)}, {"batches": step})
     run.close()
     shutil.copytree(run.folder / "2", tmp_path / "sound")
     refused = 0
@@ -282,16 +335,16 @@ def test_a_changed_or_cut_file_is_found_and_named(tmp_path, harm):
 
 FULL = """
     import resource, signal, sys, numpy as np
-    from vlt import checkpoint
+    from vlt import checkpoint, training_checkpoints
     from vlt.training_checkpoints import TrainingCheckpoints
     state = {f'w{i}': np.random.rand(400, 400).astype('f') for i in range(4)}
     run = TrainingCheckpoints(sys.argv[1], keep_last=1)
-    run.save(1, state, {}, {})
+    run.save(1, state, {})
     run.wait()
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, unlimited[1]))
     try:
-        run.save(2, state, {}, {})
+        run.save(2, state, {})
         run.wait()
     except checkpoint.CheckpointSaveError as error:
         message = str(error)
@@ -304,7 +357,7 @@ FULL = """
     assert run.steps() == [1]
     run.restore(1, state)
     resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-    run.save(2, state, {}, {})
+    run.save(2, state, {})
     run.close()
     assert run.steps() == [2]
     print('went on')
@@ -318,12 +371,12 @@ def test_a_write_that_fails_leaves_the_previous_one_and_can_be_tried_again(tmp_p
 
 def test_no_disk_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
     run = TrainingCheckpoints(tmp_path, keep_last=1)
-    run.save(1, {"x": np.zeros(1000)}, {}, {})
+    run.save(1, {"x": np.zeros(1000)}, {})
     run.wait()
     usage = shutil.disk_usage(tmp_path)._replace(free=4_000)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(checkpoint.CheckpointSaveError) as raised:
-        run.save(2, {"x": np.zeros(1_000_000)}, {}, {})
+        run.save(2, {"x": np.zeros(1_000_000)}, {})
     message = str(raised.value)
     assert "no space left on the device: 8.0 MB needed, 0.0 MB free" in message
     assert "step 2" in message and "step 1 is complete" in message
@@ -341,7 +394,7 @@ SHARDED = """
     places = sharding.param_sharding(mesh, shapes)
     run = TrainingCheckpoints(sys.argv[2], keep_last=1)
     if sys.argv[1] == 'save':
-        run.save(5, jax.device_put(values, places), {'batches': 5}, {})
+        run.save(5, jax.device_put(values, places), {'batches': 5})
         run.close()
     else:
         abstract = jax.tree.map(lambda x, s: x.update(sharding=s), shapes, places)
@@ -372,7 +425,7 @@ def _note_pickles(event, arguments):
 
 def test_reading_unpickles_nothing(tmp_path):
     run = TrainingCheckpoints(tmp_path / "run", keep_last=1)
-    run.save(1, training_state(), {"n": 1}, {"loss": 1.0})
+    run.save(1, training_state(), {"n": 1})
     run.close()
     checkpoint.save_tree(tmp_path / "weights", TREE)
     sys.addaudithook(_note_pickles)
@@ -406,7 +459,7 @@ def test_interrupted_and_resumed_training_equals_uninterrupted(tmp_path):
     for batch in batches[:3]:
         part = step(part, batch)
     run = TrainingCheckpoints(tmp_path, keep_last=1)
-    run.save(int(part["step"]), part, {"batches": 3}, {})
+    run.save(int(part["step"]), part, {"batches": 3})
     run.close()
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     restored = TrainingCheckpoints(tmp_path, 1).restore(3, shapes(start(), place))

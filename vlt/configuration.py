@@ -25,8 +25,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, pairwise
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 
+from vlt.bounds import out_of_bounds
 from vlt.writing import write_whole
 
 ABSENT = "(absent)"
@@ -69,11 +71,69 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
       overrides: {dotted key: value}, as `apply_overrides`.
 
     Raises:
-      ConfigError: no such file (lists the folder's), variant (lists the file's) or key.
+      ConfigError: no such file (lists the folder's), variant (lists the file's) or key, or a
+        number out of bounds.
     """
     file, variant = split_name(name)
     config = _import(file).get_config(variant)
-    return apply_overrides(config, overrides or {})
+    return checked(apply_overrides(config, overrides or {}))
+
+
+def checked(config: ConfigDict) -> ConfigDict:
+    """The config, in whose rows and repeats, too, every number is within its bounds (vlt/bounds).
+
+    Raises:
+      ConfigError: one is not; the message names key, value and bounds.
+    """
+    for each in (config, *(run for _, row in rows_of(config) for _, run in repeats_of(row))):
+        if wrong := out_of_bounds(each):
+            raise ConfigError(wrong)
+    return config
+
+
+def rows_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """(title, config) of each row of the config's comparison; itself, as '', where it has none."""
+    return _expanded(config, "compare")
+
+
+def repeats_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
+    """As `rows_of`, of the runs whose means a row shows."""
+    return _expanded(config, "repeats")
+
+
+def _expanded(config: ConfigDict, key: str) -> list[tuple[str, ConfigDict]]:
+    entries = config.get(key) or (("", {}),)
+    overrides = {key: ()} if key in config else {}
+    return [(title, apply_overrides(config, overrides | dict(more))) for title, more in entries]
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """The `flags_parser` of `absl.app.run` for a command that takes --config and no arguments.
+
+    Ends the process with a sentence where a flag, the config or a value of it does not fit.
+    """
+    try:
+        check_flags(argv)
+        arguments = flags.FLAGS(list(argv))
+        command = f"python -m vlt.{pathlib.Path(argv[0]).stem}"
+        if arguments[1:]:
+            raise ConfigError(f"{command} takes no argument {arguments[1]!r}; --help lists its flags")
+        if not flags.FLAGS["config"].value:
+            example = f"{command} --config=configs/btadapter.py"
+            raise ConfigError(
+                f"--config=FILE[:variant] is missing, such as {example}; config files: "
+                f"{', '.join(config_files())}"
+            )
+        checked(flags.FLAGS["config"].value)
+    except (ConfigError, flags.Error) as error:
+        sys.exit(f"error: {_in_words(str(error))}")
+    return arguments
+
+
+def _in_words(error: str) -> str:
+    """A flag parser's error without Python's names for what is wrong."""
+    error = re.sub(r"invalid literal for int\(\).*", "must be a whole number", error)
+    return re.sub(r"could not convert string to float.*", "must be a number", error)
 
 
 def check_flags(argv: Sequence[str]) -> None:
@@ -85,12 +145,12 @@ def check_flags(argv: Sequence[str]) -> None:
     Raises:
       ConfigError: no such file, variant or key.
     """
-    flags = [f"{a}={b}" if a in ("--config", "-config") else a for a, b in pairwise([*argv, ""])]
-    names = [flag.partition("=")[2] for flag in flags if re.match("--?config=", flag)]
-    if not names:
+    given = [f"{a}={b}" if a in ("--config", "-config") else a for a, b in pairwise([*argv, ""])]
+    names = [flag.partition("=")[2] for flag in given if re.match("--?config=", flag)]
+    if not names or not names[-1]:
         return
     known = set(_keys(load_config(names[-1])))
-    for flag in flags:
+    for flag in given:
         override = re.match(r"--?config\.([^=\[]+)", flag)
         if override and override[1] not in known:
             raise _unknown_key(override[1], known)

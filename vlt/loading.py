@@ -57,15 +57,22 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     described = dataclasses.replace(
         stored, methods=methods, frames=config["frames"], frame_norm=config["frame_norm"]
     )
+    return LoadedModel(module, params, described, tokenizer_folder(config, folder))
+
+
+def tokenizer_folder(config: Mapping[str, Any], folder: Path | None) -> Path:
+    """The tokenizer files of `config.model`, whose checkpoint is this folder.
+
+    Raises:
+        ModelFolderError: neither config nor checkpoint has any.
+    """
     if config["tokenizer"]:
-        tokenizer = resolve(config["tokenizer"])
-    elif folder is None:
+        return resolve(config["tokenizer"])
+    if folder is None:
         raise ModelFolderError(
             "config.model.tokenizer: a folder of tokenizer files is needed without a checkpoint"
         )
-    else:
-        tokenizer = folder / "tokenizer"
-    return LoadedModel(module, params, described, tokenizer)
+    return folder / "tokenizer"
 
 
 def load_folder(path: str) -> LoadedModel:

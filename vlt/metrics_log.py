@@ -7,7 +7,7 @@ files anew from it, so that no step is there twice and none is missing, however 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class MetricsLog:
         for stale in workdir.glob("events.out.tfevents.*"):
             stale.unlink()
         self._writer = metric_writers.create_default_writer(workdir, asynchronous=False)
+        self._evaluated = {(entry["step"], frozenset(_values(entry))) for entry in kept}
         for entry in kept:
             self._writer.write_scalars(entry["step"], _values(entry))
         self._programs = ProgramCount()
@@ -77,6 +78,23 @@ class MetricsLog:
             flush=True,
         )
 
+    def evaluation(
+        self, step: int, values: Mapping[str, float], shown: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """Writes what evaluations found after a step, unless a run that was killed before it could
+        keep them did so, and a line for people.
+
+        shown: (metric, title, ...) of what the line tells; the first of each evaluation by default.
+        """
+        if (step, frozenset(values)) not in self._evaluated:
+            self.write(step, values)
+        firsts: dict[str, str] = {}
+        for name in values:
+            firsts.setdefault(name.partition("/")[0], name)
+        names = [name for name, *_ in shown if name in values] or firsts.values()
+        told = "  ".join(f"{name} {values[name]:.4g}" for name in names)
+        print(f"step {step}/{self._total}  evaluated: {told}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         """Everything written is on disk afterwards."""
         self._programs.close()
@@ -94,6 +112,11 @@ class Unwritten(MetricsLog):
         pass
 
     def progress(self, step: int, values: Mapping[str, float], videos: int, waited: float) -> None:
+        pass
+
+    def evaluation(
+        self, step: int, values: Mapping[str, float], shown: Sequence[Sequence[str]] = ()
+    ) -> None:
         pass
 
     def close(self) -> None:

@@ -20,8 +20,10 @@ from vlt.data.pipeline import VideoData
 from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, Metrics, videos_of
-from vlt.loading import LoadedModel, load_model
+from vlt.evaluation.clips import check_clips
+from vlt.loading import LoadedModel, build_described, load_model, tokenizer_folder
 from vlt.metrics_log import MetricsLog, Unwritten
+from vlt.models.video_model import VideoModel
 from vlt.optim import merge, partition
 from vlt.program import TrainingProgram, with_sharding
 from vlt.sharding import make_mesh, shard_batch
@@ -48,31 +50,61 @@ class Run:
     def __init__(self, config: ConfigDict, workdir: Path):
         self.config, self.workdir = config, workdir
         self.mesh = make_mesh(config.mesh)
+        module, folder, _ = build_described(config.model)
+        self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
+        self.task = make_task(config, module.spec, self.tokenizer)
+        self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
+        self.watchdog = Watchdog(config.train.watchdog)
+        try:
+            self.evaluator = self._checked_evaluator(module)
+            self._load()
+        except BaseException:
+            self.watchdog.close()
+            self.pool.close()
+            raise
+
+    def _checked_evaluator(self, module: VideoModel) -> Evaluator:
+        """The evaluations, after all of the config that needs no weights was checked."""
+        config, steps = self.config, self.config.train.steps
+        if steps:
+            try:
+                check_clips(config.data.train, module.spec, config.model.frames)
+            except ValueError as error:
+                raise ValueError(f"data.train: {error}") from error
+        evaluator = Evaluator(
+            config.evals,
+            module,
+            self.mesh,
+            self.tokenizer,
+            self.pool,
+            self.workdir,
+            self.watchdog,
+            frames=config.model.frames,
+            other_frames=bool(steps) and any(m.other_frames_tested for m in module.methods),
+        )
+        best = config.train.best_metric.removeprefix("-")
+        if steps and best and best not in evaluator.metrics:
+            raise ValueError(
+                f"train.best_metric={config.train.best_metric!r} is none of what the evaluations "
+                f"find: {', '.join(evaluator.metrics) or 'there are no evals'}"
+            )
+        return evaluator
+
+    def _load(self) -> None:
+        """Weights, checkpoints and the training program."""
+        config = self.config
         self.model: LoadedModel = load_model(config.model, config.seed)
         trained, frozen = partition(self.model.params, config.rules)
         self.trained_count = sum(x.size for x in jax.tree.leaves(trained))
         weights = fingerprint(frozen)
         distributed.check_alike("config.model: the frozen weights", weights)
         self.checkpoints = TrainingCheckpoints(
-            workdir, config.train.keep_last, config.train.best_metric, frozen=weights
+            self.workdir, config.train.keep_last, config.train.best_metric, frozen=weights
         )
-        self.tokenizer = Tokenizer.load(self.model.tokenizer, config.model.context)
-        self.task = make_task(config, self.model.module.spec, self.tokenizer)
         self.program = TrainingProgram(
             config, self.mesh, self.model.module, self.task, config.train.steps
         )
         self.state, self.frozen = self.program.placed(self.model.params)
-        self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
-        self.watchdog = Watchdog(config.train.watchdog)
-        self.evaluator = Evaluator(
-            config.evals,
-            self.model.module,
-            self.mesh,
-            self.tokenizer,
-            self.pool,
-            workdir,
-            self.watchdog,
-        )
 
     def params(self) -> dict[str, Any]:
         """The whole tree, trained leaves as they are now."""
@@ -97,8 +129,32 @@ class Run:
         self.checkpoints.close()
 
 
+def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer:
+    """The tokenizer of `config.model`.
+
+    Raises:
+        ValueError: more tokens, or longer texts, than the text tower has embeddings for.
+    """
+    text, context = module.spec.text, config.model.context
+    if context > text.context:
+        raise ValueError(
+            f"model.context={context}: the model's texts have at most {text.context} tokens"
+        )
+    tokenizer = Tokenizer.load(folder, context)
+    if tokenizer.size > text.vocab:
+        raise ValueError(
+            f"the tokenizer of {folder} has {tokenizer.size} tokens, but the model's text tower "
+            f"has embeddings for {text.vocab}: it is another model's"
+        )
+    return tokenizer
+
+
 def train(run: Run) -> Metrics:
     """Trains from the latest complete checkpoint to `config.train.steps`; returns the last metrics.
+
+    An evaluation at every `eval_every` steps and at the end is made after the step's checkpoint is
+    saved, and its metrics are kept with that; one that was interrupted is made when the run goes
+    on. So these checkpoints, too, count to `keep_last`.
 
     Raises:
         NonFiniteError: after saving the state before the step in question.
@@ -113,10 +169,11 @@ def train(run: Run) -> Metrics:
     results: Metrics = {}
     try:
         if step < steps:
+            if evaluation_due(run.config, step) and not run.checkpoints.metrics(step):
+                _evaluate(run, step, log)
             with _training_data(run, data_state) as (data, stream):
                 _loop(run, data, stream, step, log)
-        results = run.evaluate(steps)
-        log.write(steps, {k: v for k, v in results.items() if not isinstance(v, str)})
+        results = _evaluate(run, steps, log)
     except Stopped:
         run.checkpoints.wait()
         saved = run.checkpoints.steps()
@@ -125,6 +182,22 @@ def train(run: Run) -> Metrics:
         raise Stopped(f"stopped at step {saved[-1]}; the same command goes on from there") from None
     finally:
         log.close()
+    return results
+
+
+def evaluation_due(config: ConfigDict, step: int) -> bool:
+    """Whether training is interrupted after a step for the evaluations of the config."""
+    every = config.train.eval_every
+    return bool(every and config.evals and step and step % every == 0)
+
+
+def _evaluate(run: Run, step: int, log: MetricsLog) -> Metrics:
+    """Metrics of the state after a step, written down and kept with its checkpoint."""
+    results = run.evaluate(step)
+    numbers = {name: value for name, value in results.items() if not isinstance(value, str)}
+    log.evaluation(step, numbers, run.config.table)
+    if step:
+        run.checkpoints.add_metrics(step, numbers)
     return results
 
 
@@ -171,7 +244,7 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
                 _check_finite(run, data, unchecked)
                 if unchecked is not None:
                     watchdog.part("checkpoint")
-                    run.checkpoints.save(step, run.state, stream.state, {})
+                    run.checkpoints.save(step, run.state, stream.state)
                 raise
             ids = batch.pop("ids")
             if train_step is None:
@@ -190,23 +263,16 @@ def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog)
                 values = {name: float(value) for name, value in metrics.items()}
                 videos = config.data.train.batch_size
                 log.progress(step, values, videos, stream.wait_seconds)
-            if step % config.train.checkpoint_every == 0 or last or stop:
+            evaluate = evaluation_due(config, step) and not last
+            if step % config.train.checkpoint_every == 0 or evaluate or last or stop:
                 _check_finite(run, data, unchecked)
-                _save(run, step, stream, log)
+                watchdog.part("checkpoint")
+                run.checkpoints.save(step, run.state, stream.state)
+            if evaluate and not stop:
+                _evaluate(run, step, log)
             watchdog.step_ended()
             if stop and not last:
                 raise Stopped
-
-
-def _save(run: Run, step: int, stream: Stream, log: MetricsLog) -> None:
-    """A checkpoint, with an evaluation in it where one is due."""
-    every = run.config.train.eval_every
-    metrics = {}
-    if every and step % every == 0 and step < run.config.train.steps:
-        metrics = {k: v for k, v in run.evaluate(step).items() if not isinstance(v, str)}
-        log.write(step, metrics)
-    run.watchdog.part("checkpoint")
-    run.checkpoints.save(step, run.state, stream.state, metrics)
 
 
 def _check_finite(

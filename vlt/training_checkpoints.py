@@ -31,9 +31,12 @@ from vlt.checkpoint import (
     placement,
     read_metadata,
 )
+from vlt.configuration import write_whole
 from vlt.distributed import is_first, of_first, wait_for_all
 from vlt.tree_checksum import checksums
 
+# Metrics of an evaluation at a checkpoint's step, in its folder.
+_METRICS = "evaluation.json"
 # Bump when a reader of older files would misunderstand newer ones.
 _FORMAT = 1
 _REMOVED = ".removed"
@@ -46,12 +49,10 @@ class Restored(NamedTuple):
     Attributes:
       state: the pytree that was saved, on the devices asked for.
       data: the state of the data iterator, as given to `save`.
-      metrics: the metrics given to `save`.
     """
 
     state: Any
     data: Any
-    metrics: dict[str, float]
 
 
 class TrainingCheckpoints:
@@ -65,7 +66,8 @@ class TrainingCheckpoints:
       workdir: a local folder.
       keep_last: number of latest checkpoints to keep.
       best_metric: also keep the checkpoint whose metric of this name is largest, or smallest when
-        the name begins with '-' ('-loss'). Checkpoints saved without the metric don't take part.
+        the name begins with '-' ('-loss'). Checkpoints without the metric, or with one that is no
+        finite number, don't take part.
       frozen: `fingerprint` of the frozen parameters.
     """
 
@@ -115,11 +117,42 @@ class TrainingCheckpoints:
 
     def best(self) -> int | None:
         """The step of the best checkpoint by `best_metric` (the later of equals), or None."""
-        scores = {step: self._score(info["metrics"]) for step, info in self._complete().items()}
+        scores = {step: self._score(step) for step in self._complete()}
         rated = {step: score for step, score in scores.items() if score is not None}
         return max(rated, key=lambda step: (rated[step], step), default=None)
 
-    def save(self, step: int, state: Any, data: Any, metrics: Mapping[str, float]) -> None:
+    def chosen(self) -> tuple[int | None, str]:
+        """The checkpoint that evaluations and exports take, and what to say of it.
+
+        The best one; the latest complete one where none is the best; None where there is none.
+        """
+        best = self.best()
+        if best is None:
+            latest = self._latest()
+            return latest, f"step {latest}, the latest"
+        name = (self._best_metric or "").removeprefix("-")
+        return best, f"step {best}, best by {name}={self.metrics(best)[name]:.6g}"
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """What was measured at the step of a complete checkpoint; {} where nothing was."""
+        # Of those that were written with the arrays, as they once were.
+        return _read_metrics(self.folder / str(step)) or self._complete()[step].get("metrics", {})
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes down what was measured at the step of a checkpoint; removes those not to be kept.
+
+        Raises:
+          CheckpointSaveError: the save under way failed.
+        """
+        self.wait()
+        if is_first():
+            numbers = {name: float(value) for name, value in metrics.items()}
+            text = json.dumps(_seal({"metrics": numbers}))
+            write_whole(self.folder / str(step) / _METRICS, text + "\n")
+        wait_for_all(f"metrics of step {step}")
+        self._prune()
+
+    def save(self, step: int, state: Any, data: Any) -> None:
         """Copies the state and returns; writing goes on in the background.
 
         A step that is saved already is left as it is. One save runs at a time: the one before is
@@ -130,7 +163,6 @@ class TrainingCheckpoints:
           state: pytree of arrays, e.g. trained parameters, optimiser state, step, seed.
           data: state of the data iterator after the batches that the state has consumed: bytes or
             JSON-able; the same on every process (counts of batches, not of files).
-          metrics: numbers at this step; may be empty.
 
         Raises:
           CheckpointSaveError: this or the previous save failed, e.g. no space is left on the
@@ -145,7 +177,6 @@ class TrainingCheckpoints:
         info = {
             "format": _FORMAT,
             "checksums": checksums(leaves),
-            "metrics": {name: float(value) for name, value in metrics.items()},
             "data": _encode(data),
             "frozen": self._frozen,
         }
@@ -203,7 +234,7 @@ class TrainingCheckpoints:
         except CheckpointError as error:
             raise CheckpointError(f"{error}{self._advice(self._latest(before=step))}") from error
         state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[path] for path in wanted])
-        return Restored(state, _decode(info["data"]), info["metrics"])
+        return Restored(state, _decode(info["data"]))
 
     def load_part(self, step: int, name: str) -> dict:
         """Reads the subtree `name` of a state alone, as a nested dict of host arrays.
@@ -264,10 +295,10 @@ class TrainingCheckpoints:
                 self._infos[step] = info
         return {step: self._infos[step] for step in folders if step in self._infos}
 
-    def _score(self, metrics: Mapping[str, float]) -> float | None:
+    def _score(self, step: int) -> float | None:
         name = self._best_metric or ""
-        value = metrics.get(name.removeprefix("-"), math.nan)
-        if math.isnan(value):
+        value = self.metrics(step).get(name.removeprefix("-"), math.nan)
+        if not math.isfinite(value):
             return None
         return -value if name.startswith("-") else value
 
@@ -320,6 +351,21 @@ def _info(folder: pathlib.Path) -> dict | None:
     except CheckpointError:
         return None
     return info if info and info == _seal(info) else None
+
+
+def _read_metrics(folder: pathlib.Path) -> dict[str, float] | None:
+    """What `add_metrics` wrote; None where it wrote nothing, or the file is damaged."""
+    file = folder / _METRICS
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found == _seal(found):
+            return found["metrics"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError):
+        pass
+    logging.warning("%s is damaged: step %s counts as one not evaluated", file, folder.name)
+    return None
 
 
 def _seal(info: Mapping[str, Any]) -> dict[str, Any]:

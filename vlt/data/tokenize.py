@@ -44,6 +44,7 @@ class Tokenizer:
 
     Attributes:
         context: length of a row.
+        size: number of tokens that there are.
         cut: how many texts so far were longer than the context.
     """
 
@@ -57,6 +58,7 @@ class Tokenizer:
         if len(ends) != 2:
             raise ValueError(f"a tokenizer must add a start and an end token, this adds ids {ends}")
         self._end = ends[1]
+        self.size = len(encoder)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], context: int) -> "Tokenizer":

@@ -1,8 +1,9 @@
 """Evaluations of a model during and after training: `config.evals`, each of a kind of `KINDS`."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -12,34 +13,76 @@ from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
 from vlt.distributed import check_alike, total
 from vlt.evaluation import answering, captioning, matching, recognition, retrieval
+from vlt.evaluation.clips import DATA_KEYS, check_clips
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
 from vlt.sharding import local_rows
 from vlt.watchdog import Watchdog
 
-# kind -> the kind of model it is of, and (predictor, params, section, data, step) -> metrics.
-KINDS: dict[str, tuple[str, Callable[..., Metrics]]] = {
-    "retrieval": ("dual_encoder", retrieval.retrieval),
-    "twins": ("dual_encoder", retrieval.twins),
-    "twin_captions": ("dual_encoder", retrieval.twin_captions),
-    "recognition": ("dual_encoder", recognition.recognition),
-    "captioning": ("captioner", captioning.captioning),
-    "caption_twins": ("captioner", captioning.caption_twins),
-    "matching": ("retriever", matching.matching),
-    "question_answering": ("answerer", answering.question_answering),
+Check = Callable[[Mapping[str, Any], VideoData], list[str]]
+
+
+class Kind(NamedTuple):
+    """One kind of evaluation.
+
+    model: the kind of model that it is of.
+    run: (predictor, params, section, data, step) -> metrics.
+    check: names of the metrics that `run` will find; raises what is wrong before anything is run.
+    keys: of its section, besides those of its data.
+    """
+
+    model: str
+    run: Callable[..., Metrics]
+    check: Check
+    keys: tuple[str, ...]
+
+
+_PROTOCOL = ("protocol", "allow_subset")
+_RETRIEVAL = (*_PROTOCOL, "ties")
+_ANSWERING = (*_PROTOCOL, "answers", "rank", "label_smoothing", "search")
+_RECOGNITION = (*_PROTOCOL, "template", "templates")
+KINDS: dict[str, Kind] = {
+    "retrieval": Kind("dual_encoder", retrieval.retrieval, retrieval.check_retrieval, _RETRIEVAL),
+    "twins": Kind("dual_encoder", retrieval.twins, retrieval.check_twins, ("min_pairs",)),
+    "twin_captions": Kind(
+        "dual_encoder", retrieval.twin_captions, retrieval.check_twin_captions, ("min_pairs",)
+    ),
+    "recognition": Kind(
+        "dual_encoder", recognition.recognition, recognition.check_recognition, _RECOGNITION
+    ),
+    "captioning": Kind(
+        "captioner",
+        captioning.captioning,
+        captioning.check_captioning,
+        (*_PROTOCOL, "search", "prompt"),
+    ),
+    "caption_twins": Kind(
+        "captioner", captioning.caption_twins, retrieval.check_twins, ("min_pairs",)
+    ),
+    "matching": Kind(
+        "retriever", matching.matching, matching.check_matching, (*_RETRIEVAL, "rerank")
+    ),
+    "question_answering": Kind(
+        "answerer", answering.question_answering, answering.check_answering, _ANSWERING
+    ),
 }
 
 
 class Evaluator:
-    """Runs `config.evals` on parameters.
+    """Runs `config.evals` on parameters. What can be known before that is checked when it is made.
 
     Args:
+        frames: `config.model.frames`. other_frames: whether evaluations may have other numbers.
         workdir: where predictions go, and videos that could not be read are listed.
         watchdog: is told of every batch.
 
+    Attributes:
+        metrics: names of the numbers that it will find, EVALUATION/METRIC.
+
     Raises:
-        ValueError: a kind that does not exist, or one of another kind of model, or several views
-            of a video where one is looked at.
+        ValueError: a kind that does not exist, or one of another kind of model, a key that a
+            section lacks, several views of a video where one is looked at, clips of another shape
+            than the model's; and what the evaluations raise of protocols, texts and options.
     """
 
     def __init__(
@@ -51,25 +94,29 @@ class Evaluator:
         pool: DecoderPool,
         workdir: Path,
         watchdog: Watchdog | None = None,
+        *,
+        frames: int = 0,
+        other_frames: bool = False,
     ):
+        self._data = {}
+        self.metrics: list[str] = []
         for name, section in evals.items():
-            _check_kind(name, section["kind"], module.spec.kind)
-        self._data = {
-            name: (section, videos_of(section, mesh, tokenizer, pool, name=name, workdir=workdir))
-            for name, section in evals.items()
-        }
-        for name, (section, data) in self._data.items():
-            if data.views > 1 and section["kind"] != "recognition":
-                raise ValueError(
-                    f"evals.{name}: {section['kind']} takes one view, not {data.views}"
-                )
+            with _named(name):
+                kind = _kind(section, module.spec.kind)
+                check_clips(section, module.spec, 0 if other_frames else frames)
+                data = videos_of(section, mesh, tokenizer, pool, name=name, workdir=workdir)
+                _check_data(section, data)
+                if "prompt" in kind.keys:
+                    tokenizer.prompt(section["prompt"])
+                self.metrics += [f"{name}/{metric}" for metric in kind.check(section, data)]
+            self._data[name] = (section, data)
         self._predictor = Predictor(module, mesh, tokenizer, workdir, watchdog)
 
     def __call__(self, params: Any, step: int) -> Metrics:
         """{evaluation/metric: value} of every evaluation."""
         results: Metrics = {}
         for name, (section, data) in self._data.items():
-            found = KINDS[section["kind"]][1](self._predictor, params, section, data, step)
+            found = KINDS[section["kind"]].run(self._predictor, params, section, data, step)
             if skipped := total(len(data.skipped)):
                 found["skipped"] = skipped
             results |= {f"{name}/{metric}": value for metric, value in found.items()}
@@ -88,9 +135,29 @@ def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: An
     return data
 
 
-def _check_kind(name: str, kind: str, model: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"evals.{name}.kind={kind!r}: one of {', '.join(KINDS)}")
-    wanted = KINDS[kind][0]
-    if wanted != model:
-        raise ValueError(f"evals.{name}.kind={kind!r} needs a model of kind {wanted}, not {model}")
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Says of which evaluation a ValueError is."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"evals.{name}: {str(error).removeprefix(f'{name}.')}") from error
+
+
+def _kind(section: Mapping[str, Any], model: str) -> Kind:
+    name = section.get("kind", "")
+    if name not in KINDS:
+        raise ValueError(f"kind={name!r}: one of {', '.join(KINDS)}")
+    kind = KINDS[name]
+    if kind.model != model:
+        raise ValueError(f"kind={name!r} needs a model of kind {kind.model}, not {model}")
+    if missing := [key for key in (*DATA_KEYS, *kind.keys) if key not in section]:
+        raise ValueError(f"{name} needs {', '.join(missing)}, which the section lacks")
+    return kind
+
+
+def _check_data(section: Mapping[str, Any], data: VideoData) -> None:
+    if data.views > 1 and section["kind"] != "recognition":
+        raise ValueError(f"{section['kind']} takes one view, not {data.views}")
+    if section["on_error"] == "replace":
+        raise ValueError("on_error='replace' would change what is measured: 'raise' or 'skip'")

@@ -11,11 +11,12 @@ import numpy as np
 
 from vlt.data.manifest import read_classes
 from vlt.data.pipeline import VideoData
+from vlt.evaluation.captioning import search_of
 from vlt.evaluation.predictor import Metrics, Predictor
-from vlt.models.generation import Search, generate
+from vlt.models.generation import generate
 from vlt.resources import resolve
 from vlt.tasks.captioning import word_losses
-from vlt.tasks.protocols import named_protocol
+from vlt.tasks.protocols import checked_pairs
 from vlt.writing import write_whole
 
 RANKED_AT_ONCE = 16  # answers to each question whose logits are held together
@@ -34,8 +35,7 @@ def question_answering(
         ProtocolError: a test set that is not the protocol's.
         ManifestError: no file of answers, or one comes twice.
     """
-    protocol = named_protocol(section["protocol"])
-    label = protocol.check(protocol.pairs(data.records), section["allow_subset"])
+    _, label = checked_pairs(section, data.records, "questions")
     questions = [data.clean(str(record.question)) for record in data.records]
     ids = predictor.tokenizer(questions)
     find = _ranking if section["answers"] else _writing
@@ -57,6 +57,21 @@ def question_answering(
     if predictor.writes:
         write_whole(path, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
     return {"accuracy": 100 * float(np.mean(right)), "questions": len(right), "protocol": label}
+
+
+def check_answering(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `question_answering` finds.
+
+    Raises:
+        ProtocolError, ManifestError: as it does.
+        ValueError: a search, a number of candidates or a smoothing that cannot be.
+    """
+    checked_pairs(section, data.records, "questions")
+    if section["answers"]:
+        read_classes(resolve(section["answers"]))
+    else:
+        search_of(section)
+    return ["accuracy", "questions"]
 
 
 def _plain(text: str) -> str:
@@ -82,7 +97,7 @@ def _ranking(predictor: Predictor, section: Mapping[str, Any]) -> Finding:
 
 
 def _writing(predictor: Predictor, section: Mapping[str, Any]) -> Finding:
-    search = Search(**section["search"])
+    search = search_of(section)
 
     def write(params: Any, video: jax.Array, question: jax.Array) -> jax.Array:
         states, mask = read_question(predictor.module, params, video, question)

@@ -1,5 +1,6 @@
 """Captions of a data set and their scores; twins told apart by the likelihood of their captions."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +12,15 @@ from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.retrieval import pairs_of_twins
 from vlt.models.generation import Search, generate
-from vlt.tasks.caption_metrics import caption_metrics, references_of, write_predictions
+from vlt.tasks.caption_metrics import (
+    METRICS,
+    caption_metrics,
+    has_java,
+    references_of,
+    write_predictions,
+)
 from vlt.tasks.captioning import word_losses
-from vlt.tasks.protocols import named_protocol
+from vlt.tasks.protocols import checked_pairs
 from vlt.tasks.twins import twin_accuracy
 
 
@@ -21,8 +28,7 @@ def captioning(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
     """Captions of every video, written to WORKDIR/captions-NAME.json, and their scores."""
-    protocol = named_protocol(section["protocol"])
-    label = protocol.check(protocol.pairs(data.records), section["allow_subset"])
+    _, label = checked_pairs(section, data.records, "references")
     read, captions = _captions(predictor, params, section, data, step)
     captioned = {data.records[r].id: text for r, text in zip(read, captions, strict=True)}
     # One caption a video, however many records name it; videos that were not read have none.
@@ -33,11 +39,35 @@ def captioning(
     return dict(caption_metrics(predictions, references)) | {"protocol": label}
 
 
+def check_captioning(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `captioning` finds.
+
+    Raises:
+        ProtocolError: a test set that is not the protocol's.
+        ValueError: a search that cannot be.
+    """
+    checked_pairs(section, data.records, "references")
+    search_of(section)
+    return [name for name in METRICS if name != "METEOR" or has_java()]
+
+
+def search_of(section: Mapping[str, Any]) -> Search:
+    """How an evaluation's section searches for texts.
+
+    Raises:
+        ValueError: an unknown option or name, or a number out of range.
+    """
+    known = [field.name for field in dataclasses.fields(Search)]
+    if unknown := [name for name in section["search"] if name not in known]:
+        raise ValueError(f"search.{unknown[0]}: no option of a search; one of {', '.join(known)}")
+    return Search(**section["search"])
+
+
 def _captions(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> tuple[np.ndarray, list[str]]:
     """Records that could be read, and what the search finds for each, without the prompt."""
-    search, text = Search(**section["search"]), section["prompt"]
+    search, text = search_of(section), section["prompt"]
     prompt = predictor.tokenizer.prompt(text)
 
     def caption(params: Any, video: jax.Array) -> jax.Array:

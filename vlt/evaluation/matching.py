@@ -8,8 +8,8 @@ import numpy as np
 
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
-from vlt.evaluation.retrieval import embed_texts
-from vlt.tasks.protocols import named_protocol
+from vlt.evaluation.retrieval import check_retrieval, embed_texts
+from vlt.tasks.protocols import checked_pairs
 from vlt.tasks.retrieval_metrics import retrieval_metrics
 
 NOT_RANKED = -100.0  # score of a candidate that is not among the nearest
@@ -32,11 +32,8 @@ def matching(
         ValueError: `rerank` is below 1.
         ProtocolError: a test set that is not the protocol's.
     """
-    if section["rerank"] < 1:
-        raise ValueError(f"rerank={section['rerank']}: at least the nearest candidate is matched")
-    protocol = named_protocol(section["protocol"])
-    pairs = protocol.pairs(data.records)
-    label = protocol.check(pairs, section["allow_subset"])
+    check_matching(section, data)
+    pairs, label = checked_pairs(section, data.records, "queries")
     column, embedded, tokens = encode_videos(predictor, params, data, step)
     pairs = [(video, data.clean(text)) for video, text in pairs if video in column]
     texts = [text for _, text in pairs]
@@ -58,6 +55,13 @@ def matching(
         found = retrieval_metrics(scores, truth, section["ties"])
         metrics |= {name: value for name, value in found.items() if name.startswith(direction)}
     return metrics
+
+
+def check_matching(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `matching` finds. Raises as it does."""
+    if section["rerank"] < 1:
+        raise ValueError(f"rerank={section['rerank']}: at least the nearest candidate is matched")
+    return check_retrieval(section, data)
 
 
 def encode_videos(

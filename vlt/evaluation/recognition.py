@@ -14,7 +14,7 @@ from vlt.evaluation.confusion import confusion_picture, write_classes
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.retrieval import embed_texts
 from vlt.resources import resolve
-from vlt.tasks.recognition import HOTTEST, checked_template
+from vlt.tasks.recognition import MAX_LOGIT_SCALE, checked_template
 from vlt.tasks.recognition_protocols import RecognitionProtocol, Views, named_recognition_protocol
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
 from vlt.writing import new_file
@@ -34,25 +34,35 @@ def recognition(
         ProtocolError: a test set that is not the protocol's.
         ValueError: rows without labels, or a template without its place for the class.
     """
-    if data.labels is None:
-        raise ValueError(
-            f"evals.{data.name}: recognition needs a column `label` in {data.manifest}"
-        )
-    protocol = named_recognition_protocol(section["protocol"])
-    label = protocol.check(data.records, data.classes, section["allow_subset"])
-    label += _views_note(protocol, section["sampler"], data.views)
+    labels, label = _labels(section, data)
     texts = embed_classes(predictor, params, data.classes, templates(section))
-    scale = np.exp(np.minimum(params["logit_scale"], np.log(HOTTEST)))
+    scale = np.exp(np.minimum(params["logit_scale"], np.log(MAX_LOGIT_SCALE)))
     read, scores = [], []
     program = predictor.compiled(("encode_views", data.views), _encoder(predictor, data.views))
     for records, views in predictor.batches(program, params, data, step):
         read.append(records)
         scores.append(view_scores(views, texts, float(scale)))
-    labels, found = np.asarray(data.labels)[np.concatenate(read)], np.concatenate(scores)
+    labels, found = labels[np.concatenate(read)], np.concatenate(scores)
     if predictor.writes:
         _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
     metrics = dict(recognition_metrics(found, labels))
     return metrics | {"classes": len(texts), "videos": len(labels), "protocol": label}
+
+
+def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `recognition` finds. Raises as it does."""
+    _labels(section, data)
+    templates(section)
+    return [*recognition_metrics(np.ones((1, 1)), np.zeros(1, int)), "classes", "videos"]
+
+
+def _labels(section: Mapping[str, Any], data: VideoData) -> tuple[np.ndarray, str]:
+    """The class of each record, and what to print beside the metrics."""
+    if data.labels is None:
+        raise ValueError(f"recognition needs a column `label` in {data.manifest}")
+    protocol = named_recognition_protocol(section["protocol"])
+    label = protocol.check(data.records, data.classes, section["allow_subset"])
+    return data.labels, label + _views_note(protocol, section["sampler"], data.views)
 
 
 def _write_confusion(workdir: Path, counts: np.ndarray, data: VideoData) -> None:

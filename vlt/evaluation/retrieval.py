@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlt.data.manifest import group_rows
+from vlt.data.manifest import ManifestError, group_rows
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
-from vlt.tasks.protocols import named_protocol
-from vlt.tasks.retrieval_metrics import retrieval_metrics
+from vlt.tasks.protocols import checked_pairs
+from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
 
@@ -37,9 +37,7 @@ def retrieval(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
     """Text-video retrieval by a named protocol; several captions of a video are several queries."""
-    protocol = named_protocol(section["protocol"])
-    pairs = protocol.pairs(data.records)
-    label = protocol.check(pairs, section["allow_subset"])
+    pairs, label = checked_pairs(section, data.records, "queries")
     records, embedded = embed_videos(predictor, params, data, step)
     # One row a video, however many records name it; queries of unread videos go with them.
     names = [data.records[record].video for record in records]
@@ -50,6 +48,19 @@ def retrieval(
     scores = queries @ embedded[first].T
     truth = np.array([column[video] for video, _ in pairs])
     return retrieval_metrics(scores, truth, section["ties"]) | {"protocol": label}
+
+
+def check_retrieval(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `retrieval` finds.
+
+    Raises:
+        ProtocolError: a test set that is not the protocol's.
+        ValueError: an unknown rule for ties.
+    """
+    if section["ties"] not in TIES:
+        raise ValueError(f"ties={section['ties']!r}: one of {', '.join(TIES)}")
+    checked_pairs(section, data.records, "queries")
+    return list(retrieval_metrics(np.ones((1, 1)), np.zeros(1, int)))
 
 
 def twins(
@@ -76,9 +87,35 @@ def twin_captions(
     return dict(means) | {"max": max(means.values())}
 
 
+def check_twins(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `twins` finds. Raises as `pairs_of_twins`."""
+    rows, families = pairs_of_twins(data, section["min_pairs"])
+    return [*twin_accuracy(np.zeros((len(rows), 2, 2)), families), "pairs"]
+
+
+def check_twin_captions(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `twin_captions` finds. Raises as `pairs_of_twins`."""
+    _, families = pairs_of_twins(data, section["min_pairs"])
+    return [*mean_by_family(np.zeros(len(families)), families), "max"]
+
+
 def pairs_of_twins(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
-    """Records of each pair of twins, int [pairs, 2], and its family."""
-    rows = np.array(group_rows(data.manifest, data.records, "pair"))
+    """Records of each pair of twins, int [pairs, 2], and its family.
+
+    Raises:
+        ManifestError: rows without a column `pair`, `family` or `caption`, or of other numbers than
+            two with one value of `pair`.
+        ValueError: fewer pairs than `least`.
+    """
+    found = group_rows(data.manifest, data.records, "pair")
+    if len(found[0]) != 2:
+        line = data.records[found[0][0]].line
+        raise ManifestError(data.manifest, f"{len(found[0])} rows with one `pair`, not two", line)
+    for record in data.records:
+        if "family" not in record.extra or not record.captions:
+            reason = "twins need `pair`, `family` and `caption` in every row"
+            raise ManifestError(data.manifest, reason, record.line)
+    rows = np.array(found)
     if len(rows) < least:
         raise ValueError(f"{len(rows)} pairs of twins; at least {least} are needed")
     return rows, [data.records[first].extra["family"] for first in rows[:, 0]]

@@ -20,7 +20,7 @@ from vlt.optim import merge
 from vlt.tasks.task import Batch, Task, Terms
 
 NO_VIDEO = -100  # id of what fills the queues at first
-COLDEST, HOTTEST = 0.001, 0.5  # temperatures
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 # What embeddings do not pass through, and of which there is so no second copy.
 NOT_EMBEDDING = r"(itm_head|text/blocks_\d+/cross_attention(_norm)?)/.*|temperature"
 
@@ -169,7 +169,7 @@ def _overlaid(params: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, 
 def clipped(temperature: jax.Array) -> jax.Array:
     """Its value in the range that is meant, with the gradient of no clipping."""
     return temperature + jax.lax.stop_gradient(
-        jnp.clip(temperature, COLDEST, HOTTEST) - temperature
+        jnp.clip(temperature, MIN_TEMPERATURE, MAX_TEMPERATURE) - temperature
     )
 
 

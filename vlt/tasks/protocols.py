@@ -6,9 +6,13 @@ name stands beside the metric.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from vlt.data.manifest import Record
+
+OWN_DATA = "own_data"
+ADVICE = "For videos of your own set protocol=own_data, for a part of the test set allow_subset=True"
 
 
 class ProtocolError(ValueError):
@@ -29,7 +33,8 @@ class Protocol:
       training: number of training videos that go with it (of LSMDC: of clips with a sentence), or
         None where any is right. data_pipelines asserts it where the training manifest is written;
         a model may also be tested that was trained elsewhere.
-      texts: what the texts are: 'queries' of retrieval, 'references' of captioning, or 'questions'.
+      texts: what the texts are: 'queries' of retrieval, 'references' of captioning, or 'questions';
+        where any numbers are right, `named_protocol` gives the protocol for either.
     """
 
     name: str
@@ -74,7 +79,12 @@ class Protocol:
             taken = "all captions of a video as its references"
         elif self.texts == "questions":
             taken = "one question a row"
-        return f"the protocol takes {taken}. For a part of it set allow_subset."
+        return f"the protocol takes {taken}. {ADVICE}"
+
+    @property
+    def asserts_nothing(self) -> bool:
+        """Whether any test set fits."""
+        return self.videos is None and self.queries is None
 
 
 def checked_counts(
@@ -120,6 +130,7 @@ PROTOCOLS: dict[str, Protocol] = {
         # Every caption of the test videos is a query.
         Protocol("msvd", 670, 27_763, False, "the captions' own count", training=1200),
         Protocol("moving_shapes", None, None, False, "generated, of any size"),
+        Protocol(OWN_DATA, None, None, False, "of any size"),
         Protocol("msrvtt_captions", 2990, 59_800, False, "MSR-VTT's own split", 6513, "references"),
         # MSVD's own text file and the lists people share may differ by a few captions.
         Protocol("msvd_captions", 670, None, False, "the usual split", 1200, "references"),
@@ -131,12 +142,48 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def named_protocol(name: str) -> Protocol:
+def named_protocol(name: str, texts: str = "") -> Protocol:
     """The named protocol.
 
+    texts: what they must be; any by default.
+
     Raises:
-      ProtocolError: no such name.
+      ProtocolError: no such name, or a protocol of other texts.
     """
     if name not in PROTOCOLS:
         raise ProtocolError(f"protocol {name!r} is not one of {sorted(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    protocol = PROTOCOLS[name]
+    if protocol.asserts_nothing and texts:
+        return dataclasses.replace(protocol, texts=texts)
+    if texts not in ("", protocol.texts):
+        fit = [p.name for p in PROTOCOLS.values() if p.asserts_nothing or p.texts == texts]
+        raise ProtocolError(f"protocol {name!r} has {protocol.texts}, not {texts}; take one of {fit}")
+    return protocol
+
+
+def protocol_of(section: Mapping[str, Any], texts: str) -> Protocol:
+    """The protocol of an evaluation's section.
+
+    `moving_shapes` asserts nothing that could tell its generated videos from others; of any other
+    manifest the name would be wrong, and it is `own_data`.
+    """
+    name = section["protocol"]
+    if name == "moving_shapes" and not section["manifest"].startswith("moving_shapes:"):
+        name = OWN_DATA
+    return named_protocol(name, texts)
+
+
+def checked_pairs(
+    section: Mapping[str, Any], records: Sequence[Record], texts: str
+) -> tuple[list[tuple[str, str]], str]:
+    """(video, text) pairs of an evaluation, and the label to print beside its metrics.
+
+    Raises:
+      ProtocolError: no such protocol, one of other texts, a test set that is not its, or one that
+        holds no texts.
+    """
+    protocol = protocol_of(section, texts)
+    pairs = protocol.pairs(records)
+    if not pairs:
+        raise ProtocolError(f"{protocol.name}: no row of the manifest has any {texts}")
+    return pairs, protocol.check(pairs, section["allow_subset"])

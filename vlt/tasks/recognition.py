@@ -16,7 +16,7 @@ from vlt.optim import merge
 from vlt.sharding import over_devices
 from vlt.tasks.task import Batch, Features, Task, Terms, named_rngs
 
-HOTTEST = 100.0  # largest scale of cosines
+MAX_LOGIT_SCALE = 100.0  # of cosines
 SENTENCES = 256  # that are embedded at once
 
 
@@ -112,7 +112,7 @@ class Recognition(Task):
             texts = state["classes"]
         else:
             texts = over_devices(lambda ids: encode("encode_text", ids), jnp.asarray(self.classes))
-        scale = jnp.exp(variables["params"]["logit_scale"]).clip(max=HOTTEST)
+        scale = jnp.exp(variables["params"]["logit_scale"]).clip(max=MAX_LOGIT_SCALE)
         found = {"logits": scale * video @ texts.T}
         if self.consistency:
             found["consistency"] = consistency_loss(texts, state["descriptions"])

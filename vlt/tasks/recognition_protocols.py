@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence, Set
 
 from vlt.data.manifest import SHOWN, Record
-from vlt.tasks.protocols import ProtocolError, checked_counts
+from vlt.tasks.protocols import ADVICE, OWN_DATA, ProtocolError, checked_counts
 
 SHOTS = (2, 4, 8, 16)  # few-shot training videos of each class
 BASE_SHOTS = 16  # of each base class, in base-to-novel
@@ -68,9 +68,8 @@ class RecognitionProtocol:
         self._refuse(strangers, f"no label that is one of the {len(known)} classes")
         found = {"videos": len(videos), "classes": len(known)}
         expected = {"videos": self.videos, "classes": self.classes}
-        advice = "for a part of it set allow_subset"
         name = f"{self.name} ({self.source})"
-        label = checked_counts(name, found, expected, allow_subset, advice)
+        label = checked_counts(name, found, expected, allow_subset, ADVICE)
         if self.videos is not None:
             self._check_rows(records, known, allow_subset)
         return self.name + label
@@ -146,7 +145,7 @@ RECOGNITION_PROTOCOLS: dict[str, RecognitionProtocol] = {
         ),
         # The clips of the published code are drawn as in training, not evenly.
         RecognitionProtocol("k400", 19_877, 400, LISTS, Views(4, 3, "random")),
-        RecognitionProtocol("own_data", None, None, "of any size"),
+        RecognitionProtocol(OWN_DATA, None, None, "of any size"),
     )
 }
 

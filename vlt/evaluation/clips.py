@@ -1,0 +1,49 @@
+"""Whether the clips of a data section have the shape that the model is for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlt.models.spec import Spec
+
+# Of a data section, to train on or to evaluate on; `classes` besides where labels have a file.
+DATA_KEYS = (
+    "manifest", "batch_size", "sampler", "transform", "captions", "clean", "max_words", "prefix",
+    "group", "cache", "on_error", "max_error_rate", "allow_truncated", "backend",
+)  # fmt: skip
+# Steps that give frames of one size, the last to run first.
+FINAL_STEPS = ("crop", "three_crops", "random_crop", "multi_scale_crop", "random_resized_crop")
+
+
+def check_clips(section: Mapping[str, Any], spec: Spec, frames: int = 0) -> None:
+    """Checks what sampler and transform make of any video.
+
+    frames: that the model is for; any where 0.
+
+    Raises:
+        ValueError: they make other numbers of frames or pixels.
+    """
+    sampled = section["sampler"].get("frames")
+    if frames and sampled != frames:
+        raise ValueError(
+            f"sampler.frames={sampled}, but model.frames={frames}: set both to the same number"
+        )
+    side = spec.visual.image_size
+    step, size = _final_size(section["transform"])
+    if step and size != (side, side):
+        raise ValueError(
+            f"transform.{step} makes frames of {size[0]} x {size[1]} pixels, but the model is for "
+            f"{side} x {side}"
+        )
+
+
+def _final_size(transform: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
+    """The step that decides the size of frames, and (height, width); '' where no step does."""
+    for step in FINAL_STEPS:
+        if step in transform:
+            value = transform[step]
+            size = value["size"] if isinstance(value, Mapping) or hasattr(value, "items") else value
+            return step, (size, size)
+    resized = transform.get("resize")
+    if isinstance(resized, (list, tuple)):
+        return "resize", (resized[0], resized[1])
+    return "", (0, 0)
