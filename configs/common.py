@@ -106,10 +106,10 @@ def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options:
     return section
 
 
-def retrieval(protocol: str, data: ConfigDict, allow_subset: bool = False) -> ConfigDict:
+def retrieval(protocol: str, data: ConfigDict) -> ConfigDict:
     """Text-video retrieval on a data section, by a protocol of vlt/tasks/protocols.py."""
     section = ConfigDict(
-        {"kind": "retrieval", "protocol": protocol, "allow_subset": allow_subset, "ties": "against"}
+        {"kind": "retrieval", "protocol": protocol, "allow_subset": False, "ties": "against"}
     )
     section.update(data)
     return section
@@ -155,22 +155,22 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
     return section
 
 
-def matching(protocol: str, data: ConfigDict, allow_subset: bool = False) -> ConfigDict:
+def matching(protocol: str, data: ConfigDict) -> ConfigDict:
     """Text-video retrieval whose nearest `rerank` candidates are ranked by matching."""
-    section = retrieval(protocol, data, allow_subset)
+    section = retrieval(protocol, data)
     section.update(kind="matching", rerank=128)
     return section
 
 
 def answering(
-    protocol: str, answers: str, data: ConfigDict, allow_subset: bool = False
+    protocol: str, answers: str, data: ConfigDict
 ) -> ConfigDict:
     """Answers chosen from a file of them, as BLIP ranks them; '' for written ones."""
     section = ConfigDict(
         {
             "kind": "question_answering",
             "protocol": protocol,
-            "allow_subset": allow_subset,
+            "allow_subset": False,
             "answers": answers,
             "rank": 128,
             "label_smoothing": 0.1,
@@ -182,11 +182,11 @@ def answering(
 
 
 def captioning(
-    protocol: str, data: ConfigDict, allow_subset: bool = False, **search: Any
+    protocol: str, data: ConfigDict, **search: Any
 ) -> ConfigDict:
     """Captions of a data section by beam search, and their scores. search: of `Search`'s fields."""
     section = ConfigDict(
-        {"kind": "captioning", "protocol": protocol, "allow_subset": allow_subset, "prompt": ""}
+        {"kind": "captioning", "protocol": protocol, "allow_subset": False, "prompt": ""}
     )
     section.search = {"method": "beam", "beams": 3, "max_length": 32, "min_length": 5} | search
     section.update(data)
@@ -194,7 +194,7 @@ def captioning(
 
 
 def recognition(
-    data: ConfigDict, protocol: str = "own_data", allow_subset: bool = False, clips: int = 1
+    data: ConfigDict, protocol: str = "own_data", clips: int = 1
 ) -> ConfigDict:
     """Recognition of the labels of a data section, class names as they stand.
 
@@ -205,7 +205,7 @@ def recognition(
         {
             "kind": "recognition",
             "protocol": protocol,
-            "allow_subset": allow_subset,
+            "allow_subset": False,
             "classes": "",  # file of their names in order, or "" for the labels that occur
             "template": "{}",
             "templates": "",  # file of several, in the place of `template`

@@ -23,6 +23,7 @@ from vlt.tasks.protocols import PROTOCOLS, Protocol
 
 UNREAD = (4,)
 PLAIN = {"protocol": "moving_shapes", "allow_subset": False, "ties": "against"}
+PLAIN |= {"manifest": "moving_shapes:clips:test:11"}
 SEARCH = {"method": "beam", "beams": 2, "max_length": 5, "min_length": 1}
 
 

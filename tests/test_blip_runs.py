@@ -75,7 +75,8 @@ def test_questions_are_answered_and_answers_written_down(tmp_path):
     answers.write_text("a\ndog\nno dog\n")
     data = common.videos(str(manifest), "linspace", FRAMES, 4, clean="blip_question")
     config.data.train, config.task = data, common.answering_task()
-    section = common.answering("msrvtt_qa", str(answers), data, allow_subset=True)
+    section = common.answering("msrvtt_qa", str(answers), data)
+    section.allow_subset = True
     config.evals = {"ranked": section, "written": section.copy_and_resolve_references()}
     config.evals.written.answers = ""
     found, _ = run(config, tmp_path / "run", 1)

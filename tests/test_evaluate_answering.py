@@ -18,6 +18,7 @@ from vlt.tasks.protocols import ProtocolError
 
 ANSWERS = [f"{first} {second}" for first in range(3, 18) for second in (4, 11)]
 SECTION = {"protocol": "moving_shapes_qa", "allow_subset": False, "answers": "", "rank": 8}
+SECTION |= {"manifest": "questions.jsonl"}
 SECTION |= {"label_smoothing": 0.1, "search": {"method": "beam", "beams": 2, "max_length": 5}}
 SECTION["search"]["min_length"] = 1
 UNREAD = 2

@@ -15,7 +15,7 @@ from vlt.tasks.protocols import ProtocolError
 from vlt.tasks.retrieval_metrics import retrieval_metrics
 
 SECTION = {"protocol": "moving_shapes", "allow_subset": False, "ties": "against"}
-SECTION |= {"batch_size": BATCH}
+SECTION |= {"batch_size": BATCH, "manifest": "moving_shapes:clips:test:11"}
 UNREAD = 4
 
 

@@ -266,7 +266,7 @@ def test_packaged_templates_can_be_read():
 def test_rows_without_labels(parts):
     rows = labelled()
     rows.labels, rows.manifest = None, "m.jsonl"
-    with pytest.raises(ValueError, match="evals.test: recognition needs a column `label` in m.js"):
+    with pytest.raises(ValueError, match="recognition needs a column `label` in m.js"):
         recognition.recognition(*parts, SECTION, rows, 0)
 
 

@@ -105,7 +105,7 @@ def test_of_equal_metrics_the_later_is_best(tmp_path):
         run.add_metrics(step, {"R@1": 0.5})
     run.close()
     assert run.best() == 2
-    assert run.chosen() == (2, "step 2, best by R@1=0.5")
+    assert run.chosen() == 2 and run.describe(2) == "step 2, best by R@1=0.5"
 
 
 def test_what_is_measured_after_a_save_decides_what_is_kept(tmp_path):
@@ -119,7 +119,8 @@ def test_what_is_measured_after_a_save_decides_what_is_kept(tmp_path):
     assert run.steps() == [3, 4] and run.metrics(4) == {}
     again = TrainingCheckpoints(tmp_path, 1, "R@1")
     assert again.best() == 3 and again.latest_complete() == 4
-    assert TrainingCheckpoints(tmp_path, 1).chosen() == (4, "step 4, the latest")
+    assert again.chosen() == 3 and again.describe(4) == "step 4, the latest"
+    assert TrainingCheckpoints(tmp_path, 1).chosen() == 4
     assert again.restore(3, {"step": np.int32(0)}).state["step"] == 3
 
 

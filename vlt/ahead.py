@@ -3,11 +3,14 @@
 libtpu compiles for any slice on a CPU machine; nothing is allocated or executed.
 """
 
+import contextlib
 import math
 import os
 import re
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +25,9 @@ from vlt.program import TrainingProgram
 from vlt.sharding import BATCH_AXES, make_mesh
 from vlt.step import TrainState
 from vlt.tasks.build import make_task
+
+
+SIGN_OF_LIFE_S = 10.0  # seconds between lines while a step compiles
 
 
 class AheadError(RuntimeError):
@@ -56,24 +62,56 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
     asked = batch or config.data.train.batch_size
     size = -(-asked // parts) * parts
     shapes = (*program.shapes(), program.batch_shapes(size))
+    with progress("tracing the step"):
+        flops = 2 * count(program.step, *shapes).multiply_adds / mesh.size
     report = {
         "topology": topology,
         "chips": mesh.size,
         "mesh": dict(mesh.shape),
         "batch": size,
         "batch_asked": asked,
-        "flops": 2 * count(program.step, *shapes).multiply_adds / mesh.size,
+        "flops": flops,
         "bytes": held_bytes(*shapes),
     }
     start = time.perf_counter()
     try:
-        compiled = program.lower(*shapes).compile()
+        with progress("lowering the step"):
+            lowered = program.lower(*shapes)
+        with progress(f"compiling the step for {topology}"):
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         report |= {"compile_s": time.perf_counter() - start}
         return report | does_not_fit(config, report, mesh, str(error))
     report |= {"compile_s": time.perf_counter() - start}
     report |= _cost(compiled, CHIPS[kind], report)
     return report if report["fits"] else report | misfit(config, report, mesh, _overfull(report))
+
+
+@contextlib.contextmanager
+def progress(phase: str, every: float = SIGN_OF_LIFE_S) -> Iterator[None]:
+    """Tells on stderr that a phase begins, and every so many seconds how long it has taken."""
+    start, ended = time.monotonic(), threading.Event()
+    terminal = sys.stderr.isatty()
+
+    def tell() -> None:
+        """A line, on a terminal in the place of the one before."""
+        seconds = f", {time.monotonic() - start:.0f} s so far"
+        print(f"{phase}{seconds}", end="\r" if terminal else "\n", file=sys.stderr, flush=True)
+
+    def keep_telling() -> None:
+        while not ended.wait(every):
+            tell()
+
+    teller = threading.Thread(target=keep_telling, daemon=True)
+    print(phase, end="\r" if terminal else "\n", file=sys.stderr, flush=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+        if terminal:
+            print(file=sys.stderr)
 
 
 def topology_devices(topology: str) -> list[jax.Device]:

@@ -42,7 +42,7 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r"model\.\w+\.(rank|bottleneck|width|tokens|reduction|granularity)", int, 1, 10**6, ""),
     (r"model\.\w+\.(kernel|join)\.\d+", int, 1, 10**6, ""),
     (r"model\.\w+\.max_frames", int, 1, FRAMES, ""),
-    (r"model\.\w+\.(\w*r|(kept|merged)\.\d+)", int, 0, 10**6, ""),
+    (r"model\.\w+\.(r|frame_r|(kept|merged)\.\d+)", int, 0, 10**6, ""),
     (r"model\.\w+\.(depth|layers)", int, 1, LAYERS, ""),
     (r"model\.\w+\.(text_)?layers\.\d+", int, 0, LAYERS, ""),
     (r"model\.\w+\.(\w*scale\w*|\w*factor)", float, -1e6, 1e6, ""),
@@ -74,7 +74,7 @@ NOT_CHECKED = ("compare", "repeats", "table", "more_tables")
 
 def out_of_bounds(config: Mapping[str, Any]) -> str:
     """The first number of a config that is out of its bounds, in a sentence; '' where none is."""
-    for key, value in _leaves({k: v for k, v in config.items() if k not in NOT_CHECKED}):
+    for key, value in leaves({k: v for k, v in config.items() if k not in NOT_CHECKED}):
         if wrong := _misfit(key, value):
             return f"config.{key}={value!r}: must be {wrong}"
     return ""
@@ -85,8 +85,8 @@ def bound_of(key: str) -> tuple[str, type, float, float, str] | None:
     return next((bound for bound in BOUNDS if re.fullmatch(bound[0], key)), None)
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """What is at the end of dotted keys."""
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys, and what is at the end of each."""
     inner: Any
     if hasattr(value, "items"):
         inner = value.items()
@@ -96,7 +96,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
         return
     for name, each in inner:
-        yield from _leaves(each, f"{key}.{name}" if key else str(name))
+        yield from leaves(each, f"{key}.{name}" if key else str(name))
 
 
 def _misfit(key: str, value: Any) -> str:

@@ -118,13 +118,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         command = f"python -m vlt.{pathlib.Path(argv[0]).stem}"
         if arguments[1:]:
             raise ConfigError(f"{command} takes no argument {arguments[1]!r}; --help lists its flags")
-        if not flags.FLAGS["config"].value:
+        config = flags.FLAGS["config"].value
+        if not isinstance(config, ConfigDict):
             example = f"{command} --config=configs/btadapter.py"
             raise ConfigError(
                 f"--config=FILE[:variant] is missing, such as {example}; config files: "
                 f"{', '.join(config_files())}"
             )
-        checked(flags.FLAGS["config"].value)
+        checked(config)
     except (ConfigError, flags.Error) as error:
         sys.exit(f"error: {_in_words(str(error))}")
     return arguments

@@ -293,8 +293,11 @@ def main(arguments: list[str]) -> None:
                 options.against,
                 options.random,
             )
-        if not models or not videos:
-            raise ValueError("a video and --config or --workdir are needed")
+        if not models or not videos or not options.out:
+            raise ValueError(
+                "a video, --out and --config or --workdir are needed: python -m vlt.draw "
+                "--config=configs/tempme.py VIDEO --out=DIR"
+            )
         note = ", random weights" if options.random else ""
         pictures = draw(models, videos, tuple(options.layer), note)
         files = save(pictures, videos, Path(options.out))
@@ -315,5 +318,5 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("workdir", [], "A trained run, or a folder of runs.")
     flags.DEFINE_multi_integer("layer", [], "A block to draw after, instead of the last.")
     flags.DEFINE_bool("random", False, "Random weights.")
-    flags.DEFINE_string("out", None, "Folder of the pictures.", required=True)
+    flags.DEFINE_string("out", None, "Folder of the pictures.")
     app.run(main)

@@ -73,6 +73,8 @@ def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> Load
     _, frozen = partition(loaded.params, config.rules)
     checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
     steps = _exported_steps(checkpoints, average)
+    if average is None:
+        print(f"{workdir}: {checkpoints.describe(steps[0])}", file=sys.stderr)
     params = merge(mean_of_checkpoints(checkpoints, steps), frozen)
     return _without_training_leaves(loaded, params)
 

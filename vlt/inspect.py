@@ -147,7 +147,7 @@ def main(_: list[str]) -> None:
         report = inspect_config(options.config)
         text = format_report(report)
         if options.topology:
-            print(f"compiling for {options.topology}, which takes minutes", file=sys.stderr)
+            print(f"{options.topology}: this takes minutes", file=sys.stderr)
             compiled = compile_ahead(options.config, options.topology, options.batch)
             report |= compiled
             text += f"\n\n{format_compiled(compiled)}"
@@ -157,15 +157,10 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        configuration.check_flags(sys.argv)
-    except configuration.ConfigError as error:
-        sys.exit(f"ConfigError: {error}")
     # Shapes only: an accelerator, where there is one, is left to those who compute.
     jax.config.update("jax_platforms", "cpu")
     define_config()
     flags.DEFINE_string("topology", "", "TPU slice to compile the training step for: v5e:4x4.")
     flags.DEFINE_integer("batch", 0, "Videos of a step there; the config's by default.")
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=configuration.parse_flags)

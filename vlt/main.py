@@ -125,15 +125,16 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
 
     Raises:
         OtherConfigError: a folder holds a run of another config; the message names the keys.
+        ConfigError: a number out of bounds.
         WorkdirError: a folder is no run's, or another run that lives writes there.
     """
+    configuration.checked(config)
     with held(workdir):
-        claim(workdir, config)
+        claim(workdir, config, mode)
         rows = []
-        for title, overrides in config.compare or ((workdir.name, {}),):
-            row_config = configuration.apply_overrides(config, {"compare": ()} | dict(overrides))
-            folder = workdir / slug(title) if config.compare else workdir
-            rows.append({"row": title} | run_row(row_config, folder, mode))
+        for title, row_config in configuration.rows_of(config):
+            folder = workdir / slug(title) if title else workdir
+            rows.append({"row": title or workdir.name} | run_row(row_config, folder, mode))
         if distributed.is_first():
             write_results(workdir, rows, columns(config))
     return rows
@@ -142,14 +143,15 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
 def run_row(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     """Results of one run, or the means of its repeats."""
     runs = []
-    for title, overrides in config.repeats or (("", {}),):
-        run_config = configuration.apply_overrides(config, {"repeats": ()} | dict(overrides))
+    for title, run_config in configuration.repeats_of(config):
         folder = workdir / slug(title) if title else workdir
         folder.mkdir(parents=True, exist_ok=True)
         with held(folder):
-            claim(folder, run_config)
+            claim(folder, run_config, mode)
             runs.append(run_one(run_config, folder, mode))
-    return mean_results(runs) | combined([accuracies(config, run) for run in runs])
+    notes = [run["note"] for run in runs if run.get("note")]
+    means = mean_results(runs) | combined([accuracies(config, run) for run in runs])
+    return means | {"note": "\n".join(notes)}
 
 
 def accuracies(config: ConfigDict, results: dict[str, Any]) -> dict[str, float]:
@@ -172,16 +174,11 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     run = Run(config, workdir)
     try:
         if mode == "eval":
-            chosen = run.checkpoints.best() or run.checkpoints.latest_complete()
-            step = distributed.of_first(chosen)
-            if step is None and config.train.steps:
-                raise OtherConfigError(f"{workdir} holds no checkpoint to evaluate")
-            if step is not None:
-                run.restore(step)
-            return {"trained_params": run.trained_count} | run.evaluate(step or 0)
+            return {"trained_params": run.trained_count} | evaluate_chosen(run)
         if distributed.is_first():
             overview(run)
         results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
+        results["note"] = note(run)
     finally:
         with stopping.deferred():
             run.close()
@@ -191,6 +188,29 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     results |= model_facts(config)
     write_whole(finished, json.dumps(results, indent=1) + "\n")
     return results
+
+
+def evaluate_chosen(run: Any) -> dict[str, Any]:
+    """Metrics of the checkpoint that is exported, too: the best, or else the latest."""
+    step = distributed.of_first(run.checkpoints.chosen())
+    if step is None and run.config.train.steps:
+        raise OtherConfigError(f"{run.workdir} holds no checkpoint to evaluate")
+    if step is not None:
+        if distributed.is_first():
+            print(f"{run.workdir}: {run.checkpoints.describe(step)}", file=sys.stderr)
+        run.restore(step)
+    return run.evaluate(step or 0)
+
+
+def note(run: Any) -> str:
+    """What to say below a table of the last step where another one is exported; '' else."""
+    step, last = run.checkpoints.chosen(), run.config.train.steps
+    if step in (None, last):
+        return ""
+    return (
+        f"{run.workdir}: the table shows the last step, {last}; --mode=eval and vlt.export take "
+        f"{run.checkpoints.describe(step)}"
+    )
 
 
 def model_facts(config: ConfigDict) -> dict[str, Any]:
@@ -251,6 +271,9 @@ def print_tables(config: ConfigDict, rows: list[dict[str, Any]]) -> None:
         print(f"\n{title}")
         cells = [Column("row", "model"), *(Column(*entry) for entry in entries)]
         print(format_table(rows, cells))
+    for row in rows:
+        if row.get("note"):
+            print(f"\n{row['note']}")
 
 
 def slug(title: str) -> str:
@@ -274,10 +297,6 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 if __name__ == "__main__":
     try:
-        configuration.check_flags(sys.argv)
-        flags.mark_flag_as_required("config")
-        app.run(main)
-    except configuration.ConfigError as wrong:
-        sys.exit(f"error: {wrong}")
+        app.run(main, flags_parser=configuration.parse_flags)
     except KeyboardInterrupt:  # before `main` sees to signals
         sys.exit(128 + signal.SIGINT)

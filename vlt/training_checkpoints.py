@@ -121,17 +121,18 @@ class TrainingCheckpoints:
         rated = {step: score for step, score in scores.items() if score is not None}
         return max(rated, key=lambda step: (rated[step], step), default=None)
 
-    def chosen(self) -> tuple[int | None, str]:
-        """The checkpoint that evaluations and exports take, and what to say of it.
-
-        The best one; the latest complete one where none is the best; None where there is none.
-        """
+    def chosen(self) -> int | None:
+        """The step of the checkpoint that evaluations and exports take: the best, or else the
+        latest; None where there is none."""
         best = self.best()
-        if best is None:
-            latest = self._latest()
-            return latest, f"step {latest}, the latest"
+        return self._latest() if best is None else best
+
+    def describe(self, step: int) -> str:
+        """Which of the run's checkpoints it is, in words."""
+        if step != self.best():
+            return f"step {step}" + (", the latest" if step == self._latest() else "")
         name = (self._best_metric or "").removeprefix("-")
-        return best, f"step {best}, best by {name}={self.metrics(best)[name]:.6g}"
+        return f"step {step}, best by {name}={self.metrics(step)[name]:.6g}"
 
     def metrics(self, step: int) -> dict[str, float]:
         """What was measured at the step of a complete checkpoint; {} where nothing was."""

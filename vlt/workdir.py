@@ -26,6 +26,8 @@ HEARTBEAT = 5.0  # seconds between signs of life
 _BEFORE = (f"{LOCK}*", SINCE, "logs", "vlt.*", "vlt-*.*", ".*.unfinished-*", "lost+found")
 # Where a run computes, which a run that goes on may choose anew.
 ELSEWHERE = ("mesh.", "sharding.", "data.workers", "data.decode_timeout", "train.watchdog")
+# What may differ where a run is only evaluated.
+OF_EVALUATION = ("evals", "table", "more_tables")
 
 _held: set[Path] = set()  # locks of this process
 
@@ -149,8 +151,10 @@ def _lost(workdir: Path, reason: str) -> None:
     )
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
+def claim(workdir: Path, config: ConfigDict, mode: str = "train") -> None:
     """Makes the workdir this config's, or checks that it is; in all processes alike.
+
+    mode: with `eval`, the evaluations may be others than the run's own.
 
     Raises:
         WorkdirError: it is no run's, or cannot be written.
@@ -169,15 +173,18 @@ def claim(workdir: Path, config: ConfigDict) -> None:
             "--workdir must be a folder that all share"
         )
     differing = configuration.differing_keys(configuration.load_saved(workdir), config)
+    free = (*ELSEWHERE, *OF_EVALUATION) if mode == "eval" else ELSEWHERE
     lines = [
         f"  {key}: {there} there, {here} now"
         for key, (there, here) in differing.items()
-        if not key.startswith(ELSEWHERE)
+        if not key.startswith(free)
     ]
     if lines:
+        advice = "choose another --workdir or remove it"
+        if mode == "eval":
+            advice = "give --mode=eval the run's own config; evals may differ"
         raise OtherConfigError(
-            f"{workdir} holds a run of another config; choose another --workdir or remove it:\n"
-            + "\n".join(lines)
+            f"{workdir} holds a run of another config; {advice}:\n" + "\n".join(lines)
         )
 
 

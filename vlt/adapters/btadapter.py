@@ -39,6 +39,7 @@ class BTAdapter(Method):
 
     kinds: ClassVar[tuple[str, ...]] = ("dual_encoder",)
     needs_places: ClassVar[bool] = True
+    other_frames_tested: ClassVar[bool] = True
 
     depth: int = 4
     gates: str = "vector"

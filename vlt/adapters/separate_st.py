@@ -22,6 +22,7 @@ class SeparateST(Method):
     """layers: indices of the blocks, from 0. max_frames: rows of the time embedding."""
 
     needs_places: ClassVar[bool] = True
+    other_frames_tested: ClassVar[bool] = True
 
     layers: tuple[int, ...] = (20, 21, 22, 23)
     max_frames: int = 64

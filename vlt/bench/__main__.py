@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,14 +13,12 @@ from vlt.bench.forward import bench_forward
 from vlt.bench.step import bench_step, step_memory
 from vlt.bench.timing import ROUNDS
 from vlt.config_flag import define_config
-from vlt.configuration import check_flags, config_files, load_config
+from vlt.configuration import load_config, parse_flags
 
 
 def main() -> None:
     """Prints the figures of the config given on the command line."""
     config, options = flags.FLAGS.config, flags.FLAGS
-    if config is None:
-        raise ValueError(f"--config=FILE[:variant] is needed: {', '.join(config_files())}")
     others = {name: load_config(name) for name in options.against}
     result: dict[str, Any] = {}
     if options.forward:
@@ -59,7 +56,6 @@ def _readable(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    tell(lambda: check_flags(sys.argv))
     define_config()
     flags.DEFINE_multi_string("against", [], "FILE[:variant] to measure turn by turn; repeatable.")
     flags.DEFINE_integer("batch", 1, "Videos at a time.", lower_bound=1)
@@ -70,4 +66,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("memory", False, "What a training step needs; compiled, not executed.")
     flags.DEFINE_bool("cls_only", None, "Whether the last block computes only what is read.")
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
-    app.run(lambda _: tell(main))
+    app.run(lambda _: tell(main), flags_parser=parse_flags)

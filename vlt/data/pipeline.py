@@ -53,6 +53,7 @@ class VideoData:
         records: the rows; `ids` in batches are indices into them, -1 is padding.
         classes: class names, in the order of their indices.
         labels: class index of every record, int32 [records], or None without labels.
+        transform: of frames, a plain dict.
         clean: what a caption or question goes through before the tokenizer, without the prompt.
         views: how many clips of t frames follow each other in a `video` [b, views * t, H, W, 3]:
             those of the sampler, times the crops of each.
@@ -86,9 +87,9 @@ class VideoData:
         """
         self._config, self.name, self._seed = config, name, seed
         self._tokenizer, self._pool = tokenizer, pool
-        self._sampler, self._transform = _plain(config["sampler"]), _plain(config["transform"])
+        self._sampler, self.transform = _plain(config["sampler"]), _plain(config["transform"])
         self._check_config()
-        crops = CROPS if "three_crops" in self._transform else 1
+        crops = CROPS if "three_crops" in self.transform else 1
         self.views = crops * self._sampler.get("clips", 1)
         self._rows = np.arange(config["batch_size"]) if rows is None else np.asarray(rows)
         self.manifest = resolve(config["manifest"])
@@ -116,7 +117,7 @@ class VideoData:
 
     def _check_config(self) -> None:
         check_sampler(self._sampler["name"])
-        check_transform(self._transform)
+        check_transform(self.transform)
         clips = self._sampler.get("clips", 1)
         if clips < 1:
             raise ValueError(f"{self.name}.sampler.clips={clips}: must be at least 1")
@@ -124,7 +125,7 @@ class VideoData:
             raise self._wrong("on_error", f"one of {', '.join(POLICIES)}")
         if self._config["batch_size"] < 1:
             raise self._wrong("batch_size", "at least 1")
-        random = RANDOM_SAMPLERS & {self._sampler["name"]} | RANDOM_STEPS & self._transform.keys()
+        random = RANDOM_SAMPLERS & {self._sampler["name"]} | RANDOM_STEPS & self.transform.keys()
         if self._config["cache"] and random:
             rule = f"False, because {', '.join(sorted(random))} gives other clips in each epoch"
             raise self._wrong("cache", rule)
@@ -243,7 +244,7 @@ class VideoData:
             sampler=self._sampler["name"],
             frames=self._sampler["frames"],
             clips=self._sampler.get("clips", 1),
-            transform=self._transform,
+            transform=self.transform,
             seed=seed,
             backend=self._config["backend"],
             allow_truncated=self._config["allow_truncated"],
@@ -273,16 +274,20 @@ class VideoData:
         if len(shapes) > 1:
             found = ", ".join(f"{self.records[e.record].id} {s}" for s, e in shapes.items())
             raise ValueError(f"{self.name}.transform must give all clips one shape, not {found}")
-        self._shape = next(iter(shapes), self._shape) or self._any_shape()
+        self._shape = next(iter(shapes), self._shape) or self.clip_shape()
         empty = np.zeros(self._shape, np.uint8)
         return np.stack([empty if e.frames is None else e.frames for e in examples])
 
-    def _any_shape(self) -> tuple[int, ...]:
-        """Of the first video that can be read, where this process's share has none so far."""
+    def clip_shape(self) -> tuple[int, ...]:
+        """Of the clip of the first video that can be read, (t, H, W, 3).
+
+        Raises:
+            ValueError: none can be read.
+        """
         for record in range(len(self.records)):
             with contextlib.suppress(VideoError):  # told of where it is read for its own sake
                 return self._read(record, self._seed).shape
-        raise RuntimeError(f"{self.name}: no video could be read")
+        raise ValueError(f"{self.name}: no video of {self.manifest} could be read")
 
     def _wrong(self, field: str, rule: str) -> ValueError:
         return ValueError(f"{self.name}.{field}={self._config[field]!r}: must be {rule}")

@@ -13,7 +13,7 @@ from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
 from vlt.distributed import check_alike, total
 from vlt.evaluation import answering, captioning, matching, recognition, retrieval
-from vlt.evaluation.clips import DATA_KEYS, check_clips
+from vlt.evaluation.clips import DATA_KEYS, check_clips, check_first_clip
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
 from vlt.sharding import local_rows
@@ -106,6 +106,7 @@ class Evaluator:
                 check_clips(section, module.spec, 0 if other_frames else frames)
                 data = videos_of(section, mesh, tokenizer, pool, name=name, workdir=workdir)
                 _check_data(section, data)
+                check_first_clip(data, module.spec)
                 if "prompt" in kind.keys:
                     tokenizer.prompt(section["prompt"])
                 self.metrics += [f"{name}/{metric}" for metric in kind.check(section, data)]
@@ -152,7 +153,7 @@ def _kind(section: Mapping[str, Any], model: str) -> Kind:
     if kind.model != model:
         raise ValueError(f"kind={name!r} needs a model of kind {kind.model}, not {model}")
     if missing := [key for key in (*DATA_KEYS, *kind.keys) if key not in section]:
-        raise ValueError(f"{name} needs {', '.join(missing)}, which the section lacks")
+        raise ValueError(f"kind={name!r} needs {', '.join(missing)}")
     return kind
 
 

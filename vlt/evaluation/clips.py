@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vlt.data.pipeline import VideoData
 from vlt.models.spec import Spec
 
 # Of a data section, to train on or to evaluate on; `classes` besides where labels have a file.
@@ -27,12 +28,28 @@ def check_clips(section: Mapping[str, Any], spec: Spec, frames: int = 0) -> None
         raise ValueError(
             f"sampler.frames={sampled}, but model.frames={frames}: set both to the same number"
         )
-    side = spec.visual.image_size
     step, size = _final_size(section["transform"])
-    if step and size != (side, side):
+    if step:
+        _check_size(f"transform.{step} makes frames", size, spec)
+
+
+def check_first_clip(data: VideoData, spec: Spec) -> None:
+    """Checks the first clip of a section whose transform leaves the size of frames to the videos.
+
+    Raises:
+        ValueError: its frames have other pixels than the model's, or no video can be read.
+    """
+    if not _final_size(data.transform)[0]:
+        height, width = data.clip_shape()[1:3]
+        what = f"the first clip of {data.manifest} has frames"
+        _check_size(what, (height, width), spec, "; transform.resize and transform.crop change it")
+
+
+def _check_size(what: str, size: tuple[int, int], spec: Spec, advice: str = "") -> None:
+    side = spec.visual.image_size
+    if size != (side, side):
         raise ValueError(
-            f"transform.{step} makes frames of {size[0]} x {size[1]} pixels, but the model is for "
-            f"{side} x {side}"
+            f"{what} of {size[0]} x {size[1]} pixels, but the model is for {side} x {side}{advice}"
         )
 
 

@@ -133,6 +133,8 @@ class Method:
     hold the patches of all frames in one group. merges: whether it merges or removes patches, which
     one method of a model may. chooses_keys: whether it replaces the tokens that attention reads,
     which one may, too. needs_places: whether it finds patches by their places in a frame.
+    other_frames_tested: whether it is published as tested on other numbers of frames than it is
+    trained on.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("dual_encoder", "captioner", "retriever", "answerer")
@@ -140,6 +142,7 @@ class Method:
     merges: ClassVar[bool] = False
     chooses_keys: ClassVar[bool] = False
     needs_places: ClassVar[bool] = False
+    other_frames_tested: ClassVar[bool] = False
 
     @property
     def moves_patches(self) -> bool:
