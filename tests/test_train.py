@@ -191,10 +191,12 @@ def test_a_run_can_be_stopped_before_its_first_step(tmp_path, sent):
 def test_a_second_run_in_a_workdir_is_refused_and_harms_nothing(whole, tmp_path):
     process = start(tmp_path)
     wait_for(lambda: read_metrics(tmp_path), process)
+    process.send_signal(signal.SIGSTOP)  # else it may have ended before the others begin
     for mode in ("train", "eval"):
         done = run(tmp_path, f"--mode={mode}")
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert f"is in use by a run that lives (process {process.pid} of " in done.stderr
+    process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-3000:]
     assert_same_run(tmp_path, whole)
