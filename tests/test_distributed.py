@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -136,6 +137,35 @@ def test_sigterm_to_any_process_saves_once_and_any_number_goes_on(alone, tmp_pat
     assert TrainingCheckpoints(tmp_path, 1).latest_complete() == step < STEPS
     finish(start_run(tmp_path, after, *EVALS))
     assert_equal_runs(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_ctrl_c_to_one_process_saves_once(alone, tmp_path):
+    children = start_run(tmp_path, 2, *EVALS)
+    wait_until(lambda: len(read_metrics(tmp_path)) > 1, children)
+    children[0].send_signal(signal.SIGINT)
+    (_, errors), _ = finish(children)
+    step = int(re.search(r"stopped at step (\d+); the same command", errors)[1])
+    assert TrainingCheckpoints(tmp_path, 1).latest_complete() == step < STEPS
+    finish(start_run(tmp_path, 2, *EVALS))
+    assert_equal_runs(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_a_process_whose_input_hangs_ends_all_when_they_are_told_to_stop(two, tmp_path):
+    children = start_run(tmp_path, 2, *EVALS, "--config.data.decode_timeout=10000.0")
+    wait_until(started(tmp_path), children)
+    listed = f"/proc/{children[1].pid}/task/{children[1].pid}/children"
+    for number in pathlib.Path(listed).read_text().split():
+        os.kill(int(number), signal.SIGSTOP)
+    time.sleep(5)
+    children[0].send_signal(signal.SIGTERM)
+    errors = [child.communicate(timeout=60)[1] for child in children]
+    assert [child.returncode for child in children] == [1, 1]
+    assert re.search(r"error: told to stop, but this process has waited for input for", errors[1])
+    assert re.search(r"error: process 1: told to stop, but this process has waited", errors[0])
+    finish(start_run(tmp_path, 2, *EVALS))
+    assert_equal_runs(tmp_path, two[0], exactly=True)
 
 
 def test_an_error_of_one_process_is_told_by_the_others():

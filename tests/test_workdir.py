@@ -190,11 +190,10 @@ def test_what_a_killed_start_left_does_not_block_the_next(tmp_path, monkeypatch)
     for file in ("config.json", "config.txt", "versions.json"):
         folder = tmp_path / file.replace(".", "-")
         folder.mkdir()
-        replace = os.replace
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(
                 "vlt.writing.os.replace",
-                lambda a, b, file=file: killed() if b.name == file else replace(a, b),
+                lambda a, b, f=file, go_on=os.replace: killed() if b.name == f else go_on(a, b),
             )
             # A kill runs no `finally`.
             patched.setattr("pathlib.Path.unlink", lambda *_, **__: None)

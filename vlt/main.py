@@ -1,5 +1,6 @@
 """`python -m vlt.main --config=configs/X.py[:variant]`: trains, evaluates, and prints a table."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +67,21 @@ def main(_: list[str]) -> None:
     # TensorFlow comes with clu's writers; it has nothing to say here.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     try:
-        with stopping.signals():
+        with stopping.signals(), _ended_by_signals():
             prepare(workdir)
             _join()
             _run(config, workdir)
     except (distributed.DistributedError, WorkdirError) as error:
         sys.exit(f"error: {error}")
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Ends the process, where a signal ends the block: well, if the same command goes on."""
+    try:
+        yield
     except Stopped as stopped:
-        status = 0 if _MODE.value == "train" else 128 + signal.SIGTERM
+        status = 0 if _MODE.value == "train" else stopping.status()
         stopping.end(str(stopped) or NOTHING_NEW, status)
 
 

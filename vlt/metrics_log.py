@@ -4,15 +4,16 @@ metrics.jsonl is the truth: resuming cuts it back to the checkpoint's step and w
 files anew from it, so that no step is there twice and none is missing, however the run was killed.
 """
 
+import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlt.compilation import ProgramCount
-from vlt.writing import append, write_whole
+from vlt.writing import WriteError, append, write_whole
 
 PERFORMANCE = "perf/"  # metrics of the machine, which differ from run to run
 
@@ -34,24 +35,39 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int, total: int):
         from clu import metric_writers  # imports TensorFlow, so not with the package
 
-        self._file = workdir / "metrics.jsonl"
+        self._workdir, self._file = workdir, workdir / "metrics.jsonl"
         self._total = total
         kept = [entry for entry in read_metrics(workdir) if entry["step"] <= step]
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
         write_whole(self._file, text)
         for stale in workdir.glob("events.out.tfevents.*"):
             stale.unlink()
-        self._writer = metric_writers.create_default_writer(workdir, asynchronous=False)
         self._evaluated = {(entry["step"], frozenset(_values(entry))) for entry in kept}
-        for entry in kept:
-            self._writer.write_scalars(entry["step"], _values(entry))
+        with self._events():
+            self._writer = metric_writers.create_default_writer(workdir, asynchronous=False)
+            for entry in kept:
+                self._writer.write_scalars(entry["step"], _values(entry))
         self._programs = ProgramCount()
         self._last = (step, time.perf_counter(), 0.0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends the scalars of a step."""
         append(self._file, json.dumps({"step": step} | dict(values)) + "\n")
-        self._writer.write_scalars(step, dict(values))
+        with self._events():
+            self._writer.write_scalars(step, dict(values))
+
+    @contextlib.contextmanager
+    def _events(self) -> Iterator[None]:
+        """Tells of TensorFlow's errors as of any that come in writing."""
+        from tensorflow import errors
+
+        try:
+            yield
+        except errors.OpError as error:
+            reason = error.message.partition("\n")[0].rpartition("}} ")[2]
+            raise WriteError(
+                f"{self._workdir}: TensorBoard's events cannot be written: {reason}"
+            ) from error
 
     def progress(self, step: int, values: Mapping[str, float], videos: int, waited: float) -> None:
         """Writes a training step's scalars, and one line for people.
@@ -98,8 +114,9 @@ class MetricsLog:
     def close(self) -> None:
         """Everything written is on disk afterwards."""
         self._programs.close()
-        self._writer.flush()
-        self._writer.close()
+        with self._events():
+            self._writer.flush()
+            self._writer.close()
 
 
 class Unwritten(MetricsLog):

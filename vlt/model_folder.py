@@ -272,7 +272,9 @@ def check_replaceable(target: Path, overwrite: bool, kind: Kind) -> None:
     if not overwrite:
         raise ModelFolderError(f"{target} exists; --overwrite replaces it")
     if not kind.recognized(target):
-        raise ModelFolderError(f"{target} exists and is something else than a {kind.what}; remove it yourself")
+        raise ModelFolderError(
+            f"{target} exists and is something else than a {kind.what}; remove it yourself"
+        )
     others = foreign_entries(target, kind.entries) if kind.entries else []
     if others:
         raise ModelFolderError(

@@ -103,6 +103,11 @@ def requested() -> bool:
     return _came is not None and distributed.is_alone()
 
 
+def status() -> int:
+    """The exit status of a process that a signal ended, as shells count it."""
+    return 128 + (_came or signal.SIGTERM)
+
+
 def check(waited: float = 0.0) -> None:
     """To be called where something is waited for, and between parts of something long.
 
