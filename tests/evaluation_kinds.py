@@ -15,7 +15,7 @@ import test_evaluate_recognition as actions
 from evaluated import BATCH, Words, data, predictor
 from small_retriever import TEXT, VISUAL, params, retriever
 
-from vlt.evaluation import answering, captioning, matching, recognition, retrieval
+from vlt.evaluation import KINDS
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
 from vlt.models.spec import BlipSpec
@@ -36,7 +36,14 @@ class Prompted(Words):
 
 
 def everything(workdir: Path) -> dict[str, Any]:
-    """{kind: metrics}."""
+    """{kind: metrics}, of all kinds that look at videos."""
+    found = inputs(workdir, devices=2)
+    del found["twin_captions"]
+    return {kind: KINDS[kind].run(*given, 0) for kind, given in found.items()}
+
+
+def inputs(workdir: Path, devices: int) -> dict[str, tuple[Any, ...]]:
+    """{kind: predictor, params, section and data}."""
     entry = Protocol("moving_shapes_qa", None, 10, False, "this test", texts="questions")
     PROTOCOLS[entry.name] = entry
     rows = BATCH // jax.process_count()
@@ -44,7 +51,7 @@ def everything(workdir: Path) -> dict[str, Any]:
     context = dataclasses.replace(TEXT, context=8)
 
     def parts(model: Any, tree: Any = None) -> Any:
-        made = predictor(model, workdir, devices=2)
+        made = predictor(model, workdir, devices)
         made.tokenizer = Prompted()
         return made, params(model) if tree is None else tree
 
@@ -58,23 +65,20 @@ def everything(workdir: Path) -> dict[str, Any]:
     captions = PLAIN | {"search": SEARCH, "prompt": ""}
     some = {"min_pairs": 1}
     return {
-        "retrieval": retrieval.retrieval(*dual, PLAIN, data(videos, UNREAD, own), 0),
-        "twins": retrieval.twins(*dual, some, twins, 0),
-        "recognition": recognition.recognition(*dual, actions.SECTION, labelled, 0),
-        "matching": matching.matching(
-            *parts(retriever()),
-            ranked.SECTION | {"rerank": 3},
-            data(videos, UNREAD, own),
-            0,
+        "retrieval": (*dual, PLAIN, data(videos, UNREAD, own)),
+        "twins": (*dual, some, twins),
+        "twin_captions": (*dual, some, twins),
+        "recognition": (*dual, actions.SECTION, labelled),
+        "matching": (
+            *parts(retriever()), ranked.SECTION | {"rerank": 3}, data(videos, UNREAD, own)
         ),
-        "question_answering": answering.question_answering(
+        "question_answering": (
             *parts(Answerer(BlipSpec("answerer", VISUAL, context))),
             ask,
             data(answers.records(answers.ANSWERS[:10]), UNREAD, own),
-            0,
         ),
-        "captioning": captioning.captioning(*captioner, captions, data(videos, UNREAD, own), 0),
-        "caption_twins": captioning.caption_twins(*captioner, some, twins, 0),
+        "captioning": (*captioner, captions, data(videos, UNREAD, own)),
+        "caption_twins": (*captioner, some, twins),
     }
 
 

@@ -2,15 +2,17 @@
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
 from helpers import ROOT, environment
 
 from configs import common
-from vlt.ahead import compile_ahead, does_not_fit, format_compiled, knobs, roofline
+from vlt.ahead import compile_ahead, does_not_fit, format_compiled, knobs, progress, roofline
 from vlt.chips import CHIPS, TopologyError, check_topology, chips_of
 from vlt.configuration import load_config
 
@@ -82,6 +84,25 @@ def test_what_the_compiler_takes_may_need_more_memory_than_there_is(monkeypatch)
     gigabytes = f"{found['hbm_bytes_per_device'] / 1e9:.3f} GB"
     assert f"does not fit: compiled, but plans {gigabytes} of the chip's 0.001 GB" in text
     assert "--config.model.dtype=bfloat16" in text
+
+
+def test_a_phase_tells_that_it_lives_and_leaves_stdout_alone(capsys):
+    with progress("compiling", every=0.02):
+        time.sleep(0.1)
+    told = capsys.readouterr()
+    first, *signs = told.err.splitlines()
+    assert first == "compiling" and len(signs) >= 2 and told.out == ""
+    assert all(re.fullmatch(r"compiling, \d+ s so far", sign) for sign in signs)
+    time.sleep(0.06)
+    assert capsys.readouterr().err == "", "nothing after the phase"
+
+
+def test_every_phase_of_compiling_ahead_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("vlt.ahead.topology_devices", lambda topology: jax.devices()[:1])
+    compile_ahead(load_config("configs/tempme.py"), "v5e:1x1", batch=2)
+    assert capsys.readouterr().err.splitlines() == [
+        "tracing the step", "lowering the step", "compiling the step for v5e:1x1"
+    ]  # fmt: skip
 
 
 def inspected(*options: str) -> subprocess.CompletedProcess:

@@ -10,19 +10,32 @@ import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from vlt.configuration import apply_overrides, load_config, resolved_text
 from vlt.inspect import count_parameters, inspect_config
-from vlt.models.build import abstract_params, build_model
+from vlt.evaluation.clips import check_clips
+from vlt.models.build import abstract_params, build_methods, build_model
+from vlt.models.spec import SIZES
 from vlt.models.video_model import VideoModel
 from vlt.optim import make_optimizer, partition
 from vlt.tasks.build import make_task
+from vlt.tasks.caption_metrics import METRICS
+from vlt.tasks.retrieval_metrics import retrieval_metrics
+from vlt.train import evaluation_due
 
 FILES = (
     "btadapter", "btadapter_zeroshot", "clip", "msta", "tempme", "tiny_blip", "tiny_clip",
     "tiny_viclip", "token_mixing",
 )  # fmt: skip
+RETRIEVAL = tuple(retrieval_metrics(np.ones((1, 1)), np.zeros(1, int)))
+METRICS_OF_KIND = {
+    "retrieval": RETRIEVAL,
+    "matching": RETRIEVAL,
+    "captioning": METRICS,
+    "question_answering": ("accuracy",),
+}
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -86,6 +99,41 @@ def test_variant_builds(name):
         optimizer, _ = make_optimizer(row.optimizer, row.rules, max(row.train.steps, 1))
         jax.eval_shape(optimizer.init, trained)
         assert bool(trained) == bool(row.train.steps)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_evaluations_during_training_happen_and_find_the_best_metric(file):
+    for name in _variants(file):
+        config = load_config(name)
+        every, best = config.train.eval_every, config.train.best_metric.removeprefix("-")
+        if every:
+            steps = range(1, config.train.steps + 1)
+            due = [step for step in steps if evaluation_due(config, step)]
+            assert due == [*range(every, config.train.steps + 1, every)] and due, name
+        if best:
+            evaluation, _, metric = best.partition("/")
+            assert metric in METRICS_OF_KIND[config.evals[evaluation].kind], name
+
+
+def test_all_four_evaluations_of_tempme_are_made_whatever_checkpoints_are():
+    """Every epoch, where checkpoints are made at every 500 steps."""
+    config = load_config("configs/tempme.py:msrvtt_b32")
+    due = [step for step in range(1, config.train.steps) if evaluation_due(config, step)]
+    assert due == [1406, 2812, 4218, 5624]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_clips_of_every_config_fit_its_model(file):
+    """Frames and pixels as the samplers and transforms have them."""
+    for name in _variants(file):
+        config = load_config(name)
+        spec, steps = SIZES[config.model.size], config.train.steps
+        methods = build_methods({m: dict(config.model.get(m, {})) for m in config.model.methods})
+        if steps:
+            check_clips(config.data.train, spec, config.model.frames)
+        free = bool(steps) and any(method.other_frames_tested for method in methods)
+        for section in config.evals.values():
+            check_clips(section, spec, 0 if free else config.model.frames)
 
 
 @functools.cache

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluation_kinds import inputs
 from helpers import run_python
 
-from vlt.evaluation import retrieval
+from vlt.evaluation import KINDS, retrieval
 
 CODE = """
     import json, sys
@@ -58,3 +59,11 @@ def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_pat
     data = SimpleNamespace(records=records, manifest=tmp_path / "manifest.jsonl")
     found = retrieval.twins(None, None, {"min_pairs": 1}, data, 0)
     assert (found["twins_v2t"], found["twins_t2v"], found["pairs"]) == (100.0, 100.0, 3)
+
+
+def test_what_an_evaluation_will_find_is_known_before(tmp_path):
+    for kind, (predictor, params, section, data) in inputs(tmp_path, devices=1).items():
+        names = KINDS[kind].check(section, data)
+        found = KINDS[kind].run(predictor, params, section, data, 0)
+        numbers = {name for name, value in found.items() if not isinstance(value, str)}
+        assert numbers == set(names), kind
