@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlt.data.manifest import ManifestError, read_classes, read_manifest
+from vlt.data.manifest import ManifestError, group_rows, read_classes, read_manifest
 
 
 @pytest.fixture
@@ -173,3 +173,103 @@ def test_class_names_of_a_table_are_those_of_its_column(tmp_path):
         path.write_text(content)
         with pytest.raises(ManifestError, match=message):
             read_classes(path)
+
+
+def test_a_list_that_is_written_out_is_one(folder):
+    rows = ('a.mp4,"[\'a cat\', \'a dog\']"', 'b.mp4,"[""a cat"", ""a dog""]"')
+    (folder / "m.csv").write_text("\n".join(("video,caption", *rows)))
+    assert {record.captions for record in read_manifest(folder / "m.csv")} == {("a cat", "a dog")}
+    (record,) = read_manifest(
+        _write(folder / "m.jsonl", {"video": "a.mp4", "question": "who?", "answer": "['he', 'she']"})
+    )
+    assert record.answers == ("he", "she")
+    (folder / "m.csv").write_text("video,caption\na.mp4,[music] he sings\nb.mp4,\"['a' 'b']\"\n")
+    with pytest.raises(ManifestError, match="line 3: `caption` must be a text, is a list"):
+        read_manifest(folder / "m.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"caption": "a cat \ud83d"}, r"`caption` is no UTF-8 text: character 7 is \\ud83d"),
+        ({"caption": ["fine", "x\udc00"]}, r"`caption\[1\]` is no UTF-8 text"),
+        ({"caption": "x", "mood": "\ud83d"}, "`mood` is no UTF-8 text"),
+        ({"caption": "nul\0"}, "`caption` is no text: character 4 is a NUL"),
+        ({"caption": "NaN"}, "`caption` is 'NaN', which tools write where a value is missing"),
+        ({"question": "['who?']", "answer": "he"}, "`question` must be a text, is a list"),
+        ({"question": "who?", "answer": "['he' 'she']"}, "`answer` must be a text, is a list"),
+        ({"label": "['run']"}, "`label` must be a text, is a list"),
+        ({"label": "1.0"}, "`label` must be text or a whole number, is '1.0': pandas"),
+        ({"label": "nan"}, "`label` is 'nan'"),
+        ({"label": "run\nfast"}, "`label` must be one line"),
+        ({"label": "run", "video": "https://host/a.mp4"}, "`video` must be the path of a file"),
+        ({"label": "run", "video": "nan"}, "`video` is 'nan'"),
+        ({"label": "run", "id": 1.0}, "`id` must be text or a whole number"),
+    ],
+)
+def test_a_value_that_is_not_what_it_seems_is_named(folder, row, message):
+    path = _write(folder / "m.jsonl", {"video": "b.mp4", **row}, {"video": "b.mp4", **row})
+    with pytest.raises(ManifestError, match=rf"m\.jsonl, line 1: {message}"):
+        read_manifest(path)
+
+
+def _labels(path, *labels, end=".jsonl"):
+    rows = [{"video": f"{n}.mp4", "label": label} for n, label in enumerate(labels)]
+    return _write(path.with_suffix(end), *rows)
+
+
+def test_space_around_labels_is_taken_off(folder):
+    records = read_manifest(_labels(folder / "m", "run", "run ", "\trun", "walk\u00a0"), False)
+    assert [record.label for record in records] == ["run", "run", "run", "walk"]
+
+
+@pytest.mark.parametrize("other", ["Run Fast", "run  fast", "run\u00a0fast", "run\u200b fast"])
+def test_labels_that_differ_in_looks_alone_are_named(folder, other):
+    path = _labels(folder / "m", "run fast", "walk", other)
+    with pytest.raises(ManifestError, match="line 3: '.*' and 'run fast' of line 1 differ in case"):
+        read_manifest(path, check_videos=False)
+    (folder / "c.txt").write_text(f"run fast\nwalk\n{other}\n")
+    with pytest.raises(ManifestError, match="line 3: '.*' and 'run fast' of line 1 differ in case"):
+        read_classes(folder / "c.txt")
+
+
+def test_two_labels_of_one_video_are_named(folder):
+    rows = [{"video": v, "label": name} for v, name in (("a.mp4", "run"), ("b.mp4", "walk"))]
+    path = _write(folder / "m.jsonl", *rows, rows[0], {"video": "./a.mp4", "label": "walk"})
+    with pytest.raises(ManifestError, match="line 4: label 'walk' of a video that has 'run' in li"):
+        read_manifest(path)
+    assert len(read_manifest(_write(folder / "m.jsonl", *rows, rows[0]))) == 3
+
+
+def test_names_of_files_keep_their_spaces(folder):
+    (folder / " b .mp4").write_bytes(b"")
+    row = {"video": " b .mp4", "caption": "x"}
+    (record,) = read_manifest(_write(folder / "m.jsonl", row))
+    assert record.video == str(folder / " b .mp4") and record.id == " b .mp4"
+    with pytest.raises(ManifestError, match=r"line 1: '.*/a\.mp4 '$"):
+        read_manifest(_write(folder / "m.jsonl", row | {"video": "a.mp4 "}))
+    with pytest.raises(ManifestError, match=r"line 1: .*/\\u001b\[2Ja\.mp4$"):
+        read_manifest(_write(folder / "m.jsonl", row | {"video": "\x1b[2Ja.mp4"}))
+
+
+def test_class_names_are_checked_as_labels_are(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text(" zebra \n\u200b\napple\u00a0\n")
+    assert read_classes(path) == ["zebra", "apple"]
+    for content, message in (
+        (b"zebra\ncaf\xe9\n", "line 2: not UTF-8"),
+        (b"zebra\n0.0\n", "line 2: a class must be text or a whole number, is '0.0'"),
+        (b"zebra\nnan\n", "line 2: a class is 'nan'"),
+        (b"['zebra', 'apple']\n", "line 1: a class must be a text, is a list"),
+        ("zebra\n".encode("utf-16"), "is UTF-16"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ManifestError, match=message):
+            read_classes(path)
+
+
+def test_rows_are_grouped_by_texts_and_whole_numbers_alone(tmp_path):
+    rows = [{"video": "a.mp4", "caption": "x", "pair": pair} for pair in ([1], [1])]
+    records = read_manifest(_write(tmp_path / "m.jsonl", *rows), check_videos=False)
+    with pytest.raises(ManifestError, match="line 1: `pair`, by which rows are grouped, must be"):
+        group_rows(tmp_path / "m.jsonl", records, "pair")

@@ -85,3 +85,35 @@ def test_videos_without_a_file_follow_the_policy(tmp_path, make, words):
     assert len(data.skipped) == 2
     listed = (tmp_path / "work/skipped.jsonl").read_text()
     assert listed.count("gone.mp4") == 4 and "no such file" in listed
+
+
+def test_other_columns_of_captions_are_checked_alike(make, words):
+    rows = [{"caption": "red", "more": '["green", "blue"]'} for _ in range(8)]
+    data = make(rows=rows, captions=("more",))
+    (batch, *_) = data.evaluate()
+    np.testing.assert_array_equal(batch["text"][0], words(["green"])[0])
+    rows[3] = {"caption": "red", "more": "['green' 'blue']"}
+    with pytest.raises(ManifestError, match="line 4: 'more', a column of captions, must be a text"):
+        make(rows=rows, captions=("more",))
+
+
+def test_a_label_that_looks_like_a_class_is_told_which(tmp_path, make):
+    (tmp_path / "classes.txt").write_text("caf\u00e9\nwalk\n", encoding="utf-8")
+    rows = [{"label": "walk"}] * 7 + [{"label": "Cafe\u0301 "}]
+    with pytest.raises(ManifestError, match="line 8: label .* is no class; 'caf.xe9' differs in"):
+        make(rows=rows, classes=str(tmp_path / "classes.txt"))
+    rows[7] = {"label": " caf\u00e9"}
+    assert make(rows=rows, classes=str(tmp_path / "classes.txt")).labels.tolist() == [1] * 7 + [0]
+
+
+def test_labels_of_any_number_of_digits_are_sorted(make):
+    names = ["9" * 5000, "10", "9", "walk"]
+    assert make(rows=[{"label": name} for name in names * 2]).classes == ["9", "10", names[0], "walk"]
+
+
+@pytest.mark.parametrize("line", ["{", "[" * 100_000, "3", "{}", '{"stream": 3}'])
+def test_a_list_of_skipped_videos_that_is_none(tmp_path, make, line):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/skipped.jsonl").write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"skipped\.jsonl, line 1: tells of no video"):
+        make(rows=[{"caption": "red"} for _ in range(8)], on_error="skip")

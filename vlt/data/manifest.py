@@ -184,7 +184,7 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
             if not trimmed(text):
                 continue
             try:
-                name = checked_label(text)
+                name = checked_label(trimmed(text))
             except ValueError as error:
                 raise ManifestError(path, f"a class {error}", number) from None
             if lines.setdefault(name, number) != number:
