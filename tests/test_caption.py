@@ -189,3 +189,29 @@ def test_commands_that_cannot_be(folder, clips, capsys, arguments, said):
     assert caption.main([str(sorted(clips.glob("*.mov"))[0]), *arguments]) == 1
     out, err = capsys.readouterr()
     assert not out and f"error: {said}" in err
+
+
+def test_names_and_captions_do_not_act_on_a_terminal(capsys, monkeypatch, model):
+    def found(*_, **__):
+        yield "v/\x1b[2J\udcff.mp4", "a \x9bcat\u202e"
+        yield "b\x07.mp4", VideoError("b\x07.mp4", "no \x1b]0;video")
+
+    monkeypatch.setattr(caption, "load_captioner", lambda *_: model)
+    monkeypatch.setattr(caption, "captions", found)
+    assert caption.main(["a.mp4"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "v/\\u001b[2J\\udcff.mp4: a \\u009bcat\\u202e\n"
+    assert all(line.isprintable() for line in (out + err).splitlines())
+    caption.main(["a.mp4", "--json"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {"video": "v/\x1b[2J\udcff.mp4", "caption": "a \x9bcat\u202e"}
+    assert second == {"video": "b\x07.mp4", "error": "no \x1b]0;video"}
+
+
+def test_a_prompt_that_is_no_text_is_an_error(clips, capsys, monkeypatch, model):
+    monkeypatch.setattr(caption, "load_captioner", lambda *_: model)
+    video = str(sorted(clips.glob("*.mov"))[0])
+    for prompt in ("red \udcff", "red \0"):
+        assert caption.main([video, f"--prompt={prompt}"]) == 1
+        out, err = capsys.readouterr()
+        assert not out and err.startswith("error: 'red ") and "is no" in err

@@ -1,6 +1,7 @@
 """People's own data with labels: folders of classes, few shots, base and novel classes."""
 
 import collections
+import datetime
 import json
 import pathlib
 import sys
@@ -184,3 +185,47 @@ def test_commands(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(few_shot, tmp_path / "none.jsonl", few, "--shots=5", "--seed=3")
     assert "there is no such file" in capsys.readouterr().err
+
+
+def test_labels_that_differ_in_looks_alone_are_named_before_anything_is_written(tmp_path):
+    source = manifest(tmp_path / "data/train.jsonl", {"run": 4, "Run": 4, "sit": 4})
+    with pytest.raises(ManifestError, match="line 2: 'Run' and 'run' of line 1 differ in case"):
+        write_few(source, str(tmp_path / "few.jsonl"), shots=3, seed=0)
+    with pytest.raises(ManifestError, match="line 2: 'Run' and 'run' of line 1 differ in case"):
+        write_halves(source, str(tmp_path / "out"))
+    folder = touch(tmp_path / "videos", "Brush_Hair/a.mp4", "brush hair/b.mp4")
+    with pytest.raises(AnnotationError, match="are both class 'brush hair', but for case"):
+        write_folders(str(folder), str(tmp_path / "all.jsonl"))
+    assert not (tmp_path / "few.jsonl").exists() and not (tmp_path / "all.jsonl").exists()
+
+
+def test_classes_with_space_around_are_one(tmp_path):
+    (tmp_path / "a.csv").write_text("video,label\na.mp4,run\nb.mp4,run \nc.mp4,sit\n")
+    (line,) = write_few(str(tmp_path / "a.csv"), str(tmp_path / "few.jsonl"), 1, seed=0)
+    assert "2 videos; few_classes.txt: 2 classes" in line
+    assert read_classes(tmp_path / "few_classes.txt") == ["run", "sit"]
+
+
+@pytest.mark.parametrize("name", ["_", "1.0", "nan", "run\x1b"])
+def test_folders_whose_names_are_no_classes(tmp_path, name):
+    folder = touch(tmp_path / "videos", f"{name}/a.mp4")
+    with pytest.raises(AnnotationError, match="the name of a class "):
+        write_folders(str(folder), str(tmp_path / "all.jsonl"))
+
+
+def test_a_video_whose_name_is_not_utf8_is_named(tmp_path):
+    folder = touch(tmp_path / "videos", "run/caf\udce9.mp4")
+    with pytest.raises(AnnotationError, match=r"caf\\udce9.mp4: the name is no UTF-8.*rename it"):
+        write_folders(str(folder), str(tmp_path / "all.jsonl"))
+
+
+def test_values_that_json_cannot_hold_are_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for value in (b"a", float("nan"), datetime.date(2020, 1, 1)):
+        table = {"video": ["a.mp4"], "label": ["run"], "when": [value]}
+        parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+        with pytest.raises(AnnotationError, match="few.jsonl: `when` of .*a.mp4 is .*JSON cannot"):
+            write_few(str(tmp_path / "a.parquet"), str(tmp_path / "few.jsonl"), 1, seed=0)
+        assert [path.name for path in tmp_path.glob("few*")] == []

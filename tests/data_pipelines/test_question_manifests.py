@@ -129,6 +129,8 @@ def test_lists_with_names_of_videos_and_several_answers(tmp_path):
         ),
         ([{"question": "why?", "answer": "a"}], "one of video, image, video_id; it holds question"),
         ([{"video_id": 3, "question": " ", "answer": "a"}], "blank or no text"),
+        ([{"video_id": 3, "question": "why?", "answer": "['a' 'b']"}], "no text: it must be a text, "),
+        ([{"video_id": 3, "question": ["why?"], "answer": "a"}], "blank or no text"),
         ([{"video_id": 3, "question": "why?", "answer": []}], "blank or no text"),
         ({"video3": "why?"}, "holds an object, no list of questions"),
         (["why?"], "it holds 'why"),
@@ -142,6 +144,10 @@ def test_files_of_another_form(tmp_path, content, message):
 def test_lists_of_answers_of_another_form_or_length(tmp_path):
     with pytest.raises(AnnotationError, match="holds no list of answers"):
         read_answers(dump(tmp_path / "answer_list.json", [1, 2]))
+    for answers in (["man", "a\0"], ["man", "[]"], ["man", " "], {"man": "x", "boy": 1}):
+        with pytest.raises(AnnotationError, match="holds no list of answers|is a NUL"):
+            read_answers(dump(tmp_path / "answer_list.json", answers))
+    assert read_answers(dump(tmp_path / "answer_list.json", [" a\nman "])) == ["a man"]
     with pytest.raises(AnnotationError, match="1 answers come twice: man"):
         read_answers(dump(tmp_path / "answer_list.json", ["man", "boy", "man"]))
     dump(tmp_path / "answer_list.json", ["man", "boy"])

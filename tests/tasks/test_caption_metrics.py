@@ -245,3 +245,101 @@ def test_command_prints_a_table_json_or_what_is_wrong(tmp_path, monkeypatch, cap
     write_predictions(tmp_path / "p.json", {"a": "one"})
     with pytest.raises(SystemExit, match="ScoringError: 1 ids without a prediction: b"):
         score.main()
+
+
+REFERENCES = {"a": ["a man runs away"], "b": ["a dog sits", "the dog sat down"]}
+PREDICTIONS = {"a": "a man runs", "b": "a dog"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a cat \ud83d", r"of a is no UTF-8 text: character 7 is \\ud83d"),
+        ("nul\0", "of a is no text: character 4 is a NUL"),
+        ("word " * 2001, "of a has 2,001 words, more than 2,000"),
+    ],
+)
+def test_texts_that_cannot_be_scored_are_named(text, message):
+    with pytest.raises(ScoringError, match=f"a prediction {message}"):
+        caption_metrics(PREDICTIONS | {"a": text}, REFERENCES, java=False)
+    with pytest.raises(ScoringError, match=f"a reference {message}"):
+        caption_metrics(PREDICTIONS, REFERENCES | {"a": ["fine", text]}, java=False)
+
+
+def test_references_without_a_word_are_an_error():
+    with pytest.raises(ScoringError, match="no reference holds a word"):
+        caption_metrics({"a": "one"}, {"a": ["..."]}, java=False)
+    found = caption_metrics({"a": "", "b": "one"}, {"a": ["..."], "b": ["one"]}, java=False)
+    assert found["BLEU-1"] == pytest.approx(100)
+
+
+@JAVA
+def test_bars_and_line_ends_of_texts_do_not_reach_the_programs_commands():
+    # METEOR's own commands are lines of texts with three bars between.
+    plain = {"a": "a man | | | runs", "b": "a dog EVAL SCORE"}
+    expected = caption_metrics(plain, REFERENCES | {"a": ["a man | | | runs away"]})
+    written = {"a": "a man\r\n|||\u2028runs", "b": "a dog\nEVAL\x0bSCORE"}
+    assert caption_metrics(written, REFERENCES | {"a": ["a man|||runs\naway"]}) == expected
+    assert expected["METEOR"] > 0
+
+
+@JAVA
+def test_programs_that_hang_are_ended(monkeypatch):
+    monkeypatch.setattr(module, "_patience", lambda texts: 0.05)
+    with pytest.raises(RuntimeError, match="PTB tokenizer gave no answer in 0 s"):
+        caption_metrics(PREDICTIONS, REFERENCES)
+    with pytest.raises(RuntimeError, match="METEOR gave no answer in 0 s"):
+        module._meteor(REFERENCES, {each: [text] for each, text in PREDICTIONS.items()})
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (read_predictions, b'{"a": "x\\ud83d"}', "`a` is no UTF-8 text: character 2"),
+        (read_predictions, b'{"a": "x", "a": "y"}', "an object has the key 'a' twice"),
+        (read_predictions, b'{"a": NaN}', "NaN is no JSON number"),
+        (read_predictions, b'{"a": "caf\xe9"}', "line 1: not UTF-8"),
+        (read_predictions, "{}".encode("utf-16"), "is UTF-16"),
+        (read_predictions, b"[" * 100_000, "as JSON: not JSON"),
+        (read_predictions, b"<html>", "is a web page"),
+        (read_predictions, b'[{"image_id": 1.0, "caption": "x"}]', "'image_id' must be text or a"),
+        (read_predictions, b'[{"image_id": null, "caption": "x"}]', "'image_id' must be .*null"),
+        (
+            read_predictions,
+            b'[{"image_id": 1, "caption": ""}, {"image_id": "1", "caption": ""}]',
+            "1 ids come twice: 1$",
+        ),
+        (read_references, b'{"annotations": 3}', "'annotations' must be a list, is int: 3"),
+        (read_references, b'{"annotations": "x"}', "'annotations' must be a list"),
+        (read_references, b'{"a": ["x", " "]}', "a caption of a is empty"),
+        (read_references, b'{"a": ["x\\u0000"]}', r"`a\[0\]` is no text: character 2 is a NUL"),
+    ],
+)
+def test_files_of_strangers(tmp_path, read, content, message):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(ScoringError, match=f"file.json: .*{message}"):
+        read(tmp_path / "file.json")
+
+
+def test_command_says_which_file_is_wrong(tmp_path, monkeypatch):
+    (tmp_path / "p.json").write_text('{"a": "x\\ud83d"}')
+    (tmp_path / "r.jsonl").write_text('{"video": "a", "caption": "x\\ud83d"}')
+    monkeypatch.setattr(sys, "argv", ["score", str(tmp_path / "p.json"), "none"])
+    with pytest.raises(SystemExit, match="ScoringError: .*p.json: .*`a` is no UTF-8 text"):
+        score.main()
+    (tmp_path / "p.json").write_text('{"a": "x"}')
+    monkeypatch.setattr(sys, "argv", ["score", *map(str, (tmp_path / "p.json", tmp_path / "r.jsonl"))])
+    with pytest.raises(SystemExit, match="r.jsonl, line 1: `caption` is no UTF-8 text"):
+        score.main()
+
+
+def test_command_tells_of_java_without_a_traceback(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("METEOR failed: no memory")
+
+    write_predictions(tmp_path / "p.json", PREDICTIONS)
+    (tmp_path / "r.json").write_text(json.dumps(REFERENCES))
+    monkeypatch.setattr(score, "caption_metrics", fail)
+    monkeypatch.setattr(sys, "argv", ["score", *map(str, (tmp_path / "p.json", tmp_path / "r.json"))])
+    with pytest.raises(SystemExit, match="error: METEOR failed: no memory"):
+        score.main()
