@@ -174,7 +174,7 @@ CASES: dict[str, Case] = {
     "--config.data.train.manifest=my/train.csv --config.evals.own.manifest=my/test.csv": run(
         f"{MAIN} --config=configs/msta.py:own --workdir=runs/actions "
         "--config.data.train.manifest=my/train.csv --config.evals.own.manifest=my/test.csv "
-        f"{STEPS} --config.evals.own.batch_size=4"
+        f"{STEPS} --config.evals.own.batch_size=4 --config.model.size="
     ),
     "python -m launch.local --processes=N -- ARGUMENTS": run(
         "python -m launch.local --processes=2 --dry-run -- --config=configs/msta.py --workdir=two"

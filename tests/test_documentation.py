@@ -152,7 +152,7 @@ def shell(line: str, folder: pathlib.Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[:80])
 def test_command_runs(command, desk):
     case = case_of(command)
     assert case is not None, "not in tests/documented_commands.py"
