@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from vlt.configuration import apply_overrides, load_config, resolved_text
-from vlt.inspect import count_parameters, inspect_config
 from vlt.evaluation.clips import check_clips
+from vlt.inspect import count_parameters, inspect_config
 from vlt.models.build import abstract_params, build_methods, build_model
 from vlt.models.spec import SIZES
 from vlt.models.video_model import VideoModel

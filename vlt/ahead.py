@@ -26,7 +26,6 @@ from vlt.sharding import BATCH_AXES, make_mesh
 from vlt.step import TrainState
 from vlt.tasks.build import make_task
 
-
 SIGN_OF_LIFE_S = 10.0  # seconds between lines while a step compiles
 
 
