@@ -102,7 +102,7 @@ def repeats_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
 
 
 def _expanded(config: ConfigDict, key: str) -> list[tuple[str, ConfigDict]]:
-    entries = config.get(key) or (("", {}),)
+    entries: Sequence[Any] = config.get(key) or (("", {}),)
     overrides = {key: ()} if key in config else {}
     return [(title, apply_overrides(config, overrides | dict(more))) for title, more in entries]
 
@@ -117,7 +117,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         arguments = flags.FLAGS(list(argv))
         command = f"python -m vlt.{pathlib.Path(argv[0]).stem}"
         if arguments[1:]:
-            raise ConfigError(f"{command} takes no argument {arguments[1]!r}; --help lists its flags")
+            raise ConfigError(
+                f"{command} takes no argument {arguments[1]!r}; --help lists its flags"
+            )
         config = flags.FLAGS["config"].value
         if not isinstance(config, ConfigDict):
             example = f"{command} --config=configs/btadapter.py"
