@@ -146,6 +146,24 @@ def test_command_without_weights_tells_what_is_missing(tmp_path):
     assert last == "error: nowhere: no such folder; --random draws without weights"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((CLIP,), "--out=DIR, the folder of the pictures, is needed"),
+        ((CLIP, "--out={file}"), "--out={file}: a file, and a folder is needed"),
+        (("--out={folder}",), "a video and --config or --workdir are needed"),
+        ((CLIP, "--out={folder}", "--workdir={file}"), "{file}/config.json"),
+    ],
+)
+def test_what_is_missing_is_told_before_any_work(tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    names = {"file": tmp_path / "file", "folder": tmp_path}
+    done = run(*(argument.format(**names) for argument in arguments))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {message.format(**names)}")
+    assert "Traceback" not in done.stderr
+
+
 def test_command_tells_errors_in_a_line(tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text(json.dumps({}))

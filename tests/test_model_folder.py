@@ -1,5 +1,7 @@
 """Model folders: whole or refused."""
 
+import copy
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vlt import model_folder
 from vlt.model_folder import (
@@ -173,3 +177,105 @@ def test_weights_of_another_model_list_every_difference(folder: Path):
         "visual/btadapter/final_gate",
     ):
         assert leaf in str(error.value)
+
+
+def _places(value, place=()):
+    """Every place in a config, as keys and indices from the top."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for key, child in value.items() if isinstance(value, dict) else ():
+        yield (*place, key)
+        yield from _places(child, (*place, key))
+
+
+WHOLE = json.loads(json.dumps(CONFIG.to_dict()))
+WHOLE["methods"] |= {"lora": {"rank": 2}, "separate_st": {"layers": [1]}}
+NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([10**6, 10**9, 10**40]))
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(max_size=8)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=5), st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(list(_places(WHOLE))), VALUES, st.booleans())
+def test_any_value_in_any_place_is_a_config_or_a_sentence(tmp_path_factory, place, value, added):
+    fields = copy.deepcopy(WHOLE)
+    *branches, last = place
+    branch = functools.reduce(lambda inner, key: inner[key], branches, fields)
+    if added and isinstance(branch, dict):
+        branch[f"{last}_"] = value
+    else:
+        branch[last] = value
+    folder = tmp_path_factory.getbasetemp() / "mutated"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(fields))
+    try:
+        read_model_config(folder)
+    except ModelFolderError as error:
+        assert str(error).startswith(f"{folder / 'config.json'}: ")
+        assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("spec.visual.layers", "two", "spec.visual.layers='two': a whole number is needed"),
+        ("spec.visual.layers", 10**6, "spec.visual.layers=1000000: 1 to 128"),
+        ("spec.visual.width", 10**9, "spec.visual.width=1000000000: 1 to 65536"),
+        ("spec.visual.width", True, "spec.visual.width=True: a whole number is needed"),
+        ("spec.visual.heads", 3, "spec.visual.heads=3 does not divide width=8"),
+        ("spec.visual.patch_size", 0, "spec.visual.patch_size=0: 1 to 4096"),
+        ("spec.visual.patch_size", 5, "spec.visual.patch_size=5 does not divide image_size=16"),
+        ("spec.visual.activation", "tanh", "spec.visual.activation='tanh'; there are gelu, qui"),
+        ("spec.text.norm_eps", float("nan"), "spec.text.norm_eps=nan: a finite number"),
+        ("spec.text", None, "spec.text is None"),
+        ("spec.embed_dim", 0, "spec.embed_dim=0: a dual_encoder has 1 or more"),
+        ("spec.colour", 1, "spec has no field 'colour'"),
+        ("frames", 10**7, "model.frames=10000000: 1 to 262144 for frames of 4 patches"),
+        ("frames", "8", "config.frames='8': a whole number or null is needed"),
+        ("frame_norm", 1, "config.frame_norm=1: true or false is needed"),
+        ("methods", ["btadapter"], r"config.methods=\['btadapter'\]: {name: value, ...} is needed"),
+        ("methods.btadapter", 3, "method 'btadapter' is 3; {option: value, ...} is needed"),
+        ("methods.btadapter.depth", "x", "method 'btadapter'.depth='x': a whole number is needed"),
+        ("methods.btadapter.dept", 2, "no option 'dept'; did you mean 'depth'"),
+        ("preprocessing.mean", [0.5, 0.5], "preprocessing.mean=.*a list of 3 finite numbers"),
+        ("preprocessing.std", [0.5, 0.5, 0], "preprocessing.std=.*numbers above 0"),
+        ("preprocessing.image_size", 17, "preprocessing.image_size=17: the vision tower takes 16"),
+        ("preprocessing.resize", "cubic", "preprocessing.resize='cubic'; did you mean 'bicubic'"),
+    ],
+)
+def test_the_key_and_what_would_be_right_are_named(tmp_path: Path, key, value, message):
+    fields = json.loads(json.dumps(CONFIG.to_dict()))
+    *branches, last = key.split(".")
+    functools.reduce(lambda inner, name: inner[name], branches, fields)[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ModelFolderError, match=message):
+        read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": "\xff"}', "not readable JSON"),
+        (b'{"a":' * 10**5, "not readable JSON"),
+        (b"[" * 10**5, "not readable JSON"),
+        (b"3", "3 is no config"),
+        (b'{"format": "' + b"x" * 2**20 + b'"}', "more than 1048576 bytes"),
+        (b'{"model": {}, "train": {}}', "folder of a run, python -m vlt.export makes a model"),
+        (b'{"model_type": "clip"}', "a Hugging Face folder must be converted first"),
+    ],
+)
+def test_files_that_hold_no_config(tmp_path: Path, content: bytes, message: str):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ModelFolderError, match=message):
+        read_model_config(tmp_path)
+
+
+def test_a_folder_in_place_of_the_config(tmp_path: Path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ModelFolderError, match="not readable JSON"):
+        read_model_config(tmp_path)

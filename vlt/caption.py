@@ -151,7 +151,7 @@ def parse_search(pairs: Iterable[str]) -> dict[str, Any]:
     """['key=value', ...] -> fields of `Search`.
 
     Raises:
-        ValueError: an unknown key, or a value of another type.
+        ValueError: an unknown key, a value of another type, or one out of range.
     """
     types = {field.name: type(field.default) for field in dataclasses.fields(Search)}
     found = {}
@@ -163,6 +163,7 @@ def parse_search(pairs: Iterable[str]) -> dict[str, Any]:
             found[key] = types[key](text)
         except ValueError as error:
             raise ValueError(f"--set {pair}: {error}") from error
+    Search(**found)  # before any video is read
     return found
 
 

@@ -283,7 +283,13 @@ def main(arguments: list[str]) -> None:
     options, videos = flags.FLAGS, arguments[1:]
     logging.set_verbosity(logging.WARNING)
     try:
-        check_target(Path(options.out) / "picture.png")
+        if not videos or not options.out or not (options.config or options.workdir):
+            raise ValueError(
+                "a video, --out and --config or --workdir are needed: python -m vlt.draw "
+                "--config=configs/tempme.py VIDEO --out=DIR"
+            )
+        out = Path(options.out)
+        _check_folder(out)
         models = [model for run in options.workdir for model in of_run(Path(run))]
         if options.config is not None:
             flag = options["config"]
@@ -293,19 +299,21 @@ def main(arguments: list[str]) -> None:
                 options.against,
                 options.random,
             )
-        if not models or not videos or not options.out:
-            raise ValueError(
-                "a video, --out and --config or --workdir are needed: python -m vlt.draw "
-                "--config=configs/tempme.py VIDEO --out=DIR"
-            )
         note = ", random weights" if options.random else ""
         pictures = draw(models, videos, tuple(options.layer), note)
-        files = save(pictures, videos, Path(options.out))
+        files = save(pictures, videos, out)
     except ModelFolderError as error:
         sys.exit(f"error: {error}; --random draws without weights")
-    except (CheckpointError, ValueError, VideoError) as error:
+    except (CheckpointError, OSError, ValueError, VideoError) as error:
         sys.exit(f"error: {error}")
     print(*files, sep="\n")
+
+
+def _check_folder(out: Path) -> None:
+    """Raises ValueError where no pictures can be written into the folder."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out}: a file, and a folder is needed")
+    check_target(out / "picture.png")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,11 @@ class Branch(nn.Module):
 
     def setup(self) -> None:
         width, options = self.spec.width, self.options
+        if options.depth >= self.spec.layers:
+            raise ValueError(
+                f"btadapter.depth={options.depth}: the tower has {self.spec.layers} layers, "
+                "the branch must have fewer"
+            )
         normal = nn.initializers.normal(1.0)
         self.class_token = self.param("class_token", nn.initializers.zeros, (width,))
         self.time_embedding = self.param("time_embedding", normal, (options.max_frames, width))

@@ -75,14 +75,6 @@ class BTAdapter(Method):
             if getattr(self, field) < 1:
                 raise ValueError(f"btadapter.{field}={getattr(self, field)}: at least 1")
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
-        """Raises ValueError where the tower has no more layers than the branch."""
-        if self.depth >= spec.visual.layers:
-            raise ValueError(
-                f"btadapter.depth={self.depth}: the tower has {spec.visual.layers} layers, "
-                "the branch must have fewer"
-            )
-
     @property
     def reads_patches(self) -> bool:
         return True
