@@ -108,7 +108,8 @@ def read_json(path: pathlib.Path) -> Any:
             return [value for _, value in text_files.read_json_lines(path)]
         return text_files.read_json(path)
     except TextFileError as error:
-        raise AnnotationError(str(error).replace(": not JSON", ": not JSON, or cut off", 1)) from None
+        told = str(error).replace(": not JSON", ": not JSON, or cut off", 1)
+        raise AnnotationError(told) from None
 
 
 def _read_pickle(path: pathlib.Path) -> Any:

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback until `main` sees to signals
+
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -55,7 +58,7 @@ _LOST_SECONDS = flags.DEFINE_integer(
 )
 
 BENCH_BATCH = 32  # videos
-NOTHING_NEW = "stopped; nothing new was saved; the same command goes on from what was"
+NOTHING_NEW = "stopped; nothing new was saved; the same command goes on"
 
 
 def main(_: list[str]) -> None:
@@ -305,7 +308,4 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main, flags_parser=configuration.parse_flags)
-    except KeyboardInterrupt:  # before `main` sees to signals
-        sys.exit(128 + signal.SIGINT)
+    app.run(main, flags_parser=configuration.parse_flags)

@@ -40,7 +40,7 @@ def _write_csv(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str]) -
     with manifest.open(encoding="utf-8-sig", newline="") as file:
         ends = "\r\n" if file.readline().endswith("\r\n") else "\n"
         file.seek(0)
-        header, *rows = [row for row in csv.reader(file, strict=True) if row]
+        header, *rows = [row for row in csv.reader(file, strict=True, skipinitialspace=True) if row]
     place = header.index(COLUMN) if COLUMN in header else len(header)
     with new_file(out) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator=ends)

@@ -176,11 +176,13 @@ def test_class_names_of_a_table_are_those_of_its_column(tmp_path):
 
 
 def test_a_list_that_is_written_out_is_one(folder):
-    rows = ('a.mp4,"[\'a cat\', \'a dog\']"', 'b.mp4,"[""a cat"", ""a dog""]"')
+    rows = ("a.mp4,\"['a cat', 'a dog']\"", 'b.mp4,"[""a cat"", ""a dog""]"')
     (folder / "m.csv").write_text("\n".join(("video,caption", *rows)))
     assert {record.captions for record in read_manifest(folder / "m.csv")} == {("a cat", "a dog")}
     (record,) = read_manifest(
-        _write(folder / "m.jsonl", {"video": "a.mp4", "question": "who?", "answer": "['he', 'she']"})
+        _write(
+            folder / "m.jsonl", {"video": "a.mp4", "question": "who?", "answer": "['he', 'she']"}
+        )
     )
     assert record.answers == ("he", "she")
     (folder / "m.csv").write_text("video,caption\na.mp4,[music] he sings\nb.mp4,\"['a' 'b']\"\n")

@@ -108,7 +108,8 @@ def test_a_label_that_looks_like_a_class_is_told_which(tmp_path, make):
 
 def test_labels_of_any_number_of_digits_are_sorted(make):
     names = ["9" * 5000, "10", "9", "walk"]
-    assert make(rows=[{"label": name} for name in names * 2]).classes == ["9", "10", names[0], "walk"]
+    found = make(rows=[{"label": name} for name in names * 2]).classes
+    assert found == ["9", "10", names[0], "walk"]
 
 
 @pytest.mark.parametrize("line", ["{", "[" * 100_000, "3", "{}", '{"stream": 3}'])

@@ -87,7 +87,10 @@ def test_json_that_is_no_json_lines(tmp_path):
 def test_rows_of_csv_keep_empty_fields(tmp_path):
     (tmp_path / "m.csv").write_text("video_id,sentence\nv,\nw,x\n")
     found = list(csv_rows(tmp_path / "m.csv"))
-    assert found == [(2, {"video_id": "v", "sentence": ""}), (3, {"video_id": "w", "sentence": "x"})]
+    assert found == [
+        (2, {"video_id": "v", "sentence": ""}),
+        (3, {"video_id": "w", "sentence": "x"}),
+    ]
 
 
 def write_parquet(path, columns: list, names: list[str]):

@@ -185,3 +185,12 @@ def test_a_prompt_is_the_beginning_of_a_text(words):
     np.testing.assert_array_equal(tokenizer.prompt(""), text[:1])
     with pytest.raises(ValueError, match="a prompt of 6 tokens; a text has 6, and words must foll"):
         tokenizer.prompt("a red circle moves left")
+
+
+@pytest.mark.parametrize("text", ["a cat \ud83d", "a \0cat"])
+def test_what_is_no_text_is_refused(tmp_path, text):
+    moving_shapes.write_tokenizer(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path, 8)
+    for tokenize in (lambda: tokenizer(["fine", text]), lambda: tokenizer.prompt(text)):
+        with pytest.raises(ValueError, match="^'a .*(half of a surrogate pair|is a NUL)"):
+            tokenize()

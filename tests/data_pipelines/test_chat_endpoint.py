@@ -32,7 +32,7 @@ def reply(body: bytes, status: str = "200 OK", headers: str = "") -> Say:
 
 
 class Server:
-    """What listens at `url` and says `say` to whoever asks; """
+    """What listens at `url` and says `say` to whoever asks."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
@@ -215,8 +215,8 @@ def test_addresses_with_secrets_or_without_a_host_are_refused_unseen(url):
 
 def test_a_key_over_an_open_line_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING):
-        for url in ("https://host/v1", "http://localhost:8/v1", "http://127.0.0.2/v1", "http://[::1]/"):
-            Endpoint(url, key=KEY)
+        for host in ("https://host", "http://localhost:8", "http://127.0.0.2", "http://[::1]"):
+            Endpoint(f"{host}/v1", key=KEY)
         Endpoint("http://host/v1")
         assert not caplog.records
         Endpoint("http://host/v1", key=KEY)

@@ -129,7 +129,10 @@ def test_lists_with_names_of_videos_and_several_answers(tmp_path):
         ),
         ([{"question": "why?", "answer": "a"}], "one of video, image, video_id; it holds question"),
         ([{"video_id": 3, "question": " ", "answer": "a"}], "blank or no text"),
-        ([{"video_id": 3, "question": "why?", "answer": "['a' 'b']"}], "no text: it must be a text, "),
+        (
+            [{"video_id": 3, "question": "why?", "answer": "['a' 'b']"}],
+            "no text: it must be a text, ",
+        ),
         ([{"video_id": 3, "question": ["why?"], "answer": "a"}], "blank or no text"),
         ([{"video_id": 3, "question": "why?", "answer": []}], "blank or no text"),
         ({"video3": "why?"}, "holds an object, no list of questions"),

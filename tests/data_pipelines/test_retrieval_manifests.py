@@ -376,7 +376,7 @@ def test_annotations_that_are_not_there_or_not_one_of_the_known(thousand, tmp_pa
         ("a.json", '"text"', "holds a str, no list or mapping"),
         ("a.json", '{"v": "one", "v": "two"}', "an object has the key 'v' twice"),
         ("a.json", '{"v": ["half \\ud83d"]}', r"`v\[0\]` is no UTF-8 text: character 6"),
-        ("a.json", '{"v": "[\'a\' \'b\']"}', "a caption of v must be a text, is a list or"),
+        ("a.json", "{\"v\": \"['a' 'b']\"}", "a caption of v must be a text, is a list or"),
         ("a.json", '{"v": [["a", 3]]}', "captions of v are .*, no texts"),
         ("a.json", "[" * 100_000, "not JSON"),
         ("a.jsonl", '{"video": "v", "caption": "x"}\n{', "line 2: not JSON"),

@@ -108,7 +108,10 @@ def test_files_that_are_missing_or_not_json_are_named(tmp_path):
         (b'{"0": ["a \\ud83d"]}', r"`0\[0\]` is no UTF-8 text: character 3"),
         (b'{"0": ["a."], "0": ["b."]}', "an object has the key '0' twice"),
         (b'{"0": ["caf\xe9"]}', "line 1: not UTF-8"),
-        (b'{"0": ["[\'a\' \'b\']"]}', r"class 0 \(run\): .* of which one must be a text, is a list"),
+        (
+            b"{\"0\": [\"['a' 'b']\"]}",
+            r"class 0 \(run\): .* of which one must be a text, is a list",
+        ),
         (b'{"0": ["nan"]}', r"class 0 \(run\): .* which tools write where a value is missing"),
         (b"[" * 100_000, "not JSON"),
     ],

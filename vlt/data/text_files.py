@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from vlt.data.texts import wrong_characters
 
 LONGEST_LINE = 1 << 25  # bytes
+MOST_DIGITS = 1000  # of a whole number
 SHOWN = 60  # characters of what is wrong, in a message
 
 _OTHER_FILES = {  # how files begin that people take for text
@@ -120,13 +121,16 @@ def parse_json(text: str) -> Any:
             values too deep to be read, or characters that no text has (`wrong_characters`).
     """
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_int=_whole
+        )
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise ValueError(f"not JSON: {error.msg} at {line}column {error.colno}") from None
     except RecursionError:
-        raise ValueError("not JSON that can be read: its values lie too deep in each other") from None
-    _refuse_wrong_characters(value)
+        raise ValueError("not JSON that can be read: its values lie too deep") from None
+    if "\\u" in text:  # in what is UTF-8 they come from escapes alone
+        _refuse_wrong_characters(value)
     return value
 
 
@@ -137,6 +141,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"an object has the key {twice!r:.{SHOWN}} twice")
     return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits is longer than {MOST_DIGITS:,}")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:

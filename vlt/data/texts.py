@@ -26,11 +26,13 @@ _WRITTEN_LIST = re.compile(
     re.DOTALL,
 )
 _OTHER_VALUES = re.compile(
-    rf"[\[({{][\[(\s]*+{_QUOTED}\s*+(?:,\s*+(?:['\"\[]|None\b|nan\b|null\b|\Z)|['\"]|\Z)"  # cut, mixed
-    rf"|[\[{{][\[(\s]*+{_QUOTED}[\s,\])}}]*[\]}}]\Z"  # nested, sets
-    rf"|{{\s*+{_QUOTED}\s*+:"  # dictionaries
-    rf"|\[\s*+\]\Z|\[\s*+[-+\d.][-+\d.,eE\s]*+\]\Z"  # nothing, numbers
-    rf"|(?:np\.)?array\(\[|b{_QUOTED}\Z",  # numpy's, bytes
+    # Cut off or mixed with other values; nested, and sets; dictionaries; nothing and numbers;
+    # numpy's and bytes.
+    rf"[\[({{][\[(\s]*+{_QUOTED}\s*+(?:,\s*+(?:['\"\[]|None\b|nan\b|null\b|\Z)|['\"]|\Z)"
+    rf"|[\[{{][\[(\s]*+{_QUOTED}[\s,\])}}]*[\]}}]\Z"
+    rf"|{{\s*+{_QUOTED}\s*+:"
+    rf"|\[\s*+\]\Z|\[\s*+[-+\d.][-+\d.,eE\s]*+\]\Z"
+    rf"|(?:np\.)?array\(\[|b{_QUOTED}\Z",
     re.DOTALL,
 )
 
@@ -76,7 +78,8 @@ def checked_text(value: Any) -> str:
     if text in _MISSING:
         raise ValueError(f"is {text!r}, which tools write where a value is missing")
     if _OTHER_VALUES.match(text) or _WRITTEN_LIST.fullmatch(text):
-        raise ValueError(f"must be a text, is a list or another value written out: {text!r:.{SHOWN}}")
+        value = f"{text!r:.{SHOWN}}"
+        raise ValueError(f"must be a text, is a list or another value written out: {value}")
     return text
 
 
@@ -119,8 +122,8 @@ def checked_label(value: Any) -> str:
     )
     if with_point:
         raise ValueError(
-            f"must be text or a whole number, is {value!r}: pandas writes a column of whole numbers "
-            "with a point where a value is missing; write 1 for 1.0, or a name"
+            f"must be text or a whole number, is {value!r:.{SHOWN}}: pandas writes whole numbers "
+            "with a point where some are missing; write 1 for 1.0, or a name"
         )
     if not isinstance(value, str):
         raise ValueError(f"must be text or a whole number and not empty, is {shown(value)}")

@@ -228,7 +228,8 @@ def _ptb_tokens(texts: Mapping[str, Sequence[str]]) -> Tokenized:
         raise RuntimeError(f"the PTB tokenizer gave no answer in {error.timeout:.0f} s") from None
     tokenized = done.stdout.decode().split("\n")[:-1]
     if done.returncode or len(tokenized) != len(lines):
-        raise RuntimeError(f"the PTB tokenizer failed: {done.stderr.decode(errors='replace')[-1000:]}")
+        said = done.stderr.decode(errors="replace")[-1000:]
+        raise RuntimeError(f"the PTB tokenizer failed: {said}")
     kept = iter(
         " ".join(w for w in line.split() if w not in ptbtokenizer.PUNCTUATIONS)
         for line in tokenized
