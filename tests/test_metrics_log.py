@@ -1,6 +1,9 @@
 """Metrics of a run that was cut short: each step once, in metrics.jsonl and in the event files."""
 
+import pytest
+
 from vlt.metrics_log import MetricsLog, read_metrics
+from vlt.writing import WriteError
 
 
 def events(workdir) -> list[tuple[int, str]]:
@@ -32,6 +35,29 @@ def test_resuming_cuts_the_log_back_and_repeats_nothing(tmp_path):
         (3, 0.5),
     ]
     assert events(tmp_path) == [(1, "loss"), (2, "loss"), (3, "loss")]
+
+
+def test_what_cannot_be_written_is_told_by_name(tmp_path, monkeypatch):
+    from tensorflow import errors
+
+    log = MetricsLog(tmp_path, 0, 10)
+
+    def full(*_):
+        raise errors.ResourceExhaustedError(None, None, "{{node x}} file; No space left\nmore")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(log._writer, "write_scalars", full)
+        with pytest.raises(WriteError, match=f"{tmp_path}: TensorBoard's.* written: file; No sp"):
+            log.write(1, {"loss": 0.5})
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "mine")
+    (tmp_path / "metrics.jsonl").symlink_to(tmp_path / "mine")
+    before = (tmp_path / "mine").read_text()
+    with pytest.raises(WriteError, match="metrics.jsonl is a link"):
+        log.write(2, {"loss": 0.5})
+    log.close()
+    with pytest.raises(WriteError, match="metrics.jsonl is a link"):
+        MetricsLog(tmp_path, 0, 10)
+    assert (tmp_path / "mine").read_text() == before
 
 
 def test_progress_tells_speed_and_time_left(tmp_path, capsys):

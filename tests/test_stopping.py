@@ -17,7 +17,8 @@ INSIDE = """
         with stopping.signals():
             {body}
     except stopping.Stopped:
-        stopping.end("stopped in a sentence", 0)
+        print("stopped in a sentence", file=sys.stderr)
+        stopping.end(0)
 """
 WAITS = {
     "python": "print('ready', flush=True); queue.Queue().get()",

@@ -84,8 +84,10 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        status = 0 if _MODE.value == "train" else stopping.status()
-        stopping.end(str(stopped) or NOTHING_NEW, status)
+        if distributed.is_first():
+            print(str(stopped) or NOTHING_NEW, file=sys.stderr)
+        distributed.leave()
+        stopping.end(0 if _MODE.value == "train" else stopping.status())
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
@@ -98,9 +100,6 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         distributed.leave(error)
         if isinstance(error, _expected_errors()):
             sys.exit(f"error: {error}")
-        raise
-    except Stopped:
-        distributed.leave()
         raise
     distributed.leave()
 

@@ -140,9 +140,8 @@ def stop_requested() -> Iterator[Callable[[int], bool]]:
             yield multihost_utils.reached_preemption_sync_point
 
 
-def end(text: str, status: int) -> NoReturn:
-    """Ends the process, whatever still runs in the background, and says why."""
-    print(text, file=sys.stderr)
+def end(status: int) -> NoReturn:
+    """Ends the process, whatever still runs in the background."""
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -100,8 +100,10 @@ class Stream(Iterator[Any]):
     def close(self) -> None:
         """Stops reading ahead. A decode that is under way ends first, unless a signal has come."""
         self._closed.set()
-        if not stopping.requested():
-            self._thread.join()
+        start = time.perf_counter()
+        while self._thread.is_alive() and not stopping.requested():
+            self._thread.join(POLL_SECONDS)
+            stopping.check(waited=time.perf_counter() - start)
         self._iterator.close()
 
 
