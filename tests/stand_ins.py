@@ -58,7 +58,7 @@ def narrow(size: str, layers: int = 12) -> DualEncoderSpec:
     return dataclasses.replace(
         spec,
         visual=dataclasses.replace(spec.visual, **sizes),
-        text=dataclasses.replace(spec.text, **sizes | {"layers": 2}),
+        text=dataclasses.replace(spec.text, **sizes),
         embed_dim=WIDTH,
     )
 
