@@ -151,3 +151,30 @@ def test_packaged_model_is_whole_and_small():
     assert not config.methods, "the head of its pre-training is left out"
     files = [path for path in resolve("tiny_clip").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6e6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"methods": ("nosuch",)},
+        {"dtype": "float16"},
+        {"methods": ("tempme",), "tempme": TEMPME | {"r": 50}},
+        # Of frames, but what the folder says of them has no part in it.
+        {"methods": ("tempme",), "tempme": TEMPME, "frames": 6},
+    ],
+)
+def test_errors_have_no_hint_at_the_frames_that_a_folder_is_for(changes):
+    with pytest.raises(ValueError) as error:
+        load_model(model_config(**changes), 0)
+    assert "frames)" not in str(error.value) and "is for 1" not in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    loaded = load_folder("tiny_clip")
+    params = jax.tree.map(np.array, loaded.params)
+    params["visual"]["class_embedding"][3] = np.inf
+    write_model_folder(tmp_path / "inf", loaded.config, params, loaded.tokenizer)
+    with pytest.raises(
+        ModelFolderError, match=r"1 of 96 weights in visual/class_embedding .*\[3\]"
+    ):
+        load_model(model_config(checkpoint=str(tmp_path / "inf")), 0)

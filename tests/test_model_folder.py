@@ -279,3 +279,27 @@ def test_a_folder_in_place_of_the_config(tmp_path: Path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(ModelFolderError, match="not readable JSON"):
         read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tree_metadata": 3},
+        {"use_ocdbt": False},
+        {"value_type": "os.system"},
+        {"key": "../../../secret", "use_ocdbt": False},
+    ],
+)
+def test_descriptions_of_weights_that_point_elsewhere_are_refused(folder: Path, change: dict):
+    """Keys of leaves become paths, and types of leaves names, where weights are read."""
+    file = folder / "weights" / "state" / "_METADATA"
+    fields = json.loads(file.read_text())
+    leaf = next(iter(fields["tree_metadata"].values()))
+    if "key" in change:
+        leaf["key_metadata"][-1]["key"] = change["key"]
+    if "value_type" in change:
+        leaf["value_metadata"]["value_type"] = change["value_type"]
+    fields |= {key: value for key, value in change.items() if key in fields}
+    file.write_text(json.dumps(fields))
+    with pytest.raises(ModelFolderError, match="weights"):
+        read_model_folder(folder)

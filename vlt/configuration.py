@@ -333,7 +333,7 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
     file = pathlib.Path(workdir) / "config.json"
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{file} does not exist: {workdir} is not the folder of a run") from None
     except ValueError as error:
         raise ConfigError(f"{file} is not JSON: {error}") from None

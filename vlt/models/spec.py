@@ -145,8 +145,8 @@ def spec_from_dict(fields: Any) -> Spec:
         ValueError: a field is missing, unknown, of another type or out of range; names it.
     """
     blip = isinstance(fields, Mapping) and "kind" in fields
-    kind: type[Any] = BlipSpec if blip else DualEncoderSpec
-    spec: Spec = from_values(kind, fields, "spec")
+    kind: type[Spec] = BlipSpec if blip else DualEncoderSpec
+    spec = from_values(kind, fields, "spec")
     _check_numbers("spec", spec)
     _check_vision(spec.visual)
     _check_text(spec)
