@@ -310,7 +310,8 @@ def test_programs_that_hang_are_ended(monkeypatch):
         ),
         (read_references, b'{"annotations": 3}', "'annotations' must be a list, is int: 3"),
         (read_references, b'{"annotations": "x"}', "'annotations' must be a list"),
-        (read_references, b'{"a": ["x", " "]}', "a caption of a is empty"),
+        (read_references, b'{"a": ["x", " "]}', "a caption of a must be .* not empty"),
+        (read_references, b"{\"a\": \"['x' 'y']\"}", "a caption of a must be a text, is a list"),
         (read_references, b'{"a": ["x\\u0000"]}', r"`a\[0\]` is no text: character 2 is a NUL"),
     ],
 )
@@ -318,6 +319,11 @@ def test_files_of_strangers(tmp_path, read, content, message):
     (tmp_path / "file.json").write_bytes(content)
     with pytest.raises(ScoringError, match=f"file.json: .*{message}"):
         read(tmp_path / "file.json")
+
+
+def test_references_written_out_as_a_list_are_read(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps({"a": "['x', 'y']", "b": "[x]", "c": []}))
+    assert read_references(tmp_path / "r.json") == {"a": ["x", "y"], "b": ["[x]"], "c": []}
 
 
 def test_command_says_which_file_is_wrong(tmp_path, monkeypatch):

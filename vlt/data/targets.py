@@ -121,8 +121,12 @@ class Targets:
     def _texts(self, record: Record, column: str) -> tuple[str, ...]:
         if column == "caption":
             return record.captions
+        value: Any = record.extra.get(column)
+        if not isinstance(value, (str, list)):
+            reason = f"{column!r} must be text or a list of texts, as a column of captions, is "
+            raise ManifestError(self._manifest, f"{reason}{value!r:.80}", record.line)
         try:
-            return checked_texts(record.extra.get(column))
+            return checked_texts(value)
         except ValueError as error:
             reason = f"{column!r}, a column of captions, {error}"
             raise ManifestError(self._manifest, reason, record.line) from None

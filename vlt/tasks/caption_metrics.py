@@ -11,6 +11,7 @@ import os
 import pathlib
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from absl import logging
 
 from vlt.data.manifest import READERS, Record, read_manifest
 from vlt.data.text_files import TextFileError, read_json
-from vlt.data.texts import shown, trimmed, wrong_characters
+from vlt.data.texts import checked_texts, shown, wrong_characters
 from vlt.writing import write_whole
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
@@ -135,9 +136,9 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     if path.suffix in READERS:
         return references_of(read_manifest(path, check_videos=False))
     content = _read_json(path)
-    found: dict[str, list[str]] = {}
+    found: dict[str, Any] = {}
     if isinstance(content, Mapping) and "annotations" not in content:
-        found = {key: [v] if isinstance(v, str) else v for key, v in content.items()}
+        found = dict(content)
     else:
         entries = content["annotations"] if isinstance(content, Mapping) else content
         if not isinstance(entries, list):
@@ -145,12 +146,19 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         for entry in entries:
             texts = found.setdefault(_image_id(path, entry), [])
             texts.append(_entry(path, entry, "caption"))
-    for key, texts in found.items():
-        if not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
-            raise ScoringError(f"{path}: the captions of {key} are {texts!r:.80}, no texts")
-        if not all(map(trimmed, texts)):
-            raise ScoringError(f"{path}: a caption of {key} is empty")
-    return found
+    return {key: _texts(path, key, value) for key, value in found.items()}
+
+
+def _texts(path: pathlib.Path, key: str, value: Any) -> list[str]:
+    listed = [value] if isinstance(value, str) else value
+    if not (isinstance(listed, list) and all(isinstance(text, str) for text in listed)):
+        raise ScoringError(f"{path}: the captions of {key} are {value!r:.80}, no texts")
+    if not listed:
+        return []  # which is told with all others
+    try:
+        return list(checked_texts(value))
+    except ValueError as error:
+        raise ScoringError(f"{path}: a caption of {key} {error}") from None
 
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
@@ -261,12 +269,13 @@ def _meteor(references: Tokenized, predictions: Tokenized) -> float:
     meteor = Meteor()
     patience = _patience(sum(map(len, references.values())))
     timer = threading.Timer(patience, meteor.meteor_p.kill)  # which ends what waits for its answer
+    started = time.monotonic()
     timer.start()
     try:
         return meteor.compute_score(references, predictions)[0]
     except (OSError, ValueError) as error:
         meteor.lock.release()  # else its __del__ waits for ever
-        late = not timer.is_alive()
+        late = time.monotonic() - started >= patience
         meteor.meteor_p.kill()
         said = meteor.meteor_p.stderr.read().decode(errors="replace")[-1000:]
         if late:
