@@ -22,7 +22,7 @@ def test_text_is_read_without_its_mark(tmp_path):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a git-lfs pointer"),
         (b"\n <!DOCTYPE HTML><html>", "is a web page"),
-        (gzip.compress(b"{}"), "is compressed by gzip"),
+        (gzip.compress(b"{}", mtime=0), "is compressed by gzip"),
         (b"PK\x03\x04abc", "is a zip archive"),
         (b"PAR1abc", "is a Parquet file"),
         ("{}".encode("utf-16"), "is UTF-16"),

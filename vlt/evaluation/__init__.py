@@ -13,7 +13,7 @@ from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
 from vlt.distributed import check_alike, total
 from vlt.evaluation import answering, captioning, matching, recognition, retrieval
-from vlt.evaluation.clips import DATA_KEYS, check_clips, check_first_clip
+from vlt.evaluation.clips import DATA_KEYS, check_clips, check_first_clip, fitted
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
 from vlt.sharding import local_rows
@@ -103,6 +103,7 @@ class Evaluator:
         for name, section in evals.items():
             with _named(name):
                 kind = _kind(section, module.spec.kind)
+                section = fitted(section, module.spec)
                 check_clips(section, module.spec, 0 if other_frames else frames)
                 data = videos_of(section, mesh, tokenizer, pool, name=name, workdir=workdir)
                 _check_data(section, data)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
+
 from vlt.data.pipeline import VideoData
 from vlt.models.spec import Spec
 
@@ -13,6 +15,19 @@ DATA_KEYS = (
 )  # fmt: skip
 # Steps that give frames of one size, the last to run first.
 FINAL_STEPS = ("crop", "three_crops", "random_crop", "multi_scale_crop", "random_resized_crop")
+
+
+def fitted(section: Mapping[str, Any], spec: Spec) -> Mapping[str, Any]:
+    """The section; where it has no transform for own videos, with one that makes the model's size.
+
+    Generated clips have their model's size as they are, so their sections have no transform, nor
+    keys by which a command could give them one.
+    """
+    if section["transform"] or section["manifest"].startswith("moving_shapes:"):
+        return section
+    side = spec.visual.image_size
+    logging.warning("%s: frames are resized and cut to %d x %d", section["manifest"], side, side)
+    return dict(section) | {"transform": {"resize": side, "crop": side}}
 
 
 def check_clips(section: Mapping[str, Any], spec: Spec, frames: int = 0) -> None:
