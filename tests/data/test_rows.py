@@ -1,6 +1,7 @@
 """Tables whose columns, fields or values cannot be what is meant, and those that can."""
 
 import json
+import random
 
 import pytest
 
@@ -146,3 +147,25 @@ def test_parquet_that_is_cut_or_lies(tmp_path):
     path = write_parquet(tmp_path / "m.parquet", [[None] * rows], ["video"])
     with pytest.raises(ManifestError, match=f"claims {rows:,} rows"):
         read_manifest(path, check_videos=False)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_damaged_files_are_read_or_refused(tmp_path, kind):
+    path = tmp_path / f"m.{kind}"
+    if kind == "csv":
+        path.write_text("video,caption,label\na.mp4,\"a cat, black\",3\nb.mp4,\"['a', 'b']\",4\n")
+    elif kind == "jsonl":
+        path.write_text('{"video": "a.mp4", "caption": ["x", "\\u00e9"], "e": {"f": 1.5}}\n' * 2)
+    else:
+        write_parquet(path, [["a", "b"], [["x", "y"], ["z"]], [1, 2]], ["video", "caption", "n"])
+    whole, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice([1, 2, 5])):
+            damaged[draw.randrange(len(damaged))] = draw.choice(b"[]{}\"',\\\n\r\0u0\xff\xed :A")
+        path.write_bytes(damaged)
+        try:
+            assert read_manifest(path, check_videos=False)
+        except ManifestError:
+            refused += 1
+    assert refused > 100

@@ -98,7 +98,7 @@ def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in zip(*values, strict=True):
                 number += 1
                 yield number, {k: v for k, v in zip(columns, row, strict=True) if v is not None}
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ManifestError(path, f"not Parquet, or damaged: {error}") from None
 
 
