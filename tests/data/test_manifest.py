@@ -166,6 +166,7 @@ def test_class_names_of_a_table_are_those_of_its_column(tmp_path):
         ("id,name\n0,zebra\n2,apple\n", "line 3: must be id 1 and a name, is {'id': '2'"),
         ("id,name\n1,zebra\n", "line 2: must be id 0 and a name"),
         ("id,name\n0,\n", "line 2: must be id 0 and a name"),
+        ("id,name\n0, \n1,apple\n", "line 2: must be id 0 and a name"),
         ("zebra\napple\n", "line 2: must be id 0 and a name"),
         ("id,name\n0,zebra\n1,zebra\n", "line 3: class 'zebra' is that of line 2"),
         ("id,name\n", "holds no classes"),
@@ -270,8 +271,10 @@ def test_class_names_are_checked_as_labels_are(tmp_path):
             read_classes(path)
 
 
-def test_rows_are_grouped_by_texts_and_whole_numbers_alone(tmp_path):
+def test_rows_are_grouped_by_one_value(tmp_path):
     rows = [{"video": "a.mp4", "caption": "x", "pair": pair} for pair in ([1], [1])]
     records = read_manifest(_write(tmp_path / "m.jsonl", *rows), check_videos=False)
-    with pytest.raises(ManifestError, match="line 1: `pair`, by which rows are grouped, must be"):
+    with pytest.raises(
+        ManifestError, match="line 1: `pair`, by which rows are grouped, must be one value"
+    ):
         group_rows(tmp_path / "m.jsonl", records, "pair")

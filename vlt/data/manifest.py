@@ -198,7 +198,7 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
 def _labelled(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Lines and names of a table of classes."""
     for index, (number, row) in enumerate(csv_rows(path)):
-        if row.get("id") != str(index) or not row.get("name"):
+        if row.get("id") != str(index) or not trimmed(row.get("name", "")):
             raise ManifestError(path, f"must be id {index} and a name, is {row}", number)
         yield number, row["name"]
 
@@ -207,16 +207,17 @@ def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> li
     """Indices of records whose values of `column` are equal, in the order of the manifest.
 
     Raises:
-        ManifestError: a row lacks the column, or groups differ in size.
+        ManifestError: a row lacks the column or has several values there, or groups differ in size.
     """
     groups: dict[Any, list[int]] = {}
     for index, record in enumerate(records):
         if column not in record.extra:
             raise ManifestError(path, f"has no column {column!r} to group by", record.line)
-        if not isinstance(record.extra[column], (str, int)):
-            reason = f"`{column}`, by which rows are grouped, must be text or a whole number, is "
-            raise ManifestError(path, f"{reason}{shown(record.extra[column])}", record.line)
-        groups.setdefault(record.extra[column], []).append(index)
+        value = record.extra[column]
+        if isinstance(value, (list, dict)) or value != value:
+            reason = f"`{column}`, by which rows are grouped, must be one value, is {shown(value)}"
+            raise ManifestError(path, reason, record.line)
+        groups.setdefault(value, []).append(index)
     sizes = {len(members): value for value, members in groups.items()}
     if len(sizes) > 1:
         found = ", ".join(f"{size} rows with {column}={v!r}" for size, v in sizes.items())
