@@ -134,6 +134,11 @@ class DiffRate(Method):
         if self.kept is not None or not train:
             return hidden[-1], {}
         spec, leaves = tower.spec, tower.variables["params"]
+        if hidden[0].patches != spec.patches:
+            raise ValueError(
+                f"diffrate.kept=None learns counts of {spec.patches} patches, and there are "
+                f"{hidden[0].patches}: prompts among them; set prompt.matched=False"
+            )
         choices = self._choices(spec.patches)
         left = [jnp.float32(spec.patches)] * 2
         for i in range(1, spec.layers):
