@@ -162,9 +162,7 @@ def matching(protocol: str, data: ConfigDict) -> ConfigDict:
     return section
 
 
-def answering(
-    protocol: str, answers: str, data: ConfigDict
-) -> ConfigDict:
+def answering(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
     """Answers chosen from a file of them, as BLIP ranks them; '' for written ones."""
     section = ConfigDict(
         {
@@ -181,9 +179,7 @@ def answering(
     return section
 
 
-def captioning(
-    protocol: str, data: ConfigDict, **search: Any
-) -> ConfigDict:
+def captioning(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
     """Captions of a data section by beam search, and their scores. search: of `Search`'s fields."""
     section = ConfigDict(
         {"kind": "captioning", "protocol": protocol, "allow_subset": False, "prompt": ""}
@@ -193,9 +189,7 @@ def captioning(
     return section
 
 
-def recognition(
-    data: ConfigDict, protocol: str = "own_data", clips: int = 1
-) -> ConfigDict:
+def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) -> ConfigDict:
     """Recognition of the labels of a data section, class names as they stand.
 
     protocol: of vlt/tasks/recognition_protocols.py. clips: of `frames` frames each; with the step

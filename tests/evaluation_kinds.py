@@ -70,7 +70,9 @@ def inputs(workdir: Path, devices: int) -> dict[str, tuple[Any, ...]]:
         "twin_captions": (*dual, some, twins),
         "recognition": (*dual, actions.SECTION, labelled),
         "matching": (
-            *parts(retriever()), ranked.SECTION | {"rerank": 3}, data(videos, UNREAD, own)
+            *parts(retriever()),
+            ranked.SECTION | {"rerank": 3},
+            data(videos, UNREAD, own),
         ),
         "question_answering": (
             *parts(Answerer(BlipSpec("answerer", VISUAL, context))),

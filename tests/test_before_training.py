@@ -130,15 +130,13 @@ def test_frames_of_data_and_model_are_one_number(refused, name):
         config.model.methods = ()
 
     said = refused(without_exception, **{f"{name}.sampler.frames": 3})
-    assert said == (
-        f"{name}: sampler.frames=3, but model.frames=4: set both to the same number"
-    )
+    assert said == (f"{name}.sampler.frames=3, but model.frames=4: set both to the same number")
 
 
 def test_a_model_of_more_frames_than_its_clips_is_refused(refused):
     assert "sampler.frames=4, but model.frames=16" in refused(**{"model.frames": 16})
     said = refused(**{"model.frames": 16, "train.steps": 0})
-    assert said.startswith("evals.looks: sampler.frames=4, but model.frames=16")
+    assert said.startswith("evals.looks.sampler.frames=4, but model.frames=16")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +164,16 @@ def test_videos_of_another_size_are_found_by_their_first_clip(refused):
     said = refused(enlarged)
     assert said.startswith("evals.looks: the first clip of ")
     assert "has frames of 32 x 32 pixels, but the model is for 224 x 224" in said
+
+
+def test_an_evaluation_alone_needs_no_metric_of_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config("tests/loop_config.py", {"train.best_metric": "gone/t2v_R@1"})
+    Run(config, tmp_path, training=False).close()
+
+
+def test_a_tokenizer_that_is_not_there_is_said(refused):
+    assert "model.tokenizer: /nowhere" in refused(**{"model.tokenizer": "/nowhere"})
 
 
 def test_texts_fit_the_text_tower(refused):

@@ -272,7 +272,7 @@ def test_rows_without_labels(parts):
 
 def test_several_views_are_refused_where_one_is_looked_at(parts, files):
     given = SECTION["sampler"] | {"clips": 4}
-    section = section_of(files, sampler=given, kind="retrieval")
+    section = section_of(files, sampler=given, kind="retrieval", ties="against")
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     with pytest.raises(ValueError, match="evals.r: retrieval takes one view, not 4"):
         Evaluator({"r": section}, parts[0].module, mesh, Words(), DecoderPool(0), files)

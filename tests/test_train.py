@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -281,3 +282,93 @@ def test_workdir_of_another_config_is_refused(whole):
     done = run(whole, "--config.seed=5")
     assert done.returncode == 1
     assert "holds a run of another config" in done.stderr and "seed: 0 there, 5 now" in done.stderr
+
+
+EVALUATING = (
+    "--config.train.eval_every=5", "--config.train.checkpoint_every=100",
+    "--config.train.keep_last=1", "--config.train.best_metric=-looks/t2v_MnR",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluating(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A run that evaluates at steps at which no checkpoint is due."""
+    workdir = tmp_path_factory.mktemp("evaluating")
+    done = run(workdir, *EVALUATING)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workdir, done
+
+
+def measured(workdir: Path) -> dict[int, float]:
+    """What the evaluations found, by step."""
+    found = [entry for entry in logged(workdir) if "looks/t2v_MnR" in entry]
+    assert len({entry["step"] for entry in found}) == len(found), "a step is there twice"
+    return {entry["step"]: entry["looks/t2v_MnR"] for entry in found}
+
+
+def test_evaluations_are_made_at_their_steps_and_the_best_is_kept(evaluating):
+    workdir, done = evaluating
+    found = measured(workdir)
+    assert list(found) == [5, 10, 12], "whatever steps checkpoints are due at"
+    assert re.findall(r"step (\d+)/12  evaluated: looks/t2v_R@1 ", done.stderr) == ["5", "10", "12"]
+    best = min(found, key=lambda step: (found[step], -step))
+    checkpoints = TrainingCheckpoints(workdir, 1, "-looks/t2v_MnR")
+    assert checkpoints.best() == best and checkpoints.steps() == sorted({best, 12})
+    assert checkpoints.metrics(12)["looks/t2v_MnR"] == found[12], "the last may be the best"
+
+
+def test_the_table_the_evaluation_and_the_export_say_which_checkpoint(evaluating, tmp_path):
+    workdir, trained_run = evaluating
+    checkpoints = TrainingCheckpoints(workdir, 1, "-looks/t2v_MnR")
+    told = checkpoints.describe(checkpoints.best())
+    assert told.startswith(f"step {checkpoints.best()}, best by looks/t2v_MnR=")
+    assert (f"vlt.export take {told}" in trained_run.stdout) == (checkpoints.best() != 12)
+    evaluated = run(workdir, *EVALUATING, "--mode=eval")
+    assert evaluated.returncode == 0 and told in evaluated.stderr
+    exported = subprocess.run(
+        [sys.executable, "-m", "vlt.export", f"--workdir={workdir}", str(tmp_path / "model")],
+        cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert exported.returncode == 0 and told in exported.stderr, exported.stderr
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_its_evaluation_makes_it_when_it_goes_on(evaluating, tmp_path):
+    whole, _ = evaluating
+    process = start(tmp_path, *EVALUATING)
+    wait_for(lambda: list(tmp_path.glob("checkpoints/5*")), process)
+    process.kill()
+    process.wait()
+    done = run(tmp_path, *EVALUATING)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert measured(tmp_path) == measured(whole)
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("written", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_killed_after_its_last_step_is_evaluated_when_it_goes_on(
+    evaluating, tmp_path, written
+):
+    whole, _ = evaluating
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    for name in ("run.json", "results.json", "results.md", "checkpoints/12/evaluation.json"):
+        (workdir / name).unlink()
+    if not written:
+        file = workdir / "metrics.jsonl"
+        file.write_text("".join(line + "\n" for line in file.read_text().splitlines()[:-1]))
+    done = run(workdir, *EVALUATING)
+    assert done.returncode == 0 and "loss" not in done.stderr, done.stderr[-3000:]
+    assert measured(workdir) == measured(whole)
+    last = TrainingCheckpoints(workdir, 1).metrics(12)
+    assert last == TrainingCheckpoints(whole, 1).metrics(12) and last
+
+
+def test_evaluations_may_be_others_than_those_of_training(evaluating):
+    workdir, _ = evaluating
+    other = "--config.evals.looks.ties=published"
+    assert run(workdir, *EVALUATING, other, "--mode=eval").returncode == 0
+    refused = run(workdir, *EVALUATING, "--config.seed=5", "--mode=eval")
+    assert refused.returncode == 1 and "seed: 0 there, 5 now" in refused.stderr
+    assert "remove" not in refused.stderr, "an evaluation is no reason to lose a run"
+    assert run(workdir, *EVALUATING, other).returncode == 1, "training goes on as it began"

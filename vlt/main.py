@@ -182,7 +182,7 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     from vlt.train import Run, train  # imports the data stack, which a finished run does not need
 
     start = time.perf_counter()
-    run = Run(config, workdir)
+    run = Run(config, workdir, training=mode == "train")
     try:
         if mode == "eval":
             return {"trained_params": run.trained_count} | evaluate_chosen(run)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vlt.data.pipeline import VideoData
 from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, Metrics, videos_of
-from vlt.evaluation.clips import check_clips
+from vlt.evaluation.clips import check_clips, named_section
 from vlt.loading import LoadedModel, build_described, load_model, tokenizer_folder
 from vlt.metrics_log import MetricsLog, Unwritten
 from vlt.models.video_model import VideoModel
@@ -43,11 +43,12 @@ class Run:
 
     Args:
         workdir: gets checkpoints, metrics and, in the end, results.json.
+        training: whether what only training needs is checked, too.
 
     Raises: what the parts raise about a config, manifest, checkpoint or mesh that does not fit.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path):
+    def __init__(self, config: ConfigDict, workdir: Path, training: bool = True):
         self.config, self.workdir = config, workdir
         self.mesh = make_mesh(config.mesh)
         module, folder, _ = build_described(config.model)
@@ -56,22 +57,22 @@ class Run:
         self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
         self.watchdog = Watchdog(config.train.watchdog)
         try:
-            self.evaluator = self._checked_evaluator(module)
+            if training and config.train.steps:
+                with named_section("data.train"):
+                    check_clips(config.data.train, module.spec, config.model.frames)
+            self.evaluator = self._evaluator(module)
+            if training and config.train.steps:
+                check_best_metric(config.train.best_metric, self.evaluator.metrics)
             self._load()
         except BaseException:
             self.watchdog.close()
             self.pool.close()
             raise
 
-    def _checked_evaluator(self, module: VideoModel) -> Evaluator:
-        """The evaluations, after all of the config that needs no weights was checked."""
-        config, steps = self.config, self.config.train.steps
-        if steps:
-            try:
-                check_clips(config.data.train, module.spec, config.model.frames)
-            except ValueError as error:
-                raise ValueError(f"data.train: {error}") from error
-        evaluator = Evaluator(
+    def _evaluator(self, module: VideoModel) -> Evaluator:
+        config = self.config
+        tested_on_others = any(method.other_frames_tested for method in module.methods)
+        return Evaluator(
             config.evals,
             module,
             self.mesh,
@@ -80,15 +81,8 @@ class Run:
             self.workdir,
             self.watchdog,
             frames=config.model.frames,
-            other_frames=bool(steps) and any(m.other_frames_tested for m in module.methods),
+            other_frames=bool(config.train.steps) and tested_on_others,
         )
-        best = config.train.best_metric.removeprefix("-")
-        if steps and best and best not in evaluator.metrics:
-            raise ValueError(
-                f"train.best_metric={config.train.best_metric!r} is none of what the evaluations "
-                f"find: {', '.join(evaluator.metrics) or 'there are no evals'}"
-            )
-        return evaluator
 
     def _load(self) -> None:
         """Weights, checkpoints and the training program."""
@@ -129,18 +123,31 @@ class Run:
         self.checkpoints.close()
 
 
+def check_best_metric(name: str, found: Sequence[str]) -> None:
+    """Raises ValueError where `train.best_metric` is given and none of what evaluations find."""
+    if name and name.removeprefix("-") not in found:
+        raise ValueError(
+            f"train.best_metric={name!r} is none of what the evaluations find: "
+            f"{', '.join(found) or 'there are no evals'}"
+        )
+
+
 def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer:
     """The tokenizer of `config.model`.
 
     Raises:
-        ValueError: more tokens, or longer texts, than the text tower has embeddings for.
+        ValueError: no such folder, or more tokens, or longer texts, than the text tower has
+            embeddings for.
     """
     text, context = module.spec.text, config.model.context
     if context > text.context:
         raise ValueError(
             f"model.context={context}: the model's texts have at most {text.context} tokens"
         )
-    tokenizer = Tokenizer.load(folder, context)
+    try:
+        tokenizer = Tokenizer.load(folder, context)
+    except FileNotFoundError as error:
+        raise ValueError(f"model.tokenizer: {error}") from error
     if tokenizer.size > text.vocab:
         raise ValueError(
             f"the tokenizer of {folder} has {tokenizer.size} tokens, but the model's text tower "

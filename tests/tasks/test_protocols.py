@@ -5,7 +5,13 @@ import json
 import pytest
 
 from vlt.data.manifest import Record
-from vlt.tasks.protocols import PROTOCOLS, Protocol, ProtocolError, named_protocol
+from vlt.tasks.protocols import (
+    PROTOCOLS,
+    Protocol,
+    ProtocolError,
+    checked_pairs,
+    named_protocol,
+)
 
 
 def record(video: str, *captions: str) -> Record:
@@ -133,6 +139,37 @@ def test_more_than_the_protocol_is_no_subset() -> None:
 def test_moving_shapes_may_have_any_size() -> None:
     protocol = named_protocol("moving_shapes")
     assert protocol.check(protocol.pairs(rows(7))) == "moving_shapes"
+
+
+def section(protocol: str, manifest: str, **more: bool) -> dict:
+    return {"protocol": protocol, "manifest": manifest, "allow_subset": False} | more
+
+
+def test_own_data_has_any_size_and_any_texts() -> None:
+    own = section("own_data", "mine.csv")
+    assert checked_pairs(own, rows(7, captions=2), "queries")[1] == "own_data"
+    assert checked_pairs(own, rows(3), "references")[1] == "own_data"
+    asked = [Record("q", "v.mp4", (), None, "what?", ("man",), {}, line=1)]
+    assert checked_pairs(own, asked, "questions") == ([("v.mp4", "what?")], "own_data")
+
+
+def test_only_generated_videos_are_moving_shapes() -> None:
+    generated = section("moving_shapes", "moving_shapes:clips:test:520")
+    assert checked_pairs(generated, rows(7), "queries")[1] == "moving_shapes"
+    assert checked_pairs(section("moving_shapes", "m.csv"), rows(7), "queries")[1] == "own_data"
+
+
+def test_a_test_set_of_another_size_is_no_own_data_by_itself() -> None:
+    """A number must not be compared under another name than was asked for, without a word."""
+    with pytest.raises(ProtocolError, match="29 videos instead of 1000.*protocol=own_data"):
+        checked_pairs(section("msrvtt_1ka_9k", "mine.csv"), rows(29), "queries")
+
+
+def test_protocols_of_other_texts_and_rows_without_texts_are_refused() -> None:
+    with pytest.raises(ProtocolError, match="'msvd_captions' has references, not queries.*'msvd'"):
+        checked_pairs(section("msvd_captions", "m.csv"), rows(670), "queries")
+    with pytest.raises(ProtocolError, match="no row of the manifest has any questions"):
+        checked_pairs(section("own_data", "m.csv"), rows(7), "questions")
 
 
 def test_unknown_name_lists_the_known() -> None:

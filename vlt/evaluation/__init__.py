@@ -1,7 +1,6 @@
 """Evaluations of a model during and after training: `config.evals`, each of a kind of `KINDS`."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,13 @@ from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
 from vlt.distributed import check_alike, total
 from vlt.evaluation import answering, captioning, matching, recognition, retrieval
-from vlt.evaluation.clips import DATA_KEYS, check_clips, check_first_clip, fitted
+from vlt.evaluation.clips import (
+    DATA_KEYS,
+    check_clips,
+    check_first_clip,
+    fitted,
+    named_section,
+)
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
 from vlt.sharding import local_rows
@@ -101,7 +106,7 @@ class Evaluator:
         self._data = {}
         self.metrics: list[str] = []
         for name, section in evals.items():
-            with _named(name):
+            with named_section(f"evals.{name}"):
                 kind = _kind(section, module.spec.kind)
                 section = fitted(section, module.spec)
                 check_clips(section, module.spec, 0 if other_frames else frames)
@@ -135,15 +140,6 @@ def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: An
     data = VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
     check_alike(f"{data.name}: {data.manifest}", "\n".join(record.id for record in data.records))
     return data
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Says of which evaluation a ValueError is."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"evals.{name}: {str(error).removeprefix(f'{name}.')}") from error
 
 
 def _kind(section: Mapping[str, Any], model: str) -> Kind:

@@ -1,6 +1,8 @@
 """Whether the clips of a data section have the shape that the model is for."""
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -28,6 +30,17 @@ def fitted(section: Mapping[str, Any], spec: Spec) -> Mapping[str, Any]:
     side = spec.visual.image_size
     logging.warning("%s: frames are resized and cut to %d x %d", section["manifest"], side, side)
     return dict(section) | {"transform": {"resize": side, "crop": side}}
+
+
+@contextlib.contextmanager
+def named_section(name: str) -> Iterator[None]:
+    """Says of which section of the config a ValueError is: data.train, or evals.NAME."""
+    try:
+        yield
+    except ValueError as error:
+        told = str(error).removeprefix(f"{name.rpartition('.')[2]}.")
+        joint = "." if re.match(r"[\w.]+=", told) else ": "  # one of its keys, or all of it
+        raise ValueError(f"{name}{joint}{told}") from error
 
 
 def check_clips(section: Mapping[str, Any], spec: Spec, frames: int = 0) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from vlt.data.manifest import Record
 
 OWN_DATA = "own_data"
-ADVICE = "For videos of your own set protocol=own_data, for a part of the test set allow_subset=True"
+ADVICE = "for a part of the test set take allow_subset=True, for your own videos protocol=own_data"
 
 
 class ProtocolError(ValueError):
@@ -79,7 +79,7 @@ class Protocol:
             taken = "all captions of a video as its references"
         elif self.texts == "questions":
             taken = "one question a row"
-        return f"the protocol takes {taken}. {ADVICE}"
+        return f"the protocol takes {taken}; {ADVICE}"
 
     @property
     def asserts_nothing(self) -> bool:
@@ -157,7 +157,9 @@ def named_protocol(name: str, texts: str = "") -> Protocol:
         return dataclasses.replace(protocol, texts=texts)
     if texts not in ("", protocol.texts):
         fit = [p.name for p in PROTOCOLS.values() if p.asserts_nothing or p.texts == texts]
-        raise ProtocolError(f"protocol {name!r} has {protocol.texts}, not {texts}; take one of {fit}")
+        raise ProtocolError(
+            f"protocol {name!r} has {protocol.texts}, not {texts}; take one of {fit}"
+        )
     return protocol
 
 
