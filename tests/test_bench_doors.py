@@ -51,7 +51,7 @@ def test_a_peer_that_is_not_installed(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "error: --config=FILE[:variant] is needed: configs/btadapter.py, configs/"),
+        ((), "error: --config=FILE[:variant] is missing, such as python -m vlt.bench --config="),
         (("--config=configs/btadapter.py:bensh",), "did you mean 'bench'"),
         (
             ("--config=configs/btadapter.py", "--against=x.py"),

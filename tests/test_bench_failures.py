@@ -22,7 +22,7 @@ def job(tmp_path):
 def write(workdir, value: float, loss: float = 0.5) -> None:
     checkpoints = TrainingCheckpoints(workdir, keep_last=2)
     leaves = {"w": np.full(1000, value, np.float32)}
-    checkpoints.save(STEPS, {"trained": leaves, "opt_state": {"mu": leaves}}, {}, {})
+    checkpoints.save(STEPS, {"trained": leaves, "opt_state": {"mu": leaves}}, {})
     checkpoints.close()
     entry = {"step": 1, "loss": loss, "perf/step_s": np.random.default_rng().random()}
     (workdir / "metrics.jsonl").write_text(json.dumps(entry) + "\n")

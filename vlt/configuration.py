@@ -115,7 +115,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         check_flags(argv)
         arguments = flags.FLAGS(list(argv))
-        command = f"python -m vlt.{pathlib.Path(argv[0]).stem}"
+        file = pathlib.Path(argv[0])
+        command = f"python -m vlt.{file.parent.name if file.stem == '__main__' else file.stem}"
         if arguments[1:]:
             raise ConfigError(
                 f"{command} takes no argument {arguments[1]!r}; --help lists its flags"
