@@ -112,26 +112,31 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
     Ends the process with a sentence where a flag, the config or a value of it does not fit.
     """
+    file = pathlib.Path(argv[0])
+    command = f"python -m vlt.{file.parent.name if file.stem == '__main__' else file.stem}"
     try:
+        if "--config=" in argv:
+            raise _missing_config(command)
         check_flags(argv)
         arguments = flags.FLAGS(list(argv))
-        file = pathlib.Path(argv[0])
-        command = f"python -m vlt.{file.parent.name if file.stem == '__main__' else file.stem}"
         if arguments[1:]:
             raise ConfigError(
                 f"{command} takes no argument {arguments[1]!r}; --help lists its flags"
             )
         config = flags.FLAGS["config"].value
         if not isinstance(config, ConfigDict):
-            example = f"{command} --config=configs/btadapter.py"
-            raise ConfigError(
-                f"--config=FILE[:variant] is missing, such as {example}; config files: "
-                f"{', '.join(config_files())}"
-            )
+            raise _missing_config(command)
         checked(config)
     except (ConfigError, flags.Error) as error:
         sys.exit(f"error: {_in_words(str(error))}")
     return arguments
+
+
+def _missing_config(command: str) -> ConfigError:
+    return ConfigError(
+        f"--config=FILE[:variant] is missing, such as {command} --config=configs/btadapter.py; "
+        f"config files: {', '.join(config_files())}"
+    )
 
 
 def _in_words(error: str) -> str:
