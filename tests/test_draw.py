@@ -149,9 +149,10 @@ def test_command_without_weights_tells_what_is_missing(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((CLIP,), "--out=DIR, the folder of the pictures, is needed"),
-        ((CLIP, "--out={file}"), "--out={file}: a file, and a folder is needed"),
-        (("--out={folder}",), "a video and --config or --workdir are needed"),
+        ((CLIP,), "a video, --out and --config or --workdir are needed"),
+        ((CLIP, "--out={folder}"), "a video, --out and --config or --workdir are needed"),
+        (("--out={folder}",), "a video, --out and --config or --workdir are needed"),
+        ((CLIP, "--out={file}", "--workdir={file}"), "--out={file}: a file, and a folder is"),
         ((CLIP, "--out={folder}", "--workdir={file}"), "{file}/config.json"),
     ],
 )

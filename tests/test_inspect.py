@@ -134,7 +134,9 @@ def folder_with_config(
 ) -> pathlib.Path:
     """A model folder's description; weights are never read."""
     folder.mkdir()
-    stored = ModelConfig("clip", SIZES[size], methods, {"mean": CLIP_MEAN, "std": CLIP_STD}, frames)
+    side = SIZES[size].visual.image_size
+    pixels = {"image_size": side, "mean": CLIP_MEAN, "std": CLIP_STD}
+    stored = ModelConfig("clip", SIZES[size], methods, pixels, frames)
     (folder / "config.json").write_text(json.dumps(stored.to_dict()))
     return folder
 

@@ -44,7 +44,7 @@ def test_one_ends_a_wait_in_a_sentence(signum):
     child.send_signal(signum)
     _, errors = child.communicate(timeout=20)
     assert child.returncode == 0
-    assert "Traceback" not in errors and errors.splitlines()[-1] == "stopped in a sentence"
+    assert "Traceback" not in errors and "stopped in a sentence" in errors.splitlines()
 
 
 @pytest.mark.parametrize("wait", ["deferred", "library"])
