@@ -196,8 +196,8 @@ def test_a_pickle_runs_nothing(tmp_path):
     [
         ([1, 2], "holds a list, no list or mapping"),
         (7, "holds a int"),
-        ({1: ["a"]}, "1 stands where a video's name should be"),
-        ({b"v": ["a"]}, "b'v' stands where a video's name"),
+        ({1: ["a"]}, "the name of a video is 1, no text"),
+        ({b"v": ["a"]}, "the name of a video is b'v', no text"),
         ({"v": 7}, "the captions of v are 7, no texts"),
         ({"v": [b"a"]}, "the captions of v are .*, no texts"),
         ({"v": [["a", 1]]}, "the captions of v are .*, no texts"),
