@@ -148,7 +148,7 @@ def test_every_changed_byte_is_told_by_the_sum(sound, tmp_path, at):
 
 
 def test_the_sum_of_no_file(tmp_path):
-    with pytest.raises(CannotOpen, match=r"none.mp4: cannot be opened: No such file"):
+    with pytest.raises(CannotOpen, match=r"none.mp4: cannot be opened: no such file"):
         verify(str(tmp_path / "none.mp4"), "")
 
 

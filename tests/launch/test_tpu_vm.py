@@ -198,10 +198,9 @@ def hosts(tmp_path, monkeypatch) -> pathlib.Path:
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
     repository = tmp_path / "repository"
-    shutil.copytree(ROOT / "launch", repository / "launch")
-    (repository / "vlt").mkdir()
-    (repository / "vlt/__init__.py").touch()
-    shutil.copy(ROOT / "vlt/configuration.py", repository / "vlt")
+    for package in ("launch", "vlt"):
+        without = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, repository / package, ignore=without)
     (repository / "vlt/main.py").write_text(TRAINER)
     (repository / ".gitignore").write_text("__pycache__/\nbuild/\n")
     git = ("git", "-C", str(repository), "-c", "user.name=test", "-c", "user.email=test@test")
