@@ -107,7 +107,7 @@ def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options:
 
 
 def retrieval(protocol: str, data: ConfigDict) -> ConfigDict:
-    """Text-video retrieval on a data section, by a protocol of vlt/tasks/protocols.py."""
+    """Text-video retrieval on a data section, by a protocol of vlt/evaluation/protocols.py."""
     section = ConfigDict(
         {"kind": "retrieval", "protocol": protocol, "allow_subset": False, "ties": "against"}
     )
@@ -192,8 +192,8 @@ def captioning(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
 def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) -> ConfigDict:
     """Recognition of the labels of a data section, class names as they stand.
 
-    protocol: of vlt/tasks/recognition_protocols.py. clips: of `frames` frames each; with the step
-    `three_crops` each is looked at three times.
+    protocol: of vlt/evaluation/recognition_protocols.py. clips: of `frames` frames each; with the
+    step `three_crops` each is looked at three times.
     """
     section = ConfigDict(
         {

@@ -6,7 +6,7 @@ makes train.jsonl and val1.jsonl of the published train.json and val_1.json.
 """
 
 from data_pipelines.manifests import Files, Split, main
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["activitynet_val1"]
 SPLITS = (

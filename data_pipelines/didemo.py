@@ -8,7 +8,7 @@ papers do, since a manifest names whole files.
 """
 
 from data_pipelines.manifests import Files, Split, main
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["didemo"]
 SPLITS = tuple(

@@ -8,7 +8,7 @@ the counts of the papers are those of the files' lines.
 """
 
 from data_pipelines.manifests import Files, Split, main
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["lsmdc"]
 SPLITS = (

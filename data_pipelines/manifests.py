@@ -23,7 +23,7 @@ from data_pipelines.annotation_files import (
 )
 from data_pipelines.question_files import read_questions
 from vlt.data.texts import printable, wrong_characters
-from vlt.writing import new_file
+from vlt.storage.files import new_file
 
 SHOWN = 5  # examples in a message
 

@@ -8,7 +8,7 @@ train.json is taken for the 9k). data_pipelines.msrvtt_captions makes the splits
 """
 
 from data_pipelines.manifests import Files, Split, main
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 TRAINING = tuple(
     Split(

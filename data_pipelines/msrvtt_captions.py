@@ -7,7 +7,7 @@ test_videodatainfo.json, or of lists. data_pipelines.msrvtt makes the splits of 
 """
 
 from data_pipelines.manifests import Files, Split, main
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["msrvtt_captions"]
 SPLITS = (

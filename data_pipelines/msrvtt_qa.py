@@ -16,7 +16,7 @@ from typing import Any
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.manifests import Files, Split, given_files, main, write_lines, write_manifests
 from data_pipelines.question_files import frequent_answers, read_answers, read_questions
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["msrvtt_qa"]
 ANSWERS = 4000

@@ -7,7 +7,7 @@ train_list.txt, val_list.txt and test_list.txt, or of lists.
 """
 
 from data_pipelines.manifests import Files, Split, main
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["msvd"]
 COUNTS = {

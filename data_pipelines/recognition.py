@@ -23,7 +23,7 @@ from data_pipelines.manifests import (
     write_lines,
     write_manifests,
 )
-from vlt.tasks.recognition_protocols import (
+from vlt.evaluation.recognition_protocols import (
     BASE_SHOTS,
     RECOGNITION_PROTOCOLS,
     SAMPLINGS,

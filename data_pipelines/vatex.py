@@ -8,7 +8,7 @@ and vatex_public_test_english_v1.1.json, or of lists. Many of its videos have le
 """
 
 from data_pipelines.manifests import Files, Split, main
-from vlt.tasks.protocols import PROTOCOLS
+from vlt.evaluation.protocols import PROTOCOLS
 
 PROTOCOL = PROTOCOLS["vatex_captions"]
 SPLITS = (

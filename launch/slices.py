@@ -1,9 +1,9 @@
-"""How Google Cloud names the TPU slices of vlt/chips.py."""
+"""How Google Cloud names the TPU slices of vlt/costs/accelerators.py."""
 
 import argparse
 from typing import NamedTuple
 
-from vlt.chips import CHIPS, TopologyError, check_topology, chips_of
+from vlt.costs.accelerators import CHIPS, TopologyError, check_topology, chips_of
 
 
 class Kind(NamedTuple):

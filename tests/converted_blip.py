@@ -11,7 +11,7 @@ from blip_models import CONTEXT, ENC, IMAGE, bert_words, blip
 from transformers import PreTrainedModel
 
 from vlt.convert import convert
-from vlt.loading import LoadedModel, load_folder
+from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.video_model import VideoModel
 
 

@@ -200,7 +200,7 @@ CASES: dict[str, Case] = {
         f"JAX_OPTIMIZATION_LEVEL=O1 python -m vlt.bench.slices {TINY} --topology=v5e:2x4 --out=one",
         needs="libtpu",
     ),
-    # tests/test_bench_failures.py harms runs.
+    # tests/bench/test_bench_failures.py harms runs.
     "python -m vlt.bench.failures --workdir=DIR": run("python -m vlt.bench.failures --help"),
     "python -m vlt.bench --config=configs/tempme.py:msrvtt_b16 "
     "--against=configs/tempme.py:msrvtt_b16_lora --against=configs/tempme.py:msrvtt_b16_tome "

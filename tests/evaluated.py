@@ -10,7 +10,7 @@ import numpy as np
 from vlt.data.captions import Cleaning
 from vlt.evaluation.predictor import Predictor
 from vlt.models.video_model import VideoModel
-from vlt.sharding import make_mesh
+from vlt.runtime.mesh import make_mesh
 
 BATCH = 8
 

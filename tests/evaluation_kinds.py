@@ -16,10 +16,10 @@ from evaluated import BATCH, Words, data, predictor
 from small_retriever import TEXT, VISUAL, params, retriever
 
 from vlt.evaluation import KINDS
+from vlt.evaluation.protocols import PROTOCOLS, Protocol
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
 from vlt.models.spec import BlipSpec
-from vlt.tasks.protocols import PROTOCOLS, Protocol
 
 UNREAD = (4,)
 PLAIN = {"protocol": "moving_shapes", "allow_subset": False, "ties": "against"}

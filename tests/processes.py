@@ -18,9 +18,9 @@ CONFIG = "tests/loop_config.py"
 LOST_SECONDS = 10
 JOIN = """
 import sys
-from vlt import distributed
+from vlt.runtime import processes
 distributed.WATCH_EVERY, distributed.COMMON_ERROR = 0.5, 3.0
-distributed.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 60, 10)
+processes.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 60, 10)
 """
 
 

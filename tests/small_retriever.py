@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlt.models.build import init_params
+from vlt.model_io.build import init_params
 from vlt.models.retriever import Retriever
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 

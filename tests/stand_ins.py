@@ -20,7 +20,7 @@ from transformers import CLIPConfig, CLIPModel
 from vlt.convert.families import FAMILIES
 from vlt.convert.table import to_tensors
 from vlt.data.tokenize import write_clip_tokenizer
-from vlt.models.build import init_params, make_model
+from vlt.model_io.build import init_params, make_model
 from vlt.models.spec import SIZES, DualEncoderSpec
 
 WIDTH = 64  # one head of CLIP's

@@ -13,8 +13,8 @@ from helpers import ROOT, environment
 
 from configs import common
 from vlt.ahead import compile_ahead, does_not_fit, format_compiled, knobs, progress, roofline
-from vlt.chips import CHIPS, TopologyError, check_topology, chips_of
 from vlt.configuration import load_config
+from vlt.costs.accelerators import CHIPS, TopologyError, check_topology, chips_of
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'"

@@ -6,8 +6,8 @@ import pytest
 
 import vlt
 from data_pipelines import moving_shapes
-from vlt.model_folder import ModelConfig, ModelFolderError, model_shapes, write_model_folder
-from vlt.models.build import make_model
+from vlt.model_io.build import make_model
+from vlt.model_io.folder import ModelConfig, ModelFolderError, model_shapes, write_model_folder
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
 
 VISION = VisionSpec(16, 8, 16, 1, 2, 32, "gelu", pre_norm=False, patch_bias=True)

@@ -14,11 +14,11 @@ from vlt import caption
 from vlt.configuration import save_run
 from vlt.data.clips import read_clip
 from vlt.data.errors import VideoError
-from vlt.loading import load_model
-from vlt.model_folder import ModelConfig, model_shapes, write_model_folder
+from vlt.model_io.folder import ModelConfig, model_shapes, write_model_folder
+from vlt.model_io.loading import load_model
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
-from vlt.optim import partition
-from vlt.training_checkpoints import TrainingCheckpoints
+from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.optimizer import partition
 
 SPEC = BlipSpec(
     "captioner",

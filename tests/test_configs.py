@@ -16,14 +16,14 @@ import pytest
 from vlt.configuration import apply_overrides, load_config, resolved_text
 from vlt.evaluation.clips import check_clips
 from vlt.inspect import count_parameters, inspect_config
-from vlt.models.build import abstract_params, build_methods, build_model
+from vlt.model_io.build import abstract_params, build_methods, build_model
 from vlt.models.spec import SIZES
 from vlt.models.video_model import VideoModel
-from vlt.optim import make_optimizer, partition
 from vlt.tasks.build import make_task
 from vlt.tasks.caption_metrics import METRICS
 from vlt.tasks.retrieval_metrics import retrieval_metrics
-from vlt.train import evaluation_due
+from vlt.training.loop import evaluation_due
+from vlt.training.optimizer import make_optimizer, partition
 
 FILES = (
     "btadapter", "btadapter_zeroshot", "clip", "msta", "tempme", "tiny_blip", "tiny_clip",

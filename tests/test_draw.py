@@ -13,9 +13,9 @@ from configs import common
 from vlt.configuration import ConfigError, save_run
 from vlt.data.errors import VideoError
 from vlt.draw import NothingMerges, draw, of_config, of_run, save, token_maps
-from vlt.loading import load_model
-from vlt.model_folder import ModelFolderError
-from vlt.paint import PRUNED
+from vlt.model_io.folder import ModelFolderError
+from vlt.model_io.loading import load_model
+from vlt.reporting.paint import PRUNED
 
 CONFIG = str(ROOT / "configs/tempme.py")
 CLIP = "moving_shapes:clips:train:6:videos/000000_forward.mov"

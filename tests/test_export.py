@@ -15,11 +15,11 @@ from configs import common
 from vlt.configuration import save_run
 from vlt.convert import ConversionError, convert, reverse
 from vlt.export import export, main, trained_model
-from vlt.loading import load_model
-from vlt.model_folder import ModelFolderError
-from vlt.optim import partition
+from vlt.model_io.folder import ModelFolderError
+from vlt.model_io.loading import load_model
 from vlt.resources import resolve
-from vlt.training_checkpoints import TrainingCheckpoints
+from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.optimizer import partition
 
 
 def run(folder, trained, move, checkpoint="tiny_clip", **methods):

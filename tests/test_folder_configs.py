@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlt.model_folder import ModelFolderError, model_shapes, read_model_config
-from vlt.models.build import build_methods
+from vlt.model_io.build import build_methods
+from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
 from vlt.resources import resolve
 
 SOUND = json.loads((resolve("tiny_clip") / "config.json").read_text("utf-8"))

@@ -12,15 +12,15 @@ import ml_collections
 import pytest
 from helpers import ROOT, environment
 
-import vlt.loading
+import vlt.model_io.loading
 from vlt.configuration import load_config
 from vlt.inspect import format_report, inspect_config
-from vlt.model_folder import ModelConfig, ModelFolderError
-from vlt.models.build import build_model
+from vlt.model_io.build import build_model
+from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.models.points import Method
 from vlt.models.spec import SIZES
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
-from vlt.optim import RuleError
+from vlt.training.optimizer import RuleError
 
 FROZEN = (".*", "frozen")
 BRANCH = (r"visual/btadapter/.*", {"lr": 10.0})
@@ -108,7 +108,7 @@ def test_leaves_shared_by_both_towers_count_once_and_for_the_video(monkeypatch) 
         return build_model(*arguments).clone(methods=(Shared(),))
 
     width = SIZES["tiny_clip"].visual.width
-    monkeypatch.setattr(vlt.loading, "build_model", with_shared)
+    monkeypatch.setattr(vlt.model_io.loading, "build_model", with_shared)
     rules = (("(?!visual/|text/|logit_scale).*", {"lr": 1.0}),)
     report = inspect_config(config("tiny_clip", 2, *rules))
     assert report["trainable_params"] == report["trainable_params_video"] == width * width + width

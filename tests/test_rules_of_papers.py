@@ -5,10 +5,10 @@ import functools
 import jax
 import pytest
 
-from vlt.models.build import abstract_params
+from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES
-from vlt.optim import partition
+from vlt.training.optimizer import partition
 
 FROZEN = (".*", "frozen")
 

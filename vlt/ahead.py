@@ -17,14 +17,14 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from vlt import hlo
-from vlt.chips import CHIPS, Chip, check_topology
-from vlt.count import count
-from vlt.loading import build_for_shapes
-from vlt.program import TrainingProgram
-from vlt.sharding import BATCH_AXES, make_mesh
-from vlt.step import TrainState
+from vlt.costs import hlo
+from vlt.costs.accelerators import CHIPS, Chip, check_topology
+from vlt.costs.flops import count
+from vlt.model_io.loading import build_for_shapes
+from vlt.runtime.mesh import BATCH_AXES, make_mesh
 from vlt.tasks.build import make_task
+from vlt.training.program import TrainingProgram
+from vlt.training.step import TrainState
 
 SIGN_OF_LIFE_S = 10.0  # seconds between lines while a step compiles
 
@@ -37,7 +37,7 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
     """Compiles the training step that the loop runs, for a slice.
 
     Args:
-      config: the whole config. topology: 'v5e:4x4', a name of vlt/chips.py.
+      config: the whole config. topology: 'v5e:4x4', a name of vlt/costs/accelerators.py.
       batch: of all chips together; the config's by default, rounded up to what the mesh can split.
 
     Returns:
@@ -83,7 +83,11 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
         return report | does_not_fit(config, report, mesh, str(error))
     report |= {"compile_s": time.perf_counter() - start}
     report |= _cost(compiled, CHIPS[kind], report)
-    return report if report["fits"] else report | misfit(config, report, mesh, _overfull(report))
+    return (
+        report
+        if report["fits"]
+        else report | out_of_memory_report(config, report, mesh, _overfull(report))
+    )
 
 
 @contextlib.contextmanager
@@ -203,10 +207,12 @@ def does_not_fit(config: Any, report: Mapping[str, Any], mesh: Mesh, error: str)
     """
     if "RESOURCE_EXHAUSTED" not in error and "Ran out of memory" not in error:
         raise RuntimeError(f"the compiler failed: {error[:2000]}")
-    return misfit(config, report, mesh, re.sub(r"^\w+: ", "", error.split("\n")[0]))
+    return out_of_memory_report(config, report, mesh, re.sub(r"^\w+: ", "", error.split("\n")[0]))
 
 
-def misfit(config: Any, report: Mapping[str, Any], mesh: Mesh, compiler: str) -> dict[str, Any]:
+def out_of_memory_report(
+    config: Any, report: Mapping[str, Any], mesh: Mesh, compiler: str
+) -> dict[str, Any]:
     """That a step does not fit, in the compiler's words, and the three cheapest knobs."""
     return {"fits": False, "compiler": compiler, "knobs": knobs(config, report, mesh)[:3]}
 

@@ -24,14 +24,14 @@ import numpy as np
 
 from data_pipelines.annotation_files import VIDEO_SUFFIXES
 from vlt.api import VideoCaptioner, as_model
-from vlt.checkpoint import CheckpointError
 from vlt.configuration import ConfigError
 from vlt.data.clips import ClipRequest, DecoderPool
 from vlt.data.errors import VideoError
 from vlt.data.texts import printable
-from vlt.loading import load_folder
-from vlt.model_folder import ModelConfig, ModelFolderError
+from vlt.model_io.folder import ModelConfig, ModelFolderError
+from vlt.model_io.loading import load_folder
 from vlt.models.generation import Search
+from vlt.storage.trees import CheckpointError
 
 MODEL = "tiny_blip"
 SAMPLER = "segment_centre"

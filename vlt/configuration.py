@@ -29,7 +29,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vlt.bounds import out_of_bounds
-from vlt.writing import write_whole
+from vlt.storage.files import write_whole
 
 ABSENT = "(absent)"
 # The package's config files; in a checkout a link to the folder `configs` beside it.

@@ -30,12 +30,12 @@ from PIL import Image
 from vlt import configuration
 from vlt.config_flag import define_config
 from vlt.data.clips import ClipRequest, read_clip
-from vlt.loading import LoadedModel, build_described, load_model
-from vlt.models.build import merges_tokens
+from vlt.model_io.build import merges_tokens
+from vlt.model_io.loading import LoadedModel, build_described, load_model
 from vlt.models.video_model import VideoModel
-from vlt.paint import PRUNED, paint, picture
+from vlt.reporting.paint import PRUNED, paint, picture
 from vlt.resources import resolve
-from vlt.writing import check_target, new_file
+from vlt.storage.files import check_target, new_file
 
 SIDE = 128  # pixels of a frame, at least
 
@@ -276,9 +276,9 @@ def save(pictures: Sequence[Image.Image], videos: Sequence[str], folder: Path) -
 
 def main(arguments: list[str]) -> None:
     """Entry point of the command."""
-    from vlt.checkpoint import CheckpointError
     from vlt.data.errors import VideoError
-    from vlt.model_folder import ModelFolderError
+    from vlt.model_io.folder import ModelFolderError
+    from vlt.storage.trees import CheckpointError
 
     options, videos = flags.FLAGS, arguments[1:]
     logging.set_verbosity(logging.WARNING)

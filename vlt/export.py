@@ -28,12 +28,10 @@ from flax import traverse_util
 from jax import export as jax_export
 
 from vlt import configuration
-from vlt.averaging import blended, mean_of_checkpoints
-from vlt.checkpoint import CheckpointError
 from vlt.convert.families import get_family
 from vlt.convert.table import source_name
-from vlt.loading import LoadedModel, load_model
-from vlt.model_folder import (
+from vlt.model_io.build import abstract_params, build_methods, example_inputs
+from vlt.model_io.folder import (
     MODEL_FOLDER,
     SAFETENSORS,
     Kind,
@@ -42,11 +40,13 @@ from vlt.model_folder import (
     new_folder,
     write_model_folder,
 )
-from vlt.models.build import abstract_params, build_methods, example_inputs
+from vlt.model_io.loading import LoadedModel, load_model
 from vlt.models.points import Method, copy_leaves
-from vlt.optim import merge, partition
-from vlt.training_checkpoints import TrainingCheckpoints
-from vlt.writing import new_file
+from vlt.storage.files import new_file
+from vlt.storage.trees import CheckpointError
+from vlt.training.averaging import blended, mean_of_checkpoints
+from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.optimizer import merge, partition
 
 # What a format is written as.
 FORMATS = {
@@ -108,12 +108,12 @@ def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> Loa
 
 
 def merged_model(model: LoadedModel) -> LoadedModel:
-    """The same function of videos and texts, its methods folded by `Method.deploy`."""
+    """The same function of videos and texts, its methods folded by `Method.fold_for_inference`."""
     params, kept = model.params, {}
     for (name, options), method in zip(
         model.config.methods.items(), model.module.methods, strict=True
     ):
-        left, params = method.deploy(params)
+        left, params = method.fold_for_inference(params)
         if left is not None:
             kept[name] = options if left is method else _options(left)
     gone = _paths(model.params) - _paths(params)

@@ -18,12 +18,12 @@ from absl import app, flags
 from vlt import configuration
 from vlt.ahead import AheadError, compile_ahead, format_compiled
 from vlt.config_flag import define_config
-from vlt.count import count, count_first
-from vlt.loading import build_for_shapes
-from vlt.model_folder import ModelFolderError
-from vlt.models.build import abstract_params, example_inputs, merged_form
+from vlt.costs.flops import count, count_first
+from vlt.model_io.build import abstract_params, example_inputs, merged_form
+from vlt.model_io.folder import ModelFolderError
+from vlt.model_io.loading import build_for_shapes
 from vlt.models.video_model import VideoModel
-from vlt.optim import partition
+from vlt.training.optimizer import partition
 
 # What a video passes through: leaves of the vision tower, and those both towers share.
 NOT_VIDEO = r"(text|question|text_projection|itm_head)/.*|logit_scale|temperature"
@@ -47,9 +47,9 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
       ValueError: an unknown size, method or option.
-      vlt.model_folder.ModelFolderError: a checkpoint that is half written, of another size, frame
-        count or layers than the config's, or absent where the config names no size.
-      vlt.optim.RuleError: rules that do not fit the parameters.
+      vlt.model_io.folder.ModelFolderError: a checkpoint that is half written, of another size,
+        frame count or layers than the config's, or absent where the config names no size.
+      vlt.training.optimizer.RuleError: rules that do not fit the parameters.
     """
     model = build_for_shapes(config["model"])
     params = abstract_params(model)

@@ -19,15 +19,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from vlt import configuration, distributed, stopping
-from vlt.compilation import keep_programs
+from vlt import configuration
 from vlt.config_flag import define_config
-from vlt.metrics_log import PERFORMANCE, read_metrics
-from vlt.results import Column, format_table, mean_results, write_results
-from vlt.stopping import Stopped
-from vlt.tasks.recognition_protocols import combined
-from vlt.workdir import OtherConfigError, WorkdirError, claim, go_back, held, prepare
-from vlt.writing import write_whole
+from vlt.evaluation.recognition_protocols import combined
+from vlt.reporting.tables import Column, format_table, mean_results, write_results
+from vlt.runtime import processes, stopping
+from vlt.runtime.compilation import keep_programs
+from vlt.runtime.stopping import Stopped
+from vlt.storage.files import write_whole
+from vlt.training.metrics_log import PERFORMANCE, read_metrics
+from vlt.training.workdir import OtherConfigError, WorkdirError, claim, go_back, held, prepare
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string(
@@ -74,7 +75,7 @@ def main(_: list[str]) -> None:
             prepare(workdir)
             _join()
             _run(config, workdir)
-    except (distributed.DistributedError, WorkdirError) as error:
+    except (processes.DistributedError, WorkdirError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -84,9 +85,9 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        if distributed.is_first():
+        if processes.is_primary():
             print(str(stopped) or NOTHING_NEW, file=sys.stderr)
-        distributed.leave()
+        processes.leave()
         stopping.end(0 if _MODE.value == "train" else stopping.status())
 
 
@@ -97,23 +98,23 @@ def _run(config: ConfigDict, workdir: Path) -> None:
             _log_into(workdir)
             _run_and_print(config, workdir)
     except Exception as error:
-        distributed.leave(error)
+        processes.leave(error)
         if isinstance(error, _expected_errors()):
             sys.exit(f"error: {error}")
         raise
-    distributed.leave()
+    processes.leave()
 
 
 def _log_into(workdir: Path) -> None:
     """Everything into a file of the workdir; warnings also to the terminal."""
-    own = "vlt" if distributed.is_first() else f"vlt-{jax.process_index()}"
+    own = "vlt" if processes.is_primary() else f"vlt-{jax.process_index()}"
     logging.get_absl_handler().use_absl_log_file(own, str(workdir))
     logging.set_stderrthreshold("warning")
 
 
 def _join() -> None:
     if _DISTRIBUTED.value == "auto":
-        distributed.join(
+        processes.join(
             _COORDINATOR.value,
             _PROCESS_COUNT.value,
             _PROCESS_INDEX.value,
@@ -126,7 +127,7 @@ def _run_and_print(config: ConfigDict, workdir: Path) -> None:
     if _RESTORE.value:
         go_back(workdir, Path(_RESTORE.value))
     rows = run_all(config, workdir, _MODE.value)
-    if distributed.is_first():
+    if processes.is_primary():
         print_tables(config, rows)
 
 
@@ -146,7 +147,7 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
         for title, row_config in configuration.rows_of(config):
             folder = workdir / slug(title) if title else workdir
             rows.append({"row": title or workdir.name} | run_row(row_config, folder, mode))
-        if distributed.is_first():
+        if processes.is_primary():
             write_results(workdir, rows, columns(config))
     return rows
 
@@ -177,23 +178,26 @@ def accuracies(config: ConfigDict, results: dict[str, Any]) -> dict[str, float]:
 def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     """One run's results; a finished one is read back and trains nothing."""
     finished = workdir / "run.json"
-    if mode == "train" and distributed.of_first(finished.exists()):
+    if mode == "train" and processes.broadcast_from_primary(finished.exists()):
         return json.loads(finished.read_text(encoding="utf-8"))
-    from vlt.train import Run, train  # imports the data stack, which a finished run does not need
+    from vlt.training.loop import (  # imports the data stack, which a finished run does not need
+        Run,
+        train,
+    )
 
     start = time.perf_counter()
     run = Run(config, workdir, training=mode == "train")
     try:
         if mode == "eval":
             return {"trained_params": run.trained_count} | evaluate_chosen(run)
-        if distributed.is_first():
+        if processes.is_primary():
             overview(run)
         results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
         results["note"] = note(run)
     finally:
         with stopping.deferred():
             run.close()
-    if not distributed.is_first():
+    if not processes.is_primary():
         return results  # no other reads what the first adds
     results |= performance(workdir) | {"seconds": time.perf_counter() - start}
     results |= model_facts(config)
@@ -203,11 +207,11 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
 
 def evaluate_chosen(run: Any) -> dict[str, Any]:
     """Metrics of the checkpoint that is exported, too: the best, or else the latest."""
-    step = distributed.of_first(run.checkpoints.chosen())
+    step = processes.broadcast_from_primary(run.checkpoints.chosen())
     if step is None and run.config.train.steps:
         raise OtherConfigError(f"{run.workdir} holds no checkpoint to evaluate")
     if step is not None:
-        if distributed.is_first():
+        if processes.is_primary():
             print(f"{run.workdir}: {run.checkpoints.describe(step)}", file=sys.stderr)
         run.restore(step)
     return run.evaluate(step or 0)
@@ -243,7 +247,7 @@ def overview(run: Any) -> None:
     """Tells what is about to be trained, and on what."""
     from clu import parameter_overview  # imports TensorFlow
 
-    from vlt.optim import partition
+    from vlt.training.optimizer import partition
 
     # The host's copies: of what is on devices no process may have a whole.
     trained, _ = partition(run.model.params, run.config.rules)
@@ -294,15 +298,15 @@ def slug(title: str) -> str:
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """What a user can mend, told without a traceback."""
-    from vlt.checkpoint import CheckpointError
     from vlt.data.errors import VideoError
     from vlt.data.skips import TooManyErrors
-    from vlt.model_folder import ModelFolderError
-    from vlt.train import NonFiniteError
+    from vlt.model_io.folder import ModelFolderError
+    from vlt.storage.trees import CheckpointError
+    from vlt.training.loop import NonFiniteError
 
     return (
         CheckpointError, ModelFolderError, NonFiniteError, TooManyErrors, ValueError, VideoError,
-        distributed.DistributedError,
+        processes.DistributedError,
     )  # fmt: skip
 
 

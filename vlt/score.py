@@ -11,7 +11,7 @@ import json
 import sys
 
 from vlt.data.manifest import ManifestError
-from vlt.results import Column, format_table
+from vlt.reporting.tables import Column, format_table
 from vlt.tasks.caption_metrics import (
     METRICS,
     ScoringError,

@@ -26,7 +26,7 @@ from vlt.data import errors
 from vlt.data.clips import DecoderPool
 from vlt.data.manifest import ManifestError, Record, read_manifest
 from vlt.data.shards import shard_of
-from vlt.writing import WriteError, check_target
+from vlt.storage.files import WriteError, check_target
 
 WORKER = (sys.executable, "-m", "data_pipelines.check.worker")
 SOUND, MISSING, BROKEN = "sound", "missing", "broken"

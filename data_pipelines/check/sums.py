@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from vlt.data.manifest import READERS, ManifestError
-from vlt.writing import new_file
+from vlt.storage.files import new_file
 
 COLUMN = "sha256"
 

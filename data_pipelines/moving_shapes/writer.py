@@ -11,8 +11,8 @@ import av
 import numpy as np
 
 from data_pipelines.moving_shapes import actions, clips, grammar, scene
-from vlt.cache import cache_folder
-from vlt.writing import check_target
+from vlt.runtime.cache import cache_folder
+from vlt.storage.files import check_target
 
 VERSION = 6  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
@@ -96,7 +96,7 @@ def generate(
 
 
 def cached(count: int, seed: int = 0, split: str = "train", content: str = "clips") -> pathlib.Path:
-    """Like `generate`, in the cache folder (`vlt.cache`)."""
+    """Like `generate`, in the cache folder (`vlt.runtime.cache`)."""
     name = f"{content}-{split}-{count}-seed{seed}"
     out = cache_folder() / f"moving_shapes-{VERSION}" / name
     return generate(out, count, seed, split, content=content)

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from vlt.models.build import abstract_params
+from vlt.model_io.build import abstract_params
 from vlt.models.video_model import VideoModel
 
 

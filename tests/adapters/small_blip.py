@@ -9,7 +9,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from vlt.models.build import abstract_params
+from vlt.model_io.build import abstract_params
 from vlt.models.captioner import Captioner
 from vlt.models.points import Method
 from vlt.models.spec import SIZES, BertSpec, BlipSpec, VisionSpec

@@ -12,8 +12,8 @@ from data_pipelines.moving_shapes import write_tokenizer
 from vlt.adapters import btadapter
 from vlt.adapters.btadapter import BTAdapter
 from vlt.convert import convert
-from vlt.model_folder import read_model_folder
-from vlt.models.build import build_methods, init_params
+from vlt.model_io.build import build_methods, init_params
+from vlt.model_io.folder import read_model_folder
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.tasks.retrieval import Retrieval
@@ -164,7 +164,7 @@ def start(**options):
     tower = encoder(TINY, depth=2, **options)
     params = jax.jit(lambda key: init_params(tower, key))(jax.random.key(0))
     for method in tower.methods:
-        params = method.initialise(params, TINY)
+        params = method.init_from_backbone(params, TINY)
     video = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
     return tower, params, video
 

@@ -11,13 +11,13 @@ import torch
 
 from vlt.adapters.clip4clip import CLIP4Clip
 from vlt.adapters.lora import LoRA
+from vlt.model_io.build import abstract_params, build_methods, init_params
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, init_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.vit import normalize
-from vlt.optim import partition
+from vlt.training.optimizer import partition
 
 E, FRAMES = 128, 5
 TINY = DualEncoderSpec(VisionSpec(16, 8, 8, 1, 2, 16), TextSpec(6, 11, E, 2, 2, 4 * E), embed_dim=E)
@@ -57,7 +57,7 @@ def start(*methods) -> tuple[DualEncoder, dict]:
         abstract_params(model),
     )
     for method in methods:
-        params = method.initialise(params, TINY)
+        params = method.init_from_backbone(params, TINY)
     return model, params
 
 

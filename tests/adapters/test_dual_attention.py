@@ -17,8 +17,8 @@ from small_blip import (
 
 from vlt.adapters.dual_attention import GATES, DualAttention
 from vlt.merging.token_mixing import TokenMixing
+from vlt.model_io.build import abstract_params, build_methods, make_model
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import DualEncoderSpec, TextSpec
@@ -141,7 +141,7 @@ def test_temporal_channels_start_as_copies():
         (DualAttention(whole_block=True, temporal_position="learned"), "temporal_block"),
     ):
         params = random_params(captioner(method))
-        started = method.initialise(params, SPEC)
+        started = method.init_from_backbone(params, SPEC)
         assert leaves(started).keys() == leaves(params).keys()
         for layer in range(SPEC.visual.layers):
             leaf = started["visual"][f"blocks_{layer}"]

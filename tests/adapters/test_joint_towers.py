@@ -13,8 +13,8 @@ import vlt.adapters
 import vlt.merging
 from vlt.adapters.st_adapter import STAdapter
 from vlt.inspect import count_parameters
+from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec

@@ -15,12 +15,12 @@ from vlt.adapters.lora import LoRA
 from vlt.adapters.prompt import Prompt
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
+from vlt.model_io.build import abstract_params, build_methods
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
-from vlt.optim import partition
+from vlt.training.optimizer import partition
 
 TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 2, 2, 16), TextSpec(6, 11, 8, 1, 2, 16), embed_dim=4)
 VIDEO = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
@@ -123,7 +123,7 @@ def test_merged_equals_applied(options):
     method = LoRA(**options)
     model = DualEncoder(TINY, (method,))
     params = random_params(model)
-    served, merged = method.deploy(params)
+    served, merged = method.fold_for_inference(params)
     assert served is None and method.mergeable
     assert leaves(merged).keys() == leaves(abstract_params(DualEncoder(TINY))).keys()
     applied, folded = outputs(model, params), outputs(DualEncoder(TINY), merged)
@@ -154,7 +154,7 @@ def test_merged_equals_applied_among_other_methods(before, after):
     model = DualEncoder(TINY, (*before, method, *after), frames=4, frame_norm=True)
     params = random_params(model)
     served = model.clone(methods=(*before, *after))
-    merged = method.deploy(params)[1]
+    merged = method.fold_for_inference(params)[1]
     assert leaves(merged).keys() == leaves(abstract_params(served)).keys()
     applied, folded = outputs(model, params), outputs(served, merged)
     for ours, expected, bare in zip(

@@ -15,10 +15,10 @@ from torch_msta import HEADS, TorchTowers
 
 from vlt.adapters.msta import MSTA
 from vlt.adapters.prompt import Prompt
-from vlt.count import count
+from vlt.costs.flops import count
 from vlt.inspect import count_parameters
+from vlt.model_io.build import abstract_params, build_methods, example_inputs, make_model
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, example_inputs, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec

@@ -9,12 +9,12 @@ import pytest
 from vlt.adapters.prompt import Prompt, xavier_bound
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
+from vlt.model_io.build import abstract_params, build_methods, init_params
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, init_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method, Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
-from vlt.optim import partition
+from vlt.training.optimizer import partition
 
 WIDTH, PROMPTS, FRAMES, PATCHES = 8, 3, 4, 16
 TINY = DualEncoderSpec(
@@ -204,7 +204,7 @@ def test_starts_within_the_published_bound(deep):
     method = Prompt(200, deep=deep)
     model = DualEncoder(spec, (method,))
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()
-    leaves = flax.traverse_util.flatten_dict(method.initialise(params, spec), sep="/")
+    leaves = flax.traverse_util.flatten_dict(method.init_from_backbone(params, spec), sep="/")
     bounds = {"visual": (6 / (3 * 4**2 + 64)) ** 0.5, "text": xavier_bound(64)}
     prompts = {path: x for path, x in leaves.items() if path.endswith("prompt")}
     assert len(prompts) == 2

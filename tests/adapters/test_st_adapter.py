@@ -17,8 +17,8 @@ from small_blip import (
 
 from vlt.adapters.prompt import Prompt
 from vlt.adapters.st_adapter import STAdapter
+from vlt.model_io.build import abstract_params, build_methods, make_model
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, make_model
 from vlt.models.captioner import Captioner
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens

@@ -17,7 +17,7 @@ from small_blip import (
 )
 
 from vlt.adapters.temporal_transformer import TemporalTransformer
-from vlt.models.build import abstract_params, make_model
+from vlt.model_io.build import abstract_params, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec
 
@@ -93,7 +93,7 @@ def test_in_a_joint_space_the_mean_of_cls_tokens_is_blind_to_order():
 
 
 def test_starts_as_the_first_blocks():
-    started = SMALL.initialise(PARAMS, SPEC)["visual"]
+    started = SMALL.init_from_backbone(PARAMS, SPEC)["visual"]
     for j in range(2):
         copies = leaves(started["temporal_transformer"][f"blocks_{j}"])
         source = leaves(started[f"blocks_{j}"])
@@ -102,7 +102,7 @@ def test_starts_as_the_first_blocks():
         }
         for path, leaf in copies.items():
             np.testing.assert_array_equal(leaf, source[path])
-    fresh = ORDERED.initialise(random_params(captioner(ORDERED)), SPEC)
+    fresh = ORDERED.init_from_backbone(random_params(captioner(ORDERED)), SPEC)
     assert "temporal_position" in fresh["visual"]["temporal_transformer"]
 
 

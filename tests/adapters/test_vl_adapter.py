@@ -10,8 +10,8 @@ from small_blip import SPEC, TEXT, dense, leaves, random_params
 
 from vlt.adapters.lora import LoRA
 from vlt.adapters.vl_adapter import POSITIONS, VLAdapter
+from vlt.model_io.build import abstract_params, make_model
 from vlt.models.bert import Bert
-from vlt.models.build import abstract_params, make_model
 from vlt.models.captioner import Captioner
 from vlt.models.spec import SIZES
 
@@ -135,7 +135,7 @@ def test_lora_in_bert_folds_into_the_weights(share_a):
     crossing = leaves(params["blocks_0"]["cross_attention"])
     assert crossing["query/lora_a"].shape == (16, 2)
     assert crossing["lora_a" if share_a else "key/lora_a"].shape == (24, 2)
-    served, merged = method.deploy(params)
+    served, merged = method.fold_for_inference(params)
     assert served is None and not any("lora" in path for path in leaves(merged))
     ours = hidden(params, method, spec=wide, source=source)
     np.testing.assert_allclose(hidden(merged, spec=wide, source=source), ours, atol=1e-5)

@@ -16,7 +16,7 @@ from vlt.convert.blip import BLIP
 from vlt.convert.huggingface_blip import blip_json, blip_spec, stated_kind
 from vlt.convert.reading import read_checkpoint
 from vlt.convert.sizes import infer_spec
-from vlt.model_folder import model_shapes, read_model_config, read_model_folder
+from vlt.model_io.folder import model_shapes, read_model_config, read_model_folder
 from vlt.models.spec import SIZES
 
 TRAINING = ["visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m"]
@@ -264,7 +264,7 @@ def test_what_does_not_fit_is_listed(captioner, tmp_path, words):
         "  missing: visual_encoder.blocks.1.attn.proj.bias "
         "(for visual/blocks_1/attention/out/bias)",
         "  unexpected: visual_encoder.temp_pos_embed ([1, 8, 32])",
-        "  misshapen: text_decoder.bert.encoder.layer.1.crossattention.self.key.weight "
+        "  wrong shape: text_decoder.bert.encoder.layer.1.crossattention.self.key.weight "
         "(text/blocks_1/cross_attention/key/kernel is [48, 48], wanted [32, 48])",
     ]
     assert not (tmp_path / "model").exists()

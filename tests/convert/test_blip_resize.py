@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.resize import resize_positions
-from vlt.model_folder import read_model_config, read_model_folder
+from vlt.model_io.folder import read_model_config, read_model_folder
 
 
 @pytest.mark.parametrize(("old", "new"), [(24, 14), (14, 24), (24, 16), (4, 3)])

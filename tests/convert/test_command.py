@@ -63,7 +63,7 @@ def test_works_without_torch_and_network(clip_folder: Path, tmp_path: Path, toke
         raise OSError("no network here")
     socket.socket.connect = socket.getaddrinfo = refuse
     from vlt.convert.__main__ import main
-    from vlt.model_folder import read_model_folder
+    from vlt.model_io.folder import read_model_folder
     source, target, tokenizer = sys.argv[1:]
     assert main([source, target, "--tokenizer", tokenizer]) == 0
     print(read_model_folder(target)[1]["logit_scale"].shape)

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 from transformers import CLIPConfig, CLIPModel
 
 from vlt.convert import convert, parse_settings
-from vlt.model_folder import ModelConfig, read_model_folder
-from vlt.models.build import build_methods
+from vlt.model_io.build import build_methods
+from vlt.model_io.folder import ModelConfig, read_model_folder
 from vlt.models.dual_encoder import DualEncoder
 
 HIDDEN, EMBEDDING = 2e-5, 1e-5

@@ -15,7 +15,7 @@ import torch
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.preprocessing import preprocessing
 from vlt.convert.reading import read_checkpoint
-from vlt.model_folder import (
+from vlt.model_io.folder import (
     ModelFolderError,
     read_model_config,
     read_model_folder,
@@ -397,9 +397,9 @@ def test_all_misfits_are_listed_at_once(openai, tmp_path, tokenizer):
             ("missing", f"{blocks}.0.mlp.c_fc.weight"),
             ("unexpected", "visual.extra"),
             ("unexpected", "other.weight"),
-            ("misshapen", "visual.conv1.weight"),
-            ("misshapen", "ln_final.weight"),
-            ("misshapen", f"{blocks}.1.attn.in_proj_bias"),
+            ("wrong shape", "visual.conv1.weight"),
+            ("wrong shape", "ln_final.weight"),
+            ("wrong shape", f"{blocks}.1.attn.in_proj_bias"),
         ]
     )
     assert not (tmp_path / "model").exists()
@@ -625,7 +625,7 @@ def test_tensors_without_elements_are_misshapen(openai, tmp_path, tokenizer):
     for name, shape in (("visual.conv1.weight", (128, 3, 0, 0)), ("visual.proj", (0, 32))):
         changed = state | {name: np.zeros(shape, np.float32)}
         path = _save(tmp_path / "clip.safetensors", changed)
-        with pytest.raises(ConversionError, match=f"misshapen: {name}"):
+        with pytest.raises(ConversionError, match=f"wrong shape: {name}"):
             convert(path, tmp_path / "model", tokenizer=tokenizer)
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from vlt.convert import reverse
-from vlt.model_folder import ModelFolderError
+from vlt.model_io.folder import ModelFolderError
 from vlt.resources import resolve
-from vlt.writing import WriteError
+from vlt.storage.files import WriteError
 
 MODEL = resolve("tiny_clip")
 

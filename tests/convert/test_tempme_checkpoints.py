@@ -10,8 +10,13 @@ import safetensors.numpy
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.export import merged_model
-from vlt.loading import load_folder
-from vlt.model_folder import ModelConfig, read_model_config, read_model_folder, write_model_folder
+from vlt.model_io.folder import (
+    ModelConfig,
+    read_model_config,
+    read_model_folder,
+    write_model_folder,
+)
+from vlt.model_io.loading import load_folder
 
 Tensors = dict[str, np.ndarray]
 
@@ -146,7 +151,7 @@ def test_all_misfits_are_listed_at_once(golden, tmp_path, tokenizer):
     for name in gone:
         assert f"missing: {name} " in message
     assert f"unexpected: {extra} " in message
-    assert f"misshapen: {LORA.format(6, 'a')} " in message
+    assert f"wrong shape: {LORA.format(6, 'a')} " in message
 
 
 def test_options_that_do_not_fit_the_sizes(golden, tmp_path, tokenizer):

@@ -17,8 +17,8 @@ from torch import nn
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.resize import resize_positions, resize_temporal
 from vlt.convert.viclip import VICLIP, inflate_kernel
-from vlt.model_folder import read_model_config, read_model_folder
-from vlt.models.build import make_model
+from vlt.model_io.build import make_model
+from vlt.model_io.folder import read_model_config, read_model_folder
 
 Tensors = dict[str, np.ndarray]
 BUFFERS = ("input_resolution", "context_length", "vocab_size")
@@ -120,13 +120,13 @@ WRONG = {
     },
     r"missing: temp \(for logit_scale\)": {"temp": None},
     r"unexpected: text_encoder\.more \(\[2\]\)": {"text_encoder.more": np.zeros(2, np.float32)},
-    r"misshapen: vision_encoder\.conv1\.weight .*a patch is of 3 frames; only kernels over one": {
+    r"wrong shape: vision_encoder\.conv1\.weight .*a patch is of 3 frames; only kernels over one": {
         "vision_encoder.conv1.weight": np.zeros((64, 3, 3, 16, 16), np.float32)
     },
-    r"misshapen: vision_encoder\.conv1\.weight .*5 axes expected": {
+    r"wrong shape: vision_encoder\.conv1\.weight .*5 axes expected": {
         "vision_encoder.conv1.weight": np.zeros((64, 3, 16, 16), np.float32)
     },
-    r"misshapen: temp .*0\.0: a temperature above 0 expected": {"temp": np.zeros((), np.float32)},
+    r"wrong shape: temp .*0\.0: a temperature above 0 expected": {"temp": np.zeros((), np.float32)},
 }
 
 

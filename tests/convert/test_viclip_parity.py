@@ -11,9 +11,9 @@ import pytest
 
 from vlt.merging import patch_dropout
 from vlt.merging.patch_dropout import PatchDropout
-from vlt.model_folder import read_model_folder
+from vlt.model_io.build import make_model
+from vlt.model_io.folder import read_model_folder
 from vlt.models.block import LayerNorm
-from vlt.models.build import make_model
 from vlt.models.dual_encoder import DualEncoder
 
 # Of tokens up to 18, embeddings up to 6, cosines: 2e-6 and 3e-6 of the largest.

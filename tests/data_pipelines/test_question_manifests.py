@@ -15,7 +15,7 @@ from data_pipelines.question_files import (
     read_questions,
 )
 from vlt.data.manifest import read_classes, read_manifest
-from vlt.tasks.protocols import named_protocol
+from vlt.evaluation.protocols import named_protocol
 
 COUNTS = {"train": 158_581, "val": 12_278, "test": 72_821}
 VIDEOS = {"train": range(6513), "val": range(6513, 7010), "test": range(7010, 10_000)}

@@ -15,7 +15,7 @@ from data_pipelines import activitynet, didemo, lsmdc, msrvtt, msvd
 from data_pipelines.annotation_files import AnnotationError, read_captions, video_name
 from data_pipelines.manifests import main, write_manifests
 from vlt.data.manifest import Record, read_manifest
-from vlt.tasks.protocols import named_protocol
+from vlt.evaluation.protocols import named_protocol
 
 
 def touch(folder: pathlib.Path, *names: str) -> pathlib.Path:

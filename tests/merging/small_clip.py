@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.count import count, count_first
-from vlt.models.build import abstract_params, build_methods, example_inputs
+from vlt.costs.flops import count, count_first
+from vlt.model_io.build import abstract_params, build_methods, example_inputs
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec

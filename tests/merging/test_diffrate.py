@@ -19,7 +19,7 @@ from small_clip import (
 )
 
 from vlt.merging.diffrate import DiffRate, expected, linear_schedule, survival
-from vlt.models.points import Attended, Tokens
+from vlt.models.points import AttentionOutput, Tokens
 
 LEARNED = DiffRate(None, None, granularity=1, target=0.01)
 GIVEN = DiffRate((16, 13, 9, 6), (16, 11, 7, 5))
@@ -58,7 +58,7 @@ def test_slicing_is_that_of_a_naive_rewrite():
     attention = rng.dirichlet(np.ones(17), (2, 3, 2, 17)).astype(np.float32)
     members = jnp.eye(17)[None, None] * jnp.ones((2, 3, 1, 1))
     block = SimpleNamespace(tower="visual", layer=1)
-    attended = Attended(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention))
+    attended = AttentionOutput(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention))
     after = jax.jit(lambda *leaves: GIVEN.between(block, Tokens(*leaves), attended))(
         x, size, members
     )
@@ -74,7 +74,7 @@ def test_slicing_is_that_of_a_naive_rewrite():
 def test_masks_of_training_and_sliced_tokens_give_the_same_embedding():
     counts = ((13, 11), (9, 7), (12, 5))  # block 3 can prune nothing more
     params = learned_params(counts)
-    deployed, sliced = LEARNED.deploy(params)
+    deployed, sliced = LEARNED.fold_for_inference(params)
     assert deployed.kept == (16, 13, 9, 7)
     assert deployed.merged == (16, 11, 7, 5)
     assert "diffrate" in params["visual"]["blocks_1"]

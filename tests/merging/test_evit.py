@@ -10,7 +10,7 @@ import pytest
 from small_clip import SPEC, check_whole_model, layers_and_gmacs
 
 from vlt.merging.evit import EViT
-from vlt.models.points import Attended, Tokens
+from vlt.models.points import AttentionOutput, Tokens
 
 BLOCK = SimpleNamespace(tower="visual", layer=3)
 
@@ -31,7 +31,11 @@ def random_frames(protected):
     members = rng.normal(size=(2, 3, n, 5)).astype(np.float32)
     attention = rng.dirichlet(np.ones(n), (2, 3, 2, n)).astype(np.float32)
     tokens = Tokens(jnp.asarray(x), None, jnp.asarray(members), 1, protected)
-    return tokens, Attended(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention)), attention
+    return (
+        tokens,
+        AttentionOutput(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention)),
+        attention,
+    )
 
 
 @pytest.mark.parametrize("protected", [1, 3])

@@ -11,7 +11,7 @@ from vlt.adapters.st_adapter import STAdapter
 from vlt.convert.resize import with_visual
 from vlt.inspect import inspect_config
 from vlt.merging.patch_dropout import PatchDropout, draw_kept, keep_patches
-from vlt.models.build import abstract_params, merged_form, merges_tokens
+from vlt.model_io.build import abstract_params, merged_form, merges_tokens
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 
@@ -102,7 +102,7 @@ def test_it_has_no_leaves_and_is_gone_when_deployed():
     assert jax.tree.structure(shapes) == jax.tree.structure(abstract_params(small()))
     assert not merged_form(model).methods
     method = model.methods[0]
-    assert method.training_only and method.deploy(shapes) == (None, shapes)
+    assert method.training_only and method.fold_for_inference(shapes) == (None, shapes)
 
 
 def test_methods_that_find_patches_by_their_places_refuse_it():

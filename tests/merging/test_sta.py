@@ -10,7 +10,7 @@ import pytest
 from small_clip import FRAMES, SPEC, check_whole_model, layers_and_gmacs
 
 from vlt.merging.sta import STA
-from vlt.models.points import Attended, Tokens
+from vlt.models.points import AttentionOutput, Tokens
 
 
 def naive(x, keys, keep, backwards):
@@ -43,8 +43,8 @@ def run(method, layer, tokens, keys):
     block = SimpleNamespace(tower="visual", layer=layer)
 
     def prune(tokens, keys):
-        attended = Attended(keys, keys, lambda: pytest.fail("needs no probabilities"))
-        return method.after_block(block, method.between(block, tokens, attended))
+        attended = AttentionOutput(keys, keys, lambda: pytest.fail("needs no probabilities"))
+        return method.after_block(block, method.after_attention(block, tokens, attended))
 
     return jax.jit(prune)(tokens, keys)
 

@@ -11,11 +11,11 @@ import safetensors.numpy
 from flax import traverse_util
 
 from vlt.convert import convert, parse_settings, reverse
-from vlt.count import count
+from vlt.costs.flops import count
 from vlt.merging.tempme import TempMe, join_clips
 from vlt.merging.tome import ToMe
-from vlt.model_folder import read_model_folder, write_model_folder
-from vlt.models.build import abstract_params, build_methods, example_inputs
+from vlt.model_io.build import abstract_params, build_methods, example_inputs
+from vlt.model_io.folder import read_model_folder, write_model_folder
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method, Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec

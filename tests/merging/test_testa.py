@@ -19,11 +19,11 @@ from small_clip import (
 
 from vlt.adapters.lora import LoRA
 from vlt.merging.testa import TESTA, merge_frames
-from vlt.models.build import abstract_params
+from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES
-from vlt.optim import partition
+from vlt.training.optimizer import partition
 
 SMALL = TESTA(layers=(1, 2), r=2)
 
@@ -73,20 +73,20 @@ def test_starts_as_clip_and_lora_folds_into_it():
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: 0 * x if "lora_b" in str(path[-1]) else x, params
     )
-    params = model.methods[0].initialise(params, SPEC)
+    params = model.methods[0].init_from_backbone(params, SPEC)
     expected = embed(bare, params, videos())
     np.testing.assert_allclose(embed(model, params, videos()), expected, atol=1e-6)
     params["visual"]["blocks_2"]["testa"]["value"]["lora_b"] += 0.5
     trained = embed(model, params, videos())
     assert jnp.abs(trained - expected).max() > 1e-3
-    _, folded = model.methods[1].deploy(params)
+    _, folded = model.methods[1].fold_for_inference(params)
     deployed = embed(small(model.methods[0]), folded, videos())
     np.testing.assert_allclose(deployed, trained, atol=1e-5)
 
 
 def test_copies():
     params = random_params(small(SMALL))
-    block = SMALL.initialise(params, SPEC)["visual"]["blocks_1"]
+    block = SMALL.init_from_backbone(params, SPEC)["visual"]["blocks_1"]
     temporal, attention = block["testa"], block["attention"]
     for name in ("query", "key"):
         np.testing.assert_array_equal(temporal[name]["bias"], attention[name]["bias"])

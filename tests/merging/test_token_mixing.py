@@ -9,11 +9,11 @@ from small_clip import FRAMES, SPEC, check_whole_model, embed, random_params, sm
 
 from vlt.adapters.prompt import Prompt
 from vlt.bench import mixing
-from vlt.count import count
+from vlt.costs.flops import count
 from vlt.merging.token_mixing import TokenMixing, selected
 from vlt.merging.tome import ToMe
+from vlt.model_io.build import abstract_params, build_methods, make_model, merges_tokens
 from vlt.models.block import Block
-from vlt.models.build import abstract_params, build_methods, make_model, merges_tokens
 from vlt.models.captioner import Captioner
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, VisionSpec

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from vlt.count import count
+from vlt.costs.flops import count
 from vlt.merging.tome import ToMe
-from vlt.models.build import abstract_params, build_methods, build_model, example_inputs
+from vlt.model_io.build import abstract_params, build_methods, build_model, example_inputs
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 

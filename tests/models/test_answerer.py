@@ -10,7 +10,7 @@ from converted_blip import apply, converted, videos
 from torch.nn.functional import cross_entropy
 
 from vlt.evaluation.answering import rank
-from vlt.models.build import abstract_params, example_inputs, make_model
+from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.generation import Search, generate
 from vlt.models.spec import SIZES
 

@@ -24,7 +24,7 @@ def with_gradient(function):
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_by_heads_is_the_same(monkeypatch, parts):
-    monkeypatch.setattr(block, "LONG", -(-9 * 7 // parts))
+    monkeypatch.setattr(block, "CPU_CHUNK_LOGITS", -(-9 * 7 // parts))
     expected, found = with_gradient(block.attend), with_gradient(block.attend_by_heads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), expected, found)
 
@@ -36,8 +36,8 @@ def test_long_sequences_alone_are_taken_by_heads(monkeypatch, key_weight):
     module = block.Attention(heads=4)
     params = jax.jit(module.init)(jax.random.key(0), pattern)
     programs = []
-    for long in (block.LONG, 1):
-        monkeypatch.setattr(block, "LONG", long)
+    for long in (block.CPU_CHUNK_LOGITS, 1):
+        monkeypatch.setattr(block, "CPU_CHUNK_LOGITS", long)
         programs.append(jax.jit(lambda params: module.apply(params, pattern)[0]))
         text = programs[-1].lower(params).as_text()
         assert ("while" in text) == (long == 1 and key_weight is None)

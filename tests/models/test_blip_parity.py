@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from transformers import BlipConfig, BlipForConditionalGeneration, PreTrainedModel
 
 from vlt.convert import convert, parse_settings
-from vlt.model_folder import ModelConfig, read_model_folder
-from vlt.models.build import make_model
+from vlt.model_io.build import make_model
+from vlt.model_io.folder import ModelConfig, read_model_folder
 from vlt.models.spec import SIZES
 from vlt.tasks.captioning import word_losses
 

@@ -12,7 +12,7 @@ import pytest
 
 import vlt.adapters
 import vlt.merging
-from vlt.models.build import abstract_params, example_inputs, make_model
+from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
 

@@ -13,7 +13,7 @@ from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method, Tokens
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
-from vlt.optim import merge, partition
+from vlt.training.optimizer import merge, partition
 
 HEADS, WIDTH = 2, 8
 SPEC = DualEncoderSpec(
@@ -127,7 +127,7 @@ class ParallelAttention(Method):
 
 
 class Between(Method):
-    def between(self, block, tokens, attended):
+    def after_attention(self, block, tokens, attended):
         return tokens.replace(x=tokens.x + attended.probabilities().mean((2, 4))[..., None])
 
 

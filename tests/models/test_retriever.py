@@ -9,9 +9,9 @@ from converted_blip import apply, converted, texts, videos
 from torch.nn.functional import normalize
 
 from vlt.inspect import inspect_config
-from vlt.models.build import abstract_params, example_inputs, make_model
+from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.spec import SIZES
-from vlt.optim import partition
+from vlt.training.optimizer import partition
 
 ATOL = 2e-6
 B, T = 3, 2

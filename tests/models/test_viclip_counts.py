@@ -6,9 +6,9 @@ import pytest
 from flax import traverse_util
 
 from configs import common
-from vlt.count import count
+from vlt.costs.flops import count
 from vlt.inspect import inspect_config
-from vlt.models.build import abstract_params, example_inputs, make_model
+from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.spec import SIZES
 
 TOTAL = {"viclip_b16": 149_603_841, "viclip_l14": 427_590_145}

@@ -12,13 +12,13 @@ from small_retriever import SPEC, batch, params, retriever
 from torch.nn import functional as F
 
 from vlt.evaluation import Evaluator
-from vlt.models.build import abstract_params, build_model, example_inputs
+from vlt.model_io.build import abstract_params, build_model, example_inputs
 from vlt.models.captioner import Captioner
 from vlt.models.spec import SIZES
-from vlt.optim import make_optimizer, merge, partition
-from vlt.step import TrainState, make_train_step
 from vlt.tasks.build import make_task
 from vlt.tasks.matching import Matching, clipped, draw_negatives, match_loss
+from vlt.training.optimizer import make_optimizer, merge, partition
+from vlt.training.step import TrainState, make_train_step
 
 B, E, QUEUE = 8, SPEC.embed_dim, 16
 RULES = (("visual/patch_embedding/.*", "frozen"), (".*", {"lr": 1.0}))
@@ -279,7 +279,7 @@ def test_microbatches_are_refused():
 DEVICES = """
     import sys; sys.path[:0] = ["tests", "tests/tasks"]
     import jax, numpy as np
-    from vlt.sharding import make_mesh, param_sharding, shard_batch
+    from vlt.runtime.mesh import make_mesh, param_sharding, shard_batch
     import test_matching_task
     from small_retriever import batch
     jax.config.update("jax_default_matmul_precision", "highest")
@@ -323,8 +323,8 @@ def test_blip_base_steps_from_shapes():
     state = jax.eval_shape(
         lambda t: TrainState.create(None, t, frozen, optimizer, task, 0), trained
     )
-    data = dict(zip(task.columns, example_inputs(model.spec, 8, 35, batch=16), strict=True))
-    data |= {name: jax.ShapeDtypeStruct((16,), jnp.int32) for name in task.also}
+    data = dict(zip(task.model_inputs, example_inputs(model.spec, 8, 35, batch=16), strict=True))
+    data |= {name: jax.ShapeDtypeStruct((16,), jnp.int32) for name in task.loss_inputs}
     step = make_train_step(model, task, optimizer, schedule)
     after, metrics = jax.eval_shape(step, state, frozen, data)
     assert after.task["video"].shape == (57_600, 256) and metrics["itm"].shape == ()

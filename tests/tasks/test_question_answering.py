@@ -9,13 +9,13 @@ import torch
 from small_retriever import TEXT, VISUAL
 from torch.nn.functional import cross_entropy
 
+from vlt.model_io.build import init_params
 from vlt.models.answerer import Answerer
-from vlt.models.build import init_params
 from vlt.models.spec import SIZES, BlipSpec
-from vlt.optim import make_optimizer, partition
-from vlt.step import TrainState, make_train_step
 from vlt.tasks.build import make_task
 from vlt.tasks.question_answering import QuestionAnswering
+from vlt.training.optimizer import make_optimizer, partition
+from vlt.training.step import TrainState, make_train_step
 
 B, FRAMES, L = 4, 3, 6
 ANSWERS = np.array([[1, 5, 2, 0, 0, 0], [1, 7, 8, 9, 2, 0], [1, 4, 4, 4, 4, 2], [1, 2] + 4 * [0]])

@@ -16,15 +16,15 @@ from configs import common
 from vlt.adapters.lora import LoRA
 from vlt.adapters.msta import MSTA
 from vlt.data.manifest import ManifestError
-from vlt.models.build import abstract_params
+from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.vit import normalize
-from vlt.optim import make_optimizer, merge, partition
-from vlt.step import TrainState, make_train_step
 from vlt.tasks.build import make_task
 from vlt.tasks.descriptions import DescriptionError
 from vlt.tasks.recognition import Descriptions, Recognition, embedded
+from vlt.training.optimizer import make_optimizer, merge, partition
+from vlt.training.step import TrainState, make_train_step
 
 CLASSES, FRAMES, B = 13, 3, 8  # a number of classes that no number of devices divides
 SPEC = DualEncoderSpec(
@@ -303,7 +303,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch():
 DEVICES = """
     import sys; sys.path[:0] = ["tests", "tests/tasks"]
     import jax, numpy as np
-    from vlt.sharding import make_mesh, param_sharding, replicated, shard_batch
+    from vlt.runtime.mesh import make_mesh, param_sharding, replicated, shard_batch
     import test_recognition_task as here
     jax.config.update("jax_default_matmul_precision", "highest")
     results, costs = [], []

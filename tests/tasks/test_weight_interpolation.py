@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from vlt.adapters.lora import LoRA
-from vlt.models.build import init_params
+from vlt.model_io.build import init_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
-from vlt.optim import make_optimizer, partition
-from vlt.step import TrainState, make_train_step
 from vlt.tasks.build import make_task
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
 from vlt.tasks.weight_interpolation import WeightInterpolation
+from vlt.training.optimizer import make_optimizer, partition
+from vlt.training.step import TrainState, make_train_step
 
 SPEC = DualEncoderSpec(VisionSpec(8, 4, 8, 1, 2, 16), TextSpec(5, 11, 8, 1, 2, 16), embed_dim=4)
 MODEL = DualEncoder(SPEC, (LoRA(rank=2),))
@@ -84,7 +84,7 @@ class Counting(Task):
 def test_the_start_stays_while_leaves_move_and_the_tasks_own_state_goes_on(leaves):
     trained, _, frozen = leaves
     task = WeightInterpolation(Counting())
-    assert (task.columns, task.also) == (("video", "text"), ("label",))
+    assert (task.model_inputs, task.loss_inputs) == (("video", "text"), ("label",))
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
     state = jax.jit(lambda t: TrainState.create(MODEL, t, frozen, optimizer, task, 0))(trained)
     step = jax.jit(make_train_step(MODEL, task, optimizer, schedule))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from vlt.models.block import ACTIVATIONS, Block
 from vlt.models.options import TOWERS, check_towers, require_some
-from vlt.models.points import Attended, Method, Tokens
+from vlt.models.points import AttentionOutput, Method, Tokens
 from vlt.models.spec import Spec
 
 POSITIONS = ("before_attention", "attention", "before_mlp", "mlp")
@@ -77,7 +77,7 @@ class Adapter(Method):
         """Point 5: position `attention`."""
         return self._adapt(block, "attention", y)
 
-    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """Point 6: position `before_mlp`."""
         return tokens.replace(x=self._adapt(block, "before_mlp", tokens.x))
 

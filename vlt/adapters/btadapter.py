@@ -142,7 +142,7 @@ class BTAdapter(Method):
         cls_token = (penultimate[:, :, 0].mean(1) + cls) / 2
         return jnp.concatenate([patch_tokens, cls_token[:, None]], axis=1)
 
-    def initialise(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
         """Spatial layers start as copies of the blocks they stand beside."""
         visual = dict(params["visual"])
         branch = dict(visual["btadapter"])

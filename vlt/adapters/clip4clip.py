@@ -88,7 +88,7 @@ class CLIP4Clip(Method):
             sequence = nn.RNN(cell, name="clip4clip")
         return features + sequence(features).astype(features.dtype), {}
 
-    def initialise(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
         """Blocks and positions of seqTransf start as the text tower's first."""
         if self.sim_header != "seqTransf":
             return params

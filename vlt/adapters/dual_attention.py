@@ -95,7 +95,7 @@ class DualAttention(OverTime):
             return jnp.tanh(gate).astype(temporal.dtype) * temporal
         return jax.nn.sigmoid(-gate).astype(temporal.dtype) * (temporal - spatial)
 
-    def initialise(self, params: dict, spec: Spec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """The temporal channel starts as the block's own attention, or the block."""
         visual = dict(params["visual"])
         for layer in range(spec.visual.layers):

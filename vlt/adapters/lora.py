@@ -84,7 +84,7 @@ class LoRA(Method):
     def mergeable(self) -> bool:
         return True
 
-    def deploy(self, params: dict) -> tuple[Method | None, dict]:
+    def fold_for_inference(self, params: dict) -> tuple[Method | None, dict]:
         """None, and the tree with kernels W + scale * A B and no other leaf of LoRA."""
         return None, self._fold(params, None)
 

@@ -126,7 +126,7 @@ class MSTA(Method):
         """Point 11: every W_s."""
         return SharedProjections() if self.shared else None
 
-    def beside_block(
+    def parallel_block(
         self, block: Block, entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
         """Point 7: reads what entered the block, adds to what it puts out."""

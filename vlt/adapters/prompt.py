@@ -106,7 +106,7 @@ class Prompt(Method):
             protected=tokens.protected + (0 if self.matched else self.tokens),
         )
 
-    def initialise(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
         """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as the published
         code has them for patches of p pixels: Xavier's bound of the patch projection."""
         if "visual" not in self.towers:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from vlt.models.block import KAIMING_UNIFORM, Block, uniform
 from vlt.models.options import require_some
-from vlt.models.points import Attended, Method, Tokens
+from vlt.models.points import AttentionOutput, Method, Tokens
 
 NAMES = {"before_attention": "st_adapter", "before_mlp": "st_adapter_mlp"}
 
@@ -61,7 +61,7 @@ class STAdapter(Method):
         """Point 2: position `before_attention`."""
         return self._adapt(block, "before_attention", tokens)
 
-    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """Point 6: position `before_mlp`."""
         return self._adapt(block, "before_mlp", tokens)
 

@@ -55,7 +55,7 @@ class TemporalTransformer(OverTime):
         blocks = TimeBlocks(self, tower.spec, tower.remat, tower.dtype, name="temporal_transformer")
         return blocks(x)
 
-    def initialise(self, params: dict, spec: Spec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Block j starts as block j of the tower."""
         visual = params["visual"]
         leaves = dict(visual["temporal_transformer"])

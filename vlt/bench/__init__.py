@@ -1,9 +1,9 @@
 """`python -m vlt.bench --config=... [--against=...] [--peer=torch] [--json]`: speed here.
 
-Rates are of multiply-accumulates that run (vlt.count), two operations each, over the median time.
-The floor is the best float32 matmul rate measured in the same run. Whatever is compared is timed
-turn by turn, and ratios are medians of the rounds' ratios. A torch peer gets the same weights and
-batch, and its outputs are compared first.
+Rates are of multiply-accumulates that run (vlt.costs.flops), two operations each, over the median
+time. The floor is the best float32 matmul rate measured in the same run. Whatever is compared is
+timed turn by turn, and ratios are medians of the rounds' ratios. A torch peer gets the same weights
+and batch, and its outputs are compared first.
 
 Beside it: `vlt.bench.input`, decoders of videos, and `.shards`, the same out of shards;
 `.generation`, captions beside transformers', `.viclip` beside torch, `.mixing`, a block alone;

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from vlt.bench.door import count, tell
-from vlt.checkpoint import UNFINISHED, by_path
-from vlt.metrics_log import PERFORMANCE, read_metrics
-from vlt.results import Column, format_table
-from vlt.training_checkpoints import TrainingCheckpoints
+from vlt.reporting.tables import Column, format_table
+from vlt.storage.trees import UNFINISHED, by_path
+from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.metrics_log import PERFORMANCE, read_metrics
 
 STEPS = 24
 JOB = (

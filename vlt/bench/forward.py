@@ -9,8 +9,8 @@ import numpy as np
 
 from vlt.bench.slicing import sliced
 from vlt.bench.timing import ROUNDS, matmul_rate, memory, ratio, turns
-from vlt.count import Counts, count
-from vlt.models.build import (
+from vlt.costs.flops import Counts, count
+from vlt.model_io.build import (
     build_model,
     example_inputs,
     init_params,

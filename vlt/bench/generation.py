@@ -17,7 +17,7 @@ import numpy as np
 from vlt.bench.door import count, tell
 from vlt.bench.forward import random_video
 from vlt.bench.timing import ratio, turns
-from vlt.models.build import init_params
+from vlt.model_io.build import init_params
 from vlt.models.captioner import Captioner
 from vlt.models.generation import Search, generate
 from vlt.models.spec import SIZES, BlipSpec

@@ -15,7 +15,7 @@ import numpy as np
 
 from vlt.bench import door
 from vlt.bench.timing import ROUNDS, ratio, turns
-from vlt.count import count
+from vlt.costs.flops import count
 from vlt.merging.token_mixing import TokenMixing
 from vlt.models.block import Block
 from vlt.models.points import Tokens
@@ -27,8 +27,8 @@ Forward = Callable[[Any, jax.Array], jax.Array]
 def bench_mixing(size: str, frames: int, batch: int, rounds: int = ROUNDS) -> dict[str, float]:
     """Operations and seconds of a plain block and of one that mixes `frames` frames.
 
-    `of_its_operations` is counted as in `vlt.count`; `of_its_time` and `of_its_gradient_time` are
-    medians of the rounds' ratios.
+    `of_its_operations` is counted as in `vlt.costs.flops`; `of_its_time` and `of_its_gradient_time`
+    are medians of the rounds' ratios.
     """
     spec = SIZES[size].visual
     plain = Block(spec.heads, spec.mlp_width, spec.activation, spec.norm_eps, spec.key_bias)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from vlt.bench.door import tell
-from vlt.chips import CHIPS, check_topology, chips_of
 from vlt.configuration import load_config
-from vlt.results import Column, format_table
-from vlt.writing import append
+from vlt.costs.accelerators import CHIPS, check_topology, chips_of
+from vlt.reporting.tables import Column, format_table
+from vlt.storage.files import append
 
 LIMIT = 600.0  # seconds
 # Above this share of the memory a prediction by a line is believed, and not compiled.

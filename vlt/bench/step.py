@@ -8,12 +8,12 @@ import numpy as np
 
 from vlt.bench.forward import random_video
 from vlt.bench.timing import ROUNDS, memory, ratio, turns
-from vlt.models.build import abstract_params, build_model, init_params
+from vlt.model_io.build import abstract_params, build_model, init_params
 from vlt.models.points import copy_leaves
-from vlt.optim import merge
-from vlt.program import TrainingProgram
-from vlt.sharding import make_mesh, shard_batch
+from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.tasks.build import make_task
+from vlt.training.optimizer import merge
+from vlt.training.program import TrainingProgram
 
 STEPS = 1000  # of the learning rate's schedule
 
@@ -48,7 +48,7 @@ def random_batch(program: TrainingProgram, size: int) -> dict[str, np.ndarray]:
     texts = {
         name: rng.integers(1, model.spec.text.vocab, shape.shape, np.int32)
         for name, shape in program.batch_shapes(size).items()
-        if name in task.columns and name != "video"
+        if name in task.model_inputs and name != "video"
     }
     return {"video": np.asarray(random_video(model, size))} | texts | task.numbers(size)
 

@@ -12,7 +12,7 @@ import jax
 from vlt.bench.door import count, tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.timing import ROUNDS
-from vlt.loading import AS_STORED
+from vlt.model_io.loading import AS_STORED
 from vlt.models.spec import SIZES
 
 

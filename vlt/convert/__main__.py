@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from vlt.checkpoint import CheckpointError
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.families import FAMILIES
-from vlt.model_folder import ModelFolderError
-from vlt.writing import WriteError
+from vlt.model_io.folder import ModelFolderError
+from vlt.storage.files import WriteError
+from vlt.storage.trees import CheckpointError
 
 
 def main(arguments: list[str] | None = None) -> int:

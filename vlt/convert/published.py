@@ -25,7 +25,7 @@ from vlt.convert.sizes import check_sizes, infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
-from vlt.model_folder import (
+from vlt.model_io.folder import (
     MODEL_FOLDER,
     ModelConfig,
     check_replaceable,
@@ -57,7 +57,7 @@ def convert(
 
     Raises:
         ConversionError: unreadable, unsafe, of no known family; tensors missing, unexpected or
-            misshapen (all are listed), or not finite; something that tensors can't tell is not set.
+            of a wrong shape (all are listed), or not finite; something that tensors can't tell is not set.
         ModelFolderError: the target exists, or `settings['base']` is no model folder.
     """
     settings = settings or {}
@@ -241,26 +241,26 @@ def _check(
     leaves: Tensors,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Raises ConversionError that lists every tensor missing, unexpected or misshapen."""
-    unexpected, misshapen = dict(placed.unexpected), dict(placed.misshapen)
+    """Raises ConversionError that lists every tensor missing, unexpected or of a wrong shape."""
+    unexpected, wrong_shape = dict(placed.unexpected), dict(placed.wrong_shape)
     for path, leaf in leaves.items():
         if path not in shapes:
             unexpected[source_name(family.rules, path)] = f"the model has no {path}"
         elif leaf.shape != shapes[path]:
             why = f"{path} is {list(leaf.shape)}, wanted {list(shapes[path])}"
-            misshapen[source_name(family.rules, path)] = why
-    bad = {family.canonical(name) for name in placed.misshapen}
+            wrong_shape[source_name(family.rules, path)] = why
+    bad = {family.canonical(name) for name in placed.wrong_shape}
     missing = {
         name: f"for {path}"
         for path in shapes
         if path not in leaves and (name := source_name(family.rules, path)) not in bad
     }
-    if missing or unexpected or misshapen:
+    if missing or unexpected or wrong_shape:
         lines = [f"{checkpoint.path}: does not fit the layout {family.name}"]
         for what, entries in (
             ("missing", missing),
             ("unexpected", unexpected),
-            ("misshapen", misshapen),
+            ("wrong shape", wrong_shape),
         ):
             lines += [f"  {what}: {name} ({why})" for name, why in entries.items()]
         raise ConversionError("\n".join(lines))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vlt.convert.table import Placed, Row
-from vlt.model_folder import ModelConfig
+from vlt.model_io.folder import ModelConfig
 
 
 def full_table(rows: Iterable[Row]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.table import Tensors
-from vlt.model_folder import ModelConfig
+from vlt.model_io.folder import ModelConfig
 from vlt.models.spec import DualEncoderSpec, Spec
 from vlt.models.video_model import ANY_FRAMES
 

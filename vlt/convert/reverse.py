@@ -21,7 +21,8 @@ from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import tie
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
-from vlt.model_folder import (
+from vlt.model_io.build import build_methods
+from vlt.model_io.folder import (
     SAFETENSORS,
     Kind,
     ModelConfig,
@@ -29,9 +30,8 @@ from vlt.model_folder import (
     new_folder,
     read_model_folder,
 )
-from vlt.models.build import build_methods
 from vlt.models.spec import DualEncoderSpec, Spec
-from vlt.writing import new_file
+from vlt.storage.files import new_file
 
 _FOLDERS = ("clip_hf", "blip_hf")
 

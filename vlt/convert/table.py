@@ -104,14 +104,14 @@ class Row:
 class Placed:
     """leaves: by path, as views of the tensors. rows: one a tensor that found its place. dropped:
     buffers without weights. left_out: tensors that only training or another model reads.
-    unexpected, misshapen: {published name: what is wrong}."""
+    unexpected, wrong_shape: {published name: what is wrong}."""
 
     leaves: Tensors = dataclasses.field(default_factory=dict)
     rows: list[Row] = dataclasses.field(default_factory=list)
     dropped: list[str] = dataclasses.field(default_factory=list)
     left_out: list[str] = dataclasses.field(default_factory=list)
     unexpected: dict[str, str] = dataclasses.field(default_factory=dict)
-    misshapen: dict[str, str] = dataclasses.field(default_factory=dict)
+    wrong_shape: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def to_leaves(
@@ -150,7 +150,7 @@ def _place(placed: Placed, name: str, tensor: np.ndarray, rule: Rule, match: re.
     try:
         parts = _split(rule.transform, tensor)
     except ValueError as error:
-        placed.misshapen[name] = f"{list(tensor.shape)}, {error}"
+        placed.wrong_shape[name] = f"{list(tensor.shape)}, {error}"
         return
     placed.leaves |= dict(zip(targets, parts, strict=True))
     index = int(match[1]) if match.re.groups else None

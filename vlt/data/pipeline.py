@@ -223,7 +223,7 @@ class VideoData:
         )
         threads = 2 * max(1, self._pool.workers)  # so that no decoder waits for its next request
         reading = grain.ReadOptions(threads, max(2 * share, threads))
-        settled = mine.to_iter_dataset(reading).map(reader.settle)
+        settled = mine.to_iter_dataset(reading).map(reader.resolve_in_order)
         return settled.filter(lambda unit: unit is not None).batch(
             share,
             drop_remainder=True,

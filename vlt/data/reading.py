@@ -88,7 +88,7 @@ class Reader:
                         break
         return Fetched(position, unit, tries)
 
-    def settle(self, fetched: Fetched) -> list[Example] | None:
+    def resolve_in_order(self, fetched: Fetched) -> list[Example] | None:
         """What the position contributes to a batch: examples, or None for nothing.
 
         Raises:

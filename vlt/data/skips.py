@@ -11,7 +11,7 @@ from absl import logging
 
 from vlt.data.errors import VideoError
 from vlt.data.manifest import Record
-from vlt.writing import append
+from vlt.storage.files import append
 
 FEW = 100  # the error rate of fewer records than this is taken as if there were so many
 

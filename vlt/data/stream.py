@@ -9,7 +9,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from vlt import stopping
+from vlt.runtime import stopping
 
 POLL_SECONDS = 0.2
 

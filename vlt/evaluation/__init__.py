@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
-from vlt.distributed import check_alike, total
 from vlt.evaluation import answering, captioning, matching, recognition, retrieval
 from vlt.evaluation.clips import (
     DATA_KEYS,
@@ -21,8 +20,9 @@ from vlt.evaluation.clips import (
 )
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
-from vlt.sharding import local_rows
-from vlt.watchdog import Watchdog
+from vlt.runtime.mesh import local_rows
+from vlt.runtime.processes import check_alike, total
+from vlt.runtime.watchdog import Watchdog
 
 Check = Callable[[Mapping[str, Any], VideoData], list[str]]
 

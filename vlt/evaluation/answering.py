@@ -13,11 +13,11 @@ from vlt.data.manifest import read_classes
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.captioning import search_of
 from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.evaluation.protocols import checked_pairs
 from vlt.models.generation import generate
 from vlt.resources import resolve
+from vlt.storage.files import write_whole
 from vlt.tasks.captioning import word_losses
-from vlt.tasks.protocols import checked_pairs
-from vlt.writing import write_whole
 
 RANKED_AT_ONCE = 16  # answers to each question whose logits are held together
 

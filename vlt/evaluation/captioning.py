@@ -10,6 +10,7 @@ import numpy as np
 
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.evaluation.protocols import checked_pairs
 from vlt.evaluation.retrieval import pairs_of_twins
 from vlt.models.generation import Search, generate
 from vlt.tasks.caption_metrics import (
@@ -20,7 +21,6 @@ from vlt.tasks.caption_metrics import (
     write_predictions,
 )
 from vlt.tasks.captioning import word_losses
-from vlt.tasks.protocols import checked_pairs
 from vlt.tasks.twins import twin_accuracy
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vlt.paint import MARGIN
-from vlt.results import Column, format_table
-from vlt.writing import write_whole
+from vlt.reporting.paint import MARGIN
+from vlt.reporting.tables import Column, format_table
+from vlt.storage.files import write_whole
 
 SIDE = 1200  # pixels of the matrix, about, of many classes
 CELL = (3, 44)  # pixels of a class, least and most

@@ -8,8 +8,8 @@ import numpy as np
 
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.evaluation.protocols import checked_pairs
 from vlt.evaluation.retrieval import check_retrieval, embed_texts
-from vlt.tasks.protocols import checked_pairs
 from vlt.tasks.retrieval_metrics import retrieval_metrics
 
 NOT_RANKED = -100.0  # score of a candidate that is not among the nearest

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlt import stopping
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
-from vlt.distributed import is_first
 from vlt.models.video_model import VideoModel
-from vlt.sharding import batch_sharding, check_batch_size, place_whole, shard_batch, to_host
-from vlt.watchdog import Watchdog
+from vlt.runtime import stopping
+from vlt.runtime.mesh import batch_sharding, check_batch_size, place_whole, shard_batch, to_host
+from vlt.runtime.processes import is_primary
+from vlt.runtime.watchdog import Watchdog
 
 TEXT_BATCH = 256
 
@@ -38,7 +38,7 @@ class Predictor:
         watchdog: Watchdog | None = None,
     ):
         self.module, self.tokenizer, self.workdir = module, tokenizer, workdir
-        self.writes = is_first()
+        self.writes = is_primary()
         self._mesh, self._watchdog = mesh, watchdog or Watchdog(0)
         self._programs: dict[Any, Callable[..., Any]] = {}
 

@@ -12,12 +12,16 @@ from vlt.data.sample import RANDOM_SAMPLERS
 from vlt.data.text_files import read_lines
 from vlt.evaluation.confusion import confusion_picture, write_classes
 from vlt.evaluation.predictor import Metrics, Predictor
+from vlt.evaluation.recognition_protocols import (
+    RecognitionProtocol,
+    Views,
+    named_recognition_protocol,
+)
 from vlt.evaluation.retrieval import embed_texts
 from vlt.resources import resolve
+from vlt.storage.files import new_file
 from vlt.tasks.recognition import MAX_LOGIT_SCALE, checked_template
-from vlt.tasks.recognition_protocols import RecognitionProtocol, Views, named_recognition_protocol
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
-from vlt.writing import new_file
 
 
 def recognition(

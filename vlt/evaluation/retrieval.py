@@ -9,7 +9,7 @@ import numpy as np
 from vlt.data.manifest import ManifestError, group_rows
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
-from vlt.tasks.protocols import checked_pairs
+from vlt.evaluation.protocols import checked_pairs
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.count import NORM_COST
+from vlt.costs.flops import NORM_COST
 from vlt.merging.evit import cls_attention
 from vlt.merging.matching import PRECISION, permute, proportional_attention
 from vlt.models.block import Block
-from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
 from vlt.models.spec import DualEncoderSpec, VisionSpec
 from vlt.models.vit import VisionTransformer, normalize
 
@@ -97,7 +97,7 @@ class DiffRate(Method):
             Rates(len(self._choices(tokens.patches)), name="diffrate")()
         return pattern.replace(key_weight=tokens.size)
 
-    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """Point 6: patches sorted, pruned and merged."""
         learned = self.kept is None or self.merged is None
         if block.tower != "visual" or not tokens.patches or (learned and block.layer == 0):
@@ -150,7 +150,7 @@ class DiffRate(Method):
         gmacs = video_gmacs(spec, tower.embed_dim, hidden[0].x.shape[1], tokens)
         return hidden[-1], {"gmacs_excess": gmacs - self.target}
 
-    def deploy(self, params: dict) -> tuple[Method, dict]:
+    def fold_for_inference(self, params: dict) -> tuple[Method, dict]:
         """The method with the counts found as options, and the tree without theta."""
         if self.kept is not None:
             return self, params
@@ -203,8 +203,8 @@ def survival(theta: jax.Array, choices: jax.Array, lives: jax.Array) -> jax.Arra
 def video_gmacs(
     spec: VisionSpec, embed_dim: int, frames: int, tokens: Sequence[jax.Array]
 ) -> jax.Array:
-    """Price of a video as vlt.count has it, but for matching. tokens: of a frame that enter block
-    0, then that leave each block."""
+    """Price of a video as vlt.costs.flops has it, but for matching. tokens: of a frame that enter
+    block 0, then that leave each block."""
     width, patches = spec.width, spec.patches
     macs = patches * 3 * spec.patch_size**2 * width + embed_dim * width + NORM_COST * width
     if spec.pre_norm:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vlt.merging.matching import permute
 from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import Attended, Method, Tokens
+from vlt.models.points import AttentionOutput, Method, Tokens
 from vlt.models.spec import DualEncoderSpec
 
 
@@ -34,7 +34,7 @@ class EViT(Method):
         if not 0 < self.keep < 1:
             raise ValueError(f"evit.keep={self.keep}: a share between 0 and 1")
 
-    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """Point 6: [protected | the patches kept, by falling attention | the fused token].
 
         The fused token is the sum of the dropped ones, each times the CLS token's attention to it
@@ -62,6 +62,6 @@ class EViT(Method):
 METHOD = EViT
 
 
-def cls_attention(attended: Attended, protected: int) -> jax.Array:
+def cls_attention(attended: AttentionOutput, protected: int) -> jax.Array:
     """Attention of the first CLS token to the patches, heads averaged, [b, g, n - protected]."""
     return attended.probabilities()[:, :, :, 0, protected:].mean(2)

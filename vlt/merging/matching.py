@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vlt.models.points import Attended, Pattern, Tokens
+from vlt.models.points import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
 # Which tokens merge must not depend on an accelerator's reduced-precision products.
@@ -99,7 +99,7 @@ def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:
     return merge(tokens, match(metric[:, :, tokens.protected :], r, tokens.cls))
 
 
-def mean_keys(attended: Attended) -> jax.Array:
+def mean_keys(attended: AttentionOutput) -> jax.Array:
     """What tokens are compared by after attention: keys averaged over heads, [b, g, n, d/h]."""
     return attended.keys.mean(2)
 

@@ -50,7 +50,7 @@ class PatchDropout(Method):
     def mergeable(self) -> bool:
         return True
 
-    def deploy(self, params: dict) -> tuple[None, dict]:
+    def fold_for_inference(self, params: dict) -> tuple[None, dict]:
         """It has no leaves."""
         return None, params
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vlt.merging.matching import PRECISION, mean_keys, permute
 from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import Attended, Method, Tokens
+from vlt.models.points import AttentionOutput, Method, Tokens
 from vlt.models.spec import DualEncoderSpec
 from vlt.models.vit import normalize
 
@@ -50,7 +50,7 @@ class STA(Method):
                 )
             patches = kept
 
-    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """Point 6: patches by falling worth."""
         if block.tower != "visual" or block.layer not in self.layers or not tokens.patches:
             return tokens

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
-from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
 from vlt.models.spec import DualEncoderSpec
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class TempMe(Method):
     def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
         return proportional_attention(tokens, pattern)
 
-    def between(self, block: "Block", tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """ImgMe, or the intra-clip step."""
         if block.tower != "visual":
             return tokens

@@ -23,7 +23,7 @@ from vlt.merging.matching import (
 )
 from vlt.models.block import Attention, Block, LayerNorm
 from vlt.models.options import check_layers
-from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
 from vlt.models.spec import DualEncoderSpec
 from vlt.models.vit import normalize
 
@@ -76,13 +76,13 @@ class TESTA(Method):
         x = tokens.x.at[:, :, tokens.protected :].add(y.swapaxes(1, 2))
         return merge_frames(tokens.replace(x=x), mean_keys(attended), self.frame_r)
 
-    def between(self, block: Block, tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """Point 6: patches merge within their frame."""
         if block.tower != "visual":
             return tokens
         return merge_patches(tokens, mean_keys(attended), self.r)
 
-    def initialise(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
         """Copies of each block's norm, queries, keys and output; values and output bias are 0."""
         visual = dict(params["visual"])
         for layer in self.layers:

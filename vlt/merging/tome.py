@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
-from vlt.models.points import Attended, Method, Pattern, Tokens
+from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
 from vlt.models.spec import DualEncoderSpec
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ToMe(Method):
     def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
         return proportional_attention(tokens, pattern) if self.proportional else pattern
 
-    def between(self, block: "Block", tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
         if block.tower != "visual":
             return tokens
         return merge_patches(tokens, mean_keys(attended), self.r)

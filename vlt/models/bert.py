@@ -12,7 +12,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import ACTIVATIONS, Attention, Dense, LayerNorm, Mlp, causal_bias, spread
+from vlt.models.block import (
+    ACTIVATIONS,
+    Attention,
+    Dense,
+    LayerNorm,
+    Mlp,
+    causal_bias,
+    constrain_sharding,
+)
 from vlt.models.points import KeysValues, Method, Pattern
 from vlt.models.spec import BertSpec
 
@@ -158,7 +166,7 @@ class BertLayer(nn.Module):
     def _add(self, norm: str, x: jax.Array, y: jax.Array) -> jax.Array:
         y = nn.Dropout(self.spec.dropout, deterministic=not self.train)(y)
         return LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name=norm)(
-            spread(x + y, {0: "batch"})
+            constrain_sharding(x + y, {0: "batch"})
         )
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.gradients import store_gradient
-from vlt.models.points import Attended, KeysValues, Method, Pattern, Tokens
+from vlt.models.points import AttentionOutput, KeysValues, Method, Pattern, Tokens
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -16,10 +16,12 @@ ACTIVATIONS = {
 }
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-LONG = 2**20  # logits of one head from which on a CPU takes heads one by one, and in parts
+CPU_CHUNK_LOGITS = (
+    2**20
+)  # logits of one head from which on a CPU takes heads one by one, and in parts
 
 
-def spread(x: jax.Array, names: Mapping[int, str]) -> jax.Array:
+def constrain_sharding(x: jax.Array, names: Mapping[int, str]) -> jax.Array:
     """x, split among devices where a training program has rules for these dimensions' names."""
     return nn.with_logical_constraint(x, tuple(names.get(axis) for axis in range(x.ndim)))
 
@@ -78,7 +80,7 @@ class Attention(nn.Module):
         pattern: Pattern,
         known: KeysValues | None = None,
         index: jax.Array | int | None = None,
-    ) -> tuple[jax.Array, Attended]:
+    ) -> tuple[jax.Array, AttentionOutput]:
         """Queries [b, g, q, d] read the source [b, g, m, d]. Returns [b, g, q, d].
 
         known: keys and values of earlier calls. Without `index` they are read in the source's
@@ -99,7 +101,7 @@ class Attention(nn.Module):
 
         def split(x: jax.Array) -> jax.Array:
             x = x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
-            return spread(x, {0: "batch", 2: "heads"})
+            return constrain_sharding(x, {0: "batch", 2: "heads"})
 
         query = split(dense("query", self.qkv_bias)(pattern.queries))
         if known is not None and index is None:
@@ -114,7 +116,7 @@ class Attention(nn.Module):
             value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
         y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
-        return dense("out")(y), Attended(key, value, probabilities)
+        return dense("out")(y), AttentionOutput(key, value, probabilities)
 
     def _attend(
         self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
@@ -132,7 +134,7 @@ class Attention(nn.Module):
     def _by_heads(self, query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
         """Whether a CPU takes the heads one by one."""
         plain = pattern.bias is None and pattern.scale is None and pattern.key_weight is None
-        return plain and not self.dropout and query.shape[-2] * key.shape[-2] >= LONG
+        return plain and not self.dropout and query.shape[-2] * key.shape[-2] >= CPU_CHUNK_LOGITS
 
 
 def attention_weights(
@@ -161,7 +163,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 
 def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     """`attend`, some queries of one head after another, whose logits fit into a CPU's cache."""
-    parts = -(-query.shape[-2] * key.shape[-2] // LONG)
+    parts = -(-query.shape[-2] * key.shape[-2] // CPU_CHUNK_LOGITS)
 
     def one(head: tuple[jax.Array, ...]) -> jax.Array:
         # Without leading axes: a product of two matrices is faster than a batch of one.
@@ -194,7 +196,7 @@ class Mlp(nn.Module):
                 name=name,
             )
 
-        hidden = spread(dense(self.width, "fc1")(x), {0: "batch", x.ndim - 1: "hidden"})
+        hidden = constrain_sharding(dense(self.width, "fc1")(x), {0: "batch", x.ndim - 1: "hidden"})
         return dense(x.shape[-1], "fc2")(ACTIVATIONS[self.activation](hidden))
 
 
@@ -241,7 +243,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
         """tokens.x [b, g, n, d] -> the same, or what methods make of it."""
-        tokens = tokens.replace(x=store_gradient(spread(tokens.x, {0: "batch"})))
+        tokens = tokens.replace(x=store_gradient(constrain_sharding(tokens.x, {0: "batch"})))
         for method in self.methods:
             tokens = method.before_attention(self, tokens)
         for method in self.methods:
@@ -249,7 +251,7 @@ class Block(nn.Module):
         entry, entry_normed = tokens, self._norm("norm1")(tokens.x)
         tokens, attended = self._attend(tokens, entry_normed)
         for method in self.methods:
-            tokens = method.between(self, tokens, attended)
+            tokens = method.after_attention(self, tokens, attended)
         tokens = tokens.replace(x=store_gradient(tokens.x))
         normed = self._norm("norm2")(tokens.x)
         y = Mlp(self.mlp_width, self.activation, self.methods, self.dtype, name="mlp")(normed)
@@ -257,7 +259,7 @@ class Block(nn.Module):
             y = method.mlp_path(self, entry, tokens, normed, y)
         tokens = tokens.replace(x=tokens.x + DropPath(self.drop_path)(y))
         for method in self.methods:
-            tokens = method.beside_block(self, entry, entry_normed, tokens)
+            tokens = method.parallel_block(self, entry, entry_normed, tokens)
         for method in self.methods:
             tokens = method.after_block(self, tokens)
         return tokens
@@ -275,7 +277,7 @@ class Block(nn.Module):
             name="attention",
         )
 
-    def _attend(self, tokens: Tokens, normed: jax.Array) -> tuple[Tokens, Attended]:
+    def _attend(self, tokens: Tokens, normed: jax.Array) -> tuple[Tokens, AttentionOutput]:
         pattern = Pattern(normed, normed, causal_bias(normed.shape[2]) if self.causal else None)
         read = tokens
         if self.cls_read:

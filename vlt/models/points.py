@@ -15,10 +15,10 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | 5 parallel attention path | `parallel_attention` | on the attention's output |
 | 6 between attention and MLP | `between` | after the first residual sum |
 | 7 MLP path | `mlp_path` | on the MLP's output; may read the block's input |
-| | `beside_block` | on the block's output; reads the block's input |
+| | `parallel_block` | on the block's output; reads the block's input |
 | 8 side branch | `side_branch` | once, with every block's output |
 | 9 pooled head | `features`, `head` | once, before and after projection into the joint space |
-| 10 trainable selection | `vlt.optim.Rules` | when gradients are taken |
+| 10 trainable selection | `vlt.training.optimizer.Rules` | when gradients are taken |
 | 11 shared across towers | `shared_module` | once; blocks have it as `block.shared` |
 """
 
@@ -114,7 +114,7 @@ class KeysValues(flax.struct.PyTreeNode):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attended:
+class AttentionOutput:
     """What an attention layer saw: keys and values, probabilities [b, g, h, q, m] on call.
 
     `probabilities` is a function because most programs never materialise them.
@@ -187,7 +187,7 @@ class Method:
         """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens."""
         return y
 
-    def between(self, block: "Block", tokens: Tokens, attended: Attended) -> Tokens:
+    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
         """Point 6: transform, prune or merge the tokens between attention and MLP."""
         return tokens
 
@@ -197,7 +197,7 @@ class Method:
         """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block."""
         return y
 
-    def beside_block(
+    def parallel_block(
         self, block: "Block", entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
         """Point 7: `tokens` leave the block; `entry` came in, `normed` through the first LayerNorm.
@@ -236,10 +236,10 @@ class Method:
 
     @property
     def mergeable(self) -> bool:
-        """Whether `deploy` leaves nothing of the method but other values of converted weights."""
+        """Whether `fold_for_inference` leaves nothing but other values of converted weights."""
         return False
 
-    def deploy(self, params: dict) -> tuple["Method | None", dict]:
+    def fold_for_inference(self, params: dict) -> tuple["Method | None", dict]:
         """What serves for inference alone: the method, or None, and the whole tree without its
         other leaves. Outputs stay the same up to rounding."""
         return self, params
@@ -248,7 +248,7 @@ class Method:
         """Point 11: a module both towers use. `spec` is the DualEncoderSpec."""
         return None
 
-    def initialise(self, params: dict, spec: Any) -> dict:
+    def init_from_backbone(self, params: dict, spec: Any) -> dict:
         """New leaves that start as copies of converted ones; `params` is the whole tree."""
         return params
 

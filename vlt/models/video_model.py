@@ -23,7 +23,7 @@ class VideoModel(nn.Module):
 
     Every kind of model has `encode_video(video, train, capture) -> (features, out)`, and
     `__call__(*inputs, train, capture) -> dict` with all that a loss may read, which reaches every
-    leaf; `vlt.models.build.example_inputs` has the shapes of its inputs.
+    leaf; `vlt.model_io.build.example_inputs` has the shapes of its inputs.
 
     frames: of the videos it is for, where leaves of a method depend on it (clip positions).
     mean, std: of the 0-1 pixel values the vision tower was trained with. cls_only, frame_norm,

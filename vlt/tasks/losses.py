@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vlt.sharding import batch_parts
+from vlt.runtime.mesh import batch_parts
 
 
 def info_nce(

@@ -22,7 +22,7 @@ class QuestionAnswering(Task):
     (spec/token_mixing_blip.md section 10).
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("video", "question", "answer")
+    model_inputs: ClassVar[tuple[str, ...]] = ("video", "question", "answer")
 
     label_smoothing: float = 0.1
     answer_weight: float = 0.2

@@ -12,9 +12,9 @@ from jax.interpreters import partial_eval
 
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
-from vlt.optim import merge
-from vlt.sharding import over_devices
+from vlt.runtime.mesh import map_sharded_rows
 from vlt.tasks.task import Batch, Features, Task, Terms, named_rngs
+from vlt.training.optimizer import merge
 
 MAX_LOGIT_SCALE = 100.0  # of cosines
 SENTENCES = 256  # that are embedded at once
@@ -50,8 +50,8 @@ class Recognition(Task):
     descriptions: Sequence[Descriptions] = ()
     consistency: float = 0.0
 
-    columns: ClassVar[tuple[str, ...]] = ("video",)
-    also: ClassVar[tuple[str, ...]] = ("label",)
+    model_inputs: ClassVar[tuple[str, ...]] = ("video",)
+    loss_inputs: ClassVar[tuple[str, ...]] = ("label",)
 
     def __post_init__(self) -> None:
         if bool(self.consistency) != bool(self.descriptions):
@@ -73,7 +73,9 @@ class Recognition(Task):
             ValueError: a consistency loss of texts that nothing changes.
         """
         params, state = merge(trained, frozen), {}
-        if not reads(lambda leaves: embedded(model, merge(leaves, frozen), self.classes), trained):
+        if not depends_on(
+            lambda leaves: embedded(model, merge(leaves, frozen), self.classes), trained
+        ):
             if self.consistency:
                 raise ValueError("task.consistency: nothing of the text tower is trained")
             state["classes"] = normalize(embedded(model, params, self.classes))
@@ -111,7 +113,9 @@ class Recognition(Task):
         if "classes" in state:
             texts = state["classes"]
         else:
-            texts = over_devices(lambda ids: encode("encode_text", ids), jnp.asarray(self.classes))
+            texts = map_sharded_rows(
+                lambda ids: encode("encode_text", ids), jnp.asarray(self.classes)
+            )
         scale = jnp.exp(variables["params"]["logit_scale"]).clip(max=MAX_LOGIT_SCALE)
         found = {"logits": scale * video @ texts.T}
         if self.consistency:
@@ -151,7 +155,7 @@ def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> jax.
     return jax.lax.map(encode, jnp.asarray(ids), batch_size=SENTENCES)
 
 
-def reads(function: Callable[[Any], jax.Array], tree: Any) -> bool:
+def depends_on(function: Callable[[Any], jax.Array], tree: Any) -> bool:
     """Whether what the function returns depends on any leaf of the tree."""
     jaxpr = jax.make_jaxpr(function)(tree).jaxpr
     _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vlt.models.video_model import VideoModel
-from vlt.optim import merge
+from vlt.training.optimizer import merge
 
 Batch = Mapping[str, jax.Array]
 Features = dict[str, jax.Array]
@@ -21,13 +21,13 @@ class Task:
     whose loss is not made of such parts overrides `objective` and sets `separable` to False.
 
     Attributes:
-        columns: entries of a batch that the model is called with, in order.
-        also: further entries that the loss reads.
+        model_inputs: entries of a batch that the model is called with, in order.
+        loss_inputs: further entries that the loss reads.
         separable: whether `features` and `loss` are all there is.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("video", "text")
-    also: ClassVar[tuple[str, ...]] = ()
+    model_inputs: ClassVar[tuple[str, ...]] = ("video", "text")
+    loss_inputs: ClassVar[tuple[str, ...]] = ()
     separable: ClassVar[bool] = True
 
     def initial_state(
@@ -39,7 +39,7 @@ class Task:
 
     def numbers(self, size: int) -> dict[str, np.ndarray]:
         """Entries `also` of a batch of so many made-up samples, each int32 [b]."""
-        return {name: np.arange(size, dtype=np.int32) for name in self.also}
+        return {name: np.arange(size, dtype=np.int32) for name in self.loss_inputs}
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
         """What the loss reads of the model's outputs: leading dimension b, or scalars."""
@@ -75,7 +75,7 @@ class Task:
         """The model's outputs in training."""
         return model.apply(
             {"params": merge(trained, frozen)},
-            *(batch[name] for name in self.columns),
+            *(batch[name] for name in self.model_inputs),
             train=True,
             rngs=named_rngs(rng),
         )

@@ -39,12 +39,12 @@ class WeightInterpolation(Task):
             raise ValueError(f"task.interpolation.ratio={self.ratio}: above 0")
 
     @property
-    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.task.columns
+    def model_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.task.model_inputs
 
     @property
-    def also(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self.task.also
+    def loss_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.task.loss_inputs
 
     def numbers(self, size: int) -> dict[str, np.ndarray]:
         """Those of the task."""

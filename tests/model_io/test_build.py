@@ -1,0 +1,75 @@
+"""Methods by name, with options of the right type, in a model of the config's sizes."""
+
+import re
+
+import pytest
+
+from configs import common
+from vlt.model_io.build import build_methods, build_model, method_options
+
+LISTED = "adapter, adaptformer, btadapter, caption_reconstruction, clip4clip, .*, tome, vl_adapter$"
+
+
+@pytest.mark.parametrize("name", ["matching", "branch", "over_time", "", "lora.x", "../lora"])
+def test_what_holds_no_method_is_unknown_and_not_suggested(name):
+    with pytest.raises(ValueError, match="unknown method") as error:
+        build_methods({name: {}})
+    start, hint = str(error.value).split("; ")
+    assert start == f"unknown method {name!r}"
+    suggested = re.findall(r"\w+", hint.removeprefix("did you mean ").removeprefix("there are "))
+    assert suggested and not {"matching", "branch", "over_time"} & set(suggested)
+
+
+def test_nearest_methods_are_suggested_or_all_listed():
+    with pytest.raises(ValueError, match="unknown method 'tempm'; did you mean 'tempme'"):
+        build_methods({"tempm": {}})
+    with pytest.raises(ValueError, match=LISTED):
+        build_methods({"qqq": {}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tempme": {"r": "x"}}, "method 'tempme'.r='x': a whole number is needed"),
+        ({"tempme": {"r": 10**12}}, "method 'tempme'.r=1000000000000: a whole number"),
+        ({"tempme": {"layers": 3}}, "method 'tempme'.layers=3: a list of whole numbers"),
+        ({"tempme": {"positions": 1}}, "method 'tempme'.positions=1: true or false"),
+        ({"lora": {"alpha": float("nan")}}, "method 'lora'.alpha=nan: a finite number or null"),
+        ({"lora": {"rnk": 3}}, "method 'lora' has no option 'rnk'; did you mean 'rank'"),
+        ({"lora": 3}, "method 'lora' is 3; {option: value, ...} is needed"),
+        ({"separate_st": {"layers": ()}}, "separate_st.layers is empty"),
+        ({"btadapter": {"depth": 0}}, "btadapter.depth=0: at least 1"),
+        ({"btadapter": {"drop_path": 1.0}}, "btadapter.drop_path=1.0: at least 0, below 1"),
+    ],
+)
+def test_options_of_another_type_or_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_methods(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("lora", "tome", "lora")}, r"model.methods=.* names lora twice"),
+        ({"methods": "lora"}, "model.methods='lora': names of methods, as"),
+        ({"methods": (3,)}, r"model.methods=\(3,\): names of methods"),
+        ({"frames": 0}, "model.frames=0: 1 to"),
+        ({"frames": -3}, "model.frames=-3: 1 to"),
+        ({"frames": 10**7}, "model.frames=10000000: 1 to"),
+        ({"drop_path": 1.0}, "model.drop_path=1.0: at least 0 and below 1"),
+        ({"size": "clip_b23"}, "unknown size 'clip_b23'; did you mean 'clip_b"),
+        ({"dtype": "float16"}, "dtype 'float16': one of float32, bfloat16"),
+        # Blocks 20 to 23, of which a tower of 4 has none.
+        ({"methods": ("separate_st",)}, r"separate_st.layers=.*: the tower has blocks 0 to 3"),
+    ],
+)
+def test_sections_that_cannot_be_a_model_are_refused(changes, message):
+    config = dict(common.base().model) | {"size": "tiny_clip"} | changes
+    with pytest.raises(ValueError, match=message):
+        build_model(config)
+
+
+def test_options_of_the_config_go_before_those_of_the_folder():
+    config = {"methods": ("lora",), "lora": {"rank": 2}}
+    found = method_options(config, {"lora": {"rank": 4, "alpha": 1.0}, "tome": {}})
+    assert found == {"lora": {"rank": 2, "alpha": 1.0}, "tome": {}}

@@ -1,0 +1,321 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from vlt.training import optimizer
+
+PARAMS = {
+    "visual": {
+        "patch_embedding": {"kernel": np.ones((2, 3))},
+        "btadapter": {
+            "temporal_0": {"projection": {"kernel": np.ones((3, 2)), "bias": np.ones(2)}},
+            "class_token": np.ones(3),
+        },
+    },
+    "logit_scale": np.ones(()),
+}
+RULES = (
+    (r".*/temporal_\d+/.*", dict(lr=100.0, weight_decay=0.05)),
+    (r"visual/btadapter/.*", dict(lr=10.0)),
+    (r".*", "frozen"),
+)
+
+
+def optimizer_config(**changes):
+    config = dict(lr=0.1, b1=0.9, b2=0.98, eps=1e-8, clip=0.0, schedule=dict(name="constant"))
+    return ml_collections.ConfigDict(config | changes)
+
+
+def test_first_match_wins_and_every_leaf_has_a_rule():
+    found = optimizer.assign(PARAMS, RULES)
+    assert found == {
+        "visual/patch_embedding/kernel": optimizer.Rule(".*", frozen=True),
+        "visual/btadapter/temporal_0/projection/kernel": optimizer.parse_rules(RULES)[0],
+        "visual/btadapter/temporal_0/projection/bias": optimizer.parse_rules(RULES)[0],
+        "visual/btadapter/class_token": optimizer.Rule("visual/btadapter/.*", lr=10.0),
+        "logit_scale": optimizer.Rule(".*", frozen=True),
+    }
+
+
+def test_rules_survive_a_config_dict():
+    config = ml_collections.ConfigDict(dict(rules=RULES))
+    assert optimizer.assign(PARAMS, config.rules) == optimizer.assign(PARAMS, RULES)
+
+
+def test_partition_leaves_nothing_of_the_frozen_and_merge_restores():
+    trained, frozen = optimizer.partition(PARAMS, RULES)
+    assert set(trained) == {"visual"} and set(trained["visual"]) == {"btadapter"}
+    assert set(frozen["visual"]) == {"patch_embedding"} and "logit_scale" in frozen
+    merged = optimizer.merge(trained, frozen)
+    assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
+    assert all(
+        a is b for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True)
+    )
+
+
+def test_merge_refuses_a_leaf_twice():
+    with pytest.raises(ValueError, match="logit_scale"):
+        optimizer.merge({"logit_scale": 1.0}, {"logit_scale": 2.0})
+
+
+def test_gradients_and_state_exist_for_trained_leaves_only():
+    trained, frozen = optimizer.partition(jax.tree.map(jnp.asarray, PARAMS), RULES)
+    transform, _ = optimizer.make_optimizer(optimizer_config(), RULES, 10)
+
+    def loss(trained):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(optimizer.merge(trained, frozen)))
+
+    gradients = jax.grad(loss)(trained)
+    state = transform.init(trained)
+    updates, _ = transform.update(gradients, state, trained)
+    assert jax.tree.structure(updates) == jax.tree.structure(trained)
+    elements = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 2 * elements + 2  # two step counts
+
+
+@pytest.mark.parametrize(
+    "rules, words",
+    [
+        ([(r".*/temporal_\d+/.*", "frozen")], ["3 of 5", "logit_scale", "patch_embedding/kernel"]),
+        ([("visual/btadaptor/class_tokens", "frozen"), (".*", "frozen")],
+         ["matches nothing", "btadaptor", "visual/btadapter/class_token"]),
+        ([(".*", "frozen"), ("visual/btadapter/.*", dict(lr=1.0))],
+         ["never applies", "all 3 leaves", "'.*'"]),
+        ([("visual", "frozen"), (".*", "frozen")], ["'visual' matches nothing", "whole path"]),
+        ([(".*", "forzen")], ["'forzen'", "'frozen'"]),
+        ([(".*", dict(lr=1.0, decay=0.1))], ["'decay'", "weight_decay"]),
+        ([(".*", dict(lr=-1.0))], ["lr=-1.0"]),
+        ([("(", "frozen")], ["'('", "regular expression"]),
+        ([".*"], ["rule 0", "pair"]),
+    ],
+)  # fmt: skip
+def test_rules_that_do_not_fit_say_why(rules, words):
+    with pytest.raises(optimizer.RuleError) as raised:
+        optimizer.partition(PARAMS, rules)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_adamw_equals_torch():
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    start = {name: random.normal(size=(4, 3)) for name in ("slow", "fast", "plain")}
+    target = random.normal(size=(4, 3))
+    rules = [
+        ("slow", dict(lr=0.1, weight_decay=0.05)),
+        ("fast", dict(lr=10.0, weight_decay=0.2)),
+        ("plain", {}),
+    ]
+    base, clip = 0.01, 0.5
+    config = optimizer_config(lr=base, clip=clip)
+    theirs = {name: torch.tensor(value, requires_grad=True) for name, value in start.items()}
+    groups = [
+        dict(params=[theirs[name]], lr=base * options.get("lr", 1.0),
+             weight_decay=options.get("weight_decay", 0.0))
+        for name, options in rules
+    ]  # fmt: skip
+    torch_optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
+    with jax.enable_x64(True):
+        ours = jax.tree.map(jnp.asarray, start)
+        transform, _ = optimizer.make_optimizer(config, rules, 20)
+        state = transform.init(ours)
+        for _ in range(20):
+            gradients = jax.grad(
+                lambda p: sum(((leaf - target) ** 2).sum() for leaf in p.values())
+            )(ours)
+            updates, state = transform.update(gradients, state, ours)
+            ours = optax.apply_updates(ours, updates)
+            torch_optimizer.zero_grad()
+            sum(((leaf - torch.tensor(target)) ** 2).sum() for leaf in theirs.values()).backward()
+            torch.nn.utils.clip_grad_norm_(theirs.values(), clip)
+            torch_optimizer.step()
+    for name in start:
+        # torch's clip divides by (norm + 1e-6), hence not to machine precision.
+        np.testing.assert_allclose(ours[name], theirs[name].detach().numpy(), atol=1e-6, rtol=0)
+        assert np.abs(np.asarray(ours[name]) - start[name]).max() > 1e-3
+
+
+def hugging_face_adamw(param, gradients, rates, b1, b2, eps, decay):
+    """The published step, statement by statement: the leaf after each of its gradients."""
+    m, v, path = np.zeros_like(param), np.zeros_like(param), []
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        m = b1 * m + (1 - b1) * gradient
+        v = b2 * v + (1 - b2) * gradient * gradient
+        denominator = np.sqrt(v) + eps
+        step_size = rate * np.sqrt(1 - b2**t) / (1 - b1**t)
+        param = param - step_size * m / denominator
+        param = param - rate * decay * param
+        path.append(param)
+    return path
+
+
+def steps_of(name, start, gradients, rules, **changes):
+    """The leaves after each step of our optimiser, in float64, and the learning rates."""
+    config = optimizer_config(name=name, **changes)
+    total = len(next(iter(gradients.values())))
+    path = []
+    with jax.enable_x64(True):
+        ours = jax.tree.map(jnp.asarray, start)
+        transform, schedule = optimizer.make_optimizer(config, rules, total)
+        state = transform.init(ours)
+        for step in range(total):
+            now = {leaf: jnp.asarray(gradients[leaf][step]) for leaf in start}
+            updates, state = transform.update(now, state, ours)
+            ours = optax.apply_updates(ours, updates)
+            path.append(jax.tree.map(np.asarray, ours))
+        return path, np.array([schedule(step) for step in range(total)])
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_adamw_hf_is_the_published_step(eps):
+    """Every step of twelve, with a warm-up, multipliers and decays; then against `adamw`."""
+    random = np.random.default_rng(3)
+    start = {name: random.normal(size=(4, 3)) for name in ("slow", "fast", "plain")}
+    # From 1e-4 to 1: eps matters for the small.
+    gradients = {
+        name: [random.normal(size=(4, 3)) * 10.0 ** random.uniform(-4, 0) for _ in range(12)]
+        for name in start
+    }
+    rules = [
+        ("slow", dict(lr=0.1, weight_decay=0.2)),
+        ("fast", dict(lr=3.0, weight_decay=0.5)),
+        ("plain", {}),
+    ]
+    options = dict(lr=0.05, b2=0.999, eps=eps, schedule=dict(name="cosine", warmup=0.25))
+    ours, rates = steps_of("adamw_hf", start, gradients, rules, **options)
+    assert rates[0] == 0 and all(np.array_equal(ours[0][n], start[n]) for n in start)
+    for name, rule in rules:
+        expected = hugging_face_adamw(
+            start[name], gradients[name], rates * rule.get("lr", 1.0),
+            0.9, 0.999, eps, rule.get("weight_decay", 0.0),
+        )  # fmt: skip
+        for step in range(12):
+            # The schedule is float32 inside optax.
+            np.testing.assert_allclose(ours[step][name], expected[step], rtol=1e-6, atol=1e-9)
+    usual, _ = steps_of("adamw", start, gradients, rules, **options)
+    for name in start:
+        assert np.abs(usual[-1][name] - ours[-1][name]).max() > (1e-3 if eps == 1e-2 else 1e-6)
+
+
+def test_adamw_hf_differs_from_adamw_by_what_was_just_moved_and_by_the_early_eps():
+    """One step: the decay misses rate * decay * step; eps counts as eps / sqrt(1 - b2)."""
+    start, gradient = {"a": np.array([2.0])}, {"a": [np.array([1e-3])]}
+    rules, options = [("a", dict(weight_decay=0.3))], dict(lr=0.1, b2=0.999)
+    hf, usual = (
+        steps_of(name, start, gradient, rules, eps=0.0, **options)[0][0]["a"]
+        for name in ("adamw_hf", "adamw")
+    )
+    # Without eps the first step is the learning rate.
+    np.testing.assert_allclose(hf - usual, 0.1 * 0.3 * 0.1, rtol=1e-6)
+    eps = 1e-6
+    early = steps_of("adamw_hf", start, gradient, [("a", {})], eps=eps, **options)[0][0]["a"]
+    late = steps_of("adamw", start, gradient, [("a", {})], eps=eps / np.sqrt(1 - 0.999), **options)[
+        0
+    ][0]["a"]
+    np.testing.assert_allclose(early, late, rtol=1e-9)
+    assert abs(early - 2.0 + 0.1 / (1 + eps / np.sqrt(1 - 0.999) / 1e-3)) < 1e-6
+
+
+def test_adamw_hf_keeps_no_more_state_than_adamw_and_has_its_moments():
+    trained, _ = optimizer.partition(jax.tree.map(jnp.asarray, PARAMS), RULES)
+    states = [
+        optimizer.make_optimizer(optimizer_config(name=name), RULES, 10)[0].init(trained)
+        for name in ("adamw", "adamw_hf")
+    ]
+    sizes = [sum(leaf.size for leaf in jax.tree.leaves(state)) for state in states]
+    assert sizes[0] == sizes[1]
+    for state in states:
+        assert jax.tree.structure(optax.tree_utils.tree_get(state, "mu")) == jax.tree.structure(
+            trained
+        )
+
+
+def test_a_clipped_gradient_has_the_norm_asked_for():
+    transform, _ = optimizer.make_optimizer(optimizer_config(clip=5.0), [(".*", {})], 1)
+    params = {"a": jnp.zeros(4)}
+    _, state = transform.update({"a": jnp.full(4, 100.0)}, transform.init(params), params)
+    momentum = optax.tree_utils.tree_get(state, "mu")
+    np.testing.assert_allclose(jnp.linalg.norm(momentum["a"]), 0.1 * 5.0, rtol=1e-6)
+
+
+def learning_rates(total_steps, **schedule):
+    function = optimizer.make_schedule(schedule, 2.0, total_steps)
+    return np.array([function(step) for step in range(total_steps + 1)])
+
+
+def test_constant_schedule():
+    np.testing.assert_allclose(learning_rates(4, name="constant"), [2.0] * 5)
+    np.testing.assert_allclose(
+        learning_rates(8, name="constant", warmup=0.25), [0, 1, 2, 2, 2, 2, 2, 2, 2]
+    )
+
+
+def test_cosine_schedule():
+    expected = [0, 1] + [0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(9)]
+    actual = learning_rates(10, name="cosine", warmup=0.2, final=0.1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(learning_rates(2, name="cosine"), [2, 1, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize("total", [7030, 7036, 39])
+def test_cosine_schedule_is_tempmes(total):
+    """int(0.1 total) steps of linear rise, from a first step of rate 0; then the half cosine."""
+    rise = int(0.1 * total)
+    expected = [
+        step / rise if step < rise
+        else 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
+        for step in range(total + 1)
+    ]  # fmt: skip
+    function = optimizer.make_schedule(dict(name="cosine", warmup=0.1), 6e-4, total)
+    actual = jax.vmap(function)(jnp.arange(total + 1))
+    np.testing.assert_allclose(actual, 6e-4 * np.array(expected), rtol=2e-5, atol=1e-10)
+    assert actual[0] == 0 and actual[rise] == pytest.approx(6e-4)
+
+
+def test_btadapter_schedule():
+    """The published numbers: 0.05 at the start, 1 at half an epoch, about 0.97 at one epoch."""
+    rates = learning_rates(1000, name="btadapter") / 2.0
+    np.testing.assert_allclose(rates[[0, 250, 500]], [0.05, 0.525, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(rates[1000], 0.5 * (1 + math.cos(math.pi / 9)), rtol=1e-6)
+    assert abs(rates[1000] - 0.97) < 1e-3
+    five = learning_rates(1000, name="btadapter", epochs=5.0) / 2.0
+    np.testing.assert_allclose(five[[100, 1000]], [1.0, 0.0], atol=1e-6)
+
+
+def test_cosine_by_epoch_changes_with_the_epoch():
+    """BLIP's: 0.5 (1 + cos(pi e / 5)) in epoch e, nothing in between."""
+    rates = learning_rates(1000, name="cosine_by_epoch", epochs=5.0) / 2.0
+    expected = [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
+    np.testing.assert_allclose(rates[:1000], np.repeat(expected, 200), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("constant", dict(warmup=0.1)), ("cosine", dict(warmup=0.1)), ("btadapter", {}),
+    ("cosine_by_epoch", dict(epochs=4.0)),
+])  # fmt: skip
+def test_schedules_work_under_jit(name, options):
+    schedule = optimizer.make_schedule(dict(name=name, **options), 1.0, 20)
+    steps = jnp.arange(21)
+    one_by_one = jnp.stack([jnp.asarray(schedule(int(step))) for step in steps])
+    np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(steps), one_by_one, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(name="adamv"), ["'adamv'", "did you mean 'adamw'"]),
+        (dict(schedule=dict(name="cosin")), ["'cosin'", "did you mean 'cosine'", "btadapter"]),
+        (dict(schedule=dict(name="cosine", warmpu=0.1)), ["'warmpu'", "did you mean 'warmup'"]),
+        (dict(schedule=dict(name="cosine", warmup=100)), ["warmup=100", "share", "0.5"]),
+    ],
+)
+def test_unknown_names_and_values_are_answered(changes, words):
+    with pytest.raises(optimizer.OptimizerConfigError) as raised:
+        optimizer.make_optimizer(optimizer_config(**changes), [(".*", {})], 200)
+    for word in words:
+        assert word in str(raised.value)

@@ -1,0 +1,1 @@
+"""What programs cost: operations, bytes, and what accelerators have of both."""

@@ -1,0 +1,1 @@
+"""Models from configs and folders, and into them."""

@@ -1,0 +1,199 @@
+"""From a config's `model` section to a module and its parameters' shapes."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import vlt.adapters
+import vlt.merging
+from vlt.fields import from_values, near, shown
+from vlt.models.answerer import Answerer
+from vlt.models.captioner import Captioner
+from vlt.models.compatibility import check_methods
+from vlt.models.dual_encoder import DualEncoder
+from vlt.models.points import Method
+from vlt.models.retriever import Retriever
+from vlt.models.spec import MOST_TOKENS, SIZES, Spec
+from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
+
+MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
+    "dual_encoder": DualEncoder,
+    "captioner": Captioner,
+    "retriever": Retriever,
+    "answerer": Answerer,
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_methods(options: Mapping[str, Mapping[str, Any]]) -> tuple[Method, ...]:
+    """Methods from {name: options}, in order; a name is a file of vlt/adapters or vlt/merging.
+
+    Raises:
+        ValueError: unknown method or option, with the nearest names; a value of another type.
+    """
+    return tuple(
+        from_values(_method_class(name), fields, f"method {name!r}", "option")
+        for name, fields in options.items()
+    )
+
+
+def _method_class(name: str) -> type[Method]:
+    modules = {
+        info.name: package.__name__
+        for package in (vlt.adapters, vlt.merging)
+        for info in pkgutil.iter_modules(package.__path__)
+    }
+    found = _method_in(modules[name], name) if name in modules else None
+    if found is None:
+        names = [other for other, package in modules.items() if _method_in(package, other)]
+        raise ValueError(f"unknown method {shown(name)}{near(name, names)}")
+    return found
+
+
+def _method_in(package: str, name: str) -> type[Method] | None:
+    """The method of a module; None where it holds what methods share."""
+    return getattr(importlib.import_module(f"{package}.{name}"), "METHOD", None)
+
+
+def merges_tokens(model: VideoModel) -> bool:
+    """Whether any of the model's methods merges or removes tokens."""
+    return any(method.merges for method in model.methods)
+
+
+def method_options(
+    config: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """{name: options} of a model: those `stored` in its folder, then those the config adds.
+
+    Where both name a method, the options that the config gives go first.
+
+    Raises:
+        ValueError: `config.methods` are no names, or name a method twice.
+    """
+    _check_names(config["methods"])
+    options = {name: dict(fields) for name, fields in stored.items()}
+    for name in config["methods"]:
+        options[name] = options.get(name, {}) | dict(config.get(name, {}))
+    return options
+
+
+def _check_names(methods: Any) -> None:
+    if not isinstance(methods, (list, tuple)) or not all(isinstance(m, str) for m in methods):
+        raise ValueError(f"model.methods={shown(methods)}: names of methods, as ('lora', 'tempme')")
+    if twice := {name for name in methods if methods.count(name) > 1}:
+        raise ValueError(f"model.methods={methods!r} names {', '.join(sorted(twice))} twice")
+
+
+def build_model(
+    config: Mapping[str, Any],
+    spec: Spec | None = None,
+    stored: Mapping[str, Mapping[str, Any]] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> VideoModel:
+    """The module of a config's `model` section.
+
+    Args:
+        config: `config.model`.
+        spec, stored, preprocessing: sizes, methods with options, and pixel statistics of a model
+            folder; else `config.size` and CLIP's. What the config says of a method goes first.
+
+    Raises:
+        ValueError: unknown size, method, option or dtype, or a method that does not fit the rest.
+    """
+    if spec is None:
+        if config["size"] not in SIZES:
+            raise ValueError(f"unknown size {config['size']!r}{near(config['size'], SIZES)}")
+        spec = SIZES[config["size"]]
+    if config["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {config['dtype']!r}: one of {', '.join(DTYPES)}")
+    if not 0 <= config["drop_path"] < 1:
+        raise ValueError(f"model.drop_path={config['drop_path']}: at least 0 and below 1")
+    pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
+    return make_model(
+        spec,
+        method_options(config, stored or {}),
+        frames=config["frames"],
+        cls_only=config["cls_only"],
+        frame_norm=config["frame_norm"],
+        mean=tuple(pixels["mean"]),
+        std=tuple(pixels["std"]),
+        remat=config["remat"],
+        drop_path=config["drop_path"],
+        dtype=DTYPES[config["dtype"]],
+    )
+
+
+def make_model(
+    spec: Spec, methods: Mapping[str, Mapping[str, Any]], frames: int = ANY_FRAMES, **fields: Any
+) -> VideoModel:
+    """The module of a spec's kind. fields: of `VideoModel`.
+
+    Raises:
+        ValueError: unknown method or option, options that do not fit the sizes or the frames, or
+            methods that do not fit each other or the kind of model.
+    """
+    if not 1 <= frames <= MOST_TOKENS // spec.visual.patches:
+        raise ValueError(
+            f"model.frames={frames}: 1 to {MOST_TOKENS // spec.visual.patches} for frames of "
+            f"{spec.visual.patches} patches"
+        )
+    model = MODELS[spec.kind](spec, build_methods(methods), frames, **fields)
+    check_methods(model.methods, spec)
+    for method in model.methods:
+        method.check(spec, frames)
+    return model
+
+
+def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> None:
+    """Raises ValueError where methods of the model, or leaves of theirs, are for other frames."""
+    known = f"; this model was trained on {model.frames} frames, sample as many"
+    try:
+        for method in model.methods:
+            method.check(model.spec, frames)
+        wanted = abstract_params(model.clone(frames=frames))
+    except ValueError as error:
+        raise ValueError(f"{error}{known}") from error
+    have = dict(jax.tree_util.tree_leaves_with_path(params))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+        if path in have and have[path].shape != leaf.shape:
+            raise ValueError(
+                f"{frames} frames, but {jax.tree_util.keystr(path, simple=True, separator='/')} "
+                f"is for another number{known}"
+            )
+
+
+def merged_form(model: VideoModel) -> VideoModel:
+    """The module that is deployed: methods whose leaves go into converted weights are gone."""
+    return model.clone(methods=tuple(m for m in model.methods if not m.mergeable))
+
+
+def example_inputs(
+    spec: Spec, frames: int, context: int, batch: int = 1
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of a batch: uint8 video [b, t, H, W, 3] and ids [b, l]; of an answerer the question's
+    and the answer's."""
+    side = spec.visual.image_size
+    video = jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)
+    ids = jax.ShapeDtypeStruct((batch, context), jnp.int32)
+    return (video, ids, ids) if spec.kind == "answerer" else (video, ids)
+
+
+def init_params(model: VideoModel, rng: jax.Array) -> dict[str, Any]:
+    """Every leaf that training needs, freshly initialised.
+
+    Leaves that start as copies of converted ones are copied by `Method.init_from_backbone` once those
+    are loaded.
+    """
+    # Values of the inputs do not matter: only shapes reach the initialisers.
+    inputs = [jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, model.frames, 4)]
+    rngs = {"params": rng, "mask": rng, "dropout": rng}
+    return model.init(rngs, *inputs, train=True)["params"]
+
+
+def abstract_params(model: VideoModel) -> dict[str, Any]:
+    """Shapes and dtypes of all leaves, at no cost."""
+    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))

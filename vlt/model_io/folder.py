@@ -1,0 +1,313 @@
+"""A model folder: all that a converted or trained model needs to run, with no network.
+
+    config.json   sizes, methods with options, preprocessing, frames, where it came from
+    weights/      the parameter tree (Orbax)
+    tokenizer/    Hugging Face tokenizer files
+    report.txt    how it was made
+
+It is written under another name and renamed when whole, so a folder with a config.json is complete.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
+from vlt.data.transform import INTERPOLATIONS
+from vlt.fields import from_values, near, shown
+from vlt.model_io.build import abstract_params, make_model
+from vlt.models.spec import Spec, spec_from_dict
+from vlt.models.video_model import ANY_FRAMES
+from vlt.storage.files import (
+    WriteError,
+    check_target,
+    foreign_entries,
+    listed,
+    unfinished_name,
+)
+from vlt.storage.trees import CheckpointError, load_tree, save_tree
+
+_FORMAT = 1
+CROPS = ("center", "none")
+LARGEST_CONFIG = 2**20  # bytes of a config.json
+# Of Orbax, with the processes that wrote.
+_WEIGHTS_FILES = (
+    r"_CHECKPOINT_METADATA|orbax\.checkpoint|commit_success\.txt|state|"
+    r"state/(_METADATA|_sharding|array_metadatas(/process_\d+)?|"
+    r"(ocdbt\.process_\d+/)?(manifest\.ocdbt|d(/[0-9a-f]+)?)|ocdbt\.process_\d+)"
+)
+
+
+class ModelFolderError(Exception):
+    """A model folder is absent, half written, of another format or of another model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What config.json says.
+
+    methods: {name: options}. preprocessing: image_size, mean and std of 0-1 pixels, resize, crop.
+    frames: number of frames the model was trained with, if any. frame_norm: whether embeddings of
+    frames become unit vectors before their mean. source: layout of the published checkpoint, for
+    the way back.
+    """
+
+    family: str
+    spec: Spec
+    methods: dict[str, dict[str, Any]]
+    preprocessing: dict[str, Any]
+    frames: int | None = None
+    frame_norm: bool = False
+    source: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in config.json."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"format": _FORMAT} | fields | {"spec": self.spec.to_dict()}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing, unknown, of another type or out of range, or methods
+                that do not fit; it names the field.
+        """
+        rest = {key: value for key, value in fields.items() if key not in ("format", "spec")}
+        spec = spec_from_dict(fields.get("spec"))
+        config = from_values(cls, rest | {"spec": spec}, "config")
+        _check_pixels(config.preprocessing, spec)
+        make_model(spec, config.methods, ANY_FRAMES if config.frames is None else config.frames)
+        return config
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pixels:
+    """`preprocessing`, see `ModelConfig`."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: str = "bicubic"
+    crop: str = "none"
+
+
+def _check_pixels(preprocessing: Any, spec: Spec) -> None:
+    pixels = from_values(_Pixels, preprocessing, "preprocessing")
+    if pixels.image_size != spec.visual.image_size:
+        raise ValueError(
+            f"preprocessing.image_size={pixels.image_size}: the vision tower takes "
+            f"{spec.visual.image_size}"
+        )
+    if min(pixels.std) <= 0:
+        raise ValueError(f"preprocessing.std={pixels.std}: numbers above 0")
+    for name, known in (("resize", INTERPOLATIONS), ("crop", CROPS)):
+        if (value := getattr(pixels, name)) not in known:
+            raise ValueError(f"preprocessing.{name}={shown(value)}{near(value, known)}")
+
+
+def write_model_folder(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokenizer: Path,
+    report: str = "",
+    overwrite: bool = False,
+) -> None:
+    """Writes a whole model folder, or nothing. tokenizer: a folder whose files are copied.
+
+    Raises:
+        ModelFolderError: the folder exists and `overwrite` is off, or it is no model folder, or
+            holds more than one does.
+        CheckpointSaveError, WriteError: it could not be written.
+    """
+    with new_folder(Path(folder), overwrite, MODEL_FOLDER) as unfinished:
+        save_tree(unfinished / "weights", params)
+        try:
+            copy_tokenizer(tokenizer, unfinished / "tokenizer")
+        except ValueError as error:
+            raise ModelFolderError(str(error)) from error
+        (unfinished / "report.txt").write_text(report, encoding="utf-8")
+        text = json.dumps(config.to_dict(), indent=1)
+        (unfinished / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_model_config(folder: str | Path) -> ModelConfig:
+    """config.json alone.
+
+    Raises:
+        ModelFolderError: no such folder, not a model folder, half written or another format.
+    """
+    path = Path(folder) / "config.json"
+    if path.parent.is_file():
+        raise ModelFolderError(
+            f"{folder}: a file, no model folder; python -m vlt.convert makes one of a checkpoint"
+        )
+    if not path.parent.is_dir():
+        raise ModelFolderError(f"{folder}: no such folder")
+    if not path.exists():
+        raise ModelFolderError(
+            f"{folder}: no config.json, so half written or not a model folder; "
+            "make one with python -m vlt.convert"
+        )
+    fields = _read_json(path)
+    found = fields.get("format")
+    if found != _FORMAT:
+        raise ModelFolderError(f"{path}: format is {shown(found)}, not {_FORMAT}{_kin(fields)}")
+    try:
+        return ModelConfig.from_dict(fields)
+    except ValueError as error:
+        raise ModelFolderError(f"{path}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise ModelFolderError(f"{path}: more than {LARGEST_CONFIG} bytes, so no config")
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise ModelFolderError(f"{path}: not readable JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ModelFolderError(f"{path}: {shown(fields)} is no config; {{key: value, ...}} is one")
+    return fields
+
+
+def _kin(fields: Mapping[str, Any]) -> str:
+    """What to do with a folder of another kind that has a config.json."""
+    if "model_type" in fields:
+        return "; a Hugging Face folder must be converted first"
+    if "train" in fields and "model" in fields:
+        return "; of the folder of a run, python -m vlt.export makes a model folder"
+    return ""
+
+
+def read_model_folder(
+    folder: str | Path, abstract: Mapping[str, Any] | None = None
+) -> tuple[ModelConfig, dict[str, Any]]:
+    """Config and parameters, checked against the shapes of the model that the config describes.
+
+    abstract: shapes, with shardings where leaves belong on devices; the model's own when absent.
+
+    Raises:
+        ModelFolderError: as `read_model_config`, or the weights are absent, damaged, or of another
+            model (every difference is listed).
+    """
+    config = read_model_config(folder)
+    try:
+        if abstract is None:
+            abstract = model_shapes(config.spec, config.methods, config.frames)
+        return config, load_tree(Path(folder) / "weights", abstract)
+    except (CheckpointError, ValueError) as error:
+        raise ModelFolderError(f"{folder}: {error}") from error
+
+
+def model_shapes(
+    spec: Spec, methods: Mapping[str, Mapping[str, Any]], frames: int | None = None
+) -> dict[str, Any]:
+    """Abstract parameter tree of a model with its methods.
+
+    Raises:
+        ValueError: unknown method or option, or options that do not fit the sizes or the frames.
+    """
+    return abstract_params(make_model(spec, methods, frames or ANY_FRAMES))
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of folder or file that is written whole, and replaced whole.
+
+    what: its name. recognized: whether a path is one. entries: what it holds, by relative paths;
+    None for a file.
+    """
+
+    what: str
+    recognized: Callable[[Path], bool]
+    entries: re.Pattern[str] | None = None
+
+
+@contextmanager
+def new_folder(folder: Path, overwrite: bool, kind: Kind) -> Iterator[Path]:
+    """A folder to fill that takes its name, or another's place, when the block ends well.
+
+    Raises:
+        ModelFolderError, WriteError: as `check_replaceable`; nothing was changed.
+        WriteError: what was written has no room, or may not be written.
+    """
+    folder = folder.absolute()
+    check_replaceable(folder, overwrite, kind)
+    unfinished = unfinished_name(folder)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        check_replaceable(folder, overwrite, kind)  # what came there in the meantime stays, too
+        replaced = unfinished_name(folder)
+        if folder.exists():
+            folder.rename(replaced)
+        unfinished.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_replaceable(target: Path, overwrite: bool, kind: Kind) -> None:
+    """Checks, before any work, that something can be written at `target` and nothing is lost.
+
+    Raises:
+        ModelFolderError: something is there, and `overwrite` is off, or it is not of the kind, or
+            it holds what is never written there (which is listed).
+        WriteError: it is a link, or nothing can be written there.
+    """
+    check_target(target)
+    if not target.exists():
+        return
+    if not overwrite:
+        raise ModelFolderError(f"{target} exists; --overwrite replaces it")
+    if not kind.recognized(target):
+        raise ModelFolderError(
+            f"{target} exists and is something else than a {kind.what}; remove it yourself"
+        )
+    others = foreign_entries(target, kind.entries) if kind.entries else []
+    if others:
+        raise ModelFolderError(
+            f"{target} is not replaced, since it also holds {listed(others)}, which no {kind.what} "
+            "does; move that elsewhere, or name another folder"
+        )
+
+
+def is_safetensors(file: Path) -> bool:
+    """Whether a file begins as safetensors does: the size of a header, and JSON."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(9)[8:] == b"{"
+
+
+SAFETENSORS = Kind("safetensors file", is_safetensors)
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether `folder` has the config.json of a model folder."""
+    try:
+        read_model_config(folder)
+    except ModelFolderError:
+        return False
+    return True
+
+
+MODEL_FOLDER = Kind(
+    "model folder",
+    is_model_folder,
+    re.compile(
+        r"config\.json|report\.txt|tokenizer|weights|"
+        rf"tokenizer/({TOKENIZER_NAMES})|weights/({_WEIGHTS_FILES})"
+    ),
+)

@@ -1,0 +1,226 @@
+"""A model with its parameters, from a config: what is loaded, what is new, and nothing else."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from vlt.convert.resize import resize_temporal, with_visual
+from vlt.model_io.build import abstract_params, build_model, init_params, method_options
+from vlt.model_io.folder import (
+    ModelConfig,
+    ModelFolderError,
+    model_shapes,
+    read_model_config,
+    read_model_folder,
+)
+from vlt.models.compatibility import method_name
+from vlt.models.spec import SIZES, Spec
+from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
+from vlt.resources import resolve
+
+# `config.model` of a folder that is used as it is, but for what the folder itself says.
+AS_STORED = {"methods": (), "dtype": "float32", "cls_only": True, "remat": False, "drop_path": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A module, its host parameters, and the rest of what a model folder holds."""
+
+    module: VideoModel
+    params: dict[str, Any]
+    config: ModelConfig
+    tokenizer: Path
+
+
+def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
+    """Builds `config.model` and fills its parameters.
+
+    Leaves of the checkpoint's model are all loaded, strictly. Leaves of methods that the config
+    adds are initialised with `seed`, and named in the log. Without a checkpoint all are. A ViCLIP's
+    frame embeddings are interpolated where the config has more frames than they are for.
+
+    Raises:
+        ModelFolderError: the checkpoint is absent, half written or another model than the config's.
+        ValueError: unknown size, method or option.
+    """
+    module, folder, stored = build_described(config)
+    loaded = {} if folder is None else _read_params(folder, module)
+    params = _complete(module, loaded, set(stored.methods), seed)
+    methods = method_options(config, stored.methods)
+    described = dataclasses.replace(
+        stored, methods=methods, frames=config["frames"], frame_norm=config["frame_norm"]
+    )
+    return LoadedModel(module, params, described, tokenizer_folder(config, folder))
+
+
+def tokenizer_folder(config: Mapping[str, Any], folder: Path | None) -> Path:
+    """The tokenizer files of `config.model`, whose checkpoint is this folder.
+
+    Raises:
+        ModelFolderError: neither config nor checkpoint has any.
+    """
+    if config["tokenizer"]:
+        return resolve(config["tokenizer"])
+    if folder is None:
+        raise ModelFolderError(
+            "config.model.tokenizer: a folder of tokenizer files is needed without a checkpoint"
+        )
+    return folder / "tokenizer"
+
+
+def load_folder(path: str) -> LoadedModel:
+    """The model of a folder (or of a name of vlt/resources.py) as it stands.
+
+    Raises:
+        ModelFolderError: absent, half written, or not what its config.json says.
+    """
+    folder = resolve(path)
+    config, params = read_model_folder(folder)
+    _check_finite(folder, params)
+    options = AS_STORED | {
+        "frames": config.frames or ANY_FRAMES,
+        "frame_norm": config.frame_norm,
+    }
+    module = build_model(options, config.spec, config.methods, config.preprocessing)
+    return LoadedModel(module, params, config, folder / "tokenizer")
+
+
+def build_described(config: Mapping[str, Any]) -> tuple[VideoModel, Path | None, ModelConfig]:
+    """The module of `config.model`, the checkpoint's folder and what that says; reads no weights.
+
+    Raises:
+        ModelFolderError: the folder is absent, half written, or of another size, frame count or
+            layers than the config's.
+        ValueError: unknown size, method or option, or options that do not fit the rest.
+    """
+    folder, stored = _describe(config)
+    try:
+        module = build_model(config, stored.spec, stored.methods, stored.preprocessing)
+    except ValueError as error:
+        if not stored.methods or not _builds_with(stored.frames, config, stored):
+            raise
+        raise ValueError(f"{error} ({folder} is for {stored.frames} frames)") from error
+    if stored.methods:
+        _check_fits(config, stored, module)
+    return module, folder, stored
+
+
+def _builds_with(frames: int | None, config: Mapping[str, Any], stored: ModelConfig) -> bool:
+    """Whether nothing but the number of frames is wrong."""
+    try:
+        changed = dict(config) | {"frames": frames or ANY_FRAMES}
+        build_model(changed, stored.spec, stored.methods, stored.preprocessing)
+    except ValueError:
+        return False
+    return frames not in (None, config["frames"])
+
+
+def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
+    """As `build_described`; a checkpoint that is not there yet is described by `config.size`."""
+    absent = config["checkpoint"] and not resolve(config["checkpoint"]).is_dir()
+    if absent and config["size"]:
+        config = dict(config) | {"checkpoint": ""}
+    return build_described(config)[0]
+
+
+def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
+    if not config["checkpoint"]:
+        spec = _for_frames(build_model(config).spec, config["frames"])
+        pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
+        clip = spec.kind == "dual_encoder"
+        pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
+        return None, ModelConfig("clip" if clip else "blip", spec, {}, pixels)
+    folder = resolve(config["checkpoint"])
+    stored = read_model_config(folder)
+    size, frames = config["size"], config["frames"]
+    spec = _for_frames(stored.spec, frames)
+    if size and (size not in SIZES or _for_frames(SIZES[size], frames) != spec):
+        raise ModelFolderError(
+            f"{folder} is not of config.model.size={size!r} but {stored.spec}; set the size that "
+            "fits, or '' to take the checkpoint's"
+        )
+    return folder, dataclasses.replace(stored, spec=spec)
+
+
+def _for_frames(spec: Spec, frames: int) -> Spec:
+    """The spec, of a ViCLIP with embeddings of so many frames at least."""
+    if not 0 < spec.visual.temporal_frames < frames:
+        return spec
+    return with_visual(spec, temporal_frames=frames)
+
+
+def _read_params(folder: Path, module: VideoModel) -> dict[str, Any]:
+    """The folder's parameters, with as many frame embeddings as the module has."""
+    config, params = read_model_folder(folder)
+    _check_finite(folder, params)
+    stored, frames = (spec.visual.temporal_frames for spec in (config.spec, module.spec))
+    if stored == frames:
+        return params
+    logging.warning("%s: embeddings of %d frames interpolated to %d", folder, stored, frames)
+    visual = params["visual"]
+    table = resize_temporal(np.asarray(visual["temporal_embedding"]), frames)
+    return params | {"visual": visual | {"temporal_embedding": table}}
+
+
+def _check_finite(folder: Path, params: dict[str, Any]) -> None:
+    """Raises ModelFolderError that names a leaf in which numbers are missing."""
+    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        if not np.isfinite(leaf).all():
+            wrong = np.argwhere(~np.isfinite(leaf))
+            raise ModelFolderError(
+                f"{folder}: {len(wrong)} of {leaf.size} weights in {path} are no finite numbers, "
+                f"the first at {wrong[0].tolist()}; convert or train it anew"
+            )
+
+
+def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:
+    """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
+    shapes or in other layers. A kind that either has alone is new, or left out by an option."""
+    trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(module)
+    have, wanted = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
+    common = {_kind(path) for path in have} & {_kind(path) for path in wanted}
+    differences = []
+    for path in sorted(have.keys() | wanted.keys()):
+        found, needed = (str([*x[path].shape]) if path in x else "none" for x in (have, wanted))
+        if _kind(path) in common and found != needed:
+            differences.append(f"{path}: {found} in the checkpoint, {needed} in the config's model")
+    if differences:
+        raise ModelFolderError(
+            f"{config['checkpoint']} is for frames={stored.frames} and {stored.methods}, "
+            f"config.model for frames={config['frames']} and "
+            f"{method_options(config, stored.methods)}:\n  " + "\n  ".join(differences)
+        )
+
+
+def _kind(path: str) -> str:
+    """The path without the numbers of layers."""
+    return re.sub(r"_\d+(?=/)", "", path)
+
+
+def _complete(
+    module: VideoModel, loaded: dict[str, Any], stored: set[str], seed: int
+) -> dict[str, Any]:
+    """Loaded leaves, and fresh ones where the model has more."""
+    have = traverse_util.flatten_dict(loaded, sep="/")
+
+    def fresh(key: jax.Array) -> dict[str, jax.Array]:
+        leaves = traverse_util.flatten_dict(init_params(module, key), sep="/")
+        return {path: leaf for path, leaf in leaves.items() if path not in have}
+
+    # Only the new leaves are results, so only they are computed.
+    new = jax.device_get(jax.jit(fresh)(jax.random.key(seed)))
+    if loaded:
+        for path, leaf in new.items():
+            logging.info("new: %s %s", path, leaf.shape)
+    params = traverse_util.unflatten_dict(have | new, sep="/")
+    for method in module.methods:
+        if method_name(method) not in stored:
+            params = method.init_from_backbone(params, module.spec)
+    return params

@@ -1,0 +1,1 @@
+"""Nested dicts of arrays by the paths of their leaves."""

@@ -1,0 +1,1 @@
+"""Processes, meshes of devices, compiled programs, and how a run is stopped."""

@@ -1,0 +1,199 @@
+"""Saving and loading trees of arrays, such as the weights of model folders.
+
+Orbax (its version 1 API) stays behind this file and `vlt.training.checkpoints`. What is on disk is
+arrays and JSON; nothing that is read can run code. A folder appears under its final name by one
+rename once everything in it is written, so what has its name is whole, whenever the writer was
+killed.
+"""
+
+import hashlib
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from vlt.runtime.processes import is_primary
+
+Path = str | pathlib.Path
+
+UNFINISHED = ".orbax-checkpoint-tmp"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is absent, half written or unreadable."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """A checkpoint of another model, other frozen weights or another tree."""
+
+
+class CheckpointSaveError(CheckpointError):
+    """A checkpoint that could not be written; those before it are untouched."""
+
+
+def save_tree(folder: Path, tree: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Writes a nested dict of arrays into `folder` (a model folder's weights/) and waits.
+
+    Raises:
+      CheckpointSaveError: the folder exists and `overwrite` is off, or writing failed.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if folder.exists() and not overwrite:
+        raise CheckpointSaveError(f"{folder} exists already (overwrite=True would replace it)")
+    leaves = jax.tree.map(as_array, dict(tree))
+    check_free_space(folder.parent, leaves)
+    try:
+        ocp.save(folder, leaves, overwrite=overwrite)
+        # Orbax notes where it wrote; a model folder travels, and its makers' paths need not.
+        for note in folder.glob("commit_success.txt") if is_primary() else ():
+            note.write_text("Checkpoint commit was successful\n")
+    except Exception as error:
+        raise CheckpointSaveError(f"{folder} could not be written: {first_line(error)}") from error
+
+
+def load_tree(folder: Path, abstract: Mapping[str, Any] | None = None) -> dict:
+    """Reads what `save_tree` wrote, on any number of devices.
+
+    Args:
+      folder: the folder given to `save_tree`.
+      abstract: nested dict of shapes that the tree must have; a leaf with a sharding is placed on
+        its devices. All leaves are wanted as host arrays when absent.
+
+    Returns:
+      nested dict of jax.Array where `abstract` has shardings, np.ndarray elsewhere.
+
+    Raises:
+      CheckpointError: the folder is absent, half written or damaged.
+      CheckpointMismatchError: lists every leaf that is missing, left over or of another shape or
+        type.
+    """
+    folder = pathlib.Path(folder).absolute()
+    saved = load_shapes(folder)
+    wanted = by_path(saved if abstract is None else abstract)
+    check_same(folder, by_path(saved), wanted)
+    leaves = {tuple(path.split("/")): placement(leaf) for path, leaf in wanted.items()}
+    return load_arrays(folder, traverse_util.unflatten_dict(leaves))
+
+
+def load_shapes(folder: Path) -> dict:
+    """Reads the shapes alone: a nested dict of jax.ShapeDtypeStruct.
+
+    Raises:
+      CheckpointError: the folder is absent, half written or damaged.
+    """
+    # Orbax finds nothing under a relative path, and does not say so.
+    tree = read_metadata(pathlib.Path(folder).absolute()).metadata
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 of a tree's paths, shapes, types and values (host arrays or addressable ones)."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(by_path(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """{'/'-joined path: leaf} of any pytree, in the order of its leaves."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def as_array(leaf: Any) -> Any:
+    """The leaf as Orbax stores it: a device array as it is, all else on the host."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def placement(leaf: Any) -> Any:
+    """What tells Orbax where to put a leaf: a shape with a sharding, or the host."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        return np.ndarray
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises CheckpointMismatchError that lists every leaf, by path, that differs."""
+
+    def text(leaf: Any) -> str:
+        return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+    arrays = {path: leaf if _is_shaped(leaf) else np.asarray(leaf) for path, leaf in wanted.items()}
+    differences = [f"{path}: not in the checkpoint" for path in arrays if path not in saved]
+    differences += [f"{path}: only in the checkpoint" for path in saved if path not in arrays]
+    differences += [
+        f"{path}: {text(saved[path])} in the checkpoint, {text(leaf)} wanted"
+        for path, leaf in arrays.items()
+        if path in saved and text(saved[path]) != text(leaf)
+    ]
+    if differences:
+        raise CheckpointMismatchError(
+            f"{folder} holds another tree; {len(differences)} leaves differ:\n  "
+            + "\n  ".join(differences)
+        )
+
+
+def _is_shaped(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def read_metadata(folder: pathlib.Path) -> Any:
+    """Orbax's description of a checkpoint, or CheckpointError where it is not whole."""
+    _check_exists(folder)
+    try:
+        found = ocp.metadata(folder)
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder} is not a complete checkpoint: {first_line(error)}"
+        ) from error
+    if found.metadata is None:  # Orbax logs why, and goes on
+        raise CheckpointError(f"{folder} is not a complete checkpoint: its tree is not described")
+    return found
+
+
+def load_arrays(folder: pathlib.Path, targets: Any) -> Any:
+    """Arrays of a whole checkpoint, placed as `targets` say, or CheckpointError."""
+    try:
+        return ocp.load(folder, targets)
+    except Exception as error:
+        raise CheckpointError(f"{folder} could not be read: {first_line(error)}") from error
+
+
+def _check_exists(folder: pathlib.Path) -> None:
+    if folder.is_dir():
+        return
+    if list(folder.parent.glob(f"{folder.name}{UNFINISHED}*")):
+        raise CheckpointError(
+            f"{folder} is half written: whoever wrote it was stopped ({folder.name}{UNFINISHED} "
+            "lies beside it); write it again"
+        )
+    raise CheckpointError(f"{folder} does not exist or is not a folder")
+
+
+def check_free_space(folder: pathlib.Path, leaves: Any) -> None:
+    """Raises CheckpointSaveError where the device of `folder` has no room for the arrays."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(leaves))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise CheckpointSaveError(
+            f"no space left on the device: {megabytes(needed)} needed, {megabytes(free)} free"
+        )
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes, as text."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an error: Orbax appends pages, and TensorStore what it was doing."""
+    line = (str(error).splitlines() or ["no reason given"])[0]
+    return f"{type(error).__name__}: {line.partition(' [tensorstore_spec=')[0]}"

@@ -1,0 +1,304 @@
+"""The training loop, and the results of one run."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from vlt.bench.timing import memory
+from vlt.data.clips import DecoderPool
+from vlt.data.pipeline import VideoData
+from vlt.data.stream import Stream
+from vlt.data.tokenize import Tokenizer
+from vlt.evaluation import Evaluator, Metrics, videos_of
+from vlt.evaluation.clips import check_clips, named_section
+from vlt.model_io.loading import LoadedModel, build_described, load_model, tokenizer_folder
+from vlt.models.video_model import VideoModel
+from vlt.runtime import processes
+from vlt.runtime.mesh import make_mesh, shard_batch
+from vlt.runtime.stopping import Stopped, stop_requested
+from vlt.runtime.watchdog import Watchdog
+from vlt.storage.files import refuse_link, write_whole
+from vlt.storage.trees import fingerprint, save_tree
+from vlt.tasks.build import make_task
+from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.metrics_log import MetricsLog, NullMetricsLog
+from vlt.training.optimizer import merge, partition
+from vlt.training.program import TrainingProgram, with_sharding
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient that is not a finite number."""
+
+
+class Run:
+    """Everything one run needs, built from its config.
+
+    Args:
+        workdir: gets checkpoints, metrics and, in the end, results.json.
+        training: whether what only training needs is checked, too.
+
+    Raises: what the parts raise about a config, manifest, checkpoint or mesh that does not fit.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, training: bool = True):
+        self.config, self.workdir = config, workdir
+        self.mesh = make_mesh(config.mesh)
+        module, folder, _ = build_described(config.model)
+        self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
+        self.task = make_task(config, module.spec, self.tokenizer)
+        self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
+        self.watchdog = Watchdog(config.train.watchdog)
+        try:
+            if training and config.train.steps:
+                with named_section("data.train"):
+                    check_clips(config.data.train, module.spec, config.model.frames)
+            self.evaluator = self._evaluator(module)
+            if training and config.train.steps:
+                check_best_metric(config.train.best_metric, self.evaluator.metrics)
+            self._load()
+        except BaseException:
+            self.watchdog.close()
+            self.pool.close()
+            raise
+
+    def _evaluator(self, module: VideoModel) -> Evaluator:
+        config = self.config
+        tested_on_others = any(method.other_frames_tested for method in module.methods)
+        return Evaluator(
+            config.evals,
+            module,
+            self.mesh,
+            self.tokenizer,
+            self.pool,
+            self.workdir,
+            self.watchdog,
+            frames=config.model.frames,
+            other_frames=bool(config.train.steps) and tested_on_others,
+        )
+
+    def _load(self) -> None:
+        """Weights, checkpoints and the training program."""
+        config = self.config
+        self.model: LoadedModel = load_model(config.model, config.seed)
+        trained, frozen = partition(self.model.params, config.rules)
+        self.trained_count = sum(x.size for x in jax.tree.leaves(trained))
+        weights = fingerprint(frozen)
+        processes.check_alike("config.model: the frozen weights", weights)
+        self.checkpoints = TrainingCheckpoints(
+            self.workdir, config.train.keep_last, config.train.best_metric, frozen=weights
+        )
+        self.program = TrainingProgram(
+            config, self.mesh, self.model.module, self.task, config.train.steps
+        )
+        self.state, self.frozen = self.program.placed(self.model.params)
+
+    def params(self) -> dict[str, Any]:
+        """The whole tree, trained leaves as they are now."""
+        return merge(self.state.trained, self.frozen)
+
+    def restore(self, step: int) -> Any:
+        """Takes the state of a checkpoint; returns that of its data stream."""
+        abstract = with_sharding(self.state, self.program.shardings(self.state))
+        restored = self.checkpoints.restore(step, abstract)
+        self.state = restored.state
+        return restored.data
+
+    def evaluate(self, step: int) -> Metrics:
+        """Metrics of every evaluation of the config."""
+        self.watchdog.part("evaluation")
+        return self.evaluator(self.params(), step)
+
+    def close(self) -> None:
+        """Ends background work; raises what it failed with."""
+        self.watchdog.close()
+        self.pool.close()
+        self.checkpoints.close()
+
+
+def check_best_metric(name: str, found: Sequence[str]) -> None:
+    """Raises ValueError where `train.best_metric` is given and none of what evaluations find."""
+    if name and name.removeprefix("-") not in found:
+        raise ValueError(
+            f"train.best_metric={name!r} is none of what the evaluations find: "
+            f"{', '.join(found) or 'there are no evals'}"
+        )
+
+
+def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer:
+    """The tokenizer of `config.model`.
+
+    Raises:
+        ValueError: no such folder, or more tokens, or longer texts, than the text tower has
+            embeddings for.
+    """
+    text, context = module.spec.text, config.model.context
+    if context > text.context:
+        raise ValueError(
+            f"model.context={context}: the model's texts have at most {text.context} tokens"
+        )
+    try:
+        tokenizer = Tokenizer.load(folder, context)
+    except FileNotFoundError as error:
+        raise ValueError(f"model.tokenizer: {error}") from error
+    if tokenizer.size > text.vocab:
+        raise ValueError(
+            f"the tokenizer of {folder} has {tokenizer.size} tokens, but the model's text tower "
+            f"has embeddings for {text.vocab}: it is another model's"
+        )
+    return tokenizer
+
+
+def train(run: Run) -> Metrics:
+    """Trains from the latest complete checkpoint to `config.train.steps`; returns the last metrics.
+
+    An evaluation at every `eval_every` steps and at the end is made after the step's checkpoint is
+    saved, and its metrics are kept with that; one that was interrupted is made when the run goes
+    on. So these checkpoints, too, count to `keep_last`.
+
+    Raises:
+        NonFiniteError: after saving the state before the step in question.
+        Stopped: on SIGTERM to any process, or Ctrl-C, after saving.
+        vlt.data.errors.VideoError: a video could not be read, and the config says `raise`.
+    """
+    latest = processes.broadcast_from_primary(run.checkpoints.latest_complete())
+    data_state = None if latest is None else run.restore(latest)
+    step = latest or 0
+    steps = run.config.train.steps
+    log = MetricsLog(run.workdir, step, steps) if processes.is_primary() else NullMetricsLog()
+    results: Metrics = {}
+    try:
+        if step < steps:
+            if evaluation_due(run.config, step) and not run.checkpoints.metrics(step):
+                _evaluate(run, step, log)
+            with _training_data(run, data_state) as (data, stream):
+                _loop(run, data, stream, step, log)
+        results = _evaluate(run, steps, log)
+    except Stopped:
+        run.checkpoints.wait()
+        saved = run.checkpoints.steps()
+        if not saved:
+            raise Stopped("stopped before the first step; nothing is saved") from None
+        raise Stopped(f"stopped at step {saved[-1]}; the same command goes on from there") from None
+    finally:
+        log.close()
+    return results
+
+
+def evaluation_due(config: ConfigDict, step: int) -> bool:
+    """Whether training is interrupted after a step for the evaluations of the config."""
+    every = config.train.eval_every
+    return bool(every and config.evals and step and step % every == 0)
+
+
+def _evaluate(run: Run, step: int, log: MetricsLog) -> Metrics:
+    """Metrics of the state after a step, written down and kept with its checkpoint."""
+    results = run.evaluate(step)
+    numbers = {name: value for name, value in results.items() if not isinstance(value, str)}
+    log.evaluation(step, numbers, run.config.table)
+    if step:
+        run.checkpoints.add_metrics(step, numbers)
+    return results
+
+
+@contextlib.contextmanager
+def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[VideoData, Stream]]:
+    section = run.config.data.train
+    run.program.check_batch(section.batch_size)
+    data = videos_of(
+        section,
+        run.mesh,
+        run.tokenizer,
+        run.pool,
+        name="train",
+        workdir=run.workdir,
+        seed=run.config.seed,
+    )
+
+    def place(batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        inputs = {name: batch[name] for name in (*run.task.model_inputs, *run.task.loss_inputs)}
+        return shard_batch(inputs, run.mesh) | {"ids": batch["ids"]}
+
+    stream = data.train(place, state)
+    try:
+        yield data, stream
+    except BaseException:
+        run.pool.close()  # ends reads that hang, for which the stream would wait
+        raise
+    finally:
+        stream.close()
+        if data.skipped:
+            logging.warning("%d videos were skipped: %s", len(data.skipped), run.workdir)
+
+
+def _loop(run: Run, data: VideoData, stream: Stream, step: int, log: MetricsLog) -> None:
+    config, watchdog = run.config, run.watchdog
+    train_step = None
+    unchecked: tuple[int, dict, np.ndarray] | None = None
+    with stop_requested() as stop_after:
+        while step < config.train.steps:
+            watchdog.part("input")
+            try:
+                batch = next(stream)
+            except Stopped:
+                _check_finite(run, data, unchecked)
+                if unchecked is not None:
+                    watchdog.part("checkpoint")
+                    run.checkpoints.save(step, run.state, stream.state)
+                raise
+            ids = batch.pop("ids")
+            if train_step is None:
+                watchdog.part("compilation")
+                train_step = run.program.lower(run.state, run.frozen, batch).compile()
+                log.peak_bytes = memory(train_step)["peak_bytes"]
+            watchdog.part("step")
+            run.state, metrics = train_step(run.state, run.frozen, batch)
+            step += 1
+            stop = stop_after(step)
+            # One step late, so that the device never waits for the host.
+            _check_finite(run, data, unchecked)
+            unchecked = step, metrics, ids
+            last = step == config.train.steps
+            if step % config.train.log_every == 0 or last:
+                values = {name: float(value) for name, value in metrics.items()}
+                videos = config.data.train.batch_size
+                log.progress(step, values, videos, stream.wait_seconds)
+            evaluate = evaluation_due(config, step) and not last
+            if step % config.train.checkpoint_every == 0 or evaluate or last or stop:
+                _check_finite(run, data, unchecked)
+                watchdog.part("checkpoint")
+                run.checkpoints.save(step, run.state, stream.state)
+            if evaluate and not stop:
+                _evaluate(run, step, log)
+            watchdog.step_ended()
+            if stop and not last:
+                raise Stopped
+
+
+def _check_finite(
+    run: Run, data: VideoData, unchecked: tuple[int, dict, np.ndarray] | None
+) -> None:
+    if unchecked is None or bool(unchecked[1]["finite"]):
+        return
+    step, metrics, rows = unchecked
+    everywhere = multihost_utils.process_allgather(rows).reshape(-1).tolist()
+    ids = [data.records[row].id for row in everywhere]
+    folder = run.workdir / f"nonfinite-{step}"
+    refuse_link(folder)
+    folder.mkdir(exist_ok=True)
+    save_tree(folder / "state", {"trained": run.state.trained}, overwrite=True)
+    values = {name: str(float(value)) for name, value in metrics.items()}
+    report = {"step": step, "metrics": values, "batch": ids}
+    if processes.is_primary():
+        write_whole(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    raise NonFiniteError(
+        f"step {step}: loss {values['loss']}, gradient norm {values['grad_norm']}. The trained "
+        f"leaves before it and the batch's ids are in {folder}. The batch: {', '.join(ids)}"
+    )

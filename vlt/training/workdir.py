@@ -1,0 +1,213 @@
+"""The folder of a run: whose it is, and that one run at a time writes into it."""
+
+import contextlib
+import itertools
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+import jax
+from ml_collections import ConfigDict
+
+from vlt import configuration
+from vlt.runtime import processes, stopping
+from vlt.storage.files import listed, refuse_link, write_whole
+
+LOCK = "run.lock"
+SINCE = "run.since"  # when the lock was taken
+LEASE = 60.0  # seconds without a sign of life after which a process of another host is gone
+HEARTBEAT = 5.0  # seconds between signs of life
+# What may lie in the folder before the first run of it writes its config: logs, locks, our
+# leftovers.
+_BEFORE = (f"{LOCK}*", SINCE, "logs", "vlt.*", "vlt-*.*", ".*.unfinished-*", "lost+found")
+# Where a run computes, which a run that goes on may choose anew.
+RUNTIME_KEYS = ("mesh.", "sharding.", "data.workers", "data.decode_timeout", "train.watchdog")
+# What may differ where a run is only evaluated.
+OF_EVALUATION = ("evals", "table", "more_tables")
+
+_held: set[Path] = set()  # locks of this process
+
+
+class OtherConfigError(ValueError):
+    """The workdir holds a run of another config."""
+
+
+class WorkdirError(ValueError):
+    """The workdir cannot be written, is no run's, or is in use."""
+
+
+def prepare(workdir: Path) -> None:
+    """Makes the folder where there is none, and checks that it can be written and is a run's.
+
+    Raises:
+        WorkdirError: nothing can be written there, or what is there is no run's.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=workdir).close()
+    except FileExistsError as error:
+        raise WorkdirError(f"--workdir={workdir}: {error.filename} is no folder") from error
+    except OSError as error:
+        raise WorkdirError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
+    entries = sorted(workdir.iterdir())
+    if links := [e.name for e in entries if e.is_symlink() and not e.match("vlt*.*")]:
+        raise WorkdirError(
+            f"{workdir} holds links ({listed(links)}); a run writes through none: remove them, or "
+            "choose another --workdir"
+        )
+    if configuration.is_run(workdir):
+        return
+    others = [e.name for e in entries if not any(e.match(pattern) for pattern in _BEFORE)]
+    if others:
+        raise WorkdirError(
+            f"{workdir} is no run's: it holds {listed(others)} and no config.json of a run; choose "
+            "an empty folder, or a new one, as --workdir"
+        )
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of a workdir; of several processes, the first does it for all.
+
+    A lock of a process that is dead does not count: on this host at once, on another one when it
+    has given no sign of life for `LEASE` seconds, by this process's own clock.
+
+    Raises:
+        WorkdirError: a run that lives has it; the message says which.
+    """
+    path = workdir.resolve() / LOCK
+    if path in _held or not processes.is_primary():
+        yield
+        return
+    lock = filelock.SoftFileLease(
+        path,
+        lease_duration=LEASE,
+        heartbeat_interval=HEARTBEAT,
+        on_compromise=lambda loss: _lost(workdir, loss.reason),
+        thread_local=False,
+    )
+    _acquire(lock, workdir)
+    _held.add(path)
+    try:
+        write_whole(workdir / SINCE, time.strftime("%Y-%m-%d %H:%M:%S %Z\n"))
+        yield
+    finally:
+        _held.remove(path)
+        with stopping.deferred(), contextlib.suppress(OSError):
+            (workdir / SINCE).unlink(missing_ok=True)
+            lock.release()
+
+
+def _acquire(lock: filelock.SoftFileLease, workdir: Path) -> None:
+    try:
+        lock.acquire(timeout=2 * LEASE, poll_interval=0.1, cancel_check=_lives(lock))
+    except OSError as error:
+        if not isinstance(error, filelock.Timeout):
+            raise WorkdirError(f"{lock.lock_file} cannot be written: {error.strerror}") from error
+        owner = lock.owner
+        who = f"process {owner.pid} of {owner.hostname.partition('?')[0]}" if owner else "another"
+        with contextlib.suppress(OSError):
+            who += f", since {(workdir / SINCE).read_text(encoding='utf-8').strip()}"
+        raise WorkdirError(
+            f"{workdir} is in use by a run that lives ({who}): wait for it, stop it, or choose "
+            f"another --workdir. If there is surely no such process, remove {lock.lock_file}"
+        ) from None
+
+
+def _lives(lock: filelock.SoftFileLease) -> Callable[[], bool]:
+    """Asked again and again while another has the lock: whether that one gave a sign of life."""
+    first: int | None = None
+
+    def check() -> bool:
+        nonlocal first
+        owner = lock.owner
+        if owner is None:
+            return False
+        if owner.hostname == socket.gethostname():
+            return True  # else the lock would have been taken from it: it is of this host
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(lock.lock_file).st_mtime_ns
+            if first is None:
+                first = found
+                print(
+                    f"{lock.lock_file} is of process {owner.pid} of {owner.hostname}: waiting up "
+                    f"to {LEASE:.0f} s for a sign of life",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+            return found != first
+        return False
+
+    return check
+
+
+def _lost(workdir: Path, reason: str) -> None:
+    processes.end(
+        f"{workdir} is no longer this run's ({LOCK}: {reason}): another run may write there, so "
+        f"this one ends; {processes.GO_ON}"
+    )
+
+
+def claim(workdir: Path, config: ConfigDict, mode: str = "train") -> None:
+    """Makes the workdir this config's, or checks that it is; in all processes alike.
+
+    mode: with `eval`, the evaluations may be others than the run's own.
+
+    Raises:
+        WorkdirError: it is no run's, or cannot be written.
+        OtherConfigError: it is another config's.
+        DistributedError: processes were given other configs, or see other folders.
+    """
+    processes.check_alike("--config and its overrides", configuration.resolved_text(config))
+    if processes.is_primary():
+        prepare(workdir)
+        if not started(workdir):
+            configuration.save_run(workdir, config)
+    processes.wait_for_all(f"claim {workdir}")
+    if not (workdir / "config.json").exists():
+        raise processes.DistributedError(
+            f"process {jax.process_index()} does not see what the first one writes to {workdir}: "
+            "--workdir must be a folder that all share"
+        )
+    differing = configuration.differing_keys(configuration.load_saved(workdir), config)
+    free = (*RUNTIME_KEYS, *OF_EVALUATION) if mode == "eval" else RUNTIME_KEYS
+    lines = [
+        f"  {key}: {there} there, {here} now"
+        for key, (there, here) in differing.items()
+        if not key.startswith(free)
+    ]
+    if lines:
+        advice = "choose another --workdir or remove it"
+        if mode == "eval":
+            advice = "give --mode=eval the run's own config; evals may differ"
+        raise OtherConfigError(
+            f"{workdir} holds a run of another config; {advice}:\n" + "\n".join(lines)
+        )
+
+
+def started(workdir: Path) -> bool:
+    """Whether a run of the workdir came further than its config, which may have been wrong."""
+    logged = any(file.stat().st_size for file in workdir.rglob("metrics.jsonl"))
+    kept = (workdir.rglob(name) for name in ("run.json", "results.json", "checkpoints/*"))
+    return logged or any(True for _ in itertools.chain(*kept))
+
+
+def go_back(workdir: Path, checkpoint: Path) -> None:
+    """Makes WORKDIR/checkpoints/STEP, or that of a row's folder in it, the latest of its run.
+
+    Raises:
+        CheckpointError: it is no complete checkpoint of the workdir.
+    """
+    from vlt.training.checkpoints import CheckpointError, TrainingCheckpoints
+
+    if checkpoint.parent.name != "checkpoints" or not checkpoint.name.isdecimal():
+        raise CheckpointError(f"--restore={checkpoint}: must be WORKDIR/checkpoints/STEP")
+    folder = checkpoint.parent.parent
+    if not folder.resolve().is_relative_to(workdir.resolve()):
+        raise CheckpointError(f"--restore={checkpoint}: is not in --workdir={workdir}")
+    refuse_link(checkpoint)
+    TrainingCheckpoints(folder, keep_last=1).go_back(int(checkpoint.name))
