@@ -57,7 +57,8 @@ def convert(
 
     Raises:
         ConversionError: unreadable, unsafe, of no known family; tensors missing, unexpected or
-            of a wrong shape (all are listed), or not finite; something that tensors can't tell is not set.
+            of a wrong shape (all are listed), or not finite; something that tensors can't tell is
+            not set.
         ModelFolderError: the target exists, or `settings['base']` is no model folder.
     """
     settings = settings or {}

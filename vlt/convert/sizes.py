@@ -80,7 +80,7 @@ def _bert_spec(
 
 
 def common_size(leaves: Leaves, pattern: str, axis: int = -1) -> int:
-    """Size of an axis that most leaves of matching paths have (one may have another shape), or 1."""
+    """Size of an axis that most leaves of matching paths have (one may differ), or 1."""
     sizes = collections.Counter(
         leaf.shape[axis]
         for path, leaf in leaves.items()

@@ -185,8 +185,8 @@ def example_inputs(
 def init_params(model: VideoModel, rng: jax.Array) -> dict[str, Any]:
     """Every leaf that training needs, freshly initialised.
 
-    Leaves that start as copies of converted ones are copied by `Method.init_from_backbone` once those
-    are loaded.
+    Leaves that start as copies of converted ones are copied by `Method.init_from_backbone` once
+    those are loaded.
     """
     # Values of the inputs do not matter: only shapes reach the initialisers.
     inputs = [jnp.zeros(x.shape, x.dtype) for x in example_inputs(model.spec, model.frames, 4)]
