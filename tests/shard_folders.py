@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from data_pipelines.moving_shapes.writer import write_video
 from data_pipelines.shards import folder
 from data_pipelines.shards.write import WORKER, WRITER_OPTIONS, write_shard
 from vlt.data.clips import DecoderPool
+from vlt.data.moving_shapes.writer import write_video
 from vlt.data.shards import INDEX
 
 FPS = 10  # of the videos

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import vlt
-from data_pipelines import moving_shapes
+from vlt.data import moving_shapes
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import ModelConfig, ModelFolderError, model_shapes, write_model_folder
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec

@@ -11,7 +11,7 @@ from converted_blip import converted
 
 from configs import common
 from vlt.data.manifest import read_manifest
-from vlt.resources import resolve
+from vlt.data.resources import resolve
 from vlt.training.loop import Run, train
 
 CLIPS = "moving_shapes:clips:train:6"

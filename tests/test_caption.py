@@ -9,16 +9,16 @@ from helpers import run_python
 
 import vlt
 from configs import common
-from data_pipelines import moving_shapes
 from vlt import caption
 from vlt.configuration import save_run
+from vlt.data import moving_shapes
 from vlt.data.clips import read_clip
 from vlt.data.errors import VideoError
 from vlt.model_io.folder import ModelConfig, model_shapes, write_model_folder
 from vlt.model_io.loading import load_model
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 from vlt.training.checkpoints import TrainingCheckpoints
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 SPEC = BlipSpec(
     "captioner",

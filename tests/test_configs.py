@@ -23,7 +23,8 @@ from vlt.tasks.build import make_task
 from vlt.tasks.caption_metrics import METRICS
 from vlt.tasks.retrieval_metrics import retrieval_metrics
 from vlt.training.loop import evaluation_due
-from vlt.training.optimizer import make_optimizer, partition
+from vlt.training.optimizer import make_optimizer
+from vlt.training.rules import partition
 
 FILES = (
     "btadapter", "btadapter_zeroshot", "clip", "msta", "tempme", "tiny_blip", "tiny_clip",

@@ -14,12 +14,12 @@ import vlt
 from configs import common
 from vlt.configuration import save_run
 from vlt.convert import ConversionError, convert, reverse
+from vlt.data.resources import resolve
 from vlt.export import export, main, trained_model
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import load_model
-from vlt.resources import resolve
 from vlt.training.checkpoints import TrainingCheckpoints
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 
 def run(folder, trained, move, checkpoint="tiny_clip", **methods):

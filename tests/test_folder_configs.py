@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vlt.data.resources import resolve
 from vlt.model_io.build import build_methods
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
-from vlt.resources import resolve
 
 SOUND = json.loads((resolve("tiny_clip") / "config.json").read_text("utf-8"))
 NUMBERS = st.integers() | st.floats() | st.sampled_from([0, -1, 10**6, 10**9, 2**63, 10**30])

@@ -20,7 +20,7 @@ from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.models.points import Method
 from vlt.models.spec import SIZES
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
-from vlt.training.optimizer import RuleError
+from vlt.training.rules import RuleError
 
 FROZEN = (".*", "frozen")
 BRANCH = (r"visual/btadapter/.*", {"lr": 10.0})

@@ -8,7 +8,7 @@ import pytest
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 FROZEN = (".*", "frozen")
 

@@ -30,11 +30,11 @@ from PIL import Image
 from vlt import configuration
 from vlt.config_flag import define_config
 from vlt.data.clips import ClipRequest, read_clip
+from vlt.data.resources import resolve
 from vlt.model_io.build import merges_tokens
 from vlt.model_io.loading import LoadedModel, build_described, load_model
 from vlt.models.video_model import VideoModel
 from vlt.reporting.paint import PRUNED, paint, picture
-from vlt.resources import resolve
 from vlt.storage.files import check_target, new_file
 
 SIDE = 128  # pixels of a frame, at least

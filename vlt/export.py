@@ -42,11 +42,12 @@ from vlt.model_io.folder import (
 )
 from vlt.model_io.loading import LoadedModel, load_model
 from vlt.models.points import Method, copy_leaves
+from vlt.pytrees.partition import merge
 from vlt.storage.files import new_file
 from vlt.storage.trees import CheckpointError
 from vlt.training.averaging import blended, mean_of_checkpoints
 from vlt.training.checkpoints import TrainingCheckpoints
-from vlt.training.optimizer import merge, partition
+from vlt.training.rules import partition
 
 # What a format is written as.
 FORMATS = {

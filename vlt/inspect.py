@@ -23,7 +23,7 @@ from vlt.model_io.build import abstract_params, example_inputs, merged_form
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import build_for_shapes
 from vlt.models.video_model import VideoModel
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 # What a video passes through: leaves of the vision tower, and those both towers share.
 NOT_VIDEO = r"(text|question|text_projection|itm_head)/.*|logit_scale|temperature"
@@ -49,7 +49,7 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: an unknown size, method or option.
       vlt.model_io.folder.ModelFolderError: a checkpoint that is half written, of another size,
         frame count or layers than the config's, or absent where the config names no size.
-      vlt.training.optimizer.RuleError: rules that do not fit the parameters.
+      vlt.training.rules.RuleError: rules that do not fit the parameters.
     """
     model = build_for_shapes(config["model"])
     params = abstract_params(model)

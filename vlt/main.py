@@ -247,7 +247,7 @@ def overview(run: Any) -> None:
     """Tells what is about to be trained, and on what."""
     from clu import parameter_overview  # imports TensorFlow
 
-    from vlt.training.optimizer import partition
+    from vlt.training.rules import partition
 
     # The host's copies: of what is on devices no process may have a whole.
     trained, _ = partition(run.model.params, run.config.rules)

@@ -11,7 +11,7 @@ from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 WIDTH = 16
 X = np.random.default_rng(0).normal(size=(2, 3, 5, WIDTH)).astype(np.float32)

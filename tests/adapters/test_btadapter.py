@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.moving_shapes import write_tokenizer
 from vlt.adapters import btadapter
 from vlt.adapters.btadapter import BTAdapter
 from vlt.convert import convert
+from vlt.data.moving_shapes import write_tokenizer
 from vlt.model_io.build import build_methods, init_params
 from vlt.model_io.folder import read_model_folder
 from vlt.models.dual_encoder import DualEncoder

@@ -17,7 +17,7 @@ from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.vit import normalize
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 E, FRAMES = 128, 5
 TINY = DualEncoderSpec(VisionSpec(16, 8, 8, 1, 2, 16), TextSpec(6, 11, E, 2, 2, 4 * E), embed_dim=E)

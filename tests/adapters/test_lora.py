@@ -20,7 +20,7 @@ from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 2, 2, 16), TextSpec(6, 11, 8, 1, 2, 16), embed_dim=4)
 VIDEO = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)

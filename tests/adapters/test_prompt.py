@@ -14,7 +14,7 @@ from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method, Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 WIDTH, PROMPTS, FRAMES, PATCHES = 8, 3, 4, 16
 TINY = DualEncoderSpec(

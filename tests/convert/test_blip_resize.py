@@ -10,8 +10,8 @@ from blip_models import HEADS, authors_state, bert_words, blip
 from torch.nn.functional import interpolate
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.resize import resize_positions
 from vlt.model_io.folder import read_model_config, read_model_folder
+from vlt.models.interpolation import resize_positions
 
 
 @pytest.mark.parametrize(("old", "new"), [(24, 14), (14, 24), (24, 16), (4, 3)])

@@ -3,8 +3,8 @@
 import pytest
 
 from vlt.convert import reverse
+from vlt.data.resources import resolve
 from vlt.model_io.folder import ModelFolderError
-from vlt.resources import resolve
 from vlt.storage.files import WriteError
 
 MODEL = resolve("tiny_clip")

@@ -15,10 +15,10 @@ from golden_viclip import HEADS
 from torch import nn
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.resize import resize_positions, resize_temporal
 from vlt.convert.viclip import VICLIP, inflate_kernel
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_config, read_model_folder
+from vlt.models.interpolation import resize_positions, resize_temporal
 
 Tensors = dict[str, np.ndarray]
 BUFFERS = ("input_resolution", "context_length", "vocab_size")

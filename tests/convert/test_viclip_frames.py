@@ -11,11 +11,10 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs import common
-from vlt.convert.resize import with_visual
 from vlt.inspect import inspect_config
 from vlt.model_io.folder import ModelFolderError, read_model_folder, write_model_folder
 from vlt.model_io.loading import load_folder, load_model
-from vlt.models.spec import SIZES
+from vlt.models.spec import SIZES, with_visual
 
 
 @pytest.fixture(scope="module")

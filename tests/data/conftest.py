@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 from stub_pool import ROWS, StubPool
 
-from data_pipelines import moving_shapes
+from vlt.data import moving_shapes
 from vlt.data.pipeline import VideoData
 from vlt.data.tokenize import Tokenizer
 

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 from stub_pool import ROWS, SHAPE, StubPool, take
 
-from data_pipelines import moving_shapes
+from vlt.data import moving_shapes
 from vlt.data.clips import DecoderPool
 from vlt.data.errors import Truncated
 from vlt.data.manifest import ManifestError

@@ -13,9 +13,8 @@ from PIL import Image
 from shard_folders import FPS, forge, make, read_lines, write_rows, write_videos
 
 from configs.common import videos as data_section
-from data_pipelines import moving_shapes
 from data_pipelines.shards.encode import Clips, Frames
-from vlt.data import shards
+from vlt.data import moving_shapes, shards
 from vlt.data.clips import ClipRequest, DecoderPool, open_video, read_clip
 from vlt.data.decode import decode
 from vlt.data.errors import BrokenShard, NotAVideo, UnsupportedByDecord, WrongFrames

@@ -5,7 +5,7 @@ import socket
 import numpy as np
 import pytest
 
-from data_pipelines import moving_shapes
+from vlt.data import moving_shapes
 from vlt.data.tokenize import Tokenizer, copy_tokenizer, write_bert_tokenizer, write_clip_tokenizer
 
 

@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import moving_shapes
-from data_pipelines.moving_shapes import __main__, clips, grammar, scene, writer
+from data_pipelines import moving_shapes as door
+from vlt.data import moving_shapes
+from vlt.data.moving_shapes import clips, grammar, scene, writer
 
 PAIRS = 60  # ten of every family
 
@@ -139,7 +140,7 @@ def test_cached_sets_lie_in_the_folder_that_the_environment_names(tmp_path, monk
 def test_command_line(tmp_path, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["moving_shapes", *arguments])
-        __main__.main()
+        door.main()
 
     out = str(tmp_path / "out")
     run("--out", out, "--count", "2", "--split", "test", "--families", "orbit", "size")

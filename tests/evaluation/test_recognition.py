@@ -14,13 +14,13 @@ from PIL import Image
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 from vlt.data.manifest import read_manifest
 from vlt.data.pipeline import VideoData
+from vlt.data.resources import resolve
 from vlt.evaluation import Evaluator, recognition
 from vlt.evaluation.protocols import ProtocolError
 from vlt.evaluation.recognition_protocols import RECOGNITION_PROTOCOLS, RecognitionProtocol, Views
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
-from vlt.resources import resolve
 from vlt.runtime.mesh import make_mesh
 
 SPEC = DualEncoderSpec(VisionSpec(8, 4, 16, 1, 2, 32), TextSpec(6, 30, 16, 1, 2, 32), embed_dim=8)

@@ -23,7 +23,7 @@ from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Tokens
 from vlt.models.spec import SIZES
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 SMALL = TESTA(layers=(1, 2), r=2)
 

@@ -9,11 +9,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
+from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params
 from vlt.model_io.folder import ModelFolderError, read_model_folder, write_model_folder
 from vlt.model_io.loading import load_folder, load_model
 from vlt.models.vit import VisionTransformer
-from vlt.resources import resolve
 
 
 def model_config(**changes) -> ConfigDict:

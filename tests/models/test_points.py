@@ -13,7 +13,8 @@ from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method, Tokens
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
-from vlt.training.optimizer import merge, partition
+from vlt.pytrees.partition import merge
+from vlt.training.rules import partition
 
 HEADS, WIDTH = 2, 8
 SPEC = DualEncoderSpec(

@@ -15,9 +15,11 @@ from vlt.evaluation import Evaluator
 from vlt.model_io.build import abstract_params, build_model, example_inputs
 from vlt.models.captioner import Captioner
 from vlt.models.spec import SIZES
+from vlt.pytrees.partition import merge
 from vlt.tasks.build import make_task
 from vlt.tasks.matching import Matching, clipped, draw_negatives, match_loss
-from vlt.training.optimizer import make_optimizer, merge, partition
+from vlt.training.optimizer import make_optimizer
+from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
 B, E, QUEUE = 8, SPEC.embed_dim, 16

@@ -14,7 +14,8 @@ from vlt.models.answerer import Answerer
 from vlt.models.spec import SIZES, BlipSpec
 from vlt.tasks.build import make_task
 from vlt.tasks.question_answering import QuestionAnswering
-from vlt.training.optimizer import make_optimizer, partition
+from vlt.training.optimizer import make_optimizer
+from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
 B, FRAMES, L = 4, 3, 6

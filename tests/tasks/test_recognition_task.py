@@ -20,10 +20,12 @@ from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.vit import normalize
+from vlt.pytrees.partition import merge
 from vlt.tasks.build import make_task
 from vlt.tasks.descriptions import DescriptionError
 from vlt.tasks.recognition import Descriptions, Recognition, embedded
-from vlt.training.optimizer import make_optimizer, merge, partition
+from vlt.training.optimizer import make_optimizer
+from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
 CLASSES, FRAMES, B = 13, 3, 8  # a number of classes that no number of devices divides

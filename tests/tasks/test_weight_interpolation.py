@@ -15,7 +15,8 @@ from vlt.tasks.build import make_task
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
 from vlt.tasks.weight_interpolation import WeightInterpolation
-from vlt.training.optimizer import make_optimizer, partition
+from vlt.training.optimizer import make_optimizer
+from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
 SPEC = DualEncoderSpec(VisionSpec(8, 4, 8, 1, 2, 16), TextSpec(5, 11, 8, 1, 2, 16), embed_dim=4)

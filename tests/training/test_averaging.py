@@ -10,15 +10,15 @@ from flax import traverse_util
 import vlt
 from configs import common
 from vlt.configuration import save_run
+from vlt.data.resources import resolve
 from vlt.export import export, main, trained_model
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import ModelConfig, ModelFolderError, write_model_folder
 from vlt.model_io.loading import LoadedModel, load_folder, load_model
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
-from vlt.resources import resolve
 from vlt.training.averaging import blended
 from vlt.training.checkpoints import TrainingCheckpoints
-from vlt.training.optimizer import partition
+from vlt.training.rules import partition
 
 TRAINED = r"visual/blocks_3/.*|text/blocks_1/mlp/.*|logit_scale"
 STEPS = (10, 20, 30, 40)

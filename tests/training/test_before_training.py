@@ -11,7 +11,7 @@ from helpers import ROOT
 from configs import common
 from vlt.configuration import load_config
 from vlt.data.manifest import read_manifest
-from vlt.resources import resolve
+from vlt.data.resources import resolve
 from vlt.training import loop
 from vlt.training.loop import Run
 

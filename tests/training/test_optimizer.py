@@ -1,5 +1,3 @@
-import math
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -7,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from vlt.training import optimizer
+from vlt.pytrees.partition import merge
+from vlt.training import optimizer, rules, schedules
 
 PARAMS = {
     "visual": {
@@ -31,44 +30,12 @@ def optimizer_config(**changes):
     return ml_collections.ConfigDict(config | changes)
 
 
-def test_first_match_wins_and_every_leaf_has_a_rule():
-    found = optimizer.assign(PARAMS, RULES)
-    assert found == {
-        "visual/patch_embedding/kernel": optimizer.Rule(".*", frozen=True),
-        "visual/btadapter/temporal_0/projection/kernel": optimizer.parse_rules(RULES)[0],
-        "visual/btadapter/temporal_0/projection/bias": optimizer.parse_rules(RULES)[0],
-        "visual/btadapter/class_token": optimizer.Rule("visual/btadapter/.*", lr=10.0),
-        "logit_scale": optimizer.Rule(".*", frozen=True),
-    }
-
-
-def test_rules_survive_a_config_dict():
-    config = ml_collections.ConfigDict(dict(rules=RULES))
-    assert optimizer.assign(PARAMS, config.rules) == optimizer.assign(PARAMS, RULES)
-
-
-def test_partition_leaves_nothing_of_the_frozen_and_merge_restores():
-    trained, frozen = optimizer.partition(PARAMS, RULES)
-    assert set(trained) == {"visual"} and set(trained["visual"]) == {"btadapter"}
-    assert set(frozen["visual"]) == {"patch_embedding"} and "logit_scale" in frozen
-    merged = optimizer.merge(trained, frozen)
-    assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
-    assert all(
-        a is b for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True)
-    )
-
-
-def test_merge_refuses_a_leaf_twice():
-    with pytest.raises(ValueError, match="logit_scale"):
-        optimizer.merge({"logit_scale": 1.0}, {"logit_scale": 2.0})
-
-
 def test_gradients_and_state_exist_for_trained_leaves_only():
-    trained, frozen = optimizer.partition(jax.tree.map(jnp.asarray, PARAMS), RULES)
+    trained, frozen = rules.partition(jax.tree.map(jnp.asarray, PARAMS), RULES)
     transform, _ = optimizer.make_optimizer(optimizer_config(), RULES, 10)
 
     def loss(trained):
-        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(optimizer.merge(trained, frozen)))
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(merge(trained, frozen)))
 
     gradients = jax.grad(loss)(trained)
     state = transform.init(trained)
@@ -76,29 +43,6 @@ def test_gradients_and_state_exist_for_trained_leaves_only():
     assert jax.tree.structure(updates) == jax.tree.structure(trained)
     elements = sum(leaf.size for leaf in jax.tree.leaves(trained))
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 2 * elements + 2  # two step counts
-
-
-@pytest.mark.parametrize(
-    "rules, words",
-    [
-        ([(r".*/temporal_\d+/.*", "frozen")], ["3 of 5", "logit_scale", "patch_embedding/kernel"]),
-        ([("visual/btadaptor/class_tokens", "frozen"), (".*", "frozen")],
-         ["matches nothing", "btadaptor", "visual/btadapter/class_token"]),
-        ([(".*", "frozen"), ("visual/btadapter/.*", dict(lr=1.0))],
-         ["never applies", "all 3 leaves", "'.*'"]),
-        ([("visual", "frozen"), (".*", "frozen")], ["'visual' matches nothing", "whole path"]),
-        ([(".*", "forzen")], ["'forzen'", "'frozen'"]),
-        ([(".*", dict(lr=1.0, decay=0.1))], ["'decay'", "weight_decay"]),
-        ([(".*", dict(lr=-1.0))], ["lr=-1.0"]),
-        ([("(", "frozen")], ["'('", "regular expression"]),
-        ([".*"], ["rule 0", "pair"]),
-    ],
-)  # fmt: skip
-def test_rules_that_do_not_fit_say_why(rules, words):
-    with pytest.raises(optimizer.RuleError) as raised:
-        optimizer.partition(PARAMS, rules)
-    for word in words:
-        assert word in str(raised.value)
 
 
 def test_adamw_equals_torch():
@@ -222,7 +166,7 @@ def test_adamw_hf_differs_from_adamw_by_what_was_just_moved_and_by_the_early_eps
 
 
 def test_adamw_hf_keeps_no_more_state_than_adamw_and_has_its_moments():
-    trained, _ = optimizer.partition(jax.tree.map(jnp.asarray, PARAMS), RULES)
+    trained, _ = rules.partition(jax.tree.map(jnp.asarray, PARAMS), RULES)
     states = [
         optimizer.make_optimizer(optimizer_config(name=name), RULES, 10)[0].init(trained)
         for name in ("adamw", "adamw_hf")
@@ -243,68 +187,6 @@ def test_a_clipped_gradient_has_the_norm_asked_for():
     np.testing.assert_allclose(jnp.linalg.norm(momentum["a"]), 0.1 * 5.0, rtol=1e-6)
 
 
-def learning_rates(total_steps, **schedule):
-    function = optimizer.make_schedule(schedule, 2.0, total_steps)
-    return np.array([function(step) for step in range(total_steps + 1)])
-
-
-def test_constant_schedule():
-    np.testing.assert_allclose(learning_rates(4, name="constant"), [2.0] * 5)
-    np.testing.assert_allclose(
-        learning_rates(8, name="constant", warmup=0.25), [0, 1, 2, 2, 2, 2, 2, 2, 2]
-    )
-
-
-def test_cosine_schedule():
-    expected = [0, 1] + [0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(9)]
-    actual = learning_rates(10, name="cosine", warmup=0.2, final=0.1)
-    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(learning_rates(2, name="cosine"), [2, 1, 0], atol=1e-7)
-
-
-@pytest.mark.parametrize("total", [7030, 7036, 39])
-def test_cosine_schedule_is_tempmes(total):
-    """int(0.1 total) steps of linear rise, from a first step of rate 0; then the half cosine."""
-    rise = int(0.1 * total)
-    expected = [
-        step / rise if step < rise
-        else 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
-        for step in range(total + 1)
-    ]  # fmt: skip
-    function = optimizer.make_schedule(dict(name="cosine", warmup=0.1), 6e-4, total)
-    actual = jax.vmap(function)(jnp.arange(total + 1))
-    np.testing.assert_allclose(actual, 6e-4 * np.array(expected), rtol=2e-5, atol=1e-10)
-    assert actual[0] == 0 and actual[rise] == pytest.approx(6e-4)
-
-
-def test_btadapter_schedule():
-    """The published numbers: 0.05 at the start, 1 at half an epoch, about 0.97 at one epoch."""
-    rates = learning_rates(1000, name="btadapter") / 2.0
-    np.testing.assert_allclose(rates[[0, 250, 500]], [0.05, 0.525, 1.0], rtol=1e-6)
-    np.testing.assert_allclose(rates[1000], 0.5 * (1 + math.cos(math.pi / 9)), rtol=1e-6)
-    assert abs(rates[1000] - 0.97) < 1e-3
-    five = learning_rates(1000, name="btadapter", epochs=5.0) / 2.0
-    np.testing.assert_allclose(five[[100, 1000]], [1.0, 0.0], atol=1e-6)
-
-
-def test_cosine_by_epoch_changes_with_the_epoch():
-    """BLIP's: 0.5 (1 + cos(pi e / 5)) in epoch e, nothing in between."""
-    rates = learning_rates(1000, name="cosine_by_epoch", epochs=5.0) / 2.0
-    expected = [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
-    np.testing.assert_allclose(rates[:1000], np.repeat(expected, 200), rtol=1e-6)
-
-
-@pytest.mark.parametrize("name, options", [
-    ("constant", dict(warmup=0.1)), ("cosine", dict(warmup=0.1)), ("btadapter", {}),
-    ("cosine_by_epoch", dict(epochs=4.0)),
-])  # fmt: skip
-def test_schedules_work_under_jit(name, options):
-    schedule = optimizer.make_schedule(dict(name=name, **options), 1.0, 20)
-    steps = jnp.arange(21)
-    one_by_one = jnp.stack([jnp.asarray(schedule(int(step))) for step in steps])
-    np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(steps), one_by_one, rtol=1e-5, atol=1e-7)
-
-
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -315,7 +197,7 @@ def test_schedules_work_under_jit(name, options):
     ],
 )
 def test_unknown_names_and_values_are_answered(changes, words):
-    with pytest.raises(optimizer.OptimizerConfigError) as raised:
+    with pytest.raises(schedules.OptimizerConfigError) as raised:
         optimizer.make_optimizer(optimizer_config(**changes), [(".*", {})], 200)
     for word in words:
         assert word in str(raised.value)

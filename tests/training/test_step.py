@@ -12,8 +12,10 @@ from vlt.adapters.btadapter import BTAdapter
 from vlt.model_io.build import init_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.pytrees.partition import merge
 from vlt.tasks.retrieval import Retrieval
-from vlt.training.optimizer import make_optimizer, merge, partition
+from vlt.training.optimizer import make_optimizer
+from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
 SPEC = DualEncoderSpec(VisionSpec(8, 4, 16, 3, 2, 32), TextSpec(5, 11, 16, 2, 2, 32), embed_dim=8)

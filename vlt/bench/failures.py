@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from vlt.bench.door import count, tell
+from vlt.pytrees.paths import by_path
 from vlt.reporting.tables import Column, format_table
-from vlt.storage.trees import UNFINISHED, by_path
+from vlt.storage.trees import UNFINISHED
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.metrics_log import PERFORMANCE, read_metrics
 

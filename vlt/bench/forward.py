@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.bench.slicing import sliced
-from vlt.bench.timing import ROUNDS, matmul_rate, memory, ratio, turns
+from vlt.bench.timing import ROUNDS, matmul_rate, ratio, turns
 from vlt.costs.flops import Counts, count
+from vlt.costs.memory import memory
 from vlt.model_io.build import (
     build_model,
     example_inputs,

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from vlt.bench.forward import random_video
-from vlt.bench.timing import ROUNDS, memory, ratio, turns
+from vlt.bench.timing import ROUNDS, ratio, turns
+from vlt.costs.memory import memory
 from vlt.model_io.build import abstract_params, build_model, init_params
 from vlt.models.points import copy_leaves
+from vlt.pytrees.partition import merge
 from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.tasks.build import make_task
-from vlt.training.optimizer import merge
 from vlt.training.program import TrainingProgram
 
 STEPS = 1000  # of the learning rate's schedule

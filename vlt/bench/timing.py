@@ -1,4 +1,4 @@
-"""Clocks, the matmul rate and a program's memory."""
+"""Clocks and the matmul rate."""
 
 import statistics
 import time
@@ -43,19 +43,3 @@ def matmul_rate(tokens: int, width: int) -> float:
         times = [seconds(lambda: multiply(a, b)) for _ in range(MATMUL_REPEATS)]  # noqa: B023
         rates.append(2 * m * k * n / statistics.median(times))
     return max(rates)
-
-
-def memory(compiled: Any) -> dict[str, int]:
-    """Bytes of a compiled program, which need not have run.
-
-    peak_bytes: arguments + outputs + temporaries - outputs that take the place of arguments.
-    """
-    found = compiled.memory_analysis()
-    parts = {
-        "argument_bytes": found.argument_size_in_bytes,
-        "output_bytes": found.output_size_in_bytes,
-        "temporary_bytes": found.temp_size_in_bytes,
-        "aliased_bytes": found.alias_size_in_bytes,
-    }
-    peak = sum(parts.values()) - 2 * parts["aliased_bytes"]
-    return parts | {"peak_bytes": peak}

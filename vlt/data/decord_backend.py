@@ -8,17 +8,17 @@ miscounts, are refused. Its libav cannot be told which formats to open: so it ge
 containers that are known by their first bytes, in which it sees no playlist.
 """
 
-import typing
+import io
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
+import av
 import numpy as np
 
 from vlt.data import errors
+from vlt.data.index import PacketIndex
 from vlt.data.orientation import display_matrix
-
-if typing.TYPE_CHECKING:
-    from vlt.data.decode import Video
 
 # Each begins with bytes of its own.
 _CONTAINERS = ("mov,", "matroska,", "avi", "flv", "asf", "gif")
@@ -27,7 +27,28 @@ _PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", 
 _PIXELS |= {"gray", "gbrp", "rgb24", "rgba", "bgr0", "bgra"}
 
 
-def read(video: "Video", wanted: np.ndarray) -> np.ndarray:
+class OpenVideo(Protocol):
+    """What is asked of a `vlt.data.decode.Video`."""
+
+    path: str
+    index: PacketIndex
+
+    def __len__(self) -> int: ...
+    @property
+    def fps(self) -> float: ...
+    @property
+    def container(self) -> str: ...
+    @property
+    def has_b_frames(self) -> bool: ...
+    @property
+    def seeks(self) -> bool: ...
+    def timestamps(self) -> np.ndarray: ...
+    def read(self, indices: Sequence[int]) -> np.ndarray: ...
+    def source(self) -> str | io.BytesIO: ...
+    def first_frame(self) -> av.VideoFrame: ...
+
+
+def read(video: OpenVideo, wanted: np.ndarray) -> np.ndarray:
     """Frames of an open video by decord: uint8 RGB [len(wanted), H, W, 3]; `wanted` ascends.
 
     Raises: UnsupportedByDecord naming file and reason; ImportError where decord is not installed.
@@ -46,12 +67,12 @@ def read(video: "Video", wanted: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _refuse(video: "Video", reason: str) -> None:
+def _refuse(video: OpenVideo, reason: str) -> None:
     if reason:
         raise errors.UnsupportedByDecord(video.path, f"decord {reason}; use backend='pyav'")
 
 
-def _known_wrong(video: "Video") -> str:
+def _known_wrong(video: OpenVideo) -> str:
     if "mpegts" in video.container:
         return "loses the first frames of an MPEG transport stream"
     if not video.container.startswith(_CONTAINERS):
@@ -67,7 +88,7 @@ def _known_wrong(video: "Video") -> str:
     return ""
 
 
-def _disagreement(video: "Video", reader: Any) -> str:
+def _disagreement(video: OpenVideo, reader: Any) -> str:
     if len(reader) != len(video):
         return f"counts {len(reader)} frames where {len(video)} decode"
     starts = reader.get_frame_timestamp(list(range(len(video))))[:, 0]

@@ -11,20 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vlt.data.captions import Cleaning
 from vlt.data.clips import ClipRequest
 from vlt.data.errors import NoText, VideoError
 from vlt.data.manifest import group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
+from vlt.data.resources import resolve
 from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
 from vlt.data.skips import SkipLog
 from vlt.data.stream import Batch, Stream
 from vlt.data.targets import Targets
 from vlt.data.tokenize import Tokenizer
 from vlt.data.transform import CROPS, check_transform
-from vlt.resources import resolve
+from vlt.runtime.mesh import local_rows
+from vlt.runtime.processes import check_alike
 
 RANDOM_STEPS = {"random_resized_crop", "multi_scale_crop", "random_crop", "flip", "jitter"}
 RANDOM_STEPS |= {"grayscale", "rand_augment", "blip_augment"}
@@ -308,3 +312,15 @@ def _numbered(names: Sequence[str]) -> np.ndarray:
 def _plain(value: Any) -> dict[str, Any]:
     """A ConfigDict or a dict as a dict that a worker process can be sent."""
     return value.to_dict() if hasattr(value, "to_dict") else dict(value)
+
+
+def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: Any) -> VideoData:
+    """A `VideoData` of what this process reads of a data section, for the devices it has.
+
+    Raises: as VideoData; MeshError for a batch that the mesh cannot split; DistributedError where
+        processes see manifests of other rows.
+    """
+    rows = local_rows(mesh, section["batch_size"]).tolist()
+    data = VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
+    check_alike(f"{data.name}: {data.manifest}", "\n".join(record.id for record in data.records))
+    return data

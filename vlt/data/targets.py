@@ -15,8 +15,8 @@ from vlt.data.manifest import (
     read_classes,
     read_manifest,
 )
+from vlt.data.resources import resolve
 from vlt.data.texts import checked_texts, look
-from vlt.resources import resolve
 
 AS_WRITTEN = Cleaning()
 LONGEST_NUMBER = 4000  # digits; int() takes 4300

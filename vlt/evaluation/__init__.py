@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from jax.sharding import Mesh
 
 from vlt.data.clips import DecoderPool
-from vlt.data.pipeline import VideoData
+from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import answering, captioning, matching, recognition, retrieval
 from vlt.evaluation.clips import (
@@ -20,8 +19,7 @@ from vlt.evaluation.clips import (
 )
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
-from vlt.runtime.mesh import local_rows
-from vlt.runtime.processes import check_alike, total
+from vlt.runtime.processes import total
 from vlt.runtime.watchdog import Watchdog
 
 Check = Callable[[Mapping[str, Any], VideoData], list[str]]
@@ -128,18 +126,6 @@ class Evaluator:
                 found["skipped"] = skipped
             results |= {f"{name}/{metric}": value for metric, value in found.items()}
         return results
-
-
-def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: Any) -> VideoData:
-    """A `VideoData` of what this process reads of a data section, for the devices it has.
-
-    Raises: as VideoData; MeshError for a batch that the mesh cannot split; DistributedError where
-        processes see manifests of other rows.
-    """
-    rows = local_rows(mesh, section["batch_size"]).tolist()
-    data = VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
-    check_alike(f"{data.name}: {data.manifest}", "\n".join(record.id for record in data.records))
-    return data
 
 
 def _kind(section: Mapping[str, Any], model: str) -> Kind:

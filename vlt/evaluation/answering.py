@@ -11,11 +11,11 @@ import numpy as np
 
 from vlt.data.manifest import read_classes
 from vlt.data.pipeline import VideoData
+from vlt.data.resources import resolve
 from vlt.evaluation.captioning import search_of
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
 from vlt.models.generation import generate
-from vlt.resources import resolve
 from vlt.storage.files import write_whole
 from vlt.tasks.captioning import word_losses
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from vlt.data.pipeline import VideoData
+from vlt.data.resources import resolve
 from vlt.data.sample import RANDOM_SAMPLERS
 from vlt.data.text_files import read_lines
 from vlt.evaluation.confusion import confusion_picture, write_classes
@@ -18,7 +19,6 @@ from vlt.evaluation.recognition_protocols import (
     named_recognition_protocol,
 )
 from vlt.evaluation.retrieval import embed_texts
-from vlt.resources import resolve
 from vlt.storage.files import new_file
 from vlt.tasks.recognition import MAX_LOGIT_SCALE, checked_template
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics

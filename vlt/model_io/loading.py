@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-from vlt.convert.resize import resize_temporal, with_visual
+from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params, build_model, init_params, method_options
 from vlt.model_io.folder import (
     ModelConfig,
@@ -21,9 +21,9 @@ from vlt.model_io.folder import (
     read_model_folder,
 )
 from vlt.models.compatibility import method_name
-from vlt.models.spec import SIZES, Spec
+from vlt.models.interpolation import resize_temporal
+from vlt.models.spec import SIZES, Spec, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
-from vlt.resources import resolve
 
 # `config.model` of a folder that is used as it is, but for what the folder itself says.
 AS_STORED = {"methods": (), "dtype": "float32", "cls_only": True, "remat": False, "drop_path": 0.0}
@@ -76,7 +76,7 @@ def tokenizer_folder(config: Mapping[str, Any], folder: Path | None) -> Path:
 
 
 def load_folder(path: str) -> LoadedModel:
-    """The model of a folder (or of a name of vlt/resources.py) as it stands.
+    """The model of a folder (or of a name of vlt/data/resources.py) as it stands.
 
     Raises:
         ModelFolderError: absent, half written, or not what its config.json says.

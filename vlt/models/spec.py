@@ -307,3 +307,8 @@ SIZES: dict[str, Spec] = {
         for kind, embed_dim in BLIP_KINDS.items()
     },
 }
+
+
+def with_visual(spec: Spec, **fields: Any) -> Spec:
+    """The spec with other fields of its vision tower."""
+    return dataclasses.replace(spec, visual=dataclasses.replace(spec.visual, **fields))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.storage.trees import by_path
+from vlt.pytrees.paths import by_path
 
 _SPREAD = 2654435761  # Knuth's multiplier: neighbouring places get unlike weights
 

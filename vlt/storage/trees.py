@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from vlt.pytrees.paths import by_path
 from vlt.runtime.processes import is_primary
 
 Path = str | pathlib.Path
@@ -99,12 +100,6 @@ def fingerprint(tree: Any) -> str:
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-    """{'/'-joined path: leaf} of any pytree, in the order of its leaves."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def as_array(leaf: Any) -> Any:

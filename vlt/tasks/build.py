@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from vlt.data.resources import resolve
 from vlt.data.targets import class_names
 from vlt.data.tokenize import Tokenizer
 from vlt.models.spec import Spec
-from vlt.resources import resolve
 from vlt.tasks.captioning import Captioning
 from vlt.tasks.descriptions import read_descriptions, tokenized
 from vlt.tasks.matching import Matching

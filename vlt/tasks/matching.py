@@ -16,8 +16,8 @@ from flax import traverse_util
 
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
+from vlt.pytrees.partition import merge
 from vlt.tasks.task import Batch, Task, Terms
-from vlt.training.optimizer import merge
 
 NO_VIDEO = -100  # id of what fills the queues at first
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5

@@ -12,9 +12,9 @@ from jax.interpreters import partial_eval
 
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
+from vlt.pytrees.partition import merge
 from vlt.runtime.mesh import map_sharded_rows
 from vlt.tasks.task import Batch, Features, Task, Terms, named_rngs
-from vlt.training.optimizer import merge
 
 MAX_LOGIT_SCALE = 100.0  # of cosines
 SENTENCES = 256  # that are embedded at once

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vlt.models.video_model import VideoModel
-from vlt.training.optimizer import merge
+from vlt.pytrees.partition import merge
 
 Batch = Mapping[str, jax.Array]
 Features = dict[str, jax.Array]

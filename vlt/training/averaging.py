@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from vlt.data.resources import resolve
 from vlt.model_io.folder import ModelFolderError, read_model_folder
 from vlt.model_io.loading import LoadedModel
-from vlt.resources import resolve
 from vlt.training.checkpoints import TrainingCheckpoints
 
 # New in a video model; the image model that it is blended with, has nothing that fits there.

@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from vlt.configuration import write_whole
 from vlt.pytrees.checksum import checksums
+from vlt.pytrees.paths import by_path
 from vlt.runtime.processes import broadcast_from_primary, is_primary, wait_for_all
 from vlt.storage.trees import (
     UNFINISHED,
@@ -25,7 +26,6 @@ from vlt.storage.trees import (
     CheckpointSaveError,
     Path,
     as_array,
-    by_path,
     check_free_space,
     check_same,
     first_line,

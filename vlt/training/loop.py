@@ -12,15 +12,16 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from vlt.bench.timing import memory
+from vlt.costs.memory import memory
 from vlt.data.clips import DecoderPool
-from vlt.data.pipeline import VideoData
+from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
-from vlt.evaluation import Evaluator, Metrics, videos_of
+from vlt.evaluation import Evaluator, Metrics
 from vlt.evaluation.clips import check_clips, named_section
 from vlt.model_io.loading import LoadedModel, build_described, load_model, tokenizer_folder
 from vlt.models.video_model import VideoModel
+from vlt.pytrees.partition import merge
 from vlt.runtime import processes
 from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.runtime.stopping import Stopped, stop_requested
@@ -30,8 +31,8 @@ from vlt.storage.trees import fingerprint, save_tree
 from vlt.tasks.build import make_task
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.metrics_log import MetricsLog, NullMetricsLog
-from vlt.training.optimizer import merge, partition
 from vlt.training.program import TrainingProgram, with_sharding
+from vlt.training.rules import partition
 
 
 class NonFiniteError(RuntimeError):

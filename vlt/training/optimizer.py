@@ -1,15 +1,5 @@
-"""Which leaves are trained, how fast, and by what optimiser.
+"""By what optimiser the trained leaves move."""
 
-One ordered list of rules says everything about training a parameter tree (DESIGN.md section 2):
-`(path regex, 'frozen')` or `(path regex, dict(lr=multiplier, weight_decay=w))`. A regex is
-compared with the whole '/'-joined path of a leaf (`re.fullmatch`: 'visual' alone matches nothing,
-'visual/.*' the tower) and the first rule that matches wins.
-"""
-
-import dataclasses
-import difflib
-import inspect
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,155 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 
-Tree = Mapping[str, Any]
-Schedule = Callable[[Any], Any]
-
-_LISTED = 20
-
-
-class RuleError(ValueError):
-    """A rule list that does not fit the parameter tree, or is not a rule list."""
-
-
-class OptimizerConfigError(ValueError):
-    """An optimiser or schedule that does not exist, or an option it does not have."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What happens to the leaves whose path `pattern` matches.
-
-    Attributes:
-      pattern: regex, compared with the whole path.
-      frozen: no gradient and no optimiser state.
-      lr: multiplier of the schedule's learning rate.
-      weight_decay: decoupled, multiplied by the leaf's learning rate as in AdamW.
-    """
-
-    pattern: str
-    frozen: bool = False
-    lr: float = 1.0
-    weight_decay: float = 0.0
-
-
-def parse_rules(rules: Iterable[tuple[str, Any]]) -> tuple[Rule, ...]:
-    """Turns a config's rules into `Rule`s.
-
-    Raises:
-      RuleError: names the entry that is neither 'frozen' nor dict(lr=, weight_decay=), or whose
-        regex does not compile.
-    """
-    return tuple(_parse_rule(index, entry) for index, entry in enumerate(rules))
-
-
-def _parse_rule(index: int, entry: Any) -> Rule:
-    if not isinstance(entry, (tuple, list)) or len(entry) != 2:
-        raise RuleError(f"rule {index} is {entry!r}; it must be a pair (path regex, treatment)")
-    pattern, treatment = entry
-    try:
-        re.compile(pattern)
-    except (re.error, TypeError) as error:
-        raise RuleError(f"rule {index}: {pattern!r} is not a regular expression: {error}") from None
-    if treatment == "frozen":
-        return Rule(pattern, frozen=True)
-    if isinstance(treatment, str) or not hasattr(treatment, "items"):
-        raise RuleError(
-            f"rule {index} ({pattern!r}): {treatment!r} is not 'frozen' or dict(lr=, weight_decay=)"
-        )
-    options = dict(treatment.items())
-    for name, value in options.items():
-        if name not in ("lr", "weight_decay"):
-            raise RuleError(f"rule {index} ({pattern!r}): {name!r} is not 'lr' or 'weight_decay'")
-        if not (type(value) in (int, float) and 0 <= value < math.inf):
-            raise RuleError(f"rule {index} ({pattern!r}): {name}={value!r} must be a number >= 0")
-    return Rule(pattern, **options)
-
-
-def assign(params: Tree, rules: Iterable[tuple[str, Any]]) -> dict[str, Rule]:
-    """Finds the rule of every leaf.
-
-    Args:
-      params: nested dict; leaves may be arrays or shapes.
-      rules: (path regex, 'frozen') or (path regex, dict(lr=, weight_decay=)), ordered.
-
-    Returns:
-      {'/'-joined path: its rule}, in the tree's order.
-
-    Raises:
-      RuleError: lists every leaf that no rule matches, every rule that matches no leaf (with the
-        nearest paths) and every rule all of whose leaves earlier rules take.
-    """
-    parsed = parse_rules(rules)
-    paths = list(_flatten(params))
-    matching = [[path for path in paths if re.fullmatch(rule.pattern, path)] for rule in parsed]
-    found: dict[str, Rule] = {}
-    problems = []
-    for rule, matched in zip(parsed, matching, strict=True):
-        won = {path: rule for path in matched if path not in found}
-        if not won:
-            problems.append(_useless(rule, matched, paths, found))
-        found |= won
-    uncovered = [path for path in paths if path not in found]
-    if uncovered:
-        problems.append(
-            f"no rule matches {len(uncovered)} of {len(paths)} leaves (add a rule, "
-            "such as ('.*', 'frozen') at the end):\n    " + "\n    ".join(uncovered)
-        )
-    if problems:
-        raise RuleError("the rules do not fit the parameters:\n  " + "\n  ".join(problems))
-    return {path: found[path] for path in paths}
-
-
-def _useless(rule: Rule, matched: list[str], paths: list[str], found: Mapping[str, Rule]) -> str:
-    if matched:
-        takers = sorted({found[path].pattern for path in matched})
-        return (
-            f"rule {rule.pattern!r} never applies: all {len(matched)} leaves that it matches are "
-            f"taken by earlier rules ({', '.join(map(repr, takers))}); the first match wins, so "
-            "put it before them"
-        )
-    # Without the regex's own signs the rest of a misspelt pattern resembles what was meant.
-    plain = re.sub(r"[\\^$*+?(){}|\[\].]", "", rule.pattern)
-    near = difflib.get_close_matches(plain, paths, n=3, cutoff=0.3) or paths[:3]
-    return (
-        f"rule {rule.pattern!r} matches nothing (it must match a whole path); paths near it: "
-        f"{', '.join(near)}"
-    )
-
-
-def partition(params: Tree, rules: Iterable[tuple[str, Any]]) -> tuple[dict, dict]:
-    """Splits a parameter tree into (trained, frozen), nested dicts without the other's leaves.
-
-    Differentiate with respect to the first alone, and a frozen leaf costs neither a gradient nor
-    optimiser state. Raises as `assign`.
-    """
-    found = assign(params, rules)
-    leaves = _flatten(params)
-    trained = {path: leaf for path, leaf in leaves.items() if not found[path].frozen}
-    frozen = {path: leaf for path, leaf in leaves.items() if found[path].frozen}
-    return _unflatten(trained), _unflatten(frozen)
-
-
-def merge(trained: Tree, frozen: Tree) -> dict:
-    """Puts the two parts of `partition` together again.
-
-    Raises:
-      ValueError: a leaf is in both, or is a leaf in one and a folder in the other.
-    """
-    first, second = _flatten(trained), _flatten(frozen)
-    if both := sorted(first.keys() & second.keys()):
-        raise ValueError(f"both trained and frozen: {', '.join(both[:_LISTED])}")
-    return _unflatten(first | second)
-
-
-def _flatten(tree: Tree) -> dict[str, Any]:
-    return traverse_util.flatten_dict(dict(tree), sep="/")
-
-
-def _unflatten(leaves: Mapping[str, Any]) -> dict:
-    return traverse_util.unflatten_dict(dict(leaves), sep="/")
+from vlt.training.rules import Rule, parse_rules
+from vlt.training.schedules import OptimizerConfigError, Schedule, make_schedule, suggest
 
 
 def make_optimizer(
@@ -194,7 +38,7 @@ def make_optimizer(
     """
     name = config.get("name", "adamw")
     if name not in _OPTIMIZERS:
-        raise OptimizerConfigError(f"optimizer {name!r} is unknown{_suggest(name, _OPTIMIZERS)}")
+        raise OptimizerConfigError(f"optimizer {name!r} is unknown{suggest(name, _OPTIMIZERS)}")
     schedule = make_schedule(config["schedule"], config["lr"], total_steps)
     moments = {name: config[name] for name in ("b1", "b2", "eps")}
     parts = _OPTIMIZERS[name](moments, parse_rules(rules), schedule)
@@ -260,94 +104,3 @@ def _by_rule(
         return move(update, param, next(r for r in rules if re.fullmatch(r.pattern, name)))
 
     return jax.tree_util.tree_map_with_path(of, updates, params)
-
-
-def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Schedule:
-    """Builds step -> learning rate from dict(name=..., options of that schedule).
-
-    Raises:
-      OptimizerConfigError: unknown schedule or option, or a value out of range.
-    """
-    options = dict(config.items())
-    name = options.pop("name", None)
-    if name not in SCHEDULES:
-        raise OptimizerConfigError(f"schedule {name!r} is unknown{_suggest(name, SCHEDULES)}")
-    known = list(inspect.signature(SCHEDULES[name]).parameters)[2:]
-    for option in options:
-        if option not in known:
-            raise OptimizerConfigError(
-                f"schedule {name!r} has no option {option!r}{_suggest(option, known)}"
-            )
-    if not 0 <= options.get("warmup", 0) < 1:
-        raise OptimizerConfigError(
-            f"schedule {name!r}: warmup={options['warmup']!r} must be a share of all steps, 0 <= "
-            f"warmup < 1 (for 100 of {total_steps} steps: {100 / total_steps:.3g})"
-        )
-    return SCHEDULES[name](lr, total_steps, **options)
-
-
-def constant(lr: float, total_steps: int, warmup: float = 0.0) -> Schedule:
-    """`lr` throughout, after a linear rise from 0 over int(warmup * total_steps) steps."""
-    steps = int(warmup * total_steps)
-    # optax takes a rise of no steps for one that never rises.
-    return optax.warmup_constant_schedule(0.0, lr, steps) if steps else optax.constant_schedule(lr)
-
-
-def cosine(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
-    """Linear rise from 0 over int(warmup * total_steps) steps, then a half cosine to `final` * lr.
-
-    With final=0, step s of S moves at lr * 0.5 (1 + cos(pi (s - W) / (S - W))) after W of them, as
-    TempMe is published; the first step (s = 0) of a rise moves nothing.
-    """
-    return optax.warmup_cosine_decay_schedule(
-        0.0, lr, int(warmup * total_steps), total_steps, end_value=final * lr
-    )
-
-
-def cosine_by_epoch(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
-    """BLIP's: 0.5 lr (1 + cos(pi e / epochs)) throughout epoch e, counted from 0.
-
-    Args:
-        epochs: passes over the data that `total_steps` make.
-    """
-
-    def schedule(step: Any) -> Any:
-        epoch = jnp.floor(step * epochs / total_steps)
-        return 0.5 * lr * (1 + jnp.cos(jnp.pi * jnp.minimum(epoch / epochs, 1.0)))
-
-    return schedule
-
-
-def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
-    """BT-Adapter's pre-training schedule (spec/btadapter.md section 4).
-
-    From 0.05 lr linearly to lr over the first half epoch, then a cosine whose half period is 4.5
-    epochs. The published run stops after one epoch, at 0.97 lr.
-
-    Args:
-      epochs: passes over the data that `total_steps` make.
-    """
-    epoch = total_steps / epochs
-    rise = epoch / 2
-
-    def schedule(step: Any) -> Any:
-        linear = 0.05 + 0.95 * step / rise
-        angle = jnp.clip((step - rise) / (4.5 * epoch), 0.0, 1.0) * jnp.pi
-        return lr * jnp.where(step < rise, linear, 0.5 * (1 + jnp.cos(angle)))
-
-    return schedule
-
-
-SCHEDULES = {
-    "constant": constant,
-    "cosine": cosine,
-    "cosine_by_epoch": cosine_by_epoch,
-    "btadapter": btadapter,
-}
-
-
-def _suggest(name: Any, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{meant} (known: {', '.join(known) or 'none'})"

@@ -24,7 +24,8 @@ from vlt.runtime.mesh import (
     replicated,
 )
 from vlt.tasks.task import Task
-from vlt.training.optimizer import make_optimizer, partition
+from vlt.training.optimizer import make_optimizer
+from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
 SEEDS = 2**32

@@ -4,10 +4,10 @@
 memory. The card written beside the files says how the data are made and what to beware of.
 """
 
-from data_pipelines.moving_shapes.clips import Clip, Frame, draw_frame, draw_pair, static_set
-from data_pipelines.moving_shapes.grammar import CONTEXT, VOCABULARY, write_tokenizer
-from data_pipelines.moving_shapes.scene import CLIP_FRAMES, FAMILIES, SIZE, looks
-from data_pipelines.moving_shapes.writer import cached, generate, write_video
+from vlt.data.moving_shapes.clips import Clip, Frame, draw_frame, draw_pair, static_set
+from vlt.data.moving_shapes.grammar import CONTEXT, VOCABULARY, write_tokenizer
+from vlt.data.moving_shapes.scene import CLIP_FRAMES, FAMILIES, SIZE, looks
+from vlt.data.moving_shapes.writer import cached, generate, write_video
 
 __all__ = [
     "CLIP_FRAMES",

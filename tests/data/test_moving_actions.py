@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from data_pipelines import moving_shapes
-from data_pipelines.moving_shapes import actions, clips, grammar, scene
+from vlt.data import moving_shapes
 from vlt.data.manifest import read_classes, read_manifest
-from vlt.resources import resolve
+from vlt.data.moving_shapes import actions, clips, grammar, scene
+from vlt.data.resources import resolve
 from vlt.tasks.descriptions import read_descriptions
 
 PAIRS = len(actions.FORWARD)  # every action once

@@ -2,8 +2,8 @@
 
 import argparse
 
-from data_pipelines.moving_shapes.scene import FAMILIES, SPLITS
-from data_pipelines.moving_shapes.writer import CONTENTS, generate
+from vlt.data.moving_shapes.scene import FAMILIES, SPLITS
+from vlt.data.moving_shapes.writer import CONTENTS, generate
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parents[1] / "assets"
 PACKAGED = ("tiny_clip", "tiny_blip", "tiny_viclip", "action_templates.txt")
 
 
@@ -25,7 +25,7 @@ def resolve(name: str) -> Path:
 
 
 def _moving_shapes(name: str) -> Path:
-    from data_pipelines import moving_shapes
+    from vlt.data import moving_shapes
 
     parts = name.split(":")[1:]
     if len(parts) not in (3, 4) or not parts[2].isdecimal():

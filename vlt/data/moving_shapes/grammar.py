@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from data_pipelines.moving_shapes.scene import (
+from vlt.data.moving_shapes.scene import (
     BACKGROUNDS,
     COLOURS,
     SHAPES,

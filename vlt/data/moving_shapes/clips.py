@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.moving_shapes import grammar, scene
+from vlt.data.moving_shapes import grammar, scene
 
 SAMPLED_FRAMES = 8  # frames an image model sees of a clip, of which draw_frames takes the last 3
 LAST_FRAMES = 3

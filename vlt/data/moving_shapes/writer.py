@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from data_pipelines.moving_shapes import actions, clips, grammar, scene
+from vlt.data.moving_shapes import actions, clips, grammar, scene
 from vlt.runtime.cache import cache_folder
 from vlt.storage.files import check_target
 

@@ -15,7 +15,7 @@ import itertools
 
 import numpy as np
 
-from data_pipelines.moving_shapes import scene
+from vlt.data.moving_shapes import scene
 
 MOTIONS = (("moves right", "moves left"), ("moves down", "moves up"), ("grows", "shrinks"))
 HALF = scene.CLIP_FRAMES // 2  # the moment between both motions

@@ -1,0 +1,67 @@
+"""Position embeddings for other images and videos, as torch interpolates them."""
+
+import math
+
+import numpy as np
+
+_A = -0.75  # torch's cubic; Pillow's and jax.image's is -0.5
+
+
+def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:
+    """[t, d] -> [frames, d]: more rows by linear interpolation, fewer are the first.
+
+    torch.nn.functional.interpolate(mode="linear", align_corners=False).
+    """
+    old = len(table)
+    if frames <= old:
+        return table[:frames]
+    at = ((np.arange(frames) + 0.5) * old / frames - 0.5).clip(0, old - 1)
+    before = np.floor(at).astype(int)
+    after = np.minimum(before + 1, old - 1)
+    share = (at - before)[:, None]
+    return (table[before] * (1 - share) + table[after] * share).astype(table.dtype)
+
+
+def resize_positions(table: np.ndarray, side: int) -> np.ndarray:
+    """[1 + s * s, d] -> [1 + side * side, d]; the CLS token's row stays.
+
+    torch.nn.functional.interpolate(mode="bicubic", align_corners=False), without antialiasing.
+    """
+    old = math.isqrt(len(table) - 1)
+    if old == side:
+        return table
+    weights = _bicubic(old, side)
+    grid = table[1:].reshape(old, old, -1).astype(np.float64)
+    grid = np.einsum("iy,jx,yxd->ijd", weights, weights, grid, optimize=True)
+    return np.concatenate([table[:1], grid.reshape(side * side, -1).astype(table.dtype)])
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """[new, old]: what each old sample adds to each new one; those outside repeat the edge's.
+
+    Rounded to float32 where torch rounds: without, results are 5e-6 off its own.
+    """
+    at = _fused(np.arange(new) + 0.5, float(np.float32(old) / np.float32(new)), -0.5)
+    first = np.floor(at).astype(int)
+    after = (at - first).astype(np.float32)
+    before = 1 - after
+    taps = (_far(after + 1), _near(after), _near(before), _far(before + 1))
+    weights = np.zeros((new, old))
+    for offset, tap in enumerate(taps, start=-1):
+        np.add.at(weights, (np.arange(new), np.clip(first + offset, 0, old - 1)), tap)
+    return weights
+
+
+def _near(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic kernel at distances of up to 1."""
+    return _fused(_fused(x, _A + 2, -_A - 3) * x, x, 1)
+
+
+def _far(x: np.ndarray) -> np.ndarray:
+    """The same at distances of 1 to 2."""
+    return _fused(_fused(_fused(x, _A, -5 * _A), x, 8 * _A), x, -4 * _A)
+
+
+def _fused(a: np.ndarray, b: np.ndarray | float, c: float) -> np.ndarray:
+    """a * b + c, rounded once to float32, as processors do."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)

@@ -1,0 +1,107 @@
+"""Learning rates over the steps of a run."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[Any], Any]
+
+
+class OptimizerConfigError(ValueError):
+    """An optimiser or schedule that does not exist, or an option it does not have."""
+
+
+def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Schedule:
+    """Builds step -> learning rate from dict(name=..., options of that schedule).
+
+    Raises:
+      OptimizerConfigError: unknown schedule or option, or a value out of range.
+    """
+    options = dict(config.items())
+    name = options.pop("name", None)
+    if name not in SCHEDULES:
+        raise OptimizerConfigError(f"schedule {name!r} is unknown{suggest(name, SCHEDULES)}")
+    known = list(inspect.signature(SCHEDULES[name]).parameters)[2:]
+    for option in options:
+        if option not in known:
+            raise OptimizerConfigError(
+                f"schedule {name!r} has no option {option!r}{suggest(option, known)}"
+            )
+    if not 0 <= options.get("warmup", 0) < 1:
+        raise OptimizerConfigError(
+            f"schedule {name!r}: warmup={options['warmup']!r} must be a share of all steps, 0 <= "
+            f"warmup < 1 (for 100 of {total_steps} steps: {100 / total_steps:.3g})"
+        )
+    return SCHEDULES[name](lr, total_steps, **options)
+
+
+def constant(lr: float, total_steps: int, warmup: float = 0.0) -> Schedule:
+    """`lr` throughout, after a linear rise from 0 over int(warmup * total_steps) steps."""
+    steps = int(warmup * total_steps)
+    # optax takes a rise of no steps for one that never rises.
+    return optax.warmup_constant_schedule(0.0, lr, steps) if steps else optax.constant_schedule(lr)
+
+
+def cosine(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
+    """Linear rise from 0 over int(warmup * total_steps) steps, then a half cosine to `final` * lr.
+
+    With final=0, step s of S moves at lr * 0.5 (1 + cos(pi (s - W) / (S - W))) after W of them, as
+    TempMe is published; the first step (s = 0) of a rise moves nothing.
+    """
+    return optax.warmup_cosine_decay_schedule(
+        0.0, lr, int(warmup * total_steps), total_steps, end_value=final * lr
+    )
+
+
+def cosine_by_epoch(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
+    """BLIP's: 0.5 lr (1 + cos(pi e / epochs)) throughout epoch e, counted from 0.
+
+    Args:
+        epochs: passes over the data that `total_steps` make.
+    """
+
+    def schedule(step: Any) -> Any:
+        epoch = jnp.floor(step * epochs / total_steps)
+        return 0.5 * lr * (1 + jnp.cos(jnp.pi * jnp.minimum(epoch / epochs, 1.0)))
+
+    return schedule
+
+
+def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
+    """BT-Adapter's pre-training schedule.
+
+    From 0.05 lr linearly to lr over the first half epoch, then a cosine whose half period is 4.5
+    epochs. The published run stops after one epoch, at 0.97 lr.
+
+    Args:
+      epochs: passes over the data that `total_steps` make.
+    """
+    epoch = total_steps / epochs
+    rise = epoch / 2
+
+    def schedule(step: Any) -> Any:
+        linear = 0.05 + 0.95 * step / rise
+        angle = jnp.clip((step - rise) / (4.5 * epoch), 0.0, 1.0) * jnp.pi
+        return lr * jnp.where(step < rise, linear, 0.5 * (1 + jnp.cos(angle)))
+
+    return schedule
+
+
+SCHEDULES = {
+    "constant": constant,
+    "cosine": cosine,
+    "cosine_by_epoch": cosine_by_epoch,
+    "btadapter": btadapter,
+}
+
+
+def suggest(name: Any, known: Iterable[str]) -> str:
+    """What to say after an unknown name: the nearest that exists, and all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{meant} (known: {', '.join(known) or 'none'})"
