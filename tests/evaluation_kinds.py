@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import test_evaluate_answering as answers
+import test_answering as answers
 import test_evaluate_matching as ranked
-import test_evaluate_recognition as actions
+import test_recognition as actions
 from evaluated import BATCH, Words, data, predictor
 from small_retriever import TEXT, VISUAL, params, retriever
 

@@ -7,6 +7,8 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Where a child process finds the package, and what tests share.
+PATHS = [ROOT, ROOT / "tests", *sorted(path for path in ROOT.glob("tests/*") if path.is_dir())]
 
 
 def environment(devices: int) -> dict[str, str]:
@@ -17,7 +19,7 @@ def environment(devices: int) -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join(flags),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([*map(str, PATHS), os.environ.get("PYTHONPATH", "")]),
     }
 
 

@@ -1,6 +1,5 @@
 """Code that several processes run together, and a handful of the command's runs."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -19,7 +18,7 @@ LOST_SECONDS = 10
 JOIN = """
 import sys
 from vlt.runtime import processes
-distributed.WATCH_EVERY, distributed.COMMON_ERROR = 0.5, 3.0
+processes.WATCH_EVERY, processes.COMMON_ERROR = 0.5, 3.0
 processes.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 60, 10)
 """
 
@@ -38,7 +37,7 @@ def caches(tmp_path_factory):
 def together(code: str, count: int, devices: int = 1, timeout: float = 200) -> list[str]:
     """Runs indented source in `count` processes that have joined; what each printed."""
     address = f"{ADDRESS}:{free_port()}"
-    source = JOIN + textwrap.dedent(code) + "\ndistributed.leave()\n"
+    source = JOIN + textwrap.dedent(code) + "\nprocesses.leave()\n"
     words = [
         (sys.executable, "-c", source, address, str(count), str(index)) for index in range(count)
     ]
@@ -83,8 +82,11 @@ def wait_until(condition: Callable[[], object], children: Sequence[subprocess.Po
 
 
 def _start(words: Sequence[str], devices: int) -> subprocess.Popen:
-    env = environment(devices)
-    env["PYTHONPATH"] = os.pathsep.join([env["PYTHONPATH"], str(ROOT / "tests")])
     return subprocess.Popen(
-        words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        words,
+        cwd=ROOT,
+        env=environment(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )

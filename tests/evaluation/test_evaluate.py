@@ -1,7 +1,6 @@
 """Evaluation is exact: padded last batch, any number of devices, broken videos told."""
 
 import json
-import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,7 +28,6 @@ CODE = """
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("VLT_CACHE", str(tmp_path_factory.getbasetemp() / "evaluate"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["tests", os.environ.get("PYTHONPATH", "")]))
 
 
 def evaluate(workdir, devices: int) -> dict:

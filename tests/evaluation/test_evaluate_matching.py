@@ -119,7 +119,7 @@ def test_other_test_set_than_the_protocols_is_refused(parts):
 
 
 DEVICES = """
-    import json, sys; sys.path.insert(0, "tests")
+    import json, sys
     from pathlib import Path
     from evaluated import predictor
     from small_retriever import params, retriever

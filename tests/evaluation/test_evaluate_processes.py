@@ -10,7 +10,7 @@ from vlt.evaluation import KINDS
 
 __all__ = ["caches"]
 CODE = """
-    import json, sys; sys.path.insert(0, "tests")
+    import json, sys
     from pathlib import Path
     from evaluation_kinds import everything
     print("FOUND", json.dumps(everything(Path({folder!r}))))

@@ -279,10 +279,10 @@ def test_several_views_are_refused_where_one_is_looked_at(parts, files):
 
 
 DEVICES = """
-    import json, sys; sys.path.insert(0, "tests")
+    import json, sys
     from pathlib import Path
     from evaluated import predictor
-    import test_evaluate_recognition as here
+    import test_recognition as here
     from vlt.evaluation import recognition
     for devices in (1, 8):
         parts = predictor(here.model(), Path(sys.argv[1]), devices), here.params()

@@ -37,9 +37,8 @@ def test_exchanged_elements_and_changed_truth_values_are_seen():
 
 def test_eight_devices_find_the_same():
     code = """
-        import sys; sys.path.insert(0, "tests")
         import jax
-        import test_tree_checksum as here
+        import test_checksum as here
         from vlt.pytrees.checksum import checksums
         from vlt.runtime.mesh import make_mesh, param_sharding
         mesh = make_mesh({"data": 2, "fsdp": 4})

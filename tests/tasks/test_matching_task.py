@@ -279,7 +279,6 @@ def test_microbatches_are_refused():
 
 
 DEVICES = """
-    import sys; sys.path[:0] = ["tests", "tests/tasks"]
     import jax, numpy as np
     from vlt.runtime.mesh import make_mesh, param_sharding, shard_batch
     import test_matching_task

@@ -303,7 +303,6 @@ def test_accumulated_gradient_is_that_of_the_whole_batch():
 
 
 DEVICES = """
-    import sys; sys.path[:0] = ["tests", "tests/tasks"]
     import jax, numpy as np
     from vlt.runtime.mesh import make_mesh, param_sharding, replicated, shard_batch
     import test_recognition_task as here

@@ -127,7 +127,7 @@ SLOW = [pytest.param(name, list(MESHES), marks=pytest.mark.slow) for name in CAS
 
 @pytest.mark.parametrize(("name", "meshes"), [*QUICK.items(), *SLOW])
 def test_every_mesh_is_one_device(name, meshes):
-    code = "import sys; sys.path.insert(0, 'tests'); import test_meshes as t; "
+    code = "import test_meshes as t; "
     code += f"t.compare({name!r}, {meshes!r})"
     assert run_python(code, devices=8, timeout=400).count("equal") == len(meshes)
 
@@ -154,7 +154,7 @@ def shares() -> None:
 
 
 def test_fsdp_splits_parameters_and_optimizer_state():
-    code = "import sys; sys.path.insert(0, 'tests'); import test_meshes as t; t.shares()"
+    code = "import test_meshes as t; t.shares()"
     data, fsdp, both, tensor = map(float, run_python(code, devices=8).split())
     assert data == 1
     assert fsdp <= 0.2 and both <= 0.3 and tensor <= 0.4
@@ -170,7 +170,7 @@ def similarities() -> None:
 
 
 def test_no_device_has_all_similarities():
-    code = "import sys; sys.path.insert(0, 'tests'); import test_meshes as t; t.similarities()"
+    code = "import test_meshes as t; t.similarities()"
     program_text = run_python(code, devices=8)
     assert "f32[8,8]" in program_text, "rows of a device and a chunk of columns"
     assert "f32[64,64]" not in program_text and "f32[8,64]" not in program_text
