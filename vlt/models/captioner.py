@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vlt.models.bert import Bert, Memory
 from vlt.models.spec import BlipSpec
@@ -43,6 +44,6 @@ class Captioner(VideoModel):
         Whatever token stands first, [DEC] is read in its place.
         """
         tokens, visual = self.encode_video(video, train, capture)
-        ids = ids.at[:, 0].set(self.spec.text.decode_id)
+        ids = jnp.asarray(ids).at[:, 0].set(self.spec.text.decode_id)
         logits, _ = self.decode(ids[:, None], tokens, train=train)
         return {"logits": logits[:, 0], "tokens": tokens, "visual_out": visual}

@@ -59,7 +59,7 @@ class Retriever(VideoModel):
         The second says that they belong together. Whatever token stands first, [ENC] is read in its
         place.
         """
-        ids = ids.at[:, :, 0].set(self.spec.text.encode_id)
+        ids = jnp.asarray(ids).at[:, :, 0].set(self.spec.text.encode_id)
         hidden, _ = self.text(ids, tokens, train=train)
         return self.itm_head(hidden[:, :, 0]).astype(jnp.float32)
 
