@@ -95,6 +95,7 @@ CASES: dict[str, Case] = {
         "python -m vlt.convert checkpoints/again back --reverse",
     ),
     "python -m vlt.inspect --config=... [--json]": run(f"python -m vlt.inspect {TINY} --json"),
+    "python -m vlt.inspect --config=... --leaves": run(f"python -m vlt.inspect {TINY} --leaves"),
     "python -m vlt.inspect --config=... --topology=v5e:16x16 [--batch=N]": run(
         f"python -m vlt.inspect {TINY} --topology=v5e:16x16 --batch=256", needs="libtpu"
     ),

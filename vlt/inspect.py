@@ -1,6 +1,7 @@
-"""`python -m vlt.inspect --config=FILE[:variant] [--topology=v5e:4x4] [--json]`: what a config is.
+"""`python -m vlt.inspect --config=FILE[:variant] [--leaves] [--topology=v5e:4x4] [--json]`
 
-Parameters, multiply-accumulates and tokens from shapes alone, without data, weights or a device;
+What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
+weights or a device. With --leaves each leaf, its rule and what reads it (`vlt.training.leaves`);
 with a topology, what a training step needs on such a TPU slice (`vlt.ahead`).
 """
 
@@ -23,6 +24,7 @@ from vlt.model_io.build import abstract_params, example_inputs, merged_form
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import build_for_shapes
 from vlt.models.video_model import VideoModel
+from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
 
 # What a video passes through: leaves of the vision tower, and those both towers share.
@@ -36,7 +38,7 @@ BLIP_NOT_WEIGHTS = rf"{NOT_WEIGHTS}|visual/projection/.*"
 
 
 def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What DESIGN.md section 4 lists, by key.
+    """What a config is, by key.
 
     `video_gmacs` prices the model as published: evaluation, every token of every block, no mask,
     what can be merged into weights merged. `video_gmacs_by_kind` is the same by kind of operation
@@ -146,6 +148,10 @@ def main(_: list[str]) -> None:
     try:
         report = inspect_config(options.config)
         text = format_report(report)
+        if options.leaves:
+            leaves = leaves_of(options.config, build_for_shapes(options.config.model))
+            report["leaves"] = [dataclasses.asdict(leaf) for leaf in leaves]
+            text = f"{format_leaves(leaves)}\n\n{text}"
         if options.topology:
             print(f"{options.topology}: this takes minutes", file=sys.stderr)
             compiled = compile_ahead(options.config, options.topology, options.batch)
@@ -162,5 +168,6 @@ if __name__ == "__main__":
     define_config()
     flags.DEFINE_string("topology", "", "TPU slice to compile the training step for: v5e:4x4.")
     flags.DEFINE_integer("batch", 0, "Videos of a step there; the config's by default.")
+    flags.DEFINE_bool("leaves", False, "List each leaf: shape, rule, learning rate, what reads it.")
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
     app.run(main, flags_parser=configuration.parse_flags)

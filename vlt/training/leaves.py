@@ -1,0 +1,128 @@
+"""What training does with each leaf of a model, and what reads it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.interpreters import partial_eval
+
+from vlt.model_io.build import abstract_params, example_inputs
+from vlt.models.compatibility import method_name
+from vlt.models.video_model import VideoModel
+from vlt.pytrees.paths import by_path
+from vlt.reporting.tables import Column, format_table
+from vlt.training.rules import assign
+
+NOBODY = "nothing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """A leaf of a model's parameters.
+
+    Attributes:
+        path: '/'-joined. shape: of its array. rule: the pattern that decides on it.
+        lr: the schedule's highest rate times the rule's multiplier; 0 where it is frozen.
+        weight_decay: multiplied by the leaf's rate, as in AdamW.
+        method: whose leaf it is; '' for one of the model without methods.
+        read_by: "video", "text" (questions and answers are texts) or "video, text"; "training"
+            where the loss alone reads it; "nothing".
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    rule: str
+    lr: float
+    weight_decay: float
+    method: str
+    read_by: str
+
+
+def leaves_of(config: Mapping[str, Any], model: VideoModel) -> list[Leaf]:
+    """Every leaf of the model of a config, in the tree's order; from shapes alone.
+
+    Raises:
+        vlt.training.rules.RuleError: the rules do not fit the parameters.
+    """
+    params = abstract_params(model)
+    rules = assign(params, config["rules"])
+    owners, readers = owners_of(model, params), readers_of(model, params, config["model"])
+    base = config["optimizer"]["lr"]
+    return [
+        Leaf(
+            path,
+            leaf.shape,
+            rules[path].pattern,
+            0.0 if rules[path].frozen else base * rules[path].lr,
+            0.0 if rules[path].frozen else rules[path].weight_decay,
+            owners.get(path, ""),
+            readers[path],
+        )
+        for path, leaf in by_path(params).items()
+    ]
+
+
+def owners_of(model: VideoModel, params: Any) -> dict[str, str]:
+    """{path: name of the method}: leaves that are gone from the model without it."""
+    owners = {}
+    for method in model.methods:
+        others = tuple(other for other in model.methods if other is not method)
+        rest = by_path(abstract_params(model.clone(methods=others)))
+        owners |= {path: method_name(method) for path in by_path(params) if path not in rest}
+    return owners
+
+
+def readers_of(model: VideoModel, params: Any, section: Mapping[str, Any]) -> dict[str, str]:
+    """{path: `Leaf.read_by`}, from the programs of `config.model` without what they compute in
+    vain."""
+    inputs = example_inputs(model.spec, section["frames"], section["context"])
+    video = used(_apply(model, "encode_video"), params, *inputs[:1])
+    whole = used(_apply(model, "__call__"), params, *inputs)
+    training = used(_apply(model, "__call__", train=True), params, *inputs)
+    text = whole - video
+    if hasattr(model, "encode_text"):
+        text = used(_apply(model, "encode_text"), params, *inputs[1:])
+    return {path: _reader(path, video, text, training) for path in by_path(params)}
+
+
+def _reader(path: str, video: set[str], text: set[str], training: set[str]) -> str:
+    towers = [name for name, paths in (("video", video), ("text", text)) if path in paths]
+    return ", ".join(towers) or ("training" if path in training else NOBODY)
+
+
+def used(function: Callable[..., Any], params: Any, *inputs: Any) -> set[str]:
+    """Paths of the leaves that what the function returns depends on."""
+    jaxpr = jax.make_jaxpr(function)(params, *inputs).jaxpr
+    _, needed = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    paths = list(by_path(params))
+    return {path for path, is_used in zip(paths, needed[: len(paths)], strict=True) if is_used}
+
+
+def _apply(model: VideoModel, method: str, train: bool = False) -> Callable[..., Any]:
+    def forward(params: Any, *inputs: jax.Array) -> Any:
+        rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)}
+        found = model.apply({"params": params}, *inputs, train=train, method=method, rngs=rngs)
+        return found if train else _result(found)
+
+    return forward
+
+
+def _result(found: Any) -> Any:
+    """What serves after training: of an encoder its embedding, without what losses read."""
+    if isinstance(found, tuple):
+        return found[0]
+    return {name: x for name, x in found.items() if not name.endswith("_out")}
+
+
+def format_leaves(leaves: Sequence[Leaf]) -> str:
+    """The leaves as a table."""
+    columns = [
+        Column(field.name, field.name.replace("_", " "), "g") for field in dataclasses.fields(Leaf)
+    ]
+    rows = [
+        dataclasses.asdict(leaf)
+        | {"shape": "x".join(map(str, leaf.shape)) or "scalar", "lr": leaf.lr or "frozen"}
+        for leaf in leaves
+    ]
+    return format_table(rows, columns)
