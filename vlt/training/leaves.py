@@ -65,7 +65,7 @@ def leaves_of(config: Mapping[str, Any], model: VideoModel) -> list[Leaf]:
 
 def owners_of(model: VideoModel, params: Any) -> dict[str, str]:
     """{path: name of the method}: leaves that are gone from the model without it."""
-    owners = {}
+    owners: dict[str, str] = {}
     for method in model.methods:
         others = tuple(other for other in model.methods if other is not method)
         rest = by_path(abstract_params(model.clone(methods=others)))
