@@ -19,7 +19,7 @@ from . import common
 TRANSFORM_224 = {"resize": 224, "crop": 224}
 TRANSFORM_256 = {"resize": 256, "crop": 224}
 
-# name -> protocol, manifest, frames, text tokens, transform (spec/btadapter.md section 5)
+# name -> protocol, manifest, frames, text tokens, transform (BT-Adapter, section 4.1)
 RETRIEVAL = {
     "msrvtt": ("msrvtt_1ka", "data/msrvtt/test_1ka.jsonl", 12, 32, TRANSFORM_224),
     "didemo": ("didemo", "data/didemo/test.jsonl", 64, 77, TRANSFORM_256),

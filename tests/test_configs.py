@@ -152,7 +152,7 @@ def _params(model: VideoModel) -> dict:
     ("variant", "trained"), [("webvid_l14", 72_242_432), ("webvid_eva_g", 140_769_664)]
 )
 def test_counts_of_btadapter(variant, trained):
-    """spec/btadapter.md section 13, with the alignment projection; EVA-G's branch."""
+    """BT-Adapter with the alignment projection; EVA-G's branch."""
     config = load_config(f"configs/btadapter.py:{variant}", {"model.checkpoint": ""})
     model = build_model(config.model)
     assert count_parameters(model, _params(model), config.rules)["trainable_params"] == trained
@@ -178,7 +178,7 @@ def test_operations_of_btadapter():
         ("msrvtt_b16_lora", 491_520, 211.3, 2364),
         ("msrvtt_b16_tome", 491_520, 144.4, 924),
         ("msrvtt_b16", 507_648, 121.4, 127),
-        ("activitynet_b32", 556_032, 186.4, 500),  # printed 180.3: spec/tempme.md section 8
+        ("activitynet_b32", 556_032, 186.4, 500),  # printed: 180.3
         ("msrvtt_b32_prompt", 76_800, 58.2, None),
         ("msrvtt_b32_adapter", 261_312, 53.1, None),
         ("msrvtt_b32_evit", 491_520, 37.2, None),
@@ -219,7 +219,7 @@ def test_full_fine_tuning_is_counted_as_published():
     ],
 )
 def test_weights_of_token_mixing_and_what_it_is_compared_with(variant, weights, overrides):
-    """Token Mixing's Tables 1, 2 and 4 (spec/token_mixing_blip.md section 8)."""
+    """Token Mixing's Tables 1, 2 and 4."""
     config = load_config(f"configs/token_mixing.py:{variant}", overrides)
     config.model.checkpoint = ""
     model = build_model(config.model)
@@ -255,7 +255,7 @@ def test_what_the_released_code_trains():
     ],
 )
 def test_counts_of_msta_and_what_it_is_compared_with(variant, trained):
-    """spec/msta_viclip_umt.md section 3.3."""
+    """What the definitions come to; MSTA's Tables 4 to 7 print some of them, rounded."""
     config = load_config(f"configs/msta.py:{variant}", {"model.checkpoint": ""})
     model = build_model(config.model)
     counts = count_parameters(model, _params(model), config.rules)

@@ -13,7 +13,7 @@ from vlt.data.clips import ClipRequest, read_clip
 from vlt.data.sample import sample
 from vlt.data.transform import apply_transform, check_transform
 
-# X-CLIP's and ViFi-CLIP's (spec/msta_viclip_umt.md section 3.5)
+# X-CLIP's and ViFi-CLIP's
 PUBLISHED = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
 
 

@@ -76,7 +76,7 @@ def test_indices_exist_and_ascend(name):
 
 @pytest.mark.parametrize("fps", [1.0, 9.5, 12.5, 23.976, 25.0, 29.97, 60.0])
 def test_fps1_linspace_is_the_published_rule(fps):
-    """The steps of spec/tempme.md section 7 one by one, for clips of every kind of length."""
+    """TempMe's steps one by one, for clips of every kind of length."""
     for n in (1, 2, 11, 12, 13, 287, 288, 289, 300, 1800, 5000):
         for frames in (8, 12, 64):
             seconds = list(range(0, n, int(round(fps / 1))))
@@ -121,7 +121,7 @@ def test_random_frames_of_short_videos_are_doubled_ones(n, most):
 
 
 def test_published_uniform_is_the_published_rule():
-    """spec/token_mixing_blip.md section 9, step by step."""
+    """Token Mixing's rule, step by step."""
     for n in range(1, 400):
         indices = list(range(n))
         while len(indices) <= 8:
@@ -143,7 +143,7 @@ def test_random_segments_draw_from_whole_segments_and_leave_the_rest_of_the_divi
 
 
 def test_segment_centre_is_the_rule_that_goes_with_them():
-    """int(i n / T + n / (2 T)) of spec/msta_viclip_umt.md section 3.5, without rounding."""
+    """int(i n / T + n / (2 T)) of ViFi-CLIP, without rounding."""
     for n in range(1, 300):
         for frames in (8, 12, 32):
             middles = [Fraction(n * i, frames) + Fraction(n, 2 * frames) for i in range(frames)]

@@ -1,4 +1,4 @@
-"""EViT against a naive rewrite of spec/methods.md C2, and its printed price."""
+"""EViT against a naive rewrite of the paper (Liang et al., ICLR 2022), and its printed price."""
 
 import math
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Matching and merging against a naive rewrite of spec/tempme.md section 3, and what they keep."""
+"""Matching and merging against a naive rewrite, and what they keep."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""STA against a naive rewrite of spec/methods.md C4, and its printed price."""
+"""STA against a naive rewrite, and its printed price."""
 
 import math
 from types import SimpleNamespace

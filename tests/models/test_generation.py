@@ -151,7 +151,7 @@ def test_ids_of_transformers(peer, params, given, case):
 
 
 def plain_beams(scores_of, prompt, search):
-    """spec/token_mixing_blip.md section 5 for one video, word for word; no caches, no arrays.
+    """Beam search for one video, word for word; no caches, no arrays.
 
     scores_of: ids -> log-probabilities of the next token.
     """

@@ -1,4 +1,4 @@
-"""Counts of the published ViCLIPs, from shapes alone (spec/msta_viclip_umt.md section 1.5)."""
+"""Counts of the published ViCLIPs, from shapes alone."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """LoRA: low-rank updates of frozen dense layers (Hu et al., arXiv:2106.09685).
 
 W' = W + scale * A B. TempMe's form shares one A among the projections of an attention layer
-(spec/tempme.md section 2); the usual form has one A for every layer it adapts.
+(TempMe's released code); the usual form has one A for every layer it adapts.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """BLIP's two layouts: as its authors (and Token Mixing's) saved it, and as transformers does.
 
-One table a task; names as in spec/token_mixing_blip.md section 13.
+One table a task, with the names of the published files.
 """
 
 import dataclasses

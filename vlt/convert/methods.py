@@ -48,8 +48,7 @@ def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
 
 
 def _btadapter(leaves: Leaves) -> Options | None:
-    """Gated where either balance tensor is present, plain where none is (spec/btadapter.md
-    section 5)."""
+    """Gated where either balance tensor is present, plain where none is."""
     if not any(path.startswith(_BRANCH) for path in leaves):
         return None
     gated = any(f"{_BRANCH}/{gate}" in leaves for gate in ("layer_gate", "final_gate"))

@@ -140,9 +140,9 @@ def sample(
 ) -> np.ndarray:
     """Indices of the frames that rule `name` takes from a video: int64 [clips * frames].
 
-    Clip follows clip, each ascending. Of a random rule each clip is a draw of its own
-    (spec/msta_viclip_umt.md section 4). Of another rule the frames for all clips together are dealt
-    out in turn, so that each clip spans the video.
+    Clip follows clip, each ascending. Of a random rule each clip is a draw of its own.
+    Of another rule the frames for all clips together are dealt out in turn, so that each clip spans
+    the video.
 
     Args:
       name: a key of `SAMPLERS`.

@@ -22,7 +22,7 @@ Resizing is Pillow's, with antialiasing: what torchvision does to PIL images and
 All frames of a clip get the same crop, mirror, colours and drawn changes, but with `per_frame`, as
 Token Mixing's question answering is trained. `jitter` may have a `probability` that it is done,
 drawn once a clip, and a `per_frame` of its own, by which each frame changes by other amounts: the
-published setting that MSTA follows has both (spec/msta_viclip_umt.md section 3.5). Pixels stay
+published setting that MSTA follows has both. Pixels stay
 uint8; subtracting the mean and dividing by the deviation happen on the device, where the model's
 preprocessing is known.
 """
@@ -142,7 +142,7 @@ def _random_part(height, width, area, aspect, rng) -> tuple[int, int, int, int]:
 
 def _multi_scale_crop(frames, size, rng, method):
     """A part whose sides are drawn from `SCALES` of the short side, at a corner or in the centre;
-    places are a quarter of the room apart, in whole pixels (spec section 3.5)."""
+    places are a quarter of the room apart, in whole pixels, as ViFi-CLIP's code has it."""
     height, width = frames.shape[1:3]
     sides = [int(min(height, width) * scale) for scale in SCALES]
     shapes = [

@@ -129,7 +129,7 @@ def rank(
     """The best of given answers to each question: their indices, int32 [b].
 
     Of the `count` answers whose first word is likeliest, the one with the smallest loss, summed
-    over its words and the end token (spec/token_mixing_blip.md section 10).
+    over its words and the end token (BLIP, arXiv:2201.12086, section 5.3).
 
     Args:
         states, mask: as `encode_question` gives them.

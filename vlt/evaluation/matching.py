@@ -22,7 +22,7 @@ def matching(
     """Text-video retrieval by a named protocol, with each query's nearest candidates re-ranked.
 
     The `rerank` nearest by cosine get matching logit plus cosine as score, all others -100
-    (spec/token_mixing_blip.md section 6). Several captions of a video are several queries. A pair
+    (BLIP, arXiv:2201.12086, section 5.1). Several captions of a video are several queries. A pair
     is matched once, whichever direction asks for it.
 
     Tokens of all videos are kept on the host, in the model's dtype: of BLIP base and 8 frames 1,576

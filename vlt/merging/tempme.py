@@ -1,4 +1,4 @@
-"""TempMe: temporal token merging (Shen et al., ICLR 2025; spec/tempme.md sections 3 and 4).
+"""TempMe: temporal token merging (Shen et al., ICLR 2025, section 3.2).
 
 Early blocks merge the patches of a frame (ImgMe). Listed layers join neighbouring clips, merge
 across them before attention and within the joined clip after it (ClipMe). Every frame's class token

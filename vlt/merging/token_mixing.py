@@ -2,7 +2,7 @@
 
 The frames of a video become one group whose queries share a small set of keys and values: the
 patch at position p comes from frame p mod t. Only what is selected is projected, nothing is learned
-and plain weights fit. The paper and its released code differ (spec/token_mixing_blip.md section 2):
+and plain weights fit. The paper and its released code differ:
 
 | rule | options |
 |---|---|

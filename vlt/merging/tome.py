@@ -1,4 +1,4 @@
-"""ToMe: the most similar patches of every frame merge in every block (spec/methods.md C1)."""
+"""ToMe: the most similar patches of every frame merge in every block (Bolya et al., ICLR 2023)."""
 
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar

@@ -1,6 +1,6 @@
 """BLIP's question answering: one BERT reads the question about a video, another writes the answer.
 
-Facts in spec/token_mixing_blip.md section 10.
+BLIP (Li et al., arXiv:2201.12086), section 5.3 and Figure 5.
 """
 
 from typing import Any

@@ -2,7 +2,7 @@
 
 The same layers encode texts (bidirectional), match them with a video (the same, with
 cross-attention) and write captions (causal, with cross-attention and a language-model head).
-Post-LN throughout; facts in spec/token_mixing_blip.md section 4.
+Post-LN throughout (BLIP, arXiv:2201.12086, section 3.1).
 """
 
 from typing import Any

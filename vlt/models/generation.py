@@ -6,10 +6,10 @@ however many beams read them. The search ends when no text can become better.
 
 Beam search comes in two semantics; both score a text by its summed log-probabilities over a length
 to the power of `length_penalty`.
-    blip: of transformers 4.15, which BLIP and Token Mixing pin (spec/token_mixing_blip.md,
-        section 5). The length counts prompt and [DEC] but no end token.
-    transformers: of the present ones (5.23; section 12). The length counts the end token but no
-        prompt, and texts without an end compete only at the greatest length.
+    blip: of transformers 4.15, which BLIP and Token Mixing pin. The length counts prompt and [DEC]
+        but no end token.
+    transformers: of the present ones (5.23). The length counts the end token but no prompt, and
+        texts without an end compete only at the greatest length.
 """
 
 import dataclasses

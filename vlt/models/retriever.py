@@ -1,7 +1,7 @@
 """BLIP's retrieval model: two towers with a joint space, and a text tower that also matches.
 
 The joint space ranks all videos for a text at the price of two vectors; matching reads a text
-together with a video's tokens and judges the pair (spec/token_mixing_blip.md section 6).
+together with a video's tokens and judges the pair (BLIP, arXiv:2201.12086, section 3.1).
 """
 
 from typing import Any

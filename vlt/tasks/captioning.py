@@ -13,7 +13,7 @@ from vlt.tasks.task import Batch, Features, Task, Terms
 
 @dataclasses.dataclass(frozen=True)
 class Captioning(Task):
-    """Mean cross-entropy of the words after the prompt (spec/token_mixing_blip.md section 4).
+    """Mean cross-entropy of the words after the prompt (BLIP, arXiv:2201.12086, section 3.2).
 
     label_smoothing: share of the target that is spread over the whole vocabulary. prompt_length:
     tokens at the start of each caption that are given, [DEC] included.

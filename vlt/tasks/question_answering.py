@@ -18,8 +18,7 @@ class QuestionAnswering(Task):
 
     label_smoothing: as in `Captioning`. answer_weight: of the one answer to each question (Token
     Mixing: 0.2). denominator: `videos`, as in BLIP, or `frames`: Token Mixing's published code
-    divides by the number of all frames, which makes the same loss t times smaller
-    (spec/token_mixing_blip.md section 10).
+    divides by the number of all frames, which makes the same loss t times smaller.
     """
 
     model_inputs: ClassVar[tuple[str, ...]] = ("video", "question", "answer")

@@ -1,4 +1,4 @@
-"""Twin accuracy: does a model see the order of frames? (moving shapes, DESIGN section 5)
+"""Twin accuracy: does a model see the order of frames of moving shapes?
 
 Each clip has a twin, its frames in reverse order with a caption of its own. A model whose video
 embedding does not depend on frame order scores exactly 50%.
