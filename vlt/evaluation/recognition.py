@@ -31,8 +31,9 @@ def recognition(
 
     Each class is named by `template`, or by every line of the file `templates`: then its
     similarity is the mean over them (ViCLIP). Of several views of a video the softmax
-    probabilities are added, as in MSTA's fully supervised protocol. No video is left out, however many
-    fill a batch. What is taken for what goes to WORKDIR/classes-NAME.txt and confusion-NAME.png.
+    probabilities are added, as in MSTA's fully supervised protocol. No video is left out, however
+    many fill a batch. What is taken for what goes to WORKDIR/classes-NAME.txt and
+    confusion-NAME.png.
 
     Raises:
         ProtocolError: a test set that is not the protocol's.
