@@ -264,7 +264,7 @@ def test_what_does_not_fit_is_listed(captioner, tmp_path, words):
         "  missing: visual_encoder.blocks.1.attn.proj.bias "
         "(for visual/blocks_1/attention/out/bias)",
         "  unexpected: visual_encoder.temp_pos_embed ([1, 8, 32])",
-        "  wrong shape: text_decoder.bert.encoder.layer.1.crossattention.self.key.weight "
+        "  wrong_shape: text_decoder.bert.encoder.layer.1.crossattention.self.key.weight "
         "(text/blocks_1/cross_attention/key/kernel is [48, 48], wanted [32, 48])",
     ]
     assert not (tmp_path / "model").exists()

@@ -397,9 +397,9 @@ def test_all_misfits_are_listed_at_once(openai, tmp_path, tokenizer):
             ("missing", f"{blocks}.0.mlp.c_fc.weight"),
             ("unexpected", "visual.extra"),
             ("unexpected", "other.weight"),
-            ("wrong shape", "visual.conv1.weight"),
-            ("wrong shape", "ln_final.weight"),
-            ("wrong shape", f"{blocks}.1.attn.in_proj_bias"),
+            ("wrong_shape", "visual.conv1.weight"),
+            ("wrong_shape", "ln_final.weight"),
+            ("wrong_shape", f"{blocks}.1.attn.in_proj_bias"),
         ]
     )
     assert not (tmp_path / "model").exists()
@@ -625,7 +625,7 @@ def test_tensors_without_elements_are_misshapen(openai, tmp_path, tokenizer):
     for name, shape in (("visual.conv1.weight", (128, 3, 0, 0)), ("visual.proj", (0, 32))):
         changed = state | {name: np.zeros(shape, np.float32)}
         path = _save(tmp_path / "clip.safetensors", changed)
-        with pytest.raises(ConversionError, match=f"wrong shape: {name}"):
+        with pytest.raises(ConversionError, match=f"wrong_shape: {name}"):
             convert(path, tmp_path / "model", tokenizer=tokenizer)
 
 

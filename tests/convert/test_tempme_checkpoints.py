@@ -151,7 +151,7 @@ def test_all_misfits_are_listed_at_once(golden, tmp_path, tokenizer):
     for name in gone:
         assert f"missing: {name} " in message
     assert f"unexpected: {extra} " in message
-    assert f"wrong shape: {LORA.format(6, 'a')} " in message
+    assert f"wrong_shape: {LORA.format(6, 'a')} " in message
 
 
 def test_options_that_do_not_fit_the_sizes(golden, tmp_path, tokenizer):

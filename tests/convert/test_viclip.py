@@ -120,13 +120,13 @@ WRONG = {
     },
     r"missing: temp \(for logit_scale\)": {"temp": None},
     r"unexpected: text_encoder\.more \(\[2\]\)": {"text_encoder.more": np.zeros(2, np.float32)},
-    r"wrong shape: vision_encoder\.conv1\.weight .*a patch is of 3 frames; only kernels over one": {
+    r"wrong_shape: vision_encoder\.conv1\.weight .*a patch is of 3 frames; only kernels over one": {
         "vision_encoder.conv1.weight": np.zeros((64, 3, 3, 16, 16), np.float32)
     },
-    r"wrong shape: vision_encoder\.conv1\.weight .*5 axes expected": {
+    r"wrong_shape: vision_encoder\.conv1\.weight .*5 axes expected": {
         "vision_encoder.conv1.weight": np.zeros((64, 3, 16, 16), np.float32)
     },
-    r"wrong shape: temp .*0\.0: a temperature above 0 expected": {"temp": np.zeros((), np.float32)},
+    r"wrong_shape: temp .*0\.0: a temperature above 0 expected": {"temp": np.zeros((), np.float32)},
 }
 
 

@@ -15,7 +15,7 @@ from flax import traverse_util
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from vlt.convert.families import CLIP_HF
+from vlt.convert.clip import CLIP_HF
 from vlt.convert.table import to_tensors
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe

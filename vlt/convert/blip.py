@@ -98,6 +98,7 @@ _KINDS = {
 
 BLIP = Family(
     name="blip",
+    sign=r"^(module\.)?visual_encoder\.",
     about="BLIP as its authors or Token Mixing's saved it",
     renames=((r"^module\.", ""),),
     left_out=(
@@ -131,6 +132,7 @@ def _respelled(rule: Rule) -> Rule:
 BLIP_HF = dataclasses.replace(
     BLIP,
     name="blip_hf",
+    sign=r"^text_(decoder\.bert|encoder)\.encoder\.layer\.",
     about="BLIP as transformers saves it",
     renames=(),
     left_out=Family.left_out,

@@ -25,18 +25,30 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """renames: (regex, replacement) that bring every published spelling to the table's own.
-    dropped: regex of buffers that hold no weights. left_out: regex of tensors that only training
-    or another model reads. aliases: {second name of a tensor: its first}. constants: leaves the
-    checkpoint leaves out because its code fixes them. activation: None where it must be set by
-    hand. adapter: regex of the names that a file may hold alone, to be completed from another
-    folder. pixels: entries of `preprocessing` that its code has unlike CLIP's or BLIP's.
-    frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
-    code fixes. kinds: by kind of spec, where the layout is for several; then `for_kind` gives the
-    one with rules."""
+    """A published layout: what its names are, and what its code has that tensors can't tell.
+
+    Attributes:
+        name: of `--family`. about: a few words for `--help`.
+        sign: regex of names that tell this family from those after it in `FAMILIES`.
+        rules: its table. renames: (regex, replacement) that bring every published spelling to the
+            table's own.
+        dropped: regex of buffers that hold no weights. left_out: regex of tensors that only
+            training or another model reads. aliases: {second name of a tensor: its first}.
+        constants: leaves that the checkpoint leaves out, because its code fixes them. starts: see
+            `Kind`.
+        activation: None where it must be set by hand. head_width: columns of an attention head.
+        model: the family that a converted folder names. kind: of its spec. kinds: by kind of spec,
+            where the layout is for several; `for_kind` then gives the one with rules.
+        visual: fields of the vision tower's spec that are not CLIP's. pixels: entries of
+            `preprocessing` that its code has unlike CLIP's or BLIP's.
+        adapter: regex of the names that a file may hold alone, to be completed from another folder.
+        frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
+            code fixes.
+    """
 
     name: str
     about: str
+    sign: str
     rules: tuple[Rule, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     dropped: str = r"(.*\.)?position_ids"

@@ -261,7 +261,7 @@ def _check(
         for what, entries in (
             ("missing", missing),
             ("unexpected", unexpected),
-            ("wrong shape", wrong_shape),
+            ("wrong_shape", wrong_shape),
         ):
             lines += [f"  {what}: {name} ({why})" for name, why in entries.items()]
         raise ConversionError("\n".join(lines))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import Family
+from vlt.convert.family import Family
 from vlt.convert.resize import FRAMES
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
 from vlt.models.video_model import ANY_FRAMES

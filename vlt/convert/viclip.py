@@ -5,8 +5,8 @@ Published files hold it bare or as `model`, training's with the prefix `module.`
 
 import numpy as np
 
+from vlt.convert.clip import openai_text, openai_vision
 from vlt.convert.family import Family
-from vlt.convert.openai import openai_text, openai_vision
 from vlt.convert.table import CONV, FIRST_OF_2, Rule, Transform
 
 # Of ImageNet's pixels: not CLIP's.
@@ -53,6 +53,7 @@ _TEMPERATURE = Transform("ln(1 / t)", 0, _to_scale, _to_temperature)
 
 VICLIP = Family(
     name="viclip",
+    sign=r"^(module\.)?vision_encoder\.(conv1|transformer)\.",
     about="ViCLIP as published, or as its training saves it",
     renames=((r"^module\.", ""),),
     model="viclip",

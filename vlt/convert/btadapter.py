@@ -1,0 +1,108 @@
+"""BT-Adapter over CLIP and over EVA-CLIP-G, as its authors saved them."""
+
+from vlt.convert.clip import SCALE, hf_attention, hf_block, hf_text, openai_text
+from vlt.convert.family import Family, dense, fused, norm
+from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, LINEAR, SPLIT_LINEAR, Rule
+
+# Temperature of losses that were trained with a constant one: ln(1 / 0.01).
+LOG_100 = 4.605170185988092
+_BRANCH = "visual/btadapter"
+
+
+def _eva_attention(source: str, target: str) -> list[Rule]:
+    """No bias of the keys."""
+    return [
+        Rule(f"{source}.q_bias", (f"{target}/query/bias",)),
+        Rule(f"{source}.v_bias", (f"{target}/value/bias",)),
+        fused(f"{source}.qkv.weight", target, "kernel", SPLIT_LINEAR),
+        *dense(f"{source}.proj", f"{target}/out"),
+    ]
+
+
+def _eva_block(source: str, target: str) -> list[Rule]:
+    return [
+        *norm(f"{source}.norm1", f"{target}/norm1"),
+        *_eva_attention(f"{source}.attn", f"{target}/attention"),
+        *norm(f"{source}.norm2", f"{target}/norm2"),
+        *dense(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
+        *dense(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
+    ]
+
+
+BTADAPTER = Family(
+    name="btadapter",
+    sign=r"btadapter|timesFPN|^backbone\.class_embedding",
+    about="BT-Adapter over CLIP, pre-trained or fine-tuned",
+    renames=(
+        (r"^model\.vision_tower\.", "backbone."),
+        (r"^(?!backbone\.|text_backbone\.|extra_proj\.|logit_scale$)", "backbone."),
+        (r"timesFPN", "btadapter"),
+    ),
+    constants={"logit_scale": LOG_100},
+    adapter=r"backbone\.(btadapter_.*|balance[12])|extra_proj\..*",
+    rules=(
+        Rule("backbone.class_embedding", ("visual/class_embedding",)),
+        Rule("backbone.patch_embedding.weight", ("visual/patch_embedding/kernel",), CONV),
+        Rule("backbone.position_embedding.weight", ("visual/position_embedding",)),
+        *norm("backbone.pre_layrnorm", "visual/pre_norm"),
+        *hf_block("backbone.layers.{i}", "visual/blocks_{i}"),
+        *norm("backbone.post_layernorm", "visual/post_norm"),
+        Rule("backbone.visual_projection.weight", ("visual/projection/kernel",), LINEAR),
+        Rule("backbone.balance1", (f"{_BRANCH}/final_gate",)),
+        Rule("backbone.balance2", (f"{_BRANCH}/layer_gate",)),
+        Rule("backbone.btadapter_cls_token", (f"{_BRANCH}/class_token",), FIRST_OF_3),
+        Rule("backbone.btadapter_time_embed.weight", (f"{_BRANCH}/time_embedding",)),
+        *hf_block("backbone.btadapter_S_layers.{i}", f"{_BRANCH}/spatial_{{i}}"),
+        *norm("backbone.btadapter_T_layers.{i}.layer_norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
+        *hf_attention(
+            "backbone.btadapter_T_layers.{i}.self_attn", f"{_BRANCH}/temporal_{{i}}/attention"
+        ),
+        *dense(
+            "backbone.btadapter_T_layers.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"
+        ),
+        *dense("extra_proj.0", f"{_BRANCH}/alignment/linear"),
+        *norm("extra_proj.1", f"{_BRANCH}/alignment/norm"),
+        *hf_text("text_backbone."),
+    ),
+)
+
+BTADAPTER_EVA = Family(
+    name="btadapter_eva",
+    sign=r"(^|\.)(btadapter_[ST]\.|patch_embed\.proj\.)",
+    about="BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
+    renames=(
+        (r"^(model\.vision_tower\.|visual\.|(?=btadapter_))", "backbone."),
+        (r"^text\.", "text_backbone."),
+        (r"timesFPN", "btadapter"),
+    ),
+    dropped=r"(.*\.)?attn_mask",
+    constants={"logit_scale": LOG_100},
+    activation="gelu",
+    head_width=88,
+    model="eva_clip",
+    visual={
+        "norm_eps": 1e-6,
+        "pre_norm": False,
+        "patch_bias": True,
+        "key_bias": False,
+        "projection_bias": True,
+    },
+    adapter=r"backbone\.btadapter_.*",
+    rules=(
+        Rule("backbone.cls_token", ("visual/class_embedding",), FIRST_OF_3),
+        Rule("backbone.patch_embed.proj.weight", ("visual/patch_embedding/kernel",), CONV),
+        Rule("backbone.patch_embed.proj.bias", ("visual/patch_embedding/bias",)),
+        Rule("backbone.pos_embed", ("visual/position_embedding",), FIRST_OF_2),
+        *_eva_block("backbone.blocks.{i}", "visual/blocks_{i}"),
+        *norm("backbone.norm", "visual/post_norm"),
+        *dense("backbone.head", "visual/projection"),
+        Rule("backbone.btadapter_cls", (f"{_BRANCH}/class_token",), FIRST_OF_3),
+        Rule("backbone.btadapter_position.weight", (f"{_BRANCH}/time_embedding",)),
+        *_eva_block("backbone.btadapter_S.{i}", f"{_BRANCH}/spatial_{{i}}"),
+        *norm("backbone.btadapter_T.{i}.norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
+        *_eva_attention("backbone.btadapter_T.{i}.attn", f"{_BRANCH}/temporal_{{i}}/attention"),
+        *dense("backbone.btadapter_T.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"),
+        *openai_text("text_backbone."),
+        SCALE,
+    ),
+)

@@ -1,0 +1,118 @@
+"""CLIP as OpenAI published it, on whose names others built, and as transformers saves it."""
+
+import dataclasses
+
+from vlt.convert.family import Family, dense, fused, norm
+from vlt.convert.table import CONV, KEEP, LINEAR, SPLIT, SPLIT_LINEAR, Rule, Transform
+
+SCALE = Rule("logit_scale", ("logit_scale",))
+
+
+def openai_vision(prefix: str, patch: Transform) -> list[Rule]:
+    """The vision tower. patch: what becomes of the patch embedding's kernel."""
+    return [
+        Rule(f"{prefix}class_embedding", ("visual/class_embedding",)),
+        Rule(f"{prefix}conv1.weight", ("visual/patch_embedding/kernel",), patch),
+        Rule(f"{prefix}positional_embedding", ("visual/position_embedding",)),
+        *norm(f"{prefix}ln_pre", "visual/pre_norm"),
+        *_openai_block(f"{prefix}transformer.resblocks.{{i}}", "visual/blocks_{i}"),
+        *norm(f"{prefix}ln_post", "visual/post_norm"),
+        Rule(f"{prefix}proj", ("visual/projection/kernel",), KEEP),
+    ]
+
+
+def openai_text(prefix: str) -> list[Rule]:
+    """The text tower."""
+    return [
+        Rule(f"{prefix}token_embedding.weight", ("text/token_embedding/embedding",)),
+        Rule(f"{prefix}positional_embedding", ("text/position_embedding",)),
+        *_openai_block(f"{prefix}transformer.resblocks.{{i}}", "text/blocks_{i}"),
+        *norm(f"{prefix}ln_final", "text/final_norm"),
+        Rule(f"{prefix}text_projection", ("text/projection/kernel",), KEEP),
+    ]
+
+
+def _openai_block(source: str, target: str) -> list[Rule]:
+    return [
+        *norm(f"{source}.ln_1", f"{target}/norm1"),
+        fused(f"{source}.attn.in_proj_weight", f"{target}/attention", "kernel", SPLIT_LINEAR),
+        fused(f"{source}.attn.in_proj_bias", f"{target}/attention", "bias", SPLIT),
+        *dense(f"{source}.attn.out_proj", f"{target}/attention/out"),
+        *norm(f"{source}.ln_2", f"{target}/norm2"),
+        *dense(f"{source}.mlp.c_fc", f"{target}/mlp/fc1"),
+        *dense(f"{source}.mlp.c_proj", f"{target}/mlp/fc2"),
+    ]
+
+
+def hf_attention(source: str, target: str) -> list[Rule]:
+    """An attention layer of transformers' CLIP."""
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+    return [r for s, t in names.items() for r in dense(f"{source}.{s}", f"{target}/{t}")]
+
+
+def hf_block(source: str, target: str) -> list[Rule]:
+    """A block of it."""
+    return [
+        *norm(f"{source}.layer_norm1", f"{target}/norm1"),
+        *hf_attention(f"{source}.self_attn", f"{target}/attention"),
+        *norm(f"{source}.layer_norm2", f"{target}/norm2"),
+        *dense(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
+        *dense(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
+    ]
+
+
+def hf_text(prefix: str) -> list[Rule]:
+    """Its text tower."""
+    model, embeddings = f"{prefix}text_model", f"{prefix}text_model.embeddings"
+    return [
+        Rule(f"{embeddings}.token_embedding.weight", ("text/token_embedding/embedding",)),
+        Rule(f"{embeddings}.position_embedding.weight", ("text/position_embedding",)),
+        *hf_block(f"{model}.encoder.layers.{{i}}", "text/blocks_{i}"),
+        *norm(f"{model}.final_layer_norm", "text/final_norm"),
+        Rule(f"{prefix}text_projection.weight", ("text/projection/kernel",), LINEAR),
+    ]
+
+
+CLIP_HF = Family(
+    name="clip_hf",
+    sign=r"^vision_model\.embeddings\.",
+    about="CLIP as transformers saves it",
+    # In config.json; a bare weight file does not tell.
+    activation=None,
+    rules=(
+        Rule("vision_model.embeddings.class_embedding", ("visual/class_embedding",)),
+        Rule(
+            "vision_model.embeddings.patch_embedding.weight",
+            ("visual/patch_embedding/kernel",),
+            CONV,
+        ),
+        Rule("vision_model.embeddings.position_embedding.weight", ("visual/position_embedding",)),
+        *norm("vision_model.pre_layrnorm", "visual/pre_norm"),
+        *hf_block("vision_model.encoder.layers.{i}", "visual/blocks_{i}"),
+        *norm("vision_model.post_layernorm", "visual/post_norm"),
+        Rule("visual_projection.weight", ("visual/projection/kernel",), LINEAR),
+        *hf_text(""),
+        SCALE,
+    ),
+)
+
+OPENAI = Family(
+    name="openai",
+    sign=r"^input_resolution$",
+    about="CLIP as OpenAI published it",
+    renames=((r"^(module|clip)\.", ""),),
+    dropped=r"input_resolution|context_length|vocab_size|attn_mask",
+    rules=(
+        *openai_vision("visual.", CONV),
+        *openai_text(""),
+        SCALE,
+    ),
+)
+
+OPEN_CLIP = dataclasses.replace(
+    OPENAI,
+    name="open_clip",
+    about="the same names; activation unknown",
+    activation=None,
+    sign=r"^((module|clip)\.)?visual\.conv1\.weight$",
+)
