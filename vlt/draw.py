@@ -28,7 +28,7 @@ from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
 from vlt import configuration
-from vlt.config_flag import define_config
+from vlt.configuration import define_config
 from vlt.data.clips import ClipRequest, read_clip
 from vlt.data.resources import resolve
 from vlt.model_io.build import merges_tokens

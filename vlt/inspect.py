@@ -18,7 +18,7 @@ from absl import app, flags
 
 from vlt import configuration
 from vlt.ahead import AheadError, compile_ahead, format_compiled
-from vlt.config_flag import define_config
+from vlt.configuration import define_config
 from vlt.costs.flops import count, count_first
 from vlt.model_io.build import abstract_params, example_inputs, merged_form
 from vlt.model_io.folder import ModelFolderError

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vlt import configuration
-from vlt.config_flag import define_config
+from vlt.configuration import define_config
 from vlt.evaluation.recognition_protocols import combined
 from vlt.reporting.tables import Column, format_table, mean_results, write_results
 from vlt.runtime import processes, stopping

@@ -12,8 +12,7 @@ from vlt.bench.door import tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.step import bench_step, step_memory
 from vlt.bench.timing import ROUNDS
-from vlt.config_flag import define_config
-from vlt.configuration import load_config, parse_flags
+from vlt.configuration import define_config, load_config, parse_flags
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from absl import logging
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from vlt.configuration import write_whole
 from vlt.pytrees.checksum import checksums
 from vlt.pytrees.paths import by_path
 from vlt.runtime.processes import broadcast_from_primary, is_primary, wait_for_all
+from vlt.storage.files import write_whole
 from vlt.storage.trees import (
     UNFINISHED,
     CheckpointError,

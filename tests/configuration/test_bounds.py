@@ -10,8 +10,8 @@ import pytest
 from helpers import ROOT, environment
 
 from configs import common
-from vlt.bounds import bound_of, leaves
 from vlt.configuration import ConfigError, apply_overrides, checked, load_config
+from vlt.configuration.bounds import bound_of, leaves
 from vlt.main import run_all
 
 FILES = (

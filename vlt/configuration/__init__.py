@@ -1,0 +1,56 @@
+"""Configs: read from a file and a variant, changed, written down, compared.
+
+A config file is a Python module with `get_config(variant='')` and, where it has variants, a mapping
+`VARIANTS` of their names to functions that return the config:
+
+    VARIANTS = {"": default, "masked": masked}
+
+    def get_config(variant: str = "") -> ConfigDict:
+        return configuration.choose_variant(VARIANTS, variant)
+
+It takes parts of others by `from . import common`: of its own folder, or else of the package."""
+
+from vlt.configuration.errors import ConfigError
+from vlt.configuration.files import (
+    PACKAGED,
+    checked,
+    choose_variant,
+    load_config,
+    run_name,
+    split_name,
+)
+from vlt.configuration.flags import check_flags, define_config, parse_flags
+from vlt.configuration.record import is_run, load_saved, save_run, versions
+from vlt.configuration.values import (
+    ABSENT,
+    apply_overrides,
+    differing_keys,
+    flatten,
+    repeats_of,
+    resolved_text,
+    rows_of,
+)
+
+__all__ = (
+    "ABSENT",
+    "PACKAGED",
+    "ConfigError",
+    "apply_overrides",
+    "check_flags",
+    "checked",
+    "choose_variant",
+    "define_config",
+    "differing_keys",
+    "flatten",
+    "is_run",
+    "load_config",
+    "load_saved",
+    "parse_flags",
+    "repeats_of",
+    "resolved_text",
+    "rows_of",
+    "run_name",
+    "save_run",
+    "split_name",
+    "versions",
+)

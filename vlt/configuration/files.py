@@ -1,0 +1,113 @@
+"""Config files: found by name, imported, and their variants."""
+
+import importlib.machinery
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vlt.configuration.bounds import out_of_bounds
+from vlt.configuration.errors import ConfigError, did_you_mean
+from vlt.configuration.values import apply_overrides, repeats_of, rows_of
+
+# The package's config files; in a checkout a link to the folder `configs` beside it.
+PACKAGED = pathlib.Path(__file__).resolve().parents[1] / "configs"
+_modules = count()
+
+
+def choose_variant(variants: Mapping[str, Callable[[], ConfigDict]], variant: str) -> ConfigDict:
+    """Calls the function of a variant.
+
+    Raises:
+      ConfigError: lists the variants and those with a name like the one asked for.
+    """
+    if variant not in variants:
+        names = ", ".join(name or "(none)" for name in variants)
+        raise ConfigError(
+            f"there is no variant {variant!r}{did_you_mean(variant, variants)}; variants: {names}"
+        )
+    return variants[variant]()
+
+
+def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Reads a config outside absl flags.
+
+    Args:
+      name: 'configs/file.py' or 'configs/file.py:variant'.
+      overrides: {dotted key: value}, as `apply_overrides`.
+
+    Raises:
+      ConfigError: no such file (lists the folder's), variant (lists the file's) or key, or a
+        number out of bounds.
+    """
+    file, variant = split_name(name)
+    config = _import(file).get_config(variant)
+    return checked(apply_overrides(config, overrides or {}))
+
+
+def checked(config: ConfigDict) -> ConfigDict:
+    """The config, in whose rows and repeats, too, every number is within its bounds (vlt/bounds).
+
+    Raises:
+      ConfigError: one is not; the message names key, value and bounds.
+    """
+    for each in (config, *(run for _, row in rows_of(config) for _, run in repeats_of(row))):
+        if wrong := out_of_bounds(each):
+            raise ConfigError(wrong)
+    return config
+
+
+def split_name(name: str) -> tuple[pathlib.Path, str]:
+    """Splits 'configs/file.py:variant' and finds the file: as a path, or among the package's.
+
+    Raises:
+      ConfigError: there is no such file; lists the config files beside it and the package's.
+    """
+    path, _, variant = name.partition(":")
+    file = pathlib.Path(path)
+    if file.is_file():
+        return file, variant
+    if file.parent == pathlib.Path("configs") and (PACKAGED / file.name).is_file():
+        return PACKAGED / file.name, variant
+    files = config_files(file.parent if file.parent.is_dir() else pathlib.Path("configs"))
+    near = did_you_mean(file.stem, [pathlib.Path(f).stem for f in files])
+    raise ConfigError(f"there is no config file {path}{near}; config files: {', '.join(files)}")
+
+
+def config_files(folder: pathlib.Path = pathlib.Path("configs")) -> list[str]:
+    """What --config takes: the config files of a folder, and the package's as 'configs/X.py'."""
+    found = [str(file) for file in _config_files(folder)]
+    return list(dict.fromkeys([*found, *(f"configs/{f.name}" for f in _config_files(PACKAGED))]))
+
+
+def _config_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    files = (file for file in sorted(folder.glob("*.py")) if file.is_file())
+    return [file for file in files if "def get_config(" in file.read_text("utf-8", "replace")]
+
+
+def run_name(name: str) -> str:
+    """'configs/btadapter.py:masked' -> 'btadapter-masked', the folder of its runs."""
+    path, _, variant = name.partition(":")
+    stem = pathlib.Path(path).stem
+    return f"{stem}-{variant}" if variant else stem
+
+
+def _import(file: pathlib.Path) -> Any:
+    """The file as a module of a package of its own, whose name no other package can have taken."""
+    package = importlib.machinery.ModuleSpec(f"_configs_{next(_modules)}", None, is_package=True)
+    package.submodule_search_locations = [str(file.resolve().parent), str(PACKAGED)]
+    name = f"{package.name}.{file.stem.replace('.', '_')}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[package.name] = importlib.util.module_from_spec(package)
+    sys.modules[name] = module  # dataclasses and pickling look their modules up
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{file} has no function get_config(variant='')")
+    return module
