@@ -12,12 +12,12 @@ import numpy as np
 
 from vlt.arguments import as_ids, as_texts, as_video, check_text, looks_unnormalised
 from vlt.data.tokenize import Tokenizer
-from vlt.fields import from_values, shown
 from vlt.model_io.build import check_frames
 from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.generation import Search, generate
 from vlt.models.video_model import VideoModel
+from vlt.pytrees.fields import from_values, shown
 from vlt.storage.trees import first_line
 
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.fields import shown
 from vlt.models.spec import VisionSpec
+from vlt.pytrees.fields import shown
 
 NEEDED = "uint8 RGB or normalised float32 frames [b, t, H, W, 3] are needed"
 LARGEST = 20.0  # normalised values are below 5; those of 8 bits go to 255

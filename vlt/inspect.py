@@ -2,7 +2,7 @@
 
 What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
 weights or a device. With --leaves each leaf, its rule and what reads it (`vlt.training.leaves`);
-with a topology, what a training step needs on such a TPU slice (`vlt.ahead`).
+with a topology, what a training step needs on such a TPU slice (`vlt.training.ahead`).
 """
 
 import dataclasses
@@ -17,13 +17,13 @@ import jax
 from absl import app, flags
 
 from vlt import configuration
-from vlt.ahead import AheadError, compile_ahead, format_compiled
 from vlt.configuration import define_config
 from vlt.costs.flops import count, count_first
 from vlt.model_io.build import abstract_params, example_inputs, merged_form
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import build_for_shapes
 from vlt.models.video_model import VideoModel
+from vlt.training.ahead import AheadError, compile_ahead, format_compiled
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 import vlt.adapters
 import vlt.merging
-from vlt.fields import from_values, near, shown
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
 from vlt.models.compatibility import check_methods
@@ -19,6 +18,7 @@ from vlt.models.points import Method
 from vlt.models.retriever import Retriever
 from vlt.models.spec import MOST_TOKENS, SIZES, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
+from vlt.pytrees.fields import from_values, near, shown
 
 MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "dual_encoder": DualEncoder,

@@ -19,10 +19,10 @@ from typing import Any
 
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.data.transform import INTERPOLATIONS
-from vlt.fields import from_values, near, shown
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.spec import Spec, spec_from_dict
 from vlt.models.video_model import ANY_FRAMES
+from vlt.pytrees.fields import from_values, near, shown
 from vlt.storage.files import (
     WriteError,
     check_target,

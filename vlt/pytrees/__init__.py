@@ -1,1 +1,1 @@
-"""Nested dicts of arrays by the paths of their leaves."""
+"""Nested dicts: of arrays, by the paths of their leaves, and of plain values, as dataclasses."""

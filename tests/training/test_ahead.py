@@ -12,9 +12,16 @@ import pytest
 from helpers import ROOT, environment
 
 from configs import common
-from vlt.ahead import compile_ahead, does_not_fit, format_compiled, knobs, progress, roofline
 from vlt.configuration import load_config
 from vlt.costs.accelerators import CHIPS, TopologyError, check_topology, chips_of
+from vlt.training.ahead import (
+    compile_ahead,
+    does_not_fit,
+    format_compiled,
+    knobs,
+    progress,
+    roofline,
+)
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'"
@@ -76,7 +83,7 @@ def test_a_config_that_trains_nothing():
 
 
 def test_what_the_compiler_takes_may_need_more_memory_than_there_is(monkeypatch):
-    monkeypatch.setattr("vlt.ahead.topology_devices", lambda topology: jax.devices()[:1])
+    monkeypatch.setattr("vlt.training.ahead.topology_devices", lambda topology: jax.devices()[:1])
     monkeypatch.setitem(CHIPS, "v5e", CHIPS["v5e"]._replace(hbm_bytes=1e6))
     found = compile_ahead(load_config("configs/tempme.py"), "v5e:1x1", batch=2)
     assert not found["fits"] and len(found["knobs"]) == 3
@@ -98,7 +105,7 @@ def test_a_phase_tells_that_it_lives_and_leaves_stdout_alone(capsys):
 
 
 def test_every_phase_of_compiling_ahead_is_told(monkeypatch, capsys):
-    monkeypatch.setattr("vlt.ahead.topology_devices", lambda topology: jax.devices()[:1])
+    monkeypatch.setattr("vlt.training.ahead.topology_devices", lambda topology: jax.devices()[:1])
     compile_ahead(load_config("configs/tempme.py"), "v5e:1x1", batch=2)
     assert capsys.readouterr().err.splitlines() == [
         "tracing the step", "lowering the step", "compiling the step for v5e:1x1"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vlt.fields import from_values, near, shown
+from vlt.pytrees.fields import from_values, near, shown
 
 
 @dataclasses.dataclass(frozen=True)
