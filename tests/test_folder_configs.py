@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlt.model_io.build import build_methods
+from vlt.methods import build_methods
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
 from vlt.resources import resolve
 

@@ -16,8 +16,8 @@ from vlt.inspect import count_parameters
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 
 WIDTH, FRAMES, SIDE = 8, 3, 3
 JOINT = DualEncoderSpec(

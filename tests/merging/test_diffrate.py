@@ -19,7 +19,7 @@ from small_clip import (
 )
 
 from vlt.merging.diffrate import DiffRate, expected, linear_schedule, survival
-from vlt.models.points import AttentionOutput, Tokens
+from vlt.models.tokens import AttentionOutput, Tokens
 
 LEARNED = DiffRate(None, None, granularity=1, target=0.01)
 GIVEN = DiffRate((16, 13, 9, 6), (16, 11, 7, 5))

@@ -10,7 +10,7 @@ import pytest
 from small_clip import SPEC, check_whole_model, layers_and_gmacs
 
 from vlt.merging.evit import EViT
-from vlt.models.points import AttentionOutput, Tokens
+from vlt.models.tokens import AttentionOutput, Tokens
 
 BLOCK = SimpleNamespace(tower="visual", layer=3)
 

@@ -11,8 +11,9 @@ import pytest
 
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 from vlt.training.optimizer import merge, partition
 
 HEADS, WIDTH = 2, 8

@@ -12,8 +12,9 @@ import jax
 
 from vlt.models.block import KAIMING_UNIFORM, Block
 from vlt.models.options import require_some
-from vlt.models.points import Method, Tokens, copy_leaves
+from vlt.models.points import Method, copy_leaves
 from vlt.models.spec import JOINT_KINDS, BertSpec, DualEncoderSpec, Spec
+from vlt.models.tokens import Tokens
 from vlt.models.vit import VisionTransformer
 
 HEAD_WIDTH = 64

@@ -33,11 +33,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Block
 from vlt.models.gradients import scale_gradient
 from vlt.models.options import TOWERS, check_layers, check_towers, require_some
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import BertSpec, Spec
+from vlt.models.tokens import Tokens
 
 CHOICES = {
     "adapter_input": ("ln1", "raw"),
@@ -127,7 +127,7 @@ class MSTA(Method):
         return SharedProjections() if self.shared else None
 
     def parallel_block(
-        self, block: Block, entry: Tokens, normed: jax.Array, tokens: Tokens
+        self, block: BlockScope, entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
         """Point 7: reads what entered the block, adds to what it puts out."""
         blocks = self.blocks(block.tower, block.depth)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.models.block import Block
 from vlt.models.options import require_some
-from vlt.models.points import Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method
+from vlt.models.tokens import Pattern, Tokens
 
 MISSING = ("zeros", "masked")
 
@@ -37,7 +37,7 @@ class NeighbourAttention(Method):
     def __post_init__(self) -> None:
         require_some("neighbour_attention", "missing", (self.missing,), MISSING)
 
-    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: the frames are the groups."""
         if block.tower != "visual":
             return pattern

@@ -12,10 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Block
 from vlt.models.options import TOWERS, check_towers, require_some
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import DualEncoderSpec, Spec
+from vlt.models.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Prompt(Method):
         name = "visual" if tokens.cls else "text"
         return tokens if self.deep or name not in self.towers else self._insert(tower, tokens)
 
-    def extra_tokens(self, block: Block, tokens: Tokens) -> Tokens:
+    def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: deep prompts."""
         return self._insert(block, tokens) if self._in_block(block) else tokens
 
-    def after_block(self, block: Block, tokens: Tokens) -> Tokens:
+    def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: without the prompts, which have left already where only CLS tokens are read."""
         if not self._in_block(block) or block.cls_read:
             return tokens
@@ -85,7 +85,7 @@ class Prompt(Method):
 
         return tokens.rearrange(remove, protected=protected)
 
-    def _in_block(self, block: Block) -> bool:
+    def _in_block(self, block: BlockScope) -> bool:
         return self.deep and block.tower in self.towers
 
     def _insert(self, module: nn.Module, tokens: Tokens) -> Tokens:

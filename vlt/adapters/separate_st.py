@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vlt.adapters.branch import TemporalLayer
-from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
+from vlt.models.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SeparateST(Method):
         """Raises ValueError for blocks that the vision tower does not have."""
         check_layers("separate_st.layers", self.layers, spec.visual.layers)
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 2, in the vision tower: frames are the groups of tokens.x [b, t, n, d]."""
         if block.tower != "visual" or block.layer not in self.layers:
             return tokens

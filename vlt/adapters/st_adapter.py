@@ -20,9 +20,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import KAIMING_UNIFORM, Block, uniform
+from vlt.models.block import KAIMING_UNIFORM, uniform
 from vlt.models.options import require_some
-from vlt.models.points import AttentionOutput, Method, Tokens
+from vlt.models.points import BlockScope, Method
+from vlt.models.tokens import AttentionOutput, Tokens
 
 NAMES = {"before_attention": "st_adapter", "before_mlp": "st_adapter_mlp"}
 
@@ -57,15 +58,17 @@ class STAdapter(Method):
         if len(self.kernel) != 3 or not all(k > 0 and k % 2 for k in self.kernel):
             raise ValueError(f"st_adapter.kernel={self.kernel}: three odd numbers")
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 2: position `before_attention`."""
         return self._adapt(block, "before_attention", tokens)
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: position `before_mlp`."""
         return self._adapt(block, "before_mlp", tokens)
 
-    def _adapt(self, block: Block, position: str, tokens: Tokens) -> Tokens:
+    def _adapt(self, block: BlockScope, position: str, tokens: Tokens) -> Tokens:
         if block.tower != "visual" or position not in self.positions:
             return tokens
         adapter = Bottleneck(self, block.dtype, name=NAMES[position])

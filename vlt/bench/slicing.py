@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
+from vlt.models.tokens import Tokens
 from vlt.models.video_model import VideoModel
 
-MOVING_POINTS = ("before_attention", "between", "after_block")  # where tokens merge or go
+MOVING_POINTS = ("before_attention", "after_attention", "after_block")  # where tokens merge or go
 
 
 def sliced(model: VideoModel) -> VideoModel:

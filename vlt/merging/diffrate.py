@@ -22,10 +22,10 @@ import numpy as np
 from vlt.costs.flops import NORM_COST
 from vlt.merging.evit import cls_attention
 from vlt.merging.matching import PRECISION, permute, proportional_attention
-from vlt.models.block import Block
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method, TowerScope
 from vlt.models.spec import DualEncoderSpec, VisionSpec
-from vlt.models.vit import VisionTransformer, normalize
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
+from vlt.models.vit import normalize
 
 RATES = ("prune", "merge")
 
@@ -87,7 +87,7 @@ class DiffRate(Method):
                 f"block, they must fall from {patches} patches and stay above 0"
             )
 
-    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: proportional attention."""
         if block.tower != "visual":
             return pattern
@@ -97,7 +97,9 @@ class DiffRate(Method):
             Rates(len(self._choices(tokens.patches)), name="diffrate")()
         return pattern.replace(key_weight=tokens.size)
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: patches sorted, pruned and merged."""
         learned = self.kept is None or self.merged is None
         if block.tower != "visual" or not tokens.patches or (learned and block.layer == 0):
@@ -128,7 +130,7 @@ class DiffRate(Method):
         return patches.replace(size=_size(patches) * lives)
 
     def side_branch(
-        self, tower: VisionTransformer, hidden: Sequence[Tokens], train: bool, capture: bool
+        self, tower: TowerScope, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8: `gmacs_excess`, a scalar, in training while counts are learned."""
         if self.kept is not None or not train:

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import permute
-from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import AttentionOutput, Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import DualEncoderSpec
+from vlt.models.tokens import AttentionOutput, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,9 @@ class EViT(Method):
         if not 0 < self.keep < 1:
             raise ValueError(f"evit.keep={self.keep}: a share between 0 and 1")
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: [protected | the patches kept, by falling attention | the fused token].
 
         The fused token is the sum of the dropped ones, each times the CLS token's attention to it

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vlt.models.points import AttentionOutput, Pattern, Tokens
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
 # Which tokens merge must not depend on an accelerator's reduced-precision products.

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.btadapter import draw_kept
-from vlt.models.block import Block
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
+from vlt.models.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PatchDropout(Method):
         if not 0 <= self.rate < 1:
             raise ValueError(f"patch_dropout.rate={self.rate}: at least 0 and below 1")
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 2 of the first block, which unlike point 0 knows whether it is training."""
         if block.tower != "visual" or block.layer or not block.train:
             return tokens

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import PRECISION, mean_keys, permute
-from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import AttentionOutput, Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import DualEncoderSpec
+from vlt.models.tokens import AttentionOutput, Tokens
 from vlt.models.vit import normalize
 
 
@@ -50,7 +50,9 @@ class STA(Method):
                 )
             patches = kept
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: patches by falling worth."""
         if block.tower != "visual" or block.layer not in self.layers or not tokens.patches:
             return tokens
@@ -68,7 +70,7 @@ class STA(Method):
             lambda x: jnp.concatenate([x[:, :, :first], permute(x[:, :, first:], order)], axis=2)
         )
 
-    def after_block(self, block: Block, tokens: Tokens) -> Tokens:
+    def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: the tail goes."""
         if block.tower != "visual" or block.layer not in self.layers or not tokens.patches:
             return tokens

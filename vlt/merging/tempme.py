@@ -6,18 +6,16 @@ stays, so that the video's embedding is the mean over all frames.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import DualEncoderSpec
-
-if TYPE_CHECKING:
-    from vlt.models.block import Block
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 # r, R_C and R_I that the paper reports, by patch size (Section 4.1).
 PUBLISHED = {
@@ -94,7 +92,7 @@ class TempMe(Method):
             counts.append((clips, cls + patches))
         return counts
 
-    def before_attention(self, block: "Block", tokens: Tokens) -> Tokens:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Cross-clip step: similarity is that of the residual stream without positions."""
         if block.tower != "visual" or block.layer not in self.layers:
             return tokens
@@ -107,10 +105,12 @@ class TempMe(Method):
         tokens = join_clips(tokens, joined)
         return merge_patches(tokens, metric, self._cross(block.layer, tokens.cls, tokens.patches))
 
-    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         return proportional_attention(tokens, pattern)
 
-    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """ImgMe, or the intra-clip step."""
         if block.tower != "visual":
             return tokens

@@ -21,10 +21,11 @@ from vlt.merging.matching import (
     merge,
     merge_patches,
 )
-from vlt.models.block import Attention, Block, LayerNorm
+from vlt.models.block import Attention, LayerNorm
 from vlt.models.options import check_layers
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import DualEncoderSpec
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
 PROJECTIONS = ("query", "key", "value", "out")
@@ -64,7 +65,7 @@ class TESTA(Method):
                 )
             frames -= self.frame_r
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 2: attention over the frames at each patch, then frames merge whole."""
         if block.tower != "visual" or block.layer not in self.layers:
             return tokens
@@ -76,7 +77,9 @@ class TESTA(Method):
         x = tokens.x.at[:, :, tokens.protected :].add(y.swapaxes(1, 2))
         return merge_frames(tokens.replace(x=x), mean_keys(attended), self.frame_r)
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: patches merge within their frame."""
         if block.tower != "visual":
             return tokens

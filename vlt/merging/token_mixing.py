@@ -17,10 +17,10 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.models.block import Block
 from vlt.models.options import check_layers, require_some
-from vlt.models.points import Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
+from vlt.models.tokens import Pattern, Tokens
 
 KEYS = ("all_cls", "own_cls", "positions")
 PUBLISHED_FROM = 11  # the released code mixes from here on, in every size
@@ -72,7 +72,7 @@ class TokenMixing(Method):
             return range(PUBLISHED_FROM, depth)
         return self.layers or (depth - 1,)
 
-    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: all frames' queries in one group, and the selected tokens as their source."""
         if block.tower != "visual" or block.layer not in self.mixing_blocks(block.depth):
             return pattern

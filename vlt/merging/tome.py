@@ -1,14 +1,12 @@
 """ToMe: the most similar patches of every frame merge in every block (spec/methods.md C1)."""
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import DualEncoderSpec
-
-if TYPE_CHECKING:
-    from vlt.models.block import Block
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +25,12 @@ class ToMe(Method):
     def check(self, spec: DualEncoderSpec, frames: int) -> None:
         check_r("tome", self.r, spec.visual.patches, spec.visual.layers)
 
-    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         return proportional_attention(tokens, pattern) if self.proportional else pattern
 
-    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         if block.tower != "visual":
             return tokens
         return merge_patches(tokens, mean_keys(attended), self.r)

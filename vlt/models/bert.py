@@ -12,8 +12,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vlt.models.activations import ACTIVATIONS
 from vlt.models.block import (
-    ACTIVATIONS,
     Attention,
     Dense,
     LayerNorm,
@@ -21,8 +21,9 @@ from vlt.models.block import (
     causal_bias,
     constrain_sharding,
 )
-from vlt.models.points import KeysValues, Method, Pattern
+from vlt.models.points import Method
 from vlt.models.spec import BertSpec
+from vlt.models.tokens import KeysValues, Pattern
 
 
 class Memory(flax.struct.PyTreeNode):

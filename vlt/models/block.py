@@ -7,18 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlt.models.activations import ACTIVATIONS
 from vlt.models.gradients import store_gradient
-from vlt.models.points import AttentionOutput, KeysValues, Method, Pattern, Tokens
+from vlt.models.points import Method
+from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 
-ACTIVATIONS = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-CPU_CHUNK_LOGITS = (
-    2**20
-)  # logits of one head from which on a CPU takes heads one by one, and in parts
+# Logits of one head from which on a CPU takes heads one by one, and in parts.
+CPU_CHUNK_LOGITS = 2**20
 
 
 def constrain_sharding(x: jax.Array, names: Mapping[int, str]) -> jax.Array:

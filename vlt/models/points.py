@@ -23,106 +23,63 @@ their paths. A point that is not overridden hands its input back and adds nothin
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
-import flax.struct
 import jax
 
-if TYPE_CHECKING:
-    from vlt.models.block import Block
-    from vlt.models.vit import VisionTransformer
+from vlt.models.spec import Spec, VisionSpec
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 
-class Tokens(flax.struct.PyTreeNode):
-    """State between blocks. Every count is static.
-
-    x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves. A group holds its
-        CLS tokens first, then tokens of methods (prompts), then patches.
-    size: [b, g, n] patches merged into each token, or None for one each.
-    members: [b, g, n, t * patches] share of every patch of the video in each token; None unless
-        captured, to be drawn.
-    cls: leading CLS tokens of a group, the ones that are read in the end.
-    frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
-        time, then all frames' patch 1 (ViCLIP).
-    protected: leading tokens of a group that no method removes or merges, CLS tokens included.
-    """
-
-    x: jax.Array
-    size: jax.Array | None = None
-    members: jax.Array | None = None
-    cls: int = flax.struct.field(pytree_node=False, default=1)
-    protected: int = flax.struct.field(pytree_node=False, default=1)
-    frames: int = flax.struct.field(pytree_node=False, default=1)
+class Scope(Protocol):
+    """A module that calls a point, in whose scope the method declares leaves and submodules."""
 
     @property
-    def patches(self) -> int:
-        """Tokens of a group that methods may remove or merge."""
-        return self.x.shape[2] - self.protected
+    def name(self) -> str | None:
+        """Of the module."""
 
-    def rearrange(self, move: Callable[[jax.Array], jax.Array], **changes: Any) -> "Tokens":
-        """`move` on everything that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
+    @property
+    def dtype(self) -> Any:
+        """Of activations."""
 
-        changes: new values of `cls` and `protected`.
-        """
-        size = None if self.size is None else move(self.size)
-        members = None if self.members is None else move(self.members)
-        return self.replace(x=move(self.x), size=size, members=members, **changes)
+    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any) -> Any:
+        """The leaf of this name, of what `init_fn(key, *init_args)` makes."""
 
-    def by_frame(self, x: jax.Array) -> jax.Array:
-        """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
-        if self.frames == 1:
-            return x
-        b, _, n, d = x.shape
-        return x.reshape(b, n // self.frames, self.frames, d).swapaxes(1, 2)
-
-    def by_group(self, x: jax.Array) -> jax.Array:
-        """Inverse of `by_frame`."""
-        if self.frames == 1:
-            return x
-        b, t, n, d = x.shape
-        return x.swapaxes(1, 2).reshape(b, 1, n * t, d)
+    def make_rng(self, name: str = "params") -> jax.Array:
+        """A fresh key of the stream `name`: dropout, mask."""
 
 
-class Pattern(flax.struct.PyTreeNode):
-    """Who attends to whom: point 4.
+class BlockScope(Scope, Protocol):
+    """What a method may read of the pre-LN block that calls it; see `vlt.models.block.Block`."""
 
-    queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
-    values, are projected from; the same number of queries in other groups is fine. bias: added
-    to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
-    in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
-    logits before the bias, broadcastable as it. gather: what is made of keys, and of values,
-    [b, g, h, m, d/h] -> [b, g, h, m', d/h] before they are read; None for nothing.
-    """
-
-    queries: jax.Array
-    source: jax.Array
-    bias: jax.Array | None = None
-    key_weight: jax.Array | None = None
-    scale: jax.Array | None = None
-    gather: Callable[[jax.Array], jax.Array] | None = flax.struct.field(
-        pytree_node=False, default=None
-    )
+    heads: int
+    mlp_width: int
+    activation: str
+    norm_eps: float
+    key_bias: bool
+    tower: str
+    layer: int
+    depth: int
+    cls_read: bool
+    train: bool
+    shared: Mapping[str, nn.Module] | None
+    methods: tuple["Method", ...]
 
 
-class KeysValues(flax.struct.PyTreeNode):
-    """Keys and values [b, g, h, m, d/h] that an attention layer reads."""
+class TowerScope(Scope, Protocol):
+    """What a method may read of the vision tower that calls it."""
 
-    keys: jax.Array
-    values: jax.Array
+    spec: VisionSpec
+    embed_dim: int
+    cls_only: bool
+    remat: bool
+    position_embedding: jax.Array
+    projection: Callable[[jax.Array], jax.Array]
 
-
-@dataclasses.dataclass(frozen=True)
-class AttentionOutput:
-    """What an attention layer saw: keys and values, probabilities [b, g, h, q, m] on call.
-
-    `probabilities` is a function because most programs never materialise them.
-    """
-
-    keys: jax.Array
-    values: jax.Array
-    probabilities: Callable[[], jax.Array]
+    def project_tokens(self, x: jax.Array) -> jax.Array:
+        """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +106,8 @@ class Method:
         """Whether patches do not stay at their places in a frame, among no others."""
         return self.merges
 
-    def check(self, spec: Any, frames: int) -> None:
-        """Raises ValueError where the options do not fit the DualEncoderSpec or the frames."""
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError where the options do not fit the sizes or the frames."""
 
     @property
     def reads_patches(self) -> bool:
@@ -161,15 +118,15 @@ class Method:
         """Point 0: embedded tokens, before the first block."""
         return tokens
 
-    def extra_tokens(self, block: "Block", tokens: Tokens) -> Tokens:
+    def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: add tokens, behind those that are protected."""
         return tokens
 
-    def after_block(self, block: "Block", tokens: Tokens) -> Tokens:
+    def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: remove tokens that were there for this block alone, or prune what it put out."""
         return tokens
 
-    def before_attention(self, block: "Block", tokens: Tokens) -> Tokens:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 2: transform the residual stream that enters the block."""
         return tokens
 
@@ -177,28 +134,30 @@ class Method:
         """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in]."""
         return y
 
-    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: choose queries, key and value sources, and logit bias."""
         return pattern
 
     def parallel_attention(
-        self, block: "Block", tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens."""
         return y
 
-    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: transform, prune or merge the tokens between attention and MLP."""
         return tokens
 
     def mlp_path(
-        self, block: "Block", entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block."""
         return y
 
     def parallel_block(
-        self, block: "Block", entry: Tokens, normed: jax.Array, tokens: Tokens
+        self, block: BlockScope, entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
         """Point 7: `tokens` leave the block; `entry` came in, `normed` through the first LayerNorm.
 
@@ -208,12 +167,12 @@ class Method:
         return tokens
 
     def side_branch(
-        self, tower: "VisionTransformer", hidden: Sequence[Tokens], train: bool, capture: bool
+        self, tower: TowerScope, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8: hidden[m] left block m. Returns the tokens to pool and named extra outputs."""
         return hidden[-1], {}
 
-    def features(self, tower: "VisionTransformer", x: jax.Array) -> jax.Array:
+    def features(self, tower: TowerScope, x: jax.Array) -> jax.Array:
         """Point 9: the final LayerNorm's tokens [b, g, n, d]; of a dual encoder, CLS tokens alone.
 
         Returns as many, in any order where a text model attends to all of them.
@@ -244,11 +203,11 @@ class Method:
         other leaves. Outputs stay the same up to rounding."""
         return self, params
 
-    def shared_module(self, spec: Any) -> nn.Module | None:
-        """Point 11: a module both towers use. `spec` is the DualEncoderSpec."""
+    def shared_module(self, spec: Spec) -> nn.Module | None:
+        """Point 11: a module both towers use."""
         return None
 
-    def init_from_backbone(self, params: dict, spec: Any) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """New leaves that start as copies of converted ones; `params` is the whole tree."""
         return params
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from vlt.fields import from_values, near, shown
-from vlt.models.block import ACTIVATIONS
+from vlt.models.activations import ACTIVATIONS
 
 # Least and greatest of what a file may ask for: far beyond any model, and built in seconds.
 LIMITS: dict[str, tuple[float, float]] = {

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block, Dense, LayerNorm
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
 from vlt.models.spec import TextSpec
+from vlt.models.tokens import Tokens
 
 
 class TextTransformer(nn.Module):

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block, Dense, LayerNorm
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
 from vlt.models.spec import VisionSpec
+from vlt.models.tokens import Tokens
 
 
 class PatchEmbedding(nn.Module):
