@@ -43,7 +43,7 @@ class Adapter(Method):
         ValueError: bottleneck below 1; no or unknown positions or towers; unknown activation.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "adapter"
 
     bottleneck: int = 8
     positions: tuple[str, ...] = ("mlp",)

@@ -25,7 +25,7 @@ class AdaptFormer(Method):
         ValueError: bottleneck below 1; dropout out of range; no or unknown towers.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "adaptformer"
 
     bottleneck: int = 64
     scale: float = 0.1

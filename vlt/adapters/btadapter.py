@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from vlt.adapters.branch import Branch, BranchOptions, Layout
 from vlt.models.points import Method, TowerScope, copy_leaves
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens
 from vlt.models.vit import normalize
 
@@ -29,8 +29,8 @@ class BTAdapter(BranchOptions, Method):
     temporal_halving: conversation attends over T/2 frames for T <= 64, as the released scripts do.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder",)
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "btadapter"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "pooled_alone"})
     other_frames_tested: ClassVar[bool] = True
 
     pool: str = "project_then_mean"
@@ -125,7 +125,7 @@ class BTAdapter(BranchOptions, Method):
         cls_token = (penultimate[:, :, 0].mean(1) + cls) / 2
         return jnp.concatenate([patch_tokens, cls_token[:, None]], axis=1)
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Spatial layers start as copies of the blocks they stand beside."""
         visual = dict(params["visual"])
         branch = dict(visual["btadapter"])

@@ -20,8 +20,8 @@ from vlt.models.vit import normalize
 class CaptionReconstruction(Method):
     """scale: norm of the text embedding that the head reads."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder",)
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "caption_reconstruction"
+    needs: ClassVar[frozenset[str]] = frozenset({"text_tower"})
 
     scale: float = 8.0
 

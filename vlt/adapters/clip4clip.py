@@ -13,7 +13,7 @@ import jax
 from vlt.models.block import KAIMING_UNIFORM, Block
 from vlt.models.options import require_some
 from vlt.models.points import Method, copy_leaves
-from vlt.models.spec import JOINT_KINDS, BertSpec, DualEncoderSpec, Spec
+from vlt.models.spec import BertSpec, Spec
 from vlt.models.tokens import Tokens
 from vlt.models.vit import VisionTransformer
 
@@ -34,7 +34,8 @@ class CLIP4Clip(Method):
         ValueError: unknown sim_header.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = JOINT_KINDS
+    name: ClassVar[str] = "clip4clip"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "joint_space"})
 
     sim_header: str = "seqTransf"
     layers: int = 4
@@ -89,7 +90,7 @@ class CLIP4Clip(Method):
             sequence = nn.RNN(cell, name="clip4clip")
         return features + sequence(features).astype(features.dtype), {}
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Blocks and positions of seqTransf start as the text tower's first."""
         if self.sim_header != "seqTransf":
             return params

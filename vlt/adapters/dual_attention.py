@@ -46,7 +46,8 @@ class DualAttention(OverTime):
         ValueError: unknown gate, and as `OverTime`.
     """
 
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "dual_attention"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places"})
 
     gate: str = "tanh"
     whole_block: bool = False

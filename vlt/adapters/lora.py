@@ -36,7 +36,7 @@ class LoRA(Method):
             is not the attention's.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "lora"
 
     rank: int = 8
     targets: tuple[str, ...] = SHARING

@@ -68,8 +68,8 @@ class MSTA(Method):
         ValueError: bottleneck below 1; scale below 0; dropout out of range; an unknown choice.
     """
 
-    joint: ClassVar[bool] = True
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "msta"
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_places"})
 
     bottleneck: int = 256
     scale: float = 0.005

@@ -29,8 +29,9 @@ class NeighbourAttention(Method):
         ValueError: unknown missing.
     """
 
-    needs_places: ClassVar[bool] = True
-    chooses_keys: ClassVar[bool] = True
+    name: ClassVar[str] = "neighbour_attention"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "key_choice"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"key_choice"})
 
     missing: str = "zeros"
 

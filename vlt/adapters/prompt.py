@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from vlt.models.options import TOWERS, check_towers, require_some
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import DualEncoderSpec, Spec
+from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens
 
 
@@ -32,7 +32,7 @@ class Prompt(Method):
         ValueError: tokens below 1; no or unknown towers; matched prompts that are deep.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "prompt"
 
     tokens: int = 5
     deep: bool = True
@@ -59,10 +59,9 @@ class Prompt(Method):
                 "of all frames in one group; set it False"
             )
 
-    @property
-    def moves_patches(self) -> bool:
+    def breaks_here(self) -> frozenset[str]:
         """Matched prompts stand among the patches."""
-        return self.matched
+        return self.breaks | ({"patch_places"} if self.matched else set())
 
     def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
         """Point 0: shallow prompts."""
@@ -106,7 +105,7 @@ class Prompt(Method):
             protected=tokens.protected + (0 if self.matched else self.tokens),
         )
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as the published
         code has them for patches of p pixels: Xavier's bound of the patch projection."""
         if "visual" not in self.towers:

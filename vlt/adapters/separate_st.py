@@ -21,7 +21,8 @@ from vlt.models.tokens import Tokens
 class SeparateST(Method):
     """layers: indices of the blocks, from 0. max_frames: rows of the time embedding."""
 
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "separate_st"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places"})
     other_frames_tested: ClassVar[bool] = True
 
     layers: tuple[int, ...] = (20, 21, 22, 23)

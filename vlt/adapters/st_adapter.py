@@ -43,8 +43,8 @@ class STAdapter(Method):
         ValueError: no or unknown positions; width below 1; a kernel that is not three odd numbers.
     """
 
-    joint: ClassVar[bool] = True
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "st_adapter"
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_places"})
 
     positions: tuple[str, ...] = ("before_attention",)
     width: int = 384

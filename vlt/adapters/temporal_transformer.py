@@ -32,7 +32,8 @@ class TemporalTransformer(OverTime):
         ValueError: layers below 1, and as `OverTime`.
     """
 
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "temporal_transformer"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places"})
 
     layers: int = 4
 

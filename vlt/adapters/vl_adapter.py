@@ -31,7 +31,7 @@ class VLAdapter(Method):
         ValueError: no or unknown positions.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "vl_adapter"
 
     positions: tuple[str, ...] = POSITIONS
     reduction: int = 8

@@ -23,7 +23,7 @@ from vlt.costs.flops import NORM_COST
 from vlt.merging.evit import cls_attention
 from vlt.merging.matching import PRECISION, permute, proportional_attention
 from vlt.models.points import BlockScope, Method, TowerScope
-from vlt.models.spec import DualEncoderSpec, VisionSpec
+from vlt.models.spec import Spec, VisionSpec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
@@ -52,14 +52,16 @@ class DiffRate(Method):
     target: GMACs of a video; while counts are learned, `out` has their excess.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "diffrate"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     kept: tuple[int, ...] | None = KEPT
     merged: tuple[int, ...] | None = MERGED
     granularity: int = 4
     target: float = 36.8
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for counts of another tower, that rise, or are below 1."""
         patches, blocks = spec.visual.patches, spec.visual.layers
         if not 1 <= self.granularity <= patches:

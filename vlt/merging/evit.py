@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vlt.merging.matching import permute
 from vlt.models.options import check_layers
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Tokens
 
 
@@ -23,12 +23,14 @@ from vlt.models.tokens import AttentionOutput, Tokens
 class EViT(Method):
     """layers: blocks that prune, from 0. keep: share of the patches each of them leaves."""
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "evit"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (3, 6, 9)
     keep: float = 0.7
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have and for shares outside (0, 1)."""
         check_layers("evit.layers", self.layers, spec.visual.layers)
         if not 0 < self.keep < 1:

@@ -26,8 +26,9 @@ class PatchDropout(Method):
         ValueError: a rate outside [0, 1).
     """
 
-    joint: ClassVar[bool] = True
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "patch_dropout"
+    needs: ClassVar[frozenset[str]] = frozenset({"attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     rate: float = 0.9
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from vlt.merging.matching import PRECISION, mean_keys, permute
 from vlt.models.options import check_layers
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Tokens
 from vlt.models.vit import normalize
 
@@ -29,12 +29,14 @@ class STA(Method):
     MLP; their importance is therefore read before the MLP, in the published code after it.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "sta"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (3, 7)
     keep: float = 0.6
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have, and for shares outside (0, 1) or
         so small that the first frame, where half the patches can go, cannot follow."""
         check_layers("sta.layers", self.layers, spec.visual.layers)

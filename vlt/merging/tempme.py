@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 # r, R_C and R_I that the paper reports, by patch size (Section 4.1).
@@ -42,7 +42,9 @@ class TempMe(Method):
         ValueError: options that contradict each other, or out of range.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "tempme"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (8, 9, 10)
     join: tuple[int, ...] = (2, 2, 3)
@@ -61,10 +63,10 @@ class TempMe(Method):
             if not 1 <= getattr(self, name) <= 100:
                 raise ValueError(f"tempme.{name}={getattr(self, name)}: percent, from 1 to 100")
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         self.tokens_after(spec, frames)
 
-    def tokens_after(self, spec: DualEncoderSpec, frames: int) -> list[tuple[int, int]]:
+    def tokens_after(self, spec: Spec, frames: int) -> list[tuple[int, int]]:
         """[clips, tokens of each] that leave every layer, without tokens of other methods.
 
         Raises:

@@ -24,7 +24,7 @@ from vlt.merging.matching import (
 from vlt.models.block import Attention, LayerNorm
 from vlt.models.options import check_layers
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
@@ -44,13 +44,15 @@ class TESTA(Method):
         tokens by size, as published. The embedding is the plain mean over the frames that are left.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "testa"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (7, 8, 9, 10)
     frame_r: int = 1
     r: int = 2
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have, and where more than half of the
         frames or patches of a layer would go."""
         check_layers("testa.layers", self.layers, spec.visual.layers)
@@ -85,7 +87,7 @@ class TESTA(Method):
             return tokens
         return merge_patches(tokens, mean_keys(attended), self.r)
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Copies of each block's norm, queries, keys and output; values and output bias are 0."""
         visual = dict(params["visual"])
         for layer in self.layers:

@@ -41,8 +41,9 @@ class TokenMixing(Method):
         ValueError: unknown keys or layers; cross_factor below 0.
     """
 
-    needs_places: ClassVar[bool] = True
-    chooses_keys: ClassVar[bool] = True
+    name: ClassVar[str] = "token_mixing"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "key_choice"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"key_choice"})
 
     keys: str = "all_cls"
     cross_factor: float = 0.8

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 
@@ -17,12 +17,14 @@ class ToMe(Method):
     proportional: attention counts a token as often as it has patches.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "tome"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     r: int = 2
     proportional: bool = True
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         check_r("tome", self.r, spec.visual.patches, spec.visual.layers)
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:

@@ -27,7 +27,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 def merges_tokens(model: VideoModel) -> bool:
     """Whether any of the model's methods merges or removes tokens."""
-    return any(method.merges for method in model.methods)
+    return any("attended_tokens" in method.breaks for method in model.methods)
 
 
 def method_options(

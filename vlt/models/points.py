@@ -44,6 +44,10 @@ class Scope(Protocol):
     def dtype(self) -> Any:
         """Of activations."""
 
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """Its leaves, by collection."""
+
     def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any) -> Any:
         """The leaf of this name, of what `init_fn(key, *init_args)` makes."""
 
@@ -86,25 +90,20 @@ class TowerScope(Scope, Protocol):
 class Method:
     """A method that fills none of the points.
 
-    kinds: of models that have what it fills or reads. joint: whether it is also for towers that
-    hold the patches of all frames in one group. merges: whether it merges or removes patches, which
-    one method of a model may. chooses_keys: whether it replaces the tokens that attention reads,
-    which one may, too. needs_places: whether it finds patches by their places in a frame.
-    other_frames_tested: whether it is published as tested on other numbers of frames than it is
-    trained on.
+    name: its key in a config and the name of its file. needs: words of
+    `vlt.models.compatibility.WORDS` that must hold for it, breaks: those that hold no longer beside
+    it; both are checked once, where the model is built. other_frames_tested: whether it is
+    published as tested on other numbers of frames than it is trained on.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder", "captioner", "retriever", "answerer")
-    joint: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
-    chooses_keys: ClassVar[bool] = False
-    needs_places: ClassVar[bool] = False
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    breaks: ClassVar[frozenset[str]] = frozenset()
     other_frames_tested: ClassVar[bool] = False
 
-    @property
-    def moves_patches(self) -> bool:
-        """Whether patches do not stay at their places in a frame, among no others."""
-        return self.merges
+    def breaks_here(self) -> frozenset[str]:
+        """`breaks`, and what these options break."""
+        return self.breaks
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError where the options do not fit the sizes or the frames."""
