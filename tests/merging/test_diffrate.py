@@ -59,7 +59,7 @@ def test_slicing_is_that_of_a_naive_rewrite():
     members = jnp.eye(17)[None, None] * jnp.ones((2, 3, 1, 1))
     block = SimpleNamespace(tower="visual", layer=1)
     attended = AttentionOutput(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention))
-    after = jax.jit(lambda *leaves: GIVEN.between(block, Tokens(*leaves), attended))(
+    after = jax.jit(lambda *leaves: GIVEN.after_attention(block, Tokens(*leaves), attended))(
         x, size, members
     )
     assert after.patches == 11

@@ -154,6 +154,10 @@ class SharedScale(nn.Module):
 
 
 class Shared(Method):
+    @property
+    def towers(self):
+        return ("visual", "text")
+
     def shared_module(self, spec):
         return SharedScale()
 

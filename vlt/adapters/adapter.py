@@ -64,12 +64,12 @@ class Adapter(Method):
         check_towers("adapter", self.towers, spec)
 
     def _adapt(self, block: BlockScope, position: str, x: jax.Array) -> jax.Array:
-        if position not in self.positions or block.tower not in self.towers:
+        if position not in self.positions:
             return x
         return x + Bottleneck(self, block.dtype, name=f"adapter_{position}")(x)
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: position `before_attention`."""
+        """Point 1: position `before_attention`."""
         return tokens.replace(x=self._adapt(block, "before_attention", tokens.x))
 
     def parallel_attention(

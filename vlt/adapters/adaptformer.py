@@ -47,8 +47,6 @@ class AdaptFormer(Method):
         self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 7: reads the residual stream before the second LayerNorm."""
-        if block.tower not in self.towers:
-            return y
         return y + self.scale * SidePath(self, block.train, block.dtype, name="adaptformer")(
             tokens.x
         )

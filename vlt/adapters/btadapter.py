@@ -96,7 +96,7 @@ class BTAdapter(BranchOptions, Method):
         combined = branch.combine(cls, states[-1][:, :, 0])
         if self.pool == "mean_then_project":
             combined = combined.mean(1, keepdims=True)
-        return hidden[-1].replace(x=combined[:, :, None]), out
+        return Tokens(combined[:, :, None]), out
 
     def _alignment(
         self, branch: Branch, tower: TowerScope, patches: jax.Array, teacher: jax.Array

@@ -12,10 +12,9 @@ import jax
 
 from vlt.models.block import KAIMING_UNIFORM, Block
 from vlt.models.options import require_some
-from vlt.models.points import Method, copy_leaves
+from vlt.models.points import Method, TowerScope, copy_leaves
 from vlt.models.spec import BertSpec, Spec
 from vlt.models.tokens import Tokens
-from vlt.models.vit import VisionTransformer
 
 HEAD_WIDTH = 64
 NORM_EPS = 1e-12  # of the published head, where CLIP has 1e-5
@@ -71,11 +70,9 @@ class CLIP4Clip(Method):
             raise ValueError(f"{frames} frames, clip4clip.max_frames is {self.max_frames}")
 
     def head(
-        self, tower: nn.Module, features: jax.Array, train: bool
+        self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Point 9 of the vision tower."""
-        if not isinstance(tower, VisionTransformer):
-            return features, {}
         sequence: Any
         if self.sim_header == "seqTransf":
             sequence = FrameTransformer(self.layers, self.max_frames, tower.dtype, name="clip4clip")

@@ -60,9 +60,9 @@ class DualAttention(OverTime):
         self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 5: attention over the frames, of the positions that are asked for."""
-        if block.tower != "visual" or self.whole_block:
+        if self.whole_block:
             return y
-        source = self.along_time(block, normed[:, :, : y.shape[2]])
+        source = self.along_time(block, normed[:, :, : tokens.x.shape[2]])
         attention = Attention(
             block.heads, block.key_bias, dtype=block.dtype, name="temporal_attention"
         )
@@ -73,9 +73,9 @@ class DualAttention(OverTime):
         self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 7: a whole block over the frames, on what entered this one."""
-        if block.tower != "visual" or not self.whole_block:
+        if not self.whole_block:
             return y
-        before = entry.x[:, :, : y.shape[2]]
+        before = entry.x
         source = self.along_time(block, before)
         channel = Block(
             block.heads,

@@ -131,7 +131,7 @@ class MSTA(Method):
     ) -> Tokens:
         """Point 7: reads what entered the block, adds to what it puts out."""
         blocks = self.blocks(block.tower, block.depth)
-        if block.tower not in self.towers or block.layer not in blocks:
+        if block.layer not in blocks:
             return tokens
         shared = None
         if self.shared and block.shared is not None:
@@ -141,7 +141,7 @@ class MSTA(Method):
             shared = functools.partial(block.shared[type(self).__name__], name=name)
         felt = self.scale if self.gradient_scaling and self.scale else 1.0
         x = normed if self.adapter_input == "ln1" else entry.x
-        read = tokens.replace(x=scale_gradient(x[:, :, : tokens.x.shape[2]], felt))
+        read = tokens.replace(x=scale_gradient(x, felt))
         adapter = SidePath(self, block.tower == "visual", block.train, block.dtype, name="msta")
         y = scale_gradient(self.scale * adapter(read, shared), 1 / felt)
         return tokens.replace(x=tokens.x + y)

@@ -40,11 +40,9 @@ class NeighbourAttention(Method):
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: the frames are the groups."""
-        if block.tower != "visual":
-            return pattern
         if self.missing == "masked":
             t, n = tokens.x.shape[1:3]
-            pattern = pattern.replace(bias=jnp.asarray(_bias(t, n)))
+            pattern = pattern.add_bias(jnp.asarray(_bias(t, n)))
         return pattern.replace(gather=with_neighbours)
 
 

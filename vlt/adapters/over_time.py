@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from vlt.models.options import require_some
-from vlt.models.points import Method
+from vlt.models.points import Method, Scope
 from vlt.models.spec import Spec
 
 
@@ -36,7 +36,7 @@ class OverTime(Method):
         if self.temporal_position == "learned" and frames > self.max_frames:
             raise ValueError(f"{frames} frames, {self.name}.max_frames is {self.max_frames}")
 
-    def along_time(self, module: nn.Module, x: jax.Array) -> jax.Array:
+    def along_time(self, module: Scope, x: jax.Array) -> jax.Array:
         """[b, t, n, d] -> [b, n, t, d] with positions, a leaf of `module`."""
         x = x.swapaxes(1, 2)
         if self.temporal_position == "none":

@@ -8,12 +8,11 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlt.models.options import TOWERS, check_towers, require_some
-from vlt.models.points import BlockScope, Method
+from vlt.models.points import BlockScope, Method, Scope
 from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens
 
@@ -63,18 +62,17 @@ class Prompt(Method):
         """Matched prompts stand among the patches."""
         return self.breaks | ({"patch_places"} if self.matched else set())
 
-    def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
+    def stem(self, tower: Scope, tokens: Tokens) -> Tokens:
         """Point 0: shallow prompts."""
-        name = "visual" if tokens.cls else "text"
-        return tokens if self.deep or name not in self.towers else self._insert(tower, tokens)
+        return tokens if self.deep else self._insert(tower, tokens)
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: deep prompts."""
-        return self._insert(block, tokens) if self._in_block(block) else tokens
+        """Point 2: deep prompts."""
+        return self._insert(block, tokens) if self.deep else tokens
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: without the prompts, which have left already where only CLS tokens are read."""
-        if not self._in_block(block) or block.cls_read:
+        """Point 2: without the prompts, which have left already where only CLS tokens are read."""
+        if not self.deep or block.cls_read:
             return tokens
         protected = tokens.protected - self.tokens
         first = max(protected, 1)
@@ -84,10 +82,7 @@ class Prompt(Method):
 
         return tokens.rearrange(remove, protected=protected)
 
-    def _in_block(self, block: BlockScope) -> bool:
-        return self.deep and block.tower in self.towers
-
-    def _insert(self, module: nn.Module, tokens: Tokens) -> Tokens:
+    def _insert(self, module: Scope, tokens: Tokens) -> Tokens:
         """Prompts of `module` behind the protected tokens or the first of a text; of size 1, with
         no patch as member."""
         first = max(tokens.protected, 1)

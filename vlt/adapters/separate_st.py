@@ -39,8 +39,8 @@ class SeparateST(Method):
         check_layers("separate_st.layers", self.layers, spec.visual.layers)
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2, in the vision tower: frames are the groups of tokens.x [b, t, n, d]."""
-        if block.tower != "visual" or block.layer not in self.layers:
+        """Point 1, in the vision tower: frames are the groups of tokens.x [b, t, n, d]."""
+        if block.layer not in self.layers:
             return tokens
         cls, patches = jnp.split(tokens.x, [tokens.protected], axis=2)
         frames, width = patches.shape[1], patches.shape[-1]

@@ -59,7 +59,7 @@ class STAdapter(Method):
             raise ValueError(f"st_adapter.kernel={self.kernel}: three odd numbers")
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: position `before_attention`."""
+        """Point 1: position `before_attention`."""
         return self._adapt(block, "before_attention", tokens)
 
     def after_attention(
@@ -69,7 +69,7 @@ class STAdapter(Method):
         return self._adapt(block, "before_mlp", tokens)
 
     def _adapt(self, block: BlockScope, position: str, tokens: Tokens) -> Tokens:
-        if block.tower != "visual" or position not in self.positions:
+        if position not in self.positions:
             return tokens
         adapter = Bottleneck(self, block.dtype, name=NAMES[position])
         return tokens.replace(x=tokens.x + adapter(tokens))

@@ -91,8 +91,6 @@ class DiffRate(Method):
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: proportional attention."""
-        if block.tower != "visual":
-            return pattern
         if self.kept is not None:
             return proportional_attention(tokens, pattern)
         if block.layer > 0:
@@ -104,7 +102,7 @@ class DiffRate(Method):
     ) -> Tokens:
         """Point 6: patches sorted, pruned and merged."""
         learned = self.kept is None or self.merged is None
-        if block.tower != "visual" or not tokens.patches or (learned and block.layer == 0):
+        if not tokens.patches or (learned and block.layer == 0):
             return tokens
         if tokens.size is None:
             tokens = tokens.replace(size=jnp.ones(tokens.x.shape[:3]))

@@ -44,7 +44,7 @@ class EViT(Method):
         The fused token is the sum of the dropped ones, each times the CLS token's attention to it
         (heads averaged, not normalised again), and a patch like others from then on.
         """
-        if block.tower != "visual" or block.layer not in self.layers:
+        if block.layer not in self.layers:
             return tokens
         kept = math.ceil(self.keep * tokens.patches)
         if kept == tokens.patches:

@@ -37,8 +37,8 @@ class PatchDropout(Method):
             raise ValueError(f"patch_dropout.rate={self.rate}: at least 0 and below 1")
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2 of the first block, which unlike point 0 knows whether it is training."""
-        if block.tower != "visual" or block.layer or not block.train:
+        """Point 1 of the first block, which unlike point 0 knows whether it is training."""
+        if block.layer or not block.train:
             return tokens
         shape = (*tokens.x.shape[:2], tokens.patches)
         return keep_patches(tokens, draw_kept(block.make_rng("mask"), shape, self.rate))

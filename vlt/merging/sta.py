@@ -56,7 +56,7 @@ class STA(Method):
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
         """Point 6: patches by falling worth."""
-        if block.tower != "visual" or block.layer not in self.layers or not tokens.patches:
+        if block.layer not in self.layers or not tokens.patches:
             return tokens
         first = tokens.protected
         keys = normalize(mean_keys(attended)[:, :, first:].astype(jnp.float32))
@@ -73,8 +73,8 @@ class STA(Method):
         )
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: the tail goes."""
-        if block.tower != "visual" or block.layer not in self.layers or not tokens.patches:
+        """Point 2: the tail goes."""
+        if block.layer not in self.layers or not tokens.patches:
             return tokens
         end = tokens.protected + math.ceil(self.keep * tokens.patches)
         return tokens.rearrange(lambda x: x[:, :, :end])

@@ -96,7 +96,7 @@ class TempMe(Method):
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Cross-clip step: similarity is that of the residual stream without positions."""
-        if block.tower != "visual" or block.layer not in self.layers:
+        if block.layer not in self.layers:
             return tokens
         joined = self._joined(block.layer)
         metric = join_clips(tokens, joined).x
@@ -114,8 +114,6 @@ class TempMe(Method):
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
         """ImgMe, or the intra-clip step."""
-        if block.tower != "visual":
-            return tokens
         r = self._intra(block.layer, tokens.cls, tokens.patches)
         return merge_patches(tokens, mean_keys(attended), r)
 

@@ -68,12 +68,12 @@ class TESTA(Method):
             frames -= self.frame_r
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: attention over the frames at each patch, then frames merge whole."""
-        if block.tower != "visual" or block.layer not in self.layers:
+        """Point 1: attention over the frames at each patch, then frames merge whole."""
+        if block.layer not in self.layers:
             return tokens
         patches = tokens.x[:, :, tokens.protected :].swapaxes(1, 2)
         norm = LayerNorm(epsilon=block.norm_eps, dtype=block.dtype, name="testa_norm")
-        attention = Attention(block.heads, block.key_bias, block.methods, block.dtype, name="testa")
+        attention = Attention(block.heads, block.key_bias, block.active, block.dtype, name="testa")
         normed = norm(patches)
         y, attended = attention(Pattern(normed, normed))
         x = tokens.x.at[:, :, tokens.protected :].add(y.swapaxes(1, 2))
@@ -83,8 +83,6 @@ class TESTA(Method):
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
         """Point 6: patches merge within their frame."""
-        if block.tower != "visual":
-            return tokens
         return merge_patches(tokens, mean_keys(attended), self.r)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:

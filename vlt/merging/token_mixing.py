@@ -75,7 +75,7 @@ class TokenMixing(Method):
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: all frames' queries in one group, and the selected tokens as their source."""
-        if block.tower != "visual" or block.layer not in self.mixing_blocks(block.depth):
+        if block.layer not in self.mixing_blocks(block.depth):
             return pattern
         b, t, q, d = pattern.queries.shape
         n = tokens.x.shape[2]
@@ -87,7 +87,7 @@ class TokenMixing(Method):
             pattern = pattern.replace(scale=jnp.repeat(factor, q, axis=0))
         if self.keys == "own_cls":
             lowest = np.where(other & is_cls, np.finfo(np.float32).min, 0).astype(np.float32)
-            pattern = pattern.replace(bias=jnp.repeat(lowest, q, axis=0))
+            pattern = pattern.add_bias(jnp.repeat(lowest, q, axis=0))
         return pattern.replace(
             queries=pattern.queries.reshape(b, 1, t * q, d),
             source=pattern.source.reshape(b, 1, t * n, d)[:, :, index],

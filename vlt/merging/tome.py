@@ -33,8 +33,6 @@ class ToMe(Method):
     def after_attention(
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
-        if block.tower != "visual":
-            return tokens
         return merge_patches(tokens, mean_keys(attended), self.r)
 
 

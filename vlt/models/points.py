@@ -8,16 +8,17 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | point | method of `Method` | called |
 |---|---|---|
 | 0 stem | `stem` | once, after the embedding |
-| 1 extra tokens | `extra_tokens`, `after_block` | before attention, and last in every block |
-| 2 before attention | `before_attention` | first in every block, on the residual stream |
+| 1 before attention | `before_attention` | first in every block, on the residual stream |
+| 2 extra tokens | `extra_tokens`, `after_block` | before the first LayerNorm, and last in a block |
 | 3 projection delta | `projection` | after every dense layer |
 | 4 attention pattern | `attention_pattern` | before queries, keys and values are projected |
 | 5 parallel attention path | `parallel_attention` | on the attention's output |
-| 6 between attention and MLP | `between` | after the first residual sum |
+| 6 between attention and MLP | `after_attention` | after the first residual sum |
 | 7 MLP path | `mlp_path` | on the MLP's output; may read the block's input |
-| | `parallel_block` | on the block's output; reads the block's input |
+| | `parallel_block` | last but for `after_block`, on the block's output; reads the block's input |
 | 8 side branch | `side_branch` | once, with every block's output |
 | 9 pooled head | `features`, `head` | once, before and after projection into the joint space |
+| | `text_head` | once, on the embedding of a causal text tower |
 | 10 trainable selection | `vlt.training.optimizer.Rules` | when gradients are taken |
 | 11 shared across towers | `shared_module` | once; blocks have it as `block.shared` |
 """
@@ -29,7 +30,7 @@ from typing import Any, ClassVar, Protocol
 import flax.linen as nn
 import jax
 
-from vlt.models.spec import Spec, VisionSpec
+from vlt.models.spec import Spec, TextSpec, VisionSpec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 
@@ -69,7 +70,10 @@ class BlockScope(Scope, Protocol):
     cls_read: bool
     train: bool
     shared: Mapping[str, nn.Module] | None
-    methods: tuple["Method", ...]
+
+    @property
+    def active(self) -> tuple["Method", ...]:
+        """The methods of its tower."""
 
 
 class TowerScope(Scope, Protocol):
@@ -80,10 +84,27 @@ class TowerScope(Scope, Protocol):
     cls_only: bool
     remat: bool
     position_embedding: jax.Array
-    projection: Callable[[jax.Array], jax.Array]
+    projection: Any
 
     def project_tokens(self, x: jax.Array) -> jax.Array:
         """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
+
+
+class TextScope(Scope, Protocol):
+    """What a method may read of the causal text tower that calls it."""
+
+    spec: TextSpec
+
+
+class DenseScope(Scope, Protocol):
+    """What a method may read of the dense layer that calls it.
+
+    part: `attention`, `cross_attention`, `mlp`, or an attention of a method's, that the layer is
+    in; empty outside of blocks. parent: the module of that part.
+    """
+
+    part: str
+    parent: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +122,11 @@ class Method:
     breaks: ClassVar[frozenset[str]] = frozenset()
     other_frames_tested: ClassVar[bool] = False
 
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """`visual`, `text`: the towers that call its points; a field where it is an option."""
+        return ("visual",)
+
     def breaks_here(self) -> frozenset[str]:
         """`breaks`, and what these options break."""
         return self.breaks
@@ -113,34 +139,46 @@ class Method:
         """Whether the patch tokens that leave the last block are read by anything."""
         return False
 
-    def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
+    def stem(self, tower: Scope, tokens: Tokens) -> Tokens:
         """Point 0: embedded tokens, before the first block."""
         return tokens
 
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1: transform the residual stream that enters the block."""
+        return tokens
+
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: add tokens, behind those that are protected."""
+        """Point 2: add tokens, behind those that are protected."""
         return tokens
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: remove tokens that were there for this block alone, or prune what it put out."""
+        """Point 2: remove tokens that were there for this block alone, or prune what it put out."""
         return tokens
 
-    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: transform the residual stream that enters the block."""
-        return tokens
+    def projection(self, dense: DenseScope, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in].
 
-    def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in]."""
+        Called for the layers of a block, where `dense.part` says of which attention or MLP, and for
+        projections behind the blocks, where it is empty.
+        """
         return y
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
-        """Point 4: choose queries, key and value sources, and logit bias."""
+        """Point 4: choose queries, key and value sources, scale, and logit bias.
+
+        A bias is added to that which is there (`Pattern.add_bias`), which may be a mask or another
+        method's; queries, sources, scale and `gather` are replaced by one method at most.
+        """
         return pattern
 
     def parallel_attention(
         self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens."""
+        """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens.
+
+        tokens: those that have queries, the leading ones where only they are read; `normed`
+        [b, g, n, d] is of all. Returns as many as y has.
+        """
         return y
 
     def after_attention(
@@ -152,7 +190,10 @@ class Method:
     def mlp_path(
         self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block."""
+        """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block.
+
+        Of `entry` there are only those tokens that had queries.
+        """
         return y
 
     def parallel_block(
@@ -160,7 +201,7 @@ class Method:
     ) -> Tokens:
         """Point 7: `tokens` leave the block; `entry` came in, `normed` through the first LayerNorm.
 
-        Where only CLS tokens are read, `tokens` are the first of `entry`. Stochastic depth drops
+        Of `entry` and `normed` there are only those tokens that had queries. Stochastic depth drops
         nothing that is added here.
         """
         return tokens
@@ -179,9 +220,18 @@ class Method:
         return x
 
     def head(
-        self, tower: nn.Module, features: jax.Array, train: bool
+        self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Point 9: embeddings of frames [b, t, e] before pooling over time, or of texts [b, e].
+        """Point 9 of the vision tower: embeddings of frames [b, t, e], before the mean over time.
+
+        Returns the features and named extra outputs, as point 8 does.
+        """
+        return features, {}
+
+    def text_head(
+        self, tower: TextScope, features: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Point 9 of the text tower: embeddings of texts [b, e], not normalised.
 
         Returns the features and named extra outputs, as point 8 does.
         """
@@ -209,6 +259,11 @@ class Method:
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """New leaves that start as copies of converted ones; `params` is the whole tree."""
         return params
+
+
+def of_tower(methods: Sequence[Method], tower: str) -> tuple[Method, ...]:
+    """Those that the tower calls."""
+    return tuple(method for method in methods if tower in method.towers)
 
 
 def copy_leaves(tree: dict, source: dict) -> dict:

@@ -78,6 +78,10 @@ class Pattern(flax.struct.PyTreeNode):
         pytree_node=False, default=None
     )
 
+    def add_bias(self, bias: jax.Array) -> "Pattern":
+        """With `bias` on top of the bias there is."""
+        return self.replace(bias=bias if self.bias is None else self.bias + bias)
+
 
 class KeysValues(flax.struct.PyTreeNode):
     """Keys and values [b, g, h, m, d/h] that an attention layer reads."""
