@@ -16,7 +16,8 @@ import pytest
 from vlt.configuration import apply_overrides, load_config, resolved_text
 from vlt.evaluation.clips import check_clips
 from vlt.inspect import count_parameters, inspect_config
-from vlt.model_io.build import abstract_params, build_methods, build_model
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, build_model
 from vlt.models.spec import SIZES
 from vlt.models.video_model import VideoModel
 from vlt.tasks.build import make_task

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlt.data.resources import resolve
-from vlt.model_io.build import build_methods
+from vlt.methods import build_methods
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
 
 SOUND = json.loads((resolve("tiny_clip") / "config.json").read_text("utf-8"))

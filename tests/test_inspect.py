@@ -96,6 +96,10 @@ def test_weights_leave_out_patches_positions_vectors_and_text() -> None:
 class Shared(Method):
     """A dense layer that every block of both towers uses."""
 
+    @property
+    def towers(self) -> tuple[str, ...]:
+        return ("visual", "text")
+
     def shared_module(self, spec: Any) -> nn.Module:
         return nn.Dense(spec.visual.width)
 

@@ -30,7 +30,8 @@ from jax import export as jax_export
 from vlt import configuration
 from vlt.convert.families import get_family
 from vlt.convert.table import source_name
-from vlt.model_io.build import abstract_params, build_methods, example_inputs
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, example_inputs
 from vlt.model_io.folder import (
     MODEL_FOLDER,
     SAFETENSORS,

@@ -11,11 +11,12 @@ import torch
 from small_blip import video_weights
 
 from vlt.adapters.adapter import POSITIONS, Adapter
-from vlt.model_io.build import abstract_params, build_methods, make_model
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES
+from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 
 WIDTH = 16

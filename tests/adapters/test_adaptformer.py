@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from vlt.adapters.adaptformer import AdaptFormer
-from vlt.model_io.build import abstract_params, build_methods
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES
+from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 
 WIDTH = 16

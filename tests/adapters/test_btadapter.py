@@ -12,7 +12,8 @@ from vlt.adapters import btadapter
 from vlt.adapters.btadapter import BTAdapter
 from vlt.convert import convert
 from vlt.data.moving_shapes import write_tokenizer
-from vlt.model_io.build import build_methods, init_params
+from vlt.methods import build_methods
+from vlt.model_io.build import init_params
 from vlt.model_io.folder import read_model_folder
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec

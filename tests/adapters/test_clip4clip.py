@@ -11,11 +11,12 @@ import torch
 
 from vlt.adapters.clip4clip import CLIP4Clip
 from vlt.adapters.lora import LoRA
-from vlt.model_io.build import abstract_params, build_methods, init_params
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, init_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 from vlt.models.vit import normalize
 from vlt.training.rules import partition
 

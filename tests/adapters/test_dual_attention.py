@@ -17,11 +17,12 @@ from small_blip import (
 
 from vlt.adapters.dual_attention import GATES, DualAttention
 from vlt.merging.token_mixing import TokenMixing
-from vlt.model_io.build import abstract_params, build_methods, make_model
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import DualEncoderSpec, TextSpec
+from vlt.models.tokens import Tokens
 
 HEADS, WIDTH, EPS = 2, 16, 1e-6
 RNG = np.random.default_rng(0)

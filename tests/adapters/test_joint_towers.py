@@ -1,23 +1,20 @@
 """Towers that hold the patches of all frames in one group (ViCLIP): what works there."""
 
 import functools
-import importlib
-import pkgutil
 
 import jax
 import numpy as np
 import pytest
 from random_leaves import random_params
 
-import vlt.adapters
-import vlt.merging
 from vlt.adapters.st_adapter import STAdapter
 from vlt.inspect import count_parameters
+from vlt.methods import method_classes
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 
 WIDTH, FRAMES, SIDE = 8, 3, 3
 JOINT = DualEncoderSpec(
@@ -40,23 +37,19 @@ FOR_BOTH = {  # with options for the small tower
 SILENT = {"caption_reconstruction", "patch_dropout"}  # outside training
 
 
-def methods() -> dict[str, type]:
-    """All there are, by name."""
-    found = {}
-    for package in (vlt.adapters, vlt.merging):
-        for info in pkgutil.iter_modules(package.__path__):
-            module = importlib.import_module(f"{package.__name__}.{info.name}")
-            if hasattr(module, "METHOD"):
-                found[info.name] = module.METHOD
-    return found
+FRAMES_APART = [name for name, m in method_classes().items() if "frame_groups" in m.needs]
 
 
 def test_those_that_take_each_token_alone_or_know_its_frame_are_for_both():
-    joint = {name for name, method in methods().items() if method.joint}
+    joint = {
+        name for name, method in method_classes().items() if "frame_groups" not in method.needs
+    }
     assert joint == FOR_BOTH.keys() | {"vl_adapter"}  # of BERT, beside whatever tower
 
 
-@pytest.mark.parametrize("name", [name for name, method in methods().items() if not method.joint])
+@pytest.mark.parametrize(
+    "name", [name for name, method in method_classes().items() if "frame_groups" in method.needs]
+)
 def test_methods_of_frames_apart_are_refused(name):
     with pytest.raises(ValueError, match=rf"^{name} needs every frame.*temporal_frames=8"):
         make_model(SIZES["viclip_b16"], {"lora": {}, name: {}}, 8)

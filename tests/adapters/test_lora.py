@@ -15,11 +15,12 @@ from vlt.adapters.lora import LoRA
 from vlt.adapters.prompt import Prompt
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
-from vlt.model_io.build import abstract_params, build_methods
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 
 TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 2, 2, 16), TextSpec(6, 11, 8, 1, 2, 16), embed_dim=4)

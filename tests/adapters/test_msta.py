@@ -17,11 +17,12 @@ from vlt.adapters.msta import MSTA
 from vlt.adapters.prompt import Prompt
 from vlt.costs.flops import count
 from vlt.inspect import count_parameters
-from vlt.model_io.build import abstract_params, build_methods, example_inputs, make_model
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 
 WIDTH, TEXT_WIDTH, FRAMES = 12, 8, 3
 APART = DualEncoderSpec(

@@ -9,11 +9,12 @@ from small_blip import FRAMES, SPEC, captioner, frame_features, random_params, v
 from vlt.adapters.neighbour_attention import NeighbourAttention
 from vlt.adapters.prompt import Prompt
 from vlt.costs.flops import count
-from vlt.model_io.build import build_methods, make_model
+from vlt.methods import build_methods
+from vlt.model_io.build import make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec
+from vlt.models.tokens import Tokens
 
 HEADS, WIDTH, EPS = 2, 16, 1e-6
 RNG = np.random.default_rng(0)

@@ -9,11 +9,13 @@ import pytest
 from vlt.adapters.prompt import Prompt, xavier_bound
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
-from vlt.model_io.build import abstract_params, build_methods, init_params
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, init_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 
 WIDTH, PROMPTS, FRAMES, PATCHES = 8, 3, 4, 16

@@ -17,12 +17,13 @@ from small_blip import (
 
 from vlt.adapters.prompt import Prompt
 from vlt.adapters.st_adapter import STAdapter
-from vlt.model_io.build import abstract_params, build_methods, make_model
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
 from vlt.models.captioner import Captioner
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec
+from vlt.models.tokens import Tokens
 
 WIDTH = 16
 PAPER = {"depthwise": True, "kernel": (3, 1, 1), "positions": ("before_mlp",)}

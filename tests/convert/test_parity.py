@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from transformers import CLIPConfig, CLIPModel
 
 from vlt.convert import convert, parse_settings
-from vlt.model_io.build import build_methods
+from vlt.methods import build_methods
 from vlt.model_io.folder import ModelConfig, read_model_folder
 from vlt.models.dual_encoder import DualEncoder
 

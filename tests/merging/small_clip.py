@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.costs.flops import count, count_first
-from vlt.model_io.build import abstract_params, build_methods, example_inputs
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, example_inputs
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec

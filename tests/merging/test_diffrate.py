@@ -19,7 +19,7 @@ from small_clip import (
 )
 
 from vlt.merging.diffrate import DiffRate, expected, linear_schedule, survival
-from vlt.models.points import AttentionOutput, Tokens
+from vlt.models.tokens import AttentionOutput, Tokens
 
 LEARNED = DiffRate(None, None, granularity=1, target=0.01)
 GIVEN = DiffRate((16, 13, 9, 6), (16, 11, 7, 5))
@@ -59,7 +59,7 @@ def test_slicing_is_that_of_a_naive_rewrite():
     members = jnp.eye(17)[None, None] * jnp.ones((2, 3, 1, 1))
     block = SimpleNamespace(tower="visual", layer=1)
     attended = AttentionOutput(jnp.zeros(()), jnp.zeros(()), lambda: jnp.asarray(attention))
-    after = jax.jit(lambda *leaves: GIVEN.between(block, Tokens(*leaves), attended))(
+    after = jax.jit(lambda *leaves: GIVEN.after_attention(block, Tokens(*leaves), attended))(
         x, size, members
     )
     assert after.patches == 11

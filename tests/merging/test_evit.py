@@ -10,7 +10,7 @@ import pytest
 from small_clip import SPEC, check_whole_model, layers_and_gmacs
 
 from vlt.merging.evit import EViT
-from vlt.models.points import AttentionOutput, Tokens
+from vlt.models.tokens import AttentionOutput, Tokens
 
 BLOCK = SimpleNamespace(tower="visual", layer=3)
 
@@ -41,7 +41,7 @@ def random_frames(protected):
 @pytest.mark.parametrize("protected", [1, 3])
 def test_pruning_is_that_of_a_naive_rewrite(protected):
     tokens, attended, attention = random_frames(protected)
-    after = jax.jit(lambda t: EViT().between(BLOCK, t, attended))(tokens)
+    after = jax.jit(lambda t: EViT().after_attention(BLOCK, t, attended))(tokens)
     assert (after.cls, after.protected, after.patches) == (1, protected, 8)
     for b in range(2):
         for g in range(3):
@@ -54,9 +54,9 @@ def test_pruning_is_that_of_a_naive_rewrite(protected):
 def test_other_blocks_the_text_and_the_last_cls_tokens_are_left_alone():
     tokens, attended, _ = random_frames(1)
     for block in (SimpleNamespace(tower="visual", layer=4), SimpleNamespace(tower="text", layer=3)):
-        assert EViT().between(block, tokens, attended) is tokens
+        assert EViT().after_attention(block, tokens, attended) is tokens
     alone = Tokens(tokens.x[:, :, :1])
-    assert EViT().between(BLOCK, alone, attended) is alone
+    assert EViT().after_attention(BLOCK, alone, attended) is alone
 
 
 def test_tokens_and_price():

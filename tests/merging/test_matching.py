@@ -9,7 +9,7 @@ import pytest
 
 from vlt.merging.matching import check_r, match, merge, merge_patches, proportional_attention
 from vlt.models.block import Attention
-from vlt.models.points import Pattern, Tokens
+from vlt.models.tokens import Pattern, Tokens
 
 B, G, D = 2, 3, 8
 

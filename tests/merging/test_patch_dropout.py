@@ -12,8 +12,8 @@ from vlt.inspect import inspect_config
 from vlt.merging.patch_dropout import PatchDropout, draw_kept, keep_patches
 from vlt.model_io.build import abstract_params, merged_form, merges_tokens
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Tokens
 from vlt.models.spec import with_visual
+from vlt.models.tokens import Tokens
 
 JOINT = with_visual(SPEC, temporal_frames=FRAMES)
 MASKED = {"train": True, "rngs": {"mask": jax.random.key(0)}}

@@ -10,7 +10,7 @@ import pytest
 from small_clip import FRAMES, SPEC, check_whole_model, layers_and_gmacs
 
 from vlt.merging.sta import STA
-from vlt.models.points import AttentionOutput, Tokens
+from vlt.models.tokens import AttentionOutput, Tokens
 
 
 def naive(x, keys, keep, backwards):

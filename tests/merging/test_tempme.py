@@ -14,11 +14,13 @@ from vlt.convert import convert, parse_settings, reverse
 from vlt.costs.flops import count
 from vlt.merging.tempme import TempMe, join_clips
 from vlt.merging.tome import ToMe
-from vlt.model_io.build import abstract_params, build_methods, example_inputs
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, example_inputs
 from vlt.model_io.folder import read_model_folder, write_model_folder
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 from vlt.tasks.losses import contrastive
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "vlt/assets/tiny_clip/tokenizer"

@@ -12,11 +12,12 @@ from vlt.bench import mixing
 from vlt.costs.flops import count
 from vlt.merging.token_mixing import TokenMixing, selected
 from vlt.merging.tome import ToMe
-from vlt.model_io.build import abstract_params, build_methods, make_model, merges_tokens
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, make_model, merges_tokens
 from vlt.models.block import Block
 from vlt.models.captioner import Captioner
-from vlt.models.points import Tokens
 from vlt.models.spec import SIZES, VisionSpec
+from vlt.models.tokens import Tokens
 from vlt.models.vit import VisionTransformer
 
 PAPER = {"keys": "positions", "cross_factor": 1.0}

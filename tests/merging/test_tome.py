@@ -8,7 +8,8 @@ import pytest
 
 from vlt.costs.flops import count
 from vlt.merging.tome import ToMe
-from vlt.model_io.build import abstract_params, build_methods, build_model, example_inputs
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params, build_model, example_inputs
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 

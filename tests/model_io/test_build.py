@@ -5,7 +5,8 @@ import re
 import pytest
 
 from configs import common
-from vlt.model_io.build import build_methods, build_model, method_options
+from vlt.methods import build_methods
+from vlt.model_io.build import build_model, method_options
 
 LISTED = "adapter, adaptformer, btadapter, caption_reconstruction, clip4clip, .*, tome, vl_adapter$"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlt.models import block
-from vlt.models.points import Pattern
+from vlt.models.tokens import Pattern
 
 RNG = np.random.default_rng(0)
 QUERY, KEY, VALUE = (

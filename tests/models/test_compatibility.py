@@ -1,18 +1,16 @@
 """Every two methods on every kind of model: finite numbers, or a sentence before those."""
 
 import functools
-import importlib
 import itertools
-import pkgutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import vlt.adapters
-import vlt.merging
+from vlt.methods import method_classes
 from vlt.model_io.build import abstract_params, example_inputs, make_model
+from vlt.models.compatibility import WORDS
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
 
@@ -120,15 +118,16 @@ def check_numbers(model) -> None:
 
 
 def test_every_method_is_here():
-    modules = [
-        importlib.import_module(f"{package.__name__}.{info.name}")
-        for package in (vlt.adapters, vlt.merging)
-        for info in pkgutil.iter_modules(package.__path__)
-    ]
-    found = {m.__name__.rpartition(".")[2]: m.METHOD for m in modules if hasattr(m, "METHOD")}
+    found = method_classes()
     assert found.keys() == {name for name, _ in METHODS.values()}
-    merging = {name for name, method in found.items() if method.merges}
+    merging = {name for name, method in found.items() if "attended_tokens" in method.breaks}
     assert merging == {METHODS[label][0] for label in MERGING}
+
+
+def test_every_method_has_the_name_of_its_file_and_declares_known_words():
+    for name, method in method_classes().items():
+        assert method.name == name == method.__module__.rpartition(".")[2]
+        assert method.needs | method.breaks <= WORDS.keys()
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -140,19 +139,19 @@ def test_no_two_methods_merge_tokens(kind):
 @pytest.mark.parametrize(
     ("kind", "names", "message"),
     [
-        ("clip", ("tome", "tempme"), "tome and tempme both merge or remove tokens"),
-        ("clip", ("tome", "evit"), "tome and evit both merge or remove tokens"),
-        ("clip", ("patch_dropout", "tome"), "patch_dropout and tome both merge"),
-        ("clip", ("separate_st", "tempme"), "separate_st finds patches by their places.*TempMe"),
-        ("clip", ("tome", "separate_st"), "separate_st finds patches by their places.*ToMe"),
-        ("clip", ("btadapter", "tempme"), "btadapter finds patches by their places.*TempMe"),
-        ("clip", ("btadapter", "prompt matched"), "btadapter finds patches.*which Prompt"),
-        ("clip", ("st_adapter", "prompt matched"), "st_adapter finds patches.*which Prompt"),
-        ("clip", ("token_mixing", "neighbour_attention"), "both choose which tokens"),
-        ("captioner", ("btadapter",), "btadapter is for models of kind dual_encoder, and"),
-        ("retriever", ("btadapter",), "btadapter is for models of kind dual_encoder, and"),
-        ("captioner", ("clip4clip",), "clip4clip is for models of kind dual_encoder or retriever"),
-        ("answerer", ("caption_reconstruction",), "caption_reconstruction is for .* dual_encoder"),
+        ("clip", ("tome", "tempme"), "tome merges or removes tokens, .* and tempme does too"),
+        ("clip", ("tome", "evit"), "tome merges or removes tokens, .* and evit does too"),
+        ("clip", ("patch_dropout", "tome"), "patch_dropout merges or .* tome does too"),
+        ("clip", ("separate_st", "tempme"), "separate_st finds patches by .*places.*which tempme"),
+        ("clip", ("tome", "separate_st"), "separate_st finds patches by .*places.*which tome"),
+        ("clip", ("btadapter", "tempme"), "btadapter finds patches by .*places.*which tempme"),
+        ("clip", ("btadapter", "prompt matched"), "btadapter finds patches.*which prompt"),
+        ("clip", ("st_adapter", "prompt matched"), "st_adapter finds patches.*which prompt"),
+        ("clip", ("token_mixing", "neighbour_attention"), "chooses which.*attention does too"),
+        ("captioner", ("btadapter",), "btadapter puts out what is pooled.* reads every token"),
+        ("retriever", ("btadapter",), "btadapter puts out what is pooled.* reads every token"),
+        ("captioner", ("clip4clip",), "clip4clip needs .*dual_encoder and retriever have"),
+        ("answerer", ("caption_reconstruction",), "reads the embedding.*this model has a BERT"),
         ("captioner", ("diffrate learned",), "diffrate.kept=None: while counts are learned"),
         ("viclip", ("tome",), "tome needs every frame in a group of its own"),
         ("clip", ("vl_adapter",), "vl_adapter is for BLIP's text model"),
@@ -166,7 +165,7 @@ def test_what_does_not_fit_is_a_sentence_when_the_model_is_built(kind, names, me
 def test_modules_put_together_by_hand_are_checked_when_they_run():
     merging = make_model(SPECS["clip"], {"tome": {"r": 3}}, FRAMES).methods
     other = make_model(SPECS["clip"], {"evit": {"layers": (0,)}}, FRAMES)
-    with pytest.raises(ValueError, match="tome and evit both merge or remove tokens"):
+    with pytest.raises(ValueError, match="tome merges or removes tokens, .* and evit does too"):
         abstract_params(DualEncoder(SPECS["clip"], merging + other.methods, FRAMES))
 
 

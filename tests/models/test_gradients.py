@@ -7,7 +7,7 @@ import pytest
 
 from vlt.models.block import Block
 from vlt.models.gradients import scale_gradient, store_gradient
-from vlt.models.points import Tokens
+from vlt.models.tokens import Tokens
 
 WIDTH = 32
 

@@ -11,8 +11,9 @@ import pytest
 
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.tokens import Tokens
 from vlt.pytrees.partition import merge
 from vlt.training.rules import partition
 
@@ -154,6 +155,10 @@ class SharedScale(nn.Module):
 
 
 class Shared(Method):
+    @property
+    def towers(self):
+        return ("visual", "text")
+
     def shared_module(self, spec):
         return SharedScale()
 

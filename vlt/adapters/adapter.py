@@ -20,10 +20,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import ACTIVATIONS, Block
+from vlt.models.activations import ACTIVATIONS
 from vlt.models.options import TOWERS, check_towers, require_some
-from vlt.models.points import AttentionOutput, Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
+from vlt.models.tokens import AttentionOutput, Tokens
 
 POSITIONS = ("before_attention", "attention", "before_mlp", "mlp")
 NONLINEAR = ACTIVATIONS | {"sigmoid": jax.nn.sigmoid}
@@ -42,7 +43,7 @@ class Adapter(Method):
         ValueError: bottleneck below 1; no or unknown positions or towers; unknown activation.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "adapter"
 
     bottleneck: int = 8
     positions: tuple[str, ...] = ("mlp",)
@@ -62,27 +63,29 @@ class Adapter(Method):
         """Raises ValueError for the text tower of a model that has a BERT."""
         check_towers("adapter", self.towers, spec)
 
-    def _adapt(self, block: Block, position: str, x: jax.Array) -> jax.Array:
-        if position not in self.positions or block.tower not in self.towers:
+    def _adapt(self, block: BlockScope, position: str, x: jax.Array) -> jax.Array:
+        if position not in self.positions:
             return x
         return x + Bottleneck(self, block.dtype, name=f"adapter_{position}")(x)
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 2: position `before_attention`."""
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1: position `before_attention`."""
         return tokens.replace(x=self._adapt(block, "before_attention", tokens.x))
 
     def parallel_attention(
-        self, block: Block, tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 5: position `attention`."""
         return self._adapt(block, "attention", y)
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: position `before_mlp`."""
         return tokens.replace(x=self._adapt(block, "before_mlp", tokens.x))
 
     def mlp_path(
-        self, block: Block, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 7: position `mlp`."""
         return self._adapt(block, "mlp", y)

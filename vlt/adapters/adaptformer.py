@@ -6,10 +6,11 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from vlt.models.block import KAIMING_UNIFORM, Block
+from vlt.models.block import KAIMING_UNIFORM
 from vlt.models.options import TOWERS, check_towers, require_some
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
+from vlt.models.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class AdaptFormer(Method):
         ValueError: bottleneck below 1; dropout out of range; no or unknown towers.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "adaptformer"
 
     bottleneck: int = 64
     scale: float = 0.1
@@ -43,11 +44,9 @@ class AdaptFormer(Method):
         check_towers("adaptformer", self.towers, spec)
 
     def mlp_path(
-        self, block: Block, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 7: reads the residual stream before the second LayerNorm."""
-        if block.tower not in self.towers:
-            return y
         return y + self.scale * SidePath(self, block.train, block.dtype, name="adaptformer")(
             tokens.x
         )

@@ -1,7 +1,8 @@
 """The branch of BT-Adapter and STAN: divided space-time layers beside a frozen ViT."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,13 +17,37 @@ from vlt.models.block import (
     Mlp,
     uniform,
 )
-from vlt.models.points import Pattern
 from vlt.models.spec import VisionSpec
-
-if TYPE_CHECKING:
-    from vlt.adapters.btadapter import BTAdapter
+from vlt.models.tokens import Pattern
 
 Layout = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchOptions:
+    """What the branch is built by.
+
+    depth: K, the layers of the branch.
+    gates: how backbone and branch are weighed (Eq. 4, 5): `vector`, a sigmoid per channel with the
+        published slopes; `scalar`, the paper's one weight with slope 1; `none`, plain sums.
+    inputs: `last_k`, branch layer j reads block L-K+1+j; `last_k_plus_1`, the paper's L-K+j.
+    video_cls: `mixed`, the mean of learned token and mean CLS; `learned`, the paper's token alone.
+    interaction: False feeds the branch once and sums at the end (Table 6).
+    alignment: projection of the branch's tokens for MBTA: `normalized`, unit vectors after a
+        LayerNorm; `linear`, the paper's bare W' (Eq. 7); `none`, no MBTA.
+    drop_path: rate at the last layer, rising linearly from 0.
+    max_frames: rows of the time embedding. spatial_norm_eps: of the spatial layers' LayerNorms.
+    """
+
+    depth: int = 4
+    gates: str = "vector"
+    inputs: str = "last_k"
+    video_cls: str = "mixed"
+    interaction: bool = True
+    alignment: str = "normalized"
+    drop_path: float = 0.1
+    max_frames: int = 64
+    spatial_norm_eps: float = 1e-5
 
 
 class Branch(nn.Module):
@@ -30,7 +55,7 @@ class Branch(nn.Module):
 
     spec: VisionSpec
     embed_dim: int
-    options: "BTAdapter"
+    options: BranchOptions
     train: bool
     cls_only: bool
     remat: bool

@@ -11,48 +11,31 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from vlt.adapters.branch import Branch, Layout
-from vlt.models.points import Method, Tokens, copy_leaves
-from vlt.models.spec import DualEncoderSpec
-from vlt.models.vit import VisionTransformer, normalize
+from vlt.adapters.branch import Branch, BranchOptions, Layout
+from vlt.models.points import Method, TowerScope, copy_leaves
+from vlt.models.spec import Spec
+from vlt.models.tokens import Tokens
+from vlt.models.vit import normalize
 
 
 @dataclasses.dataclass(frozen=True)
-class BTAdapter(Method):
-    """Options of the branch. Leaves live under `visual/btadapter`.
+class BTAdapter(BranchOptions, Method):
+    """Options of the branch, and of what is made of it. Leaves live under `visual/btadapter`.
 
-    depth: K, the layers of the branch.
-    gates: how backbone and branch are weighed (Eq. 4, 5): `vector`, a sigmoid per channel with the
-        published slopes; `scalar`, the paper's one weight with slope 1; `none`, plain sums.
-    inputs: `last_k`, branch layer j reads block L-K+1+j; `last_k_plus_1`, the paper's L-K+j.
-    video_cls: `mixed`, the mean of learned token and mean CLS; `learned`, the paper's token alone.
     pool: `project_then_mean` over time, or the paper's `mean_then_project` (Eq. 5).
-    interaction: False feeds the branch once and sums at the end (Table 6).
     mask_rate: share of patches dropped from the branch in training (Section 3.3).
     mask_layout: `tube`, the same patches in every frame; `released`, as the published code indexes.
-    alignment: projection of the branch's tokens for MBTA: `normalized`, unit vectors after a
-        LayerNorm; `linear`, the paper's bare W' (Eq. 7); `none`, no MBTA.
-    drop_path: rate at the last layer, rising linearly from 0.
     conversation: also put out `language_tokens`, from the second-to-last layers of both sides.
     temporal_halving: conversation attends over T/2 frames for T <= 64, as the released scripts do.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder",)
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "btadapter"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "pooled_alone"})
     other_frames_tested: ClassVar[bool] = True
 
-    depth: int = 4
-    gates: str = "vector"
-    inputs: str = "last_k"
-    video_cls: str = "mixed"
     pool: str = "project_then_mean"
-    interaction: bool = True
     mask_rate: float = 0.0
     mask_layout: str = "tube"
-    alignment: str = "normalized"
-    drop_path: float = 0.1
-    max_frames: int = 64
-    spatial_norm_eps: float = 1e-5
     conversation: bool = False
     temporal_halving: bool = False
 
@@ -80,7 +63,7 @@ class BTAdapter(Method):
         return True
 
     def side_branch(
-        self, tower: VisionTransformer, hidden: Sequence[Tokens], train: bool, capture: bool
+        self, tower: TowerScope, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8. With `train`, `out` has what MBTA and MBCA compare (Eq. 7, 8)."""
         states = [without_prompts(tokens) for tokens in hidden]
@@ -113,10 +96,10 @@ class BTAdapter(Method):
         combined = branch.combine(cls, states[-1][:, :, 0])
         if self.pool == "mean_then_project":
             combined = combined.mean(1, keepdims=True)
-        return hidden[-1].replace(x=combined[:, :, None]), out
+        return Tokens(combined[:, :, None]), out
 
     def _alignment(
-        self, branch: "Branch", tower: VisionTransformer, patches: jax.Array, teacher: jax.Array
+        self, branch: Branch, tower: TowerScope, patches: jax.Array, teacher: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Student and teacher tokens [b, t, k, e] of MBTA."""
         if self.alignment == "linear":
@@ -125,7 +108,7 @@ class BTAdapter(Method):
         return normalize(branch.align(patches)), jax.lax.stop_gradient(target)
 
     def _language_tokens(
-        self, branch: "Branch", tower: VisionTransformer, states: list[jax.Array]
+        self, branch: Branch, tower: TowerScope, states: list[jax.Array]
     ) -> jax.Array:
         """[b, n + 1, d]: patches, then the video CLS, averaged over time and over both sides."""
         frames = states[0].shape[1]
@@ -142,7 +125,7 @@ class BTAdapter(Method):
         cls_token = (penultimate[:, :, 0].mean(1) + cls) / 2
         return jnp.concatenate([patch_tokens, cls_token[:, None]], axis=1)
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Spatial layers start as copies of the blocks they stand beside."""
         visual = dict(params["visual"])
         branch = dict(visual["btadapter"])

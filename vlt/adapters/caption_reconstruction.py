@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
-from vlt.models.points import Method
-from vlt.models.text import TextTransformer
+from vlt.models.points import Method, TextScope
 from vlt.models.vit import normalize
 
 
@@ -20,8 +19,8 @@ from vlt.models.vit import normalize
 class CaptionReconstruction(Method):
     """scale: norm of the text embedding that the head reads."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder",)
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "caption_reconstruction"
+    needs: ClassVar[frozenset[str]] = frozenset({"text_tower"})
 
     scale: float = 8.0
 
@@ -29,11 +28,15 @@ class CaptionReconstruction(Method):
     def training_only(self) -> bool:
         return True
 
-    def head(
-        self, tower: nn.Module, features: jax.Array, train: bool
+    @property
+    def towers(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def text_head(
+        self, tower: TextScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Point 9 of the text tower: logits of every position [b, l, v]."""
-        if not train or not isinstance(tower, TextTransformer):
+        if not train:
             return features, {}
         spec = tower.spec
         head = nn.Dense(spec.context * spec.vocab, name="caption_reconstruction")

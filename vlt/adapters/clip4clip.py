@@ -12,9 +12,9 @@ import jax
 
 from vlt.models.block import KAIMING_UNIFORM, Block
 from vlt.models.options import require_some
-from vlt.models.points import Method, Tokens, copy_leaves
-from vlt.models.spec import JOINT_KINDS, BertSpec, DualEncoderSpec, Spec
-from vlt.models.vit import VisionTransformer
+from vlt.models.points import Method, TowerScope, copy_leaves
+from vlt.models.spec import BertSpec, Spec
+from vlt.models.tokens import Tokens
 
 HEAD_WIDTH = 64
 NORM_EPS = 1e-12  # of the published head, where CLIP has 1e-5
@@ -33,7 +33,8 @@ class CLIP4Clip(Method):
         ValueError: unknown sim_header.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = JOINT_KINDS
+    name: ClassVar[str] = "clip4clip"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "joint_space"})
 
     sim_header: str = "seqTransf"
     layers: int = 4
@@ -69,11 +70,9 @@ class CLIP4Clip(Method):
             raise ValueError(f"{frames} frames, clip4clip.max_frames is {self.max_frames}")
 
     def head(
-        self, tower: nn.Module, features: jax.Array, train: bool
+        self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Point 9 of the vision tower."""
-        if not isinstance(tower, VisionTransformer):
-            return features, {}
         sequence: Any
         if self.sim_header == "seqTransf":
             sequence = FrameTransformer(self.layers, self.max_frames, tower.dtype, name="clip4clip")
@@ -88,7 +87,7 @@ class CLIP4Clip(Method):
             sequence = nn.RNN(cell, name="clip4clip")
         return features + sequence(features).astype(features.dtype), {}
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Blocks and positions of seqTransf start as the text tower's first."""
         if self.sim_header != "seqTransf":
             return params

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from vlt.adapters.over_time import OverTime
 from vlt.models.block import Attention, Block
 from vlt.models.options import require_some
-from vlt.models.points import Pattern, Tokens, copy_leaves
+from vlt.models.points import BlockScope, copy_leaves
 from vlt.models.spec import Spec
+from vlt.models.tokens import Pattern, Tokens
 
 GATES = ("tanh", "convex", "channel")
 
@@ -45,7 +46,8 @@ class DualAttention(OverTime):
         ValueError: unknown gate, and as `OverTime`.
     """
 
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "dual_attention"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places"})
 
     gate: str = "tanh"
     whole_block: bool = False
@@ -55,12 +57,12 @@ class DualAttention(OverTime):
         require_some("dual_attention", "gate", (self.gate,), GATES)
 
     def parallel_attention(
-        self, block: Block, tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 5: attention over the frames, of the positions that are asked for."""
-        if block.tower != "visual" or self.whole_block:
+        if self.whole_block:
             return y
-        source = self.along_time(block, normed[:, :, : y.shape[2]])
+        source = self.along_time(block, normed[:, :, : tokens.x.shape[2]])
         attention = Attention(
             block.heads, block.key_bias, dtype=block.dtype, name="temporal_attention"
         )
@@ -68,12 +70,12 @@ class DualAttention(OverTime):
         return y + self._change(block, y, temporal.swapaxes(1, 2))
 
     def mlp_path(
-        self, block: Block, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 7: a whole block over the frames, on what entered this one."""
-        if block.tower != "visual" or not self.whole_block:
+        if not self.whole_block:
             return y
-        before = entry.x[:, :, : y.shape[2]]
+        before = entry.x
         source = self.along_time(block, before)
         channel = Block(
             block.heads,
@@ -87,7 +89,7 @@ class DualAttention(OverTime):
         temporal = channel(Tokens(source, cls=0, protected=0)).x - source
         return y + self._change(block, tokens.x - before + y, temporal.swapaxes(1, 2))
 
-    def _change(self, block: Block, spatial: jax.Array, temporal: jax.Array) -> jax.Array:
+    def _change(self, block: BlockScope, spatial: jax.Array, temporal: jax.Array) -> jax.Array:
         """What the temporal channel makes of the spatial one, [b, t, n, d]."""
         shape = (spatial.shape[-1],) if self.gate == "channel" else ()
         gate = block.param("temporal_gate", nn.initializers.zeros, shape)

@@ -11,10 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.bert import BertLayer
-from vlt.models.block import KAIMING_UNIFORM, Block
+from vlt.models.block import KAIMING_UNIFORM
 from vlt.models.options import TOWERS, require_some
-from vlt.models.points import Method
+from vlt.models.points import DenseScope, Method
 
 TARGETS = ("query", "key", "value", "out", "fc1", "fc2")
 SHARING = ("query", "key", "value")  # the layers that read the attention's input
@@ -36,7 +35,7 @@ class LoRA(Method):
             is not the attention's.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "lora"
 
     rank: int = 8
     targets: tuple[str, ...] = SHARING
@@ -60,9 +59,9 @@ class LoRA(Method):
         """Factor of A B."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
-    def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+    def projection(self, dense: DenseScope, x: jax.Array, y: jax.Array) -> jax.Array:
         """Point 3: y + scale * (x A) B."""
-        if dense.name not in self.targets or not self._holds(dense):
+        if dense.name not in self.targets or not dense.part:
             return y
         owner: Any = dense.parent if self.share_a and not _crosses(dense) else dense
         shape = (x.shape[-1], self.rank)
@@ -73,12 +72,6 @@ class LoRA(Method):
             a = owner.param("lora_a", KAIMING_UNIFORM, shape)
         b = dense.param("lora_b", nn.initializers.zeros, (self.rank, y.shape[-1]))
         return y + self.scale * ((x @ a.astype(y.dtype)) @ b.astype(y.dtype))
-
-    def _holds(self, dense: nn.Module) -> bool:
-        """Whether the layer is in an attention or MLP of a tower's block."""
-        parent: Any = dense.parent
-        block = parent.parent
-        return isinstance(block, (Block, BertLayer)) and block.tower in self.towers
 
     @property
     def mergeable(self) -> bool:
@@ -105,7 +98,6 @@ class LoRA(Method):
 METHOD = LoRA
 
 
-def _crosses(dense: nn.Module) -> bool:
+def _crosses(dense: DenseScope) -> bool:
     """Whether the layer is the query of a cross-attention."""
-    parent: Any = dense.parent
-    return parent.name == "cross_attention" and dense.name == "query"
+    return dense.part == "cross_attention" and dense.name == "query"

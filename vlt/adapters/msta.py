@@ -33,11 +33,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Block
 from vlt.models.gradients import scale_gradient
 from vlt.models.options import TOWERS, check_layers, check_towers, require_some
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import BertSpec, Spec
+from vlt.models.tokens import Tokens
 
 CHOICES = {
     "adapter_input": ("ln1", "raw"),
@@ -68,8 +68,8 @@ class MSTA(Method):
         ValueError: bottleneck below 1; scale below 0; dropout out of range; an unknown choice.
     """
 
-    joint: ClassVar[bool] = True
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "msta"
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_places"})
 
     bottleneck: int = 256
     scale: float = 0.005
@@ -127,11 +127,11 @@ class MSTA(Method):
         return SharedProjections() if self.shared else None
 
     def parallel_block(
-        self, block: Block, entry: Tokens, normed: jax.Array, tokens: Tokens
+        self, block: BlockScope, entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
         """Point 7: reads what entered the block, adds to what it puts out."""
         blocks = self.blocks(block.tower, block.depth)
-        if block.tower not in self.towers or block.layer not in blocks:
+        if block.layer not in blocks:
             return tokens
         shared = None
         if self.shared and block.shared is not None:
@@ -141,7 +141,7 @@ class MSTA(Method):
             shared = functools.partial(block.shared[type(self).__name__], name=name)
         felt = self.scale if self.gradient_scaling and self.scale else 1.0
         x = normed if self.adapter_input == "ln1" else entry.x
-        read = tokens.replace(x=scale_gradient(x[:, :, : tokens.x.shape[2]], felt))
+        read = tokens.replace(x=scale_gradient(x, felt))
         adapter = SidePath(self, block.tower == "visual", block.train, block.dtype, name="msta")
         y = scale_gradient(self.scale * adapter(read, shared), 1 / felt)
         return tokens.replace(x=tokens.x + y)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.models.block import Block
 from vlt.models.options import require_some
-from vlt.models.points import Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method
+from vlt.models.tokens import Pattern, Tokens
 
 MISSING = ("zeros", "masked")
 
@@ -29,21 +29,20 @@ class NeighbourAttention(Method):
         ValueError: unknown missing.
     """
 
-    needs_places: ClassVar[bool] = True
-    chooses_keys: ClassVar[bool] = True
+    name: ClassVar[str] = "neighbour_attention"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "key_choice"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"key_choice"})
 
     missing: str = "zeros"
 
     def __post_init__(self) -> None:
         require_some("neighbour_attention", "missing", (self.missing,), MISSING)
 
-    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: the frames are the groups."""
-        if block.tower != "visual":
-            return pattern
         if self.missing == "masked":
             t, n = tokens.x.shape[1:3]
-            pattern = pattern.replace(bias=jnp.asarray(_bias(t, n)))
+            pattern = pattern.add_bias(jnp.asarray(_bias(t, n)))
         return pattern.replace(gather=with_neighbours)
 
 

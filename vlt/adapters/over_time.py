@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 
 from vlt.models.options import require_some
-from vlt.models.points import Method
+from vlt.models.points import Method, Scope
 from vlt.models.spec import Spec
 
 
@@ -27,20 +27,16 @@ class OverTime(Method):
 
     def __post_init__(self) -> None:
         known = ("none", "learned")
-        require_some(self._name, "temporal_position", (self.temporal_position,), known)
+        require_some(self.name, "temporal_position", (self.temporal_position,), known)
         if self.max_frames < 1:
-            raise ValueError(f"{self._name}.max_frames={self.max_frames}: at least 1")
-
-    @property
-    def _name(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
+            raise ValueError(f"{self.name}.max_frames={self.max_frames}: at least 1")
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for more frames than the table has rows."""
         if self.temporal_position == "learned" and frames > self.max_frames:
-            raise ValueError(f"{frames} frames, {self._name}.max_frames is {self.max_frames}")
+            raise ValueError(f"{frames} frames, {self.name}.max_frames is {self.max_frames}")
 
-    def along_time(self, module: nn.Module, x: jax.Array) -> jax.Array:
+    def along_time(self, module: Scope, x: jax.Array) -> jax.Array:
         """[b, t, n, d] -> [b, n, t, d] with positions, a leaf of `module`."""
         x = x.swapaxes(1, 2)
         if self.temporal_position == "none":

@@ -8,14 +8,13 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Block
 from vlt.models.options import TOWERS, check_towers, require_some
-from vlt.models.points import Method, Tokens
-from vlt.models.spec import DualEncoderSpec, Spec
+from vlt.models.points import BlockScope, Method, Scope
+from vlt.models.spec import Spec
+from vlt.models.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Prompt(Method):
         ValueError: tokens below 1; no or unknown towers; matched prompts that are deep.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "prompt"
 
     tokens: int = 5
     deep: bool = True
@@ -59,23 +58,21 @@ class Prompt(Method):
                 "of all frames in one group; set it False"
             )
 
-    @property
-    def moves_patches(self) -> bool:
+    def breaks_here(self) -> frozenset[str]:
         """Matched prompts stand among the patches."""
-        return self.matched
+        return self.breaks | ({"patch_places"} if self.matched else set())
 
-    def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
+    def stem(self, tower: Scope, tokens: Tokens) -> Tokens:
         """Point 0: shallow prompts."""
-        name = "visual" if tokens.cls else "text"
-        return tokens if self.deep or name not in self.towers else self._insert(tower, tokens)
+        return tokens if self.deep else self._insert(tower, tokens)
 
-    def extra_tokens(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 1: deep prompts."""
-        return self._insert(block, tokens) if self._in_block(block) else tokens
+    def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 2: deep prompts."""
+        return self._insert(block, tokens) if self.deep else tokens
 
-    def after_block(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 1: without the prompts, which have left already where only CLS tokens are read."""
-        if not self._in_block(block) or block.cls_read:
+    def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 2: without the prompts, which have left already where only CLS tokens are read."""
+        if not self.deep or block.cls_read:
             return tokens
         protected = tokens.protected - self.tokens
         first = max(protected, 1)
@@ -85,10 +82,7 @@ class Prompt(Method):
 
         return tokens.rearrange(remove, protected=protected)
 
-    def _in_block(self, block: Block) -> bool:
-        return self.deep and block.tower in self.towers
-
-    def _insert(self, module: nn.Module, tokens: Tokens) -> Tokens:
+    def _insert(self, module: Scope, tokens: Tokens) -> Tokens:
         """Prompts of `module` behind the protected tokens or the first of a text; of size 1, with
         no patch as member."""
         first = max(tokens.protected, 1)
@@ -106,7 +100,7 @@ class Prompt(Method):
             protected=tokens.protected + (0 if self.matched else self.tokens),
         )
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as the published
         code has them for patches of p pixels: Xavier's bound of the patch projection."""
         if "visual" not in self.towers:

@@ -11,17 +11,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vlt.adapters.branch import TemporalLayer
-from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
+from vlt.models.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class SeparateST(Method):
     """layers: indices of the blocks, from 0. max_frames: rows of the time embedding."""
 
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "separate_st"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places"})
     other_frames_tested: ClassVar[bool] = True
 
     layers: tuple[int, ...] = (20, 21, 22, 23)
@@ -37,9 +38,9 @@ class SeparateST(Method):
         """Raises ValueError for blocks that the vision tower does not have."""
         check_layers("separate_st.layers", self.layers, spec.visual.layers)
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 2, in the vision tower: frames are the groups of tokens.x [b, t, n, d]."""
-        if block.tower != "visual" or block.layer not in self.layers:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1, in the vision tower: frames are the groups of tokens.x [b, t, n, d]."""
+        if block.layer not in self.layers:
             return tokens
         cls, patches = jnp.split(tokens.x, [tokens.protected], axis=2)
         frames, width = patches.shape[1], patches.shape[-1]

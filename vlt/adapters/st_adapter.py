@@ -20,9 +20,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import KAIMING_UNIFORM, Block, uniform
+from vlt.models.block import KAIMING_UNIFORM, uniform
 from vlt.models.options import require_some
-from vlt.models.points import AttentionOutput, Method, Tokens
+from vlt.models.points import BlockScope, Method
+from vlt.models.tokens import AttentionOutput, Tokens
 
 NAMES = {"before_attention": "st_adapter", "before_mlp": "st_adapter_mlp"}
 
@@ -42,8 +43,8 @@ class STAdapter(Method):
         ValueError: no or unknown positions; width below 1; a kernel that is not three odd numbers.
     """
 
-    joint: ClassVar[bool] = True
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "st_adapter"
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_places"})
 
     positions: tuple[str, ...] = ("before_attention",)
     width: int = 384
@@ -57,16 +58,18 @@ class STAdapter(Method):
         if len(self.kernel) != 3 or not all(k > 0 and k % 2 for k in self.kernel):
             raise ValueError(f"st_adapter.kernel={self.kernel}: three odd numbers")
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 2: position `before_attention`."""
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1: position `before_attention`."""
         return self._adapt(block, "before_attention", tokens)
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: position `before_mlp`."""
         return self._adapt(block, "before_mlp", tokens)
 
-    def _adapt(self, block: Block, position: str, tokens: Tokens) -> Tokens:
-        if block.tower != "visual" or position not in self.positions:
+    def _adapt(self, block: BlockScope, position: str, tokens: Tokens) -> Tokens:
+        if position not in self.positions:
             return tokens
         adapter = Bottleneck(self, block.dtype, name=NAMES[position])
         return tokens.replace(x=tokens.x + adapter(tokens))

@@ -13,9 +13,9 @@ import jax
 
 from vlt.adapters.over_time import OverTime
 from vlt.models.block import Block
-from vlt.models.points import Tokens, copy_leaves
+from vlt.models.points import TowerScope, copy_leaves
 from vlt.models.spec import Spec, VisionSpec
-from vlt.models.vit import VisionTransformer
+from vlt.models.tokens import Tokens
 
 NORM_EPS = 1e-5  # of the released blocks, where the ViT has 1e-6
 
@@ -32,7 +32,8 @@ class TemporalTransformer(OverTime):
         ValueError: layers below 1, and as `OverTime`.
     """
 
-    needs_places: ClassVar[bool] = True
+    name: ClassVar[str] = "temporal_transformer"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places"})
 
     layers: int = 4
 
@@ -50,7 +51,7 @@ class TemporalTransformer(OverTime):
                 f"{spec.visual.layers} blocks to copy"
             )
 
-    def features(self, tower: VisionTransformer, x: jax.Array) -> jax.Array:
+    def features(self, tower: TowerScope, x: jax.Array) -> jax.Array:
         """Point 9: [b, t, n, d], n = 1 in a model with a joint space."""
         blocks = TimeBlocks(self, tower.spec, tower.remat, tower.dtype, name="temporal_transformer")
         return blocks(x)

@@ -5,14 +5,13 @@ code is for T5 and BART; their layer norms are trained, too.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 
-from vlt.models.bert import BertLayer
 from vlt.models.options import require_some
-from vlt.models.points import Method
+from vlt.models.points import DenseScope, Method
 from vlt.models.spec import BertSpec, Spec
 
 POSITIONS = ("attention", "cross_attention", "mlp")
@@ -31,7 +30,7 @@ class VLAdapter(Method):
         ValueError: no or unknown positions.
     """
 
-    joint: ClassVar[bool] = True
+    name: ClassVar[str] = "vl_adapter"
 
     positions: tuple[str, ...] = POSITIONS
     reduction: int = 8
@@ -48,12 +47,13 @@ class VLAdapter(Method):
                 f"vl_adapter.reduction={self.reduction}: 1 to the width {spec.text.width}"
             )
 
-    def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+    @property
+    def towers(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def projection(self, dense: DenseScope, x: jax.Array, y: jax.Array) -> jax.Array:
         """Point 3: after the last dense layer of attention or MLP."""
-        parent: Any = dense.parent
-        if not isinstance(parent.parent, BertLayer) or parent.name not in self.positions:
-            return y
-        if dense.name != LAST[parent.name]:
+        if dense.part not in self.positions or dense.name != LAST[dense.part]:
             return y
         return y + Bottleneck(y.shape[-1] // self.reduction, y.dtype, name="vl_adapter")(y)
 

@@ -12,15 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method
+from vlt.models.tokens import Tokens
 from vlt.models.video_model import VideoModel
 
-MOVING_POINTS = ("before_attention", "between", "after_block")  # where tokens merge or go
+MOVING_POINTS = ("before_attention", "after_attention", "after_block")  # where tokens merge or go
 
 
 def sliced(model: VideoModel) -> VideoModel:
     """The module with tokens cut where it merges; same parameters, same shapes in every block."""
-    return model.clone(methods=tuple(_sliced(m) if m.merges else m for m in model.methods))
+    methods = (_sliced(m) if "attended_tokens" in m.breaks else m for m in model.methods)
+    return model.clone(methods=tuple(methods))
 
 
 def _sliced(method: Method) -> Method:

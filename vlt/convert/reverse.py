@@ -21,7 +21,7 @@ from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import tie
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
-from vlt.model_io.build import build_methods
+from vlt.methods import build_methods
 from vlt.model_io.folder import (
     SAFETENSORS,
     Kind,

@@ -22,10 +22,10 @@ import numpy as np
 from vlt.costs.flops import NORM_COST
 from vlt.merging.evit import cls_attention
 from vlt.merging.matching import PRECISION, permute, proportional_attention
-from vlt.models.block import Block
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
-from vlt.models.spec import DualEncoderSpec, VisionSpec
-from vlt.models.vit import VisionTransformer, normalize
+from vlt.models.points import BlockScope, Method, TowerScope
+from vlt.models.spec import Spec, VisionSpec
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
+from vlt.models.vit import normalize
 
 RATES = ("prune", "merge")
 
@@ -52,14 +52,16 @@ class DiffRate(Method):
     target: GMACs of a video; while counts are learned, `out` has their excess.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "diffrate"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     kept: tuple[int, ...] | None = KEPT
     merged: tuple[int, ...] | None = MERGED
     granularity: int = 4
     target: float = 36.8
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for counts of another tower, that rise, or are below 1."""
         patches, blocks = spec.visual.patches, spec.visual.layers
         if not 1 <= self.granularity <= patches:
@@ -87,20 +89,20 @@ class DiffRate(Method):
                 f"block, they must fall from {patches} patches and stay above 0"
             )
 
-    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: proportional attention."""
-        if block.tower != "visual":
-            return pattern
         if self.kept is not None:
             return proportional_attention(tokens, pattern)
         if block.layer > 0:
             Rates(len(self._choices(tokens.patches)), name="diffrate")()
         return pattern.replace(key_weight=tokens.size)
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: patches sorted, pruned and merged."""
         learned = self.kept is None or self.merged is None
-        if block.tower != "visual" or not tokens.patches or (learned and block.layer == 0):
+        if not tokens.patches or (learned and block.layer == 0):
             return tokens
         if tokens.size is None:
             tokens = tokens.replace(size=jnp.ones(tokens.x.shape[:3]))
@@ -128,7 +130,7 @@ class DiffRate(Method):
         return patches.replace(size=_size(patches) * lives)
 
     def side_branch(
-        self, tower: VisionTransformer, hidden: Sequence[Tokens], train: bool, capture: bool
+        self, tower: TowerScope, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8: `gmacs_excess`, a scalar, in training while counts are learned."""
         if self.kept is not None or not train:

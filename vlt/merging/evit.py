@@ -13,34 +13,38 @@ import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import permute
-from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import AttentionOutput, Method, Tokens
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.points import BlockScope, Method
+from vlt.models.spec import Spec
+from vlt.models.tokens import AttentionOutput, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class EViT(Method):
     """layers: blocks that prune, from 0. keep: share of the patches each of them leaves."""
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "evit"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (3, 6, 9)
     keep: float = 0.7
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have and for shares outside (0, 1)."""
         check_layers("evit.layers", self.layers, spec.visual.layers)
         if not 0 < self.keep < 1:
             raise ValueError(f"evit.keep={self.keep}: a share between 0 and 1")
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: [protected | the patches kept, by falling attention | the fused token].
 
         The fused token is the sum of the dropped ones, each times the CLS token's attention to it
         (heads averaged, not normalised again), and a patch like others from then on.
         """
-        if block.tower != "visual" or block.layer not in self.layers:
+        if block.layer not in self.layers:
             return tokens
         kept = math.ceil(self.keep * tokens.patches)
         if kept == tokens.patches:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vlt.models.points import AttentionOutput, Pattern, Tokens
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
 # Which tokens merge must not depend on an accelerator's reduced-precision products.
@@ -111,8 +111,7 @@ def proportional_attention(tokens: Tokens, pattern: Pattern) -> Pattern:
     """
     if tokens.size is None:
         return pattern
-    bias = jnp.log(tokens.size)[:, :, None, None]
-    return pattern.replace(bias=bias if pattern.bias is None else pattern.bias + bias)
+    return pattern.add_bias(jnp.log(tokens.size)[:, :, None, None])
 
 
 def check_r(name: str, r: int, patches: int, layers: int) -> None:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.btadapter import draw_kept
-from vlt.models.block import Block
-from vlt.models.points import Method, Tokens
+from vlt.models.points import BlockScope, Method
+from vlt.models.tokens import Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,9 @@ class PatchDropout(Method):
         ValueError: a rate outside [0, 1).
     """
 
-    joint: ClassVar[bool] = True
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "patch_dropout"
+    needs: ClassVar[frozenset[str]] = frozenset({"attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     rate: float = 0.9
 
@@ -35,9 +36,9 @@ class PatchDropout(Method):
         if not 0 <= self.rate < 1:
             raise ValueError(f"patch_dropout.rate={self.rate}: at least 0 and below 1")
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 2 of the first block, which unlike point 0 knows whether it is training."""
-        if block.tower != "visual" or block.layer or not block.train:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1 of the first block, which unlike point 0 knows whether it is training."""
+        if block.layer or not block.train:
             return tokens
         shape = (*tokens.x.shape[:2], tokens.patches)
         return keep_patches(tokens, draw_kept(block.make_rng("mask"), shape, self.rate))

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import PRECISION, mean_keys, permute
-from vlt.models.block import Block
 from vlt.models.options import check_layers
-from vlt.models.points import AttentionOutput, Method, Tokens
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.points import BlockScope, Method
+from vlt.models.spec import Spec
+from vlt.models.tokens import AttentionOutput, Tokens
 from vlt.models.vit import normalize
 
 
@@ -29,12 +29,14 @@ class STA(Method):
     MLP; their importance is therefore read before the MLP, in the published code after it.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "sta"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (3, 7)
     keep: float = 0.6
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have, and for shares outside (0, 1) or
         so small that the first frame, where half the patches can go, cannot follow."""
         check_layers("sta.layers", self.layers, spec.visual.layers)
@@ -50,9 +52,11 @@ class STA(Method):
                 )
             patches = kept
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: patches by falling worth."""
-        if block.tower != "visual" or block.layer not in self.layers or not tokens.patches:
+        if block.layer not in self.layers or not tokens.patches:
             return tokens
         first = tokens.protected
         keys = normalize(mean_keys(attended)[:, :, first:].astype(jnp.float32))
@@ -68,9 +72,9 @@ class STA(Method):
             lambda x: jnp.concatenate([x[:, :, :first], permute(x[:, :, first:], order)], axis=2)
         )
 
-    def after_block(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 1: the tail goes."""
-        if block.tower != "visual" or block.layer not in self.layers or not tokens.patches:
+    def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 2: the tail goes."""
+        if block.layer not in self.layers or not tokens.patches:
             return tokens
         end = tokens.protected + math.ceil(self.keep * tokens.patches)
         return tokens.rearrange(lambda x: x[:, :, :end])

@@ -6,18 +6,16 @@ stays, so that the video's embedding is the mean over all frames.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
-from vlt.models.spec import DualEncoderSpec
-
-if TYPE_CHECKING:
-    from vlt.models.block import Block
+from vlt.models.points import BlockScope, Method
+from vlt.models.spec import Spec
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 # r, R_C and R_I that the paper reports, by patch size (Section 4.1).
 PUBLISHED = {
@@ -44,7 +42,9 @@ class TempMe(Method):
         ValueError: options that contradict each other, or out of range.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "tempme"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (8, 9, 10)
     join: tuple[int, ...] = (2, 2, 3)
@@ -63,10 +63,10 @@ class TempMe(Method):
             if not 1 <= getattr(self, name) <= 100:
                 raise ValueError(f"tempme.{name}={getattr(self, name)}: percent, from 1 to 100")
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         self.tokens_after(spec, frames)
 
-    def tokens_after(self, spec: DualEncoderSpec, frames: int) -> list[tuple[int, int]]:
+    def tokens_after(self, spec: Spec, frames: int) -> list[tuple[int, int]]:
         """[clips, tokens of each] that leave every layer, without tokens of other methods.
 
         Raises:
@@ -94,9 +94,9 @@ class TempMe(Method):
             counts.append((clips, cls + patches))
         return counts
 
-    def before_attention(self, block: "Block", tokens: Tokens) -> Tokens:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Cross-clip step: similarity is that of the residual stream without positions."""
-        if block.tower != "visual" or block.layer not in self.layers:
+        if block.layer not in self.layers:
             return tokens
         joined = self._joined(block.layer)
         metric = join_clips(tokens, joined).x
@@ -107,13 +107,13 @@ class TempMe(Method):
         tokens = join_clips(tokens, joined)
         return merge_patches(tokens, metric, self._cross(block.layer, tokens.cls, tokens.patches))
 
-    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         return proportional_attention(tokens, pattern)
 
-    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """ImgMe, or the intra-clip step."""
-        if block.tower != "visual":
-            return tokens
         r = self._intra(block.layer, tokens.cls, tokens.patches)
         return merge_patches(tokens, mean_keys(attended), r)
 

@@ -21,10 +21,11 @@ from vlt.merging.matching import (
     merge,
     merge_patches,
 )
-from vlt.models.block import Attention, Block, LayerNorm
+from vlt.models.block import Attention, LayerNorm
 from vlt.models.options import check_layers
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
-from vlt.models.spec import DualEncoderSpec
+from vlt.models.points import BlockScope, Method
+from vlt.models.spec import Spec
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
 PROJECTIONS = ("query", "key", "value", "out")
@@ -43,13 +44,15 @@ class TESTA(Method):
         tokens by size, as published. The embedding is the plain mean over the frames that are left.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "testa"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (7, 8, 9, 10)
     frame_r: int = 1
     r: int = 2
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have, and where more than half of the
         frames or patches of a layer would go."""
         check_layers("testa.layers", self.layers, spec.visual.layers)
@@ -64,25 +67,25 @@ class TESTA(Method):
                 )
             frames -= self.frame_r
 
-    def before_attention(self, block: Block, tokens: Tokens) -> Tokens:
-        """Point 2: attention over the frames at each patch, then frames merge whole."""
-        if block.tower != "visual" or block.layer not in self.layers:
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1: attention over the frames at each patch, then frames merge whole."""
+        if block.layer not in self.layers:
             return tokens
         patches = tokens.x[:, :, tokens.protected :].swapaxes(1, 2)
         norm = LayerNorm(epsilon=block.norm_eps, dtype=block.dtype, name="testa_norm")
-        attention = Attention(block.heads, block.key_bias, block.methods, block.dtype, name="testa")
+        attention = Attention(block.heads, block.key_bias, block.active, block.dtype, name="testa")
         normed = norm(patches)
         y, attended = attention(Pattern(normed, normed))
         x = tokens.x.at[:, :, tokens.protected :].add(y.swapaxes(1, 2))
         return merge_frames(tokens.replace(x=x), mean_keys(attended), self.frame_r)
 
-    def after_attention(self, block: Block, tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: patches merge within their frame."""
-        if block.tower != "visual":
-            return tokens
         return merge_patches(tokens, mean_keys(attended), self.r)
 
-    def init_from_backbone(self, params: dict, spec: DualEncoderSpec) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Copies of each block's norm, queries, keys and output; values and output bias are 0."""
         visual = dict(params["visual"])
         for layer in self.layers:

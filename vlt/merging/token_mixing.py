@@ -17,10 +17,10 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.models.block import Block
 from vlt.models.options import check_layers, require_some
-from vlt.models.points import Method, Pattern, Tokens
+from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
+from vlt.models.tokens import Pattern, Tokens
 
 KEYS = ("all_cls", "own_cls", "positions")
 PUBLISHED_FROM = 11  # the released code mixes from here on, in every size
@@ -41,8 +41,9 @@ class TokenMixing(Method):
         ValueError: unknown keys or layers; cross_factor below 0.
     """
 
-    needs_places: ClassVar[bool] = True
-    chooses_keys: ClassVar[bool] = True
+    name: ClassVar[str] = "token_mixing"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "key_choice"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"key_choice"})
 
     keys: str = "all_cls"
     cross_factor: float = 0.8
@@ -72,9 +73,9 @@ class TokenMixing(Method):
             return range(PUBLISHED_FROM, depth)
         return self.layers or (depth - 1,)
 
-    def attention_pattern(self, block: Block, tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: all frames' queries in one group, and the selected tokens as their source."""
-        if block.tower != "visual" or block.layer not in self.mixing_blocks(block.depth):
+        if block.layer not in self.mixing_blocks(block.depth):
             return pattern
         b, t, q, d = pattern.queries.shape
         n = tokens.x.shape[2]
@@ -86,7 +87,7 @@ class TokenMixing(Method):
             pattern = pattern.replace(scale=jnp.repeat(factor, q, axis=0))
         if self.keys == "own_cls":
             lowest = np.where(other & is_cls, np.finfo(np.float32).min, 0).astype(np.float32)
-            pattern = pattern.replace(bias=jnp.repeat(lowest, q, axis=0))
+            pattern = pattern.add_bias(jnp.repeat(lowest, q, axis=0))
         return pattern.replace(
             queries=pattern.queries.reshape(b, 1, t * q, d),
             source=pattern.source.reshape(b, 1, t * n, d)[:, :, index],

@@ -1,14 +1,12 @@
 """ToMe: the most similar patches of every frame merge in every block (Bolya et al., ICLR 2023)."""
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
-from vlt.models.points import AttentionOutput, Method, Pattern, Tokens
-from vlt.models.spec import DualEncoderSpec
-
-if TYPE_CHECKING:
-    from vlt.models.block import Block
+from vlt.models.points import BlockScope, Method
+from vlt.models.spec import Spec
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,20 +17,22 @@ class ToMe(Method):
     proportional: attention counts a token as often as it has patches.
     """
 
-    merges: ClassVar[bool] = True
+    name: ClassVar[str] = "tome"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     r: int = 2
     proportional: bool = True
 
-    def check(self, spec: DualEncoderSpec, frames: int) -> None:
+    def check(self, spec: Spec, frames: int) -> None:
         check_r("tome", self.r, spec.visual.patches, spec.visual.layers)
 
-    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         return proportional_attention(tokens, pattern) if self.proportional else pattern
 
-    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
-        if block.tower != "visual":
-            return tokens
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         return merge_patches(tokens, mean_keys(attended), self.r)
 
 

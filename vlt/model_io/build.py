@@ -1,24 +1,20 @@
 """From a config's `model` section to a module and its parameters' shapes."""
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-import vlt.adapters
-import vlt.merging
+from vlt.methods import build_methods
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.points import Method
 from vlt.models.retriever import Retriever
 from vlt.models.spec import MOST_TOKENS, SIZES, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
-from vlt.pytrees.fields import from_values, near, shown
+from vlt.pytrees.fields import near, shown
 
 MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "dual_encoder": DualEncoder,
@@ -29,39 +25,9 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build_methods(options: Mapping[str, Mapping[str, Any]]) -> tuple[Method, ...]:
-    """Methods from {name: options}, in order; a name is a file of vlt/adapters or vlt/merging.
-
-    Raises:
-        ValueError: unknown method or option, with the nearest names; a value of another type.
-    """
-    return tuple(
-        from_values(_method_class(name), fields, f"method {name!r}", "option")
-        for name, fields in options.items()
-    )
-
-
-def _method_class(name: str) -> type[Method]:
-    modules = {
-        info.name: package.__name__
-        for package in (vlt.adapters, vlt.merging)
-        for info in pkgutil.iter_modules(package.__path__)
-    }
-    found = _method_in(modules[name], name) if name in modules else None
-    if found is None:
-        names = [other for other, package in modules.items() if _method_in(package, other)]
-        raise ValueError(f"unknown method {shown(name)}{near(name, names)}")
-    return found
-
-
-def _method_in(package: str, name: str) -> type[Method] | None:
-    """The method of a module; None where it holds what methods share."""
-    return getattr(importlib.import_module(f"{package}.{name}"), "METHOD", None)
-
-
 def merges_tokens(model: VideoModel) -> bool:
     """Whether any of the model's methods merges or removes tokens."""
-    return any(method.merges for method in model.methods)
+    return any("attended_tokens" in method.breaks for method in model.methods)
 
 
 def method_options(

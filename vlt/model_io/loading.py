@@ -20,7 +20,6 @@ from vlt.model_io.folder import (
     read_model_config,
     read_model_folder,
 )
-from vlt.models.compatibility import method_name
 from vlt.models.interpolation import resize_temporal
 from vlt.models.spec import SIZES, Spec, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
@@ -221,6 +220,6 @@ def _complete(
             logging.info("new: %s %s", path, leaf.shape)
     params = traverse_util.unflatten_dict(have | new, sep="/")
     for method in module.methods:
-        if method_name(method) not in stored:
+        if method.name not in stored:
             params = method.init_from_backbone(params, module.spec)
     return params

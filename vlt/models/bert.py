@@ -12,8 +12,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from vlt.models.activations import ACTIVATIONS
 from vlt.models.block import (
-    ACTIVATIONS,
     Attention,
     Dense,
     LayerNorm,
@@ -21,8 +21,9 @@ from vlt.models.block import (
     causal_bias,
     constrain_sharding,
 )
-from vlt.models.points import KeysValues, Method, Pattern
+from vlt.models.points import Method, of_tower
 from vlt.models.spec import BertSpec
+from vlt.models.tokens import KeysValues, Pattern
 
 
 class Memory(flax.struct.PyTreeNode):
@@ -148,15 +149,14 @@ class BertLayer(nn.Module):
             y, attended = self._attention("cross_attention")(pattern, crossed)
             crossed = KeysValues(attended.keys, attended.values)
             x = self._add("cross_attention_norm", x, y.reshape(x.shape))
-        mlp = Mlp(
-            spec.mlp_width, spec.activation, self.methods, self.dtype, self.spec.init, name="mlp"
-        )
+        methods = of_tower(self.methods, self.tower)
+        mlp = Mlp(spec.mlp_width, spec.activation, methods, self.dtype, self.spec.init, name="mlp")
         return self._add("mlp_norm", x, mlp(x)), Memory(read, crossed)
 
     def _attention(self, name: str) -> Attention:
         return Attention(
             self.spec.heads,
-            methods=self.methods,
+            methods=of_tower(self.methods, self.tower),
             dtype=self.dtype,
             kernel_init=self.spec.init,
             dropout=self.spec.dropout * self.train,

@@ -7,18 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlt.models.activations import ACTIVATIONS
 from vlt.models.gradients import store_gradient
-from vlt.models.points import AttentionOutput, KeysValues, Method, Pattern, Tokens
+from vlt.models.points import Method, of_tower
+from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 
-ACTIVATIONS = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-CPU_CHUNK_LOGITS = (
-    2**20
-)  # logits of one head from which on a CPU takes heads one by one, and in parts
+# Logits of one head from which on a CPU takes heads one by one, and in parts.
+CPU_CHUNK_LOGITS = 2**20
 
 
 def constrain_sharding(x: jax.Array, names: Mapping[int, str]) -> jax.Array:
@@ -40,9 +37,13 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Dense(nn.Dense):
-    """A dense layer [..., in] -> [..., out] that methods may add to (point 3)."""
+    """A dense layer [..., in] -> [..., out] that methods may add to (point 3).
+
+    part: the module of a block that the layer is in; empty outside of blocks.
+    """
 
     methods: tuple[Method, ...] = ()
+    part: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -93,6 +94,7 @@ class Attention(nn.Module):
                 width,
                 use_bias=use_bias,
                 methods=self.methods,
+                part=self.name or "",
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,
@@ -191,6 +193,7 @@ class Mlp(nn.Module):
             return Dense(
                 width,
                 methods=self.methods,
+                part=self.name or "",
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 name=name,
@@ -240,27 +243,35 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     qkv_bias: bool = True
 
+    @property
+    def active(self) -> tuple[Method, ...]:
+        """The methods of this tower."""
+        return of_tower(self.methods, self.tower)
+
     @nn.compact
     def __call__(self, tokens: Tokens) -> Tokens:
         """tokens.x [b, g, n, d] -> the same, or what methods make of it."""
         tokens = tokens.replace(x=store_gradient(constrain_sharding(tokens.x, {0: "batch"})))
-        for method in self.methods:
+        for method in self.active:
             tokens = method.before_attention(self, tokens)
-        for method in self.methods:
+        for method in self.active:
             tokens = method.extra_tokens(self, tokens)
         entry, entry_normed = tokens, self._norm("norm1")(tokens.x)
         tokens, attended = self._attend(tokens, entry_normed)
-        for method in self.methods:
+        if self.cls_read:
+            entry = entry.rearrange(lambda x: x[:, :, : entry.cls], protected=entry.cls)
+            entry_normed = entry_normed[:, :, : entry.cls]
+        for method in self.active:
             tokens = method.after_attention(self, tokens, attended)
         tokens = tokens.replace(x=store_gradient(tokens.x))
         normed = self._norm("norm2")(tokens.x)
-        y = Mlp(self.mlp_width, self.activation, self.methods, self.dtype, name="mlp")(normed)
-        for method in self.methods:
+        y = Mlp(self.mlp_width, self.activation, self.active, self.dtype, name="mlp")(normed)
+        for method in self.active:
             y = method.mlp_path(self, entry, tokens, normed, y)
         tokens = tokens.replace(x=tokens.x + DropPath(self.drop_path)(y))
-        for method in self.methods:
+        for method in self.active:
             tokens = method.parallel_block(self, entry, entry_normed, tokens)
-        for method in self.methods:
+        for method in self.active:
             tokens = method.after_block(self, tokens)
         return tokens
 
@@ -271,7 +282,7 @@ class Block(nn.Module):
         return Attention(
             self.heads,
             self.key_bias,
-            self.methods,
+            self.active,
             self.dtype,
             qkv_bias=self.qkv_bias,
             name="attention",
@@ -283,12 +294,12 @@ class Block(nn.Module):
         if self.cls_read:
             read = tokens.rearrange(lambda x: x[:, :, : tokens.cls], protected=tokens.cls)
             pattern = pattern.replace(queries=normed[:, :, : tokens.cls])
-        for method in self.methods:
+        for method in self.active:
             pattern = method.attention_pattern(self, tokens, pattern)
         y, attended = self._attention()(pattern)
         y = y.reshape(read.x.shape)
-        for method in self.methods:
-            y = method.parallel_attention(self, tokens, normed, y)
+        for method in self.active:
+            y = method.parallel_attention(self, read, normed, y)
         return read.replace(x=read.x + DropPath(self.drop_path)(y)), attended
 
 

@@ -4,45 +4,53 @@ import itertools
 from collections.abc import Sequence
 
 from vlt.models.points import Method
-from vlt.models.spec import Spec
+from vlt.models.spec import JOINT_KINDS, BertSpec, Spec
 
-
-def method_name(method: Method) -> str:
-    """As in `model.methods`: the file that the method is in."""
-    return type(method).__module__.rpartition(".")[2]
+# What a method may need, as the sentence of a refusal goes on; a kind of model lacks some of it,
+# and other methods break some of it.
+WORDS = {
+    "frame_groups": "needs every frame in a group of its own",
+    "joint_space": "needs videos and texts in one embedding space",
+    "pooled_alone": "puts out what is pooled to an embedding and nothing else",
+    "text_tower": "reads the embedding of a causal text tower",
+    "patch_places": "finds patches by their places in each frame",
+    "attended_tokens": "merges or removes tokens, by what attention saw of all",
+    "key_choice": "chooses which tokens attention reads",
+}
 
 
 def check_methods(methods: Sequence[Method], spec: Spec) -> None:
-    """Raises ValueError where a method is not for the kind of model, or two exclude each other."""
+    """Raises ValueError where a method needs what the model lacks or another method breaks."""
+    missing = lacks(spec)
     for method in methods:
-        _check_kind(method, spec)
+        for word in WORDS:
+            if word in method.needs and word in missing:
+                _refuse(method, f"{WORDS[word]}, and {missing[word]}; take it")
     for method, other in itertools.permutations(methods, 2):
-        if method.needs_places and other.moves_patches:
-            raise ValueError(
-                f"{method_name(method)} finds patches by their places in each frame, which "
-                f"{type(other).__name__} changes; take one of them out of model.methods"
-            )
-        for what, both in (
-            ("merge or remove tokens, by what attention saw of all", (method.merges, other.merges)),
-            ("choose which tokens attention reads", (method.chooses_keys, other.chooses_keys)),
-        ):
-            if all(both):
-                raise ValueError(
-                    f"{method_name(method)} and {method_name(other)} both {what}; take one of them "
-                    "out of model.methods"
-                )
+        for word in WORDS:
+            if word in method.needs & other.breaks_here():
+                both = word in other.needs
+                clash = f"and {other.name} does too" if both else f"which {other.name} changes"
+                _refuse(method, f"{WORDS[word]}, {clash}; take one of them")
 
 
-def _check_kind(method: Method, spec: Spec) -> None:
-    name = method_name(method)
-    if spec.kind not in method.kinds:
-        raise ValueError(
-            f"{name} is for models of kind {' or '.join(method.kinds)}, and this is a {spec.kind}; "
-            "take it out of model.methods"
+def lacks(spec: Spec) -> dict[str, str]:
+    """Words that do not hold for a model of this spec, each with a clause that says why."""
+    found = {}
+    if spec.visual.temporal_frames:
+        found["frame_groups"] = (
+            "this vision tower holds the patches of all in one "
+            f"(temporal_frames={spec.visual.temporal_frames})"
         )
-    if spec.visual.temporal_frames and not method.joint:
-        raise ValueError(
-            f"{name} needs every frame in a group of its own, and this vision tower holds the "
-            f"patches of all in one (temporal_frames={spec.visual.temporal_frames}); take it "
-            "out of model.methods"
+    if spec.kind not in JOINT_KINDS:
+        found["joint_space"] = (
+            f"models of kind {spec.kind} have none ({' and '.join(JOINT_KINDS)} have)"
         )
+    if isinstance(spec.text, BertSpec):
+        found["pooled_alone"] = "this model's BERT reads every token"
+        found["text_tower"] = "this model has a BERT"
+    return found
+
+
+def _refuse(method: Method, why: str) -> None:
+    raise ValueError(f"{method.name or type(method).__name__} {why} out of model.methods")

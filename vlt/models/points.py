@@ -8,212 +8,211 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | point | method of `Method` | called |
 |---|---|---|
 | 0 stem | `stem` | once, after the embedding |
-| 1 extra tokens | `extra_tokens`, `after_block` | before attention, and last in every block |
-| 2 before attention | `before_attention` | first in every block, on the residual stream |
+| 1 before attention | `before_attention` | first in every block, on the residual stream |
+| 2 extra tokens | `extra_tokens`, `after_block` | before the first LayerNorm, and last in a block |
 | 3 projection delta | `projection` | after every dense layer |
 | 4 attention pattern | `attention_pattern` | before queries, keys and values are projected |
 | 5 parallel attention path | `parallel_attention` | on the attention's output |
-| 6 between attention and MLP | `between` | after the first residual sum |
+| 6 between attention and MLP | `after_attention` | after the first residual sum |
 | 7 MLP path | `mlp_path` | on the MLP's output; may read the block's input |
-| | `parallel_block` | on the block's output; reads the block's input |
+| | `parallel_block` | last but for `after_block`, on the block's output; reads the block's input |
 | 8 side branch | `side_branch` | once, with every block's output |
 | 9 pooled head | `features`, `head` | once, before and after projection into the joint space |
-| 10 trainable selection | `vlt.training.rules` | when gradients are taken |
+| | `text_head` | once, on the embedding of a causal text tower |
+| 10 trainable selection | `vlt.training.optimizer.Rules` | when gradients are taken |
 | 11 shared across towers | `shared_module` | once; blocks have it as `block.shared` |
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
 
 import flax.linen as nn
-import flax.struct
 import jax
 
-if TYPE_CHECKING:
-    from vlt.models.block import Block
-    from vlt.models.vit import VisionTransformer
+from vlt.models.spec import Spec, TextSpec, VisionSpec
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 
-class Tokens(flax.struct.PyTreeNode):
-    """State between blocks. Every count is static.
-
-    x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves. A group holds its
-        CLS tokens first, then tokens of methods (prompts), then patches.
-    size: [b, g, n] patches merged into each token, or None for one each.
-    members: [b, g, n, t * patches] share of every patch of the video in each token; None unless
-        captured, to be drawn.
-    cls: leading CLS tokens of a group, the ones that are read in the end.
-    frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
-        time, then all frames' patch 1 (ViCLIP).
-    protected: leading tokens of a group that no method removes or merges, CLS tokens included.
-    """
-
-    x: jax.Array
-    size: jax.Array | None = None
-    members: jax.Array | None = None
-    cls: int = flax.struct.field(pytree_node=False, default=1)
-    protected: int = flax.struct.field(pytree_node=False, default=1)
-    frames: int = flax.struct.field(pytree_node=False, default=1)
+class Scope(Protocol):
+    """A module that calls a point, in whose scope the method declares leaves and submodules."""
 
     @property
-    def patches(self) -> int:
-        """Tokens of a group that methods may remove or merge."""
-        return self.x.shape[2] - self.protected
+    def name(self) -> str | None:
+        """Of the module."""
 
-    def rearrange(self, move: Callable[[jax.Array], jax.Array], **changes: Any) -> "Tokens":
-        """`move` on everything that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
+    @property
+    def dtype(self) -> Any:
+        """Of activations."""
 
-        changes: new values of `cls` and `protected`.
-        """
-        size = None if self.size is None else move(self.size)
-        members = None if self.members is None else move(self.members)
-        return self.replace(x=move(self.x), size=size, members=members, **changes)
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """Its leaves, by collection."""
 
-    def by_frame(self, x: jax.Array) -> jax.Array:
-        """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
-        if self.frames == 1:
-            return x
-        b, _, n, d = x.shape
-        return x.reshape(b, n // self.frames, self.frames, d).swapaxes(1, 2)
+    def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any) -> Any:
+        """The leaf of this name, of what `init_fn(key, *init_args)` makes."""
 
-    def by_group(self, x: jax.Array) -> jax.Array:
-        """Inverse of `by_frame`."""
-        if self.frames == 1:
-            return x
-        b, t, n, d = x.shape
-        return x.swapaxes(1, 2).reshape(b, 1, n * t, d)
+    def make_rng(self, name: str = "params") -> jax.Array:
+        """A fresh key of the stream `name`: dropout, mask."""
 
 
-class Pattern(flax.struct.PyTreeNode):
-    """Who attends to whom: point 4.
+class BlockScope(Scope, Protocol):
+    """What a method may read of the pre-LN block that calls it; see `vlt.models.block.Block`."""
 
-    queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
-    values, are projected from; the same number of queries in other groups is fine. bias: added
-    to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
-    in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
-    logits before the bias, broadcastable as it. gather: what is made of keys, and of values,
-    [b, g, h, m, d/h] -> [b, g, h, m', d/h] before they are read; None for nothing.
+    heads: int
+    mlp_width: int
+    activation: str
+    norm_eps: float
+    key_bias: bool
+    tower: str
+    layer: int
+    depth: int
+    cls_read: bool
+    train: bool
+    shared: Mapping[str, nn.Module] | None
+
+    @property
+    def active(self) -> tuple["Method", ...]:
+        """The methods of its tower."""
+
+
+class TowerScope(Scope, Protocol):
+    """What a method may read of the vision tower that calls it."""
+
+    spec: VisionSpec
+    embed_dim: int
+    cls_only: bool
+    remat: bool
+    position_embedding: jax.Array
+    projection: Any
+
+    def project_tokens(self, x: jax.Array) -> jax.Array:
+        """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
+
+
+class TextScope(Scope, Protocol):
+    """What a method may read of the causal text tower that calls it."""
+
+    spec: TextSpec
+
+
+class DenseScope(Scope, Protocol):
+    """What a method may read of the dense layer that calls it.
+
+    part: `attention`, `cross_attention`, `mlp`, or an attention of a method's, that the layer is
+    in; empty outside of blocks. parent: the module of that part.
     """
 
-    queries: jax.Array
-    source: jax.Array
-    bias: jax.Array | None = None
-    key_weight: jax.Array | None = None
-    scale: jax.Array | None = None
-    gather: Callable[[jax.Array], jax.Array] | None = flax.struct.field(
-        pytree_node=False, default=None
-    )
-
-
-class KeysValues(flax.struct.PyTreeNode):
-    """Keys and values [b, g, h, m, d/h] that an attention layer reads."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionOutput:
-    """What an attention layer saw: keys and values, probabilities [b, g, h, q, m] on call.
-
-    `probabilities` is a function because most programs never materialise them.
-    """
-
-    keys: jax.Array
-    values: jax.Array
-    probabilities: Callable[[], jax.Array]
+    part: str
+    parent: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A method that fills none of the points.
 
-    kinds: of models that have what it fills or reads. joint: whether it is also for towers that
-    hold the patches of all frames in one group. merges: whether it merges or removes patches, which
-    one method of a model may. chooses_keys: whether it replaces the tokens that attention reads,
-    which one may, too. needs_places: whether it finds patches by their places in a frame.
-    other_frames_tested: whether it is published as tested on other numbers of frames than it is
-    trained on.
+    name: its key in a config and the name of its file. needs: words of
+    `vlt.models.compatibility.WORDS` that must hold for it, breaks: those that hold no longer beside
+    it; both are checked once, where the model is built. other_frames_tested: whether it is
+    published as tested on other numbers of frames than it is trained on.
     """
 
-    kinds: ClassVar[tuple[str, ...]] = ("dual_encoder", "captioner", "retriever", "answerer")
-    joint: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
-    chooses_keys: ClassVar[bool] = False
-    needs_places: ClassVar[bool] = False
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    breaks: ClassVar[frozenset[str]] = frozenset()
     other_frames_tested: ClassVar[bool] = False
 
     @property
-    def moves_patches(self) -> bool:
-        """Whether patches do not stay at their places in a frame, among no others."""
-        return self.merges
+    def towers(self) -> tuple[str, ...]:
+        """`visual`, `text`: the towers that call its points; a field where it is an option."""
+        return ("visual",)
 
-    def check(self, spec: Any, frames: int) -> None:
-        """Raises ValueError where the options do not fit the DualEncoderSpec or the frames."""
+    def breaks_here(self) -> frozenset[str]:
+        """`breaks`, and what these options break."""
+        return self.breaks
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError where the options do not fit the sizes or the frames."""
 
     @property
     def reads_patches(self) -> bool:
         """Whether the patch tokens that leave the last block are read by anything."""
         return False
 
-    def stem(self, tower: nn.Module, tokens: Tokens) -> Tokens:
+    def stem(self, tower: Scope, tokens: Tokens) -> Tokens:
         """Point 0: embedded tokens, before the first block."""
         return tokens
 
-    def extra_tokens(self, block: "Block", tokens: Tokens) -> Tokens:
-        """Point 1: add tokens, behind those that are protected."""
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1: transform the residual stream that enters the block."""
         return tokens
 
-    def after_block(self, block: "Block", tokens: Tokens) -> Tokens:
-        """Point 1: remove tokens that were there for this block alone, or prune what it put out."""
+    def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 2: add tokens, behind those that are protected."""
         return tokens
 
-    def before_attention(self, block: "Block", tokens: Tokens) -> Tokens:
-        """Point 2: transform the residual stream that enters the block."""
+    def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 2: remove tokens that were there for this block alone, or prune what it put out."""
         return tokens
 
-    def projection(self, dense: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-        """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in]."""
+    def projection(self, dense: DenseScope, x: jax.Array, y: jax.Array) -> jax.Array:
+        """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in].
+
+        Called for the layers of a block, where `dense.part` says of which attention or MLP, and for
+        projections behind the blocks, where it is empty.
+        """
         return y
 
-    def attention_pattern(self, block: "Block", tokens: Tokens, pattern: Pattern) -> Pattern:
-        """Point 4: choose queries, key and value sources, and logit bias."""
+    def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
+        """Point 4: choose queries, key and value sources, scale, and logit bias.
+
+        A bias is added to that which is there (`Pattern.add_bias`), which may be a mask or another
+        method's; queries, sources, scale and `gather` are replaced by one method at most.
+        """
         return pattern
 
     def parallel_attention(
-        self, block: "Block", tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens."""
+        """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens.
+
+        tokens: those that have queries, the leading ones where only they are read; `normed`
+        [b, g, n, d] is of all. Returns as many as y has.
+        """
         return y
 
-    def after_attention(self, block: "Block", tokens: Tokens, attended: AttentionOutput) -> Tokens:
+    def after_attention(
+        self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
+    ) -> Tokens:
         """Point 6: transform, prune or merge the tokens between attention and MLP."""
         return tokens
 
     def mlp_path(
-        self, block: "Block", entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
+        self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block."""
+        """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block.
+
+        Of `entry` there are only those tokens that had queries.
+        """
         return y
 
     def parallel_block(
-        self, block: "Block", entry: Tokens, normed: jax.Array, tokens: Tokens
+        self, block: BlockScope, entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
         """Point 7: `tokens` leave the block; `entry` came in, `normed` through the first LayerNorm.
 
-        Where only CLS tokens are read, `tokens` are the first of `entry`. Stochastic depth drops
+        Of `entry` and `normed` there are only those tokens that had queries. Stochastic depth drops
         nothing that is added here.
         """
         return tokens
 
     def side_branch(
-        self, tower: "VisionTransformer", hidden: Sequence[Tokens], train: bool, capture: bool
+        self, tower: TowerScope, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8: hidden[m] left block m. Returns the tokens to pool and named extra outputs."""
         return hidden[-1], {}
 
-    def features(self, tower: "VisionTransformer", x: jax.Array) -> jax.Array:
+    def features(self, tower: TowerScope, x: jax.Array) -> jax.Array:
         """Point 9: the final LayerNorm's tokens [b, g, n, d]; of a dual encoder, CLS tokens alone.
 
         Returns as many, in any order where a text model attends to all of them.
@@ -221,9 +220,18 @@ class Method:
         return x
 
     def head(
-        self, tower: nn.Module, features: jax.Array, train: bool
+        self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Point 9: embeddings of frames [b, t, e] before pooling over time, or of texts [b, e].
+        """Point 9 of the vision tower: embeddings of frames [b, t, e], before the mean over time.
+
+        Returns the features and named extra outputs, as point 8 does.
+        """
+        return features, {}
+
+    def text_head(
+        self, tower: TextScope, features: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Point 9 of the text tower: embeddings of texts [b, e], not normalised.
 
         Returns the features and named extra outputs, as point 8 does.
         """
@@ -244,13 +252,18 @@ class Method:
         other leaves. Outputs stay the same up to rounding."""
         return self, params
 
-    def shared_module(self, spec: Any) -> nn.Module | None:
-        """Point 11: a module both towers use. `spec` is the DualEncoderSpec."""
+    def shared_module(self, spec: Spec) -> nn.Module | None:
+        """Point 11: a module both towers use."""
         return None
 
-    def init_from_backbone(self, params: dict, spec: Any) -> dict:
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """New leaves that start as copies of converted ones; `params` is the whole tree."""
         return params
+
+
+def of_tower(methods: Sequence[Method], tower: str) -> tuple[Method, ...]:
+    """Those that the tower calls."""
+    return tuple(method for method in methods if tower in method.towers)
 
 
 def copy_leaves(tree: dict, source: dict) -> dict:

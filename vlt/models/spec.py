@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
-from vlt.models.block import ACTIVATIONS
+from vlt.models.activations import ACTIVATIONS
 from vlt.pytrees.fields import from_values, near, shown
 
 # Least and greatest of what a file may ask for: far beyond any model, and built in seconds.

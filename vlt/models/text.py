@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block, Dense, LayerNorm
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method, of_tower
 from vlt.models.spec import TextSpec
+from vlt.models.tokens import Tokens
 
 
 class TextTransformer(nn.Module):
@@ -46,8 +47,8 @@ class TextTransformer(nn.Module):
             name="projection",
         )
         features = projection(pooled).astype(jnp.float32)
-        for method in self.methods:
-            features, extra = method.head(self, features, train)
+        for method in of_tower(self.methods, "text"):
+            features, extra = method.text_head(self, features, train)
             out.update(extra)
         return features, out
 
@@ -67,7 +68,7 @@ class TextTransformer(nn.Module):
         )
         x = embedding(ids) + position[: ids.shape[1]].astype(self.dtype)
         tokens = Tokens(x[:, None], cls=0, protected=0)
-        for method in self.methods:
+        for method in of_tower(self.methods, "text"):
             tokens = method.stem(self, tokens)
         return tokens
 

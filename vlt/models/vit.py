@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block, Dense, LayerNorm
-from vlt.models.points import Method, Tokens
+from vlt.models.points import Method, of_tower
 from vlt.models.spec import VisionSpec
+from vlt.models.tokens import Tokens
 
 
 class PatchEmbedding(nn.Module):
@@ -97,7 +98,7 @@ class VisionTransformer(nn.Module):
             hidden.append(tokens)
             if capture:
                 out[f"block_{layer}"] = tokens
-        for method in self.methods:
+        for method in self._active:
             tokens, extra = method.side_branch(self, hidden, train, capture)
             hidden[-1] = tokens
             out.update(extra)
@@ -112,15 +113,19 @@ class VisionTransformer(nn.Module):
             out["frames"] = frames
         return frames.mean(1), out
 
+    @property
+    def _active(self) -> tuple[Method, ...]:
+        return of_tower(self.methods, "visual")
+
     def _features(self, x: jax.Array) -> jax.Array:
-        for method in self.methods:
+        for method in self._active:
             x = method.features(self, x)
         return x
 
     def _embed(self, x: jax.Array, train: bool, out: dict[str, Any]) -> jax.Array:
         """CLS tokens [b, g, n, d] -> embeddings [b, t, e]; adds to `out`."""
         frames = self.projection(x).reshape(x.shape[0], -1, self.embed_dim).astype(jnp.float32)
-        for method in self.methods:
+        for method in self._active:
             frames, extra = method.head(self, frames, train)
             out.update(extra)
         return normalize(frames) if self.frame_norm else frames
@@ -154,7 +159,7 @@ class VisionTransformer(nn.Module):
             tokens = Tokens(x, frames=video.shape[1])
         else:
             tokens = Tokens(x, members=_own_patch(x) if capture else None)
-        for method in self.methods:
+        for method in self._active:
             tokens = method.stem(self, tokens)
         return tokens
 
@@ -172,7 +177,7 @@ class VisionTransformer(nn.Module):
     def _block(self, layer: int, train: bool) -> Block:
         spec = self.spec
         last = layer == spec.layers - 1
-        patches_read = self.tokens_read or any(m.reads_patches for m in self.methods)
+        patches_read = self.tokens_read or any(m.reads_patches for m in self._active)
         cls_read = self.cls_only and last and not patches_read
         block = nn.remat(Block) if self.remat else Block
         return block(

@@ -8,7 +8,6 @@ import jax
 from jax.interpreters import partial_eval
 
 from vlt.model_io.build import abstract_params, example_inputs
-from vlt.models.compatibility import method_name
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import by_path
 from vlt.reporting.tables import Column, format_table
@@ -69,7 +68,7 @@ def owners_of(model: VideoModel, params: Any) -> dict[str, str]:
     for method in model.methods:
         others = tuple(other for other in model.methods if other is not method)
         rest = by_path(abstract_params(model.clone(methods=others)))
-        owners |= {path: method_name(method) for path in by_path(params) if path not in rest}
+        owners |= {path: method.name for path in by_path(params) if path not in rest}
     return owners
 
 

@@ -1,0 +1,99 @@
+"""The arrows between the rooms of vlt/: they run one way, as ARCHITECTURE.md draws them."""
+
+import ast
+import pathlib
+
+from helpers import ROOT
+
+# From the ground up. A room imports only what stands in lines before its own.
+STOREYS = (
+    ("pytrees", "runtime"),
+    ("storage", "costs"),
+    ("configuration", "models", "data", "reporting"),
+    ("adapters",),
+    ("merging",),
+    ("methods",),
+    ("model_io", "tasks"),
+    ("convert", "evaluation"),
+    ("training",),
+    ("arguments", "inference"),
+    ("api", "bench"),
+)
+DOORS = {"main", "inspect", "export", "draw", "caption", "score"}
+# What doors have of each other: the model of a run, and its counts.
+SHARED = {("main", "inspect"), ("caption", "export"), ("draw", "export")}
+METHODS = ("adapters", "merging")
+
+
+def modules() -> dict[str, pathlib.Path]:
+    files = {path for path in (ROOT / "vlt").rglob("*.py") if "configs" not in path.parts}
+    names = {path: path.relative_to(ROOT).with_suffix("").parts for path in files}
+    return {".".join(name).removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def imports(path: pathlib.Path, known: dict[str, pathlib.Path]) -> set[str]:
+    """Modules of vlt that a file imports, anywhere in it, for types alone as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{name.name}" for name in node.names}
+            found |= (inner & known.keys()) or {node.module}
+    return found & known.keys()
+
+
+MODULES = modules()
+ARROWS = {name: imports(path, MODULES) - {name} for name, path in MODULES.items()}
+
+
+def room(module: str) -> str:
+    return (module.split(".") + [""])[1]
+
+
+def between_rooms() -> set[tuple[str, str]]:
+    pairs = {(room(a), room(b)) for a, others in ARROWS.items() for b in others}
+    return {(a, b) for a, b in pairs if a and b and a != b}
+
+
+def test_every_room_has_a_storey_or_is_a_door():
+    known = {name for storey in STOREYS for name in storey} | DOORS
+    assert {room(module) for module in MODULES} - {""} == known
+
+
+def test_arrows_run_down():
+    height = {name: level for level, storey in enumerate(STOREYS) for name in storey}
+    up = {
+        (a, b) for a, b in between_rooms() if a in height and (b in DOORS or height[b] >= height[a])
+    }
+    assert not up
+
+
+def test_doors_are_opened_from_the_street():
+    assert {(a, b) for a, b in between_rooms() if a in DOORS and b in DOORS} == SHARED
+
+
+def test_no_file_imports_itself_by_a_detour():
+    """Takes away what imports nothing that is left, until nothing changes."""
+    left = {name: set(others) for name, others in ARROWS.items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert not left, f"in a circle, or on the way to one: {sorted(left)}"
+
+
+def test_towers_know_no_method_and_methods_no_task():
+    for module, others in ARROWS.items():
+        if room(module) == "models":
+            assert {room(other) for other in others} <= {"models", "pytrees"}, module
+        if room(module) in METHODS:
+            assert not {room(other) for other in others} & {"tasks", "data", "training"}, module
+
+
+def test_the_loop_and_the_tasks_are_told_names():
+    """The loop has its task from `tasks.build`; no task has the name of a data set's test."""
+    for module in ARROWS:
+        if room(module) == "training":
+            tasks = {other for other in ARROWS[module] if room(other) == "tasks"}
+            assert tasks <= {"vlt.tasks.build", "vlt.tasks.task"}, module
+        if room(module) == "tasks":
+            assert not {other for other in ARROWS[module] if other.endswith("protocols")}, module

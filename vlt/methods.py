@@ -1,0 +1,59 @@
+"""Every method by its name, which is that of the file of vlt/adapters or vlt/merging it is in.
+
+A file that holds a method names its class in `METHOD`; one without holds what methods share.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import vlt.adapters
+import vlt.merging
+from vlt.models.points import Method
+from vlt.pytrees.fields import from_values, near, shown
+
+
+def build_methods(options: Mapping[str, Mapping[str, Any]]) -> tuple[Method, ...]:
+    """Methods from {name: options}, in order; a name is a file of vlt/adapters or vlt/merging.
+
+    Raises:
+        ValueError: unknown method or option, with the nearest names; a value of another type.
+    """
+    return tuple(
+        from_values(method_class(name), fields, f"method {name!r}", "option")
+        for name, fields in options.items()
+    )
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        ValueError: unknown method, with the nearest names.
+    """
+    modules = _modules()
+    found = _method_in(modules[name], name) if name in modules else None
+    if found is None:
+        raise ValueError(f"unknown method {shown(name)}{near(name, method_classes())}")
+    return found
+
+
+def method_classes() -> dict[str, type[Method]]:
+    """Every method there is, by name."""
+    found = {name: _method_in(package, name) for name, package in _modules().items()}
+    return {name: method for name, method in found.items() if method is not None}
+
+
+def _modules() -> dict[str, str]:
+    """The package of every file that may hold a method."""
+    return {
+        info.name: package.__name__
+        for package in (vlt.adapters, vlt.merging)
+        for info in pkgutil.iter_modules(package.__path__)
+    }
+
+
+def _method_in(package: str, name: str) -> type[Method] | None:
+    """The method of a module; None where it holds what methods share."""
+    return getattr(importlib.import_module(f"{package}.{name}"), "METHOD", None)

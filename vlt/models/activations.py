@@ -1,0 +1,10 @@
+"""Activations by the names that sizes have for them."""
+
+from collections.abc import Callable
+
+import jax
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}

@@ -1,0 +1,102 @@
+"""What blocks and methods hand to each other: tokens, and who attends to whom."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+
+
+class Tokens(flax.struct.PyTreeNode):
+    """State between blocks. Every count is static.
+
+    x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves. A group holds its
+        CLS tokens first, then tokens of methods (prompts), then patches.
+    size: [b, g, n] patches merged into each token, or None for one each.
+    members: [b, g, n, t * patches] share of every patch of the video in each token; None unless
+        captured, to be drawn.
+    cls: leading CLS tokens of a group, the ones that are read in the end.
+    frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
+        time, then all frames' patch 1 (ViCLIP).
+    protected: leading tokens of a group that no method removes or merges, CLS tokens included.
+    """
+
+    x: jax.Array
+    size: jax.Array | None = None
+    members: jax.Array | None = None
+    cls: int = flax.struct.field(pytree_node=False, default=1)
+    protected: int = flax.struct.field(pytree_node=False, default=1)
+    frames: int = flax.struct.field(pytree_node=False, default=1)
+
+    @property
+    def patches(self) -> int:
+        """Tokens of a group that methods may remove or merge."""
+        return self.x.shape[2] - self.protected
+
+    def rearrange(self, move: Callable[[jax.Array], jax.Array], **changes: Any) -> "Tokens":
+        """`move` on everything that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
+
+        changes: new values of `cls` and `protected`.
+        """
+        size = None if self.size is None else move(self.size)
+        members = None if self.members is None else move(self.members)
+        return self.replace(x=move(self.x), size=size, members=members, **changes)
+
+    def by_frame(self, x: jax.Array) -> jax.Array:
+        """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
+        if self.frames == 1:
+            return x
+        b, _, n, d = x.shape
+        return x.reshape(b, n // self.frames, self.frames, d).swapaxes(1, 2)
+
+    def by_group(self, x: jax.Array) -> jax.Array:
+        """Inverse of `by_frame`."""
+        if self.frames == 1:
+            return x
+        b, t, n, d = x.shape
+        return x.swapaxes(1, 2).reshape(b, 1, n * t, d)
+
+
+class Pattern(flax.struct.PyTreeNode):
+    """Who attends to whom: point 4.
+
+    queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
+    values, are projected from; the same number of queries in other groups is fine. bias: added
+    to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
+    in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
+    logits before the bias, broadcastable as it. gather: what is made of keys, and of values,
+    [b, g, h, m, d/h] -> [b, g, h, m', d/h] before they are read; None for nothing.
+    """
+
+    queries: jax.Array
+    source: jax.Array
+    bias: jax.Array | None = None
+    key_weight: jax.Array | None = None
+    scale: jax.Array | None = None
+    gather: Callable[[jax.Array], jax.Array] | None = flax.struct.field(
+        pytree_node=False, default=None
+    )
+
+    def add_bias(self, bias: jax.Array) -> "Pattern":
+        """With `bias` on top of the bias there is."""
+        return self.replace(bias=bias if self.bias is None else self.bias + bias)
+
+
+class KeysValues(flax.struct.PyTreeNode):
+    """Keys and values [b, g, h, m, d/h] that an attention layer reads."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionOutput:
+    """What an attention layer saw: keys and values, probabilities [b, g, h, q, m] on call.
+
+    `probabilities` is a function because most programs never materialise them.
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    probabilities: Callable[[], jax.Array]
