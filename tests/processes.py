@@ -8,7 +8,6 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 
-import pytest
 from helpers import ROOT, environment
 
 from launch.local import ADDRESS, free_port
@@ -21,17 +20,6 @@ from vlt.runtime import processes
 processes.WATCH_EVERY, processes.COMMON_ERROR = 0.5, 3.0
 processes.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 60, 10)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def caches(tmp_path_factory):
-    """Generated data and compiled programs are shared by the runs of a file of tests."""
-    folder = tmp_path_factory.mktemp("caches")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("VLT_CACHE", str(folder / "data"))
-        patched.setenv("JAX_COMPILATION_CACHE_DIR", str(folder / "programs"))
-        patched.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
 
 
 def together(code: str, count: int, devices: int = 1, timeout: float = 200) -> list[str]:

@@ -1,7 +1,6 @@
 """Retrieval and question answering from a converted BLIP: trained, resumed and evaluated."""
 
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -18,14 +17,6 @@ CLIPS = "moving_shapes:clips:train:6"
 FRAMES = 2
 
 pytestmark = pytest.mark.slow  # compiles training steps and what evaluations run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    before = os.environ.get("VLT_CACHE")
-    os.environ["VLT_CACHE"] = str(tmp_path_factory.getbasetemp() / "blip")
-    yield
-    os.environ.pop("VLT_CACHE") if before is None else os.environ.update(VLT_CACHE=before)
 
 
 def base(kind: str, folder: Path):

@@ -1,10 +1,14 @@
-"""Every method by its name, which is that of the file of vlt/adapters or vlt/merging it is in.
+"""Every method by its name: that of its file in vlt/adapters or vlt/merging, or of another module.
 
-A file that holds a method names its class in `METHOD`; one without holds what methods share.
+A file that holds a method names its class in `METHOD`; one without holds what methods share. A
+method of another package goes by its import path, `others.warmth`, of which a config's section has
+the last part, `warmth`.
 """
 
 import importlib
 import pkgutil
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +19,11 @@ from vlt.pytrees.fields import from_values, near, shown
 
 
 def build_methods(options: Mapping[str, Mapping[str, Any]]) -> tuple[Method, ...]:
-    """Methods from {name: options}, in order; a name is a file of vlt/adapters or vlt/merging.
+    """Methods from {name: options}, in order.
 
     Raises:
-        ValueError: unknown method or option, with the nearest names; a value of another type.
+        ValueError: unknown method or option, with the nearest names; a value of another type; a
+            module of another package that nobody has imported.
     """
     return tuple(
         from_values(method_class(name), fields, f"method {name!r}", "option")
@@ -32,6 +37,8 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ValueError: unknown method, with the nearest names.
     """
+    if re.fullmatch(r"\w+(\.\w+)+", name):
+        return _outside(name)
     modules = _modules()
     found = _method_in(modules[name], name) if name in modules else None
     if found is None:
@@ -57,3 +64,18 @@ def _modules() -> dict[str, str]:
 def _method_in(package: str, name: str) -> type[Method] | None:
     """The method of a module; None where it holds what methods share."""
     return getattr(importlib.import_module(f"{package}.{name}"), "METHOD", None)
+
+
+def _outside(name: str) -> type[Method]:
+    # A model folder of a stranger may name any module: importing one would run it.
+    if name not in sys.modules:
+        raise ValueError(
+            f"unknown method {shown(name)}: it would be of another package, which no model folder "
+            "may import; import it first, or name it in a config's model.methods"
+        )
+    found = getattr(sys.modules[name], "METHOD", None)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ValueError(f"{name}.METHOD must be a class of vlt.models.points.Method")
+    if found.name != name:
+        raise ValueError(f"{name}.METHOD.name is {found.name!r}; it must be {name!r}")
+    return found

@@ -25,11 +25,6 @@ CODE = """
 """
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("VLT_CACHE", str(tmp_path_factory.getbasetemp() / "evaluate"))
-
-
 def evaluate(workdir, devices: int) -> dict:
     output = run_python(CODE, workdir, devices=devices, timeout=300)
     return json.loads(output.partition("RESULT")[2])

@@ -4,11 +4,10 @@ import json
 
 import pytest
 from helpers import run_python
-from processes import caches, together
+from processes import together
 
 from vlt.evaluation import KINDS
 
-__all__ = ["caches"]
 CODE = """
     import json, sys
     from pathlib import Path

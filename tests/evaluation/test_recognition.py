@@ -148,9 +148,8 @@ def test_scores_of_views_are_their_sum_and_do_not_underflow():
 
 
 @pytest.fixture
-def files(tmp_path, tmp_path_factory, monkeypatch):
+def files(tmp_path):
     """A folder with a manifest of five real videos, 32 x 32, and the list of classes."""
-    monkeypatch.setenv("VLT_CACHE", str(tmp_path_factory.getbasetemp() / "recognition"))
     clips = read_manifest(resolve("moving_shapes:clips:train:3"))[:5]
     rows = [{"video": clip.video, "label": CLASSES[i % 3]} for i, clip in enumerate(clips)]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,6 +1,7 @@
 """Methods by name, with options of the right type, in a model of the config's sizes."""
 
 import re
+import sys
 
 import pytest
 
@@ -11,7 +12,7 @@ from vlt.model_io.build import build_model, method_options
 LISTED = "adapter, adaptformer, btadapter, caption_reconstruction, clip4clip, .*, tome, vl_adapter$"
 
 
-@pytest.mark.parametrize("name", ["matching", "branch", "over_time", "", "lora.x", "../lora"])
+@pytest.mark.parametrize("name", ["matching", "branch", "over_time", "", "../lora"])
 def test_what_holds_no_method_is_unknown_and_not_suggested(name):
     with pytest.raises(ValueError, match="unknown method") as error:
         build_methods({name: {}})
@@ -19,6 +20,18 @@ def test_what_holds_no_method_is_unknown_and_not_suggested(name):
     assert start == f"unknown method {name!r}"
     suggested = re.findall(r"\w+", hint.removeprefix("did you mean ").removeprefix("there are "))
     assert suggested and not {"matching", "branch", "over_time"} & set(suggested)
+
+
+@pytest.mark.parametrize("name", ["lora.x", "vlt.adapters.nothing", "antigravity.x"])
+def test_a_module_of_another_package_is_never_imported_for_a_folder(name):
+    with pytest.raises(ValueError, match=f"unknown method '{name}': .* no model folder may import"):
+        build_methods({name: {}})
+    assert name not in sys.modules
+
+
+def test_a_module_without_a_method_is_none():
+    with pytest.raises(ValueError, match=r"os.path.METHOD must be a class of vlt.models.points"):
+        build_methods({"os.path": {}})
 
 
 def test_nearest_methods_are_suggested_or_all_listed():

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 from flax import traverse_util
 from helpers import ROOT, environment, run_python
-from processes import CONFIG, LOST_SECONDS, caches, finish, start_run, together, wait_until
+from processes import CONFIG, LOST_SECONDS, finish, start_run, together, wait_until
 
 from vlt.runtime import processes
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.metrics_log import PERFORMANCE, read_metrics
 
-__all__ = ["caches"]
 STEPS = 12
 EVALS = (
     "--config.evals.looks.kind=retrieval",
@@ -119,6 +118,7 @@ def test_without_the_first_process_the_others_end_in_time(two, tmp_path):
     children = start_run(tmp_path, 2, *EVALS)
     wait_until(started(tmp_path), children)
     children[0].kill()
+    children[0].wait()
     _, errors = children[1].communicate(timeout=LOST_SECONDS + 30)
     assert children[1].returncode != 0 and "another task died" in errors
     finish(start_run(tmp_path, 2, *EVALS))

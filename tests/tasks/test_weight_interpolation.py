@@ -72,7 +72,7 @@ class Counting(Task):
     """A task that counts how often its state was taken on."""
 
     columns = ("video", "text")
-    also = ("label",)
+    loss_inputs = ("label",)
 
     def initial_state(self, model, trained, frozen):
         return {"steps": jnp.zeros((), jnp.int32)}

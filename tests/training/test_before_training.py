@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,6 @@ from vlt.training import loop
 from vlt.training.loop import Run
 
 CLIPS = "moving_shapes:clips:train:6"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _data(tmp_path_factory):
-    before = dict(os.environ)
-    os.environ["VLT_CACHE"] = str(tmp_path_factory.mktemp("data"))
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture

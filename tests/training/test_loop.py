@@ -23,19 +23,6 @@ CONFIG = "tests/loop_config.py"
 PROGRAMS = f"{PERFORMANCE}programs"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _caches(tmp_path_factory):
-    """Generated data and compiled programs are shared by the runs of this file."""
-    folder = tmp_path_factory.mktemp("caches")
-    before = dict(os.environ)
-    os.environ["VLT_CACHE"] = str(folder / "data")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-
-
 def command(workdir: Path, *overrides: str) -> list[str]:
     return [
         sys.executable, "-m", "vlt.main", f"--config={CONFIG}", f"--workdir={workdir}", *overrides,

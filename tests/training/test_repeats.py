@@ -1,7 +1,6 @@
 """Runs that repeat: a folder each, their means and deviations; recognition is resumed."""
 
 import json
-import os
 
 import jax
 import numpy as np
@@ -27,13 +26,10 @@ TABLE = (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    before = os.environ.get("VLT_CACHE")
-    os.environ["VLT_CACHE"] = str(tmp_path_factory.getbasetemp() / "repeats")
+def _size():
     SIZES["small_viclip"] = SPEC
     yield
     del SIZES["small_viclip"]
-    os.environ.pop("VLT_CACHE") if before is None else os.environ.update(VLT_CACHE=before)
 
 
 def config():

@@ -100,6 +100,13 @@ def test_who_has_it_is_named_with_host_process_and_time(tmp_path, quick, other):
     assert not (tmp_path / LOCK).exists()
 
 
+def test_one_whose_parent_has_not_asked_how_it_ended_blocks_for_a_lease(tmp_path, quick, other):
+    other.kill()
+    start = time.monotonic()
+    with held(tmp_path):
+        assert time.monotonic() - start < 3 * workdir.LEASE
+
+
 @pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGTERM])
 def test_a_dead_process_of_this_host_does_not_block(tmp_path, quick, other, ended):
     other.send_signal(ended)

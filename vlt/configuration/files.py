@@ -50,15 +50,29 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
 
 
 def checked(config: ConfigDict) -> ConfigDict:
-    """The config, in whose rows and repeats, too, every number is within its bounds (vlt/bounds).
+    """The config, in whose rows and repeats, too, every number is within its bounds (`bounds`), and
+    every method of another package is imported.
 
     Raises:
-      ConfigError: one is not; the message names key, value and bounds.
+      ConfigError: a number is not, and the message names key, value and bounds; or no such module.
     """
     for each in (config, *(run for _, row in rows_of(config) for _, run in repeats_of(row))):
         if wrong := out_of_bounds(each):
             raise ConfigError(wrong)
+        _import_methods(each.get("model", {}).get("methods", ()))
     return config
+
+
+def _import_methods(names: Any) -> None:
+    """Here alone: a config is the user's code, a folder that names methods may be a stranger's."""
+    for name in names if isinstance(names, (list, tuple)) else ():
+        if isinstance(name, str) and "." in name:
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                raise ConfigError(
+                    f"config.model.methods: {name!r} is not to be found: {error}"
+                ) from error
 
 
 def split_name(name: str) -> tuple[pathlib.Path, str]:

@@ -43,7 +43,8 @@ def method_options(
     _check_names(config["methods"])
     options = {name: dict(fields) for name, fields in stored.items()}
     for name in config["methods"]:
-        options[name] = options.get(name, {}) | dict(config.get(name, {}))
+        section = config.get(name.rpartition(".")[2], {})
+        options[name] = options.get(name, {}) | dict(section)
     return options
 
 

@@ -128,7 +128,7 @@ def _lives(lock: filelock.SoftFileLease) -> Callable[[], bool]:
         owner = lock.owner
         if owner is None:
             return False
-        if owner.hostname == socket.gethostname():
+        if owner.hostname == socket.gethostname() and not _is_zombie(owner.pid):
             return True  # else the lock would have been taken from it: it is of this host
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(lock.lock_file).st_mtime_ns
@@ -143,6 +143,14 @@ def _lives(lock: filelock.SoftFileLease) -> Callable[[], bool]:
         return False
 
     return check
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether the process has ended, and its parent alone has not asked how."""
+    with contextlib.suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z"
+    return False
 
 
 def _lost(workdir: Path, reason: str) -> None:
