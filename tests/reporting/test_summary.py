@@ -61,7 +61,14 @@ def test_closing_tells_where_things_are_and_how_to_go_on(tmp_path, runs):
     assert f"In {tmp_path}: results.md, curves.png, twins.png" in text
     assert f"Checkpoints: {tmp_path / 'trained' / 'checkpoints'}" in text
     assert f"python -m vlt.export --workdir={tmp_path / 'trained'} {tmp_path}-model" in text
-    assert "--config=configs/tempme.py" in text
+    assert f"--config.seed=1 --workdir={tmp_path}-seed1" in text
+    assert text.endswith("  python -m vlt.main --config=configs/tempme.py")
+
+
+def test_another_seed_is_not_advised_where_rows_have_several(tmp_path, runs):
+    runs = [(title, folder / "seed-0", config) for title, folder, config in runs]
+    text = summary.closing("configs/msta.py", tmp_path / "a b", runs, [])
+    assert "seed1" not in text and f"'{tmp_path}/a b-model'" in text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,22 @@ def draw(workdir: Path, runs: Runs) -> list[Path]:
 def closing(config_name: str, workdir: Path, runs: Runs, pictures: list[Path]) -> str:
     """Where results, pictures and the first trained row's checkpoints are; commands to go on."""
     files = ", ".join(["results.md", *(picture.name for picture in pictures)])
-    lines = [f"In {workdir}: {files}"]
-    main = "python -m vlt.main --config="
-    commands = [f"{main}{config_name} --config.seed=1 --workdir={workdir}-seed1"]
+    lines, commands = [f"In {workdir}: {files}"], []
     trained = [folder for _, folder, config in runs if config.train.steps]
     if trained:
         lines.append(f"Checkpoints: {trained[0] / 'checkpoints'}, and so for each row")
-        commands.insert(0, f"python -m vlt.export --workdir={trained[0]} {workdir}-model")
+        commands.append(f"vlt.export --workdir={_quoted(trained[0])} {_quoted(workdir, '-model')}")
+    # Where rows repeat themselves from several seeds, one more says nothing new.
+    if all(folder.parent == workdir for _, folder, _ in runs):
+        again = f"vlt.main --config={_quoted(config_name)} --config.seed=1"
+        commands.append(f"{again} --workdir={_quoted(workdir, '-seed1')}")
     other = "tempme" if "btadapter" in config_name else "btadapter"
-    commands.append(f"{main}configs/{other}.py")
-    return "\n".join([*lines, "", "To go on:", *(f"  {command}" for command in commands)])
+    commands.append(f"vlt.main --config=configs/{other}.py")
+    return "\n".join([*lines, "", "To go on:", *(f"  python -m {each}" for each in commands)])
+
+
+def _quoted(path: str | Path, ending: str = "") -> str:
+    return shlex.quote(f"{path}{ending}")
 
 
 def _curves(runs: Runs) -> Image.Image | None:
