@@ -76,7 +76,7 @@ def moving_shapes() -> ConfigDict:
     config.optimizer.update(lr=3e-3, schedule={"name": "cosine", "warmup": 0.1})
     config.task.update(losses={"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}, mask_duplicates=True)
     common.moving_shapes(config)
-    config.train.update(steps=1000, log_every=50, checkpoint_every=250)
+    config.train.update(steps=300, log_every=20, eval_every=100, checkpoint_every=100)
     config.compare = (
         ("zero-shot tiny CLIP", {"model.methods": (), "rules": FROZEN, "train.steps": 0}),
         ("BT-Adapter", {}),

@@ -129,6 +129,8 @@ def _run_and_print(config: ConfigDict, workdir: Path) -> None:
     rows = run_all(config, workdir, _MODE.value)
     if processes.is_primary():
         print_tables(config, rows)
+        if config.compare and _MODE.value == "train":
+            print_summary(config, workdir)
 
 
 def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict[str, Any]]:
@@ -147,6 +149,9 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
         for title, row_config in configuration.rows_of(config):
             folder = workdir / slug(title) if title else workdir
             rows.append({"row": title or workdir.name} | run_row(row_config, folder, mode))
+            if processes.is_primary() and len(rows) < len(config.compare):
+                so_far = format_table(rows, columns(config))
+                print(f"\n{so_far}\n", file=sys.stderr, flush=True)
         if processes.is_primary():
             write_results(workdir, rows, columns(config))
     return rows
@@ -289,6 +294,19 @@ def print_tables(config: ConfigDict, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row.get("note"):
             print(f"\n{row['note']}")
+
+
+def print_summary(config: ConfigDict, workdir: Path) -> None:
+    """Draws a finished comparison, and prints where things are and how to go on."""
+    from vlt.reporting import summary  # imports the decoder
+
+    runs = []
+    for title, row_config in configuration.rows_of(config):
+        repeat, run_config = configuration.repeats_of(row_config)[0]
+        runs.append((title, workdir / slug(title) / slug(repeat), run_config))
+    pictures = summary.draw(workdir, runs)
+    name = config_flags.get_config_filename(flags.FLAGS["config"])
+    print(f"\n{summary.closing(name, workdir, runs, pictures)}")
 
 
 def slug(title: str) -> str:

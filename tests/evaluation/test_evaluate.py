@@ -46,12 +46,22 @@ def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_pat
     monkeypatch.setattr(retrieval, "embed_texts", lambda *_: np.eye(8))
     record = SimpleNamespace
     records = [
-        record(captions=(f"clip {i}",), line=i + 1, extra={"pair": i // 2, "family": "size"})
+        record(
+            captions=(f"clip {i}",),
+            line=i + 1,
+            extra={"pair": i // 2, "family": "size"},
+            video=f"{i}.mov",
+        )
         for i in range(8)
     ]
-    data = SimpleNamespace(records=records, manifest=tmp_path / "manifest.jsonl")
-    found = retrieval.twins(None, None, {"min_pairs": 1}, data, 0)
+    data = SimpleNamespace(records=records, manifest=tmp_path / "manifest.jsonl", name="twins")
+    predictor = SimpleNamespace(writes=True, workdir=tmp_path)
+    found = retrieval.twins(predictor, None, {"min_pairs": 1}, data, 0)
     assert (found["twins_v2t"], found["twins_t2v"], found["pairs"]) == (100.0, 100.0, 3)
+    written = json.loads((tmp_path / "twins-twins.json").read_text())
+    assert [pair["videos"] for pair in written] == [[f"{i}.mov", f"{i + 1}.mov"] for i in (0, 4, 6)]
+    assert written[1]["captions"] == ["clip 4", "clip 5"]
+    assert all(pair["scores"] == [[1.0, 0.0], [0.0, 1.0]] for pair in written)
 
 
 def test_what_an_evaluation_will_find_is_known_before(tmp_path):

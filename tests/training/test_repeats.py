@@ -82,6 +82,21 @@ def test_repeats_have_folders_of_their_own_and_the_row_is_their_mean(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*")} == before
 
 
+def test_finished_rows_are_shown_while_others_run(tmp_path, monkeypatch, capsys):
+    given = config()
+    given.compare = (("first", {}), ("second", {}))
+    shown = []
+
+    def run_row(*_):
+        shown.append(capsys.readouterr().err)
+        return {"trained_params": 380}
+
+    monkeypatch.setattr(main, "run_row", run_row)
+    main.run_all(given, tmp_path)
+    assert "first" not in shown[0] and "380" not in shown[0]
+    assert "first" in shown[1] and "380" in shown[1] and "second" not in shown[1]
+
+
 def test_what_the_task_carries_comes_back_with_the_checkpoint(tmp_path):
     """Descriptions embedded by the start's weights, which training changed."""
     given = config()

@@ -11,7 +11,7 @@ import numpy as np
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
-from vlt.evaluation.retrieval import pairs_of_twins
+from vlt.evaluation.retrieval import pairs_of_twins, write_choices
 from vlt.models.generation import Search, generate
 from vlt.tasks.caption_metrics import (
     METRICS,
@@ -102,6 +102,7 @@ def caption_twins(
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     first, second = (own_and_other[np.searchsorted(read, rows[:, i])] for i in range(2))
     scores = np.stack([first, second[:, ::-1]], axis=1)
+    write_choices(predictor, data, rows, scores)
     return dict(twin_accuracy(scores, families)) | {"pairs": len(rows)}
 
 

@@ -1,5 +1,6 @@
 """Retrieval and twins by embeddings, of a dual encoder."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from vlt.data.manifest import ManifestError, group_rows
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
+from vlt.storage.files import write_whole
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
@@ -73,6 +75,7 @@ def twins(
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
     scores = np.einsum("pie,pje->pij", videos[np.searchsorted(read, rows)], texts[rows])
+    write_choices(predictor, data, rows, scores)
     return dict(twin_accuracy(scores, families)) | {"pairs": len(rows)}
 
 
@@ -97,6 +100,26 @@ def check_twin_captions(section: Mapping[str, Any], data: VideoData) -> list[str
     """Names of what `twin_captions` finds. Raises as `pairs_of_twins`."""
     _, families = pairs_of_twins(data, section["min_pairs"])
     return [*mean_by_family(np.zeros(len(families)), families), "max"]
+
+
+def write_choices(
+    predictor: Predictor, data: VideoData, rows: np.ndarray, scores: np.ndarray
+) -> None:
+    """Writes twins-NAME.json: of every pair its videos, captions and scores.
+
+    rows: int [pairs, 2], records. scores: [pairs, 2, 2] as of `twin_accuracy`.
+    """
+    if not predictor.writes:
+        return
+    pairs = [
+        {
+            "videos": [str(data.records[row].video) for row in pair],
+            "captions": [data.records[row].captions[0] for row in pair],
+            "scores": values.tolist(),
+        }
+        for pair, values in zip(rows, scores, strict=True)
+    ]
+    write_whole(predictor.workdir / f"twins-{data.name}.json", json.dumps(pairs) + "\n")
 
 
 def pairs_of_twins(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
