@@ -17,6 +17,7 @@ from vlt.models.captioner import Captioner
 from vlt.models.spec import SIZES
 from vlt.tasks.build import make_task
 from vlt.tasks.matching import Matching, clipped, draw_negatives, match_loss
+from vlt.tasks.task import StepInputs
 from vlt.training.optimizer import make_optimizer, merge, partition
 from vlt.training.step import TrainState, make_train_step
 
@@ -159,7 +160,7 @@ def test_matching_is_over_true_pairs_and_two_wrong_ones_of_each(model, parts):
 
 def objective(trained, frozen, state, data, momentum=TASK.momentum):
     task = dataclasses.replace(TASK, momentum=momentum)
-    return task.objective(retriever(), trained, frozen, data, jax.random.key(1), state)
+    return task.objective(StepInputs(retriever(), trained, frozen, data, jax.random.key(1), state))
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from vlt.models.vit import normalize
 from vlt.tasks.build import make_task
 from vlt.tasks.descriptions import DescriptionError
 from vlt.tasks.recognition import Descriptions, Recognition, embedded
+from vlt.tasks.task import StepInputs
 from vlt.training.optimizer import make_optimizer, merge, partition
 from vlt.training.step import TrainState, make_train_step
 
@@ -105,7 +106,7 @@ def test_loss_and_gradients_are_those_of_the_formulae(kinds, alpha, scale):
     assert state.keys() == ({"descriptions"} if kinds else set())
 
     def objective(now):
-        return task.objective(Tables(), now, {}, batch, jax.random.key(0), state)
+        return task.objective(StepInputs(Tables(), now, {}, batch, jax.random.key(0), state))
 
     with jax.default_matmul_precision("highest"):
         (value, (terms, _)), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(now)
@@ -206,7 +207,7 @@ def video_only():
 
 def gradient(built, task=PLAIN):
     def objective(trained, frozen, state):
-        return task.objective(built, trained, frozen, batch(), jax.random.key(0), state)
+        return task.objective(StepInputs(built, trained, frozen, batch(), jax.random.key(0), state))
 
     return jax.jit(jax.value_and_grad(objective, has_aux=True))
 

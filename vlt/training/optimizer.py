@@ -19,6 +19,10 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from vlt.fields import near
+from vlt.pytrees.paths import path_name
+from vlt.pytrees.rules import first_match, match_all
+
 Tree = Mapping[str, Any]
 Schedule = Callable[[Any], Any]
 
@@ -99,39 +103,37 @@ def assign(params: Tree, rules: Iterable[tuple[str, Any]]) -> dict[str, Rule]:
     """
     parsed = parse_rules(rules)
     paths = list(_flatten(params))
-    matching = [[path for path in paths if re.fullmatch(rule.pattern, path)] for rule in parsed]
-    found: dict[str, Rule] = {}
-    problems = []
-    for rule, matched in zip(parsed, matching, strict=True):
-        won = {path: rule for path in matched if path not in found}
-        if not won:
-            problems.append(_useless(rule, matched, paths, found))
-        found |= won
-    uncovered = [path for path in paths if path not in found]
-    if uncovered:
+    matches = match_all([rule.pattern for rule in parsed], paths)
+    winner = {path: parsed[index] for path, index in matches.winner.items()}
+    useless = {index: _shadowed(parsed[index], m, winner) for index, m in matches.shadowed.items()}
+    useless |= {index: _dead(parsed[index], paths) for index in matches.dead}
+    problems = [useless[index] for index in sorted(useless)]
+    if uncovered := [path for path in paths if path not in winner]:
         problems.append(
             f"no rule matches {len(uncovered)} of {len(paths)} leaves (add a rule, "
             "such as ('.*', 'frozen') at the end):\n    " + "\n    ".join(uncovered)
         )
     if problems:
         raise RuleError("the rules do not fit the parameters:\n  " + "\n  ".join(problems))
-    return {path: found[path] for path in paths}
+    return {path: winner[path] for path in paths}
 
 
-def _useless(rule: Rule, matched: list[str], paths: list[str], found: Mapping[str, Rule]) -> str:
-    if matched:
-        takers = sorted({found[path].pattern for path in matched})
-        return (
-            f"rule {rule.pattern!r} never applies: all {len(matched)} leaves that it matches are "
-            f"taken by earlier rules ({', '.join(map(repr, takers))}); the first match wins, so "
-            "put it before them"
-        )
+def _shadowed(rule: Rule, matched: list[str], winner: Mapping[str, Rule]) -> str:
+    takers = sorted({winner[path].pattern for path in matched})
+    return (
+        f"rule {rule.pattern!r} never applies: all {len(matched)} leaves that it matches are "
+        f"taken by earlier rules ({', '.join(map(repr, takers))}); the first match wins, so "
+        "put it before them"
+    )
+
+
+def _dead(rule: Rule, paths: list[str]) -> str:
     # Without the regex's own signs the rest of a misspelt pattern resembles what was meant.
     plain = re.sub(r"[\\^$*+?(){}|\[\].]", "", rule.pattern)
-    near = difflib.get_close_matches(plain, paths, n=3, cutoff=0.3) or paths[:3]
+    similar = difflib.get_close_matches(plain, paths, n=3, cutoff=0.3) or paths[:3]
     return (
         f"rule {rule.pattern!r} matches nothing (it must match a whole path); paths near it: "
-        f"{', '.join(near)}"
+        f"{', '.join(similar)}"
     )
 
 
@@ -194,7 +196,7 @@ def make_optimizer(
     """
     name = config.get("name", "adamw")
     if name not in _OPTIMIZERS:
-        raise OptimizerConfigError(f"optimizer {name!r} is unknown{_suggest(name, _OPTIMIZERS)}")
+        raise OptimizerConfigError(f"optimizer {name!r} is unknown{near(name, _OPTIMIZERS)}")
     schedule = make_schedule(config["schedule"], config["lr"], total_steps)
     moments = {name: config[name] for name in ("b1", "b2", "eps")}
     parts = _OPTIMIZERS[name](moments, parse_rules(rules), schedule)
@@ -254,10 +256,12 @@ def _by_rule(
     rules: tuple[Rule, ...],
 ) -> Any:
     """`move` of each leaf's update, the leaf and its rule."""
+    patterns = [rule.pattern for rule in rules]
 
     def of(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return move(update, param, next(r for r in rules if re.fullmatch(r.pattern, name)))
+        index = first_match(patterns, path_name(path))
+        assert index is not None  # `partition` has found a rule for every leaf
+        return move(update, param, rules[index])
 
     return jax.tree_util.tree_map_with_path(of, updates, params)
 
@@ -271,12 +275,12 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
     options = dict(config.items())
     name = options.pop("name", None)
     if name not in SCHEDULES:
-        raise OptimizerConfigError(f"schedule {name!r} is unknown{_suggest(name, SCHEDULES)}")
+        raise OptimizerConfigError(f"schedule {name!r} is unknown{near(name, SCHEDULES)}")
     known = list(inspect.signature(SCHEDULES[name]).parameters)[2:]
     for option in options:
         if option not in known:
             raise OptimizerConfigError(
-                f"schedule {name!r} has no option {option!r}{_suggest(option, known)}"
+                f"schedule {name!r} has no option {option!r}{near(option, known)}"
             )
     if not 0 <= options.get("warmup", 0) < 1:
         raise OptimizerConfigError(
@@ -344,10 +348,3 @@ SCHEDULES = {
     "cosine_by_epoch": cosine_by_epoch,
     "btadapter": btadapter,
 }
-
-
-def _suggest(name: Any, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{meant} (known: {', '.join(known) or 'none'})"
