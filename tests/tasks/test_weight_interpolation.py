@@ -114,9 +114,9 @@ def test_config_wraps_any_task():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"largest": 0.0}, "task.interpolation.largest=0.0: above 0 and at most 1"),
+        ({"largest": 0.0}, "task.interpolation.largest=0.0: must be > 0 and <= 1"),
         ({"largest": 1.5}, "task.interpolation.largest=1.5"),
-        ({"ratio": 0.0}, "task.interpolation.ratio=0.0: above 0"),
+        ({"ratio": 0.0}, "task.interpolation.ratio=0.0: must be > 0"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -388,13 +388,13 @@ def test_no_disk_space_is_said_before_anything_is_written(tmp_path, monkeypatch)
 
 SHARDED = """
     import sys, jax, numpy as np
-    from vlt.runtime import mesh
+    from vlt.runtime.mesh import make_mesh, param_sharding
     from vlt.training.checkpoints import TrainingCheckpoints
-    mesh = mesh.make_mesh(dict(data=-1, fsdp=4 if jax.device_count() == 8 else 1))
+    mesh = make_mesh(dict(data=-1, fsdp=4 if jax.device_count() == 8 else 1))
     big = np.arange(256 * 512, dtype=np.float32).reshape(256, 512)
     values = {'big': big, 'small': np.ones(3, np.float32)}
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), values)
-    places = mesh.param_sharding(mesh, shapes)
+    places = param_sharding(mesh, shapes)
     run = TrainingCheckpoints(sys.argv[2], keep_last=1)
     if sys.argv[1] == 'save':
         run.save(5, jax.device_put(values, places), {'batches': 5})

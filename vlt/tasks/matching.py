@@ -1,7 +1,7 @@
 """BLIP's retrieval objective: contrast with momentum encoders and queues, and matching.
 
-Facts in spec/token_mixing_blip.md section 6 (Li et al., arXiv:2201.12086, after ALBEF). Where the
-published code has one device's samples before the queue, here are those of the whole batch.
+Li et al., arXiv:2201.12086, Section 3.2, after ALBEF (arXiv:2107.07651). Where the published
+code has one device's samples before the queue, here are those of the whole batch.
 """
 
 import dataclasses

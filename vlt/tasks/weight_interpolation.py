@@ -32,9 +32,9 @@ class WeightInterpolation(Task):
 
     def __post_init__(self) -> None:
         if not 0 < self.largest <= 1:
-            raise ValueError(f"task.interpolation.largest={self.largest}: above 0 and at most 1")
+            raise ValueError(f"task.interpolation.largest={self.largest}: must be > 0 and <= 1")
         if self.ratio <= 0:
-            raise ValueError(f"task.interpolation.ratio={self.ratio}: above 0")
+            raise ValueError(f"task.interpolation.ratio={self.ratio}: must be > 0")
 
     @property
     def model_inputs(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -1,6 +1,6 @@
 """Which leaves are trained, how fast, and by what optimiser.
 
-One ordered list of rules says everything about training a parameter tree (DESIGN.md section 2):
+One ordered list of rules says everything about training a parameter tree:
 `(path regex, 'frozen')` or `(path regex, dict(lr=multiplier, weight_decay=w))`. A regex is
 compared with the whole '/'-joined path of a leaf (`re.fullmatch`: 'visual' alone matches nothing,
 'visual/.*' the tower) and the first rule that matches wins.
@@ -323,7 +323,7 @@ def cosine_by_epoch(lr: float, total_steps: int, epochs: float = 1.0) -> Schedul
 
 
 def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
-    """BT-Adapter's pre-training schedule (spec/btadapter.md section 4).
+    """BT-Adapter's pre-training schedule, as its code is published.
 
     From 0.05 lr linearly to lr over the first half epoch, then a cosine whose half period is 4.5
     epochs. The published run stops after one epoch, at 0.97 lr.
