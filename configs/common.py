@@ -44,7 +44,7 @@ def base() -> ConfigDict:
                 "eval_every": 0,
                 "keep_last": 2,
                 "best_metric": "",
-                "watchdog": 300.0,  # seconds without a step's end until stacks are shown; 0: never
+                "watchdog": 300.0,  # dump stacks after so many seconds without a step; 0: off
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "sharding": sharding(),

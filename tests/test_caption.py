@@ -14,6 +14,8 @@ from vlt.configuration import save_run
 from vlt.data import moving_shapes
 from vlt.data.clips import read_clip
 from vlt.data.errors import VideoError
+from vlt.inference.discover import find_videos
+from vlt.inference.prefetch import clip_request
 from vlt.model_io.folder import ModelConfig, model_shapes, write_model_folder
 from vlt.model_io.loading import load_model
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
@@ -61,7 +63,7 @@ def model(folder):
 
 
 def frames(paths):
-    return np.stack([read_clip(caption.request(CONFIG, str(path))) for path in paths])
+    return np.stack([read_clip(clip_request(CONFIG, str(path))) for path in paths])
 
 
 def test_a_captioner_is_loaded_and_writes(model, clips):
@@ -94,38 +96,8 @@ def test_frames_searches_and_prompts_that_do_not_fit(model):
         model.generate(videos, " ".join(["red"] * 12))
 
 
-def test_frames_are_those_of_the_folders_preprocessing():
-    assert caption.request(CONFIG, "x").transform["resize"] == (32, 32)
-    assert caption.request(CONFIG, "x").frames == 3
-    clip = ModelConfig("clip", SPEC, {}, PIXELS | {"crop": "center", "resize": "lanczos"})
-    assert caption.request(clip, "x").transform == {
-        "resize": 32,
-        "crop": 32,
-        "interpolation": "lanczos",
-    }
-    assert caption.request(clip, "x").frames == 8
-
-
-def test_files_folders_and_patterns(clips, tmp_path):
-    files = [str(path) for path in sorted(clips.glob("*.mov"))]
-    assert caption.find_videos([str(clips)]) == files
-    assert caption.find_videos([str(clips.parent / "**" / "00000[01]_*.mov")]) == files[:4]
-    assert caption.find_videos([files[2], str(clips), "absent.mp4"]) == [
-        files[2],
-        *files[:2],
-        *files[3:],
-        "absent.mp4",
-    ]
-    odd = clips.parent / "a[1].mov"
-    odd.write_bytes(b"")
-    assert caption.find_videos([str(odd)]) == [str(odd)]
-    for name in (str(tmp_path), str(clips / "*.avi")):
-        with pytest.raises(ValueError, match="no video file there"):
-            caption.find_videos([name])
-
-
 def test_batches_change_no_caption(model, clips):
-    paths = caption.find_videos([str(clips)])
+    paths = find_videos([str(clips)])
     assert len(paths) == 11  # two full batches, and three of which one is unreadable
     found = list(caption.captions(model, paths))
     assert [path for path, _ in found] == paths

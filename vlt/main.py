@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vlt import configuration
 from vlt.configuration import define_config
-from vlt.evaluation.recognition_protocols import combined
+from vlt.evaluation import summarize
 from vlt.reporting.tables import Column, format_table, mean_results, write_results
 from vlt.runtime import processes, stopping
 from vlt.runtime.compilation import keep_programs
@@ -167,17 +167,8 @@ def run_row(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
             claim(folder, run_config, mode)
             runs.append(run_one(run_config, folder, mode))
     notes = [run["note"] for run in runs if run.get("note")]
-    means = mean_results(runs) | combined([accuracies(config, run) for run in runs])
+    means = mean_results(runs) | summarize(config.evals, runs)
     return means | {"note": "\n".join(notes)}
-
-
-def accuracies(config: ConfigDict, results: dict[str, Any]) -> dict[str, float]:
-    """Top-1 accuracy by the protocol of recognition."""
-    return {
-        section.protocol: results[f"{name}/top1"]
-        for name, section in config.evals.items()
-        if f"{name}/top1" in results
-    }
 
 
 def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 from stub_pool import ROWS, SHAPE, StubPool, take
 
-from vlt.data import moving_shapes
+from vlt.data import moving_shapes, pipeline
 from vlt.data.clips import DecoderPool
 from vlt.data.errors import Truncated
 from vlt.data.manifest import ManifestError
@@ -241,6 +241,14 @@ def test_captions_come_from_the_columns_the_config_names(make, words):
     rows[2]["looks"] = 3
     with pytest.raises(ManifestError, match="line 3: 'looks' must be text or a list .* is 3"):
         make(rows=rows, captions=("looks",))
+
+
+def test_clips_are_cached_up_to_a_bound(make, monkeypatch):
+    pool = StubPool()
+    monkeypatch.setattr(pipeline, "CACHE_BYTES", 2 * int(np.prod(SHAPE)))
+    data = make(pool, cache=True, transform={})
+    _same(list(data.evaluate()), list(data.evaluate()))
+    assert len(pool.requests) == ROWS + ROWS - 2
 
 
 def test_cached_clips_are_read_once_and_random_ones_are_not_cached(make):

@@ -18,7 +18,7 @@ def test_captions_are_cleaned_cut_and_prompted(make, words):
         np.testing.assert_array_equal(batch["text"], expected)
     assert data.clean("RED!") == "red" and data.records[0].captions == tuple(rows[0]["caption"])
     with pytest.raises(
-        ValueError, match="unknown clean-up of texts 'blip_captions': did you mean 'blip_"
+        ValueError, match="unknown clean-up of texts 'blip_captions'; did you mean 'blip_"
     ):
         make(clean="blip_captions")
 

@@ -248,7 +248,7 @@ def test_blip_augments_what_was_resized():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"opps": 4}, "unknown rand_augment option 'opps': did you mean 'ops'"),
+        ({"opps": 4}, "unknown rand_augment option 'opps'; did you mean 'ops'"),
         ({"ops": 0}, "ops=0 must be a whole number, at least 1"),
         ({"ops": 2.5}, "ops=2.5 must be a whole number"),
         ({"magnitude": 30}, "magnitude=30 must lie in 0 to 10"),

@@ -158,9 +158,9 @@ def test_hue_turns_the_colour_circle():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"rezise": 3}, "unknown transform step 'rezise': did you mean 'resize'"),
-        ({"interpolation": "bicubik"}, "unknown interpolation 'bicubik': did you mean 'bicubic'"),
-        ({"jitter": {"huge": 0.1}}, "unknown jitter 'huge': did you mean 'hue'"),
+        ({"rezise": 3}, "unknown transform step 'rezise'; did you mean 'resize'"),
+        ({"interpolation": "bicubik"}, "unknown interpolation 'bicubik'; did you mean 'bicubic'"),
+        ({"jitter": {"huge": 0.1}}, "unknown jitter 'huge'; did you mean 'hue'"),
         ({"jitter": {"hue": 0.7}}, "hue=0.7 must lie in 0 to 0.5"),
         ({"flip": 50}, "flip=50 must be a probability"),
     ],

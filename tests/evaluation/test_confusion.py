@@ -52,13 +52,13 @@ def test_cells_have_the_shade_of_their_share(count):
 
 
 def test_mistakes_are_listed_by_how_often_they_happen():
-    assert confusion._mistakes(COUNTS, NAMES, 9) == [
+    assert confusion.mistakes(COUNTS, NAMES, 9) == [
         "5 of 10 (50%)   walk  taken for  run",
         "1 of 4 (25%)   run  taken for  walk",
     ]
-    assert confusion._mistakes(COUNTS, NAMES, 1) == ["5 of 10 (50%)   walk  taken for  run"]
-    assert confusion._mistakes(np.diag([2, 3]), NAMES[:2], 9) == ["None"]
-    assert confusion._summary(COUNTS) == (
+    assert confusion.mistakes(COUNTS, NAMES, 1) == ["5 of 10 (50%)   walk  taken for  run"]
+    assert confusion.mistakes(np.diag([2, 3]), NAMES[:2], 9) == ["None"]
+    assert confusion.summary(COUNTS) == (
         "16 videos of 4 classes, top-1 62.5%, mean of classes 75.0%"
     )
 

@@ -18,6 +18,7 @@ from vlt.models.spec import SIZES
 from vlt.pytrees.partition import merge
 from vlt.tasks.build import make_task
 from vlt.tasks.matching import Matching, clipped, draw_negatives, match_loss
+from vlt.tasks.task import StepInputs
 from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
@@ -161,7 +162,7 @@ def test_matching_is_over_true_pairs_and_two_wrong_ones_of_each(model, parts):
 
 def objective(trained, frozen, state, data, momentum=TASK.momentum):
     task = dataclasses.replace(TASK, momentum=momentum)
-    return task.objective(retriever(), trained, frozen, data, jax.random.key(1), state)
+    return task.objective(StepInputs(retriever(), trained, frozen, data, jax.random.key(1), state))
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +295,8 @@ DEVICES = """
         step = jax.jit(step, donate_argnums=0, out_shardings=(sharding, None))
         for seed in range(2):
             state, metrics = step(state, frozen, shard_batch(batch(seed=seed), mesh))
-        found = {"mu": state.opt_state[0].mu, "task": state.task, "metrics": metrics}
+        moments = optax.tree.get(state.opt_state, "mu")
+        found = {"mu": moments, "task": state.task, "metrics": metrics}
         results.append(jax.tree.map(np.array, found))  # a copy: the state is given away next
         assert metrics["finite"] and (state.task["ids"] > 0).all() and state.task["steps"] == 2
         state = state.replace(failed=jax.device_put(np.array(True), sharding.failed))

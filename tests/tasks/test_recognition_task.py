@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from helpers import run_python
@@ -24,6 +25,7 @@ from vlt.pytrees.partition import merge
 from vlt.tasks.build import make_task
 from vlt.tasks.descriptions import DescriptionError
 from vlt.tasks.recognition import Descriptions, Recognition, embedded
+from vlt.tasks.task import StepInputs
 from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
@@ -107,7 +109,7 @@ def test_loss_and_gradients_are_those_of_the_formulae(kinds, alpha, scale):
     assert state.keys() == ({"descriptions"} if kinds else set())
 
     def objective(now):
-        return task.objective(Tables(), now, {}, batch, jax.random.key(0), state)
+        return task.objective(StepInputs(Tables(), now, {}, batch, jax.random.key(0), state))
 
     with jax.default_matmul_precision("highest"):
         (value, (terms, _)), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(now)
@@ -208,7 +210,7 @@ def video_only():
 
 def gradient(built, task=PLAIN):
     def objective(trained, frozen, state):
-        return task.objective(built, trained, frozen, batch(), jax.random.key(0), state)
+        return task.objective(StepInputs(built, trained, frozen, batch(), jax.random.key(0), state))
 
     return jax.jit(jax.value_and_grad(objective, has_aux=True))
 
@@ -298,7 +300,9 @@ def test_accumulated_gradient_is_that_of_the_whole_batch():
     parts, accumulated = stepped(2)
     for name in ("loss", "cross_entropy", "consistency", "accuracy", "grad_norm"):
         np.testing.assert_allclose(accumulated[name], metrics[name], rtol=1e-5)
-    assert_same_gradients(whole.opt_state[0].mu, parts.opt_state[0].mu)
+    assert_same_gradients(
+        optax.tree.get(whole.opt_state, "mu"), optax.tree.get(parts.opt_state, "mu")
+    )
     np.testing.assert_array_equal(parts.task["descriptions"], whole.task["descriptions"])
 
 
@@ -320,7 +324,7 @@ DEVICES = """
             compiled = program.lower(state, frozen, data).compile()
         after, metrics = compiled(state, frozen, data)
         assert metrics["finite"]
-        results.append(jax.device_get((after.opt_state[0].mu, metrics, after.task)))
+        results.append(jax.device_get((optax.tree.get(after.opt_state, "mu"), metrics, after.task)))
         costs.append(compiled.cost_analysis()["flops"])
     # Of each device; were all texts embedded by every one, they alone would cost it more.
     assert max(costs[1:]) < costs[0] / 4, costs

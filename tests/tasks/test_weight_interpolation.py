@@ -13,7 +13,7 @@ from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
 from vlt.tasks.build import make_task
 from vlt.tasks.retrieval import Retrieval
-from vlt.tasks.task import Task
+from vlt.tasks.task import StepInputs, Task
 from vlt.tasks.weight_interpolation import WeightInterpolation
 from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
@@ -47,7 +47,9 @@ def test_adds_the_gradient_at_interpolated_weights_as_it_is_there(leaves):
 
     def gradient(task):
         def loss(trained, state):
-            return task.objective(MODEL, trained, frozen, BATCH, jax.random.key(5), state)
+            return task.objective(
+                StepInputs(MODEL, trained, frozen, BATCH, jax.random.key(5), state)
+            )
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -71,20 +73,20 @@ def test_adds_the_gradient_at_interpolated_weights_as_it_is_there(leaves):
 class Counting(Task):
     """A task that counts how often its state was taken on."""
 
-    columns = ("video", "text")
     loss_inputs = ("label",)
 
     def initial_state(self, model, trained, frozen):
         return {"steps": jnp.zeros((), jnp.int32)}
 
-    def objective(self, model, trained, frozen, batch, rng, state):
-        value = sum((x**2).sum() for x in jax.tree.leaves(trained))
-        return value, ({"value": value}, {"steps": state["steps"] + 1})
+    def objective(self, inputs):
+        value = sum((x**2).sum() for x in jax.tree.leaves(inputs.trained))
+        return value, ({"value": value}, {"steps": inputs.state["steps"] + 1})
 
 
 def test_the_start_stays_while_leaves_move_and_the_tasks_own_state_goes_on(leaves):
     trained, _, frozen = leaves
     task = WeightInterpolation(Counting())
+    assert task.task.separable is task.separable is False
     assert (task.model_inputs, task.loss_inputs) == (("video", "text"), ("label",))
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
     state = jax.jit(lambda t: TrainState.create(MODEL, t, frozen, optimizer, task, 0))(trained)
@@ -113,9 +115,9 @@ def test_config_wraps_any_task():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"largest": 0.0}, "task.interpolation.largest=0.0: above 0 and at most 1"),
+        ({"largest": 0.0}, "task.interpolation.largest=0.0: must be > 0 and <= 1"),
         ({"largest": 1.5}, "task.interpolation.largest=1.5"),
-        ({"ratio": 0.0}, "task.interpolation.ratio=0.0: above 0"),
+        ({"ratio": 0.0}, "task.interpolation.ratio=0.0: must be > 0"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -191,7 +191,7 @@ def test_a_clipped_gradient_has_the_norm_asked_for():
     "changes, words",
     [
         (dict(name="adamv"), ["'adamv'", "did you mean 'adamw'"]),
-        (dict(schedule=dict(name="cosin")), ["'cosin'", "did you mean 'cosine'", "btadapter"]),
+        (dict(schedule=dict(name="cosin")), ["'cosin'", "did you mean 'cosine'"]),
         (dict(schedule=dict(name="cosine", warmpu=0.1)), ["'warmpu'", "did you mean 'warmup'"]),
         (dict(schedule=dict(name="cosine", warmup=100)), ["warmup=100", "share", "0.5"]),
     ],

@@ -1,7 +1,8 @@
 """What can be wrong with a video file: one type per cause, each naming the file."""
 
-import difflib
 from collections.abc import Iterable
+
+from vlt.pytrees.fields import near
 
 
 class VideoError(Exception):
@@ -78,7 +79,4 @@ class DecoderDied(VideoError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is none of `known`, with the nearest of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}: {hint}known: {', '.join(known)}")
+    return ValueError(f"unknown {kind} {name!r}{near(name, known)}")

@@ -33,6 +33,8 @@ from vlt.runtime.processes import check_alike
 RANDOM_STEPS = {"random_resized_crop", "multi_scale_crop", "random_crop", "flip", "jitter"}
 RANDOM_STEPS |= {"grayscale", "rand_augment", "blip_augment"}
 
+CACHE_BYTES = 8 << 30  # of clips that are kept where `cache` is set; the rest are read each time
+
 Place = Callable[[Batch], Any]
 
 
@@ -117,6 +119,7 @@ class VideoData:
         path = pathlib.Path(workdir) / f"skipped{host}.jsonl"
         self._skips = SkipLog(path, name, self.records, config["max_error_rate"])
         self._kept: dict[int, np.ndarray] = {}  # clips by record, where `cache` is set
+        self._kept_bytes = 0
         self._shape: tuple[int, ...] | None = None  # of a clip, once one was read
 
     def _check_config(self) -> None:
@@ -255,7 +258,8 @@ class VideoData:
             sha256=self.records[record].sha256,
         )
         frames = self._pool.read(request)
-        if self._config["cache"]:
+        if self._config["cache"] and self._kept_bytes + frames.nbytes <= CACHE_BYTES:
+            self._kept_bytes += frames.nbytes
             self._kept[record] = frames
         return frames
 

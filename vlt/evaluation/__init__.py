@@ -1,6 +1,6 @@
 """Evaluations of a model during and after training: `config.evals`, each of a kind of `KINDS`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,12 +32,17 @@ class Kind(NamedTuple):
     run: (predictor, params, section, data, step) -> metrics.
     check: names of the metrics that `run` will find; raises what is wrong before anything is run.
     keys: of its section, besides those of its data.
+    views: whether it takes several views of a video.
+    summarize: ({name: section}, metrics of each repeat) -> what all evaluations of the kind say
+        together.
     """
 
     model: str
     run: Callable[..., Metrics]
     check: Check
     keys: tuple[str, ...]
+    views: bool = False
+    summarize: Callable[..., Metrics] | None = None
 
 
 _PROTOCOL = ("protocol", "allow_subset")
@@ -51,7 +56,12 @@ KINDS: dict[str, Kind] = {
         "dual_encoder", retrieval.twin_captions, retrieval.check_twin_captions, ("min_pairs",)
     ),
     "recognition": Kind(
-        "dual_encoder", recognition.recognition, recognition.check_recognition, _RECOGNITION
+        "dual_encoder",
+        recognition.recognition,
+        recognition.check_recognition,
+        _RECOGNITION,
+        views=True,
+        summarize=recognition.summarize,
     ),
     "captioning": Kind(
         "captioner",
@@ -128,6 +138,16 @@ class Evaluator:
         return results
 
 
+def summarize(evals: Mapping[str, Any], runs: Sequence[Metrics]) -> Metrics:
+    """What the evaluations of a config say together, of the metrics of each of its repeats."""
+    summary: Metrics = {}
+    for name, kind in KINDS.items():
+        sections = {key: section for key, section in evals.items() if section["kind"] == name}
+        if sections and kind.summarize is not None:
+            summary |= kind.summarize(sections, runs)
+    return summary
+
+
 def _kind(section: Mapping[str, Any], model: str) -> Kind:
     name = section.get("kind", "")
     if name not in KINDS:
@@ -141,7 +161,7 @@ def _kind(section: Mapping[str, Any], model: str) -> Kind:
 
 
 def _check_data(section: Mapping[str, Any], data: VideoData) -> None:
-    if data.views > 1 and section["kind"] != "recognition":
+    if data.views > 1 and not KINDS[section["kind"]].views:
         raise ValueError(f"{section['kind']} takes one view, not {data.views}")
     if section["on_error"] == "replace":
         raise ValueError("on_error='replace' would change what is measured: 'raise' or 'skip'")

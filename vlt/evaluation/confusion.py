@@ -72,8 +72,8 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str], title: str) -> I
     room = MARGIN // 2 + max(label.width for label, _ in labels)
     left, top = MARGIN + room, MARGIN + LINE + room
     titles = names if cell >= NAMED else [f"{i} {name}" for i, name in enumerate(names)]
-    heading = f"{title}: {_summary(counts)}"
-    listed = ["The most frequent mistakes", *_mistakes(counts, titles, side // LINE - 1)]
+    heading = f"{title}: {summary(counts)}"
+    listed = ["The most frequent mistakes", *mistakes(counts, titles, side // LINE - 1)]
     legend = LEGEND.format("" if cell >= NAMED else ", numbered as in the table of classes")
     right = left + side + MARGIN
     width = max(right + _width(listed), MARGIN + _width([heading, legend])) + MARGIN
@@ -138,7 +138,8 @@ def _draw_matrix(
         pen.text(place, f"{100 * share:.0f}", color, _font(cell // 3), anchor="mm")
 
 
-def _mistakes(counts: np.ndarray, titles: Sequence[str], most: int) -> list[str]:
+def mistakes(counts: np.ndarray, titles: Sequence[str], most: int) -> list[str]:
+    """Lines on the most frequent mistakes, at most so many. counts: int [true, predicted]."""
     wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     lines = []
@@ -151,7 +152,8 @@ def _mistakes(counts: np.ndarray, titles: Sequence[str], most: int) -> list[str]
     return lines or ["None"]
 
 
-def _summary(counts: np.ndarray) -> str:
+def summary(counts: np.ndarray) -> str:
+    """How many videos and classes, and both accuracies, in words."""
     totals, right = counts.sum(1), counts.diagonal()
     mean = (right[totals > 0] / totals[totals > 0]).mean()
     return (

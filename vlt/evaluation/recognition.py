@@ -16,6 +16,7 @@ from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.recognition_protocols import (
     RecognitionProtocol,
     Views,
+    combined,
     named_recognition_protocol,
 )
 from vlt.evaluation.retrieval import embed_texts
@@ -52,6 +53,19 @@ def recognition(
         _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
     metrics = dict(recognition_metrics(found, labels))
     return metrics | {"classes": len(texts), "videos": len(labels), "protocol": label}
+
+
+def summarize(sections: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Metrics:
+    """The papers' numbers of several test sets (`combined`), from each run's top-1 accuracies."""
+    accuracies = [
+        {
+            section["protocol"]: run[f"{name}/top1"]
+            for name, section in sections.items()
+            if f"{name}/top1" in run
+        }
+        for run in runs
+    ]
+    return dict(combined(accuracies))
 
 
 def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:

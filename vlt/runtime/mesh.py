@@ -6,7 +6,6 @@ MLPs. The same code runs on one CPU device and on a pod.
 """
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vlt.pytrees.paths import path_name
+from vlt.pytrees.rules import first_match, match_all
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -120,7 +122,7 @@ def param_sharding(
     rules = tuple(rules)
 
     def choose(path: tuple, leaf: Any) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
         split = _by_rule(mesh, name, leaf.shape, rules)
         if math.prod(leaf.shape) >= min_elements:
             split = _over_fsdp(mesh, leaf.shape, split)
@@ -135,8 +137,8 @@ def _by_rule(
     mesh: Mesh, name: str, shape: Sequence[int], rules: Sequence[tuple[str, Sequence[Axes]]]
 ) -> list[Axes]:
     """Axes of each dimension by the first rule that matches; those of size 1 are left out."""
-    matching = (rule for rule in rules if re.fullmatch(rule[0], name))
-    pattern, wanted = next(matching, ("", (None,) * len(shape)))
+    index = first_match([pattern for pattern, _ in rules], name)
+    pattern, wanted = ("", (None,) * len(shape)) if index is None else rules[index]
     if len(wanted) != len(shape):
         raise MeshError(
             f"sharding.params: {pattern!r} places {len(wanted)} dimensions, {name} has {[*shape]}"
@@ -177,13 +179,13 @@ def _parts(mesh: Mesh, axes: Axes) -> int:
 def check_rules(rules: Iterable[tuple[str, Any]], params: Any) -> None:
     """Raises MeshError for a rule of `sharding.params` that no leaf of the parameters matches."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    for pattern, _ in rules:
-        if not any(re.fullmatch(pattern, name) for name in names):
-            raise MeshError(
-                f"sharding.params: {pattern!r} is the whole path of no leaf; such are "
-                f"{', '.join(names[:3])}"
-            )
+    names = [path_name(path) for path, _ in leaves]
+    patterns = [pattern for pattern, _ in rules]
+    for index in match_all(patterns, names).dead:
+        raise MeshError(
+            f"sharding.params: {patterns[index]!r} is the whole path of no leaf; such are "
+            f"{', '.join(names[:3])}"
+        )
 
 
 def check_batch_size(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None:

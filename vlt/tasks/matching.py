@@ -16,8 +16,7 @@ from flax import traverse_util
 
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
-from vlt.pytrees.partition import merge
-from vlt.tasks.task import Batch, Task, Terms
+from vlt.tasks.task import Batch, StepInputs, Task, Terms, named_rngs
 
 NO_VIDEO = -100  # id of what fills the queues at first
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
@@ -52,7 +51,6 @@ class Matching(Task):
     ramp: int = 0
 
     loss_inputs: ClassVar[tuple[str, ...]] = ("video_id",)
-    separable: ClassVar[bool] = False
 
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
@@ -70,23 +68,16 @@ class Matching(Task):
             "steps": jnp.zeros((), jnp.int32),
         }
 
-    def objective(
-        self,
-        model: VideoModel,
-        trained: dict[str, Any],
-        frozen: dict[str, Any],
-        batch: Batch,
-        rng: jax.Array,
-        state: dict[str, Any],
-    ) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
+    def objective(self, inputs: StepInputs) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
         """The loss of a whole batch, what is logged, and the task's state after it.
 
         Raises:
             ValueError: a batch of one, or one that does not divide the queue.
         """
+        model, trained, _, batch, rng, state = inputs
         self._check(len(batch["video_id"]))
         own, slow, matched, drawn = jax.random.split(rng, 4)
-        params = merge(trained, frozen)
+        params = inputs.params
         temperature = clipped(params["temperature"])
         moved = jax.lax.stop_gradient(self._moved(state["momentum"], trained))
         video, text, tokens = embed(model, params, batch, own)
@@ -180,17 +171,16 @@ def embed(
 
     def encode(name: str, key: jax.Array) -> Any:
         return model.apply(
-            {"params": params}, batch[name], train=True, method=f"encode_{name}", rngs=_rngs(key)
+            {"params": params},
+            batch[name],
+            train=True,
+            method=f"encode_{name}",
+            rngs=named_rngs(key),
         )
 
     of_video, of_text = jax.random.split(rng)
     (video, out), (text, _) = encode("video", of_video), encode("text", of_text)
     return video, text, out["tokens"]
-
-
-def _rngs(key: jax.Array) -> dict[str, jax.Array]:
-    mask, dropout = jax.random.split(key)
-    return {"mask": mask, "dropout": dropout}
 
 
 def draw_negatives(
@@ -223,7 +213,7 @@ def match_loss(
 
     def match(tokens: jax.Array, ids: jax.Array, key: jax.Array) -> jax.Array:
         logits: Any = model.apply(
-            {"params": params}, tokens, ids, train=True, method="match", rngs=_rngs(key)
+            {"params": params}, tokens, ids, train=True, method="match", rngs=named_rngs(key)
         )
         return logits
 

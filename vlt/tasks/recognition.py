@@ -14,7 +14,7 @@ from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
 from vlt.pytrees.partition import merge
 from vlt.runtime.mesh import map_sharded_rows
-from vlt.tasks.task import Batch, Features, Task, Terms, named_rngs
+from vlt.tasks.task import Batch, Features, StepInputs, Task, Terms, named_rngs
 
 MAX_LOGIT_SCALE = 100.0  # of cosines
 SENTENCES = 256  # that are embedded at once
@@ -93,23 +93,15 @@ class Recognition(Task):
         count = np.bincount(kind.owner, minlength=len(self.classes))
         return jax.ops.segment_sum(found, kind.owner, len(self.classes)) / count[:, None]
 
-    def forward(
-        self,
-        model: VideoModel,
-        trained: dict[str, Any],
-        frozen: dict[str, Any],
-        batch: Batch,
-        rng: jax.Array,
-        state: dict[str, Any],
-    ) -> dict[str, jax.Array]:
+    def forward(self, inputs: StepInputs) -> dict[str, jax.Array]:
         """`logits` [b, c], and `consistency`, a scalar, where it is asked for."""
-        variables = {"params": merge(trained, frozen)}
+        variables, state = {"params": inputs.params}, inputs.state
 
-        def encode(method: str, inputs: jax.Array) -> jax.Array:
-            rngs = named_rngs(jax.random.fold_in(rng, method == "encode_text"))
-            return model.apply(variables, inputs, train=True, rngs=rngs, method=method)[0]
+        def encode(method: str, x: jax.Array) -> jax.Array:
+            rngs = named_rngs(jax.random.fold_in(inputs.rng, method == "encode_text"))
+            return inputs.model.apply(variables, x, train=True, rngs=rngs, method=method)[0]
 
-        video = encode("encode_video", batch["video"])
+        video = encode("encode_video", inputs.batch["video"])
         if "classes" in state:
             texts = state["classes"]
         else:

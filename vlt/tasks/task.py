@@ -1,7 +1,7 @@
 """What the training step asks of a task."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -14,21 +14,47 @@ Features = dict[str, jax.Array]
 Terms = dict[str, jax.Array]
 
 
+class StepInputs(NamedTuple):
+    """What a loss is computed of.
+
+    Attributes:
+        trained, frozen: the two parts of the parameters.
+        batch: the entries that the task names. rng: of this step.
+        state: what the task carries, as it is before the step.
+    """
+
+    model: VideoModel
+    trained: dict[str, Any]
+    frozen: dict[str, Any]
+    batch: Batch
+    rng: jax.Array
+    state: dict[str, Any]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The whole tree of parameters."""
+        return merge(self.trained, self.frozen)
+
+
 class Task:
     """A loss over the global batch, in two parts: what it needs of each sample, and the loss of it.
 
     The batch may so come in microbatches, whose features are computed one after another. A task
-    whose loss is not made of such parts overrides `objective` and sets `separable` to False.
+    whose loss is not made of such parts, or changes what the task carries, overrides `objective`,
+    and its batch is never parted.
 
     Attributes:
         model_inputs: entries of a batch that the model is called with, in order.
         loss_inputs: further entries that the loss reads.
-        separable: whether `features` and `loss` are all there is.
     """
 
     model_inputs: ClassVar[tuple[str, ...]] = ("video", "text")
     loss_inputs: ClassVar[tuple[str, ...]] = ()
-    separable: ClassVar[bool] = True
+
+    @property
+    def separable(self) -> bool:
+        """Whether `features` and `loss` are all there is, and the state stays as it is."""
+        return type(self).objective is Task.objective
 
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
@@ -49,35 +75,18 @@ class Task:
         """The loss, and what is logged of it."""
         raise NotImplementedError
 
-    def objective(
-        self,
-        model: VideoModel,
-        trained: dict[str, Any],
-        frozen: dict[str, Any],
-        batch: Batch,
-        rng: jax.Array,
-        state: dict[str, Any],
-    ) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
+    def objective(self, inputs: StepInputs) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
         """The loss of a whole batch, what is logged, and the task's state after it."""
-        outputs = self.forward(model, trained, frozen, batch, rng, state)
-        value, terms = self.loss(self.features(outputs, batch))
-        return value, (terms, state)
+        value, terms = self.loss(self.features(self.forward(inputs), inputs.batch))
+        return value, (terms, inputs.state)
 
-    def forward(
-        self,
-        model: VideoModel,
-        trained: dict[str, Any],
-        frozen: dict[str, Any],
-        batch: Batch,
-        rng: jax.Array,
-        state: dict[str, Any],
-    ) -> Any:
+    def forward(self, inputs: StepInputs) -> Any:
         """The model's outputs in training."""
-        return model.apply(
-            {"params": merge(trained, frozen)},
-            *(batch[name] for name in self.model_inputs),
+        return inputs.model.apply(
+            {"params": inputs.params},
+            *(inputs.batch[name] for name in self.model_inputs),
             train=True,
-            rngs=named_rngs(rng),
+            rngs=named_rngs(inputs.rng),
         )
 
 

@@ -5,14 +5,14 @@ mixture after training (`vlt.export --blend`) keeps what the start could do.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vlt.models.video_model import VideoModel
-from vlt.tasks.task import Batch, Task, Terms
+from vlt.tasks.task import StepInputs, Task, Terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +30,11 @@ class WeightInterpolation(Task):
     largest: float = 0.6
     ratio: float = 0.5
 
-    separable: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if not 0 < self.largest <= 1:
-            raise ValueError(f"task.interpolation.largest={self.largest}: above 0 and at most 1")
+            raise ValueError(f"task.interpolation.largest={self.largest}: must be > 0 and <= 1")
         if self.ratio <= 0:
-            raise ValueError(f"task.interpolation.ratio={self.ratio}: above 0")
+            raise ValueError(f"task.interpolation.ratio={self.ratio}: must be > 0")
 
     @property
     def model_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -60,22 +58,16 @@ class WeightInterpolation(Task):
             "start": jax.tree.map(jnp.copy, trained),
         }
 
-    def objective(
-        self,
-        model: VideoModel,
-        trained: dict[str, Any],
-        frozen: dict[str, Any],
-        batch: Batch,
-        rng: jax.Array,
-        state: dict[str, Any],
-    ) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
+    def objective(self, inputs: StepInputs) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
         """Both losses; terms and state are those at w, with `interpolated`, the loss at w', and
         `start_share`, beta."""
-        own, other, drawn = jax.random.split(rng, 3)
+        trained, state = inputs.trained, inputs.state
+        own, other, drawn = jax.random.split(inputs.rng, 3)
         beta = jax.random.uniform(drawn, maxval=self.largest)
 
         def loss(leaves: dict[str, Any], key: jax.Array) -> Any:
-            return self.task.objective(model, leaves, frozen, batch, key, state["task"])
+            at = inputs._replace(trained=leaves, rng=key, state=state["task"])
+            return self.task.objective(at)
 
         def towards_start(leaf: jax.Array, start: jax.Array) -> jax.Array:
             return leaf + jax.lax.stop_gradient((beta * (start - leaf)).astype(leaf.dtype))

@@ -46,7 +46,7 @@ def blended(model: LoadedModel, other: str, share: float) -> LoadedModel:
         ValueError: a share outside [0, 1].
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"a share of {share} of {other}: at least 0 and at most 1")
+        raise ValueError(f"a share of {share} of {other}: must be from 0 to 1")
     own, theirs = _leaves(model.params), _leaves(read_model_folder(resolve(other))[1])
     common = sorted(own.keys() & theirs.keys() - {*NOT_BLENDED})
     if TEXT_POSITIONS in common:

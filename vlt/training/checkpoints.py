@@ -1,6 +1,5 @@
 """The checkpoints of a training run: kept, pruned, restored."""
 
-import base64
 import hashlib
 import json
 import math
@@ -52,7 +51,7 @@ class Restored(NamedTuple):
     """
 
     state: Any
-    data: Any
+    data: dict[str, Any]
 
 
 class TrainingCheckpoints:
@@ -153,7 +152,7 @@ class TrainingCheckpoints:
         wait_for_all(f"metrics of step {step}")
         self._prune()
 
-    def save(self, step: int, state: Any, data: Any) -> None:
+    def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
         """Copies the state and returns; writing goes on in the background.
 
         A step that is saved already is left as it is. One save runs at a time: the one before is
@@ -162,8 +161,8 @@ class TrainingCheckpoints:
         Args:
           step: optimiser steps made.
           state: pytree of arrays, e.g. trained parameters, optimiser state, step, seed.
-          data: state of the data iterator after the batches that the state has consumed: bytes or
-            JSON-able; the same on every process (counts of batches, not of files).
+          data: state of the data iterator after the batches that the state has consumed: a
+            JSON-able dict; the same on every process (counts of batches, not of files).
 
         Raises:
           CheckpointSaveError: this or the previous save failed, e.g. no space is left on the
@@ -178,7 +177,7 @@ class TrainingCheckpoints:
         info = {
             "format": _FORMAT,
             "checksums": checksums(leaves),
-            "data": _encode(data),
+            "data": dict(data),
             "frozen": self._frozen,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -235,7 +234,8 @@ class TrainingCheckpoints:
         except CheckpointError as error:
             raise CheckpointError(f"{error}{self._advice(self._latest(before=step))}") from error
         state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[path] for path in wanted])
-        return Restored(state, _decode(info["data"]))
+        data = info["data"]
+        return Restored(state, data.get("json", data))  # as it was once wrapped
 
     def load_part(self, step: int, name: str) -> dict:
         """Reads the subtree `name` of a state alone, as a nested dict of host arrays.
@@ -384,13 +384,3 @@ def _check_sums(
     changed = [path for path in leaves if found[path] != expected[path]]
     if changed:
         raise CheckpointError(f"{folder} is damaged: changed on disk: {', '.join(changed)}")
-
-
-def _encode(data: Any) -> Any:
-    return (
-        {"base64": base64.b64encode(data).decode()} if isinstance(data, bytes) else {"json": data}
-    )
-
-
-def _decode(encoded: Mapping[str, Any]) -> Any:
-    return base64.b64decode(encoded["base64"]) if "base64" in encoded else encoded["json"]

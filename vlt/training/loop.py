@@ -55,12 +55,13 @@ class Run:
         module, folder, _ = build_described(config.model)
         self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
+        if training and config.train.steps:
+            with named_section("data.train"):
+                check_clips(config.data.train, module.spec, config.model.frames)
+        # Evaluations look at clips, so processes start only after what needs none is checked.
         self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
         self.watchdog = Watchdog(config.train.watchdog)
         try:
-            if training and config.train.steps:
-                with named_section("data.train"):
-                    check_clips(config.data.train, module.spec, config.model.frames)
             self.evaluator = self._evaluator(module)
             if training and config.train.steps:
                 check_best_metric(config.train.best_metric, self.evaluator.metrics)

@@ -1,6 +1,5 @@
 """By what optimiser the trained leaves move."""
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -8,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vlt.pytrees.fields import near
+from vlt.pytrees.paths import path_name
+from vlt.pytrees.rules import first_match
 from vlt.training.rules import Rule, parse_rules
-from vlt.training.schedules import OptimizerConfigError, Schedule, make_schedule, suggest
+from vlt.training.schedules import OptimizerConfigError, Schedule, make_schedule
 
 
 def make_optimizer(
@@ -38,7 +40,7 @@ def make_optimizer(
     """
     name = config.get("name", "adamw")
     if name not in _OPTIMIZERS:
-        raise OptimizerConfigError(f"optimizer {name!r} is unknown{suggest(name, _OPTIMIZERS)}")
+        raise OptimizerConfigError(f"optimizer {name!r} is unknown{near(name, _OPTIMIZERS)}")
     schedule = make_schedule(config["schedule"], config["lr"], total_steps)
     moments = {name: config[name] for name in ("b1", "b2", "eps")}
     parts = _OPTIMIZERS[name](moments, parse_rules(rules), schedule)
@@ -98,9 +100,11 @@ def _by_rule(
     rules: tuple[Rule, ...],
 ) -> Any:
     """`move` of each leaf's update, the leaf and its rule."""
+    patterns = [rule.pattern for rule in rules]
 
     def of(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return move(update, param, next(r for r in rules if re.fullmatch(r.pattern, name)))
+        index = first_match(patterns, path_name(path))
+        assert index is not None  # `partition` has found a rule for every leaf
+        return move(update, param, rules[index])
 
     return jax.tree_util.tree_map_with_path(of, updates, params)

@@ -88,9 +88,11 @@ class TrainingProgram:
         """Of a batch of so many videos. Raises as `check_batch`."""
         self.check_batch(size)
         model = self.config.model
-        inputs = example_inputs(self.module.spec, model.frames, model.context, size)
-        # Recognition has its texts already.
-        shapes = dict(zip(self.task.model_inputs, inputs, strict=False))
+        spec = self.module.spec
+        names = ("video", "question", "answer") if spec.kind == "answerer" else ("video", "text")
+        inputs = example_inputs(spec, model.frames, model.context, size)
+        examples = dict(zip(names, inputs, strict=True))
+        shapes = {name: examples[name] for name in self.task.model_inputs}
         shapes |= {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in self.task.loss_inputs}
         return with_sharding(shapes, jax.tree.map(lambda _: batch_sharding(self.mesh), shapes))
 

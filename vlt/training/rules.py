@@ -15,6 +15,7 @@ from typing import Any
 
 from vlt.pytrees.partition import Tree, split
 from vlt.pytrees.paths import by_path
+from vlt.pytrees.rules import match_all
 
 
 class RuleError(ValueError):
@@ -87,39 +88,37 @@ def assign(params: Tree, rules: Iterable[tuple[str, Any]]) -> dict[str, Rule]:
     """
     parsed = parse_rules(rules)
     paths = list(by_path(params))
-    matching = [[path for path in paths if re.fullmatch(rule.pattern, path)] for rule in parsed]
-    found: dict[str, Rule] = {}
-    problems = []
-    for rule, matched in zip(parsed, matching, strict=True):
-        won = {path: rule for path in matched if path not in found}
-        if not won:
-            problems.append(_useless(rule, matched, paths, found))
-        found |= won
-    uncovered = [path for path in paths if path not in found]
-    if uncovered:
+    matches = match_all([rule.pattern for rule in parsed], paths)
+    winner = {path: parsed[index] for path, index in matches.winner.items()}
+    useless = {index: _shadowed(parsed[index], m, winner) for index, m in matches.shadowed.items()}
+    useless |= {index: _dead(parsed[index], paths) for index in matches.dead}
+    problems = [useless[index] for index in sorted(useless)]
+    if uncovered := [path for path in paths if path not in winner]:
         problems.append(
             f"no rule matches {len(uncovered)} of {len(paths)} leaves (add a rule, "
             "such as ('.*', 'frozen') at the end):\n    " + "\n    ".join(uncovered)
         )
     if problems:
         raise RuleError("the rules do not fit the parameters:\n  " + "\n  ".join(problems))
-    return {path: found[path] for path in paths}
+    return {path: winner[path] for path in paths}
 
 
-def _useless(rule: Rule, matched: list[str], paths: list[str], found: Mapping[str, Rule]) -> str:
-    if matched:
-        takers = sorted({found[path].pattern for path in matched})
-        return (
-            f"rule {rule.pattern!r} never applies: all {len(matched)} leaves that it matches are "
-            f"taken by earlier rules ({', '.join(map(repr, takers))}); the first match wins, so "
-            "put it before them"
-        )
+def _shadowed(rule: Rule, matched: list[str], winner: Mapping[str, Rule]) -> str:
+    takers = sorted({winner[path].pattern for path in matched})
+    return (
+        f"rule {rule.pattern!r} never applies: all {len(matched)} leaves that it matches are "
+        f"taken by earlier rules ({', '.join(map(repr, takers))}); the first match wins, so "
+        "put it before them"
+    )
+
+
+def _dead(rule: Rule, paths: list[str]) -> str:
     # Without the regex's own signs the rest of a misspelt pattern resembles what was meant.
     plain = re.sub(r"[\\^$*+?(){}|\[\].]", "", rule.pattern)
-    near = difflib.get_close_matches(plain, paths, n=3, cutoff=0.3) or paths[:3]
+    similar = difflib.get_close_matches(plain, paths, n=3, cutoff=0.3) or paths[:3]
     return (
         f"rule {rule.pattern!r} matches nothing (it must match a whole path); paths near it: "
-        f"{', '.join(near)}"
+        f"{', '.join(similar)}"
     )
 
 

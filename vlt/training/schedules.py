@@ -1,12 +1,13 @@
 """Learning rates over the steps of a run."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import optax
+
+from vlt.pytrees.fields import near
 
 Schedule = Callable[[Any], Any]
 
@@ -24,12 +25,12 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
     options = dict(config.items())
     name = options.pop("name", None)
     if name not in SCHEDULES:
-        raise OptimizerConfigError(f"schedule {name!r} is unknown{suggest(name, SCHEDULES)}")
+        raise OptimizerConfigError(f"schedule {name!r} is unknown{near(name, SCHEDULES)}")
     known = list(inspect.signature(SCHEDULES[name]).parameters)[2:]
     for option in options:
         if option not in known:
             raise OptimizerConfigError(
-                f"schedule {name!r} has no option {option!r}{suggest(option, known)}"
+                f"schedule {name!r} has no option {option!r}{near(option, known)}"
             )
     if not 0 <= options.get("warmup", 0) < 1:
         raise OptimizerConfigError(
@@ -72,7 +73,7 @@ def cosine_by_epoch(lr: float, total_steps: int, epochs: float = 1.0) -> Schedul
 
 
 def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
-    """BT-Adapter's pre-training schedule.
+    """BT-Adapter's pre-training schedule, as its code is published.
 
     From 0.05 lr linearly to lr over the first half epoch, then a cosine whose half period is 4.5
     epochs. The published run stops after one epoch, at 0.97 lr.
@@ -97,11 +98,3 @@ SCHEDULES = {
     "cosine_by_epoch": cosine_by_epoch,
     "btadapter": btadapter,
 }
-
-
-def suggest(name: Any, known: Iterable[str]) -> str:
-    """What to say after an unknown name: the nearest that exists, and all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{meant} (known: {', '.join(known) or 'none'})"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from vlt.models.video_model import VideoModel
-from vlt.tasks.task import Task
+from vlt.tasks.task import StepInputs, Task
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -90,7 +90,7 @@ def _whole_gradient(model, task, state, frozen, batch, rng, accumulate):
     """Loss, its terms, the task's next state, and the gradient, in one pass."""
 
     def objective(trained):
-        return task.objective(model, trained, frozen, batch, rng, state.task)
+        return task.objective(StepInputs(model, trained, frozen, batch, rng, state.task))
 
     (value, (terms, carried)), grads = jax.value_and_grad(objective, has_aux=True)(state.trained)
     return value, terms, carried, grads
@@ -102,7 +102,8 @@ def _accumulated_gradient(model, task, state, frozen, batch, rng, accumulate):
     keys = jax.random.split(rng, accumulate)
 
     def features(trained, part, key):
-        return task.features(task.forward(model, trained, frozen, part, key, state.task), part)
+        inputs = StepInputs(model, trained, frozen, part, key, state.task)
+        return task.features(task.forward(inputs), part)
 
     found = jax.lax.map(lambda part: features(state.trained, *part), (parts, keys))
     (value, terms), cotangents = _loss_gradient(task.loss, found)
@@ -116,7 +117,7 @@ def _accumulated_gradient(model, task, state, frozen, batch, rng, accumulate):
 
     zeros = jax.tree.map(jnp.zeros_like, state.trained)
     grads, _ = jax.lax.scan(add, zeros, (parts, keys, cotangents))
-    return value, terms, state.task, grads
+    return value, terms, state.task, grads  # a separable task changes no state
 
 
 def _loss_gradient(loss, found):

@@ -1,0 +1,67 @@
+"""How a command over videos ends: well, with a sentence, by a signal, or with its reader."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import environment
+
+from vlt.inference.door import run_door
+
+WAITING = """
+import sys, time
+from vlt.inference.door import run_door
+
+def body():
+    print("ready", flush=True)
+    time.sleep(100)
+
+sys.exit(run_door(body))
+"""
+TALKING = """
+import sys
+from vlt.inference.door import run_door
+
+def body():
+    while True:
+        print("a.mp4: a line", flush=True)
+
+sys.exit(run_door(body))
+"""
+
+
+def start(code):
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment(1))
+
+
+def test_errors_that_a_user_can_mend_are_a_sentence(capsys):
+    def body():
+        raise ValueError("beams=0\x1b")
+
+    assert run_door(body) == 1
+    assert capsys.readouterr().err == "error: beams=0\\u001b\n"
+    assert run_door(lambda: 0) == 0
+    with pytest.raises(ZeroDivisionError):
+        run_door(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_without_a_traceback(signum):
+    with start(WAITING) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(signum)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 128 + signum
+    assert "Traceback" not in err and err.startswith("stopping")
+
+
+def test_a_reader_that_has_gone_ends_it_quietly():
+    with start(TALKING) as child:
+        child.stdout.readline()
+        child.stdout.close()
+        err = child.stderr.read()
+    assert child.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert not err

@@ -1,0 +1,54 @@
+"""A function of a batch of clips, mapped over any number of video files."""
+
+import contextlib
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from vlt.data.clips import DecoderPool
+from vlt.data.errors import VideoError
+from vlt.inference.prefetch import Clip, clip_request, read_ahead
+from vlt.model_io.folder import ModelConfig
+
+BATCH = 4  # videos
+WORKERS = 2
+
+T = TypeVar("T")
+
+
+def map_videos(
+    function: Callable[[np.ndarray], Sequence[T]], config: ModelConfig, paths: Sequence[str]
+) -> Generator[tuple[str, T | VideoError], None, None]:
+    """Each path with what the function makes of its clip, or with why it cannot be read, in order.
+
+    Args:
+        function: uint8 [b, t, H, W, 3] -> b results; b is the same in every call.
+        config: of the model, which says what frames it takes.
+    """
+    size = min(BATCH, len(paths))
+    requests = (clip_request(config, path) for path in paths)
+    with (
+        DecoderPool(min(WORKERS, size)) as pool,
+        contextlib.closing(read_ahead(pool, requests, size)) as batches,
+    ):
+        for batch, clips in batches:
+            results = map_readable(function, clips, size)
+            for request, result in zip(batch, results, strict=True):
+                yield request.path, result
+
+
+def map_readable(
+    function: Callable[[np.ndarray], Sequence[T]], clips: Sequence[Clip], size: int
+) -> list[T | VideoError]:
+    """The function's results of the clips; errors among these stay as they are.
+
+    The function is called once, or not at all where nothing could be read, with the clips repeated
+    to `size`, so that one compiled program serves every batch.
+    """
+    readable = [clip for clip in clips if not isinstance(clip, VideoError)]
+    if not readable:
+        return [clip for clip in clips if isinstance(clip, VideoError)]
+    filled = [*readable, *[readable[0]] * (size - len(readable))]
+    results = iter(function(np.stack(filled)))
+    return [clip if isinstance(clip, VideoError) else next(results) for clip in clips]

@@ -1,0 +1,80 @@
+"""The frame of a command that runs a model over videos: options, the model, how it ends."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlt.api import as_model
+from vlt.configuration import ConfigError
+from vlt.data.texts import printable
+from vlt.model_io.folder import ModelFolderError
+from vlt.model_io.loading import load_folder
+from vlt.runtime import stopping
+from vlt.storage.trees import CheckpointError
+
+EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError)  # a user can mend
+
+
+def make_parser(name: str, description: str | None, model: str) -> argparse.ArgumentParser:
+    """The options of every such command: VIDEO..., --model or --workdir, and --json.
+
+    Args:
+        name: of the module. model: taken where neither --model nor --workdir is given.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder or pattern")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", default=model, help="model folder")
+    source.add_argument("--workdir", type=Path, help="folder of a run that trained such a model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    return parser
+
+
+def load_kind(model: str, workdir: Path | None, kinds: tuple[str, ...], lacks: str) -> Any:
+    """The model of a folder, or of a run, as `vlt.load` gives it.
+
+    Args:
+        kinds: of spec, that the command is for. lacks: what others do not do, as a verb.
+
+    Raises:
+        ModelFolderError, ConfigError, CheckpointError: nothing whole is there.
+        ValueError: another kind of model.
+    """
+    if workdir is None:
+        loaded = load_folder(model)
+    else:
+        from vlt.export import trained_model
+
+        loaded = trained_model(workdir)
+    kind = loaded.config.spec.kind
+    if kind not in kinds:
+        raise ValueError(f"{workdir or model} is a {kind}, which {lacks}")
+    return as_model(loaded)
+
+
+def run_door(body: Callable[[], int]) -> int:
+    """The exit status of a command: that of its body, or 1 after a sentence on what is wrong.
+
+    Ctrl-C or SIGTERM ends it with what is printed so far and the status that shells expect, and so
+    does a reader of its output that has gone, such as `head`.
+    """
+    with stopping.signals():
+        try:
+            return body()
+        except EXPECTED as error:
+            print(printable(f"error: {error}"), file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            # Else Python fails once more when it flushes stdout at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
+        except stopping.Stopped:
+            return stopping.status()

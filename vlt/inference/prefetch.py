@@ -1,0 +1,71 @@
+"""Clips read ahead of their use: a bounded number, in order, whatever some files are."""
+
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from vlt.data.clips import ClipRequest, DecoderPool
+from vlt.data.errors import VideoError
+from vlt.model_io.folder import ModelConfig
+
+SAMPLER = "segment_centre"
+FRAMES = 8  # of models that were trained on none
+
+Clip = np.ndarray | VideoError
+
+
+def clip_request(config: ModelConfig, path: str) -> ClipRequest:
+    """What the model of a folder sees of a video file: its frames and its preprocessing."""
+    pixels = config.preprocessing
+    side = pixels["image_size"]
+    transform: dict[str, Any] = {"resize": (side, side)}
+    if pixels.get("crop") == "center":
+        transform = {"resize": side, "crop": side}
+    transform["interpolation"] = pixels.get("resize", "bicubic")
+    return ClipRequest(path, SAMPLER, config.frames or FRAMES, transform)
+
+
+def read_ahead(
+    pool: DecoderPool, requests: Iterable[ClipRequest], size: int
+) -> Generator[tuple[list[ClipRequest], list[Clip]], None, None]:
+    """`size` requests at a time, the last time fewer, with their clips uint8 [t, H, W, 3].
+
+    In the place of a clip that cannot be read, or not within the pool's time limit, stands why. At
+    most two batches are held: one in use, and one that is read meanwhile. Where the iterator is
+    closed early, or ends in an exception, the pool is closed, which ends the reads under way.
+
+    Raises:
+        RuntimeError: the pool's processes do not start.
+    """
+    threads = ThreadPoolExecutor(max(1, pool.workers))
+    remaining = iter(requests)
+    waiting: deque[tuple[list[ClipRequest], list[Future[Clip]]]] = deque()
+
+    def read(request: ClipRequest) -> Clip:
+        try:
+            return pool.read(request)
+        except VideoError as error:
+            return error
+
+    try:
+        while batch := list(itertools.islice(remaining, size)):
+            waiting.append((batch, [threads.submit(read, request) for request in batch]))
+            if len(waiting) > 1:
+                yield _results(*waiting.popleft())
+        while waiting:
+            yield _results(*waiting.popleft())
+    except BaseException:
+        pool.close()
+        raise
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _results(
+    batch: list[ClipRequest], futures: list[Future[Clip]]
+) -> tuple[list[ClipRequest], list[Clip]]:
+    return batch, [future.result() for future in futures]

@@ -1,0 +1,61 @@
+"""Results on stdout as they come, one line or JSON object each; errors and progress on stderr."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from vlt.data.errors import VideoError
+from vlt.data.texts import printable
+
+PROGRESS_EVERY = 5.0  # seconds
+
+T = TypeVar("T")
+
+
+def print_results(
+    results: Iterable[tuple[str, T | VideoError]],
+    count: int,
+    fields: Callable[[T], dict[str, Any]],
+    line: Callable[[T], str] = str,
+    *,
+    as_json: bool,
+) -> int:
+    """Prints the results of so many videos as they come; returns the exit status.
+
+    That is 0 when every video was read, else 1. As JSON, a video that was not has `error` in the
+    place of its fields. Nothing that is printed acts on a terminal.
+
+    Args:
+        fields: what a JSON object says of a result, beside `video`. line: the same as text.
+    """
+    failed, progress = 0, Progress(count)
+    for path, result in results:
+        if isinstance(result, VideoError):
+            failed += 1
+            print(printable(f"error: {result}"), file=sys.stderr)
+        if as_json:
+            entry = {"error": result.reason} if isinstance(result, VideoError) else fields(result)
+            text = json.dumps({"video": path, **entry}, ensure_ascii=False)
+            print(printable(text), flush=True)
+        elif not isinstance(result, VideoError):
+            print(printable(f"{path}: {line(result)}"), flush=True)
+        progress.step()
+    if failed:
+        print(f"{failed} of {count} videos could not be read", file=sys.stderr)
+    return 1 if failed else 0
+
+
+class Progress:
+    """Says `done of count` on stderr, every few seconds."""
+
+    def __init__(self, count: int):
+        self._count, self._done, self._told = count, 0, time.monotonic()
+
+    def step(self) -> None:
+        """One more is done."""
+        self._done += 1
+        if time.monotonic() - self._told > PROGRESS_EVERY:
+            self._told = time.monotonic()
+            print(f"{self._done} of {self._count}", file=sys.stderr)
