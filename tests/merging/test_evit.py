@@ -10,6 +10,7 @@ import pytest
 from small_clip import SPEC, check_whole_model, layers_and_gmacs
 
 from vlt.merging.evit import EViT
+from vlt.models.points import of_tower
 from vlt.models.tokens import AttentionOutput, Tokens
 
 BLOCK = SimpleNamespace(tower="visual", layer=3)
@@ -53,8 +54,9 @@ def test_pruning_is_that_of_a_naive_rewrite(protected):
 
 def test_other_blocks_the_text_and_the_last_cls_tokens_are_left_alone():
     tokens, attended, _ = random_frames(1)
-    for block in (SimpleNamespace(tower="visual", layer=4), SimpleNamespace(tower="text", layer=3)):
-        assert EViT().after_attention(block, tokens, attended) is tokens
+    other = SimpleNamespace(tower="visual", layer=4)
+    assert EViT().after_attention(other, tokens, attended) is tokens
+    assert of_tower((EViT(),), "text") == () != of_tower((EViT(),), "visual")
     alone = Tokens(tokens.x[:, :, :1])
     assert EViT().after_attention(BLOCK, alone, attended) is alone
 
