@@ -7,7 +7,8 @@ from helpers import ROOT
 
 # From the ground up. A room imports only what stands in lines before its own.
 STOREYS = (
-    ("pytrees", "runtime"),
+    ("pytrees",),
+    ("runtime",),
     ("storage", "costs"),
     ("configuration", "models", "data", "reporting"),
     ("adapters",),
@@ -16,12 +17,12 @@ STOREYS = (
     ("model_io", "tasks"),
     ("convert", "evaluation"),
     ("training",),
-    ("arguments", "inference"),
-    ("api", "bench"),
+    ("arguments", "summary"),
+    ("api",),
+    ("inference", "bench"),
 )
 DOORS = {"main", "inspect", "export", "draw", "caption", "score"}
-# What doors have of each other: the model of a run, and its counts.
-SHARED = {("main", "inspect"), ("caption", "export"), ("draw", "export")}
+SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
 METHODS = ("adapters", "merging")
 
 

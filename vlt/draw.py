@@ -111,7 +111,7 @@ def of_run(workdir: Path) -> list[Model]:
         NothingMerges: no method of any of them merges tokens.
         ConfigError, ModelFolderError: the run or its base is not there.
     """
-    from vlt.export import trained_model
+    from vlt.training.trained import trained_model
 
     runs = sorted(file.parent for file in workdir.glob("*/config.json")) or [workdir]
     models = [

@@ -27,11 +27,10 @@ import safetensors.numpy
 from flax import traverse_util
 from jax import export as jax_export
 
-from vlt import configuration
 from vlt.convert.families import get_family
 from vlt.convert.table import source_name
 from vlt.methods import build_methods
-from vlt.model_io.build import abstract_params, example_inputs
+from vlt.model_io.build import example_inputs
 from vlt.model_io.folder import (
     MODEL_FOLDER,
     SAFETENSORS,
@@ -41,14 +40,12 @@ from vlt.model_io.folder import (
     new_folder,
     write_model_folder,
 )
-from vlt.model_io.loading import LoadedModel, load_model
-from vlt.models.points import Method, copy_leaves
-from vlt.pytrees.partition import merge
+from vlt.model_io.loading import LoadedModel
+from vlt.models.points import Method
 from vlt.storage.files import new_file
 from vlt.storage.trees import CheckpointError
-from vlt.training.averaging import blended, mean_of_checkpoints
-from vlt.training.checkpoints import TrainingCheckpoints
-from vlt.training.rules import partition
+from vlt.training.averaging import blended
+from vlt.training.trained import trained_model
 
 # What a format is written as.
 FORMATS = {
@@ -60,53 +57,6 @@ FORMATS = {
         re.compile(r"(video|text)\.stablehlo"),
     ),
 }
-
-
-def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> LoadedModel:
-    """The model of a run at its best checkpoint, or its latest, without leaves only a loss used.
-
-    average: first and last step of the checkpoints whose mean is taken instead.
-
-    Raises:
-        ConfigError, CheckpointError, ModelFolderError: run, checkpoint or base is not there.
-    """
-    config = configuration.load_saved(workdir)
-    loaded = load_model(config.model, config.seed)
-    _, frozen = partition(loaded.params, config.rules)
-    checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
-    steps = _exported_steps(checkpoints, average)
-    if average is None:
-        print(f"{workdir}: {checkpoints.describe(steps[0])}", file=sys.stderr)
-    params = merge(mean_of_checkpoints(checkpoints, steps), frozen)
-    return _without_training_leaves(loaded, params)
-
-
-def _exported_steps(checkpoints: TrainingCheckpoints, average: tuple[int, int] | None) -> list[int]:
-    kept = checkpoints.steps()
-    if not kept:
-        raise CheckpointError(f"{checkpoints.folder.parent} holds no complete checkpoint")
-    if average is None:
-        return [checkpoints.best() or kept[-1]]
-    first, last = average
-    steps = [step for step in kept if first <= step <= last]
-    if not steps:
-        raise CheckpointError(
-            f"{checkpoints.folder} has no checkpoint of steps {first} to {last}; it has those of "
-            f"{kept}, and config.train.keep_last says how many are kept"
-        )
-    return steps
-
-
-def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> LoadedModel:
-    kept = {
-        name: options
-        for name, options in loaded.config.methods.items()
-        if not build_methods({name: options})[0].training_only
-    }
-    module = loaded.module.clone(methods=build_methods(kept))
-    params = copy_leaves(abstract_params(module), params)
-    config = dataclasses.replace(loaded.config, methods=kept)
-    return LoadedModel(module, params, config, loaded.tokenizer)
 
 
 def merged_model(model: LoadedModel) -> LoadedModel:

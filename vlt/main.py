@@ -289,7 +289,7 @@ def print_tables(config: ConfigDict, rows: list[dict[str, Any]]) -> None:
 
 def print_summary(config: ConfigDict, workdir: Path) -> None:
     """Draws a finished comparison, and prints where things are and how to go on."""
-    from vlt.reporting import summary  # imports the decoder
+    from vlt import summary  # imports the decoder
 
     runs = []
     for title, row_config in configuration.rows_of(config):

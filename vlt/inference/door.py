@@ -15,6 +15,7 @@ from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import load_folder
 from vlt.runtime import stopping
 from vlt.storage.trees import CheckpointError
+from vlt.training.trained import trained_model
 
 EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError)  # a user can mend
 
@@ -48,12 +49,7 @@ def load_kind(model: str, workdir: Path | None, kinds: tuple[str, ...], lacks: s
         ModelFolderError, ConfigError, CheckpointError: nothing whole is there.
         ValueError: another kind of model.
     """
-    if workdir is None:
-        loaded = load_folder(model)
-    else:
-        from vlt.export import trained_model
-
-        loaded = trained_model(workdir)
+    loaded = load_folder(model) if workdir is None else trained_model(workdir)
     kind = loaded.config.spec.kind
     if kind not in kinds:
         raise ValueError(f"{workdir or model} is a {kind}, which {lacks}")

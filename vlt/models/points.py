@@ -19,7 +19,7 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | 8 side branch | `side_branch` | once, with every block's output |
 | 9 pooled head | `features`, `head` | once, before and after projection into the joint space |
 | | `text_head` | once, on the embedding of a causal text tower |
-| 10 trainable selection | `vlt.training.optimizer.Rules` | when gradients are taken |
+| 10 trainable selection | `vlt.training.rules` | when gradients are taken |
 | 11 shared across towers | `shared_module` | once; blocks have it as `block.shared` |
 """
 

@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from vlt.reporting import summary
+from vlt import summary
 from vlt.reporting.strips import Choice
 
 

@@ -1,0 +1,64 @@
+"""The model that a run has trained."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from vlt import configuration
+from vlt.methods import build_methods
+from vlt.model_io.build import abstract_params
+from vlt.model_io.loading import LoadedModel, load_model
+from vlt.models.points import copy_leaves
+from vlt.pytrees.partition import merge
+from vlt.storage.trees import CheckpointError
+from vlt.training.averaging import mean_of_checkpoints
+from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.rules import partition
+
+
+def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> LoadedModel:
+    """The model of a run at its best checkpoint, or its latest, without leaves only a loss used.
+
+    average: first and last step of the checkpoints whose mean is taken instead.
+
+    Raises:
+        ConfigError, CheckpointError, ModelFolderError: run, checkpoint or base is not there.
+    """
+    config = configuration.load_saved(workdir)
+    loaded = load_model(config.model, config.seed)
+    _, frozen = partition(loaded.params, config.rules)
+    checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
+    steps = _exported_steps(checkpoints, average)
+    if average is None:
+        print(f"{workdir}: {checkpoints.describe(steps[0])}", file=sys.stderr)
+    params = merge(mean_of_checkpoints(checkpoints, steps), frozen)
+    return _without_training_leaves(loaded, params)
+
+
+def _exported_steps(checkpoints: TrainingCheckpoints, average: tuple[int, int] | None) -> list[int]:
+    kept = checkpoints.steps()
+    if not kept:
+        raise CheckpointError(f"{checkpoints.folder.parent} holds no complete checkpoint")
+    if average is None:
+        return [checkpoints.best() or kept[-1]]
+    first, last = average
+    steps = [step for step in kept if first <= step <= last]
+    if not steps:
+        raise CheckpointError(
+            f"{checkpoints.folder} has no checkpoint of steps {first} to {last}; it has those of "
+            f"{kept}, and config.train.keep_last says how many are kept"
+        )
+    return steps
+
+
+def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> LoadedModel:
+    kept = {
+        name: options
+        for name, options in loaded.config.methods.items()
+        if not build_methods({name: options})[0].training_only
+    }
+    module = loaded.module.clone(methods=build_methods(kept))
+    params = copy_leaves(abstract_params(module), params)
+    config = dataclasses.replace(loaded.config, methods=kept)
+    return LoadedModel(module, params, config, loaded.tokenizer)
