@@ -29,6 +29,7 @@ def folder(path, kind):
     return path / kind, spec, params
 
 
+@pytest.mark.smoke
 def test_a_retriever_encodes_videos_and_texts(tmp_path):
     path, spec, params = folder(tmp_path, "retriever")
     model = vlt.load(path)

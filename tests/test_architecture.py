@@ -62,6 +62,7 @@ def test_a_task(tmp_path, monkeypatch):
     assert any(entry.get("train/distance", entry.get("distance")) for entry in logged)
 
 
+@pytest.mark.slow
 def test_an_evaluation(tmp_path, monkeypatch):
     def videos(predictor, params, section, data, step):
         return {"videos": len(data.records)}
@@ -75,12 +76,14 @@ def test_an_evaluation(tmp_path, monkeypatch):
     assert run(found, tmp_path)["all/videos"] > 0
 
 
+@pytest.mark.slow
 def test_sizes_of_a_backbone(tmp_path, monkeypatch):
     sizes = DualEncoderSpec(VisionSpec(32, 16, 16, 2, 2, 32), TextSpec(16, 43, 16, 1, 2, 32), 8)
     monkeypatch.setitem(SIZES, "toy", sizes)
     assert run(config(**{"model.size": "toy"}), tmp_path)["trained_params"] > 0
 
 
+@pytest.mark.smoke
 def test_a_checkpoint_layout(tmp_path, monkeypatch):
     rules = tuple(
         dataclasses.replace(rule, source=f"toy.{rule.source}") for rule in clip.OPENAI.rules
@@ -100,6 +103,7 @@ def test_a_checkpoint_layout(tmp_path, monkeypatch):
     assert all(np.array_equal(before[path], after[path]) for path in before)
 
 
+@pytest.mark.smoke
 def test_a_data_set(tmp_path, monkeypatch):
     added = Protocol("toy", 2, 2, False, "nobody", training=None)
     monkeypatch.setitem(PROTOCOLS, "toy", added)

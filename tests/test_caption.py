@@ -66,6 +66,7 @@ def frames(paths):
     return np.stack([read_clip(clip_request(CONFIG, str(path))) for path in paths])
 
 
+@pytest.mark.smoke
 def test_a_captioner_is_loaded_and_writes(model, clips):
     videos = frames(sorted(clips.glob("0*.mov"))[:3])
     texts = model.generate(videos)

@@ -3,6 +3,7 @@
 import ast
 import pathlib
 
+import pytest
 from helpers import ROOT
 
 # From the ground up. A room imports only what stands in lines before its own.
@@ -62,6 +63,7 @@ def test_every_room_has_a_storey_or_is_a_door():
     assert {room(module) for module in MODULES} - {""} == known
 
 
+@pytest.mark.smoke
 def test_arrows_run_down():
     height = {name: level for level, storey in enumerate(STOREYS) for name in storey}
     up = {

@@ -42,6 +42,7 @@ def config(size: str, frames: int, *rules: Any, **methods: dict) -> ml_collectio
     return ml_collections.ConfigDict({"model": model | methods, "rules": (*rules, FROZEN)})
 
 
+@pytest.mark.smoke
 def test_frozen_clip() -> None:
     report = inspect_config(config("clip_b32", 12))
     assert report["total_params"] == 151_277_313  # OpenAI's ViT-B/32
@@ -66,6 +67,7 @@ def test_text_gmacs_are_the_closed_form() -> None:
     assert inspect_config(config("clip_b32", 1))["text_gmacs"] == pytest.approx(expected / 1e9)
 
 
+@pytest.mark.smoke
 def test_btadapter_on_clip_l14() -> None:
     """The branch costs 150.7 GMACs, 44.5 with 70% of its tokens masked; CLIP 648.1."""
     report = inspect_config(config("clip_l14", 8, BRANCH, btadapter={"mask_rate": 0.7}))

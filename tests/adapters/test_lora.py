@@ -99,6 +99,7 @@ def test_counts_of_the_usual_form(options, expected):
     assert count(partition(params, TRAINED)[0]) == expected
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("options", [{}, USUAL])
 def test_starts_as_the_bare_block_exactly(options):
     tokens = Tokens(np.random.default_rng(2).normal(size=(2, 3, 5, 64)).astype(np.float32))

@@ -15,6 +15,7 @@ def written(target):
     return {path.name: path.read_bytes() for path in target.iterdir()}
 
 
+@pytest.mark.smoke
 def test_what_was_written_is_replaced_unless_it_holds_more(tmp_path):
     target = tmp_path / "hf"
     before = written(target)

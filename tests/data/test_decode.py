@@ -57,6 +57,7 @@ def test_tricky_files_equal_sequential_decoding(tmp_path, name):
         assert np.array_equal(decode(path, [i]), truth[[i]]), i
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_files_give_back_what_was_drawn(tmp_path, name):
     frames = draw(25, 32, 32)
@@ -172,6 +173,7 @@ def test_times_are_counted_not_read(shared):
     assert probe(shared / "videos/nasa_13013.mp4").frames == 390
 
 
+@pytest.mark.smoke
 def test_probe_of_a_drawn_video(tmp_path):
     info = probe(write(tmp_path / "a.mp4", draw(30)))
     assert (info.frames, info.codec) == (30, "h264")

@@ -47,6 +47,7 @@ def test_clip_cleans_text_like_openai(clip_folder):
     np.testing.assert_array_equal(messy, tokenizer(["it's a schön cat & dog"]))
 
 
+@pytest.mark.smoke
 def test_a_long_text_is_cut_before_its_end_token_and_counted(words):
     tokenizer = Tokenizer.load(words, context=6)
     end = len(moving_shapes.VOCABULARY) - 1

@@ -30,6 +30,7 @@ def evaluate(workdir, devices: int) -> dict:
     return json.loads(output.partition("RESULT")[2])
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_give_the_same_metrics(tmp_path):
     """12 clips in batches of 8: the last batch is half padding."""
     one, eight = (evaluate(tmp_path / str(n), n) for n in (1, 8))

@@ -44,6 +44,7 @@ def program(params, video, *methods, **options):
     return re.sub(r"@[\w.]+", lambda m: names.setdefault(m[0], f"@f{len(names)}"), text)
 
 
+@pytest.mark.smoke
 def test_every_block_takes_r_tokens_of_each_frame(params, video):
     _, out = encode(params, video, ToMe(3), cls_only=False)
     shapes = [out[f"block_{layer}"].x.shape[1:3] for layer in range(3)]

@@ -26,6 +26,7 @@ def test_scale_gradient():
     np.testing.assert_array_equal(pullback(4 * x)[0], x)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's fusions")
 def test_backward_pass_costs_as_much_in_every_block():
     """The bytes that a backward pass moves are linear in the depth; without stored gradients the

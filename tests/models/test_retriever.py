@@ -109,6 +109,7 @@ def config(size: str, **methods: dict) -> dict:
     return {"model": model | {"drop_path": 0.0} | methods, "rules": PARTIAL}
 
 
+@pytest.mark.slow
 def test_partial_training_of_blip_base_trains_the_whole_text_encoder():
     report = inspect_config(config("blip_b16_retriever", token_mixing={}))
     assert report["trainable_weights_video"] == 7_077_888
@@ -126,6 +127,7 @@ def test_partial_training_of_blip_base_trains_the_whole_text_encoder():
     assert report["text_gmacs"] > 0 and report["output_tokens"] == 8 * 197
 
 
+@pytest.mark.slow
 def test_large_tower_beside_the_same_text_model():
     model = make_model(SIZES["blip_l16_retriever"], {})
     inputs = example_inputs(model.spec, 8, 35)

@@ -33,6 +33,7 @@ def test_meshes_that_cannot_be_say_what_can(config, devices, words):
         assert word in str(raised.value)
 
 
+@pytest.mark.smoke
 def test_one_device_replicates_everything():
     mesh = sharding.make_mesh(ONE, jax.devices()[:1])
     assert dict(mesh.shape) == dict(data=1, fsdp=1, tensor=1)

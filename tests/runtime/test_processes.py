@@ -63,6 +63,7 @@ def two(tmp_path_factory):
     return workdir, finish(start_run(workdir, 2, *EVALS))
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(alone, two):
     workdir, ((table, _), (silent, complaints)) = two
     assert_equal_runs(workdir, alone)

@@ -9,6 +9,7 @@ from trees import TREE, assert_equal, largest_file, shapes
 from vlt.storage import trees
 
 
+@pytest.mark.smoke
 def test_a_model_folder_comes_back_on_the_host_or_where_asked(tmp_path):
     trees.save_tree(tmp_path / "weights", TREE)
     loaded = trees.load_tree(tmp_path / "weights")

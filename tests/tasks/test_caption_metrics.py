@@ -121,6 +121,7 @@ def test_light_tokens_are_ptb_s_but_for_contractions_and_signs(golden):
     ]
 
 
+@pytest.mark.slow
 @JAVA
 def test_a_prediction_of_no_words_scores_nothing_and_stops_nobody():
     references = {"a": ["a man runs", "he runs"], "b": ["a dog sits"], "c": ["a cat eats"]}

@@ -309,6 +309,7 @@ DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree_on_two_steps():
     """Dropout, negatives and queues included; and after a failure nothing moves."""
     assert "equal 2" in run_python(DEVICES, devices=8, timeout=300)

@@ -62,6 +62,7 @@ def test_config_makes_the_task_of_an_answerer_alone():
         make_task({"task": section}, SIZES["blip_b16_retriever"])
 
 
+@pytest.mark.slow
 def test_gradient_reaches_all_three_parts_and_microbatches_make_no_difference():
     model = Answerer(BlipSpec("answerer", VISUAL, dataclasses.replace(TEXT, dropout=0.0)))
     params = jax.jit(lambda: init_params(model, jax.random.key(0)))()

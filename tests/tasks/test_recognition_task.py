@@ -338,6 +338,7 @@ DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree_and_share_the_texts():
     """Dropout included, and a number of classes that eight does not divide."""
     assert "equal 3" in run_python(DEVICES, devices=8, timeout=300)

@@ -82,6 +82,7 @@ def test_a_config_that_trains_nothing():
         compile_ahead(load_config("configs/clip.py:b32"), "v5e:2x4")
 
 
+@pytest.mark.slow
 def test_what_the_compiler_takes_may_need_more_memory_than_there_is(monkeypatch):
     monkeypatch.setattr("vlt.training.ahead.topology_devices", lambda topology: jax.devices()[:1])
     monkeypatch.setitem(CHIPS, "v5e", CHIPS["v5e"]._replace(hbm_bytes=1e6))

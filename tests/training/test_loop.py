@@ -84,6 +84,7 @@ def assert_same_run(workdir: Path, whole: Path) -> None:
     assert logged(workdir) == logged(whole)
 
 
+@pytest.mark.smoke
 def test_run_leaves_what_people_look_for(whole):
     names = {path.name for path in whole.iterdir()}
     assert {"config.txt", "versions.json", "metrics.jsonl", "results.md", "results.json"} <= names
@@ -93,6 +94,7 @@ def test_run_leaves_what_people_look_for(whole):
     assert json.loads((whole / "versions.json").read_text())["jax"]
 
 
+@pytest.mark.slow
 def test_every_program_is_compiled_once(tmp_path):
     done = run(tmp_path, "--config.train.eval_every=4")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -110,6 +112,7 @@ def test_finished_run_prints_its_table_and_trains_nothing(whole):
     assert {path: path.stat().st_mtime_ns for path in whole.glob("checkpoints/*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moment", [pytest.param("after a checkpoint", marks=pytest.mark.slow), "while saving"]
 )
@@ -128,6 +131,7 @@ def _done(workdir: Path, step: int) -> bool:
     return (workdir / "checkpoints" / str(step)).exists()
 
 
+@pytest.mark.slow
 def test_terminated_run_saves_and_resumes(whole, tmp_path):
     process = start(tmp_path)
     wait_for(lambda: len(read_metrics(tmp_path)) >= 2, process)
@@ -145,6 +149,7 @@ def decoders(process: subprocess.Popen) -> list[int]:
     return [int(number) for number in listed.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_whose_input_hangs_saves_the_last_step_and_resumes(whole, tmp_path, sent):
     """A video that is never answered, with no limit that would end the wait."""
@@ -176,6 +181,7 @@ def test_a_run_can_be_stopped_before_its_first_step(tmp_path, sent):
     assert not (tmp_path / "run.lock").exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_workdir_is_refused_and_harms_nothing(whole, tmp_path):
     process = start(tmp_path)
     wait_for(lambda: read_metrics(tmp_path), process)
@@ -190,6 +196,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_harms_nothing(whole, tmp_path)
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_one_device_goes_on_with_eight(whole, tmp_path):
     overrides = ("--config.data.train.batch_size=12", "--config.evals.looks.batch_size=8")
     stopped = run(tmp_path / "a", *overrides, "--config.train.steps=4")
@@ -217,6 +224,7 @@ def test_checkpoint_of_one_device_goes_on_with_eight(whole, tmp_path):
     assert "restored 4 8" in run_python(code, devices=8, timeout=300)
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite_stops_with_its_batch(tmp_path):
     done = run(tmp_path, "--config.task.scale=inf", "--config.train.log_every=100")
     assert done.returncode == 1
@@ -332,6 +340,7 @@ def test_a_run_killed_in_its_evaluation_makes_it_when_it_goes_on(evaluating, tmp
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_killed_after_its_last_step_is_evaluated_when_it_goes_on(
     evaluating, tmp_path, written

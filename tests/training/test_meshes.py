@@ -128,6 +128,7 @@ QUICK = {name: list(MESHES)[2:] for name in ("retrieval", "recognition", "captio
 SLOW = [pytest.param(name, list(MESHES), marks=pytest.mark.slow) for name in CASES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "meshes"), [*QUICK.items(), *SLOW])
 def test_every_mesh_is_one_device(name, meshes):
     code = "import test_meshes as t; "
@@ -156,6 +157,7 @@ def shares() -> None:
     print(*(held(config, MESHES[mesh]) for mesh in MESHES))
 
 
+@pytest.mark.slow
 def test_fsdp_splits_parameters_and_optimizer_state():
     code = "import test_meshes as t; t.shares()"
     data, fsdp, both, tensor = map(float, run_python(code, devices=8).split())

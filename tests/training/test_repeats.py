@@ -97,6 +97,7 @@ def test_finished_rows_are_shown_while_others_run(tmp_path, monkeypatch, capsys)
     assert "first" in shown[1] and "380" in shown[1] and "second" not in shown[1]
 
 
+@pytest.mark.slow
 def test_what_the_task_carries_comes_back_with_the_checkpoint(tmp_path):
     """Descriptions embedded by the start's weights, which training changed."""
     given = config()
