@@ -85,6 +85,8 @@ CASES: dict[str, Case] = {
         f'{MAIN} --config=configs/msta.py {ALONE} --config.repeats="()"'
     ),
     "python -m pytest -n auto --dist loadfile": skipped("this is one of its tests"),
+    "python -m pytest -m smoke": skipped("it runs some of these tests"),
+    'python -m pytest -n auto --dist loadfile -m ""': skipped("this is one of its tests"),
     f"{MAIN} --config=configs/X.py[:variant] [--workdir=DIR] [--mode=train|eval] "
     "[--config.key=value]": run(
         f"{MAIN} --config=configs/btadapter.py --workdir=runs/btadapter --mode=eval {SHAPES}"
