@@ -23,6 +23,7 @@ from vlt.model_io.build import abstract_params, example_inputs, merged_form
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import build_for_shapes
 from vlt.models.video_model import VideoModel
+from vlt.pytrees.paths import by_path
 from vlt.training.ahead import AheadError, compile_ahead, format_compiled
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
@@ -101,11 +102,7 @@ def _operations(
 
 def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:
     """Elements of each leaf with at least so many dimensions, by '/'-joined path."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if leaf.ndim >= dimensions
-    }
+    return {path: leaf.size for path, leaf in by_path(tree).items() if leaf.ndim >= dimensions}
 
 
 def _sum_without(sizes: Mapping[str, int], pattern: str) -> int:

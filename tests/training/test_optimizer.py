@@ -4,25 +4,10 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+from test_rules import PARAMS, RULES
 
 from vlt.pytrees.partition import merge
 from vlt.training import optimizer, rules, schedules
-
-PARAMS = {
-    "visual": {
-        "patch_embedding": {"kernel": np.ones((2, 3))},
-        "btadapter": {
-            "temporal_0": {"projection": {"kernel": np.ones((3, 2)), "bias": np.ones(2)}},
-            "class_token": np.ones(3),
-        },
-    },
-    "logit_scale": np.ones(()),
-}
-RULES = (
-    (r".*/temporal_\d+/.*", dict(lr=100.0, weight_decay=0.05)),
-    (r"visual/btadapter/.*", dict(lr=10.0)),
-    (r".*", "frozen"),
-)
 
 
 def optimizer_config(**changes):

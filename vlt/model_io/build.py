@@ -15,6 +15,7 @@ from vlt.models.retriever import Retriever
 from vlt.models.spec import MOST_TOKENS, SIZES, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
+from vlt.pytrees.paths import by_path
 
 MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "dual_encoder": DualEncoder,
@@ -124,13 +125,10 @@ def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> N
         wanted = abstract_params(model.clone(frames=frames))
     except ValueError as error:
         raise ValueError(f"{error}{known}") from error
-    have = dict(jax.tree_util.tree_leaves_with_path(params))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
+    have = by_path(params)
+    for path, leaf in by_path(wanted).items():
         if path in have and have[path].shape != leaf.shape:
-            raise ValueError(
-                f"{frames} frames, but {jax.tree_util.keystr(path, simple=True, separator='/')} "
-                f"is for another number{known}"
-            )
+            raise ValueError(f"{frames} frames, but {path} is for another number{known}")
 
 
 def merged_form(model: VideoModel) -> VideoModel:
