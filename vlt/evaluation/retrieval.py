@@ -115,7 +115,7 @@ def write_choices(
         {
             "videos": [str(data.records[row].video) for row in pair],
             "captions": [data.records[row].captions[0] for row in pair],
-            "scores": values.tolist(),
+            "scores": np.round(values.astype(float), 7).tolist(),
         }
         for pair, values in zip(rows, scores, strict=True)
     ]
