@@ -213,5 +213,5 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_merged_tokens_are_refused():
-    with pytest.raises(ValueError, match="dual_attention finds patches by their places.*ToMe"):
+    with pytest.raises(ValueError, match="dual_attention finds patches by their places.*tome"):
         make_model(SPEC, {"tome": {"r": 2}, "dual_attention": {}}, FRAMES)

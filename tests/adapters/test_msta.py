@@ -384,6 +384,6 @@ def test_what_it_is_not_for_is_refused():
     with pytest.raises(ValueError, match="msta.shared=True: BLIP's text model has no block"):
         make_model(BLIP, {"msta": {"towers": ("visual",)}})
     make_model(BLIP, {"msta": {"towers": ("visual",), "shared": False}})
-    with pytest.raises(ValueError, match="msta finds patches by their places.*ToMe"):
+    with pytest.raises(ValueError, match="msta finds patches by their places.*tome"):
         make_model(APART, {"tome": {"r": 1}, "msta": {}})
     assert build_methods({"msta": {"layers": [0, 1]}})[0].layers == (0, 1)

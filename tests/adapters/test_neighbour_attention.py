@@ -122,5 +122,5 @@ def test_what_it_is_not_for_is_refused():
         build_methods({"neighbour_attention": {"missing": "copies"}})
     with pytest.raises(ValueError, match="neighbour_attention needs every frame in a group"):
         make_model(SIZES["viclip_b16"], {"neighbour_attention": {}}, 8)
-    with pytest.raises(ValueError, match="neighbour_attention finds patches by.*ToMe"):
+    with pytest.raises(ValueError, match="neighbour_attention finds patches by.*tome"):
         make_model(SPEC, {"tome": {"r": 2}, "neighbour_attention": {}}, FRAMES)

@@ -189,5 +189,5 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_merged_tokens_are_refused():
-    with pytest.raises(ValueError, match="st_adapter finds patches by their places.*ToMe"):
+    with pytest.raises(ValueError, match="st_adapter finds patches by their places.*tome"):
         make_model(SPEC, {"tome": {"r": 2}, "st_adapter": {"width": 4}}, FRAMES)

@@ -19,7 +19,9 @@ CODE = """
     config.train.steps = 0
     config.evals.twins = dict(config.evals.looks) | {"kind": "twins", "min_pairs": 1}
     config.evals.captions = dict(config.evals.looks) | {"kind": "twin_captions", "min_pairs": 1}
-    run = Run(config, Path(sys.argv[1]))
+    workdir = Path(sys.argv[1])
+    workdir.mkdir()
+    run = Run(config, workdir)
     print("RESULT", json.dumps(run.evaluate(0)))
     run.close()
 """

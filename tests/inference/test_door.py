@@ -55,7 +55,8 @@ def test_a_signal_ends_it_without_a_traceback(signum):
         child.send_signal(signum)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 128 + signum
-    assert "Traceback" not in err and err.startswith("stopping")
+    # Said by a thread, which the end of the process may overtake.
+    assert not err or err.startswith("stopping") and "Traceback" not in err
 
 
 def test_a_reader_that_has_gone_ends_it_quietly():

@@ -107,7 +107,7 @@ def test_it_has_no_leaves_and_is_gone_when_deployed():
 
 def test_methods_that_find_patches_by_their_places_refuse_it():
     model = DualEncoder(SPEC, (PatchDropout(), STAdapter(width=4)), FRAMES)
-    with pytest.raises(ValueError, match="which PatchDropout changes"):
+    with pytest.raises(ValueError, match="which patch_dropout changes"):
         abstract_params(model)
 
 

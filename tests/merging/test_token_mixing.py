@@ -316,7 +316,7 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_moved_patches_are_refused():
-    with pytest.raises(ValueError, match="token_mixing finds patches by their places.*ToMe"):
+    with pytest.raises(ValueError, match="token_mixing finds patches by their places.*tome"):
         make_model(SPEC, {"tome": {"r": 2}, "token_mixing": {}}, FRAMES)
     assert merges_tokens(small(ToMe(2))) and not merges_tokens(small(TokenMixing()))
 

@@ -280,7 +280,7 @@ def test_microbatches_are_refused():
 
 
 DEVICES = """
-    import jax, numpy as np
+    import jax, numpy as np, optax
     from vlt.runtime.mesh import make_mesh, param_sharding, shard_batch
     import test_matching_task
     from small_retriever import batch

@@ -307,7 +307,7 @@ def test_accumulated_gradient_is_that_of_the_whole_batch():
 
 
 DEVICES = """
-    import jax, numpy as np
+    import jax, numpy as np, optax
     from vlt.runtime.mesh import make_mesh, param_sharding, replicated, shard_batch
     import test_recognition_task as here
     jax.config.update("jax_default_matmul_precision", "highest")

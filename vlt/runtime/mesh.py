@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vlt.pytrees.paths import path_name
-from vlt.pytrees.rules import first_match, match_all
+from vlt.pytrees.patterns import first_match, match_all
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")

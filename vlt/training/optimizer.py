@@ -9,7 +9,7 @@ import optax
 
 from vlt.pytrees.fields import near
 from vlt.pytrees.paths import path_name
-from vlt.pytrees.rules import first_match
+from vlt.pytrees.patterns import first_match
 from vlt.training.rules import Rule, parse_rules
 from vlt.training.schedules import OptimizerConfigError, Schedule, make_schedule
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from vlt.pytrees.partition import Tree, split
 from vlt.pytrees.paths import by_path
-from vlt.pytrees.rules import match_all
+from vlt.pytrees.patterns import match_all
 
 
 class RuleError(ValueError):

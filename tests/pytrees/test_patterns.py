@@ -1,6 +1,6 @@
 """The first pattern that matches a whole path wins; those that win nothing are reported."""
 
-from vlt.pytrees.rules import first_match, match_all
+from vlt.pytrees.patterns import first_match, match_all
 
 PATHS = ["text/a", "visual/a", "visual/b"]
 
