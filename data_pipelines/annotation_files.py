@@ -13,13 +13,10 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.resolve import read_pickle
 from vlt.data import text_files
 from vlt.data.rows import csv_rows as numbered_rows
+from vlt.data.suffixes import VIDEO_SUFFIXES
 from vlt.data.text_files import TextFileError
 from vlt.data.texts import checked_text, checked_texts, trimmed
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),
-    *(".mts", ".ts", ".vob", ".divx", ".ogg", ".ogv"),
-)
 # Columns that name a video, or hold one or several texts of it; the first that is there counts.
 VIDEO_COLUMNS = ("video", "image", "clip_name", "video_id", "videoID")
 TEXT_COLUMNS = ("caption", "sentence", "description", "sentences", "enCap")

@@ -11,10 +11,11 @@ import argparse
 import os
 import pathlib
 
-from data_pipelines.annotation_files import VIDEO_SUFFIXES, AnnotationError
+from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.label_files import class_name
 from data_pipelines.labelled import Row, run, write_labelled
 from data_pipelines.manifests import SHOWN, video_files
+from vlt.data.suffixes import VIDEO_SUFFIXES
 from vlt.data.texts import checked_label, look, printable
 
 

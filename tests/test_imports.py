@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 from helpers import ROOT
@@ -100,3 +101,11 @@ def test_the_loop_and_the_tasks_are_told_names():
             assert tasks <= {"vlt.tasks.build", "vlt.tasks.task"}, module
         if room(module) == "tasks":
             assert not {other for other in ARROWS[module] if other.endswith("protocols")}, module
+
+
+def test_no_room_but_the_benchmark_needs_what_stands_on_it():
+    for module, path in MODULES.items():
+        above = re.findall(
+            r"^ *(?:from|import) (configs|data_pipelines|launch)\b", path.read_text(), re.M
+        )
+        assert not above or room(module) == "bench", module
