@@ -1,11 +1,14 @@
 """Fixtures of all tests."""
 
+import importlib.util
 import os
 import pathlib
+import re
 from importlib import metadata
 
 import pytest
 from absl import flags
+from helpers import NO_TORCH, PATHS
 
 # Most of the tests' time is compilation of programs that run once; also of those in subprocesses.
 FAST_COMPILATION = [
@@ -25,6 +28,30 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # And so with generated data.
 os.environ["VLT_CACHE"] = str(KEPT / "vlt")
+
+
+class WithoutTorch(pytest.Module):
+    """A file of tests against torch, where that is not installed."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip(NO_TORCH, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(
+    module_path: pathlib.Path, parent: pytest.Collector
+) -> pytest.Module | None:
+    if importlib.util.find_spec("torch") or not needs_torch(module_path):
+        return None
+    return WithoutTorch.from_parent(parent, path=module_path)
+
+
+def needs_torch(file: pathlib.Path) -> bool:
+    """Whether a file of tests imports torch where it begins, or a helper that does."""
+    imported = re.findall(r"^(?:from|import) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    if "torch" in imported:
+        return True
+    helpers = (folder / f"{name}.py" for name in imported for folder in PATHS[1:])
+    return any(needs_torch(helper) for helper in helpers if helper.is_file())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

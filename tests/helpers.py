@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+NO_TORCH = "torch is not installed: the version that tests pin has no wheel for this Python"
 # Where a child process finds the package, and what tests share.
 PATHS = [ROOT, ROOT / "tests", *sorted(path for path in ROOT.glob("tests/*") if path.is_dir())]
 

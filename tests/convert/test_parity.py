@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 import torch
-from conftest import randomised
 from safetensors.numpy import load_file
+from torch_models import randomised
 from transformers import CLIPConfig, CLIPModel
 
 from vlt.convert import convert, parse_settings
