@@ -1,8 +1,10 @@
 """Fixtures of all tests."""
 
+import hashlib
 import importlib.util
 import os
 import pathlib
+import platform
 import re
 from importlib import metadata
 
@@ -21,9 +23,18 @@ if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     FAST_COMPILATION.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FAST_COMPILATION])
 
+
+def kind_of_cpu() -> str:
+    """A name for this kind: a program compiled for one may not run on another."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return hashlib.sha256("".join([platform.machine(), *flags]).encode()).hexdigest()[:12]
+
+
 # What one process has compiled, the others and the next run find.
 KEPT = pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KEPT / "programs"))
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KEPT / f"programs-{kind_of_cpu()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # And so with generated data.
