@@ -1,7 +1,5 @@
 """Jumping in a damaged stream gives the pixels of decoding it in order, or an error."""
 
-import io
-
 import av
 import numpy as np
 import pytest
@@ -9,6 +7,7 @@ from video_files import draw, write
 
 from data_pipelines.check.inspection import Request, inspect
 from vlt.data import errors
+from vlt.data.containers import LENIENT_TAGS
 from vlt.data.decode import Video
 
 FRAMES = 36
@@ -43,7 +42,7 @@ def in_order(content, keep=False):
     keep: frames are kept to the end, so that none is decoded into the memory of one before.
     """
     found, kept = {}, []
-    with av.open(io.BytesIO(content), metadata_errors="replace") as container:
+    with av.open(io.BytesIO(content), **LENIENT_TAGS) as container:
         stream = container.streams.best("video")
         codec = stream.codec_context
         codec.thread_type, codec.thread_count = "NONE", 1

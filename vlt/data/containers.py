@@ -9,6 +9,7 @@ import io
 import os
 import re
 import stat
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -50,6 +51,11 @@ _FILE_KINDS = {
 }
 
 
+_PYAV = int(av.__version__.partition(".")[0])
+# Of `av.open`: tags that are no UTF-8 are no error. From PyAV 19 on they never are.
+LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if _PYAV < 19 else {}
+
+
 def open_container(path: str, content: bytes | None) -> InputContainer:
     """The file, or its bytes, opened for reading. path: its name in messages too.
 
@@ -61,7 +67,7 @@ def open_container(path: str, content: bytes | None) -> InputContainer:
         return av.open(
             f"file:{path}" if content is None else io.BytesIO(content),
             "r",
-            metadata_errors="replace",
+            **LENIENT_TAGS,
             container_options={
                 "format_whitelist": _FORMATS,
                 "protocol_whitelist": "file" if content is None else "none",
