@@ -1,5 +1,7 @@
 """Jumping in a damaged stream gives the pixels of decoding it in order, or an error."""
 
+import io
+
 import av
 import numpy as np
 import pytest
