@@ -156,15 +156,8 @@ def _model(title: str, config: ConfigDict, load: Callable[[], LoadedModel]) -> M
     section = next(iter(config.evals.values()))
     visual = module.spec.visual
     size = visual.image_size
-    request = ClipRequest(
-        path="",
-        sampler=section.sampler.name,
-        frames=section.sampler.frames,
-        # Generated clips have the model's size as they are; anybody's own videos may not.
-        transform=section.transform.to_dict() or {"resize": size, "crop": size},
-        backend=section.backend,
-        allow_truncated=section.allow_truncated,
-    )
+    # Generated clips have the model's size as they are; anybody's own videos may not.
+    request = ClipRequest.of_section(section, "", {"resize": size, "crop": size})
     names = " + ".join(type(method).__name__ for method in module.methods)
     title = title if title == names else f"{title} ({names})"
     return Model(title, visual.layers, request, load)

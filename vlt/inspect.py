@@ -19,7 +19,7 @@ from absl import app, flags
 from vlt import configuration
 from vlt.configuration import define_config
 from vlt.costs.flops import count, count_first
-from vlt.model_io.build import abstract_params, example_inputs, merged_form
+from vlt.model_io.build import abstract_params, example_inputs, forward, merged_form
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import build_for_shapes
 from vlt.models.video_model import VideoModel
@@ -84,9 +84,9 @@ def _operations(
     inputs = example_inputs(model.spec, config["frames"], config["context"])
     video, *_ = inputs
     # Leaves that were merged are no part of the published form, which leaves them unread.
-    cost, out = count_first(_apply(published, "encode_video", capture=True), params, video)
-    whole = count(_apply(published, "__call__"), params, *inputs)
-    run = count(_apply(model, "encode_video", train=trained), params, video)
+    cost, out = count_first(forward(published, "encode_video", capture=True), params, video)
+    whole = count(forward(published, "__call__"), params, *inputs)
+    run = count(forward(model, "encode_video", train=trained), params, video)
     layers = range(model.spec.visual.layers)
     tokens = [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]
     return {
@@ -107,16 +107,6 @@ def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:
 
 def _sum_without(sizes: Mapping[str, int], pattern: str) -> int:
     return sum(size for path, size in sizes.items() if not re.fullmatch(pattern, path))
-
-
-def _apply(model: VideoModel, method: str, train: bool = False, capture: bool = False) -> Any:
-    def forward(params: Any, *inputs: jax.Array) -> Any:
-        rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)} if train else None
-        return model.apply(
-            {"params": params}, *inputs, train=train, capture=capture, method=method, rngs=rngs
-        )
-
-    return forward
 
 
 def format_report(report: Mapping[str, Any]) -> str:

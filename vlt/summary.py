@@ -101,19 +101,12 @@ def _twins(runs: Runs) -> Image.Image | None:
 def _strip(pairs: list[dict[str, Any]], titles: list[str], section: Any, index: int) -> Strip:
     """A video of the pair, and the choice of each row."""
     pair = pairs[0]
-    request = ClipRequest(
-        pair["videos"][index],
-        section.sampler.name,
-        section.sampler.frames,
-        section.transform.to_dict(),
-        backend=section.backend,
-        allow_truncated=section.allow_truncated,
-    )
     own, other = pair["captions"][index], pair["captions"][1 - index]
     choices = [
         chosen(title, each["scores"][index][index], each["scores"][index][1 - index], own, other)
         for title, each in zip(titles, pairs, strict=True)
     ]
+    request = ClipRequest.of_section(section, pair["videos"][index])
     return Strip(own, read_clip(request), choices)
 
 

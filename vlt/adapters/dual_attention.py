@@ -62,7 +62,7 @@ class DualAttention(OverTime):
         """Point 5: attention over the frames, of the positions that are asked for."""
         if self.whole_block:
             return y
-        source = self.along_time(block, normed[:, :, : tokens.x.shape[2]])
+        source = self.along_time(block, normed)
         attention = Attention(
             block.heads, block.key_bias, dtype=block.dtype, name="temporal_attention"
         )
@@ -75,8 +75,7 @@ class DualAttention(OverTime):
         """Point 7: a whole block over the frames, on what entered this one."""
         if not self.whole_block:
             return y
-        before = entry.x
-        source = self.along_time(block, before)
+        source = self.along_time(block, entry.x)
         channel = Block(
             block.heads,
             block.mlp_width,
@@ -87,7 +86,7 @@ class DualAttention(OverTime):
             name="temporal_block",
         )
         temporal = channel(Tokens(source, cls=0, protected=0)).x - source
-        return y + self._change(block, tokens.x - before + y, temporal.swapaxes(1, 2))
+        return y + self._change(block, tokens.x - entry.x + y, temporal.swapaxes(1, 2))
 
     def _change(self, block: BlockScope, spatial: jax.Array, temporal: jax.Array) -> jax.Array:
         """What the temporal channel makes of the spatial one, [b, t, n, d]."""

@@ -21,8 +21,7 @@ MOVING_POINTS = ("before_attention", "after_attention", "after_block")  # where 
 
 def sliced(model: VideoModel) -> VideoModel:
     """The module with tokens cut where it merges; same parameters, same shapes in every block."""
-    methods = (_sliced(m) if "attended_tokens" in m.breaks else m for m in model.methods)
-    return model.clone(methods=tuple(methods))
+    return model.clone(methods=tuple(_sliced(m) if m.merges else m for m in model.methods))
 
 
 def _sliced(method: Method) -> Method:

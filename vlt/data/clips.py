@@ -62,6 +62,20 @@ class ClipRequest:
     clips: int = 1
     sha256: str = ""
 
+    @classmethod
+    def of_section(
+        cls, section: Any, path: str, transform: Mapping[str, Any] | None = None
+    ) -> "ClipRequest":
+        """How a data section of a config looks at a file. transform: where the section has none."""
+        return cls(
+            path,
+            section.sampler.name,
+            section.sampler.frames,
+            section.transform.to_dict() or transform or {},
+            backend=section.backend,
+            allow_truncated=section.allow_truncated,
+        )
+
 
 def read_clip(request: ClipRequest) -> np.ndarray:
     """Samples, decodes and transforms: uint8 RGB [t, h, w, 3]. A function of file and request.

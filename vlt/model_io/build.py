@@ -1,6 +1,6 @@
 """From a config's `model` section to a module and its parameters' shapes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 def merges_tokens(model: VideoModel) -> bool:
     """Whether any of the model's methods merges or removes tokens."""
-    return any("attended_tokens" in method.breaks for method in model.methods)
+    return any(method.merges for method in model.methods)
 
 
 def method_options(
@@ -136,15 +136,33 @@ def merged_form(model: VideoModel) -> VideoModel:
     return model.clone(methods=tuple(m for m in model.methods if not m.mergeable))
 
 
+def input_names(spec: Spec) -> tuple[str, ...]:
+    """What a model is called with, in order, by the names that batches have for it."""
+    return ("video", "question", "answer") if spec.kind == "answerer" else ("video", "text")
+
+
 def example_inputs(
     spec: Spec, frames: int, context: int, batch: int = 1
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Shapes of a batch: uint8 video [b, t, H, W, 3] and ids [b, l]; of an answerer the question's
-    and the answer's."""
+    """Shapes of `input_names`: uint8 video [b, t, H, W, 3] and ids [b, l]."""
     side = spec.visual.image_size
     video = jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)
     ids = jax.ShapeDtypeStruct((batch, context), jnp.int32)
-    return (video, ids, ids) if spec.kind == "answerer" else (video, ids)
+    return tuple(video if name == "video" else ids for name in input_names(spec))
+
+
+def forward(
+    model: VideoModel, method: str, train: bool = False, capture: bool = False
+) -> Callable[..., Any]:
+    """(params, *inputs) -> what the model's `method` returns, to be traced."""
+
+    def call(params: Any, *inputs: jax.Array) -> Any:
+        rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)} if train else None
+        return model.apply(
+            {"params": params}, *inputs, train=train, capture=capture, method=method, rngs=rngs
+        )
+
+    return call
 
 
 def init_params(model: VideoModel, rng: jax.Array) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlt.models.bert import Bert, Memory
+from vlt.models.bert import Bert, Memory, beginning_with
 from vlt.models.spec import BlipSpec
 from vlt.models.video_model import VideoModel
 
@@ -37,7 +37,7 @@ class Answerer(VideoModel):
         States [b, l, d] are what `decode` reads, with the mask [b, l] as its `source_bias`.
         Whatever token stands first, [ENC] is read in its place.
         """
-        ids = jnp.asarray(ids).at[:, 0].set(self.spec.text.encode_id)
+        ids = beginning_with(self.spec.text.encode_id, ids)
         states, _ = self.question(ids[:, None], tokens, train=train)
         return states[:, 0], jnp.where(ids == 0, jnp.finfo(jnp.float32).min, 0.0)
 
@@ -75,6 +75,6 @@ class Answerer(VideoModel):
         """
         tokens, visual = self.encode_video(video, train, capture)
         states, mask = self.encode_question(tokens, question, train)
-        answer = jnp.asarray(answer).at[:, 0].set(self.spec.text.decode_id)
+        answer = beginning_with(self.spec.text.decode_id, answer)
         logits, _ = self.decode(answer[:, None], states, source_bias=mask, train=train)
         return {"logits": logits[:, 0], "visual_out": visual}

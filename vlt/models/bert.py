@@ -26,6 +26,11 @@ from vlt.models.spec import BertSpec
 from vlt.models.tokens import KeysValues, Pattern
 
 
+def beginning_with(token: int, ids: jax.Array) -> jax.Array:
+    """ids [..., l], also of the host, with `token` in the place of each text's first."""
+    return jnp.asarray(ids).at[..., 0].set(token)
+
+
 class Memory(flax.struct.PyTreeNode):
     """What a layer has read: keys and values of its own text and of the source it crosses to."""
 
@@ -78,11 +83,12 @@ class Bert(nn.Module):
         length = ids.shape[-1] if memory is None else memory[0].own.keys.shape[3]
         bias = self._bias(ids, causal, index, length)
         memories = []
+        methods = of_tower(self.methods, "text")
         for layer in range(spec.layers):
             known = None if memory is None else memory[layer]
-            x, read = BertLayer(
-                spec, layer, self.methods, train, self.dtype, name=f"blocks_{layer}"
-            )(x, bias, source, source_bias, known, index)
+            x, read = BertLayer(spec, layer, methods, train, self.dtype, name=f"blocks_{layer}")(
+                x, bias, source, source_bias, known, index
+            )
             memories.append(read)
         return (self._logits(embedding, x) if self.head else x), memories
 
@@ -120,7 +126,6 @@ class BertLayer(nn.Module):
     methods: tuple[Method, ...]
     train: bool
     dtype: Any
-    tower: str = "text"
 
     @nn.compact
     def __call__(
@@ -149,14 +154,15 @@ class BertLayer(nn.Module):
             y, attended = self._attention("cross_attention")(pattern, crossed)
             crossed = KeysValues(attended.keys, attended.values)
             x = self._add("cross_attention_norm", x, y.reshape(x.shape))
-        methods = of_tower(self.methods, self.tower)
-        mlp = Mlp(spec.mlp_width, spec.activation, methods, self.dtype, self.spec.init, name="mlp")
+        mlp = Mlp(
+            spec.mlp_width, spec.activation, self.methods, self.dtype, self.spec.init, name="mlp"
+        )
         return self._add("mlp_norm", x, mlp(x)), Memory(read, crossed)
 
     def _attention(self, name: str) -> Attention:
         return Attention(
             self.spec.heads,
-            methods=of_tower(self.methods, self.tower),
+            methods=self.methods,
             dtype=self.dtype,
             kernel_init=self.spec.init,
             dropout=self.spec.dropout * self.train,

@@ -256,11 +256,9 @@ class Block(nn.Module):
             tokens = method.before_attention(self, tokens)
         for method in self.active:
             tokens = method.extra_tokens(self, tokens)
-        entry, entry_normed = tokens, self._norm("norm1")(tokens.x)
-        tokens, attended = self._attend(tokens, entry_normed)
-        if self.cls_read:
-            entry = entry.rearrange(lambda x: x[:, :, : entry.cls], protected=entry.cls)
-            entry_normed = entry_normed[:, :, : entry.cls]
+        normed = self._norm("norm1")(tokens.x)
+        entry, entry_normed = self._read(tokens, normed)
+        tokens, attended = self._attend(tokens, normed, entry, entry_normed)
         for method in self.active:
             tokens = method.after_attention(self, tokens, attended)
         tokens = tokens.replace(x=store_gradient(tokens.x))
@@ -288,19 +286,26 @@ class Block(nn.Module):
             name="attention",
         )
 
-    def _attend(self, tokens: Tokens, normed: jax.Array) -> tuple[Tokens, AttentionOutput]:
-        pattern = Pattern(normed, normed, causal_bias(normed.shape[2]) if self.causal else None)
-        read = tokens
-        if self.cls_read:
-            read = tokens.rearrange(lambda x: x[:, :, : tokens.cls], protected=tokens.cls)
-            pattern = pattern.replace(queries=normed[:, :, : tokens.cls])
+    def _read(self, tokens: Tokens, normed: jax.Array) -> tuple[Tokens, jax.Array]:
+        """What of both is read after the block: all, or CLS tokens alone."""
+        if not self.cls_read:
+            return tokens, normed
+        cls = tokens.cls
+        return tokens.rearrange(lambda x: x[:, :, :cls], protected=cls), normed[:, :, :cls]
+
+    def _attend(
+        self, tokens: Tokens, normed: jax.Array, entry: Tokens, entry_normed: jax.Array
+    ) -> tuple[Tokens, AttentionOutput]:
+        """`entry`, those of the tokens that are read, after they attended to all."""
+        bias = causal_bias(normed.shape[2]) if self.causal else None
+        pattern = Pattern(entry_normed, normed, bias)
         for method in self.active:
             pattern = method.attention_pattern(self, tokens, pattern)
         y, attended = self._attention()(pattern)
-        y = y.reshape(read.x.shape)
+        y = y.reshape(entry.x.shape)
         for method in self.active:
-            y = method.parallel_attention(self, read, normed, y)
-        return read.replace(x=read.x + DropPath(self.drop_path)(y)), attended
+            y = method.parallel_attention(self, entry, entry_normed, y)
+        return entry.replace(x=entry.x + DropPath(self.drop_path)(y)), attended
 
 
 def causal_bias(length: int) -> jax.Array:

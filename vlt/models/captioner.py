@@ -3,9 +3,8 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from vlt.models.bert import Bert, Memory
+from vlt.models.bert import Bert, Memory, beginning_with
 from vlt.models.spec import BlipSpec
 from vlt.models.video_model import VideoModel
 
@@ -44,6 +43,6 @@ class Captioner(VideoModel):
         Whatever token stands first, [DEC] is read in its place.
         """
         tokens, visual = self.encode_video(video, train, capture)
-        ids = jnp.asarray(ids).at[:, 0].set(self.spec.text.decode_id)
+        ids = beginning_with(self.spec.text.decode_id, ids)
         logits, _ = self.decode(ids[:, None], tokens, train=train)
         return {"logits": logits[:, 0], "tokens": tokens, "visual_out": visual}

@@ -21,7 +21,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from vlt.models.bert import Memory
+from vlt.models.bert import Memory, beginning_with
 
 METHODS = ("greedy", "beam", "nucleus")
 SEMANTICS = ("blip", "transformers")
@@ -126,7 +126,7 @@ def generate(
     searching: Any = Sampling(search, spec.end_id, rng)
     if search.method == "beam":
         searching = BeamSearch(search, spec.end_id, prompt.shape[1])
-    prompt = prompt.at[:, 0].set(spec.decode_id)[:, None]
+    prompt = beginning_with(spec.decode_id, prompt)[:, None]
     logits, memory = decode(prompt, tokens)
     state = searching.step(searching.start(prompt), logits[:, :, -1])
     known = [_room(layer.own, state.ids.shape) for layer in memory]

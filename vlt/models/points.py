@@ -127,6 +127,11 @@ class Method:
         """`visual`, `text`: the towers that call its points; a field where it is an option."""
         return ("visual",)
 
+    @property
+    def merges(self) -> bool:
+        """Whether it merges or removes patches."""
+        return "attended_tokens" in self.breaks
+
     def breaks_here(self) -> frozenset[str]:
         """`breaks`, and what these options break."""
         return self.breaks
@@ -174,10 +179,9 @@ class Method:
     def parallel_attention(
         self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 5: y [b, g, q, d] is the attention's output for the LayerNormed tokens.
+        """Point 5: y [b, g, q, d] is the attention's output for `normed`, the LayerNormed tokens.
 
-        tokens: those that have queries, the leading ones where only they are read; `normed`
-        [b, g, n, d] is of all. Returns as many as y has.
+        Of `tokens` and `normed` there are only those that had queries.
         """
         return y
 

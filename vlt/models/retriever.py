@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.bert import Bert
+from vlt.models.bert import Bert, beginning_with
 from vlt.models.block import Dense
 from vlt.models.spec import BlipSpec
 from vlt.models.video_model import VideoModel
@@ -59,7 +59,7 @@ class Retriever(VideoModel):
         The second says that they belong together. Whatever token stands first, [ENC] is read in its
         place.
         """
-        ids = jnp.asarray(ids).at[:, :, 0].set(self.spec.text.encode_id)
+        ids = beginning_with(self.spec.text.encode_id, ids)
         hidden, _ = self.text(ids, tokens, train=train)
         return self.itm_head(hidden[:, :, 0]).astype(jnp.float32)
 

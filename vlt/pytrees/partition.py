@@ -15,9 +15,8 @@ def split(tree: Tree, chosen: Callable[[str], bool]) -> tuple[dict, dict]:
     leaves = traverse_util.flatten_dict(dict(tree), sep="/")
     first = {path: leaf for path, leaf in leaves.items() if chosen(path)}
     second = {path: leaf for path, leaf in leaves.items() if path not in first}
-    return traverse_util.unflatten_dict(first, sep="/"), traverse_util.unflatten_dict(
-        second, sep="/"
-    )
+    one, other = (traverse_util.unflatten_dict(part, sep="/") for part in (first, second))
+    return one, other
 
 
 def merge(one: Tree, other: Tree) -> dict:

@@ -1,18 +1,18 @@
 """Action recognition: a video's class among all, by texts that name them (MSTA, Section 3.3)."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.interpreters import partial_eval
 
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
 from vlt.pytrees.partition import merge
+from vlt.pytrees.paths import leaves_read
 from vlt.runtime.mesh import map_sharded_rows
 from vlt.tasks.task import Batch, Features, StepInputs, Task, Terms, named_rngs
 
@@ -73,7 +73,7 @@ class Recognition(Task):
             ValueError: a consistency loss of texts that nothing changes.
         """
         params, state = merge(trained, frozen), {}
-        if not depends_on(
+        if not leaves_read(
             lambda leaves: embedded(model, merge(leaves, frozen), self.classes), trained
         ):
             if self.consistency:
@@ -145,13 +145,6 @@ def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> jax.
         return out["text_features"][0]
 
     return jax.lax.map(encode, jnp.asarray(ids), batch_size=SENTENCES)
-
-
-def depends_on(function: Callable[[Any], jax.Array], tree: Any) -> bool:
-    """Whether what the function returns depends on any leaf of the tree."""
-    jaxpr = jax.make_jaxpr(function)(tree).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return any(used)
 
 
 def checked_template(template: str, where: str) -> str:

@@ -64,7 +64,7 @@ class Task:
         return {}
 
     def numbers(self, size: int) -> dict[str, np.ndarray]:
-        """Entries `also` of a batch of so many made-up samples, each int32 [b]."""
+        """Entries `loss_inputs` of a batch of so many made-up samples, each int32 [b]."""
         return {name: np.arange(size, dtype=np.int32) for name in self.loss_inputs}
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:

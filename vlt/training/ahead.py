@@ -83,11 +83,9 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
         return report | does_not_fit(config, report, mesh, str(error))
     report |= {"compile_s": time.perf_counter() - start}
     report |= _cost(compiled, CHIPS[kind], report)
-    return (
-        report
-        if report["fits"]
-        else report | out_of_memory_report(config, report, mesh, _overfull(report))
-    )
+    if not report["fits"]:
+        report |= out_of_memory_report(config, report, mesh, _overfull(report))
+    return report
 
 
 @contextlib.contextmanager

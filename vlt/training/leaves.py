@@ -4,12 +4,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-from jax.interpreters import partial_eval
-
-from vlt.model_io.build import abstract_params, example_inputs
+from vlt.model_io.build import abstract_params, example_inputs, forward
 from vlt.models.video_model import VideoModel
-from vlt.pytrees.paths import by_path
+from vlt.pytrees.paths import by_path, leaves_read
 from vlt.reporting.tables import Column, format_table
 from vlt.training.rules import assign
 
@@ -76,12 +73,12 @@ def readers_of(model: VideoModel, params: Any, section: Mapping[str, Any]) -> di
     """{path: `Leaf.read_by`}, from the programs of `config.model` without what they compute in
     vain."""
     inputs = example_inputs(model.spec, section["frames"], section["context"])
-    video = used(_apply(model, "encode_video"), params, *inputs[:1])
-    whole = used(_apply(model, "__call__"), params, *inputs)
-    training = used(_apply(model, "__call__", train=True), params, *inputs)
+    video = leaves_read(_inference(model, "encode_video"), params, *inputs[:1])
+    whole = leaves_read(_inference(model, "__call__"), params, *inputs)
+    training = leaves_read(forward(model, "__call__", train=True), params, *inputs)
     text = whole - video
     if hasattr(model, "encode_text"):
-        text = used(_apply(model, "encode_text"), params, *inputs[1:])
+        text = leaves_read(_inference(model, "encode_text"), params, *inputs[1:])
     return {path: _reader(path, video, text, training) for path in by_path(params)}
 
 
@@ -90,21 +87,9 @@ def _reader(path: str, video: set[str], text: set[str], training: set[str]) -> s
     return ", ".join(towers) or ("training" if path in training else NOBODY)
 
 
-def used(function: Callable[..., Any], params: Any, *inputs: Any) -> set[str]:
-    """Paths of the leaves that what the function returns depends on."""
-    jaxpr = jax.make_jaxpr(function)(params, *inputs).jaxpr
-    _, needed = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    paths = list(by_path(params))
-    return {path for path, is_used in zip(paths, needed[: len(paths)], strict=True) if is_used}
-
-
-def _apply(model: VideoModel, method: str, train: bool = False) -> Callable[..., Any]:
-    def forward(params: Any, *inputs: jax.Array) -> Any:
-        rngs = {"mask": jax.random.key(0), "dropout": jax.random.key(0)}
-        found = model.apply({"params": params}, *inputs, train=train, method=method, rngs=rngs)
-        return found if train else _result(found)
-
-    return forward
+def _inference(model: VideoModel, method: str) -> Callable[..., Any]:
+    call = forward(model, method)
+    return lambda params, *inputs: _result(call(params, *inputs))
 
 
 def _result(found: Any) -> Any:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vlt.model_io.build import abstract_params, example_inputs
+from vlt.model_io.build import abstract_params, example_inputs, input_names
 from vlt.models.spec import Spec
 from vlt.models.video_model import VideoModel
 from vlt.runtime.mesh import (
@@ -89,9 +89,8 @@ class TrainingProgram:
         self.check_batch(size)
         model = self.config.model
         spec = self.module.spec
-        names = ("video", "question", "answer") if spec.kind == "answerer" else ("video", "text")
         inputs = example_inputs(spec, model.frames, model.context, size)
-        examples = dict(zip(names, inputs, strict=True))
+        examples = dict(zip(input_names(spec), inputs, strict=True))
         shapes = {name: examples[name] for name in self.task.model_inputs}
         shapes |= {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in self.task.loss_inputs}
         return with_sharding(shapes, jax.tree.map(lambda _: batch_sharding(self.mesh), shapes))
