@@ -44,7 +44,8 @@ def test_one_ends_a_wait_in_a_sentence(signum):
     child.send_signal(signum)
     _, errors = child.communicate(timeout=20)
     assert child.returncode == 0
-    assert "Traceback" not in errors and "stopped in a sentence" in errors.splitlines()
+    # In the middle of it, a thread may say that a second signal ends at once.
+    assert "Traceback" not in errors and "stopped in a sentence" in errors
 
 
 @pytest.mark.parametrize("wait", ["deferred", "library"])
