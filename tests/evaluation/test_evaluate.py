@@ -58,7 +58,8 @@ def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_pat
         for i in range(8)
     ]
     data = SimpleNamespace(records=records, manifest=tmp_path / "manifest.jsonl", name="twins")
-    predictor = SimpleNamespace(writes=True, workdir=tmp_path)
+    cosines = SimpleNamespace(scores_pairs=False)
+    predictor = SimpleNamespace(writes=True, workdir=tmp_path, module=cosines)
     found = retrieval.twins(predictor, None, {"min_pairs": 1}, data, 0)
     assert (found["twins_v2t"], found["twins_t2v"], found["pairs"]) == (100.0, 100.0, 3)
     written = json.loads((tmp_path / "twins-twins.json").read_text())

@@ -138,12 +138,13 @@ def test_scores_of_views_are_their_sum_and_do_not_underflow():
     vectors = rng.normal(size=(3 + 2 * 4, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     texts, views = vectors[:3], vectors[3:].reshape(2, 4, 8)
-    whole = recognition.view_scores(views, texts, 100.0)
-    single = [recognition.view_scores(views[:, i : i + 1], texts, 100.0) for i in range(4)]
+    cosines = views @ texts.T
+    whole = recognition.view_scores(cosines, 100.0)
+    single = [recognition.view_scores(cosines[:, i : i + 1], 100.0) for i in range(4)]
     np.testing.assert_allclose(whole, np.sum(single, 0), rtol=1e-12)
     np.testing.assert_allclose(whole.sum(-1), 4)
     # Cosines 1 and -1: 200 apart, which in float32 would be 0, as all other unlikely classes.
-    far = recognition.view_scores(np.ones((1, 1, 1)), np.array([[1.0], [-1], [-0.99]]), 100.0)
+    far = recognition.view_scores(np.array([[[1.0, -1, -0.99]]]), 100.0)
     assert 0 < far[0, 1] < far[0, 2] < far[0, 0]
 
 

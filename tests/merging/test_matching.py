@@ -1,5 +1,6 @@
 """Matching and merging against a naive rewrite, and what they keep."""
 
+import dataclasses
 import re
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from vlt.merging.matching import check_r, match, merge, merge_patches, proportional_attention
 from vlt.models.block import Attention
+from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Pattern, Tokens
 
 B, G, D = 2, 3, 8
@@ -89,7 +91,7 @@ def test_sizes_and_members_are_kept():
 
 
 def test_the_first_of_equals_wins():
-    matching = match(jnp.ones((1, 1, 8, 4)), 2, cls=2)
+    matching = match(jnp.ones((1, 1, 8, 4)), 2, first=0)
     np.testing.assert_array_equal(matching.merged[0, 0], [0, 1])
     np.testing.assert_array_equal(matching.into[0, 0], [0, 0])
     np.testing.assert_array_equal(matching.kept[0, 0], [2, 3])
@@ -104,7 +106,7 @@ def test_rows_of_zeros_are_no_nan():
 def test_scores_are_float32():
     """Cosines 1 - 2e-5 and 1 are the same number in bfloat16."""
     near = np.array([[1, 6.3e-3], [1, 0], [1, 0], [1, 1]], np.float32)  # patches 0 to 3
-    matching = match(jnp.asarray(near)[None, None], 1, cls=2)
+    matching = match(jnp.asarray(near)[None, None], 1, first=0)
     assert matching.merged.item() == 1  # patch 2, whose cosine with patch 1 is exactly 1
     merged = merge_patches(Tokens(jnp.ones((1, 1, 5, D), jnp.bfloat16)), jnp.ones((1, 1, 5, D)), 1)
     assert (merged.x.dtype, merged.size.dtype) == (jnp.bfloat16, jnp.float32)
@@ -186,6 +188,9 @@ def test_matching_and_merging_in_two_steps():
     np.testing.assert_array_equal(merge(tokens, matching).x, merge_patches(tokens, metric, 2).x)
 
 
+VISUAL = VisionSpec(7, 1, 8, 12, 1, 8)  # 49 patches
+
+
 @pytest.mark.parametrize(
     ("r", "layers", "message"),
     [
@@ -196,6 +201,11 @@ def test_matching_and_merging_in_two_steps():
 )
 def test_more_than_there_is(r, layers, message):
     if r == 4:
-        check_r("x", 3, 49, layers)
+        check_r("x", 3, VISUAL, layers)
     with pytest.raises(ValueError, match=message):
-        check_r("x", r, 49, layers)
+        check_r("x", r, VISUAL, layers)
+
+
+def test_more_than_there_is_without_class_token():
+    with pytest.raises(ValueError, match=r"x\.r=25: layer 0 has 49 patches, of which at most 24"):
+        check_r("x", 25, dataclasses.replace(VISUAL, pool="mean"), 1)

@@ -20,6 +20,9 @@ BLIP_VISION = VisionSpec(*VISION, "gelu", pre_norm=False, patch_bias=True)
 BERT = BertSpec(6, 20, 16, 2, 2, 32, 16, decode_id=18, encode_id=19, end_id=2)
 SPECS = {
     "clip": DualEncoderSpec(VisionSpec(*VISION), TextSpec(6, 20, 16, 2, 2, 32), embed_dim=8),
+    "no class token": DualEncoderSpec(
+        VisionSpec(*VISION, pool="mean"), TextSpec(6, 20, 16, 2, 2, 32), embed_dim=8
+    ),
     "viclip": DualEncoderSpec(
         VisionSpec(*VISION, temporal_frames=FRAMES), TextSpec(6, 20, 16, 2, 2, 32), embed_dim=8
     ),

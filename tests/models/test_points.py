@@ -94,6 +94,11 @@ def shift(x: jax.Array) -> jax.Array:
     return x + 1.0
 
 
+class Embed(Method):
+    def embed(self, tower, tokens):
+        return tokens.insert(1, tokens.x[:, :, :2])
+
+
 class Stem(Method):
     def stem(self, tower, tokens):
         return tokens.replace(x=shift(tokens.x))
@@ -167,7 +172,7 @@ class Shared(Method):
 
 
 POINTS = (
-    Stem, ExtraTokens, BeforeAttention, Projection, AttentionPattern, ParallelAttention,
+    Embed, Stem, ExtraTokens, BeforeAttention, Projection, AttentionPattern, ParallelAttention,
     Between, MlpPath, SideBranch, Head, Shared,
 )  # fmt: skip
 
@@ -230,3 +235,107 @@ def test_computing_only_cls_tokens_is_exact():
     full = dataclasses.replace(model, cls_only=False)
     np.testing.assert_allclose(embed(model), embed(full), atol=1e-6)
     assert program(lambda: embed(model)) != program(lambda: embed(full))
+
+
+@dataclasses.dataclass(frozen=True)
+class Among(Method):
+    """Two tokens among the words, before or after they have their positions."""
+
+    at: int = 2
+    early: bool = True
+
+    @property
+    def towers(self):
+        return ("text",)
+
+    def embed(self, tower, tokens):
+        return tokens.insert(self.at, self.new(tower)) if self.early else tokens
+
+    def stem(self, tower, tokens):
+        return tokens if self.early else tokens.insert(self.at, self.new(tower))
+
+    def new(self, tower):
+        return tower.param("new", nn.initializers.normal(1.0), (2, WIDTH))
+
+
+@pytest.mark.parametrize("at", [0, 2, 3, 4])
+@pytest.mark.parametrize("early", [True, False])
+def test_the_token_read_of_a_text_is_the_same_whatever_stands_before_or_behind_it(at, early):
+    """Against a text of which the new tokens are words of the vocabulary."""
+    spec = dataclasses.replace(SPEC, text=TextSpec(8, 11, WIDTH, 2, HEADS, 16))
+    model, bare = DualEncoder(spec, (Among(at, early),)), DualEncoder(spec)
+    ids = np.array([[1, 2, 9, 0]], np.int32)  # the highest is read
+    video = np.zeros((1, 1, 8, 8, 3), np.uint8)
+    params = jax.jit(model.init)(jax.random.key(0), video, ids)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + rng.normal(0, 0.3, x.shape).astype(np.float32), params)
+    leaves = dict(params["text"])
+    new, table = leaves.pop("new"), np.array(leaves["token_embedding"]["embedding"])
+    position = np.asarray(leaves["position_embedding"])
+    table[5:7] = new
+    if not early:
+        # New tokens have no position, words keep theirs.
+        table[5:7] -= position[at : at + 2]
+        old, words = position.copy(), position[at:4]
+        old[at + 2 : 6] = words
+        leaves["position_embedding"] = old
+    leaves["token_embedding"] = {"embedding": table}
+    with_words = np.insert(ids, [at, at], [5, 6], axis=1).astype(np.int32)
+
+    def encode(module, params, ids):
+        return jax.jit(lambda: module.apply({"params": params}, ids, method="encode_text")[0])()
+
+    expected = encode(bare, {"text": leaves, "logit_scale": 0.0}, with_words)
+    np.testing.assert_allclose(encode(model, params, ids), expected, atol=1e-5)
+
+
+def test_words_and_tokens_of_methods_share_the_context():
+    model = DualEncoder(SPEC, (Among(),))
+    video, ids = np.zeros((1, 1, 8, 8, 3), np.uint8), np.ones((1, 4), np.int32)
+    with pytest.raises(ValueError, match="4 text tokens and 2 of methods, the tower's context is"):
+        jax.eval_shape(model.init, jax.random.key(0), video, ids)
+
+
+def test_what_is_inserted_comes_out_again():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 3, 6, 4)))
+    tokens = Tokens(
+        x, x[..., 0], x, 1, 2, places=x[..., :2], readout=jnp.asarray([1, 4])
+    )  # fmt: skip
+    more = tokens.insert(2, jnp.ones((2, 4)))
+    assert more.protected == 4 and more.x.shape == (2, 3, 8, 4)
+    np.testing.assert_array_equal(more.x[:, :, 2:4], 1)
+    np.testing.assert_array_equal(more.size[:, :, 2:4], 1)
+    assert not more.members[:, :, 2:4].any() and not more.places[:, :, 2:4].any()
+    np.testing.assert_array_equal(more.readout, [1, 6])
+    jax.tree.map(np.testing.assert_array_equal, more.remove(2, 2), tokens)
+    assert tokens.insert(2, jnp.ones((2, 4)), protected=False).protected == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class BestFrame(Method):
+    """A video is as like a text as its best frame."""
+
+    needs = frozenset({"pair_scores"})
+
+    def score(self, model, frames, texts, scores):
+        unit = frames / jnp.linalg.norm(frames, axis=-1, keepdims=True)
+        return jnp.einsum("vte,ce->vct", unit, texts).max(-1)
+
+
+def test_scores_of_pairs_are_cosines_unless_a_method_makes_others():
+    rng = np.random.default_rng(0)
+    frames = rng.normal(size=(3, 2, 4)).astype(np.float32)
+    texts = rng.normal(size=(5, 4)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
+
+    def scores(*methods):
+        variables = {"params": {"logit_scale": np.float32(0)}}
+        return DualEncoder(SPEC, methods).apply(variables, frames, texts, method="scores")
+
+    mean = frames.mean(1)
+    cosines = mean @ texts.T / np.linalg.norm(mean, axis=-1, keepdims=True)
+    np.testing.assert_allclose(scores(), cosines, atol=1e-6)
+    each = frames @ texts.T / np.linalg.norm(frames, axis=-1, keepdims=True)
+    np.testing.assert_allclose(scores(BestFrame()), each.max(1), atol=1e-6)
+    assert DualEncoder(SPEC, (BestFrame(),)).scores_pairs and not DualEncoder(SPEC).scores_pairs

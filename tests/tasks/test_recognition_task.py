@@ -66,10 +66,12 @@ class Tables:
     def clone(self, methods):
         return self
 
-    def apply(self, variables, inputs, method, **_):
+    def apply(self, variables, inputs, *texts, method, **_):
+        if method == "scores":
+            return normalize(inputs.mean(1)) @ texts[0].T
         name = method.removeprefix("encode_")
         found = variables["params"][name if name == "text" else "visual"][inputs[:, 0]]
-        return normalize(found), {"text_features": found}
+        return normalize(found), {"text_features": found, "frames": found[:, None]}
 
 
 def tables(seed: int, scale: float) -> dict[str, np.ndarray]:

@@ -30,7 +30,9 @@ class BTAdapter(BranchOptions, Method):
     """
 
     name: ClassVar[str] = "btadapter"
-    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "pooled_alone"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"class_token", "frame_groups", "patch_places", "pooled_alone"}
+    )
     other_frames_tested: ClassVar[bool] = True
 
     pool: str = "project_then_mean"

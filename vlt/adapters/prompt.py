@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.options import TOWERS, check_towers, require_some
-from vlt.models.points import BlockScope, Method, Scope
+from vlt.models.points import AnyTower, BlockScope, Method
 from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens
 
@@ -62,7 +62,7 @@ class Prompt(Method):
         """Matched prompts stand among the patches."""
         return self.breaks | ({"patch_places"} if self.matched else set())
 
-    def stem(self, tower: Scope, tokens: Tokens) -> Tokens:
+    def stem(self, tower: AnyTower, tokens: Tokens) -> Tokens:
         """Point 0: shallow prompts."""
         return tokens if self.deep else self._insert(tower, tokens)
 
@@ -74,31 +74,12 @@ class Prompt(Method):
         """Point 2: without the prompts, which have left already where only CLS tokens are read."""
         if not self.deep or block.cls_read:
             return tokens
-        protected = tokens.protected - self.tokens
-        first = max(protected, 1)
+        return tokens.remove(_place(block, tokens.protected - self.tokens), self.tokens)
 
-        def remove(x: jax.Array) -> jax.Array:
-            return jnp.concatenate([x[:, :, :first], x[:, :, first + self.tokens :]], axis=2)
-
-        return tokens.rearrange(remove, protected=protected)
-
-    def _insert(self, module: Scope, tokens: Tokens) -> Tokens:
-        """Prompts of `module` behind the protected tokens or the first of a text; of size 1, with
-        no patch as member."""
-        first = max(tokens.protected, 1)
+    def _insert(self, module: AnyTower | BlockScope, tokens: Tokens) -> Tokens:
+        """Prompts of `module` behind the protected tokens or the first of a text."""
         prompts = module.param("prompt", xavier_uniform, (self.tokens, tokens.x.shape[-1]))
-
-        def put(x: jax.Array, new: jax.Array | float) -> jax.Array:
-            shape = (*x.shape[:2], self.tokens, *x.shape[3:])
-            new = jnp.broadcast_to(jnp.asarray(new, x.dtype), shape)
-            return jnp.concatenate([x[:, :, :first], new, x[:, :, first:]], axis=2)
-
-        return tokens.replace(
-            x=put(tokens.x, prompts),
-            size=None if tokens.size is None else put(tokens.size, 1.0),
-            members=None if tokens.members is None else put(tokens.members, 0.0),
-            protected=tokens.protected + (0 if self.matched else self.tokens),
-        )
+        return tokens.insert(_place(module, tokens.protected), prompts, not self.matched)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as the published
@@ -122,6 +103,11 @@ class Prompt(Method):
 
 
 METHOD = Prompt
+
+
+def _place(module: AnyTower | BlockScope, protected: int) -> int:
+    """Before which token prompts stand."""
+    return max(protected, 1) if module.tower == "text" else protected
 
 
 def xavier_bound(width: int) -> float:

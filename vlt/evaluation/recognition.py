@@ -19,7 +19,7 @@ from vlt.evaluation.recognition_protocols import (
     combined,
     named_recognition_protocol,
 )
-from vlt.evaluation.retrieval import embed_texts
+from vlt.evaluation.retrieval import embed_texts, pair_scores
 from vlt.storage.files import new_file
 from vlt.tasks.recognition import MAX_LOGIT_SCALE, checked_template
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
@@ -47,7 +47,8 @@ def recognition(
     program = predictor.compiled(("encode_views", data.views), _encoder(predictor, data.views))
     for records, views in predictor.batches(program, params, data, step):
         read.append(records)
-        scores.append(view_scores(views, texts, float(scale)))
+        cosines = _class_scores(predictor, params, texts, views)
+        scores.append(view_scores(cosines, float(scale)))
     labels, found = labels[np.concatenate(read)], np.concatenate(scores)
     if predictor.writes:
         _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
@@ -107,20 +108,28 @@ def _told(views: Views) -> str:
 
 def _encoder(predictor: Predictor, views: int) -> Any:
     def encode(params: Any, video: jax.Array) -> jax.Array:
-        """[b, views * t, H, W, 3] -> unit vectors [b, views, e]."""
+        """[b, views * t, H, W, 3] -> [b, views, ...] as of `embed_videos`."""
         clips = video.reshape(len(video) * views, -1, *video.shape[2:])
-        found = predictor.module.apply({"params": params}, clips, method="encode_video")[0]
-        return found.reshape(len(video), views, -1)
+        unit, out = predictor.module.apply({"params": params}, clips, method="encode_video")
+        found = out["frames"] if predictor.module.scores_pairs else unit
+        return found.reshape(len(video), views, *found.shape[1:])
 
     return encode
 
 
-def view_scores(views: np.ndarray, texts: np.ndarray, scale: float) -> np.ndarray:
-    """Sum over views of the probabilities of classes, [b, c].
+def _class_scores(
+    predictor: Predictor, params: Any, texts: np.ndarray, views: np.ndarray
+) -> np.ndarray:
+    """Scores [b, views, c] of what `_encoder` made of views, with classes [c, e]."""
+    if not predictor.module.scores_pairs:
+        return views.astype(np.float64) @ texts.T.astype(np.float64)
+    found = pair_scores(predictor, params, texts, views.reshape(-1, *views.shape[2:])).T
+    return found.reshape(*views.shape[:2], -1).astype(np.float64)
 
-    views: unit vectors [b, views, e]. texts: of classes, [c, e]. scale: of their cosines.
-    """
-    logits = scale * (views.astype(np.float64) @ texts.T.astype(np.float64))
+
+def view_scores(scores: np.ndarray, scale: float) -> np.ndarray:
+    """Sum over views of the probabilities of classes [b, c], of their scores [b, views, c]."""
+    logits = scale * scores
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     return (odds / odds.sum(-1, keepdims=True)).sum(1)
 

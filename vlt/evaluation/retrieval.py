@@ -15,11 +15,16 @@ from vlt.storage.files import write_whole
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
+PAIR_BATCH = 256  # videos that are scored with all texts at once
+
 
 def embed_videos(
     predictor: Predictor, params: Any, data: VideoData, step: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Records [n] that could be read, and their unit vectors [n, e], in order."""
+    """Records [n] that could be read, and what `pair_scores` reads of them, in order.
+
+    That is unit vectors [n, e], or embeddings of frames [n, t, e] where a method scores pairs.
+    """
     return predictor.videos(_encoder(predictor, "encode_video"), params, data, step)
 
 
@@ -28,9 +33,29 @@ def embed_texts(predictor: Predictor, params: Any, texts: Sequence[str]) -> np.n
     return predictor.texts(_encoder(predictor, "encode_text"), params, texts)
 
 
+def pair_scores(
+    predictor: Predictor, params: Any, texts: np.ndarray, videos: np.ndarray
+) -> np.ndarray:
+    """Scores [n, v] of unit vectors of texts [n, e] with what `embed_videos` found of videos."""
+    if not predictor.module.scores_pairs:
+        return texts @ videos.T
+
+    def score(leaves: Any, frames: jax.Array) -> Any:
+        return predictor.module.apply({"params": leaves[0]}, frames, leaves[1], method="scores")
+
+    program = predictor.compiled("scores", score)
+    filled = np.pad(videos, ((0, -len(videos) % PAIR_BATCH), (0, 0), (0, 0)))
+    parts = np.split(filled, len(filled) // PAIR_BATCH)
+    found = [predictor.run(program, (params, texts), part) for part in parts]
+    return np.concatenate(found)[: len(videos)].T
+
+
 def _encoder(predictor: Predictor, method: str) -> Any:
+    frames = method == "encode_video" and predictor.module.scores_pairs
+
     def encode(params: Any, inputs: jax.Array) -> jax.Array:
-        return predictor.module.apply({"params": params}, inputs, method=method)[0]
+        unit, out = predictor.module.apply({"params": params}, inputs, method=method)
+        return out["frames"] if frames else unit
 
     return predictor.compiled(method, encode)
 
@@ -47,7 +72,7 @@ def retrieval(
     first = [names.index(name) for name in column]
     pairs = [(video, text) for video, text in pairs if video in column]
     queries = embed_texts(predictor, params, [text for _, text in pairs])
-    scores = queries @ embedded[first].T
+    scores = pair_scores(predictor, params, queries, embedded[first])
     truth = np.array([column[video] for video, _ in pairs])
     return retrieval_metrics(scores, truth, section["ties"]) | {"protocol": label}
 
@@ -74,7 +99,8 @@ def twins(
     whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
-    scores = np.einsum("pie,pje->pij", videos[np.searchsorted(read, rows)], texts[rows])
+    every = pair_scores(predictor, params, texts, videos)
+    scores = every[rows[:, None, :], np.searchsorted(read, rows)[:, :, None]]
     write_choices(predictor, data, rows, scores)
     return dict(twin_accuracy(scores, families)) | {"pairs": len(rows)}
 

@@ -53,7 +53,7 @@ class DiffRate(Method):
     """
 
     name: ClassVar[str] = "diffrate"
-    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    needs: ClassVar[frozenset[str]] = frozenset({"class_token", "frame_groups", "attended_tokens"})
     breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     kept: tuple[int, ...] | None = KEPT

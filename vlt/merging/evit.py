@@ -24,7 +24,7 @@ class EViT(Method):
     """layers: blocks that prune, from 0. keep: share of the patches each of them leaves."""
 
     name: ClassVar[str] = "evit"
-    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
+    needs: ClassVar[frozenset[str]] = frozenset({"class_token", "frame_groups", "attended_tokens"})
     breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (3, 6, 9)

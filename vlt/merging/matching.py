@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vlt.models.spec import VisionSpec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
@@ -30,17 +31,16 @@ class Matching(NamedTuple):
     first: int
 
 
-def match(metric: jax.Array, r: int, cls: int) -> Matching:
+def match(metric: jax.Array, r: int, first: int) -> Matching:
     """The r sources most similar to any destination, by cosine.
 
-    Sources are the odd patches where `cls` is odd, else the even ones: as if the alternation ran
-    over the CLS tokens too. The first of equals wins. Float32, and nothing is differentiated.
+    The first of equals wins. Float32, and nothing is differentiated.
 
     Args:
-        metric: [b, g, p, e] of the patches alone. r: at most p // 2. cls: CLS tokens of a group.
+        metric: [b, g, p, e] of the patches alone. r: at most p // 2. first: the patch, 0 or 1, from
+            which on every second one is a source.
     """
     unit = normalize(jax.lax.stop_gradient(metric).astype(jnp.float32))
-    first = cls % 2
     sources, destinations = unit[:, :, first::2], unit[:, :, 1 - first :: 2]
     scores = jnp.einsum("bgse,bgte->bgst", sources, destinations, precision=PRECISION)
     best = scores.max(-1)
@@ -57,8 +57,9 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
     """Protected tokens, kept sources, then all destinations, [b, g, n - r, d].
 
     A destination becomes the mean of itself and the sources merged into it, weighted by size;
-    sizes and members add up. Only the merged rows go through a product with a one-hot matrix: it
-    has no scatter, neither here nor in the gradient, and costs a thousandth of the model.
+    sizes and members add up, a place is a mean as x is. Only the merged rows go through a product
+    with a one-hot matrix: it has no scatter, neither here nor in the gradient, and costs a
+    thousandth of the model.
     """
     kept = matching.kept.shape[-1]
     order = jnp.concatenate([matching.kept, matching.merged], axis=-1)
@@ -80,23 +81,30 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
     new = own + weight.sum(-1)
     size = jnp.concatenate([stay, new], axis=2)
 
-    stay, merged, destinations = split(tokens.x)
-    mean = destinations * (own / new)[..., None] + total(weight / new[..., None], merged)
-    x = jnp.concatenate([stay, mean.astype(stay.dtype)], axis=2)
-    members = tokens.members
+    def mean(x: jax.Array) -> jax.Array:
+        stay, merged, destinations = split(x)
+        mixed = destinations * (own / new)[..., None] + total(weight / new[..., None], merged)
+        return jnp.concatenate([stay, mixed.astype(stay.dtype)], axis=2)
+
+    x, members = mean(tokens.x), tokens.members
+    places = None if tokens.places is None else mean(tokens.places)
     if members is not None:
         stay, merged, destinations = split(members)
         added = destinations + total(one_hot.astype(jnp.float32), merged)
         members = jnp.concatenate([stay, added], axis=2)
-    return tokens.replace(x=x, size=size, members=members)
+    return tokens.replace(x=x, places=places, size=size, members=members)
 
 
 def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:
-    """Merges the r most similar patches of every group; metric [b, g, n, e] of all its tokens."""
+    """Merges the r most similar patches of every group; metric [b, g, n, e] of all its tokens.
+
+    Sources and destinations alternate over the CLS tokens too: patch 0 is a source where their
+    number is even.
+    """
     # The last block may have computed its CLS tokens alone.
     if r == 0 or tokens.patches == 0:
         return tokens
-    return merge(tokens, match(metric[:, :, tokens.protected :], r, tokens.cls))
+    return merge(tokens, match(metric[:, :, tokens.protected :], r, tokens.cls % 2))
 
 
 def mean_keys(attended: AttentionOutput) -> jax.Array:
@@ -114,20 +122,21 @@ def proportional_attention(tokens: Tokens, pattern: Pattern) -> Pattern:
     return pattern.add_bias(jnp.log(tokens.size)[:, :, None, None])
 
 
-def check_r(name: str, r: int, patches: int, layers: int) -> None:
-    """Raises ValueError unless r of `patches` can be merged in each of the first `layers` layers.
+def check_r(name: str, r: int, visual: VisionSpec, layers: int) -> None:
+    """Raises ValueError unless r patches can be merged in each of the first `layers` layers.
 
     At most half of the patches of a layer can merge into the others.
     """
     if r < 0:
         raise ValueError(f"{name}.r={r}: at least 0")
     for layer in range(layers):
-        left = patches - layer * r
+        left = visual.patches - layer * r
         if r > left // 2:
+            with_cls = f"{1 + left} tokens, the class token and " if visual.cls else ""
             raise ValueError(
-                f"{name}.r={r}: layer {layer} has {1 + left} tokens, the class token and {left} "
-                f"patches, of which at most {left // 2} merge; the largest r that fits all "
-                f"{layers} layers is {patches // (layers + 1)}"
+                f"{name}.r={r}: layer {layer} has {with_cls}{left} patches, of which at most "
+                f"{left // 2} merge; the largest r that fits all {layers} layers is "
+                f"{visual.patches // (layers + 1)}"
             )
 
 

@@ -78,8 +78,8 @@ class TempMe(Method):
             raise ValueError(
                 f"tempme.layers={self.layers}: the visual tower has layers 0 to {depth - 1}"
             )
-        check_r("tempme", self.r, spec.visual.patches, self.layers[0])
-        clips, cls, patches = frames, 1, spec.visual.patches
+        check_r("tempme", self.r, spec.visual, self.layers[0])
+        clips, cls, patches = frames, spec.visual.cls, spec.visual.patches
         counts = []
         for layer in range(depth):
             joined = self._joined(layer)

@@ -56,7 +56,7 @@ class TESTA(Method):
         """Raises ValueError for layers the tower does not have, and where more than half of the
         frames or patches of a layer would go."""
         check_layers("testa.layers", self.layers, spec.visual.layers)
-        check_r("testa", self.r, spec.visual.patches, spec.visual.layers)
+        check_r("testa", self.r, spec.visual, spec.visual.layers)
         if self.frame_r < 0:
             raise ValueError(f"testa.frame_r={self.frame_r}: at least 0")
         for layer in self.layers:

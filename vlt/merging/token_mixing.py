@@ -42,7 +42,9 @@ class TokenMixing(Method):
     """
 
     name: ClassVar[str] = "token_mixing"
-    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "key_choice"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"class_token", "frame_groups", "patch_places", "key_choice"}
+    )
     breaks: ClassVar[frozenset[str]] = frozenset({"key_choice"})
 
     keys: str = "all_cls"

@@ -25,7 +25,7 @@ class ToMe(Method):
     proportional: bool = True
 
     def check(self, spec: Spec, frames: int) -> None:
-        check_r("tome", self.r, spec.visual.patches, spec.visual.layers)
+        check_r("tome", self.r, spec.visual, spec.visual.layers)
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         return proportional_attention(tokens, pattern) if self.proportional else pattern

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.gradients import store_gradient
 from vlt.models.points import Method, of_tower
+from vlt.models.rotary import Rotary
 from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
@@ -64,7 +65,10 @@ def attention_logits(
 
 
 class Attention(nn.Module):
-    """Multi-head attention within each group. qkv_bias: of queries, keys and values alike."""
+    """Multi-head attention within each group. qkv_bias: of queries, keys and values alike.
+
+    rotary: turns queries and keys by the pattern's places, where it has some.
+    """
 
     heads: int
     key_bias: bool = True
@@ -74,6 +78,7 @@ class Attention(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
     dropout: float = 0.0
     qkv_bias: bool = True
+    rotary: Rotary | None = None
 
     @nn.compact
     def __call__(
@@ -84,8 +89,9 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, AttentionOutput]:
         """Queries [b, g, q, d] read the source [b, g, m, d]. Returns [b, g, q, d].
 
-        known: keys and values of earlier calls. Without `index` they are read in the source's
-        place; with it the source's are written at that position among them, and all are read.
+        known: keys, turned already, and values of earlier calls. Without `index` they are read in
+        the source's place; with it the source's are written at that position among them, and all
+        are read.
         """
         width = pattern.queries.shape[-1]
 
@@ -105,11 +111,16 @@ class Attention(nn.Module):
             x = x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
             return constrain_sharding(x, {0: "batch", 2: "heads"})
 
+        def turned(x: jax.Array, places: jax.Array | None) -> jax.Array:
+            return x if self.rotary is None or places is None else self.rotary(x, places)
+
         query = split(dense("query", self.qkv_bias)(pattern.queries))
+        query = turned(query, pattern.query_places)
         if known is not None and index is None:
             key, value = known.keys, known.values
         else:
             key = split(dense("key", self.qkv_bias and self.key_bias)(pattern.source))
+            key = turned(key, pattern.source_places)
             value = split(dense("value", self.qkv_bias)(pattern.source))
         if pattern.gather is not None:
             key, value = pattern.gather(key), pattern.gather(value)
@@ -223,7 +234,8 @@ class Block(nn.Module):
     causal: tokens see those before them. tower, layer, depth: where the block stands, and how many
     the tower has, for methods to read.
     cls_read: nobody reads any but the CLS tokens afterwards. shared: modules that both towers use.
-    drop_path: share of sequences, one a frame, whose attention or MLP is left out.
+    drop_path: share of sequences, one a frame, whose attention or MLP is left out. rotary: how
+    attention turns queries and keys by the tokens' places.
     """
 
     heads: int
@@ -242,6 +254,7 @@ class Block(nn.Module):
     shared: Mapping[str, nn.Module] | None = None
     dtype: Any = jnp.float32
     qkv_bias: bool = True
+    rotary: Rotary | None = None
 
     @property
     def active(self) -> tuple[Method, ...]:
@@ -283,6 +296,7 @@ class Block(nn.Module):
             self.active,
             self.dtype,
             qkv_bias=self.qkv_bias,
+            rotary=self.rotary,
             name="attention",
         )
 
@@ -298,7 +312,9 @@ class Block(nn.Module):
     ) -> tuple[Tokens, AttentionOutput]:
         """`entry`, those of the tokens that are read, after they attended to all."""
         bias = causal_bias(normed.shape[2]) if self.causal else None
-        pattern = Pattern(entry_normed, normed, bias)
+        pattern = Pattern(
+            entry_normed, normed, bias, query_places=entry.places, source_places=tokens.places
+        )
         for method in self.active:
             pattern = method.attention_pattern(self, tokens, pattern)
         y, attended = self._attention()(pattern)

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from vlt.models.points import Method
-from vlt.models.spec import JOINT_KINDS, BertSpec, Spec
+from vlt.models.spec import JOINT_KINDS, BertSpec, DualEncoderSpec, Spec
 
 # What a method may need, as the sentence of a refusal goes on; a kind of model lacks some of it,
 # and other methods break some of it.
@@ -12,6 +12,8 @@ WORDS = {
     "frame_groups": "needs every frame in a group of its own",
     "joint_space": "needs videos and texts in one embedding space",
     "pooled_alone": "puts out what is pooled to an embedding and nothing else",
+    "class_token": "reads the class token of every frame",
+    "pair_scores": "scores pairs of a video and a text",
     "text_tower": "reads the embedding of a causal text tower",
     "patch_places": "finds patches by their places in each frame",
     "attended_tokens": "merges or removes tokens, by what attention saw of all",
@@ -42,6 +44,10 @@ def lacks(spec: Spec) -> dict[str, str]:
             "this vision tower holds the patches of all in one "
             f"(temporal_frames={spec.visual.temporal_frames})"
         )
+    if not spec.visual.cls:
+        found["class_token"] = f"this vision tower has none (pool={spec.visual.pool})"
+    if spec.kind != DualEncoderSpec.kind:
+        found["pair_scores"] = f"models of kind {spec.kind} score pairs by themselves, if at all"
     if spec.kind not in JOINT_KINDS:
         found["joint_space"] = (
             f"models of kind {spec.kind} have none ({' and '.join(JOINT_KINDS)} have)"

@@ -7,7 +7,8 @@ their paths. A point that is not overridden hands its input back and adds nothin
 
 | point | method of `Method` | called |
 |---|---|---|
-| 0 stem | `stem` | once, after the embedding |
+| 0 stem | `embed` | once, before a vision tower's pre_norm or a text tower's positions |
+| | `stem` | once, before the first block |
 | 1 before attention | `before_attention` | first in every block, on the residual stream |
 | 2 extra tokens | `extra_tokens`, `after_block` | before the first LayerNorm, and last in a block |
 | 3 projection delta | `projection` | after every dense layer |
@@ -19,6 +20,7 @@ their paths. A point that is not overridden hands its input back and adds nothin
 | 8 side branch | `side_branch` | once, with every block's output |
 | 9 pooled head | `features`, `head` | once, before and after projection into the joint space |
 | | `text_head` | once, on the embedding of a causal text tower |
+| | `score` | on the scores of every video with every text |
 | 10 trainable selection | `vlt.training.rules` | when gradients are taken |
 | 11 shared across towers | `shared_module` | once; blocks have it as `block.shared` |
 """
@@ -79,6 +81,10 @@ class BlockScope(Scope, Protocol):
 class TowerScope(Scope, Protocol):
     """What a method may read of the vision tower that calls it."""
 
+    @property
+    def tower(self) -> str:
+        """`visual`."""
+
     spec: VisionSpec
     embed_dim: int
     cls_only: bool
@@ -93,7 +99,14 @@ class TowerScope(Scope, Protocol):
 class TextScope(Scope, Protocol):
     """What a method may read of the causal text tower that calls it."""
 
+    @property
+    def tower(self) -> str:
+        """`text`."""
+
     spec: TextSpec
+
+
+AnyTower = TowerScope | TextScope
 
 
 class DenseScope(Scope, Protocol):
@@ -144,7 +157,14 @@ class Method:
         """Whether the patch tokens that leave the last block are read by anything."""
         return False
 
-    def stem(self, tower: Scope, tokens: Tokens) -> Tokens:
+    def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
+        """Point 0: patches with their positions, before `pre_norm`; or words, before theirs.
+
+        What is inserted among words takes the positions there, and moves those behind it on.
+        """
+        return tokens
+
+    def stem(self, tower: AnyTower, tokens: Tokens) -> Tokens:
         """Point 0: embedded tokens, before the first block."""
         return tokens
 
@@ -217,7 +237,8 @@ class Method:
         return hidden[-1], {}
 
     def features(self, tower: TowerScope, x: jax.Array) -> jax.Array:
-        """Point 9: the final LayerNorm's tokens [b, g, n, d]; of a dual encoder, CLS tokens alone.
+        """Point 9: the final LayerNorm's tokens [b, g, n, d]; of a dual encoder those alone that
+        embeddings are made of: CLS tokens, or the mean of a frame's patches.
 
         Returns as many, in any order where a text model attends to all of them.
         """
@@ -240,6 +261,17 @@ class Method:
         Returns the features and named extra outputs, as point 8 does.
         """
         return features, {}
+
+    def score(
+        self, model: Scope, frames: jax.Array, texts: jax.Array, scores: jax.Array
+    ) -> jax.Array:
+        """Point 9 of a dual encoder: scores [v, c] of every video with every text.
+
+        Asked of methods that need `pair_scores`. frames: embeddings [v, t, e] before the mean over
+        time. texts: unit vectors [c, e]. scores: cosines, or what the methods before this one made
+        of them. The logit scale comes after it.
+        """
+        return scores
 
     @property
     def training_only(self) -> bool:

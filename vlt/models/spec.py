@@ -26,6 +26,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "init_std": (0, 100),
     "dropout": (0, 0.99),
 }
+POOLS = ("cls", "mean")
 MOST_TOKENS = 2**20  # patches of a video
 
 
@@ -34,6 +35,8 @@ class VisionSpec:
     """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields.
 
     init_std: of fresh class and position embeddings, 0 for CLIP's 1 / sqrt(width).
+    pool: what makes the embedding of a frame: `cls`, its class token, or `mean`, of its patches,
+        each as often as it counts (`Tokens.size`), in a tower without class token (UMT).
     temporal_frames: rows of the table of frame embeddings, with which the patches of all frames
         attend together, beside one CLS (ViCLIP); 0 for frames apart.
     """
@@ -52,10 +55,16 @@ class VisionSpec:
     projection_bias: bool = False
     init_std: float = 0.0
     temporal_frames: int = 0
+    pool: str = "cls"
+
+    @property
+    def cls(self) -> int:
+        """Class tokens of one frame: 1 or 0."""
+        return int(self.pool == "cls")
 
     @property
     def patches(self) -> int:
-        """Patches of one frame, n - 1."""
+        """Patches of one frame, n - `cls`."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -170,6 +179,8 @@ def _check_numbers(where: str, part: Any) -> None:
             raise ValueError(f"{where}.{field.name}={shown(value)}: {low} to {high}")
         if field.name == "heads" and part.width % value:
             raise ValueError(f"{where}.heads={value} does not divide width={part.width}")
+        if field.name == "pool" and value not in POOLS:
+            raise ValueError(f"{where}.pool={shown(value)}{near(value, POOLS)}")
         if field.name == "activation" and value not in ACTIVATIONS:
             raise ValueError(f"{where}.activation={shown(value)}{near(value, ACTIVATIONS)}")
 

@@ -1,7 +1,7 @@
 """The causal text tower of CLIP and its descendants."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,8 @@ from vlt.models.tokens import Tokens
 
 class TextTransformer(nn.Module):
     """Causal transformer, pooled at the token of the highest id (EOT in CLIP's vocabulary)."""
+
+    tower: ClassVar[str] = "text"
 
     spec: TextSpec
     embed_dim: int
@@ -34,10 +36,10 @@ class TextTransformer(nn.Module):
             tokens = self._block(layer, train)(tokens)
             if capture:
                 out[f"block_{layer}"] = tokens
-        # Tokens of methods stand between the first one and the words.
-        words = tokens.x[:, 0, -ids.shape[1] :]
-        x = LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name="final_norm")(words)
-        pooled = jnp.take_along_axis(x, ids.argmax(-1)[:, None, None], axis=1)[:, 0]
+        norm = LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name="final_norm")
+        x = norm(tokens.x[:, 0])
+        assert tokens.readout is not None
+        pooled = jnp.take_along_axis(x, tokens.readout[:, None, None], axis=1)[:, 0]
         projection = Dense(
             self.embed_dim,
             use_bias=False,
@@ -47,10 +49,14 @@ class TextTransformer(nn.Module):
             name="projection",
         )
         features = projection(pooled).astype(jnp.float32)
-        for method in of_tower(self.methods, "text"):
+        for method in self._active:
             features, extra = method.text_head(self, features, train)
             out.update(extra)
         return features, out
+
+    @property
+    def _active(self) -> tuple[Method, ...]:
+        return of_tower(self.methods, self.tower)
 
     def _stem(self, ids: jax.Array) -> Tokens:
         spec = self.spec
@@ -66,9 +72,18 @@ class TextTransformer(nn.Module):
         position = self.param(
             "position_embedding", nn.initializers.normal(0.01), (spec.context, spec.width)
         )
-        x = embedding(ids) + position[: ids.shape[1]].astype(self.dtype)
-        tokens = Tokens(x[:, None], cls=0, protected=0)
-        for method in of_tower(self.methods, "text"):
+        words = embedding(ids)[:, None]
+        tokens = Tokens(words, readout=ids.argmax(-1), cls=0, protected=0)
+        for method in self._active:
+            tokens = method.embed(self, tokens)
+        length = tokens.x.shape[2]
+        if length > spec.context:
+            raise ValueError(
+                f"{ids.shape[1]} text tokens and {length - ids.shape[1]} of methods, the tower's "
+                f"context is {spec.context}"
+            )
+        tokens = tokens.replace(x=tokens.x + position[:length].astype(self.dtype))
+        for method in self._active:
             tokens = method.stem(self, tokens)
         return tokens
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 
 class Tokens(flax.struct.PyTreeNode):
     """State between blocks. Every count is static.
 
     x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves. A group holds its
-        CLS tokens first, then tokens of methods (prompts), then patches.
+        CLS tokens first, if there are any, then tokens of methods (prompts), then patches.
     size: [b, g, n] patches merged into each token, or None for one each.
     members: [b, g, n, t * patches] share of every patch of the video in each token; None unless
         captured, to be drawn.
@@ -20,6 +21,9 @@ class Tokens(flax.struct.PyTreeNode):
     frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
         time, then all frames' patch 1 (ViCLIP).
     protected: leading tokens of a group that no method removes or merges, CLS tokens included.
+    places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: row and
+        column of a patch, or index of a word; None where positions are in x alone.
+    readout: [b] index of the token of a text that is read in the end; None in a vision tower.
     """
 
     x: jax.Array
@@ -28,6 +32,8 @@ class Tokens(flax.struct.PyTreeNode):
     cls: int = flax.struct.field(pytree_node=False, default=1)
     protected: int = flax.struct.field(pytree_node=False, default=1)
     frames: int = flax.struct.field(pytree_node=False, default=1)
+    places: jax.Array | None = None
+    readout: jax.Array | None = None
 
     @property
     def patches(self) -> int:
@@ -37,11 +43,44 @@ class Tokens(flax.struct.PyTreeNode):
     def rearrange(self, move: Callable[[jax.Array], jax.Array], **changes: Any) -> "Tokens":
         """`move` on everything that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
 
-        changes: new values of `cls` and `protected`.
+        changes: new values of `cls`, `protected` and `readout`.
         """
-        size = None if self.size is None else move(self.size)
-        members = None if self.members is None else move(self.members)
-        return self.replace(x=move(self.x), size=size, members=members, **changes)
+        moved = jax.tree.map(move, self._each())
+        return self.replace(**moved, **changes)
+
+    def insert(self, at: int, new: jax.Array, protected: bool = True) -> "Tokens":
+        """With tokens `new`, broadcastable to [b, g, p, d], before token `at`.
+
+        They have size 1, no patch as member, and no place. protected: whether they are kept from
+        being removed or merged.
+        """
+        count = new.shape[-2]
+        fresh: dict[str, Any] = {"x": new, "size": 1.0, "members": 0.0, "places": 0.0}
+
+        def put(x: jax.Array, value: jax.Array | float) -> jax.Array:
+            shape = (*x.shape[:2], count, *x.shape[3:])
+            value = jnp.broadcast_to(jnp.asarray(value, x.dtype), shape)
+            return jnp.concatenate([x[:, :, :at], value, x[:, :, at:]], axis=2)
+
+        grown = {name: put(x, fresh[name]) for name, x in self._each().items()}
+        return self.replace(
+            **grown,
+            protected=self.protected + count * protected,
+            readout=_shifted(self.readout, at, count),
+        )
+
+    def remove(self, at: int, count: int) -> "Tokens":
+        """Without `count` protected tokens from `at` on: takes back an `insert`."""
+        return self.rearrange(
+            lambda x: jnp.concatenate([x[:, :, :at], x[:, :, at + count :]], axis=2),
+            protected=self.protected - count,
+            readout=_shifted(self.readout, at, -count),
+        )
+
+    def _each(self) -> dict[str, jax.Array]:
+        """What there is of each token, arrays [b, g, n, ...]."""
+        fields = {name: getattr(self, name) for name in ("x", "places", "size", "members")}
+        return {name: x for name, x in fields.items() if x is not None}
 
     def by_frame(self, x: jax.Array) -> jax.Array:
         """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
@@ -58,11 +97,17 @@ class Tokens(flax.struct.PyTreeNode):
         return x.swapaxes(1, 2).reshape(b, 1, n * t, d)
 
 
+def _shifted(readout: jax.Array | None, at: int, by: int) -> jax.Array | None:
+    """Where the token read in the end is after others came or went, from `at` on."""
+    return None if readout is None else jnp.where(readout >= at, readout + by, readout)
+
+
 class Pattern(flax.struct.PyTreeNode):
     """Who attends to whom: point 4.
 
     queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
-    values, are projected from; the same number of queries in other groups is fine. bias: added
+    values, are projected from; the same number of queries in other groups is fine. query_places,
+    source_places: theirs, as `Tokens.places`, where attention is rotary. bias: added
     to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
     in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
     logits before the bias, broadcastable as it. gather: what is made of keys, and of values,
@@ -77,6 +122,8 @@ class Pattern(flax.struct.PyTreeNode):
     gather: Callable[[jax.Array], jax.Array] | None = flax.struct.field(
         pytree_node=False, default=None
     )
+    query_places: jax.Array | None = None
+    source_places: jax.Array | None = None
 
     def add_bias(self, bias: jax.Array) -> "Pattern":
         """With `bias` on top of the bias there is."""

@@ -73,6 +73,11 @@ class VideoModel(nn.Module):
         shared = {type(m).__name__: m.shared_module(self.spec) for m in self.methods}
         return {name: module for name, module in shared.items() if module is not None}
 
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether a method makes more of a video and a text than the cosine of their embeddings."""
+        return any("pair_scores" in method.needs for method in self.methods)
+
     def pixels(self, video: jax.Array) -> jax.Array:
         """uint8 RGB or already normalised float [b, t, H, W, 3] -> normalised."""
         if video.dtype == jnp.uint8:

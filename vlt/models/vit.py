@@ -1,7 +1,7 @@
 """The vision tower: one ViT over frames, for every image-language family."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -48,6 +48,8 @@ class VisionTransformer(nn.Module):
     rises linearly from 0 in the first (BLIP's stochastic depth).
     """
 
+    tower: ClassVar[str] = "visual"
+
     spec: VisionSpec
     embed_dim: int
     methods: tuple[Method, ...] = ()
@@ -62,9 +64,10 @@ class VisionTransformer(nn.Module):
     def setup(self) -> None:
         spec = self.spec
         init = nn.initializers.normal(spec.init_std or spec.width**-0.5)
-        self.class_embedding = self.param("class_embedding", init, (spec.width,))
+        if spec.cls:
+            self.class_embedding = self.param("class_embedding", init, (spec.width,))
         self.position_embedding = self.param(
-            "position_embedding", init, (1 + spec.patches, spec.width)
+            "position_embedding", init, (spec.cls + spec.patches, spec.width)
         )
         if spec.temporal_frames:
             self.temporal_embedding = self.param(
@@ -102,20 +105,19 @@ class VisionTransformer(nn.Module):
             tokens, extra = method.side_branch(self, hidden, train, capture)
             hidden[-1] = tokens
             out.update(extra)
-        x = self.post_norm(tokens.x if self.tokens_read else tokens.x[:, :, : tokens.cls])
+        all_read = self.tokens_read or not tokens.cls
+        x = self.post_norm(tokens.x if all_read else tokens.x[:, :, : tokens.cls])
         if not self.embed_dim:
             return flat(self._features(x)), out
         if self.tokens_read:
             out["tokens"] = flat(x)
-            x = x[:, :, : tokens.cls]
-        frames = self._embed(self._features(x), train, out)
-        if capture:
-            out["frames"] = frames
+        frames = self._embed(self._features(_pooled(tokens, x)), train, out)
+        out["frames"] = frames
         return frames.mean(1), out
 
     @property
     def _active(self) -> tuple[Method, ...]:
-        return of_tower(self.methods, "visual")
+        return of_tower(self.methods, self.tower)
 
     def _features(self, x: jax.Array) -> jax.Array:
         for method in self._active:
@@ -148,37 +150,46 @@ class VisionTransformer(nn.Module):
         patches = PatchEmbedding(
             spec.patch_size, spec.width, spec.patch_bias, self.dtype, name="patch_embedding"
         )(video)
-        cls = jnp.broadcast_to(self.class_embedding, (*patches.shape[:2], 1, spec.width))
-        x = jnp.concatenate([cls.astype(self.dtype), patches], axis=2)
-        x = x + self.position_embedding.astype(self.dtype)
-        if spec.temporal_frames:
-            x = self._together(x)
+        tokens = self._placed(patches, capture)
+        for method in self._active:
+            tokens = method.embed(self, tokens)
         if spec.pre_norm:
-            x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="pre_norm")(x)
-        if spec.temporal_frames:
-            tokens = Tokens(x, frames=video.shape[1])
-        else:
-            tokens = Tokens(x, members=_own_patch(x) if capture else None)
+            norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="pre_norm")
+            tokens = tokens.replace(x=norm(tokens.x))
         for method in self._active:
             tokens = method.stem(self, tokens)
         return tokens
 
+    def _placed(self, patches: jax.Array, capture: bool) -> Tokens:
+        """Patches [b, t, patches, d] behind their class tokens, with their positions."""
+        x, spec = patches, self.spec
+        if spec.cls:
+            cls = jnp.broadcast_to(self.class_embedding, (*x.shape[:2], 1, spec.width))
+            x = jnp.concatenate([cls.astype(self.dtype), x], axis=2)
+        x = x + self.position_embedding.astype(self.dtype)
+        if spec.temporal_frames:
+            x = self._together(x)
+            return Tokens(x, frames=patches.shape[1], cls=spec.cls, protected=spec.cls)
+        members = _own_patch(x, spec.cls) if capture else None
+        return Tokens(x, members=members, cls=spec.cls, protected=spec.cls)
+
     def _together(self, x: jax.Array) -> jax.Array:
-        """[b, t, 1 + patches, d] -> [b, 1, 1 + patches * t, d] with the frames' embeddings.
+        """[b, t, cls + patches, d] -> [b, 1, cls + patches * t, d] with the frames' embeddings.
 
         A single frame takes their mean; fewer than there are rows, the first.
         """
         b, t, _, d = x.shape
         table = self.temporal_embedding.astype(self.dtype)
         rows = table.mean(0, keepdims=True) if t == 1 else table[:t]
-        patches = (x[:, :, 1:] + rows[:, None]).swapaxes(1, 2).reshape(b, 1, -1, d)
-        return jnp.concatenate([x[:, :1, :1], patches], axis=2)
+        cls = self.spec.cls
+        patches = (x[:, :, cls:] + rows[:, None]).swapaxes(1, 2).reshape(b, 1, -1, d)
+        return jnp.concatenate([x[:, :1, :cls], patches], axis=2)
 
     def _block(self, layer: int, train: bool) -> Block:
         spec = self.spec
         last = layer == spec.layers - 1
         patches_read = self.tokens_read or any(m.reads_patches for m in self._active)
-        cls_read = self.cls_only and last and not patches_read
+        cls_read = self.cls_only and last and not patches_read and bool(spec.cls)
         block = nn.remat(Block) if self.remat else Block
         return block(
             spec.heads,
@@ -203,11 +214,26 @@ def flat(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _own_patch(x: jax.Array) -> jax.Array:
-    """Members [b, t, 1 + patches, t * patches] of the tokens [b, t, 1 + patches, d] of frames."""
-    b, t, patches = x.shape[0], x.shape[1], x.shape[2] - 1
+def _pooled(tokens: Tokens, x: jax.Array) -> jax.Array:
+    """What embeddings are made of, [b, g, n, d], of x, what is read of the tokens, normalised.
+
+    CLS tokens, or the mean of each group's patches, in which every one counts as often as it has
+    members.
+    """
+    if tokens.cls:
+        return x[:, :, : tokens.cls]
+    patches = x[:, :, tokens.protected :].astype(jnp.float32)
+    if tokens.size is None:
+        return patches.mean(2, keepdims=True).astype(x.dtype)
+    size = tokens.size[:, :, tokens.protected :, None]
+    return ((patches * size).sum(2, keepdims=True) / size.sum(2, keepdims=True)).astype(x.dtype)
+
+
+def _own_patch(x: jax.Array, cls: int) -> jax.Array:
+    """Members [b, t, n, t * patches] of the tokens [b, t, n = cls + patches, d] of frames."""
+    b, t, patches = x.shape[0], x.shape[1], x.shape[2] - cls
     own = jnp.eye(t * patches).reshape(1, t, patches, t * patches)
-    own = jnp.pad(own, ((0, 0), (0, 0), (1, 0), (0, 0)))
+    own = jnp.pad(own, ((0, 0), (0, 0), (cls, 0), (0, 0)))
     return jnp.broadcast_to(own, (b, *own.shape[1:]))
 
 

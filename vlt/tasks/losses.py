@@ -42,6 +42,19 @@ def contrastive(
     return info_nce(x, y, scale, ids) + info_nce(y, x, scale, ids)
 
 
+def contrastive_scores(
+    scores: jax.Array, scale: jax.Array | float, ids: jax.Array | None = None
+) -> jax.Array:
+    """`contrastive` of scores [b, b] of every pair instead of embeddings; `ids` as there."""
+    own = jnp.arange(len(scores))
+    logits = scale * scores.astype(jnp.float32)
+    if ids is not None:
+        same = (ids[:, None] == ids[None]).all(-1) & (own[:, None] != own)
+        logits = jnp.where(same, jnp.finfo(jnp.float32).min, logits)
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    return loss(logits, own).mean() + loss(logits.T, own).mean()
+
+
 def token_alignment(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Squared distance of tokens [b, t, k, e], mean over a video's tokens: [b] (MBTA, Eq. 7)."""
     distance = jnp.square(student.astype(jnp.float32) - teacher.astype(jnp.float32)).sum(-1)

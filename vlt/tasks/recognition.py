@@ -97,19 +97,20 @@ class Recognition(Task):
         """`logits` [b, c], and `consistency`, a scalar, where it is asked for."""
         variables, state = {"params": inputs.params}, inputs.state
 
-        def encode(method: str, x: jax.Array) -> jax.Array:
+        def encode(method: str, x: jax.Array) -> Any:
             rngs = named_rngs(jax.random.fold_in(inputs.rng, method == "encode_text"))
-            return inputs.model.apply(variables, x, train=True, rngs=rngs, method=method)[0]
+            return inputs.model.apply(variables, x, train=True, rngs=rngs, method=method)
 
-        video = encode("encode_video", inputs.batch["video"])
+        _, out = encode("encode_video", inputs.batch["video"])
         if "classes" in state:
             texts = state["classes"]
         else:
             texts = map_sharded_rows(
-                lambda ids: encode("encode_text", ids), jnp.asarray(self.classes)
+                lambda ids: encode("encode_text", ids)[0], jnp.asarray(self.classes)
             )
+        scores: Any = inputs.model.apply(variables, out["frames"], texts, method="scores")
         scale = jnp.exp(variables["params"]["logit_scale"]).clip(max=MAX_LOGIT_SCALE)
-        found = {"logits": scale * video @ texts.T}
+        found = {"logits": scale * scores}
         if self.consistency:
             found["consistency"] = consistency_loss(texts, state["descriptions"])
         return found

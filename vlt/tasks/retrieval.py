@@ -61,9 +61,11 @@ class Retrieval(Task):
                 raise ValueError(f"task.losses.{name}: one of {', '.join(EXTRACT)}")
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
-        """Both embeddings, ids, the logit scale, and what the other losses need."""
+        """Both embeddings, or scores of all pairs, ids, logit scale, and what other losses need."""
         found = {"video": outputs["video"], "text": outputs["text"], "ids": batch["text"]}
         found["logit_scale"] = outputs["logit_scale"]
+        if "scores" in outputs:
+            found["scores"] = outputs["scores"]
         for name in self.losses:
             extract = EXTRACT[name]
             if extract is not None:
@@ -82,7 +84,9 @@ class Retrieval(Task):
         ids = features["ids"] if self.mask_duplicates else None
         terms = {}
         for name in self.losses:
-            if name in ("vtc", "mbca"):
+            if name == "vtc" and "scores" in features:
+                terms[name] = losses.contrastive_scores(features["scores"], scale, ids)
+            elif name in ("vtc", "mbca"):
                 x = features["video" if name == "vtc" else name]
                 terms[name] = losses.contrastive(x, features["text"], scale, ids)
             else:

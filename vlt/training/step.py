@@ -64,8 +64,8 @@ def make_train_step(
     Raises:
         ValueError: microbatches with a task whose loss is not one of features.
     """
-    if accumulate > 1 and not task.separable:
-        name = type(task).__name__.lower()
+    if accumulate > 1 and (model.scores_pairs or not task.separable):
+        name = "a score of pairs" if model.scores_pairs else type(task).__name__.lower()
         raise ValueError(f"optimizer.accumulate={accumulate}: {name} needs the whole batch at once")
     gradient = _whole_gradient if accumulate == 1 else _accumulated_gradient
 

@@ -1,0 +1,39 @@
+"""Rotary positions: queries and keys turn by where their tokens stand (Su et al., 2104.09864)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+    """Turns pairs of a head's channels; what queries find depends on differences of places alone.
+
+    Of places in k dimensions, each turns its share of the channels, in order: d/2k pairs, pair j by
+    place * base**(-2jk/d). base: of the frequencies. neighbours: a pair are two neighbouring
+    channels (PE); else channel j and the one half a share behind it (LLaMA).
+    """
+
+    base: float = 10000.0
+    neighbours: bool = False
+
+    def __call__(self, x: jax.Array, places: jax.Array) -> jax.Array:
+        """x [b, g, h, n, d] of tokens at places [b, g, n, k] -> the same, turned in float32.
+
+        Raises:
+            ValueError: k dimensions do not share d channels in pairs.
+        """
+        d, k = x.shape[-1], places.shape[-1]
+        if d % (2 * k):
+            raise ValueError(f"heads of {d} channels do not divide into pairs for {k} dimensions")
+        frequencies = self.base ** (-jnp.arange(0, d // k, 2) / (d // k))
+        angles = (places[:, :, None, :, :, None].astype(jnp.float32) * frequencies)[..., None]
+        axis = -1 if self.neighbours else -2
+        pairs = (-1, 2) if self.neighbours else (2, -1)
+        share = x.astype(jnp.float32).reshape(*x.shape[:-1], k, *pairs)
+        first, second = jnp.split(share, 2, axis=axis)
+        angles = angles if self.neighbours else angles.swapaxes(-1, -2)
+        cos, sin = jnp.cos(angles), jnp.sin(angles)
+        turned = [first * cos - second * sin, second * cos + first * sin]
+        return jnp.concatenate(turned, axis=axis).reshape(x.shape).astype(x.dtype)
