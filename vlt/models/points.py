@@ -45,10 +45,6 @@ class Scope(Protocol):
     def dtype(self) -> Any:
         """Of activations."""
 
-    @property
-    def variables(self) -> Mapping[str, Any]:
-        """Its leaves, by collection."""
-
     def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any) -> Any:
         """The leaf of this name, of what `init_fn(key, *init_args)` makes."""
 

@@ -1,7 +1,7 @@
 """What blocks and methods hand to each other: tokens, and who attends to whom."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -20,6 +20,7 @@ class Tokens(flax.struct.PyTreeNode):
     frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
         time, then all frames' patch 1 (ViCLIP).
     protected: leading tokens of a group that no method removes or merges, CLS tokens included.
+    carried: what a point leaves for its method's later ones, by the method's name.
     """
 
     x: jax.Array
@@ -28,6 +29,7 @@ class Tokens(flax.struct.PyTreeNode):
     cls: int = flax.struct.field(pytree_node=False, default=1)
     protected: int = flax.struct.field(pytree_node=False, default=1)
     frames: int = flax.struct.field(pytree_node=False, default=1)
+    carried: Mapping[str, Any] = flax.struct.field(default_factory=dict)
 
     @property
     def patches(self) -> int:
