@@ -96,11 +96,12 @@ class DenseScope(Scope, Protocol):
     """What a method may read of the dense layer that calls it.
 
     part: `attention`, `cross_attention`, `mlp`, or an attention of a method's, that the layer is
-    in; empty outside of blocks. parent: the module of that part.
+    in; empty outside of blocks. part_param: `param` in the scope of an attention, one leaf of a
+    name for all its layers; None outside of attentions.
     """
 
     part: str
-    parent: Any
+    part_param: Callable[..., jax.Array] | None
 
 
 @dataclasses.dataclass(frozen=True)
