@@ -18,8 +18,8 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.options import TOWERS, check_towers, require_some
 from vlt.models.points import BlockScope, Method
@@ -66,7 +66,17 @@ class Adapter(Method):
     def _adapt(self, block: BlockScope, position: str, x: jax.Array) -> jax.Array:
         if position not in self.positions:
             return x
-        return x + Bottleneck(self, block.dtype, name=f"adapter_{position}")(x)
+        init = nn.initializers.truncated_normal(self.init_std)
+        bottleneck = Bottleneck(
+            self.bottleneck,
+            NONLINEAR[self.activation],
+            init,
+            init,
+            block.dtype,
+            self.middle,
+            name=f"adapter_{position}",
+        )
+        return x + bottleneck(x)
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: position `before_attention`."""
@@ -92,23 +102,3 @@ class Adapter(Method):
 
 
 METHOD = Adapter
-
-
-class Bottleneck(nn.Module):
-    """[..., d] -> [..., d] through `options.bottleneck` channels."""
-
-    options: Adapter
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        options = self.options
-        init = nn.initializers.truncated_normal(options.init_std)
-
-        def dense(width: int, name: str) -> nn.Dense:
-            return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
-
-        hidden = NONLINEAR[options.activation](dense(options.bottleneck, "down")(x))
-        if options.middle:
-            hidden = dense(options.bottleneck, "middle")(hidden)
-        return dense(x.shape[-1], "up")(hidden)

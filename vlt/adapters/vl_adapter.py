@@ -10,6 +10,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.options import require_some
 from vlt.models.points import DenseScope, Method
 from vlt.models.spec import BertSpec, Spec
@@ -55,22 +56,8 @@ class VLAdapter(Method):
         """Point 3: after the last dense layer of attention or MLP."""
         if dense.part not in self.positions or dense.name != LAST[dense.part]:
             return y
-        return y + Bottleneck(y.shape[-1] // self.reduction, y.dtype, name="vl_adapter")(y)
+        width = y.shape[-1] // self.reduction
+        return y + Bottleneck(width, jax.nn.gelu, INIT, INIT, y.dtype, name="vl_adapter")(y)
 
 
 METHOD = VLAdapter
-
-
-class Bottleneck(nn.Module):
-    """[..., d] -> [..., d] through `width` channels."""
-
-    width: int
-    dtype: jax.typing.DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def dense(width: int, name: str) -> nn.Dense:
-            return nn.Dense(width, dtype=self.dtype, kernel_init=INIT, name=name)
-
-        hidden = jax.nn.gelu(dense(self.width, "down")(x), approximate=True)
-        return dense(x.shape[-1], "up")(hidden)
