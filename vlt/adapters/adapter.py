@@ -21,9 +21,8 @@ import jax
 
 from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.options import TOWERS, check_towers, require_some
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Tokens
 
 POSITIONS = ("before_attention", "attention", "before_mlp", "mlp")
@@ -58,10 +57,6 @@ class Adapter(Method):
         require_some("adapter", "positions", self.positions, POSITIONS)
         require_some("adapter", "towers", self.towers, TOWERS)
         require_some("adapter", "activation", (self.activation,), tuple(NONLINEAR))
-
-    def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for the text tower of a model that has a BERT."""
-        check_towers("adapter", self.towers, spec)
 
     def _adapt(self, block: BlockScope, position: str, x: jax.Array) -> jax.Array:
         if position not in self.positions:

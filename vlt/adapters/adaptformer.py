@@ -8,9 +8,8 @@ import jax
 
 from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.block import KAIMING_UNIFORM
-from vlt.models.options import TOWERS, check_towers, require_some
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens
 
 
@@ -39,10 +38,6 @@ class AdaptFormer(Method):
         if not 0 <= self.dropout < 1:
             raise ValueError(f"adaptformer.dropout={self.dropout}: at least 0 and below 1")
         require_some("adaptformer", "towers", self.towers, TOWERS)
-
-    def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for the text tower of a model that has a BERT."""
-        check_towers("adaptformer", self.towers, spec)
 
     def mlp_path(
         self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array

@@ -36,6 +36,7 @@ class LoRA(Method):
     """
 
     name: ClassVar[str] = "lora"
+    text_needs: ClassVar[frozenset[str]] = frozenset()
 
     rank: int = 8
     targets: tuple[str, ...] = SHARING

@@ -13,7 +13,7 @@ import jax
 from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.options import require_some
 from vlt.models.points import DenseScope, Method
-from vlt.models.spec import BertSpec, Spec
+from vlt.models.spec import Spec
 
 POSITIONS = ("attention", "cross_attention", "mlp")
 LAST = {"attention": "out", "cross_attention": "out", "mlp": "fc2"}  # dense layers of each
@@ -32,6 +32,7 @@ class VLAdapter(Method):
     """
 
     name: ClassVar[str] = "vl_adapter"
+    text_needs: ClassVar[frozenset[str]] = frozenset({"bert"})
 
     positions: tuple[str, ...] = POSITIONS
     reduction: int = 8
@@ -40,9 +41,7 @@ class VLAdapter(Method):
         require_some("vl_adapter", "positions", self.positions, POSITIONS)
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError without a BERT, or where nothing is left of its width."""
-        if not isinstance(spec.text, BertSpec):
-            raise ValueError("vl_adapter is for BLIP's text model; adapter has towers=('text',)")
+        """Raises ValueError where nothing is left of the text model's width."""
         if not 1 <= self.reduction <= spec.text.width:
             raise ValueError(
                 f"vl_adapter.reduction={self.reduction}: 1 to the width {spec.text.width}"

@@ -109,13 +109,15 @@ class Method:
     """A method that fills none of the points.
 
     name: its key in a config and the name of its file. needs: words of
-    `vlt.models.compatibility.WORDS` that must hold for it, breaks: those that hold no longer beside
-    it; both are checked once, where the model is built. other_frames_tested: whether it is
-    published as tested on other numbers of frames than it is trained on.
+    `vlt.models.compatibility.WORDS` that must hold for it, text_needs: those that must where it is
+    in the text tower, breaks: those that hold no longer beside it; all are checked once, where the
+    model is built. other_frames_tested: whether it is published as tested on other numbers of
+    frames than it is trained on.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    text_needs: ClassVar[frozenset[str]] = frozenset({"text_blocks"})
     breaks: ClassVar[frozenset[str]] = frozenset()
     other_frames_tested: ClassVar[bool] = False
 
@@ -128,6 +130,10 @@ class Method:
     def merges(self) -> bool:
         """Whether it merges or removes patches."""
         return "attended_tokens" in self.breaks
+
+    def needs_here(self) -> frozenset[str]:
+        """`needs`, and what it needs in these towers."""
+        return self.needs | (self.text_needs if "text" in self.towers else frozenset())
 
     def breaks_here(self) -> frozenset[str]:
         """`breaks`, and what these options break."""
