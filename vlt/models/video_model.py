@@ -59,13 +59,13 @@ class VideoModel(nn.Module):
             self.spec.visual,
             self.spec.embed_dim,
             self.methods,
-            self.cls_only,
-            self.frame_norm,
-            shared,
-            self.remat,
-            self.drop_path,
-            self.dtype,
-            tokens_read,
+            cls_only=self.cls_only,
+            frame_norm=self.frame_norm,
+            shared=shared,
+            remat=self.remat,
+            drop_path=self.drop_path,
+            dtype=self.dtype,
+            tokens_read=tokens_read,
         )
 
     def shared_modules(self) -> dict[str, nn.Module]:
