@@ -11,10 +11,10 @@ from vlt.convert.table import Tensors
 from vlt.model_io.folder import ModelConfig
 from vlt.models.interpolation import resize_positions, resize_temporal
 from vlt.models.spec import DualEncoderSpec, with_visual
-from vlt.models.video_model import ANY_FRAMES
 
 _PLACES = "visual/position_embedding"
 FRAMES = "visual/temporal_embedding"
+FEWEST_FRAMES = 2  # of a tower with frame embeddings: a single one tells no frames apart
 _WORDS = "text/position_embedding"
 # Settings that change a model's sizes, whatever its checkpoint says of them.
 RESIZED = ("visual.image_size", "visual.temporal_frames", "text.context")
@@ -68,8 +68,10 @@ def resize_frames(
     if config.spec.kind != "dual_encoder" or config.methods:
         what = ", ".join(config.methods) or config.spec.kind
         raise ConversionError(f"{key}: is for CLIP without methods, this is {what}")
-    if frames < ANY_FRAMES:
-        raise ConversionError(f"{key}: at least {ANY_FRAMES}")
+    if frames < FEWEST_FRAMES:
+        raise ConversionError(
+            f"--set visual.temporal_frames must be >= {FEWEST_FRAMES}, got {frames}"
+        )
     old = config.spec.visual.temporal_frames
     if old:
         table = resize_temporal(leaves[FRAMES], frames)
