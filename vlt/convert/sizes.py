@@ -10,7 +10,8 @@ import numpy as np
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
-from vlt.convert.resize import FEWEST_FRAMES, FRAMES
+from vlt.convert.resize import FEWEST_FRAMES
+from vlt.models.leaf_names import FRAMES
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
 
 Leaves = Mapping[str, np.ndarray]
