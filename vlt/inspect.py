@@ -7,9 +7,8 @@ with a topology, what a training step needs on such a TPU slice (`vlt.training.a
 
 import dataclasses
 import json
-import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -22,20 +21,13 @@ from vlt.costs.flops import count, count_first
 from vlt.model_io.build import abstract_params, example_inputs, forward, merged_form
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import build_for_shapes
+from vlt.models.leaf_names import BLIP_NOT_WEIGHTS, EMBEDDINGS, NOT_VIDEO, NOT_WEIGHTS
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import by_path
+from vlt.pytrees.patterns import first_match
 from vlt.training.ahead import AheadError, compile_ahead, format_compiled
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
-
-# What a video passes through: leaves of the vision tower, and those both towers share.
-NOT_VIDEO = r"(text|question|text_projection|itm_head)/.*|logit_scale|temperature"
-# What CLIP4Clip's and TempMe's counts of full fine-tuning leave out.
-EMBEDDINGS = r".*((patch|token)_embedding/.*|(class|position|temporal)_embedding)|logit_scale"
-# Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
-NOT_WEIGHTS = r"visual/(patch_embedding/.*|(class|position|temporal)_embedding)"
-# Nor, in Token Mixing's, BLIP's projection into the joint space, which is no part of its encoder.
-BLIP_NOT_WEIGHTS = rf"{NOT_WEIGHTS}|visual/projection/.*"
 
 
 def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +63,7 @@ def count_parameters(model: VideoModel, params: Any, rules: Any) -> dict[str, in
         "trainable_params_published": _sum_without(sizes, EMBEDDINGS),
         "trainable_params_video": _sum_without(sizes, NOT_VIDEO),
         "trainable_weights_video": _sum_without(
-            _sizes(trained, dimensions=2), f"{NOT_VIDEO}|{not_weights}"
+            _sizes(trained, dimensions=2), (*NOT_VIDEO, *not_weights)
         ),
     }
 
@@ -105,8 +97,8 @@ def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:
     return {path: leaf.size for path, leaf in by_path(tree).items() if leaf.ndim >= dimensions}
 
 
-def _sum_without(sizes: Mapping[str, int], pattern: str) -> int:
-    return sum(size for path, size in sizes.items() if not re.fullmatch(pattern, path))
+def _sum_without(sizes: Mapping[str, int], patterns: Sequence[str]) -> int:
+    return sum(size for path, size in sizes.items() if first_match(patterns, path) is None)
 
 
 def format_report(report: Mapping[str, Any]) -> str:

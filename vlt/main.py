@@ -182,17 +182,13 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
     )
 
     start = time.perf_counter()
-    run = Run(config, workdir, training=mode == "train")
-    try:
+    with Run(config, workdir, training=mode == "train") as run:
         if mode == "eval":
             return {"trained_params": run.trained_count} | evaluate_chosen(run)
         if processes.is_primary():
             overview(run)
         results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
         results["note"] = note(run)
-    finally:
-        with stopping.deferred():
-            run.close()
     if not processes.is_primary():
         return results  # no other reads what the first adds
     results |= performance(workdir) | {"seconds": time.perf_counter() - start}

@@ -61,7 +61,9 @@ def test_weights_of_token_mixings_table():
 
 @pytest.mark.parametrize("name", ["adapter", "adaptformer", "prompt"])
 def test_berts_layers_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}.towers=.*set towers=.*vl_adapter"):
+    with pytest.raises(
+        ValueError, match=rf"{name} is in .*set {name}.towers=\('visual',\), .*vl_adapter"
+    ):
         make_model(SIZES["blip_b16_captioner"], {name: {"towers": ("visual", "text")}})
 
 

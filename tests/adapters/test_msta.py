@@ -379,7 +379,9 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_what_it_is_not_for_is_refused():
-    with pytest.raises(ValueError, match="msta.towers=.*BLIP's text model"):
+    with pytest.raises(
+        ValueError, match="msta is in the pre-LN blocks .*this model's BERT has none"
+    ):
         make_model(BLIP, {"msta": {}})
     with pytest.raises(ValueError, match="msta.shared=True: BLIP's text model has no block"):
         make_model(BLIP, {"msta": {"towers": ("visual",)}})

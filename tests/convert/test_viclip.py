@@ -253,7 +253,7 @@ def test_other_frames_and_places_of_a_viclip(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("visual.temporal_frames=1", "visual.temporal_frames=1: at least 2"),
+        ("visual.temporal_frames=1", "visual.temporal_frames must be >= 2, got 1"),
         ("text.context=33", "text.context=33: the text tower has positions for 2 to 32 tokens"),
         ("text.context=1", "text.context=1: the text tower"),
         ("visual.image_size=70", "image_size=70: not a multiple"),

@@ -10,8 +10,9 @@ import pytest
 
 from vlt.methods import method_classes
 from vlt.model_io.build import abstract_params, example_inputs, make_model
-from vlt.models.compatibility import WORDS
+from vlt.models.compatibility import WORDS, check_methods
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.points import Method
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
 
 FRAMES = 4
@@ -130,7 +131,7 @@ def test_every_method_is_here():
 def test_every_method_has_the_name_of_its_file_and_declares_known_words():
     for name, method in method_classes().items():
         assert method.name == name == method.__module__.rpartition(".")[2]
-        assert method.needs | method.breaks <= WORDS.keys()
+        assert method.needs | method.text_needs | method.breaks <= WORDS.keys()
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -157,7 +158,7 @@ def test_no_two_methods_merge_tokens(kind):
         ("answerer", ("caption_reconstruction",), "reads the embedding.*this model has a BERT"),
         ("captioner", ("diffrate learned",), "diffrate.kept=None: while counts are learned"),
         ("viclip", ("tome",), "tome needs every frame in a group of its own"),
-        ("clip", ("vl_adapter",), "vl_adapter is for BLIP's text model"),
+        ("clip", ("vl_adapter",), "vl_adapter is in the layers of a BERT, .*causal"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_a_sentence_when_the_model_is_built(kind, names, message):
@@ -170,6 +171,21 @@ def test_modules_put_together_by_hand_are_checked_when_they_run():
     other = make_model(SPECS["clip"], {"evit": {"layers": (0,)}}, FRAMES)
     with pytest.raises(ValueError, match="tome merges or removes tokens, .* and evit does too"):
         abstract_params(DualEncoder(SPECS["clip"], merging + other.methods, FRAMES))
+
+
+def test_a_method_of_both_towers_is_refused_beside_a_bert_unless_it_says_that_it_fits():
+    class Both(Method):
+        name = "both"
+        towers = ("visual", "text")
+
+    class Dense(Both):
+        text_needs = frozenset()
+
+    for kind in ("captioner", "retriever", "answerer"):
+        check_methods((Dense(),), SPECS[kind])
+        with pytest.raises(ValueError, match="both is in the pre-LN blocks.*BERT has none; set"):
+            check_methods((Both(),), SPECS[kind])
+    check_methods((Both(),), SPECS["clip"])
 
 
 def test_prompts_among_patches_whose_counts_are_learned_are_a_sentence():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from configs import common
 from vlt.configuration import load_config
 from vlt.data.manifest import read_manifest
 from vlt.data.resources import resolve
+from vlt.model_io.folder import ModelFolderError
 from vlt.training import loop
 from vlt.training.loop import Run
 
@@ -117,7 +119,7 @@ def test_frames_of_data_and_model_are_one_number(refused, name):
     """Of clips in training and in every evaluation."""
 
     def without_exception(config):
-        config.model.methods = ()
+        config.model.methods, config.rules = (), ((".*", {"lr": 1.0}),)
 
     said = refused(without_exception, **{f"{name}.sampler.frames": 3})
     assert said == (f"{name}.sampler.frames=3, but model.frames=4: set both to the same number")
@@ -160,6 +162,39 @@ def test_an_evaluation_alone_needs_no_metric_of_training(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config("tests/loop_config.py", {"train.best_metric": "gone/t2v_R@1"})
     Run(config, tmp_path, training=False).close()
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    def start(*_):
+        raise AssertionError("decoders start before what needs none is checked")
+
+    monkeypatch.setattr(loop, "DecoderPool", start)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"rules": (("visual/btadaptor/.*", {"lr": 1.0}), (".*", "frozen"))}, "matches nothing"),
+        ({"optimizer.schedule.name": "cosin"}, "cosin"),
+        ({"optimizer.accumulate": 3}, "accumulate=3"),
+    ],
+)
+def test_what_needs_no_video_is_refused_before_processes_start(
+    refused, no_processes, overrides, words
+):
+    assert words in refused(**overrides)
+
+
+def test_weights_of_another_shape_are_refused_before_processes_start(
+    refused, no_processes, tmp_path
+):
+    folder = shutil.copytree(resolve("tiny_clip"), tmp_path / "other")
+    stored = json.loads((folder / "config.json").read_text())
+    stored["spec"]["visual"]["mlp_width"] += 1
+    (folder / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ModelFolderError, match=r"mlp/fc1/kernel: .*\[96, 384\] in the checkpoint"):
+        refused(**{"model.checkpoint": str(folder), "model.size": ""})
 
 
 def test_a_tokenizer_that_is_not_there_is_said(refused):

@@ -18,12 +18,11 @@ from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
+from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.options import TOWERS, check_towers, require_some
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Tokens
 
 POSITIONS = ("before_attention", "attention", "before_mlp", "mlp")
@@ -59,14 +58,20 @@ class Adapter(Method):
         require_some("adapter", "towers", self.towers, TOWERS)
         require_some("adapter", "activation", (self.activation,), tuple(NONLINEAR))
 
-    def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for the text tower of a model that has a BERT."""
-        check_towers("adapter", self.towers, spec)
-
     def _adapt(self, block: BlockScope, position: str, x: jax.Array) -> jax.Array:
         if position not in self.positions:
             return x
-        return x + Bottleneck(self, block.dtype, name=f"adapter_{position}")(x)
+        init = nn.initializers.truncated_normal(self.init_std)
+        bottleneck = Bottleneck(
+            self.bottleneck,
+            NONLINEAR[self.activation],
+            init,
+            init,
+            block.dtype,
+            self.middle,
+            name=f"adapter_{position}",
+        )
+        return x + bottleneck(x)
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: position `before_attention`."""
@@ -92,23 +97,3 @@ class Adapter(Method):
 
 
 METHOD = Adapter
-
-
-class Bottleneck(nn.Module):
-    """[..., d] -> [..., d] through `options.bottleneck` channels."""
-
-    options: Adapter
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        options = self.options
-        init = nn.initializers.truncated_normal(options.init_std)
-
-        def dense(width: int, name: str) -> nn.Dense:
-            return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
-
-        hidden = NONLINEAR[options.activation](dense(options.bottleneck, "down")(x))
-        if options.middle:
-            hidden = dense(options.bottleneck, "middle")(hidden)
-        return dense(x.shape[-1], "up")(hidden)

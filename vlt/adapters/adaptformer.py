@@ -6,10 +6,10 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.block import KAIMING_UNIFORM
-from vlt.models.options import TOWERS, check_towers, require_some
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens
 
 
@@ -39,36 +39,20 @@ class AdaptFormer(Method):
             raise ValueError(f"adaptformer.dropout={self.dropout}: at least 0 and below 1")
         require_some("adaptformer", "towers", self.towers, TOWERS)
 
-    def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for the text tower of a model that has a BERT."""
-        check_towers("adaptformer", self.towers, spec)
-
     def mlp_path(
         self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
         """Point 7: reads the residual stream before the second LayerNorm."""
-        return y + self.scale * SidePath(self, block.train, block.dtype, name="adaptformer")(
-            tokens.x
+        bottleneck = Bottleneck(
+            self.bottleneck,
+            jax.nn.relu,
+            KAIMING_UNIFORM,
+            nn.initializers.zeros,
+            block.dtype,
+            dropout=self.dropout if block.train else 0.0,
+            name="adaptformer",
         )
+        return y + self.scale * bottleneck(tokens.x)
 
 
 METHOD = AdaptFormer
-
-
-class SidePath(nn.Module):
-    """[..., d] -> [..., d], zero at the start."""
-
-    options: AdaptFormer
-    train: bool
-    dtype: jax.typing.DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        down = nn.Dense(
-            self.options.bottleneck, dtype=self.dtype, kernel_init=KAIMING_UNIFORM, name="down"
-        )
-        hidden = nn.Dropout(self.options.dropout, deterministic=not self.train)(
-            jax.nn.relu(down(x))
-        )
-        zeros = nn.initializers.zeros
-        return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name="up")(hidden)

@@ -36,6 +36,7 @@ class LoRA(Method):
     """
 
     name: ClassVar[str] = "lora"
+    text_needs: ClassVar[frozenset[str]] = frozenset()
 
     rank: int = 8
     targets: tuple[str, ...] = SHARING
@@ -63,13 +64,8 @@ class LoRA(Method):
         """Point 3: y + scale * (x A) B."""
         if dense.name not in self.targets or not dense.part:
             return y
-        owner: Any = dense.parent if self.share_a and not _crosses(dense) else dense
-        shape = (x.shape[-1], self.rank)
-        # The first of the layers that share A declares it.
-        if owner.has_variable("params", "lora_a"):
-            a = owner.get_variable("params", "lora_a")
-        else:
-            a = owner.param("lora_a", KAIMING_UNIFORM, shape)
+        shared = dense.part_param if self.share_a and not _crosses(dense) else None
+        a = (shared or dense.param)("lora_a", KAIMING_UNIFORM, (x.shape[-1], self.rank))
         b = dense.param("lora_b", nn.initializers.zeros, (self.rank, y.shape[-1]))
         return y + self.scale * ((x @ a.astype(y.dtype)) @ b.astype(y.dtype))
 

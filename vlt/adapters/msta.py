@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.gradients import scale_gradient
-from vlt.models.options import TOWERS, check_layers, check_towers, require_some
+from vlt.models.options import TOWERS, check_layers, require_some
 from vlt.models.points import BlockScope, Method
 from vlt.models.spec import BertSpec, Spec
 from vlt.models.tokens import Tokens
@@ -96,8 +96,7 @@ class MSTA(Method):
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for blocks that a tower does not have or that cannot be paired, and for
-        a text tower or a shared projection where the text model is a BERT."""
-        check_towers("msta", self.towers, spec)
+        a shared projection where the text model is a BERT."""
         if self.shared and isinstance(spec.text, BertSpec):
             raise ValueError(
                 "msta.shared=True: BLIP's text model has no block to share with; set it False"

@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from vlt.models.options import TOWERS, check_towers, require_some
+from vlt.models.options import TOWERS, require_some
 from vlt.models.points import AnyTower, BlockScope, Method
 from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens
@@ -49,9 +49,8 @@ class Prompt(Method):
             )
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for the text tower of a model that has a BERT, and for matched prompts
-        where patches have places among those of other frames."""
-        check_towers("prompt", self.towers, spec)
+        """Raises ValueError for matched prompts where patches have places among those of other
+        frames."""
         if self.matched and spec.visual.temporal_frames:
             raise ValueError(
                 "prompt.matched=True: no method matches tokens of a tower that holds the patches "

@@ -10,9 +10,10 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from vlt.adapters.bottleneck import Bottleneck
 from vlt.models.options import require_some
 from vlt.models.points import DenseScope, Method
-from vlt.models.spec import BertSpec, Spec
+from vlt.models.spec import Spec
 
 POSITIONS = ("attention", "cross_attention", "mlp")
 LAST = {"attention": "out", "cross_attention": "out", "mlp": "fc2"}  # dense layers of each
@@ -31,6 +32,7 @@ class VLAdapter(Method):
     """
 
     name: ClassVar[str] = "vl_adapter"
+    text_needs: ClassVar[frozenset[str]] = frozenset({"bert"})
 
     positions: tuple[str, ...] = POSITIONS
     reduction: int = 8
@@ -39,9 +41,7 @@ class VLAdapter(Method):
         require_some("vl_adapter", "positions", self.positions, POSITIONS)
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError without a BERT, or where nothing is left of its width."""
-        if not isinstance(spec.text, BertSpec):
-            raise ValueError("vl_adapter is for BLIP's text model; adapter has towers=('text',)")
+        """Raises ValueError where nothing is left of the text model's width."""
         if not 1 <= self.reduction <= spec.text.width:
             raise ValueError(
                 f"vl_adapter.reduction={self.reduction}: 1 to the width {spec.text.width}"
@@ -55,22 +55,8 @@ class VLAdapter(Method):
         """Point 3: after the last dense layer of attention or MLP."""
         if dense.part not in self.positions or dense.name != LAST[dense.part]:
             return y
-        return y + Bottleneck(y.shape[-1] // self.reduction, y.dtype, name="vl_adapter")(y)
+        width = y.shape[-1] // self.reduction
+        return y + Bottleneck(width, jax.nn.gelu, INIT, INIT, y.dtype, name="vl_adapter")(y)
 
 
 METHOD = VLAdapter
-
-
-class Bottleneck(nn.Module):
-    """[..., d] -> [..., d] through `width` channels."""
-
-    width: int
-    dtype: jax.typing.DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        def dense(width: int, name: str) -> nn.Dense:
-            return nn.Dense(width, dtype=self.dtype, kernel_init=INIT, name=name)
-
-        hidden = jax.nn.gelu(dense(self.width, "down")(x), approximate=True)
-        return dense(x.shape[-1], "up")(hidden)

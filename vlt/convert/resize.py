@@ -10,12 +10,10 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.table import Tensors
 from vlt.model_io.folder import ModelConfig
 from vlt.models.interpolation import resize_positions, resize_temporal
+from vlt.models.leaf_names import FRAMES, PLACES, WORDS
 from vlt.models.spec import DualEncoderSpec, with_visual
-from vlt.models.video_model import ANY_FRAMES
 
-_PLACES = "visual/position_embedding"
-FRAMES = "visual/temporal_embedding"
-_WORDS = "text/position_embedding"
+FEWEST_FRAMES = 2  # of a tower with frame embeddings: a single one tells no frames apart
 # Settings that change a model's sizes, whatever its checkpoint says of them.
 RESIZED = ("visual.image_size", "visual.temporal_frames", "text.context")
 
@@ -47,12 +45,12 @@ def resize_image(
         raise ConversionError(
             f"--set visual.image_size={size}: not a multiple of the patches' {visual.patch_size}"
         )
-    table = resize_positions(leaves[_PLACES], size // visual.patch_size)
+    table = resize_positions(leaves[PLACES], size // visual.patch_size)
     pixels: Mapping[str, Any] = config.preprocessing | {"image_size": size}
     spec = with_visual(config.spec, image_size=size)
     config = dataclasses.replace(config, spec=spec, preprocessing=dict(pixels))
     note = f"position embedding: resized from {visual.image_size} pixels"
-    return config, leaves | {_PLACES: table}, note
+    return config, leaves | {PLACES: table}, note
 
 
 def resize_frames(
@@ -68,8 +66,10 @@ def resize_frames(
     if config.spec.kind != "dual_encoder" or config.methods:
         what = ", ".join(config.methods) or config.spec.kind
         raise ConversionError(f"{key}: is for CLIP without methods, this is {what}")
-    if frames < ANY_FRAMES:
-        raise ConversionError(f"{key}: at least {ANY_FRAMES}")
+    if frames < FEWEST_FRAMES:
+        raise ConversionError(
+            f"--set visual.temporal_frames must be >= {FEWEST_FRAMES}, got {frames}"
+        )
     old = config.spec.visual.temporal_frames
     if old:
         table = resize_temporal(leaves[FRAMES], frames)
@@ -96,4 +96,4 @@ def cut_context(
         raise ConversionError(f"{key}: the text tower has positions for 2 to {old} tokens")
     spec = dataclasses.replace(spec, text=dataclasses.replace(spec.text, context=context))
     config = dataclasses.replace(config, spec=spec)
-    return config, leaves | {_WORDS: leaves[_WORDS][:context]}, f"text positions: first of {old}"
+    return config, leaves | {WORDS: leaves[WORDS][:context]}, f"text positions: first of {old}"

@@ -10,9 +10,9 @@ import numpy as np
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
-from vlt.convert.resize import FRAMES
+from vlt.convert.resize import FEWEST_FRAMES
+from vlt.models.leaf_names import FRAMES
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
-from vlt.models.video_model import ANY_FRAMES
 
 Leaves = Mapping[str, np.ndarray]
 Settings = Mapping[str, Any]
@@ -23,13 +23,15 @@ _NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
 def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec, list[str]]:
     """The spec, and a note on each thing in it that tensors can't tell.
 
-    A size whose leaf is absent comes out as 1 (frame embeddings, 2): it is reported as missing.
+    A size whose leaf is absent comes out as 1 (of frame embeddings, as `FEWEST_FRAMES`): it is
+    reported as missing.
     Raises ConversionError when heads or activation must be set, or are set wrongly.
     """
     notes: list[str] = []
     width = common_size(leaves, f"visual/{_NORMS}")
     patch = common_size(leaves, "visual/patch_embedding/kernel", axis=0)
     positions = common_size(leaves, "visual/position_embedding", axis=0)
+    frames = max(common_size(leaves, FRAMES, axis=0), FEWEST_FRAMES)
     together = any(FRAMES in rule.targets for rule in family.rules)
     visual = VisionSpec(
         image_size=math.isqrt(max(positions - 1, 1)) * patch,
@@ -39,7 +41,7 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
         heads=_heads("visual", width, family.head_width, settings, notes),
         mlp_width=common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
         activation=_activation("visual", family, settings, notes),
-        temporal_frames=max(common_size(leaves, FRAMES, axis=0), ANY_FRAMES) if together else 0,
+        temporal_frames=frames if together else 0,
         **family.visual | _norm_eps("visual", settings),
     )
     embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")

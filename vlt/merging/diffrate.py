@@ -89,12 +89,17 @@ class DiffRate(Method):
                 f"block, they must fall from {patches} patches and stay above 0"
             )
 
+    def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
+        """Point 1: theta of the block, for points 6 and 8."""
+        if self.kept is not None or block.layer == 0:
+            return tokens
+        theta = Rates(len(self._choices(tokens.patches)), name="diffrate")()
+        return tokens.replace(carried={**tokens.carried, self.name: theta})
+
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: proportional attention."""
         if self.kept is not None:
             return proportional_attention(tokens, pattern)
-        if block.layer > 0:
-            Rates(len(self._choices(tokens.patches)), name="diffrate")()
         return pattern.replace(key_weight=tokens.size)
 
     def after_attention(
@@ -108,7 +113,7 @@ class DiffRate(Method):
             tokens = tokens.replace(size=jnp.ones(tokens.x.shape[:3]))
         patches = _sorted_patches(tokens, cls_attention(attended, tokens.protected))
         if self.kept is None or self.merged is None:
-            patches = self._masked(patches, block.variables["params"]["diffrate"])
+            patches = self._masked(patches, tokens.carried[self.name])
         else:
             patches = _sliced(patches, self.kept[block.layer], self.merged[block.layer])
         return _behind_protected(tokens, patches)
@@ -135,7 +140,7 @@ class DiffRate(Method):
         """Point 8: `gmacs_excess`, a scalar, in training while counts are learned."""
         if self.kept is not None or not train:
             return hidden[-1], {}
-        spec, leaves = tower.spec, tower.variables["params"]
+        spec = tower.spec
         if hidden[0].patches != spec.patches:
             raise ValueError(
                 f"diffrate.kept=None learns counts of {spec.patches} patches, and there are "
@@ -143,13 +148,13 @@ class DiffRate(Method):
             )
         choices = self._choices(spec.patches)
         left = [jnp.float32(spec.patches)] * 2
-        for i in range(1, spec.layers):
-            kept, merged = (expected(leaves[f"blocks_{i}"]["diffrate"][k], choices) for k in RATES)
+        for tokens in hidden[1:]:
+            kept, merged = (expected(tokens.carried[self.name][k], choices) for k in RATES)
             least = jnp.minimum(left[-1], jnp.minimum(kept, merged))
             # As published: both counts feel the price, whichever of them is the smaller.
             left.append(straight_through(least, kept + merged))
-        tokens = [hidden[0].protected + count for count in left]
-        gmacs = video_gmacs(spec, tower.embed_dim, hidden[0].x.shape[1], tokens)
+        counts = [hidden[0].protected + count for count in left]
+        gmacs = video_gmacs(spec, tower.embed_dim, hidden[0].x.shape[1], counts)
         return hidden[-1], {"gmacs_excess": gmacs - self.target}
 
     def fold_for_inference(self, params: dict) -> tuple[Method, dict]:
@@ -178,9 +183,8 @@ class Rates(nn.Module):
     choices: int
 
     @nn.compact
-    def __call__(self) -> None:
-        for name in RATES:
-            self.param(name, nn.initializers.zeros, (self.choices,))
+    def __call__(self) -> dict[str, jax.Array]:
+        return {k: self.param(k, nn.initializers.zeros, (self.choices,)) for k in RATES}
 
 
 def straight_through(value: jax.Array, carrier: jax.Array) -> jax.Array:
@@ -233,7 +237,12 @@ def _sorted_patches(tokens: Tokens, attention: jax.Array) -> Tokens:
 
 def _behind_protected(tokens: Tokens, patches: Tokens) -> Tokens:
     first = tokens.protected
-    return jax.tree.map(lambda x, y: jnp.concatenate([x[:, :, :first], y], axis=2), tokens, patches)
+    joined = jax.tree.map(
+        lambda x, y: jnp.concatenate([x[:, :, :first], y], axis=2),
+        tokens.replace(carried={}),
+        patches.replace(carried={}),
+    )
+    return joined.replace(carried=tokens.carried)
 
 
 def _sliced(patches: Tokens, kept: int, merged: int) -> Tokens:

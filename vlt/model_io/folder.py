@@ -23,6 +23,7 @@ from vlt.model_io.build import abstract_params, make_model
 from vlt.models.spec import Spec, spec_from_dict
 from vlt.models.video_model import ANY_FRAMES
 from vlt.pytrees.fields import from_values, near, shown
+from vlt.pytrees.paths import by_path
 from vlt.storage.files import (
     WriteError,
     check_target,
@@ -30,7 +31,7 @@ from vlt.storage.files import (
     listed,
     unfinished_name,
 )
-from vlt.storage.trees import CheckpointError, load_tree, save_tree
+from vlt.storage.trees import CheckpointError, check_same, load_shapes, load_tree, save_tree
 
 _FORMAT = 1
 CROPS = ("center", "none")
@@ -202,6 +203,17 @@ def read_model_folder(
         if abstract is None:
             abstract = model_shapes(config.spec, config.methods, config.frames)
         return config, load_tree(Path(folder) / "weights", abstract)
+    except (CheckpointError, ValueError) as error:
+        raise ModelFolderError(f"{folder}: {error}") from error
+
+
+def check_weights(folder: Path) -> None:
+    """Raises ModelFolderError where weights are absent, or not of the shapes of the model that the
+    folder's config describes; reads no values."""
+    config, weights = read_model_config(folder), folder / "weights"
+    try:
+        wanted = model_shapes(config.spec, config.methods, config.frames)
+        check_same(weights, by_path(load_shapes(weights)), by_path(wanted))
     except (CheckpointError, ValueError) as error:
         raise ModelFolderError(f"{folder}: {error}") from error
 

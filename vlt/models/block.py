@@ -40,11 +40,13 @@ class LayerNorm(nn.LayerNorm):
 class Dense(nn.Dense):
     """A dense layer [..., in] -> [..., out] that methods may add to (point 3).
 
-    part: the module of a block that the layer is in; empty outside of blocks.
+    part: the module of a block that the layer is in; empty outside of blocks. part_param: declares
+    a leaf in that module's scope, or hands back the one that another of its layers declared.
     """
 
     methods: tuple[Method, ...] = ()
     part: str = ""
+    part_param: Callable[..., jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -95,12 +97,18 @@ class Attention(nn.Module):
         """
         width = pattern.queries.shape[-1]
 
+        def part_param(name: str, init: Callable[..., jax.Array], *args: Any) -> jax.Array:
+            if self.has_variable("params", name):
+                return self.get_variable("params", name)
+            return self.param(name, init, *args)
+
         def dense(name: str, use_bias: bool = True) -> Dense:
             return Dense(
                 width,
                 use_bias=use_bias,
                 methods=self.methods,
                 part=self.name or "",
+                part_param=part_param,
                 dtype=self.dtype,
                 kernel_init=self.kernel_init,
                 bias_init=self.bias_init,

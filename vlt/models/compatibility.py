@@ -15,6 +15,8 @@ WORDS = {
     "class_token": "reads the class token of every frame",
     "pair_scores": "scores pairs of a video and a text",
     "text_tower": "reads the embedding of a causal text tower",
+    "text_blocks": "is in the pre-LN blocks of the text tower",
+    "bert": "is in the layers of a BERT",
     "patch_places": "finds patches by their places in each frame",
     "attended_tokens": "merges or removes tokens, by what attention saw of all",
     "key_choice": "chooses which tokens attention reads",
@@ -26,14 +28,14 @@ def check_methods(methods: Sequence[Method], spec: Spec) -> None:
     missing = lacks(spec)
     for method in methods:
         for word in WORDS:
-            if word in method.needs and word in missing:
-                _refuse(method, f"{WORDS[word]}, and {missing[word]}; take it")
+            if word in method.needs_here() and word in missing:
+                _refuse(method, f"{WORDS[word]}, and {missing[word]}; {_remedy(method, word)}")
     for method, other in itertools.permutations(methods, 2):
         for word in WORDS:
-            if word in method.needs & other.breaks_here():
+            if word in method.needs_here() & other.breaks_here():
                 both = word in other.needs
                 clash = f"and {other.name} does too" if both else f"which {other.name} changes"
-                _refuse(method, f"{WORDS[word]}, {clash}; take one of them")
+                _refuse(method, f"{WORDS[word]}, {clash}; take one of them out of model.methods")
 
 
 def lacks(spec: Spec) -> dict[str, str]:
@@ -55,8 +57,19 @@ def lacks(spec: Spec) -> dict[str, str]:
     if isinstance(spec.text, BertSpec):
         found["pooled_alone"] = "this model's BERT reads every token"
         found["text_tower"] = "this model has a BERT"
+        found["text_blocks"] = "this model's BERT has none"
+    else:
+        found["bert"] = "this model has a causal text tower, which adapter is for"
     return found
 
 
+def _remedy(method: Method, word: str) -> str:
+    if word == "text_blocks" and "visual" in method.towers:
+        return (
+            f"set {method.name}.towers=('visual',), and take lora or vl_adapter for the text model"
+        )
+    return "take it out of model.methods"
+
+
 def _refuse(method: Method, why: str) -> None:
-    raise ValueError(f"{method.name or type(method).__name__} {why} out of model.methods")
+    raise ValueError(f"{method.name or type(method).__name__} {why}")

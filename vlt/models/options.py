@@ -1,7 +1,5 @@
 """Checks of options that several methods have."""
 
-from vlt.models.spec import BertSpec, Spec
-
 TOWERS = ("visual", "text")
 
 
@@ -21,13 +19,4 @@ def check_layers(option: str, layers: tuple[int, ...], depth: int) -> None:
     if list(layers) != sorted(set(layers)) or not all(0 <= layer < depth for layer in layers):
         raise ValueError(
             f"{option}={tuple(layers)}: the tower has blocks 0 to {depth - 1}; each once, rising"
-        )
-
-
-def check_towers(method: str, towers: tuple[str, ...], spec: Spec) -> None:
-    """Raises ValueError where a method of pre-LN blocks is asked into a BERT, which has none."""
-    if "text" in towers and isinstance(spec.text, BertSpec):
-        raise ValueError(
-            f"{method}.towers={towers!r}: BLIP's text model has none of the blocks that {method} "
-            "is in; set towers=('visual',), and take vl_adapter or lora for the text"
         )

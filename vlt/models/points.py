@@ -47,10 +47,6 @@ class Scope(Protocol):
     def dtype(self) -> Any:
         """Of activations."""
 
-    @property
-    def variables(self) -> Mapping[str, Any]:
-        """Its leaves, by collection."""
-
     def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any) -> Any:
         """The leaf of this name, of what `init_fn(key, *init_args)` makes."""
 
@@ -113,11 +109,12 @@ class DenseScope(Scope, Protocol):
     """What a method may read of the dense layer that calls it.
 
     part: `attention`, `cross_attention`, `mlp`, or an attention of a method's, that the layer is
-    in; empty outside of blocks. parent: the module of that part.
+    in; empty outside of blocks. part_param: `param` in the scope of an attention, one leaf of a
+    name for all its layers; None outside of attentions.
     """
 
     part: str
-    parent: Any
+    part_param: Callable[..., jax.Array] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +122,15 @@ class Method:
     """A method that fills none of the points.
 
     name: its key in a config and the name of its file. needs: words of
-    `vlt.models.compatibility.WORDS` that must hold for it, breaks: those that hold no longer beside
-    it; both are checked once, where the model is built. other_frames_tested: whether it is
-    published as tested on other numbers of frames than it is trained on.
+    `vlt.models.compatibility.WORDS` that must hold for it, text_needs: those that must where it is
+    in the text tower, breaks: those that hold no longer beside it; all are checked once, where the
+    model is built. other_frames_tested: whether it is published as tested on other numbers of
+    frames than it is trained on.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    text_needs: ClassVar[frozenset[str]] = frozenset({"text_blocks"})
     breaks: ClassVar[frozenset[str]] = frozenset()
     other_frames_tested: ClassVar[bool] = False
 
@@ -144,6 +143,10 @@ class Method:
     def merges(self) -> bool:
         """Whether it merges or removes patches."""
         return "attended_tokens" in self.breaks
+
+    def needs_here(self) -> frozenset[str]:
+        """`needs`, and what it needs in these towers."""
+        return self.needs | (self.text_needs if "text" in self.towers else frozenset())
 
     def breaks_here(self) -> frozenset[str]:
         """`breaks`, and what these options break."""

@@ -1,7 +1,7 @@
 """What blocks and methods hand to each other: tokens, and who attends to whom."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -24,6 +24,7 @@ class Tokens(flax.struct.PyTreeNode):
     places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: row and
         column of a patch, or index of a word; None where positions are in x alone.
     readout: [b] index of the token of a text that is read in the end; None in a vision tower.
+    carried: what a point leaves for its method's later ones, by the method's name.
     """
 
     x: jax.Array
@@ -34,6 +35,7 @@ class Tokens(flax.struct.PyTreeNode):
     frames: int = flax.struct.field(pytree_node=False, default=1)
     places: jax.Array | None = None
     readout: jax.Array | None = None
+    carried: Mapping[str, Any] = flax.struct.field(default_factory=dict)
 
     @property
     def patches(self) -> int:

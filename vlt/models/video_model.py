@@ -13,7 +13,7 @@ from vlt.models.points import Method
 from vlt.models.spec import Spec
 from vlt.models.vit import VisionTransformer
 
-ANY_FRAMES = 2  # where no leaf depends on the number of frames
+ANY_FRAMES = 2  # stands in for the number of frames where no leaf depends on it
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -59,13 +59,13 @@ class VideoModel(nn.Module):
             self.spec.visual,
             self.spec.embed_dim,
             self.methods,
-            self.cls_only,
-            self.frame_norm,
-            shared,
-            self.remat,
-            self.drop_path,
-            self.dtype,
-            tokens_read,
+            cls_only=self.cls_only,
+            frame_norm=self.frame_norm,
+            shared=shared,
+            remat=self.remat,
+            drop_path=self.drop_path,
+            dtype=self.dtype,
+            tokens_read=tokens_read,
         )
 
     def shared_modules(self) -> dict[str, nn.Module]:

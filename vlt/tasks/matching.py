@@ -5,7 +5,6 @@ code has one device's samples before the queue, here are those of the whole batc
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,14 +13,14 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from vlt.models.leaf_names import NOT_EMBEDDING
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
+from vlt.pytrees.patterns import first_match
 from vlt.tasks.task import Batch, StepInputs, Task, Terms, named_rngs
 
 NO_VIDEO = -100  # id of what fills the queues at first
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
-# What embeddings do not pass through, and of which there is so no second copy.
-NOT_EMBEDDING = r"(itm_head|text/blocks_\d+/cross_attention(_norm)?)/.*|temperature"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Matching(Task):
 
 def _embedding_leaves(trained: Mapping[str, Any]) -> dict[str, Any]:
     leaves = traverse_util.flatten_dict(dict(trained), sep="/")
-    kept = {path: x for path, x in leaves.items() if not re.fullmatch(NOT_EMBEDDING, path)}
+    kept = {path: x for path, x in leaves.items() if first_match(NOT_EMBEDDING, path) is None}
     return traverse_util.unflatten_dict(kept, sep="/")
 
 

@@ -11,11 +11,8 @@ from flax import traverse_util
 from vlt.data.resources import resolve
 from vlt.model_io.folder import ModelFolderError, read_model_folder
 from vlt.model_io.loading import LoadedModel
+from vlt.models.leaf_names import FRAMES, WORDS
 from vlt.training.checkpoints import TrainingCheckpoints
-
-# New in a video model; the image model that it is blended with, has nothing that fits there.
-NOT_BLENDED = ("visual/temporal_embedding",)
-TEXT_POSITIONS = "text/position_embedding"
 
 
 def mean_of_checkpoints(checkpoints: TrainingCheckpoints, steps: Sequence[int]) -> dict[str, Any]:
@@ -48,9 +45,10 @@ def blended(model: LoadedModel, other: str, share: float) -> LoadedModel:
     if not 0 <= share <= 1:
         raise ValueError(f"a share of {share} of {other}: must be from 0 to 1")
     own, theirs = _leaves(model.params), _leaves(read_model_folder(resolve(other))[1])
-    common = sorted(own.keys() & theirs.keys() - {*NOT_BLENDED})
-    if TEXT_POSITIONS in common:
-        theirs[TEXT_POSITIONS] = theirs[TEXT_POSITIONS][: len(own[TEXT_POSITIONS])]
+    # Of frames the image model that it is blended with has nothing.
+    common = sorted(own.keys() & theirs.keys() - {FRAMES})
+    if WORDS in common:
+        theirs[WORDS] = theirs[WORDS][: len(own[WORDS])]
     unlike = [
         f"{path}: {[*own[path].shape]} here, {[*theirs[path].shape]} there"
         for path in common

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -19,10 +19,11 @@ from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, Metrics
 from vlt.evaluation.clips import check_clips, named_section
+from vlt.model_io.folder import check_weights
 from vlt.model_io.loading import LoadedModel, build_described, load_model, tokenizer_folder
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.partition import merge
-from vlt.runtime import processes
+from vlt.runtime import processes, stopping
 from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.runtime.stopping import Stopped, stop_requested
 from vlt.runtime.watchdog import Watchdog
@@ -40,7 +41,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Run:
-    """Everything one run needs, built from its config.
+    """Everything one run needs, built from its config; a context manager.
 
     Args:
         workdir: gets checkpoints, metrics and, in the end, results.json.
@@ -53,23 +54,27 @@ class Run:
         self.config, self.workdir = config, workdir
         self.mesh = make_mesh(config.mesh)
         module, folder, _ = build_described(config.model)
+        if folder is not None:
+            check_weights(folder)
         self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
+        self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
+        self.program.shapes()  # raises what is wrong with the rules
         if training and config.train.steps:
             with named_section("data.train"):
                 check_clips(config.data.train, module.spec, config.model.frames)
-        # Evaluations look at clips, so processes start only after what needs none is checked.
-        self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
-        self.watchdog = Watchdog(config.train.watchdog)
-        try:
+            self.program.check_batch(config.data.train.batch_size)
+        with contextlib.ExitStack() as opened:
+            # Evaluations look at clips, so processes start only after what needs none is checked.
+            self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
+            opened.callback(self.pool.close)
+            self.watchdog = Watchdog(config.train.watchdog)
+            opened.callback(self.watchdog.close)
             self.evaluator = self._evaluator(module)
             if training and config.train.steps:
                 check_best_metric(config.train.best_metric, self.evaluator.metrics)
-            self._load()
-        except BaseException:
-            self.watchdog.close()
-            self.pool.close()
-            raise
+            self._load(opened)
+            self._opened = opened.pop_all()
 
     def _evaluator(self, module: VideoModel) -> Evaluator:
         config = self.config
@@ -86,8 +91,8 @@ class Run:
             other_frames=bool(config.train.steps) and tested_on_others,
         )
 
-    def _load(self) -> None:
-        """Weights, checkpoints and the training program."""
+    def _load(self, opened: contextlib.ExitStack) -> None:
+        """Weights, where the program has them, and checkpoints."""
         config = self.config
         self.model: LoadedModel = load_model(config.model, config.seed)
         trained, frozen = partition(self.model.params, config.rules)
@@ -97,9 +102,7 @@ class Run:
         self.checkpoints = TrainingCheckpoints(
             self.workdir, config.train.keep_last, config.train.best_metric, frozen=weights
         )
-        self.program = TrainingProgram(
-            config, self.mesh, self.model.module, self.task, config.train.steps
-        )
+        opened.callback(self.checkpoints.close)
         self.state, self.frozen = self.program.placed(self.model.params)
 
     def params(self) -> dict[str, Any]:
@@ -120,9 +123,14 @@ class Run:
 
     def close(self) -> None:
         """Ends background work; raises what it failed with."""
-        self.watchdog.close()
-        self.pool.close()
-        self.checkpoints.close()
+        with stopping.deferred():
+            self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def check_best_metric(name: str, found: Sequence[str]) -> None:
@@ -213,7 +221,6 @@ def _evaluate(run: Run, step: int, log: MetricsLog) -> Metrics:
 @contextlib.contextmanager
 def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[VideoData, Stream]]:
     section = run.config.data.train
-    run.program.check_batch(section.batch_size)
     data = videos_of(
         section,
         run.mesh,

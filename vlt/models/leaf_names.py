@@ -1,0 +1,39 @@
+"""Leaves that others count, blend and resize: their '/'-joined paths, and patterns of whole paths.
+
+Every path and pattern here is one that some model has a leaf of, which a test holds them to.
+"""
+
+# Tables of positions, of patches in a frame, of frames and of words.
+PLACES = "visual/position_embedding"
+FRAMES = "visual/temporal_embedding"
+WORDS = "text/position_embedding"
+
+# What no video passes through: what it does are leaves of the vision tower, and shared ones.
+NOT_VIDEO = (
+    "text/.*",
+    "question/.*",
+    "text_projection/.*",
+    "itm_head/.*",
+    "logit_scale",
+    "temperature",
+)
+# What CLIP4Clip's and TempMe's counts of full fine-tuning leave out.
+EMBEDDINGS = (
+    ".*patch_embedding/.*",
+    ".*token_embedding/.*",
+    ".*class_embedding",
+    ".*position_embedding",
+    ".*temporal_embedding",
+    "logit_scale",
+)
+# Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
+NOT_WEIGHTS = ("visual/patch_embedding/.*", "visual/class_embedding", PLACES, FRAMES)
+# Nor, in Token Mixing's, BLIP's projection into the joint space, which is no part of its encoder.
+BLIP_NOT_WEIGHTS = (*NOT_WEIGHTS, "visual/projection/.*")
+# What the embeddings of a `Retriever` do not pass through.
+NOT_EMBEDDING = (
+    "itm_head/.*",
+    r"text/blocks_\d+/cross_attention/.*",
+    r"text/blocks_\d+/cross_attention_norm/.*",
+    "temperature",
+)
