@@ -1,4 +1,5 @@
 """vlt train --config=NAME[:variant] [--workdir=DIR] [--mode=train|eval] [--config.KEY=VALUE]
+vlt eval --config=NAME[:variant] [--workdir=DIR]: the same with --mode=eval
 
 Trains, evaluates, and prints a table. NAME is a file of the folder `configs`, here or in the
 package, or a path; --config.KEY=VALUE replaces a value of it, for example --config.train.steps=100.
