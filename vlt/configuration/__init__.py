@@ -16,6 +16,7 @@ from vlt.configuration.files import (
     checked,
     choose_variant,
     load_config,
+    path_of,
     run_name,
     split_name,
 )
@@ -52,6 +53,7 @@ __all__ = (
     "load_saved",
     "parse_flags",
     "parse_flags_and_arguments",
+    "path_of",
     "repeats_of",
     "resolved_text",
     "rows_of",

@@ -84,9 +84,7 @@ def split_name(name: str) -> tuple[pathlib.Path, str]:
       ConfigError: there is no such file; lists the config files beside it and the package's.
     """
     path, _, variant = name.partition(":")
-    file = pathlib.Path(path)
-    if file.parent == pathlib.Path() and not file.suffix:
-        file = pathlib.Path("configs") / f"{path}.py"
+    file = path_of(path)
     if file.is_file():
         return file, variant
     if file.parent == pathlib.Path("configs") and (PACKAGED / file.name).is_file():
@@ -96,6 +94,13 @@ def split_name(name: str) -> tuple[pathlib.Path, str]:
     raise ConfigError(
         f"unknown config {path!r}{near}; choose from {', '.join(names)}, or give the path of a file"
     )
+
+
+def path_of(name: str) -> pathlib.Path:
+    """'btadapter' -> configs/btadapter.py; what has a folder or a suffix is a path already."""
+    file = pathlib.Path(name)
+    alone = file.parent == pathlib.Path() and not file.suffix
+    return pathlib.Path("configs") / f"{name}.py" if alone else file
 
 
 def config_names(folder: pathlib.Path = pathlib.Path("configs")) -> list[str]:

@@ -38,7 +38,7 @@ def parse_flags(argv: Sequence[str], about: str = "") -> list[str]:
     command = _command(argv[0])
     _answer_help(argv, about)
     try:
-        _check_names(argv)
+        check_names(argv)
         if "--config=" in argv:
             raise _missing_config(command)
         check_flags(argv)
@@ -60,7 +60,7 @@ def parse_flags_and_arguments(argv: Sequence[str], about: str) -> list[str]:
     """The same for a command that takes arguments, and can do without --config."""
     _answer_help(argv, about)
     try:
-        _check_names(argv)
+        check_names(argv)
         check_flags(argv)
         return flags.FLAGS(list(argv))
     except (ConfigError, flags.Error) as error:
@@ -86,7 +86,7 @@ def _answer_help(argv: Sequence[str], about: str) -> None:
     sys.exit()
 
 
-def _check_names(argv: Sequence[str]) -> None:
+def check_names(argv: Sequence[str]) -> None:
     """Raises flags.UnrecognizedFlagError for a flag that is none, before any value is read."""
     known, words = {*flags.FLAGS, "flagfile", "undefok"}, iter(argv[1:])
     for word in words:
