@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, environment
+from helpers import environment
 
 import vlt
 from vlt.command_line import COMMANDS, convert, export
@@ -93,18 +93,6 @@ def test_commands_have_doors():
 def test_what_is_listed_twice_is_the_same():
     assert list(convert.LAYOUTS) == list(FAMILIES)
     assert tuple(FORMATS) == export.FORMATS
-
-
-def test_a_command_is_parsed_and_run(tmp_path):
-    """With a config by name, from another folder."""
-    line = ("inspect", "--config=btadapter", "--config.model.btadapter.depth=2", "--json")
-    done = subprocess.run(
-        [sys.executable, "-m", "vlt", *line],
-        cwd=tmp_path, env=environment(1), capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert 0 < json.loads(done.stdout)["trainable_params"] < 488_544
-    assert str(ROOT) not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("line", [("convert", "absent", "b"), ("checkpoints", "--verify=absent")])

@@ -11,8 +11,6 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from absl import app
-
 
 @dataclasses.dataclass(frozen=True)
 class Command:
@@ -48,6 +46,8 @@ class FlagsCommand(Command):
     """One that takes absl's flags, as --config and its values are."""
 
     def run(self, argv: list[str]) -> int | None:
+        from absl import app  # not for other commands' help
+
         app.run(self.call, [*argv, *self.added], flags_parser=self.parser())
         return 0  # not reached, `app.run` ends the process
 
