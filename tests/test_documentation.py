@@ -153,7 +153,7 @@ def desk(shared, tmp_path_factory) -> pathlib.Path:
 
 
 def shell(line: str, folder: pathlib.Path) -> str:
-    """Runs a line with `python` being this one, and `vlt` this checkout's; returns what it printed."""
+    """What a line prints, `python` being this one and `vlt` this checkout's."""
     env = environment(1)
     command = folder / "bin/vlt"
     if not command.exists():
