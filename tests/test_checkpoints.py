@@ -126,9 +126,9 @@ def test_a_file_is_told_by_its_sum(tmp_path, monkeypatch, capsys):
     file.write_bytes(b"weights")
     with pytest.raises(ValueError, match="its sha256 is .* instead of the publisher's 40d36571"):
         verify(file, ())
-    with pytest.raises(ValueError, match="the publisher of eva_clip_g gives none"):
+    with pytest.raises(ValueError, match="none is known of eva_clip_psz14.pt"):
         verify(file, ("eva_clip_g",))
-    with pytest.raises(ValueError, match="no publisher gives it"):
+    with pytest.raises(ValueError, match="no checkpoint known here has it"):
         verify(file.rename(tmp_path / "mine.pt"), ())
     known = dataclasses.replace(
         CHECKPOINTS["clip_b32"], sha256=hashlib.sha256(b"weights").hexdigest()

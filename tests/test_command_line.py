@@ -67,6 +67,7 @@ CASES = {
 }
 
 
+@pytest.mark.smoke
 def test_nothing_large_is_imported_for_help_and_mistakes(tmp_path):
     lines = json.dumps(list(CASES))
     done = subprocess.run(

@@ -85,7 +85,7 @@ def verify(file: Path, names: Sequence[str]) -> str:
     names: of the checkpoints that it may be; all by default.
 
     Raises:
-        ValueError: it is not, or the publisher gives no sum.
+        ValueError: it is not, or the sum of the published file is not known here.
         OSError: it cannot be read.
     """
     with file.open("rb") as opened:
@@ -99,7 +99,7 @@ def verify(file: Path, names: Sequence[str]) -> str:
     if known:
         wanted = " or ".join(f"{each.sha256} ({each.name})" for each in known)
         raise ValueError(f"{file}: its sha256 is {found} instead of the publisher's {wanted}")
-    about = f"the publisher of {likely[0].name} gives none" if likely else "no publisher gives it"
+    about = f"none is known of {likely[0].file}" if likely else "no checkpoint known here has it"
     raise ValueError(f"{file}: its sha256 is {found}; {about}, so nothing can be said of it")
 
 

@@ -25,7 +25,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         "--verify",
         type=Path,
         metavar="FILE",
-        help="compare a downloaded file's sha256 with the one that its publisher gives",
+        help="compare a downloaded file's sha256 with the published one, known of OpenAI's",
     )
     form.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)

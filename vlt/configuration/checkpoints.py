@@ -23,7 +23,7 @@ class Published:
         url: of the file, or of the page that has it. file: its name; '' where none is published.
         options: what `vlt convert` is given beside source and target.
         size: bytes of the converted weights, float32; 0 where that is not known. sha256: of the
-            file, where the publisher gives it.
+            file, where its address gives it; '' where it is not known.
         note: what else to know.
     """
 
