@@ -15,6 +15,9 @@ from absl import logging
 
 from vlt.data.texts import wrong_characters
 
+# Else transformers, where it is imported, complains that there is no torch, which is not needed.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
 PAD = 0
 SHOWN = 80  # characters of a text in a message
 CLIP_MERGES = 48_894  # of the published list CLIP uses these
