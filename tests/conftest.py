@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import collections
 import hashlib
 import importlib.util
 import os
@@ -63,6 +64,17 @@ def needs_torch(file: pathlib.Path) -> bool:
         return True
     helpers = (folder / f"{name}.py" for name in imported for folder in PATHS[1:])
     return any(needs_torch(helper) for helper in helpers if helper.is_file())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all but the first cases of a test that is `quick(N)` as slow."""
+    cases: collections.Counter[str] = collections.Counter()
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        cases[test] += 1
+        if (quick := item.get_closest_marker("quick")) and cases[test] > quick.args[0]:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -33,6 +33,7 @@ RELEASED = TOKEN_MIXING | {"positions": ("before_attention", "before_mlp")}
 HOULSBY = {"positions": ("attention", "mlp"), "bottleneck": 64}
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("options", "leaves", "expected"),
     [

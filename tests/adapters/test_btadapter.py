@@ -79,6 +79,7 @@ def test_embeddings_and_branch_tokens(golden, model, mode):
         np.testing.assert_allclose(tokens, expected, atol=5e-5, err_msg=f"layer {layer}")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_computing_only_the_video_cls_is_exact(golden, model, mode):
     spec, params = model
@@ -89,6 +90,7 @@ def test_computing_only_the_video_cls_is_exact(golden, model, mode):
     np.testing.assert_allclose(*embeddings, atol=1e-6)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("frames", ["T8", "T66", "T8_no_halving"])
 def test_tokens_for_the_language_model(golden, model, mode, frames):
@@ -124,6 +126,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("case", TRAINING)
 def test_losses_and_gradients(golden, model, case, monkeypatch):
     spec, params = model
@@ -215,6 +218,7 @@ PAPER = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("option", PAPER)
 def test_each_reading_of_the_paper_changes_the_model(option):
     assert abs(loss_at_start() - loss_at_start(**{option: PAPER[option]})) > 1e-4

@@ -31,6 +31,7 @@ ORDER = [2, 0, 3, 1]
 RULE = r"visual/blocks_\d+/temporal_(attention|block|gate|position).*"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -70,6 +70,7 @@ def program(model: DualEncoder):
     return jax.jit(encode)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", sorted(FOR_BOTH.keys() - SILENT))
 def test_the_others_change_the_model_and_cls_tokens_alone_are_the_same(name):
     model = make_model(JOINT, {name: FOR_BOTH[name]}, FRAMES)

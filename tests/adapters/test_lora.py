@@ -81,6 +81,7 @@ def test_shared_form_has_one_a_in_every_attention_layer_and_the_papers_count():
     assert leaves(trained)["text/blocks_3/attention/key/lora_b"].shape == (8, 512)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -117,6 +118,7 @@ def test_starts_as_the_bare_block_exactly(options):
     np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "options",
     [{}, USUAL, USUAL | {"targets": ("out", "fc1", "fc2"), "towers": ("text",)}],
@@ -142,6 +144,7 @@ TEMPME = TempMe(layers=(1,), join=(2,), r=2, keep_cross=50)
 OTHERS = (Adapter(4), AdaptFormer(4, towers=("visual", "text")), Prompt(3))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -76,6 +76,7 @@ def gradients(model: DualEncoder, params: dict, weights: np.ndarray = WEIGHTS) -
         return leaves(program(model)[1](params, weights))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -96,6 +97,7 @@ def test_counts_on_viclip(options, expected):
     assert count_parameters(built, params, rules)["trainable_params"] == expected
 
 
+@pytest.mark.slow
 def test_price_of_the_vision_tower():
     """8.68 and 4.05 GMACs on top of 8 frames, with adapters 256 and 128 wide."""
 
@@ -113,6 +115,7 @@ def test_price_of_the_vision_tower():
     assert round(cost(msta={"bottleneck": 128}) - bare, 2) == 4.05
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("spec", "frames", "options"),
     [

@@ -37,6 +37,7 @@ def _highest_precision():
         yield
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("size", "options", "expected"),
     [
@@ -198,6 +199,7 @@ def test_matched_prompts_take_part_in_the_merging():
     assert ((mixed > 0.5) & (np.asarray(last.members.sum(-1))[:, :, 1:] > 0.5)).any()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("deep", [True, False])
 def test_starts_within_the_published_bound(deep):
     spec = DualEncoderSpec(

@@ -36,6 +36,7 @@ def test_weights_of_token_mixings_table():
     assert video_weights(r"visual/blocks_\d+/st_adapter/.*", STAdapter()) == 54_853_632
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -91,6 +92,7 @@ def torch_adapter(leaf: dict, x: np.ndarray, depthwise: bool) -> np.ndarray:
     return x + added
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("kernel", [(3, 3, 3), (3, 1, 1), (1, 3, 5)])
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_is_torchs_convolution_before_attention(depthwise, kernel):
@@ -145,6 +147,7 @@ def test_frames_meet_and_their_order_shows():
     assert frame_features(model, params, videos(7)).shape == (2, 7, 17, 16)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_the_last_block_of_a_dual_encoder_and_prompts(depthwise):
     """Where CLS tokens alone are left the leaves are still there; prompts are no patches."""

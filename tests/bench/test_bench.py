@@ -76,6 +76,7 @@ def test_functions_take_turns_after_a_warm_up():
     assert "".join(called) == "ababab"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("method", [ToMe(3), TEMPME, EViT(layers=(1, 2))], ids=repr)
 def test_slices_leave_the_shapes_and_nothing_of_the_matching(method):
     model, params = build(method, cls_only=False)
@@ -108,6 +109,7 @@ def test_slicing_keeps_proportional_attention():
     assert logs == [True, False]
 
 
+@pytest.mark.slow
 def test_forward_is_compared_column_by_column(monkeypatch):
     # Rounds of: TempMe, LoRA, full, TempMe sliced.
     times = np.array([[2.0, 6.0, 4.0, 1.5]] * 3)
@@ -131,6 +133,7 @@ def test_without_merging_there_is_no_share():
     assert found["gflops"] == pytest.approx(2 * found["gmacs"] / found["forward_s"])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("methods", "cls_only"),
     [((), True), ((ToMe(2),), True), ((TEMPME,), True), ((TEMPME,), False)],
@@ -195,6 +198,7 @@ def test_a_random_batch_is_within_each_entrys_range(name, kind, numbers):
         assert values.min() >= 0 and top // 2 <= values.max() < top
 
 
+@pytest.mark.slow
 def test_a_step_trains_every_leaf_and_gives_its_state_away(full_step):
     main = full_step
     before = np.array(main.state.trained["visual"]["class_embedding"])
@@ -232,6 +236,7 @@ def test_memory_of_a_step_is_planned_and_not_taken(monkeypatch, full_step):
     assert full["aliased_bytes"] >= trained > found["aliased_bytes"]
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_object():
     command = [sys.executable, "-m", "vlt.bench", "--config=configs/tempme.py", "--nostep"]
     command += ["--against=configs/tempme.py", "--rounds=1", "--json", "--nocls_only"]

@@ -48,6 +48,7 @@ def test_a_peer_that_is_not_installed(monkeypatch):
         door.tell(lambda: importlib.import_module("torch"))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

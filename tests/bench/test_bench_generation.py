@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 
 from vlt.bench import generation
 from vlt.model_io.build import init_params
@@ -25,6 +26,7 @@ def spread(*arguments):
     return jax.tree.map(lambda x: 4 * x, init_params(*arguments))
 
 
+@pytest.mark.slow
 def test_both_sides_write_the_same_texts(monkeypatch):
     called = []
 

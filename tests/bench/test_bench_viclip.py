@@ -37,6 +37,7 @@ def test_it_knows_no_methods():
         torch_viclip.viclip_video_encoder(DualEncoder(SPEC, (PatchDropout(),)), {})
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_object(monkeypatch, capsys):
     monkeypatch.setitem(SIZES, "viclip_b16", SPEC)
     monkeypatch.setattr(forward, "matmul_rate", lambda tokens, width: 1e11)

@@ -136,6 +136,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_a_command_line_that_does_not_fit_is_answered_in_a_sentence(arguments, tmp_path):
     done = command("train", f"--workdir={tmp_path / 'run'}", *arguments)
@@ -145,6 +146,7 @@ def test_a_command_line_that_does_not_fit_is_answered_in_a_sentence(arguments, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["inspect", "bench"])
 def test_other_commands_share_the_checks(name):
     missing, wrong = command(name), command(name, CONFIG, "--config.model.frames=0")

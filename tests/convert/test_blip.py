@@ -45,6 +45,7 @@ def _same_bits(ours: dict[str, np.ndarray], theirs: dict[str, torch.Tensor]) -> 
         assert np.array_equal(tensor.numpy(), ours[name]), name
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", CLASSES)
 def test_a_huggingface_folder_comes_back_as_one(kind, tmp_path, words):
     model = blip(kind)
@@ -89,6 +90,7 @@ def test_the_authors_file_comes_back(kind, tmp_path, words):
     )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", CLASSES)
 def test_both_layouts_give_the_same_model(kind, tmp_path, words):
     model = blip(kind)

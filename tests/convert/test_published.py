@@ -158,6 +158,7 @@ def test_openai_torchscript(openai, tmp_path, tokenizer):
     assert "visual/blocks_{0-1}/attention/{query,key,value}/kernel" in line
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("prefix", ["", "clip.", "module."])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_open_clip_names(openai, tmp_path, tokenizer, prefix, zipped):
@@ -214,6 +215,7 @@ def _towers(tensors: Tensors) -> Tensors:
     return {n: x for n, x in _plain(_without_alignment(tensors)).items() if "btadapter" not in n}
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("change", "gates", "alignment"),
     [

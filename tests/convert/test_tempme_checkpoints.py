@@ -66,6 +66,7 @@ def test_there_and_back(golden, tmp_path, tokenizer):
     _same_bits(golden, safetensors.numpy.load_file(tmp_path / "back.safetensors"))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("merge", [False, True])
 def test_converted_and_merged_models_give_the_published_embeddings(
     shared, golden, tmp_path, tokenizer, merge
@@ -126,6 +127,7 @@ def _patches(tensors: Tensors, size: int, side: int) -> Tensors:
     }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("patch", "options"), [(16, (10, 60, 80)), (32, (2, 70, 90))])
 def test_what_tensors_cannot_tell_is_as_published(golden, tmp_path, tokenizer, patch, options):
     report = _convert(_patches(golden, patch, 224 // patch), tmp_path, tokenizer)

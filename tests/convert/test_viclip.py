@@ -83,6 +83,7 @@ def test_there_and_back(shared: Path, state: Tensors, tmp_path: Path, tokenizer:
     assert_same(safetensors.numpy.load_file(tmp_path / "back.safetensors"), state)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize(("prefix", "rest"), [("", {}), ("", {"epoch": 1}), ("module.", {"it": 2})])
 def test_files_as_training_saves_them(

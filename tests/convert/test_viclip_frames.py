@@ -87,6 +87,7 @@ def test_a_size_is_that_of_its_frames(folder, monkeypatch, warnings):
         load_model(config(grown, 8, size="viclip_b16").model, 0)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("frames", [1, 4, 8])
 def test_fewer_frames_leave_the_embeddings_alone(golden, folder, warnings, frames):
     loaded = load_model(config(folder, frames).model, 0)

@@ -115,6 +115,7 @@ def differences(content, seeds):
     return other, [*outcomes.values()].count("error")
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", CODECS)
 def test_jumps_give_the_pixels_of_reading_in_order_or_an_error(contents, name):
     other, reported = differences(contents[name], range(30))

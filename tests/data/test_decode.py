@@ -290,6 +290,7 @@ def test_tags_that_are_not_utf8(tmp_path):
     assert probe(path).frames == 3
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     path = write_lossless(tmp_path, "ffv1.mkv", draw(25, 64, 64))
     grown = run_python(

@@ -61,6 +61,7 @@ def videodatainfo(counts: dict[str, int]) -> dict:
     }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("merged", [True, False])
 def test_msrvtt_is_split_as_its_file_says(tmp_path, merged):
     if merged:

@@ -54,6 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[s
     return root, write_questions_and_answers(SPLITS, [root], folder, root / "out")
 
 
+@pytest.mark.slow
 def test_counts_and_rows_of_the_whole_set(made):
     root, lines = made
     assert [line.partition(": ")[2] for line in lines] == [

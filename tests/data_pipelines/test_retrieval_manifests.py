@@ -60,6 +60,7 @@ def msrvtt_files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return root
 
 
+@pytest.mark.slow
 def test_msrvtt_has_its_training_sets_by_caption_and_its_test_by_video(msrvtt_files):
     out = msrvtt_files / "out"
     lines = write_manifests(
