@@ -160,6 +160,7 @@ def test_totals() -> None:
     assert counts + counts * 2 == Counts(180, 120, 60, 9)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("size", "frames", "multiply_adds", "total"),
     [

@@ -111,6 +111,7 @@ def test_missing_videos_are_listed_in_a_file_that_a_later_run_takes_away(tmp_pat
     assert not listed.exists()
 
 
+@pytest.mark.slow
 def test_vatex_takes_the_english_captions(tmp_path):
     for name, count in VATEX.items():
         entries = [

@@ -68,6 +68,7 @@ def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_pat
     assert all(pair["scores"] == [[1.0, 0.0], [0.0, 1.0]] for pair in written)
 
 
+@pytest.mark.slow
 def test_what_an_evaluation_will_find_is_known_before(tmp_path):
     for kind, (predictor, params, section, data) in inputs(tmp_path, devices=1).items():
         names = KINDS[kind].check(section, data)

@@ -48,6 +48,7 @@ def test_errors_that_a_user_can_mend_are_a_sentence(capsys):
         run_door(lambda: 1 // 0)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_without_a_traceback(signum):
     with start(WAITING) as child:

@@ -50,6 +50,7 @@ def random_tokens(patches, cls, prompts=0, seed=0):
     return tokens, jnp.asarray(metric)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("patches", "cls", "prompts", "r"),
     [(9, 1, 0, 4), (9, 2, 0, 4), (10, 1, 0, 1), (10, 4, 0, 5), (7, 3, 2, 3), (8, 2, 1, 3)],

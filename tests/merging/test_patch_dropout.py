@@ -48,6 +48,7 @@ def test_every_patch_is_as_likely():
     assert counts.sum() == 20_000 and np.abs(counts - 2000).max() < 200
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("spec", "tokens"), [(SPEC, (4, 5)), (JOINT, (1, 17))])
 @pytest.mark.parametrize("remat", [False, True])
 def test_training_alone_is_masked(spec, tokens, remat):
