@@ -26,7 +26,7 @@ from fault_places import Fault, faults
 
 ROOT = Path(__file__).resolve().parents[1]
 A_MODULE = 2
-HANG = "hang"
+HANG_SECONDS = 60  # of one test
 # File, text of the line and change, of changes that cannot show; why they cannot.
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
 
@@ -116,7 +116,7 @@ class Copy:
         shutil.copytree(self.root / ".pytest_cache/vlt", self.data)
 
     def find(self, fault: Fault, tests: list[str], limit: float) -> str:
-        """The first test that fails with the fault, `hang`, or nothing."""
+        """The first test that fails with the fault within so many seconds, or how they end."""
         path = self.root / fault.file
         source = path.read_bytes()
         path.write_bytes(fault.put_into(source))
@@ -131,6 +131,7 @@ class Copy:
 
     def run(self, tests: list[str], limit: float) -> str:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        command += [f"-ofaulthandler_timeout={HANG_SECONDS}", "-ofaulthandler_exit_on_timeout=1"]
         environment = os.environ | {"PYTHONPATH": str(self.root)}
         with self.log.open("wb") as log:
             process = subprocess.Popen(
@@ -144,15 +145,17 @@ class Copy:
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
-                return HANG
+                return ""
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         if status in (0, 5):  # 5: all of them are slow
             return ""
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", self.log.read_text("utf-8", "replace"), re.M)
-        return failed[1] if failed else f"status {status}"
+        printed = self.log.read_text("utf-8", "replace")
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE)
+        hung = "a hang" if "Timeout (" in printed else f"status {status}"
+        return failed[1] if failed else hung
 
 
 def tried(fault: Fault, copy: Copy, limit: float) -> tuple[str, str]:
@@ -160,11 +163,7 @@ def tried(fault: Fault, copy: Copy, limit: float) -> tuple[str, str]:
     own = own_tests(copy.root, fault.file)
     others = [test for test in importing_tests(copy.root, fault.file) if test not in own]
     for who, tests in (("own name", own), ("importers", others)):
-        found = copy.find(fault, tests, limit) if tests else ""
-        # Without a fault they may be as slow.
-        if found == HANG and copy.run(tests, limit) == HANG:
-            found = ""
-        if found:
+        if tests and (found := copy.find(fault, tests, limit)):
             return who, found
     return "", ""
 
@@ -213,8 +212,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--out", type=Path, help="JSON of answers; what it holds is not tried again"
     )
-    parser.add_argument("--limit", type=float, default=300, help="seconds for one run of tests")
+    parser.add_argument(
+        "--limit", type=float, default=120, help="seconds of tests for a fault, twice"
+    )
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the tests that run, too
     out = given.out or Path(tempfile.gettempdir()) / f"faults-{os.getpid()}.json"
     drawn = draw(given.checkout, given.count, given.seed)
     answers = campaign(given.checkout, drawn, out, given.limit)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import faults as command
 import pytest
-from fault_places import Fault, faults
+from fault_places import faults
 
 
 def changes(source: str) -> list[str]:
@@ -147,27 +147,14 @@ def test_faults_are_found_counted_and_named(checkout, tmp_path, capsys, monkeypa
     assert capsys.readouterr().out.splitlines() == first.splitlines()[5:]
 
 
-class Runs:
-    """A copy whose tests end as it is told, with a fault and without."""
-
-    def __init__(self, root: Path, harmed: str, whole: str) -> None:
-        self.root, self.harmed, self.whole = root, harmed, whole
-
-    def find(self, fault: Fault, tests: list[str], limit: float) -> str:
-        return self.harmed
-
-    def run(self, tests: list[str], limit: float) -> str:
-        return self.whole
-
-
-def test_a_hang_is_found_only_where_the_tests_are_fast_without_it(checkout):
-    fault = faults("vlt/room/counts.py", b"n < 1")[0]
-    assert command.tried(fault, Runs(checkout, command.HANG, ""), 1)[0] == "own name"
-    assert command.tried(fault, Runs(checkout, command.HANG, command.HANG), 1)[0] == ""
-
-
-def test_tests_that_hang_are_ended(checkout, tmp_path):
-    (checkout / "tests/room/test_counts.py").write_text("import time\ntime.sleep(600)\n")
+def test_a_test_that_hangs_has_found_it_and_many_that_take_long_have_not(
+    checkout, tmp_path, monkeypatch
+):
+    (checkout / "tests/room/test_counts.py").write_text(
+        "import time\n\ndef test():\n    time.sleep(600)\n"
+    )
     (tmp_path / "copies").mkdir()
     copy = command.Copy(checkout, tmp_path / "copies")
-    assert copy.run(["tests/room/test_counts.py"], limit=1) == command.HANG
+    assert copy.run(["tests/room/test_counts.py"], limit=1) == ""
+    monkeypatch.setattr(command, "HANG_SECONDS", 1)
+    assert copy.run(["tests/room/test_counts.py"], limit=60) == "a hang"
