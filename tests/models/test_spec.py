@@ -1,0 +1,36 @@
+"""Named sizes are those of the published and of the packaged models."""
+
+import math
+
+import jax
+import pytest
+
+from vlt.data.resources import resolve
+from vlt.model_io.build import abstract_params, make_model
+from vlt.model_io.folder import read_model_config
+from vlt.models.spec import SIZES
+
+# Of OpenAI's CLIPs.
+PARAMETERS = {"clip_b16": 149_620_737, "clip_l14": 427_616_513}
+
+
+@pytest.mark.parametrize("name", ["tiny_clip", "tiny_viclip", "tiny_blip"])
+def test_packaged_models_have_the_size_of_their_name(name):
+    assert read_model_config(resolve(name)).spec == SIZES[name]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_published_models(name):
+    leaves = jax.tree.leaves(abstract_params(make_model(SIZES[name], {})))
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("kind", ["captioner", "retriever", "answerer"])
+@pytest.mark.parametrize(("size", "clip"), [("b16", "clip_b16"), ("l16", "clip_l14")])
+def test_blips_have_a_clips_vision_tower_and_bert(kind, size, clip):
+    spec, tower = SIZES[f"blip_{size}_{kind}"], SIZES[clip].visual
+    assert (spec.kind, spec.text.source_width) == (kind, tower.width)
+    assert (spec.visual.width, spec.visual.layers) == (tower.width, tower.layers)
+    assert (spec.text.context, spec.text.layers, spec.text.width) == (512, 12, 768)
+    for part in (spec.visual, spec.text):
+        assert part.width == 64 * part.heads and part.mlp_width == 4 * part.width
