@@ -146,6 +146,9 @@ def test_faults_are_found_counted_and_named(checkout, tmp_path, capsys, monkeypa
     assert before == {path: path.read_bytes() for path in checkout.rglob("*.py")}
     command.main(arguments)
     assert capsys.readouterr().out.splitlines() == first.splitlines()[5:]
+    (checkout / "tests/room/test_counts.py").write_text("def test_more():\n    assert False\n")
+    with pytest.raises(SystemExit, match="test_more fails without a fault, too"):
+        command.main(arguments)
 
 
 def test_a_test_that_hangs_has_found_it_and_many_that_take_long_have_not(
