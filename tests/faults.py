@@ -153,7 +153,7 @@ class Copy:
         if status in (0, 5):  # 5: all of them are slow
             return ""
         printed = self.log.read_text("utf-8", "replace")
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", printed, re.MULTILINE)
         hung = "a hang" if "Timeout (" in printed else f"status {status}"
         return failed[1] if failed else hung
 
@@ -180,7 +180,7 @@ def campaign(checkout: Path, drawn: list[Fault], out: Path, limit: float) -> dic
             minutes = (time.monotonic() - begun) / done * (len(left) - done) / 60
             answer = f"found by {who}: {test}" if who else "NOT FOUND"
             print(f"{done}/{len(left)}, {minutes:.0f} min left  {fault}  {answer}", flush=True)
-        finders = {answers[str(fault)][1] for fault in drawn}
+        finders = {answers[str(fault)][1].partition("[")[0] for fault in drawn}
         named = sorted(test for test in finders if "::" in test)
         if named and (failed := copy.run(named)):
             raise SystemExit(f"{failed} fails without a fault, too: its answers in {out} are void")
