@@ -52,8 +52,8 @@ def module_name(file: str) -> str:
 
 def own_tests(checkout: Path, file: str) -> list[str]:
     """Test files of the module's name, in its room's folder or with the room's name before it."""
-    *rooms, name = module_name(file).split(".")
-    room = "/".join(rooms[1:])
+    name = module_name(file).rpartition(".")[2]
+    room = "/".join(Path(file).parts[1:-1])  # of a package's own code, the package
     patterns = [f"{room}/test_{name}.py", f"{room}/test_{name}_*.py"]
     patterns += [f"**/test_{room}_{name}.py"] if "/" not in room else []
     found = (path for p in patterns for path in (checkout / "tests").glob(p.lstrip("/")))
@@ -61,17 +61,20 @@ def own_tests(checkout: Path, file: str) -> list[str]:
 
 
 def importing_tests(checkout: Path, file: str) -> list[str]:
-    """Test files that import the module, or have the name of a module that does.
+    """Test files that import the module or a package that does, or have the name of a module that
+    does.
 
     Those of its room first, then those that import least. A helper's imports are a test file's own.
     """
-    wanted = module_name(file)
+    wanted = {module_name(file)}
     tests = {path: _all_imports(checkout, path) for path in checkout.glob("tests/**/test_*.py")}
-    found = {path for path, names in tests.items() if wanted in names}
+    found = set()
     for path in checkout.glob("vlt/**/*.py"):
-        if wanted in imported(path.read_text("utf-8")):
-            users = own_tests(checkout, str(path.relative_to(checkout)))
-            found |= {checkout / user for user in users}
+        if module_name(file) in imported(path.read_text("utf-8")):
+            user = str(path.relative_to(checkout))
+            found |= {checkout / test for test in own_tests(checkout, user)}
+            wanted |= {module_name(user)} if path.name == "__init__.py" else set()
+    found |= {path for path, names in tests.items() if names & wanted}
     room = checkout / "tests" / Path(file).parent.relative_to("vlt")
     ordered = sorted(found, key=lambda path: (path.parent != room, len(tests[path]), path))
     return [str(path.relative_to(checkout)) for path in ordered]
@@ -92,8 +95,9 @@ def _all_imports(checkout: Path, file: Path) -> set[str]:
 
 
 def imported(text: str) -> set[str]:
-    """Modules and names in modules that a text imports, in the code of a child process, too."""
-    found = set(re.findall(r"^\s*import ([\w.]+)", text, re.MULTILINE))
+    """Modules that a text names, and names that it imports, in a child process's code, too."""
+    found = set(re.findall(r"\bvlt(?:\.\w+)+", text))
+    found |= set(re.findall(r"^\s*import ([\w.]+)", text, re.MULTILINE))
     for module, many, names in re.findall(
         r"^\s*from ([\w.]+) import (?:\(([^)]*)\)|(.*))", text, re.MULTILINE
     ):

@@ -111,6 +111,10 @@ def test_tests_of_a_module(checkout):
     assert command.own_tests(checkout, used) == []
     assert command.importing_tests(checkout, counts) == ["tests/room/test_counts.py"]
     assert command.importing_tests(checkout, used) == ["tests/test_through.py"]
+    (checkout / "vlt/room/__init__.py").write_text("from vlt.room.used import most\n")
+    (checkout / "tests/room/test_room.py").write_text("import vlt.room\n")
+    assert command.own_tests(checkout, "vlt/room/__init__.py") == ["tests/room/test_room.py"]
+    assert command.importing_tests(checkout, used)[0] == "tests/room/test_room.py"
     (checkout / "tests/test_room_used.py").touch()
     (checkout / "tests/room/test_used_twice.py").touch()
     assert command.own_tests(checkout, used) == [
