@@ -138,7 +138,7 @@ def test_faults_are_found_counted_and_named(checkout, tmp_path, capsys, monkeypa
         "5 faults in 3 modules",
         "found by own name 2 40.0%",
         "found by importers 0 0.0%",
-        "found by both 2 40.0%",
+        "found by either 2 40.0%",
     ]
     assert sorted(table[4:]) == [
         "equivalent: vlt/room/alone.py:1:9 7 -> 8 in LIMIT = 7",
