@@ -34,6 +34,11 @@ EQUIVALENT = {
         "temporal = channel(Tokens(source, cls=0, protected=0)).x - source",
         "0 -> 1",
     ): "only methods and a last block read these counts, and this block has none and is none",
+    (
+        "vlt/evaluation/answering.py",
+        "first = decode(jnp.full((len(states), 1, 1), decode_id, answers.dtype))[:, 0, 0]",
+        "1 -> 2",
+    ): "one text more, or a word behind the one that is read and sees no later ones",
 }
 
 
