@@ -44,6 +44,11 @@ EQUIVALENT = {
         "digest.update(array.reshape(-1).view(np.uint8).data)",
         "1 -> 2",
     ): "numpy takes any negative length for what is left",
+    (
+        "vlt/tasks/losses.py",
+        "return jnp.where(words, loss, 0.0).sum(-1) / words.sum(-1)",
+        "-1 -> 1",
+    ): "texts are [b, l]: the last axis is axis 1",
 }
 
 
