@@ -1,5 +1,6 @@
 """Named sizes are those of the published and of the packaged models."""
 
+import dataclasses
 import math
 
 import jax
@@ -34,3 +35,11 @@ def test_blips_have_a_clips_vision_tower_and_bert(kind, size, clip):
     assert (spec.text.context, spec.text.layers, spec.text.width) == (512, 12, 768)
     for part in (spec.visual, spec.text):
         assert part.width == 64 * part.heads and part.mlp_width == 4 * part.width
+
+
+def test_the_narrow_model_is_half_a_large_one():
+    large, narrow = SIZES["clip_l14"], SIZES["clip_l14_narrow"]
+    assert narrow.embed_dim == large.embed_dim / 2
+    for half, whole in ((narrow.visual, large.visual), (narrow.text, large.text)):
+        fields = {name: getattr(whole, name) // 2 for name in ("width", "heads", "mlp_width")}
+        assert half == dataclasses.replace(whole, **fields)
