@@ -87,6 +87,7 @@ CASES: dict[str, Case] = {
     "python -m pytest -n auto --dist loadfile": skipped("this is one of its tests"),
     "python -m pytest -m smoke": skipped("it runs some of these tests"),
     'python -m pytest -n auto --dist loadfile -m ""': skipped("this is one of its tests"),
+    "python tests/faults.py --count=100 --seed=0": run("python -m faults --count=1 --seed=0"),
     f"{MAIN} --config=configs/X.py[:variant] [--workdir=DIR] [--mode=train|eval] "
     "[--config.key=value]": run(
         f"{MAIN} --config=configs/btadapter.py --workdir=runs/btadapter --mode=eval {SHAPES}"

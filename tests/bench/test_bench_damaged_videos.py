@@ -11,7 +11,7 @@ from helpers import ROOT, environment
 from video_files import write_tricky
 
 from vlt.bench import damaged_videos
-from vlt.bench.damage import DAMAGES, damage
+from vlt.bench.damage import DAMAGES, damage, flip
 from vlt.bench.damaged_videos import CRASHED, FEWER, HUNG, MORE, REPORTED, SAME, growth, worst
 from vlt.data.errors import DecoderDied, DecodeTimeout, Truncated
 
@@ -39,6 +39,22 @@ def test_copies_are_a_function_of_the_seed(folder, tmp_path):
     for copy, content in zip(copies, made[2], strict=True):
         assert copy.changed == (content != pathlib.Path(copy.source).read_bytes())
         assert copy.changed == (copy.kind != "renamed")
+
+
+def test_flips_are_1_to_64_bits_anywhere_or_at_an_end():
+    whole = np.random.default_rng(0).bytes(10_000)
+    counts, spans = [], []
+    for seed in range(200):
+        flipped = flip(whole, np.random.default_rng(seed), b"")
+        bits = np.unpackbits(np.frombuffer(whole, np.uint8) ^ np.frombuffer(flipped, np.uint8))
+        places = np.flatnonzero(bits) // 8
+        counts.append(len(places))
+        spans.append((places.min(), places.max()))
+    assert min(counts) == 1 and 32 < max(counts) <= 64
+    assert np.median(counts) < 16  # few as likely as many
+    first = sum(end < 2048 for _, end in spans)
+    last = sum(begin >= 10_000 - 2048 for begin, _ in spans)
+    assert 50 < first < 150 and 50 < last < 150 and first + last < 180
 
 
 class Pool:

@@ -1,6 +1,7 @@
 """The table of slices: which cells are compiled, and that none is compiled twice."""
 
 import json
+import math
 
 import pytest
 
@@ -81,7 +82,12 @@ def test_the_largest_batch_is_found_and_nothing_compiled_twice(tmp_path, compile
     assert compiler == [("v5e:2x4", 128), ("v5e:2x4", 256)]
     assert [found["fits"] for found in cells.all] == [True, False]
     assert len(file.read_text().splitlines()) == 2
-    assert [row["per_chip"] for row in rows(cells.all)] == [16, 32]
+    fits, does_not = rows(cells.all)
+    assert (fits["per_chip"], does_not["per_chip"]) == (16, 32)
+    shown = {"peak_gb": 9.0, "tflop": 1.0, "moved_mb": 1e-6, "step_ms": 100.0, "used": 50.0}
+    assert {name: fits[name] for name in shown} == pytest.approx(shown)
+    assert all(math.isnan(does_not[name]) for name in shown.keys() - {"tflop"})
+    assert (fits["bound"], does_not["bound"]) == ("memory", "")
 
 
 @pytest.mark.parametrize("per_video", [5])

@@ -11,7 +11,7 @@ from helpers import ROOT, environment
 
 from configs import common
 from vlt.configuration import ConfigError, apply_overrides, checked, load_config
-from vlt.configuration.bounds import bound_of, leaves
+from vlt.configuration.bounds import BOUNDS, bound_of, leaves, out_of_bounds
 from vlt.main import run_all
 
 FILES = (
@@ -42,19 +42,19 @@ WRONG = {
     "train.steps": (-1, 10**12),
     "train.keep_last": (0,),
     "train.watchdog": (-1.0, float("nan")),
-    "optimizer.accumulate": (0, -2),
+    "optimizer.accumulate": (0, -2, 2**21),
     "optimizer.lr": (-1e-3, float("nan"), float("inf")),
     "optimizer.b2": (1.0,),
-    "optimizer.eps": (-1e-8,),
+    "optimizer.eps": (-1e-8, 1.5),
     "optimizer.clip": (-1.0,),
     "model.frames": (0, -1, 10**6),
     "model.context": (0, 1),
     "model.btadapter.depth": (0, -1, 10**6),
     "model.btadapter.mask_rate": (-0.1, 1.0),
     "model.drop_path": (1.0,),
-    "data.workers": (-1,),
+    "data.workers": (-1, 5000),
     "data.decode_timeout": (0.0, -5.0, float("nan")),
-    "data.train.batch_size": (0, -1),
+    "data.train.batch_size": (0, -1, 10**8),
     "data.train.max_words": (-1,),
     "data.train.max_error_rate": (1.5,),
     "data.train.sampler.frames": (0,),
@@ -73,6 +73,33 @@ WRONG = {
 def test_a_number_out_of_bounds_is_named_with_its_range(key, value):
     with pytest.raises(ConfigError, match=rf"config\.{key}=.*: must be a .*number from .* to "):
         load_config("configs/btadapter.py", {key: value})
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: bound[0])
+def test_bounds_leave_room_and_are_numbers_of_their_kind(bound):
+    _, kind, least, most, _ = bound
+    assert least < most
+    assert kind is float or (least, most) == (int(least), int(most))
+
+
+@pytest.mark.parametrize(
+    ("option", "fits", "does_not"),
+    [
+        ("length_penalty", (-2.0, 0.0, 1e6), (-1e7, 1e7, float("nan"))),
+        ("repetition_penalty", (0.5, 1.5), (float("inf"),)),
+        ("top_k", (0, 50), (-1, 0.5)),
+        ("beams", (1, 1024), (0, 1025)),
+    ],
+)
+def test_bounds_of_a_search(option, fits, does_not):
+    for value in (*fits, *does_not):
+        wrong = out_of_bounds({"evals": {"clips": {"search": {option: value}}}})
+        assert bool(wrong) == (value in does_not), wrong
+
+
+def test_a_text_may_have_to_be_as_long_as_it_may_be():
+    longest, shortest = (bound_of(f"evals.clips.search.{end}_length") for end in ("max", "min"))
+    assert longest and shortest and longest[3] == shortest[3]
 
 
 def test_zero_means_never_where_that_has_a_meaning():

@@ -55,6 +55,7 @@ def _npy() -> bytes:
         (_tar(), "a tar archive.*the tar format of torch"),
         (_npy(), "a numpy array"),
         (b"\0" * 5000, "zeros at its start"),
+        (b"\0" * 64, "zeros at its start"),
     ],
 )
 def test_what_it_is(tmp_path: Path, content: bytes, said: str):

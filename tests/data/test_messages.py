@@ -140,6 +140,18 @@ def test_a_decoder_taken_over_can_only_fail(tmp_path, answer):
     assert not touched.exists()
 
 
+def test_an_answer_may_be_as_long_as_the_bound_and_no_longer(monkeypatch):
+    monkeypatch.setattr(messages, "MOST_TEXT", 100)
+    for size in (100, 101):
+        answer = f"pack(json.dumps({{'shape': [2]}}).encode().ljust({size})) + bytes(2)"
+        with DecoderPool(1, command=hostile(answer)) as pool:
+            if size == 100:
+                assert pool.read(ClipRequest("a.mp4", "linspace", 2)).tolist() == [0, 0]
+            else:
+                with pytest.raises(errors.DecoderDied, match="gave an answer that"):
+                    pool.read(ClipRequest("a.mp4", "linspace", 2))
+
+
 def test_no_pickle_is_left():
     folder = pathlib.Path(messages.__file__).parent
     assert not [path.name for path in folder.glob("*.py") if "import pickle" in path.read_text()]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import socket
@@ -87,6 +88,22 @@ def test_same_seed_same_bytes_and_a_larger_set_begins_with_the_smaller(tmp_path)
     assert rows[1].startswith(rows[0]) and rows[2] != rows[0]
     for video in (small / "videos").iterdir():
         assert video.read_bytes() == (large / "videos" / video.name).read_bytes()
+
+
+def test_what_a_version_draws_stays():
+    """Folders and caches that say this version hold it: other pictures or words are a new one."""
+    drawn = hashlib.sha256()
+    for split in scene.SPLITS:
+        for pair in range(12):
+            for clip in moving_shapes.draw_pair(pair, 0, split):
+                drawn.update(clip.frames.tobytes())
+                drawn.update("|".join((clip.caption, clip.motion, clip.appearance)).encode())
+        for index in range(24):
+            frame = moving_shapes.draw_frame(index, 0, split)
+            drawn.update(frame.picture.tobytes() + f"{frame.caption}|{frame.place}".encode())
+    pictures, captions = moving_shapes.static_set(30)
+    drawn.update(pictures.tobytes() + "|".join(captions).encode())
+    assert (writer.VERSION, drawn.hexdigest()[:16]) == (6, "bbc0184f8a9973f5")
 
 
 def test_galleries_hold_no_twins_and_distinct_captions(data):

@@ -238,6 +238,9 @@ def test_other_views_than_the_protocols_are_told(parts, protocol):
     assert label.endswith("[2 random x 1 views instead of 4 random x 3 views]")
     section = protocol(views=Views(2, 1, "random")) | section
     assert recognition.recognition(*parts, section, labelled(2), 0)["protocol"] == "five"
+    one = {"name": "segment_centre", "frames": 2}
+    section = protocol() | {"allow_subset": True, "sampler": one}
+    assert recognition.recognition(*parts, section, labelled(), 0)["protocol"] == "five"
 
 
 def test_templates_without_a_place_for_the_class(parts, tmp_path):

@@ -29,6 +29,14 @@ def test_by_heads_is_the_same(monkeypatch, parts):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), expected, found)
 
 
+def test_no_part_has_more_logits_than_a_cpus_cache_holds(monkeypatch):
+    monkeypatch.setattr(block, "CPU_CHUNK_LOGITS", 3 * 7)
+    seen, attend = [], block.attend
+    monkeypatch.setattr(block, "attend", lambda q, *rest: seen.append(q.shape) or attend(q, *rest))
+    jax.eval_shape(block.attend_by_heads, QUERY, KEY, VALUE)
+    assert seen == [(3, 16)] * 3
+
+
 @pytest.mark.parametrize("key_weight", [None, jnp.ones((2, 3, 9))])
 def test_long_sequences_alone_are_taken_by_heads(monkeypatch, key_weight):
     x = jnp.asarray(RNG.normal(size=(2, 3, 9, 32)), jnp.float32)

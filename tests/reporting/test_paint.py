@@ -67,6 +67,15 @@ def test_neighbours_differ_in_colour_also_from_frame_to_frame():
         assert apart.any() and (first != second)[apart].all()
 
 
+def test_a_colour_that_comes_again_does_not_come_beside_itself():
+    """More tokens than colours, in columns; the first of them beside the first too many."""
+    many = len(PALETTE)
+    order = [0, many, *range(1, many)]
+    colors = border_colors(np.array([[order, order]]))
+    assert set(colors) == set(range(many))
+    assert (colors[order[1:]] != colors[order[:-1]]).all()
+
+
 def test_long_clips_continue_below():
     clip = np.zeros((40, 32, 32, 3), np.uint8)
     short, long = (picture("clip", [("row", clip[:n])], "caption") for n in (16, 40))

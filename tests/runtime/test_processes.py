@@ -1,5 +1,6 @@
 """Several real processes on loopback: one run, one result, whoever is killed, stopped or wrong."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from flax import traverse_util
 from helpers import ROOT, environment, run_python
 from processes import CONFIG, LOST_SECONDS, finish, start_run, together, wait_until
 
+from vlt import main
 from vlt.runtime import processes
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.metrics_log import PERFORMANCE, read_metrics
@@ -234,6 +236,13 @@ def test_another_number_than_the_environments_is_refused(monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "16")
     with pytest.raises(processes.DistributedError, match="=4, but the environment.*NTASKS=16"):
         processes.join(count=4)
+
+
+@pytest.mark.parametrize("name", ["join_seconds", "lost_seconds"])
+def test_the_command_waits_as_long_as_the_function(name):
+    assert (
+        main.flags.FLAGS[name].default == inspect.signature(processes.join).parameters[name].default
+    )
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -25,6 +25,11 @@ def msta():
     return leaves("configs/msta.py:zeroshot_k400", **{"model.msta.layers": (7, 8)})[1]
 
 
+@pytest.fixture(scope="module")
+def btadapter():
+    return leaves("configs/btadapter.py")
+
+
 def test_what_msta_trains_and_why(msta):
     trained = {path: leaf for path, leaf in msta.items() if leaf.lr}
     assert {leaf.method for leaf in trained.values()} == {"msta"}
@@ -34,8 +39,8 @@ def test_what_msta_trains_and_why(msta):
     assert shared and all("msta" in msta[path].method for path in shared)
 
 
-def test_rates_are_the_rules_times_the_schedules():
-    config, found = leaves("configs/btadapter.py")
+def test_rates_are_the_rules_times_the_schedules(btadapter):
+    config, found = btadapter
     gate = found["visual/btadapter/final_gate"]
     multiplier = dict(config.rules)[gate.rule]["lr"]
     assert gate.lr == config.optimizer.lr * multiplier != config.optimizer.lr
@@ -43,8 +48,18 @@ def test_rates_are_the_rules_times_the_schedules():
     assert (frozen.lr, frozen.method, frozen.rule, frozen.read_by) == (0, "", ".*", "video")
 
 
-def test_what_only_the_loss_reads():
-    found = leaves("configs/btadapter.py")[1]
+def test_decay_is_the_rules_and_none_where_it_says_none(btadapter):
+    config, found = btadapter
+    given = {
+        pattern: 0.0 if how == "frozen" else how.get("weight_decay", 0.0)
+        for pattern, how in config.rules
+    }
+    assert {leaf.rule: leaf.weight_decay for leaf in found.values()} == given
+    assert sorted(set(given.values())) == [0, 0.05]
+
+
+def test_what_only_the_loss_reads(btadapter):
+    found = btadapter[1]
     alone = {path for path, leaf in found.items() if leaf.read_by == "training"}
     assert alone == {"logit_scale"} | {path for path in found if "/alignment/" in path}
     assert "nothing" not in Counter(leaf.read_by for leaf in found.values())

@@ -1,8 +1,12 @@
 """Metrics of a run that was cut short: each step once, in metrics.jsonl and in the event files."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from vlt.storage.files import WriteError
+from vlt.training import metrics_log
 from vlt.training.metrics_log import MetricsLog, read_metrics
 
 
@@ -60,11 +64,22 @@ def test_what_cannot_be_written_is_told_by_name(tmp_path, monkeypatch):
     assert (tmp_path / "mine").read_text() == before
 
 
-def test_progress_tells_speed_and_time_left(tmp_path, capsys):
+def test_progress_tells_speed_and_time_left(tmp_path, capsys, monkeypatch):
+    """Each time since the time before."""
+    clock = iter((100.0, 110.0, 118.0))
+    watch = SimpleNamespace(
+        perf_counter=lambda: next(clock), strftime=time.strftime, gmtime=time.gmtime
+    )
+    monkeypatch.setattr(metrics_log, "time", watch)
     log = MetricsLog(tmp_path, 0, 10)
-    log.progress(5, {"loss": 2.5}, videos=4, waited=0.0)
+    log.progress(5, {"loss": 2.5}, videos=4, waited=2.5)
+    log.progress(7, {"loss": 1.25}, videos=4, waited=8.5)
     log.close()
-    line = capsys.readouterr().err
-    assert "step 5/10" in line and "loss 2.5000" in line and "videos/s" in line and "left" in line
-    (entry,) = read_metrics(tmp_path)
-    assert {"perf/videos_per_s", "perf/wait_share", "perf/step_s"} <= entry.keys()
+    assert capsys.readouterr().err.splitlines() == [
+        "step 5/10  loss 2.5000  2.0 videos/s  waiting 25%  left 00:00:10",
+        "step 7/10  loss 1.2500  1.0 videos/s  waiting 75%  left 00:00:12",
+    ]
+    first, second = read_metrics(tmp_path)
+    names = ("step", "loss", "perf/videos_per_s", "perf/wait_share", "perf/step_s")
+    assert [first[name] for name in names] == [5, 2.5, 2.0, 0.25, 2.0]
+    assert [second[name] for name in names] == [7, 1.25, 1.0, 0.75, 4.0]

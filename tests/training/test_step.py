@@ -80,6 +80,8 @@ def test_accumulated_gradient_is_that_of_the_whole_batch(parts):
     assert_same_gradients(
         optax.tree.get(whole.opt_state, "mu"), optax.tree.get(state.opt_state, "mu")
     )
+    assert whole.step == state.step == 1 and not whole.failed
+    assert metrics["lr"] == accumulated["lr"] == np.float32(OPTIMIZER["lr"])
 
 
 def test_step_that_is_not_finite_changes_nothing():

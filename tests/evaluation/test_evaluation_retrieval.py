@@ -1,0 +1,88 @@
+"""Retrieval and twins from vectors that are given: which videos and texts are compared."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vlt.data.captions import Cleaning
+from vlt.data.manifest import ManifestError
+from vlt.evaluation import retrieval
+
+SECTION = {"protocol": "own_data", "allow_subset": False, "ties": "against"}
+AXES = np.eye(8)
+
+
+def records(*rows: tuple[str, tuple[str, ...]], **extra) -> SimpleNamespace:
+    """Of (video, captions)."""
+    listed = [
+        SimpleNamespace(
+            id=video, video=video, captions=captions, line=line,
+            extra={name: values[line - 1] for name, values in extra.items()},
+        )
+        for line, (video, captions) in enumerate(rows, 1)
+    ]  # fmt: skip
+    return SimpleNamespace(records=listed, manifest="m.jsonl", name="test", clean=Cleaning())
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """Says what vectors videos and texts have, by name; videos that have none are not read."""
+
+    def given(videos: dict[str, np.ndarray], texts: dict[str, np.ndarray]) -> None:
+        def embed_videos(predictor, params, data, step):
+            read = [i for i, record in enumerate(data.records) if record.video in videos]
+            return np.array(read), np.stack([videos[data.records[i].video] for i in read])
+
+        monkeypatch.setattr(retrieval, "embed_videos", embed_videos)
+        monkeypatch.setattr(
+            retrieval,
+            "embed_texts",
+            lambda predictor, params, given: np.stack([*map(texts.get, given)]),
+        )
+
+    return given
+
+
+def test_a_video_of_several_rows_is_one_candidate_and_an_unread_one_is_none(embedded):
+    data = records(("a", ("x",)), ("b", ("y", "z")), ("a", ("w",)), ("c", ("v",)))
+    # y is taken for a, all others are nearest their own; v's video cannot be read.
+    embedded(
+        {"a": AXES[0], "b": AXES[1]},
+        {"x": AXES[0], "w": AXES[0], "z": AXES[1], "y": AXES[0] + 0.5 * AXES[1], "v": AXES[2]},
+    )
+    found = retrieval.retrieval(None, None, SECTION, data, 0)
+    assert (found["t2v_R@1"], found["t2v_R@5"], found["t2v_MnR"]) == (75.0, 100.0, 1.25)
+    assert (found["v2t_R@1"], found["protocol"]) == (50.0, "own_data")
+
+
+def test_captions_of_twins_are_compared_with_each_other(embedded):
+    data = records(
+        ("a", ("x",)), ("b", ("y",)), ("c", ("z",)), ("d", ("w",)),
+        pair=(0, 1, 1, 0), family=("size", "orbit", "orbit", "size"),
+    )  # fmt: skip
+    tilted = 0.6 * AXES[1] + 0.8 * AXES[2]
+    embedded({}, {"x": AXES[0], "w": AXES[3], "y": AXES[1], "z": tilted})
+    found = retrieval.twin_captions(None, None, {"min_pairs": 2}, data, 0)
+    assert found == {"orbit": pytest.approx(0.6), "size": 0.0, "max": pytest.approx(0.6)}
+    assert retrieval.check_twin_captions({"min_pairs": 2}, data) == ["orbit", "size", "max"]
+
+
+def test_what_is_no_set_of_twins_is_refused():
+    two = {"pair": (0, 0), "family": ("size", "size")}
+    data = records(("a", ("x",)), ("b", ("y",)), **two)
+    assert retrieval.pairs_of_twins(data, 1)[0].tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match="1 pairs of twins; at least 2 are needed"):
+        retrieval.pairs_of_twins(data, 2)
+    with pytest.raises(ManifestError, match="`family` and `caption` in every row"):
+        retrieval.pairs_of_twins(records(("a", ("x",)), ("b", ()), **two), 1)
+    three = {"pair": (0, 0, 0), "family": ("size",) * 3}
+    with pytest.raises(ManifestError, match="3 rows with one `pair`, not two"):
+        retrieval.pairs_of_twins(records(*[(name, (name,)) for name in "abc"], **three), 1)
+
+
+def test_an_unknown_rule_for_ties_is_refused_before_anything_is_read():
+    data = records(("a", ("x",)))
+    with pytest.raises(ValueError, match="ties='for': one of against, published"):
+        retrieval.check_retrieval(SECTION | {"ties": "for"}, data)
+    assert "t2v_R@1" in retrieval.check_retrieval(SECTION, data)

@@ -1,0 +1,256 @@
+"""How many random single faults do the quick tests find?
+
+    python tests/faults.py --count=100 --seed=0 [--checkout=DIR] [--out=FILE]
+
+A fault (tests/fault_places.py) is written into a copy of the checkout; there run the quick tests of
+the module's own name, then, where all pass, those of files that import it. A hang is found, too.
+Neither mutmut nor cosmic-ray draws a sample by a seed and chooses the tests by module.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from fault_places import Fault, faults
+
+ROOT = Path(__file__).resolve().parents[1]
+A_MODULE = 2
+HANG_SECONDS = 60  # of one test
+# File, text of the line and change, of changes that cannot show; why they cannot.
+EQUIVALENT = {
+    (
+        "vlt/adapters/dual_attention.py",
+        "temporal = channel(Tokens(source, cls=0, protected=0)).x - source",
+        "0 -> 1",
+    ): "only methods and a last block read these counts, and this block has none and is none",
+    (
+        "vlt/evaluation/answering.py",
+        "first = decode(jnp.full((len(states), 1, 1), decode_id, answers.dtype))[:, 0, 0]",
+        "1 -> 2",
+    ): "one text more, or a word behind the one that is read and sees no later ones",
+    (
+        "vlt/storage/trees.py",
+        "digest.update(array.reshape(-1).view(np.uint8).data)",
+        "1 -> 2",
+    ): "numpy takes any negative length for what is left",
+    (
+        "vlt/tasks/losses.py",
+        "return jnp.where(words, loss, 0.0).sum(-1) / words.sum(-1)",
+        "-1 -> 1",
+    ): "texts are [b, l]: the last axis is axis 1",
+}
+
+
+def draw(checkout: Path, count: int, seed: int) -> list[Fault]:
+    """`count` of all faults, or as many as there are, at most two a module."""
+    files = (path.relative_to(checkout) for path in sorted(checkout.glob("vlt/**/*.py")))
+    files = [path for path in files if "configs" not in path.parts]
+    every = [f for path in files for f in faults(str(path), (checkout / path).read_bytes())]
+    random.Random(seed).shuffle(every)
+    taken: Counter[str] = Counter()
+    drawn = []
+    for fault in every:
+        if taken[fault.file] < A_MODULE and len(drawn) < count:
+            taken[fault.file] += 1
+            drawn.append(fault)
+    return drawn
+
+
+def module_name(file: str) -> str:
+    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def own_tests(checkout: Path, file: str) -> list[str]:
+    """Test files of the module's name, in its room's folder or with the room's name before it."""
+    name = module_name(file).rpartition(".")[2]
+    room = "/".join(Path(file).parts[1:-1])  # of a package's own code, the package
+    patterns = [f"{room}/test_{name}.py", f"{room}/test_{name}_*.py"]
+    patterns += [f"**/test_{room}_{name}.py"] if "/" not in room else []
+    found = (path for p in patterns for path in (checkout / "tests").glob(p.lstrip("/")))
+    return sorted({str(path.relative_to(checkout)) for path in found})
+
+
+def importing_tests(checkout: Path, file: str) -> list[str]:
+    """Test files that import the module or a package that does, or have the name of a module that
+    does.
+
+    Those of its room first, then those that import least. A helper's imports are a test file's own.
+    """
+    wanted = {module_name(file)}
+    tests = {path: _all_imports(checkout, path) for path in checkout.glob("tests/**/test_*.py")}
+    found = set()
+    for path in checkout.glob("vlt/**/*.py"):
+        if module_name(file) in imported(path.read_text("utf-8")):
+            user = str(path.relative_to(checkout))
+            found |= {checkout / test for test in own_tests(checkout, user)}
+            wanted |= {module_name(user)} if path.name == "__init__.py" else set()
+    found |= {path for path, names in tests.items() if names & wanted}
+    room = checkout / "tests" / Path(file).parent.relative_to("vlt")
+    ordered = sorted(found, key=lambda path: (path.parent != room, len(tests[path]), path))
+    return [str(path.relative_to(checkout)) for path in ordered]
+
+
+def _all_imports(checkout: Path, file: Path) -> set[str]:
+    """What a test file imports, with what the helpers import that it imports."""
+    helpers = {path.stem: path for path in checkout.glob("tests/**/*.py")}
+    found: set[str] = set()
+    files, seen = [file], {file}
+    while files:
+        names = imported(files.pop().read_text("utf-8"))
+        found |= names
+        new = {helpers[name] for name in names & helpers.keys()} - seen
+        files += new
+        seen |= new
+    return found
+
+
+def imported(text: str) -> set[str]:
+    """Modules that a text names, and names that it imports, in a child process's code, too."""
+    found = set(re.findall(r"\bvlt(?:\.\w+)+", text))
+    found |= set(re.findall(r"^\s*import ([\w.]+)", text, re.MULTILINE))
+    for module, many, names in re.findall(
+        r"^\s*from ([\w.]+) import (?:\(([^)]*)\)|(.*))", text, re.MULTILINE
+    ):
+        listed = re.findall(r"(\w+)(?: as \w+)?", many or names)
+        found |= {module, *(f"{module}.{name}" for name in listed)}
+    return found
+
+
+class Copy:
+    """A copy of a checkout in which tests run; `shared` lies beside it as it does beside that."""
+
+    def __init__(self, checkout: Path, folder: Path) -> None:
+        self.root = folder / "checkout"
+        kept = shutil.ignore_patterns(".git", "runs", "node_modules")
+        shutil.copytree(checkout, self.root, symlinks=True, ignore=kept)
+        (folder / "shared").symlink_to(checkout.resolve().parent / "shared")
+        self.log = folder / "log.txt"
+        self.data = folder / "data"
+        (self.root / ".pytest_cache/vlt").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(self.root / ".pytest_cache/vlt", self.data)
+
+    def find(self, fault: Fault, tests: list[str], limit: float) -> str:
+        """The first test that fails with the fault within so many seconds, or how they end."""
+        path = self.root / fault.file
+        source = path.read_bytes()
+        path.write_bytes(fault.put_into(source))
+        try:
+            found = self.run(tests, limit)
+        finally:
+            path.write_bytes(source)
+            # A faulty generator's data would be kept.
+            shutil.rmtree(self.root / ".pytest_cache/vlt", ignore_errors=True)
+            shutil.copytree(self.data, self.root / ".pytest_cache/vlt")
+        return found
+
+    def run(self, tests: list[str], limit: float | None = None) -> str:
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        command += [f"-ofaulthandler_timeout={HANG_SECONDS}", "-ofaulthandler_exit_on_timeout=1"]
+        environment = os.environ | {"PYTHONPATH": str(self.root)}
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            try:
+                status = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                return ""
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if status in (0, 5):  # 5: all of them are slow
+            return ""
+        printed = self.log.read_text("utf-8", "replace")
+        failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", printed, re.MULTILINE)
+        hung = "a hang" if "Timeout (" in printed else f"status {status}"
+        return failed[1] if failed else hung
+
+
+def tried(fault: Fault, copy: Copy, limit: float) -> tuple[str, str]:
+    """Who finds a fault ("own name", "importers" or nobody: "") and by which test."""
+    own = own_tests(copy.root, fault.file)
+    others = [test for test in importing_tests(copy.root, fault.file) if test not in own]
+    for who, tests in (("own name", own), ("importers", others)):
+        if tests and (found := copy.find(fault, tests, limit)):
+            return who, found
+    return "", ""
+
+
+def campaign(checkout: Path, drawn: list[Fault], out: Path, limit: float) -> dict[str, list[str]]:
+    """Tries what `out` does not hold yet; answers by fault."""
+    answers = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    begun, left = time.monotonic(), [fault for fault in drawn if str(fault) not in answers]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Copy(checkout, Path(folder))
+        for done, fault in enumerate(left, 1):
+            who, test = answers[str(fault)] = tried(fault, copy, limit)
+            out.write_text(json.dumps(answers, indent=1), "utf-8")
+            minutes = (time.monotonic() - begun) / done * (len(left) - done) / 60
+            answer = f"found by {who}: {test}" if who else "NOT FOUND"
+            print(f"{done}/{len(left)}, {minutes:.0f} min left  {fault}  {answer}", flush=True)
+        finders = {answers[str(fault)][1].partition("[")[0] for fault in drawn}
+        named = sorted(test for test in finders if "::" in test)
+        if named and (failed := copy.run(named)):
+            raise SystemExit(f"{failed} fails without a fault, too: its answers in {out} are void")
+    return answers
+
+
+def report(checkout: Path, drawn: list[Fault], answers: dict[str, list[str]]) -> str:
+    """A table of who found how many, then the others."""
+    finders = Counter(answers[str(fault)][0] for fault in drawn)
+    lines = [f"{len(drawn)} faults in {len({fault.file for fault in drawn})} modules"]
+    shares = {"own name": finders["own name"], "importers": finders["importers"]}
+    shares["either"] = sum(shares.values())
+    lines += [f"found by {who:10}{n:4}  {n / len(drawn):.1%}" for who, n in shares.items()]
+    for fault in drawn:
+        if not answers[str(fault)][0]:
+            line = line_of(checkout, fault)
+            reason = EQUIVALENT.get((fault.file, line, fault.change))
+            lines.append(f"{'equivalent' if reason else 'not found'}: {fault}  in  {line}")
+            lines += [f"    {reason}"] if reason else []
+    return "\n".join(lines)
+
+
+def line_of(checkout: Path, fault: Fault) -> str:
+    source = (checkout / fault.file).read_text("utf-8")
+    return source.splitlines()[fault.line - 1].strip()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkout", type=Path, default=ROOT)
+    parser.add_argument(
+        "--out", type=Path, help="JSON of answers; what it holds is not tried again"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=120, help="seconds of tests for a fault, twice"
+    )
+    given = parser.parse_args(arguments)
+    out = given.out or Path(tempfile.gettempdir()) / f"faults-{os.getpid()}.json"
+    drawn = draw(given.checkout, given.count, given.seed)
+    answers = campaign(given.checkout, drawn, out, given.limit)
+    print(report(given.checkout, drawn, answers))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the tests that run end as well
+    main()
