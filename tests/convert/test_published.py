@@ -498,7 +498,7 @@ def test_preprocessing_is_taken_from_the_source(clip_folder, tmp_path, tokenizer
         ({"image_mean": 0.5}, "image_mean=0.5; three numbers"),
         ({"image_std": [0.5, 0.0, 0.5]}, "image_std must be > 0, got"),
         ({"image_std": [0.5, float("nan"), 0.5]}, "three numbers"),
-        ({"resample": [3]}, "resample="),
+        ({"resample": [3]}, "unknown resample: "),
         ({"do_normalize": "false"}, "do_normalize is off"),
         ({"rescale_factor": 1 / 127.5}, "must be 1/255"),
     ],
@@ -688,7 +688,7 @@ def test_the_target_is_not_replaced_unasked(clip_folder, tmp_path, tokenizer):
         convert(clip_folder, tmp_path / "model", tokenizer=tokenizer)
     convert(clip_folder, tmp_path / "model", tokenizer=tokenizer, overwrite=True)
     (tmp_path / "notes").mkdir()
-    with pytest.raises(ModelFolderError, match="is something else"):
+    with pytest.raises(ModelFolderError, match="is not a model folder; remove it"):
         convert(clip_folder, tmp_path / "notes", tokenizer=tokenizer, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "notes"]
 
@@ -696,8 +696,8 @@ def test_the_target_is_not_replaced_unasked(clip_folder, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("visual.head=2", "did you mean 'visual.heads"),
-        ("activation", "key=value"),
+        ("visual.head=2", "unknown key 'visual.head' .did you mean 'visual.heads"),
+        ("activation", "activation: must be KEY=VALUE"),
         ("visual.heads=two", "--set visual.heads=two"),
         ("preprocessing.mean=1,2", "three numbers"),
         ("preprocessing.mean=1,2,nan", "a finite number"),

@@ -93,10 +93,10 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or key not in _KEYS:
-            raise ConversionError(
-                f"--set {pair}: must be KEY=VALUE with a known key{near(key, _KEYS)}"
-            )
+        if not equals:
+            raise ConversionError(f"--set {pair}: must be KEY=VALUE")
+        if key not in _KEYS:
+            raise ConversionError(f"--set {pair}: unknown key {key!r}{near(key, _KEYS)}")
         if key in settings:
             raise ConversionError(f"--set {key} is given twice")
         try:
