@@ -696,7 +696,7 @@ def test_the_target_is_not_replaced_unasked(clip_folder, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
-        ("visual.head=2", "unknown key 'visual.head' .did you mean 'visual.heads"),
+        ("visual.head=2", "unknown key 'visual.head' (did you mean 'visual.heads"),
         ("activation", "activation: must be KEY=VALUE"),
         ("visual.heads=two", "--set visual.heads=two"),
         ("preprocessing.mean=1,2", "three numbers"),
