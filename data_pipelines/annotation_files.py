@@ -178,10 +178,10 @@ def _pairs_of_list(path: pathlib.Path, entries: Sequence[Any]) -> Iterator[tuple
 def _pairs_of_mapping(path: pathlib.Path, content: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise AnnotationError(f"{path}: holds a {kind}, no list or mapping of videos")
+        raise AnnotationError(f"{path}: holds a {kind}, not a list or mapping of videos")
     for video, value in content.items():
         if not isinstance(video, str):
-            raise AnnotationError(f"{path}: the name of a video is {_short(video)}, no text")
+            raise AnnotationError(f"{path}: the name of a video is {_short(video)}, not text")
         texts = value.get("sentences") if isinstance(value, dict) else value
         yield from ((video, text) for text in _texts(path, video, texts))
 
@@ -207,10 +207,10 @@ def _texts(path: pathlib.Path, video: str, value: Any) -> list[str]:
     """One text, several, or several lists of words, as texts."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, (list, tuple)):
-        raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, no texts")
+        raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, not texts")
     texts = [_joined(text) if isinstance(text, (list, tuple)) else text for text in listed]
     if not all(isinstance(text, str) for text in texts):
-        raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, no texts")
+        raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, not texts")
     try:
         if isinstance(value, str) and trimmed(value):
             return list(checked_texts(value))

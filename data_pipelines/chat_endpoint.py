@@ -71,7 +71,7 @@ class Endpoint:
         if not re.fullmatch(r"[!-~]*", self.key):
             raise EndpointError("the key holds spaces or characters that no header can")
         if not self.timeout > 0:
-            raise EndpointError(f"timeout={self.timeout}: must be more than 0 seconds")
+            raise EndpointError(f"timeout must be > 0 seconds, got {self.timeout}")
         if self.key and self.url.startswith("http:") and not _is_local(self.url):
             logging.warning("the key goes to %s unencrypted: https would hide it", self._address)
 
@@ -146,7 +146,7 @@ def _check_address(url: str) -> None:
     except ValueError:
         good = False
     if not good or not re.fullmatch(r"[!-~]+", url):
-        raise EndpointError("the address is none: it must be such as http://localhost:8000/v1")
+        raise EndpointError("not an address, which is like http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise EndpointError(
             f"the address of {parts.hostname} must be without user, password, ? and #; "

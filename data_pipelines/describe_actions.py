@@ -187,7 +187,7 @@ def main() -> None:
         named = name if re.fullmatch("[A-Z_][A-Z0-9_]*", name) else "of the given name"
         parser.error(f"--key-env: there is no environment variable {named}, or it is empty")
     if arguments.sentences < 1:
-        parser.error(f"--sentences {arguments.sentences}: at least 1")
+        parser.error(f"--sentences must be >= 1, got {arguments.sentences}")
     try:
         endpoint = Endpoint(arguments.endpoint, arguments.model, key, arguments.timeout)
         names = read_class_names(arguments.labels)

@@ -50,7 +50,7 @@ def write_few(manifest: str, out: str, shots: int, seed: int, rest: str | None =
       ManifestError.
     """
     if shots < 1:
-        raise AnnotationError(f"--shots {shots}: at least 1")
+        raise AnnotationError(f"--shots must be >= 1, got {shots}")
     refuse_overlap([manifest], [out, rest])
     rows = read_labelled(pathlib.Path(manifest))
     few, classes = draw(rows, shots, seed), list(by_class(rows))

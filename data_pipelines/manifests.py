@@ -223,7 +223,7 @@ def write_manifests(
         counts, videos without a file, or videos with several; all of these are listed.
     """
     if missing not in ("error", "drop"):
-        raise AnnotationError(f"missing={missing!r}: one of 'error', 'drop'")
+        raise AnnotationError(f"missing must be 'error' or 'drop', got {missing!r}")
     given = given_files(annotations)
     files = {split: chosen_files(split, given) for split in splits}
     absent = [f"{s.name}: not made; it takes {_wanted(s)}" for s in splits if not files[s]]

@@ -40,7 +40,7 @@ def read_questions(path: pathlib.Path) -> Questions:
     """
     entries = csv_rows(path) if path.suffix == ".csv" else read_json(path)
     if isinstance(entries, dict):
-        raise AnnotationError(f"{path}: holds an object, no list of questions")
+        raise AnnotationError(f"{path}: holds an object, not a list of questions")
     questions: Questions = {}
     for entry in entries:
         video, question = _read(path, entry)

@@ -82,10 +82,10 @@ def test_what_cannot_be_a_video_or_a_text_is_refused_and_a_doubt_is_told_once(tm
         ({"beams": 2.5}, "generate.beams=2.5: a whole number is needed"),
         ({"beams": True}, "generate.beams=True"),
         ({"beams": 22}, "beams=22; 43 tokens are enough for 21"),
-        ({"beam": 2}, "generate has no option 'beam'; did you mean 'beams'"),
-        ({"max_length": 0}, "max_length=0 must be at least 1"),
+        ({"beam": 2}, "generate has no option 'beam' .did you mean 'beams'"),
+        ({"max_length": 0}, "max_length must be >= 1, got 0"),
         ({"max_length": 13}, "max_length=13; the model has 12 positions"),
-        ({"min_length": -1}, "min_length=-1 must be 0 or more"),
+        ({"min_length": -1}, "min_length must be >= 0, got -1"),
         ({"top_p": float("nan")}, "generate.top_p=nan: a finite number is needed"),
         ({"method": 3}, "generate.method=3: a text is needed"),
     ],
@@ -152,7 +152,7 @@ def test_a_path_is_a_text_or_a_path(path):
 
 def test_a_folder_without_its_parts_is_named(tmp_path):
     path, _, _ = folder(tmp_path, "retriever")
-    with pytest.raises(ModelFolderError, match="config.json: a file, no model folder"):
+    with pytest.raises(ModelFolderError, match="config.json: a file, not a model folder"):
         vlt.load(path / "config.json")
     (path / "tokenizer" / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(ModelFolderError, match="tokenizer"):

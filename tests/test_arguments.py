@@ -63,10 +63,10 @@ def test_arrays_and_lists_of_equal_ones_are_videos(frames, expected):
         (VIDEO.tolist(), r"int64.*astype\(np.uint8\)"),
         (NORMALISED.astype(np.float64), r"float64.*astype\(np.float32\)"),
         (VIDEO.astype(np.float32), r"float32 from 0 to 255, so not normalised; give uint8"),
-        (np.where(NORMALISED > 3, np.nan, NORMALISED), r"\d+ values that are no finite numbers"),
+        (np.where(NORMALISED > 3, np.nan, NORMALISED), r"\d+ values that are not finite"),
         (np.full_like(NORMALISED, np.inf), r"the first at \[0, 0, 0, 0, 0\]"),
-        (jnp.full((1, 2, 16, 16, 3), jnp.nan), "no finite numbers"),
-        (torch.zeros(1, 2, 16, 16, 3, requires_grad=True), "no array .*requires grad"),
+        (jnp.full((1, 2, 16, 16, 3), jnp.nan), "not finite"),
+        (torch.zeros(1, 2, 16, 16, 3, requires_grad=True), "not an array .*requires grad"),
     ],
 )  # fmt: skip
 def test_other_frames_are_refused(frames, message):

@@ -152,7 +152,7 @@ def test_lines_of_text_and_what_is_said_of_errors(folder, clips, capsys, model, 
         (["--model=absent"], "absent: no such folder"),
         (["--set=beam=2"], "--set beam=2: key=value with one of method, beams"),
         (["--set=beams=two"], "--set beams=two: invalid literal"),
-        (["--set=beams=0"], "beams=0 must be at least 1"),
+        (["--set=beams=0"], "beams must be >= 1, got 0"),
         (["--prompt=a red circle moves right on a grey background a red circle"], "a prompt of 13"),
     ],
 )

@@ -6,6 +6,7 @@ import sys
 
 from vlt import __version__
 from vlt.command_line import COMMANDS
+from vlt.pytrees.fields import did_you_mean
 
 
 def main() -> int | None:
@@ -18,8 +19,6 @@ def main() -> int | None:
         print(f"vlt {__version__}")
         return 0
     if name not in COMMANDS:
-        from vlt.configuration.errors import did_you_mean  # with ml_collections
-
         wrong = f"error: vlt has no command {name!r}{did_you_mean(name, COMMANDS)}\n\n"
         print(f"{wrong if name else ''}{usage()}", file=sys.stderr)
         return 2

@@ -122,7 +122,7 @@ def _host_array(value: Any, needed: str, name: str) -> np.ndarray:
     try:
         array = np.asarray(value)
     except Exception as error:  # whatever another library's conversion raises
-        raise ValueError(f"{name} are no array ({error}); {needed}") from error
+        raise ValueError(f"{name} are not an array ({error}); {needed}") from error
     if array.dtype == object or array.dtype.kind in "USV" or array.ndim == 0:
         raise ValueError(f"{name} are {shown(value)}, of type {type(value).__name__}; {needed}")
     return array
@@ -174,7 +174,7 @@ def _check_values(video: Any) -> None:
     if not np.isfinite([low, high]).all():
         wrong = np.argwhere(~np.isfinite(np.asarray(video)))
         raise ValueError(
-            f"frames hold {len(wrong)} values that are no finite numbers, the first at "
+            f"frames hold {len(wrong)} values that are not finite, the first at "
             f"{wrong[0].tolist()}; {NEEDED}"
         )
     if max(-low, high) > LARGEST:

@@ -86,7 +86,7 @@ def _form(given: Mapping[str, Any]) -> Clips | Frames:
     if others := [f"--{name.replace('_', '-')}" for name in wanted if name not in known]:
         raise ValueError(f"{', '.join(others)}: no option of --form={given['form']}")
     if given["per_shard"] < 1:
-        raise ValueError(f"--per-shard={given['per_shard']}: must be at least 1")
+        raise ValueError(f"--per-shard must be >= 1, got {given['per_shard']}")
     form = kind(**wanted)
     check_form(form)
     return form

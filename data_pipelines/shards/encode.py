@@ -92,8 +92,8 @@ def check_form(form: Clips | Frames) -> None:
     for name, value in dataclasses.asdict(form).items():
         low, high = least.get(name, 0), most.get(name)
         if value < low or (high is not None and value > high):
-            range_ = f"at least {low}" if high is None else f"{low} to {high}"
-            raise ValueError(f"--{name.replace('_', '-')}={value}: must be {range_}")
+            rule = f">= {low}" if high is None else f"between {low} and {high}"
+            raise ValueError(f"--{name.replace('_', '-')} must be {rule}, got {value}")
     if isinstance(form, Frames) and form.fps and form.frames:
         raise ValueError(f"--fps={form.fps} and --frames={form.frames}: give one of them")
 

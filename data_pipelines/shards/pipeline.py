@@ -1,6 +1,5 @@
 """The run on Apache Beam: every shard is one piece of work of whatever engine runs it."""
 
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +15,7 @@ from data_pipelines.shards import files
 from data_pipelines.shards.folder import VIDEOS, Plan
 from data_pipelines.shards.write import WORKER, write_shard
 from vlt.data.clips import DecoderPool
+from vlt.pytrees.fields import did_you_mean
 
 
 def new_pipeline(flags: Sequence[str], own: Iterable[str]) -> beam.Pipeline:
@@ -40,8 +40,7 @@ def new_pipeline(flags: Sequence[str], own: Iterable[str]) -> beam.Pipeline:
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-    return f"--{name}" + (f" (did you mean --{near[0]}?)" if near else "")
+    return f"--{name}{did_you_mean(name.replace('-', '_'), known)}"
 
 
 def run(pipeline: beam.Pipeline, out: str, plan: Plan, shards: Sequence[str], limit: float) -> None:

@@ -166,11 +166,11 @@ def test_only_in_its_towers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"positions": ("ffn",)}, "ffn match nothing; there are before_attention, attention"),
+        ({"positions": ("ffn",)}, "ffn; choose from before_attention, attention"),
         ({"positions": ()}, "adapter.positions is empty"),
-        ({"activation": "tanh"}, "tanh match nothing; there are quick_gelu, gelu"),
-        ({"bottleneck": 0}, "adapter.bottleneck=0: at least 1"),
-        ({"towers": ("visal",)}, "visal match nothing"),
+        ({"activation": "tanh"}, "tanh; choose from quick_gelu, gelu"),
+        ({"bottleneck": 0}, "adapter.bottleneck must be >= 1, got 0"),
+        ({"towers": ("visal",)}, "visal; choose from"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

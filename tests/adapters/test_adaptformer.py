@@ -111,9 +111,9 @@ def test_dropout_is_on_the_bottleneck_and_in_training_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bottleneck": 0}, "adaptformer.bottleneck=0: at least 1"),
-        ({"dropout": 1.0}, "at least 0 and below 1"),
-        ({"towers": ("video",)}, "video match nothing; there are visual, text"),
+        ({"bottleneck": 0}, "adaptformer.bottleneck must be >= 1, got 0"),
+        ({"dropout": 1.0}, "must be >= 0 and < 1"),
+        ({"towers": ("video",)}, "video; choose from visual, text"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -162,5 +162,5 @@ def test_sizes_that_fit():
 
 
 def test_unknown_header_is_refused():
-    with pytest.raises(ValueError, match="tightTransf match nothing; there are seqTransf, seqLSTM"):
+    with pytest.raises(ValueError, match="tightTransf; choose from seqTransf, seqLSTM"):
         build_methods({"clip4clip": {"sim_header": "tightTransf"}})

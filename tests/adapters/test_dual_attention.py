@@ -203,9 +203,9 @@ def test_every_leaf_gets_a_gradient(whole_block):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gate": "sigmoid"}, "sigmoid match nothing; there are tanh, convex, channel"),
+        ({"gate": "sigmoid"}, "sigmoid; choose from tanh, convex, channel"),
         ({"temporal_position": "sine"}, "dual_attention.temporal_position=.*sine"),
-        ({"max_frames": 0}, "dual_attention.max_frames=0: at least 1"),
+        ({"max_frames": 0}, "dual_attention.max_frames must be >= 1, got 0"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

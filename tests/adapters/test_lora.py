@@ -192,11 +192,11 @@ def test_recomputed_blocks_give_the_same():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": ("query", "qkv")}, "qkv match nothing; there are query, key, value, out"),
+        ({"targets": ("query", "qkv")}, "qkv; choose from query, key, value, out"),
         ({"targets": ()}, "lora.targets is empty"),
-        ({"towers": ("vision",)}, "vision match nothing; there are visual, text"),
+        ({"towers": ("vision",)}, "vision; choose from visual, text"),
         ({"targets": ("query", "fc1")}, "set lora.share_a=False"),
-        ({"rank": 0}, "lora.rank=0: at least 1"),
+        ({"rank": 0}, "lora.rank must be >= 1, got 0"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

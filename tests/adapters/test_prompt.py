@@ -219,9 +219,9 @@ def test_starts_within_the_published_bound(deep):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"matched": True}, "set one of them False"),
-        ({"tokens": 0}, "prompt.tokens=0: at least 1"),
-        ({"towers": ["audio"]}, "audio match nothing; there are visual, text"),
+        ({"matched": True}, "set one of the two to False"),
+        ({"tokens": 0}, "prompt.tokens must be >= 1, got 0"),
+        ({"towers": ["audio"]}, "audio; choose from visual, text"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -180,8 +180,8 @@ def test_every_leaf_gets_a_gradient():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"positions": ("attention",)}, "attention match nothing; there are before_attention"),
-        ({"width": 0}, "st_adapter.width=0: at least 1"),
+        ({"positions": ("attention",)}, "attention; choose from before_attention"),
+        ({"width": 0}, "st_adapter.width must be >= 1, got 0"),
         ({"kernel": (3, 3)}, r"st_adapter.kernel=\(3, 3\): three odd numbers"),
         ({"kernel": (3, 2, 1)}, "three odd numbers"),
     ],

@@ -118,11 +118,14 @@ def test_every_leaf_gets_a_gradient():
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        ({"temporal_transformer": {"layers": 0}}, "temporal_transformer.layers=0: at least 1"),
+        (
+            {"temporal_transformer": {"layers": 0}},
+            "temporal_transformer.layers must be >= 1, got 0",
+        ),
         ({"temporal_transformer": {}}, "layers=4: the vision tower has 2 blocks to copy"),
         (
             {"temporal_transformer": {"temporal_position": "sine"}},
-            "temporal_transformer.*sine match nothing; there are none, learned",
+            "temporal_transformer.*sine; choose from none, learned",
         ),
         (
             {

@@ -157,7 +157,7 @@ def test_lora_stays_in_its_towers():
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        (SPEC, {"positions": ("ffn",)}, "ffn match nothing; there are attention, cross_attention"),
+        (SPEC, {"positions": ("ffn",)}, "ffn; choose from attention, cross_attention"),
         (SPEC, {"reduction": 0}, "vl_adapter.reduction=0: 1 to the width 16"),
         (
             SIZES["tiny_clip"],

@@ -30,7 +30,7 @@ def test_errors_are_one_message_and_a_status(clip_folder, tmp_path, capsys):
     assert main([str(clip_folder), str(tmp_path / "model")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {clip_folder}: holds no tokenizer")
     assert main([str(clip_folder), str(tmp_path / "model"), "--set", "visual.head=1"]) == 1
-    assert "did you mean visual.heads?" in capsys.readouterr().err
+    assert "unknown key 'visual.head' (did you mean 'visual.heads'" in capsys.readouterr().err
     assert main([str(clip_folder), str(tmp_path / "back"), "--reverse"]) == 1
     assert "a Hugging Face folder must be converted first" in capsys.readouterr().err
     assert main([str(clip_folder), str(tmp_path / "back"), "--reverse", "--set", "base=x"]) == 1

@@ -32,5 +32,5 @@ def test_words_after_the_limit_are_cut_after_the_clean_up():
 def test_wrong_rules():
     with pytest.raises(ValueError, match="did you mean 'blip_caption'"):
         Cleaning("blip_captions")
-    with pytest.raises(ValueError, match="max_words=-1: must be 0 or more"):
+    with pytest.raises(ValueError, match="max_words must be >= 0, got -1"):
         Cleaning("", -1)

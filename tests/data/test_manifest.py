@@ -194,10 +194,10 @@ def test_a_list_that_is_written_out_is_one(folder):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"caption": "a cat \ud83d"}, r"`caption` is no UTF-8 text: character 7 is \\ud83d"),
-        ({"caption": ["fine", "x\udc00"]}, r"`caption\[1\]` is no UTF-8 text"),
-        ({"caption": "x", "mood": "\ud83d"}, "`mood` is no UTF-8 text"),
-        ({"caption": "nul\0"}, "`caption` is no text: character 4 is a NUL"),
+        ({"caption": "a cat \ud83d"}, r"`caption` is not UTF-8 text: character 7 is \\ud83d"),
+        ({"caption": ["fine", "x\udc00"]}, r"`caption\[1\]` is not UTF-8 text"),
+        ({"caption": "x", "mood": "\ud83d"}, "`mood` is not UTF-8 text"),
+        ({"caption": "nul\0"}, "`caption` is not text: character 4 is a NUL"),
         ({"caption": "NaN"}, "`caption` is 'NaN', which tools write where a value is missing"),
         ({"question": "['who?']", "answer": "he"}, "`question` must be a text, is a list"),
         ({"question": "who?", "answer": "['he' 'she']"}, "`answer` must be a text, is a list"),

@@ -228,7 +228,9 @@ def test_labels_become_indices_of_sorted_or_given_classes(make, tmp_path):
     data = make(rows=rows, batch_size=4, classes=str(tmp_path / "classes.txt"))
     assert data.classes == ["10", "2", "9"] and data.labels.tolist() == [0, 2, 1, 0, 2]
     (tmp_path / "classes.txt").write_text("10\n2\n")
-    with pytest.raises(ManifestError, match="line 2: label '9' is no class; the classes are 10, 2"):
+    with pytest.raises(
+        ManifestError, match="line 2: label '9' is not a class; the classes are 10, 2"
+    ):
         make(rows=rows, classes=str(tmp_path / "classes.txt"))
 
 
@@ -277,7 +279,7 @@ def test_cached_clips_are_read_once_and_random_ones_are_not_cached(make):
         ({"on_error": "ignore"}, ValueError, "train.on_error='ignore': must be one of raise, skip"),
         ({"batch_size": 25}, ValueError, "train.batch_size=25: must be at most the 24 rows"),
         ({"batch_size": 7, "group": "pair"}, ValueError, "must be a multiple of 2 rows a group"),
-        ({"batch_size": 0}, ValueError, "train.batch_size=0: must be at least 1"),
+        ({"batch_size": 0}, ValueError, "train.batch_size=0: must be >= 1"),
         ({"group": "pair", "share": [0, 1, 2]}, ValueError, "here 3, are a multiple of the 2 rows"),
         ({"on_error": "skip", "share": [0, 1]}, ValueError, "'replace' where several processes"),
         ({"group": "twin"}, ManifestError, "line 1: has no column 'twin' to group by"),

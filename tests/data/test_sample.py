@@ -183,8 +183,8 @@ def test_random_clips_are_draws_of_their_own(name):
 
 
 def test_unknown_rules_and_empty_videos():
-    with pytest.raises(ValueError, match="unknown sampler 'linspce'; did you mean 'linspace'"):
+    with pytest.raises(ValueError, match="unknown sampler 'linspce' .did you mean 'linspace'"):
         check_sampler("linspce")
     for n, frames, clips in ((0, 8, 1), (8, 0, 1), (8, 8, 0)):
-        with pytest.raises(ValueError, match="must be at least 1"):
+        with pytest.raises(ValueError, match="must be >= 1"):
             sample("linspace", n, frames, rng=np.random.default_rng(0), clips=clips)

@@ -232,7 +232,7 @@ def test_a_shard_that_the_index_does_not_know_is_named(copy):
     path = shard(manifest)
     path.rename(path.with_name("mine.array_record"))
     rows = [{"video": "mine.array_record#0", "caption": "x"}]
-    with pytest.raises(ManifestError, match=f"mine.* is no shard that {shards.INDEX}"):
+    with pytest.raises(ManifestError, match=f"mine.* is not a shard that the {shards.INDEX}"):
         read_manifest(write_rows(manifest, rows))
 
 
@@ -379,7 +379,7 @@ def test_a_record_that_is_a_playlist_is_no_video(made, tmp_path):
 def test_an_index_of_other_contents_is_named(copy, index):
     manifest = copy("all")
     (manifest.parent / shards.INDEX).write_bytes(index.encode("latin-1"))
-    with pytest.raises(ManifestError, match=f"{shards.INDEX}|not JSON|is no index of shards"):
+    with pytest.raises(ManifestError, match=f"{shards.INDEX}|not JSON|is not an index of shards"):
         read_manifest(manifest)
 
 

@@ -56,15 +56,15 @@ def test_a_line_has_an_end(tmp_path, monkeypatch):
     [
         ('{"a": 1, "b": 2, "a": 3}', "an object has the key 'a' twice"),
         ('{"a": [{"b": 1, "b": 1}]}', "an object has the key 'b' twice"),
-        ('{"a": NaN}', "NaN is no JSON number"),
-        ("[-Infinity]", "-Infinity is no JSON number"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ("[-Infinity]", "-Infinity is not a JSON number"),
         ("[" * 100_000, "too deep|not JSON"),
         ("[" * 100_000 + "]" * 100_000, "too deep"),
         ('{"a":' * 100_000, "too deep|not JSON"),
         ("1" * 5000, "a number of 5,000 digits is longer than 1,000"),
-        ('{"a": ["ok", "x\\ud83d"]}', r"`a\[1\]` is no UTF-8 text: character 2 is \\ud83d"),
-        ('{"a": {"b": "\\udc00"}}', r"`a\.b` is no UTF-8 text: character 1"),
-        ('{"x\\ud83d": 1}', r"key.* is no UTF-8 text"),
+        ('{"a": ["ok", "x\\ud83d"]}', r"`a\[1\]` is not UTF-8 text: character 2 is \\ud83d"),
+        ('{"a": {"b": "\\udc00"}}', r"`a\.b` is not UTF-8 text: character 1"),
+        ('{"x\\ud83d": 1}', r"key.* is not UTF-8 text"),
         ('"x\\u0000"', "character 2 is a NUL"),
         ('{"a": 1', "not JSON: .* at column 8"),
         ('{\n"a": }', "not JSON: .* at line 2, column 6"),
@@ -87,7 +87,7 @@ def test_json_lines_name_the_line(tmp_path):
     path.write_text('{"a": 1}\n\n[2]\n')
     assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, [2])]
     for content, message in (
-        ('{"a": 1}\n{"a": "\\ud83d"}\n', "line 2: `a` is no UTF-8 text"),
+        ('{"a": 1}\n{"a": "\\ud83d"}\n', "line 2: `a` is not UTF-8 text"),
         ('{\n"a": 1\n}\n', r"line 1: not JSON.*\.jsonl holds one object a line"),
         ('[\n{"a": 1},\n', r"line 1: not JSON.*\.jsonl holds one object a line"),
     ):

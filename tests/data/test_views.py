@@ -30,7 +30,7 @@ def test_training_takes_one_view(make):
 
 def test_no_clip_is_refused(make):
     sampler = VIEWS["sampler"] | {"clips": 0}
-    with pytest.raises(ValueError, match="train.sampler.clips=0: must be at least 1"):
+    with pytest.raises(ValueError, match="train.sampler.clips must be >= 1, got 0"):
         make(sampler=sampler)
 
 

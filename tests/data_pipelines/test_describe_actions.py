@@ -280,7 +280,7 @@ def test_command(command, server, tmp_path, monkeypatch, capsys):
     ("options", "labels", "message"),
     [
         (["--key-env", "NO_SUCH_KEY"], "id,name\n0,a\n", "no environment variable NO_SUCH_KEY"),
-        (["--sentences", 0], "id,name\n0,a\n", "--sentences 0: at least 1"),
+        (["--sentences", 0], "id,name\n0,a\n", "--sentences must be >= 1, got 0"),
         ([], "id,name\n1,a\n", "labels.csv, line 2: must be id 0 and a name"),
         ([], "id,name\n", "labels.csv: holds no classes"),
     ],

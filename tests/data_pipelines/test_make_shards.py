@@ -231,10 +231,10 @@ def test_a_whole_folder_that_lost_a_shard_is_named(made, tmp_path):
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        (Clips(crf=52), "--crf=52: must be 0 to 51"),
-        (Clips(short_side=0), "--short-side=0: must be at least 16"),
-        (Frames(quality=0), "--quality=0: must be 1 to 95"),
-        (Frames(fps=-1.0), "--fps=-1.0: must be at least 0"),
+        (Clips(crf=52), "--crf must be between 0 and 51, got 52"),
+        (Clips(short_side=0), "--short-side must be >= 16, got 0"),
+        (Frames(quality=0), "--quality must be between 1 and 95, got 0"),
+        (Frames(fps=-1.0), "--fps must be >= 0, got -1.0"),
         (Frames(fps=2.0, frames=8), "give one of them"),
     ],
 )

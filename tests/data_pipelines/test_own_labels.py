@@ -75,7 +75,7 @@ def test_a_class_with_fewer_than_the_shots_is_named(tmp_path):
     source = manifest(tmp_path / "a.jsonl", {"run": 9, "jump": 5})
     with pytest.raises(AnnotationError, match="class 'jump' has 5 videos, 6 are asked for"):
         write_few(source, str(tmp_path / "few.jsonl"), 6, seed=0)
-    with pytest.raises(AnnotationError, match="--shots 0: at least 1"):
+    with pytest.raises(AnnotationError, match="--shots must be >= 1, got 0"):
         write_few(source, str(tmp_path / "few.jsonl"), 0, seed=0)
     with pytest.raises(AnnotationError, match="would be written over"):
         write_few(source, source, 2, seed=0)

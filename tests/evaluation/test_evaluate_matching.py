@@ -108,7 +108,7 @@ def test_rows_hold_every_wanted_pair_and_no_other(batch_size):
 
 
 def test_no_candidate_to_match_is_refused(parts):
-    with pytest.raises(ValueError, match="rerank=0: at least the nearest"):
+    with pytest.raises(ValueError, match="rerank must be >= 1, got 0"):
         evaluate(parts, 0)
 
 

@@ -74,8 +74,11 @@ def test_whole_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": (3, 6, 9)}, "evit.layers=(3, 6, 9): the tower has blocks 0 to 3"),
-        ({"layers": (2, 1)}, "each once, rising"),
+        (
+            {"layers": (3, 6, 9)},
+            "evit.layers must be blocks from 0 to 3, each once, ascending; got (3, 6, 9)",
+        ),
+        ({"layers": (2, 1)}, "each once, ascending"),
         ({"layers": (1,), "keep": 1.5}, "evit.keep=1.5"),
     ],
 )

@@ -197,7 +197,7 @@ VISUAL = VisionSpec(7, 1, 8, 12, 1, 8)  # 49 patches
     [
         (4, 12, r"x\.r=4: layer 11 has 6 tokens.* 5 patches.* at most 2 merge.* 12 layers is 3"),
         (25, 1, r"x\.r=25: layer 0 has 50 tokens.* at most 24 merge.* 1 layers is 24"),
-        (-1, 12, r"x\.r=-1: at least 0"),
+        (-1, 12, r"x\.r must be >= 0, got -1"),
     ],
 )
 def test_more_than_there_is(r, layers, message):

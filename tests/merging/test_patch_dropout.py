@@ -114,7 +114,7 @@ def test_methods_that_find_patches_by_their_places_refuse_it():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
 def test_rates_outside_of_0_to_1(rate):
-    with pytest.raises(ValueError, match=f"patch_dropout.rate={rate}: at least 0 and below 1"):
+    with pytest.raises(ValueError, match=f"patch_dropout.rate must be >= 0 and < 1, got {rate}"):
         PatchDropout(rate)
 
 

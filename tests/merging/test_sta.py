@@ -88,7 +88,7 @@ def test_whole_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "sta.layers=(3, 7): the tower has blocks 0 to 3"),
+        ({}, "sta.layers must be blocks from 0 to 3, each once, ascending; got (3, 7)"),
         ({"layers": (1,), "keep": 1.0}, "sta.keep=1.0"),
         ({"layers": (1,), "keep": 0.4}, "leaves 7 of 16 patches after block 1; at most 8 can go"),
     ],

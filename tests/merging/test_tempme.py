@@ -339,8 +339,12 @@ def test_joined_clips_keep_their_kinds_apart():
         ({"layers": (), "join": ()}, 12, r"tempme\.layers=\(\): one layer or more"),
         ({"join": (2, 0, 3)}, 12, r"tempme\.join=\(2, 0, 3\): one positive"),
         ({"r": 6}, 12, r"tempme\.r=6: layer 7 has 8 tokens.* 7 patches.* at most 3 .* is 5"),
-        ({"keep_cross": 0}, 12, r"tempme\.keep_cross=0: percent, from 1 to 100"),
-        ({"keep_intra": 101}, 12, r"tempme\.keep_intra=101: percent, from 1 to 100"),
+        ({"keep_cross": 0}, 12, r"tempme\.keep_cross must be a percentage from 1 to 100, got 0"),
+        (
+            {"keep_intra": 101},
+            12,
+            r"tempme\.keep_intra must be a percentage from 1 to 100, got 101",
+        ),
     ],
 )
 def test_what_does_not_fit(options, frames, message):

@@ -303,10 +303,13 @@ def test_bench_compares_mixing_with_plain_column_by_column(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keys": "cls"}, "cls match nothing; there are all_cls, own_cls, positions"),
-        ({"layers": "last"}, "last match nothing; there are published"),
-        ({"cross_factor": -0.1}, "token_mixing.cross_factor=-0.1: at least 0"),
-        ({"layers": (4,)}, r"token_mixing.layers=\(4,\): the tower has blocks 0 to 3"),
+        (
+            {"keys": "cls"},
+            "unknown token_mixing.keys: cls; choose from all_cls, own_cls, positions",
+        ),
+        ({"layers": "last"}, "unknown token_mixing.layers: last; choose from published"),
+        ({"cross_factor": -0.1}, "token_mixing.cross_factor must be >= 0, got -0.1"),
+        ({"layers": (4,)}, r"token_mixing.layers must be blocks from 0 to 3, .* got \(4,\)"),
         ({"layers": "published"}, "mixes from block 11 on, the tower has blocks 0 to 3"),
     ],
 )

@@ -100,7 +100,9 @@ def test_an_existing_folder_is_replaced_only_when_asked(folder: Path, tokenizer:
 def test_a_folder_with_what_we_never_write_is_not_replaced(folder, tokenizer, name):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("mine")
-    with pytest.raises(ModelFolderError, match=f"also holds .*{name}, which no model folder"):
+    with pytest.raises(
+        ModelFolderError, match=f"also holds .*{name}, which is no part of a model folder"
+    ):
         write_model_folder(folder, CONFIG, _params(CONFIG), tokenizer, overwrite=True)
     assert (folder / name).read_text() == "mine" and read_model_folder(folder)[0] == CONFIG
 
@@ -230,22 +232,26 @@ def test_any_value_in_any_place_is_a_config_or_a_sentence(tmp_path_factory, plac
         ("spec.visual.heads", 3, "spec.visual.heads=3 does not divide width=8"),
         ("spec.visual.patch_size", 0, "spec.visual.patch_size=0: 1 to 4096"),
         ("spec.visual.patch_size", 5, "spec.visual.patch_size=5 does not divide image_size=16"),
-        ("spec.visual.activation", "tanh", "spec.visual.activation='tanh'; there are gelu, qui"),
+        ("spec.visual.activation", "tanh", "spec.visual.activation='tanh'; choose from gelu, qui"),
         ("spec.text.norm_eps", float("nan"), "spec.text.norm_eps=nan: a finite number"),
         ("spec.text", None, "spec.text is None"),
         ("spec.embed_dim", 0, "spec.embed_dim=0: a dual_encoder has 1 or more"),
         ("spec.colour", 1, "spec has no field 'colour'"),
-        ("frames", 10**7, "model.frames=10000000: 1 to 262144 for frames of 4 patches"),
+        (
+            "frames",
+            10**7,
+            "model.frames must be between 1 and 262144 for 4 patches a frame, got 10000000",
+        ),
         ("frames", "8", "config.frames='8': a whole number or null is needed"),
         ("frame_norm", 1, "config.frame_norm=1: true or false is needed"),
         ("methods", ["btadapter"], r"config.methods=\['btadapter'\]: {name: value, ...} is needed"),
         ("methods.btadapter", 3, "method 'btadapter' is 3; {option: value, ...} is needed"),
         ("methods.btadapter.depth", "x", "method 'btadapter'.depth='x': a whole number is needed"),
-        ("methods.btadapter.dept", 2, "no option 'dept'; did you mean 'depth'"),
+        ("methods.btadapter.dept", 2, "no option 'dept' .did you mean 'depth'"),
         ("preprocessing.mean", [0.5, 0.5], "preprocessing.mean=.*a list of 3 finite numbers"),
-        ("preprocessing.std", [0.5, 0.5, 0], "preprocessing.std=.*numbers above 0"),
+        ("preprocessing.std", [0.5, 0.5, 0], "preprocessing.std must be numbers > 0"),
         ("preprocessing.image_size", 17, "preprocessing.image_size=17: the vision tower takes 16"),
-        ("preprocessing.resize", "cubic", "preprocessing.resize='cubic'; did you mean 'bicubic'"),
+        ("preprocessing.resize", "cubic", "preprocessing.resize='cubic' .did you mean 'bicubic'"),
     ],
 )
 def test_the_key_and_what_would_be_right_are_named(tmp_path: Path, key, value, message):
@@ -263,7 +269,7 @@ def test_the_key_and_what_would_be_right_are_named(tmp_path: Path, key, value, m
         (b'{"a": "\xff"}', "not readable JSON"),
         (b'{"a":' * 10**5, "not readable JSON"),
         (b"[" * 10**5, "not readable JSON"),
-        (b"3", "3 is no config"),
+        (b"3", "must hold an object {key: value, ...}, holds 3"),
         (b'{"format": "' + b"x" * 2**20 + b'"}', "more than 1048576 bytes"),
         (b'{"model": {}, "train": {}}', "folder of a run, python -m vlt.export makes a model"),
         (b'{"model_type": "clip"}', "a Hugging Face folder must be converted first"),

@@ -1,4 +1,4 @@
-"""Attention taken head by head is the same attention."""
+"""Attention is a softmax over scaled products, and the same where it is taken head by head."""
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,15 @@ def with_gradient(function):
         return jnp.square(y).sum(), y
 
     return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(QUERY, KEY, VALUE)
+
+
+def test_attention_is_softmax_of_scaled_products():
+    def textbook(query, key, value):
+        logits = jnp.einsum("...qd,...md->...qm", query, key) / 4  # the root of 16 channels
+        return jnp.einsum("...qm,...md->...qd", jax.nn.softmax(logits), value)
+
+    expected, found = with_gradient(textbook), with_gradient(block.attend)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), expected, found)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])

@@ -287,13 +287,13 @@ def test_the_video_is_read_once_and_the_search_ends_early(params, given):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "best"}, "method='best': one of greedy, beam, nucleus"),
-        ({"semantics": "old"}, "semantics='old': one of blip, transformers"),
-        ({"beams": 0}, "beams=0 must be at least 1"),
+        ({"method": "best"}, "unknown method: 'best'; choose from greedy, beam, nucleus"),
+        ({"semantics": "old"}, "unknown semantics: 'old'; choose from blip, transformers"),
+        ({"beams": 0}, "beams must be >= 1, got 0"),
         ({"max_length": 4}, "min_length=5 must be at most max_length"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0 must be above 0"),
-        ({"top_p": 1.5}, "top_p=1.5 must be above 0, at most 1"),
-        ({"top_k": -1}, "top_k=-1 must be 0 or more"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be > 0, got 0.0"),
+        ({"top_p": 1.5}, "top_p must be > 0 and <= 1, got 1.5"),
+        ({"top_k": -1}, "top_k must be >= 0, got -1"),
     ],
 )
 def test_searches_that_cannot_be(options, said):

@@ -46,9 +46,9 @@ def test_values_become_a_dataclass_and_lists_tuples():
         ({"inner": {}}, "it.inner lacks 'width'"),
         (
             {"inner": {"width": 2, "widht": 3}},
-            "it.inner has no field 'widht'; did you mean 'width'",
+            "it.inner has no field 'widht' .did you mean 'width'",
         ),
-        ({"inner": {"width": 2}, 3: 4}, "it has no key 3; there are count"),
+        ({"inner": {"width": 2}, 3: 4}, "it has no key 3; choose from count"),
         ({"count": True}, "it.count=True: a whole number is needed"),
         ({"count": 2.0}, "it.count=2.0: a whole number"),
         ({"count": 10**40}, "it.count=1000.*: a whole number"),
@@ -79,5 +79,5 @@ def test_deep_and_long_values_are_shown_in_a_few_words():
 
 
 def test_near_names():
-    assert near("widht", ["width", "heads"]) == "; did you mean 'width'?"
-    assert near(7, ["width", "heads"]) == "; there are heads, width"
+    assert near("widht", ["width", "heads"]) == " (did you mean 'width'?)"
+    assert near(7, ["width", "heads"]) == "; choose from heads, width"

@@ -22,7 +22,7 @@ class Devices(list):
         (dict(data=1, fsdp=16), 8, ["mesh.fsdp=16", "devices, 8", "1, 2, 4, 8"]),
         (dict(data=-1, fsdp=3), 8, ["fsdp=3", "3 does not divide", "1, 2, 4, 8"]),
         (dict(data=-1, fsdp=-1), 8, ["data and fsdp", "only one"]),
-        (dict(data=0), 8, ["mesh.data=0", "at least 1"]),
+        (dict(data=0), 8, ["mesh.data must be >= 1", "got 0"]),
         (dict(dta=-1), 8, ["dta", "data, fsdp, tensor"]),
     ],
 )

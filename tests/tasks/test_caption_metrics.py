@@ -205,14 +205,14 @@ def test_references_of_all_forms(shared, tmp_path, msvd):
     [
         (read_predictions, '{"a": "b"', "cannot be read as JSON"),
         (read_predictions, '"text"', "holds neither an object nor a list"),
-        (read_predictions, '{"a": ["b"]}', "not one text each: a"),
+        (read_predictions, '{"a": ["b"]}', "must have one text each: a"),
         (read_predictions, '[{"image_id": 1, "text": ""}]', "an entry has no 'caption'"),
         (
             read_predictions,
             '[{"image_id": 1, "caption": ""}, {"image_id": 1, "caption": ""}]',
             "1 ids come twice",
         ),
-        (read_references, '{"a": 3}', "the captions of a are 3, no texts"),
+        (read_references, '{"a": 3}', "the captions of a are 3, not texts"),
         (read_references, '{"annotations": [{"caption": "a"}]}', "an entry has no 'image_id'"),
     ],
 )
@@ -255,8 +255,8 @@ PREDICTIONS = {"a": "a man runs", "b": "a dog"}
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a cat \ud83d", r"of a is no UTF-8 text: character 7 is \\ud83d"),
-        ("nul\0", "of a is no text: character 4 is a NUL"),
+        ("a cat \ud83d", r"of a is not UTF-8 text: character 7 is \\ud83d"),
+        ("nul\0", "of a is not text: character 4 is a NUL"),
         ("word " * 2001, "of a has 2,001 words, more than 2,000"),
     ],
 )
@@ -295,9 +295,9 @@ def test_programs_that_hang_are_ended(monkeypatch):
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
-        (read_predictions, b'{"a": "x\\ud83d"}', "`a` is no UTF-8 text: character 2"),
+        (read_predictions, b'{"a": "x\\ud83d"}', "`a` is not UTF-8 text: character 2"),
         (read_predictions, b'{"a": "x", "a": "y"}', "an object has the key 'a' twice"),
-        (read_predictions, b'{"a": NaN}', "NaN is no JSON number"),
+        (read_predictions, b'{"a": NaN}', "NaN is not a JSON number"),
         (read_predictions, b'{"a": "caf\xe9"}', "line 1: not UTF-8"),
         (read_predictions, "{}".encode("utf-16"), "is UTF-16"),
         (read_predictions, b"[" * 100_000, "as JSON: not JSON"),
@@ -313,7 +313,7 @@ def test_programs_that_hang_are_ended(monkeypatch):
         (read_references, b'{"annotations": "x"}', "'annotations' must be a list"),
         (read_references, b'{"a": ["x", " "]}', "a caption of a must be .* not empty"),
         (read_references, b"{\"a\": \"['x' 'y']\"}", "a caption of a must be a text, is a list"),
-        (read_references, b'{"a": ["x\\u0000"]}', r"`a\[0\]` is no text: character 2 is a NUL"),
+        (read_references, b'{"a": ["x\\u0000"]}', r"`a\[0\]` is not text: character 2 is a NUL"),
     ],
 )
 def test_files_of_strangers(tmp_path, read, content, message):
@@ -331,13 +331,13 @@ def test_command_says_which_file_is_wrong(tmp_path, monkeypatch):
     (tmp_path / "p.json").write_text('{"a": "x\\ud83d"}')
     (tmp_path / "r.jsonl").write_text('{"video": "a", "caption": "x\\ud83d"}')
     monkeypatch.setattr(sys, "argv", ["score", str(tmp_path / "p.json"), "none"])
-    with pytest.raises(SystemExit, match="ScoringError: .*p.json: .*`a` is no UTF-8 text"):
+    with pytest.raises(SystemExit, match="ScoringError: .*p.json: .*`a` is not UTF-8 text"):
         score.main()
     (tmp_path / "p.json").write_text('{"a": "x"}')
     monkeypatch.setattr(
         sys, "argv", ["score", *map(str, (tmp_path / "p.json", tmp_path / "r.jsonl"))]
     )
-    with pytest.raises(SystemExit, match="r.jsonl, line 1: `caption` is no UTF-8 text"):
+    with pytest.raises(SystemExit, match="r.jsonl, line 1: `caption` is not UTF-8 text"):
         score.main()
 
 

@@ -105,7 +105,7 @@ def test_files_that_are_missing_or_not_json_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"0": ["a \\ud83d"]}', r"`0\[0\]` is no UTF-8 text: character 3"),
+        (b'{"0": ["a \\ud83d"]}', r"`0\[0\]` is not UTF-8 text: character 3"),
         (b'{"0": ["a."], "0": ["b."]}', "an object has the key '0' twice"),
         (b'{"0": ["caf\xe9"]}', "line 1: not UTF-8"),
         (

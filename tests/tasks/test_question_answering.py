@@ -49,7 +49,9 @@ def test_summed_over_words_weighted_and_divided_by_videos_or_frames():
 
 
 def test_unknown_denominator_is_refused():
-    with pytest.raises(ValueError, match="task.denominator='words': one of videos, frames"):
+    with pytest.raises(
+        ValueError, match="unknown task.denominator: 'words'; choose from videos, frames"
+    ):
         QuestionAnswering(denominator="words")
 
 

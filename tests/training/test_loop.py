@@ -189,7 +189,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_harms_nothing(whole, tmp_path)
     for mode in ("train", "eval"):
         done = run(tmp_path, f"--mode={mode}")
         assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert f"is in use by a run that lives (process {process.pid} of " in done.stderr
+        assert f"is in use by a live run (process {process.pid} of " in done.stderr
     process.send_signal(signal.SIGCONT)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors[-3000:]

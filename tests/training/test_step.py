@@ -130,7 +130,7 @@ def test_frozen_leaves_cost_no_gradient_and_no_stored_activation():
 
 
 def test_text_of_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="task.losses.vct: one of vtc"):
+    with pytest.raises(ValueError, match="unknown task.losses: 'vct' .did you mean 'vtc'"):
         Retrieval({"vct": 1.0}, None, False)
 
 

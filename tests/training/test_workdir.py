@@ -79,7 +79,7 @@ def test_of_runs_that_start_together_exactly_one_has_the_folder(tmp_path):
         said = [child.stdout.readline() for child in children]
         assert said.count("held\n") == 1, said
         winner = children[said.index("held\n")]
-        where = f"in use by a run that lives (process {winner.pid} of {socket.gethostname()}"
+        where = f"in use by a live run (process {winner.pid} of {socket.gethostname()}"
         assert all(text == "held\n" or where in text for text in said), said
     for child in children:
         child.communicate("")
@@ -160,7 +160,7 @@ def files(folder):
 def test_a_folder_that_is_no_runs_is_left_as_it_is(tmp_path, name):
     (tmp_path / name).write_text('{"model_type": "clip"}')
     before = files(tmp_path)
-    with pytest.raises(WorkdirError, match=f"is no run's: it holds {name}"):
+    with pytest.raises(WorkdirError, match=f"is not the folder of a run: it holds {name}"):
         claim(tmp_path, load_config(CONFIG))
     assert files(tmp_path) == before
 
@@ -214,7 +214,7 @@ def test_what_a_killed_start_left_does_not_block_the_next(tmp_path, monkeypatch)
 
 def test_folders_that_cannot_be_are_answered_in_a_sentence(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(WorkdirError, match="file: .*file is no folder"):
+    with pytest.raises(WorkdirError, match="file: .*file is not a folder"):
         prepare(tmp_path / "file")
     with pytest.raises(WorkdirError, match="cannot be written: Not a directory"):
         prepare(tmp_path / "file" / "run")

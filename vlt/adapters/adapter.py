@@ -53,7 +53,7 @@ class Adapter(Method):
 
     def __post_init__(self) -> None:
         if self.bottleneck < 1:
-            raise ValueError(f"adapter.bottleneck={self.bottleneck}: at least 1")
+            raise ValueError(f"adapter.bottleneck must be >= 1, got {self.bottleneck}")
         require_some("adapter", "positions", self.positions, POSITIONS)
         require_some("adapter", "towers", self.towers, TOWERS)
         require_some("adapter", "activation", (self.activation,), tuple(NONLINEAR))

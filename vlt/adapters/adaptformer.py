@@ -34,9 +34,9 @@ class AdaptFormer(Method):
 
     def __post_init__(self) -> None:
         if self.bottleneck < 1:
-            raise ValueError(f"adaptformer.bottleneck={self.bottleneck}: at least 1")
+            raise ValueError(f"adaptformer.bottleneck must be >= 1, got {self.bottleneck}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"adaptformer.dropout={self.dropout}: at least 0 and below 1")
+            raise ValueError(f"adaptformer.dropout must be >= 0 and < 1, got {self.dropout}")
         require_some("adaptformer", "towers", self.towers, TOWERS)
 
     def mlp_path(

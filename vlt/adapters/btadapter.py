@@ -52,13 +52,18 @@ class BTAdapter(BranchOptions, Method):
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
-                raise ValueError(f"btadapter.{field}={getattr(self, field)!r}: one of {allowed}")
+                raise ValueError(
+                    f"unknown btadapter.{field}: {getattr(self, field)!r}; choose from "
+                    f"{', '.join(allowed)}"
+                )
         for field in ("mask_rate", "drop_path"):
             if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"btadapter.{field}={getattr(self, field)}: at least 0, below 1")
+                raise ValueError(
+                    f"btadapter.{field} must be >= 0 and < 1, got {getattr(self, field)}"
+                )
         for field in ("depth", "max_frames"):
             if getattr(self, field) < 1:
-                raise ValueError(f"btadapter.{field}={getattr(self, field)}: at least 1")
+                raise ValueError(f"btadapter.{field} must be >= 1, got {getattr(self, field)}")
 
     @property
     def reads_patches(self) -> bool:

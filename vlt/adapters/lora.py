@@ -46,7 +46,7 @@ class LoRA(Method):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"lora.rank={self.rank}: at least 1")
+            raise ValueError(f"lora.rank must be >= 1, got {self.rank}")
         require_some("lora", "targets", self.targets, TARGETS)
         require_some("lora", "towers", self.towers, TOWERS)
         if self.share_a and (others := sorted(set(self.targets) - set(SHARING))):

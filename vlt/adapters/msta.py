@@ -85,11 +85,11 @@ class MSTA(Method):
 
     def __post_init__(self) -> None:
         if self.bottleneck < 1:
-            raise ValueError(f"msta.bottleneck={self.bottleneck}: at least 1")
+            raise ValueError(f"msta.bottleneck must be >= 1, got {self.bottleneck}")
         if self.scale < 0:
-            raise ValueError(f"msta.scale={self.scale}: at least 0")
+            raise ValueError(f"msta.scale must be >= 0, got {self.scale}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"msta.dropout={self.dropout}: at least 0 and below 1")
+            raise ValueError(f"msta.dropout must be >= 0 and < 1, got {self.dropout}")
         require_some("msta", "towers", self.towers, TOWERS)
         for field, known in CHOICES.items():
             require_some("msta", field, (getattr(self, field),), known)
@@ -109,7 +109,7 @@ class MSTA(Method):
                 f"msta.layers={self.layers} are {len(visual)} of {spec.visual.layers} vision "
                 f"blocks and msta.text_layers={self.text_layers} {len(text)} of "
                 f"{spec.text.layers} text blocks; a projection is shared by one of each, so name "
-                "as many of both"
+                "equally many"
             )
         if "visual" in self.towers:
             check_layers("msta.layers", visual, spec.visual.layers)

@@ -29,7 +29,7 @@ class OverTime(Method):
         known = ("none", "learned")
         require_some(self.name, "temporal_position", (self.temporal_position,), known)
         if self.max_frames < 1:
-            raise ValueError(f"{self.name}.max_frames={self.max_frames}: at least 1")
+            raise ValueError(f"{self.name}.max_frames must be >= 1, got {self.max_frames}")
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for more frames than the table has rows."""

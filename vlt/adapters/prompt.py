@@ -40,12 +40,12 @@ class Prompt(Method):
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
-            raise ValueError(f"prompt.tokens={self.tokens}: at least 1")
+            raise ValueError(f"prompt.tokens must be >= 1, got {self.tokens}")
         require_some("prompt", "towers", self.towers, TOWERS)
         if self.deep and self.matched:
             raise ValueError(
                 "prompt.matched=True with prompt.deep=True: deep prompts are gone after every "
-                "block, a merge would mix them with patches; set one of them False"
+                "block, so a merge would mix them with patches; set one of the two to False"
             )
 
     def check(self, spec: Spec, frames: int) -> None:

@@ -32,7 +32,7 @@ class SeparateST(Method):
         if not self.layers:
             raise ValueError("separate_st.layers is empty; name the blocks, from 0")
         if self.max_frames < 1:
-            raise ValueError(f"separate_st.max_frames={self.max_frames}: at least 1")
+            raise ValueError(f"separate_st.max_frames must be >= 1, got {self.max_frames}")
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for blocks that the vision tower does not have."""

@@ -54,9 +54,9 @@ class STAdapter(Method):
     def __post_init__(self) -> None:
         require_some("st_adapter", "positions", self.positions, tuple(NAMES))
         if self.width < 1:
-            raise ValueError(f"st_adapter.width={self.width}: at least 1")
+            raise ValueError(f"st_adapter.width must be >= 1, got {self.width}")
         if len(self.kernel) != 3 or not all(k > 0 and k % 2 for k in self.kernel):
-            raise ValueError(f"st_adapter.kernel={self.kernel}: three odd numbers")
+            raise ValueError(f"st_adapter.kernel must be three odd numbers, got {self.kernel}")
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1: position `before_attention`."""

@@ -40,7 +40,7 @@ class TemporalTransformer(OverTime):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.layers < 1:
-            raise ValueError(f"temporal_transformer.layers={self.layers}: at least 1")
+            raise ValueError(f"temporal_transformer.layers must be >= 1, got {self.layers}")
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError where the tower has fewer blocks to copy, and as `OverTime`."""

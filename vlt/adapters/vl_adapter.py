@@ -44,7 +44,8 @@ class VLAdapter(Method):
         """Raises ValueError where nothing is left of the text model's width."""
         if not 1 <= self.reduction <= spec.text.width:
             raise ValueError(
-                f"vl_adapter.reduction={self.reduction}: 1 to the width {spec.text.width}"
+                f"vl_adapter.reduction must be between 1 and the text model's width, "
+                f"{spec.text.width}, got {self.reduction}"
             )
 
     @property

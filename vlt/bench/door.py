@@ -10,7 +10,7 @@ from vlt.data.errors import VideoError
 def count(text: str) -> int:
     """The type of a number of things, of which there is at least one."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number >= 1")
     return int(text)
 
 

@@ -90,7 +90,7 @@ def bench_forward(
 
 def _torch_encoder(model: VideoModel, params: Any) -> Callable[[jax.Array], np.ndarray]:
     if not isinstance(model, DualEncoder):
-        raise ValueError(f"--peer: there is none of a {model.spec.kind} here")
+        raise ValueError(f"--peer: there is no peer for a {model.spec.kind}")
     # torch is an extra.
     if model.spec.visual.temporal_frames:
         from vlt.bench.torch_viclip import viclip_video_encoder

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from vlt.configuration.checkpoints import CHECKPOINTS
-from vlt.configuration.errors import did_you_mean
+from vlt.pytrees.fields import did_you_mean
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:

@@ -11,8 +11,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vlt.configuration.bounds import out_of_bounds
-from vlt.configuration.errors import ConfigError, did_you_mean
+from vlt.configuration.errors import ConfigError
 from vlt.configuration.values import apply_overrides, repeats_of, rows_of
+from vlt.pytrees.fields import did_you_mean
 
 # The package's config files; in a checkout a link to the folder `configs` beside it.
 PACKAGED = pathlib.Path(__file__).resolve().parents[1] / "configs"

@@ -9,9 +9,10 @@ from itertools import pairwise
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vlt.configuration.errors import ConfigError, near_names
+from vlt.configuration.errors import ConfigError
 from vlt.configuration.files import checked, config_names, load_config
 from vlt.configuration.values import keys_of, unknown_key
+from vlt.pytrees.fields import near_names
 
 
 class _Parser(flags.ArgumentParser):

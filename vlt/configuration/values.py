@@ -5,7 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vlt.configuration.errors import ConfigError, did_you_mean
+from vlt.configuration.errors import ConfigError
+from vlt.pytrees.fields import did_you_mean
 
 ABSENT = "(absent)"
 

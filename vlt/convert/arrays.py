@@ -66,7 +66,9 @@ def make_array(
     """
     numbers = (offset, *size, *stride)
     if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS or not all(map(is_count, numbers)):
-        raise ConversionError("a tensor whose size, stride and offset are no counts, or do not fit")
+        raise ConversionError(
+            "a tensor whose size, stride and offset are not counts, or do not fit"
+        )
     if math.prod(n for n in size if n) > _MOST_ELEMENTS:
         raise ConversionError(f"a tensor of more than {_MOST_ELEMENTS} elements")
     if 0 in size:

@@ -9,6 +9,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.tempme import TEMPME
 from vlt.convert.viclip import VICLIP
+from vlt.pytrees.fields import near
 
 # In the order in which their signs are looked for: what builds on CLIP has its names, too.
 FAMILIES = {
@@ -41,5 +42,5 @@ def family_of(names: list[str], path: object) -> Family:
 def get_family(name: str) -> Family:
     """A family by name, or ConversionError that lists them."""
     if name not in FAMILIES:
-        raise ConversionError(f"--family={name}: unknown; one of {', '.join(FAMILIES)}")
+        raise ConversionError(f"unknown --family: {name!r}{near(name, FAMILIES)}")
     return FAMILIES[name]

@@ -18,8 +18,7 @@ def check_finite(path: object, tensors: Mapping[str, np.ndarray], allowed: bool)
     if lines and not allowed:
         more = [f"... and {len(lines) - _LISTED} tensors more"] if len(lines) > _LISTED else []
         heading = (
-            f"{path}: weights that are no finite numbers (--allow-nonfinite converts them as they "
-            "are):"
+            f"{path}: weights that are not finite (--allow-nonfinite converts them as they are):"
         )
         raise ConversionError("\n  ".join([heading, *lines[:_LISTED], *more]))
     return lines

@@ -61,15 +61,15 @@ def _checked_tensor(kind: str, storage: Any, offset: Any, size: Any, stride: Any
     if type(storage) is not Storage:
         raise ConversionError(f"a tensor over a {type(storage).__name__} instead of a storage")
     if type(size) is not tuple or type(stride) is not tuple:
-        raise ConversionError("a tensor whose size or stride is no tuple")
+        raise ConversionError("a tensor whose size or stride is not a tuple")
     if not all(map(is_count, (offset, *size, *stride))):
-        raise ConversionError("a tensor whose size, stride or offset is no count")
+        raise ConversionError("a tensor whose size, stride or offset is not a count")
     return Tensor(storage, kind or storage.kind, offset, size, stride)
 
 
 def _parameter(args: tuple) -> Tensor:
     if not args or type(args[0]) is not Tensor:
-        raise ConversionError("a parameter that is no tensor")
+        raise ConversionError("a parameter that is not a tensor")
     return args[0]
 
 

@@ -54,7 +54,7 @@ class Machine:
         """A line that is an integer."""
         text = self.line().removesuffix(b"L")
         if not re.fullmatch(rb" *[+-]?[0-9]{1,2000} *", text):
-            raise ConversionError("broken pickle: a line that is no integer")
+            raise ConversionError("broken pickle: a line that is not an integer")
         return int(text)
 
     def push(self, value: Any) -> None:
@@ -105,7 +105,7 @@ class Machine:
     def pop_args(self) -> tuple:
         args = self.pop()
         if type(args) is not tuple:
-            raise ConversionError("broken pickle: the arguments of a call are no tuple")
+            raise ConversionError("broken pickle: the arguments of a call are not a tuple")
         return args
 
     def copying(self) -> Limits:
@@ -115,7 +115,7 @@ class Machine:
 
     def remember(self, index: int) -> None:
         if not 0 <= index < 2**32:
-            raise ConversionError("broken pickle: a place in its memo that there is not")
+            raise ConversionError("broken pickle: a place in its memo that does not exist")
         self.count_object()
         self.memo[index] = self.top()
 

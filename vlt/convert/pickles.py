@@ -96,7 +96,7 @@ def _float(machine: Machine) -> None:
     try:
         machine.make(float(text))
     except ValueError as error:
-        raise ConversionError("broken pickle: a line that is no number") from error
+        raise ConversionError("broken pickle: a line that is not a number") from error
 
 
 def _quoted(machine: Machine) -> None:
@@ -204,7 +204,7 @@ def _frame(machine: Machine) -> None:
 
 def _global(machine: Machine, module: Any, name: Any) -> None:
     if type(module) is not str or type(name) is not str:
-        raise ConversionError("broken pickle: a name that is no text")
+        raise ConversionError("broken pickle: a name that is not text")
     if len(module) + len(name) > _MOST_NAME:
         raise ConversionError(f"a name of more than {_MOST_NAME} characters")
     full = f"{module}.{name}"
@@ -251,7 +251,7 @@ def _new_with_keywords(machine: Machine) -> None:
     args = machine.pop_args()
     name = machine.pop_name()
     if type(keywords) is not dict:
-        raise ConversionError("broken pickle: the keywords of a call are no dict")
+        raise ConversionError("broken pickle: the keywords of a call are not a dict")
     made = instantiate(name, args, machine.copying())
     if keywords and type(made) is not Opaque:
         raise ConversionError(f"a {name} that is made with keywords")

@@ -27,7 +27,7 @@ def preprocessing(folder: Path | None, spec: Spec) -> tuple[dict[str, Any], str]
             fields = read_json(folder / name)
             fields = fields.get("image_processor", fields)
             if not isinstance(fields, dict):
-                raise ConversionError(f"{folder / name}: image_processor is no object")
+                raise ConversionError(f"{folder / name}: image_processor is not an object")
             return _processor(folder / name, fields, spec)
     return default_preprocessing(spec), f"{_owner(spec)}'s, assumed"
 
@@ -61,7 +61,9 @@ def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str
             raise ConversionError(f"{path}: {step} is off, which a {owner}'s preprocessing needs")
     resample, factor = fields.get("resample", 3), fields.get("rescale_factor", 1 / 255)
     if type(resample) is not int or resample not in FILTERS:
-        raise ConversionError(f"{path}: resample={reprlib.repr(resample)}; one of {FILTERS}")
+        raise ConversionError(
+            f"{path}: unknown resample: {reprlib.repr(resample)}; choose from {FILTERS}"
+        )
     if type(factor) not in (int, float) or abs(255 * factor - 1) > 1e-3:
         raise ConversionError(f"{path}: rescale_factor={reprlib.repr(factor)}; must be 1/255")
     entry |= {
@@ -70,7 +72,7 @@ def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str
         "resize": FILTERS[resample],
     }
     if min(entry["std"]) <= 0:
-        raise ConversionError(f"{path}: image_std={entry['std']}; pixels are divided by it")
+        raise ConversionError(f"{path}: image_std must be > 0, got {entry['std']}")
     return entry, path.name
 
 

@@ -1,12 +1,12 @@
 """`--set key=value`: what the tensors of a checkpoint can't tell."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.preprocessing import FILTERS
+from vlt.pytrees.fields import near
 
 _MOST = 10_000  # pixels, frames, tokens, heads
 
@@ -14,40 +14,40 @@ _MOST = 10_000  # pixels, frames, tokens, heads
 def _number(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("a finite number")
+        raise ValueError("must be a finite number")
     return number
 
 
 def _fraction(text: str) -> float:
     if not 0 <= _number(text) < 1:
-        raise ValueError("a number from 0 to below 1")
+        raise ValueError("must be >= 0 and < 1")
     return float(text)
 
 
 def _count(text: str) -> int:
     number = int(text)
     if not 0 <= number <= _MOST:
-        raise ValueError(f"a whole number from 0 to {_MOST}")
+        raise ValueError(f"must be a whole number from 0 to {_MOST}")
     return number
 
 
 def _numbers(text: str) -> list[float]:
     numbers = [_number(part) for part in text.split(",")]
     if len(numbers) != 3:
-        raise ValueError("three numbers, one a colour channel")
+        raise ValueError("must be three numbers, one for each colour channel")
     return numbers
 
 
 def _deviations(text: str) -> list[float]:
     numbers = _numbers(text)
     if min(numbers) <= 0:
-        raise ValueError("numbers above 0, by which pixels are divided")
+        raise ValueError("must be > 0, since pixels are divided by it")
     return numbers
 
 
 def _filter(text: str) -> str:
     if text not in FILTERS.values():
-        raise ValueError(f"one of {', '.join(FILTERS.values())}")
+        raise ValueError(f"choose from {', '.join(FILTERS.values())}")
     return text
 
 
@@ -93,10 +93,10 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or key not in _KEYS:
-            close = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"keys are {', '.join(_KEYS)}"
-            raise ConversionError(f"--set {pair}: key=value with a known key; {hint}")
+        if not equals:
+            raise ConversionError(f"--set {pair}: must be KEY=VALUE")
+        if key not in _KEYS:
+            raise ConversionError(f"--set {pair}: unknown key {key!r}{near(key, _KEYS)}")
         if key in settings:
             raise ConversionError(f"--set {key} is given twice")
         try:

@@ -103,7 +103,7 @@ def _read_legacy(path: Path, data: mmap.mmap) -> Any:
     parsed = _parse_legacy(path, data)
     keys = parse(data, parsed.end)
     if type(keys.value) is not list or any(type(key) is not str for key in keys.value):
-        raise ConversionError("its list of storages is none")
+        raise ConversionError("its list of storages is not a list")
     storages = _storages_behind(data, keys, parsed.storages)
 
     def bytes_under(storage: Storage) -> memoryview:

@@ -44,7 +44,7 @@ class Cleaning:
         if self.rule not in RULES:
             raise errors.unknown("clean-up of texts", self.rule, filter(None, RULES))
         if self.max_words < 0:
-            raise ValueError(f"max_words={self.max_words}: must be 0 or more")
+            raise ValueError(f"max_words must be >= 0, got {self.max_words}")
 
     def __call__(self, text: str) -> str:
         text = RULES[self.rule](text)

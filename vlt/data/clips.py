@@ -130,10 +130,12 @@ class DecoderPool:
 
     def __init__(self, workers: int, timeout: float = 60.0, command: Sequence[str] = WORKER):
         if workers < 0:
-            least = "must be at least 0 (0 decodes in the calling thread)"
-            raise ValueError(f"workers={workers}: the number of decoder processes {least}")
+            why = "it counts decoder processes, 0 decodes in the calling thread"
+            raise ValueError(f"workers must be >= 0, got {workers}: {why}")
         if not 0 < timeout < math.inf:
-            raise ValueError(f"timeout={timeout}: the seconds for one video must be over 0, finite")
+            raise ValueError(
+                f"timeout must be > 0 and finite, got {timeout}: seconds for one video"
+            )
         self.workers = workers
         self.timeout = timeout
         self._command = command
@@ -192,7 +194,7 @@ class DecoderPool:
             limit = f"no frames after {self.timeout:g} s; its decoder was killed"
             return errors.DecodeTimeout(path, limit)
         if isinstance(error, messages.BadAnswer):
-            return errors.DecoderDied(path, f"its decoder gave an answer that is none: {error}")
+            return errors.DecoderDied(path, f"its decoder gave a malformed answer: {error}")
         if isinstance(error, EOFError | BrokenPipeError):
             return errors.DecoderDied(path, f"its decoder {process.fate()}")
         return error

@@ -102,7 +102,7 @@ def _refusal(path: str, content: bytes | None, error: Exception) -> errors.Video
     if kind := next(known, ""):
         return errors.NotAVideo(path, f"not a video: libav reads it as {kind}")
     if isinstance(error, av.ArgumentError):  # what libav says of a format that is not listed
-        return errors.NotAVideo(path, "not a video: its format is none that is read as one")
+        return errors.NotAVideo(path, "not a video: its format is not one that is read as video")
     cause = getattr(error, "strerror", None) or error
     return errors.CannotOpen(path, f"cannot be opened: {cause}")
 

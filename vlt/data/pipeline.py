@@ -127,11 +127,11 @@ class VideoData:
         check_transform(self.transform)
         clips = self._sampler.get("clips", 1)
         if clips < 1:
-            raise ValueError(f"{self.name}.sampler.clips={clips}: must be at least 1")
+            raise ValueError(f"{self.name}.sampler.clips must be >= 1, got {clips}")
         if self._config["on_error"] not in POLICIES:
             raise self._wrong("on_error", f"one of {', '.join(POLICIES)}")
         if self._config["batch_size"] < 1:
-            raise self._wrong("batch_size", "at least 1")
+            raise self._wrong("batch_size", ">= 1")
         random = RANDOM_SAMPLERS & {self._sampler["name"]} | RANDOM_STEPS & self.transform.keys()
         if self._config["cache"] and random:
             rule = f"False, because {', '.join(sorted(random))} gives other clips in each epoch"

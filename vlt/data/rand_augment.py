@@ -95,11 +95,11 @@ def check_augment(step: str, spec: Mapping[str, Any], defaults: Mapping[str, flo
     values = {**defaults, **spec}
     ops, magnitude, deviation = values["ops"], values["magnitude"], values.get("deviation", 0.0)
     if not (isinstance(ops, int) and ops >= 1):
-        raise ValueError(f"{step} ops={ops!r} must be a whole number, at least 1")
+        raise ValueError(f"{step} ops must be a whole number >= 1, got {ops!r}")
     if not 0 <= magnitude <= LARGEST:
-        raise ValueError(f"{step} magnitude={magnitude!r} must lie in 0 to {LARGEST:g}")
+        raise ValueError(f"{step} magnitude must be between 0 and {LARGEST:g}, got {magnitude!r}")
     if not deviation >= 0:
-        raise ValueError(f"{step} deviation={deviation!r} must not be negative")
+        raise ValueError(f"{step} deviation must be >= 0, got {deviation!r}")
 
 
 def _identity(image, magnitude, sign, method):

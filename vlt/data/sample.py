@@ -156,7 +156,7 @@ def sample(
     """
     check_sampler(name)
     if n < 1 or frames < 1 or clips < 1:
-        raise ValueError(f"cannot sample {clips} x {frames} frames of {n}: all must be at least 1")
+        raise ValueError(f"cannot sample {clips} x {frames} frames of {n}: all must be >= 1")
     if name in RANDOM_SAMPLERS:
         return np.concatenate([SAMPLERS[name](n, frames, rng, fps) for _ in range(clips)])
     every = SAMPLERS[name](n, clips * frames, rng, fps)

@@ -120,7 +120,7 @@ def _check_size(shard: str) -> None:
     folder, name = os.path.split(shard)
     entry = _index(folder)["shards"].get(name)
     if entry is None:
-        raise errors.BrokenShard(shard, f"is no shard that {INDEX} beside it knows")
+        raise errors.BrokenShard(shard, f"is not a shard that the {INDEX} beside it lists")
     if not os.path.isfile(shard):
         raise errors.BrokenShard(shard, "there is no such shard")
     size = os.path.getsize(shard)
@@ -145,7 +145,7 @@ def _index(folder: str) -> Mapping[str, Any]:
             sizes = [s.get("bytes") if isinstance(s, dict) else None for s in shards.values()]
             if all(isinstance(size, int) for size in sizes):
                 return index
-    reason = "is no index of shards: it must hold `run`, and `shards` with the `bytes` of each"
+    reason = "is not an index of shards: it must hold `run`, and `shards` with the `bytes` of each"
     raise errors.BrokenShard(str(path), reason)
 
 

@@ -1,4 +1,8 @@
-"""Batches read ahead of their use, each with the state of the data stream right after it."""
+"""Batches read ahead of their use, each with the state of the data stream right after it.
+
+As grain's ThreadPrefetchIterDataset, of which `next` and `close` would wait for a decode that
+hangs however long it does: here a signal ends both, and close lets the reader go.
+"""
 
 import queue
 import threading

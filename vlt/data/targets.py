@@ -135,7 +135,9 @@ class Targets:
         index = {name: i for i, name in enumerate(self.classes)}
         for record in self._records:
             if record.label not in index:
-                reason = f"label {record.label!r} is no class; {self._nearest(str(record.label))}"
+                reason = (
+                    f"label {record.label!r} is not a class; {self._nearest(str(record.label))}"
+                )
                 raise ManifestError(self._manifest, reason, record.line)
         return np.array([index[str(record.label)] for record in self._records], np.int32)
 

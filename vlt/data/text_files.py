@@ -150,7 +150,7 @@ def _whole(digits: str) -> int:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"not JSON: {name} is no JSON number; null is a value that is missing")
+    raise ValueError(f"not JSON: {name} is not a JSON number; null is a value that is missing")
 
 
 def _refuse_wrong_characters(value: Any) -> None:

@@ -48,9 +48,9 @@ def wrong_characters(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         half, place = ord(text[error.start]), error.start + 1
-        return f"is no UTF-8 text: character {place} is \\u{half:04x}, half of a surrogate pair"
+        return f"is not UTF-8 text: character {place} is \\u{half:04x}, half of a surrogate pair"
     if "\0" in text:
-        return f"is no text: character {text.index(chr(0)) + 1} is a NUL"
+        return f"is not text: character {text.index(chr(0)) + 1} is a NUL"
     return ""
 
 

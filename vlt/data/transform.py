@@ -93,11 +93,11 @@ def check_transform(spec: Mapping[str, Any]) -> None:
     given = {name: spec.get(name, 0) for name in ("flip", "grayscale")}
     for name, value in (given | {"jitter probability": jitter.get("probability", 0)}).items():
         if not 0 <= value <= 1:
-            raise ValueError(f"{name}={value!r} must be a probability, 0 to 1")
+            raise ValueError(f"{name} must be a probability between 0 and 1, got {value!r}")
     if not 0 <= jitter.get("hue", 0) <= 0.5:
-        raise ValueError(f"jitter hue={jitter['hue']!r} must lie in 0 to 0.5")
+        raise ValueError(f"jitter hue must be between 0 and 0.5, got {jitter['hue']!r}")
     if spec.get("per_frame") and "three_crops" in spec:
-        raise ValueError("per_frame and three_crops do not go together")
+        raise ValueError("per_frame and three_crops cannot be combined")
 
 
 def _resize(frames, size, rng, method):

@@ -19,6 +19,7 @@ from vlt.evaluation.clips import (
 )
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.models.video_model import VideoModel
+from vlt.pytrees.fields import near
 from vlt.runtime.processes import total
 from vlt.runtime.watchdog import Watchdog
 
@@ -151,7 +152,7 @@ def summarize(evals: Mapping[str, Any], runs: Sequence[Metrics]) -> Metrics:
 def _kind(section: Mapping[str, Any], model: str) -> Kind:
     name = section.get("kind", "")
     if name not in KINDS:
-        raise ValueError(f"kind={name!r}: one of {', '.join(KINDS)}")
+        raise ValueError(f"unknown kind: {name!r}{near(name, KINDS)}")
     kind = KINDS[name]
     if kind.model != model:
         raise ValueError(f"kind={name!r} needs a model of kind {kind.model}, not {model}")
@@ -164,4 +165,6 @@ def _check_data(section: Mapping[str, Any], data: VideoData) -> None:
     if data.views > 1 and not KINDS[section["kind"]].views:
         raise ValueError(f"{section['kind']} takes one view, not {data.views}")
     if section["on_error"] == "replace":
-        raise ValueError("on_error='replace' would change what is measured: 'raise' or 'skip'")
+        raise ValueError(
+            "on_error='replace' would change what is measured; set it to 'raise' or 'skip'"
+        )

@@ -13,6 +13,7 @@ from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
 from vlt.evaluation.retrieval import pairs_of_twins, write_choices
 from vlt.models.generation import Search, generate
+from vlt.pytrees.fields import near
 from vlt.tasks.caption_metrics import (
     METRICS,
     caption_metrics,
@@ -59,7 +60,7 @@ def search_of(section: Mapping[str, Any]) -> Search:
     """
     known = [field.name for field in dataclasses.fields(Search)]
     if unknown := [name for name in section["search"] if name not in known]:
-        raise ValueError(f"search.{unknown[0]}: no option of a search; one of {', '.join(known)}")
+        raise ValueError(f"search has no option {unknown[0]!r}{near(unknown[0], known)}")
     return Search(**section["search"])
 
 

@@ -60,7 +60,7 @@ def matching(
 def check_matching(section: Mapping[str, Any], data: VideoData) -> list[str]:
     """Names of what `matching` finds. Raises as it does."""
     if section["rerank"] < 1:
-        raise ValueError(f"rerank={section['rerank']}: at least the nearest candidate is matched")
+        raise ValueError(f"rerank must be >= 1, got {section['rerank']}")
     return check_retrieval(section, data)
 
 

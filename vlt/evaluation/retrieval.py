@@ -85,7 +85,7 @@ def check_retrieval(section: Mapping[str, Any], data: VideoData) -> list[str]:
         ValueError: an unknown rule for ties.
     """
     if section["ties"] not in TIES:
-        raise ValueError(f"ties={section['ties']!r}: one of {', '.join(TIES)}")
+        raise ValueError(f"unknown ties: {section['ties']!r}; choose from {', '.join(TIES)}")
     checked_pairs(section, data.records, "queries")
     return list(retrieval_metrics(np.ones((1, 1)), np.zeros(1, int)))
 
@@ -166,5 +166,5 @@ def pairs_of_twins(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
             raise ManifestError(data.manifest, reason, record.line)
     rows = np.array(found)
     if len(rows) < least:
-        raise ValueError(f"{len(rows)} pairs of twins; at least {least} are needed")
+        raise ValueError(f"{len(rows)} pairs of twins, but min_pairs={least}")
     return rows, [data.records[first].extra["family"] for first in rows[:, 0]]

@@ -65,7 +65,9 @@ class DiffRate(Method):
         """Raises ValueError for counts of another tower, that rise, or are below 1."""
         patches, blocks = spec.visual.patches, spec.visual.layers
         if not 1 <= self.granularity <= patches:
-            raise ValueError(f"diffrate.granularity={self.granularity}: 1 to {patches}")
+            raise ValueError(
+                f"diffrate.granularity must be between 1 and {patches}, got {self.granularity}"
+            )
         if self.kept is None and self.merged is None:
             if spec.kind != "dual_encoder":
                 raise ValueError(
@@ -85,8 +87,8 @@ class DiffRate(Method):
             series += pair
         if series != sorted(series, reverse=True) or series[-1] < 1:
             raise ValueError(
-                f"diffrate.kept={self.kept}, diffrate.merged={self.merged}: in turn, block by "
-                f"block, they must fall from {patches} patches and stay above 0"
+                f"diffrate.kept={self.kept}, diffrate.merged={self.merged}: taken in turn, block "
+                f"by block, they must not rise from {patches} patches, and stay above 0"
             )
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
@@ -143,8 +145,8 @@ class DiffRate(Method):
         spec = tower.spec
         if hidden[0].patches != spec.patches:
             raise ValueError(
-                f"diffrate.kept=None learns counts of {spec.patches} patches, and there are "
-                f"{hidden[0].patches}: prompts among them; set prompt.matched=False"
+                f"diffrate.kept=None learns counts of {spec.patches} patches, but there are "
+                f"{hidden[0].patches}, prompts among them; set prompt.matched=False"
             )
         choices = self._choices(spec.patches)
         left = [jnp.float32(spec.patches)] * 2

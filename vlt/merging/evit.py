@@ -34,7 +34,7 @@ class EViT(Method):
         """Raises ValueError for layers the tower does not have and for shares outside (0, 1)."""
         check_layers("evit.layers", self.layers, spec.visual.layers)
         if not 0 < self.keep < 1:
-            raise ValueError(f"evit.keep={self.keep}: a share between 0 and 1")
+            raise ValueError(f"evit.keep must be > 0 and < 1, got {self.keep}")
 
     def after_attention(
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput

@@ -128,7 +128,7 @@ def check_r(name: str, r: int, visual: VisionSpec, layers: int) -> None:
     At most half of the patches of a layer can merge into the others.
     """
     if r < 0:
-        raise ValueError(f"{name}.r={r}: at least 0")
+        raise ValueError(f"{name}.r must be >= 0, got {r}")
     for layer in range(layers):
         left = visual.patches - layer * r
         if r > left // 2:

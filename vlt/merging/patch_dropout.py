@@ -34,7 +34,7 @@ class PatchDropout(Method):
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
-            raise ValueError(f"patch_dropout.rate={self.rate}: at least 0 and below 1")
+            raise ValueError(f"patch_dropout.rate must be >= 0 and < 1, got {self.rate}")
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 1 of the first block, which unlike point 0 knows whether it is training."""

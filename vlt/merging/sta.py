@@ -41,7 +41,7 @@ class STA(Method):
         so small that the first frame, where half the patches can go, cannot follow."""
         check_layers("sta.layers", self.layers, spec.visual.layers)
         if not 0 < self.keep < 1:
-            raise ValueError(f"sta.keep={self.keep}: a share between 0 and 1")
+            raise ValueError(f"sta.keep must be > 0 and < 1, got {self.keep}")
         patches = spec.visual.patches
         for layer in self.layers:
             kept = math.ceil(self.keep * patches)

@@ -56,12 +56,16 @@ class TempMe(Method):
     def __post_init__(self) -> None:
         layers, join = self.layers, self.join
         if not layers or list(layers) != sorted(set(layers)) or layers[0] < 0:
-            raise ValueError(f"tempme.layers={layers}: one layer or more, ascending from 0")
+            raise ValueError(f"tempme.layers must be one layer or more, ascending, got {layers}")
         if len(join) != len(layers) or min(join) < 1:
-            raise ValueError(f"tempme.join={join}: one positive number for each of layers={layers}")
+            raise ValueError(
+                f"tempme.join must be a positive number for each of layers={layers}, got {join}"
+            )
         for name in ("keep_cross", "keep_intra"):
             if not 1 <= getattr(self, name) <= 100:
-                raise ValueError(f"tempme.{name}={getattr(self, name)}: percent, from 1 to 100")
+                raise ValueError(
+                    f"tempme.{name} must be a percentage from 1 to 100, got {getattr(self, name)}"
+                )
 
     def check(self, spec: Spec, frames: int) -> None:
         self.tokens_after(spec, frames)

@@ -58,7 +58,7 @@ class TESTA(Method):
         check_layers("testa.layers", self.layers, spec.visual.layers)
         check_r("testa", self.r, spec.visual, spec.visual.layers)
         if self.frame_r < 0:
-            raise ValueError(f"testa.frame_r={self.frame_r}: at least 0")
+            raise ValueError(f"testa.frame_r must be >= 0, got {self.frame_r}")
         for layer in self.layers:
             if self.frame_r > frames // 2:
                 raise ValueError(

@@ -56,7 +56,7 @@ class TokenMixing(Method):
         if isinstance(self.layers, str):
             require_some("token_mixing", "layers", (self.layers,), ("published",))
         if self.cross_factor < 0:
-            raise ValueError(f"token_mixing.cross_factor={self.cross_factor}: at least 0")
+            raise ValueError(f"token_mixing.cross_factor must be >= 0, got {self.cross_factor}")
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for blocks that the vision tower does not have."""

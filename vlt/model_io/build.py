@@ -51,7 +51,10 @@ def method_options(
 
 def _check_names(methods: Any) -> None:
     if not isinstance(methods, (list, tuple)) or not all(isinstance(m, str) for m in methods):
-        raise ValueError(f"model.methods={shown(methods)}: names of methods, as ('lora', 'tempme')")
+        raise ValueError(
+            f"model.methods must be names of methods, such as ('lora', 'tempme'), got "
+            f"{shown(methods)}"
+        )
     if twice := {name for name in methods if methods.count(name) > 1}:
         raise ValueError(f"model.methods={methods!r} names {', '.join(sorted(twice))} twice")
 
@@ -77,9 +80,9 @@ def build_model(
             raise ValueError(f"unknown size {config['size']!r}{near(config['size'], SIZES)}")
         spec = SIZES[config["size"]]
     if config["dtype"] not in DTYPES:
-        raise ValueError(f"dtype {config['dtype']!r}: one of {', '.join(DTYPES)}")
+        raise ValueError(f"unknown model.dtype: {config['dtype']!r}{near(config['dtype'], DTYPES)}")
     if not 0 <= config["drop_path"] < 1:
-        raise ValueError(f"model.drop_path={config['drop_path']}: at least 0 and below 1")
+        raise ValueError(f"model.drop_path must be >= 0 and < 1, got {config['drop_path']}")
     pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
     return make_model(
         spec,
@@ -106,8 +109,8 @@ def make_model(
     """
     if not 1 <= frames <= MOST_TOKENS // spec.visual.patches:
         raise ValueError(
-            f"model.frames={frames}: 1 to {MOST_TOKENS // spec.visual.patches} for frames of "
-            f"{spec.visual.patches} patches"
+            f"model.frames must be between 1 and {MOST_TOKENS // spec.visual.patches} for "
+            f"{spec.visual.patches} patches a frame, got {frames}"
         )
     model = MODELS[spec.kind](spec, build_methods(methods), frames, **fields)
     check_methods(model.methods, spec)
@@ -118,7 +121,7 @@ def make_model(
 
 def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> None:
     """Raises ValueError where methods of the model, or leaves of theirs, are for other frames."""
-    known = f"; this model was trained on {model.frames} frames, sample as many"
+    known = f"; this model was trained on {model.frames} frames: sample as many"
     try:
         for method in model.methods:
             method.check(model.spec, frames)

@@ -107,7 +107,7 @@ def _check_pixels(preprocessing: Any, spec: Spec) -> None:
             f"{spec.visual.image_size}"
         )
     if min(pixels.std) <= 0:
-        raise ValueError(f"preprocessing.std={pixels.std}: numbers above 0")
+        raise ValueError(f"preprocessing.std must be numbers > 0, got {pixels.std}")
     for name, known in (("resize", INTERPOLATIONS), ("crop", CROPS)):
         if (value := getattr(pixels, name)) not in known:
             raise ValueError(f"preprocessing.{name}={shown(value)}{near(value, known)}")
@@ -148,7 +148,7 @@ def read_model_config(folder: str | Path) -> ModelConfig:
     path = Path(folder) / "config.json"
     if path.parent.is_file():
         raise ModelFolderError(
-            f"{folder}: a file, no model folder; python -m vlt.convert makes one of a checkpoint"
+            f"{folder}: a file, not a model folder; python -m vlt.convert makes one of a checkpoint"
         )
     if not path.parent.is_dir():
         raise ModelFolderError(f"{folder}: no such folder{how_to_get(folder)}")
@@ -175,7 +175,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, RecursionError, ValueError) as error:
         raise ModelFolderError(f"{path}: not readable JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ModelFolderError(f"{path}: {shown(fields)} is no config; {{key: value, ...}} is one")
+        raise ModelFolderError(
+            f"{path}: must hold an object {{key: value, ...}}, holds {shown(fields)}"
+        )
     return fields
 
 
@@ -285,14 +287,12 @@ def check_replaceable(target: Path, overwrite: bool, kind: Kind) -> None:
     if not overwrite:
         raise ModelFolderError(f"{target} exists; --overwrite replaces it")
     if not kind.recognized(target):
-        raise ModelFolderError(
-            f"{target} exists and is something else than a {kind.what}; remove it yourself"
-        )
+        raise ModelFolderError(f"{target} exists and is not a {kind.what}; remove it yourself")
     others = foreign_entries(target, kind.entries) if kind.entries else []
     if others:
         raise ModelFolderError(
-            f"{target} is not replaced, since it also holds {listed(others)}, which no {kind.what} "
-            "does; move that elsewhere, or name another folder"
+            f"{target} is not replaced, since it also holds {listed(others)}, which is no part of "
+            f"a {kind.what}; move that elsewhere, or name another folder"
         )
 
 

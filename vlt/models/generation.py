@@ -57,18 +57,19 @@ class Search:
     def __post_init__(self) -> None:
         for field, known in (("method", METHODS), ("semantics", SEMANTICS)):
             if getattr(self, field) not in known:
-                raise ValueError(f"{field}={getattr(self, field)!r}: one of {', '.join(known)}")
+                value = getattr(self, field)
+                raise ValueError(f"unknown {field}: {value!r}; choose from {', '.join(known)}")
         for name, limits, fits in (
-            ("beams", "at least 1", self.beams >= 1),
-            ("max_length", "at least 1", self.max_length >= 1),
-            ("min_length", "0 or more", self.min_length >= 0),
-            ("min_length", "at most max_length", self.min_length <= self.max_length),
-            ("repetition_penalty", "above 0", self.repetition_penalty > 0),
-            ("top_p", "above 0, at most 1", 0 < self.top_p <= 1),
-            ("top_k", "0 or more", self.top_k >= 0),
+            ("beams", ">= 1", self.beams >= 1),
+            ("max_length", ">= 1", self.max_length >= 1),
+            ("min_length", ">= 0", self.min_length >= 0),
+            ("min_length", "<= max_length", self.min_length <= self.max_length),
+            ("repetition_penalty", "> 0", self.repetition_penalty > 0),
+            ("top_p", "> 0 and <= 1", 0 < self.top_p <= 1),
+            ("top_k", ">= 0", self.top_k >= 0),
         ):
             if not fits:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be {limits}")
+                raise ValueError(f"{name} must be {limits}, got {getattr(self, name)!r}")
 
 
 class State(flax.struct.PyTreeNode):

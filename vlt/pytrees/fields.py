@@ -45,11 +45,21 @@ def from_values(kind: type[T], values: Any, where: str, noun: str = "field") -> 
     return kind(**{k: _value(hints[k], v, f"{where}.{k}") for k, v in values.items()})
 
 
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: up to three of the known ones that are near."""
+    close = near_names(name, known)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+
+
+def near_names(name: Any, known: Iterable[str]) -> list[str]:
+    """Up to three of the known names that are near, the nearest first."""
+    return difflib.get_close_matches(str(name)[:LONGEST], sorted(filter(None, known)), n=3)
+
+
 def near(name: Any, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest of the known ones, or all."""
+    """`did_you_mean`, or all of the known names where none is near."""
     names = sorted(known)
-    close = difflib.get_close_matches(str(name)[:LONGEST], names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+    return did_you_mean(name, names) or f"; choose from {', '.join(names)}"
 
 
 def shown(value: Any) -> str:

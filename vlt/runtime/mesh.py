@@ -55,7 +55,7 @@ def _axis_sizes(config: dict[str, int], devices: int) -> dict[str, int]:
     sizes = {axis: config.get(axis, 1) for axis in AXES}
     for axis, size in sizes.items():
         if size < 1 and size != -1:
-            raise MeshError(f"mesh.{axis}={size}: a size is at least 1, or -1 for what is left")
+            raise MeshError(f"mesh.{axis} must be >= 1, or -1 for all devices left, got {size}")
         if size > devices:
             raise MeshError(
                 f"mesh.{axis}={size} is larger than the number of devices, {devices}; "
@@ -183,8 +183,8 @@ def check_rules(rules: Iterable[tuple[str, Any]], params: Any) -> None:
     patterns = [pattern for pattern, _ in rules]
     for index in match_all(patterns, names).dead:
         raise MeshError(
-            f"sharding.params: {patterns[index]!r} is the whole path of no leaf; such are "
-            f"{', '.join(names[:3])}"
+            f"sharding.params: {patterns[index]!r} matches no leaf (it must match a whole "
+            f"path); paths are {', '.join(names[:3])}, ..."
         )
 
 
@@ -201,7 +201,7 @@ def check_batch_size(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None
         steps = f" x accumulate={microbatches}" if microbatches > 1 else ""
         raise MeshError(
             f"a batch of {batch_size} cannot be split over data={mesh.shape['data']} x "
-            f"fsdp={mesh.shape['fsdp']}{steps}; right is a multiple of {parts}, such as "
+            f"fsdp={mesh.shape['fsdp']}{steps}; use a multiple of {parts}, such as "
             f"{' or '.join(right)}"
         )
 

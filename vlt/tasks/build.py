@@ -9,6 +9,7 @@ from vlt.data.resources import resolve
 from vlt.data.targets import class_names
 from vlt.data.tokenize import Tokenizer
 from vlt.models.spec import Spec
+from vlt.pytrees.fields import near
 from vlt.tasks.captioning import Captioning
 from vlt.tasks.descriptions import read_descriptions, tokenized
 from vlt.tasks.matching import Matching
@@ -84,7 +85,7 @@ def make_task(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None
     """
     name = config["task"]["name"]
     if name not in TASKS:
-        raise ValueError(f"task.name={name!r}: one of {', '.join(TASKS)}")
+        raise ValueError(f"unknown task.name: {name!r}{near(name, TASKS)}")
     wanted, make = TASKS[name]
     if spec.kind != wanted:
         raise ValueError(f"task.name={name!r} needs a model of kind {wanted}, not {spec.kind}")

@@ -122,7 +122,7 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, str]:
         raise ScoringError(f"{path}: {len(twice)} ids come twice: {_some(twice)}")
     wrong = [key for key, value in found.items() if not isinstance(value, str)]
     if wrong:
-        raise ScoringError(f"{path}: not one text each: {_some(wrong)}")
+        raise ScoringError(f"{path}: must have one text each: {_some(wrong)}")
     return found
 
 
@@ -152,7 +152,7 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, list[str]]:
 def _texts(path: pathlib.Path, key: str, value: Any) -> list[str]:
     listed = [value] if isinstance(value, str) else value
     if not (isinstance(listed, list) and all(isinstance(text, str) for text in listed)):
-        raise ScoringError(f"{path}: the captions of {key} are {value!r:.80}, no texts")
+        raise ScoringError(f"{path}: the captions of {key} are {value!r:.80}, not texts")
     if not listed:
         return []  # which is told with all others
     try:

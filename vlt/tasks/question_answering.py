@@ -29,8 +29,10 @@ class QuestionAnswering(Task):
 
     def __post_init__(self) -> None:
         if self.denominator not in DENOMINATORS:
-            known = ", ".join(DENOMINATORS)
-            raise ValueError(f"task.denominator={self.denominator!r}: one of {known}")
+            raise ValueError(
+                f"unknown task.denominator: {self.denominator!r}; choose from "
+                f"{', '.join(DENOMINATORS)}"
+            )
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
         """Weighted loss of each answer, [b]."""

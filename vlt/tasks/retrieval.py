@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.vit import normalize
+from vlt.pytrees.fields import near
 from vlt.tasks import losses
 from vlt.tasks.task import Batch, Features, Task, Terms
 
@@ -58,7 +59,7 @@ class Retrieval(Task):
     def __post_init__(self) -> None:
         for name in self.losses:
             if name not in EXTRACT:
-                raise ValueError(f"task.losses.{name}: one of {', '.join(EXTRACT)}")
+                raise ValueError(f"unknown task.losses: {name!r}{near(name, EXTRACT)}")
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
         """Both embeddings, or scores of all pairs, ids, logit scale, and what other losses need."""

@@ -97,7 +97,7 @@ def _true_pairs(scores: np.ndarray, truth: np.ndarray, every_column: bool = True
 def _ranks(scores: np.ndarray, true: np.ndarray, ties: str) -> np.ndarray:
     """Ranks from 1, one a query, or with 'published' one for each candidate of a tie."""
     if ties not in TIES:
-        raise ValueError(f"ties={ties!r}: one of {TIES}")
+        raise ValueError(f"unknown ties: {ties!r}; choose from {', '.join(TIES)}")
     best = np.where(true, scores, -np.inf).max(1, keepdims=True)
     if ties == "against":
         return 1 + ((scores >= best) & ~true).sum(1)

@@ -74,7 +74,7 @@ class TrainingCheckpoints:
         self, workdir: Path, keep_last: int, best_metric: str | None = None, frozen: str = ""
     ):
         if keep_last < 1:
-            raise ValueError(f"keep_last={keep_last}: at least one checkpoint must be kept")
+            raise ValueError(f"keep_last must be >= 1, got {keep_last}")
         self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep_last = keep_last
         self._best_metric = best_metric
@@ -98,7 +98,8 @@ class TrainingCheckpoints:
         if damaged := [step for step in self._damaged() if latest is None or step > latest]:
             folder = self.folder / str(max(damaged))
             raise CheckpointError(
-                f"{folder} is damaged: it has a checkpoint's name and is none{self._advice(latest)}"
+                f"{folder} is damaged: it has a checkpoint's name but is not one"
+                f"{self._advice(latest)}"
             )
         return latest
 

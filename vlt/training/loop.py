@@ -137,8 +137,8 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
     """Raises ValueError where `train.best_metric` is given and none of what evaluations find."""
     if name and name.removeprefix("-") not in found:
         raise ValueError(
-            f"train.best_metric={name!r} is none of what the evaluations find: "
-            f"{', '.join(found) or 'there are no evals'}"
+            f"unknown train.best_metric: {name!r}; "
+            + (f"choose from {', '.join(found)}" if found else "the config has no evals")
         )
 
 

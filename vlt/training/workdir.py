@@ -51,7 +51,7 @@ def prepare(workdir: Path) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=workdir).close()
     except FileExistsError as error:
-        raise WorkdirError(f"--workdir={workdir}: {error.filename} is no folder") from error
+        raise WorkdirError(f"--workdir={workdir}: {error.filename} is not a folder") from error
     except OSError as error:
         raise WorkdirError(f"--workdir={workdir} cannot be written: {error.strerror}") from error
     entries = sorted(workdir.iterdir())
@@ -65,8 +65,8 @@ def prepare(workdir: Path) -> None:
     others = [e.name for e in entries if not any(e.match(pattern) for pattern in _BEFORE)]
     if others:
         raise WorkdirError(
-            f"{workdir} is no run's: it holds {listed(others)} and no config.json of a run; choose "
-            "an empty folder, or a new one, as --workdir"
+            f"{workdir} is not the folder of a run: it holds {listed(others)} but no config.json "
+            "of a run; choose an empty folder, or a new one, as --workdir"
         )
 
 
@@ -114,7 +114,7 @@ def _acquire(lock: filelock.SoftFileLease, workdir: Path) -> None:
         with contextlib.suppress(OSError):
             who += f", since {(workdir / SINCE).read_text(encoding='utf-8').strip()}"
         raise WorkdirError(
-            f"{workdir} is in use by a run that lives ({who}): wait for it, stop it, or choose "
+            f"{workdir} is in use by a live run ({who}): wait for it, stop it, or choose "
             f"another --workdir. If there is surely no such process, remove {lock.lock_file}"
         ) from None
 

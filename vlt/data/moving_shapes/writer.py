@@ -83,7 +83,7 @@ def generate(
         "families": [*families],
     }  # fmt: skip
     if count < 1 or not families:
-        raise ValueError(f"count={count}, families={families}: at least one of each is needed")
+        raise ValueError(f"count must be >= 1 and families not empty, got {count} and {families}")
     if content not in CONTENTS:
         raise ValueError(f"content {content!r}: must be one of {', '.join(CONTENTS)}")
     if not _complete(out, parameters):
