@@ -124,6 +124,7 @@ def test_gradients(ours, golden, folder, tmp_path):
         assert difference < GRADIENT * np.linalg.norm(golden[f"grad.{name}"]), name
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "method"), [("no_merging", Method()), ("tome_only", ToMe(1))], ids=str
 )
@@ -165,6 +166,7 @@ def counts(size, method, frames):
 B16 = TempMe(r=10, keep_cross=60, keep_intra=80)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("size", "method", "frames", "entering", "leaving"),
     [
@@ -264,6 +266,7 @@ def encode_small(params, method=SMALL, video=VIDEO_INPUT, cls_only=True):
     return encoder(method, cls_only)(params, video)
 
 
+@pytest.mark.slow
 def test_sizes_and_members_of_every_layer(params):
     _, out = encode_small(params, cls_only=False)
     for layer in range(4):
@@ -353,6 +356,7 @@ def test_what_does_not_fit(options, frames, message):
         TempMe(**options).check(SIZES["clip_b32"], frames)
 
 
+@pytest.mark.slow
 def test_any_grid_and_depth():
     method = TempMe(layers=(5, 20), join=(4, 2), r=6)
     before, after = counts("clip_l14", method, 8)

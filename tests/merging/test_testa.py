@@ -97,6 +97,7 @@ def test_copies():
     np.testing.assert_array_equal(block["testa_norm"]["scale"], block["norm1"]["scale"])
 
 
+@pytest.mark.slow
 def test_lora_is_all_that_is_trained():
     model = DualEncoder(SIZES["clip_b32"], (LoRA(), TESTA()), frames=12)
     params = abstract_params(model)

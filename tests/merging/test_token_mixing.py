@@ -137,6 +137,7 @@ def test_order_of_keys_does_not_matter(monkeypatch):
     np.testing.assert_allclose(run(mixing_block(TokenMixing())), expected, atol=1e-5)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("frames", [2, 5, 8])
 @pytest.mark.parametrize("keys", ["all_cls", "own_cls", "positions"])
 def test_any_number_of_frames_and_cls_queries_alone(frames, keys):
@@ -248,6 +249,7 @@ def test_parity_with_the_released_code(shared):
     assert np.abs(plain.reshape(8, 17, 32) - golden["block_mix_output"]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_in_a_dual_encoder_among_other_methods():
     check_whole_model(TokenMixing())
     model = small(TokenMixing(), Prompt(3))

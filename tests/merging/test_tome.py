@@ -91,6 +91,7 @@ def test_text_is_left_alone(params):
     np.testing.assert_array_equal(encode_text(ToMe(3)), encode_text())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("size", "r", "tokens", "gmacs"), [("32", 2, 26, 40.2), ("16", 10, 77, 144.4)]
 )

@@ -94,6 +94,7 @@ def test_an_existing_folder_is_replaced_only_when_asked(folder: Path, tokenizer:
     assert sorted(path.name for path in folder.parent.iterdir()) == ["model", "tokenizer"]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "name", ["notes.txt", "data/video.mp4", "weights/notes.txt", "tokenizer/notes.txt"]
 )

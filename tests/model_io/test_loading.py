@@ -111,6 +111,7 @@ def tempme(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

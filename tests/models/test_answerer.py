@@ -159,6 +159,7 @@ def test_example_answers_differ_with_each_part_of_the_rule(by_peer):
         assert (one != other).any()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("size", ["b16", "l16"])
 def test_blips_sizes_build_from_shapes(size):
     model = make_model(SIZES[f"blip_{size}_answerer"], {})

@@ -113,6 +113,7 @@ def with_room(memory, length):
     return [Memory(jax.tree.map(extend, layer.own), layer.source) for layer in memory]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_word_by_word_is_the_same_as_at_once(params, groups):
     length, prompt = 7, 3

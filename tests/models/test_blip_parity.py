@@ -111,6 +111,7 @@ def test_vision_tower_and_decoder(captioner: PreTrainedModel, folder: Path):
         _close(np.asarray(losses.sum() / counted.sum()), theirs, LOSS)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("tower", "changes", "layer"),
     [

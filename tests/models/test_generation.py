@@ -95,6 +95,7 @@ def golden(shared):
         return captioner(spec), {"text": text_params(text)}, dict(stored)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", GOLDEN)
 def test_published_ids(golden, name):
     model, params, stored = golden
@@ -127,6 +128,7 @@ CASES = {
 OFTEN = ("greedy", "beams", "long")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("case", [case if case in OFTEN else slow(case) for case in CASES])
 def test_ids_of_transformers(peer, params, given, case):
     search, prompt = CASES[case]

@@ -254,6 +254,7 @@ class Among(Method):
         return tower.param("new", nn.initializers.normal(1.0), (2, WIDTH))
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("at", [0, 2, 3, 4])
 @pytest.mark.parametrize("early", [True, False])
 def test_the_token_read_of_a_text_is_the_same_whatever_stands_before_or_behind_it(at, early):
