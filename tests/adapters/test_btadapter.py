@@ -254,7 +254,7 @@ def test_paper_weighs_the_branch_where_the_code_weighs_the_backbone():
     ("options", "message"),
     [
         ({"gates": "vectors"}, "vector"),
-        ({"mask_rate": 1.0}, "below 1"),
+        ({"mask_rate": 1.0}, "must be >= 0 and < 1, got 1.0"),
         ({"depht": 2}, "did you mean 'depth'"),
     ],
 )

@@ -182,7 +182,7 @@ def test_every_leaf_gets_a_gradient():
     [
         ({"positions": ("attention",)}, "attention; choose from before_attention"),
         ({"width": 0}, "st_adapter.width must be >= 1, got 0"),
-        ({"kernel": (3, 3)}, r"st_adapter.kernel=\(3, 3\): three odd numbers"),
+        ({"kernel": (3, 3)}, r"st_adapter.kernel must be three odd numbers, got \(3, 3\)"),
         ({"kernel": (3, 2, 1)}, "three odd numbers"),
     ],
 )

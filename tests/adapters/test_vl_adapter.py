@@ -158,7 +158,7 @@ def test_lora_stays_in_its_towers():
     ("spec", "options", "message"),
     [
         (SPEC, {"positions": ("ffn",)}, "ffn; choose from attention, cross_attention"),
-        (SPEC, {"reduction": 0}, "vl_adapter.reduction=0: 1 to the width 16"),
+        (SPEC, {"reduction": 0}, "vl_adapter.reduction must be between 1 and .* 16, got 0"),
         (
             SIZES["tiny_clip"],
             {},

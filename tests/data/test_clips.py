@@ -200,9 +200,14 @@ def test_close_ends_the_processes(clip):
 
 @pytest.mark.parametrize(
     ("workers", "timeout", "named"),
-    [(-1, 60, "workers=-1"), (1, 0, "timeout=0"), (1, -2.5, "timeout=-2.5"),
-     (1, float("nan"), "timeout=nan"), (1, float("inf"), "timeout=inf")],
-)  # fmt: skip
+    [
+        (-1, 60, "workers must be >= 0, got -1"),
+        (1, 0, "timeout must be > 0 .* got 0"),
+        (1, -2.5, "timeout must be > 0 .* got -2.5"),
+        (1, float("nan"), "timeout must be > 0 .* got nan"),
+        (1, float("inf"), "timeout must be > 0 .* got inf"),
+    ],
+)
 def test_counts_and_times_that_cannot_be_are_refused(workers, timeout, named):
     with pytest.raises(ValueError, match=named):
         DecoderPool(workers, timeout)

@@ -296,7 +296,7 @@ def test_unknown_split_or_family_is_named(tmp_path):
         moving_shapes.generate(tmp_path / "a", 1, split="valid")
     with pytest.raises(ValueError, match="'zoom'.*horizontal"):
         moving_shapes.generate(tmp_path / "a", 1, families=["zoom"])
-    with pytest.raises(ValueError, match="count=0"):
+    with pytest.raises(ValueError, match="count must be >= 1 .* got 0"):
         moving_shapes.generate(tmp_path / "a", 0)
 
 

@@ -79,7 +79,7 @@ def test_whole_model():
             "evit.layers must be blocks from 0 to 3, each once, ascending; got (3, 6, 9)",
         ),
         ({"layers": (2, 1)}, "each once, ascending"),
-        ({"layers": (1,), "keep": 1.5}, "evit.keep=1.5"),
+        ({"layers": (1,), "keep": 1.5}, "evit.keep must be > 0 and < 1, got 1.5"),
     ],
 )
 def test_options_that_do_not_fit(options, message):

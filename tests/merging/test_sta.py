@@ -89,7 +89,7 @@ def test_whole_model():
     ("options", "message"),
     [
         ({}, "sta.layers must be blocks from 0 to 3, each once, ascending; got (3, 7)"),
-        ({"layers": (1,), "keep": 1.0}, "sta.keep=1.0"),
+        ({"layers": (1,), "keep": 1.0}, "sta.keep must be > 0 and < 1, got 1.0"),
         ({"layers": (1,), "keep": 0.4}, "leaves 7 of 16 patches after block 1; at most 8 can go"),
     ],
 )

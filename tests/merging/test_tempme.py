@@ -337,10 +337,14 @@ def test_joined_clips_keep_their_kinds_apart():
     [
         ({}, 8, r"tempme\.join=\(2, 2, 3\) .* 8 frames: layer 10 joins 3 of 2 clips"),
         ({"layers": (8, 9, 12)}, 12, r"tempme\.layers=\(8, 9, 12\): .* layers 0 to 11"),
-        ({"layers": (8, 9)}, 12, r"tempme\.join=\(2, 2, 3\): one .* for each of layers=\(8, 9\)"),
-        ({"layers": (9, 8, 10)}, 12, r"tempme\.layers=\(9, 8, 10\): .* ascending"),
-        ({"layers": (), "join": ()}, 12, r"tempme\.layers=\(\): one layer or more"),
-        ({"join": (2, 0, 3)}, 12, r"tempme\.join=\(2, 0, 3\): one positive"),
+        (
+            {"layers": (8, 9)},
+            12,
+            r"tempme\.join must be .* for each of layers=\(8, 9\), got \(2, 2, 3\)",
+        ),
+        ({"layers": (9, 8, 10)}, 12, r"tempme\.layers must be .* ascending, got \(9, 8, 10\)"),
+        ({"layers": (), "join": ()}, 12, r"tempme\.layers must be one layer or more, .* got \(\)"),
+        ({"join": (2, 0, 3)}, 12, r"tempme\.join must be a positive .* got \(2, 0, 3\)"),
         ({"r": 6}, 12, r"tempme\.r=6: layer 7 has 8 tokens.* 7 patches.* at most 3 .* is 5"),
         ({"keep_cross": 0}, 12, r"tempme\.keep_cross must be a percentage from 1 to 100, got 0"),
         (

@@ -121,7 +121,7 @@ def test_whole_model():
     [
         ({}, "testa.layers must be blocks from 0 to 3, each once, ascending; got (7, 8, 9, 10)"),
         ({"layers": (1,), "r": 4}, "testa.r=4: layer 3 has 5 tokens"),
-        ({"layers": (1,), "frame_r": -1}, "testa.frame_r=-1"),
+        ({"layers": (1,), "frame_r": -1}, "testa.frame_r must be >= 0, got -1"),
         ({"layers": (0, 1), "frame_r": 2}, "block 1 has 2 frames, of which at most 1 merge"),
     ],
 )

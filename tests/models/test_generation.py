@@ -292,7 +292,7 @@ def test_the_video_is_read_once_and_the_search_ends_early(params, given):
         ({"method": "best"}, "unknown method: 'best'; choose from greedy, beam, nucleus"),
         ({"semantics": "old"}, "unknown semantics: 'old'; choose from blip, transformers"),
         ({"beams": 0}, "beams must be >= 1, got 0"),
-        ({"max_length": 4}, "min_length=5 must be at most max_length"),
+        ({"max_length": 4}, "min_length must be <= max_length, got 5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be > 0, got 0.0"),
         ({"top_p": 1.5}, "top_p must be > 0 and <= 1, got 1.5"),
         ({"top_k": -1}, "top_k must be >= 0, got -1"),

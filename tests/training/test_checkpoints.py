@@ -473,6 +473,6 @@ def test_interrupted_and_resumed_training_equals_uninterrupted(tmp_path):
 
 
 def test_at_least_one_checkpoint_is_kept(tmp_path):
-    with pytest.raises(ValueError, match="keep_last=0"):
+    with pytest.raises(ValueError, match="keep_last must be >= 1, got 0"):
         TrainingCheckpoints(tmp_path, keep_last=0)
     assert not os.listdir(tmp_path)
