@@ -27,6 +27,7 @@ from fault_places import Fault, faults
 ROOT = Path(__file__).resolve().parents[1]
 A_MODULE = 2
 HANG_SECONDS = 60  # of one test
+OUT_OF_TIME = "out of time"
 # File, text of the line and change, of changes that cannot show; why they cannot.
 EQUIVALENT = {
     (
@@ -170,7 +171,7 @@ class Copy:
             try:
                 status = process.wait(limit)
             except subprocess.TimeoutExpired:
-                return ""
+                return OUT_OF_TIME
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -184,13 +185,19 @@ class Copy:
 
 
 def tried(fault: Fault, copy: Copy, limit: float) -> tuple[str, str]:
-    """Who finds a fault ("own name", "importers" or nobody: "") and by which test."""
+    """Who finds a fault ("own name", "importers" or nobody: "") and by which test.
+
+    Of nobody: whether that is because time was out.
+    """
     own = own_tests(copy.root, fault.file)
     others = [test for test in importing_tests(copy.root, fault.file) if test not in own]
+    late = ""
     for who, tests in (("own name", own), ("importers", others)):
-        if tests and (found := copy.find(fault, tests, limit)):
+        found = copy.find(fault, tests, limit) if tests else ""
+        if found not in ("", OUT_OF_TIME):
             return who, found
-    return "", ""
+        late = late or found
+    return "", late
 
 
 def campaign(checkout: Path, drawn: list[Fault], out: Path, limit: float) -> dict[str, list[str]]:
@@ -203,7 +210,7 @@ def campaign(checkout: Path, drawn: list[Fault], out: Path, limit: float) -> dic
             who, test = answers[str(fault)] = tried(fault, copy, limit)
             out.write_text(json.dumps(answers, indent=1), "utf-8")
             minutes = (time.monotonic() - begun) / done * (len(left) - done) / 60
-            answer = f"found by {who}: {test}" if who else "NOT FOUND"
+            answer = f"found by {who}: {test}" if who else f"NOT FOUND {test}"
             print(f"{done}/{len(left)}, {minutes:.0f} min left  {fault}  {answer}", flush=True)
         finders = {answers[str(fault)][1].partition("[")[0] for fault in drawn}
         named = sorted(test for test in finders if "::" in test)
@@ -220,10 +227,12 @@ def report(checkout: Path, drawn: list[Fault], answers: dict[str, list[str]]) ->
     shares["either"] = sum(shares.values())
     lines += [f"found by {who:10}{n:4}  {n / len(drawn):.1%}" for who, n in shares.items()]
     for fault in drawn:
-        if not answers[str(fault)][0]:
+        who, late = answers[str(fault)]
+        if not who:
             line = line_of(checkout, fault)
             reason = EQUIVALENT.get((fault.file, line, fault.change))
-            lines.append(f"{'equivalent' if reason else 'not found'}: {fault}  in  {line}")
+            state = "equivalent" if reason else f"not found, {late}" if late else "not found"
+            lines.append(f"{state}: {fault}  in  {line}")
             lines += [f"    {reason}"] if reason else []
     return "\n".join(lines)
 
@@ -242,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", type=Path, help="JSON of answers; what it holds is not tried again"
     )
     parser.add_argument(
-        "--limit", type=float, default=120, help="seconds of tests for a fault, twice"
+        "--limit", type=float, default=300, help="seconds of tests for a fault, twice"
     )
     given = parser.parse_args(arguments)
     out = given.out or Path(tempfile.gettempdir()) / f"faults-{os.getpid()}.json"

@@ -3,6 +3,7 @@
 import ast
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import faults as command
 import pytest
@@ -163,6 +164,23 @@ def test_a_test_that_hangs_has_found_it_and_many_that_take_long_have_not(
     )
     (tmp_path / "copies").mkdir()
     copy = command.Copy(checkout, tmp_path / "copies")
-    assert copy.run(["tests/room/test_counts.py"], limit=1) == ""
+    assert copy.run(["tests/room/test_counts.py"], limit=1) == command.OUT_OF_TIME
     monkeypatch.setattr(command, "HANG_SECONDS", 1)
     assert copy.run(["tests/room/test_counts.py"], limit=60) == "a hang"
+
+
+@pytest.mark.parametrize(
+    ("ends", "answer"),
+    [
+        (["t"], ("own name", "t")),
+        ([command.OUT_OF_TIME, "t"], ("importers", "t")),
+        ([command.OUT_OF_TIME, ""], ("", command.OUT_OF_TIME)),
+        (["", ""], ("", "")),
+    ],
+)
+def test_where_time_was_out_it_is_said(checkout, ends, answer):
+    given = iter(ends)
+    fault = faults("vlt/room/counts.py", b"n < 1")[0]
+    (checkout / "tests/test_other.py").write_text("import vlt.room.counts\n")
+    copy = SimpleNamespace(root=checkout, find=lambda fault, tests, limit: next(given))
+    assert command.tried(fault, copy, 1) == answer

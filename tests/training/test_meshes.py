@@ -20,7 +20,7 @@ from vlt.models.captioner import Captioner
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.retriever import Retriever
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
-from vlt.runtime.mesh import MeshError, make_mesh, shard_batch
+from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.tasks.build import make_task
 from vlt.tasks.captioning import Captioning
 from vlt.tasks.matching import Matching
@@ -179,19 +179,3 @@ def test_no_device_has_all_similarities():
     program_text = run_python(code, devices=8)
     assert "f32[8,8]" in program_text, "rows of a device and a chunk of columns"
     assert "f32[64,64]" not in program_text and "f32[8,64]" not in program_text
-
-
-def test_heads_that_tensor_does_not_divide():
-    mesh = type("Mesh", (), {"shape": {"data": 1, "fsdp": 1, "tensor": 3}})()
-    with pytest.raises(MeshError, match="tensor=3 does not divide the 4 heads"):
-        model, task, _ = CASES["retrieval"]
-        TrainingProgram(common.base(), mesh, model, task, 1)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_a_seed_that_is_none(seed):
-    model, task, _ = CASES["retrieval"]
-    config = common.base()
-    config.seed = seed
-    with pytest.raises(ValueError, match=rf"config.seed={seed}: must be from 0 to 4294967295"):
-        TrainingProgram(config, make_mesh({"data": 1}, jax.devices()[:1]), model, task, 1)
