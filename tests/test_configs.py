@@ -79,7 +79,7 @@ def _golden_text(variants: list[str]) -> str:
     return "\n".join(sections[1:]) + "\n"
 
 
-EVERY = 8  # of the variants of a file, one in the quick run
+EVERY = 16  # of the variants of a file, one in the quick run
 
 
 def _marked(index: int, name: str):

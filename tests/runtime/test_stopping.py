@@ -48,6 +48,7 @@ def test_one_ends_a_wait_in_a_sentence(signum):
     assert "Traceback" not in errors and "stopped in a sentence" in errors
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("wait", ["deferred", "library"])
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_second_one_ends_at_once_whatever_goes_on(wait, signum):
