@@ -164,6 +164,7 @@ def test_counts_of_btadapter(variant, trained):
     assert count_parameters(model, _params(model), config.rules)["trainable_params"] == trained
 
 
+@pytest.mark.slow
 def test_operations_of_btadapter():
     """Unmasked, and 44.5 GMACs instead of the branch's 150.7 at 70% beside CLIP's 648.1."""
     config = load_config("configs/btadapter.py:webvid_l14")
@@ -175,6 +176,7 @@ def test_operations_of_btadapter():
     assert report["video_gmacs_run"] == pytest.approx(648.1 + 44.5, rel=0.01)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("variant", "trained", "gmacs", "tokens"),
     [
@@ -206,6 +208,7 @@ def test_full_fine_tuning_is_counted_as_published():
     assert report["trainable_params"] == 151_277_313
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("variant", "weights", "overrides"),
     [

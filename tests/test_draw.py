@@ -34,6 +34,7 @@ def test_rows_are_the_models_of_the_comparison_that_merge(tiny):
     ]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("title", ["LoRA + ToMe", "TempMe (LoRA + TempMe)"])
 def test_a_bright_patch_is_no_token_with_the_dark_ones(tiny, title):
     clip = np.zeros((8, 32, 32, 3), np.uint8)
@@ -146,6 +147,7 @@ def test_command_without_weights_tells_what_is_missing(tmp_path):
     assert last == "error: nowhere: no such folder; --random draws without weights"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -142,6 +142,7 @@ def embeddings(model):
     return model.encode_video(VIDEO), model.encode_text(TEXTS)
 
 
+@pytest.mark.slow
 def test_merged_methods_are_in_the_weights(tempme, tmp_path):
     """Also what says how frames are averaged, and the merging of tokens, must come along."""
     export(tempme, tmp_path / "whole", "orbax")
