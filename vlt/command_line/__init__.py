@@ -17,13 +17,12 @@ class Command:
     """A command of `vlt`.
 
     about: its line of help. arguments: the file of this folder. door: MODULE:FUNCTION, which gets
-    what `parse` returns. added: arguments that are always given.
+    what `parse` returns.
     """
 
     about: str
     arguments: str
     door: str
-    added: tuple[str, ...] = ()
 
     def run(self, argv: list[str]) -> int | None:
         """Parses the arguments, then imports the door and calls it; its exit status."""
@@ -42,8 +41,11 @@ class Command:
         return door(parsed)
 
 
+@dataclasses.dataclass(frozen=True)
 class FlagsCommand(Command):
-    """One that takes absl's flags, as --config and its values are."""
+    """One that takes absl's flags, as --config and its values are. added: flags always given."""
+
+    added: tuple[str, ...] = ()
 
     def run(self, argv: list[str]) -> int | None:
         from absl import app  # not for other commands' help
