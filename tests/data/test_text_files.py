@@ -29,6 +29,8 @@ def test_text_is_read_without_its_mark(tmp_path):
         ("{}\n".encode("utf-16-le"), "line 1: a NUL at byte 2"),
         (b'1\n"caf\xe9"', r"line 2: not UTF-8 \(byte 5 of the line is 0xe9\)"),
         (b"1\n2\n\xed\xa0\xbd", r"line 3: not UTF-8"),
+        (b"1\n2\x00", r"line 2: a NUL at byte 2 of the line"),
+        (b"1\n\x002", r"line 2: a NUL at byte 1 of the line"),
     ],
 )
 def test_what_is_no_text_is_named(tmp_path, content, message):
@@ -36,6 +38,11 @@ def test_what_is_no_text_is_named(tmp_path, content, message):
     for read in (read_text, read_json, lambda path: list(read_json_lines(path))):
         with pytest.raises(TextFileError, match=f"a.json.*{message}"):
             read(tmp_path / "a.json")
+
+
+def test_other_control_characters_are_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\x01\n")
+    assert read_text(tmp_path / "a.txt") == "a\x01\n"
 
 
 def test_files_that_are_not_there_or_folders(tmp_path):
