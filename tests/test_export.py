@@ -160,6 +160,7 @@ def test_merged_methods_are_in_the_weights(tempme, tmp_path):
     assert "merged: lora, tempme; left: tempme" in (tmp_path / "merged/report.txt").read_text()
 
 
+@pytest.mark.slow
 def test_merged_programs_and_weights(tempme, tmp_path):
     export(tempme, tmp_path / "programs", "stablehlo", merged=True)
     export(tempme, tmp_path / "model.safetensors", "safetensors", merged=True)
@@ -203,6 +204,7 @@ def published(folder, family=None):
     return safetensors.numpy.load_file(file)
 
 
+@pytest.mark.slow
 def test_merged_clip_goes_back_to_its_published_names(tmp_path):
     tokenizer = resolve("tiny_clip") / "tokenizer"
     reverse(resolve("tiny_clip"), tmp_path / "clip.safetensors", "openai")

@@ -202,6 +202,7 @@ def test_command_prints_one_json_object() -> None:
     assert json.loads(done.stdout) == inspect_config(expected)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -105,6 +105,7 @@ def test_a_phase_tells_that_it_lives_and_leaves_stdout_alone(capsys):
     assert capsys.readouterr().err == "", "nothing after the phase"
 
 
+@pytest.mark.slow
 def test_every_phase_of_compiling_ahead_is_told(monkeypatch, capsys):
     monkeypatch.setattr("vlt.training.ahead.topology_devices", lambda topology: jax.devices()[:1])
     compile_ahead(load_config("configs/tempme.py"), "v5e:1x1", batch=2)

@@ -410,6 +410,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("devices", [(8, 1), (1, 8)])
 def test_other_numbers_of_devices_restore_the_same(tmp_path, devices):
     saved = run_python(SHARDED, "save", tmp_path, devices=devices[0])

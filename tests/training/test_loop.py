@@ -243,6 +243,7 @@ WRONG = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("override", WRONG)
 def test_wrong_input_is_answered_in_a_sentence(tmp_path, override):
     done = run(tmp_path, override)

@@ -71,6 +71,7 @@ def assert_same_gradients(a, b):
             assert np.abs(x - y).max() <= 1e-5 * np.abs(x).max(), name
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulated_gradient_is_that_of_the_whole_batch(parts):
     """First moments of Adam are the gradients times 1 - b1."""
