@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from vlt.configuration import PACKAGED, ConfigError, check_flags
+from vlt.configuration import PACKAGED, ConfigError, check_flags, path_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]  # of the checkout, where this is one
 BUILD = "build"  # in ROOT; git ignores it
@@ -151,7 +151,7 @@ def check_sent(training: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--config")
-    file = pathlib.Path(parser.parse_known_args(training)[0].config.partition(":")[0])
+    file = path_of(parser.parse_known_args(training)[0].config.partition(":")[0])
     packaged = file.parent == pathlib.Path("configs") and (PACKAGED / file.name).is_file()
     if file.is_absolute() or not (packaged or (ROOT / file).is_file()):
         raise LaunchError(

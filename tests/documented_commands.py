@@ -96,6 +96,13 @@ CASES: dict[str, Case] = {
         "--tokenizer path/to/clip-vit-large-patch14",
         "python -m vlt.convert checkpoints/again back --reverse",
     ),
+    "vlt train": run("vlt train --help"),
+    "vlt convert": run("vlt convert --help"),
+    "vlt --help": run("vlt --help"),
+    "vlt checkpoints": run("vlt checkpoints", "vlt checkpoints --json"),
+    "python -m vlt.checkpoints [NAME] [--verify FILE] [--json]": run(
+        "python -m vlt.checkpoints clip_l14 --json"
+    ),
     "python -m vlt.inspect --config=... [--json]": run(f"python -m vlt.inspect {TINY} --json"),
     "python -m vlt.inspect --config=... --leaves": run(f"python -m vlt.inspect {TINY} --leaves"),
     "python -m vlt.inspect --config=... --topology=v5e:16x16 [--batch=N]": run(

@@ -15,6 +15,7 @@ import pytest
 from documented_commands import CASES, case_of
 from helpers import ROOT, environment
 
+from vlt.command_line import COMMANDS as COMMAND_LINE
 from vlt.configuration import check_flags, load_config
 
 TEXTS = documents.documents()
@@ -65,19 +66,30 @@ def _modules() -> dict[str, list[str]]:
             head, _, names = match[1].partition("{")
             for name in names.strip("}").split(","):
                 found.setdefault(head + name, []).append(match[2])
+        elif match := re.match(r"vlt (\w+)(.*)", command):
+            module = COMMAND_LINE[match[1]].door.partition(":")[0].removesuffix(".__main__")
+            found.setdefault(module, []).append(match[2])
     return found
 
 
 def _flags(module: str) -> set[str]:
-    """Names that its file, and those of ours that it imports, give to add_argument or DEFINE_."""
+    """Names that its file, and those of ours that it imports, give to add_argument or DEFINE_; and
+    what these import of the parts of a command line."""
     path = ROOT / module.replace(".", "/")
     tree = _tree(path / "__main__.py" if path.is_dir() else path.with_suffix(".py"))
-    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
-    names = {n.module for n in imports} | {f"{n.module}.{a.name}" for n in imports for a in n.names}
-    files = [ROOT / f"{name.replace('.', '/')}.py" for name in names if name.split(".")[0] in OWN]
-    trees = [tree, *(_tree(file) for file in files if file.is_file())]
+    trees = [tree, *_imported(tree, OWN)]
+    trees += [part for each in trees for part in _imported(each, ("vlt.command_line",))]
     found = {name for each in trees for name in _defined(each)}
     return found | {f"no{name}" for name in found} | {"help"}
+
+
+def _imported(tree: ast.AST, packages: tuple[str, ...]) -> list[ast.AST]:
+    """Files of these packages that a file imports."""
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    names = {n.module for n in imports} | {f"{n.module}.{a.name}" for n in imports for a in n.names}
+    ours = [str(name) for name in names if f"{name}.".startswith(tuple(f"{p}." for p in packages))]
+    files = [ROOT / f"{name.replace('.', '/')}.py" for name in ours]
+    return [_tree(file) for file in files if file.is_file()]
 
 
 @functools.cache
@@ -141,9 +153,16 @@ def desk(shared, tmp_path_factory) -> pathlib.Path:
 
 
 def shell(line: str, folder: pathlib.Path) -> str:
-    """Runs a line with `python` being this one; returns what it printed."""
+    """What a line prints, `python` being this one and `vlt` this checkout's."""
     env = environment(1)
-    env["PATH"] = os.pathsep.join([str(pathlib.Path(sys.executable).parent), env["PATH"]])
+    command = folder / "bin/vlt"
+    if not command.exists():
+        command.parent.mkdir()
+        command.write_text(f"#!{sys.executable}\nimport sys\nfrom vlt.__main__ import main\n")
+        command.open("a").write("sys.exit(main())\n")
+        command.chmod(0o755)
+    first = [command.parent, pathlib.Path(sys.executable).parent]
+    env["PATH"] = os.pathsep.join([*map(str, first), env["PATH"]])
     done = subprocess.run(
         ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=1800
     )

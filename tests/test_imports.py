@@ -13,6 +13,7 @@ STOREYS = (
     ("runtime",),
     ("storage", "costs"),
     ("configuration", "models", "data", "reporting"),
+    ("command_line",),
     ("adapters",),
     ("merging",),
     ("methods",),
@@ -23,7 +24,8 @@ STOREYS = (
     ("api",),
     ("inference", "bench"),
 )
-DOORS = {"main", "inspect", "export", "draw", "caption", "score"}
+DOORS = {"main", "inspect", "export", "draw", "caption", "checkpoints", "score"}
+DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`
 SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
 METHODS = ("adapters", "merging")
 

@@ -1,6 +1,9 @@
 """Image-language models become video models: adapters and token merging in JAX/Flax."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlt.api import load as load
 
 __version__ = "0.1.0"
 __all__ = ("__version__", "load")

@@ -1,12 +1,4 @@
-"""`python -m vlt.caption VIDEO... [--model=FOLDER | --workdir=DIR] [--json]`: captions of videos.
-
-VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'). Frames are
-sampled at the centres of equal segments, as many as the model was trained with, else 8.
-
-A line `path: caption` is printed for each; with --json an object of `video` and `caption`, or
-`error`. Videos that cannot be read are named on stderr, the others are captioned, and the exit
-status is 1.
-"""
+"""`vlt caption VIDEO... [--model=FOLDER | --workdir=DIR] [--json]`: captions of videos."""
 
 import argparse
 import contextlib
@@ -17,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vlt.api import VideoCaptioner
+from vlt.command_line.caption import parse
 from vlt.data.errors import VideoError
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
-from vlt.inference.door import load_kind, make_parser, run_door
+from vlt.inference.door import load_kind, run_door
 from vlt.inference.printing import print_results
 from vlt.models.generation import Search
-
-MODEL = "tiny_blip"
 
 
 def captions(
@@ -65,7 +56,11 @@ def parse_search(pairs: Iterable[str]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 0 when every video has a caption."""
-    options = _parser().parse_args(arguments)
+    return run(parse("python -m vlt.caption", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
     return run_door(lambda: _print_captions(options))
 
 
@@ -77,19 +72,6 @@ def _print_captions(options: argparse.Namespace) -> int:
         return print_results(
             results, len(paths), lambda caption: {"caption": caption}, as_json=options.json
         )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = make_parser("vlt.caption", __doc__, MODEL)
-    parser.add_argument("--prompt", default="", help="how captions begin; it is not printed")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of the search: beams, max_length, ... (vlt/models/generation.py); repeatable",
-    )
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,15 +1,4 @@
-"""`python -m vlt.draw --config=FILE[:variant] VIDEO ... --out=DIR`: which patches become one token.
-
-Writes DIR/VIDEO.png for every video file: the frames that the config's first evaluation samples,
-then a row for each model. Patches of one token are filled with their mean colour over all frames
-and outlined in one colour (TempMe, Figures 4 and 7). Models are those of `config.compare` that
-merge; without any, the config's own, after its variant VARIANT_tome where the file has one.
-
---against=FILE:variant  another config to draw first, with the same overrides; may be repeated
---workdir=DIR           a trained run, or a folder of runs, instead of configs; may be repeated
---layer=N               after block N, from 0, instead of the last one; may be repeated
---random                random weights: then tokens merge by colour and position alone
-"""
+"""`vlt draw --config=NAME[:variant] VIDEO ... --out=DIR`: which patches become one token."""
 
 import dataclasses
 import functools
@@ -28,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
 from vlt import configuration
-from vlt.configuration import define_config
+from vlt.command_line.draw import parse
 from vlt.data.clips import ClipRequest, read_clip
 from vlt.data.resources import resolve
 from vlt.model_io.build import merges_tokens
@@ -76,9 +65,8 @@ def of_config(
     """The models of a config that merge, see the module.
 
     Args:
-        name: 'configs/file.py[:variant]'. overrides: {dotted key: value}, of every config drawn
-            that has the key. against: configs that are drawn before it. random: no weights are
-            read.
+        name: as `load_config` takes it. overrides: {dotted key: value}, of every config drawn that
+            has the key. against: configs that are drawn before it. random: no weights are read.
 
     Raises:
         NothingMerges: no method of any of them merges tokens.
@@ -276,11 +264,6 @@ def main(arguments: list[str]) -> None:
     options, videos = flags.FLAGS, arguments[1:]
     logging.set_verbosity(logging.WARNING)
     try:
-        if not videos or not options.out or not (options.config or options.workdir):
-            raise ValueError(
-                "a video, --out and --config or --workdir are needed: python -m vlt.draw "
-                "--config=configs/tempme.py VIDEO --out=DIR"
-            )
         out = Path(options.out)
         _check_folder(out)
         models = [model for run in options.workdir for model in of_run(Path(run))]
@@ -310,14 +293,4 @@ def _check_folder(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        configuration.check_flags(sys.argv)
-    except configuration.ConfigError as wrong:
-        sys.exit(f"error: {wrong}")
-    define_config()
-    flags.DEFINE_multi_string("against", [], "Another config to draw first.")
-    flags.DEFINE_multi_string("workdir", [], "A trained run, or a folder of runs.")
-    flags.DEFINE_multi_integer("layer", [], "A block to draw after, instead of the last.")
-    flags.DEFINE_bool("random", False, "Random weights.")
-    flags.DEFINE_string("out", None, "Folder of the pictures.")
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -1,17 +1,4 @@
-"""`python -m vlt.export --workdir=DIR OUT [--format=FORMAT] [...]`: what to deploy.
-
-orbax: a model folder for `vlt.load`. safetensors: the weights under our names, config.json as
-metadata (`vlt.convert --reverse` writes published names). stablehlo: both encoders as programs for
-any batch size that need none of our code.
-
-It takes the run's best checkpoint, or its latest. What changes the weights, in this order:
-
---average=FIRST:LAST: the mean of all checkpoints that the run keeps of these steps.
---merge: folds methods as far as they fold, LoRA into the weights, DiffRate's rates into counts;
-    else they stay as they were trained.
---blend=MODEL:SHARE: that share of another model's weights, wherever both have them, such as 0.5 of
-    the CLIP that training started from (WiSE-FT of ViCLIP, patching of Open-VCLIP).
-"""
+"""`vlt export --workdir=DIR OUT`: what to deploy of a run."""
 
 import argparse
 import dataclasses
@@ -27,6 +14,7 @@ import safetensors.numpy
 from flax import traverse_util
 from jax import export as jax_export
 
+from vlt.command_line.export import parse
 from vlt.convert.families import get_family
 from vlt.convert.table import source_name
 from vlt.methods import build_methods
@@ -159,32 +147,13 @@ def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
         (folder / f"{name}.stablehlo").write_bytes(exported.serialize())
 
 
-def _span(text: str) -> tuple[int, int]:
-    first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIRST:LAST, such as 2000:22000")
-    return int(first), int(last)
-
-
-def _share(text: str) -> tuple[str, float]:
-    model, _, share = text.rpartition(":")
-    try:
-        return model, float(share)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not MODEL:SHARE, such as DIR:0.5") from None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 0 when all went well."""
-    parser = argparse.ArgumentParser(prog="python -m vlt.export", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a run")
-    parser.add_argument("target", type=Path, help="folder or file to write")
-    parser.add_argument("--format", choices=FORMATS, default="orbax")
-    parser.add_argument("--merge", action="store_true", help="fold methods into the weights")
-    parser.add_argument("--average", type=_span, metavar="FIRST:LAST", help="mean of checkpoints")
-    parser.add_argument("--blend", type=_share, metavar="MODEL:SHARE", help="mix with a model")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
-    options = parser.parse_args(arguments)
+    return run(parse("python -m vlt.export", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
     try:
         export(
             options.workdir,

@@ -1,4 +1,4 @@
-"""`python -m vlt.inspect --config=FILE[:variant] [--leaves] [--topology=v5e:4x4] [--json]`
+"""`vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4] [--json]`
 
 What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
 weights or a device. With --leaves each leaf, its rule and what reads it (`vlt.training.leaves`);
@@ -15,8 +15,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from vlt import configuration
-from vlt.configuration import define_config
+from vlt.command_line.inspect import parse
 from vlt.costs.flops import count, count_first
 from vlt.model_io.build import abstract_params, example_inputs, forward, merged_form
 from vlt.model_io.folder import ModelFolderError
@@ -123,6 +122,8 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def main(_: list[str]) -> None:
     """Prints the report of the config given on the command line."""
+    # Shapes only: an accelerator, where there is one, is left to those who compute.
+    jax.config.update("jax_platforms", "cpu")
     options = flags.FLAGS
     try:
         report = inspect_config(options.config)
@@ -142,11 +143,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Shapes only: an accelerator, where there is one, is left to those who compute.
-    jax.config.update("jax_platforms", "cpu")
-    define_config()
-    flags.DEFINE_string("topology", "", "TPU slice to compile the training step for: v5e:4x4.")
-    flags.DEFINE_integer("batch", 0, "Videos of a step there; the config's by default.")
-    flags.DEFINE_bool("leaves", False, "List each leaf: shape, rule, learning rate, what reads it.")
-    flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
-    app.run(main, flags_parser=configuration.parse_flags)
+    app.run(main, flags_parser=parse)

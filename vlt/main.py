@@ -1,4 +1,4 @@
-"""`python -m vlt.main --config=configs/X.py[:variant]`: trains, evaluates, and prints a table."""
+"""`vlt train --config=NAME[:variant]`: trains, evaluates, and prints a table."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vlt import configuration
-from vlt.configuration import define_config
+from vlt.command_line.train import parse
 from vlt.evaluation import summarize
 from vlt.reporting.tables import Column, format_table, mean_results, write_results
 from vlt.runtime import processes, stopping
@@ -30,43 +30,15 @@ from vlt.storage.files import write_whole
 from vlt.training.metrics_log import PERFORMANCE, read_metrics
 from vlt.training.workdir import OtherConfigError, WorkdirError, claim, go_back, held, prepare
 
-_CONFIG = define_config()
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Folder of the run; runs/CONFIG[-VARIANT] by default."
-)
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate what is trained.")
-_RESTORE = flags.DEFINE_string(
-    "restore", "", "WORKDIR/checkpoints/STEP to go back to; later ones are put aside."
-)
-
-_DISTRIBUTED = flags.DEFINE_enum(
-    "distributed",
-    "auto",
-    ["auto", "off"],
-    "Whether to be one of the processes that the environment (TPU, GKE, Slurm, MPI) or the next "
-    "three flags tell of.",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT on which the first process listens, where nothing else tells."
-)
-_PROCESS_COUNT = flags.DEFINE_integer("process_count", None, "How many processes there are.")
-_PROCESS_INDEX = flags.DEFINE_integer("process_index", None, "Which this is, from 0.")
-_JOIN_SECONDS = flags.DEFINE_integer(
-    "join_seconds", 300, "How long processes wait for each other at the start."
-)
-_LOST_SECONDS = flags.DEFINE_integer(
-    "lost_seconds", 60, "Without a sign of life after which a process is lost and the others end."
-)
-
 BENCH_BATCH = 32  # videos
 NOTHING_NEW = "stopped; nothing new was saved; the same command goes on"
 
 
 def main(_: list[str]) -> None:
     """Entry point of the command."""
-    config = _CONFIG.value
-    name = configuration.run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    options = flags.FLAGS
+    name = configuration.run_name(config_flags.get_config_filename(options["config"]))
+    workdir = Path(options.workdir or f"runs/{name}")
     keep_programs()
     # TensorFlow comes with clu's writers; it has nothing to say here.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -74,7 +46,7 @@ def main(_: list[str]) -> None:
         with stopping.signals(), _ended_by_signals():
             prepare(workdir)
             _join()
-            _run(config, workdir)
+            _run(options.config, workdir)
     except (processes.DistributedError, WorkdirError) as error:
         sys.exit(f"error: {error}")
 
@@ -88,7 +60,7 @@ def _ended_by_signals() -> Iterator[None]:
         if processes.is_primary():
             print(str(stopped) or NOTHING_NEW, file=sys.stderr)
         processes.leave()
-        stopping.end(0 if _MODE.value == "train" else stopping.status())
+        stopping.end(0 if flags.FLAGS.mode == "train" else stopping.status())
 
 
 def _run(config: ConfigDict, workdir: Path) -> None:
@@ -113,23 +85,25 @@ def _log_into(workdir: Path) -> None:
 
 
 def _join() -> None:
-    if _DISTRIBUTED.value == "auto":
+    options = flags.FLAGS
+    if options.distributed == "auto":
         processes.join(
-            _COORDINATOR.value,
-            _PROCESS_COUNT.value,
-            _PROCESS_INDEX.value,
-            _JOIN_SECONDS.value,
-            _LOST_SECONDS.value,
+            options.coordinator,
+            options.process_count,
+            options.process_index,
+            options.join_seconds,
+            options.lost_seconds,
         )
 
 
 def _run_and_print(config: ConfigDict, workdir: Path) -> None:
-    if _RESTORE.value:
-        go_back(workdir, Path(_RESTORE.value))
-    rows = run_all(config, workdir, _MODE.value)
+    options = flags.FLAGS
+    if options.restore:
+        go_back(workdir, Path(options.restore))
+    rows = run_all(config, workdir, options.mode)
     if processes.is_primary():
         print_tables(config, rows)
-        if config.compare and _MODE.value == "train":
+        if config.compare and options.mode == "train":
             print_summary(config, workdir)
 
 
@@ -316,4 +290,4 @@ def _expected_errors() -> tuple[type[Exception], ...]:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=configuration.parse_flags)
+    app.run(main, flags_parser=parse)

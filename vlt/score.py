@@ -1,15 +1,10 @@
-"""Scores captions that were written before.
-
-    python -m vlt.score PREDICTIONS.json REFERENCES [--json]
-
-PREDICTIONS holds {id: caption}, as evaluations write it, or COCO's list; REFERENCES is a manifest,
-{id: captions} or COCO's annotations.
-"""
+"""`vlt score PREDICTIONS.json REFERENCES [--json]`: scores captions that were written before."""
 
 import argparse
 import json
 import sys
 
+from vlt.command_line.score import parse
 from vlt.data.manifest import ManifestError
 from vlt.reporting.tables import Column, format_table
 from vlt.tasks.caption_metrics import (
@@ -23,22 +18,20 @@ from vlt.tasks.caption_metrics import (
 
 def main() -> None:
     """Prints the scores as a table, or as one JSON object."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("predictions")
-    parser.add_argument("references")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
+    run(parse("python -m vlt.score"))
+
+
+def run(options: argparse.Namespace) -> None:
+    """The same, of arguments that were parsed."""
     try:
-        predictions = read_predictions(arguments.predictions)
-        references = read_references(arguments.references)
+        predictions = read_predictions(options.predictions)
+        references = read_references(options.references)
         scores = caption_metrics(predictions, references)
     except (ScoringError, ManifestError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except RuntimeError as error:  # Java's programs
         sys.exit(f"error: {error}")
-    if arguments.json:
+    if options.json:
         print(json.dumps(scores))
         return
     texts = sum(map(len, references.values()))

@@ -27,7 +27,7 @@ NONE = "nowhere/v.mp4"
         ("shards", (NONE,), 1, NONE),
         ("damaged_videos", ("nowhere",), 1, "nowhere"),
         ("failures", ("--workdir=/",), 1, "'/'"),
-        ("slices", ("--config=x.py", "--topology=v5e:2x4", "--out=o"), 1, "no config file x.py"),
+        ("slices", ("--config=x.py", "--topology=v5e:2x4", "--out=o"), 1, "unknown config 'x.py'"),
         ("slices", ("--config=x.py", "--topology=v5e", "--out=o"), 1, "v5e:2x4"),
     ],
 )
@@ -51,11 +51,11 @@ def test_a_peer_that_is_not_installed(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "error: --config=FILE[:variant] is missing, such as python -m vlt.bench --config="),
+        ((), "error: --config=NAME[:variant] is missing, such as python -m vlt.bench --config="),
         (("--config=configs/btadapter.py:bensh",), "did you mean 'bench'"),
         (
             ("--config=configs/btadapter.py", "--against=x.py"),
-            "error: there is no config file x.py",
+            "error: unknown config 'x.py'",
         ),
         (("--config=configs/tempme.py", "--batch=0"), "--batch=0"),
     ],

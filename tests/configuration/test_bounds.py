@@ -118,16 +118,16 @@ def test_a_config_file_is_checked_as_overrides_are(tmp_path):
         load_config(str(file))
 
 
-def command(module: str, *arguments: str) -> subprocess.CompletedProcess:
+def command(name: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", f"vlt.{module}", *arguments],
+        [sys.executable, "-m", "vlt", name, *arguments],
         cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=100,
     )  # fmt: skip
 
 
 CONFIG = "--config=configs/btadapter.py"
 MISTAKES = {
-    (): r"--config=FILE\[:variant\] is missing, such as .*; config files: configs/btadapter.py",
+    (): r"--config=NAME\[:variant\] is missing, such as .*; choose from btadapter, ",
     ("--config=",): "is missing",
     ("--confg=configs/btadapter.py",): "Did you mean: config",
     (CONFIG, "--config.train.steps=abc"): r"config\.train\.steps=abc: must be a whole number",
@@ -138,16 +138,16 @@ MISTAKES = {
 
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_a_command_line_that_does_not_fit_is_answered_in_a_sentence(arguments, tmp_path):
-    done = command("main", f"--workdir={tmp_path / 'run'}", *arguments)
+    done = command("train", f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 1 and done.stdout == ""
     assert re.search(MISTAKES[arguments], done.stderr), done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("module", ["inspect", "bench"])
-def test_other_commands_share_the_checks(module):
-    missing, wrong = command(module), command(module, CONFIG, "--config.model.frames=0")
+@pytest.mark.parametrize("name", ["inspect", "bench"])
+def test_other_commands_share_the_checks(name):
+    missing, wrong = command(name), command(name, CONFIG, "--config.model.frames=0")
     for done, words in ((missing, "is missing"), (wrong, "config.model.frames=0: must be")):
         assert done.returncode == 1 and words in done.stderr, done.stderr
         assert "FATAL" not in done.stderr and "Traceback" not in done.stderr
@@ -155,5 +155,5 @@ def test_other_commands_share_the_checks(module):
 
 def test_drawing_without_arguments_says_what_to_type():
     done = command("draw")
-    assert done.returncode == 1 and "vlt.draw --config=" in done.stderr
+    assert done.returncode == 1 and "vlt draw --config=" in done.stderr
     assert "FATAL" not in done.stderr

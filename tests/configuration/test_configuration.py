@@ -5,10 +5,12 @@ import textwrap
 
 import ml_collections
 import pytest
+from absl import flags
 from helpers import ROOT, run_python
 
 from vlt import configuration
 from vlt.configuration import ConfigError
+from vlt.configuration.flags import check_names
 
 FILE = """
     from ml_collections import ConfigDict
@@ -67,19 +69,36 @@ def test_an_unknown_variant_lists_the_known(config_file):
 
 def test_an_unknown_file_lists_the_known(config_file):
     said = message(configuration.load_config, "configs/btadaptor.py:masked")
-    assert "no config file configs/btadaptor.py (did you mean 'btadapter'?);" in said
-    here_and_packaged = "configs/btadapter.py, configs/tiny_clip.py, configs/btadapter_zeroshot.py,"
-    assert f"config files: {here_and_packaged} configs/clip.py" in said
-    said = message(configuration.load_config, "nowhere/x.py")
-    assert f"config files: {here_and_packaged} configs/clip.py" in said
+    assert "unknown config 'configs/btadaptor.py' (did you mean 'btadapter'" in said
+    here_and_packaged = "; choose from btadapter, tiny_clip, btadapter_zeroshot, clip, "
+    assert here_and_packaged in said and said.endswith(", or give the path of a file")
+    for name in ("nowhere/x.py", "tiny_clap:masked"):
+        assert here_and_packaged in message(configuration.load_config, name)
+    said = message(configuration.load_config, "tiny_clap:masked")
+    assert "unknown config 'tiny_clap' (did you mean 'tiny_clip'" in said
+    pathlib.Path("mine.py").write_text("def get_config(variant=''): ...")
+    said = message(configuration.load_config, "./mone.py")
+    assert "unknown config './mone.py' (did you mean 'mine'?); choose from mine.py, btada" in said
+
+
+def test_a_name_is_that_of_a_file_here_or_of_the_package(config_file, monkeypatch):
+    """Whatever else is called so in the folder."""
+    pathlib.Path("btadapter").write_text("a file")
+    pathlib.Path("clip").mkdir()
+    assert configuration.load_config("btadapter:masked").model.mask == 0.7
+    assert configuration.load_config("clip:b16").model.size == "clip_b16"
+    assert configuration.run_name("btadapter:masked") == "btadapter-masked"
+    monkeypatch.chdir("clip")
+    assert configuration.load_config("btadapter:webvid_l14").model.size == "clip_l14"
+    assert configuration.load_config("../configs/btadapter.py:masked").model.mask == 0.7
 
 
 def test_configs_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert configuration.load_config("configs/btadapter.py:webvid_l14").model.size == "clip_l14"
-    assert "config files: configs/btadapter.py," in message(configuration.load_config, "x.py")
+    assert "; choose from btadapter, " in message(configuration.load_config, "x.py")
     for name in ("other/btadapter.py", "btadapter.py", "../configs/btadapter.py"):
-        assert "no config file" in message(configuration.load_config, name)
+        assert "unknown config" in message(configuration.load_config, name)
 
 
 def test_a_foreign_package_of_that_name_is_not_read(tmp_path, monkeypatch):
@@ -95,7 +114,7 @@ def test_a_foreign_package_of_that_name_is_not_read(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "configs.common", raising=False)
     for name in ("btadapter_zeroshot.py:msrvtt", "clip.py:b16", "tempme.py"):
         assert configuration.load_config(f"configs/{name}").seed == 0
-    assert "no config file configs/x.py" in message(configuration.load_config, "configs/x.py")
+    assert "unknown config 'configs/x.py'" in message(configuration.load_config, "configs/x.py")
 
 
 def test_a_file_takes_parts_of_its_own_folder_or_of_the_package(tmp_path, monkeypatch):
@@ -113,15 +132,36 @@ def test_a_file_without_get_config_says_so(config_file):
 
 
 @pytest.mark.parametrize(
-    "flags, words",
+    "words",
     [
-        (["--config=configs/btadaptor.py"], "no config file configs/btadaptor.py"),
+        ("--config=btadapter", "--out", "--odd"),
+        ("--config", "--odd", "--yes"),
+        ("--noyes", "--config.model.odd=1", "--config[0]=2", "-yes", "-5"),
+        ("a", "--", "--odd"),
+        ("--flagfile=x",),
+    ],
+)
+def test_names_of_flags_are_those_that_are_defined(words, monkeypatch):
+    monkeypatch.setattr(flags, "FLAGS", flags.FlagValues())
+    flags.DEFINE_string("out", "", "", flag_values=flags.FLAGS)
+    flags.DEFINE_string("config", "", "", flag_values=flags.FLAGS)
+    flags.DEFINE_bool("yes", False, "", flag_values=flags.FLAGS)
+    check_names(["vlt train", *words])
+    for wrong in ("--odd", "-odd=1", "--yse", "--confg.model.odd=1", "--out-side=1"):
+        with pytest.raises(flags.UnrecognizedFlagError):
+            check_names(["vlt train", wrong, *words])
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["--config=configs/btadaptor.py"], "unknown config 'configs/btadaptor.py'"),
         (["--config", "configs/btadapter.py:maskd"], "did you mean 'masked'"),
         (["--config=configs/btadapter.py", "--config.train.step=3"], "did you mean 'train.steps'"),
     ],
 )
-def test_flags_are_checked_before_they_are_parsed(config_file, flags, words):
-    assert words in message(configuration.check_flags, ["main.py", *flags])
+def test_flags_are_checked_before_they_are_parsed(config_file, given, words):
+    assert words in message(configuration.check_flags, ["main.py", *given])
 
 
 def test_flags_that_fit_pass(config_file):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-TRAINING = ("--config=configs/btadapter.py:webvid_l14", "--workdir=gs://my-bucket/runs/one")
+TRAINING = ("--config=btadapter:webvid_l14", "--workdir=gs://my-bucket/runs/one")
 
 
 def launch(monkeypatch: pytest.MonkeyPatch, module: str, *arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""Command line of `vlt.bench`."""
+"""`vlt bench --config=NAME[:variant]`."""
 
 import json
 import math
@@ -11,12 +11,16 @@ from absl import app, flags
 from vlt.bench.door import tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.step import bench_step, step_memory
-from vlt.bench.timing import ROUNDS
-from vlt.configuration import define_config, load_config, parse_flags
+from vlt.command_line.bench import parse
+from vlt.configuration import load_config
 
 
-def main() -> None:
+def main(_: list[str]) -> None:
     """Prints the figures of the config given on the command line."""
+    tell(_bench)
+
+
+def _bench() -> None:
     config, options = flags.FLAGS.config, flags.FLAGS
     others = {name: load_config(name) for name in options.against}
     result: dict[str, Any] = {}
@@ -55,14 +59,4 @@ def _readable(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    define_config()
-    flags.DEFINE_multi_string("against", [], "FILE[:variant] to measure turn by turn; repeatable.")
-    flags.DEFINE_integer("batch", 1, "Videos at a time.", lower_bound=1)
-    flags.DEFINE_integer("rounds", ROUNDS, "Times that all are measured in turn.", lower_bound=1)
-    flags.DEFINE_enum("peer", "", ["", "torch"], "Whom to measure turn by turn.")
-    flags.DEFINE_bool("forward", True, "Time the vision tower.")
-    flags.DEFINE_bool("step", True, "Time a training step.")
-    flags.DEFINE_bool("memory", False, "What a training step needs; compiled, not executed.")
-    flags.DEFINE_bool("cls_only", None, "Whether the last block computes only what is read.")
-    flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
-    app.run(lambda _: tell(main), flags_parser=parse_flags)
+    app.run(main, flags_parser=parse)

@@ -156,7 +156,7 @@ def main() -> None:
         "--config",
         action="append",
         required=True,
-        help="FILE[:variant] [--config.key=value ...]; repeatable",
+        help="NAME[:variant] [--config.key=value ...]; repeatable",
     )
     parser.add_argument("--topology", action="append", required=True, help="repeatable")
     parser.add_argument("--largest", action="store_true", help="also the largest batch that fits")

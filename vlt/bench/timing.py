@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlt.command_line.bench import ROUNDS
+
 MATMUL_REPEATS = 10
-ROUNDS = 7
 
 
 def seconds(function: Callable[[], Any]) -> float:

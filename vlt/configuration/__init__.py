@@ -16,10 +16,16 @@ from vlt.configuration.files import (
     checked,
     choose_variant,
     load_config,
+    path_of,
     run_name,
     split_name,
 )
-from vlt.configuration.flags import check_flags, define_config, parse_flags
+from vlt.configuration.flags import (
+    check_flags,
+    define_config,
+    parse_flags,
+    parse_flags_and_arguments,
+)
 from vlt.configuration.record import is_run, load_saved, save_run, versions
 from vlt.configuration.values import (
     ABSENT,
@@ -46,6 +52,8 @@ __all__ = (
     "load_config",
     "load_saved",
     "parse_flags",
+    "parse_flags_and_arguments",
+    "path_of",
     "repeats_of",
     "resolved_text",
     "rows_of",

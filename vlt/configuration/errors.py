@@ -9,5 +9,9 @@ class ConfigError(ValueError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(k for k in known if k), n=3, cutoff=0.6)
+    near = near_names(name, known)
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
+def near_names(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, sorted(k for k in known if k), n=3, cutoff=0.6)

@@ -37,7 +37,7 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
     """Reads a config outside absl flags.
 
     Args:
-      name: 'configs/file.py' or 'configs/file.py:variant'.
+      name: 'NAME' of a file in the folder or the package `configs`, or a path; then ':variant'.
       overrides: {dotted key: value}, as `apply_overrides`.
 
     Raises:
@@ -76,26 +76,40 @@ def _import_methods(names: Any) -> None:
 
 
 def split_name(name: str) -> tuple[pathlib.Path, str]:
-    """Splits 'configs/file.py:variant' and finds the file: as a path, or among the package's.
+    """Splits 'file.py:variant' and finds the file: as a path, or among the package's.
+
+    A name alone, such as 'btadapter', is that of configs/btadapter.py.
 
     Raises:
       ConfigError: there is no such file; lists the config files beside it and the package's.
     """
     path, _, variant = name.partition(":")
-    file = pathlib.Path(path)
+    file = path_of(path)
     if file.is_file():
         return file, variant
     if file.parent == pathlib.Path("configs") and (PACKAGED / file.name).is_file():
         return PACKAGED / file.name, variant
-    files = config_files(file.parent if file.parent.is_dir() else pathlib.Path("configs"))
-    near = did_you_mean(file.stem, [pathlib.Path(f).stem for f in files])
-    raise ConfigError(f"there is no config file {path}{near}; config files: {', '.join(files)}")
+    names = config_names(file.parent if file.parent.is_dir() else pathlib.Path("configs"))
+    near = did_you_mean(file.stem, [pathlib.Path(each).stem for each in names])
+    raise ConfigError(
+        f"unknown config {path!r}{near}; choose from {', '.join(names)}, or give the path of a file"
+    )
 
 
-def config_files(folder: pathlib.Path = pathlib.Path("configs")) -> list[str]:
-    """What --config takes: the config files of a folder, and the package's as 'configs/X.py'."""
-    found = [str(file) for file in _config_files(folder)]
-    return list(dict.fromkeys([*found, *(f"configs/{f.name}" for f in _config_files(PACKAGED))]))
+def path_of(name: str) -> pathlib.Path:
+    """'btadapter' -> configs/btadapter.py; what has a folder or a suffix is a path already."""
+    file = pathlib.Path(name)
+    alone = file.parent == pathlib.Path() and not file.suffix
+    return pathlib.Path("configs") / f"{name}.py" if alone else file
+
+
+def config_names(folder: pathlib.Path = pathlib.Path("configs")) -> list[str]:
+    """What --config takes: the config files of a folder, as paths, unless it is `configs`, whose
+    files and the package's have names."""
+    local = pathlib.Path("configs")
+    found = [] if folder == local else [str(file) for file in _config_files(folder)]
+    known = [file.stem for place in (local, PACKAGED) for file in _config_files(place)]
+    return list(dict.fromkeys([*found, *known]))
 
 
 def _config_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -104,7 +118,7 @@ def _config_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def run_name(name: str) -> str:
-    """'configs/btadapter.py:masked' -> 'btadapter-masked', the folder of its runs."""
+    """'btadapter:masked', or 'configs/btadapter.py:masked', -> 'btadapter-masked': of its runs."""
     path, _, variant = name.partition(":")
     stem = pathlib.Path(path).stem
     return f"{stem}-{variant}" if variant else stem

@@ -1,4 +1,4 @@
-"""The flag `--config=FILE[:variant]`, whose values `--config.key=value` replaces."""
+"""The flag `--config=NAME[:variant]`, whose values `--config.key=value` replaces."""
 
 import pathlib
 import re
@@ -9,8 +9,8 @@ from itertools import pairwise
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vlt.configuration.errors import ConfigError
-from vlt.configuration.files import checked, config_files, load_config
+from vlt.configuration.errors import ConfigError, near_names
+from vlt.configuration.files import checked, config_names, load_config
 from vlt.configuration.values import keys_of, unknown_key
 
 
@@ -21,20 +21,24 @@ class _Parser(flags.ArgumentParser):
 
 def define_config() -> flags.FlagHolder:
     """Defines the flag of a config file, found as `configuration.load_config` finds it."""
-    holder = config_flags.DEFINE_config_file("config", None, "configs/FILE.py[:variant]")
+    holder = config_flags.DEFINE_config_file("config", None, "NAME[:variant], or a file's path")
     # ml_collections' own parser knows the current folder alone.
     flags.FLAGS["config"].parser = _Parser()
     return holder
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
+def parse_flags(argv: Sequence[str], about: str = "") -> list[str]:
     """The `flags_parser` of `absl.app.run` for a command that takes --config and no arguments.
 
-    Ends the process with a sentence where a flag, the config or a value of it does not fit.
+    Ends the process with a sentence where a flag, the config or a value of it does not fit, and
+    after --help. What needs no config is looked at first, since a config may import the models.
+
+    about: what --help says before the flags; the docstring of the main module by default.
     """
-    file = pathlib.Path(argv[0])
-    command = f"python -m vlt.{file.parent.name if file.stem == '__main__' else file.stem}"
+    command = _command(argv[0])
+    _answer_help(argv, about)
     try:
+        check_names(argv)
         if "--config=" in argv:
             raise _missing_config(command)
         check_flags(argv)
@@ -52,10 +56,55 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     return arguments
 
 
+def parse_flags_and_arguments(argv: Sequence[str], about: str) -> list[str]:
+    """The same for a command that takes arguments, and can do without --config."""
+    _answer_help(argv, about)
+    try:
+        check_names(argv)
+        check_flags(argv)
+        return flags.FLAGS(list(argv))
+    except (ConfigError, flags.Error) as error:
+        sys.exit(f"error: {_in_words(str(error))}")
+
+
+def _command(program: str) -> str:
+    """What was typed: 'vlt train', or `program` is the file of a module."""
+    file = pathlib.Path(program)
+    if file.suffix != ".py":
+        return program
+    return f"python -m vlt.{file.parent.name if file.stem == '__main__' else file.stem}"
+
+
+def _answer_help(argv: Sequence[str], about: str) -> None:
+    """Ends the process after what --help asks for: the flags of the command, not absl's."""
+    if not {"--help", "-help", "-h", "--helpshort", "--helpfull"} & set(argv[1:]):
+        return
+    by_module = flags.FLAGS.flags_by_module_dict()
+    ours = [name for name in by_module if name == "__main__" or name.startswith("vlt.")]
+    listed = "\n".join(flags.FLAGS.module_help(name).partition(":\n")[2] for name in ours)
+    print(f"{about or sys.modules['__main__'].__doc__}\nflags:\n{listed}")
+    sys.exit()
+
+
+def check_names(argv: Sequence[str]) -> None:
+    """Raises flags.UnrecognizedFlagError for a flag that is none, before any value is read."""
+    known, words = {*flags.FLAGS, "flagfile", "undefok"}, iter(argv[1:])
+    for word in words:
+        if word == "--":
+            return
+        match = re.match(r"--?([A-Za-z][\w-]*)", word)
+        if not match or word[match.end() :].startswith((".", "[")) and match[1] == "config":
+            continue
+        if match[1] not in known and match[1].removeprefix("no") not in known:
+            raise flags.UnrecognizedFlagError(match[1], suggestions=near_names(match[1], known))
+        if "=" not in word and match[1] in flags.FLAGS and not flags.FLAGS[match[1]].boolean:
+            next(words, None)  # its value
+
+
 def _missing_config(command: str) -> ConfigError:
     return ConfigError(
-        f"--config=FILE[:variant] is missing, such as {command} --config=configs/btadapter.py; "
-        f"config files: {', '.join(config_files())}"
+        f"--config=NAME[:variant] is missing, such as {command} --config=btadapter; choose from "
+        f"{', '.join(config_names())}, or give the path of a file"
     )
 
 

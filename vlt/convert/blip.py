@@ -99,7 +99,6 @@ _KINDS = {
 BLIP = Family(
     name="blip",
     sign=r"^(module\.)?visual_encoder\.",
-    about="BLIP as its authors or Token Mixing's saved it",
     renames=((r"^module\.", ""),),
     left_out=(
         r"(visual_encoder|vision_proj|text_encoder|text_proj)_m\..*"
@@ -133,7 +132,6 @@ BLIP_HF = dataclasses.replace(
     BLIP,
     name="blip_hf",
     sign=r"^text_(decoder\.bert|encoder)\.encoder\.layer\.",
-    about="BLIP as transformers saves it",
     renames=(),
     left_out=Family.left_out,
     kinds={name: _as_huggingface(kind) for name, kind in _KINDS.items()},

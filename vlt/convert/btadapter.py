@@ -32,7 +32,6 @@ def _eva_block(source: str, target: str) -> list[Rule]:
 BTADAPTER = Family(
     name="btadapter",
     sign=r"btadapter|timesFPN|^backbone\.class_embedding",
-    about="BT-Adapter over CLIP, pre-trained or fine-tuned",
     renames=(
         (r"^model\.vision_tower\.", "backbone."),
         (r"^(?!backbone\.|text_backbone\.|extra_proj\.|logit_scale$)", "backbone."),
@@ -69,7 +68,6 @@ BTADAPTER = Family(
 BTADAPTER_EVA = Family(
     name="btadapter_eva",
     sign=r"(^|\.)(btadapter_[ST]\.|patch_embed\.proj\.)",
-    about="BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
     renames=(
         (r"^(model\.vision_tower\.|visual\.|(?=btadapter_))", "backbone."),
         (r"^text\.", "text_backbone."),

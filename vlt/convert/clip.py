@@ -76,7 +76,6 @@ def hf_text(prefix: str) -> list[Rule]:
 CLIP_HF = Family(
     name="clip_hf",
     sign=r"^vision_model\.embeddings\.",
-    about="CLIP as transformers saves it",
     # In config.json; a bare weight file does not tell.
     activation=None,
     rules=(
@@ -99,7 +98,6 @@ CLIP_HF = Family(
 OPENAI = Family(
     name="openai",
     sign=r"^input_resolution$",
-    about="CLIP as OpenAI published it",
     renames=((r"^(module|clip)\.", ""),),
     dropped=r"input_resolution|context_length|vocab_size|attn_mask",
     rules=(
@@ -112,7 +110,6 @@ OPENAI = Family(
 OPEN_CLIP = dataclasses.replace(
     OPENAI,
     name="open_clip",
-    about="the same names; activation unknown",
     activation=None,
     sign=r"^((module|clip)\.)?visual\.conv1\.weight$",
 )

@@ -28,7 +28,7 @@ class Family:
     """A published layout: what its names are, and what its code has that tensors can't tell.
 
     Attributes:
-        name: of `--family`. about: a few words for `--help`.
+        name: of `--family`.
         sign: regex of names that tell this family from those after it in `FAMILIES`.
         rules: its table. renames: (regex, replacement) that bring every published spelling to the
             table's own.
@@ -47,7 +47,6 @@ class Family:
     """
 
     name: str
-    about: str
     sign: str
     rules: tuple[Rule, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()

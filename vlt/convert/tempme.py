@@ -29,7 +29,6 @@ _RULES = (
 TEMPME = Family(
     name="tempme",
     sign=r"\.TVPt_",
-    about="TempMe or its LoRA baseline over CLIP",
     renames=((r"^module\.", ""), (r"^(?!clip\.)", "clip.")),
     dropped=rf"clip\.({OPENAI.dropped})",
     frame_norm=True,

@@ -54,7 +54,6 @@ _TEMPERATURE = Transform("ln(1 / t)", 0, _to_scale, _to_temperature)
 VICLIP = Family(
     name="viclip",
     sign=r"^(module\.)?vision_encoder\.(conv1|transformer)\.",
-    about="ViCLIP as published, or as its training saves it",
     renames=((r"^module\.", ""),),
     model="viclip",
     pixels={"mean": list(_MEAN), "std": list(_STD), "crop": "none"},

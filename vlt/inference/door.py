@@ -1,6 +1,5 @@
-"""The frame of a command that runs a model over videos: options, the model, how it ends."""
+"""The frame of a command that runs a model over videos: the model, how it ends."""
 
-import argparse
 import os
 import signal
 import sys
@@ -18,25 +17,6 @@ from vlt.storage.trees import CheckpointError
 from vlt.training.trained import trained_model
 
 EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError)  # a user can mend
-
-
-def make_parser(name: str, description: str | None, model: str) -> argparse.ArgumentParser:
-    """The options of every such command: VIDEO..., --model or --workdir, and --json.
-
-    Args:
-        name: of the module. model: taken where neither --model nor --workdir is given.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {name}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder or pattern")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--model", default=model, help="model folder")
-    source.add_argument("--workdir", type=Path, help="folder of a run that trained such a model")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-    return parser
 
 
 def load_kind(model: str, workdir: Path | None, kinds: tuple[str, ...], lacks: str) -> Any:

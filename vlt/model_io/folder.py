@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlt.configuration.checkpoints import how_to_get
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.data.transform import INTERPOLATIONS
 from vlt.model_io.build import abstract_params, make_model
@@ -150,7 +151,7 @@ def read_model_config(folder: str | Path) -> ModelConfig:
             f"{folder}: a file, no model folder; python -m vlt.convert makes one of a checkpoint"
         )
     if not path.parent.is_dir():
-        raise ModelFolderError(f"{folder}: no such folder")
+        raise ModelFolderError(f"{folder}: no such folder{how_to_get(folder)}")
     if not path.exists():
         raise ModelFolderError(
             f"{folder}: no config.json, so half written or not a model folder; "

@@ -1,0 +1,118 @@
+"""The command `vlt`: help and mistakes are answered before anything large is imported."""
+
+import importlib
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import environment
+
+import vlt
+from vlt.command_line import COMMANDS, convert, export
+from vlt.convert.families import FAMILIES
+from vlt.export import FORMATS
+
+# Runs `vlt` once for each line of arguments, in a child of a process that has imported nothing.
+ANSWERS = """
+import contextlib, io, json, os, sys
+from vlt.__main__ import main
+
+LARGE = {"av", "flax", "grain", "jax", "numpy", "optax", "orbax", "PIL", "tensorflow", "torch"}
+LARGE |= {"transformers"}
+for line in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    if os.fork():
+        os.wait()
+        continue
+    sys.argv, said = ["vlt", *line], io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = main()
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([str(status), said.getvalue(), sorted(LARGE & sys.modules.keys())]))
+    sys.stdout.flush()
+    os._exit(0)
+"""
+NO_CONFIG = "error: unknown config 'btadaptr' (did you mean 'btadapter' or "
+# Arguments, and the beginning of the status or of what is printed.
+CASES = {
+    (): ("2", "usage: vlt COMMAND"),
+    ("--help",): ("0", "usage: vlt COMMAND"),
+    ("--version",): ("0", f"vlt {vlt.__version__}\n"),
+    ("trian",): ("2", "error: vlt has no command 'trian' (did you mean 'train'?)"),
+    ("train",): ("error: --config=NAME[:variant] is missing, such as vlt train --config=", ""),
+    ("train", "--confg=tempme"): (
+        "error: Unknown command line flag 'confg'. Did you mean: con",
+        "",
+    ),
+    ("train", "--config=tempme", "--wrkdir=x"): ("error: Unknown command line flag 'wrkdir'.", ""),
+    ("train", "--config=btadaptr"): (NO_CONFIG, ""),
+    ("eval", "--config", "btadaptr:x", "--workdir", "--odd"): (NO_CONFIG, ""),
+    ("train", "--config=btadapter", "extra"): ("error: vlt train takes no argument 'extra'", ""),
+    ("train", "--config=btadapter:webvid_l41"): (
+        "error: there is no variant 'webvid_l41' (did",
+        "",
+    ),
+    ("draw",): ("error: a video, --out and --config or --workdir are needed: vlt draw", ""),
+    ("draw", "--config=btadaptr", "a.mp4", "--out=x"): (NO_CONFIG, ""),
+    ("convert",): ("2", "usage: vlt convert"),
+    ("caption", "a.mp4", "--modl=b"): ("2", "usage: vlt caption"),
+    ("checkpoints", "clip_b23"): ("2", "usage: vlt checkpoints"),
+    ("checkpoints",): ("0", "name "),
+    ("checkpoints", "--json"): ("0", '{"checkpoints": [{"name": "clip_b32"'),
+    **{(name, "--help"): ("", "") for name in COMMANDS},
+}
+
+
+def test_nothing_large_is_imported_for_help_and_mistakes(tmp_path):
+    lines = json.dumps(list(CASES))
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWERS, lines],
+        cwd=tmp_path, env=environment(1), capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(CASES), done.stderr
+    for (line, (status, said)), (ended, printed, large) in zip(CASES.items(), answers, strict=True):
+        assert not large, line
+        if line[1:] == ("--help",):
+            assert ended in ("0", "None") and f"vlt {line[0]} " in printed and "--" in printed
+        else:
+            assert ended.startswith(status) and printed.startswith(said), (line, ended, printed)
+
+
+def test_commands_have_doors():
+    for command in COMMANDS.values():
+        module, _, function = command.door.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+        assert callable(command.parser())
+
+
+def test_what_is_listed_twice_is_the_same():
+    assert list(convert.LAYOUTS) == list(FAMILIES)
+    assert tuple(FORMATS) == export.FORMATS
+
+
+@pytest.mark.parametrize("line", [("convert", "absent", "b"), ("checkpoints", "--verify=absent")])
+def test_the_status_is_that_of_the_door(line, monkeypatch, capsys, tmp_path):
+    from vlt.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vlt", *line])
+    assert main() == 1 and "absent" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_ends_it_quietly(tmp_path):
+    """As `vlt checkpoints | head` has it."""
+    line = f"{sys.executable} -m vlt checkpoints | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=tmp_path, env=environment(1), capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{128 + signal.SIGPIPE}\n", "")
+
+
+def test_load_is_visible():
+    assert "load" in dir(vlt) and callable(vlt.load)

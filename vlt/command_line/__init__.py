@@ -1,0 +1,76 @@
+"""The commands of `vlt`: what each takes, and which module does the work.
+
+A file of this folder says what one command takes, and imports nothing large: a mistake is answered,
+and help given, before JAX is imported, which takes a second. Its `parse` returns what the door
+wants, or ends the process with a sentence or with help.
+"""
+
+import dataclasses
+import importlib
+import signal
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command of `vlt`.
+
+    about: its line of help. arguments: the file of this folder. door: MODULE:FUNCTION, which gets
+    what `parse` returns. added: arguments that are always given.
+    """
+
+    about: str
+    arguments: str
+    door: str
+    added: tuple[str, ...] = ()
+
+    def run(self, argv: list[str]) -> int | None:
+        """Parses the arguments, then imports the door and calls it; its exit status."""
+        return self.call(self.parser()(argv[0], argv[1:]))
+
+    def parser(self) -> Callable[..., Any]:
+        """What checks the arguments: of (program, arguments), or here of all that was typed."""
+        return importlib.import_module(f"{__name__}.{self.arguments}").parse
+
+    def call(self, parsed: Any) -> int | None:
+        """Calls the door. While that is imported, Ctrl-C ends the process without a traceback."""
+        previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+        module, _, function = self.door.partition(":")
+        door = getattr(importlib.import_module(module), function)
+        signal.signal(signal.SIGINT, previous)
+        return door(parsed)
+
+
+class FlagsCommand(Command):
+    """One that takes absl's flags, as --config and its values are."""
+
+    def run(self, argv: list[str]) -> int | None:
+        from absl import app  # not for other commands' help
+
+        app.run(self.call, [*argv, *self.added], flags_parser=self.parser())
+        return 0  # not reached, `app.run` ends the process
+
+
+COMMANDS = {
+    "train": FlagsCommand("train a config, evaluate, print a table", "train", "vlt.main:main"),
+    "eval": FlagsCommand(
+        "evaluate what is trained", "train", "vlt.main:main", added=("--mode=eval",)
+    ),
+    "inspect": FlagsCommand(
+        "parameters, operations and tokens of a config", "inspect", "vlt.inspect:main"
+    ),
+    "bench": FlagsCommand("speed here, beside others", "bench", "vlt.bench.__main__:main"),
+    "draw": FlagsCommand("pictures of which patches become one token", "draw", "vlt.draw:main"),
+    "checkpoints": Command(
+        "the checkpoints that configs ask for, and where to get them",
+        "checkpoints",
+        "vlt.checkpoints:run",
+    ),
+    "convert": Command(
+        "a published checkpoint to a model folder, or back", "convert", "vlt.convert.__main__:run"
+    ),
+    "export": Command("what to deploy of a run", "export", "vlt.export:run"),
+    "caption": Command("captions of videos", "caption", "vlt.caption:run"),
+    "score": Command("scores of captions that were written before", "score", "vlt.score:run"),
+}

@@ -1,0 +1,29 @@
+"""Captions of videos.
+
+VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'). Frames are
+sampled at the centres of equal segments, as many as the model was trained with, else 8.
+
+A line `path: caption` is printed for each; with --json an object of `video` and `caption`, or
+`error`. Videos that cannot be read are named on stderr, the others are captioned, and the exit
+status is 1.
+"""
+
+import argparse
+
+from vlt.command_line.own_videos import make_parser
+
+MODEL = "tiny_blip"
+
+
+def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, or those of this process; ends it where they do not fit."""
+    parser = make_parser(program, __doc__, MODEL)
+    parser.add_argument("--prompt", default="", help="how captions begin; it is not printed")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the search: beams, max_length, ... (vlt/models/generation.py); repeatable",
+    )
+    return parser.parse_args(arguments)

@@ -1,0 +1,186 @@
+"""The published checkpoints that the package's configs ask for, as `checkpoints/NAME`.
+
+What is said of licences and files is what their publishers' pages or repositories say.
+"""
+
+import dataclasses
+from pathlib import Path
+
+FOLDER = "checkpoints"
+MERGES = "bpe_simple_vocab_16e6.txt.gz"
+MERGES_URL = "https://github.com/openai/CLIP/tree/main/clip"
+_MERGES = f"--tokenizer {MERGES}"
+_BERT = "--tokenizer bert-base-uncased --set visual.image_size=224"
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A checkpoint to convert.
+
+    Attributes:
+        name: of its folder in `checkpoints`. about: what it is.
+        family: its layout, of `vlt.convert`. licence: of the weights.
+        url: of the file, or of the page that has it. file: its name; '' where none is published.
+        options: what `vlt convert` is given beside source and target.
+        size: bytes of the converted weights, float32; 0 where that is not known. sha256: of the
+            file, where the publisher gives it.
+        note: what else to know.
+    """
+
+    name: str
+    about: str
+    family: str
+    licence: str
+    url: str
+    file: str
+    options: str
+    size: int
+    sha256: str = ""
+    note: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where configs look for it."""
+        return Path(FOLDER) / self.name
+
+    @property
+    def command(self) -> str:
+        """What converts it; '' where there is nothing to convert."""
+        return f"vlt convert {self.file} {self.folder} {self.options}" if self.file else ""
+
+
+def _openai(name: str, model: str, sha256: str, size: int) -> Published:
+    """The publisher's addresses name the sum."""
+    file = f"{model}.pt"
+    url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
+    about = f"OpenAI's CLIP {model}"
+    return Published(name, about, "openai", "MIT", url, file, _MERGES, size, sha256)
+
+
+def _blip(name: str, about: str, file: str, size: int, note: str = "") -> Published:
+    folder = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models"
+    url = f"{folder}/{file}" if file else "https://github.com/salesforce/BLIP"
+    return Published(name, about, "blip", "BSD-3-Clause", url, file, _BERT, size, note=note)
+
+
+_ALL = (
+    _openai(
+        "clip_b32",
+        "ViT-B-32",
+        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+        605_109_252,
+    ),
+    _openai(
+        "clip_b16",
+        "ViT-B-16",
+        "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+        598_482_948,
+    ),
+    _openai(
+        "clip_l14",
+        "ViT-L-14",
+        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+        1_710_466_052,
+    ),
+    Published(
+        "laclip_b16",
+        "LaCLIP ViT-B/16 of LAION-400M",
+        "open_clip",
+        "BSD-2-Clause",
+        "https://github.com/LijieFan/LaCLIP",
+        "laion400m_laclip_vitb16.pt",
+        f"{_MERGES} --set activation=gelu",
+        598_482_948,
+        note="TempMe's Table 14 does not say on which data its LaCLIP was trained",
+    ),
+    Published(
+        "metaclip_b16",
+        "MetaCLIP ViT-B/16 of 400 million pairs",
+        "open_clip",
+        "CC-BY-NC-4.0",
+        "https://dl.fbaipublicfiles.com/MMPT/metaclip/b16_400m.pt",
+        "b16_400m.pt",
+        f"{_MERGES} --set activation=quick_gelu",
+        598_482_948,
+        note="TempMe's Table 14 does not say on which data its MetaCLIP was trained",
+    ),
+    Published(
+        "eva_clip_g",
+        "EVA-CLIP-G",
+        "btadapter_eva",
+        "MIT",
+        "https://huggingface.co/BAAI/EVA/blob/main/eva_clip_psz14.pt",
+        "eva_clip_psz14.pt",
+        _MERGES,
+        4_545_743_364,
+    ),
+    Published(
+        "btadapter_l14",
+        "BT-Adapter over CLIP ViT-L/14",
+        "btadapter",
+        "Apache-2.0",
+        "https://huggingface.co/farewellthree/BTAdapter-Weight",
+        "FILE",
+        f"--set base={FOLDER}/clip_l14",
+        0,
+        note="three files are there, and the publisher does not say what each is for; "
+        "vlt train --config=btadapter:webvid_l14 and vlt export make such a folder, too",
+    ),
+    Published(
+        "viclip_b16",
+        "ViCLIP-B/16 of InternVid-10M-FLT",
+        "viclip",
+        "MIT",
+        "https://huggingface.co/OpenGVLab/ViCLIP",
+        "ViCLIP-B_InternVid-FLT-10M.pth",
+        _MERGES,
+        598_415_364,
+        note="its page asks for a name and consent first",
+    ),
+    _blip(
+        "blip_caption_b16",
+        "BLIP ViT-B and CapFilt-L, captions of COCO",
+        "model_base_caption_capfilt_large.pth",
+        894_719_216,
+    ),
+    _blip(
+        "blip_caption_l16",
+        "BLIP ViT-L, captions of COCO",
+        "model_large_caption.pth",
+        1_783_605_488,
+    ),
+    _blip(
+        "blip_retrieval_b16",
+        "BLIP ViT-B, retrieval of COCO",
+        "model_base_retrieval_coco.pth",
+        893_809_676,
+    ),
+    _blip(
+        "blip_retrieval_l16",
+        "BLIP ViT-L, retrieval of COCO",
+        "model_large_retrieval_coco.pth",
+        1_782_958_092,
+    ),
+    _blip(
+        "blip_vqa_b16",
+        "BLIP ViT-B and CapFilt-L, questions of VQA",
+        "model_base_vqa_capfilt_large.pth",
+        1_443_753_200,
+    ),
+    _blip(
+        "blip_vqa_l16",
+        "BLIP ViT-L, questions of VQA",
+        "",
+        2_332_639_472,
+        note="not published: its authors give this model with ViT-B alone",
+    ),
+)
+CHECKPOINTS = {each.name: each for each in _ALL}
+
+
+def how_to_get(folder: str | Path) -> str:
+    """What an error says after 'no such folder'; '' of a folder that no config asks for."""
+    path = Path(folder)
+    if path.parent.name != FOLDER or path.name not in CHECKPOINTS:
+        return ""
+    return f"; vlt checkpoints {path.name} says where it is published and how to convert it"
