@@ -4,6 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+OWN = "data/own/train.csv"  # whoever has videos of their own gives another
+
 
 def base() -> ConfigDict:
     """A config that trains nothing yet: model, rules, data and evaluations are to be filled in."""
@@ -215,6 +217,30 @@ def msrvtt_1ka(frames: int) -> ConfigDict:
     transform = {"resize": 224, "crop": 224}
     data = videos("data/msrvtt/test_1ka.jsonl", "segment_middle", frames, 32, transform=transform)
     return retrieval("msrvtt_1ka", data)
+
+
+def own_data(config: ConfigDict, batch_size: int, evaluation: ConfigDict) -> None:
+    """Training on any manifest, and `evaluation` on the same one where `evals.own.manifest` names
+    no other. `model.frames` says for both how many frames a clip has."""
+    config.data.workers = 2
+    config.data.train.update(manifest=OWN, batch_size=batch_size)
+    config.evals = {"own": evaluation}
+    config.evals.own.manifest = config.data.train.get_oneway_ref("manifest")
+    for section in (config.data.train, config.evals.own):
+        section.sampler.frames = config.model.get_oneway_ref("frames")
+
+
+def own_retrieval(frames: int) -> ConfigDict:
+    """Text-video retrieval on any manifest; the same clips whatever the method is."""
+    transform = {"resize": 224, "crop": 224}
+    return retrieval("own_data", videos(OWN, "segment_centre", frames, 32, transform=transform))
+
+
+def retrieval_table(evaluation: str, measures: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Columns of both directions, and the protocol."""
+    directions = ("t2v", "v2t")
+    columns = tuple((f"{evaluation}/{d}_{m}", f"{d} {m}") for d in directions for m in measures)
+    return (*columns, (f"{evaluation}/protocol", "protocol"))
 
 
 def twins(kind: str, frames: int) -> ConfigDict:

@@ -67,9 +67,8 @@ TINY = "--config=configs/tempme.py"
 VIDEO = "my/videos/000000_forward.mov"
 MAIN = "python -m vlt.main"
 MINE = (
-    f"{MAIN} --config=configs/btadapter.py --workdir=runs/mine "
-    "--config.data.train.manifest=my/videos.jsonl --config.data.train.captions=\"('caption',)\" "
-    '--config.data.train.group= --config.data.train.batch_size=8 --config.compare="()"'
+    f"{MAIN} --config=configs/tempme.py:own --workdir=runs/mine "
+    "--config.data.train.manifest=my/videos.jsonl --config.evals.own.manifest=my/held_out.jsonl"
 )
 ONE_ROUND = "--rounds=1 --batch=1"
 ONE_FRAME = f"{ONE_ROUND} --config.model.frames=1"
@@ -176,7 +175,10 @@ CASES: dict[str, Case] = {
         f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=btadapter "
         "--config.evals.msrvtt.allow_subset=True --config.model.size="
     ),
-    MINE: run(f'{MINE} --config.train.steps=2 --config.evals="{{}}"'),
+    MINE: run(
+        f"{MINE} {STEPS} --config.model.size=",
+        "grep own_data runs/mine/results.json",
+    ),
     "python -m data_pipelines.check ... --sha256=OUT": run(
         "python -m data_pipelines.check my/train.csv --sha256=my/sums.csv"
     ),

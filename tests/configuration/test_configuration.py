@@ -191,6 +191,15 @@ def test_overrides_change_a_copy(config_file):
     assert config.optimizer.schedule.name == "constant"
 
 
+def test_what_refers_to_a_value_follows_it_until_it_has_its_own():
+    config = ml_collections.ConfigDict({"train": {"manifest": "a"}, "own": {"manifest": ""}})
+    config.own.manifest = config.train.get_oneway_ref("manifest")
+    followed = configuration.apply_overrides(config, {"train.manifest": "b"})
+    assert (followed.own.manifest, config.own.manifest) == ("b", "a")
+    apart = configuration.apply_overrides(followed, {"own.manifest": "c"})
+    assert (apart.train.manifest, apart.own.manifest, followed.own.manifest) == ("b", "c", "b")
+
+
 @pytest.mark.parametrize(
     "key, value, words",
     [

@@ -1,5 +1,6 @@
 """Values of configs: replaced, compared, written down; rows and repeats made of them."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ ABSENT = "(absent)"
 
 
 def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with some values replaced.
+    """Returns a copy with some values replaced; what refers to one of them follows it.
 
     Args:
       overrides: {dotted key: value}. A value keeps the type of the one it replaces (an int may
@@ -20,7 +21,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
     Raises:
       ConfigError: a key that does not exist (with the nearest that do) or a value of another type.
     """
-    changed = ConfigDict(config.to_dict())
+    changed = copy.deepcopy(config).unlock()
     for key, value in overrides.items():
         *branches, last = key.split(".")
         branch: Any = changed
