@@ -179,6 +179,9 @@ CASES: dict[str, Case] = {
         f"{MINE} {STEPS} --config.model.size=",
         "grep own_data runs/mine/results.json",
     ),
+    "vlt eval --workdir=runs/mine --config.evals.own.manifest=my/others.jsonl": run(
+        "vlt eval --workdir=runs/mine --config.evals.own.manifest=my/videos.jsonl"
+    ),
     "python -m data_pipelines.check ... --sha256=OUT": run(
         "python -m data_pipelines.check my/train.csv --sha256=my/sums.csv"
     ),

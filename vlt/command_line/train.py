@@ -1,14 +1,18 @@
 """vlt train --config=NAME[:variant] [--workdir=DIR] [--mode=train|eval] [--config.KEY=VALUE]
-vlt eval --config=NAME[:variant] [--workdir=DIR]: the same with --mode=eval
+vlt eval --workdir=DIR [--config.evals.KEY=VALUE]: the same with --mode=eval; evaluates the best
+checkpoint of a run, or else the latest
 
 Trains, evaluates, and prints a table. NAME is a file of the folder `configs`, here or in the
 package, or a path; --config.KEY=VALUE replaces a value of it, for example --config.train.steps=100.
-The same command goes on with a run that was stopped.
+The same command goes on with a run that was stopped. An evaluation without --config takes the one
+that the run has written down.
 """
+
+from pathlib import Path
 
 from absl import flags
 
-from vlt.configuration import define_config, parse_flags
+from vlt.configuration import SAVED, define_config, parse_flags, values_typed
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -20,7 +24,15 @@ def parse(argv: list[str]) -> list[str]:
         "restore", "", "WORKDIR/checkpoints/STEP to go back to; later ones are put aside."
     )
     _define_processes()
-    return parse_flags(argv, __doc__)
+    return parse_flags(_with_config_of_run(argv), __doc__)
+
+
+def _with_config_of_run(argv: list[str]) -> list[str]:
+    """What was typed, and that --config for an evaluation of a workdir that has none."""
+    typed = values_typed(argv, "config", "mode", "workdir")
+    if typed.get("mode") != "eval" or not typed.get("workdir") or "config" in typed:
+        return argv
+    return [argv[0], f"--config={Path(typed['workdir']) / SAVED}", *argv[1:]]
 
 
 def _define_processes() -> None:

@@ -25,8 +25,9 @@ from vlt.configuration.flags import (
     define_config,
     parse_flags,
     parse_flags_and_arguments,
+    values_typed,
 )
-from vlt.configuration.record import is_run, load_saved, save_run, versions
+from vlt.configuration.record import SAVED, is_run, load_saved, save_run, versions
 from vlt.configuration.values import (
     ABSENT,
     apply_overrides,
@@ -40,6 +41,7 @@ from vlt.configuration.values import (
 __all__ = (
     "ABSENT",
     "PACKAGED",
+    "SAVED",
     "ConfigError",
     "apply_overrides",
     "check_flags",
@@ -60,5 +62,6 @@ __all__ = (
     "run_name",
     "save_run",
     "split_name",
+    "values_typed",
     "versions",
 )

@@ -86,6 +86,14 @@ def _answer_help(argv: Sequence[str], about: str) -> None:
     sys.exit()
 
 
+def values_typed(argv: Sequence[str], *names: str) -> dict[str, str]:
+    """{flag: the last value typed}, of those of `names` that are there, before they are parsed."""
+    flag = f"--?({'|'.join(names)})"
+    words = [f"{a}={b}" if re.fullmatch(flag, a) else a for a, b in pairwise([*argv, ""])]
+    found = (re.match(f"{flag}=(.*)", word, re.DOTALL) for word in words)
+    return {match[1]: match[2] for match in found if match}
+
+
 def check_names(argv: Sequence[str]) -> None:
     """Raises flags.UnrecognizedFlagError for a flag that is none, before any value is read."""
     known, words = {*flags.FLAGS, "flagfile", "undefok"}, iter(argv[1:])
@@ -102,9 +110,10 @@ def check_names(argv: Sequence[str]) -> None:
 
 
 def _missing_config(command: str) -> ConfigError:
+    run = ", or the --workdir of a run" if command.endswith(" eval") else ""
     return ConfigError(
         f"--config=NAME[:variant] is missing, such as {command} --config=btadapter; choose from "
-        f"{', '.join(config_names())}, or give the path of a file"
+        f"{', '.join(config_names())}, or give the path of a file{run}"
     )
 
 
@@ -123,12 +132,11 @@ def check_flags(argv: Sequence[str]) -> None:
     Raises:
       ConfigError: no such file, variant or key.
     """
-    given = [f"{a}={b}" if a in ("--config", "-config") else a for a, b in pairwise([*argv, ""])]
-    names = [flag.partition("=")[2] for flag in given if re.match("--?config=", flag)]
-    if not names or not names[-1]:
+    name = values_typed(argv, "config").get("config")
+    if not name:
         return
-    known = set(keys_of(load_config(names[-1])))
-    for flag in given:
+    known = set(keys_of(load_config(name)))
+    for flag in argv:
         override = re.match(r"--?config\.([^=\[]+)", flag)
         if override and override[1] not in known:
             raise unknown_key(override[1], known)
