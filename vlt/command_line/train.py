@@ -8,11 +8,21 @@ The same command goes on with a run that was stopped. An evaluation without --co
 that the run has written down.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from vlt.configuration import SAVED, define_config, parse_flags, values_typed
+from vlt.configuration import (
+    SAVED,
+    ConfigError,
+    checked,
+    define_config,
+    parse_flags,
+    sweep_rows,
+    values_typed,
+)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -23,8 +33,26 @@ def parse(argv: list[str]) -> list[str]:
     flags.DEFINE_string(
         "restore", "", "WORKDIR/checkpoints/STEP to go back to; later ones are put aside."
     )
+    flags.DEFINE_multi_string(
+        "sweep",
+        [],
+        "KEY=A,B: a run with each value, in one table, in the place of the config's own rows; of "
+        "several keys, each with each. For example --sweep=optimizer.lr=1e-3,1e-4.",
+    )
     _define_processes()
-    return parse_flags(_with_config_of_run(argv), __doc__)
+    arguments = parse_flags(_with_config_of_run(argv), __doc__)
+    if flags.FLAGS.sweep:
+        _compare(flags.FLAGS.config, flags.FLAGS.sweep)
+    return arguments
+
+
+def _compare(config: ConfigDict, settings: list[str]) -> None:
+    """Makes a sweep the rows of the config; ends the process where one does not fit."""
+    try:
+        config.compare = sweep_rows(settings)
+        checked(config)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
 
 
 def _with_config_of_run(argv: list[str]) -> list[str]:

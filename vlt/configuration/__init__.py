@@ -21,6 +21,7 @@ from vlt.configuration.files import (
     split_name,
 )
 from vlt.configuration.flags import (
+    HELP,
     check_flags,
     define_config,
     parse_flags,
@@ -36,10 +37,12 @@ from vlt.configuration.values import (
     repeats_of,
     resolved_text,
     rows_of,
+    sweep_rows,
 )
 
 __all__ = (
     "ABSENT",
+    "HELP",
     "PACKAGED",
     "SAVED",
     "ConfigError",
@@ -62,6 +65,7 @@ __all__ = (
     "run_name",
     "save_run",
     "split_name",
+    "sweep_rows",
     "values_typed",
     "versions",
 )

@@ -11,12 +11,15 @@ from ml_collections import ConfigDict, config_flags
 
 from vlt.configuration.errors import ConfigError, near_names
 from vlt.configuration.files import checked, config_names, load_config
-from vlt.configuration.values import keys_of, unknown_key
+from vlt.configuration.values import with_options
+
+HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 
 class _Parser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
-        return load_config(argument).lock()
+        # Of sys.argv, as ml_collections takes values from there.
+        return with_options(load_config(argument), _keys_typed(sys.argv)).lock()
 
 
 def define_config() -> flags.FlagHolder:
@@ -77,7 +80,7 @@ def _command(program: str) -> str:
 
 def _answer_help(argv: Sequence[str], about: str) -> None:
     """Ends the process after what --help asks for: the flags of the command, not absl's."""
-    if not {"--help", "-help", "-h", "--helpshort", "--helpfull"} & set(argv[1:]):
+    if not HELP & set(argv[1:]):
         return
     by_module = flags.FLAGS.flags_by_module_dict()
     ours = [name for name in by_module if name == "__main__" or name.startswith("vlt.")]
@@ -87,7 +90,7 @@ def _answer_help(argv: Sequence[str], about: str) -> None:
 
 
 def values_typed(argv: Sequence[str], *names: str) -> dict[str, str]:
-    """{flag: the last value typed}, of those of `names` that are there, before they are parsed."""
+    """{flag: the last value typed}, before flags are parsed. names: regexes."""
     flag = f"--?({'|'.join(names)})"
     words = [f"{a}={b}" if re.fullmatch(flag, a) else a for a, b in pairwise([*argv, ""])]
     found = (re.match(f"{flag}=(.*)", word, re.DOTALL) for word in words)
@@ -135,8 +138,10 @@ def check_flags(argv: Sequence[str]) -> None:
     name = values_typed(argv, "config").get("config")
     if not name:
         return
-    known = set(keys_of(load_config(name)))
-    for flag in argv:
-        override = re.match(r"--?config\.([^=\[]+)", flag)
-        if override and override[1] not in known:
-            raise unknown_key(override[1], known)
+    with_options(load_config(name), _keys_typed(argv))
+
+
+def _keys_typed(argv: Sequence[str]) -> dict[str, str]:
+    """{dotted key: value}, of a key with an index the key alone."""
+    typed = values_typed(argv, r"config\.[^=]+")
+    return {key.removeprefix("config.").partition("[")[0]: text for key, text in typed.items()}

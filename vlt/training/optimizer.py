@@ -50,6 +50,10 @@ def make_optimizer(
     name = config.get("name", "adamw")
     schedule = make_schedule(config["schedule"], config["lr"], total_steps)
     if name in _OPTIMIZERS:
+        if options := list(config.get(name, {})):
+            raise OptimizerConfigError(
+                f"optimizer.{name}.{options[0]}: options of {name} are optimizer.b1, b2 and eps"
+            )
         moments = {name: config[name] for name in MOMENTS}
         parts = _OPTIMIZERS[name](moments, parse_rules(rules), schedule)
     else:
