@@ -70,6 +70,10 @@ MINE = (
     f"{MAIN} --config=configs/tempme.py:own --workdir=runs/mine "
     "--config.data.train.manifest=my/videos.jsonl --config.evals.own.manifest=my/held_out.jsonl"
 )
+SWEPT = (
+    "vlt train --config=tempme --workdir=runs/lion --config.optimizer.name=lion "
+    "--config.optimizer.lion.b2=0.95 --sweep=optimizer.lr=3e-4,1e-3 --sweep=model.tempme.r=0,1"
+)
 ONE_ROUND = "--rounds=1 --batch=1"
 ONE_FRAME = f"{ONE_ROUND} --config.model.frames=1"
 
@@ -83,6 +87,8 @@ CASES: dict[str, Case] = {
     f"{MAIN} --config=configs/msta.py": run(
         f'{MAIN} --config=configs/msta.py {ALONE} --config.repeats="()"'
     ),
+    SWEPT: run(f"{SWEPT} {SHAPES}", "grep 'lr=0.001, r=1' runs/lion/results.md"),
+    "vlt train --config=btadapter --help": run("vlt train --config=btadapter --help"),
     "python -m pytest -n auto --dist loadfile": skipped("this is one of its tests"),
     "python -m pytest -m smoke": skipped("it runs some of these tests"),
     'python -m pytest -n auto --dist loadfile -m ""': skipped("this is one of its tests"),

@@ -3,7 +3,8 @@ vlt eval --workdir=DIR [--config.evals.KEY=VALUE]: the same with --mode=eval; ev
 checkpoint of a run, or else the latest
 
 Trains, evaluates, and prints a table. NAME is a file of the folder `configs`, here or in the
-package, or a path; --config.KEY=VALUE replaces a value of it, for example --config.train.steps=100.
+package, or a path; --config.KEY=VALUE replaces a value of it, for example --config.train.steps=100,
+and --config=NAME --help lists all of them.
 The same command goes on with a run that was stopped. An evaluation without --config takes the one
 that the run has written down.
 """
@@ -14,11 +15,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
+from vlt.command_line.keys import listed
 from vlt.configuration import (
+    HELP,
     SAVED,
     ConfigError,
     checked,
     define_config,
+    load_config,
     parse_flags,
     sweep_rows,
     values_typed,
@@ -40,10 +44,22 @@ def parse(argv: list[str]) -> list[str]:
         "several keys, each with each. For example --sweep=optimizer.lr=1e-3,1e-4.",
     )
     _define_processes()
-    arguments = parse_flags(_with_config_of_run(argv), __doc__)
+    argv = _with_config_of_run(argv)
+    arguments = parse_flags(argv, __doc__ + _keys(argv))
     if flags.FLAGS.sweep:
         _compare(flags.FLAGS.config, flags.FLAGS.sweep)
     return arguments
+
+
+def _keys(argv: list[str]) -> str:
+    """What --help adds where it is asked of a config; ends the process where there is no such."""
+    name = values_typed(argv, "config").get("config")
+    if not name or not HELP & set(argv):
+        return ""
+    try:
+        return f"\n--config.KEY=VALUE of {name}:\n{listed(load_config(name))}\n"
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
 
 
 def _compare(config: ConfigDict, settings: list[str]) -> None:
