@@ -73,16 +73,17 @@ def comments_of(source: str) -> dict[tuple[str, str], str]:
 def _keys(node: ast.Dict, prefix: str = "") -> Iterator[tuple[str, int]]:
     for key, value in zip(node.keys, node.values, strict=True):
         if isinstance(key, ast.Constant):
-            yield f"{prefix}{key.value}", key.lineno
+            name = prefix + str(key.value)
+            yield name, key.lineno
             if isinstance(value, ast.Dict):
-                yield from _keys(value, f"{prefix}{key.value}.")
+                yield from _keys(value, f"{name}.")
 
 
 def _beside(lines: list[str], line: int) -> str:
     """The comment of a line, counted from 1."""
     if comment := re.search(r"[,{(]\s*# (.*)", lines[line - 1]):
         return comment[1]
-    above = []
+    above: list[str] = []
     while (before := lines[line - 2 - len(above)].strip()).startswith("# "):
         above.append(before.removeprefix("# "))
     return " ".join(reversed(above))
