@@ -5,6 +5,7 @@ configs/btadapter.py:webvid_l14       WebVid-2M over CLIP ViT-L/14, as published
 configs/btadapter.py:webvid_eva_g     the same over EVA-CLIP-G
 configs/btadapter.py:bench            webvid_l14 at half its width, for benchmarks
 configs/btadapter.py:webvid_l14_NAME  an ablation of `ABLATIONS`
+configs/btadapter.py:own              your videos, data.train.manifest, over CLIP ViT-B/32
 """
 
 import functools
@@ -142,6 +143,28 @@ def webvid_eva_g() -> ConfigDict:
     return config
 
 
+def own_videos() -> ConfigDict:
+    """Any manifest with `video` and `caption`; evaluated on the same videos where
+    `evals.own.manifest` names no others. Rates and losses are those of `webvid_l14`."""
+    config = webvid_l14()
+    config.model.update(
+        checkpoint="checkpoints/clip_b32",
+        size="clip_b32",
+        frames=12,
+        context=77,
+        dtype="float32",
+        remat=False,
+    )
+    config.optimizer.schedule = {"name": "cosine", "warmup": 0.1}
+    config.task.mask_duplicates = True
+    config.data.train.sampler.name = "random_segments"
+    config.data.train.on_error = "raise"
+    common.own_data(config, 32, common.own_retrieval(config.model.frames))
+    config.train.update(steps=1000, eval_every=250, checkpoint_every=250, best_metric="own/t2v_R@1")
+    config.table = common.retrieval_table("own", ("R@1", "R@5", "R@10", "MnR"))
+    return config
+
+
 def bench() -> ConfigDict:
     """The step of `webvid_l14` at half its width, for `vlt.bench`."""
     config = webvid_l14()
@@ -166,6 +189,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "webvid_eva_g": webvid_eva_g,
     "bench": bench,
     **{f"webvid_l14_{name}": functools.partial(ablation, name) for name in ABLATIONS},
+    "own": own_videos,
 }
 
 

@@ -1,6 +1,7 @@
 """Zero-shot CLIP, the baseline of all papers: frames one by one, their embeddings averaged.
 
 configs/clip.py:{b32,b16,l14}    MSR-VTT 1k-A, 12 frames
+configs/clip.py:own              your videos, evals.own.manifest
 """
 
 import functools
@@ -12,6 +13,8 @@ from vlt import configuration
 
 from . import common
 
+MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
+
 
 def zeroshot(backbone: str) -> ConfigDict:
     """A converted CLIP as it stands; trains nothing."""
@@ -21,16 +24,23 @@ def zeroshot(backbone: str) -> ConfigDict:
     # CLIP4Clip's mean: of unit frame embeddings.
     config.model.frame_norm = True
     config.evals = {"msrvtt_1ka": common.msrvtt_1ka(frames=12)}
-    config.table = tuple(
-        (f"msrvtt_1ka/{direction}_{metric}", f"{direction} {metric}")
-        for direction in ("t2v", "v2t")
-        for metric in ("R@1", "R@5", "R@10", "MdR", "MnR")
-    ) + (("msrvtt_1ka/protocol", "protocol"),)
+    config.table = common.retrieval_table("msrvtt_1ka", MEASURES)
+    return config
+
+
+def own_videos() -> ConfigDict:
+    """Any manifest with `video` and `caption`."""
+    config = zeroshot("b32")
+    config.model.context = 77
+    config.evals = {"own": common.own_retrieval(config.model.frames)}
+    config.evals.own.sampler.frames = config.model.get_oneway_ref("frames")
+    config.table = common.retrieval_table("own", MEASURES)
     return config
 
 
 VARIANTS: dict[str, Callable[[], ConfigDict]] = {
-    backbone: functools.partial(zeroshot, backbone) for backbone in ("b32", "b16", "l14")
+    **{backbone: functools.partial(zeroshot, backbone) for backbone in ("b32", "b16", "l14")},
+    "own": own_videos,
 }
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+OWN = "data/own/train.csv"  # whoever has videos of their own gives another
+
 
 def base() -> ConfigDict:
     """A config that trains nothing yet: model, rules, data and evaluations are to be filled in."""
@@ -23,30 +25,36 @@ def base() -> ConfigDict:
                 "remat": False,
                 "drop_path": 0.0,  # stochastic depth of the vision tower's last block
             },
+            # What is trained, (regex of a leaf's path, "frozen" or {"lr": multiplier,
+            # "weight_decay": share}): the first that matches.
             "rules": ((".*", "frozen"),),
             "optimizer": {
-                "name": "adamw",
+                "name": "adamw",  # "adamw_hf", or of optax; its options in a section of that name
                 "lr": 1e-4,
                 "b1": 0.9,
                 "b2": 0.98,
                 "eps": 1e-8,
-                "clip": 0.0,
-                "accumulate": 1,
-                "schedule": {"name": "constant"},
+                "clip": 0.0,  # norm of all gradients, or 0 for any
+                "accumulate": 1,  # parts of a batch, one after another
+                "schedule": {"name": "constant"},  # vlt/training/schedules.py, or of optax
             },
             "task": {"name": "retrieval", "losses": {}, "scale": 100.0, "mask_duplicates": False},
-            "data": {"workers": 2, "decode_timeout": 60.0, "train": {}},
+            "data": {
+                "workers": 2,  # processes that read videos
+                "decode_timeout": 60.0,  # seconds for one video
+                "train": {},
+            },
             "evals": {},
             "train": {
                 "steps": 0,
                 "log_every": 50,
                 "checkpoint_every": 1000,
-                "eval_every": 0,
-                "keep_last": 2,
-                "best_metric": "",
+                "eval_every": 0,  # steps, or 0 for the end alone
+                "keep_last": 2,  # checkpoints, and the best
+                "best_metric": "",  # evaluation/metric, by which a checkpoint is kept; -: the least
                 "watchdog": 300.0,  # dump stacks after so many seconds without a step; 0: off
             },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices by axis, -1: all that are left
             "sharding": sharding(),
             # Rows of the closing table, (name, overrides of dotted keys), each a run of its own;
             # its columns, (metric, title); and further tables, {title: columns}.
@@ -92,7 +100,7 @@ def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options:
             "transform": {},
             "captions": ("caption",),  # columns, one of which is drawn each time
             "clean": "",  # rule of vlt/data/captions.py for captions and questions
-            "max_words": 0,  # of them that are kept, or 0 for all
+            "max_words": 0,  # of a caption that are kept, or 0 for all
             "prefix": "",  # prompt before every caption
             "group": "",  # column whose equal values stay in one batch
             "cache": False,  # keep clips in memory that are the same in every epoch
@@ -215,6 +223,30 @@ def msrvtt_1ka(frames: int) -> ConfigDict:
     transform = {"resize": 224, "crop": 224}
     data = videos("data/msrvtt/test_1ka.jsonl", "segment_middle", frames, 32, transform=transform)
     return retrieval("msrvtt_1ka", data)
+
+
+def own_data(config: ConfigDict, batch_size: int, evaluation: ConfigDict) -> None:
+    """Training on any manifest, and `evaluation` on the same one where `evals.own.manifest` names
+    no other. `model.frames` says for both how many frames a clip has."""
+    config.data.workers = 2
+    config.data.train.update(manifest=OWN, batch_size=batch_size)
+    config.evals = {"own": evaluation}
+    config.evals.own.manifest = config.data.train.get_oneway_ref("manifest")
+    for section in (config.data.train, config.evals.own):
+        section.sampler.frames = config.model.get_oneway_ref("frames")
+
+
+def own_retrieval(frames: int) -> ConfigDict:
+    """Text-video retrieval on any manifest; the same clips whatever the method is."""
+    transform = {"resize": 224, "crop": 224}
+    return retrieval("own_data", videos(OWN, "segment_centre", frames, 32, transform=transform))
+
+
+def retrieval_table(evaluation: str, measures: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Columns of both directions, and the protocol."""
+    directions = ("t2v", "v2t")
+    columns = tuple((f"{evaluation}/{d}_{m}", f"{d} {m}") for d in directions for m in measures)
+    return (*columns, (f"{evaluation}/protocol", "protocol"))
 
 
 def twins(kind: str, frames: int) -> ConfigDict:

@@ -248,10 +248,9 @@ def own_videos() -> ConfigDict:
     config.task.update(NO_DESCRIPTIONS)
     config.optimizer.update(lr=1e-3, schedule={"name": "cosine", "warmup": 0.1, "final": 0.01})
     config.data.train = common.videos(
-        "data/own/train.csv", "random_segments", FRAMES, 16, transform=AUGMENTATION
+        common.OWN, "random_segments", FRAMES, 16, transform=AUGMENTATION
     )
-    config.evals.own = test_on("data/own/train", "own_data", "")
-    config.evals.own.manifest = config.data.train.get_ref("manifest")
+    common.own_data(config, 16, test_on("data/own/train", "own_data", ""))
     config.train.update(steps=1000, checkpoint_every=500)
     config.table = (("own/top1", "top-1"), ("own/top5", "top-5"), ("own/mean_class", "mean class"))
     return config

@@ -4,6 +4,7 @@ configs/tempme.py                    moving shapes over the tiny CLIP of the pac
 configs/tempme.py:BASE               LoRA and TempMe; BASE is one of `BASES`
 configs/tempme.py:BASE_METHOD        what the paper compares with, one of `METHODS`
 configs/tempme.py:msrvtt_b32_NAME    an ablation of `ABLATIONS`, or a schedule of `SCHEDULES`
+configs/tempme.py:own[_METHOD]       your videos, data.train.manifest
 
 Layers count from 0 here, from 1 in the paper. Figure 5 by overrides, for example
 --config.model.tempme.layers="(5, 6, 7)" or --config.model.tempme.keep_cross=50.
@@ -161,9 +162,20 @@ def retrieval(base: str, method: str, frames: int = 0) -> ConfigDict:
 def paper_table(name: str) -> tuple[tuple[str, ...], ...]:
     """Columns of Tables 2, 3, 11 and 12."""
     model = (("inspect/video_gmacs", "GMACs"), ("inspect/output_tokens", "tokens", ",d"))
-    directions = ("t2v", "v2t")
-    measures = tuple((f"{name}/{d}_{m}", f"{d} {m}") for d in directions for m in MEASURES)
-    return (*model, *measures, (f"{name}/protocol", "protocol"))
+    return (*model, *common.retrieval_table(name, MEASURES))
+
+
+def own_videos(method: str) -> ConfigDict:
+    """Any manifest with `video` and `caption`; evaluated on the same videos where
+    `evals.own.manifest` names no others. The recipe is that of `msrvtt_b32`."""
+    config = retrieval("msrvtt_b32", method)
+    config.model.context = 77
+    config.task.mask_duplicates = True
+    config.data.train.sampler.name = "random_segments"
+    common.own_data(config, 32, common.own_retrieval(config.model.frames))
+    config.train.update(steps=1000, eval_every=250, checkpoint_every=250, best_metric="own/t2v_R@1")
+    config.table = paper_table("own")
+    return config
 
 
 NO_POSITIONS = {"model.tempme.positions": False, "rules": rules(("lora",), full=False)}
@@ -265,6 +277,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "msrvtt_b32_lora_f8": functools.partial(retrieval, "msrvtt_b32", "lora", frames=8),
     **{f"msrvtt_b32_{name}": functools.partial(ablation, name) for name in ABLATIONS},
     **{f"msrvtt_b32_{schedule_name(s)}": functools.partial(schedule, s) for s in SCHEDULES},
+    **{"_".join(filter(None, ("own", m))): functools.partial(own_videos, m) for m in METHODS},
 }
 
 

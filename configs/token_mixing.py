@@ -6,6 +6,7 @@ configs/token_mixing.py:msvd_mix_NAME       Table 4, one of `PARTS`, and Figure 
 configs/token_mixing.py:DATASET_ret_METHOD  retrieval; one of `RETRIEVAL` and of `RETRIEVAL_METHODS`
 configs/token_mixing.py:msrvtt_qa           question answering
 configs/token_mixing.py:..._l16             each over BLIP-L
+configs/token_mixing.py:own                 captions of your videos, data.train.manifest
 
 What is trained follows the released code. Its paper counts weights of the video encoder alone;
 `vlt.inspect` prints them as trainable_weights_video. Two of its counts cannot be had: 226.51 M of
@@ -141,10 +142,14 @@ def captioning(dataset: str, method: str, large: bool = False) -> ConfigDict:
     protocol = f"{dataset}_captions"
     config.evals = {dataset: common.captioning(protocol, test(f"{data}/test.jsonl"), **search)}
     config.train.best_metric = f"{dataset}/CIDEr"
-    config.table = tuple(
-        (f"{dataset}/{name}", name) for name in ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "protocol")
-    )
+    config.table = caption_table(dataset)
     return config
+
+
+def caption_table(evaluation: str) -> tuple[tuple[str, str], ...]:
+    """Columns of Table 1."""
+    names = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "protocol")
+    return tuple((f"{evaluation}/{name}", name) for name in names)
 
 
 def retrieval(dataset: str, method: str, large: bool = False) -> ConfigDict:
@@ -194,6 +199,18 @@ def question_answering(large: bool = False) -> ConfigDict:
     config.evals = {"msrvtt_qa": common.answering("msrvtt_qa", "data/msrvtt_qa/answers.txt", test)}
     config.train.best_metric = "msrvtt_qa/accuracy"
     config.table = (("msrvtt_qa/accuracy", "accuracy"),)
+    return config
+
+
+def own_videos() -> ConfigDict:
+    """Captioning by Mix of any manifest with `video` and `caption`; evaluated on the same videos
+    where `evals.own.manifest` names no others."""
+    config = captioning("msrvtt", "mix")
+    test = common.videos(common.OWN, "segment_centre", FRAMES, 32, transform=RESIZE)
+    common.own_data(config, 16, common.captioning("own_data", test))
+    _schedule(config, 5, 200)
+    config.train.best_metric = "own/CIDEr"
+    config.table = caption_table("own")
     return config
 
 
@@ -291,6 +308,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
         f"msrvtt_qa{suffix}": functools.partial(question_answering, large)
         for suffix, large in LARGE.items()
     },
+    "own": own_videos,
 }
 
 

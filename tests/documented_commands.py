@@ -67,9 +67,12 @@ TINY = "--config=configs/tempme.py"
 VIDEO = "my/videos/000000_forward.mov"
 MAIN = "python -m vlt.main"
 MINE = (
-    f"{MAIN} --config=configs/btadapter.py --workdir=runs/mine "
-    "--config.data.train.manifest=my/videos.jsonl --config.data.train.captions=\"('caption',)\" "
-    '--config.data.train.group= --config.data.train.batch_size=8 --config.compare="()"'
+    f"{MAIN} --config=configs/tempme.py:own --workdir=runs/mine "
+    "--config.data.train.manifest=my/videos.jsonl --config.evals.own.manifest=my/held_out.jsonl"
+)
+SWEPT = (
+    "vlt train --config=tempme --workdir=runs/lion --config.optimizer.name=lion "
+    "--config.optimizer.lion.b2=0.95 --sweep=optimizer.lr=3e-4,1e-3 --sweep=model.tempme.r=0,1"
 )
 ONE_ROUND = "--rounds=1 --batch=1"
 ONE_FRAME = f"{ONE_ROUND} --config.model.frames=1"
@@ -84,6 +87,8 @@ CASES: dict[str, Case] = {
     f"{MAIN} --config=configs/msta.py": run(
         f'{MAIN} --config=configs/msta.py {ALONE} --config.repeats="()"'
     ),
+    SWEPT: run(f"{SWEPT} {SHAPES}", "grep 'lr=0.001, r=1' runs/lion/results.md"),
+    "vlt train --config=btadapter --help": run("vlt train --config=btadapter --help"),
     "python -m pytest -n auto --dist loadfile": skipped("this is one of its tests"),
     "python -m pytest -m smoke": skipped("it runs some of these tests"),
     'python -m pytest -n auto --dist loadfile -m ""': skipped("this is one of its tests"),
@@ -177,7 +182,13 @@ CASES: dict[str, Case] = {
         f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=btadapter "
         "--config.evals.msrvtt.allow_subset=True --config.model.size="
     ),
-    MINE: run(f'{MINE} --config.train.steps=2 --config.evals="{{}}"'),
+    MINE: run(
+        f"{MINE} {STEPS} --config.model.size=",
+        "grep own_data runs/mine/results.json",
+    ),
+    "vlt eval --workdir=runs/mine --config.evals.own.manifest=my/others.jsonl": run(
+        "vlt eval --workdir=runs/mine --config.evals.own.manifest=my/videos.jsonl"
+    ),
     "python -m data_pipelines.check ... --sha256=OUT": run(
         "python -m data_pipelines.check my/train.csv --sha256=my/sums.csv"
     ),

@@ -27,7 +27,10 @@ WIDTH = 64  # one head of CLIP's
 CLIPS = 8
 MERGES = "bpe_simple_vocab_16e6.txt.gz"
 # Rows of these lists are the same few clips.
-MANIFESTS = ("my/videos", "data/msrvtt/train_9k", "data/msrvtt/test_1ka", "data/webvid2m/train")
+MANIFESTS = (
+    "my/videos", "my/held_out", "data/msrvtt/train_9k", "data/msrvtt/test_1ka",
+    "data/webvid2m/train",
+)  # fmt: skip
 
 
 def make(folder: pathlib.Path, shared: pathlib.Path) -> None:

@@ -51,6 +51,22 @@ CASES = {
     ("train", "--config=tempme", "--wrkdir=x"): ("error: Unknown command line flag 'wrkdir'.", ""),
     ("train", "--config=btadaptr"): (NO_CONFIG, ""),
     ("eval", "--config", "btadaptr:x", "--workdir", "--odd"): (NO_CONFIG, ""),
+    ("train", "--config=btadapter", "--sweep=seed"): ("error: --sweep=seed: KEY=A,B is needed", ""),
+    ("train", "--config=btadapter", "--sweep=sead=1"): (
+        "error: the config has no key 'sead' (did",
+        "",
+    ),
+    ("train", "--config=btadapter", "--config.model.lora.rank=4"): (
+        "error: the config has no key 'model.lora.rank'",
+        "",
+    ),
+    ("train", "--help", "--config=btadapter"): ("None", "vlt train --config=NAME"),
+    ("train", "--help", "--config=btadaptr"): (NO_CONFIG, ""),
+    ("eval",): ("error: --config=NAME[:variant] is missing, such as vlt eval --config=btad", ""),
+    ("eval", "--workdir", "absent", "--config.evals.x=1"): (
+        "error: absent/config.json does not exist: absent is not the folder of a run",
+        "",
+    ),
     ("train", "--config=btadapter", "extra"): ("error: vlt train takes no argument 'extra'", ""),
     ("train", "--config=btadapter:webvid_l41"): (
         "error: there is no variant 'webvid_l41' (did",

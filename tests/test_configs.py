@@ -79,6 +79,24 @@ def _golden_text(variants: list[str]) -> str:
     return "\n".join(sections[1:]) + "\n"
 
 
+@pytest.mark.parametrize("name", ["msta:own", "tempme:own", "btadapter:own", "token_mixing:own"])
+def test_own_videos_are_evaluated_as_they_are_trained_on(name):
+    """With one manifest, and one number of frames; or on another manifest."""
+    changes = {"data.train.manifest": "mine.csv", "model.frames": 4}
+    config = load_config(name, changes)
+    assert config.evals.own.manifest == "mine.csv"
+    assert {s.sampler.frames for s in (config.data.train, config.evals.own)} == {4}
+    other = load_config(name, changes | {"evals.own.manifest": "test.csv"})
+    assert (other.data.train.manifest, other.evals.own.manifest) == ("mine.csv", "test.csv")
+
+
+@pytest.mark.parametrize("name", ["tempme:own", "btadapter:own", "clip:own"])
+def test_own_videos_are_looked_at_in_the_same_way_by_every_config(name):
+    config = load_config(name)
+    assert config.evals == load_config("tempme:own_full").evals
+    assert (config.model.size, config.model.frames, config.model.context) == ("clip_b32", 12, 77)
+
+
 EVERY = 16  # of the variants of a file, one in the quick run
 
 

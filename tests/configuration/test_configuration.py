@@ -191,6 +191,15 @@ def test_overrides_change_a_copy(config_file):
     assert config.optimizer.schedule.name == "constant"
 
 
+def test_what_refers_to_a_value_follows_it_until_it_has_its_own():
+    config = ml_collections.ConfigDict({"train": {"manifest": "a"}, "own": {"manifest": ""}})
+    config.own.manifest = config.train.get_oneway_ref("manifest")
+    followed = configuration.apply_overrides(config, {"train.manifest": "b"})
+    assert (followed.own.manifest, config.own.manifest) == ("b", "a")
+    apart = configuration.apply_overrides(followed, {"own.manifest": "c"})
+    assert (apart.train.manifest, apart.own.manifest, followed.own.manifest) == ("b", "c", "b")
+
+
 @pytest.mark.parametrize(
     "key, value, words",
     [
@@ -260,6 +269,33 @@ def test_a_run_is_written_and_read_back(config_file, tmp_path):
     assert json.loads((tmp_path / "run" / "versions.json").read_text())["jax"]
     names = sorted(entry.name for entry in (tmp_path / "run").iterdir())
     assert names == ["config.json", "config.txt", "versions.json"]
+
+
+def written_run(folder, **changes) -> str:
+    config = configuration.load_config("clip:own", changes)
+    configuration.save_run(folder, config)
+    return f"{folder}/config.json"
+
+
+def test_the_config_of_a_run_is_a_config(tmp_path):
+    file = written_run(tmp_path, **{"model.frames": 4})
+    config = configuration.load_config(file, {"evals.own.batch_size": 5})
+    assert (config.model.frames, config.evals.own.batch_size) == (4, 5)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    assert "is not the config of a run" in message(configuration.load_config, file)
+
+
+def test_the_config_of_a_run_imports_nothing(tmp_path, monkeypatch):
+    package = tmp_path / "strange"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = written_run(tmp_path / "run")
+    text = pathlib.Path(file).read_text().replace('"methods": []', '"methods": ["strange.method"]')
+    pathlib.Path(file).write_text(text)
+    said = message(configuration.load_config, file)
+    assert "names the method 'strange.method' of another package, which no folder may" in said
 
 
 def test_a_folder_that_is_no_run_says_so(tmp_path):

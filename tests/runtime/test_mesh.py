@@ -91,3 +91,14 @@ EIGHT = """
 
 def test_eight_devices():
     assert run_python(EIGHT, devices=8) == "all 8\n"
+
+
+def test_statistics_of_an_optimizer_may_have_fewer_dimensions_than_their_leaf():
+    """Adafactor's rows and columns; leaves themselves may not."""
+    mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
+    rules = ((".*kernel", (None, "tensor")),)
+    rows = {"opt_state": {"v_row": {"kernel": np.zeros(8)}}}
+    placed = sharding.param_sharding(mesh, rows, rules)
+    assert all(each.is_fully_replicated for each in jax.tree.leaves(placed))
+    with pytest.raises(sharding.MeshError, match="places 2 dimensions, trained/kernel has"):
+        sharding.param_sharding(mesh, {"trained": {"kernel": np.zeros(8)}}, rules)

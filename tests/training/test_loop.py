@@ -369,3 +369,20 @@ def test_evaluations_may_be_others_than_those_of_training(evaluating):
     assert refused.returncode == 1 and "seed: 0 there, 5 now" in refused.stderr
     assert "remove" not in refused.stderr, "an evaluation is no reason to lose a run"
     assert run(workdir, *EVALUATING, other).returncode == 1, "training goes on as it began"
+
+
+def test_a_run_is_evaluated_by_its_own_config(evaluating):
+    """Which need not be named, and of which evaluations may be changed, but nothing else."""
+    workdir, _ = evaluating
+
+    def evaluate(*changes: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "vlt", "eval", f"--workdir={workdir}", *changes]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=200
+        )
+
+    done = evaluate("--config.evals.looks.ties=published")
+    assert done.returncode == 0 and "looks/t2v_MnR=" in done.stderr, done.stderr[-3000:]
+    refused = evaluate("--config.model.btadapter.depth=2")
+    assert refused.returncode == 1 and "depth: 1 there, 2 now" in refused.stderr
+    assert "remove" not in refused.stderr

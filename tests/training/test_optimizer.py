@@ -1,3 +1,5 @@
+import inspect
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -172,10 +174,74 @@ def test_a_clipped_gradient_has_the_norm_asked_for():
     np.testing.assert_allclose(jnp.linalg.norm(momentum["a"]), 0.1 * 5.0, rtol=1e-6)
 
 
+GRADIENTS = [
+    {name: np.random.default_rng(step).normal(size=(4, 3)) for name in ("slow", "fast")}
+    for step in range(4)
+]
+
+
+def walked(transform, params):
+    """The leaves after a step along each gradient."""
+    state = transform.init(params)
+    for gradients in GRADIENTS:
+        now = {name: jnp.asarray(gradients[name], leaf.dtype) for name, leaf in params.items()}
+        updates, state = transform.update(now, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+OPTIONS = {
+    "sgd": {"momentum": 0.9, "nesterov": True}, "lion": {"b1": 0.95}, "rmsprop": {"momentum": 0.5},
+    "adafactor": {"min_dim_size_to_factor": 2}, "lars": {"momentum": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(optimizer.OF_OPTAX))
+def test_every_optimizer_moves_a_leaf_as_optax_does_at_the_rate_of_its_rule(name):
+    """Each leaf apart, so that no leaf may change another's step; its own decay is left out."""
+    options = OPTIONS.get(name, {})
+    start = {"slow": jnp.linspace(-1, 2, 12).reshape(4, 3), "fast": jnp.ones((4, 3))}
+    config = optimizer_config(name=name, lr=0.01, **{name: options})
+    rules = [("slow", {}), ("fast", {"lr": 3.0})]
+    ours = walked(optimizer.make_optimizer(config, rules, 10)[0], start)
+    make = optimizer.OF_OPTAX[name]
+    undecayed = (
+        {"weight_decay": 0.0} if "weight_decay" in inspect.signature(make).parameters else {}
+    )
+    for leaf, rate in (("slow", 0.01), ("fast", 0.03)):
+        theirs = walked(make(rate, **options, **undecayed), {leaf: start[leaf]})[leaf]
+        size = np.abs(theirs - start[leaf]).max()
+        np.testing.assert_allclose(ours[leaf], theirs, rtol=0, atol=1e-5 * size)
+        assert size > 0
+
+
+@pytest.mark.parametrize("name", ["sgd", "lion", "lamb", "adafactor"])
+def test_what_decays_is_what_the_rule_says(name):
+    """By lr * rule.lr * weight_decay of itself, where the gradient is zero."""
+    start = {"a": jnp.full((2, 2), 4.0), "b": jnp.full((2, 2), 4.0)}
+    rules = [("a", {"lr": 2.0, "weight_decay": 0.5}), ("b", {})]
+    transform, _ = optimizer.make_optimizer(optimizer_config(name=name), rules, 10)
+    still = jax.tree.map(jnp.zeros_like, start)
+    updates, _ = transform.update(still, transform.init(start), start)
+    np.testing.assert_allclose(updates["a"], -0.1 * 2.0 * 0.5 * 4.0, rtol=1e-6)
+    np.testing.assert_array_equal(updates["b"], 0.0)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
-        (dict(name="adamv"), ["'adamv'", "did you mean 'adamw'"]),
+        (dict(name="adamv"), ["'adamv'", "did you mean 'adam'"]),
+        (dict(name="lino"), ["'lino'", "did you mean 'lion'"]),
+        (dict(name="rprop"), ["'rprop' cannot be had", "no multiples of its learning rate"]),
+        (dict(name="sgd", sgd=dict(momentm=0.9)), ["'momentm'", "did you mean 'momentum'"]),
+        (dict(name="sgd", sgd=dict(momentum="much")), ["'sgd' with {'momentum': 'much'}: "]),
+        (dict(name="lion", lion=dict(weight_decay=0.1)), ["'weight_decay': rules say"]),
+        (dict(schedule=dict(name="exponential_decay")), ["lacks option 'decay_rate'"]),
+        (dict(schedule=dict(name="linear", warmup=2)), ["warmup=2", "share"]),
+        (
+            dict(schedule=dict(name="linear_schedule", end_value=-1.0)),
+            ["at least 0", "[1.0, 0.0, -1.0] times lr"],
+        ),
         (dict(schedule=dict(name="cosin")), ["'cosin'", "did you mean 'cosine'"]),
         (dict(schedule=dict(name="cosine", warmpu=0.1)), ["'warmpu'", "did you mean 'warmup'"]),
         (dict(schedule=dict(name="cosine", warmup=100)), ["warmup=100", "share", "0.5"]),

@@ -27,6 +27,43 @@ def test_cosine_schedule():
     np.testing.assert_allclose(learning_rates(2, name="cosine"), [2, 1, 0], atol=1e-7)
 
 
+def test_linear_schedule():
+    expected = [0, 1, 2, 1.75, 1.5, 1.25, 1.0, 0.75, 0.5]
+    actual = learning_rates(8, name="linear", warmup=0.25, final=0.25)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+    np.testing.assert_allclose(learning_rates(2, name="linear"), [2, 1, 0], atol=1e-7)
+
+
+OPTAX = {
+    "cosine_onecycle_schedule": {}, "exponential_decay": {"decay_rate": 0.5},
+    "piecewise_constant_schedule": {"boundaries_and_scales": {"3": 0.1}},
+    "piecewise_interpolate_schedule": {"interpolate_type": "linear"},
+    "polynomial_schedule": {"power": 2.0, "end_value": 0.1},
+    "sgdr_schedule": {"cosine_kwargs": (
+        {"init_value": 0.0, "peak_value": 1.0, "decay_steps": 6, "warmup_steps": 1},
+    )},
+    "warmup_constant_schedule": {"warmup_steps": 2},
+    "warmup_cosine_decay_schedule": {"warmup_steps": 2},
+    "warmup_exponential_decay_schedule": {"warmup_steps": 2, "decay_rate": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(schedules.OF_OPTAX))
+def test_schedules_of_optax_are_multiples_of_the_learning_rate(name):
+    rates = learning_rates(8, name=name, **OPTAX.get(name, {}))
+    assert rates.max() == pytest.approx(2.0, rel=0.05) and rates.min() >= 0
+    assert (np.ptp(rates) == 0) == (name in ("constant_schedule", "piecewise_interpolate_schedule"))
+
+
+def test_options_of_optax_are_what_they_are_there():
+    rates = learning_rates(8, name="exponential_decay", decay_rate=0.25, transition_steps=4)
+    np.testing.assert_allclose(rates[[0, 4, 8]], [2.0, 0.5, 0.125], rtol=1e-6)
+    rates = learning_rates(
+        4, **OPTAX["piecewise_constant_schedule"], name="piecewise_constant_schedule"
+    )
+    np.testing.assert_allclose(rates, [2, 2, 2, 0.2, 0.2], rtol=1e-6)
+
+
 @pytest.mark.parametrize("total", [7030, 7036, 39])
 def test_cosine_schedule_is_tempmes(total):
     """int(0.1 total) steps of linear rise, from a first step of rate 0; then the half cosine."""
@@ -61,7 +98,8 @@ def test_cosine_by_epoch_changes_with_the_epoch():
 
 @pytest.mark.parametrize("name, options", [
     ("constant", dict(warmup=0.1)), ("cosine", dict(warmup=0.1)), ("btadapter", {}),
-    ("cosine_by_epoch", dict(epochs=4.0)),
+    ("cosine_by_epoch", dict(epochs=4.0)), ("linear", dict(warmup=0.1)),
+    ("polynomial_schedule", dict(power=2.0)),
 ])  # fmt: skip
 def test_schedules_work_under_jit(name, options):
     schedule = schedules.make_schedule(dict(name=name, **options), 1.0, 20)

@@ -1,14 +1,32 @@
 """vlt train --config=NAME[:variant] [--workdir=DIR] [--mode=train|eval] [--config.KEY=VALUE]
-vlt eval --config=NAME[:variant] [--workdir=DIR]: the same with --mode=eval
+vlt eval --workdir=DIR [--config.evals.KEY=VALUE]: the same with --mode=eval; evaluates the best
+checkpoint of a run, or else the latest
 
 Trains, evaluates, and prints a table. NAME is a file of the folder `configs`, here or in the
-package, or a path; --config.KEY=VALUE replaces a value of it, for example --config.train.steps=100.
-The same command goes on with a run that was stopped.
+package, or a path; --config.KEY=VALUE replaces a value of it, for example --config.train.steps=100,
+and --config=NAME --help lists all of them.
+The same command goes on with a run that was stopped. An evaluation without --config takes the one
+that the run has written down.
 """
 
-from absl import flags
+import sys
+from pathlib import Path
 
-from vlt.configuration import define_config, parse_flags
+from absl import flags
+from ml_collections import ConfigDict
+
+from vlt.command_line.keys import listed
+from vlt.configuration import (
+    HELP,
+    SAVED,
+    ConfigError,
+    checked,
+    define_config,
+    load_config,
+    parse_flags,
+    sweep_rows,
+    values_typed,
+)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -19,8 +37,46 @@ def parse(argv: list[str]) -> list[str]:
     flags.DEFINE_string(
         "restore", "", "WORKDIR/checkpoints/STEP to go back to; later ones are put aside."
     )
+    flags.DEFINE_multi_string(
+        "sweep",
+        [],
+        "KEY=A,B: a run with each value, in one table, in the place of the config's own rows; of "
+        "several keys, each with each. For example --sweep=optimizer.lr=1e-3,1e-4.",
+    )
     _define_processes()
-    return parse_flags(argv, __doc__)
+    argv = _with_config_of_run(argv)
+    arguments = parse_flags(argv, __doc__ + _keys(argv))
+    if flags.FLAGS.sweep:
+        _compare(flags.FLAGS.config, flags.FLAGS.sweep)
+    return arguments
+
+
+def _keys(argv: list[str]) -> str:
+    """What --help adds where it is asked of a config; ends the process where there is no such."""
+    name = values_typed(argv, "config").get("config")
+    if not name or not HELP & set(argv):
+        return ""
+    try:
+        return f"\n--config.KEY=VALUE of {name}:\n{listed(load_config(name))}\n"
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+def _compare(config: ConfigDict, settings: list[str]) -> None:
+    """Makes a sweep the rows of the config; ends the process where one does not fit."""
+    try:
+        config.compare = sweep_rows(settings)
+        checked(config)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+
+
+def _with_config_of_run(argv: list[str]) -> list[str]:
+    """What was typed, and that --config for an evaluation of a workdir that has none."""
+    typed = values_typed(argv, "config", "mode", "workdir")
+    if typed.get("mode") != "eval" or not typed.get("workdir") or "config" in typed:
+        return argv
+    return [argv[0], f"--config={Path(typed['workdir']) / SAVED}", *argv[1:]]
 
 
 def _define_processes() -> None:

@@ -21,12 +21,14 @@ from vlt.configuration.files import (
     split_name,
 )
 from vlt.configuration.flags import (
+    HELP,
     check_flags,
     define_config,
     parse_flags,
     parse_flags_and_arguments,
+    values_typed,
 )
-from vlt.configuration.record import is_run, load_saved, save_run, versions
+from vlt.configuration.record import SAVED, is_run, load_saved, save_run, versions
 from vlt.configuration.values import (
     ABSENT,
     apply_overrides,
@@ -35,11 +37,14 @@ from vlt.configuration.values import (
     repeats_of,
     resolved_text,
     rows_of,
+    sweep_rows,
 )
 
 __all__ = (
     "ABSENT",
+    "HELP",
     "PACKAGED",
+    "SAVED",
     "ConfigError",
     "apply_overrides",
     "check_flags",
@@ -60,5 +65,7 @@ __all__ = (
     "run_name",
     "save_run",
     "split_name",
+    "sweep_rows",
+    "values_typed",
     "versions",
 )

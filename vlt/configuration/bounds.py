@@ -30,6 +30,7 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r"optimizer\.accumulate", int, 1, 2**20, ""),
     (r"optimizer\.schedule\.epochs", float, 1e-6, MOST, ""),
     (r"optimizer\.schedule\..*", float, 0, MOST, ""),
+    (r"optimizer\.\w+\..*", float, -MOST, MOST, ""),
     (r"rules\..*\.(lr|weight_decay)", float, 0, 1e6, ""),
     (r"mesh\.\w+", int, -1, MOST, "-1 means all devices that are left"),
     (r"sharding\.min_elements", int, 0, 2**62, ""),

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vlt.configuration.bounds import out_of_bounds
 from vlt.configuration.errors import ConfigError
+from vlt.configuration.record import SAVED, is_run, load_saved
 from vlt.configuration.values import apply_overrides, repeats_of, rows_of
 from vlt.pytrees.fields import did_you_mean
 
@@ -39,15 +40,33 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
 
     Args:
       name: 'NAME' of a file in the folder or the package `configs`, or a path; then ':variant'.
+        Or WORKDIR/config.json, of a run.
       overrides: {dotted key: value}, as `apply_overrides`.
 
     Raises:
       ConfigError: no such file (lists the folder's), variant (lists the file's) or key, or a
         number out of bounds.
     """
-    file, variant = split_name(name)
-    config = _import(file).get_config(variant)
+    if pathlib.Path(name).name == SAVED:
+        config = _of_run(pathlib.Path(name))
+    else:
+        file, variant = split_name(name)
+        config = _import(file).get_config(variant)
     return checked(apply_overrides(config, overrides or {}))
+
+
+def _of_run(file: pathlib.Path) -> ConfigDict:
+    """What a run has written down. It may be a stranger's, so it imports no methods."""
+    config = load_saved(file.parent)
+    if not is_run(file.parent):
+        raise ConfigError(f"{file} is not the config of a run")
+    for name in config.model.methods:
+        if "." in name and name not in sys.modules:
+            raise ConfigError(
+                f"{file} names the method {name!r} of another package, which no folder may import; "
+                "give the run's own --config"
+            )
+    return config
 
 
 def checked(config: ConfigDict) -> ConfigDict:

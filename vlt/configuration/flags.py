@@ -11,13 +11,16 @@ from ml_collections import ConfigDict, config_flags
 
 from vlt.configuration.errors import ConfigError
 from vlt.configuration.files import checked, config_names, load_config
-from vlt.configuration.values import keys_of, unknown_key
+from vlt.configuration.values import with_options
 from vlt.pytrees.fields import near_names
+
+HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 
 class _Parser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
-        return load_config(argument).lock()
+        # Of sys.argv, as ml_collections takes values from there.
+        return with_options(load_config(argument), _keys_typed(sys.argv)).lock()
 
 
 def define_config() -> flags.FlagHolder:
@@ -78,13 +81,21 @@ def _command(program: str) -> str:
 
 def _answer_help(argv: Sequence[str], about: str) -> None:
     """Ends the process after what --help asks for: the flags of the command, not absl's."""
-    if not {"--help", "-help", "-h", "--helpshort", "--helpfull"} & set(argv[1:]):
+    if not HELP & set(argv[1:]):
         return
     by_module = flags.FLAGS.flags_by_module_dict()
     ours = [name for name in by_module if name == "__main__" or name.startswith("vlt.")]
     listed = "\n".join(flags.FLAGS.module_help(name).partition(":\n")[2] for name in ours)
     print(f"{about or sys.modules['__main__'].__doc__}\nflags:\n{listed}")
     sys.exit()
+
+
+def values_typed(argv: Sequence[str], *names: str) -> dict[str, str]:
+    """{flag: the last value typed}, before flags are parsed. names: regexes."""
+    flag = f"--?({'|'.join(names)})"
+    words = [f"{a}={b}" if re.fullmatch(flag, a) else a for a, b in pairwise([*argv, ""])]
+    found = (re.match(f"{flag}=(.*)", word, re.DOTALL) for word in words)
+    return {match[1]: match[2] for match in found if match}
 
 
 def check_names(argv: Sequence[str]) -> None:
@@ -103,9 +114,10 @@ def check_names(argv: Sequence[str]) -> None:
 
 
 def _missing_config(command: str) -> ConfigError:
+    run = ", or the --workdir of a run" if command.endswith(" eval") else ""
     return ConfigError(
         f"--config=NAME[:variant] is missing, such as {command} --config=btadapter; choose from "
-        f"{', '.join(config_names())}, or give the path of a file"
+        f"{', '.join(config_names())}, or give the path of a file{run}"
     )
 
 
@@ -124,12 +136,13 @@ def check_flags(argv: Sequence[str]) -> None:
     Raises:
       ConfigError: no such file, variant or key.
     """
-    given = [f"{a}={b}" if a in ("--config", "-config") else a for a, b in pairwise([*argv, ""])]
-    names = [flag.partition("=")[2] for flag in given if re.match("--?config=", flag)]
-    if not names or not names[-1]:
+    name = values_typed(argv, "config").get("config")
+    if not name:
         return
-    known = set(keys_of(load_config(names[-1])))
-    for flag in given:
-        override = re.match(r"--?config\.([^=\[]+)", flag)
-        if override and override[1] not in known:
-            raise unknown_key(override[1], known)
+    with_options(load_config(name), _keys_typed(argv))
+
+
+def _keys_typed(argv: Sequence[str]) -> dict[str, str]:
+    """{dotted key: value}, of a key with an index the key alone."""
+    typed = values_typed(argv, r"config\.[^=]+")
+    return {key.removeprefix("config.").partition("[")[0]: text for key, text in typed.items()}

@@ -17,6 +17,7 @@ _PACKAGES = (
     *("numpy", "av", "decord", "clu", "tensorflow-cpu", "tensorflow", "tensorboard"),
     *("transformers", "tokenizers", "safetensors"),
 )
+SAVED = "config.json"
 # That the config of every run has, and other projects' config.json together have not.
 _RUN_KEYS = {"compare", "evals", "mesh", "model", "repeats", "rules", "task", "train"}
 
@@ -26,7 +27,7 @@ def save_run(workdir: str | pathlib.Path, config: ConfigDict) -> None:
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     # First, since the others alone do not make a folder a run's.
-    write_whole(folder / "config.json", json.dumps(plain(config), indent=2) + "\n")
+    write_whole(folder / SAVED, json.dumps(plain(config), indent=2) + "\n")
     write_whole(folder / "config.txt", resolved_text(config))
     write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
@@ -45,7 +46,7 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
     Raises:
       ConfigError: the folder holds no config.json, or one that is not a config.
     """
-    file = pathlib.Path(workdir) / "config.json"
+    file = pathlib.Path(workdir) / SAVED
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

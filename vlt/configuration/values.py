@@ -1,5 +1,8 @@
 """Values of configs: replaced, compared, written down; rows and repeats made of them."""
 
+import ast
+import copy
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,28 +12,128 @@ from vlt.configuration.errors import ConfigError
 from vlt.pytrees.fields import did_you_mean
 
 ABSENT = "(absent)"
+# Keys whose values name what has options in a section of its own.
+NAMING = ("model.methods", "optimizer.name", "optimizer.schedule", "optimizer.schedule.name")
 
 
 def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with some values replaced.
+    """Returns a copy with some values replaced; what refers to one of them follows it.
 
     Args:
       overrides: {dotted key: value}. A value keeps the type of the one it replaces (an int may
-        become a float, a list a tuple); a dict replaces a whole branch.
+        become a float, a list a tuple); a dict replaces a whole branch. An option that the config
+        does not hold is added where it is one of a method that `model.methods` names, of the
+        schedule, or of the optimizer by name; whether they have it is seen where they are made.
 
     Raises:
       ConfigError: a key that does not exist (with the nearest that do) or a value of another type.
     """
-    changed = ConfigDict(config.to_dict())
-    for key, value in overrides.items():
+    changed = copy.deepcopy(config).unlock()
+    known = set(keys_of(config))
+    for key in sorted(overrides, key=lambda key: key not in known):  # what names methods, first
         *branches, last = key.split(".")
+        if key not in known:
+            _add_section(changed, key, known)
         branch: Any = changed
         for part in branches:
-            branch = branch[part] if isinstance(branch, ConfigDict) and part in branch else None
-        if not isinstance(branch, ConfigDict) or last not in branch:
-            raise unknown_key(key, keys_of(config))
-        _replace(branch, last, value, key)
+            branch = branch[part]
+        if last in branch:
+            _replace(branch, last, overrides[key], key)
+        else:
+            branch[last] = overrides[key]
     return changed
+
+
+def _add_section(config: ConfigDict, key: str, known: Iterable[str]) -> None:
+    """Makes the section of an option that a config does not hold.
+
+    Raises:
+      ConfigError: it is no option of what the config or one of its rows names.
+    """
+    names = {"model": _methods(config), "optimizer": _chosen(config)}
+    part, _, rest = key.partition(".")
+    section, _, option = rest.partition(".")
+    if part not in config or section not in names.get(part, ()) or not option.isidentifier():
+        named = ", ".join(sorted(filter(None, names.get(part, ()))))
+        hint = f"; what is named, and may have options: {named}" if option and named else ""
+        raise ConfigError(f"{unknown_key(key, known)}{hint}")
+    if section not in config[part]:
+        config[part][section] = {}
+
+
+def _methods(config: ConfigDict) -> set[str]:
+    """Names of the sections of all methods of the config and of its rows."""
+    rows = (dict(overrides).get("model.methods", ()) for _, overrides in config.get("compare", ()))
+    listed = (config.get("model", {}).get("methods", ()), *rows)
+    return {str(name).rpartition(".")[2] for methods in listed for name in methods}
+
+
+def _chosen(config: ConfigDict) -> set[str]:
+    rows = (dict(overrides).get("optimizer.name", "") for _, overrides in config.get("compare", ()))
+    return {"schedule", config.get("optimizer", {}).get("name", ""), *rows}
+
+
+def with_options(config: ConfigDict, typed: Mapping[str, str]) -> ConfigDict:
+    """The config with those of `typed` that it does not hold, and what names their sections.
+
+    typed: {dotted key: what stands behind '=' on a command line}.
+
+    Raises:
+      ConfigError: a key that is no option either.
+    """
+    known = set(keys_of(config))
+    absent = {key: literal(text) for key, text in typed.items() if key not in known}
+    if not absent:
+        return config
+    naming = {key: literal(typed[key]) for key in NAMING if key in typed and key in known}
+    if isinstance(naming.get("model.methods"), str):
+        naming["model.methods"] = (naming["model.methods"],)
+    return apply_overrides(config, naming | absent)
+
+
+def literal(text: str) -> Any:
+    """A value as it is written in Python, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def sweep_rows(settings: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Rows of a comparison from 'key=a,b' each: the product of several.
+
+    Raises:
+      ConfigError: no key, no value, or a key twice.
+    """
+    values: dict[str, list[Any]] = {}
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        key = key.removeprefix("config.")
+        found = [literal(part.strip()) for part in _split(text)]
+        if not key or key in values or "" in found:
+            raise ConfigError(f"--sweep={setting}: KEY=A,B is needed, each key once")
+        values[key] = found
+    short = [key.rpartition(".")[2] for key in values]
+    names = [s if short.count(s) == 1 else key for key, s in zip(values, short, strict=True)]
+    return tuple(
+        (
+            ", ".join(f"{name}={value}" for name, value in zip(names, chosen, strict=True)),
+            dict(zip(values, chosen, strict=True)),
+        )
+        for chosen in itertools.product(*values.values())
+    )
+
+
+def _split(text: str) -> list[str]:
+    """At the commas that are in no brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _replace(branch: ConfigDict, last: str, value: Any, key: str) -> None:

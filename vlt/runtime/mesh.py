@@ -139,6 +139,8 @@ def _by_rule(
     """Axes of each dimension by the first rule that matches; those of size 1 are left out."""
     index = first_match([pattern for pattern, _ in rules], name)
     pattern, wanted = ("", (None,) * len(shape)) if index is None else rules[index]
+    if len(wanted) > len(shape) and name.startswith("opt_state/"):
+        wanted = (None,) * len(shape)  # Adafactor keeps rows and columns of a leaf apart
     if len(wanted) != len(shape):
         raise MeshError(
             f"sharding.params: {pattern!r} places {len(wanted)} dimensions, {name} has {[*shape]}"

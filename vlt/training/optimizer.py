@@ -1,11 +1,15 @@
 """By what optimiser the trained leaves move."""
 
+import functools
+import inspect
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 
 from vlt.pytrees.fields import near
 from vlt.pytrees.paths import path_name
@@ -25,9 +29,13 @@ def make_optimizer(
     'adamw_hf' is the AdamW of older Hugging Face releases, with which TempMe and CLIP4Clip are
     published: `eps` is added before the second moment's bias is corrected, and what decays is the
     leaf as Adam has just moved it.
+    Any other is optax's of that name: with the update that it makes at a learning rate of 1, a leaf
+    moves by lr(step) * rule.lr * (update - rule.weight_decay * leaf). So the decay is apart from
+    the gradient in all of them, in SGD and LAMB too (Loshchilov & Hutter's SGDW).
 
     Args:
-      config: `config.optimizer`: lr, b1, b2, eps, clip (0: none), schedule, name (one of the two).
+      config: `config.optimizer`: lr, clip (0: none), schedule, name; b1, b2 and eps are the two
+        AdamW's, options of another stand in a section of its name and are else optax's.
       rules: the config's rules, already checked against the whole tree by `partition`.
       total_steps: optimiser steps of the whole run.
 
@@ -36,14 +44,20 @@ def make_optimizer(
       rules' multipliers).
 
     Raises:
-      OptimizerConfigError: unknown optimiser, schedule or option.
+      OptimizerConfigError: unknown optimiser, schedule or option, a value that it does not take,
+        or an optimiser whose steps are no multiples of its learning rate.
     """
     name = config.get("name", "adamw")
-    if name not in _OPTIMIZERS:
-        raise OptimizerConfigError(f"optimizer {name!r} is unknown{near(name, _OPTIMIZERS)}")
     schedule = make_schedule(config["schedule"], config["lr"], total_steps)
-    moments = {name: config[name] for name in ("b1", "b2", "eps")}
-    parts = _OPTIMIZERS[name](moments, parse_rules(rules), schedule)
+    if name in _OPTIMIZERS:
+        if options := list(config.get(name, {})):
+            raise OptimizerConfigError(
+                f"optimizer.{name}.{options[0]}: options of {name} are optimizer.b1, b2 and eps"
+            )
+        moments = {name: config[name] for name in MOMENTS}
+        parts = _OPTIMIZERS[name](moments, parse_rules(rules), schedule)
+    else:
+        parts = _of_optax(name, config, parse_rules(rules), schedule)
     if config.get("clip", 0):
         parts.insert(0, optax.clip_by_global_norm(config["clip"]))
     return optax.chain(*parts), schedule
@@ -90,7 +104,81 @@ def _scale_by_adam_hf(b1: float, b2: float, eps: float) -> optax.GradientTransfo
     return optax.GradientTransformation(optax.scale_by_adam().init, update)
 
 
+def _takes_rate(function: Callable[..., Any]) -> bool:
+    return next(iter(inspect.signature(function).parameters), "") == "learning_rate"
+
+
+MOMENTS = ("b1", "b2", "eps")
 _OPTIMIZERS = {"adamw": _adamw, "adamw_hf": _adamw_hf}
+# Whose steps are no multiples of the learning rate, so that rules could not scale them; or which
+# need more than gradients.
+_UNFIT = ("fromage", "lbfgs", "noisy_sgd", "rprop")
+OF_OPTAX = {
+    name: found
+    for name, found in vars(optax).items()
+    if isinstance(found, (types.FunctionType, functools.partial))
+    and not name.startswith(("_", "scale_by_"))
+    and name not in (*_OPTIMIZERS, *_UNFIT)
+    and _takes_rate(found)
+}
+# What rules say of leaves, and what no config can hold.
+_OF_RULES = ("weight_decay", "weight_decay_rate", "mask", "weight_decay_mask", "trust_ratio_mask")
+
+
+def optimizer_options(name: str) -> list[str]:
+    """The options of an optimizer of `OF_OPTAX` that a config may set in a section of its name."""
+    parameters = inspect.signature(OF_OPTAX[name]).parameters
+    return [option for option in parameters if option not in ("learning_rate", *_OF_RULES)]
+
+
+def _of_optax(
+    name: str, config: Mapping[str, Any], rules: tuple[Rule, ...], schedule: Schedule
+) -> list[optax.GradientTransformation]:
+    if name in _UNFIT:
+        raise OptimizerConfigError(
+            f"optimizer {name!r} cannot be had: rules scale the step of each leaf, and its steps "
+            "are no multiples of its learning rate, or need more than gradients"
+        )
+    if name not in OF_OPTAX:
+        raise OptimizerConfigError(
+            f"optimizer {name!r} is unknown{near(name, {*_OPTIMIZERS, *OF_OPTAX})}"
+        )
+    made = _at_rate_one(name, dict(config.get(name, {})))
+
+    def move(update: jax.Array, param: jax.Array, rule: Rule) -> jax.Array:
+        return rule.lr * (update - rule.weight_decay * param)
+
+    apply_rules = optax.stateless(lambda updates, params: _by_rule(move, updates, params, rules))
+    return [made, apply_rules, optax.scale_by_schedule(schedule)]
+
+
+def _at_rate_one(name: str, options: dict[str, Any]) -> optax.GradientTransformation:
+    """optax's optimizer without its own decay; it is tried on a small leaf."""
+    known = optimizer_options(name)
+    for option in options:
+        if option not in known:
+            told = near(option, known)
+            if option in _OF_RULES:
+                told = ": rules say how each leaf decays (weight_decay)"
+            raise OptimizerConfigError(f"optimizer {name!r} has no option {option!r}{told}")
+    unset = [option for option in MOMENTS if option in known and option not in options]
+    if unset:
+        logging.warning(
+            "optimizer %s: %s as optax has them, since those of the config are adamw's; "
+            "optimizer.%s.%s sets another",
+            name, ", ".join(unset), name, unset[0],
+        )  # fmt: skip
+    parameters = inspect.signature(OF_OPTAX[name]).parameters
+    undecayed = {"weight_decay": 0.0} if "weight_decay" in parameters else {}
+    try:
+        made = OF_OPTAX[name](1.0, **options, **undecayed)
+        leaf = jnp.ones((2, 2))
+        moved, _ = made.update(leaf, made.init(leaf), leaf)
+        if not jnp.isfinite(moved).all():
+            raise ValueError("a step of it is not a finite number")
+    except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise OptimizerConfigError(f"optimizer {name!r} with {options}: {error}") from error
+    return made
 
 
 def _by_rule(

@@ -1,6 +1,8 @@
 """Learning rates over the steps of a run."""
 
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,19 +21,25 @@ class OptimizerConfigError(ValueError):
 def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Schedule:
     """Builds step -> learning rate from dict(name=..., options of that schedule).
 
+    Of optax's own, such as `exponential_decay`, every value is a multiple of `lr`; where it is not
+    given, the first or the highest is 1, a rise starts at 0 and ends at `end_value`, and the steps
+    are all there are.
+
     Raises:
       OptimizerConfigError: unknown schedule or option, or a value out of range.
     """
     options = dict(config.items())
     name = options.pop("name", None)
-    if name not in SCHEDULES:
-        raise OptimizerConfigError(f"schedule {name!r} is unknown{near(name, SCHEDULES)}")
-    known = list(inspect.signature(SCHEDULES[name]).parameters)[2:]
+    if name not in (names := {*SCHEDULES, *OF_OPTAX}):
+        raise OptimizerConfigError(f"schedule {name!r} is unknown{near(name, names)}")
+    known = schedule_options(name)
     for option in options:
         if option not in known:
             raise OptimizerConfigError(
                 f"schedule {name!r} has no option {option!r}{near(option, known)}"
             )
+    if name in OF_OPTAX:
+        return _of_optax(name, options, lr, total_steps)
     if not 0 <= options.get("warmup", 0) < 1:
         raise OptimizerConfigError(
             f"schedule {name!r}: warmup={options['warmup']!r} must be a share of all steps, 0 <= "
@@ -40,11 +48,52 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
     return SCHEDULES[name](lr, total_steps, **options)
 
 
+def schedule_options(name: str) -> list[str]:
+    """The options of a schedule of `SCHEDULES` or `OF_OPTAX`."""
+    if name in OF_OPTAX:
+        return list(inspect.signature(OF_OPTAX[name]).parameters)
+    return list(inspect.signature(SCHEDULES[name]).parameters)[2:]
+
+
+def _of_optax(name: str, options: dict[str, Any], lr: float, total_steps: int) -> Schedule:
+    known = inspect.signature(OF_OPTAX[name]).parameters
+    first = 0.0 if "peak_value" in known else 1.0
+    usual = {"value": 1.0, "init_value": first, "peak_value": 1.0, "end_value": 0.0}
+    usual |= dict.fromkeys(("transition_steps", "decay_steps"), total_steps)
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in options:
+            if option not in usual:
+                raise OptimizerConfigError(f"schedule {name!r} lacks option {option!r}")
+            options[option] = usual[option]
+        elif hasattr(options.get(option), "items"):  # steps, which are words in a config
+            options[option] = {int(step): value for step, value in options[option].items()}
+    try:
+        shares = OF_OPTAX[name](**options)
+        found = [float(shares(step)) for step in (0, total_steps // 2, total_steps)]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise OptimizerConfigError(f"schedule {name!r} with {options}: {error}") from error
+    if not all(math.isfinite(share) and share >= 0 for share in found):
+        raise OptimizerConfigError(
+            f"schedule {name!r} with {options}: begins, goes on and ends at {found} times lr; it "
+            "must be finite and at least 0"
+        )
+    return lambda step: lr * shares(step)
+
+
 def constant(lr: float, total_steps: int, warmup: float = 0.0) -> Schedule:
     """`lr` throughout, after a linear rise from 0 over int(warmup * total_steps) steps."""
     steps = int(warmup * total_steps)
     # optax takes a rise of no steps for one that never rises.
     return optax.warmup_constant_schedule(0.0, lr, steps) if steps else optax.constant_schedule(lr)
+
+
+def linear(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
+    """Linear rise from 0 over int(warmup * total_steps) steps, then linearly to `final` * lr."""
+    rise = int(warmup * total_steps)
+    fall = optax.linear_schedule(lr, final * lr, total_steps - rise)
+    if not rise:
+        return fall
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, rise), fall], [rise])
 
 
 def cosine(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
@@ -94,7 +143,13 @@ def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
 
 SCHEDULES = {
     "constant": constant,
+    "linear": linear,
     "cosine": cosine,
     "cosine_by_epoch": cosine_by_epoch,
     "btadapter": btadapter,
+}
+OF_OPTAX = {
+    name: found
+    for name, found in vars(optax).items()
+    if re.search("^(?!scale_by).*_(schedule|decay)$", name) and inspect.isfunction(found)
 }

@@ -191,7 +191,7 @@ def claim(workdir: Path, config: ConfigDict, mode: str = "train") -> None:
     if lines:
         advice = "choose another --workdir or remove it"
         if mode == "eval":
-            advice = "give --mode=eval the run's own config; evals may differ"
+            advice = "without --config, --mode=eval takes the run's own; only evals may differ"
         raise OtherConfigError(
             f"{workdir} holds a run of another config; {advice}:\n" + "\n".join(lines)
         )
