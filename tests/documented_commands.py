@@ -151,8 +151,10 @@ CASES: dict[str, Case] = {
     ),
     "python -m vlt.caption VIDEO... [--model=DIR | --workdir=DIR] [--prompt=TEXT] [--set beams=5] "
     "[--json]": run(f"python -m vlt.caption {VIDEO} --model=tiny_blip --set beams=2 --json"),
-    "python -m vlt.score PREDICTIONS.json REFERENCES [--json]": run(
-        "python -m vlt.score PREDICTIONS.json REFERENCES.json --json"
+    "python -m vlt.score PREDICTIONS REFERENCES [--intersection] [--json]": run(
+        "python -m vlt.score PREDICTIONS.json REFERENCES.json --json",
+        f"python -m vlt.caption {VIDEO} --json > captions.jsonl",
+        "python -m vlt.score captions.jsonl my/videos.jsonl --intersection",
     ),
     "python -m data_pipelines.moving_shapes --out DIR --count N": run(
         "python -m data_pipelines.moving_shapes --out shapes --count 2"

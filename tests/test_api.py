@@ -60,7 +60,7 @@ def test_a_kind_without_an_object_is_refused(tmp_path):
 
 def test_what_cannot_be_a_video_or_a_text_is_refused_and_a_doubt_is_told_once(tmp_path):
     model = vlt.load(folder(tmp_path, "retriever")[0])
-    for wrong in (None, [], "a.mp4", np.zeros((3, 16, 16, 3), np.uint8)):
+    for wrong in (None, [], [["a.mp4"]], np.zeros((3, 16, 16, 3), np.uint8)):
         with pytest.raises(ValueError, match="frames"):
             model.encode_video(wrong)
     for wrong in (None, [], [3.5], [[43]], ["\udc00"]):

@@ -17,6 +17,7 @@ from helpers import ROOT, environment
 
 from vlt.command_line import COMMANDS as COMMAND_LINE
 from vlt.configuration import check_flags, load_config
+from vlt.data import moving_shapes
 
 TEXTS = documents.documents()
 COMMANDS = list(dict.fromkeys(c for text in TEXTS.values() for c in documents.commands(text)))
@@ -188,4 +189,7 @@ def test_command_runs(command, desk):
 def test_snippet_of_python_runs(snippet, tmp_path):
     given = "import numpy as np\nframes = np.zeros((1, 4, 32, 32, 3), np.uint8)\n"
     (tmp_path / "snippet.py").write_text(given + snippet)
+    manifest = moving_shapes.generate(tmp_path / "shapes", 1)
+    for name, clip in zip("ab", manifest.parent.glob("videos/*"), strict=True):
+        clip.rename(tmp_path / f"{name}.mp4")
     shell("python snippet.py", tmp_path)

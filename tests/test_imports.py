@@ -20,9 +20,9 @@ STOREYS = (
     ("model_io", "tasks"),
     ("convert", "evaluation"),
     ("training",),
-    ("arguments", "summary"),
+    ("arguments", "inference", "summary"),
     ("api",),
-    ("inference", "bench"),
+    ("door", "bench"),
 )
 DOORS = {"main", "inspect", "export", "draw", "caption", "checkpoints", "score"}
 DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`

@@ -1,8 +1,11 @@
 """`vlt.load(path)`: a model folder as an object that encodes videos and texts, or captions."""
 
+import contextlib
+import dataclasses
 import functools
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.arguments import as_ids, as_texts, as_video, check_text, looks_unnormalised
+from vlt.arguments import (
+    as_ids,
+    as_paths,
+    as_texts,
+    as_video,
+    check_text,
+    looks_unnormalised,
+    whole_number,
+)
+from vlt.data.errors import VideoError
+from vlt.data.sample import check_sampler
 from vlt.data.tokenize import Tokenizer
+from vlt.inference.batching import map_videos
+from vlt.inference.prefetch import clip_request
 from vlt.model_io.build import check_frames
 from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
@@ -27,7 +42,7 @@ class Model:
     Attributes:
         module: the Flax module; `module.apply({"params": params}, ...)` for everything else.
         params: its parameters.
-        config: sizes, methods, preprocessing, frames.
+        config: sizes, methods, preprocessing, frames; `view` is what of a video it sees.
     """
 
     def __init__(
@@ -38,6 +53,44 @@ class Model:
         self._tokenizer = tokenizer
         self._warned = False
 
+    def read_videos(
+        self, paths: Any, frames: int | None = None, sampler: str | None = None
+    ) -> np.ndarray:
+        """What the model sees of a video file, or of several: uint8 RGB [b, t, H, W, 3].
+
+        Resized and cut as in the model's evaluation.
+
+        Args:
+            frames, sampler: how many are taken by which rule of vlt.data.sample, where not as
+                `model.config.view` has it; rules that draw give the same each time.
+
+        Raises:
+            VideoError: a file that cannot be read, which it names.
+            ValueError: no paths, an unknown rule, or frames that the model is not for.
+        """
+        files = as_paths(paths)
+        if files is None:
+            raise ValueError(f"paths={shown(paths)}: a path of a video file, or paths, is needed")
+        config = self._looking_at(frames, sampler)
+        self._check_frames(clip_request(config, "").frames)
+        return np.stack(_of_files(lambda video: video, config, files))
+
+    def _looking_at(self, frames: int | None, sampler: str | None) -> ModelConfig:
+        view = self.config.view
+        if sampler is not None:
+            check_sampler(sampler)
+            view = dataclasses.replace(view, sampler=sampler)
+        if frames is not None:
+            view = dataclasses.replace(view, frames=whole_number("frames", frames))
+        return dataclasses.replace(self.config, view=view)
+
+    def _each_video(self, function: Callable[[Any], Any], videos: Any) -> Any:
+        """The function's results of frames, or of files, which are read while it runs."""
+        paths = as_paths(videos)
+        if paths is None:
+            return function(videos)
+        return _of_files(function, self.config, paths)
+
     def _encode_video(self, frames: Any) -> tuple[jax.Array, dict[str, Any]]:
         video = as_video(frames, self.module.spec.visual)
         self._check_frames(video.shape[1])
@@ -46,7 +99,7 @@ class Model:
             warnings.warn(
                 "frames are float32 from 0 to 1, as if not yet normalised; give uint8, or "
                 "(frames - model.module.mean) / model.module.std (told once)",
-                stacklevel=3,
+                stacklevel=5,
             )
         return self._apply("encode_video", video)
 
@@ -75,7 +128,9 @@ class VideoTextModel(Model):
     """A dual encoder or a retriever."""
 
     def encode_video(self, frames: Any, normalize: bool = True) -> jax.Array:
-        """uint8 RGB, or already normalised float32, [b, t, H, W, 3] -> [b, e].
+        """uint8 RGB, or already normalised float32, [b, t, H, W, 3], or files -> [b, e].
+
+        A path, or a list of paths, stands for what `read_videos` gives of them.
 
         Arrays of numpy, jax or torch, or lists of equal ones. Floats from 0 to 1 alone look as if
         they were not normalised, which is told once.
@@ -83,9 +138,14 @@ class VideoTextModel(Model):
         Raises:
             ValueError: frames of another shape or type, as many as the model is not for, or values
                 that no normalised frame has.
+            VideoError: a file that cannot be read, which it names.
         """
-        unit, out = self._encode_video(frames)
-        return unit if normalize else out["video_features"]
+
+        def encode(video: Any) -> jax.Array:
+            unit, out = self._encode_video(video)
+            return unit if normalize else out["video_features"]
+
+        return jnp.asarray(self._each_video(encode, frames))
 
     def encode_text(self, texts: Any, normalize: bool = True) -> jax.Array:
         """A text, texts, or token ids [b, l], whole numbers of the model's vocabulary -> [b, e].
@@ -106,7 +166,7 @@ class VideoCaptioner(Model):
     """A captioner."""
 
     def generate(self, frames: Any, prompt: str = "", seed: int = 0, **search: Any) -> list[str]:
-        """Captions of uint8 RGB, or already normalised float32, [b, t, H, W, 3].
+        """Captions of uint8 RGB, or already normalised float32, [b, t, H, W, 3], or of files.
 
         Args:
             prompt: how the captions begin; it is not part of what comes back.
@@ -114,8 +174,8 @@ class VideoCaptioner(Model):
             search: fields of `vlt.models.generation.Search`.
 
         Raises:
-            ValueError: frames as `VideoTextModel.encode_video` refuses them, a prompt or a
-                max_length that is longer than the model allows, or a search that cannot be.
+            ValueError, VideoError: frames or files as `VideoTextModel.encode_video` refuses them, a
+                prompt or a max_length longer than the model allows, or a search that cannot be.
         """
         longest = min(Search.max_length, self.module.spec.text.context)
         options = from_values(Search, {"max_length": longest} | search, "generate", "option")
@@ -123,11 +183,26 @@ class VideoCaptioner(Model):
         if not isinstance(seed, (int, np.integer)) or abs(seed) >= 2**63:
             raise ValueError(f"seed={shown(seed)}: a whole number of 64 bits is needed")
         start = self._as_ids(self._tokenizer.prompt(prompt)[None])[0]
-        tokens, _ = self._encode_video(frames)
-        starts = jnp.tile(start, (len(tokens), 1))
-        rng = jax.random.key(seed)
-        ids = generate(self.module, self.params, tokens, starts, options, rng)
-        return self._tokenizer.decode(np.asarray(ids)[:, len(start) :])
+
+        def caption(video: Any) -> list[str]:
+            tokens, _ = self._encode_video(video)
+            starts = jnp.tile(start, (len(tokens), 1))
+            rng = jax.random.key(seed)
+            ids = generate(self.module, self.params, tokens, starts, options, rng)
+            return self._tokenizer.decode(np.asarray(ids)[:, len(start) :])
+
+        return self._each_video(caption, frames)
+
+
+def _of_files(function: Callable[[Any], Any], config: ModelConfig, paths: list[str]) -> list[Any]:
+    """The function's results of each file's frames. Raises VideoError for the first unreadable."""
+    results = []
+    with contextlib.closing(map_videos(function, config, paths)) as found:
+        for _, result in found:
+            if isinstance(result, VideoError):
+                raise result
+            results.append(result)
+    return results
 
 
 KINDS: dict[str, type[Model]] = {  # by kind of spec
@@ -137,18 +212,39 @@ KINDS: dict[str, type[Model]] = {  # by kind of spec
 }
 
 
-def load(path: str | Path) -> Any:
+def load(
+    path: str | Path,
+    *,
+    frames: int | None = None,
+    frame_norm: bool | None = None,
+    methods: Any = (),
+    dtype: str = "float32",
+) -> Any:
     """Loads a converted, exported or packaged model ("tiny_clip").
+
+    Args:
+        frames: of the videos it is for, and that are read of files; the folder's by default.
+        frame_norm: whether embeddings of frames become unit vectors before their mean; the folder's
+            by default, which is what the model is evaluated with.
+        methods: names of methods to add, or {name: options}: "tome" merges tokens as the model is.
+            Leaves that a method adds start as training starts them, and are named in the log.
+        dtype: of activations, 'float32' or 'bfloat16'.
 
     Returns a `VideoTextModel` or a `VideoCaptioner`, whichever the folder holds.
 
     Raises:
-        ModelFolderError: absent, half written, or not what its config.json says.
-        ValueError: no path, or a kind of model that has no such object.
+        ModelFolderError: absent, half written, not what its config.json says, or with leaves for
+            another number of frames.
+        ValueError: no path, a kind of model that has no such object, or an unknown method, option
+            or dtype.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"path={shown(path)}: a model folder, or a name as 'tiny_clip', is needed")
-    return as_model(load_folder(str(path)))
+    if frames is not None:
+        frames = whole_number("frames", frames)
+    if frame_norm not in (None, True, False):
+        raise ValueError(f"frame_norm={shown(frame_norm)}: True or False is needed")
+    return as_model(load_folder(str(path), frames, frame_norm, methods, dtype))
 
 
 def as_model(loaded: LoadedModel) -> Any:

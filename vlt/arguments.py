@@ -27,7 +27,6 @@ def as_video(frames: Any, spec: VisionSpec) -> jax.Array:
     Raises:
         ValueError: another shape or type, no frames, values that are not finite or too large.
     """
-    _check_no_path(frames)
     video = frames if isinstance(frames, jax.Array) else _host_array(frames, NEEDED, "frames")
     if 0 in video.shape:
         raise ValueError(f"frames have shape {video.shape}, which holds none; {NEEDED}")
@@ -39,6 +38,27 @@ def as_video(frames: Any, spec: VisionSpec) -> jax.Array:
     if _has_floats(video):
         _check_values(video)
     return jnp.asarray(video)
+
+
+def as_paths(videos: Any) -> list[str] | None:
+    """Paths of video files from one or several; None for what may be frames.
+
+    Raises:
+        ValueError: paths and something else.
+    """
+    if isinstance(videos, np.ndarray) and videos.dtype.kind in "OU":
+        videos = videos.tolist()
+    if isinstance(videos, (str, os.PathLike)):
+        videos = [videos]
+    if not isinstance(videos, (list, tuple)):
+        return None
+    are_paths = [isinstance(each, (str, os.PathLike)) for each in videos]
+    if not any(are_paths):
+        return None
+    if not all(are_paths):
+        other = videos[are_paths.index(False)]
+        raise ValueError(f"{shown(other)} among paths of videos; give paths alone, or {NEEDED}")
+    return [str(each) for each in videos]
 
 
 def looks_unnormalised(video: jax.Array) -> bool:
@@ -92,6 +112,13 @@ def as_texts(texts: Any) -> list[str] | None:
     return list(texts)
 
 
+def whole_number(name: str, value: Any) -> int:
+    """The value as an int. Raises ValueError unless it is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}={shown(value)}: a whole number above 0 is needed")
+    return int(value)
+
+
 def check_text(text: Any, name: str) -> None:
     """Raises ValueError where `text` is none, or has no UTF-8."""
     if not isinstance(text, str):
@@ -103,17 +130,6 @@ def check_text(text: Any, name: str) -> None:
             f"{name} has half of a character at place {error.start}: {shown(text)}; it must be "
             "valid Unicode"
         ) from None
-
-
-def _check_no_path(frames: Any) -> None:
-    first = frames
-    while isinstance(first, (list, tuple)) and first:
-        first = first[0]
-    if isinstance(first, (str, os.PathLike)):
-        raise ValueError(
-            f"frames={shown(frames)}: a path; {NEEDED}, and those of a file are what "
-            "vlt.data.clips.read_clip(ClipRequest(path, sampler, frames, transform)) gives"
-        )
 
 
 def _host_array(value: Any, needed: str, name: str) -> np.ndarray:

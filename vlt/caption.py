@@ -11,9 +11,9 @@ from typing import Any
 from vlt.api import VideoCaptioner
 from vlt.command_line.caption import parse
 from vlt.data.errors import VideoError
+from vlt.door import load_kind, run_door
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
-from vlt.inference.door import load_kind, run_door
 from vlt.inference.printing import print_results
 from vlt.models.generation import Search
 

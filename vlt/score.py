@@ -1,8 +1,9 @@
-"""`vlt score PREDICTIONS.json REFERENCES [--json]`: scores captions that were written before."""
+"""`vlt score PREDICTIONS REFERENCES [--json]`: scores captions that were written before."""
 
 import argparse
 import json
 import sys
+from collections.abc import Collection
 
 from vlt.command_line.score import parse
 from vlt.data.manifest import ManifestError
@@ -14,6 +15,7 @@ from vlt.tasks.caption_metrics import (
     read_predictions,
     read_references,
 )
+from vlt.tasks.captioned_videos import by_reference, common_ids, read_captioned_videos
 
 
 def main() -> None:
@@ -24,8 +26,12 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """The same, of arguments that were parsed."""
     try:
-        predictions = read_predictions(options.predictions)
         references = read_references(options.references)
+        predictions = _predictions(options, references)
+        if options.intersection:
+            before = len(predictions), len(references)
+            predictions, references = common_ids(predictions, references)
+            _tell_left_out(before, len(references))
         scores = caption_metrics(predictions, references)
     except (ScoringError, ManifestError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
@@ -38,6 +44,18 @@ def run(options: argparse.Namespace) -> None:
     print(f"{len(predictions):,} captions against {texts:,} references, percent")
     row = {name: scores.get(name, "needs Java") for name in METRICS}
     print(format_table([row], [Column(name, name, ".2f") for name in METRICS]))
+
+
+def _predictions(options: argparse.Namespace, ids: Collection[str]) -> dict[str, str]:
+    captions = read_captioned_videos(options.predictions)
+    if captions is None:
+        return read_predictions(options.predictions)
+    return by_reference(captions, ids, options.references)
+
+
+def _tell_left_out(before: tuple[int, int], kept: int) -> None:
+    predictions, references = (f"{kept:,} of {count:,}" for count in before)
+    print(f"scored: {predictions} predictions, {references} references' ids", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from vlt.model_io.folder import (
     read_model_folder,
     write_model_folder,
 )
+from vlt.model_io.view import View
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 Tensors = dict[str, np.ndarray]
@@ -60,7 +61,9 @@ HEADS = ("visual.heads=4", "text.heads=4")
 
 def test_huggingface_safetensors(clip_folder, tmp_path, tokenizer):
     report, _ = _round_trip(clip_folder, tmp_path, tokenizer)
-    spec = read_model_config(tmp_path / "model").spec
+    config = read_model_config(tmp_path / "model")
+    assert (config.frame_norm, config.view) == (True, View("segment_middle", 12))
+    spec = config.spec
     assert (spec.visual.layers, spec.visual.heads, spec.visual.mlp_width) == (4, 2, 160)
     assert (spec.visual.image_size, spec.visual.patch_size, spec.embed_dim) == (48, 16, 32)
     assert (spec.visual.activation, spec.visual.norm_eps) == ("gelu", 1e-4)
@@ -244,6 +247,7 @@ def test_btadapter_layouts(
     else:
         options = {"depth": 4, "gates": gates, "alignment": alignment, "max_frames": 64}
         assert config.methods == {"btadapter": options}
+    assert (config.frame_norm, config.view) == (False, View("segment_middle", 12))
     assert "logit_scale: 4.605170" in report
     assert "visual.heads: 4 (set)" in report
 
@@ -273,8 +277,11 @@ def test_fine_tuned_adapter_file_is_completed(golden, branch_folder, tmp_path):
     settings = {"base": str(branch_folder)}
     with pytest.raises(ConversionError, match=r"--set visual.heads: .*config\.json says it"):
         convert(path, tmp_path / "model", settings=settings | {"visual.heads": 4})
+    base = branch_folder / "config.json"
+    base.write_text(base.read_text().replace('"frame_norm": false', '"frame_norm": true'))
     convert(path, tmp_path / "model", settings=settings)
-    _, params = read_model_folder(tmp_path / "model")
+    config, params = read_model_folder(tmp_path / "model")
+    assert not config.frame_norm  # BT-Adapter's, whatever it was trained on
     branch = params["visual"]["btadapter"]
     name = "model.vision_tower.btadapter_T_layers.{}.temporal_fc.bias"
     for layer in range(3):

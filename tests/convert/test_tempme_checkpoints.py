@@ -17,6 +17,7 @@ from vlt.model_io.folder import (
     write_model_folder,
 )
 from vlt.model_io.loading import load_folder
+from vlt.model_io.view import View
 
 Tensors = dict[str, np.ndarray]
 
@@ -113,6 +114,7 @@ def test_the_lora_baseline_alone(golden, tmp_path, tokenizer):
     config = read_model_config(tmp_path / "model")
     assert config.methods == {"lora": {"rank": 8}}
     assert (config.frames, config.frame_norm) == (None, True)
+    assert config.view == View("fps1_linspace", 12)
     (tmp_path / "again").mkdir()
     with pytest.raises(ConversionError, match=r"--set tempme\.r: .*no clip positions"):
         _convert(_without_positions(golden), tmp_path / "again", tokenizer, "tempme.r=2")

@@ -18,6 +18,7 @@ from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.viclip import VICLIP, inflate_kernel
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_config, read_model_folder
+from vlt.model_io.view import View
 from vlt.models.interpolation import resize_positions, resize_temporal
 
 Tensors = dict[str, np.ndarray]
@@ -65,6 +66,7 @@ def test_there_and_back(shared: Path, state: Tensors, tmp_path: Path, tokenizer:
     config = read_model_config(folder)
     visual, text = config.spec.visual, config.spec.text
     assert (visual.image_size, visual.patch_size, visual.temporal_frames) == (64, 16, 8)
+    assert config.view == View("viclip_middle", 8)
     assert (visual.layers, visual.heads, text.context, text.heads) == (4, 4, 32, 4)
     assert visual.activation == text.activation == "quick_gelu"
     assert config.family == "viclip" and not config.methods
@@ -163,6 +165,7 @@ def test_clip_becomes_a_viclip(clip_file: Path, tmp_path: Path, tokenizer: str):
     _, plain = converted(clip_file, tmp_path / "clip", tokenizer, JOINT[0])
     config, joint = converted(clip_file, tmp_path / "viclip", tokenizer, *JOINT)
     assert (config.spec.visual.temporal_frames, config.spec.text.context) == (4, 6)
+    assert (config.frame_norm, config.view) == (False, View("segment_middle", 4))
     clip = read_model_config(tmp_path / "clip")
     assert config.preprocessing == clip.preprocessing and config.family == "viclip"
     report = (tmp_path / "viclip/report.txt").read_text()

@@ -1,7 +1,8 @@
 """Captions of videos.
 
-VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'). Frames are
-sampled at the centres of equal segments, as many as the model was trained with, else 8.
+VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'). It is read as
+the model's folder records: by the sampler, frames and size of its evaluation, or, in folders that
+say nothing, at the centres of equal segments, in as many frames as it was trained with, else 8.
 
 A line `path: caption` is printed for each; with --json an object of `video` and `caption`, or
 `error`. Videos that cannot be read are named on stderr, the others are captioned, and the exit

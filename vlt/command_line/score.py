@@ -1,7 +1,8 @@
 """Scores captions that were written before.
 
-PREDICTIONS holds {id: caption}, as evaluations write it, or COCO's list; REFERENCES is a manifest,
-{id: captions} or COCO's annotations.
+PREDICTIONS holds {id: caption}, as evaluations write it, COCO's list, or what `vlt caption --json`
+prints; REFERENCES is a manifest, {id: captions} or COCO's annotations. A captioned file has the id
+of its row in a manifest, or that which is its path, its name, or its name without suffix.
 """
 
 import argparse
@@ -16,5 +17,10 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("predictions", metavar="PREDICTIONS")
     parser.add_argument("references", metavar="REFERENCES")
+    parser.add_argument(
+        "--intersection",
+        action="store_true",
+        help="score the ids that both files have; else all must be in both, and others are named",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(arguments)

@@ -3,9 +3,11 @@
 from vlt.convert.clip import SCALE, hf_attention, hf_block, hf_text, openai_text
 from vlt.convert.family import Family, dense, fused, norm
 from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, LINEAR, SPLIT_LINEAR, Rule
+from vlt.model_io.view import View
 
 # Temperature of losses that were trained with a constant one: ln(1 / 0.01).
 LOG_100 = 4.605170185988092
+VIEW = View("segment_middle", 12)  # of MSR-VTT (section 4.1)
 _BRANCH = "visual/btadapter"
 
 
@@ -38,6 +40,7 @@ BTADAPTER = Family(
         (r"timesFPN", "btadapter"),
     ),
     constants={"logit_scale": LOG_100},
+    view=VIEW,
     adapter=r"backbone\.(btadapter_.*|balance[12])|extra_proj\..*",
     rules=(
         Rule("backbone.class_embedding", ("visual/class_embedding",)),
@@ -85,6 +88,7 @@ BTADAPTER_EVA = Family(
         "key_bias": False,
         "projection_bias": True,
     },
+    view=VIEW,
     adapter=r"backbone\.btadapter_.*",
     rules=(
         Rule("backbone.cls_token", ("visual/class_embedding",), FIRST_OF_3),

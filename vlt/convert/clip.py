@@ -1,11 +1,16 @@
 """CLIP as OpenAI published it, on whose names others built, and as transformers saves it."""
 
 import dataclasses
+from typing import Any
 
 from vlt.convert.family import Family, dense, fused, norm
 from vlt.convert.table import CONV, KEEP, LINEAR, SPLIT, SPLIT_LINEAR, Rule, Transform
+from vlt.model_io.view import View
 
 SCALE = Rule("logit_scale", ("logit_scale",))
+# A CLIP sees images; of videos it is evaluated as CLIP4Clip's mean pooling (Luo et al.,
+# arXiv:2104.08860, Section 3.3) is on MSR-VTT: 12 frames, the mean of their unit vectors.
+VIDEOS: dict[str, Any] = {"frame_norm": True, "view": View("segment_middle", 12)}
 
 
 def openai_vision(prefix: str, patch: Transform) -> list[Rule]:
@@ -78,6 +83,7 @@ CLIP_HF = Family(
     sign=r"^vision_model\.embeddings\.",
     # In config.json; a bare weight file does not tell.
     activation=None,
+    **VIDEOS,
     rules=(
         Rule("vision_model.embeddings.class_embedding", ("visual/class_embedding",)),
         Rule(
@@ -100,6 +106,7 @@ OPENAI = Family(
     sign=r"^input_resolution$",
     renames=((r"^(module|clip)\.", ""),),
     dropped=r"input_resolution|context_length|vocab_size|attn_mask",
+    **VIDEOS,
     rules=(
         *openai_vision("visual.", CONV),
         *openai_text(""),

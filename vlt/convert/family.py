@@ -7,6 +7,7 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.table import LINEAR, Rule, Transform
+from vlt.model_io.view import View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Family:
             `preprocessing` that its code has unlike CLIP's or BLIP's.
         adapter: regex of the names that a file may hold alone, to be completed from another folder.
         frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
-            code fixes.
+            code fixes. view: what of a video its evaluation sees.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Family:
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     frame_norm: bool = False
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    view: View = View()
 
     def canonical(self, name: str) -> str:
         """The table's spelling of a published name."""

@@ -1,5 +1,6 @@
 """From a published checkpoint to a model folder."""
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from vlt.model_io.folder import (
     read_model_folder,
     write_model_folder,
 )
+from vlt.model_io.view import View
 from vlt.models.spec import Spec
 
 Settings = Mapping[str, Any]
@@ -73,6 +75,7 @@ def convert(
     tokenizer = tokenizer or _own_tokenizer(checkpoint, layout, settings)
     config, leaves, placed, notes = _convert(checkpoint, layout, settings, allow_nonfinite)
     config, leaves = resize(config, leaves, settings, notes)
+    config = dataclasses.replace(config, view=_view(config, layout))
     head = heading(checkpoint.path, config, placed, checkpoint.other, notes)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "tokenizer"
@@ -136,9 +139,14 @@ def _convert(
     source = _source(checkpoint, family, placed) | {"aliases": aliases}
     if base:
         source["base"] = Path(settings["base"]).name
-    unit_frames = base.frame_norm if base else family.frame_norm
-    config = ModelConfig(family.model, spec, methods, pixels, frames, unit_frames, source)
+    config = ModelConfig(family.model, spec, methods, pixels, frames, family.frame_norm, source)
     return config, leaves, placed, notes
+
+
+def _view(config: ModelConfig, family: Family) -> View:
+    """As the family is evaluated, in as many frames as the model is for."""
+    frames = config.frames or config.spec.visual.temporal_frames or family.view.frames
+    return dataclasses.replace(family.view, frames=frames)
 
 
 def _source(checkpoint: Checkpoint, family: Family, placed: Placed) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def resize_frames(
     else:
         table = np.zeros((frames, config.spec.visual.width), np.float32)
     spec = with_visual(config.spec, temporal_frames=frames)
-    config = dataclasses.replace(config, family="viclip", spec=spec)
+    config = dataclasses.replace(config, family="viclip", spec=spec, frame_norm=False)
     note = f"frame embeddings: {f'resized from {old} frames' if old else 'zeros'}"
     return config, leaves | {FRAMES: table}, note
 

@@ -5,6 +5,7 @@ import dataclasses
 from vlt.convert.clip import OPENAI
 from vlt.convert.family import Family, fused
 from vlt.convert.table import LINEAR, MIDDLE_OF_4, SPLIT_LINEAR, Rule
+from vlt.model_io.view import View
 
 
 def _tempme_lora(source: str, target: str) -> list[Rule]:
@@ -32,6 +33,7 @@ TEMPME = Family(
     renames=((r"^module\.", ""), (r"^(?!clip\.)", "clip.")),
     dropped=rf"clip\.({OPENAI.dropped})",
     frame_norm=True,
+    view=View("fps1_linspace", 12),  # of MSR-VTT
     options={"lora": {"scale": 1.0}},
     rules=tuple(dataclasses.replace(rule, source=f"clip.{rule.source}") for rule in _RULES),
 )

@@ -8,6 +8,7 @@ import numpy as np
 from vlt.convert.clip import openai_text, openai_vision
 from vlt.convert.family import Family
 from vlt.convert.table import CONV, FIRST_OF_2, Rule, Transform
+from vlt.model_io.view import View
 
 # Of ImageNet's pixels: not CLIP's.
 _MEAN = (0.485, 0.456, 0.406)
@@ -56,6 +57,7 @@ VICLIP = Family(
     sign=r"^(module\.)?vision_encoder\.(conv1|transformer)\.",
     renames=((r"^module\.", ""),),
     model="viclip",
+    view=View("viclip_middle"),
     pixels={"mean": list(_MEAN), "std": list(_STD), "crop": "none"},
     rules=(
         *openai_vision("vision_encoder.", _TUBELET),

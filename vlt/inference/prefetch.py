@@ -4,29 +4,22 @@ import itertools
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
 from vlt.data.clips import ClipRequest, DecoderPool
 from vlt.data.errors import VideoError
 from vlt.model_io.folder import ModelConfig
-
-SAMPLER = "segment_centre"
-FRAMES = 8  # of models that were trained on none
+from vlt.model_io.view import FRAMES
 
 Clip = np.ndarray | VideoError
 
 
 def clip_request(config: ModelConfig, path: str) -> ClipRequest:
-    """What the model of a folder sees of a video file: its frames and its preprocessing."""
-    pixels = config.preprocessing
-    side = pixels["image_size"]
-    transform: dict[str, Any] = {"resize": (side, side)}
-    if pixels.get("crop") == "center":
-        transform = {"resize": side, "crop": side}
-    transform["interpolation"] = pixels.get("resize", "bicubic")
-    return ClipRequest(path, SAMPLER, config.frames or FRAMES, transform)
+    """What the model of a folder sees of a video file: what it is evaluated on."""
+    view = config.view
+    frames = view.frames or config.frames or config.spec.visual.temporal_frames or FRAMES
+    return ClipRequest(path, view.sampler, frames, view.transform(config.preprocessing))
 
 
 def read_ahead(

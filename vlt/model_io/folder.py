@@ -21,6 +21,7 @@ from vlt.configuration.checkpoints import how_to_get
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.data.transform import INTERPOLATIONS
 from vlt.model_io.build import abstract_params, make_model
+from vlt.model_io.view import View
 from vlt.models.spec import Spec, spec_from_dict
 from vlt.models.video_model import ANY_FRAMES
 from vlt.pytrees.fields import from_values, near, shown
@@ -56,7 +57,7 @@ class ModelConfig:
     methods: {name: options}. preprocessing: image_size, mean and std of 0-1 pixels, resize, crop.
     frames: number of frames the model was trained with, if any. frame_norm: whether embeddings of
     frames become unit vectors before their mean. source: layout of the published checkpoint, for
-    the way back.
+    the way back. view: what of a video it is evaluated on.
     """
 
     family: str
@@ -66,11 +67,13 @@ class ModelConfig:
     frames: int | None = None
     frame_norm: bool = False
     source: dict[str, Any] = dataclasses.field(default_factory=dict)
+    view: View = View()
 
     def to_dict(self) -> dict[str, Any]:
         """As in config.json."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {"format": _FORMAT} | fields | {"spec": self.spec.to_dict()}
+        fields |= {"spec": self.spec.to_dict(), "view": dataclasses.asdict(self.view)}
+        return {"format": _FORMAT} | fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ModelConfig":
@@ -84,6 +87,7 @@ class ModelConfig:
         spec = spec_from_dict(fields.get("spec"))
         config = from_values(cls, rest | {"spec": spec}, "config")
         _check_pixels(config.preprocessing, spec)
+        config.view.check(spec)
         make_model(spec, config.methods, ANY_FRAMES if config.frames is None else config.frames)
         return config
 

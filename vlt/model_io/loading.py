@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,19 @@ from vlt.model_io.folder import (
 from vlt.models.interpolation import resize_temporal
 from vlt.models.spec import SIZES, Spec, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
+from vlt.pytrees.paths import by_path
+from vlt.storage.trees import load_shapes
 
 # `config.model` of a folder that is used as it is, but for what the folder itself says.
-AS_STORED = {"methods": (), "dtype": "float32", "cls_only": True, "remat": False, "drop_path": 0.0}
+AS_STORED = {
+    "size": "",
+    "tokenizer": "",
+    "methods": (),
+    "dtype": "float32",
+    "cls_only": True,
+    "remat": False,
+    "drop_path": 0.0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +63,13 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     loaded = {} if folder is None else _read_params(folder, module)
     params = _complete(module, loaded, set(stored.methods), seed)
     methods = method_options(config, stored.methods)
+    frames = config["frames"]
     described = dataclasses.replace(
-        stored, methods=methods, frames=config["frames"], frame_norm=config["frame_norm"]
+        stored,
+        methods=methods,
+        frames=frames,
+        frame_norm=config["frame_norm"],
+        view=dataclasses.replace(stored.view, frames=frames),
     )
     return LoadedModel(module, params, described, tokenizer_folder(config, folder))
 
@@ -74,21 +89,50 @@ def tokenizer_folder(config: Mapping[str, Any], folder: Path | None) -> Path:
     return folder / "tokenizer"
 
 
-def load_folder(path: str) -> LoadedModel:
-    """The model of a folder (or of a name of vlt/data/resources.py) as it stands.
+def load_folder(
+    path: str,
+    frames: int | None = None,
+    frame_norm: bool | None = None,
+    methods: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
+    dtype: str = "float32",
+) -> LoadedModel:
+    """The model of a folder (or of a name of vlt/data/resources.py) as it stands, or changed.
+
+    frames, frame_norm, methods, dtype: as in a config's `model` section; None as in the folder.
+    Methods are added to the folder's; {name: options} gives options. Leaves that they lack there
+    start as training starts them, and are named in the log.
 
     Raises:
-        ModelFolderError: absent, half written, or not what its config.json says.
+        ModelFolderError: absent, half written, not what its config.json says, or for other frames.
+        ValueError: unknown method, option or dtype, or what does not fit the rest.
     """
     folder = resolve(path)
-    config, params = read_model_folder(folder)
-    _check_finite(folder, params)
-    options = AS_STORED | {
-        "frames": config.frames or ANY_FRAMES,
-        "frame_norm": config.frame_norm,
+    stored = read_model_config(folder)
+    options = AS_STORED | (dict(methods) if isinstance(methods, Mapping) else {})
+    options |= {
+        "checkpoint": path,
+        "methods": tuple(methods) if isinstance(methods, Mapping) else methods,
+        "frames": frames or stored.frames or stored.view.frames or ANY_FRAMES,
+        "frame_norm": stored.frame_norm if frame_norm is None else frame_norm,
+        "dtype": dtype,
     }
-    module = build_model(options, config.spec, config.methods, config.preprocessing)
-    return LoadedModel(module, params, config, folder / "tokenizer")
+    loaded = load_model(options, seed=0)
+    _tell_new(folder, loaded.params)
+    if frames or methods:
+        return loaded
+    config = dataclasses.replace(loaded.config, frames=stored.frames, view=stored.view)
+    return dataclasses.replace(loaded, config=config)
+
+
+def _tell_new(folder: Path, params: dict[str, Any]) -> None:
+    stored = by_path(load_shapes(folder / "weights"))
+    if new := [path for path in by_path(params) if path not in stored]:
+        logging.warning(
+            "%s has none of %d leaves, which are as training starts: %s",
+            folder,
+            len(new),
+            ", ".join(sorted({_kind(path) for path in new})),
+        )
 
 
 def build_described(config: Mapping[str, Any]) -> tuple[VideoModel, Path | None, ModelConfig]:
@@ -207,6 +251,8 @@ def _complete(
     module: VideoModel, loaded: dict[str, Any], stored: set[str], seed: int
 ) -> dict[str, Any]:
     """Loaded leaves, and fresh ones where the model has more."""
+    if loaded and not module.methods:
+        return loaded
     have = traverse_util.flatten_dict(loaded, sep="/")
 
     def fresh(key: jax.Array) -> dict[str, jax.Array]:

@@ -5,10 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from vlt import configuration
+from vlt.evaluation.clips import fitted
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params
 from vlt.model_io.loading import LoadedModel, load_model
+from vlt.model_io.view import View
 from vlt.models.points import copy_leaves
 from vlt.pytrees.partition import merge
 from vlt.storage.trees import CheckpointError
@@ -33,7 +37,9 @@ def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> Load
     if average is None:
         print(f"{workdir}: {checkpoints.describe(steps[0])}", file=sys.stderr)
     params = merge(mean_of_checkpoints(checkpoints, steps), frozen)
-    return _without_training_leaves(loaded, params)
+    found = _without_training_leaves(loaded, params)
+    described = dataclasses.replace(found.config, view=_evaluated_on(config, found))
+    return dataclasses.replace(found, config=described)
 
 
 def _exported_steps(checkpoints: TrainingCheckpoints, average: tuple[int, int] | None) -> list[int]:
@@ -62,3 +68,13 @@ def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> Loa
     params = copy_leaves(abstract_params(module), params)
     config = dataclasses.replace(loaded.config, methods=kept)
     return LoadedModel(module, params, config, loaded.tokenizer)
+
+
+def _evaluated_on(config: ConfigDict, model: LoadedModel) -> View:
+    """What of a video the evaluation sees that chooses the best checkpoint, else the first."""
+    chosen = config.train.best_metric.partition("/")[0]
+    spec = model.config.spec
+    for name in sorted(config.evals, key=lambda name: name != chosen):
+        if view := View.of_section(fitted(config.evals[name], spec)):
+            return view
+    return View(frames=config.model.frames)

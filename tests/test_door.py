@@ -7,11 +7,11 @@ import sys
 import pytest
 from helpers import environment
 
-from vlt.inference.door import run_door
+from vlt.door import run_door
 
 WAITING = """
 import sys, time
-from vlt.inference.door import run_door
+from vlt.door import run_door
 
 def body():
     print("ready", flush=True)
@@ -21,7 +21,7 @@ sys.exit(run_door(body))
 """
 TALKING = """
 import sys
-from vlt.inference.door import run_door
+from vlt.door import run_door
 
 def body():
     while True:

@@ -1,0 +1,73 @@
+"""What of a video a model is evaluated on, as its folder records it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
+from vlt.data.transform import INTERPOLATIONS
+from vlt.models.spec import MOST_TOKENS, Spec
+from vlt.pytrees.fields import near, shown
+
+FRAMES = 8  # of a model for any number of them
+LARGEST = 4096  # pixels of a side
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """`view` of config.json, all of it absent in folders that are older than it.
+
+    sampler: a rule of vlt.data.sample that draws nothing. frames: how many it takes; None for what
+    the model was trained with or has embeddings of, else `FRAMES`. resize, crop, interpolation: as
+    in vlt.data.transform; None for what `preprocessing` says.
+    """
+
+    sampler: str = "segment_centre"
+    frames: int | None = None
+    resize: int | tuple[int, int] | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> "View | None":
+        """What an evaluation's section takes of a video; None where that is no such view: several,
+        or one that draws."""
+        sampler, steps = section["sampler"], dict(section["transform"])
+        sizes = {name: steps.pop(name, None) for name in ("resize", "crop", "interpolation")}
+        if steps or sampler["name"] in RANDOM_SAMPLERS or sampler.get("clips", 1) > 1:
+            return None
+        if any(sizes.values()):
+            sizes["interpolation"] = sizes["interpolation"] or "bicubic"
+        return cls(sampler["name"], sampler["frames"], **sizes)
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError unless it gives a model of these sizes its frames."""
+        check_sampler(self.sampler)
+        if self.sampler in RANDOM_SAMPLERS:
+            raise ValueError(f"view.sampler={self.sampler!r}: a rule that draws nothing is needed")
+        if self.frames is not None and not 1 <= self.frames <= MOST_TOKENS:
+            raise ValueError(f"view.frames={self.frames}: 1 to {MOST_TOKENS}")
+        if self.interpolation not in (None, *INTERPOLATIONS):
+            known = near(self.interpolation, INTERPOLATIONS)
+            raise ValueError(f"view.interpolation={shown(self.interpolation)}{known}")
+        self._check_size(spec.visual.image_size)
+
+    def _check_size(self, side: int) -> None:
+        sides = [self.resize] if isinstance(self.resize, int) else [*(self.resize or ())]
+        if not all(1 <= each <= LARGEST for each in sides):
+            raise ValueError(f"view.resize={self.resize}: 1 to {LARGEST}")
+        if self.crop not in (None, side) or (self.crop is None and {*sides} - {side}):
+            raise ValueError(
+                f"view.resize={self.resize}, view.crop={self.crop}: the tower takes frames of "
+                f"{side} by {side}"
+            )
+
+    def transform(self, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+        """Steps of vlt.data.transform. preprocessing: of the folder."""
+        side, cut = preprocessing["image_size"], preprocessing.get("crop") == "center"
+        given = {"resize": self.resize, "crop": self.crop}
+        steps = {name: value for name, value in given.items() if value is not None}
+        if not steps:
+            steps = {"resize": side, "crop": side} if cut else {"resize": (side, side)}
+        interpolation = self.interpolation or preprocessing.get("resize", "bicubic")
+        return steps | {"interpolation": interpolation}
