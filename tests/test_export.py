@@ -128,7 +128,7 @@ def test_targets_are_seen_to_before_any_work(tmp_path, monkeypatch, capsys):
     for target, form, reason in (
         ("file/x.safetensors", "safetensors", "cannot be written: .*file is a file, not a folder"),
         ("file/model", "orbax", "cannot be written"),
-        ("notes.txt", "safetensors", "is something else than a safetensors file"),
+        ("notes.txt", "safetensors", "is not a safetensors file"),
         ("link.safetensors", "safetensors", "is a link to"),
         ("programs", "stablehlo", "also holds notes.txt, which no exported program does"),
     ):

@@ -364,16 +364,16 @@ def test_one_tower_alone(tower):
     ("options", "message"),
     [
         ({}, "3 of 3 vision blocks and msta.text_layers=.* 2 of 2 text blocks"),
-        ({"layers": (1, 2)}, r"msta.text_layers=\(1, 2\): the tower has blocks 0 to 1"),
-        ({"layers": (1, 3), "text_layers": (0, 1)}, r"msta.layers=\(1, 3\): the tower has"),
-        ({"layers": (1, 2), "text_layers": (1,)}, "name as many of both"),
+        ({"layers": (1, 2)}, r"msta.text_layers must be blocks from 0 to 1, .*got \(1, 2\)"),
+        ({"layers": (1, 3), "text_layers": (0, 1)}, r"msta.layers must be blocks from 0 to 2, .*got \(1, 3\)"),
+        ({"layers": (1, 2), "text_layers": (1,)}, "so name equally many"),
         ({"bottleneck": 0}, "msta.bottleneck must be >= 1, got 0"),
         ({"scale": -1.0}, "msta.scale must be >= 0, got -1.0"),
         ({"dropout": 1.0}, "must be >= 0 and < 1"),
         ({"towers": ("video",)}, "video; choose from visual, text"),
         ({"adapter_input": "ln2"}, "ln2; choose from ln1, raw"),
-        ({"cls_temporal": "mean"}, "there are none, replicate"),
-        ({"dropout_position": "last"}, "there are after_shared, before_shared"),
+        ({"cls_temporal": "mean"}, "mean; choose from none, replicate"),
+        ({"dropout_position": "last"}, "last; choose from after_shared, before_shared"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -33,7 +33,7 @@ def test_what_was_written_is_replaced_unless_it_holds_more(tmp_path):
 
 def test_a_config_alone_makes_no_folder_replaceable(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
-    with pytest.raises(ModelFolderError, match="is something else"):
+    with pytest.raises(ModelFolderError, match="is not a folder of a published layout"):
         written(tmp_path)
     assert (tmp_path / "config.json").read_text() == '{"model_type": "clip"}'
 
@@ -41,7 +41,7 @@ def test_a_config_alone_makes_no_folder_replaceable(tmp_path):
 def test_a_file_is_replaced_only_by_its_like(tmp_path):
     target = tmp_path / "weights.safetensors"
     target.write_text("not what its name says")
-    with pytest.raises(ModelFolderError, match="something else than a safetensors file"):
+    with pytest.raises(ModelFolderError, match="is not a safetensors file"):
         reverse(MODEL, target, family="openai", overwrite=True)
     target.rename(tmp_path / "text")
     for name in ("weights.safetensors", ".weights.safetensors.unfinished"):

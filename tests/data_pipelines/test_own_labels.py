@@ -215,7 +215,7 @@ def test_folders_whose_names_are_no_classes(tmp_path, name):
 
 def test_a_video_whose_name_is_not_utf8_is_named(tmp_path):
     folder = touch(tmp_path / "videos", "run/caf\udce9.mp4")
-    with pytest.raises(AnnotationError, match=r"caf\\udce9.mp4: the name is no UTF-8.*rename it"):
+    with pytest.raises(AnnotationError, match=r"caf\\udce9.mp4: the name is not UTF-8.*rename it"):
         write_folders(str(folder), str(tmp_path / "all.jsonl"))
 
 

@@ -136,7 +136,7 @@ def test_lists_with_names_of_videos_and_several_answers(tmp_path):
         ),
         ([{"video_id": 3, "question": ["why?"], "answer": "a"}], "blank or no text"),
         ([{"video_id": 3, "question": "why?", "answer": []}], "blank or no text"),
-        ({"video3": "why?"}, "holds an object, no list of questions"),
+        ({"video3": "why?"}, "holds an object, not a list of questions"),
         (["why?"], "it holds 'why"),
     ],
 )

@@ -11,6 +11,7 @@ from vlt.evaluation import retrieval
 
 SECTION = {"protocol": "own_data", "allow_subset": False, "ties": "against"}
 AXES = np.eye(8)
+COSINES = SimpleNamespace(module=SimpleNamespace(scores_pairs=False))  # a predictor
 
 
 def records(*rows: tuple[str, tuple[str, ...]], **extra) -> SimpleNamespace:
@@ -51,7 +52,7 @@ def test_a_video_of_several_rows_is_one_candidate_and_an_unread_one_is_none(embe
         {"a": AXES[0], "b": AXES[1]},
         {"x": AXES[0], "w": AXES[0], "z": AXES[1], "y": AXES[0] + 0.5 * AXES[1], "v": AXES[2]},
     )
-    found = retrieval.retrieval(None, None, SECTION, data, 0)
+    found = retrieval.retrieval(COSINES, None, SECTION, data, 0)
     assert (found["t2v_R@1"], found["t2v_R@5"], found["t2v_MnR"]) == (75.0, 100.0, 1.25)
     assert (found["v2t_R@1"], found["protocol"]) == (50.0, "own_data")
 
@@ -72,7 +73,7 @@ def test_what_is_no_set_of_twins_is_refused():
     two = {"pair": (0, 0), "family": ("size", "size")}
     data = records(("a", ("x",)), ("b", ("y",)), **two)
     assert retrieval.pairs_of_twins(data, 1)[0].tolist() == [[0, 1]]
-    with pytest.raises(ValueError, match="1 pairs of twins; at least 2 are needed"):
+    with pytest.raises(ValueError, match="1 pairs of twins, but min_pairs=2"):
         retrieval.pairs_of_twins(data, 2)
     with pytest.raises(ManifestError, match="`family` and `caption` in every row"):
         retrieval.pairs_of_twins(records(("a", ("x",)), ("b", ()), **two), 1)
@@ -83,6 +84,6 @@ def test_what_is_no_set_of_twins_is_refused():
 
 def test_an_unknown_rule_for_ties_is_refused_before_anything_is_read():
     data = records(("a", ("x",)))
-    with pytest.raises(ValueError, match="ties='for': one of against, published"):
+    with pytest.raises(ValueError, match="unknown ties: 'for'; choose from against, published"):
         retrieval.check_retrieval(SECTION | {"ties": "for"}, data)
     assert "t2v_R@1" in retrieval.check_retrieval(SECTION, data)

@@ -190,7 +190,7 @@ def test_a_method_of_both_towers_is_refused_beside_a_bert_unless_it_says_that_it
 
 def test_prompts_among_patches_whose_counts_are_learned_are_a_sentence():
     model = built("clip", "prompt matched", "diffrate learned")
-    with pytest.raises(ValueError, match="counts of 16 patches, and there are 18: prompts"):
+    with pytest.raises(ValueError, match="counts of 16 patches, but there are 18, prompts"):
         abstract_params(model)
 
 

@@ -127,7 +127,7 @@ def test_bad_input_is_an_error(similarity: np.ndarray, truth: list[int], message
 
 
 def test_unknown_rule_for_ties() -> None:
-    with pytest.raises(ValueError, match="ties='lucky'"):
+    with pytest.raises(ValueError, match="unknown ties: 'lucky'"):
         retrieval_metrics(np.eye(2), np.arange(2), ties="lucky")
 
 
