@@ -1,8 +1,8 @@
 """Scores captions that were written before.
 
 PREDICTIONS holds {id: caption}, as evaluations write it, COCO's list, or what `vlt caption --json`
-prints; REFERENCES is a manifest, {id: captions} or COCO's annotations. A captioned file has the id of
-its row in a manifest, or that which is its path, its name, or its name without suffix.
+prints; REFERENCES is a manifest, {id: captions} or COCO's annotations. A captioned file has the id
+of its row in a manifest, or that which is its path, its name, or its name without suffix.
 """
 
 import argparse

@@ -59,7 +59,8 @@ def _published_or_layers(text: str) -> str | tuple[int, ...]:
     return text if text == "published" else _joined(text)
 
 
-_KEYS: dict[str, Callable[[str], Any]] = {
+# vlt.command_line.convert tells what they mean.
+KEYS: dict[str, Callable[[str], Any]] = {
     "activation": str,
     "visual.activation": str,
     "text.activation": str,
@@ -93,14 +94,14 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or key not in _KEYS:
-            close = difflib.get_close_matches(key, _KEYS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"keys are {', '.join(_KEYS)}"
+        if not equals or key not in KEYS:
+            close = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"keys are {', '.join(KEYS)}"
             raise ConversionError(f"--set {pair}: key=value with a known key; {hint}")
         if key in settings:
             raise ConversionError(f"--set {key} is given twice")
         try:
-            settings[key] = _KEYS[key](text)
+            settings[key] = KEYS[key](text)
         except ValueError as error:
             raise ConversionError(f"--set {pair}: {error}") from error
     both = settings.pop("activation", None)
