@@ -168,6 +168,7 @@ CASES: dict[str, Case] = {
                 " --overwrite"
             ),
             "clip-vit-base-patch32 checkpoints/clip_b32": "",
+            "clip-vit-base-patch32 checkpoints/viclip_of_clip --set visual.temporal_frames=8": "",
             "viclip_b16.pth checkpoints/viclip_b16 --tokenizer bpe_simple_vocab_16e6.txt.gz": "",
             "model_base_caption_capfilt_large.pth checkpoints/blip_caption_b16 "
             "--tokenizer bert-base-uncased --set visual.image_size=224": "",

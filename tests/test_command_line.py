@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from helpers import environment
 import vlt
 from vlt.command_line import COMMANDS, convert, export
 from vlt.convert.families import FAMILIES
+from vlt.convert.settings import KEYS
 from vlt.export import FORMATS
 
 # Runs `vlt` once for each line of arguments, in a child of a process that has imported nothing.
@@ -109,6 +111,10 @@ def test_commands_have_doors():
 
 def test_what_is_listed_twice_is_the_same():
     assert list(convert.LAYOUTS) == list(FAMILIES)
+    told = [key for keys in convert.SETTINGS.values() for key in keys]
+    assert sorted(told) == sorted(KEYS)
+    layouts = re.findall(r"\b[a-z]+_?[a-z]+\b", " ".join(convert.SETTINGS))
+    assert {*FAMILIES} <= {*layouts}
     assert tuple(FORMATS) == export.FORMATS
 
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from collections.abc import Collection
 
 from vlt.command_line.score import parse
 from vlt.data.manifest import ManifestError
@@ -26,8 +25,11 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """The same, of arguments that were parsed."""
     try:
+        captions = read_captioned_videos(options.predictions)
+        predictions = read_predictions(options.predictions) if captions is None else {}
         references = read_references(options.references)
-        predictions = _predictions(options, references)
+        if captions is not None:
+            predictions = by_reference(captions, references, options.references)
         if options.intersection:
             before = len(predictions), len(references)
             predictions, references = common_ids(predictions, references)
@@ -44,13 +46,6 @@ def run(options: argparse.Namespace) -> None:
     print(f"{len(predictions):,} captions against {texts:,} references, percent")
     row = {name: scores.get(name, "needs Java") for name in METRICS}
     print(format_table([row], [Column(name, name, ".2f") for name in METRICS]))
-
-
-def _predictions(options: argparse.Namespace, ids: Collection[str]) -> dict[str, str]:
-    captions = read_captioned_videos(options.predictions)
-    if captions is None:
-        return read_predictions(options.predictions)
-    return by_reference(captions, ids, options.references)
 
 
 def _tell_left_out(before: tuple[int, int], kept: int) -> None:

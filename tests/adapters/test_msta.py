@@ -365,7 +365,10 @@ def test_one_tower_alone(tower):
     [
         ({}, "3 of 3 vision blocks and msta.text_layers=.* 2 of 2 text blocks"),
         ({"layers": (1, 2)}, r"msta.text_layers must be blocks from 0 to 1, .*got \(1, 2\)"),
-        ({"layers": (1, 3), "text_layers": (0, 1)}, r"msta.layers must be blocks from 0 to 2, .*got \(1, 3\)"),
+        (
+            {"layers": (1, 3), "text_layers": (0, 1)},
+            r"msta.layers must be blocks from 0 to 2, .*got \(1, 3\)",
+        ),
         ({"layers": (1, 2), "text_layers": (1,)}, "so name equally many"),
         ({"bottleneck": 0}, "msta.bottleneck must be >= 1, got 0"),
         ({"scale": -1.0}, "msta.scale must be >= 0, got -1.0"),

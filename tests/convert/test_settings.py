@@ -30,7 +30,10 @@ def test_values_are_read(pair, value):
     "pair", ["tempme.r=-1", "visual.heads=10001", "text.dropout=1", "text.dropout=-0.1"]
 )
 def test_bounds_end_where_they_say(pair):
-    with pytest.raises(ConversionError, match=f"--set {pair}: must be (a whole number from 0 to 10000|>= 0 and < 1)$"):
+    with pytest.raises(
+        ConversionError,
+        match=f"--set {pair}: must be (a whole number from 0 to 10000|>= 0 and < 1)$",
+    ):
         parse_settings([pair])
 
 

@@ -13,6 +13,7 @@ from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params
 from vlt.model_io.folder import ModelFolderError, read_model_folder, write_model_folder
 from vlt.model_io.loading import load_folder, load_model
+from vlt.models.spec import SIZES
 from vlt.models.vit import VisionTransformer
 
 
@@ -83,11 +84,17 @@ def test_methods_of_a_folder_may_be_read_with_other_options(tmp_path):
     assert (module.methods[0].gates, module.methods[0].depth) == ("none", 2)
 
 
-def test_wrong_checkpoints_are_refused(tmp_path):
+def test_wrong_checkpoints_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ModelFolderError, match="no such folder"):
         load_model(model_config(checkpoint=str(tmp_path / "absent")), 0)
     with pytest.raises(ModelFolderError, match="is not of config.model.size='clip_b32'"):
         load_model(model_config(size="clip_b32"), 0)
+    near = dataclasses.replace(SIZES["tiny_clip"], embed_dim=65)
+    monkeypatch.setitem(SIZES, "near", near)
+    with pytest.raises(ModelFolderError, match="size='near': embed_dim is 64, not 65; set"):
+        load_model(model_config(size="near"), 0)
+    with pytest.raises(ModelFolderError, match="'tiny_klip', which there is not; did you mean"):
+        load_model(model_config(size="tiny_klip"), 0)
     half = tmp_path / "half"
     shutil.copytree(resolve("tiny_clip"), half)
     (half / "config.json").unlink()

@@ -17,7 +17,6 @@ from flax import traverse_util
 from helpers import ROOT, environment, run_python
 from processes import CONFIG, LOST_SECONDS, finish, start_run, together, wait_until
 
-from vlt import main
 from vlt.runtime import processes
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.metrics_log import PERFORMANCE, read_metrics

@@ -59,7 +59,8 @@ def _published_or_layers(text: str) -> str | tuple[int, ...]:
     return text if text == "published" else _joined(text)
 
 
-_KEYS: dict[str, Callable[[str], Any]] = {
+# vlt.command_line.convert tells what they mean.
+KEYS: dict[str, Callable[[str], Any]] = {
     "activation": str,
     "visual.activation": str,
     "text.activation": str,
@@ -95,12 +96,12 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals:
             raise ConversionError(f"--set {pair}: must be KEY=VALUE")
-        if key not in _KEYS:
-            raise ConversionError(f"--set {pair}: unknown key {key!r}{near(key, _KEYS)}")
+        if key not in KEYS:
+            raise ConversionError(f"--set {pair}: unknown key {key!r}{near(key, KEYS)}")
         if key in settings:
             raise ConversionError(f"--set {key} is given twice")
         try:
-            settings[key] = _KEYS[key](text)
+            settings[key] = KEYS[key](text)
         except ValueError as error:
             raise ConversionError(f"--set {pair}: {error}") from error
     both = settings.pop("activation", None)

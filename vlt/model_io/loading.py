@@ -23,6 +23,7 @@ from vlt.model_io.folder import (
 from vlt.models.interpolation import resize_temporal
 from vlt.models.spec import SIZES, Spec, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
+from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
 from vlt.storage.trees import load_shapes
 
@@ -186,10 +187,24 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     spec = _for_frames(stored.spec, frames)
     if size and (size not in SIZES or _for_frames(SIZES[size], frames) != spec):
         raise ModelFolderError(
-            f"{folder} is not of config.model.size={size!r} but {stored.spec}; set the size that "
-            "fits, or '' to take the checkpoint's"
+            f"{folder} is not of config.model.size={size!r}{_differences(size, spec, frames)}; "
+            "set the size that fits, or '' to take the checkpoint's"
         )
     return folder, dataclasses.replace(stored, spec=spec)
+
+
+def _differences(size: str, spec: Spec, frames: int) -> str:
+    """The fields in which a folder's sizes are not those of a name, or the nearest name."""
+    if size not in SIZES:
+        return f", which there is not{near(size, SIZES)}"
+    both = (_for_frames(SIZES[size], frames), spec)
+    named, own = (traverse_util.flatten_dict(each.to_dict(), sep=".") for each in both)
+    told = [
+        f"{field} is {shown(own.get(field))}, not {shown(named.get(field))}"
+        for field in sorted({*named, *own})
+        if named.get(field) != own.get(field)
+    ]
+    return ": " + ", ".join(told)
 
 
 def _for_frames(spec: Spec, frames: int) -> Spec:

@@ -84,8 +84,6 @@ def common_ids(
     """Both, of the ids that both have. Raises ScoringError where there is none."""
     ids = [each for each in references if each in predictions]
     if not ids:
-        some = [next(iter(each), "none") for each in (predictions, references)]
-        raise ScoringError(
-            f"no id in common: predictions have {some[0]}, references {some[1]}, ..."
-        )
+        one, other = (next(iter(each), "none") for each in (predictions, references))
+        raise ScoringError(f"no id in common: predictions have {one}, references {other}, ...")
     return {each: predictions[each] for each in ids}, {each: references[each] for each in ids}
