@@ -130,7 +130,7 @@ def test_targets_are_seen_to_before_any_work(tmp_path, monkeypatch, capsys):
         ("file/model", "orbax", "cannot be written"),
         ("notes.txt", "safetensors", "is not a safetensors file"),
         ("link.safetensors", "safetensors", "is a link to"),
-        ("programs", "stablehlo", "also holds notes.txt, which no exported program does"),
+        ("programs", "stablehlo", "also holds notes.txt, which is no part of an exported program"),
     ):
         words = ["--workdir=nowhere", str(tmp_path / target), f"--format={form}", "--overwrite"]
         assert main(words) == 1

@@ -40,7 +40,7 @@ FORMATS = {
     "orbax": MODEL_FOLDER,
     "safetensors": SAFETENSORS,
     "stablehlo": Kind(
-        "exported program",
+        "an exported program",
         lambda folder: (folder / "video.stablehlo").is_file(),
         re.compile(r"(video|text)\.stablehlo"),
     ),

@@ -206,7 +206,7 @@ def test_every_leaf_gets_a_gradient(whole_block):
         ({"gate": "sigmoid"}, "sigmoid; choose from tanh, convex, channel"),
         (
             {"temporal_position": "sine"},
-            "dual_attention.temporal_position: sine; choose from none, learned",
+            "temporal_position: sine; choose from none, learned",
         ),
         ({"max_frames": 0}, "dual_attention.max_frames must be >= 1, got 0"),
     ],

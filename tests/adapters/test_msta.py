@@ -367,7 +367,7 @@ def test_one_tower_alone(tower):
         ({"layers": (1, 2)}, r"msta.text_layers must be blocks from 0 to 1, .*got \(1, 2\)"),
         (
             {"layers": (1, 3), "text_layers": (0, 1)},
-            r"msta.layers must be blocks from 0 to 2, .*got \(1, 3\)",
+            r"msta.layers must be .* 0 to 2, .*got \(1, 3\)",
         ),
         ({"layers": (1, 2), "text_layers": (1,)}, "so name equally many"),
         ({"bottleneck": 0}, "msta.bottleneck must be >= 1, got 0"),

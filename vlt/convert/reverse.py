@@ -137,7 +137,7 @@ def _is_huggingface_folder(folder: Path) -> bool:
 
 
 _HUGGINGFACE_FOLDER = Kind(
-    "folder of a published layout",
+    "a folder of a published layout",
     _is_huggingface_folder,
     re.compile(rf"(preprocessor_)?config\.json|model\.safetensors|{TOKENIZER_NAMES}"),
 )

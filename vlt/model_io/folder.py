@@ -291,12 +291,12 @@ def check_replaceable(target: Path, overwrite: bool, kind: Kind) -> None:
     if not overwrite:
         raise ModelFolderError(f"{target} exists; --overwrite replaces it")
     if not kind.recognized(target):
-        raise ModelFolderError(f"{target} exists and is not a {kind.what}; remove it yourself")
+        raise ModelFolderError(f"{target} exists and is not {kind.what}; remove it yourself")
     others = foreign_entries(target, kind.entries) if kind.entries else []
     if others:
         raise ModelFolderError(
             f"{target} is not replaced, since it also holds {listed(others)}, which is no part of "
-            f"a {kind.what}; move that elsewhere, or name another folder"
+            f"{kind.what}; move that elsewhere, or name another folder"
         )
 
 
@@ -308,7 +308,7 @@ def is_safetensors(file: Path) -> bool:
         return opened.read(9)[8:] == b"{"
 
 
-SAFETENSORS = Kind("safetensors file", is_safetensors)
+SAFETENSORS = Kind("a safetensors file", is_safetensors)
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -321,7 +321,7 @@ def is_model_folder(folder: Path) -> bool:
 
 
 MODEL_FOLDER = Kind(
-    "model folder",
+    "a model folder",
     is_model_folder,
     re.compile(
         r"config\.json|report\.txt|tokenizer|weights|"
