@@ -50,7 +50,7 @@ def test_options_that_a_config_lacks_reach_what_is_named():
         ("tome", 1)
     ]
     config = load_config(LORA, {"model.methods": ("btadapter",), "model.btadapter.dept": 1})
-    with pytest.raises(ValueError, match="'btadapter' has no option 'dept'; did you mean 'depth'"):
+    with pytest.raises(ValueError, match="'btadapter' has no option 'dept' .did you mean 'depth'"):
         build_model(config.model)
     config = load_config(LORA, {"optimizer.adamw_hf.b1": 0.5})
     with pytest.raises(ValueError, match="options of adamw_hf are optimizer.b1, b2 and eps"):

@@ -41,7 +41,7 @@ def trainer(tmp_path, monkeypatch):
         (tmp_path / "vlt").mkdir()
         (tmp_path / "vlt/__init__.py").touch()
         (tmp_path / "vlt/configuration.py").write_text(
-            "ConfigError, PACKAGED, check_flags = OSError, None, print\n"
+            "ConfigError, PACKAGED, check_flags, path_of = OSError, None, print, print\n"
         )
         (tmp_path / "vlt/main.py").write_text(source)
 

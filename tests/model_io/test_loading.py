@@ -93,7 +93,7 @@ def test_wrong_checkpoints_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, "near", near)
     with pytest.raises(ModelFolderError, match="size='near': embed_dim is 64, not 65; set"):
         load_model(model_config(size="near"), 0)
-    with pytest.raises(ModelFolderError, match="'tiny_klip', which there is not; did you mean"):
+    with pytest.raises(ModelFolderError, match="'tiny_klip', which there is not .did you mean"):
         load_model(model_config(size="tiny_klip"), 0)
     half = tmp_path / "half"
     shutil.copytree(resolve("tiny_clip"), half)

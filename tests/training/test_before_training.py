@@ -64,6 +64,7 @@ def test_unknown_protocols_and_those_of_other_texts_are_refused(refused):
     assert "'msvd_captions' has references, not queries; take one of ['msrvtt_1ka'," in said
 
 
+@pytest.mark.slow
 def test_own_videos_are_labelled_as_own_data(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     manifest = own_manifest(tmp_path)

@@ -361,6 +361,7 @@ def test_a_run_killed_after_its_last_step_is_evaluated_when_it_goes_on(
     assert last == TrainingCheckpoints(whole, 1).metrics(12) and last
 
 
+@pytest.mark.slow
 def test_evaluations_may_be_others_than_those_of_training(evaluating):
     workdir, _ = evaluating
     other = "--config.evals.looks.ties=published"
@@ -371,6 +372,7 @@ def test_evaluations_may_be_others_than_those_of_training(evaluating):
     assert run(workdir, *EVALUATING, other).returncode == 1, "training goes on as it began"
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_by_its_own_config(evaluating):
     """Which need not be named, and of which evaluations may be changed, but nothing else."""
     workdir, _ = evaluating

@@ -60,6 +60,7 @@ def config():
     return found
 
 
+@pytest.mark.slow
 def test_repeats_have_folders_of_their_own_and_the_row_is_their_mean(tmp_path):
     rows = main.run_all(config(), tmp_path)
     runs = [json.loads((tmp_path / f"seed-{seed}/run.json").read_text()) for seed in (3, 4)]
