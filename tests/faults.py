@@ -159,6 +159,8 @@ class Copy:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         command += [f"-ofaulthandler_timeout={HANG_SECONDS}", "-ofaulthandler_exit_on_timeout=1"]
         environment = os.environ | {"PYTHONPATH": str(self.root)}
+        # Bytecode is of a source's size and second, which another fault's may have, too.
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 command,
