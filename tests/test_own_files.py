@@ -146,6 +146,7 @@ VIDEO = np.random.default_rng(0).integers(0, 255, (2, 4, 32, 32, 3), np.uint8)
 
 
 def test_a_model_may_be_loaded_otherwise_than_its_folder_says(caplog):
+    caplog.set_level("WARNING", logger="absl")  # whatever a command has set
     plain = vlt.load("tiny_clip")
     model = vlt.load("tiny_clip", frames=4, frame_norm=True, methods={"tome": {"r": 2}})
     assert (model.module.frames, model.module.frame_norm, model.module.methods[0].r) == (4, True, 2)
