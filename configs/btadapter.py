@@ -151,16 +151,12 @@ def own_videos() -> ConfigDict:
         checkpoint="checkpoints/clip_b32",
         size="clip_b32",
         frames=12,
-        context=77,
         dtype="float32",
         remat=False,
     )
     config.optimizer.schedule = {"name": "cosine", "warmup": 0.1}
-    config.task.mask_duplicates = True
-    config.data.train.sampler.name = "random_segments"
     config.data.train.on_error = "raise"
-    common.own_data(config, 32, common.own_retrieval(config.model.frames))
-    config.train.update(steps=1000, eval_every=250, checkpoint_every=250, best_metric="own/t2v_R@1")
+    common.train_on_own(config)
     config.table = common.retrieval_table("own", ("R@1", "R@5", "R@10", "MnR"))
     return config
 

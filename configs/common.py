@@ -242,6 +242,15 @@ def own_retrieval(frames: int) -> ConfigDict:
     return retrieval("own_data", videos(OWN, "segment_centre", frames, 32, transform=transform))
 
 
+def train_on_own(config: ConfigDict) -> None:
+    """Training for retrieval on any manifest with `video` and `caption`."""
+    config.model.context = 77
+    config.task.mask_duplicates = True
+    config.data.train.sampler.name = "random_segments"
+    own_data(config, 32, own_retrieval(config.model.frames))
+    config.train.update(steps=1000, eval_every=250, checkpoint_every=250, best_metric="own/t2v_R@1")
+
+
 def retrieval_table(evaluation: str, measures: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Columns of both directions, and the protocol."""
     directions = ("t2v", "v2t")

@@ -169,11 +169,7 @@ def own_videos(method: str) -> ConfigDict:
     """Any manifest with `video` and `caption`; evaluated on the same videos where
     `evals.own.manifest` names no others. The recipe is that of `msrvtt_b32`."""
     config = retrieval("msrvtt_b32", method)
-    config.model.context = 77
-    config.task.mask_duplicates = True
-    config.data.train.sampler.name = "random_segments"
-    common.own_data(config, 32, common.own_retrieval(config.model.frames))
-    config.train.update(steps=1000, eval_every=250, checkpoint_every=250, best_metric="own/t2v_R@1")
+    common.train_on_own(config)
     config.table = paper_table("own")
     return config
 

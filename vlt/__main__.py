@@ -1,11 +1,10 @@
 """`vlt COMMAND ...`, and the same as `python -m vlt COMMAND ...`."""
 
-import os
 import signal
 import sys
 
 from vlt import __version__
-from vlt.command_line import COMMANDS
+from vlt.command_line import COMMANDS, reader_gone
 from vlt.pytrees.fields import did_you_mean
 
 
@@ -29,9 +28,8 @@ def main() -> int | None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # its reader, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        return reader_gone()
 
 
 def usage() -> str:

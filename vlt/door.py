@@ -1,13 +1,12 @@
 """The frame of a command that runs a model over videos: the model, how it ends."""
 
-import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vlt.api import as_model
+from vlt.command_line import reader_gone
 from vlt.configuration import ConfigError
 from vlt.data.texts import printable
 from vlt.model_io.folder import ModelFolderError
@@ -49,8 +48,6 @@ def run_door(body: Callable[[], int]) -> int:
             print(printable(f"error: {error}"), file=sys.stderr)
             return 1
         except BrokenPipeError:
-            # Else Python fails once more when it flushes stdout at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
+            return reader_gone()
         except stopping.Stopped:
             return stopping.status()

@@ -1,34 +1,19 @@
 """A method that scores pairs is asked in losses and evaluations alike: a video's best frame."""
 
-import dataclasses
-
 import evaluation_kinds
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from best_frame import BestFrame
 from evaluated import data, predictor
 from test_recognition import CLASSES, SECTION, labelled, model, params
 
 from vlt.evaluation import recognition, retrieval
-from vlt.models.points import Method
 from vlt.tasks import losses
 from vlt.tasks.recognition import Recognition
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import StepInputs
 from vlt.training.step import make_train_step
-
-
-@dataclasses.dataclass(frozen=True)
-class BestFrame(Method):
-    """[v, t, e], [c, e] -> the largest cosine of a frame."""
-
-    needs = frozenset({"pair_scores"})
-
-    def score(self, model, frames, texts, scores):
-        unit = frames / jnp.linalg.norm(frames, axis=-1, keepdims=True)
-        return jnp.einsum("vte,ce->vct", unit, texts).max(-1)
-
 
 PAIRS = model().clone(methods=(BestFrame(),))
 PARAMS = params()

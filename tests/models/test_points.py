@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from best_frame import BestFrame
 
 from vlt.models.block import Block, attend
 from vlt.models.dual_encoder import DualEncoder
@@ -307,17 +308,6 @@ def test_what_is_inserted_comes_out_again():
     np.testing.assert_array_equal(more.readout, [1, 6])
     jax.tree.map(np.testing.assert_array_equal, more.remove(2, 2), tokens)
     assert tokens.insert(2, jnp.ones((2, 4)), protected=False).protected == 2
-
-
-@dataclasses.dataclass(frozen=True)
-class BestFrame(Method):
-    """A video is as like a text as its best frame."""
-
-    needs = frozenset({"pair_scores"})
-
-    def score(self, model, frames, texts, scores):
-        unit = frames / jnp.linalg.norm(frames, axis=-1, keepdims=True)
-        return jnp.einsum("vte,ce->vct", unit, texts).max(-1)
 
 
 def test_scores_of_pairs_are_cosines_unless_a_method_makes_others():

@@ -7,7 +7,9 @@ wants, or ends the process with a sentence or with help.
 
 import dataclasses
 import importlib
+import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +54,15 @@ class FlagsCommand(Command):
 
         app.run(self.call, [*argv, *self.added], flags_parser=self.parser())
         return 0  # not reached, `app.run` ends the process
+
+
+def reader_gone() -> int:
+    """The exit status where the reader of the output, such as `head`, has gone.
+
+    What Python would flush at its end, and fail once more, goes nowhere.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 COMMANDS = {

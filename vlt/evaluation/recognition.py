@@ -19,7 +19,7 @@ from vlt.evaluation.recognition_protocols import (
     combined,
     named_recognition_protocol,
 )
-from vlt.evaluation.retrieval import embed_texts, pair_scores
+from vlt.evaluation.retrieval import embed_texts, encode_videos, pair_scores
 from vlt.storage.files import new_file
 from vlt.tasks.recognition import MAX_LOGIT_SCALE, checked_template
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
@@ -110,8 +110,7 @@ def _encoder(predictor: Predictor, views: int) -> Any:
     def encode(params: Any, video: jax.Array) -> jax.Array:
         """[b, views * t, H, W, 3] -> [b, views, ...] as of `embed_videos`."""
         clips = video.reshape(len(video) * views, -1, *video.shape[2:])
-        unit, out = predictor.module.apply({"params": params}, clips, method="encode_video")
-        found = out["frames"] if predictor.module.scores_pairs else unit
+        found = encode_videos(predictor, params, clips)
         return found.reshape(len(video), views, *found.shape[1:])
 
     return encode

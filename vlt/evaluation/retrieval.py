@@ -1,5 +1,6 @@
 """Retrieval and twins by embeddings, of a dual encoder."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,12 +26,23 @@ def embed_videos(
 
     That is unit vectors [n, e], or embeddings of frames [n, t, e] where a method scores pairs.
     """
-    return predictor.videos(_encoder(predictor, "encode_video"), params, data, step)
+    program = predictor.compiled("encode_video", functools.partial(encode_videos, predictor))
+    return predictor.videos(program, params, data, step)
+
+
+def encode_videos(predictor: Predictor, params: Any, video: jax.Array) -> jax.Array:
+    """[b, t, H, W, 3] -> what `pair_scores` reads of each."""
+    unit, out = predictor.module.apply({"params": params}, video, method="encode_video")
+    return out["frames"] if predictor.module.scores_pairs else unit
 
 
 def embed_texts(predictor: Predictor, params: Any, texts: Sequence[str]) -> np.ndarray:
     """Unit vectors [n, e]."""
-    return predictor.texts(_encoder(predictor, "encode_text"), params, texts)
+
+    def encode(params: Any, ids: jax.Array) -> jax.Array:
+        return predictor.module.apply({"params": params}, ids, method="encode_text")[0]
+
+    return predictor.texts(predictor.compiled("encode_text", encode), params, texts)
 
 
 def pair_scores(
@@ -48,16 +60,6 @@ def pair_scores(
     parts = np.split(filled, len(filled) // PAIR_BATCH)
     found = [predictor.run(program, (params, texts), part) for part in parts]
     return np.concatenate(found)[: len(videos)].T
-
-
-def _encoder(predictor: Predictor, method: str) -> Any:
-    frames = method == "encode_video" and predictor.module.scores_pairs
-
-    def encode(params: Any, inputs: jax.Array) -> jax.Array:
-        unit, out = predictor.module.apply({"params": params}, inputs, method=method)
-        return out["frames"] if frames else unit
-
-    return predictor.compiled(method, encode)
 
 
 def retrieval(

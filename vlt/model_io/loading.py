@@ -118,7 +118,8 @@ def load_folder(
         "dtype": dtype,
     }
     loaded = load_model(options, seed=0)
-    _tell_new(folder, loaded.params)
+    if loaded.module.methods:
+        _tell_new(folder, loaded.params)
     if frames or methods:
         return loaded
     config = dataclasses.replace(loaded.config, frames=stored.frames, view=stored.view)

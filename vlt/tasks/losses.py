@@ -26,13 +26,21 @@ def info_nce(
         others, places, their_ids = chunk
         logits = scale * jnp.matmul(x, others.T, preferred_element_type=jnp.float32)
         if ids is not None:
-            same = (ids[:, None] == their_ids[None]).all(-1) & (columns[:, None] != places)
-            logits = jnp.where(same, jnp.finfo(jnp.float32).min, logits)
+            logits = _without_equal_texts(logits, (ids, columns), (their_ids, places))
         return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=-1)), None
 
     total, _ = jax.lax.scan(add, jnp.full(len(x), -jnp.inf), chunks)
     own = scale * jnp.einsum("be,be->b", x, y, preferred_element_type=jnp.float32)
     return (total - own).mean()
+
+
+def _without_equal_texts(
+    logits: jax.Array, rows: tuple[jax.Array, jax.Array], columns: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """Logits [r, c] without pairs of other places whose texts are equal; (ids, places) of both."""
+    (ids, places), (their_ids, their_places) = rows, columns
+    same = (ids[:, None] == their_ids[None]).all(-1) & (places[:, None] != their_places)
+    return jnp.where(same, jnp.finfo(jnp.float32).min, logits)
 
 
 def contrastive(
@@ -49,8 +57,7 @@ def contrastive_scores(
     own = jnp.arange(len(scores))
     logits = scale * scores.astype(jnp.float32)
     if ids is not None:
-        same = (ids[:, None] == ids[None]).all(-1) & (own[:, None] != own)
-        logits = jnp.where(same, jnp.finfo(jnp.float32).min, logits)
+        logits = _without_equal_texts(logits, (ids, own), (ids, own))
     loss = optax.softmax_cross_entropy_with_integer_labels
     return loss(logits, own).mean() + loss(logits.T, own).mean()
 
