@@ -54,6 +54,7 @@ def test_a_fault_is_put_where_it_was_found():
 
 
 FILES = {
+    "vlt/__init__.py": "",  # else an installed vlt would go first
     "vlt/room/__init__.py": "",
     "vlt/room/counts.py": "def more(n):\n    return n + 1\n",
     "vlt/room/used.py": """
