@@ -14,11 +14,13 @@ import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.block import (
+    LOWEST,
     Attention,
     Dense,
     LayerNorm,
     Mlp,
     causal_bias,
+    causal_bias_behind,
     constrain_sharding,
 )
 from vlt.models.points import Method, of_tower
@@ -106,13 +108,11 @@ class Bert(nn.Module):
 
     def _bias(self, ids: jax.Array, causal: bool, index: jax.Array | int, length: int) -> jax.Array:
         """Masks of self-attention, broadcastable to [b, g, h, l, length]."""
-        lowest = jnp.finfo(jnp.float32).min
         if not causal:
-            return jnp.where(ids == 0, lowest, 0.0)[:, :, None, None]
+            return jnp.where(ids == 0, LOWEST, 0.0)[:, :, None, None]
         if length == ids.shape[-1]:
             return causal_bias(length)
-        asked = index + jnp.arange(ids.shape[-1])[:, None]
-        return jnp.where(jnp.arange(length) > asked, lowest, 0.0)
+        return causal_bias_behind(index, ids.shape[-1], length)
 
     def _logits(self, embedding: nn.Embed, x: jax.Array) -> jax.Array:
         return LanguageHead(self.spec, self.dtype, name="lm_head")(x, embedding.embedding)

@@ -17,6 +17,7 @@ from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # Logits of one head from which on a CPU takes heads one by one, and in parts.
 CPU_CHUNK_LOGITS = 2**20
+LOWEST = float(jnp.finfo(jnp.float32).min)  # a bias of this hides a key
 
 
 def constrain_sharding(x: jax.Array, names: Mapping[int, str]) -> jax.Array:
@@ -35,6 +36,10 @@ class LayerNorm(nn.LayerNorm):
     """LayerNorm with statistics in float32 from two passes: E[x^2] - E[x]^2 cancels."""
 
     use_fast_variance: bool = False
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / rms(x) times a scale, its statistics in float32 (LLaMA, Section 2.2)."""
 
 
 class Dense(nn.Dense):
@@ -69,6 +74,7 @@ def attention_logits(
 class Attention(nn.Module):
     """Multi-head attention within each group. qkv_bias: of queries, keys and values alike.
 
+    out_bias: of the layer behind the heads.
     rotary: turns queries and keys by the pattern's places, where it has some.
     """
 
@@ -81,6 +87,7 @@ class Attention(nn.Module):
     dropout: float = 0.0
     qkv_bias: bool = True
     rotary: Rotary | None = None
+    out_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -137,7 +144,7 @@ class Attention(nn.Module):
             value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
         y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
-        return dense("out")(y), AttentionOutput(key, value, probabilities)
+        return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)
 
     def _attend(
         self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
@@ -196,21 +203,28 @@ def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.A
 
 
 class Mlp(nn.Module):
-    """Two dense layers with an activation between them."""
+    """Two dense layers with an activation between them.
+
+    gated: a third layer's activation multiplies the first's output, which has none (SwiGLU).
+    """
 
     width: int
     activation: str
     methods: tuple[Method, ...] = ()
     dtype: Any = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    gated: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., d] -> [..., d]."""
+        activation = ACTIVATIONS[self.activation]
 
         def dense(width: int, name: str) -> Dense:
             return Dense(
                 width,
+                use_bias=self.use_bias,
                 methods=self.methods,
                 part=self.name or "",
                 dtype=self.dtype,
@@ -218,8 +232,14 @@ class Mlp(nn.Module):
                 name=name,
             )
 
-        hidden = constrain_sharding(dense(self.width, "fc1")(x), {0: "batch", x.ndim - 1: "hidden"})
-        return dense(x.shape[-1], "fc2")(ACTIVATIONS[self.activation](hidden))
+        def hidden(name: str) -> jax.Array:
+            return constrain_sharding(
+                dense(self.width, name)(x), {0: "batch", x.ndim - 1: "hidden"}
+            )
+
+        y = hidden("fc1")
+        y = activation(hidden("gate")) * y if self.gated else activation(y)
+        return dense(x.shape[-1], "fc2")(y)
 
 
 class DropPath(nn.Module):
@@ -243,7 +263,8 @@ class Block(nn.Module):
     the tower has, for methods to read.
     cls_read: nobody reads any but the CLS tokens afterwards. shared: modules that both towers use.
     drop_path: share of sequences, one a frame, whose attention or MLP is left out. rotary: how
-    attention turns queries and keys by the tokens' places.
+    attention turns queries and keys by the tokens' places. llama: RMSNorm in the place of LayerNorm,
+    a gated MLP, and no bias in any layer. remember: hand on keys and values, as `Tokens.cache`.
     """
 
     heads: int
@@ -263,6 +284,8 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     qkv_bias: bool = True
     rotary: Rotary | None = None
+    llama: bool = False
+    remember: bool = False
 
     @property
     def active(self) -> tuple[Method, ...]:
@@ -284,7 +307,7 @@ class Block(nn.Module):
             tokens = method.after_attention(self, tokens, attended)
         tokens = tokens.replace(x=store_gradient(tokens.x))
         normed = self._norm("norm2")(tokens.x)
-        y = Mlp(self.mlp_width, self.activation, self.active, self.dtype, name="mlp")(normed)
+        y = self._mlp()(normed)
         for method in self.active:
             y = method.mlp_path(self, entry, tokens, normed, y)
         tokens = tokens.replace(x=tokens.x + DropPath(self.drop_path)(y))
@@ -294,8 +317,20 @@ class Block(nn.Module):
             tokens = method.after_block(self, tokens)
         return tokens
 
-    def _norm(self, name: str) -> LayerNorm:
-        return LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+    def _norm(self, name: str) -> LayerNorm | RMSNorm:
+        norm = RMSNorm if self.llama else LayerNorm
+        return norm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
+
+    def _mlp(self) -> Mlp:
+        return Mlp(
+            self.mlp_width,
+            self.activation,
+            self.active,
+            self.dtype,
+            gated=self.llama,
+            use_bias=not self.llama,
+            name="mlp",
+        )
 
     def _attention(self) -> Attention:
         return Attention(
@@ -303,8 +338,9 @@ class Block(nn.Module):
             self.key_bias,
             self.active,
             self.dtype,
-            qkv_bias=self.qkv_bias,
+            qkv_bias=self.qkv_bias and not self.llama,
             rotary=self.rotary,
+            out_bias=not self.llama,
             name="attention",
         )
 
@@ -319,19 +355,43 @@ class Block(nn.Module):
         self, tokens: Tokens, normed: jax.Array, entry: Tokens, entry_normed: jax.Array
     ) -> tuple[Tokens, AttentionOutput]:
         """`entry`, those of the tokens that are read, after they attended to all."""
-        bias = causal_bias(normed.shape[2]) if self.causal else None
         pattern = Pattern(
-            entry_normed, normed, bias, query_places=entry.places, source_places=tokens.places
+            entry_normed,
+            normed,
+            self._mask(tokens),
+            query_places=entry.places,
+            source_places=tokens.places,
         )
         for method in self.active:
             pattern = method.attention_pattern(self, tokens, pattern)
-        y, attended = self._attention()(pattern)
+        y, attended = self._attention()(pattern, tokens.cache, tokens.index)
+        if self.remember:
+            entry = entry.replace(cache=KeysValues(attended.keys, attended.values))
         y = y.reshape(entry.x.shape)
         for method in self.active:
             y = method.parallel_attention(self, entry, entry_normed, y)
         return entry.replace(x=entry.x + DropPath(self.drop_path)(y)), attended
 
+    def _mask(self, tokens: Tokens) -> jax.Array | None:
+        """Added to the logits: which keys each token may read."""
+        if not self.causal:
+            return None
+        length = tokens.x.shape[2]
+        if tokens.cache is None or tokens.index is None:
+            bias = causal_bias(length)
+        else:
+            bias = causal_bias_behind(tokens.index, length, tokens.cache.keys.shape[3])
+        if tokens.valid is None:
+            return bias
+        return jnp.where(tokens.valid[:, None, None, None], bias, LOWEST)
+
 
 def causal_bias(length: int) -> jax.Array:
     """[l, l] zero up to the diagonal; finite above it, so that a row of nothing else is defined."""
-    return jnp.triu(jnp.full((length, length), jnp.finfo(jnp.float32).min), 1)
+    return jnp.triu(jnp.full((length, length), LOWEST), 1)
+
+
+def causal_bias_behind(index: jax.Array | int, length: int, room: int) -> jax.Array:
+    """[length, room] of tokens that stand from `index` on among `room` keys."""
+    asked = index + jnp.arange(length)[:, None]
+    return jnp.where(jnp.arange(room) > asked, LOWEST, 0.0)

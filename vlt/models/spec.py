@@ -25,6 +25,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "norm_eps": (0, 1),
     "init_std": (0, 100),
     "dropout": (0, 0.99),
+    "rotary_base": (1, 1e9),
 }
 POOLS = ("cls", "mean")
 MOST_TOKENS = 2**20  # patches of a video
@@ -112,6 +113,34 @@ class BertSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class LlamaSpec:
+    """A LLaMA decoder (Touvron et al., arXiv:2302.13971), Vicuna and LLaMA-2 of 7B and 13B.
+
+    context: positions it was trained on; rotary attention has no table, so more can be computed.
+    rotary_base: of the frequencies. start_id, end_id: the tokens <s> and </s>. init_std: of fresh
+    weights. No layer has a bias, and the embeddings are not those of the head.
+    """
+
+    context: int
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    norm_eps: float = 1e-6
+    activation: str = "silu"
+    rotary_base: float = 10000.0
+    start_id: int = 1
+    end_id: int = 2
+    init_std: float = 0.02
+
+    @property
+    def init(self) -> nn.initializers.Initializer:
+        """Of weights and embeddings."""
+        return nn.initializers.normal(self.init_std)
+
+
+@dataclasses.dataclass(frozen=True)
 class DualEncoderSpec:
     """A vision and a text tower that share an embedding space of `embed_dim` dimensions."""
 
@@ -144,7 +173,68 @@ class BlipSpec:
         return dataclasses.asdict(self)
 
 
-Spec = DualEncoderSpec | BlipSpec
+@dataclasses.dataclass(frozen=True)
+class QFormerSpec:
+    """BLIP-2's Q-Former (Li et al., arXiv:2301.12597): a BERT whose learned queries read an image.
+
+    queries: q. source_width, source_norm_eps: of the image's tokens, and of the LayerNorm that they
+    pass before. cross_every: layers from one that reads the image to the next, the first included.
+    vocab, context: of the instruction that stands beside the queries (InstructBLIP); 0 where it
+    takes none (MiniGPT-4).
+    """
+
+    queries: int
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    source_width: int
+    cross_every: int = 2
+    vocab: int = 0
+    context: int = 0
+    activation: str = "gelu"
+    norm_eps: float = 1e-12
+    source_norm_eps: float = 1e-5
+    dropout: float = 0.1
+    init_std: float = 0.02
+
+    @property
+    def init(self) -> nn.initializers.Initializer:
+        """Of weights and embeddings; biases start at 0."""
+        return nn.initializers.normal(self.init_std)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatSpec:
+    """A vision tower, a connector that hands its tokens on, and a language model that reads them.
+
+    connector: `linear` or `mlp` of each token (LLaVA, LLaVA-1.5), or `qformer` (MiniGPT-4,
+        InstructBLIP). qformer: its sizes.
+    read: which states of the tower the connector gets: 1 for the last block's, 2 for those of the
+        one before (LLaVA), without the final LayerNorm.
+    tokens: what of a video goes on: `mean` over frames of each token; `st_pool`, means over space
+        and over time (Video-ChatGPT); `frames`, all of each frame. Of methods that put out tokens
+        for language (BT-Adapter), those.
+    cls: where the class token stands among the patches: `first`, `last` or `none`.
+    """
+
+    kind: ClassVar[str] = "chat"
+    embed_dim: ClassVar[int] = 0
+
+    visual: VisionSpec
+    text: LlamaSpec
+    connector: str = "linear"
+    qformer: QFormerSpec | None = None
+    read: int = 2
+    tokens: str = "mean"
+    cls: str = "last"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as stored in a model folder's config.json."""
+        return dataclasses.asdict(self)
+
+
+Spec = DualEncoderSpec | BlipSpec | ChatSpec
 
 
 def spec_from_dict(fields: Any) -> Spec:

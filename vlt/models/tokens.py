@@ -25,6 +25,9 @@ class Tokens(flax.struct.PyTreeNode):
         column of a patch, or index of a word; None where positions are in x alone.
     readout: [b] index of the token of a text that is read in the end; None in a vision tower.
     carried: what a point leaves for its method's later ones, by the method's name.
+    valid: [b, m] which keys of a text attention may read, those in `cache` included; None for all.
+    cache: keys and values of a block's earlier calls, with room for this one's at `index`, and
+        after it with them.
     """
 
     x: jax.Array
@@ -36,6 +39,9 @@ class Tokens(flax.struct.PyTreeNode):
     places: jax.Array | None = None
     readout: jax.Array | None = None
     carried: Mapping[str, Any] = flax.struct.field(default_factory=dict)
+    valid: jax.Array | None = None
+    cache: "KeysValues | None" = None
+    index: jax.Array | int | None = None
 
     @property
     def patches(self) -> int:

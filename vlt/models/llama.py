@@ -1,0 +1,110 @@
+"""LLaMA: a causal decoder of words, or of what stands in a prompt beside them (arXiv:2302.13971).
+
+Section 2.2 of the paper: RMSNorm before each sublayer, rotary positions, SwiGLU; no biases.
+"""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.block import Block, Dense, RMSNorm
+from vlt.models.points import Method, of_tower
+from vlt.models.rotary import Rotary
+from vlt.models.spec import LlamaSpec
+from vlt.models.tokens import KeysValues, Tokens
+
+
+class Llama(nn.Module):
+    """Embeddings of words, causal blocks, and a head over the vocabulary.
+
+    A batch's groups [b, g, l] (beams) read nothing of each other. remat: recompute each block in
+    the backward pass.
+    """
+
+    tower: ClassVar[str] = "text"
+
+    spec: LlamaSpec
+    methods: tuple[Method, ...] = ()
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        spec = self.spec
+        self.token_embedding = nn.Embed(
+            spec.vocab, spec.width, embedding_init=spec.init, dtype=self.dtype
+        )
+        self.final_norm = RMSNorm(epsilon=spec.norm_eps, dtype=self.dtype)
+        self.head = Dense(
+            spec.vocab,
+            use_bias=False,
+            methods=self.methods,
+            dtype=self.dtype,
+            kernel_init=spec.init,
+        )
+
+    def embed(self, ids: jax.Array) -> jax.Array:
+        """ids [..., l] -> [..., l, d]."""
+        return self.token_embedding(ids)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        places: jax.Array,
+        valid: jax.Array | None = None,
+        cache: list[KeysValues] | None = None,
+        index: jax.Array | int | None = None,
+        remember: bool = False,
+        train: bool = False,
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """Embeddings x [b, g, l, d] at places [b, l] -> normed states of the last block, the same.
+
+        Args:
+            valid: [b, m] which keys may be read, those in `cache` included; None for all. Places
+                count valid tokens alone, whatever stands between them.
+            cache: of each block, keys and values of earlier calls with room for these at `index`.
+            remember: also return keys and values of each block, those of the cache included.
+        """
+        methods = of_tower(self.methods, self.tower)
+        turned = jnp.broadcast_to(places[:, None, :, None], (*x.shape[:3], 1))
+        tokens = Tokens(x, cls=0, protected=0, places=turned, valid=valid, index=index)
+        if cache is None:
+            for method in methods:
+                tokens = method.embed(self, tokens)
+            for method in methods:
+                tokens = method.stem(self, tokens)
+        read = []
+        for layer in range(self.spec.layers):
+            known = None if cache is None else cache[layer]
+            tokens = self._block(layer, remember, train)(tokens.replace(cache=known))
+            if remember:
+                assert tokens.cache is not None
+                read.append(tokens.cache)
+        return self.final_norm(tokens.x), read
+
+    def logits(self, states: jax.Array) -> jax.Array:
+        """Normed states [..., d] -> float32 [..., v]."""
+        return self.head(states).astype(jnp.float32)
+
+    def _block(self, layer: int, remember: bool, train: bool) -> Block:
+        spec = self.spec
+        block = nn.remat(Block) if self.remat else Block
+        return block(
+            spec.heads,
+            spec.mlp_width,
+            spec.activation,
+            spec.norm_eps,
+            causal=True,
+            methods=self.methods,
+            tower=self.tower,
+            layer=layer,
+            depth=spec.layers,
+            train=train,
+            dtype=self.dtype,
+            rotary=Rotary(spec.rotary_base),
+            llama=True,
+            remember=remember,
+            name=f"blocks_{layer}",
+        )
