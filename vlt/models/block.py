@@ -263,8 +263,9 @@ class Block(nn.Module):
     the tower has, for methods to read.
     cls_read: nobody reads any but the CLS tokens afterwards. shared: modules that both towers use.
     drop_path: share of sequences, one a frame, whose attention or MLP is left out. rotary: how
-    attention turns queries and keys by the tokens' places. llama: RMSNorm in the place of LayerNorm,
-    a gated MLP, and no bias in any layer. remember: hand on keys and values, as `Tokens.cache`.
+    attention turns queries and keys by the tokens' places. llama: RMSNorm in the place of
+    LayerNorm, a gated MLP, and no bias in any layer. remember: hand on keys and values, as
+    `Tokens.cache`.
     """
 
     heads: int
