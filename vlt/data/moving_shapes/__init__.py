@@ -6,10 +6,12 @@ memory. The card written beside the files says how the data are made and what to
 
 from vlt.data.moving_shapes.clips import Clip, Frame, draw_frame, draw_pair, static_set
 from vlt.data.moving_shapes.grammar import CONTEXT, VOCABULARY, write_tokenizer
+from vlt.data.moving_shapes.questions import CHAT_CONTEXT, Question, write_chat_tokenizer
 from vlt.data.moving_shapes.scene import CLIP_FRAMES, FAMILIES, SIZE, looks
 from vlt.data.moving_shapes.writer import cached, generate, write_video
 
 __all__ = [
+    "CHAT_CONTEXT",
     "CLIP_FRAMES",
     "CONTEXT",
     "FAMILIES",
@@ -17,12 +19,14 @@ __all__ = [
     "VOCABULARY",
     "Clip",
     "Frame",
+    "Question",
     "cached",
     "draw_frame",
     "draw_pair",
     "generate",
     "looks",
     "static_set",
+    "write_chat_tokenizer",
     "write_tokenizer",
     "write_video",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlt.data.moving_shapes import grammar, scene
+from vlt.data.moving_shapes.questions import Question, questions
 
 SAMPLED_FRAMES = 8  # frames an image model sees of a clip, of which draw_frames takes the last 3
 LAST_FRAMES = 3
@@ -20,6 +21,7 @@ class Clip:
         motion: the same without looks: "moves right".
         appearance: what is to be seen in the clip, the same for both twins.
         pair: index of the pair of twins.
+        questions: about the clip, with their answers.
     """
 
     frames: np.ndarray
@@ -28,6 +30,7 @@ class Clip:
     appearance: str
     family: str
     pair: int
+    questions: tuple[Question, ...]
 
 
 def sampled_moments(frames: int) -> np.ndarray:
@@ -61,21 +64,25 @@ def draw_pair(
     look = grammar.appearance(drawn)
     motions = grammar.VERBS[drawn.family]
     first, second = (
-        Clip(played, caption, motion, look, drawn.family, pair)
-        for played, caption, motion in zip((frames, frames[::-1]), captions, motions, strict=True)
+        Clip(played, caption, motion, look, drawn.family, pair, asked)
+        for played, caption, motion, asked in zip(
+            (frames, frames[::-1]), captions, motions, questions(drawn), strict=True
+        )
     )
     return first, second
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One frame, uint8 RGB [SIZE, SIZE, 3], what happens in its clip, what it shows, and where."""
+    """One frame, uint8 RGB [SIZE, SIZE, 3], what happens in its clip, what it shows, and where;
+    and questions about both."""
 
     picture: np.ndarray
     caption: str
     appearance: str
     place: str
     family: str
+    questions: tuple[Question, ...]
 
 
 def draw_frame(
@@ -98,7 +105,8 @@ def draw_frame(
         moment = scene.CLIP_FRAMES - 1 - moment
     caption = grammar.clip_captions(drawn)[backward]
     look, place = grammar.appearance(drawn, moment), grammar.place(drawn, moment)
-    return Frame(scene.render(drawn, [moment])[0], caption, look, place, drawn.family)
+    asked = questions(drawn, moment)[backward]
+    return Frame(scene.render(drawn, [moment])[0], caption, look, place, drawn.family, asked)
 
 
 def static_set(count: int = 200, seed: int = 0, split: str = "all") -> tuple[np.ndarray, list[str]]:

@@ -38,7 +38,7 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _name(look: Look) -> str:
+def name(look: Look) -> str:
     return _a(f"{look.colour} {look.shape}")
 
 
@@ -46,7 +46,7 @@ def clip_captions(scene: Scene) -> tuple[str, str]:
     """What happens in the scene, and in its reversal."""
     forward, backward = VERBS[scene.family]
     where = f"on {_a(scene.background)} background"
-    names = [_name(track.look) for track in scene.tracks]
+    names = [name(track.look) for track in scene.tracks]
     if len(names) == 1:
         return f"{names[0]} {forward} {where}", f"{names[0]} {backward} {where}"
     first, second = names
@@ -67,7 +67,7 @@ def appearance(scene: Scene, moment: int | None = None) -> str:
         return f"an empty {scene.background} background"
     wide = abs(seen[0].x[0] - seen[-1].x[0]) >= abs(seen[0].y[0] - seen[-1].y[0])
     seen.sort(key=lambda track: track.x[0] if wide else track.y[0])
-    return f"{' and '.join(_name(t.look) for t in seen)} on {_a(scene.background)} background"
+    return f"{' and '.join(name(t.look) for t in seen)} on {_a(scene.background)} background"
 
 
 def place(scene: Scene, moment: int) -> str:
@@ -77,7 +77,7 @@ def place(scene: Scene, moment: int) -> str:
         return appearance(scene, moment)
     down, right = seen[0].y[moment] > SIZE / 2, seen[0].x[moment] > SIZE / 2
     corner = f"{'down' if down else 'up'} {'right' if right else 'left'}"
-    return f"{_name(seen[0].look)} {corner} on {_a(scene.background)} background"
+    return f"{name(seen[0].look)} {corner} on {_a(scene.background)} background"
 
 
 def write_tokenizer(folder: str | pathlib.Path) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import av
 import numpy as np
 
-from vlt.data.moving_shapes import actions, clips, grammar, scene
+from vlt.data.moving_shapes import actions, clips, grammar, questions, scene
 from vlt.runtime.cache import cache_folder
 from vlt.storage.files import check_target
 
-VERSION = 6  # raise it when the same parameters give other files
+VERSION = 7  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
 GALLERY = 200  # most rows of the two galleries
 
@@ -39,7 +39,10 @@ Of {looks} combinations of colour and shape, the split `test` uses 12 that `trai
 - `gallery.jsonl`: clips no two of which agree in both family and appearance, so that telling their
   captions apart never needs the order of frames.
 - `appearance.jsonl`: clips of distinct appearance; here `caption` is the appearance.
+- `questions.jsonl`: of every clip three questions with answers: what happens, a description, and
+  what is to be seen. Of the first two a twin's answer is another.
 - `tokenizer/`: word tokenizer, {words} words; a caption has at most {context} tokens.
+- `chat_tokenizer/`: of a language model that answers the questions.
 
 ## The trap
 
@@ -125,19 +128,22 @@ def _write(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     (folder / "videos").mkdir(parents=True)
     CONTENTS[parameters["content"]](folder, parameters)
     grammar.write_tokenizer(folder / "tokenizer")
+    questions.write_chat_tokenizer(folder / "chat_tokenizer")
     (folder / "dataset.json").write_text(json.dumps(parameters) + "\n")
 
 
 def _write_clips(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     drawing = {k: parameters[k] for k in ("seed", "split", "families")}
-    rows = []
+    rows, asked = [], []
     for pair in range(parameters["count"]):
         twins = clips.draw_pair(pair, **drawing)
         for order, clip in zip(("forward", "reversed"), twins, strict=True):
             video = f"videos/{pair:06d}_{order}.mov"
             write_video(folder / video, clip.frames)
             rows.append(_row(video, order, clip))
+            asked += _questions(video, clip, pair)
     _write_lines(folder / "manifest.jsonl", rows)
+    _write_lines(folder / "questions.jsonl", asked)
     _write_lines(folder / "gallery.jsonl", _distinct(rows, ("family", "appearance")))
     looks = _distinct(rows, ("appearance",))
     _write_lines(folder / "appearance.jsonl", [r | {"caption": r["appearance"]} for r in looks])
@@ -146,14 +152,16 @@ def _write_clips(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
 
 def _write_frames(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     drawing = {k: parameters[k] for k in ("seed", "split", "families")}
-    rows = []
+    rows, asked = [], []
     for index in range(parameters["count"]):
         frame = clips.draw_frame(index, **drawing)
         video = f"videos/{index:06d}.mov"
         write_video(folder / video, frame.picture[None])
         said = {key: getattr(frame, key) for key in ("caption", "appearance", "place", "family")}
         rows.append({"video": video, **said, "pair": index // 2})
+        asked += _questions(video, frame, index // 2)
     _write_lines(folder / "manifest.jsonl", rows)
+    _write_lines(folder / "questions.jsonl", asked)
 
 
 def _write_stills(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
@@ -205,6 +213,14 @@ def _row(video: str, order: str, clip: clips.Clip) -> dict[str, Any]:
         "family": clip.family,
         "order": order,
     }
+
+
+def _questions(video: str, shown: clips.Clip | clips.Frame, pair: int) -> list[dict[str, Any]]:
+    said = {"family": shown.family, "pair": pair}
+    return [
+        {"video": video, "question": q.text, "answer": q.answer, "kind": q.kind, **said}
+        for q in shown.questions
+    ]
 
 
 def _distinct(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
