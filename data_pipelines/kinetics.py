@@ -3,7 +3,7 @@
     python -m data_pipelines.kinetics --annotations labels datasets_splits/k400_splits
         datasets_splits/base2novel_splits/k400_splits --videos k400 --out data/k400
     python -m data_pipelines.kinetics --annotations labels datasets_splits/k600_splits
-        --videos k600 --out data/k600
+        --videos k600 --out data/k400
 
 makes train, val, base_train_s1 to base_train_s3, base_val, novel_val and zero_shot_1 to zero_shot_3
 (.jsonl) of the lists that are given, with classes.txt, base_classes.txt, novel_classes.txt and

@@ -4,30 +4,10 @@ Commands run in the order of the documents in one folder, which tests/stand_ins.
 makes (a converted checkpoint, a run), a later one reads.
 """
 
-import dataclasses
 import re
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What is run instead of a command as it is printed.
-
-    commands: lines for a shell; none where it is not run. needs: module without which they are not
-    run. reason: why nothing is run.
-    """
-
-    commands: tuple[str, ...] = ()
-    needs: str = ""
-    reason: str = ""
-
-
-def run(*commands: str, needs: str = "") -> Case:
-    return Case(commands, needs)
-
-
-def skipped(reason: str) -> Case:
-    return Case(reason=reason)
-
+from documented_case import Case, run, skipped
+from paper_commands import PAPERS
 
 # Programs that are not ours.
 OTHERS = {
@@ -185,6 +165,9 @@ CASES: dict[str, Case] = {
         f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=btadapter "
         "--config.evals.msrvtt.allow_subset=True --config.model.size="
     ),
+    "python -m vlt.caption my/video.mp4 --model=checkpoints/blip_caption_b16": run(
+        f"python -m vlt.caption {VIDEO} --model=checkpoints/blip_caption_b16"
+    ),
     MINE: run(
         f"{MINE} {STEPS} --config.model.size=",
         "grep own_data runs/mine/results.json",
@@ -204,6 +187,13 @@ CASES: dict[str, Case] = {
     "python -m launch.local --processes=N -- ARGUMENTS": run(
         "python -m launch.local --processes=2 --dry-run -- --config=configs/msta.py --workdir=two"
     ),
+    # configs/README.md
+    **{
+        f"python -m vlt.inspect --config=configs/tempme.py:msrvtt_b32{end}": run(
+            f"python -m vlt.inspect --config=configs/tempme.py:msrvtt_b32{end}"
+        )
+        for end in ("", " --leaves")
+    },
     # benchmarks/RESULTS.md
     "python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep": run(
         f"python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep {ONE_FRAME}"
@@ -312,3 +302,4 @@ CASES: dict[str, Case] = {
         f"python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 {VIDEO} --out=drawn --random"
     ),
 }
+CASES |= PAPERS

@@ -6,7 +6,10 @@ import re
 
 from helpers import ROOT
 
-DOCUMENTS = ("README.md", "SECURITY.md", "benchmarks/RESULTS.md")
+DOCUMENTS = ("README.md", "SECURITY.md", "benchmarks/RESULTS.md", "configs/README.md")
+DOCUMENTS += tuple(
+    f"configs/{paper}.md" for paper in ("btadapter", "tempme", "token_mixing", "msta")
+)
 DOCUMENTS += ("launch/README.md", "data_pipelines/README.md")
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

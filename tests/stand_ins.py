@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+import annotation_stand_ins
 import jax
 import numpy as np
 import torch
@@ -45,13 +46,26 @@ def make(folder: pathlib.Path, shared: pathlib.Path) -> None:
 
 def _checkpoints(folder: pathlib.Path) -> None:
     _save(folder / "ViT-L-14.pt", "openai", narrow("clip_l14", layers=5))
-    _save(folder / "viclip_b16.pth", "viclip", narrow("viclip_b16"))
+    for name in ("viclip_b16.pth", "ViCLIP-B_InternVid-FLT-10M.pth"):
+        _save(folder / name, "viclip", narrow("viclip_b16"))
+    _save(folder / "ViT-B-32.pt", "openai", narrow("clip_b32"))
+    _save(folder / "ViT-B-16.pt", "openai", narrow("clip_b16"))
+    for name in ("laion400m_laclip_vitb16.pt", "b16_400m.pt"):
+        _save(folder / name, "open_clip", narrow("clip_b16"))
+    _save(folder / "eva_clip_psz14.pt", "btadapter_eva", narrow("eva_clip_g", layers=2))
+    _save_adapter(folder / "FILE", narrow("clip_l14", layers=5))
     for name, size in (("path/to/clip-vit-large-patch14", 14), ("clip-vit-base-patch32", 32)):
         _huggingface(folder / name, size)
         write_clip_tokenizer(folder / MERGES, folder / "tokenizer", 77)
         shutil.copytree(folder / "tokenizer", folder / name, dirs_exist_ok=True)
         shutil.rmtree(folder / "tokenizer")
-    torch.save({"model": _blip()}, folder / "model_base_caption_capfilt_large.pth")
+    for name, kind, layers in (
+        ("model_base_caption_capfilt_large", "captioner", 12),
+        ("model_large_caption", "captioner", 24),
+        ("model_base_retrieval_coco", "retriever", 12),
+        ("model_large_retrieval_coco", "retriever", 24),
+    ):
+        torch.save({"model": _blip(kind, layers)}, folder / f"{name}.pth")
 
 
 def narrow(size: str, layers: int = 12) -> DualEncoderSpec:
@@ -77,6 +91,17 @@ def _save(file: pathlib.Path, family: str, spec: DualEncoderSpec) -> None:
     torch.save({name: torch.from_numpy(np.array(x)) for name, x in tensors.items()}, file)
 
 
+def _save_adapter(file: pathlib.Path, spec: DualEncoderSpec) -> None:
+    """A BT-Adapter's leaves alone."""
+    model = make_model(spec, {"btadapter": {}}, frames=8)
+    params = jax.device_get(init_params(model, jax.random.key(1)))
+    tensors, _ = to_tensors(
+        FAMILIES["btadapter"].rules, traverse_util.flatten_dict(params, sep="/")
+    )
+    own = {name: x for name, x in tensors.items() if "btadapter" in name or "balance" in name}
+    torch.save({name: torch.from_numpy(np.array(x)) for name, x in own.items()}, file)
+
+
 def _huggingface(folder: pathlib.Path, patch: int) -> None:
     sizes = {"hidden_size": WIDTH, "num_attention_heads": 1, "intermediate_size": 4 * WIDTH}
     vision = sizes | {"num_hidden_layers": 12, "patch_size": patch}
@@ -85,12 +110,12 @@ def _huggingface(folder: pathlib.Path, patch: int) -> None:
     CLIPModel(config).save_pretrained(folder)
 
 
-def _blip() -> dict[str, torch.Tensor]:
-    """A captioner of BLIP's own image size and vocabulary, under the authors' names."""
+def _blip(kind: str, layers: int) -> dict[str, torch.Tensor]:
+    """A BLIP of its own image size and vocabulary, under the authors' names."""
     sizes = {"hidden_size": WIDTH, "num_attention_heads": 1, "intermediate_size": 4 * WIDTH}
-    vision = sizes | {"num_hidden_layers": 12, "image_size": 384, "patch_size": 16}
+    vision = sizes | {"num_hidden_layers": layers, "image_size": 384, "patch_size": 16}
     text = sizes | {"vocab_size": 30524, "bos_token_id": 30522, "encoder_hidden_size": WIDTH}
-    return authors_state(blip("captioner", vision_config=vision, text_config=text))
+    return authors_state(blip(kind, vision_config=vision, text_config=text))
 
 
 def _manifests(folder: pathlib.Path) -> None:
@@ -114,6 +139,8 @@ def _manifests(folder: pathlib.Path) -> None:
         place = folder / f"classes/class {i % 2}"
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(row["video"], place)
+    clips = [pathlib.Path(row["video"]) for row in rows]
+    annotation_stand_ins.make(folder, clips, [row["caption"] for row in rows])
     predictions = {str(i): row["caption"] for i, row in enumerate(rows)}
     (folder / "PREDICTIONS.json").write_text(json.dumps(predictions))
     references = {i: [text] for i, text in predictions.items()}
