@@ -1,0 +1,181 @@
+"""Dialogues to ids, with a LLaMA tokenizer.
+
+The published systems read one prompt in three ways, which differ around added tokens (`<vid_start>`
+and its like):
+    train: of slow tokenizers of transformers up to 4.31, which training scripts use. White space
+        beside an added token is lost, and a text behind one begins a word.
+    fast: of fast ones of 4.31, which inference of LLaVA and BT-Adapter loads. White space stays,
+        and a text behind an added token gets one space more.
+    modern: of transformers 5. White space stays; a text gets a space in front unless it has one.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vlt.data.prompts import END, START, VIDEO, Piece, Template
+from vlt.data.texts import SHOWN, wrong_characters
+from vlt.pytrees.fields import near
+
+SPACINGS = ("train", "fast", "modern")
+SPACE = "\u2581"  # SentencePiece's
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A dialogue as ids [l].
+
+    video: int32 [l] which of the videos' tokens, counted through all videos, stands at each place;
+    -1 for a word. answer: bool [l] whether it is of an answer, or the end of one.
+    """
+
+    ids: np.ndarray
+    video: np.ndarray
+    answer: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class ChatTokenizer:
+    """SentencePiece's ids of texts, from a folder's `tokenizer.json`.
+
+    Attributes:
+        size: number of ids.
+        start_id, end_id: of the tokens that begin and end a text, as tokenizer_config.json says.
+    """
+
+    def __init__(self, encoder: Any, start: str = START, end: str = END):
+        self._encoder, self._model = encoder, encoder.model
+        self.size = encoder.get_vocab_size(with_added_tokens=True)
+        self.start_id, self.end_id = (self.id_of(name) for name in (start, end))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "ChatTokenizer":
+        """Raises:
+        FileNotFoundError: there is no tokenizer.json, or no tokenizer_config.json.
+        ValueError: they are broken, or of another kind of tokenizer than LLaMA's.
+        """
+        import tokenizers
+
+        folder = pathlib.Path(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder}: no {name}, which a chat model's tokenizer is")
+        try:
+            encoder = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except Exception as error:  # of the library, which has no class of its own
+            raise ValueError(f"{folder}: a tokenizer file is broken: {error}") from error
+        if not getattr(encoder.model, "byte_fallback", False):
+            raise ValueError(f"{folder}/tokenizer.json is no SentencePiece BPE, which LLaMA's is")
+        names = (settings.get(key) for key in ("bos_token", "eos_token"))
+        start, end = (name["content"] if isinstance(name, dict) else name for name in names)
+        return cls(encoder, start or START, end or END)
+
+    def id_of(self, token: str) -> int:
+        """The id of a token by its name. Raises ValueError where there is none."""
+        found = self._encoder.token_to_id(token)
+        if found is None:
+            known = [added.content for added in self._encoder.get_added_tokens_decoder().values()]
+            raise ValueError(f"the tokenizer has no token {token}{near(token, known)}")
+        return int(found)
+
+    def encode(
+        self, pieces: Sequence[Piece], used: Template, videos: Sequence[int], spacing: str = "train"
+    ) -> Prompt:
+        """The ids of a rendered dialogue whose videos have so many tokens each, in order.
+
+        Raises:
+            ValueError: another number of places than of videos, a token that the tokenizer does not
+                have, a text that is none, or an unknown spacing.
+        """
+        if spacing not in SPACINGS:
+            raise ValueError(f"spacing={spacing!r}{near(spacing, SPACINGS)}")
+        places = sum(piece.token and piece.text == VIDEO for piece in pieces)
+        if places != len(videos):
+            raise ValueError(f"{len(videos)} videos for a dialogue with {places} places for them")
+        patch = self.id_of(used.patch) if used.patch else 0
+        rows: list[tuple[int, int, bool]] = []
+        first = 0
+        counts, runs = iter(videos), _runs(pieces)
+        for before, run, after in zip([[], *runs], runs, [*runs[1:], []], strict=False):
+            piece = run[0]
+            if not piece.token:
+                rows += self._text(run, spacing, _added(before), _added(after))
+            elif piece.text == VIDEO:
+                places = range(first, first + next(counts))
+                rows += [(patch, place, piece.answer) for place in places]
+                first = places.stop
+            else:
+                rows.append((self._token(piece.text), -1, piece.answer))
+        columns = np.array(rows, np.int32).reshape(-1, 3)
+        return Prompt(columns[:, 0], columns[:, 1], columns[:, 2].astype(bool))
+
+    def words(self, text: str, start: bool = True) -> list[int]:
+        """SentencePiece's ids of a text; start: with the space that it puts in front.
+
+        No text becomes a special token. Raises ValueError for what is no text.
+        """
+        return [token.id for token in self._tokens(text, start)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens and the space in front."""
+        return str(self._encoder.decode(list(ids), skip_special_tokens=True))
+
+    def stops(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Ids that texts can end with, at the start of a word and within one."""
+        found = [tuple(self.words(text, start)) for text in texts for start in (True, False)]
+        return tuple(dict.fromkeys(found))
+
+    def _token(self, name: str) -> int:
+        return {START: self.start_id, END: self.end_id}.get(name) or self.id_of(name)
+
+    def _tokens(self, text: str, start: bool) -> list[Any]:
+        if wrong := wrong_characters(text):
+            raise ValueError(f"{text[:SHOWN]!r} {wrong}")
+        return list(self._model.tokenize(_spaced(text, start))) if text else []
+
+    def _text(
+        self, run: Sequence[Piece], spacing: str, behind: bool, ahead: bool
+    ) -> list[tuple[int, int, bool]]:
+        """Of texts side by side, which are one; behind, ahead of an added token."""
+        text = "".join(piece.text for piece in run)
+        answer = [piece.answer for piece in run for _ in piece.text]
+        if spacing == "train":
+            first = len(text) - len(text.lstrip()) if behind else 0
+            last = len(text.rstrip()) if ahead else len(text)
+            text, answer = text[first:last], answer[first:last]
+        start = not (spacing == "modern" and text.startswith(" "))
+        tokens = self._tokens(text, start)
+        if tokens and start:
+            answer = [False, *answer]
+        # Offsets are of bytes, the space in front included.
+        sizes = [len(letter.encode()) for letter in _spaced(text, start)] if tokens else []
+        marks = np.repeat(np.array(answer, bool), sizes)
+        return [(token.id, -1, bool(marks[slice(*token.offsets)].any())) for token in tokens]
+
+
+def _spaced(text: str, start: bool) -> str:
+    return SPACE * start + text.replace(" ", SPACE)
+
+
+def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Texts side by side together, each token alone."""
+    runs: list[list[Piece]] = []
+    for piece in pieces:
+        if runs and not piece.token and not runs[-1][0].token:
+            runs[-1].append(piece)
+        else:
+            runs.append([piece])
+    return runs
+
+
+def _added(run: Sequence[Piece]) -> bool:
+    """Whether it is a token that a checkpoint added to LLaMA's."""
+    return bool(run) and run[0].token and run[0].text not in (START, END, VIDEO)
