@@ -270,9 +270,11 @@ class VideoData:
             batch["mask"] = np.array([e.frames is not None for e in examples])
         else:
             batch["video_id"] = self._video_ids[ids]
-        for name, choose in self._texts.items():
-            found = [_text(choose, example, evaluation) for example in examples]
-            batch[name] = self._tokenizer(found)
+        chosen = {
+            name: [_text(choose, example, evaluation) for example in examples]
+            for name, choose in self._texts.items()
+        }
+        batch |= self._tokenizer.entries(chosen)
         if self.labels is not None:
             batch["label"] = np.where(ids == PADDING, np.int32(0), self.labels[ids])
         return batch

@@ -136,6 +136,8 @@ TEMPLATES: dict[str, Template] = {
     "minigpt4": _minigpt4(MINIGPT4, "###"),
     # Its instructions have a space more, and no system text.
     "minigpt4_training": _minigpt4("", " ###"),
+    # Vicuna's without a system text, of the tiny chat model in the package.
+    "plain": dataclasses.replace(_vicuna(""), system=START),
     # The raw question behind the video; of several turns, each on a line, which is our reading.
     "instructblip": Template(
         "",

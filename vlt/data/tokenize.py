@@ -7,7 +7,7 @@ import pathlib
 import re
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,10 @@ class Tokenizer:
                 ids = [*ids[: self.context - 1], self._end]
             row[: len(ids)] = ids
         return rows
+
+    def entries(self, texts: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+        """Of each of a batch's texts by name, its ids under that name."""
+        return {name: self(found) for name, found in texts.items()}
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Of whole texts, start and end token included."""

@@ -1,5 +1,6 @@
 """Evaluations of a model during and after training: `config.evals`, each of a kind of `KINDS`."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,14 @@ from jax.sharding import Mesh
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.tokenize import Tokenizer
-from vlt.evaluation import answering, captioning, matching, recognition, retrieval
+from vlt.evaluation import (
+    answering,
+    captioning,
+    conversation,
+    matching,
+    recognition,
+    retrieval,
+)
 from vlt.evaluation.clips import (
     DATA_KEYS,
     check_clips,
@@ -78,6 +86,13 @@ KINDS: dict[str, Kind] = {
     ),
     "question_answering": Kind(
         "answerer", answering.question_answering, answering.check_answering, _ANSWERING
+    ),
+    "answers": Kind("chat", conversation.answers, conversation.check_answers, _PROTOCOL),
+    "answer_twins": Kind(
+        "chat",
+        conversation.answer_twins,
+        functools.partial(retrieval.check_twins, column="answer"),
+        ("min_pairs",),
     ),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlt.data.manifest import ManifestError, group_rows
+from vlt.data.manifest import ManifestError, Record, group_rows
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
@@ -118,9 +118,9 @@ def twin_captions(
     return dict(means) | {"max": max(means.values())}
 
 
-def check_twins(section: Mapping[str, Any], data: VideoData) -> list[str]:
+def check_twins(section: Mapping[str, Any], data: VideoData, column: str = "caption") -> list[str]:
     """Names of what `twins` finds. Raises as `pairs_of_twins`."""
-    rows, families = pairs_of_twins(data, section["min_pairs"])
+    rows, families = pairs_of_twins(data, section["min_pairs"], column)
     return [*twin_accuracy(np.zeros((len(rows), 2, 2)), families), "pairs"]
 
 
@@ -131,9 +131,13 @@ def check_twin_captions(section: Mapping[str, Any], data: VideoData) -> list[str
 
 
 def write_choices(
-    predictor: Predictor, data: VideoData, rows: np.ndarray, scores: np.ndarray
+    predictor: Predictor,
+    data: VideoData,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    column: str = "caption",
 ) -> None:
-    """Writes twins-NAME.json: of every pair its videos, captions and scores.
+    """Writes twins-NAME.json: of every pair its videos, captions (or answers) and scores.
 
     rows: int [pairs, 2], records. scores: [pairs, 2, 2] as of `twin_accuracy`.
     """
@@ -142,7 +146,7 @@ def write_choices(
     pairs = [
         {
             "videos": [str(data.records[row].video) for row in pair],
-            "captions": [data.records[row].captions[0] for row in pair],
+            "captions": [_said(data.records[row], column)[0] for row in pair],
             "scores": np.round(values.astype(float), 7).tolist(),
         }
         for pair, values in zip(rows, scores, strict=True)
@@ -150,12 +154,20 @@ def write_choices(
     write_whole(predictor.workdir / f"twins-{data.name}.json", json.dumps(pairs) + "\n")
 
 
-def pairs_of_twins(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
+def _said(record: Record, column: str) -> tuple[str, ...]:
+    return record.answers if column == "answer" else record.captions
+
+
+def pairs_of_twins(
+    data: VideoData, least: int, column: str = "caption"
+) -> tuple[np.ndarray, list[str]]:
     """Records of each pair of twins, int [pairs, 2], and its family.
 
+    column: what is said of a twin, `caption` or `answer`.
+
     Raises:
-        ManifestError: rows without a column `pair`, `family` or `caption`, or of other numbers than
-            two with one value of `pair`.
+        ManifestError: rows without a column `pair`, `family` or that, or of other numbers than two
+            with one value of `pair`.
         ValueError: fewer pairs than `least`.
     """
     found = group_rows(data.manifest, data.records, "pair")
@@ -163,8 +175,8 @@ def pairs_of_twins(data: VideoData, least: int) -> tuple[np.ndarray, list[str]]:
         line = data.records[found[0][0]].line
         raise ManifestError(data.manifest, f"{len(found[0])} rows with one `pair`, not two", line)
     for record in data.records:
-        if "family" not in record.extra or not record.captions:
-            reason = "twins need `pair`, `family` and `caption` in every row"
+        if "family" not in record.extra or not _said(record, column):
+            reason = f"twins need `pair`, `family` and `{column}` in every row"
             raise ManifestError(data.manifest, reason, record.line)
     rows = np.array(found)
     if len(rows) < least:

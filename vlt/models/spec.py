@@ -468,6 +468,12 @@ SIZES: dict[str, Spec] = {
             init_std=0.1,
         ),
     ),
+    "tiny_chat": ChatSpec(
+        VisionSpec(32, 8, 96, 4, 3, 384),
+        LlamaSpec(64, 487, 96, 4, 3, 256),
+        # All of the tiny CLIP: what happens is told by its last block, which reads texts' words.
+        read=1,
+    ),
     **{
         f"blip_{size}_{kind}": _blip(kind, width, layers, embed_dim)
         for size, width, layers in (("b16", 768, 12), ("l16", 1024, 24))

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vlt.costs.memory import memory
 from vlt.data.clips import DecoderPool
+from vlt.data.dialogues import Dialogues
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
@@ -21,6 +22,7 @@ from vlt.evaluation import Evaluator, Metrics
 from vlt.evaluation.clips import check_clips, named_section
 from vlt.model_io.folder import check_weights
 from vlt.model_io.loading import LoadedModel, build_described, load_model, tokenizer_folder
+from vlt.models.chat import ChatModel
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.partition import merge
 from vlt.runtime import processes, stopping
@@ -142,8 +144,8 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
         )
 
 
-def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer:
-    """The tokenizer of `config.model`.
+def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer | Dialogues:
+    """The tokenizer of `config.model`; of a chat model with the template of `config.task`.
 
     Raises:
         ValueError: no such folder, or more tokens, or longer texts, than the text tower has
@@ -155,7 +157,16 @@ def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenize
             f"model.context={context}: the model's texts have at most {text.context} tokens"
         )
     try:
-        tokenizer = Tokenizer.load(folder, context)
+        if isinstance(module, ChatModel):
+            tokenizer: Tokenizer | Dialogues = Dialogues.load(
+                folder,
+                config.task.template,
+                config.task.spacing,
+                module.slots(config.model.frames),
+                context,
+            )
+        else:
+            tokenizer = Tokenizer.load(folder, context)
     except FileNotFoundError as error:
         raise ValueError(f"model.tokenizer: {error}") from error
     if tokenizer.size > text.vocab:

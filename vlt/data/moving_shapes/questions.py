@@ -4,7 +4,15 @@ import dataclasses
 import json
 import pathlib
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from vlt.data.moving_shapes import grammar
 from vlt.data.moving_shapes.grammar import VOCABULARY
@@ -90,7 +98,7 @@ def write_chat_tokenizer(folder: str | pathlib.Path) -> None:
         ]
     )
     tokenizer.add_special_tokens([UNKNOWN, START, END])
-    tokenizer.add_tokens([*AROUND_VIDEO])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in AROUND_VIDEO])
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))

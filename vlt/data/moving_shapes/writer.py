@@ -40,7 +40,8 @@ Of {looks} combinations of colour and shape, the split `test` uses 12 that `trai
   captions apart never needs the order of frames.
 - `appearance.jsonl`: clips of distinct appearance; here `caption` is the appearance.
 - `questions.jsonl`: of every clip three questions with answers: what happens, a description, and
-  what is to be seen. Of the first two a twin's answer is another.
+  what is to be seen; `motion_`, `description_` and `look_questions.jsonl` have one kind each. Of
+  the first two kinds a twin's answer is another.
 - `tokenizer/`: word tokenizer, {words} words; a caption has at most {context} tokens.
 - `chat_tokenizer/`: of a language model that answers the questions.
 
@@ -143,7 +144,7 @@ def _write_clips(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
             rows.append(_row(video, order, clip))
             asked += _questions(video, clip, pair)
     _write_lines(folder / "manifest.jsonl", rows)
-    _write_lines(folder / "questions.jsonl", asked)
+    _write_questions(folder, asked)
     _write_lines(folder / "gallery.jsonl", _distinct(rows, ("family", "appearance")))
     looks = _distinct(rows, ("appearance",))
     _write_lines(folder / "appearance.jsonl", [r | {"caption": r["appearance"]} for r in looks])
@@ -161,7 +162,7 @@ def _write_frames(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
         rows.append({"video": video, **said, "pair": index // 2})
         asked += _questions(video, frame, index // 2)
     _write_lines(folder / "manifest.jsonl", rows)
-    _write_lines(folder / "questions.jsonl", asked)
+    _write_questions(folder, asked)
 
 
 def _write_stills(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
@@ -213,6 +214,14 @@ def _row(video: str, order: str, clip: clips.Clip) -> dict[str, Any]:
         "family": clip.family,
         "order": order,
     }
+
+
+def _write_questions(folder: pathlib.Path, asked: Sequence[dict[str, Any]]) -> None:
+    """All of them, and those of each kind."""
+    _write_lines(folder / "questions.jsonl", asked)
+    for kind in questions.KINDS:
+        rows = (row for row in asked if row["kind"] == kind)
+        _write_lines(folder / f"{kind}_questions.jsonl", rows)
 
 
 def _questions(video: str, shown: clips.Clip | clips.Frame, pair: int) -> list[dict[str, Any]]:
