@@ -9,7 +9,8 @@ from absl import logging
 
 from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.prompts import Turn, render, template
-from vlt.models.chat import VIDEO_SLOT
+
+VIDEO_SLOT = -1  # of a chat model's ids, see `vlt.models.chat`
 
 
 class Dialogues:

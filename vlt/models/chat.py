@@ -4,6 +4,7 @@ LLaVA (arXiv:2304.08485), MiniGPT-4 (arXiv:2304.10592), InstructBLIP (arXiv:2305
 three with BT-Adapter (Liu et al., Section 3.4).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -82,6 +83,15 @@ class ChatModel(VideoModel):
             return tokens
         cls, patches = tokens[..., :1, :], tokens[..., 1:, :]
         return patches if self.spec.cls == "none" else jnp.concatenate([patches, cls], axis=-2)
+
+    def slots(self, frames: int) -> int:
+        """How many tokens of a video of so many frames the language model reads."""
+        side, ids = self.spec.visual.image_size, jnp.zeros((1, 1), jnp.int32)
+        video = jax.ShapeDtypeStruct((1, frames, side, side, 3), jnp.uint8)
+        given = (video, ids) if self.spec.instructed else (video,)
+        call = functools.partial(self.init_with_output, method="encode_video")
+        key = {name: jax.random.key(0) for name in ("params", "dropout")}
+        return jax.eval_shape(call, key, *given)[0][0].shape[1]
 
     def embed(self, ids: jax.Array, tokens: jax.Array | None = None) -> jax.Array:
         """ids [b, l] -> [b, l, d], with `tokens` [b, k, d] of the videos in the places of slots.
