@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.dialogues import Dialogues
+from vlt.data.chat_batches import IGNORED, ChatBatches
 from vlt.data.pipeline import VideoData
 from vlt.data.prompts import Turn
 from vlt.evaluation.predictor import Metrics, Predictor
@@ -15,7 +15,7 @@ from vlt.evaluation.protocols import checked_pairs
 from vlt.evaluation.retrieval import pairs_of_twins, write_choices
 from vlt.tasks.twins import twin_accuracy
 
-Rows = tuple[np.ndarray, np.ndarray]  # of `Dialogues`
+Rows = tuple[np.ndarray, np.ndarray]  # ids and labels, of `ChatBatches`
 
 
 def answer_twins(
@@ -56,7 +56,7 @@ def check_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
     return ["exact", "questions"]
 
 
-def _rows(dialogues: Dialogues, asked: list[str], answers: list[str]) -> Rows:
+def _rows(dialogues: ChatBatches, asked: list[str], answers: list[str]) -> Rows:
     return dialogues([[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)])
 
 
@@ -66,9 +66,9 @@ def _judged(
     """Records that could be read and, of the answers to their questions [n, k, l], `judge`."""
 
     def program(params: Any, video: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return judge(predictor.module, params, video, ids[..., 0], ids[..., 1] > 0)
+        return judge(predictor.module, params, video, ids[..., 0], ids[..., 1])
 
-    both = np.stack(rows, axis=-1).astype(np.int32)
+    both = np.stack(rows, axis=-1)
     compiled = predictor.compiled("judge_answers", program)
     found = predictor.batches(compiled, params, data, step, lambda records: both[records])
     read, outputs = zip(*found, strict=True)
@@ -77,11 +77,11 @@ def _judged(
 
 
 def judge(
-    module: Any, params: Any, video: jax.Array, ids: jax.Array, counted: jax.Array
+    module: Any, params: Any, video: jax.Array, ids: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of k answers about each video, [b, k], and whether each is the greedy one.
 
-    video: [b, t, H, W, 3]. ids, counted: [b, k, l] of whole dialogues, as `Dialogues` makes them.
+    video: [b, t, H, W, 3]. ids, labels: [b, k, l] of whole dialogues, as `ChatBatches` makes them.
     """
 
     def logits(model: Any) -> jax.Array:
@@ -90,7 +90,8 @@ def judge(
         return model.decode(x, jnp.arange(ids.shape[2])[None], whole=True)[0]
 
     found = module.apply({"params": params}, method=logits)[:, :, :-1]
-    targets, counted = ids[:, :, 1:], counted[:, :, 1:]
+    targets = labels[:, :, 1:]
+    counted = targets != IGNORED
     own = jnp.take_along_axis(
         jax.nn.log_softmax(found), jnp.maximum(targets, 0)[..., None], axis=-1
     )

@@ -13,8 +13,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vlt.costs.memory import memory
+from vlt.data.chat_batches import ChatBatches
 from vlt.data.clips import DecoderPool
-from vlt.data.dialogues import Dialogues
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
 from vlt.data.tokenize import Tokenizer
@@ -144,7 +144,7 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
         )
 
 
-def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer | Dialogues:
+def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer | ChatBatches:
     """The tokenizer of `config.model`; of a chat model with the template of `config.task`.
 
     Raises:
@@ -158,7 +158,7 @@ def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenize
         )
     try:
         if isinstance(module, ChatModel):
-            tokenizer: Tokenizer | Dialogues = Dialogues.load(
+            tokenizer: Tokenizer | ChatBatches = ChatBatches.load(
                 folder,
                 config.task.template,
                 config.task.spacing,

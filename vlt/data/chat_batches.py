@@ -11,9 +11,10 @@ from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.prompts import Turn, render, template
 
 VIDEO_SLOT = -1  # of a chat model's ids, see `vlt.models.chat`
+IGNORED = -100  # label of a token that is not learned, see `vlt.tasks.conversation`
 
 
-class Dialogues:
+class ChatBatches:
     """Dialogues to padded ids, by one template, for a model that reads `slots` tokens of a video.
 
     Attributes:
@@ -34,19 +35,19 @@ class Dialogues:
     @classmethod
     def load(
         cls, folder: str | os.PathLike[str], used: str, spacing: str, slots: int, context: int
-    ) -> "Dialogues":
+    ) -> "ChatBatches":
         """Of a folder's tokenizer. Raises as `ChatTokenizer.load`, and for an unknown template."""
         return cls(ChatTokenizer.load(folder), used, spacing, slots, context)
 
     def entries(self, texts: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-        """Of a batch's `question` and `answer`, what its `text` and `counted` are."""
+        """Of a batch's `question` and `answer`, what its `text` and `labels` are."""
         asked = zip(texts["question"], texts["answer"], strict=True)
-        text, counted = self([[Turn(*pair, videos=1)] for pair in asked])
-        return {"text": text, "counted": counted}
+        text, labels = self([[Turn(*pair, videos=1)] for pair in asked])
+        return {"text": text, "labels": labels}
 
     def __call__(self, dialogues: Sequence[Sequence[Turn]]) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [b, context] with VIDEO_SLOT where tokens of videos stand and 0 at the end, and
-        which of them are of answers, bool [b, context].
+        labels [b, context]: the same of answers, and IGNORED.
 
         A longer dialogue is cut behind; a row of padding is one that says nothing.
 
@@ -55,7 +56,7 @@ class Dialogues:
                 context.
         """
         ids = np.zeros((len(dialogues), self.context), np.int32)
-        counted = np.zeros(ids.shape, bool)
+        labels = np.full_like(ids, IGNORED)
         for row, turns in enumerate(dialogues):
             if not any(turn.question or turn.answer for turn in turns):
                 continue
@@ -64,14 +65,15 @@ class Dialogues:
             prompt = self._tokenizer.encode(pieces, self._template, videos, self._spacing)
             length = self._fitted(len(prompt))
             ids[row, :length] = np.where(prompt.video < 0, prompt.ids, VIDEO_SLOT)[:length]
-            counted[row, :length] = prompt.answer[:length]
-            if not counted[row].any():
+            spoken = prompt.answer[:length]
+            labels[row, :length][spoken] = prompt.ids[:length][spoken]
+            if not spoken.any():
                 raise ValueError(
                     f"no word of an answer lies within the first {self.context} of "
                     f"{len(prompt)} tokens of {turns[0].question[:80]!r}; fewer frames or a larger "
                     "model.context would make room"
                 )
-        return ids, counted
+        return ids, labels
 
     def _fitted(self, length: int) -> int:
         if length <= self.context:
