@@ -147,6 +147,12 @@ def answering_task() -> ConfigDict:
     )
 
 
+def conversation_task(template: str) -> ConfigDict:
+    """Loss of a chat model's answers. template: of vlt/data/prompts.py. spacing: of texts beside
+    tokens that a checkpoint added, `train`, `fast` or `modern` (vlt/data/chat_tokenizer.py)."""
+    return ConfigDict({"name": "conversation", "template": template, "spacing": "train"})
+
+
 def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
     """Cross-entropy over all classes of data.train. classes: how many there must be, 0 for any."""
     section = ConfigDict(
@@ -184,6 +190,20 @@ def answering(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
         }
     )
     section.update(data)
+    return section
+
+
+def answers(manifest: str, frames: int, protocol: str = "moving_shapes") -> ConfigDict:
+    """How many greedy answers of a chat model are, to the letter, those of a manifest."""
+    section = ConfigDict({"kind": "answers", "protocol": protocol, "allow_subset": False})
+    section.update(videos(manifest, "linspace", frames, 40, cache=True))
+    return section
+
+
+def answer_twins(manifest: str, frames: int) -> ConfigDict:
+    """Twins told apart by the likelihood of their answers to one question."""
+    section = ConfigDict({"kind": "answer_twins", "min_pairs": 500})
+    section.update(videos(manifest, "linspace", frames, 40, cache=True))
     return section
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from vlt.data.chat_tokenizer import ChatTokenizer
-from vlt.data.prompts import Turn, render, template
+from vlt.data.prompts import VIDEO, Piece, Turn, render, template
 
 VIDEO_SLOT = -1  # of a chat model's ids, see `vlt.models.chat`
 IGNORED = -100  # label of a token that is not learned, see `vlt.tasks.conversation`
@@ -60,8 +60,8 @@ class ChatBatches:
         for row, turns in enumerate(dialogues):
             if not any(turn.question or turn.answer for turn in turns):
                 continue
-            videos = [self._slots] * sum(turn.videos for turn in turns)
             pieces = render(self._template, turns)
+            videos = [self._slots] * sum(piece == Piece(VIDEO, token=True) for piece in pieces)
             prompt = self._tokenizer.encode(pieces, self._template, videos, self._spacing)
             length = self._fitted(len(prompt))
             ids[row, :length] = np.where(prompt.video < 0, prompt.ids, VIDEO_SLOT)[:length]

@@ -138,6 +138,8 @@ TEMPLATES: dict[str, Template] = {
     "minigpt4_training": _minigpt4("", " ###"),
     # Vicuna's without a system text, of the tiny chat model in the package.
     "plain": dataclasses.replace(_vicuna(""), system=START),
+    # The same of a language model's training on texts alone: no place for a video.
+    "words": dataclasses.replace(_vicuna(""), system=START, question="{question}", video=""),
     # The raw question behind the video; of several turns, each on a line, which is our reading.
     "instructblip": Template(
         "",

@@ -20,6 +20,7 @@ from vlt.model_io.folder import (
     read_model_config,
     read_model_folder,
 )
+from vlt.model_io.parts import part_methods, read_parts
 from vlt.models.interpolation import resize_temporal
 from vlt.models.spec import SIZES, Spec, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
@@ -53,8 +54,9 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     """Builds `config.model` and fills its parameters.
 
     Leaves of the checkpoint's model are all loaded, strictly. Leaves of methods that the config
-    adds are initialised with `seed`, and named in the log. Without a checkpoint all are. A ViCLIP's
-    frame embeddings are interpolated where the config has more frames than they are for.
+    adds come from `config.parts` (vlt/model_io/parts.py) or are initialised with `seed`, and named
+    in the log. Without a checkpoint all are. A ViCLIP's frame embeddings are interpolated where the
+    config has more frames than they are for.
 
     Raises:
         ModelFolderError: the checkpoint is absent, half written or another model than the config's.
@@ -62,7 +64,12 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     """
     module, folder, stored = build_described(config)
     loaded = {} if folder is None else _read_params(folder, module)
-    params = _complete(module, loaded, set(stored.methods), seed)
+    parts = config.get("parts", ())
+    leaves = traverse_util.flatten_dict(loaded, sep="/") | read_parts(parts, module, loaded)
+    if leaves and not (module.methods or parts):
+        params = loaded
+    else:
+        params = _complete(module, leaves, {*stored.methods, *part_methods(parts)}, seed)
     methods = method_options(config, stored.methods)
     frames = config["frames"]
     described = dataclasses.replace(
@@ -181,7 +188,8 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
         clip = spec.kind == "dual_encoder"
         pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
-        return None, ModelConfig("clip" if clip else "blip", spec, {}, pixels)
+        family = {"dual_encoder": "clip", "chat": "chat"}.get(spec.kind, "blip")
+        return None, ModelConfig(family, spec, {}, pixels)
     folder = resolve(config["checkpoint"])
     stored = read_model_config(folder)
     size, frames = config["size"], config["frames"]
@@ -264,12 +272,9 @@ def _kind(path: str) -> str:
 
 
 def _complete(
-    module: VideoModel, loaded: dict[str, Any], stored: set[str], seed: int
+    module: VideoModel, have: dict[str, Any], stored: set[str], seed: int
 ) -> dict[str, Any]:
-    """Loaded leaves, and fresh ones where the model has more."""
-    if loaded and not module.methods:
-        return loaded
-    have = traverse_util.flatten_dict(loaded, sep="/")
+    """Loaded leaves by path, and fresh ones where the model has more."""
 
     def fresh(key: jax.Array) -> dict[str, jax.Array]:
         leaves = traverse_util.flatten_dict(init_params(module, key), sep="/")
@@ -277,7 +282,7 @@ def _complete(
 
     # Only the new leaves are results, so only they are computed.
     new = jax.device_get(jax.jit(fresh)(jax.random.key(seed)))
-    if loaded:
+    if have:
         for path, leaf in new.items():
             logging.info("new: %s %s", path, leaf.shape)
     params = traverse_util.unflatten_dict(have | new, sep="/")
