@@ -5,7 +5,7 @@ a linear projection of the tiny CLIP's tokens, tuned with it on single frames. O
 learns what the end of a clip looks like; it never sees two frames of one clip together.
 
     python -m vlt.main --config=configs/tiny_chat.py:words
-    python -m vlt.export --workdir=runs/tiny_chat_words runs/tiny_chat_words/model
+    python -m vlt.export --workdir=runs/tiny_chat-words runs/tiny_chat-words/model
     python -m vlt.main --config=configs/tiny_chat.py
     python -m vlt.export --workdir=runs/tiny_chat vlt/assets/tiny_chat --overwrite
 """
@@ -16,7 +16,7 @@ from vlt import configuration
 
 from . import common
 
-WORDS = "runs/tiny_chat_words/model"
+WORDS = "runs/tiny_chat-words/model"
 
 
 def tiny_chat() -> ConfigDict:
