@@ -30,7 +30,8 @@ from vlt.inference.prefetch import clip_request
 from vlt.model_io.build import check_frames
 from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
-from vlt.models.generation import Search, generate
+from vlt.models.generation import generate
+from vlt.models.search import Search
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.fields import from_values, shown
 from vlt.storage.trees import first_line
@@ -171,7 +172,7 @@ class VideoCaptioner(Model):
         Args:
             prompt: how the captions begin; it is not part of what comes back.
             seed: of what nucleus search draws.
-            search: fields of `vlt.models.generation.Search`.
+            search: fields of `vlt.models.search.Search`.
 
         Raises:
             ValueError, VideoError: frames or files as `VideoTextModel.encode_video` refuses them, a

@@ -15,7 +15,7 @@ from vlt.door import load_kind, run_door
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
-from vlt.models.generation import Search
+from vlt.models.search import Search
 
 
 def captions(

@@ -8,7 +8,7 @@ import pytest
 
 from vlt.bench import generation
 from vlt.model_io.build import init_params
-from vlt.models.generation import Search
+from vlt.models.search import Search
 from vlt.models.spec import SIZES, BertSpec, VisionSpec
 
 SPEC = dataclasses.replace(

@@ -13,7 +13,8 @@ from small_retriever import TEXT, VISUAL, params
 from vlt.evaluation import answering
 from vlt.evaluation.protocols import ProtocolError
 from vlt.models.answerer import Answerer
-from vlt.models.generation import Search, generate
+from vlt.models.generation import generate
+from vlt.models.search import Search
 from vlt.models.spec import BlipSpec
 
 ANSWERS = [f"{first} {second}" for first in range(3, 18) for second in (4, 11)]

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from vlt.evaluation.answering import rank
 from vlt.model_io.build import abstract_params, example_inputs, make_model
-from vlt.models.generation import Search, generate
+from vlt.models.generation import generate
+from vlt.models.search import Search
 from vlt.models.spec import SIZES
 
 ATOL = 2e-5

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from vlt.models.captioner import Captioner
-from vlt.models.generation import Search, generate, nucleus
+from vlt.models.generation import generate
+from vlt.models.search import Search, nucleus
 from vlt.models.spec import BertSpec
 
 BATCH = 10  # enough for every part of the rules to matter
@@ -290,7 +291,7 @@ def test_the_video_is_read_once_and_the_search_ends_early(params, given):
     ("options", "said"),
     [
         ({"method": "best"}, "unknown method: 'best'; choose from greedy, beam, nucleus"),
-        ({"semantics": "old"}, "unknown semantics: 'old'; choose from blip, transformers"),
+        ({"semantics": "old"}, "unknown semantics: 'old'; choose from blip, 4.31, transformers"),
         ({"beams": 0}, "beams must be >= 1, got 0"),
         ({"max_length": 4}, "min_length must be <= max_length, got 5"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be > 0, got 0.0"),

@@ -19,7 +19,8 @@ from vlt.bench.forward import random_video
 from vlt.bench.timing import ratio, turns
 from vlt.model_io.build import init_params
 from vlt.models.captioner import Captioner
-from vlt.models.generation import Search, generate
+from vlt.models.generation import generate
+from vlt.models.search import Search
 from vlt.models.spec import SIZES, BlipSpec
 
 

@@ -14,7 +14,7 @@ from vlt.convert.blip import BLIP_HF
 from vlt.convert.huggingface_blip import blip_json
 from vlt.convert.table import to_tensors
 from vlt.models.captioner import Captioner
-from vlt.models.generation import Search
+from vlt.models.search import Search
 
 
 class TorchCaptioner:

@@ -25,6 +25,6 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of the search: beams, max_length, ... (vlt/models/generation.py); repeatable",
+        help="of the search: beams, max_length, ... (vlt/models/search.py); repeatable",
     )
     return parser.parse_args(arguments)

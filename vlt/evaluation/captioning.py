@@ -12,7 +12,8 @@ from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
 from vlt.evaluation.retrieval import pairs_of_twins, write_choices
-from vlt.models.generation import Search, generate
+from vlt.models.generation import generate
+from vlt.models.search import Search
 from vlt.pytrees.fields import near
 from vlt.tasks.caption_metrics import (
     METRICS,

@@ -1,0 +1,315 @@
+"""Answers to prompts in which videos stand among words, from a language model with a cache.
+
+A prompt is read into the cache of keys and values once, and each token of an answer then alone.
+Prompts of unequal length stand in one batch behind padding, which takes no place and is not read.
+What follows a prompt is asked for again and again: the cache of a dialogue grows with its turns.
+Sizes of prompts and of caches are few (`bucket`), and each has one compiled program.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.models.search import Beams, BeamSearch, Sampling, Search, State, pick
+from vlt.models.tokens import KeysValues
+
+STEP = 64  # tokens from one size of a prompt or a cache to the next
+CHUNK = 8  # tokens of an answer that are computed before the first of them is shown
+
+
+class Words(flax.struct.PyTreeNode):
+    """Prompts, or what follows them: ids [b, n]; and [b, n] which token of a video stands there.
+
+    video: -1 for a word, else an index into the second axis of a batch's video tokens.
+    """
+
+    ids: jax.Array
+    video: jax.Array
+
+
+class Reading(flax.struct.PyTreeNode):
+    """What was read: logits [b, v] of what follows, and the cache of each block.
+
+    end: places of the cache that are taken. skipped: [b] the first of them, which are padding.
+    """
+
+    logits: jax.Array
+    cache: list[KeysValues]
+    end: jax.Array
+    skipped: jax.Array
+
+    @property
+    def room(self) -> int:
+        """Places of the cache."""
+        return int(self.cache[0].keys.shape[3])
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """What ends an answer. stops: ids; beams know `end_id` alone."""
+
+    end_id: int
+    stops: tuple[tuple[int, ...], ...] = ()
+
+
+def bucket(length: int) -> int:
+    """The least of the sizes that are compiled for, of at least `length`.
+
+    Steps of 64, and of an eighth from 512 on, so that no more than that is computed in vain.
+    """
+    step = max(STEP, 2 ** max(0, math.ceil(math.log2(max(length, 1))) - 3))
+    return -(-length // step) * step
+
+
+@functools.partial(jax.jit, static_argnames=("model", "room"))
+def read(
+    model: nn.Module, params: Any, words: Words, tokens: jax.Array, skipped: jax.Array, room: int
+) -> Reading:
+    """Prompts from their start on.
+
+    Args:
+        model: a module with `embed(ids)` and `decode(x, places, valid, cache, index, remember)`, as
+            `ChatModel` has.
+        tokens: [b, k, d] of videos.
+        skipped: [b] places of padding in front of each prompt.
+        room: places of the cache, n or more.
+    """
+    n = words.ids.shape[1]
+    places = jnp.maximum(jnp.arange(n) - skipped[:, None], 0)
+    valid = jnp.arange(n) >= skipped[:, None]
+
+    def first(model: Any) -> tuple[jax.Array, list[KeysValues]]:
+        x = _spliced(model, words, tokens)
+        logits, cache = model.decode(x[:, None], places, valid, remember=True)
+        return logits, cache
+
+    logits, cache = model.apply({"params": params}, method=first)
+    return Reading(logits[:, 0, -1], _room(cache, room), jnp.int32(n), skipped)
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnames="reading")
+def read_on(
+    model: nn.Module, params: Any, words: Words, tokens: jax.Array, reading: Reading, end: jax.Array
+) -> Reading:
+    """The same of what follows: `words` stand in front of place `end`, where the reading ends then.
+
+    What they cover of the reading is read anew.
+    """
+    n = words.ids.shape[1]
+
+    def further(model: Any) -> tuple[jax.Array, list[KeysValues]]:
+        x = _spliced(model, words, tokens)
+        return _decode(model, x[:, None], reading.cache, end - n, reading.skipped)
+
+    logits, cache = model.apply({"params": params}, method=further)
+    return reading.replace(logits=logits[:, 0, -1], cache=cache, end=end)
+
+
+def _decode(
+    model: Any, x: jax.Array, cache: list[KeysValues], index: jax.Array, skipped: jax.Array
+) -> tuple[jax.Array, list[KeysValues]]:
+    """x [b, g, n, d] that stand from place `index` of the cache on."""
+    places = jnp.maximum(index + jnp.arange(x.shape[2]) - skipped[:, None], 0)
+    valid = jnp.arange(cache[0].keys.shape[3]) >= skipped[:, None]
+    found: tuple[jax.Array, list[KeysValues]] = model.decode(
+        x, places, valid, cache=cache, index=index, remember=True
+    )
+    return found
+
+
+def _spliced(model: Any, words: Words, tokens: jax.Array) -> jax.Array:
+    """Embeddings [b, n, d] of words, and in their places tokens of videos."""
+    x = model.embed(words.ids)
+    if not tokens.shape[1]:
+        return jnp.asarray(x)
+    index = jnp.maximum(words.video, 0)[..., None]
+    video = jnp.take_along_axis(tokens, index, axis=1).astype(x.dtype)
+    return jnp.where(words.video[..., None] < 0, x, video)
+
+
+def _room(cache: list[KeysValues], room: int) -> list[KeysValues]:
+    def extend(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, room - x.shape[3]), (0, 0)))
+
+    return jax.tree.map(extend, cache)
+
+
+@functools.partial(jax.jit, static_argnames="room")
+def with_room(reading: Reading, room: int) -> Reading:
+    """The same reading, with a larger cache."""
+    return reading.replace(cache=_room(reading.cache, room))
+
+
+def searching(
+    search: Search, ending: Ending, history: int, unseen: jax.Array | int, rng: jax.Array | None
+) -> Sampling | BeamSearch:
+    """The rules of a search for answers, whose texts begin with `history` tokens before them.
+
+    unseen: [b, 1], as `BeamSearch` has it.
+    """
+    whole = dataclasses.replace(
+        search,
+        max_length=search.max_length + history,
+        min_length=search.min_length + history if search.min_length else 0,
+    )
+    if search.method == "beam":
+        return BeamSearch(whole, ending.end_id, history, unseen)
+    return Sampling(whole, ending.end_id, rng, ending.stops)
+
+
+class Answer(flax.struct.PyTreeNode):
+    """An answer under way: the search's state, and the cache of its texts [b, g, ...]."""
+
+    state: State
+    cache: list[KeysValues]
+
+
+@functools.partial(jax.jit, static_argnames=("search", "ending"))
+def begin(
+    reading: Reading,
+    known: jax.Array,
+    unseen: jax.Array,
+    search: Search,
+    ending: Ending,
+    rng: jax.Array | None = None,
+) -> State:
+    """The first token of each answer.
+
+    Args:
+        known: [b, h] ids that count as written before the answer, for a repetition penalty and as
+            length of a beam: the prompt's, an id outside of the vocabulary where it has padding; or
+            one start token. unseen: [b, 1], see `BeamSearch`.
+    """
+    rules = searching(search, ending, known.shape[1], unseen, rng)
+    state: State = rules.step(rules.start(known[:, None]), reading.logits[:, None])
+    return state
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "search", "ending", "history"), donate_argnames="answer"
+)
+def advance(
+    model: nn.Module,
+    params: Any,
+    answer: Answer,
+    reading: tuple[jax.Array, jax.Array],
+    unseen: jax.Array,
+    until: jax.Array,
+    search: Search,
+    ending: Ending,
+    history: int,
+    rng: jax.Array | None = None,
+) -> Answer:
+    """The answers up to `until` tokens, of which `history` were before them, or their ends.
+
+    reading: `end` and `skipped` of the prompts'.
+    """
+    rules = searching(search, ending, history, unseen, rng)
+    end, skipped = reading
+
+    def one(model: Any, answer: Answer) -> Answer:
+        state, cache = answer.state, answer.cache
+        if isinstance(state, Beams):
+            cache = jax.tree.map(lambda x: pick(x, state.parents), cache)
+        last = state.length - 1
+        ids = jax.lax.dynamic_slice_in_dim(state.ids, last, 1, axis=2)
+        logits, cache = _decode(model, model.embed(ids), cache, end + last - history, skipped)
+        return Answer(rules.step(state, logits[:, :, -1]), cache)  # type: ignore[arg-type]
+
+    def goes_on(answer: Answer) -> jax.Array:
+        return answer.state.open.any() & (answer.state.length < until)
+
+    def step(answer: Answer) -> Answer:
+        found: Answer = model.apply({"params": params}, answer, method=one)
+        return found
+
+    return jax.lax.while_loop(goes_on, step, answer)
+
+
+def write(
+    model: nn.Module,
+    params: Any,
+    reading: Reading,
+    known: jax.Array,
+    unseen: jax.Array,
+    search: Search,
+    ending: Ending,
+    rng: jax.Array | None = None,
+    chunk: int = CHUNK,
+) -> Iterator[Answer]:
+    """Answers to what was read, longer each time; the first of one token, the last whole.
+
+    All but beams write on in the reading's cache, which is theirs then: with them, it is in the
+    last answer. known, unseen: as of `begin`. chunk: tokens from one time to the next. What was
+    yielded is used up when the next is asked for.
+
+    Raises:
+        ValueError: the cache has no room for the longest answer.
+    """
+    history = known.shape[1]
+    if reading.room < int(reading.end) + search.max_length:
+        raise ValueError(
+            f"a cache of {reading.room} places, {int(reading.end)} taken, has no room for "
+            f"max_length={search.max_length} tokens"
+        )
+    state = begin(reading, known, unseen, search, ending, rng)
+    groups = state.ids.shape[1]
+    cache = reading.cache if groups == 1 else _for_beams(reading.cache, groups)
+    answer = Answer(state, cache)
+    yield answer
+    read_up_to = (reading.end, reading.skipped)
+    length, most = history + 1, history + search.max_length
+    while length < most and bool(answer.state.open.any()):
+        length = min(length + chunk, most)
+        answer = advance(
+            model,
+            params,
+            answer,
+            read_up_to,
+            unseen,
+            jnp.int32(length),
+            search,
+            ending,
+            history,
+            rng,
+        )
+        yield answer
+
+
+@functools.partial(jax.jit, static_argnames="groups")
+def _for_beams(cache: list[KeysValues], groups: int) -> list[KeysValues]:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], groups, *x.shape[2:])), cache)
+
+
+def padded(prompts: list[tuple[np.ndarray, np.ndarray]], length: int) -> tuple[Words, jax.Array]:
+    """Pairs of ids and video indices [l], as `Words` [b, length], and [b] the padding in front."""
+    ids = np.zeros((len(prompts), length), np.int32)
+    video = np.full((len(prompts), length), -1, np.int32)
+    for row, (words, places) in enumerate(prompts):
+        ids[row, length - len(words) :] = words
+        video[row, length - len(words) :] = places
+    skipped = [length - len(words) for words, _ in prompts]
+    return Words(jnp.asarray(ids), jnp.asarray(video)), jnp.array(skipped, jnp.int32)
+
+
+def written_before(
+    words: Words, skipped: jax.Array, search: Search, start_id: int, vocab: int, prompt: bool
+) -> tuple[jax.Array, jax.Array]:
+    """`known` and `unseen` of `begin`. prompt: whether the prompts count, or one start token.
+
+    Prompts are looked through for a repetition penalty alone; else their length is enough.
+    """
+    rows, n = words.ids.shape
+    if prompt and search.repetition_penalty != 1:
+        padding = jnp.arange(n) < skipped[:, None]
+        return jnp.where(padding, vocab, words.ids), -skipped[:, None]
+    start = jnp.full((rows, 1), start_id, jnp.int32)
+    return start, (n - skipped - 1)[:, None] if prompt else jnp.zeros((rows, 1), jnp.int32)
