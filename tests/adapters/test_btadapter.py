@@ -17,6 +17,7 @@ from vlt.model_io.build import init_params
 from vlt.model_io.folder import read_model_folder
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.vit import VisionTransformer
 from vlt.tasks.retrieval import Retrieval
 
 HEADS = 4  # of both towers of the golden model, whose widths are no multiples of 64
@@ -97,9 +98,11 @@ def test_tokens_for_the_language_model(golden, model, mode, frames):
     spec, params = model
     video = golden["video66_times8_int8"][None] / 8 if frames == "T66" else golden["video"]
     halving = frames != "T8_no_halving"
-    tower = encoder(spec, gates=MODES[mode], conversation=True, temporal_halving=halving)
-    encode = jax.jit(lambda x: tower.apply({"params": params}, x, method="encode_video")[1])
-    tokens = encode(channels_last(video))["language_tokens"]
+    method = BTAdapter(drop_path=0.0, gates=MODES[mode], temporal_halving=halving)
+    tower = VisionTransformer(spec.visual, 0, (method,), read=2)
+    encode = jax.jit(lambda x: tower.apply({"params": params["visual"]}, x)[1])
+    cls_first = encode(channels_last(video))["language_tokens"]
+    tokens = jnp.roll(cls_first, -1, axis=1)
     key = f"llava/{mode}/{frames}"
     if halving:
         np.testing.assert_allclose(tokens[0], golden[f"{key}/tokens_patches_then_cls"], atol=1e-5)

@@ -1,6 +1,7 @@
 """Named sizes are those of the published and of the packaged models."""
 
 import dataclasses
+import json
 import math
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import read_model_config
-from vlt.models.spec import SIZES
+from vlt.models.spec import SIZES, ChatSpec, LlamaSpec, QFormerSpec, VisionSpec, spec_from_dict
 
 # Of OpenAI's CLIPs.
 PARAMETERS = {"clip_b16": 149_620_737, "clip_l14": 427_616_513}
@@ -43,3 +44,52 @@ def test_the_narrow_model_is_half_a_large_one():
     for half, whole in ((narrow.visual, large.visual), (narrow.text, large.text)):
         fields = {name: getattr(whole, name) // 2 for name in ("width", "heads", "mlp_width")}
         assert half == dataclasses.replace(whole, **fields)
+
+
+CHAT = ChatSpec(VisionSpec(16, 8, 16, 3, 2, 32), LlamaSpec(16, 20, 8, 1, 2, 16))
+QFORMER = QFormerSpec(4, 8, 2, 2, 16, 16)
+
+
+@pytest.mark.parametrize("spec", [CHAT, dataclasses.replace(CHAT, qformer=QFORMER)])
+def test_sizes_of_a_chat_model_are_read_as_they_are_written(spec):
+    connector = "linear" if spec.qformer is None else "qformer"
+    spec = dataclasses.replace(spec, connector=connector)
+    assert spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"qformer": QFORMER}, "spec.connector='linear' has no spec.qformer"),
+        ({"connector": "qformer"}, "spec.connector='qformer' needs its sizes, spec.qformer"),
+        ({"connector": "conv"}, "spec.connector='conv'; choose from linear, mlp, qformer"),
+        ({"qformer": 3}, "spec.qformer=3: {field: value, ...} or null is needed"),
+        ({"tokens": "means"}, "spec.tokens='means' .did you mean 'mean'"),
+        ({"tokens": "st_pool"}, "spec.cls='last': means over patches take spec.cls='none'"),
+        ({"read": 4}, "spec.read=4: the vision tower has 3 blocks"),
+        (
+            {"visual": dataclasses.replace(CHAT.visual, pool="mean")},
+            "spec.cls='last': a tower without class token",
+        ),
+        (
+            {"visual": dataclasses.replace(CHAT.visual, temporal_frames=4)},
+            "spec.tokens='mean': a tower that holds the patches of all .*takes spec.tokens='frames'",
+        ),
+        (
+            {"connector": "qformer", "qformer": dataclasses.replace(QFORMER, source_width=8)},
+            "spec.qformer.source_width=8: the vision tower's width is 16",
+        ),
+        (
+            {"connector": "qformer", "qformer": dataclasses.replace(QFORMER, vocab=20)},
+            "spec.qformer.context=0: 2 to",
+        ),
+        (
+            {"text": dataclasses.replace(CHAT.text, heads=8)},
+            "spec.text.heads=8: heads of 1 channels; rotary attention turns pairs",
+        ),
+        ({"text": dataclasses.replace(CHAT.text, end_id=20)}, "spec.text.end_id=20: 0 to 19"),
+    ],
+)
+def test_parts_of_a_chat_model_that_do_not_fit_are_a_sentence(changed, message):
+    with pytest.raises(ValueError, match=message):
+        spec_from_dict(dataclasses.replace(CHAT, **changed).to_dict())

@@ -102,18 +102,23 @@ class Branch(nn.Module):
     ) -> tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """states[m] [b, t, 1 + n, d] left block m; layout maps [b, t, n, d] to [b, t, k, d].
 
-        Returns the video CLS [b, d], the patches [b, t, k, d], and both after every layer.
+        layers: how many are run, beside the last states; None for all. Returns the video CLS
+        [b, d], the patches [b, t, k, d], and both after every layer.
         """
         options = self.options
-        first = len(states) - options.depth - (options.inputs == "last_k_plus_1")
+        layers = options.depth if layers is None else layers
+        first = len(states) - layers - (options.inputs == "last_k_plus_1")
         cls, patches = self._enter(states[first], position, layout)
         captured = []
-        for j in range(options.depth if layers is None else layers):
+        for j in range(layers):
             if j and options.interaction:
                 cls, patches = self._mix(cls, patches, states[first + j], layout)
             patches = self.temporal[j](patches)
             cls, patches = self.spatial[j](cls, patches)
             captured.append((cls, patches))
+        if self.is_initializing():  # the others are in the weights, though nothing reads them
+            for j in range(layers, options.depth):
+                self.spatial[j](cls, self.temporal[j](patches))
         return cls, patches, captured
 
     def _enter(
@@ -148,7 +153,11 @@ class Branch(nn.Module):
         """Video CLS [b, d] and the backbone's [b, t, d] -> [b, t, d] (Eq. 5)."""
         if self.options.gates == "none":
             return cls[:, None] + frame_cls
-        return mix(self._gate(self.final_gate, 1e4), frame_cls, cls[:, None])
+        return self.weigh(frame_cls, cls[:, None])
+
+    def weigh(self, backbone: jax.Array, branch: jax.Array) -> jax.Array:
+        """Both, [..., d], by the final gate (Eq. 5)."""
+        return mix(self._gate(self.final_gate, 1e4), backbone, branch)
 
     def _gate(self, weight: jax.Array, slope: float) -> jax.Array:
         """Weight of the backbone. Slopes are published; they speed up the gate's learning."""

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from vlt.adapters.branch import Branch, BranchOptions, Layout
 from vlt.models.points import Method, TowerScope, copy_leaves
-from vlt.models.spec import Spec
-from vlt.models.tokens import Tokens
+from vlt.models.spec import ChatSpec, Spec
+from vlt.models.tokens import Tokens, without_prompts
 from vlt.models.vit import normalize
 
 
@@ -25,8 +25,16 @@ class BTAdapter(BranchOptions, Method):
     pool: `project_then_mean` over time, or the paper's `mean_then_project` (Eq. 5).
     mask_rate: share of patches dropped from the branch in training (Section 3.3).
     mask_layout: `tube`, the same patches in every frame; `released`, as the published code indexes.
-    conversation: also put out `language_tokens`, from the second-to-last layers of both sides.
-    temporal_halving: conversation attends over T/2 frames for T <= 64, as the released scripts do.
+
+    In a chat model the branch reads no block that the language model does not, and puts out
+    `language_tokens`, of which these options are (Section 3.4):
+
+    spare: layers at the end of the branch that are in the weights but not run: 1 of a branch that
+        stands beside a whole tower, 0 of one that was tuned for conversation.
+    combine: of both sides' tokens: `half`, their mean, as published, or `gate`, by the final gate,
+        the paper's learned balance.
+    temporal_halving: attends over T/2 frames where there are at most `max_frames`, as the released
+        scripts do.
     """
 
     name: ClassVar[str] = "btadapter"
@@ -38,7 +46,8 @@ class BTAdapter(BranchOptions, Method):
     pool: str = "project_then_mean"
     mask_rate: float = 0.0
     mask_layout: str = "tube"
-    conversation: bool = False
+    spare: int = 1
+    combine: str = "half"
     temporal_halving: bool = False
 
     def __post_init__(self) -> None:
@@ -49,6 +58,7 @@ class BTAdapter(BranchOptions, Method):
             "pool": ("project_then_mean", "mean_then_project"),
             "mask_layout": ("tube", "released"),
             "alignment": ("normalized", "linear", "none"),
+            "combine": ("half", "gate"),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
@@ -64,6 +74,21 @@ class BTAdapter(BranchOptions, Method):
         for field in ("depth", "max_frames"):
             if getattr(self, field) < 1:
                 raise ValueError(f"btadapter.{field} must be >= 1, got {getattr(self, field)}")
+        if not 0 <= self.spare < max(self.depth, 2):
+            raise ValueError(f"btadapter.spare={self.spare}: fewer than depth={self.depth}, from 0")
+        if self.combine == "gate" and self.gates == "none":
+            raise ValueError("btadapter.combine='gate' with btadapter.gates='none': there is none")
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError for a chat model that reads too few blocks, or none of the branch."""
+        if not isinstance(spec, ChatSpec):
+            return
+        used, read = self.depth - self.spare, spec.visual.layers - spec.read + 1
+        if not 1 <= used <= read - (self.inputs == "last_k_plus_1"):
+            raise ValueError(
+                f"btadapter.depth={self.depth} and btadapter.spare={self.spare}: {used} layers "
+                f"beside the {read} blocks that are read"
+            )
 
     @property
     def reads_patches(self) -> bool:
@@ -79,13 +104,14 @@ class BTAdapter(BranchOptions, Method):
             tower.embed_dim,
             self,
             train,
-            tower.cls_only,
+            tower.cls_only and not tower.read,
             tower.remat,
             tower.dtype,
             name="btadapter",
         )
-        if self.conversation:
-            return hidden[-1], {"language_tokens": self._language_tokens(branch, tower, states)}
+        if tower.read:
+            cls, patches = self._both_sides(branch, tower, states)
+            return hidden[-1], {"language_tokens": jnp.concatenate([cls, patches], axis=1)}
         layout: Layout = _identity
         teacher_layout: Layout = _identity
         if train and self.mask_rate:
@@ -114,42 +140,45 @@ class BTAdapter(BranchOptions, Method):
         target = normalize(tower.project_tokens(teacher))
         return normalize(branch.align(patches)), jax.lax.stop_gradient(target)
 
-    def _language_tokens(
+    def _both_sides(
         self, branch: Branch, tower: TowerScope, states: list[jax.Array]
-    ) -> jax.Array:
-        """[b, n + 1, d]: patches, then the video CLS, averaged over time and over both sides."""
-        frames = states[0].shape[1]
+    ) -> tuple[jax.Array, jax.Array]:
+        """The video CLS [b, 1, d] and patches [b, n, d], averaged over time and over both sides."""
+        layers = self.depth - self.spare
+        if len(states) < layers + (self.inputs == "last_k_plus_1"):
+            raise ValueError(
+                f"features enter the tower {len(states)} blocks before those that are read; "
+                f"btadapter's {layers} layers need more"
+            )
+        clip = states[-1].mean(1)
         layout: Layout = _identity
-        if frames > self.max_frames:
-            states = [average_pairs(x) for x in states]
+        if (frames := states[0].shape[1]) > self.max_frames:
+            count = -(-frames // self.max_frames)
+            states = [average_frames(x, count) for x in states]
         elif self.temporal_halving:
             layout = halve_time
-        cls, patches, _ = branch(states, tower.position_embedding, layout, self.depth - 1)
-        penultimate = states[-2]
-        b, _, n, d = penultimate[:, :, 1:].shape
-        branch_patches = patches.reshape(b, patches.shape[1], n, -1, d).mean((1, 3))
-        patch_tokens = (penultimate[:, :, 1:].mean(1) + branch_patches) / 2
-        cls_token = (penultimate[:, :, 0].mean(1) + cls) / 2
-        return jnp.concatenate([patch_tokens, cls_token[:, None]], axis=1)
+        cls, patches, _ = branch(states, tower.position_embedding, layout, layers)
+        b, n, d = len(clip), clip.shape[1] - 1, clip.shape[2]
+        patches = patches.reshape(b, patches.shape[1], n, -1, d).mean((1, 3))
+        if self.combine == "half":
+            return (clip[:, :1] + cls[:, None]) / 2, (clip[:, 1:] + patches) / 2
+        return branch.weigh(clip[:, :1], cls[:, None]), branch.weigh(clip[:, 1:], patches)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Spatial layers start as copies of the blocks they stand beside."""
         visual = dict(params["visual"])
         branch = dict(visual["btadapter"])
+        first = spec.visual.layers - self.depth
+        if isinstance(spec, ChatSpec):
+            first += self.spare - (spec.read - 1)
         for j in range(self.depth):
-            name, beside = f"spatial_{j}", f"blocks_{spec.visual.layers - self.depth + j}"
-            branch[name] = copy_leaves(branch[name], visual[beside])
+            # Of a tower whose last block was taken off, the last layer begins as the one before it.
+            beside = f"blocks_{min(first + j, spec.visual.layers - 1)}"
+            branch[f"spatial_{j}"] = copy_leaves(branch[f"spatial_{j}"], visual[beside])
         return params | {"visual": visual | {"btadapter": branch}}
 
 
 METHOD = BTAdapter
-
-
-def without_prompts(tokens: Tokens) -> jax.Array:
-    """CLS token and patches [b, t, 1 + patches, d]."""
-    if tokens.protected == tokens.cls:
-        return tokens.x
-    return jnp.concatenate([tokens.x[:, :, : tokens.cls], tokens.x[:, :, tokens.protected :]], 2)
 
 
 def draw_kept(rng: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
@@ -183,20 +212,25 @@ def mask_layouts(kind: str, kept: jax.Array) -> tuple[Layout, Layout]:
     return (tube, tube) if kind == "tube" else (released, released_teacher)
 
 
-def average_pairs(x: jax.Array) -> jax.Array:
-    """Means of consecutive frames, [b, t, n, d] -> [b, t / 2, n, d]."""
-    b, t, n, d = x.shape
-    if t % 2:
-        raise ValueError(f"{t} frames: conversation averages pairs of frames, give an even number")
-    return x.reshape(b, t // 2, 2, n, d).mean(2)
+def average_frames(x: jax.Array, count: int) -> jax.Array:
+    """Means of `count` consecutive frames [b, t, n, d] -> [b, t / count, n, d], the last of those
+    that are left."""
+    whole, rest = jnp.split(x, [x.shape[1] // count * count], axis=1)
+    means = whole.reshape(len(x), -1, count, *x.shape[2:]).mean(2)
+    if not rest.shape[1]:
+        return means
+    return jnp.concatenate([means, rest.mean(1, keepdims=True)], axis=1)
 
 
 def halve_time(x: jax.Array) -> jax.Array:
-    """Frames i and i + t/2 share a group, [b, t, n, d] -> [b, t / 2, 2n, d], n-major."""
+    """Frames i and i + t/2 share a group, [b, t, n, d] -> [b, t / 2, 2n, d], n-major.
+
+    Of an odd number, for which the published code fails, the one in the middle is in both halves.
+    """
     b, t, n, d = x.shape
-    if t % 2:
-        raise ValueError(f"{t} frames: temporal_halving needs an even number")
-    return x.reshape(b, 2, t // 2, n, d).transpose(0, 2, 3, 1, 4).reshape(b, t // 2, 2 * n, d)
+    half = (t + 1) // 2
+    halves = jnp.stack([x[:, :half], x[:, t - half :]], axis=1)
+    return halves.transpose(0, 2, 3, 1, 4).reshape(b, half, 2 * n, d)
 
 
 def _identity(x: jax.Array) -> jax.Array:

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 from vlt.models.gradients import scale_gradient
 from vlt.models.options import TOWERS, check_layers, require_some
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import BertSpec, Spec
+from vlt.models.spec import BertSpec, Spec, TextSpec
 from vlt.models.tokens import Tokens
 
 CHOICES = {
@@ -96,11 +96,10 @@ class MSTA(Method):
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for blocks that a tower does not have or that cannot be paired, and for
-        a shared projection where the text model is a BERT."""
-        if self.shared and isinstance(spec.text, BertSpec):
-            raise ValueError(
-                "msta.shared=True: BLIP's text model has no block to share with; set it False"
-            )
+        a shared projection where there is no causal text tower beside the vision tower."""
+        if self.shared and not isinstance(spec.text, TextSpec):
+            whose = "BLIP's text model" if isinstance(spec.text, BertSpec) else "a language model"
+            raise ValueError(f"msta.shared=True: {whose} has no block to share with; set it False")
         visual, text = (
             self.blocks(tower, getattr(spec, tower).layers) for tower in ("visual", "text")
         )

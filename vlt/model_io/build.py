@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from vlt.methods import build_methods
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
+from vlt.models.chat import ChatModel
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.retriever import Retriever
-from vlt.models.spec import MOST_TOKENS, SIZES, Spec
+from vlt.models.spec import MOST_TOKENS, SIZES, ChatSpec, Spec
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
@@ -22,6 +23,7 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "captioner": Captioner,
     "retriever": Retriever,
     "answerer": Answerer,
+    "chat": ChatModel,
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -141,6 +143,8 @@ def merged_form(model: VideoModel) -> VideoModel:
 
 def input_names(spec: Spec) -> tuple[str, ...]:
     """What a model is called with, in order, by the names that batches have for it."""
+    if isinstance(spec, ChatSpec):
+        return ("video", "text", "instruction") if spec.instructed else ("video", "text")
     return ("video", "question", "answer") if spec.kind == "answerer" else ("video", "text")
 
 

@@ -24,7 +24,7 @@ from vlt.models.block import (
     constrain_sharding,
 )
 from vlt.models.points import Method, of_tower
-from vlt.models.spec import BertSpec
+from vlt.models.spec import BertSpec, QFormerSpec
 from vlt.models.tokens import KeysValues, Pattern
 
 
@@ -118,14 +118,41 @@ class Bert(nn.Module):
         return LanguageHead(self.spec, self.dtype, name="lm_head")(x, embedding.embedding)
 
 
-class BertLayer(nn.Module):
-    """Self-attention, cross-attention where there is a source, MLP; LayerNorm after each sum."""
+class PostNormLayer(nn.Module):
+    """The parts of a layer whose LayerNorms come after each sum."""
 
-    spec: BertSpec
+    spec: BertSpec | QFormerSpec
     layer: int
     methods: tuple[Method, ...]
     train: bool
     dtype: Any
+
+    def attention(self, name: str) -> Attention:
+        """Of queries, keys and values of any width."""
+        return Attention(
+            self.spec.heads,
+            methods=self.methods,
+            dtype=self.dtype,
+            kernel_init=self.spec.init,
+            dropout=self.spec.dropout * self.train,
+            name=name,
+        )
+
+    def mlp(self, name: str = "mlp") -> Mlp:
+        """The two dense layers."""
+        spec = self.spec
+        return Mlp(spec.mlp_width, spec.activation, self.methods, self.dtype, spec.init, name=name)
+
+    def add(self, norm: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        """LayerNorm(x + y)."""
+        y = nn.Dropout(self.spec.dropout, deterministic=not self.train)(y)
+        return LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name=norm)(
+            constrain_sharding(x + y, {0: "batch"})
+        )
+
+
+class BertLayer(PostNormLayer):
+    """Self-attention, cross-attention where there is a source, MLP; LayerNorm after each sum."""
 
     @nn.compact
     def __call__(
@@ -138,12 +165,11 @@ class BertLayer(nn.Module):
         index: jax.Array | int,
     ) -> tuple[jax.Array, Memory]:
         """x [b, g, l, d] -> the same, and what was read."""
-        spec = self.spec
         own, crossed = (None, None) if memory is None else (memory.own, memory.source)
-        y, attended = self._attention("attention")(
+        y, attended = self.attention("attention")(
             Pattern(x, x, bias=bias), own, None if own is None else index
         )
-        x = self._add("attention_norm", x, y)
+        x = self.add("attention_norm", x, y)
         read = KeysValues(attended.keys, attended.values)
         if source is not None or crossed is not None:
             # All groups of a text read one source, whose keys then pass through memory once.
@@ -151,29 +177,10 @@ class BertLayer(nn.Module):
             keys = queries if source is None else source[:, None].astype(self.dtype)
             mask = None if source_bias is None else source_bias[:, None, None, None]
             pattern = Pattern(queries, keys, bias=mask)
-            y, attended = self._attention("cross_attention")(pattern, crossed)
+            y, attended = self.attention("cross_attention")(pattern, crossed)
             crossed = KeysValues(attended.keys, attended.values)
-            x = self._add("cross_attention_norm", x, y.reshape(x.shape))
-        mlp = Mlp(
-            spec.mlp_width, spec.activation, self.methods, self.dtype, self.spec.init, name="mlp"
-        )
-        return self._add("mlp_norm", x, mlp(x)), Memory(read, crossed)
-
-    def _attention(self, name: str) -> Attention:
-        return Attention(
-            self.spec.heads,
-            methods=self.methods,
-            dtype=self.dtype,
-            kernel_init=self.spec.init,
-            dropout=self.spec.dropout * self.train,
-            name=name,
-        )
-
-    def _add(self, norm: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        y = nn.Dropout(self.spec.dropout, deterministic=not self.train)(y)
-        return LayerNorm(epsilon=self.spec.norm_eps, dtype=self.dtype, name=norm)(
-            constrain_sharding(x + y, {0: "batch"})
-        )
+            x = self.add("cross_attention_norm", x, y.reshape(x.shape))
+        return self.add("mlp_norm", x, self.mlp()(x)), Memory(read, crossed)
 
 
 class LanguageHead(nn.Module):

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from vlt.models.points import Method
-from vlt.models.spec import JOINT_KINDS, BertSpec, DualEncoderSpec, Spec
+from vlt.models.spec import JOINT_KINDS, BertSpec, ChatSpec, DualEncoderSpec, Spec
 
 # What a method may need, as the sentence of a refusal goes on; a kind of model lacks some of it,
 # and other methods break some of it.
@@ -30,12 +30,23 @@ def check_methods(methods: Sequence[Method], spec: Spec) -> None:
         for word in WORDS:
             if word in method.needs_here() and word in missing:
                 _refuse(method, f"{WORDS[word]}, and {missing[word]}; {_remedy(method, word)}")
+        if "patch_places" in method.breaks_here() and averages_patches(spec):
+            _refuse(
+                method,
+                "changes where patches are, and this model's language model reads means over "
+                "frames of each; take it out of model.methods, or sizes with tokens='frames'",
+            )
     for method, other in itertools.permutations(methods, 2):
         for word in WORDS:
             if word in method.needs_here() & other.breaks_here():
                 both = word in other.needs
                 clash = f"and {other.name} does too" if both else f"which {other.name} changes"
                 _refuse(method, f"{WORDS[word]}, {clash}; take one of them out of model.methods")
+
+
+def averages_patches(spec: Spec) -> bool:
+    """Whether means over frames are taken of the tokens that stand in the same places."""
+    return isinstance(spec, ChatSpec) and spec.tokens != "frames"
 
 
 def lacks(spec: Spec) -> dict[str, str]:
@@ -60,6 +71,8 @@ def lacks(spec: Spec) -> dict[str, str]:
         found["text_blocks"] = "this model's BERT has none"
     else:
         found["bert"] = "this model has a causal text tower, which adapter is for"
+    if isinstance(spec, ChatSpec):
+        found["text_tower"] = "this model has a language model"
     return found
 
 

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Protocol
 import flax.linen as nn
 import jax
 
-from vlt.models.spec import Spec, TextSpec, VisionSpec
+from vlt.models.spec import LlamaSpec, Spec, TextSpec, VisionSpec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 
@@ -84,6 +84,7 @@ class TowerScope(Scope, Protocol):
     spec: VisionSpec
     embed_dim: int
     cls_only: bool
+    read: int
     remat: bool
     position_embedding: jax.Array
     projection: Any
@@ -93,13 +94,15 @@ class TowerScope(Scope, Protocol):
 
 
 class TextScope(Scope, Protocol):
-    """What a method may read of the causal text tower that calls it."""
+    """What a method may read of the causal text tower or language model that calls it."""
 
     @property
     def tower(self) -> str:
         """`text`."""
 
-    spec: TextSpec
+    @property
+    def spec(self) -> TextSpec | LlamaSpec:
+        """Its sizes."""
 
 
 AnyTower = TowerScope | TextScope

@@ -26,8 +26,23 @@ LIMITS: dict[str, tuple[float, float]] = {
     "init_std": (0, 100),
     "dropout": (0, 0.99),
     "rotary_base": (1, 1e9),
+    "queries": (1, 2**12),
+    "cross_every": (1, 128),
+    "source_norm_eps": (0, 1),
+    "read": (1, 128),
 }
 POOLS = ("cls", "mean")
+CONNECTORS = ("linear", "mlp", "qformer")
+VIDEO_TOKENS = ("mean", "st_pool", "frames")
+CLASS_PLACES = ("first", "last", "none")
+CHOICES = {
+    "pool": POOLS,
+    "activation": tuple(ACTIVATIONS),
+    "connector": CONNECTORS,
+    "tokens": VIDEO_TOKENS,
+    "cls": CLASS_PLACES,
+}
+POOLED_FRAMES = 100  # rows that `st_pool` has for frames
 MOST_TOKENS = 2**20  # patches of a video
 
 
@@ -210,8 +225,8 @@ class ChatSpec:
 
     connector: `linear` or `mlp` of each token (LLaVA, LLaVA-1.5), or `qformer` (MiniGPT-4,
         InstructBLIP). qformer: its sizes.
-    read: which states of the tower the connector gets: 1 for the last block's, 2 for those of the
-        one before (LLaVA), without the final LayerNorm.
+    read: which states of the tower go on, without the final LayerNorm: 1 for the last block's, of a
+        tower that has no such LayerNorm; 2 for those of the block before (LLaVA).
     tokens: what of a video goes on: `mean` over frames of each token; `st_pool`, means over space
         and over time (Video-ChatGPT); `frames`, all of each frame. Of methods that put out tokens
         for language (BT-Adapter), those.
@@ -229,9 +244,20 @@ class ChatSpec:
     tokens: str = "mean"
     cls: str = "last"
 
+    @property
+    def instructed(self) -> bool:
+        """Whether the Q-Former reads an instruction beside the video."""
+        return self.qformer is not None and self.qformer.vocab > 0
+
+    @property
+    def feature_blocks(self) -> int:
+        """Blocks of the tower behind which features are cached: all but the three whose states a
+        BT-Adapter reads, and those that nothing reads."""
+        return max(self.visual.layers - self.read - 2, 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in a model folder's config.json."""
-        return dataclasses.asdict(self)
+        return {"kind": self.kind} | dataclasses.asdict(self)
 
 
 Spec = DualEncoderSpec | BlipSpec | ChatSpec
@@ -243,14 +269,20 @@ def spec_from_dict(fields: Any) -> Spec:
     Raises:
         ValueError: a field is missing, unknown, of another type or out of range; names it.
     """
-    blip = isinstance(fields, Mapping) and "kind" in fields
-    kind: type[Spec] = BlipSpec if blip else DualEncoderSpec
+    kind: type[Spec] = DualEncoderSpec
+    if isinstance(fields, Mapping) and fields.get("kind") == ChatSpec.kind:
+        kind, fields = ChatSpec, {name: x for name, x in fields.items() if name != "kind"}
+    elif isinstance(fields, Mapping) and "kind" in fields:
+        kind = BlipSpec
     spec = from_values(kind, fields, "spec")
     _check_numbers("spec", spec)
     _check_vision(spec.visual)
     _check_text(spec)
+    if isinstance(spec, ChatSpec):
+        _check_chat(spec)
     if spec.kind not in MODEL_KINDS:
-        raise ValueError(f"spec.kind={shown(spec.kind)}{near(spec.kind, BLIP_KINDS)}")
+        known = (*BLIP_KINDS, ChatSpec.kind)
+        raise ValueError(f"spec.kind={shown(spec.kind)}{near(spec.kind, known)}")
     if bool(spec.embed_dim) != (spec.kind in JOINT_KINDS):
         raise ValueError(
             f"spec.embed_dim={spec.embed_dim}: a {spec.kind} has "
@@ -265,14 +297,17 @@ def _check_numbers(where: str, part: Any) -> None:
         if dataclasses.is_dataclass(value):
             _check_numbers(f"{where}.{field.name}", value)
         low, high = LIMITS.get(field.name, (None, None))
+        absent = isinstance(part, QFormerSpec) and (part.vocab, part.context) == (0, 0)
+        if absent and field.name in ("vocab", "context"):
+            continue
         if low is not None and not low <= value <= high:
             raise ValueError(f"{where}.{field.name}={shown(value)}: {low} to {high}")
         if field.name == "heads" and part.width % value:
             raise ValueError(f"{where}.heads={value} does not divide width={part.width}")
-        if field.name == "pool" and value not in POOLS:
-            raise ValueError(f"{where}.pool={shown(value)}{near(value, POOLS)}")
-        if field.name == "activation" and value not in ACTIVATIONS:
-            raise ValueError(f"{where}.activation={shown(value)}{near(value, ACTIVATIONS)}")
+        if field.name in CHOICES and value not in CHOICES[field.name]:
+            raise ValueError(
+                f"{where}.{field.name}={shown(value)}{near(value, CHOICES[field.name])}"
+            )
 
 
 def _check_vision(visual: VisionSpec) -> None:
@@ -300,6 +335,37 @@ def _check_text(spec: Spec) -> None:
     for name in ("decode_id", "encode_id", "end_id"):
         if not 0 <= getattr(text, name) < text.vocab:
             raise ValueError(f"spec.text.{name}={getattr(text, name)}: 0 to {text.vocab - 1}")
+
+
+def _check_chat(spec: ChatSpec) -> None:
+    """Raises ValueError where the parts of a chat model do not fit each other."""
+    visual, text = spec.visual, spec.text
+    if text.width // text.heads % 2:
+        raise ValueError(
+            f"spec.text.heads={text.heads}: heads of {text.width // text.heads} channels; rotary "
+            "attention turns pairs of them"
+        )
+    for name in ("start_id", "end_id"):
+        if not 0 <= getattr(text, name) < text.vocab:
+            raise ValueError(f"spec.text.{name}={getattr(text, name)}: 0 to {text.vocab - 1}")
+    if (spec.connector == "qformer") != (spec.qformer is not None):
+        needed = "needs its sizes, spec.qformer" if spec.qformer is None else "has no spec.qformer"
+        raise ValueError(f"spec.connector={spec.connector!r} {needed}")
+    if spec.qformer is not None and spec.qformer.source_width != visual.width:
+        raise ValueError(
+            f"spec.qformer.source_width={spec.qformer.source_width}: the vision tower's width is "
+            f"{visual.width}"
+        )
+    if spec.read > visual.layers:
+        raise ValueError(f"spec.read={spec.read}: the vision tower has {visual.layers} blocks")
+    if spec.cls != "none" and (not visual.cls or spec.tokens == "st_pool"):
+        why = "means over patches" if visual.cls else "a tower without class token"
+        raise ValueError(f"spec.cls={spec.cls!r}: {why} take spec.cls='none'")
+    if spec.tokens != "frames" and visual.temporal_frames:
+        raise ValueError(
+            f"spec.tokens={spec.tokens!r}: a tower that holds the patches of all frames in one "
+            "group takes spec.tokens='frames'"
+        )
 
 
 def _clip(
@@ -343,7 +409,7 @@ def _blip(kind: str, width: int, layers: int, embed_dim: int) -> BlipSpec:
 
 
 BLIP_KINDS = {"captioner": 0, "retriever": 256, "answerer": 0}  # and their joint spaces
-MODEL_KINDS = (DualEncoderSpec.kind, *BLIP_KINDS)
+MODEL_KINDS = (DualEncoderSpec.kind, *BLIP_KINDS, ChatSpec.kind)
 JOINT_KINDS = (DualEncoderSpec.kind, "retriever")  # have embeddings of videos and texts
 
 SIZES: dict[str, Spec] = {

@@ -105,6 +105,13 @@ class Tokens(flax.struct.PyTreeNode):
         return x.swapaxes(1, 2).reshape(b, 1, n * t, d)
 
 
+def without_prompts(tokens: Tokens) -> jax.Array:
+    """CLS tokens and patches [b, g, cls + n, d], without the other protected tokens."""
+    if tokens.protected == tokens.cls:
+        return tokens.x
+    return jnp.concatenate([tokens.x[:, :, : tokens.cls], tokens.x[:, :, tokens.protected :]], 2)
+
+
 def _shifted(readout: jax.Array | None, at: int, by: int) -> jax.Array | None:
     """Where the token read in the end is after others came or went, from `at` on."""
     return None if readout is None else jnp.where(readout >= at, readout + by, readout)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from vlt.models.block import Block, Dense, LayerNorm
 from vlt.models.points import Method, of_tower
 from vlt.models.spec import VisionSpec
-from vlt.models.tokens import Tokens
+from vlt.models.tokens import Tokens, without_prompts
 
 
 class PatchEmbedding(nn.Module):
@@ -45,7 +45,10 @@ class VisionTransformer(nn.Module):
     patches, compute its CLS tokens alone (exact). frame_norm: unit-normalise the embedding of each
     frame before the mean over time (CLIP4Clip, TempMe); else plain mean (BT-Adapter). remat:
     recompute each block in the backward pass. drop_path: of the last block in training; the rate
-    rises linearly from 0 in the first (BLIP's stochastic depth).
+    rises linearly from 0 in the first (BLIP's stochastic depth). read: of a chat model, which
+    states are handed on as they are: 1 for the last block's, 2 for those of the one before it; 0
+    for the last block's behind the final LayerNorm. feature_blocks: those behind which cached
+    features enter.
     """
 
     tower: ClassVar[str] = "visual"
@@ -60,6 +63,8 @@ class VisionTransformer(nn.Module):
     drop_path: float = 0.0
     dtype: Any = jnp.float32
     tokens_read: bool = False
+    read: int = 0
+    feature_blocks: int = 0
 
     def setup(self) -> None:
         spec = self.spec
@@ -89,22 +94,33 @@ class VisionTransformer(nn.Module):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Normalised frames [b, t, H, W, 3] -> embedding [b, e], not normalised, and `out`.
 
+        Cached features [b, t, n, d] may stand in the place of frames. With `read` the states are
+        what is returned, [b, t, cls + patches, d].
+
         `out` holds what methods give to losses, `tokens` [b, g * n, d] after the final LayerNorm
         where they are read, and with `capture` every block's `Tokens`, with their members, and the
         embedding of each frame [b, t, e]. Without a joint space the tokens are what is returned.
         """
-        tokens = self._stem(video, capture)
+        cached = video.ndim == 4
+        tokens = self._entered(video) if cached else self._stem(video, capture)
         out: dict[str, Any] = {"stem": tokens} if capture else {}
         hidden = []
-        for layer in range(self.spec.layers):
+        for layer in range(self.feature_blocks if cached else 0, self.spec.layers):
+            if layer > self._last and not (capture or self.is_initializing()):
+                break
             tokens = self._block(layer, train)(tokens)
-            hidden.append(tokens)
+            if layer <= self._last:
+                hidden.append(tokens)
             if capture:
                 out[f"block_{layer}"] = tokens
         for method in self._active:
             tokens, extra = method.side_branch(self, hidden, train, capture)
             hidden[-1] = tokens
             out.update(extra)
+        if self.read:
+            if self.is_initializing() and self.read > 1:
+                self.post_norm(tokens.x)  # which is in the weights, though nothing reads it
+            return self._features(by_frame(hidden[-1])), out
         all_read = self.tokens_read or not tokens.cls
         x = self.post_norm(tokens.x if all_read else tokens.x[:, :, : tokens.cls])
         if not self.embed_dim:
@@ -114,6 +130,11 @@ class VisionTransformer(nn.Module):
         frames = self._embed(self._features(_pooled(tokens, x)), train, out)
         out["frames"] = frames
         return frames.mean(1), out
+
+    @property
+    def _last(self) -> int:
+        """The block whose states are read."""
+        return self.spec.layers - max(self.read, 1)
 
     @property
     def _active(self) -> tuple[Method, ...]:
@@ -135,6 +156,18 @@ class VisionTransformer(nn.Module):
     def project_tokens(self, x: jax.Array) -> jax.Array:
         """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
         return self.projection(self.post_norm(x))
+
+    def _entered(self, features: jax.Array) -> Tokens:
+        """Tokens of cached features [b, t, n, d]."""
+        spec = self.spec
+        if features.shape[2:] != (spec.cls + spec.patches, spec.width):
+            raise ValueError(
+                f"features have shape {features.shape[2:]} in each frame, the tower's are "
+                f"({spec.cls + spec.patches}, {spec.width})"
+            )
+        if not self.read or spec.temporal_frames:
+            raise ValueError("features in the place of frames are for chat models, frames apart")
+        return Tokens(features.astype(self.dtype), cls=spec.cls, protected=spec.cls)
 
     def _stem(self, video: jax.Array, capture: bool) -> Tokens:
         spec = self.spec
@@ -207,6 +240,15 @@ class VisionTransformer(nn.Module):
             dtype=self.dtype,
             name=f"blocks_{layer}",
         )
+
+
+def by_frame(tokens: Tokens) -> jax.Array:
+    """CLS tokens and patches [b, g, cls + n, d]; of all frames in one group, frame after frame."""
+    x, cls = without_prompts(tokens), tokens.cls
+    if tokens.frames == 1:
+        return x
+    frames = tokens.by_frame(x[:, :, cls:])
+    return jnp.concatenate([x[:, :, :cls], flat(frames)[:, None]], axis=2)
 
 
 def flat(x: jax.Array) -> jax.Array:

@@ -72,6 +72,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return from_values(typing.cast(type, hint), value, where)
     choices = typing.get_args(hint) if _is_union(hint) else (hint,)
     for choice in choices:
+        if dataclasses.is_dataclass(choice) and isinstance(value, Mapping):
+            return from_values(typing.cast(type, choice), value, where)
         found = _converted(choice, value)
         if found is not _UNFIT:
             return found
@@ -92,6 +94,8 @@ def _converted(hint: Any, value: Any) -> Any:
         return _tuple(typing.get_args(hint), value)
     if typing.get_origin(hint) is dict:
         return dict(value) if isinstance(value, Mapping) else _UNFIT
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, typing.cast(type, hint)) else _UNFIT
     fits = {
         int: type(value) is int and abs(value) <= LARGEST,
         float: type(value) in (int, float) and abs(value) <= LARGEST and math.isfinite(value),
@@ -120,6 +124,8 @@ def _named(hint: Any) -> str:
         return f"a list of {count}{_PLURAL[element]}"
     if typing.get_origin(hint) is dict:
         return "{name: value, ...}"
+    if dataclasses.is_dataclass(hint):
+        return "{field: value, ...}"
     return _NAMES[hint]
 
 

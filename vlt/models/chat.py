@@ -1,0 +1,135 @@
+"""Conversation about videos: a vision tower, a connector, and a language model that reads both.
+
+LLaVA (arXiv:2304.08485), MiniGPT-4 (arXiv:2304.10592), InstructBLIP (arXiv:2305.06500), and the
+three with BT-Adapter (Liu et al., Section 3.4).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vlt.models.connector import Connector
+from vlt.models.llama import Llama
+from vlt.models.spec import POOLED_FRAMES, ChatSpec
+from vlt.models.tokens import KeysValues
+from vlt.models.video_model import VideoModel
+
+VIDEO_SLOT = -1  # an id in whose place a token of the video stands
+
+
+class ChatModel(VideoModel):
+    """Tokens of a video among the words of a prompt, and the words that follow.
+
+    A prompt's ids hold `VIDEO_SLOT` as often as its videos have tokens; those take these places in
+    their order.
+    """
+
+    spec: ChatSpec
+
+    def setup(self) -> None:
+        spec = self.spec
+        tower = self.vision_tower(tokens_read=True)
+        self.visual = tower.clone(read=spec.read, feature_blocks=spec.feature_blocks)
+        self.connector = Connector(self.spec, self.dtype)
+        self.text = Llama(self.spec.text, self.methods, self.remat, self.dtype)
+
+    def encode_video(  # type: ignore[override]
+        self,
+        video: jax.Array,
+        instruction: jax.Array | None = None,
+        train: bool = False,
+        capture: bool = False,
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Videos -> the k tokens of each that the language model reads [b, k, d], and `out`.
+
+        Args:
+            video: uint8 RGB or normalised float [b, t, H, W, 3], or cached features [b, t, n, d]
+                of the tower, which left its block `spec.feature_blocks`.
+            instruction: ids [b, l] that the Q-Former of an InstructBLIP reads, 0 for padding.
+
+        `out["video_tokens"]` [b, m, d] are those that the connector read, `out["queries"]` what a
+        Q-Former found.
+        """
+        states, out = self.visual(self.pixels(video), train, capture)
+        found = out.pop("language_tokens", None)
+        found = self._video_tokens(states) if found is None else self._placed(found)
+        if self.spec.qformer is None:
+            found = found.reshape(len(found), -1, found.shape[-1])
+        elif found.ndim == 4:  # each frame is read by itself
+            if instruction is not None:
+                instruction = jnp.repeat(instruction, found.shape[1], axis=0)
+            found = found.reshape(-1, *found.shape[2:])
+        tokens, extra = self.connector(found, instruction, train)
+        tokens = tokens.reshape(len(video), -1, tokens.shape[-1])
+        return tokens, out | {"video_tokens": found} | extra
+
+    def _video_tokens(self, states: jax.Array) -> jax.Array:
+        """States [b, t, cls + n, d] -> [b, m, d] of the video, or [b, t, m, d] of its frames."""
+        states = self._placed(states)
+        if self.spec.tokens == "frames":
+            return states
+        if self.spec.tokens == "mean":
+            return states.mean(1)
+        if (frames := states.shape[1]) > POOLED_FRAMES:
+            raise ValueError(f"{frames} frames; spec.tokens='st_pool' takes {POOLED_FRAMES}")
+        over_space = jnp.pad(states.mean(2), ((0, 0), (0, POOLED_FRAMES - frames), (0, 0)))
+        return jnp.concatenate([over_space, states.mean(1)], axis=1)
+
+    def _placed(self, tokens: jax.Array) -> jax.Array:
+        """Tokens [..., cls + n, d] with the class token where `spec.cls` has it."""
+        if not self.spec.visual.cls or self.spec.cls == "first":
+            return tokens
+        cls, patches = tokens[..., :1, :], tokens[..., 1:, :]
+        return patches if self.spec.cls == "none" else jnp.concatenate([patches, cls], axis=-2)
+
+    def embed(self, ids: jax.Array, tokens: jax.Array | None = None) -> jax.Array:
+        """ids [b, l] -> [b, l, d], with `tokens` [b, k, d] of the videos in the places of slots.
+
+        Tokens of several videos of a prompt stand one behind the other. Who makes the ids sees to
+        it that there are as many slots as tokens: values are not known here.
+        """
+        words = self.text.embed(jnp.maximum(ids, 0))
+        if tokens is None:
+            return words
+        slots = ids < 0
+        order = jnp.clip(slots.cumsum(1) - 1, 0, tokens.shape[1] - 1)
+        placed = jnp.take_along_axis(tokens.astype(words.dtype), order[..., None], axis=1)
+        return jnp.where(slots[..., None], placed, words)
+
+    def decode(
+        self,
+        x: jax.Array,
+        places: jax.Array,
+        valid: jax.Array | None = None,
+        cache: list[KeysValues] | None = None,
+        index: jax.Array | int | None = None,
+        remember: bool = False,
+        whole: bool = False,
+    ) -> tuple[jax.Array, list[KeysValues]]:
+        """Embeddings x [b, g, l, d] at places [b, l] -> float32 logits [b, g, v] of what follows
+        the last, or [b, g, l, v] of each with `whole`, and the cache.
+
+        The rest is as `Llama` has it.
+        """
+        states, cache = self.text(x, places, valid, cache, index, remember)
+        return self.text.logits(states if whole else states[:, :, -1]), cache
+
+    def __call__(
+        self,
+        video: jax.Array,
+        ids: jax.Array,
+        instruction: jax.Array | None = None,
+        train: bool = False,
+        capture: bool = False,
+    ) -> dict[str, Any]:
+        """ids [b, l] of whole conversations, padded behind -> `logits` [b, l, v] of what follows
+        each token."""
+        tokens, visual = self.encode_video(video, instruction, train, capture)
+        places = jnp.arange(ids.shape[1])[None]
+        states, _ = self.text(self.embed(ids, tokens)[:, None], places, train=train)
+        return {
+            "logits": self.text.logits(states)[:, 0],
+            "tokens": tokens,
+            "visual_out": visual,
+        }
