@@ -21,13 +21,19 @@ from data_pipelines.annotation_files import (
     read_names,
     video_name,
 )
+from data_pipelines.dialogue_files import read_dialogues
 from data_pipelines.question_files import read_questions
 from vlt.data.texts import printable, wrong_characters
 from vlt.storage.files import new_file
 
 SHOWN = 5  # examples in a message
 
-Texts = Mapping[str, list[Any]]  # captions, or `Question`s, by name of the video
+Texts = Mapping[str, list[Any]]  # captions, `Question`s or `Dialogue`s, by name of the video
+# Of rows whose texts have an id and columns of their own.
+READERS: dict[str, Callable[[pathlib.Path], Texts]] = {
+    "question": read_questions,
+    "dialogue": read_dialogues,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +88,15 @@ class Split:
     @property
     def kind(self) -> str:
         """What its texts are."""
-        return "questions" if self.row == "question" else "captions"
+        return f"{self.row}s" if self.row in READERS else "captions"
 
     def read(
         self, files: Files, given: Mapping[str, pathlib.Path], allow_subset: bool
     ) -> tuple[Texts, list[str]]:
         """The texts by video, and what is wrong with them before they are counted."""
         path = given[files.texts]
-        questions = self.row == "question"
-        texts: Texts = read_questions(path) if questions else read_captions(path, files.part)
+        reader = READERS.get(self.row)
+        texts: Texts = reader(path) if reader else read_captions(path, files.part)
         if not files.names:
             return texts, []
         names = read_names(given[files.names])
@@ -127,9 +133,9 @@ class Split:
         if self.row == "caption":
             for index, text in enumerate(texts):
                 yield {"id": f"{video}#{index}", "caption": text}
-        elif self.row == "question":
-            for index, question in enumerate(texts):
-                yield {"id": question.id or f"{video}#{index}", **question.columns()}
+        elif self.row in READERS:
+            for index, text in enumerate(texts):
+                yield {"id": text.id or f"{video}#{index}", **text.columns()}
         elif self.row == "paragraph":
             yield {"id": video, "caption": " ".join(texts)}
         else:

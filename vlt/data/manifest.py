@@ -1,9 +1,10 @@
 """Manifests: which videos a data set has and what is said of them.
 
 JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet) with a column `video` (path, relative to the
-manifest) and one of `caption` (text or list of texts), `label`, or `question` with `answer` (text
-or list of texts). `id` names a row, `sha256` is the sum of the file's bytes, checked whenever it is
-read; further columns are kept. A path may also name the record of a shard (vlt/data/shards.py).
+manifest) and one of `caption` (text or list of texts), `label`, `question` with `answer` (text or
+list of texts), or `conversations` (vlt/data/dialogues.py). `id` names a row, `sha256` is the sum of
+the file's bytes, checked whenever it is read; further columns are kept. A path may also name the
+record of a shard (vlt/data/shards.py).
 
 White space around texts, labels and names of columns is taken off; a list may be written out as
 text, as pandas does; paths stay as they are written.
@@ -16,6 +17,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vlt.data.dialogues import checked_dialogue
+from vlt.data.prompts import Turn
 from vlt.data.rows import OWN_COLUMNS, READERS, ManifestError, csv_rows, manifest_errors
 from vlt.data.shards import broken_shards, shard_of
 from vlt.data.text_files import read_lines
@@ -29,7 +32,7 @@ from vlt.data.texts import (
     trimmed,
 )
 
-TARGETS = "`caption`, `label`, or `question` with `answer`"
+TARGETS = "`caption`, `label`, `question` with `answer`, or `conversations`"
 SHOWN = 5  # examples in a message
 
 
@@ -41,6 +44,7 @@ class Record:
         id: the row's `id`, or else its `video` as written there.
         video: path of the file, the manifest's folder included.
         captions: none, one or several.
+        turns: of a dialogue about the video; none where the row has no `conversations`.
         extra: all other columns.
         line: line of the file (from 1), of a Parquet file the row (from 1).
         sha256: what the file's bytes must have, in hexadecimal; '' where the row does not tell.
@@ -55,6 +59,7 @@ class Record:
     extra: Mapping[str, Any]
     line: int
     sha256: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> list[Record]:
@@ -95,7 +100,8 @@ def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
     columns = ", ".join(row) or "none"
     if "video" not in row:
         raise fail(f"has no `video`; its columns are: {columns}")
-    if not ("caption" in row or "label" in row or {"question", "answer"} <= row.keys()):
+    single = {"caption", "label", "conversations"} & row.keys()
+    if not (single or {"question", "answer"} <= row.keys()):
         raise fail(f"has none of {TARGETS}; its columns are: {columns}")
     own: dict[str, Any] = {}
     for column in (c for c in OWN_COLUMNS if c in row):
@@ -115,6 +121,7 @@ def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
         extra={k: v for k, v in row.items() if k not in OWN_COLUMNS},
         line=line,
         sha256=own.get("sha256", ""),
+        turns=own.get("conversations", ()),
     )
 
 
@@ -140,6 +147,7 @@ CHECKS = {
     "question": checked_text,
     "answer": checked_texts,
     "sha256": checked_text,
+    "conversations": checked_dialogue,
 }
 
 

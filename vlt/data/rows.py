@@ -9,7 +9,7 @@ from typing import Any
 from vlt.data.text_files import TextFileError, read_json_lines, read_lines
 from vlt.data.texts import shown, trimmed
 
-OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer", "sha256")
+OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer", "sha256", "conversations")
 ROWS_AT_ONCE = 1024  # of a Parquet file
 
 
