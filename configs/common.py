@@ -11,18 +11,18 @@ def base() -> ConfigDict:
     """A config that trains nothing yet: model, rules, data and evaluations are to be filled in."""
     return ConfigDict(
         {
-            "seed": 0,
+            "seed": 0,  # of new leaves, of masks and dropout, and of what is drawn of the data
             "model": {
                 "checkpoint": "",  # model folder, or "tiny_clip", which the package holds
                 "size": "",  # where there is no checkpoint: a name of vlt/models/spec.py
                 "methods": (),  # names; options in a section of that name
                 "tokenizer": "",  # folder, where the checkpoint's own is not meant
-                "frames": 8,
+                "frames": 8,  # of a clip
                 "context": 77,  # text tokens, at most the tower's
                 "dtype": "float32",  # of activations; parameters stay float32
                 "cls_only": True,  # the last block computes only what is read (exact)
                 "frame_norm": False,  # unit frame embeddings before their mean
-                "remat": False,
+                "remat": False,  # recompute blocks in the backward pass: slower, in less memory
                 "drop_path": 0.0,  # stochastic depth of the vision tower's last block
             },
             # What is trained, (regex of a leaf's path, "frozen" or {"lr": multiplier,
@@ -30,25 +30,30 @@ def base() -> ConfigDict:
             "rules": ((".*", "frozen"),),
             "optimizer": {
                 "name": "adamw",  # "adamw_hf", or of optax; its options in a section of that name
-                "lr": 1e-4,
-                "b1": 0.9,
-                "b2": 0.98,
-                "eps": 1e-8,
-                "clip": 0.0,  # norm of all gradients, or 0 for any
+                "lr": 1e-4,  # the highest of the schedule, which rules multiply
+                "b1": 0.9,  # decay of the mean of gradients
+                "b2": 0.98,  # decay of the mean of their squares
+                "eps": 1e-8,  # added to the root of that mean
+                "clip": 0.0,  # largest norm of all gradients together; 0: any
                 "accumulate": 1,  # parts of a batch, one after another
                 "schedule": {"name": "constant"},  # vlt/training/schedules.py, or of optax
             },
-            "task": {"name": "retrieval", "losses": {}, "scale": 100.0, "mask_duplicates": False},
+            "task": {
+                "name": "retrieval",  # of vlt/tasks; what else is here depends on it
+                "losses": {},  # weight by name: vtc, mbta, mbca, caption_reconstruction, diffrate
+                "scale": 100.0,  # 1 / temperature; 0: the model's own
+                "mask_duplicates": False,  # equal texts are no negatives of each other
+            },
             "data": {
                 "workers": 2,  # processes that read videos
                 "decode_timeout": 60.0,  # seconds for one video
-                "train": {},
+                "train": {},  # the training videos
             },
-            "evals": {},
+            "evals": {},  # sections by name, each of a kind
             "train": {
-                "steps": 0,
-                "log_every": 50,
-                "checkpoint_every": 1000,
+                "steps": 0,  # batches; 0: evaluate what the model folder holds
+                "log_every": 50,  # steps
+                "checkpoint_every": 1000,  # steps
                 "eval_every": 0,  # steps, or 0 for the end alone
                 "keep_last": 2,  # checkpoints, and the best
                 "best_metric": "",  # evaluation/metric, by which a checkpoint is kept; -: the least
@@ -56,13 +61,12 @@ def base() -> ConfigDict:
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices by axis, -1: all that are left
             "sharding": sharding(),
-            # Rows of the closing table, (name, overrides of dotted keys), each a run of its own;
-            # its columns, (metric, title); and further tables, {title: columns}.
+            # Rows of the closing table, (name, overrides of dotted keys), each a run of its own.
             "compare": (),
             # Runs of each row, (name, overrides), whose means are what the table shows.
             "repeats": (),
-            "table": (),
-            "more_tables": {},
+            "table": (),  # its columns, (metric, title) or (metric, title, format)
+            "more_tables": {},  # further ones, {title: columns}
         }
     )
 
@@ -76,6 +80,7 @@ def sharding() -> ConfigDict:
     """
     return ConfigDict(
         {
+            # (regex of a leaf's path, axes of each of its dimensions): the first that matches.
             "params": (
                 (r".*attention/(query|key|value)/kernel", (None, "tensor")),
                 (r".*attention/(query|key|value)/bias", ("tensor",)),
@@ -84,7 +89,8 @@ def sharding() -> ConfigDict:
                 (r".*mlp/fc1/bias", ("tensor",)),
                 (r".*mlp/fc2/kernel", ("tensor", None)),
             ),
-            "min_elements": 2**16,
+            "min_elements": 65_536,  # of a leaf that fsdp splits
+            # Axes of each dimension of activations.
             "activations": {"batch": ("data", "fsdp"), "heads": "tensor", "hidden": "tensor"},
         }
     )
@@ -94,20 +100,23 @@ def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options:
     """A data section. `transform` holds steps of vlt/data/transform.py."""
     section = ConfigDict(
         {
-            "manifest": manifest,
-            "batch_size": batch_size,
-            "sampler": {"name": sampler, "frames": frames},
-            "transform": {},
+            "manifest": manifest,  # file of videos and texts; paths are relative to it
+            "batch_size": batch_size,  # videos, of all processes together
+            "sampler": {
+                "name": sampler,  # rule of vlt/data/sample.py
+                "frames": frames,  # of a clip
+            },
+            "transform": {},  # steps of vlt/data/transform.py
             "captions": ("caption",),  # columns, one of which is drawn each time
             "clean": "",  # rule of vlt/data/captions.py for captions and questions
             "max_words": 0,  # of a caption that are kept, or 0 for all
             "prefix": "",  # prompt before every caption
             "group": "",  # column whose equal values stay in one batch
             "cache": False,  # keep clips in memory that are the same in every epoch
-            "on_error": "raise",
-            "max_error_rate": 0.01,
-            "allow_truncated": False,
-            "backend": "pyav",
+            "on_error": "raise",  # at a video that cannot be read; or "skip", or "replace" it
+            "max_error_rate": 0.01,  # share of the videos, above which the run ends all the same
+            "allow_truncated": False,  # a file that was cut is the video of the frames it has
+            "backend": "pyav",  # or "decord", which refuses what it would decode otherwise
         }
     )
     section.update(options)
@@ -117,7 +126,12 @@ def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options:
 def retrieval(protocol: str, data: ConfigDict) -> ConfigDict:
     """Text-video retrieval on a data section, by a protocol of vlt/evaluation/protocols.py."""
     section = ConfigDict(
-        {"kind": "retrieval", "protocol": protocol, "allow_subset": False, "ties": "against"}
+        {
+            "kind": "retrieval",  # of `KINDS` in vlt/evaluation
+            "protocol": protocol,  # what the test set must hold; of vlt/evaluation
+            "allow_subset": False,  # fewer videos and texts than the protocol's, and labelled so
+            "ties": "against",  # equal scores rank a query behind, or as the papers "published"
+        }
     )
     section.update(data)
     return section
@@ -125,24 +139,36 @@ def retrieval(protocol: str, data: ConfigDict) -> ConfigDict:
 
 def captioning_task() -> ConfigDict:
     """BLIP's captioning loss."""
-    return ConfigDict({"name": "captioning", "label_smoothing": 0.1, "prompt": ""})
+    return ConfigDict(
+        {
+            "name": "captioning",
+            "label_smoothing": 0.1,  # share of each word's target that all words have
+            "prompt": "",  # how captions begin, which is not learned
+        }
+    )
 
 
 def matching_task(ramp: int) -> ConfigDict:
-    """BLIP's retrieval losses. ramp: steps in which the momentum's share of targets rises."""
+    """BLIP's retrieval losses."""
     return ConfigDict(
-        {"name": "matching", "queue": 57_600, "momentum": 0.995, "alpha": 0.4, "ramp": ramp}
+        {
+            "name": "matching",
+            "queue": 57_600,  # embeddings in each queue, a multiple of the batch
+            "momentum": 0.995,  # share of the momentum copy that each step keeps
+            "alpha": 0.4,  # share of the momentum's own finding in the targets
+            "ramp": ramp,  # steps in which that share rises from 0
+        }
     )
 
 
 def answering_task() -> ConfigDict:
-    """BLIP's question answering loss; `frames` as denominator is Token Mixing's published one."""
+    """BLIP's question answering loss."""
     return ConfigDict(
         {
             "name": "question_answering",
-            "label_smoothing": 0.1,
-            "answer_weight": 0.2,
-            "denominator": "videos",
+            "label_smoothing": 0.1,  # share of each word's target that all words have
+            "answer_weight": 0.2,  # of the one answer to each question
+            "denominator": "videos",  # or "frames", Token Mixing's published one
         }
     )
 
@@ -154,15 +180,16 @@ def conversation_task(template: str) -> ConfigDict:
 
 
 def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
-    """Cross-entropy over all classes of data.train. classes: how many there must be, 0 for any."""
+    """Cross-entropy over all classes of data.train."""
     section = ConfigDict(
         {
             "name": "recognition",
-            "class_count": classes,
-            "template": "a video of {}.",
+            "class_count": classes,  # how many there must be, 0 for any
+            "template": "a video of {}.",  # the text of a class, {} its name
             "descriptions": (),  # files of ETL4Video's layout, one for each kind
             "consistency": 0.0,  # weight of the consistency loss, MSTA's alpha
-            "interpolation": {},  # of vlt/tasks/weight_interpolation.py (Open-VCLIP)
+            # `largest` and `ratio` of vlt/tasks/weight_interpolation.py (Open-VCLIP).
+            "interpolation": {},
         }
     )
     section.update(options)
@@ -170,23 +197,29 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
 
 
 def matching(protocol: str, data: ConfigDict) -> ConfigDict:
-    """Text-video retrieval whose nearest `rerank` candidates are ranked by matching."""
+    """Text-video retrieval whose nearest candidates by embeddings are ranked by matching."""
     section = retrieval(protocol, data)
-    section.update(kind="matching", rerank=128)
+    section.update({"kind": "matching", "rerank": 128})  # candidates that are ranked by matching
     return section
 
 
 def answering(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
-    """Answers chosen from a file of them, as BLIP ranks them; '' for written ones."""
+    """Answers chosen from a file of them, as BLIP ranks them, or written."""
     section = ConfigDict(
         {
             "kind": "question_answering",
             "protocol": protocol,
             "allow_subset": False,
-            "answers": answers,
-            "rank": 128,
-            "label_smoothing": 0.1,
-            "search": {"method": "beam", "beams": 3, "max_length": 10, "min_length": 1},
+            "answers": answers,  # file of answers to choose from, one a line; "" for written ones
+            "rank": 128,  # answers, the likeliest by their first word, that are compared whole
+            "label_smoothing": 0.1,  # of the likelihoods that are compared
+            # Of `Search` in vlt/models/generation.py, which has more.
+            "search": {
+                "method": "beam",  # or "greedy", "nucleus"
+                "beams": 3,  # texts that are kept beside each other
+                "max_length": 10,  # tokens, the prompt's included
+                "min_length": 1,  # without the end token
+            },
         }
     )
     section.update(data)
@@ -210,9 +243,14 @@ def answer_twins(manifest: str, frames: int) -> ConfigDict:
 def captioning(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
     """Captions of a data section by beam search, and their scores. search: of `Search`'s fields."""
     section = ConfigDict(
-        {"kind": "captioning", "protocol": protocol, "allow_subset": False, "prompt": ""}
+        {
+            "kind": "captioning",
+            "protocol": protocol,
+            "allow_subset": False,
+            "prompt": "",  # how captions begin; it is not scored
+            "search": {"method": "beam", "beams": 3, "max_length": 32, "min_length": 5} | search,
+        }
     )
-    section.search = {"method": "beam", "beams": 3, "max_length": 32, "min_length": 5} | search
     section.update(data)
     return section
 
@@ -220,8 +258,7 @@ def captioning(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
 def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) -> ConfigDict:
     """Recognition of the labels of a data section, class names as they stand.
 
-    protocol: of vlt/evaluation/recognition_protocols.py. clips: of `frames` frames each; with the
-    step `three_crops` each is looked at three times.
+    clips: of `frames` frames each; with the step `three_crops` each is looked at three times.
     """
     section = ConfigDict(
         {
@@ -229,12 +266,12 @@ def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) ->
             "protocol": protocol,
             "allow_subset": False,
             "classes": "",  # file of their names in order, or "" for the labels that occur
-            "template": "{}",
+            "template": "{}",  # the text of a class, {} its name
             "templates": "",  # file of several, in the place of `template`
         }
     )
     section.update(data)
-    section.sampler.clips = clips
+    section.update({"sampler": {"clips": clips}})  # of a video, whose probabilities are added
     return section
 
 
@@ -284,7 +321,7 @@ def twins(kind: str, frames: int) -> ConfigDict:
     kind: `twins`, by embeddings; `caption_twins`, by the likelihood of captions; `twin_captions`,
     the captions' own embeddings.
     """
-    section = ConfigDict({"kind": kind, "min_pairs": 500})
+    section = ConfigDict({"kind": kind, "min_pairs": 500})  # of twins, that there must be at least
     section.update(videos("moving_shapes:clips:test:520", "linspace", frames, 40, cache=True))
     return section
 

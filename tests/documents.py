@@ -1,5 +1,6 @@
 """What the documents tell readers to type."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -10,9 +11,12 @@ DOCUMENTS = ("README.md", "SECURITY.md", "benchmarks/RESULTS.md", "configs/READM
 DOCUMENTS += tuple(
     f"configs/{paper}.md" for paper in ("btadapter", "tempme", "token_mixing", "msta")
 )
-DOCUMENTS += ("launch/README.md", "data_pipelines/README.md")
+DOCUMENTS += ("launch/README.md", "data_pipelines/README.md", "docs/index.md")
+DOCUMENTS += tuple(f"docs/reference/{page.name}" for page in sorted(ROOT.glob("docs/reference/*")))
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ +(.*?) *$", re.MULTILINE)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SPAN = re.compile(r"`([^`]+)`")
 # What begins a command where it stands in a sentence or a table.
 _COMMAND = re.compile(r"([A-Z_]+=\S+ )*(python3?|pip|vlt) \S")
@@ -71,3 +75,33 @@ def config_names(text: str) -> list[str]:
     """Config files with their variants that a document names; not patterns such as `X.py`."""
     names = re.findall(r"configs/[\w{},\[\]]+\.py(?::[\w{},\[\]]+)?", text)
     return sorted({name for name in names if not re.search(r"[A-Z{\[]", name)})
+
+
+def pages() -> list[pathlib.Path]:
+    """Every page of Markdown that the repository holds, and its notebooks."""
+    found = [file for pattern in ("*.md", "*/*.md", "docs/*/*.md") for file in ROOT.glob(pattern)]
+    parts = [(file, file.relative_to(ROOT).parts) for file in (*found, *ROOT.glob("*/*.ipynb"))]
+    return sorted(file for file, names in parts if not any(n.startswith((".", "_")) for n in names))
+
+
+def dead_links(page: pathlib.Path) -> list[str]:
+    """Relative links of a page to no file, or to no heading of one."""
+    prose = _SPAN.sub("", _FENCE.sub("", text_of(page)))
+    links = [link for link in _LINK.findall(prose) if not re.match(r"\w+:", link)]
+    return [link for link in links if not _leads(page, link)]
+
+
+def _leads(page: pathlib.Path, link: str) -> bool:
+    path, _, heading = link.partition("#")
+    target = page.parent / path if path else page
+    return target.exists() and (not heading or heading in anchors(text_of(target)))
+
+
+def anchors(text: str) -> set[str]:
+    """What a repository's web page makes of the headings of a document."""
+    found: set[str] = set()
+    for heading in _HEADING.findall(_FENCE.sub("", text)):
+        name = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        same = (f"{name}-{count}" if count else name for count in itertools.count())
+        found.add(next(each for each in same if each not in found))
+    return found

@@ -22,7 +22,7 @@ from vlt.inspect import inspect_config
 
 TEXTS = documents.documents()
 COMMANDS = list(dict.fromkeys(c for text in TEXTS.values() for c in documents.commands(text)))
-OWN = ("vlt", "launch", "data_pipelines")
+OWN = ("vlt", "launch", "data_pipelines", "docs")
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,22 @@ def test_commands_are_found(text, found):
     assert documents.commands(text) == found
 
 
+@pytest.mark.parametrize("page", documents.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    assert documents.dead_links(page) == []
+
+
+def test_dead_links_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    headings = "# One `two_three` (4)\n## Twice\n## Twice\n```\n# no heading\n```\n"
+    (tmp_path / "other.md").write_text(headings)
+    whole = "[a](#here) [`b`](other.md#one-two_three-4) [c](other.md#twice-1) [d](https://x.y/#z)\n"
+    dead = "[a](#not) [b](absent.md) [c](other.md#twice-2) [d](other.md#no-heading)\n"
+    page.write_text(f"# Here\n\n{whole}{dead}`[a](code.md)`\n```sh\n[b](code.md)\n```\n")
+    found = ["#not", "absent.md", "other.md#twice-2", "other.md#no-heading"]
+    assert documents.dead_links(page) == found
+
+
 def test_every_command_is_known():
     """A new one is entered in tests/documented_commands.py, with how it is tried."""
     assert [command for command in COMMANDS if case_of(command) is None] == []
@@ -55,7 +71,8 @@ def test_every_known_command_is_in_a_document():
     "name", sorted({n for t in TEXTS.values() for n in documents.config_names(t)})
 )
 def test_configs_exist(name):
-    if name != "configs/btadapter_zeroshot.py":  # has no variant without a name
+    # The first has no variant without a name; the second is what configs share.
+    if name not in ("configs/btadapter_zeroshot.py", "configs/common.py"):
         load_config(name)
 
 
@@ -63,7 +80,7 @@ def _modules() -> dict[str, list[str]]:
     """Printed words after the module, by module; {a,b} is several."""
     found: dict[str, list[str]] = {}
     for command in COMMANDS:
-        match = re.search(r"python -m ((?:vlt|launch|data_pipelines)[\w.{},]*)(.*)", command)
+        match = re.search(rf"python -m ((?:{'|'.join(OWN)})[\w.{{}},]*)(.*)", command)
         if match and "NAME" not in match[1]:
             head, _, names = match[1].partition("{")
             for name in names.strip("}").split(","):

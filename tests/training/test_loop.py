@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from vlt.configuration import load_config
 from vlt.main import OtherConfigError, claim
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.metrics_log import PERFORMANCE, read_metrics
+from vlt.training.workdir import FILES
 
 CONFIG = "tests/loop_config.py"
 PROGRAMS = f"{PERFORMANCE}programs"
@@ -88,6 +90,8 @@ def assert_same_run(workdir: Path, whole: Path) -> None:
 def test_run_leaves_what_people_look_for(whole):
     names = {path.name for path in whole.iterdir()}
     assert {"config.txt", "versions.json", "metrics.jsonl", "results.md", "results.json"} <= names
+    patterns = {re.sub("[A-Z]{2,}", "*", file).partition("/")[0] for file in FILES}
+    assert [name for name in names if not any(fnmatch(name, each) for each in patterns)] == []
     assert any(name.startswith("events.out.tfevents") for name in names)
     steps = [entry["step"] for entry in logged(whole)]
     assert steps == [*range(1, 13), 12], "every step once, then the evaluation"

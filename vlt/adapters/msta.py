@@ -56,7 +56,8 @@ class MSTA(Method):
     layers: vision blocks that have an adapter, from 0; () for all. text_layers: the text blocks
         that share with them, one by one; () for the same numbers.
     shared: False leaves W_s and its relu out. towers: the towers it is in.
-    dropout: rate on the bottleneck, in training; dropout_position: of W_s.
+    dropout: rate on the bottleneck, in training. dropout_position: `after_shared` or
+        `before_shared`, behind W_s or in front of it.
     adapter_input: `ln1`, the block's first LayerNorm of what enters it, or `raw`.
     cls_temporal: `none`, tokens that are no patches take the spatial path alone; `replicate`, CLS
         tokens pass the convolution too, that of a joint tower as if it were in every frame, and

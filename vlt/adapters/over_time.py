@@ -17,6 +17,7 @@ class OverTime(Method):
     temporal_position: `none`, as Token Mixing's benchmark has them: what they put out does not
         depend on the order of frames; `learned`, a table of `max_frames` rows, zero at the start,
         is added to what that attention reads.
+    max_frames: rows of that table.
 
     Raises:
         ValueError: unknown temporal_position; max_frames below 1.

@@ -28,6 +28,8 @@ class TemporalTransformer(OverTime):
     queries, keys and values; 4 are 28,311,552 weights on a ViT-B. Heads are the tower's (released:
     12, whatever the width; 1024 of a ViT-L cannot be split so).
 
+    layers: how many blocks.
+
     Raises:
         ValueError: layers below 1, and as `OverTime`.
     """

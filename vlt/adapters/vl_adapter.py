@@ -24,8 +24,9 @@ INIT = nn.initializers.normal(0.01)
 class VLAdapter(Method):
     """y + up(gelu(down(y))), y the output of a layer of BERT. Biases start at zero.
 
-    Leaves: text/blocks_i/{position}/{out or fc2}/vl_adapter. positions: of `POSITIONS`. reduction:
-    width of the text model by that of the bottleneck.
+    Leaves: text/blocks_i/{position}/{out or fc2}/vl_adapter.
+
+    positions: of `POSITIONS`. reduction: width of the text model by that of the bottleneck.
 
     Raises:
         ValueError: no or unknown positions.

@@ -6,8 +6,9 @@ its options, both read as text, so that nothing large is imported.
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -19,16 +20,24 @@ _PACKAGE = Path(__file__).parents[1]
 _METHODS = ("adapters", "merging")
 
 
+class Told(NamedTuple):
+    """What a source says of a key or an option: its default as it is written there, and words."""
+
+    default: str
+    words: str
+
+
 def listed(config: ConfigDict) -> str:
     """A line for each key that --config.KEY=VALUE can set, options of the config's methods too."""
-    comments = comments_of((PACKAGED / "common.py").read_text(encoding="utf-8"))
+    sections = sections_of((PACKAGED / "common.py").read_text(encoding="utf-8"))
     values = dict(_leaves(config))
-    words = {key: _comment(key, comments) for key in values}
+    words = {key: words_of(key, sections) for key in values}
     for method in (*config.model.methods, *config.model):
-        for option, default, about in options_of(method):
+        for option, told in options_of(method).items():
+            values.pop(f"model.{method}", None)  # a section with nothing in it
             key = f"model.{method}.{option}"
-            values.setdefault(key, default)
-            words[key] = about
+            values.setdefault(key, told.default)
+            words[key] = re.split(r"(?<=\.)(?<!Eq\.) ", told.words)[0]
     return "\n".join(_line(key, values[key], words[key]) for key in sorted(values))
 
 
@@ -45,43 +54,49 @@ def _line(key: str, value: str, about: str) -> str:
     return f"  {f'{key}={shown}':<{WIDTH}}  {about}".rstrip()
 
 
-def _comment(key: str, comments: Mapping[tuple[str, str], str]) -> str:
-    """Of a key of every config; else of one of its name in a section that has such."""
-    if ("", key) in comments:
-        return comments["", key]
-    last = key.rpartition(".")[2]
-    return next((text for (of, name), text in comments.items() if of and name == last and text), "")
+def words_of(key: str, sections: Mapping[str, Mapping[str, Told]]) -> str:
+    """Of a key of every config; of one of its name in sections that are put there; else of the
+    section that it is in."""
+    found = [(key, sections["base"][key].words)] if key in sections["base"] else []
+    for function, told in sections.items():
+        if function != "base" and function.endswith("_task") == key.startswith("task."):
+            found += [(name, of.words) for name, of in told.items() if key.endswith(f".{name}")]
+    named = {name: words for name, words in reversed(found) if words}
+    if named or "." not in key:
+        return named[max(named, key=len)] if named else ""
+    return words_of(key.rpartition(".")[0], sections)
 
 
-def comments_of(source: str) -> dict[tuple[str, str], str]:
-    """{(function, dotted key): comment} of the dicts that functions write out; `base`'s as ''.
+def sections_of(source: str) -> dict[str, dict[str, Told]]:
+    """{function: {dotted key: what is told}} of the dicts that functions write out.
 
-    A comment is on the line of its key, or on lines of its own above it.
+    Words are the comment on the line of a key, or on lines of their own above it.
     """
     lines = source.splitlines()
-    found = {}
+    found: dict[str, dict[str, Told]] = {}
     for function in ast.parse(source).body:
         if isinstance(function, ast.FunctionDef):
-            name = "" if function.name == "base" else function.name
             for node in ast.walk(function):
                 if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Dict):
-                    for key, line in _keys(node.args[0]):
-                        found[name, key] = _beside(lines, line)
+                    section = found.setdefault(function.name, {})
+                    for name, line, value in _keys(node.args[0]):
+                        section[name] = Told(ast.unparse(value), _beside(lines, line))
     return found
 
 
-def _keys(node: ast.Dict, prefix: str = "") -> Iterator[tuple[str, int]]:
+def _keys(node: ast.Dict, prefix: str = "") -> Iterator[tuple[str, int, ast.expr]]:
     for key, value in zip(node.keys, node.values, strict=True):
         if isinstance(key, ast.Constant):
             name = prefix + str(key.value)
-            yield name, key.lineno
-            if isinstance(value, ast.Dict):
-                yield from _keys(value, f"{name}.")
+            yield name, key.lineno, value
+            inner = value.left if isinstance(value, ast.BinOp) else value
+            if isinstance(inner, ast.Dict):
+                yield from _keys(inner, f"{name}.")
 
 
 def _beside(lines: list[str], line: int) -> str:
     """The comment of a line, counted from 1."""
-    if comment := re.search(r"[,{(]\s*# (.*)", lines[line - 1]):
+    if comment := re.search(r"[,{(})]\s*# (.*)", lines[line - 1]):
         return comment[1]
     above: list[str] = []
     while (before := lines[line - 2 - len(above)].strip()).startswith("# "):
@@ -89,32 +104,42 @@ def _beside(lines: list[str], line: int) -> str:
     return " ".join(reversed(above))
 
 
-def options_of(method: str) -> list[tuple[str, str, str]]:
-    """(option, default, words) of a method of this package; none of another's."""
+def options_of(method: str) -> dict[str, Told]:
+    """What is told of each option of a method of this package; nothing of another's."""
     for folder in _METHODS:
         file = _PACKAGE / folder / f"{method}.py"
         if file.is_file():
             for node in _classes(file).values():
                 if _field(node, "name") == repr(method):
-                    return [(name, *told) for name, told in _options(file, node).items()]
-    return []
+                    return _options(file, node)
+    return {}
 
 
-def _options(file: Path, node: ast.ClassDef) -> dict[str, tuple[str, str]]:
-    """{option: (default, words)}, those of the classes that it is made of first."""
-    found: dict[str, tuple[str, str]] = {}
+def _options(file: Path, node: ast.ClassDef) -> dict[str, Told]:
+    """Those of the classes that it is made of first."""
+    found: dict[str, Told] = {}
     for base in node.bases:
         name = ast.unparse(base)
         above = _imported(file, name)
         if above and name in _classes(above):
             found |= _options(above, _classes(above)[name])
-    words = _words(ast.get_docstring(node) or "")
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
             option = ast.unparse(field.target)
-            told = words.get(option, found.get(option, ("", ""))[1])
-            found[option] = (ast.unparse(field.value) if field.value else "", told)
-    return found
+            words = found[option].words if option in found else ""
+            found[option] = Told(_value(file, field.value) if field.value else "", words)
+    words = described(ast.get_docstring(node) or "", found)
+    return {name: Told(told.default, words.get(name, told.words)) for name, told in found.items()}
+
+
+def _value(file: Path, node: ast.expr) -> str:
+    """A value as it is written; what a name of the file stands for, or one that it imports."""
+    if isinstance(node, ast.Name):
+        origin = _imported(file, node.id) or file
+        for line in ast.parse(origin.read_text(encoding="utf-8")).body:
+            if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == node.id:
+                return _value(origin, line.value)
+    return ast.unparse(node)
 
 
 def _classes(file: Path) -> dict[str, ast.ClassDef]:
@@ -136,11 +161,13 @@ def _field(node: ast.ClassDef, name: str) -> str:
     return next((ast.unparse(f.value) for f in fields if ast.unparse(f.target) == name), "")  # type: ignore[arg-type]
 
 
-def _words(docstring: str) -> dict[str, str]:
-    """{option: first sentence} of what begins with 'option: ' or 'option, option: '."""
-    parts = re.split(r"(?:^|(?<=[.:;] ))((?:\w+, )*\w+): ", " ".join(docstring.split()))
-    return {
-        option: re.split(r"(?<=\.) ", text.strip())[0]
-        for names, text in zip(parts[1::2], parts[2::2], strict=True)
-        for option in names.split(", ")
-    }
+def described(docstring: str, options: Iterable[str]) -> dict[str, str]:
+    """{option: words} of what follows 'option: ' or 'option, option: ' in a docstring."""
+    names = "|".join(options)
+    start = re.compile(rf"(?:^|(?<=[.:;)] ))((?:(?:{names}), )*(?:{names})): ")
+    found: dict[str, str] = {}
+    for paragraph in re.split(r"\n\s*\n", docstring):
+        parts = start.split(" ".join(paragraph.split()))
+        for listed, words in zip(parts[1::2], parts[2::2], strict=True):
+            found |= dict.fromkeys(listed.split(", "), words.strip())
+    return found

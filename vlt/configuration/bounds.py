@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOST = 10**9  # of what nothing else limits
+BELOW_ONE = 1 - 1e-9
 SIDE = 2**14  # pixels
 FRAMES = 10**4
 LAYERS = 1000
@@ -25,7 +26,7 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r"train\.keep_last", int, 1, MOST, "at least one checkpoint must be kept"),
     (r"train\.watchdog", float, 0, MOST, "seconds, 0 means never"),
     (r"optimizer\.(lr|clip)", float, 0, 1e6, ""),
-    (r"optimizer\.b[12]", float, 0, 1 - 1e-9, ""),
+    (r"optimizer\.b[12]", float, 0, BELOW_ONE, ""),
     (r"optimizer\.eps", float, 0, 1, ""),
     (r"optimizer\.accumulate", int, 1, 2**20, ""),
     (r"optimizer\.schedule\.epochs", float, 1e-6, MOST, ""),
@@ -37,7 +38,7 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r"model\.frames|.*\.sampler\.frames", int, 1, FRAMES, ""),
     (r".*\.sampler\.clips", int, 1, FRAMES, ""),
     (r"model\.context", int, 2, 10**5, "start and end token alone need 2"),
-    (r"model\.(\w+\.)?(drop_path|dropout|mask_rate)", float, 0, 1 - 1e-9, ""),
+    (r"model\.(\w+\.)?(drop_path|dropout|mask_rate)", float, 0, BELOW_ONE, ""),
     (r"model\.\w+\.keep_\w+", float, 0, 100, "percent"),
     (r"model\.\w+\.(rate|keep)", float, 0, 1, "a share"),
     (r"model\.\w+\.(rank|bottleneck|width|tokens|reduction|granularity)", int, 1, 10**6, ""),
@@ -62,7 +63,7 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r".*\.search\.(top_k|min_length)", int, 0, 10**5, ""),
     (r".*\.search\..*", float, -1e6, 1e6, ""),
     (r".*\.(rank|rerank|min_pairs)", int, 1, MOST, ""),
-    (r".*\.label_smoothing", float, 0, 1 - 1e-9, ""),
+    (r".*\.label_smoothing", float, 0, BELOW_ONE, ""),
     (r"task\.queue", int, 1, MOST, ""),
     (r"task\.(ramp|class_count)", int, 0, MOST, ""),
     (r"task\.(momentum|alpha|interpolation\..*)", float, 0, 1, ""),

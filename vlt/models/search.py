@@ -24,6 +24,7 @@ SEMANTICS = ("blip", "4.31", "transformers")
 class Search:
     """How texts are searched for. Defaults are BLIP's.
 
+    method: `greedy`, `beam` or `nucleus`. beams: texts that are kept beside each other.
     max_length, min_length: tokens of a text, [DEC] and prompt included, or of an answer in a
         dialogue alone; the shortest excludes the end token.
     length_penalty: of beams; above 1 favours longer texts, below 1 shorter ones.
@@ -32,7 +33,7 @@ class Search:
     top_p, top_k: of nucleus search; the likeliest tokens up to this sum, and number (0: any), are
         drawn from. BLIP's code asks for 0.9 and gets its library's 50. temperature: what logits are
         divided by before that.
-    semantics: of beams, see the module.
+    semantics: of beams, `blip`, `4.31` or `transformers`; see the module.
 
     Raises:
         ValueError: an unknown name or a number out of range.

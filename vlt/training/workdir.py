@@ -22,6 +22,34 @@ LOCK = "run.lock"
 SINCE = "run.since"  # when the lock was taken
 LEASE = 60.0  # seconds without a sign of life after which a process of another host is gone
 HEARTBEAT = 5.0  # seconds between signs of life
+# What a run leaves in its folder. NAME: of an evaluation.
+FILES = {
+    "config.json": "the config, which going on must have, and `vlt eval` and `vlt export` read",
+    "config.txt": "the same, a `key = value` a line, to be compared by `diff`",
+    "versions.json": "Python, the packages that decide a result, and the commit it ran on",
+    "metrics.jsonl": "an object a line, `step` and scalars: losses, evaluations, speed (`perf/`)",
+    "events.out.tfevents.*": "the same for TensorBoard",
+    "checkpoints/STEP": "trained leaves, optimizer and place in the data, to go on from; what was "
+    "measured there is in `evaluation.json`",
+    "checkpoints/STEP.aside": "a checkpoint that `--restore` went back behind",
+    "run.json": "results of a run that has ended, which then trains nothing more",
+    "results.json": "a row of results for each run of the comparison",
+    "results.md": "the same as a table",
+    "curves.png": "losses and evaluations over the steps, of all rows",
+    "twins.png": "clips with their twins, and which caption each model chose",
+    "twins-NAME.json": "the videos, captions and scores of each pair of twins",
+    "captions-NAME.json": "the captions that were written, by id",
+    "answers-NAME.json": "questions with the answers that were found",
+    "classes-NAME.txt": "a table of classes, the least accurate first",
+    "confusion-NAME.png": "which class was taken for which",
+    "skipped.jsonl": "videos that could not be read, a line each; of further processes "
+    "`skipped-INDEX.jsonl`",
+    "nonfinite-STEP": "of a run that ended at a loss that is no number: the trained leaves before "
+    "that step, and the batch's ids in `report.json`",
+    "logs/process-INDEX.txt": "what each process of `launch.local` printed",
+    LOCK: "while a run lives, whose the folder is",
+    SINCE: "since when",
+}
 # What may lie in the folder before the first run of it writes its config: logs, locks, our
 # leftovers.
 _BEFORE = (f"{LOCK}*", SINCE, "logs", "vlt.*", "vlt-*.*", ".*.unfinished-*", "lost+found")

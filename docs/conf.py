@@ -1,0 +1,28 @@
+"""The site: every document of the repository, by Sphinx and MyST."""
+
+import re
+
+project = "vlt"
+extensions = ["myst_parser"]
+root_doc = "docs/index"
+include_patterns = ["*.md", "docs/**.md", "launch/*.md", "data_pipelines/*.md", "benchmarks/*.md"]
+exclude_patterns = [".*", "runs", "checkpoints", "docs/_site"]
+myst_heading_anchors = 4  # as the repository's web page makes them
+highlight_language = "none"
+html_theme = "furo"
+html_title = "vlt"
+html_copy_source = False
+html_show_copyright = False
+smartquotes = False
+
+
+def setup(app):
+    """Gives the first page the tree of pages, which elsewhere would be read as a block of code."""
+
+    def with_tree(app, name, source):
+        if name == root_doc:
+            pages = re.findall(r"\]\(([\w./]+)\.md\)", source[0])
+            tree = "\n".join(dict.fromkeys(pages))
+            source[0] += f"\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n"
+
+    app.connect("source-read", with_tree)
