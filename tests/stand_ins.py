@@ -16,8 +16,10 @@ import torch
 from blip_models import authors_state, blip
 from flax import traverse_util
 from helpers import environment
+from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel
 
+from vlt.convert import random_checkpoint
 from vlt.convert.families import FAMILIES
 from vlt.convert.table import to_tensors
 from vlt.data.tokenize import write_clip_tokenizer
@@ -82,13 +84,13 @@ def narrow(size: str, layers: int = 12) -> DualEncoderSpec:
 
 def _save(file: pathlib.Path, family: str, spec: DualEncoderSpec) -> None:
     """Random weights under the family's names."""
-    params = jax.device_get(init_params(make_model(spec, {}, frames=8), jax.random.key(0)))
-    leaves = traverse_util.flatten_dict(params, sep="/")
-    tensors, left = to_tensors(FAMILIES[family].rules, leaves)
-    assert not left
+    whole = file.with_suffix(".safetensors")
+    random_checkpoint(spec, whole, family)
+    tensors = load_file(whole)
+    whole.unlink()
     if family == "openai":  # by which its weights are told from open_clip's
-        tensors["input_resolution"] = np.array(spec.visual.image_size)
-    torch.save({name: torch.from_numpy(np.array(x)) for name, x in tensors.items()}, file)
+        tensors["input_resolution"] = torch.tensor(spec.visual.image_size)
+    torch.save(tensors, file)
 
 
 def _save_adapter(file: pathlib.Path, spec: DualEncoderSpec) -> None:

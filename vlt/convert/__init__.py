@@ -2,7 +2,15 @@
 
 from vlt.convert.errors import ConversionError, UnsafePickleError
 from vlt.convert.published import convert
+from vlt.convert.random_weights import random_checkpoint
 from vlt.convert.reverse import reverse
 from vlt.convert.settings import parse_settings
 
-__all__ = ["ConversionError", "UnsafePickleError", "convert", "parse_settings", "reverse"]
+__all__ = [
+    "ConversionError",
+    "UnsafePickleError",
+    "convert",
+    "parse_settings",
+    "random_checkpoint",
+    "reverse",
+]

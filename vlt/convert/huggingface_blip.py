@@ -87,7 +87,8 @@ def blip_json(spec: BlipSpec) -> dict[str, Any]:
             "transformers' BlipForQuestionAnswering wants a vision tower as wide as the text's, "
             f"not {visual.width} and {text.width}; --family blip writes the authors' layout"
         )
-    if text.encode_id != text.decode_id + 1:
+    # A captioner's texts all start with [DEC].
+    if spec.kind != "captioner" and text.encode_id != text.decode_id + 1:
         raise ConversionError(f"[ENC] is {text.encode_id}, not [DEC] + 1 ({text.decode_id + 1})")
     return {
         "architectures": [{kind: name for name, kind in _CLASSES.items()}[spec.kind]],

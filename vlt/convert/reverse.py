@@ -52,22 +52,33 @@ def reverse(
         WriteError: the target is a link, or cannot be written.
     """
     target = Path(target)
-    as_folder = target.suffix != ".safetensors"
-    if target.suffix in TORCH_SUFFIXES:
-        raise ConversionError(f"{target}: torch's files are read, not written; .safetensors is")
-    check_replaceable(target, overwrite, _HUGGINGFACE_FOLDER if as_folder else SAFETENSORS)
+    _check_target(target, overwrite)
     config, params = read_model_folder(source)
     layout = _layout(Path(source), config, family)
+    leaves = dict(traverse_util.flatten_dict(params, sep="/"))
+    return write_published(target, layout, config, leaves, Path(source) / "tokenizer", overwrite)
+
+
+def write_published(
+    target: Path,
+    layout: Family,
+    config: ModelConfig,
+    leaves: Tensors,
+    tokenizer: Path,
+    overwrite: bool,
+) -> str:
+    """The same of a model in memory. tokenizer: a folder, read where the layout is one."""
+    _check_target(target, overwrite)
+    as_folder = is_folder(target)
     if as_folder and layout.name not in _FOLDERS:
         raise ConversionError(f"{target}: layout {layout.name} is one file; name a .safetensors")
     _check_options(layout, config)
     recorded = config.source if config.source.get("layout") == layout.name else {}
-    leaves = dict(traverse_util.flatten_dict(params, sep="/"))
     tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
     tensors = tie(tensors, recorded.get("aliases", {}))
     if as_folder:
         with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
-            _write_huggingface(folder, Path(source), config, tensors)
+            _write_huggingface(folder, tokenizer, config, tensors)
     else:
         with new_file(target) as unfinished:
             safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
@@ -75,6 +86,18 @@ def reverse(
     notes += [f"dropped, not written: {name}" for name in gone]
     notes += [f"taken off the names, not written: {x}" for x in recorded.get("taken_off", [])]
     return "\n".join([f"{target}: {len(tensors)} tensors, layout {layout.name}", *notes]) + "\n"
+
+
+def is_folder(target: Path) -> bool:
+    """Whether a target is a folder to write, not a file."""
+    return target.suffix != ".safetensors"
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.suffix in TORCH_SUFFIXES:
+        raise ConversionError(f"{target}: torch's files are read, not written; .safetensors is")
+    kind = _HUGGINGFACE_FOLDER if is_folder(target) else SAFETENSORS
+    check_replaceable(target, overwrite, kind)
 
 
 def _layout(source: Path, config: ModelConfig, family: str | None) -> Family:
@@ -147,7 +170,9 @@ def _config_json(spec: Spec) -> dict[str, Any]:
     return clip_json(spec) if isinstance(spec, DualEncoderSpec) else blip_json(spec)
 
 
-def _write_huggingface(folder: Path, source: Path, config: ModelConfig, tensors: Tensors) -> None:
+def _write_huggingface(
+    folder: Path, tokenizer: Path, config: ModelConfig, tensors: Tensors
+) -> None:
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in (
         ("config.json", _config_json(config.spec)),
@@ -155,6 +180,6 @@ def _write_huggingface(folder: Path, source: Path, config: ModelConfig, tensors:
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     try:
-        copy_tokenizer(source / "tokenizer", folder)
+        copy_tokenizer(tokenizer, folder)
     except ValueError as error:
         raise ConversionError(str(error)) from error

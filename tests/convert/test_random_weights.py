@@ -1,0 +1,80 @@
+"""Random checkpoints in published layouts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from vlt.convert import ConversionError, convert, random_checkpoint, reverse
+from vlt.data.resources import resolve
+from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_folder
+from vlt.models.spec import SIZES
+
+HEADS = {"visual.heads": 3, "text.heads": 3}  # which no config.json says
+FILE, FOLDER = "published.safetensors", "published"
+
+
+@pytest.mark.parametrize(
+    ("size", "family", "name"),
+    [
+        ("tiny_clip", "clip_hf", FOLDER),
+        ("tiny_blip", "blip_hf", FOLDER),
+        ("tiny_viclip", "viclip", FILE),
+    ],
+)
+def test_is_converted_as_published_ones_are(size, family, name, tmp_path):
+    published, model = tmp_path / name, tmp_path / "model"
+    told = random_checkpoint(size, published, family)
+    assert told.startswith(f"{published}: ")
+    given = {"settings": HEADS, "tokenizer": str(resolve(size) / "tokenizer")}
+    report = convert(published, model, **given if name == FILE else {})
+    assert f"layout {family}" in report
+    _, params = read_model_folder(model)
+    shapes = traverse_util.flatten_dict(model_shapes(SIZES[size], {}))
+    leaves = traverse_util.flatten_dict(params)
+    assert {p: x.shape for p, x in leaves.items()} == {p: x.shape for p, x in shapes.items()}
+    back = tmp_path / "back" / name
+    back.parent.mkdir()
+    reverse(model, back)
+    first, second = tensors(published), tensors(back)
+    assert first.keys() == second.keys()
+    # The way to a temperature and back is of logarithms.
+    assert all(np.allclose(first[n], second[n], rtol=1e-6, atol=0) for n in first)
+
+
+def tensors(path):
+    file = path / "model.safetensors" if path.is_dir() else path
+    return safetensors.numpy.load_file(file)
+
+
+def test_weights_are_those_of_the_seed_and_differ_from_each_other(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        random_checkpoint("tiny_clip", tmp_path / name / FILE, "openai", seed=seed)
+    a, b, c = (tensors(tmp_path / name / FILE) for name in "abc")
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert not any(np.array_equal(a[name], c[name]) for name in a)
+    assert len({x.tobytes() for x in a.values()}) == len(a)
+    assert abs(a["ln_final.weight"].mean() - 1) < 0.01 > abs(a["ln_final.bias"].mean())
+
+
+def test_what_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(ConversionError, match="unknown size 'tiny_clp'.*did you mean 'tiny_clip'"):
+        random_checkpoint("tiny_clp", tmp_path / FOLDER, "clip_hf")
+    with pytest.raises(ConversionError, match="layout blip_hf is for captioner"):
+        random_checkpoint("tiny_clip", tmp_path / FOLDER, "blip_hf")
+    with pytest.raises(ConversionError, match="layout viclip is one file"):
+        random_checkpoint("tiny_viclip", tmp_path / FOLDER, "viclip")
+    with pytest.raises(ConversionError, match="49408 tokens; tokenizer=: a folder"):
+        random_checkpoint("clip_b32", tmp_path / FOLDER, "clip_hf")
+    random_checkpoint("tiny_clip", tmp_path / FOLDER, "clip_hf")
+    with pytest.raises(ModelFolderError, match="exists"):
+        random_checkpoint("tiny_clip", tmp_path / FOLDER, "clip_hf")
+    random_checkpoint("tiny_clip", tmp_path / FOLDER, "clip_hf", overwrite=True)
+
+
+def test_only_a_captioner_goes_without_a_token_to_encode_with(tmp_path):
+    spec = dataclasses.replace(SIZES["tiny_blip"], kind="retriever", embed_dim=8)
+    with pytest.raises(ConversionError, match=r"\[ENC\] is 41, not \[DEC\] \+ 1 \(42\)"):
+        random_checkpoint(spec, tmp_path / FOLDER, "blip_hf")

@@ -1,0 +1,78 @@
+"""Published layouts with random weights: to try a conversion on, and all that follows it."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from flax import traverse_util
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.families import get_family
+from vlt.convert.preprocessing import default_preprocessing
+from vlt.convert.reverse import is_folder, write_published
+from vlt.convert.table import Tensors
+from vlt.convert.tokenizer import write_tokenizer
+from vlt.data import moving_shapes
+from vlt.model_io.folder import ModelConfig, model_shapes
+from vlt.models.spec import SIZES, Spec
+from vlt.pytrees.fields import near
+
+
+def random_checkpoint(
+    size: str | Spec,
+    target: str | Path,
+    family: str,
+    tokenizer: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> str:
+    """Writes a checkpoint as it is published, with random weights; returns a report.
+
+    Args:
+        size: a name of `vlt.models.spec.SIZES`, such as "tiny_clip" or "clip_b16", or a spec.
+        target: a .safetensors file, or for layouts clip_hf and blip_hf a new folder.
+        family: its layout, as `vlt convert --family` has them.
+        tokenizer: of a folder, as `convert` takes it; the tiny sizes have that of moving shapes.
+        seed: of the weights.
+        overwrite: whether an earlier one at the target is replaced.
+
+    Raises:
+        ConversionError: an unknown size or layout, a layout that is not for such a model, or no
+            tokenizer of its size.
+        ModelFolderError: the target exists and may not be replaced.
+        WriteError: the target is a link, or cannot be written.
+    """
+    if isinstance(size, str) and size not in SIZES:
+        raise ConversionError(f"unknown size {size!r}{near(size, SIZES)}")
+    spec = SIZES[size] if isinstance(size, str) else size
+    layout = get_family(family).for_kind(spec.kind)
+    pixels = default_preprocessing(spec) | layout.pixels
+    config = ModelConfig(layout.model, spec, {}, pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder) / "tokenizer"
+        if is_folder(Path(target)):
+            _write_tokenizer(tokenizer, files, spec)
+        leaves = _random_leaves(spec, seed)
+        return write_published(Path(target), layout, config, leaves, files, overwrite)
+
+
+def _random_leaves(spec: Spec, seed: int) -> Tensors:
+    """Near what training starts from, but no two tensors alike: scales at 1, the rest at 0."""
+    rng = np.random.default_rng(seed)
+    shapes = traverse_util.flatten_dict(model_shapes(spec, {}), sep="/")
+    return {
+        path: np.float32(rng.normal(path.endswith("/scale"), 0.02, leaf.shape))
+        for path, leaf in shapes.items()
+    }
+
+
+def _write_tokenizer(tokenizer: str | None, files: Path, spec: Spec) -> None:
+    if tokenizer is not None:
+        write_tokenizer(tokenizer, files, spec.text)
+    elif spec.text.vocab == len(moving_shapes.VOCABULARY):
+        moving_shapes.write_tokenizer(files)
+    else:
+        raise ConversionError(
+            f"the text tower has {spec.text.vocab} tokens; tokenizer=: a folder, a file or a name "
+            "on the hub is needed"
+        )
