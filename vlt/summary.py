@@ -17,7 +17,7 @@ from vlt.tasks.twins import TIE
 from vlt.training.metrics_log import read_metrics
 
 CURVES, STRIPS = "curves.png", "twins.png"
-TWINS = ("twins", "caption_twins")  # kinds of evaluations
+TWINS = ("twins", "caption_twins", "answer_twins")  # kinds of evaluations
 
 Runs = list[tuple[str, Path, ConfigDict]]  # title, folder and config of one run of each row
 

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "assets"
-PACKAGED = ("tiny_clip", "tiny_blip", "tiny_viclip", "action_templates.txt")
+PACKAGED = ("tiny_clip", "tiny_blip", "tiny_viclip", "tiny_chat", "tiny_branch")
+PACKAGED += ("action_templates.txt",)
 
 
 def resolve(name: str) -> Path:
     """The path a config names.
 
-    `tiny_clip`, `tiny_blip` and `tiny_viclip` are model folders in the package,
+    `tiny_clip`, `tiny_blip`, `tiny_viclip`, `tiny_chat` and `tiny_branch` (a tiny CLIP with
+    BT-Adapter) are model folders in the package,
     `action_templates.txt` is a list of sentences that name an action.
     `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a file of a generated data set (its manifest by
     default), made on first use in the cache folder; anything else is a path.

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params, build_model, init_params, method_options
@@ -22,7 +23,7 @@ from vlt.model_io.folder import (
 )
 from vlt.model_io.parts import part_methods, read_parts
 from vlt.models.interpolation import resize_temporal
-from vlt.models.spec import SIZES, Spec, with_visual
+from vlt.models.spec import SIZES, Spec, spec_from_dict, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
@@ -66,7 +67,7 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     loaded = {} if folder is None else _read_params(folder, module)
     parts = config.get("parts", ())
     leaves = traverse_util.flatten_dict(loaded, sep="/") | read_parts(parts, module, loaded)
-    if leaves and not (module.methods or parts):
+    if leaves and not (module.methods or parts or config.get("spec")):
         params = loaded
     else:
         params = _complete(module, leaves, {*stored.methods, *part_methods(parts)}, seed)
@@ -184,7 +185,7 @@ def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
 
 def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
-        spec = _for_frames(build_model(config).spec, config["frames"])
+        spec = _for_frames(_changed(build_model(config).spec, config), config["frames"])
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
         clip = spec.kind == "dual_encoder"
         pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
@@ -199,7 +200,28 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
             f"{folder} is not of config.model.size={size!r}{_differences(size, spec, frames)}; "
             "set the size that fits, or '' to take the checkpoint's"
         )
-    return folder, dataclasses.replace(stored, spec=spec)
+    return folder, dataclasses.replace(stored, spec=_for_frames(_changed(spec, config), frames))
+
+
+def _changed(spec: Spec, config: Mapping[str, Any]) -> Spec:
+    """The spec with the fields of `config.spec`, which are other in the checkpoint; leaves that it
+    then lacks are new.
+
+    Raises:
+        ValueError: an unknown field, or a value that does not fit the rest.
+    """
+    changes = config.get("spec") or {}
+    changes = changes.to_dict() if isinstance(changes, ConfigDict) else changes
+    return spec_from_dict(_merged(spec.to_dict(), changes)) if changes else spec
+
+
+def _merged(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    deeper = {
+        name: _merged(fields[name], value)
+        for name, value in changes.items()
+        if isinstance(value, Mapping) and isinstance(fields.get(name), dict)
+    }
+    return fields | dict(changes) | deeper
 
 
 def _differences(size: str, spec: Spec, frames: int) -> str:
@@ -228,7 +250,7 @@ def _read_params(folder: Path, module: VideoModel) -> dict[str, Any]:
     config, params = read_model_folder(folder)
     _check_finite(folder, params)
     stored, frames = (spec.visual.temporal_frames for spec in (config.spec, module.spec))
-    if stored == frames:
+    if stored in (0, frames):
         return params
     logging.warning("%s: embeddings of %d frames interpolated to %d", folder, stored, frames)
     visual = params["visual"]

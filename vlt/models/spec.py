@@ -470,7 +470,7 @@ SIZES: dict[str, Spec] = {
     ),
     "tiny_chat": ChatSpec(
         VisionSpec(32, 8, 96, 4, 3, 384),
-        LlamaSpec(64, 487, 96, 4, 3, 256),
+        LlamaSpec(256, 487, 96, 4, 3, 256),
         # All of the tiny CLIP: what happens is told by its last block, which reads texts' words.
         read=1,
     ),
