@@ -7,6 +7,7 @@ makes (a converted checkpoint, a run), a later one reads.
 import re
 
 from documented_case import Case, run, skipped
+from documents import run_by_notebooks
 from paper_commands import PAPERS
 
 from vlt.configuration.checkpoints import CHECKPOINTS
@@ -21,6 +22,7 @@ OTHERS = {
 }
 # Published files are not here; `path/to/...` and others of the README are stand-ins of them.
 PUBLISHED_FILES = {" ".join(checkpoint.command.split()) for checkpoint in CHECKPOINTS.values()}
+RUN_BY_NOTEBOOKS = run_by_notebooks()
 _CLOUD = re.compile(r"python -m launch\.(tpu_vm|gke|slurm) \w")
 
 
@@ -28,6 +30,8 @@ def case_of(command: str) -> Case | None:
     """None for a command of which nothing is known."""
     if command in CASES:
         return CASES[command]
+    if command in RUN_BY_NOTEBOOKS:
+        return skipped("tests/test_notebooks.py runs it")
     for programs, reason in OTHERS.items():
         if command.split()[0] in programs:
             return skipped(reason)
@@ -310,13 +314,19 @@ CASES: dict[str, Case] = {
     "python -m data_pipelines.describe_actions --labels classes.txt --endpoint URL --out DIR": run(
         "python -m data_pipelines.describe_actions --help"
     ),
-    # The notebook itself makes the model.
-    "python -m vlt.caption VIDEO... --model=captioning/exported": run(
-        f"python -m vlt.caption {VIDEO} --model=tiny_blip"
+    "vlt export": run("vlt export --help"),
+    "vlt caption": run("vlt caption --help"),
+    "vlt train --config=token_mixing": run(
+        f"vlt train --config=token_mixing --workdir=runs/captions {ALONE}"
     ),
-    "python -m vlt.convert": run("python -m vlt.convert --help"),
-    "python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 VIDEO --out=DIR": run(
-        f"python -m vlt.draw --config=configs/tempme.py:msrvtt_b16 {VIDEO} --out=drawn --random"
+    "vlt convert path/to/clip-vit-large-patch14 checkpoints/clip_l14": run(
+        "vlt convert path/to/clip-vit-large-patch14 checkpoints/clip_l14 --overwrite"
+    ),
+    "vlt draw --config=tempme VIDEO --out=DIR": run(
+        f"vlt draw --config=tempme {VIDEO} --out=drawn"
+    ),
+    "vlt draw --config=tempme:msrvtt_b16 VIDEO --out=DIR": run(
+        f"vlt draw --config=tempme:msrvtt_b16 {VIDEO} --out=drawn --random"
     ),
 }
 CASES |= PAPERS

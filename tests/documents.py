@@ -14,6 +14,8 @@ DOCUMENTS += tuple(
 DOCUMENTS += ("launch/README.md", "data_pipelines/README.md", "docs/index.md")
 DOCUMENTS += tuple(f"docs/reference/{page.name}" for page in sorted(ROOT.glob("docs/reference/*")))
 
+_NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+_BASH = "%%bash\n"
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ +(.*?) *$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -23,20 +25,37 @@ _COMMAND = re.compile(r"([A-Z_]+=\S+ )*(python3?|pip|vlt) \S")
 
 
 def text_of(document: pathlib.Path) -> str:
-    """A document as Markdown; of a notebook all cells, each `!` line a block of its own."""
+    """A document as Markdown; of a notebook all cells, commands as blocks of their own."""
     if document.suffix != ".ipynb":
         return document.read_text("utf-8")
-    cells = json.loads(document.read_text("utf-8"))["cells"]
-    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
-    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    shell = [line.strip()[1:] for line in code.splitlines() if line.strip()[:1] in ("!", "%")]
-    return "\n\n".join([*sources, *(f"```sh\n{line}\n```" for line in shell)])
+    found = []
+    for kind, source in _cells(document):
+        if kind == "markdown":
+            found.append(source)
+        elif source.startswith(_BASH):
+            found.append(f"```sh\n{source.removeprefix(_BASH)}\n```")
+        else:
+            lines = [line.strip() for line in source.splitlines()]
+            found += [f"```sh\n{line[1:]}\n```" for line in lines if line[:1] in ("!", "%")]
+    return "\n\n".join(found)
+
+
+def _cells(notebook: pathlib.Path) -> list[tuple[str, str]]:
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
+
+
+def run_by_notebooks() -> set[str]:
+    """The commands of cells, which run with them."""
+    sources = [source for file in _NOTEBOOKS for _, source in _cells(file)]
+    shell = [source.removeprefix(_BASH) for source in sources if source.startswith(_BASH)]
+    return {command for block in shell for command in _lines(block)}
 
 
 def documents() -> dict[str, str]:
     """Texts by name: the documents, and the notebooks."""
     files = [ROOT / name for name in DOCUMENTS if (ROOT / name).exists()]
-    files += sorted((ROOT / "notebooks").glob("*.ipynb"))
+    files += _NOTEBOOKS
     return {str(file.relative_to(ROOT)): text_of(file) for file in files}
 
 

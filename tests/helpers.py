@@ -24,6 +24,18 @@ def environment(devices: int) -> dict[str, str]:
     }
 
 
+def environment_with_vlt(folder: pathlib.Path) -> dict[str, str]:
+    """The same on one device, `python` being this one and `vlt`, in the folder, this checkout's."""
+    env, command = environment(1), folder / "vlt"
+    if not command.exists():
+        folder.mkdir()
+        command.write_text(f"#!{sys.executable}\nimport sys\nfrom vlt.__main__ import main\n")
+        command.open("a").write("sys.exit(main())\n")
+        command.chmod(0o755)
+    first = [folder, pathlib.Path(sys.executable).parent]
+    return env | {"PATH": os.pathsep.join([*map(str, first), env["PATH"]])}
+
+
 def run_python(code: str, *arguments: object, devices: int = 1, timeout: float = 120) -> str:
     """Runs indented source in a new process on `devices` CPU devices and returns its stdout.
 

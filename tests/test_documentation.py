@@ -3,17 +3,15 @@
 import ast
 import functools
 import importlib.util
-import os
 import pathlib
 import re
 import shlex
 import subprocess
-import sys
 
 import documents
 import pytest
 from documented_commands import CASES, case_of
-from helpers import ROOT, environment
+from helpers import ROOT, environment_with_vlt
 
 from vlt.command_line import COMMANDS as COMMAND_LINE
 from vlt.configuration import ConfigError, check_flags, load_config
@@ -187,15 +185,7 @@ def desk(shared, tmp_path_factory) -> pathlib.Path:
 
 def shell(line: str, folder: pathlib.Path) -> str:
     """What a line prints, `python` being this one and `vlt` this checkout's."""
-    env = environment(1)
-    command = folder / "bin/vlt"
-    if not command.exists():
-        command.parent.mkdir()
-        command.write_text(f"#!{sys.executable}\nimport sys\nfrom vlt.__main__ import main\n")
-        command.open("a").write("sys.exit(main())\n")
-        command.chmod(0o755)
-    first = [command.parent, pathlib.Path(sys.executable).parent]
-    env["PATH"] = os.pathsep.join([*map(str, first), env["PATH"]])
+    env = environment_with_vlt(folder / "bin")
     done = subprocess.run(
         ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=1800
     )

@@ -1,0 +1,70 @@
+"""Runs the notebooks anew and stores them with what they print and draw.
+
+    python tests/execute_notebooks.py [notebooks/quickstart.ipynb ...]
+
+Progress, which commands print on stderr, is left out.
+"""
+
+import hashlib
+import pathlib
+import re
+import sys
+import tempfile
+
+import nbformat
+from helpers import ROOT, environment_with_vlt
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
+SECONDS = 1800  # of one cell
+
+
+def execute(path: pathlib.Path, folder: pathlib.Path, steps: int = 0) -> nbformat.NotebookNode:
+    """The notebook with its outputs. folder: where it runs. steps: of all training, if not 0.
+
+    Raises nbclient.exceptions.CellExecutionError: a cell, or a command of one, failed.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    if steps:
+        for cell in notebook.cells:
+            short = rf"\g<0> --config.train.steps={steps}"
+            cell.source = re.sub(r"^vlt train --config=\S+", short, cell.source, flags=re.MULTILINE)
+    client = NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        coalesce_streams=True,
+    )
+    client.execute(env=environment_with_vlt(folder / "bin"))
+    return cleaned(notebook)
+
+
+def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same notebook without stderr, with pictures in one form, and of no one machine."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            for output in cell.outputs:
+                output.get("data", {}).pop("image/jpeg", None)
+    notebook.metadata.language_info = {"name": "python"}
+    notebook.metadata.executed = digest(notebook)
+    return notebook
+
+
+def digest(notebook: nbformat.NotebookNode) -> str:
+    """Of the code: tells whether outputs are those of the cells as they stand."""
+    code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def main(names: list[str]) -> None:
+    """Runs the notebooks, or those named, each in a folder of its own."""
+    for path in map(pathlib.Path, names) if names else NOTEBOOKS:
+        with tempfile.TemporaryDirectory() as folder:
+            notebook = execute(path.resolve(), pathlib.Path(folder))
+        nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
