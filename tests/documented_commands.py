@@ -314,7 +314,6 @@ CASES: dict[str, Case] = {
     "python -m data_pipelines.describe_actions --labels classes.txt --endpoint URL --out DIR": run(
         "python -m data_pipelines.describe_actions --help"
     ),
-    "vlt export": run("vlt export --help"),
     "vlt caption": run("vlt caption --help"),
     "vlt train --config=token_mixing": run(
         f"vlt train --config=token_mixing --workdir=runs/captions {ALONE}"
