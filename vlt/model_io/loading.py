@@ -271,8 +271,10 @@ def _check_finite(folder: Path, params: dict[str, Any]) -> None:
 
 def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:
     """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
-    shapes or in other layers. A kind that either has alone is new, or left out by an option."""
-    trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(module)
+    shapes or in other layers. A kind that either has alone is new, or left out by an option.
+    Methods that the config adds are left out: those begin with the leaves as they are."""
+    known = module.clone(methods=tuple(m for m in module.methods if m.name in stored.methods))
+    trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(known)
     have, wanted = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
     common = {_kind(path) for path in have} & {_kind(path) for path in wanted}
     differences = []
