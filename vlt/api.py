@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,12 @@ class Model:
         files = as_paths(paths)
         if files is None:
             raise ValueError(f"paths={shown(paths)}: a path of a video file, or paths, is needed")
-        config = self._looking_at(frames, sampler)
+        config = self.looking_at(frames, sampler)
         self._check_frames(clip_request(config, "").frames)
         return np.stack(_of_files(lambda video: video, config, files))
 
-    def _looking_at(self, frames: int | None, sampler: str | None) -> ModelConfig:
+    def looking_at(self, frames: int | None, sampler: str | None = None) -> ModelConfig:
+        """The config with another number of frames, or another rule that takes them."""
         view = self.config.view
         if sampler is not None:
             check_sampler(sampler)
@@ -277,17 +278,44 @@ class VideoChat(Model):
             asked = questions * len(seen) if len(questions) == 1 else questions
             if len(asked) != len(seen):
                 raise ValueError(f"{len(asked)} questions about {len(seen)} videos")
-            tokens = self._watcher.tokens(seen, asked)
-            counts = [tokens.shape[1]]
-            prompts = [speech.prompt([Turn(text, videos=1)], counts) for text in asked]
-            options = speech.search(search, max(map(len, prompts)))
-            rng = jax.random.key(seed)
-            return speech.answers(self.params, prompts, tokens, options, rng)
+            return self._answers(speech, seen, asked, seed, search)
 
         if len(questions) > 1 and as_paths(frames) is not None:
             frames = self.read_videos(frames)
         found: list[str] = self._each_video(answer, frames)
         return found
+
+    def answer_all(
+        self,
+        frames: Any,
+        questions: Sequence[str],
+        template: str | None = None,
+        spacing: str = "train",
+        seed: int = 0,
+        **search: Any,
+    ) -> list[list[str]]:
+        """Answers to all questions about each of [b, t, H, W, 3], each asked alone: b lists.
+
+        A video is encoded once. The rest is as `generate` has it.
+        """
+        speech, seen = self._speech(template, spacing), self._watcher.see(self._video(frames))
+        asked = [[question] * len(seen) for question in questions]
+        found = [self._answers(speech, seen, each, seed, search) for each in asked]
+        return [list(answers) for answers in zip(*found, strict=True)]
+
+    def _answers(
+        self,
+        speech: Speech,
+        seen: jax.Array,
+        questions: list[str],
+        seed: int,
+        search: dict[str, Any],
+    ) -> list[str]:
+        tokens = self._watcher.tokens(seen, questions)
+        counts = [tokens.shape[1]]
+        prompts = [speech.prompt([Turn(text, videos=1)], counts) for text in questions]
+        options = speech.search(search, max(map(len, prompts)))
+        return speech.answers(self.params, prompts, tokens, options, jax.random.key(seed))
 
     def _speech(self, template: str | None, spacing: str) -> Speech:
         tokenizer: Any = self._tokenizer

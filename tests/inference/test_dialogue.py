@@ -1,12 +1,9 @@
 """A dialogue says what the whole of it, read anew, would be answered; with golden LLaVA."""
 
-import dataclasses
 import functools
 import json
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import ROOT
@@ -17,7 +14,7 @@ from vlt.inference.speech import check_rows
 from vlt.model_io.folder import ModelConfig
 
 sys.path.append(str(ROOT / "tests" / "models"))
-from golden_chat import Golden, channels_last  # noqa: E402
+from golden_chat import Golden, channels_last
 
 QUESTION = "What does the person do in the video?"
 PIXELS = {
