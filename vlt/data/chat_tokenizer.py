@@ -170,10 +170,10 @@ def _spaced(text: str, start: bool) -> str:
 
 
 def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Texts side by side together, each token alone."""
+    """Texts side by side together, but for those apart, and each token alone."""
     runs: list[list[Piece]] = []
     for piece in pieces:
-        if runs and not piece.token and not runs[-1][0].token:
+        if runs and not (piece.token or piece.apart or runs[-1][0].token):
             runs[-1].append(piece)
         else:
             runs.append([piece])

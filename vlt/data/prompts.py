@@ -71,6 +71,7 @@ class Template:
     penalize_prompt: whether a repetition penalty, and the length of a beam, know the prompt; else
         they know the answer, and a start token before it, as transformers up to 4.31 has it of
         prompts of embeddings.
+    apart: whether an answer, with what ends it, is read apart from what stands before it.
     """
 
     system: str
@@ -86,6 +87,7 @@ class Template:
     exchange: tuple[tuple[str, str], ...] = ()
     stops: tuple[str, ...] = ()
     penalize_prompt: bool = True
+    apart: bool = False
 
 
 def _vicuna(system: str, **fields: object) -> Template:
@@ -143,7 +145,7 @@ TEMPLATES: dict[str, Template] = {
     "vicuna_v0": _vicuna_v0(CURIOUS_HUMAN, ENERGY),
     "minigpt4": _minigpt4(MINIGPT4, "###"),
     # Its instructions have a space more, and no system text.
-    "minigpt4_training": _minigpt4("", " ###"),
+    "minigpt4_training": dataclasses.replace(_minigpt4("", " ###"), apart=True),
     # Vicuna's without a system text, of the tiny chat model in the package.
     "plain": dataclasses.replace(_vicuna(""), system=START),
     # The same of a language model's training on texts alone: no place for a video.
@@ -161,6 +163,20 @@ TEMPLATES: dict[str, Template] = {
         patch="",
         tokens=(START, END),
         penalize_prompt=False,
+    ),
+    "instructblip_training": Template(
+        "",
+        "",
+        "",
+        "",
+        "",
+        END,
+        question="{video}{question}",
+        video=VIDEO + START,
+        patch="",
+        tokens=(START, END),
+        penalize_prompt=False,
+        apart=True,
     ),
 }
 
@@ -183,15 +199,19 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A text, or one token by its name; VIDEO for a video's. answer: whether a model wrote it."""
+    """A text, or one token by its name; VIDEO for a video's.
+
+    answer: whether a model wrote it. apart: whether it is read apart from a text before it.
+    """
 
     text: str
     token: bool = False
     answer: bool = False
+    apart: bool = False
 
 
 def render(used: Template, turns: Sequence[Turn]) -> list[Piece]:
-    """The dialogue, piece by piece; texts side by side belong together.
+    """The dialogue, piece by piece; texts side by side belong together, but for those apart.
 
     Raises:
         ValueError: a question has VIDEO in another number than it has videos.
@@ -204,7 +224,7 @@ def render(used: Template, turns: Sequence[Turn]) -> list[Piece]:
             pieces += _pieces(used.after_user + used.opening, used.tokens)
             continue
         pieces += _pieces(used.after_user + used.assistant, used.tokens)
-        pieces.append(Piece(turn.answer, answer=True))
+        pieces.append(Piece(turn.answer, answer=True, apart=used.apart))
         ends = _pieces(used.after_assistant, used.tokens)
         pieces += [dataclasses.replace(piece, answer=True) for piece in ends]
     return pieces
