@@ -72,7 +72,7 @@ def duration(text: str) -> str:
 def positive(text: str) -> int:
     """The type of a count."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number >= 1")
     return int(text)
 
 

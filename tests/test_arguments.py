@@ -46,7 +46,7 @@ def test_arrays_and_lists_of_equal_ones_are_videos(frames, expected):
         (VIDEO[:, :0], r"\(2, 0, 16, 16, 3\), which holds none"),
         (VIDEO[0], r"\(3, 16, 16, 3\).*frames\[None\] is a batch of one"),
         (VIDEO[0, 0], r"frames have shape \(16, 16, 3\)"),
-        (VIDEO[:, :, :8], r"\(2, 3, 8, 16, 3\), the tower takes \(16, 16, 3\).*resize"),
+        (VIDEO[:, :, :8], r"\(2, 3, 8, 16, 3\), but the tower takes \(16, 16, 3\).*resize"),
         (np.moveaxis(VIDEO, -1, 2), r"channels come first: np.moveaxis\(frames, 2, -1\)"),
         (np.moveaxis(VIDEO[:, :2], -1, 1), r"channels come first: np.moveaxis\(frames, 1, -1\)"),
         (np.zeros((1, 2, 16, 16, 4), np.uint8), r"4 channels: frames\[..., :3\] leaves RGB"),

@@ -53,7 +53,7 @@ CASES = {
     ("train", "--config=tempme", "--wrkdir=x"): ("error: Unknown command line flag 'wrkdir'.", ""),
     ("train", "--config=btadaptr"): (NO_CONFIG, ""),
     ("eval", "--config", "btadaptr:x", "--workdir", "--odd"): (NO_CONFIG, ""),
-    ("train", "--config=btadapter", "--sweep=seed"): ("error: --sweep=seed: KEY=A,B is needed", ""),
+    ("train", "--config=btadapter", "--sweep=seed"): ("error: --sweep must be KEY=A,B", ""),
     ("train", "--config=btadapter", "--sweep=sead=1"): (
         "error: the config has no key 'sead' (did",
         "",

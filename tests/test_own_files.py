@@ -116,12 +116,12 @@ def test_what_is_read_of_a_file_may_be_chosen(model, files):
     with pytest.raises(ValueError, match="8 frames, but .*clip_position .* trained on 4 frames"):
         model.read_videos(files, frames=8)
     for frames in (0, 2.0, True):
-        with pytest.raises(ValueError, match=f"frames={frames}: a whole number above 0 is needed"):
+        with pytest.raises(ValueError, match=f"frames must be a whole number >= 1, got {frames}"):
             plain.read_videos(files, frames=frames)
     with pytest.raises(ValueError, match="unknown sampler 'linespace' .did you mean 'linspace'"):
         plain.read_videos(files, sampler="linespace")
     for wrong in (None, [], 3, np.zeros((1, 8, 32, 32, 3), np.uint8)):
-        with pytest.raises(ValueError, match="a path of a video file, or paths, is needed"):
+        with pytest.raises(ValueError, match="must be the path of a video file, or several"):
             plain.read_videos(wrong)
 
 
@@ -171,7 +171,7 @@ def test_activations_may_be_of_half_the_size():
     ("options", "message"),
     [
         ({"frames": 0}, "frames=0: a whole number above 0"),
-        ({"frame_norm": "yes"}, "frame_norm='yes': True or False"),
+        ({"frame_norm": "yes"}, "frame_norm must be True or False, got 'yes'"),
         ({"methods": "tome"}, "model.methods must be names of methods.*'tome'"),
         ({"methods": ("tom",)}, "'tom' .did you mean 'tome'"),
         ({"methods": {"tome": {"rr": 3}}}, "'tome' has no option 'rr' .did you mean 'r'"),

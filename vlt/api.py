@@ -78,7 +78,9 @@ class Model:
         """
         files = as_paths(paths)
         if files is None:
-            raise ValueError(f"paths={shown(paths)}: a path of a video file, or paths, is needed")
+            raise ValueError(
+                f"paths must be the path of a video file, or several, got {shown(paths)}"
+            )
         config = self.looking_at(frames, sampler)
         self._check_frames(clip_request(config, "").frames)
         return np.stack(_of_files(lambda video: video, config, files))
@@ -193,7 +195,7 @@ class VideoCaptioner(Model):
         options = from_values(Search, {"max_length": longest} | search, "generate", "option")
         check_text(prompt, "prompt")
         if not isinstance(seed, (int, np.integer)) or abs(seed) >= 2**63:
-            raise ValueError(f"seed={shown(seed)}: a whole number of 64 bits is needed")
+            raise ValueError(f"seed must be a whole number of 64 bits, got {shown(seed)}")
         start = self._as_ids(self._tokenizer.prompt(prompt)[None])[0]
 
         def caption(video: Any) -> list[str]:
@@ -380,11 +382,13 @@ def load(
             or dtype.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"path={shown(path)}: a model folder, or a name as 'tiny_clip', is needed")
+        raise ValueError(
+            f"path must be a model folder, or a name such as 'tiny_clip', got {shown(path)}"
+        )
     if frames is not None:
         frames = whole_number("frames", frames)
     if frame_norm not in (None, True, False):
-        raise ValueError(f"frame_norm={shown(frame_norm)}: True or False is needed")
+        raise ValueError(f"frame_norm must be True or False, got {shown(frame_norm)}")
     return as_model(load_folder(str(path), frames, frame_norm, methods, dtype))
 
 
@@ -397,7 +401,7 @@ def as_model(loaded: LoadedModel) -> Any:
     """
     spec = loaded.config.spec
     if spec.kind not in KINDS:
-        raise ValueError(f"a model of kind {spec.kind}; one of {', '.join(KINDS)} is needed")
+        raise ValueError(f"the model's kind is {spec.kind}; it must be one of {', '.join(KINDS)}")
     parts: tuple[Any, ...] = (loaded.module, loaded.params, loaded.config)
     try:
         if isinstance(spec, ChatSpec):

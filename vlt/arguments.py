@@ -115,7 +115,7 @@ def as_texts(texts: Any) -> list[str] | None:
 def whole_number(name: str, value: Any) -> int:
     """The value as an int. Raises ValueError unless it is a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}={shown(value)}: a whole number above 0 is needed")
+        raise ValueError(f"{name} must be a whole number >= 1, got {shown(value)}")
     return int(value)
 
 
@@ -165,7 +165,7 @@ def _check_shape(shape: tuple[int, ...], side: int) -> None:
     if len(shape) == 5 and shape[2:] == (side, side, 3):
         return
     raise ValueError(
-        f"frames have shape {shape}, the tower takes ({side}, {side}, 3) of [b, t, H, W, 3]"
+        f"frames have shape {shape}, but the tower takes ({side}, {side}, 3) of [b, t, H, W, 3]"
         + _hint(shape, side)
     )
 

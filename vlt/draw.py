@@ -288,7 +288,7 @@ def main(arguments: list[str]) -> None:
 def _check_folder(out: Path) -> None:
     """Raises ValueError where no pictures can be written into the folder."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out}: a file, and a folder is needed")
+        raise ValueError(f"--out must be a folder, and {out} is a file")
     check_target(out / "picture.png")
 
 

@@ -93,7 +93,7 @@ def test_a_sweep_is_a_row_for_each_value_and_for_each_pair_of_values():
 
 @pytest.mark.parametrize("wrong", ["", "seed", "seed=", "=1,2", "seed=1,,2"])
 def test_a_sweep_of_nothing_is_refused(wrong):
-    with pytest.raises(ConfigError, match="KEY=A,B is needed"):
+    with pytest.raises(ConfigError, match="must be KEY=A,B"):
         sweep_rows([wrong])
 
 

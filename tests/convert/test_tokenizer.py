@@ -68,7 +68,7 @@ def test_ids_that_are_none(tmp_path: Path, content: dict, message: str):
 
 def test_words_that_are_no_text(tmp_path: Path):
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
-    with pytest.raises(ConversionError, match=r"vocab.txt: no text of UTF-8"):
+    with pytest.raises(ConversionError, match=r"vocab.txt: not UTF-8 text"):
         vocabulary_size(tmp_path)
 
 

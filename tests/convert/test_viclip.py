@@ -126,10 +126,12 @@ WRONG = {
     r"wrong_shape: vision_encoder\.conv1\.weight .*a patch is of 3 frames; only kernels over one": {
         "vision_encoder.conv1.weight": np.zeros((64, 3, 3, 16, 16), np.float32)
     },
-    r"wrong_shape: vision_encoder\.conv1\.weight .*5 axes expected": {
+    r"wrong_shape: vision_encoder\.conv1\.weight .*it must have 5 axes": {
         "vision_encoder.conv1.weight": np.zeros((64, 3, 16, 16), np.float32)
     },
-    r"wrong_shape: temp .*0\.0: a temperature above 0 expected": {"temp": np.zeros((), np.float32)},
+    r"wrong_shape: temp .*the temperature must be > 0, got 0\.0": {
+        "temp": np.zeros((), np.float32)
+    },
 }
 
 

@@ -72,15 +72,15 @@ def test_an_empty_csv_field_is_an_absent_value(folder):
         ({"path": "a.mp4", "caption": "x"}, r"has no `video`; its columns are: path, caption"),
         ({"video": "a.mp4", "text": "x"}, r"has none of `caption`.*columns are: video, text"),
         ({"video": "a.mp4", "question": "x"}, r".*columns are: video, question"),
-        ({"video": 3, "caption": "x"}, r"`video` must be text and not empty, is int: 3"),
-        ({"video": "a.mp4", "caption": None}, r"`caption` must be text or a list .* is null"),
+        ({"video": 3, "caption": "x"}, r"`video` must be text and not empty, got int: 3"),
+        ({"video": "a.mp4", "caption": None}, r"`caption` must be text or a list .* got null"),
         ({"video": "a.mp4", "caption": " "}, r"`caption` must .* not empty"),
         ({"video": "a.mp4", "caption": []}, r"`caption` must .* not empty"),
-        ({"video": "a.mp4", "caption": ["x", 3]}, r"`caption` must .* is list"),
+        ({"video": "a.mp4", "caption": ["x", 3]}, r"`caption` must .* got list"),
         ({"video": "a.mp4", "label": 1.5}, r"`label` must be text or a whole number"),
-        ({"video": "a.mp4", "label": True}, r"`label` must be .* is bool: True"),
+        ({"video": "a.mp4", "label": True}, r"`label` must be .* got bool: True"),
         ({"video": "a.mp4", "question": "x", "answer": 3}, r"`answer` must be text or a list"),
-        (["a.mp4"], r"must be an object, is list"),
+        (["a.mp4"], r"must be an object, got list"),
     ],
 )
 def test_a_wrong_row_is_named_with_its_line(folder, row, reason):
@@ -163,7 +163,7 @@ def test_class_names_of_a_table_are_those_of_its_column(tmp_path):
     path.write_text('id,name\n0,zebra\n1,"riding, fast"\n2, apple\n')
     assert read_classes(path) == ["zebra", "riding, fast", "apple"]
     for content, message in (
-        ("id,name\n0,zebra\n2,apple\n", "line 3: must be id 1 and a name, is {'id': '2'"),
+        ("id,name\n0,zebra\n2,apple\n", "line 3: must be id 1 and a name, got {'id': '2'"),
         ("id,name\n1,zebra\n", "line 2: must be id 0 and a name"),
         ("id,name\n0,\n", "line 2: must be id 0 and a name"),
         ("id,name\n0, \n1,apple\n", "line 2: must be id 0 and a name"),
@@ -202,7 +202,7 @@ def test_a_list_that_is_written_out_is_one(folder):
         ({"question": "['who?']", "answer": "he"}, "`question` must be a text, is a list"),
         ({"question": "who?", "answer": "['he' 'she']"}, "`answer` must be a text, is a list"),
         ({"label": "['run']"}, "`label` must be a text, is a list"),
-        ({"label": "1.0"}, "`label` must be text or a whole number, is '1.0': pandas"),
+        ({"label": "1.0"}, "`label` must be text or a whole number, got '1.0': pandas"),
         ({"label": "nan"}, "`label` is 'nan'"),
         ({"label": "run\nfast"}, "`label` must be one line"),
         ({"label": "run", "video": "https://host/a.mp4"}, "`video` must be the path of a file"),
@@ -261,7 +261,7 @@ def test_class_names_are_checked_as_labels_are(tmp_path):
     assert read_classes(path) == ["zebra", "apple"]
     for content, message in (
         (b"zebra\ncaf\xe9\n", "line 2: not UTF-8"),
-        (b"zebra\n0.0\n", "line 2: a class must be text or a whole number, is '0.0'"),
+        (b"zebra\n0.0\n", "line 2: a class must be text or a whole number, got '0.0'"),
         (b"zebra\nnan\n", "line 2: a class is 'nan'"),
         (b"['zebra', 'apple']\n", "line 1: a class must be a text, is a list"),
         ("zebra\n".encode("utf-16"), "is UTF-16"),

@@ -245,7 +245,7 @@ def test_captions_come_from_the_columns_the_config_names(make, words):
     data = make(rows=rows, captions=("looks",))
     assert next(data.evaluate())["text"][0, 1] == texts[1, 1]
     rows[2]["looks"] = 3
-    with pytest.raises(ManifestError, match="line 3: 'looks' must be text or a list .* is 3"):
+    with pytest.raises(ManifestError, match="line 3: 'looks' must be text or a list .* got 3"):
         make(rows=rows, captions=("looks",))
 
 

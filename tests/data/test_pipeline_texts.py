@@ -118,5 +118,7 @@ def test_labels_of_any_number_of_digits_are_sorted(make):
 def test_a_list_of_skipped_videos_that_is_none(tmp_path, make, line):
     (tmp_path / "work").mkdir()
     (tmp_path / "work/skipped.jsonl").write_text(f"{line}\n")
-    with pytest.raises(ValueError, match=r"skipped\.jsonl, line 1: tells of no video"):
+    with pytest.raises(
+        ValueError, match=r"skipped\.jsonl, line 1: does not describe a skipped video"
+    ):
         make(rows=[{"caption": "red"} for _ in range(8)], on_error="skip")

@@ -22,8 +22,8 @@ def read(path, content: str | bytes):
         ("video,Caption,caption", "has two columns `Caption` and `caption`"),
         ("video,mood,mood", "has two columns `mood` and `mood`"),
         ("\ufeffvideo,caption,Video", "has two columns `video` and `Video`"),
-        ("video;caption;mood", "its columns are parted by ';', must be by commas"),
-        ("video\tcaption\tmood", r"its columns are parted by '\\t'"),
+        ("video;caption;mood", "its columns must be separated by commas, not by ';'"),
+        ("video\tcaption\tmood", r"its columns must be separated by commas, not by '\\t'"),
     ],
 )
 def test_columns_that_cannot_be(tmp_path, header, message):
@@ -108,7 +108,7 @@ def write_parquet(path, columns: list, names: list[str]):
     [
         ([["a"], ["x"], ["y"]], ["video", "caption", "caption"], "two columns `caption` and"),
         ([["a"], ["x"], ["y"]], ["video", "caption", "Caption"], "two columns `caption` and"),
-        ([["a", "b"], [b"x", b"y"]], ["video", "caption"], "line 1: `caption` .* is bytes"),
+        ([["a", "b"], [b"x", b"y"]], ["video", "caption"], "line 1: `caption` .* got bytes"),
         ([["a", "b"], ["x", "['y' 'z']"]], ["video", "caption"], "line 2: `caption` .*written out"),
         ([["a", "b"], [0.0, float("nan")]], ["video", "label"], "line 1: `label` .*with a point"),
         ([["a", "b"], [["x"], []]], ["video", "caption"], "line 2: `caption` must be text or a l"),

@@ -87,7 +87,7 @@ def test_what_tools_write_for_missing_values_is_no_text(text):
     "value", [None, 3, 1.5, True, b"a", "", " \t", "\u200b\ufeff", {}, [], ["", "a"], [3]]
 )
 def test_what_is_no_text(value):
-    with pytest.raises(ValueError, match="and not empty, is "):
+    with pytest.raises(ValueError, match="and not empty, got "):
         checked_texts(value)
 
 

@@ -383,7 +383,7 @@ def test_annotations_that_are_not_there_or_not_one_of_the_known(thousand, tmp_pa
         ("a.jsonl", '{"video": "v", "caption": "x"}\n{', "line 2: not JSON"),
         ("a.csv", "video_id,sentence\nv,one,two\n", "line 2: must have 2 fields"),
         ("a.csv", "video_id,sentence,sentence\nv,one,two\n", "two columns `sentence`"),
-        ("a.csv", "video_id;sentence\nv;one\n", "parted by ';'"),
+        ("a.csv", "video_id;sentence\nv;one\n", "not by ';'"),
         ("a.csv", 'video_id,sentence\nv,"one\nw,two\n', "begins in line 2: is a quote"),
         ("a.txt", "version https://git-lfs.github.com/spec/v1\n", "is a git-lfs pointer"),
         ("a.csv", "video_id,title\nv,one\n", "holds video_id, title"),

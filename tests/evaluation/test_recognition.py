@@ -254,7 +254,7 @@ def test_templates_without_a_place_for_the_class(parts, tmp_path):
     with pytest.raises(ValueError, match=r"t.txt, line 3: 'a {cls}' must have one {}"):
         evaluate(templates=str(path))
     path.write_text("\n")
-    with pytest.raises(ValueError, match="t.txt holds none"):
+    with pytest.raises(ValueError, match="t.txt holds no template"):
         evaluate(templates=str(path))
     with pytest.raises(ValueError, match="there is no file .*none.txt"):
         evaluate(templates=str(tmp_path / "none.txt"))

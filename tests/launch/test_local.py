@@ -37,7 +37,7 @@ def test_processes_are_told_of_each_other(monkeypatch, capsys):
     ("arguments", "message"),
     [
         (("--",), "are required: --processes"),
-        (("--processes=0",), "'0': must be a whole number from 1 on"),
+        (("--processes=0",), "'0': must be a whole number >= 1"),
         (("--processes=2",), "--config and --workdir: missing; after -- come the arguments of"),
         (("--processes=2", "--", TRAINING[0], "--workdir=gs://a/b"), "folder of this machine"),
         (("--processes=2", "--", "--config=configs/btadaptor.py", "--workdir=a"), "did you mean"),

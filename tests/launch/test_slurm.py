@@ -55,7 +55,7 @@ RUN = ("run", "one", *SIZE)
     ("arguments", "message"),
     [
         (("run", "one", "--nodes=2", "--gpus-per-node=4"), "are required: --time"),
-        (("run", "one", "--nodes=0", *SIZE[1:]), "--nodes: '0': must be a whole number from 1 on"),
+        (("run", "one", "--nodes=0", *SIZE[1:]), "--nodes: '0': must be a whole number >= 1"),
         (("run", "one", *SIZE[:2], "--time=90"), "'90': must be HOURS:MM:SS or DAYS-HOURS:MM:SS"),
         (("run", "One!", *SIZE), "'One!': a name has at most"),
         (RUN, "--config and --workdir: missing"),

@@ -290,7 +290,9 @@ def test_the_token_read_of_a_text_is_the_same_whatever_stands_before_or_behind_i
 def test_words_and_tokens_of_methods_share_the_context():
     model = DualEncoder(SPEC, (Among(),))
     video, ids = np.zeros((1, 1, 8, 8, 3), np.uint8), np.ones((1, 4), np.int32)
-    with pytest.raises(ValueError, match="4 text tokens and 2 of methods, the tower's context is"):
+    with pytest.raises(
+        ValueError, match="4 text tokens and 2 of methods, but the tower's context is"
+    ):
         jax.eval_shape(model.init, jax.random.key(0), video, ids)
 
 

@@ -205,7 +205,7 @@ def test_processes_agree_or_say_who_differs():
 WRONG = {
     ("--coordinator=10.0.0.1",): "--coordinator=10.0.0.1: must be HOST:PORT",
     ("--coordinator=a:1", "--process_count=2"): "needs --process_count and --process_index, too",
-    ("--coordinator=a:1", "--process_count=2", "--process_index=2"): "must be from 0 to 1",
+    ("--coordinator=a:1", "--process_count=2", "--process_index=2"): "must be between 0 and 1",
     ("--process_index=1",): "--process_index=1 needs --coordinator",
 }
 

@@ -310,7 +310,7 @@ def test_programs_that_hang_are_ended(monkeypatch):
             b'[{"image_id": 1, "caption": ""}, {"image_id": "1", "caption": ""}]',
             "1 ids come twice: 1$",
         ),
-        (read_references, b'{"annotations": 3}', "'annotations' must be a list, is int: 3"),
+        (read_references, b'{"annotations": 3}', "'annotations' must be a list, got int: 3"),
         (read_references, b'{"annotations": "x"}', "'annotations' must be a list"),
         (read_references, b'{"a": ["x", " "]}', "a caption of a must be .* not empty"),
         (read_references, b"{\"a\": \"['x' 'y']\"}", "a caption of a must be a text, is a list"),

@@ -166,7 +166,7 @@ def test_models_that_do_not_fit_are_refused(workdir, tmp_path, capsys):
     folder = stored(tmp_path / "wide", random_model(wide, 0))
     with pytest.raises(ModelFolderError, match=r"projection/kernel: \[8, 4\] here, \[8, 6\] there"):
         blended(video, folder, 0.5)
-    with pytest.raises(ValueError, match="a share of 1.5 of .*: must be from 0 to 1"):
+    with pytest.raises(ValueError, match="the share of .* must be between 0 and 1, got 1.5"):
         blended(video, folder, 1.5)
     command = ["--workdir", str(workdir[0]), str(tmp_path / "x")]
     assert main([*command, f"--blend={tmp_path}/absent:0.5"]) == 1

@@ -32,7 +32,9 @@ def test_heads_that_tensor_does_not_divide(tensor, heads):
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_is_none(seed):
-    with pytest.raises(ValueError, match=rf"config.seed={seed}: must be from 0 to 4294967295"):
+    with pytest.raises(
+        ValueError, match=rf"config.seed must be between 0 and 4294967295, got {seed}"
+    ):
         program(seed)
 
 

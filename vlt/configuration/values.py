@@ -111,7 +111,7 @@ def sweep_rows(settings: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...
         key = key.removeprefix("config.")
         found = [literal(part.strip()) for part in _split(text)]
         if not key or key in values or "" in found:
-            raise ConfigError(f"--sweep={setting}: KEY=A,B is needed, each key once")
+            raise ConfigError(f"--sweep must be KEY=A,B, each key once, got {setting}")
         values[key] = found
     short = [key.rpartition(".")[2] for key in values]
     names = [s if short.count(s) == 1 else key for key, s in zip(values, short, strict=True)]

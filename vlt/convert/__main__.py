@@ -40,7 +40,7 @@ def _run(options: argparse.Namespace) -> str:
     if options.set or options.tokenizer or options.key or options.allow_nonfinite:
         raise ConversionError(
             "--reverse takes everything from the model folder; "
-            "--set and --tokenizer have no use with it, nor have --key and --allow-nonfinite"
+            "leave out --set, --tokenizer, --key and --allow-nonfinite"
         )
     return reverse(options.source, options.target, options.family, options.overwrite)
 

@@ -59,8 +59,8 @@ def count(path: Path, config: Any, key: str, least: int = 1) -> int:
     value: Any = getattr(config, key, None)
     if type(value) is not int or not least <= value <= _MOST:
         raise ConversionError(
-            f"{path}: {_name(config, key)} is {_shown(value)}; a whole number from {least} to "
-            f"{_MOST} is needed"
+            f"{path}: {_name(config, key)} must be a whole number between {least} and {_MOST}, got "
+            f"{_shown(value)}"
         )
     return value
 
@@ -73,7 +73,7 @@ def fraction(path: Path, config: Any, key: str) -> float:
     value: Any = getattr(config, key, None)
     if type(value) not in (int, float) or not 0 <= value < 1:
         raise ConversionError(
-            f"{path}: {_name(config, key)} is {_shown(value)}; a number from 0 to below 1 is needed"
+            f"{path}: {_name(config, key)} must be >= 0 and < 1, got {_shown(value)}"
         )
     return float(value)
 
@@ -110,7 +110,7 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
     """
     if tower.hidden_act not in ("quick_gelu", "gelu"):
         raise ConversionError(
-            f"{path}: hidden_act is {_shown(tower.hidden_act)}: quick_gelu or gelu"
+            f"{path}: hidden_act must be quick_gelu or gelu, got {_shown(tower.hidden_act)}"
         )
     width, heads = count(path, tower, "hidden_size"), count(path, tower, "num_attention_heads")
     if width % heads:

@@ -81,7 +81,7 @@ def _colours(path: Path, fields: dict[str, Any], key: str, usual: Sequence[float
     values = fields.get(key, usual)
     numbers = isinstance(values, Sequence) and all(type(x) in (int, float) for x in values)
     if not numbers or len(values) != 3 or not all(abs(x) < 1000 for x in values):
-        raise ConversionError(f"{path}: {key}={reprlib.repr(values)}; three numbers are needed")
+        raise ConversionError(f"{path}: {key} must be three numbers, got {reprlib.repr(values)}")
     return [float(x) for x in values]
 
 

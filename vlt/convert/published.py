@@ -170,7 +170,7 @@ def _base(
     alone = pattern is not None and all(re.fullmatch(pattern, name) for name in names)
     if not alone:
         if "base" in settings:
-            raise ConversionError(f"{checkpoint.path}: holds a whole model, base= has no use")
+            raise ConversionError(f"{checkpoint.path}: holds a whole model; leave out --set base")
         return None, {}
     if "base" not in settings:
         raise ConversionError(

@@ -159,7 +159,7 @@ def _place(placed: Placed, name: str, tensor: np.ndarray, rule: Rule, match: re.
 
 def _split(transform: Transform, tensor: np.ndarray) -> list[np.ndarray]:
     if transform.rank is not None and tensor.ndim != transform.rank:
-        raise ValueError(f"{transform.rank} axes expected")
+        raise ValueError(f"it must have {transform.rank} axes")
     return transform.split(tensor)
 
 

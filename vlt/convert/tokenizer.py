@@ -123,7 +123,7 @@ def _words(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ConversionError(f"{file}: no text of UTF-8: {error}") from error
+        raise ConversionError(f"{file}: not UTF-8 text: {error}") from error
 
 
 def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:

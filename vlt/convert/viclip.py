@@ -38,7 +38,7 @@ def _of_one_frame(kernel: np.ndarray) -> list[np.ndarray]:
 
 def _to_scale(temperature: np.ndarray) -> list[np.ndarray]:
     if not temperature > 0:
-        raise ValueError(f"{temperature}: a temperature above 0 expected")
+        raise ValueError(f"the temperature must be > 0, got {temperature}")
     return [np.asarray(-np.log(temperature.astype(np.float64)), np.float32)]
 
 

@@ -128,14 +128,14 @@ def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
 def _checked_video(value: Any) -> str:
     """The path as it is: names of files may have spaces around them."""
     if re.match(r"[a-z][a-z0-9+.-]*://", checked_text(value), re.IGNORECASE):
-        raise ValueError(f"must be the path of a file, is an address: {value!r:.80}")
+        raise ValueError(f"must be the path of a file, not an address: {value!r:.80}")
     return value
 
 
 def _checked_id(value: Any) -> str:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole and not isinstance(value, str):
-        raise ValueError(f"must be text or a whole number and not empty, is {shown(value)}")
+        raise ValueError(f"must be text or a whole number and not empty, got {shown(value)}")
     return str(value) if whole else checked_text(value)
 
 
@@ -207,7 +207,7 @@ def _labelled(path: pathlib.Path) -> Iterator[tuple[int, str]]:
     """Lines and names of a table of classes."""
     for index, (number, row) in enumerate(csv_rows(path)):
         if row.get("id") != str(index) or not trimmed(row.get("name", "")):
-            raise ManifestError(path, f"must be id {index} and a name, is {row}", number)
+            raise ManifestError(path, f"must be id {index} and a name, got {row}", number)
         yield number, row["name"]
 
 
@@ -223,7 +223,7 @@ def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> li
             raise ManifestError(path, f"has no column {column!r} to group by", record.line)
         value = record.extra[column]
         if isinstance(value, (list, dict)) or value != value:
-            reason = f"`{column}`, by which rows are grouped, must be one value, is {shown(value)}"
+            reason = f"`{column}`, by which rows are grouped, must be one value, got {shown(value)}"
             raise ManifestError(path, reason, record.line)
         groups.setdefault(value, []).append(index)
     sizes = {len(members): value for value, members in groups.items()}

@@ -68,9 +68,9 @@ def unpack(text: bytes) -> dict[str, Any]:
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadAnswer(f"no JSON: {error}") from None
+        raise BadAnswer(f"not JSON: {error}") from None
     if not isinstance(message, dict):
-        raise BadAnswer("no JSON object")
+        raise BadAnswer("not a JSON object")
     return message
 
 

@@ -29,7 +29,7 @@ def _read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]
     with manifest_errors():
         for number, row in read_json_lines(path):
             if not isinstance(row, dict):
-                reason = f"must be an object, is {shown(row)}; .jsonl holds one object a line"
+                reason = f"must be an object, got {shown(row)}; .jsonl holds one object a line"
                 raise ManifestError(path, reason, number)
             yield number, dict(zip(_columns(path, row, number), row.values(), strict=True))
 
@@ -79,7 +79,9 @@ def _csv_fields(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
 def _check_delimiter(path: pathlib.Path, columns: Sequence[str]) -> None:
     found = [mark for mark in ";\t|" if mark in columns[0]]
     if len(columns) == 1 and found:
-        raise ManifestError(path, f"its columns are parted by {found[0]!r}, must be by commas", 1)
+        raise ManifestError(
+            path, f"its columns must be separated by commas, not by {found[0]!r}", 1
+        )
 
 
 def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -75,7 +75,7 @@ class SkipLog:
         except (ValueError, LookupError, TypeError, RecursionError):
             pass
         raise ValueError(
-            f"{self._path}, line {number}: tells of no video that was skipped: {line[:80]!r}; "
+            f"{self._path}, line {number}: does not describe a skipped video: {line[:80]!r}; "
             "without the file all videos are tried again"
         )
 

@@ -71,7 +71,7 @@ def checked_text(value: Any) -> str:
         ValueError: it is empty, no text, or what tools write for a missing value or a list.
     """
     if not isinstance(value, str) or not trimmed(value):
-        raise ValueError(f"must be text and not empty, is {shown(value)}")
+        raise ValueError(f"must be text and not empty, got {shown(value)}")
     if wrong := wrong_characters(value):
         raise ValueError(wrong)
     text = trimmed(value)
@@ -93,7 +93,7 @@ def checked_texts(value: Any) -> tuple[str, ...]:
     listed = written or ([value] if isinstance(value, str) else value)
     good = isinstance(listed, (list, tuple)) and len(listed) > 0
     if not good or not all(isinstance(each, str) and trimmed(each) for each in listed):
-        raise ValueError(f"must be text or a list of texts and not empty, is {shown(value)}")
+        raise ValueError(f"must be text or a list of texts and not empty, got {shown(value)}")
     return tuple(map(checked_text, listed))
 
 
@@ -122,14 +122,14 @@ def checked_label(value: Any) -> str:
     )
     if with_point:
         raise ValueError(
-            f"must be text or a whole number, is {value!r:.{SHOWN}}: pandas writes whole numbers "
+            f"must be text or a whole number, got {value!r:.{SHOWN}}: pandas writes whole numbers "
             "with a point where some are missing; write 1 for 1.0, or a name"
         )
     if not isinstance(value, str):
-        raise ValueError(f"must be text or a whole number and not empty, is {shown(value)}")
+        raise ValueError(f"must be text or a whole number and not empty, got {shown(value)}")
     text = checked_text(value)
     if _UNPRINTABLE.search(text):
-        raise ValueError(f"must be one line without control characters, is {text!r:.{SHOWN}}")
+        raise ValueError(f"must be one line without control characters, got {text!r:.{SHOWN}}")
     return text
 
 

@@ -53,7 +53,7 @@ class Tokenizer:
 
     def __init__(self, encoder, context: int, clean_like_openai: bool):
         if context < 2:
-            raise ValueError(f"context={context}: start and end token alone need 2")
+            raise ValueError(f"context must be >= 2, for the start and end tokens, got {context}")
         self.context, self.cut = context, 0
         self._encoder, self._clean_like_openai = encoder, clean_like_openai
         self._lock = threading.Lock()
@@ -178,7 +178,7 @@ def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
         if not any(file.resolve().is_relative_to(home) for home in homes):
             raise ValueError(f"{file}: leads out of the folder, to {file.resolve()}; copy it there")
         if not file.is_file():
-            raise ValueError(f"{file}: no plain file")
+            raise ValueError(f"{file}: not a plain file")
         shutil.copyfile(file, target / name)
 
 

@@ -159,5 +159,5 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         raise ValueError(f"templates: there is no file {path}")
     found = [(number, line.strip()) for number, line in read_lines(path) if line.strip()]
     if not found:
-        raise ValueError(f"templates: {path} holds none")
+        raise ValueError(f"templates: {path} holds no template")
     return found

@@ -44,9 +44,11 @@ class View:
         """Raises ValueError unless it gives a model of these sizes its frames."""
         check_sampler(self.sampler)
         if self.sampler in RANDOM_SAMPLERS:
-            raise ValueError(f"view.sampler={self.sampler!r}: a rule that draws nothing is needed")
+            raise ValueError(
+                f"view.sampler must be a sampler that draws nothing at random, got {self.sampler!r}"
+            )
         if self.frames is not None and not 1 <= self.frames <= MOST_TOKENS:
-            raise ValueError(f"view.frames={self.frames}: 1 to {MOST_TOKENS}")
+            raise ValueError(f"view.frames must be between 1 and {MOST_TOKENS}, got {self.frames}")
         if self.interpolation not in (None, *INTERPOLATIONS):
             known = near(self.interpolation, INTERPOLATIONS)
             raise ValueError(f"view.interpolation={shown(self.interpolation)}{known}")
@@ -55,7 +57,7 @@ class View:
     def _check_size(self, side: int) -> None:
         sides = [self.resize] if isinstance(self.resize, int) else [*(self.resize or ())]
         if not all(1 <= each <= LARGEST for each in sides):
-            raise ValueError(f"view.resize={self.resize}: 1 to {LARGEST}")
+            raise ValueError(f"view.resize must be between 1 and {LARGEST}, got {self.resize}")
         if self.crop not in (None, side) or (self.crop is None and {*sides} - {side}):
             raise ValueError(
                 f"view.resize={self.resize}, view.crop={self.crop}: the tower takes frames of "

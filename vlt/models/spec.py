@@ -285,8 +285,9 @@ def spec_from_dict(fields: Any) -> Spec:
         raise ValueError(f"spec.kind={shown(spec.kind)}{near(spec.kind, known)}")
     if bool(spec.embed_dim) != (spec.kind in JOINT_KINDS):
         raise ValueError(
-            f"spec.embed_dim={spec.embed_dim}: a {spec.kind} has "
-            + ("1 or more" if spec.kind in JOINT_KINDS else "0, no joint space")
+            f"spec.embed_dim of a {spec.kind} must be "
+            + (">= 1" if spec.kind in JOINT_KINDS else "0, since it has no joint space")
+            + f", got {spec.embed_dim}"
         )
     return spec
 
@@ -301,7 +302,9 @@ def _check_numbers(where: str, part: Any) -> None:
         if absent and field.name in ("vocab", "context"):
             continue
         if low is not None and not low <= value <= high:
-            raise ValueError(f"{where}.{field.name}={shown(value)}: {low} to {high}")
+            raise ValueError(
+                f"{where}.{field.name} must be between {low} and {high}, got {shown(value)}"
+            )
         if field.name == "heads" and part.width % value:
             raise ValueError(f"{where}.heads={value} does not divide width={part.width}")
         if field.name in CHOICES and value not in CHOICES[field.name]:
@@ -329,12 +332,15 @@ def _check_text(spec: Spec) -> None:
         return
     if text.source_width != spec.visual.width:
         raise ValueError(
-            f"spec.text.source_width={text.source_width}: the vision tower's width is "
-            f"{spec.visual.width}"
+            f"spec.text.source_width must be the vision tower's width, {spec.visual.width}, got "
+            f"{text.source_width}"
         )
     for name in ("decode_id", "encode_id", "end_id"):
-        if not 0 <= getattr(text, name) < text.vocab:
-            raise ValueError(f"spec.text.{name}={getattr(text, name)}: 0 to {text.vocab - 1}")
+        value = getattr(text, name)
+        if not 0 <= value < text.vocab:
+            raise ValueError(
+                f"spec.text.{name} must be between 0 and {text.vocab - 1}, got {value}"
+            )
 
 
 def _check_chat(spec: ChatSpec) -> None:

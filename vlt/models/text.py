@@ -61,7 +61,9 @@ class TextTransformer(nn.Module):
     def _stem(self, ids: jax.Array) -> Tokens:
         spec = self.spec
         if ids.shape[1] > spec.context:
-            raise ValueError(f"{ids.shape[1]} text tokens, the tower's context is {spec.context}")
+            raise ValueError(
+                f"{ids.shape[1]} text tokens, but the tower's context is {spec.context}"
+            )
         embedding = nn.Embed(
             spec.vocab,
             spec.width,
@@ -79,8 +81,8 @@ class TextTransformer(nn.Module):
         length = tokens.x.shape[2]
         if length > spec.context:
             raise ValueError(
-                f"{ids.shape[1]} text tokens and {length - ids.shape[1]} of methods, the tower's "
-                f"context is {spec.context}"
+                f"{ids.shape[1]} text tokens and {length - ids.shape[1]} of methods, but "
+                f"the tower's context is {spec.context}"
             )
         tokens = tokens.replace(x=tokens.x + position[:length].astype(self.dtype))
         for method in self._active:

@@ -173,11 +173,11 @@ class VisionTransformer(nn.Module):
         spec = self.spec
         if spec.temporal_frames and video.shape[1] > spec.temporal_frames:
             raise ValueError(
-                f"{video.shape[1]} frames, the tower has embeddings of {spec.temporal_frames}"
+                f"{video.shape[1]} frames, but the tower has embeddings of {spec.temporal_frames}"
             )
         if video.shape[2:] != (spec.image_size, spec.image_size, 3):
             raise ValueError(
-                f"frames have shape {video.shape[2:]}, the tower takes "
+                f"frames have shape {video.shape[2:]}, but the tower takes "
                 f"({spec.image_size}, {spec.image_size}, 3)"
             )
         patches = PatchEmbedding(

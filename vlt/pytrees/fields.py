@@ -32,7 +32,7 @@ def from_values(kind: type[T], values: Any, where: str, noun: str = "field") -> 
         ValueError: a field is missing, unknown, of another type, or not a finite number.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} is {shown(values)}; {{{noun}: value, ...}} is needed")
+        raise ValueError(f"{where} must be {{{noun}: value, ...}}, got {shown(values)}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
@@ -78,7 +78,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if found is not _UNFIT:
             return found
     needed = " or ".join(_named(choice) for choice in choices)
-    raise ValueError(f"{where}={shown(value)}: {needed} is needed")
+    raise ValueError(f"{where} must be {needed}, got {shown(value)}")
 
 
 _UNFIT = object()

@@ -102,7 +102,8 @@ def _given(coordinator: str, count: int | None, index: int | None) -> dict[str, 
         )
     if not 0 <= index < count:
         raise DistributedError(
-            f"--process_index={index}: must be from 0 to {count - 1}, by --process_count={count}"
+            f"--process_index must be between 0 and {count - 1}, by --process_count={count}, got "
+            f"{index}"
         )
     return {
         "coordinator_address": coordinator,

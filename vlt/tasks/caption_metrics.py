@@ -142,7 +142,7 @@ def read_references(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     else:
         entries = content["annotations"] if isinstance(content, Mapping) else content
         if not isinstance(entries, list):
-            raise ScoringError(f"{path}: 'annotations' must be a list, is {shown(entries)}")
+            raise ScoringError(f"{path}: 'annotations' must be a list, got {shown(entries)}")
         for entry in entries:
             texts = found.setdefault(_image_id(path, entry), [])
             texts.append(_entry(path, entry, "caption"))
@@ -181,7 +181,7 @@ def _entry(path: str | os.PathLike[str], entry: Any, key: str) -> Any:
 def _image_id(path: str | os.PathLike[str], entry: Any) -> str:
     found = _entry(path, entry, "image_id")
     if isinstance(found, bool) or not isinstance(found, (str, int)):
-        reason = f"'image_id' must be text or a whole number, is {shown(found)}"
+        reason = f"'image_id' must be text or a whole number, got {shown(found)}"
         raise ScoringError(f"{path}: {reason}")
     return str(found)
 

@@ -43,7 +43,7 @@ def blended(model: LoadedModel, other: str, share: float) -> LoadedModel:
         ValueError: a share outside [0, 1].
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"a share of {share} of {other}: must be from 0 to 1")
+        raise ValueError(f"the share of {other} must be between 0 and 1, got {share}")
     own, theirs = _leaves(model.params), _leaves(read_model_folder(resolve(other))[1])
     # Of frames the image model that it is blended with has nothing.
     common = sorted(own.keys() & theirs.keys() - {FRAMES})

@@ -52,7 +52,7 @@ class TrainingProgram:
         )
         _check_heads(mesh, module.spec)
         if not 0 <= config.seed < SEEDS:
-            raise ValueError(f"config.seed={config.seed}: must be from 0 to {SEEDS - 1}")
+            raise ValueError(f"config.seed must be between 0 and {SEEDS - 1}, got {config.seed}")
 
     def shardings(self, tree: Any) -> Any:
         """Where the leaves of parameters or of the state live."""
