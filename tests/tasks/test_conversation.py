@@ -12,7 +12,7 @@ from vlt.adapters.token_rows import TokenRows
 from vlt.model_io.build import make_model
 from vlt.models.chat import VIDEO_SLOT
 from vlt.pytrees.paths import by_path
-from vlt.tasks.conversation import IGNORED, Conversation
+from vlt.tasks.conversation import NO_LABEL, Conversation
 from vlt.tasks.task import StepInputs
 from vlt.training.rules import partition
 
@@ -119,7 +119,7 @@ def joined(rows, prompt_and_answer):
     """ids and labels, padded behind, of pairs of a prompt's and an answer's ids."""
     length = max(len(prompt) + len(answer) for prompt, answer in prompt_and_answer)
     ids = np.zeros((rows, length), int)
-    labels = np.full((rows, length), IGNORED)
+    labels = np.full((rows, length), NO_LABEL)
     for row, (prompt, answer) in enumerate(prompt_and_answer):
         ids[row, : len(prompt) + len(answer)] = [*prompt, *answer]
         labels[row, len(prompt) : len(prompt) + len(answer)] = answer
@@ -193,10 +193,10 @@ def test_the_loss_is_a_mean_over_all_labelled_tokens():
     task = Conversation()
     logits = rng.normal(size=(3, 5, 7)).astype(np.float32)
     labels = rng.integers(0, 7, (3, 5))
-    labels[0, :4] = IGNORED
-    labels[1] = IGNORED
+    labels[0, :4] = NO_LABEL
+    labels[1] = NO_LABEL
     features = task.features({"logits": logits}, {"labels": labels})
-    rows, places = np.nonzero(labels[:, 1:] != IGNORED)
+    rows, places = np.nonzero(labels[:, 1:] != NO_LABEL)
     log = np.asarray(jax.nn.log_softmax(logits))
     each = [-log[r, p, labels[r, p + 1]] for r, p in zip(rows, places, strict=True)]
     loss, _ = task.loss(features)

@@ -1,17 +1,16 @@
 """Dialogues about videos as rows of ids, for the batches of a chat model."""
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from absl import logging
 
-from vlt.data.chat_tokenizer import ChatTokenizer
+from vlt.data.chat_tokenizer import ChatTokenizer, Prompt
+from vlt.data.dialogue_rows import NO_LABEL, training_rows
 from vlt.data.prompts import VIDEO, Piece, Turn, render, template
 
 VIDEO_SLOT = -1  # of a chat model's ids, see `vlt.models.chat`
-IGNORED = -100  # label of a token that is not learned, see `vlt.tasks.conversation`
 
 
 class ChatBatches:
@@ -19,7 +18,6 @@ class ChatBatches:
 
     Attributes:
         context: length of a row. size: number of ids that there are.
-        cut: how many dialogues so far were longer than the context.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, used: str, spacing: str, slots: int, context: int):
@@ -27,10 +25,9 @@ class ChatBatches:
 
         Raises ValueError for an unknown template.
         """
-        self.context, self.size, self.cut = context, tokenizer.size, 0
+        self.context, self.size = context, tokenizer.size
         self._tokenizer, self._template = tokenizer, template(used)
         self._spacing, self._slots = spacing, slots
-        self._lock = threading.Lock()
 
     @classmethod
     def load(
@@ -39,49 +36,37 @@ class ChatBatches:
         """Of a folder's tokenizer. Raises as `ChatTokenizer.load`, and for an unknown template."""
         return cls(ChatTokenizer.load(folder), used, spacing, slots, context)
 
-    def entries(self, texts: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-        """Of a batch's `question` and `answer`, what its `text` and `labels` are."""
-        asked = zip(texts["question"], texts["answer"], strict=True)
-        text, labels = self([[Turn(*pair, videos=1)] for pair in asked])
+    def entries(self, texts: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+        """Of a batch's `turns`, or `question` and `answer`, what its `text` and `labels` are."""
+        dialogues = texts.get("turns") or [
+            [Turn(*pair, videos=1)] if all(pair) else []
+            for pair in zip(texts["question"], texts["answer"], strict=True)
+        ]
+        text, labels = self(dialogues)
         return {"text": text, "labels": labels}
 
     def __call__(self, dialogues: Sequence[Sequence[Turn]]) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [b, context] with VIDEO_SLOT where tokens of videos stand and 0 at the end, and
-        labels [b, context]: the same of answers, and IGNORED.
+        labels [b, context] as of `DialogueRows`; of a dialogue without turns nothing but padding.
 
-        A longer dialogue is cut behind; a row of padding is one that says nothing.
+        A longer dialogue is cut behind.
 
         Raises:
-            ValueError: what `render` and `encode` raise of a dialogue, or no answer within the
-                context.
+            ValueError: what `render`, `encode` and `training_rows` raise of a dialogue.
         """
         ids = np.zeros((len(dialogues), self.context), np.int32)
-        labels = np.full_like(ids, IGNORED)
-        for row, turns in enumerate(dialogues):
-            if not any(turn.question or turn.answer for turn in turns):
-                continue
-            pieces = render(self._template, turns)
-            videos = [self._slots] * sum(piece == Piece(VIDEO, token=True) for piece in pieces)
-            prompt = self._tokenizer.encode(pieces, self._template, videos, self._spacing)
-            length = self._fitted(len(prompt))
-            ids[row, :length] = np.where(prompt.video < 0, prompt.ids, VIDEO_SLOT)[:length]
-            spoken = prompt.answer[:length]
-            labels[row, :length][spoken] = prompt.ids[:length][spoken]
-            if not spoken.any():
-                raise ValueError(
-                    f"no word of an answer lies within the first {self.context} of "
-                    f"{len(prompt)} tokens of {turns[0].question[:80]!r}; fewer frames or a larger "
-                    "model.context would make room"
-                )
+        labels = np.full_like(ids, NO_LABEL)
+        spoken = [row for row, turns in enumerate(dialogues) if turns]
+        if not spoken:
+            return ids, labels
+        names = [repr(dialogues[row][0].question[:80]) for row in spoken]
+        rows = training_rows([self._prompt(dialogues[r]) for r in spoken], names, self.context)
+        width = rows.ids.shape[1]
+        ids[spoken, :width] = np.where(rows.video < 0, rows.ids, VIDEO_SLOT)
+        labels[spoken, :width] = rows.labels
         return ids, labels
 
-    def _fitted(self, length: int) -> int:
-        if length <= self.context:
-            return length
-        with self._lock:
-            self.cut += 1
-        if self.cut == 1:
-            logging.warning(
-                "a dialogue of %d tokens was cut to %d (told once)", length, self.context
-            )
-        return self.context
+    def _prompt(self, turns: Sequence[Turn]) -> Prompt:
+        pieces = render(self._template, turns)
+        videos = [self._slots] * sum(piece == Piece(VIDEO, token=True) for piece in pieces)
+        return self._tokenizer.encode(pieces, self._template, videos, self._spacing)

@@ -303,7 +303,7 @@ class VideoData:
         return ValueError(f"{self.name}.{field}={self._config[field]!r}: must be {rule}")
 
 
-def _text(choose: Callable[[int, float], str], example: Example, evaluation: bool) -> str:
+def _text(choose: Callable[[int, float], Any], example: Example, evaluation: bool) -> Any:
     if example.record == PADDING:
         return ""
     return choose(example.record, 0.0 if evaluation else example.draw)

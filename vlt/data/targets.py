@@ -31,6 +31,7 @@ class Targets:
         labels: int32 [records], indices into `classes`, or None without labels.
         classes: class names.
         questions: for every record its question, cleaned, or None without questions.
+        spoken: whether records have dialogues.
         textless: records of whose captions or question nothing was left.
     """
 
@@ -71,6 +72,7 @@ class Targets:
         self.questions = None
         if self._all_have("question", [r.question is not None for r in records]):
             self.questions = [self._question(i) for i in range(len(records))]
+        self.spoken = self._all_have("conversations", [bool(r.turns) for r in records])
         if self._empty:
             self._tell_empty(drop_empty)
 
@@ -147,15 +149,18 @@ class Targets:
             return f"{alike[0]!a} differs in case, spaces or the form of letters alone"
         return f"the classes are {', '.join(self.classes[:SHOWN])}, ..."
 
-    def texts(self) -> dict[str, Callable[[int, float], str]]:
-        """Texts of a batch: name -> (record, draw in [0, 1)) -> the text that `draw` chooses."""
-        found: dict[str, Callable[[int, float], str]] = {}
+    def texts(self) -> dict[str, Callable[[int, float], Any]]:
+        """Texts of a batch: name -> (record, draw in [0, 1)) -> the text that `draw` chooses; of
+        `turns` a dialogue's."""
+        found: dict[str, Callable[[int, float], Any]] = {}
         if self.captions is not None:
             found["text"] = self._caption
         if self.questions is not None:
             questions = self.questions
             found["question"] = lambda record, draw: questions[record]
             found["answer"] = lambda record, draw: _choose(self._records[record].answers, draw)
+        if self.spoken:
+            found["turns"] = lambda record, draw: self._records[record].turns
         return found
 
     def _caption(self, record: int, draw: float) -> str:

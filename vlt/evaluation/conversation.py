@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.chat_batches import IGNORED, ChatBatches
+from vlt.data.chat_batches import ChatBatches
+from vlt.data.dialogue_rows import NO_LABEL
 from vlt.data.pipeline import VideoData
 from vlt.data.prompts import Turn
 from vlt.evaluation.predictor import Metrics, Predictor
@@ -91,7 +92,7 @@ def judge(
 
     found = module.apply({"params": params}, method=logits)[:, :, :-1]
     targets = labels[:, :, 1:]
-    counted = targets != IGNORED
+    counted = targets != NO_LABEL
     own = jnp.take_along_axis(
         jax.nn.log_softmax(found), jnp.maximum(targets, 0)[..., None], axis=-1
     )

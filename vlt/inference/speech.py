@@ -32,6 +32,7 @@ USUAL = {
     "llava": ("video_chatgpt_v1", "llava_v1", "llava_v1_5"),
     "minigpt4": ("minigpt4",),
     "instructblip": ("instructblip",),
+    "chat": ("plain",),
 }
 
 

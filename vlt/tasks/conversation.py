@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vlt.data.dialogue_rows import NO_LABEL
 from vlt.tasks.task import Batch, Features, Task, Terms
-
-IGNORED = -100  # label of a token that is not learned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Conversation(Task):
     """Mean cross-entropy of the labelled tokens of a batch, each by what stands before it.
 
     A batch has ids `text` [b, l], with `VIDEO_SLOT` where tokens of the video stand, and `labels`
-    [b, l]: the same ids where the assistant speaks, and `IGNORED`. instructed: it also has ids
+    [b, l]: the same ids where the assistant speaks, and `NO_LABEL`. instructed: it also has ids
     `instruction` [b, l], which the Q-Former reads (InstructBLIP).
     """
 
@@ -39,7 +38,7 @@ class Conversation(Task):
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
         """Summed loss and number of labelled tokens of each conversation, [b]."""
         labels = batch["labels"][:, 1:]
-        counted = labels != IGNORED
+        counted = labels != NO_LABEL
         losses = optax.softmax_cross_entropy_with_integer_labels(
             outputs["logits"][:, :-1], jnp.where(counted, labels, 0)
         )
