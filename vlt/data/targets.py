@@ -125,7 +125,7 @@ class Targets:
             return record.captions
         value: Any = record.extra.get(column)
         if not isinstance(value, (str, list)):
-            reason = f"{column!r} must be text or a list of texts, as a column of captions, is "
+            reason = f"{column!r} must be text or a list of texts, as a column of captions, got "
             raise ManifestError(self._manifest, f"{reason}{value!r:.80}", record.line)
         try:
             return checked_texts(value)
