@@ -26,7 +26,8 @@ def python() -> str:
     )
     parts = [INTRO, table(("kind of model", "class"), kinds)]
     parts += ["## `vlt.load`", _signature(api.load), prose(api.load.__doc__)]
-    for each in dict.fromkeys((api.Model, *api.KINDS.values())):
+    classes: list[type[api.Model]] = [api.Model, *api.KINDS.values()]
+    for each in dict.fromkeys(classes):
         parts += [f"## `{each.__name__}`", prose(each.__doc__)]
         for name, method in vars(each).items():
             if inspect.isfunction(method) and not name.startswith("_"):

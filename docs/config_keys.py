@@ -45,7 +45,7 @@ def config_keys() -> str:
         "on [their own page](videos.md).",
         _table("data.train.", SECTIONS["videos"]),
         "## Tasks",
-        "What is trained for, by `task.name`. The task of `base` above is `retrieval`.",
+        "What is trained for, by `task.name`. That of the table above is `retrieval`.",
     ]
     for function in TASKS:
         parts += [f"### Task {SECTIONS[function]['name'].default}".replace("'", "`")]
@@ -63,12 +63,10 @@ def config_keys() -> str:
 def _every_config() -> Iterator[str]:
     """A table of the keys at the top, and one of each section."""
     base = {key: told for key, told in SECTIONS["base"].items() if key != "sharding"}
+    sections = dict.fromkeys(key.partition(".")[0] for key in base if "." in key)
     yield "## Every config"
-    alone = {
-        key for key in base if not any(k.startswith(f"{key}.") for k in base) and "." not in key
-    }
-    yield _table("", {key: of for key, of in base.items() if key in alone})
-    for section in dict.fromkeys(key.partition(".")[0] for key in base if "." in key):
+    yield _table("", {k: of for k, of in base.items() if "." not in k and k not in sections})
+    for section in sections:
         yield f"### `{section}`"
         yield _table("", {key: of for key, of in base.items() if key.startswith(f"{section}.")})
 

@@ -73,7 +73,8 @@ def _texts(protocol: Protocol) -> str:
     if protocol.asserts_nothing:
         return "-"
     joined = ", all captions of a video joined to one" if protocol.joined else ""
-    return f"{_count(protocol.queries)} {protocol.texts}{joined}"
+    count = "any number of" if protocol.queries is None else f"{protocol.queries:,}"
+    return f"{count} {protocol.texts}{joined}"
 
 
 def _recognition() -> list[str]:

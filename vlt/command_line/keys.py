@@ -126,8 +126,8 @@ def _options(file: Path, node: ast.ClassDef) -> dict[str, Told]:
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
             option = ast.unparse(field.target)
-            words = found[option].words if option in found else ""
-            found[option] = Told(_value(file, field.value) if field.value else "", words)
+            before = found[option].words if option in found else ""
+            found[option] = Told(_value(file, field.value) if field.value else "", before)
     words = described(ast.get_docstring(node) or "", found)
     return {name: Told(told.default, words.get(name, told.words)) for name, told in found.items()}
 

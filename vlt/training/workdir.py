@@ -46,6 +46,7 @@ FILES = {
     "`skipped-INDEX.jsonl`",
     "nonfinite-STEP": "of a run that ended at a loss that is no number: the trained leaves before "
     "that step, and the batch's ids in `report.json`",
+    "vlt.*": "what each start logged; `vlt.INFO` is that of the latest",
     "logs/process-INDEX.txt": "what each process of `launch.local` printed",
     LOCK: "while a run lives, whose the folder is",
     SINCE: "since when",
