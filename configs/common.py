@@ -174,9 +174,14 @@ def answering_task() -> ConfigDict:
 
 
 def conversation_task(template: str) -> ConfigDict:
-    """Loss of a chat model's answers. template: of vlt/data/prompts.py. spacing: of texts beside
-    tokens that a checkpoint added, `train`, `fast` or `modern` (vlt/data/chat_tokenizer.py)."""
-    return ConfigDict({"name": "conversation", "template": template, "spacing": "train"})
+    """The next word of what an assistant says about a video."""
+    return ConfigDict(
+        {
+            "name": "conversation",
+            "template": template,  # of dialogues, of vlt/data/prompts.py
+            "spacing": "train",  # of texts beside added tokens, "fast" or "modern"
+        }
+    )
 
 
 def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:

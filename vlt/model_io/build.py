@@ -13,7 +13,7 @@ from vlt.models.chat import ChatModel
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.retriever import Retriever
-from vlt.models.spec import MOST_TOKENS, SIZES, ChatSpec, Spec
+from vlt.models.spec import MOST_TOKENS, SIZES, ChatSpec, Spec, with_video
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
@@ -80,7 +80,7 @@ def build_model(
     if spec is None:
         if config["size"] not in SIZES:
             raise ValueError(f"unknown size {config['size']!r}{near(config['size'], SIZES)}")
-        spec = SIZES[config["size"]]
+        spec = with_video(SIZES[config["size"]], config.get("video", {}), config["frames"])
     if config["dtype"] not in DTYPES:
         raise ValueError(f"unknown model.dtype: {config['dtype']!r}{near(config['dtype'], DTYPES)}")
     if not 0 <= config["drop_path"] < 1:
@@ -153,9 +153,12 @@ def example_inputs(
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes of `input_names`: uint8 video [b, t, H, W, 3] and ids [b, l]."""
     side = spec.visual.image_size
-    video = jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)
+    examples = {"video": jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)}
+    if isinstance(spec, ChatSpec) and spec.qformer is not None:
+        length = min(context, spec.qformer.context)
+        examples["instruction"] = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     ids = jax.ShapeDtypeStruct((batch, context), jnp.int32)
-    return tuple(video if name == "video" else ids for name in input_names(spec))
+    return tuple(examples.get(name, ids) for name in input_names(spec))
 
 
 def forward(

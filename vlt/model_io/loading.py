@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from absl import logging
 from flax import traverse_util
-from ml_collections import ConfigDict
 
 from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params, build_model, init_params, method_options
@@ -23,7 +22,7 @@ from vlt.model_io.folder import (
 )
 from vlt.model_io.parts import part_methods, read_parts
 from vlt.models.interpolation import resize_temporal
-from vlt.models.spec import SIZES, Spec, spec_from_dict, with_visual
+from vlt.models.spec import SIZES, ChatSpec, Spec, with_video, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
@@ -67,7 +66,8 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     loaded = {} if folder is None else _read_params(folder, module)
     parts = config.get("parts", ())
     leaves = traverse_util.flatten_dict(loaded, sep="/") | read_parts(parts, module, loaded)
-    if leaves and not (module.methods or parts or config.get("spec")):
+    joint = module.spec.kind == ChatSpec.kind and module.spec.visual.temporal_frames
+    if leaves and not (module.methods or parts or joint):
         params = loaded
     else:
         params = _complete(module, leaves, {*stored.methods, *part_methods(parts)}, seed)
@@ -185,50 +185,36 @@ def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
 
 def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
-        spec = _for_frames(_changed(build_model(config).spec, config), config["frames"])
+        spec = _as_asked(build_model(config).spec, config)
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
-        clip = spec.kind == "dual_encoder"
+        clip = spec.visual.pre_norm  # as CLIP's towers have it, and those of BLIP and EVA-CLIP not
+        clip |= spec.kind == "dual_encoder"
         pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
-        family = {"dual_encoder": "clip", "chat": "chat"}.get(spec.kind, "blip")
-        return None, ModelConfig(family, spec, {}, pixels)
+        return None, ModelConfig(_family(spec), spec, {}, pixels)
     folder = resolve(config["checkpoint"])
     stored = read_model_config(folder)
-    size, frames = config["size"], config["frames"]
-    spec = _for_frames(stored.spec, frames)
-    if size and (size not in SIZES or _for_frames(SIZES[size], frames) != spec):
+    size, spec = config["size"], _as_asked(stored.spec, config)
+    if size and (size not in SIZES or _as_asked(SIZES[size], config) != spec):
         raise ModelFolderError(
-            f"{folder} is not of config.model.size={size!r}{_differences(size, spec, frames)}; "
+            f"{folder} is not of config.model.size={size!r}{_differences(size, spec, config)}; "
             "set the size that fits, or '' to take the checkpoint's"
         )
-    return folder, dataclasses.replace(stored, spec=_for_frames(_changed(spec, config), frames))
+    return folder, dataclasses.replace(stored, spec=spec)
 
 
-def _changed(spec: Spec, config: Mapping[str, Any]) -> Spec:
-    """The spec with the fields of `config.spec`, which are other in the checkpoint; leaves that it
-    then lacks are new.
-
-    Raises:
-        ValueError: an unknown field, or a value that does not fit the rest.
-    """
-    changes = config.get("spec") or {}
-    changes = changes.to_dict() if isinstance(changes, ConfigDict) else changes
-    return spec_from_dict(_merged(spec.to_dict(), changes)) if changes else spec
+def _family(spec: Spec) -> str:
+    """The layout of a model that came from no checkpoint."""
+    if isinstance(spec, ChatSpec):
+        queried = "instructblip" if spec.instructed else "minigpt4"
+        return "llava" if spec.qformer is None else queried
+    return "clip" if spec.kind == "dual_encoder" else "blip"
 
 
-def _merged(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    deeper = {
-        name: _merged(fields[name], value)
-        for name, value in changes.items()
-        if isinstance(value, Mapping) and isinstance(fields.get(name), dict)
-    }
-    return fields | dict(changes) | deeper
-
-
-def _differences(size: str, spec: Spec, frames: int) -> str:
+def _differences(size: str, spec: Spec, config: Mapping[str, Any]) -> str:
     """The fields in which a folder's sizes are not those of a name, or the nearest name."""
     if size not in SIZES:
         return f", which there is not{near(size, SIZES)}"
-    both = (_for_frames(SIZES[size], frames), spec)
+    both = (_as_asked(SIZES[size], config), spec)
     named, own = (traverse_util.flatten_dict(each.to_dict(), sep=".") for each in both)
     told = [
         f"{field} is {shown(own.get(field))}, not {shown(named.get(field))}"
@@ -238,8 +224,11 @@ def _differences(size: str, spec: Spec, frames: int) -> str:
     return ": " + ", ".join(told)
 
 
-def _for_frames(spec: Spec, frames: int) -> Spec:
-    """The spec, of a ViCLIP with embeddings of so many frames at least."""
+def _as_asked(spec: Spec, config: Mapping[str, Any]) -> Spec:
+    """The spec, of a chat model with what the config says of a video, of a ViCLIP with embeddings
+    of so many frames at least."""
+    frames = config["frames"]
+    spec = with_video(spec, config.get("video", {}), frames)
     if not 0 < spec.visual.temporal_frames < frames:
         return spec
     return with_visual(spec, temporal_frames=frames)
