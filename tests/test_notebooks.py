@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from execute_notebooks import NOTEBOOKS, digest, execute
 
-LARGEST = 600_000  # bytes of a file
+LARGEST = 400_000  # bytes of a file
 OF_A_MACHINE = r"(?<![\w.])/(home|root|Users|tmp|var|usr|opt|mnt|work|content)/|site-packages"
 
 
