@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.util
+import json
 import pathlib
 import re
 import shlex
@@ -54,6 +55,18 @@ def test_dead_links_are_found(tmp_path):
     page.write_text(f"# Here\n\n{whole}{dead}`[a](code.md)`\n```sh\n[b](code.md)\n```\n")
     found = ["#not", "absent.md", "other.md#twice-2", "other.md#no-heading"]
     assert documents.dead_links(page) == found
+
+
+def test_commands_of_a_notebook_are_found(tmp_path):
+    cells = [
+        ("markdown", "by `vlt a b`:"),
+        ("code", "%%bash\nvlt c \\\n    --d && vlt e"),
+        ("code", "x = 1\n!vlt f"),
+    ]
+    notebook = {"cells": [{"cell_type": kind, "source": [text]} for kind, text in cells]}
+    (tmp_path / "a.ipynb").write_text(json.dumps(notebook))
+    text = documents.text_of(tmp_path / "a.ipynb")
+    assert documents.commands(text) == ["vlt a b", "vlt c --d", "vlt e", "vlt f"]
 
 
 def test_every_command_is_known():
