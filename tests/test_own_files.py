@@ -196,7 +196,10 @@ def test_a_folder_of_before_has_no_view(tmp_path):
     path.write_text(json.dumps(fields))
     assert vlt.load(tmp_path / "old").config.view == View()
     for change, message in (
-        ({"sampler": "random_frames"}, "view.sampler must be a sampler that draws nothing at random, got 'random_frames'"),
+        (
+            {"sampler": "random_frames"},
+            "view.sampler must be a sampler that draws nothing at random, got 'random_frames'",
+        ),
         ({"sampler": "x"}, "unknown sampler 'x'"),
         ({"frames": 0}, "view.frames must be between 1 and .*, got 0"),
         ({"resize": 48}, "view.resize=48, view.crop=None: the tower takes frames of 32"),
