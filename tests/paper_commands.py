@@ -18,7 +18,7 @@ LABELS = (
 def shapes(name: str, *more: str) -> dict[str, Case]:
     """A config of the kind of another that is trained: what it is, from shapes alone."""
     command = " ".join([f"{MAIN} --config=configs/{name}", *more])
-    return {command: run(f"python -m vlt.inspect --config=configs/{name}")}
+    return {command: run(f"python -m vlt.inspect --config=configs/{name} --config.model.size=")}
 
 
 def converted(arguments: str, elsewhere: str = "", more: str = "") -> dict[str, Case]:

@@ -196,11 +196,14 @@ def test_a_folder_of_before_has_no_view(tmp_path):
     path.write_text(json.dumps(fields))
     assert vlt.load(tmp_path / "old").config.view == View()
     for change, message in (
-        ({"sampler": "random_frames"}, "view.sampler='random_frames': a rule that draws nothing"),
+        (
+            {"sampler": "random_frames"},
+            "view.sampler must be a sampler that draws nothing at random, got 'random_frames'",
+        ),
         ({"sampler": "x"}, "unknown sampler 'x'"),
-        ({"frames": 0}, "view.frames=0: 1 to"),
+        ({"frames": 0}, "view.frames must be between 1 and .*, got 0"),
         ({"resize": 48}, "view.resize=48, view.crop=None: the tower takes frames of 32"),
-        ({"resize": [32, 10**9], "crop": 32}, "view.resize=.*: 1 to 4096"),
+        ({"resize": [32, 10**9], "crop": 32}, "view.resize must be between 1 and 4096, got"),
         ({"crop": "32"}, "config.view.crop='32': a whole number"),
         ({"interpolation": "best"}, "view.interpolation='best'"),
     ):
