@@ -18,7 +18,7 @@ STOREYS = (
     ("merging",),
     ("methods",),
     ("model_io", "tasks"),
-    ("convert", "evaluation"),
+    ("convert", "evaluation", "judging"),
     ("training",),
     ("arguments", "inference", "summary"),
     ("api",),
