@@ -86,4 +86,5 @@ COMMANDS = {
     "export": Command("what to deploy of a run", "export", "vlt.export:run"),
     "caption": Command("captions of videos", "caption", "vlt.caption:run"),
     "score": Command("scores of captions that were written before", "score", "vlt.score:run"),
+    "judge": Command("scores of answers by a language model", "judge", "vlt.judge:run"),
 }
