@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.annotation_files import AnnotationError
-from data_pipelines.chat_endpoint import SHOWN, Endpoint, EndpointError
 from data_pipelines.label_files import read_class_names
 from data_pipelines.manifests import write_lines
 from vlt.data.text_files import parse_json, read_json
 from vlt.data.texts import printable
+from vlt.judging.endpoint import SHOWN, Endpoint, EndpointError
 from vlt.tasks.descriptions import DescriptionError, read_descriptions
 
 TRIES = 4  # for an answer that can be used

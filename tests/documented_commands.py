@@ -149,6 +149,8 @@ CASES: dict[str, Case] = {
         f"python -m vlt.caption {VIDEO} --json > captions.jsonl",
         "python -m vlt.score captions.jsonl my/videos.jsonl --intersection",
     ),
+    "python -m vlt.judge --qa|--generic|--temporal|--consistency PREDICTIONS REFERENCES --out=DIR "
+    "[--endpoint=URL | --command=LINE | --replay=FILE]": run("python -m vlt.judge --help"),
     "python -m data_pipelines.moving_shapes --out DIR --count N": run(
         "python -m data_pipelines.moving_shapes --out shapes --count 2"
     ),

@@ -18,13 +18,13 @@ STOREYS = (
     ("merging",),
     ("methods",),
     ("model_io", "tasks"),
-    ("convert", "evaluation"),
+    ("convert", "evaluation", "judging"),
     ("training",),
     ("arguments", "inference", "summary"),
     ("api",),
     ("door", "bench"),
 )
-DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score"}
+DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
 DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`
 SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
 METHODS = ("adapters", "merging")

@@ -16,8 +16,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -29,6 +29,16 @@ FIRST_WAIT = 1.0  # seconds before the second attempt; doubled before each furth
 PASSING = (408, 425, 429)  # client errors that another attempt may not meet
 SHOWN = 300  # characters of an answer in a message
 MOST_BYTES = 1 << 20  # of an answer
+LONGEST_NAME = 200  # characters of a model's
+
+Messages = Sequence[Mapping[str, str]]  # {"role": ..., "content": ...}
+
+
+class Completion(NamedTuple):
+    """An answer, and the model that the server says it is of; '' where it does not say."""
+
+    text: str
+    model: str = ""
 
 
 class EndpointError(RuntimeError):
@@ -55,6 +65,8 @@ class Endpoint:
       model: its name there; '' where the server has but one.
       key: sent as a bearer token, unless ''; white space around it is taken off.
       timeout: seconds for a whole answer.
+      attempts: at an answer before the server counts as one that does not answer.
+      options: further fields of every question, such as {"temperature": 0}.
 
     Raises:
       EndpointError: no address of a server, or a key that cannot be sent.
@@ -64,6 +76,8 @@ class Endpoint:
     model: str = ""
     key: str = dataclasses.field(default="", repr=False)
     timeout: float = 120.0
+    attempts: int = ATTEMPTS
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", self.key.strip())
@@ -72,35 +86,41 @@ class Endpoint:
             raise EndpointError("the key holds spaces or characters that no header can")
         if not self.timeout > 0:
             raise EndpointError(f"timeout must be > 0 seconds, got {self.timeout}")
+        if self.attempts < 1:
+            raise EndpointError(f"attempts must be >= 1, got {self.attempts}")
         if self.key and self.url.startswith("http:") and not _is_local(self.url):
             logging.warning("the key goes to %s unencrypted: https would hide it", self._address)
 
     def ask(self, prompt: str) -> str:
+        """The answer to a text. Raises as `complete`."""
+        return self.complete([{"role": "user", "content": prompt}]).text
+
+    def complete(self, messages: Messages) -> Completion:
         """The answer, after as many attempts as it takes.
 
         Raises:
-          EndpointError: a refusal, or no answer in `ATTEMPTS` attempts.
+          EndpointError: a refusal, or no answer in `attempts` attempts.
         """
         problem = ""
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self.attempts):
             if attempt:
                 time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
             try:
-                return _within(self.timeout, lambda: self._answer(prompt))
+                return _within(self.timeout, lambda: self._answer(messages))
             except _Refused as error:
                 raise EndpointError(f"{self._address}: {self._safe(str(error))}") from None
             except (OSError, http.client.HTTPException, ValueError) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
                 problem = self._safe(reason)
-        raise EndpointError(f"{self._address}: {problem} (asked {ATTEMPTS} times)")
+        raise EndpointError(f"{self._address}: {problem} (asked {self.attempts} times)")
 
     @property
     def _address(self) -> str:
         ending = "/chat/completions"
         return self.url.rstrip("/").removesuffix(ending) + ending
 
-    def _answer(self, prompt: str) -> str:
-        content: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+    def _answer(self, messages: Messages) -> Completion:
+        content: dict[str, Any] = {**self.options, "messages": list(messages)}
         headers = {"Content-Type": "application/json"}
         if self.model:
             content["model"] = self.model
@@ -119,12 +139,12 @@ class Endpoint:
             if error.code < 500 and error.code not in PASSING:
                 raise _Refused(reason) from None
             raise ValueError(reason) from None
-        text = _text(body)
-        if text is None:
+        found = _completion(body)
+        if found is None:
             raise ValueError(f"answers with no chat completion but {self._safe(body)[:SHOWN]!r}")
-        if self._safe(text, "") != printable(text):
+        if any(self._safe(text, "") != printable(text) for text in found):
             raise _Refused("its answer holds the key, so it is not kept")
-        return text
+        return found
 
     def _safe(self, text: str, instead: str = "[key]") -> str:
         """The text for a message: without the key, in whatever way it is written, or controls."""
@@ -162,27 +182,27 @@ def _is_local(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _within(seconds: float, work: Callable[[], str]) -> str:
+def _within(seconds: float, work: Callable[[], Completion]) -> Completion:
     """What `work` returns or raises, within so many seconds: sockets bound but each single wait.
 
     Raises: TimeoutError.
     """
-    results: queue.Queue[tuple[str, BaseException | None]] = queue.Queue()
+    results: queue.Queue[tuple[Completion, BaseException | None]] = queue.Queue()
 
     def run() -> None:
         try:
             results.put((work(), None))
         except BaseException as error:
-            results.put(("", error))
+            results.put((Completion(""), error))
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        text, error = results.get(timeout=seconds)
+        found, error = results.get(timeout=seconds)
     except queue.Empty:
         raise TimeoutError(f"timed out: no whole answer within {seconds:g} seconds") from None
     if error is not None:
         raise error
-    return text
+    return found
 
 
 def _read(response: Any, end: float) -> str:
@@ -200,10 +220,14 @@ def _read(response: Any, end: float) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _text(body: str) -> str | None:
-    """The text of a completion; None where it is something else."""
+def _completion(body: str) -> Completion | None:
+    """What a body says; None where it is no completion."""
     try:
-        text = parse_json(body)["choices"][0]["message"]["content"]
+        content = parse_json(body)
+        text = content["choices"][0]["message"]["content"]
+        model = content.get("model", "")
     except (ValueError, LookupError, TypeError):
         return None
-    return text if isinstance(text, str) else None
+    if not isinstance(text, str):
+        return None
+    return Completion(text, model[:LONGEST_NAME] if isinstance(model, str) else "")

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from data_pipelines import chat_endpoint
-from data_pipelines.chat_endpoint import Endpoint, EndpointError
 from data_pipelines.describe_actions import complaint, main, sentences_of
+from vlt.judging import endpoint as chat_endpoint
+from vlt.judging.endpoint import Endpoint, EndpointError
 
 KEY = 'sk-"very/secret+key"'
 
@@ -136,9 +136,7 @@ def test_an_answer_without_end_is_cut(server, monkeypatch):
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: ", b""])
-def test_an_answer_that_drips_ends_with_the_time(server, monkeypatch, start):
-    monkeypatch.setattr(chat_endpoint, "ATTEMPTS", 2)
-
+def test_an_answer_that_drips_ends_with_the_time(server, start):
     def drip(connection: socket.socket) -> None:
         connection.sendall(start)
         while not server.closing.wait(0.02):
@@ -147,7 +145,7 @@ def test_an_answer_that_drips_ends_with_the_time(server, monkeypatch, start):
     server.say = drip
     started = time.monotonic()
     with pytest.raises(EndpointError, match="timed out"):
-        Endpoint(server.url, timeout=0.3).ask("why?")
+        Endpoint(server.url, timeout=0.3, attempts=2).ask("why?")
     assert time.monotonic() - started < 2
 
 

@@ -1,0 +1,261 @@
+"""Questions about videos, the true answers, and what a model answered, from the files people have.
+
+References: a manifest with `question` and `answer`; the lists of the VideoChatGPT benchmark, of
+MSVD-QA and of MSRVTT-QA; or ActivityNet-QA's two lists, of questions and of answers. Predictions:
+such a list with `pred` (`pred1` and `pred2` of two questions), as published programs write it;
+{"video", "question", "answer"}, as `vlt chat --json` prints a line; {"id", "question", "answer"},
+as evaluations write it.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlt.data.manifest import READERS, Record, read_manifest
+from vlt.data.suffixes import VIDEO_SUFFIXES
+from vlt.data.text_files import TextFileError, read_json, read_json_lines
+from vlt.data.texts import checked_text, checked_texts, shown
+from vlt.tasks.caption_metrics import ScoringError
+
+SHOWN = 3  # examples in a message
+LONGEST = 100_000  # characters of a prediction
+VIDEO = ("video_name", "video", "video_id", "image")
+IDS = ("question_id", "id")
+ONE = (("question",), ("Q",))
+TWO = (("Q1", "Q2"),)  # of the benchmark's consistency
+ANSWER = ("answer", "A")
+PREDICTED = {1: (("pred",), ("answer",)), 2: (("pred1", "pred2"),)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question about a video, or two that have one answer.
+
+    id: of the file; else the video's name and which of its questions it is, from 0.
+    named: whether the file has the id. answers: any of them is true.
+    """
+
+    id: str
+    video: str
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+    named: bool
+
+    @property
+    def text(self) -> str:
+        """What is asked, but for case and spaces."""
+        return " ".join(" ".join(self.questions).casefold().split())
+
+
+Path = str | os.PathLike[str]
+
+
+def read_asked(paths: Sequence[Path], count: int = 1) -> list[Asked]:
+    """Questions with their answers: of one file, or of one with questions and one with answers.
+
+    Args:
+        count: questions that have one answer: 1, or 2.
+
+    Raises:
+        ScoringError: another form, an id that comes twice, or none. ManifestError: of a manifest.
+    """
+    first = pathlib.Path(paths[0])
+    if first.suffix in READERS and count == 1 and len(paths) == 1:
+        asked = _of_manifest(first)
+    else:
+        entries = _entries(first)
+        if len(paths) > 1:
+            entries = _with_answers(first, entries, pathlib.Path(paths[1]))
+        asked = [_asked(first, *each, count) for each in enumerate(entries, 1)]
+    seen = collections.Counter[str]()
+    found = []
+    for each in asked:
+        identity = each.id or f"{each.video}_{seen[each.video]}"
+        seen[each.video] += 1
+        found.append(dataclasses.replace(each, id=identity))
+    twice = [i for i, n in collections.Counter(each.id for each in found).items() if n > 1]
+    if twice:
+        raise ScoringError(f"{first}: {len(twice)} ids come twice: {_some(twice)}")
+    if not found:
+        raise ScoringError(f"{first}: holds no questions")
+    return found
+
+
+def _of_manifest(path: pathlib.Path) -> list[Asked]:
+    records = read_manifest(path, check_videos=False)
+    without = [r for r in records if r.question is None]
+    if without:
+        reason = f"has no `question` with its `answer` ({len(without)} rows have none)"
+        raise ScoringError(f"{path}, line {without[0].line}: {reason}")
+    return [_of_record(path, record) for record in records]
+
+
+def _of_record(path: pathlib.Path, record: Record) -> Asked:
+    named = str(path.parent / record.id) != record.video  # else the row has no id of its own
+    asked = (str(record.question),)
+    return Asked(record.id * named, name_of(record.video), asked, record.answers, named)
+
+
+def name_of(video: str) -> str:
+    """A video's name: without folder, suffix and ActivityNet's 'v_'."""
+    name = video.replace("\\", "/").rpartition("/")[2]
+    stem, suffix = os.path.splitext(name)
+    return (stem if suffix.lower() in VIDEO_SUFFIXES else name).removeprefix("v_")
+
+
+def _entries(path: pathlib.Path) -> list[Any]:
+    try:
+        if path.suffix == ".jsonl":
+            return [value for _, value in read_json_lines(path)]
+        content = read_json(path)
+    except TextFileError as error:
+        raise ScoringError(str(error)) from None
+    if not isinstance(content, list):
+        raise ScoringError(f"{path}: must hold a list of questions, holds {shown(content)}")
+    return content
+
+
+def _with_answers(path: pathlib.Path, questions: list[Any], other: pathlib.Path) -> list[Any]:
+    """ActivityNet-QA's questions with the answers of the other file, which stand in one order."""
+    answers = _entries(other)
+    if len(questions) != len(answers):
+        raise ScoringError(
+            f"{path} has {len(questions)} questions, {other} {len(answers)} answers; needed is one "
+            "answer for each, in their order"
+        )
+    found = []
+    for number, (question, answer) in enumerate(zip(questions, answers, strict=True), 1):
+        if not isinstance(question, dict) or not isinstance(answer, dict):
+            raise ScoringError(f"{path} and {other}: entry {number} must be an object in both")
+        ids = [_first(each, IDS) for each in (question, answer)]
+        if None not in ids and ids[0] != ids[1]:
+            raise ScoringError(f"{other}: entry {number} is of {ids[1]!r}, not of {ids[0]!r}")
+        found.append({**question, "answer": _first(answer, ANSWER)})
+    return found
+
+
+def _asked(path: pathlib.Path, number: int, entry: Any, count: int) -> Asked:
+    fail = f"{path}: entry {number}"
+    if not isinstance(entry, Mapping):
+        raise ScoringError(f"{fail} must be an object, is {shown(entry)}")
+    questions = _texts(entry, ONE if count == 1 else TWO)
+    answer, identity = _first(entry, ANSWER), _first(entry, IDS)
+    if questions is None or answer is None:
+        needed = "`question` or `Q`" if count == 1 else "`Q1` and `Q2`"
+        raise ScoringError(
+            f"{fail} must have {needed}, and `answer` or `A`; it has {', '.join(entry)[:200]}"
+        )
+    try:
+        asked = tuple(checked_text(text) for text in questions)
+        # An answer as it is: "None" and "[1, 2]" are some.
+        answers = (answer,) if isinstance(answer, str) and answer.strip() else checked_texts(answer)
+    except ValueError as error:
+        raise ScoringError(f"{fail}: a question or an answer {error}") from None
+    named = identity is not None
+    return Asked(str(identity) if named else "", _video(entry), asked, answers, named)
+
+
+def _video(entry: Mapping[str, Any]) -> str:
+    found = _first(entry, VIDEO)
+    return "" if found is None else name_of(str(found))
+
+
+def _first(entry: Mapping[str, Any], columns: Sequence[str]) -> Any:
+    return next((entry[column] for column in columns if entry.get(column) is not None), None)
+
+
+def _texts(entry: Mapping[str, Any], forms: Sequence[Sequence[str]]) -> tuple[Any, ...] | None:
+    """The values of the first form whose columns are all there."""
+    for columns in forms:
+        if all(column in entry for column in columns):
+            return tuple(entry[column] for column in columns)
+    return None
+
+
+Predictions = dict[str, tuple[str, ...]]  # by id of what is asked, an answer to each question
+
+
+def read_answered(path: Path, asked: Sequence[Asked]) -> Predictions:
+    """What a model answered, of those questions that it did answer.
+
+    An entry belongs to the question of its id, where both files have ids, and else to that of its
+    video and words; of equal ones the first to the first.
+
+    Raises:
+        ScoringError: another form, an answer that is no text or to a question that the references
+            do not have, two to one, or none at all.
+    """
+    path = pathlib.Path(path)
+    ids = {each.id: each for each in asked if each.named}
+    waiting: dict[tuple[str, str], list[Asked]] = {}
+    for each in asked:
+        waiting.setdefault((each.video, each.text), []).append(each)
+    found: Predictions = {}
+    strange: list[str] = []
+    count = len(asked[0].questions)
+    for number, entry in enumerate(_entries(path), 1):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, Mapping):
+            raise ScoringError(f"{where} must be an object, is {shown(entry)}")
+        if "error" in entry and "answer" not in entry:
+            continue  # of a video that could not be read: it is counted as missing
+        given, texts = _given(where, entry, count)
+        if given.named and ids:
+            its = ids.get(given.id)
+            _check_same(where, given, its)
+        else:
+            listed = waiting.get((given.video, given.text), [])
+            its = listed.pop(0) if listed else None
+        if its is None:
+            strange.append(f"{given.id or given.video}: {given.questions[0]!r:.80}")
+        elif its.id in found:
+            raise ScoringError(f"{where}: a second answer to {its.id}")
+        else:
+            found[its.id] = texts
+    if strange:
+        raise ScoringError(
+            f"{path}: predictions for other questions than the references have, "
+            f"{len(strange):,} in all: {_some(strange)}"
+        )
+    if not found:
+        raise ScoringError(f"{path}: holds no predictions")
+    return found
+
+
+def _given(where: str, entry: Mapping[str, Any], count: int) -> tuple[Asked, tuple[str, ...]]:
+    """What an entry says is asked, and its predictions."""
+    questions = _texts(entry, ONE if count == 1 else TWO)
+    identity = _first(entry, IDS)
+    predicted = _texts(entry, PREDICTED[count])
+    if predicted is None or (questions is None and identity is None):
+        needed = "`pred` or `answer`" if count == 1 else "`pred1` and `pred2`"
+        raise ScoringError(
+            f"{where} must have {needed}, and its `id` or question; it has {', '.join(entry)[:200]}"
+        )
+    for text in predicted:
+        _check_prediction(where, text)
+    asked, named = tuple(map(str, questions or ("",))), identity is not None
+    name = str(identity) if named else ""
+    return Asked(name, _video(entry) or name_of(name), asked, (), named), predicted
+
+
+def _check_prediction(where: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise ScoringError(f"{where}: a prediction must be text, is {shown(text)}")
+    if len(text) > LONGEST:
+        raise ScoringError(f"{where}: a prediction has {len(text):,} characters, over {LONGEST:,}")
+
+
+def _check_same(where: str, given: Asked, its: Asked | None) -> None:
+    if its is not None and given.text and given.text != its.text:
+        raise ScoringError(
+            f"{where}: predictions for other questions than the references have: {its.id} asks "
+            f"{its.questions[0]!r:.80} there, {given.questions[0]!r:.80} here"
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
