@@ -223,9 +223,8 @@ def llava_stage1() -> ConfigDict:
 
 def images(config: ConfigDict, manifest: str, batch_size: int, steps: int) -> None:
     """Training on images, or on videos in their place, at the size of the tower."""
-    transform = {"resize": 224, "crop": 224}
-    if config.model.size.startswith(("minigpt4", "instructblip")):
-        transform = {"resize": (224, 224)}
+    llava = config.model.size.startswith("llava")
+    transform = {"resize": 224, "crop": 224} if llava else {"resize": (224, 224)}
     frames = config.model.frames
     config.data.train = common.videos(
         manifest, "uniform_segments", frames, batch_size, transform=transform, on_error="replace"
@@ -328,6 +327,6 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
 }
 
 
-def get_config(variant: str = "") -> ConfigDict:
+def get_config(variant: str = "llava_tune") -> ConfigDict:
     """The config of a variant; `VARIANTS` lists them."""
     return configuration.choose_variant(VARIANTS, variant)

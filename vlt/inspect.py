@@ -58,8 +58,10 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
     model = build_for_shapes(config["model"])
     params = abstract_params(model)
     counts = count_parameters(model, params, config["rules"])
-    operations = _of_chat if isinstance(model, ChatModel) else _operations
-    return counts | operations(config["model"], model, params, bool(counts["trainable_params"]))
+    trained = bool(counts["trainable_params"])
+    if isinstance(model, ChatModel):
+        return counts | _of_chat(config["model"], model, params, trained)
+    return counts | _operations(config["model"], model, params, trained)
 
 
 def count_parameters(model: VideoModel, params: Any, rules: Any) -> dict[str, int]:

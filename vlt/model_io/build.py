@@ -1,7 +1,7 @@
 """From a config's `model` section to a module and its parameters' shapes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "answerer": Answerer,
     "chat": ChatModel,
 }
+Model = TypeVar("Model", bound=VideoModel)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -136,7 +137,7 @@ def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> N
             raise ValueError(f"{frames} frames, but {path} is for another number{known}")
 
 
-def merged_form(model: VideoModel) -> VideoModel:
+def merged_form(model: Model) -> Model:
     """The module that is deployed: methods whose leaves go into converted weights are gone."""
     return model.clone(methods=tuple(m for m in model.methods if not m.mergeable))
 
