@@ -3,8 +3,10 @@
 from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "assets"
-PACKAGED = ("tiny_clip", "tiny_blip", "tiny_viclip", "tiny_chat", "tiny_branch")
-PACKAGED += ("action_templates.txt",)
+PACKAGED = (
+    *("tiny_clip", "tiny_blip", "tiny_viclip", "tiny_chat", "tiny_branch"),
+    "action_templates.txt",
+)
 
 
 def resolve(name: str) -> Path:

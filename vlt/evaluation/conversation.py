@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.chat_batches import ChatBatches
 from vlt.data.dialogue_rows import NO_LABEL
 from vlt.data.pipeline import VideoData
 from vlt.data.prompts import Turn
@@ -16,7 +15,7 @@ from vlt.evaluation.protocols import checked_pairs
 from vlt.evaluation.retrieval import pairs_of_twins, write_choices
 from vlt.tasks.twins import twin_accuracy
 
-Rows = tuple[np.ndarray, np.ndarray]  # ids and labels, of `ChatBatches`
+Rows = tuple[np.ndarray, ...]  # ids and labels, of `vlt.data.chat_batches.ChatBatches`
 
 
 def answer_twins(
@@ -57,7 +56,7 @@ def check_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
     return ["exact", "questions"]
 
 
-def _rows(dialogues: ChatBatches, asked: list[str], answers: list[str]) -> Rows:
+def _rows(dialogues: Any, asked: list[str], answers: list[str]) -> Rows:
     return dialogues([[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)])
 
 

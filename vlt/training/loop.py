@@ -144,7 +144,7 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
         )
 
 
-def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer | ChatBatches:
+def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
     """The tokenizer of `config.model`; of a chat model with the template of `config.task`.
 
     Raises:
@@ -158,7 +158,7 @@ def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenize
         )
     try:
         if isinstance(module, ChatModel):
-            tokenizer: Tokenizer | ChatBatches = ChatBatches.load(
+            tokenizer: Any = ChatBatches.load(
                 folder,
                 config.task.template,
                 config.task.spacing,
