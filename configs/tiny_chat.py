@@ -4,17 +4,21 @@ A language model that knows the words of moving shapes, and then LLaVA's way to 
 a linear projection of the tiny CLIP's tokens, tuned with it on single frames. Of what happens it
 learns what the end of a clip looks like; it never sees two frames of one clip together.
 
+A branch is trained beside the same CLIP by captions alone, as BT-Adapter's is.
+
     python -m vlt.main --config=configs/tiny_chat.py:words
     python -m vlt.export --workdir=runs/tiny_chat-words runs/tiny_chat-words/model
     python -m vlt.main --config=configs/tiny_chat.py
     python -m vlt.export --workdir=runs/tiny_chat vlt/assets/tiny_chat --overwrite
+    python -m vlt.main --config=configs/tiny_chat.py:branch
+    python -m vlt.export --workdir=runs/tiny_chat-branch vlt/assets/tiny_branch --overwrite
 """
 
 from ml_collections import ConfigDict
 
 from vlt import configuration
 
-from . import common
+from . import btadapter, common
 
 WORDS = "runs/tiny_chat-words/model"
 
@@ -76,7 +80,15 @@ def words() -> ConfigDict:
     return config
 
 
-VARIANTS = {"": tiny_chat, "words": words}
+def branch() -> ConfigDict:
+    """`configs/btadapter.py`, for twice as many steps."""
+    config = btadapter.moving_shapes()
+    config.compare = ()
+    config.train.update(steps=600, eval_every=0)
+    return config
+
+
+VARIANTS = {"": tiny_chat, "words": words, "branch": branch}
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -28,8 +28,8 @@ from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
 
 FILES = (
-    "btadapter", "btadapter_zeroshot", "clip", "msta", "tempme", "tiny_blip", "tiny_clip",
-    "tiny_viclip", "token_mixing", "video_chat",
+    "btadapter", "btadapter_zeroshot", "clip", "msta", "tempme", "tiny_blip", "tiny_chat",
+    "tiny_clip", "tiny_viclip", "token_mixing", "video_chat",
 )  # fmt: skip
 RETRIEVAL = tuple(retrieval_metrics(np.ones((1, 1)), np.zeros(1, int)))
 METRICS_OF_KIND = {
@@ -37,6 +37,7 @@ METRICS_OF_KIND = {
     "matching": RETRIEVAL,
     "captioning": METRICS,
     "question_answering": ("accuracy",),
+    "answers": ("exact",),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
 ROOT = pathlib.Path(__file__).parents[1]

@@ -1,0 +1,65 @@
+"""Dialogues as batches of a chat model."""
+
+import numpy as np
+import pytest
+
+from vlt.data import chat_batches, moving_shapes
+from vlt.data.chat_batches import VIDEO_SLOT, ChatBatches
+from vlt.data.dialogue_rows import NO_LABEL
+from vlt.data.prompts import Turn
+from vlt.models import chat
+
+SLOTS = 4
+ASKED = ("which way does the circle move ?", "it moves left")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("chat_tokenizer")
+    moving_shapes.write_chat_tokenizer(made)
+    return made
+
+
+def batches(folder, template="plain", context=32) -> ChatBatches:
+    return ChatBatches.load(folder, template, "train", SLOTS, context)
+
+
+def test_places_of_a_video_are_slots_and_answers_are_labelled(folder):
+    ids, labels = batches(folder)([[Turn(*ASKED, videos=1)]])
+    assert ids.shape == labels.shape == (1, 32)
+    slots = np.flatnonzero(ids[0] == VIDEO_SLOT)
+    assert slots.tolist() == list(range(slots[0], slots[0] + SLOTS))
+    counted = np.flatnonzero(labels[0] != NO_LABEL)
+    assert len(counted) == 4  # three words and the end
+    assert (labels[0, counted] == ids[0, counted]).all()
+    assert counted[0] > slots[-1] and ids[0, counted[-1]] == 2
+    assert not ids[0, counted[-1] + 1 :].any()
+
+
+def test_what_no_video_is_said_of_has_no_slots(folder):
+    ids, labels = batches(folder, "words")([[Turn(*ASKED, videos=1)]])
+    assert (ids >= 0).all() and (labels != NO_LABEL).sum() == 4
+
+
+def test_entries_of_questions_and_of_turns_are_the_same(folder):
+    made = batches(folder)
+    asked = made.entries({"question": [ASKED[0], ""], "answer": [ASKED[1], ""]})
+    turns = made.entries({"turns": [(Turn(*ASKED, videos=1),), ""]})
+    assert sorted(asked) == ["labels", "text"]
+    for name in asked:
+        np.testing.assert_array_equal(asked[name], turns[name])
+    assert not asked["text"][1].any() and (asked["labels"][1] == NO_LABEL).all()
+
+
+def test_an_answer_beyond_the_context_is_an_error(folder):
+    with pytest.raises(ValueError, match="which way .* no token of the dialogue is of an answer"):
+        batches(folder, context=16)([[Turn(*ASKED, videos=1)]])
+
+
+def test_an_unknown_template_is_named(folder):
+    with pytest.raises(ValueError, match="template='plane'.*plain"):
+        batches(folder, "plane")
+
+
+def test_slots_are_those_of_the_model():
+    assert chat_batches.VIDEO_SLOT == chat.VIDEO_SLOT

@@ -1,0 +1,61 @@
+"""Answers of a chat model: their likelihood, and whether they are its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlt.data.chat_batches import VIDEO_SLOT
+from vlt.data.dialogue_rows import NO_LABEL
+from vlt.evaluation.conversation import judge
+from vlt.model_io.build import init_params, make_model
+from vlt.models.spec import ChatSpec, LlamaSpec, VisionSpec
+
+SPEC = ChatSpec(VisionSpec(16, 8, 16, 2, 2, 32), LlamaSpec(32, 12, 16, 2, 2, 32, init_std=0.5))
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    module = make_model(SPEC, {}, 2)
+    return module, init_params(module, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Two videos, each with two dialogues of 3 words, 5 slots and an answer of 3."""
+    ids = np.concatenate(
+        [
+            RNG.integers(3, 12, (2, 2, 3)),
+            np.full((2, 2, 5), VIDEO_SLOT),
+            RNG.integers(3, 12, (2, 2, 3)),
+        ],
+        axis=-1,
+    ).astype(np.int32)
+    labels = np.where(np.arange(11) >= 8, ids, NO_LABEL)
+    return RNG.integers(0, 255, (2, 2, 16, 16, 3)).astype(np.uint8), ids, labels
+
+
+def test_likelihood_is_that_of_each_dialogue_alone(model, asked):
+    module, params = model
+    video, ids, labels = asked
+    likelihood, _ = judge(module, params, video, ids, labels)
+    for row in range(2):
+        for choice in range(2):
+            out = module.apply({"params": params}, video[row][None], ids[row, choice][None])
+            logs = jax.nn.log_softmax(out["logits"][0])
+            own = sum(logs[place - 1, ids[row, choice, place]] for place in range(8, 11))
+            np.testing.assert_allclose(likelihood[row, choice], own, atol=1e-4)
+
+
+def test_greedy_answers_are_those_that_the_model_writes(model, asked):
+    module, params = model
+    video, ids, labels = asked
+    written = ids[:, :1].copy()
+    for place in range(8, 11):
+        out = module.apply({"params": params}, video, jnp.asarray(written[:, 0]))
+        written[:, 0, place] = out["logits"][:, place - 1].argmax(-1)
+    both = np.concatenate([written, ids[:, 1:]], axis=1)
+    told = np.where(labels == NO_LABEL, NO_LABEL, both)
+    _, greedy = judge(module, params, video, both, told)
+    assert greedy.tolist() == [[True, False], [True, False]]
