@@ -268,7 +268,8 @@ CASES: dict[str, Case] = {
     },
     MAIN: run(f"{MAIN} --help | grep workdir"),
     "python -m vlt.inspect --config=configs/btadapter.py:webvid_l14 --topology=v5e:4x4": run(
-        "python -m vlt.inspect --config=configs/btadapter.py:webvid_l14 --topology=v5e:4x4",
+        "python -m vlt.inspect --config=configs/btadapter.py:webvid_l14 --topology=v5e:4x4 "
+        "--config.model.size=",
         needs="libtpu",
     ),
     "python -m launch.local --processes=2 -- --config=configs/btadapter.py --workdir=runs/two": run(

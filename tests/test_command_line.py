@@ -53,6 +53,10 @@ CASES = {
     ("train", "--config=tempme", "--wrkdir=x"): ("error: Unknown command line flag 'wrkdir'.", ""),
     ("train", "--config=btadaptr"): (NO_CONFIG, ""),
     ("eval", "--config", "btadaptr:x", "--workdir", "--odd"): (NO_CONFIG, ""),
+    ("inspect", "--config=btadapter", "--topology=v5e:2x4", "--batch=-5"): (
+        "error: flag --batch=-5: ",
+        "",
+    ),
     ("train", "--config=btadapter", "--sweep=seed"): ("error: --sweep must be KEY=A,B", ""),
     ("train", "--config=btadapter", "--sweep=sead=1"): (
         "error: the config has no key 'sead' (did",

@@ -170,7 +170,7 @@ def test_activations_may_be_of_half_the_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"frames": 0}, "frames=0: a whole number above 0"),
+        ({"frames": 0}, "frames must be a whole number >= 1, got 0"),
         ({"frame_norm": "yes"}, "frame_norm must be True or False, got 'yes'"),
         ({"methods": "tome"}, "model.methods must be names of methods.*'tome'"),
         ({"methods": ("tom",)}, "'tom' .did you mean 'tome'"),
@@ -204,7 +204,7 @@ def test_a_folder_of_before_has_no_view(tmp_path):
         ({"frames": 0}, "view.frames must be between 1 and .*, got 0"),
         ({"resize": 48}, "view.resize=48, view.crop=None: the tower takes frames of 32"),
         ({"resize": [32, 10**9], "crop": 32}, "view.resize must be between 1 and 4096, got"),
-        ({"crop": "32"}, "config.view.crop='32': a whole number"),
+        ({"crop": "32"}, "config.view.crop must be a whole number or null, got '32'"),
         ({"interpolation": "best"}, "view.interpolation='best'"),
     ):
         path.write_text(json.dumps(fields | {"view": change}))

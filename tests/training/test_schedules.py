@@ -106,3 +106,16 @@ def test_schedules_work_under_jit(name, options):
     steps = jnp.arange(21)
     one_by_one = jnp.stack([jnp.asarray(schedule(int(step))) for step in steps])
     np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(steps), one_by_one, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "cosine", "final": "x"}, "schedule 'cosine': final must be a number, got 'x'"),
+        ({"name": "constant", "warmup": "x"}, "'constant': warmup must be a number, got 'x'"),
+        ({"name": "linear", "final": True}, "'linear': final must be a number, got True"),
+    ],
+)
+def test_an_option_that_is_no_number_is_refused(options, message):
+    with pytest.raises(schedules.OptimizerConfigError, match=message):
+        schedules.make_schedule(options, 1.0, 10)

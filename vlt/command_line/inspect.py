@@ -14,7 +14,9 @@ def parse(argv: list[str]) -> list[str]:
     """Defines the flags of `vlt.inspect` and parses them, as `parse_flags`."""
     define_config()
     flags.DEFINE_string("topology", "", "TPU slice to compile the training step for: v5e:4x4.")
-    flags.DEFINE_integer("batch", 0, "Videos of a step there; the config's by default.")
+    flags.DEFINE_integer(
+        "batch", 0, "Videos of a step there; the config's by default.", lower_bound=0
+    )
     flags.DEFINE_bool("leaves", False, "List each leaf: shape, rule, learning rate, what reads it.")
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
     return parse_flags(argv, __doc__)

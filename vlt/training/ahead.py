@@ -58,7 +58,9 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
     steps = config.train.steps
     program = TrainingProgram(config, mesh, model, make_task(config, model.spec), steps)
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.optimizer.accumulate
-    asked = batch or config.data.train.batch_size
+    asked = batch or config.data.train.get("batch_size")
+    if not asked:
+        raise ValueError("config.data.train has no batch_size; --batch gives one")
     size = -(-asked // parts) * parts
     shapes = (*program.shapes(), program.batch_shapes(size))
     with progress("tracing the step"):

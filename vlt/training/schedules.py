@@ -40,6 +40,11 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
             )
     if name in OF_OPTAX:
         return _of_optax(name, options, lr, total_steps)
+    for option, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise OptimizerConfigError(
+                f"schedule {name!r}: {option} must be a number, got {value!r}"
+            )
     if not 0 <= options.get("warmup", 0) < 1:
         raise OptimizerConfigError(
             f"schedule {name!r}: warmup={options['warmup']!r} must be a share of all steps, 0 <= "
