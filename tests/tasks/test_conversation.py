@@ -1,5 +1,7 @@
 """The loss of a conversation and its gradients against golden numbers of three chat models."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +108,33 @@ def test_llava_with_a_branch(shared, form, halving):
         )
         key = found["visual/btadapter/temporal_1/attention/key/kernel"].T
         close(key, numbers[f"{prefix}btadapter_T_layers.1.self_attn.k_proj.weight"])
+
+
+def test_no_gradient_of_a_frozen_language_model_is_computed(shared):
+    """Nor of its table of words: what its backward pass holds are activations."""
+    llava = golden(shared, "llava")
+    model = make_model(llava.spec, {"btadapter": {}, "token_rows": {}})
+    params = TokenRows().init_from_backbone(llava.params, llava.spec)
+    numbers, task = llava.numbers, Conversation()
+    batch = {"video": numbers["train/features"], "text": numbers["train/input_ids"]}
+    batch["labels"] = numbers["train/labels"]
+
+    def shapes(rules):
+        """Of all products and scatters in a gradient's program."""
+        trained, frozen = partition(params, rules)
+
+        def loss(trained):
+            key = jax.random.key(0)
+            return task.objective(StepInputs(model, trained, frozen, batch, key, {}))[0]
+
+        program = str(jax.make_jaxpr(jax.grad(loss))(trained))
+        found = re.findall(r":f32\[([\d,]+)\] = (?:dot_general|scatter-add)", program)
+        return {tuple(map(int, shape.split(","))) for shape in found}
+
+    kernels = {(64, 176), (176, 64), (64, 518), (516, 64), (518, 64)}
+    transposed = {shape[::-1] for shape in kernels}
+    assert not (kernels | transposed) & shapes(LLAVA_RULES)
+    assert (kernels | transposed) & shapes((("text/.*", {}), *LLAVA_RULES[:-3], LLAVA_RULES[-1]))
 
 
 def close(found, expected):

@@ -153,11 +153,11 @@ class Branch(nn.Module):
         """Video CLS [b, d] and the backbone's [b, t, d] -> [b, t, d] (Eq. 5)."""
         if self.options.gates == "none":
             return cls[:, None] + frame_cls
-        return self.weigh(frame_cls, cls[:, None])
+        return mix(self.final_weight(), frame_cls, cls[:, None])
 
-    def weigh(self, backbone: jax.Array, branch: jax.Array) -> jax.Array:
-        """Both, [..., d], by the final gate (Eq. 5)."""
-        return mix(self._gate(self.final_gate, 1e4), backbone, branch)
+    def final_weight(self) -> jax.Array:
+        """Of the backbone, by the final gate (Eq. 5)."""
+        return self._gate(self.final_gate, 1e4)
 
     def _gate(self, weight: jax.Array, slope: float) -> jax.Array:
         """Weight of the backbone. Slopes are published; they speed up the gate's learning."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from vlt.adapters.branch import Branch, BranchOptions, Layout
+from vlt.adapters.branch import Branch, BranchOptions, Layout, mix
 from vlt.models.points import Method, TowerScope, copy_leaves
 from vlt.models.spec import ChatSpec, Spec
 from vlt.models.tokens import Tokens, without_prompts
@@ -162,7 +162,8 @@ class BTAdapter(BranchOptions, Method):
         patches = patches.reshape(b, patches.shape[1], n, -1, d).mean((1, 3))
         if self.combine == "half":
             return (clip[:, :1] + cls[:, None]) / 2, (clip[:, 1:] + patches) / 2
-        return branch.weigh(clip[:, :1], cls[:, None]), branch.weigh(clip[:, 1:], patches)
+        gate = branch.final_weight()
+        return mix(gate, clip[:, :1], cls[:, None]), mix(gate, clip[:, 1:], patches)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Spatial layers start as copies of the blocks they stand beside."""

@@ -117,8 +117,8 @@ def remembered(tokens: Tokens) -> bool:
 
 def _place(module: AnyTower | BlockScope, tokens: Tokens, protected: int) -> int:
     """Before which token prompts stand."""
-    after_first = module.tower == "text" and tokens.readout is not None
-    return max(protected, 1) if after_first else protected
+    language_model = tokens.places is not None  # no other text has any
+    return max(protected, 1) if module.tower == "text" and not language_model else protected
 
 
 def xavier_bound(width: int) -> float:

@@ -545,7 +545,8 @@ def with_video(spec: Spec, section: Mapping[str, Any], frames: int) -> Spec:
         raise ValueError(f"model.video={changed} is for chat models, this is a {spec.kind}")
     joint = changed.pop("joint", False)
     if unknown := sorted(changed.keys() - {"tokens", "cls"}):
-        raise ValueError(f"model.video.{unknown[0]}{near(unknown[0], ('tokens', 'cls', 'joint'))}")
+        known = near(unknown[0], ("tokens", "cls", "joint"))
+        raise ValueError(f"model.video has no field {unknown[0]!r}{known}")
     spec = dataclasses.replace(spec, **changed)
     return spec_from_dict((with_visual(spec, temporal_frames=frames) if joint else spec).to_dict())
 
