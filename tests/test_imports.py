@@ -24,7 +24,7 @@ STOREYS = (
     ("api",),
     ("door", "bench"),
 )
-DOORS = {"main", "inspect", "export", "draw", "caption", "checkpoints", "score", "judge"}
+DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
 DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`
 SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
 METHODS = ("adapters", "merging")

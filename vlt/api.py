@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,23 @@ from vlt.arguments import (
     looks_unnormalised,
     whole_number,
 )
+from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.errors import VideoError
+from vlt.data.prompts import Turn
 from vlt.data.sample import check_sampler
 from vlt.data.tokenize import Tokenizer
 from vlt.inference.batching import map_videos
+from vlt.inference.dialogue import Dialogue, Seen
 from vlt.inference.prefetch import clip_request
+from vlt.inference.speech import Speech, check_rows
+from vlt.inference.watching import QFORMER, Watcher
 from vlt.model_io.build import check_frames
 from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
+from vlt.models.chat import ChatModel
 from vlt.models.generation import generate
 from vlt.models.search import Search
+from vlt.models.spec import ChatSpec
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.fields import from_values, shown
 from vlt.storage.trees import first_line
@@ -72,11 +79,12 @@ class Model:
         files = as_paths(paths)
         if files is None:
             raise ValueError(f"paths={shown(paths)}: a path of a video file, or paths, is needed")
-        config = self._looking_at(frames, sampler)
+        config = self.looking_at(frames, sampler)
         self._check_frames(clip_request(config, "").frames)
         return np.stack(_of_files(lambda video: video, config, files))
 
-    def _looking_at(self, frames: int | None, sampler: str | None) -> ModelConfig:
+    def looking_at(self, frames: int | None, sampler: str | None = None) -> ModelConfig:
+        """The config with another number of frames, or another rule that takes them."""
         view = self.config.view
         if sampler is not None:
             check_sampler(sampler)
@@ -93,6 +101,9 @@ class Model:
         return _of_files(function, self.config, paths)
 
     def _encode_video(self, frames: Any) -> tuple[jax.Array, dict[str, Any]]:
+        return self._apply("encode_video", self._video(frames))
+
+    def _video(self, frames: Any) -> jax.Array:
         video = as_video(frames, self.module.spec.visual)
         self._check_frames(video.shape[1])
         if not self._warned and looks_unnormalised(video):
@@ -100,9 +111,9 @@ class Model:
             warnings.warn(
                 "frames are float32 from 0 to 1, as if not yet normalised; give uint8, or "
                 "(frames - model.module.mean) / model.module.std (told once)",
-                stacklevel=5,
+                stacklevel=6,
             )
-        return self._apply("encode_video", video)
+        return video
 
     def _as_ids(self, tokens: np.ndarray) -> jax.Array:
         """What the tokenizer made of texts."""
@@ -195,6 +206,134 @@ class VideoCaptioner(Model):
         return self._each_video(caption, frames)
 
 
+class VideoChat(Model):
+    """A chat model: LLaVA, MiniGPT-4 or InstructBLIP, with BT-Adapter or without."""
+
+    def __init__(
+        self,
+        module: ChatModel,
+        params: dict[str, Any],
+        config: ModelConfig,
+        tokenizer: ChatTokenizer,
+        words: Path,
+    ):
+        """words: folder of the Q-Former's tokenizer, where it reads questions.
+
+        Raises:
+            ValueError: a tokenizer that is not the language model's, or not the Q-Former's.
+        """
+        super().__init__(module, params, config, tokenizer)
+        check_rows(tokenizer.size, module.spec.text.vocab)
+        self._watcher = Watcher(module, self.params, words)
+
+    def chat(
+        self,
+        video: Any = None,
+        frames: int | None = None,
+        template: str | None = None,
+        spacing: str = "train",
+    ) -> Dialogue:
+        """A dialogue, about a video or several: files, or [b, t, H, W, 3].
+
+        Args:
+            frames: of files; the folder's by default.
+            template: of vlt.data.prompts; the usual one of the checkpoint's family by default.
+            spacing: of vlt.data.chat_tokenizer.
+
+        Raises:
+            ValueError: a template or a spacing that is unknown, or not the checkpoint's; frames
+                that the model is not for.
+            VideoError: a file that cannot be read, which it names.
+        """
+        speech = self._speech(template, spacing)
+        dialogue = Dialogue(speech, self.params, self._watcher, self._seen)
+        if video is not None:
+            dialogue.show(video, frames)
+        return dialogue
+
+    def generate(
+        self,
+        frames: Any,
+        prompt: Any,
+        template: str | None = None,
+        spacing: str = "train",
+        seed: int = 0,
+        **search: Any,
+    ) -> list[str]:
+        """Answers to a question about each of [b, t, H, W, 3], or of files, in batches.
+
+        Args:
+            prompt: the question, or one for each video.
+            seed: of what is drawn. search: fields of `vlt.models.search.Search`.
+
+        Raises:
+            ValueError, VideoError: as `chat` and `Dialogue.stream`.
+        """
+        speech, questions = self._speech(template, spacing), as_texts(prompt)
+        if questions is None:
+            raise ValueError(f"prompt={shown(prompt)}: a text, or one for each video, is needed")
+
+        def answer(videos: Any) -> list[str]:
+            seen = self._watcher.see(self._video(videos))
+            asked = questions * len(seen) if len(questions) == 1 else questions
+            if len(asked) != len(seen):
+                raise ValueError(f"{len(asked)} questions about {len(seen)} videos")
+            return self._answers(speech, seen, asked, seed, search)
+
+        if len(questions) > 1 and as_paths(frames) is not None:
+            frames = self.read_videos(frames)
+        found: list[str] = self._each_video(answer, frames)
+        return found
+
+    def answer_all(
+        self,
+        frames: Any,
+        questions: Sequence[str],
+        template: str | None = None,
+        spacing: str = "train",
+        seed: int = 0,
+        **search: Any,
+    ) -> list[list[str]]:
+        """Answers to all questions about each of [b, t, H, W, 3], each asked alone: b lists.
+
+        A video is encoded once. The rest is as `generate` has it.
+        """
+        speech, seen = self._speech(template, spacing), self._watcher.see(self._video(frames))
+        asked = [[question] * len(seen) for question in questions]
+        found = [self._answers(speech, seen, each, seed, search) for each in asked]
+        return [list(answers) for answers in zip(*found, strict=True)]
+
+    def _answers(
+        self,
+        speech: Speech,
+        seen: jax.Array,
+        questions: list[str],
+        seed: int,
+        search: dict[str, Any],
+    ) -> list[str]:
+        tokens = self._watcher.tokens(seen, questions)
+        counts = [tokens.shape[1]]
+        prompts = [speech.prompt([Turn(text, videos=1)], counts) for text in questions]
+        options = speech.search(search, max(map(len, prompts)))
+        return speech.answers(self.params, prompts, tokens, options, jax.random.key(seed))
+
+    def _speech(self, template: str | None, spacing: str) -> Speech:
+        tokenizer: Any = self._tokenizer
+        return Speech.of(self.module, tokenizer, self.config.family, template, spacing)
+
+    def _seen(self, videos: Any, frames: int | None) -> list[Seen]:
+        """Each video by itself, so that any number of them needs one program."""
+        paths = as_paths(videos)
+        if paths is not None:
+            read = ((path, self.read_videos([path], frames)) for path in paths)
+            return [Seen(path, self._watcher.see(self._video(video))) for path, video in read]
+        video = self._video(videos)
+        return [
+            Seen(f"video {row + 1}", self._watcher.see(video[row : row + 1]))
+            for row in range(len(video))
+        ]
+
+
 def _of_files(function: Callable[[Any], Any], config: ModelConfig, paths: list[str]) -> list[Any]:
     """The function's results of each file's frames. Raises VideoError for the first unreadable."""
     results = []
@@ -210,6 +349,7 @@ KINDS: dict[str, type[Model]] = {  # by kind of spec
     "dual_encoder": VideoTextModel,
     "retriever": VideoTextModel,
     "captioner": VideoCaptioner,
+    "chat": VideoChat,
 }
 
 
@@ -231,7 +371,7 @@ def load(
             Leaves that a method adds start as training starts them, and are named in the log.
         dtype: of activations, 'float32' or 'bfloat16'.
 
-    Returns a `VideoTextModel` or a `VideoCaptioner`, whichever the folder holds.
+    Returns a `VideoTextModel`, a `VideoCaptioner` or a `VideoChat`, whichever the folder holds.
 
     Raises:
         ModelFolderError: absent, half written, not what its config.json says, or with leaves for
@@ -258,8 +398,12 @@ def as_model(loaded: LoadedModel) -> Any:
     spec = loaded.config.spec
     if spec.kind not in KINDS:
         raise ValueError(f"a model of kind {spec.kind}; one of {', '.join(KINDS)} is needed")
+    parts: tuple[Any, ...] = (loaded.module, loaded.params, loaded.config)
     try:
+        if isinstance(spec, ChatSpec):
+            words = ChatTokenizer.load(loaded.tokenizer)
+            return VideoChat(*parts, words, loaded.tokenizer / QFORMER)
         tokenizer = Tokenizer.load(loaded.tokenizer, spec.text.context)
     except Exception as error:  # damaged files raise errors of any type in the libraries
         raise ModelFolderError(f"{loaded.tokenizer}: {first_line(error)}") from error
-    return KINDS[spec.kind](loaded.module, loaded.params, loaded.config, tokenizer)
+    return KINDS[spec.kind](*parts, tokenizer)

@@ -2,20 +2,18 @@
 
 import argparse
 import contextlib
-import dataclasses
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlt.api import VideoCaptioner
 from vlt.command_line.caption import parse
 from vlt.data.errors import VideoError
-from vlt.door import load_kind, run_door
+from vlt.door import load_kind, parse_search, run_door
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
-from vlt.models.search import Search
 
 
 def captions(
@@ -32,26 +30,6 @@ def captions(
 def load_captioner(model: str, workdir: Path | None) -> VideoCaptioner:
     """The captioner of a model folder, or of a run. Raises as `load_kind`."""
     return load_kind(model, workdir, ("captioner",), "writes no captions")
-
-
-def parse_search(pairs: Iterable[str]) -> dict[str, Any]:
-    """['key=value', ...] -> fields of `Search`.
-
-    Raises:
-        ValueError: an unknown key, a value of another type, or one out of range.
-    """
-    types = {field.name: type(field.default) for field in dataclasses.fields(Search)}
-    options = {}
-    for pair in pairs:
-        key, _, text = pair.partition("=")
-        if key not in types:
-            raise ValueError(f"--set {pair}: key=value with one of {', '.join(types)}")
-        try:
-            options[key] = types[key](text)
-        except ValueError as error:
-            raise ValueError(f"--set {pair}: {error}") from error
-    Search(**options)  # before any video is read
-    return options
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """The frame of a command that runs a model over videos: the model, how it ends."""
 
+import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from vlt.configuration import ConfigError
 from vlt.data.texts import printable
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import load_folder
+from vlt.models.search import Search
 from vlt.runtime import stopping
 from vlt.storage.trees import CheckpointError
 from vlt.training.trained import trained_model
@@ -33,6 +35,26 @@ def load_kind(model: str, workdir: Path | None, kinds: tuple[str, ...], lacks: s
     if kind not in kinds:
         raise ValueError(f"{workdir or model} is a {kind}, which {lacks}")
     return as_model(loaded)
+
+
+def parse_search(pairs: Iterable[str], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """['key=value', ...] -> fields of `Search`. defaults: of a model, where not Search's.
+
+    Raises:
+        ValueError: an unknown key, a value of another type, or one out of range.
+    """
+    types = {field.name: type(field.default) for field in dataclasses.fields(Search)}
+    options = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in types:
+            raise ValueError(f"--set {pair}: key=value with one of {', '.join(types)}")
+        try:
+            options[key] = types[key](text)
+        except ValueError as error:
+            raise ValueError(f"--set {pair}: {error}") from error
+    Search(**(dict(defaults or {}) | options))  # before any video is read
+    return options
 
 
 def run_door(body: Callable[[], int]) -> int:

@@ -142,7 +142,7 @@ def test_dialogues_read_as_published():
     )
     assert text("llava_v0").endswith(
         "in detail.###Human: Hi!###Assistant: Hi there!  How can I help you today?\n###"
-        f"Human: q1\n{block}###Assistant: a1###Human: q2###Assistant:"
+        "Human: q1\n<im_start><video><im_end>###Assistant: a1###Human: q2###Assistant:"
     )
     assert text("llava_v1_5").endswith("USER: <video>\nq1 ASSISTANT: a1</s>USER: q2 ASSISTANT:")
     assert text("minigpt4").endswith(

@@ -85,6 +85,7 @@ COMMANDS = {
     ),
     "export": Command("what to deploy of a run", "export", "vlt.export:run"),
     "caption": Command("captions of videos", "caption", "vlt.caption:run"),
+    "chat": Command("questions about videos, and answers", "chat", "vlt.chat:run"),
     "score": Command("scores of captions that were written before", "score", "vlt.score:run"),
     "judge": Command("scores of answers by a language model", "judge", "vlt.judge:run"),
 }

@@ -78,6 +78,10 @@ class ChatTokenizer:
         start, end = (name["content"] if isinstance(name, dict) else name for name in names)
         return cls(encoder, start or START, end or END)
 
+    def has(self, token: str) -> bool:
+        """Whether there is a token of this name."""
+        return self._encoder.token_to_id(token) is not None
+
     def id_of(self, token: str) -> int:
         """The id of a token by its name. Raises ValueError where there is none."""
         found = self._encoder.token_to_id(token)

@@ -96,10 +96,11 @@ def _vicuna(system: str, **fields: object) -> Template:
     return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
 
 
-def _vicuna_v0(system: str, exchange: tuple[str, str]) -> Template:
+def _vicuna_v0(system: str, exchange: tuple[str, str], **fields: object) -> Template:
     """Of Vicuna 0: one separator."""
     made = Template(f"{START}{system}###", "Human: ", "Assistant: ", "Assistant:", "###", "###")
-    return dataclasses.replace(made, exchange=(exchange,), stops=("###",))
+    made = dataclasses.replace(made, exchange=(exchange,), stops=("###",))
+    return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
 
 
 def _minigpt4(system: str, after_user: str) -> Template:
@@ -119,13 +120,20 @@ def _minigpt4(system: str, after_user: str) -> Template:
     )
 
 
+# LLaVA's names for what stands around an image, and in its places.
+_IMAGE = {
+    "video": "<im_start><video><im_end>",
+    "patch": "<im_patch>",
+    "tokens": (START, END, "<im_start>", "<im_end>"),
+}
+
 TEMPLATES: dict[str, Template] = {
     # Inference of BT-Adapter and Video-ChatGPT; their training, and LLaVA's.
     "video_chatgpt_v1": _vicuna(VIDEO_CHATGPT),
     "vicuna_v1_1": _vicuna(CURIOUS_USER),
     # LLaVA: of June 2023; under the same name since 1.0; of 1.5, without tokens around an image.
-    "llava_v1": _vicuna(LLAVA),
-    "llava_v1_since_1.0": _vicuna(CURIOUS_HUMAN),
+    "llava_v1": _vicuna(LLAVA, **_IMAGE),
+    "llava_v1_since_1.0": _vicuna(CURIOUS_HUMAN, **_IMAGE),
     "llava_v1_5": _vicuna(
         CURIOUS_USER,
         question="{video}\n{question}",
@@ -133,7 +141,7 @@ TEMPLATES: dict[str, Template] = {
         patch="",
         tokens=(START, END),
     ),
-    "llava_v0": _vicuna_v0(LLAVA, ("Hi!", "Hi there!  How can I help you today?\n")),
+    "llava_v0": _vicuna_v0(LLAVA, ("Hi!", "Hi there!  How can I help you today?\n"), **_IMAGE),
     "vicuna_v0": _vicuna_v0(CURIOUS_HUMAN, ENERGY),
     "minigpt4": _minigpt4(MINIGPT4, "###"),
     # Its instructions have a space more, and no system text.

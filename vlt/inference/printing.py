@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def print_results(
-    results: Iterable[tuple[str, T | VideoError]],
+    results: Iterable[tuple[str, T | list[T] | VideoError]],
     count: int,
     fields: Callable[[T], dict[str, Any]],
     line: Callable[[T], str] = str,
@@ -25,7 +25,8 @@ def print_results(
     """Prints the results of so many videos as they come; returns the exit status.
 
     That is 0 when every video was read, else 1. As JSON, a video that was not has `error` in the
-    place of its fields. Nothing that is printed acts on a terminal.
+    place of its fields. A list holds several results of a video, each on a line of its own. Nothing
+    that is printed acts on a terminal.
 
     Args:
         fields: what a JSON object says of a result, beside `video`. line: the same as text.
@@ -35,12 +36,13 @@ def print_results(
         if isinstance(result, VideoError):
             failed += 1
             print(printable(f"error: {result}"), file=sys.stderr)
-        if as_json:
-            entry = {"error": result.reason} if isinstance(result, VideoError) else fields(result)
-            text = json.dumps({"video": path, **entry}, ensure_ascii=False)
-            print(printable(text), flush=True)
-        elif not isinstance(result, VideoError):
-            print(printable(f"{path}: {line(result)}"), flush=True)
+        for each in result if isinstance(result, list) else [result]:
+            if as_json:
+                entry = {"error": each.reason} if isinstance(each, VideoError) else fields(each)
+                text = json.dumps({"video": path, **entry}, ensure_ascii=False)
+                print(printable(text), flush=True)
+            elif not isinstance(each, VideoError):
+                print(printable(f"{path}: {line(each)}"), flush=True)
         progress.step()
     if failed:
         print(f"{failed} of {count} videos could not be read", file=sys.stderr)

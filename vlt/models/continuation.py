@@ -22,6 +22,7 @@ from vlt.models.search import Beams, BeamSearch, Sampling, Search, State, pick
 from vlt.models.tokens import KeysValues
 
 STEP = 64  # tokens from one size of a prompt or a cache to the next
+START_ID = 1  # of LLaMA, whatever a checkpoint's tokenizer begins with
 CHUNK = 8  # tokens of an answer that are computed before the first of them is shown
 
 
@@ -92,7 +93,7 @@ def read(
         return logits, cache
 
     logits, cache = model.apply({"params": params}, method=first)
-    return Reading(logits[:, 0, -1], _room(cache, room), jnp.int32(n), skipped)
+    return Reading(logits[:, 0], _room(cache, room), jnp.int32(n), skipped)
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="reading")
@@ -110,7 +111,7 @@ def read_on(
         return _decode(model, x[:, None], reading.cache, end - n, reading.skipped)
 
     logits, cache = model.apply({"params": params}, method=further)
-    return reading.replace(logits=logits[:, 0, -1], cache=cache, end=end)
+    return reading.replace(logits=logits[:, 0], cache=cache, end=end)
 
 
 def _decode(
@@ -222,7 +223,7 @@ def advance(
         last = state.length - 1
         ids = jax.lax.dynamic_slice_in_dim(state.ids, last, 1, axis=2)
         logits, cache = _decode(model, model.embed(ids), cache, end + last - history, skipped)
-        return Answer(rules.step(state, logits[:, :, -1]), cache)  # type: ignore[arg-type]
+        return Answer(rules.step(state, logits), cache)  # type: ignore[arg-type]
 
     def goes_on(answer: Answer) -> jax.Array:
         return answer.state.open.any() & (answer.state.length < until)
@@ -301,9 +302,9 @@ def padded(prompts: list[tuple[np.ndarray, np.ndarray]], length: int) -> tuple[W
 
 
 def written_before(
-    words: Words, skipped: jax.Array, search: Search, start_id: int, vocab: int, prompt: bool
+    words: Words, skipped: jax.Array, search: Search, vocab: int, prompt: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """`known` and `unseen` of `begin`. prompt: whether the prompts count, or one start token.
+    """`known` and `unseen` of `begin`. prompt: whether the prompts count, or LLaMA's <s> alone.
 
     Prompts are looked through for a repetition penalty alone; else their length is enough.
     """
@@ -311,5 +312,5 @@ def written_before(
     if prompt and search.repetition_penalty != 1:
         padding = jnp.arange(n) < skipped[:, None]
         return jnp.where(padding, vocab, words.ids), -skipped[:, None]
-    start = jnp.full((rows, 1), start_id, jnp.int32)
+    start = jnp.full((rows, 1), START_ID, jnp.int32)
     return start, (n - skipped - 1)[:, None] if prompt else jnp.zeros((rows, 1), jnp.int32)

@@ -1,0 +1,131 @@
+"""`vlt chat`: answers by video and question, and a dialogue that nothing ends but its user."""
+
+import json
+import sys
+
+import pytest
+from helpers import ROOT, run_python
+
+import vlt
+from vlt import chat
+from vlt.command_line.chat import parse
+from vlt.data import moving_shapes
+from vlt.data.texts import printable
+from vlt.model_io.folder import ModelConfig, write_model_folder
+
+sys.path.append(str(ROOT / "tests" / "models"))
+from golden_chat import Golden  # noqa: E402
+
+PIXELS = {"image_size": 56, "mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}
+QUESTIONS = ("What is the person doing?", "Is the dog running or sleeping?")
+SHORT = {"max_length": 6}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder of clips, one of them no video."""
+    manifest = moving_shapes.generate(tmp_path_factory.mktemp("shapes") / "train", 2)
+    (manifest.parent / "videos" / "zz_broken.mov").write_text("no video\n")
+    return manifest.parent / "videos"
+
+
+@pytest.fixture(scope="module")
+def folder(shared, tmp_path_factory):
+    """A small LLaVA whose language model is the golden one's."""
+    golden = Golden(shared / "golden" / "chat", "llava")
+    config = ModelConfig("llava", golden.spec, {}, PIXELS | {"crop": "none"}, frames=3)
+    path = tmp_path_factory.mktemp("model") / "llava"
+    write_model_folder(path, config, golden.plain(), shared / "golden" / "chat" / "tokenizer")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return vlt.load(folder)
+
+
+def paths(clips):
+    return sorted(map(str, clips.glob("*.mov")))
+
+
+@pytest.fixture(scope="module")
+def alone(model, clips):
+    """Answers of dialogues of one question."""
+    return {
+        (path, question): model.chat(path).ask(question, **SHORT)
+        for path in paths(clips)[:-1]
+        for question in QUESTIONS
+    }
+
+
+def test_answers_by_video_and_question(model, clips, alone, capsys):
+    found = dict(chat.answers(model, paths(clips), QUESTIONS, **SHORT))
+    *good, broken = paths(clips)
+    for path in good:
+        assert found[path] == [(question, alone[path, question]) for question in QUESTIONS]
+    assert "zz_broken" in str(found[broken])
+    assert len(set(alone.values())) > 2
+
+
+@pytest.mark.slow
+def test_the_command(folder, clips, alone):
+    code = "import sys; from vlt import chat; print(chat.main(sys.argv[1:]))"
+    asked = [f"--ask={question}" for question in QUESTIONS]
+    *lines, status = run_python(
+        code, clips, f"--model={folder}", *asked, "--json", "--set=max_length=6"
+    ).splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert status == "1" and "error" in entries.pop()
+    found = {(entry["video"], entry["question"]): entry["answer"] for entry in entries}
+    assert found == alone
+
+
+def test_a_dialogue_that_goes_on(model, clips, alone, tmp_path, capsys):
+    *good, broken = paths(clips)
+    written = []
+    talk = chat.Conversation(model.chat(), None, SHORT, written.append)
+    assert talk.say(QUESTIONS[0])
+    talk.show([broken, good[0]])
+    errors = capsys.readouterr().err.splitlines()
+    assert "no video was shown yet" in errors[0] and "zz_broken.mov" in errors[1]
+    assert talk.say(f"  {QUESTIONS[0]}\n") and talk.say("")
+    assert "".join(written) == printable(alone[good[0], QUESTIONS[0]]) + "\n" and len(written) > 2
+    for line in ("/videos x", "/video nowhere/*.mp4", "/frames 0", "/save", f"/video {broken}"):
+        assert talk.say(line)
+    errors = capsys.readouterr().err
+    assert errors.count("error: ") == 5 and "there are /video, /frames" in errors
+    assert talk.say("/frames 2") and talk.say(f"/video {good[1]}") and talk.say(QUESTIONS[1])
+    assert talk.say(f"/save {tmp_path / 'talk.json'}")
+    saved = json.loads((tmp_path / "talk.json").read_text())
+    assert [turn["videos"] for turn in saved["turns"]] == [[good[0]], [good[1]]]
+    assert saved["turns"][0]["answer"] == alone[good[0], QUESTIONS[0]]
+    written.clear()
+    assert talk.say("/reset") and talk.say("/frames 3") and talk.say(f"/video {good[0]}")
+    assert talk.say(QUESTIONS[0])
+    assert "".join(written) == printable(alone[good[0], QUESTIONS[0]]) + "\n"
+    assert not capsys.readouterr().err
+    assert not talk.say("/quit")
+
+
+def test_what_is_typed_is_read(folder, clips, monkeypatch, capsys):
+    lines = iter([QUESTIONS[0], "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    options = [paths(clips)[0], f"--model={folder}", "--set=max_length=3"]
+    assert chat.main(options) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_arguments_that_do_not_fit(capsys):
+    for arguments, said in (
+        (["a.mp4"], "one of --model and --workdir is needed"),
+        (["a.mp4", "--model=b", "--json"], "--ask asks for JSON"),
+        (["a.mp4", "--model=b", "--frames=0"], "a whole number above 0"),
+        (["a.mp4", "--model=b", "--spacing=slow"], "invalid choice: 'slow'"),
+    ):
+        with pytest.raises(SystemExit):
+            parse("vlt chat", arguments)
+        assert said in capsys.readouterr().err
+    assert chat.main(["a.mp4", "--model=tiny_blip", "--ask=?"]) == 1
+    assert "a captioner, which answers no questions" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="temperature must be > 0"):
+        chat.parse_search(["temperature=0"])

@@ -1,0 +1,166 @@
+"""`vlt chat VIDEO... [--ask TEXT]... [--model=FOLDER | --workdir=DIR] [--json]`: dialogues."""
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlt.api import VideoChat
+from vlt.command_line.chat import parse
+from vlt.data.errors import VideoError
+from vlt.data.texts import printable
+from vlt.door import load_kind, parse_search, run_door
+from vlt.inference.batching import map_videos
+from vlt.inference.dialogue import Dialogue
+from vlt.inference.discover import find_videos
+from vlt.inference.printing import print_results
+from vlt.inference.speech import DEFAULTS
+from vlt.storage.files import WriteError, write_whole
+
+Answered = tuple[str, str]  # question and answer
+
+
+def answers(
+    model: VideoChat,
+    paths: Sequence[str],
+    questions: Sequence[str],
+    frames: int | None = None,
+    **options: Any,
+) -> Generator[tuple[str, list[Answered] | VideoError], None, None]:
+    """Each path with questions and answers, or with why it could not be read, in order.
+
+    Raises:
+        ValueError: as `VideoChat.generate`.
+    """
+
+    def ask(videos: Any) -> list[list[Answered]]:
+        found = model.answer_all(videos, questions, **options)
+        return [list(zip(questions, texts, strict=True)) for texts in found]
+
+    return map_videos(ask, model.looking_at(frames), paths)
+
+
+class Conversation:
+    """A dialogue at a terminal, line by line.
+
+    Nothing that goes wrong with a video, a question or a command ends it.
+    """
+
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        frames: int | None,
+        search: dict[str, Any],
+        write: Callable[[str], Any],
+    ):
+        """write: a text as it is to be seen, whose ends of lines are its own."""
+        self._dialogue, self._frames, self._search, self._write = dialogue, frames, search, write
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/video": lambda names: self.show(find_videos(shlex.split(names))),
+            "/frames": self._set_frames,
+            "/reset": lambda _: self._dialogue.reset(),
+            "/save": self._save,
+        }
+
+    def show(self, paths: Sequence[str]) -> None:
+        """Shows videos; says which cannot be read."""
+        for path in paths:
+            try:
+                self._dialogue.show(path, self._frames)
+            except (VideoError, ValueError) as error:
+                self._tell(error)
+
+    def say(self, line: str) -> bool:
+        """Answers a question or does what a command says; whether there may be more."""
+        name, _, rest = line.strip().partition(" ")
+        if name == "/quit":
+            return False
+        try:
+            if name in self._commands:
+                self._commands[name](rest.strip())
+            elif name.startswith("/"):
+                known = ", ".join([*self._commands, "/quit"])
+                raise ValueError(f"{name}: no command; there are {known}")
+            elif name:
+                self._answer(line.strip())
+        except (VideoError, ValueError, WriteError) as error:
+            self._tell(error)
+        return True
+
+    def _answer(self, question: str) -> None:
+        pieces = self._dialogue.stream(question, **self._search)
+        with contextlib.closing(pieces):  # type: ignore[type-var]
+            for piece in pieces:
+                self._write("\n".join(map(printable, piece.split("\n"))))
+        self._write("\n")
+
+    def _set_frames(self, text: str) -> None:
+        if not text.isdecimal() or not int(text):
+            raise ValueError(f"/frames {text}: a whole number above 0 is needed")
+        self._frames = int(text)
+
+    def _save(self, name: str) -> None:
+        if not name:
+            raise ValueError("/save: a file is needed, as in /save talk.json")
+        text = json.dumps(self._dialogue.to_dict(), indent=1, ensure_ascii=False)
+        write_whole(Path(name), text + "\n")
+
+    def _tell(self, error: Exception) -> None:
+        print(printable(f"error: {error}"), file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 when every video could be read."""
+    return run(parse("python -m vlt.chat", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
+    return run_door(lambda: _talk(options))
+
+
+def _talk(options: argparse.Namespace) -> int:
+    search = parse_search(options.set, DEFAULTS)
+    paths = find_videos(options.videos)
+    model = load_kind(options.model, options.workdir, ("chat",), "answers no questions")
+    spoken = {"template": options.template, "spacing": options.spacing}
+    if options.ask:
+        given = spoken | search | {"seed": options.seed, "frames": options.frames}
+        with contextlib.closing(answers(model, paths, options.ask, **given)) as results:
+            return print_results(
+                results,
+                len(paths),
+                lambda said: {"question": said[0], "answer": said[1]},
+                " ".join,
+                as_json=options.json,
+            )
+    talk = Conversation(
+        model.chat(**spoken), options.frames, search | {"seed": options.seed}, _to_terminal
+    )
+    talk.show(paths)
+    while (line := _typed()) is not None and talk.say(line):
+        pass
+    return 0
+
+
+def _typed() -> str | None:
+    """A line that was typed, with line editing and history where there is a terminal."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  of which `input` makes use
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+
+
+def _to_terminal(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Questions about videos, and answers.
+
+VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'). It is read as
+the model's folder records, but for --frames. A video that cannot be read is named on stderr.
+
+With --ask, each question is put to each video by itself: a line `path: question answer` is printed,
+or with --json an object of `video`, `question` and `answer`, or `error`; the exit status is 1 where
+a video could not be read. Without, a dialogue about all the videos: a line is a question, and
+answers appear as they are written. In it
+  /video FILE...   shows more videos, which the next question is about
+  /frames N        so many frames of each video that is shown from now on
+  /reset           begins anew, without videos
+  /save FILE       writes the dialogue as JSON
+  /quit            ends, as Ctrl-D does
+"""
+
+import argparse
+
+from vlt.command_line.own_videos import make_parser
+
+SPACINGS = ("train", "fast", "modern")
+
+
+def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, or those of this process; ends it where they do not fit."""
+    parser = make_parser(program, __doc__, "")
+    parser.add_argument(
+        "--ask", action="append", default=[], metavar="TEXT", help="a question; repeatable"
+    )
+    parser.add_argument("--frames", type=_count, metavar="N", help="of each video")
+    parser.add_argument(
+        "--template", metavar="NAME", help="of dialogues (vlt/data/prompts.py); the checkpoint's"
+    )
+    parser.add_argument(
+        "--spacing",
+        choices=SPACINGS,
+        default="train",
+        help="how words around added tokens are read (vlt/data/chat_tokenizer.py)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the search: method=nucleus, temperature, max_length, ... (vlt/models/search.py); "
+        "repeatable",
+    )
+    options = parser.parse_args(arguments)
+    if not options.model and options.workdir is None:
+        parser.error("one of --model and --workdir is needed: no chat model comes with vlt")
+    if options.json and not options.ask:
+        parser.error("--json: a dialogue is for people, and /save writes it; --ask asks for JSON")
+    return options
+
+
+def _count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number above 0 is needed")
+    return count
