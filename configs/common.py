@@ -163,6 +163,11 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
     return section
 
 
+def conversation_task() -> ConfigDict:
+    """The next word of what an assistant says about a video."""
+    return ConfigDict({"name": "conversation"})
+
+
 def matching(protocol: str, data: ConfigDict) -> ConfigDict:
     """Text-video retrieval whose nearest `rerank` candidates are ranked by matching."""
     section = retrieval(protocol, data)

@@ -8,25 +8,30 @@ with a topology, what a training step needs on such a TPU slice (`vlt.training.a
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import app, flags
 
 from vlt.command_line.inspect import parse
-from vlt.costs.flops import count, count_first
+from vlt.costs.flops import Counts, count, count_first
 from vlt.model_io.build import abstract_params, example_inputs, forward, merged_form
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import build_for_shapes
+from vlt.models.chat import ChatModel
 from vlt.models.leaf_names import BLIP_NOT_WEIGHTS, EMBEDDINGS, NOT_VIDEO, NOT_WEIGHTS
+from vlt.models.spec import ChatSpec
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import by_path
 from vlt.pytrees.patterns import first_match
 from vlt.training.ahead import AheadError, compile_ahead, format_compiled
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
+
+INSTRUCTION = 16  # tokens that a Q-Former's price is told for
 
 
 def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +44,11 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
     outputs of training. `trainable_params_published` is the count of CLIP4Clip and TempMe, which
     leaves out embeddings of patches, words, class and positions and the logit scale.
 
+    Of a chat model `video_gmacs` are the vision tower's with its branch, `connector_gmacs` those of
+    what follows it, with an instruction of 16 tokens where one is read; `tokens_to_llm` of a video
+    are read by the language model, and `prefill_gmacs` are its price of a prompt of
+    `prefill_tokens`: those, and the `prompt_tokens` of the config.
+
     Raises:
       ValueError: an unknown size, method or option.
       vlt.model_io.folder.ModelFolderError: a checkpoint that is half written, of another size,
@@ -48,7 +58,10 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
     model = build_for_shapes(config["model"])
     params = abstract_params(model)
     counts = count_parameters(model, params, config["rules"])
-    return counts | _operations(config["model"], model, params, bool(counts["trainable_params"]))
+    trained = bool(counts["trainable_params"])
+    if isinstance(model, ChatModel):
+        return counts | _of_chat(config["model"], model, params, trained)
+    return counts | _operations(config["model"], model, params, trained)
 
 
 def count_parameters(model: VideoModel, params: Any, rules: Any) -> dict[str, int]:
@@ -80,15 +93,83 @@ def _operations(
     run = count(forward(model, "encode_video", train=trained), params, video)
     layers = range(model.spec.visual.layers)
     tokens = [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]
+    return _told(cost, run, tokens) | {"text_gmacs": (whole.total - cost.total) / 1e9}
+
+
+def _told(cost: Counts, run: Counts, tokens: list[list[int]]) -> dict[str, Any]:
+    """What is said of a vision tower."""
     return {
         "video_gmacs": cost.total / 1e9,
         "video_gmacs_by_kind": {k: v / 1e9 for k, v in dataclasses.asdict(cost).items()},
         "video_multiply_adds": cost.multiply_adds,
         "video_gmacs_run": run.total / 1e9,
-        "text_gmacs": (whole.total - cost.total) / 1e9,
         "tokens_per_layer": tokens,
         "output_tokens": tokens[-1][0] * tokens[-1][1],
     }
+
+
+def _of_chat(
+    config: Mapping[str, Any], model: ChatModel, params: Any, trained: bool
+) -> dict[str, Any]:
+    """As `_operations`, of a chat model."""
+    published, spec = merged_form(model), model.spec
+    shapes = params if published.methods == model.methods else abstract_params(published)
+    video, *_ = example_inputs(spec, config["frames"], config["context"])
+    told = [jax.ShapeDtypeStruct((1, INSTRUCTION), jnp.int32)] * spec.instructed
+    # What leaves the last block, though nothing reads it, is in the price as published.
+    cost, (tokens, out) = count_first(_look(published, capture=True), shapes, video, *told)
+    run = count(_look(model, train=trained), params, video, *told)
+    read, to_llm = out["video_tokens"], tokens.shape[1]
+    told_each = [jax.ShapeDtypeStruct((len(read), INSTRUCTION), jnp.int32)] * spec.instructed
+    connected = count(_connect(published), shapes, read, *told_each)
+    prompt = to_llm + config.get("prompt_tokens", 0)
+    lengths = {"text_gmacs": (config["context"], True), "prefill_gmacs": (prompt, False)}
+    layers = range(spec.visual.layers)
+    per_layer = [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]
+    return _told(cost, run, per_layer) | {
+        "connector_gmacs": connected.total / 1e9,
+        "tokens_to_llm": to_llm,
+        "prefill_tokens": prompt,
+        **{
+            name: count(_read(published, whole), shapes, _embedded(spec, length)).total / 1e9
+            for name, (length, whole) in lengths.items()
+        },
+    }
+
+
+def _look(model: ChatModel, train: bool = False, capture: bool = False) -> Callable[..., Any]:
+    """(params, video, instruction where one is read) -> what the vision tower computes, and what
+    the language model reads of it, with all that is put out."""
+
+    def call(params: Any, *inputs: jax.Array) -> Any:
+        tokens, out = forward(model, "encode_video", train, capture)(params, *inputs)
+        last = out[f"block_{model.spec.visual.layers - 1}"].x if capture else ()
+        return (out["video_tokens"], last), (tokens, out)
+
+    return call
+
+
+def _connect(model: ChatModel) -> Callable[..., Any]:
+    """(params, tokens, instruction where one is read) -> what the language model reads."""
+    return lambda params, *inputs: model.apply(
+        {"params": params}, *inputs, method=lambda model, *inputs: model.connector(*inputs)
+    )
+
+
+def _read(model: ChatModel, whole: bool) -> Callable[..., Any]:
+    """(params, embeddings [1, 1, n, d]) -> logits of what follows the last, or each."""
+
+    def call(params: Any, x: jax.Array) -> Any:
+        places = jnp.arange(x.shape[2])[None]
+        logits, _ = model.apply({"params": params}, x, places, whole=whole, method="decode")
+        return logits
+
+    return call
+
+
+def _embedded(spec: ChatSpec, length: int) -> jax.ShapeDtypeStruct:
+    """Of a prompt of so many tokens."""
+    return jax.ShapeDtypeStruct((1, 1, length, spec.text.width), jnp.float32)
 
 
 def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:

@@ -12,11 +12,20 @@ from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.compatibility import WORDS, check_methods
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
-from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.spec import (
+    BertSpec,
+    BlipSpec,
+    ChatSpec,
+    DualEncoderSpec,
+    LlamaSpec,
+    TextSpec,
+    VisionSpec,
+)
 
 FRAMES = 4
 VISION = (16, 4, 16, 3, 2, 32)
 BLIP_VISION = VisionSpec(*VISION, "gelu", pre_norm=False, patch_bias=True)
+LLAMA = LlamaSpec(6, 20, 16, 1, 2, 32)
 BERT = BertSpec(6, 20, 16, 1, 2, 32, 16, decode_id=18, encode_id=19, end_id=2)
 SPECS = {
     "clip": DualEncoderSpec(VisionSpec(*VISION), TextSpec(6, 20, 16, 1, 2, 32), embed_dim=8),
@@ -29,6 +38,8 @@ SPECS = {
     "captioner": BlipSpec("captioner", BLIP_VISION, BERT),
     "retriever": BlipSpec("retriever", BLIP_VISION, BERT, embed_dim=8),
     "answerer": BlipSpec("answerer", BLIP_VISION, BERT),
+    "chat": ChatSpec(VisionSpec(*VISION), LLAMA, read=1),
+    "chat of frames": ChatSpec(VisionSpec(*VISION), LLAMA, tokens="frames", cls="none", read=1),
 }
 VISUAL = {"towers": ("visual",)}
 # Options that fit these sizes; a second entry of a method has another form of it.
@@ -55,6 +66,7 @@ METHODS = {
     "sta": ("sta", {"layers": (0, 1)}),
     "tempme": ("tempme", {"layers": (1, 2), "join": (2, 2), "r": 1}),
     "temporal_transformer": ("temporal_transformer", {"layers": 1}),
+    "token_rows": ("token_rows", {}),
     "testa": ("testa", {"layers": (1,), "r": 1}),
     "token_mixing": ("token_mixing", {"layers": (0, 2)}),
     "tome": ("tome", {"r": 3}),
@@ -159,6 +171,13 @@ def test_no_two_methods_merge_tokens(kind):
         ("captioner", ("diffrate learned",), "diffrate.kept=None: while counts are learned"),
         ("viclip", ("tome",), "tome needs every frame in a group of its own"),
         ("clip", ("vl_adapter",), "vl_adapter is in the layers of a BERT, .*causal"),
+        ("clip", ("token_rows",), "token_rows trains words of .*kind dual_encoder have none .chat"),
+        ("answerer", ("token_rows",), "token_rows trains words of .*kind answerer have none .chat"),
+        ("chat", ("tome",), "tome changes where patches are.* means over frames of each; take it"),
+        ("chat", ("prompt matched",), "prompt changes where patches are, and this model's"),
+        ("chat", ("clip4clip",), "clip4clip needs .*dual_encoder and retriever have"),
+        ("chat", ("caption_reconstruction",), "reads the embedding.*has a language model"),
+        ("chat", ("vl_adapter",), "vl_adapter is in the layers of a BERT, .*causal"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_a_sentence_when_the_model_is_built(kind, names, message):

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from vlt.models.block import KAIMING_UNIFORM
 from vlt.models.options import TOWERS, require_some
 from vlt.models.points import DenseScope, Method
+from vlt.models.spec import ChatSpec, Spec
 
-TARGETS = ("query", "key", "value", "out", "fc1", "fc2")
+TARGETS = ("query", "key", "value", "out", "fc1", "fc2", "gate")
 SHARING = ("query", "key", "value")  # the layers that read the attention's input
 
 
@@ -23,7 +24,7 @@ SHARING = ("query", "key", "value")  # the layers that read the attention's inpu
 class LoRA(Method):
     """Starts as the identity: A uniform in +-1/sqrt(in), B zeros. No dropout, no bias.
 
-    rank: r. targets: names of the dense layers, of `TARGETS`.
+    rank: r. targets: names of the dense layers, of `TARGETS`; a language model alone has `gate`.
     share_a: one A [d, r] for query, key and value of an attention layer (TempMe). Leaves:
         attention/lora_a and attention/{target}/lora_b [r, out]; else lora_a beside every lora_b, as
         for the query of a cross-attention, which reads something else than key and value.
@@ -53,6 +54,14 @@ class LoRA(Method):
             raise ValueError(
                 f"lora.share_a=True with {', '.join(others)} in lora.targets: only "
                 f"{', '.join(SHARING)} read the same input; set lora.share_a=False"
+            )
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError for a layer that no tower has."""
+        if "gate" in self.targets and not ("text" in self.towers and isinstance(spec, ChatSpec)):
+            raise ValueError(
+                "lora.targets has 'gate', a layer of language models; there is none in "
+                + (f"a {spec.kind}" if "text" in self.towers else f"lora.towers={self.towers}")
             )
 
     @property

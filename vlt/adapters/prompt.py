@@ -1,7 +1,7 @@
 """Visual prompt tuning: learned tokens among the patches (Jia et al., arXiv:2203.12119), and words.
 
 Prompts stand behind the CLS tokens of a frame, and behind the first token of a text, where every
-later word sees them. They have no positions.
+later word sees them; before a language model's first, which may be padding. They have no positions.
 """
 
 import dataclasses
@@ -48,6 +48,10 @@ class Prompt(Method):
                 "block, so a merge would mix them with patches; set one of the two to False"
             )
 
+    @property
+    def word_prompts(self) -> int:
+        return self.tokens if "text" in self.towers else 0
+
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for matched prompts where patches have places among those of other
         frames."""
@@ -67,18 +71,20 @@ class Prompt(Method):
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 2: deep prompts."""
-        return self._insert(block, tokens) if self.deep else tokens
+        return self._insert(block, tokens) if self.deep and not remembered(tokens) else tokens
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
         """Point 2: without the prompts, which have left already where only CLS tokens are read."""
-        if not self.deep or block.cls_read:
+        if not self.deep or block.cls_read or remembered(tokens):
             return tokens
-        return tokens.remove(_place(block, tokens.protected - self.tokens), self.tokens)
+        place = _place(block, tokens, tokens.protected - self.tokens)
+        return tokens.remove(place, self.tokens)
 
     def _insert(self, module: AnyTower | BlockScope, tokens: Tokens) -> Tokens:
         """Prompts of `module` behind the protected tokens or the first of a text."""
         prompts = module.param("prompt", xavier_uniform, (self.tokens, tokens.x.shape[-1]))
-        return tokens.insert(_place(module, tokens.protected), prompts, not self.matched)
+        place = _place(module, tokens, tokens.protected)
+        return tokens.insert(place, prompts, not self.matched)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
         """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as the published
@@ -104,9 +110,15 @@ class Prompt(Method):
 METHOD = Prompt
 
 
-def _place(module: AnyTower | BlockScope, protected: int) -> int:
+def remembered(tokens: Tokens) -> bool:
+    """Whether a language model goes on behind prompts whose keys and values it has."""
+    return tokens.index is not None
+
+
+def _place(module: AnyTower | BlockScope, tokens: Tokens, protected: int) -> int:
     """Before which token prompts stand."""
-    return max(protected, 1) if module.tower == "text" else protected
+    after_first = module.tower == "text" and tokens.readout is not None
+    return max(protected, 1) if after_first else protected
 
 
 def xavier_bound(width: int) -> float:

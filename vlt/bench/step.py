@@ -11,6 +11,7 @@ from vlt.bench.timing import ROUNDS, ratio, turns
 from vlt.costs.memory import memory
 from vlt.model_io.build import abstract_params, build_model, init_params
 from vlt.models.points import copy_leaves
+from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.partition import merge
 from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.tasks.build import make_task
@@ -46,12 +47,20 @@ class Step:
 def random_batch(program: TrainingProgram, size: int) -> dict[str, np.ndarray]:
     """Noise, each entry within its own range: pixels, ids of the vocabulary, the task's numbers."""
     rng, task, model = np.random.default_rng(1), program.task, program.module
+    context = program.config.model.context
     texts = {
-        name: rng.integers(1, model.spec.text.vocab, shape.shape, np.int32)
+        name: rng.integers(1, _vocabulary(model.spec, name), shape.shape, np.int32)
         for name, shape in program.batch_shapes(size).items()
         if name in task.model_inputs and name != "video"
     }
-    return {"video": np.asarray(random_video(model, size))} | texts | task.numbers(size)
+    return {"video": np.asarray(random_video(model, size))} | texts | task.numbers(size, context)
+
+
+def _vocabulary(spec: Spec, text: str) -> int:
+    """Of what reads a text."""
+    if text == "instruction" and isinstance(spec, ChatSpec) and spec.qformer is not None:
+        return spec.qformer.vocab
+    return spec.text.vocab
 
 
 def bench_step(

@@ -1,7 +1,7 @@
 """From a config's `model` section to a module and its parameters' shapes."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from vlt.models.chat import ChatModel
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.retriever import Retriever
-from vlt.models.spec import MOST_TOKENS, SIZES, ChatSpec, Spec
+from vlt.models.spec import MOST_TOKENS, SIZES, ChatSpec, Spec, with_video
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
@@ -25,6 +25,7 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "answerer": Answerer,
     "chat": ChatModel,
 }
+Model = TypeVar("Model", bound=VideoModel)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -80,7 +81,7 @@ def build_model(
     if spec is None:
         if config["size"] not in SIZES:
             raise ValueError(f"unknown size {config['size']!r}{near(config['size'], SIZES)}")
-        spec = SIZES[config["size"]]
+        spec = with_video(SIZES[config["size"]], config.get("video", {}), config["frames"])
     if config["dtype"] not in DTYPES:
         raise ValueError(f"unknown model.dtype: {config['dtype']!r}{near(config['dtype'], DTYPES)}")
     if not 0 <= config["drop_path"] < 1:
@@ -136,7 +137,7 @@ def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> N
             raise ValueError(f"{frames} frames, but {path} is for another number{known}")
 
 
-def merged_form(model: VideoModel) -> VideoModel:
+def merged_form(model: Model) -> Model:
     """The module that is deployed: methods whose leaves go into converted weights are gone."""
     return model.clone(methods=tuple(m for m in model.methods if not m.mergeable))
 
@@ -153,9 +154,12 @@ def example_inputs(
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes of `input_names`: uint8 video [b, t, H, W, 3] and ids [b, l]."""
     side = spec.visual.image_size
-    video = jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)
+    examples = {"video": jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)}
+    if isinstance(spec, ChatSpec) and spec.qformer is not None:
+        length = min(context, spec.qformer.context)
+        examples["instruction"] = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     ids = jax.ShapeDtypeStruct((batch, context), jnp.int32)
-    return tuple(video if name == "video" else ids for name in input_names(spec))
+    return tuple(examples.get(name, ids) for name in input_names(spec))
 
 
 def forward(

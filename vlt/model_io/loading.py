@@ -21,7 +21,7 @@ from vlt.model_io.folder import (
     read_model_folder,
 )
 from vlt.models.interpolation import resize_temporal
-from vlt.models.spec import SIZES, Spec, with_visual
+from vlt.models.spec import SIZES, ChatSpec, Spec, with_video, with_visual
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
@@ -177,28 +177,36 @@ def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
 
 def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
-        spec = _for_frames(build_model(config).spec, config["frames"])
+        spec = _as_asked(build_model(config).spec, config)
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
-        clip = spec.kind == "dual_encoder"
+        clip = spec.visual.pre_norm  # as CLIP's towers have it, and those of BLIP and EVA-CLIP not
+        clip |= spec.kind == "dual_encoder"
         pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
-        return None, ModelConfig("clip" if clip else "blip", spec, {}, pixels)
+        return None, ModelConfig(_family(spec), spec, {}, pixels)
     folder = resolve(config["checkpoint"])
     stored = read_model_config(folder)
-    size, frames = config["size"], config["frames"]
-    spec = _for_frames(stored.spec, frames)
-    if size and (size not in SIZES or _for_frames(SIZES[size], frames) != spec):
+    size, spec = config["size"], _as_asked(stored.spec, config)
+    if size and (size not in SIZES or _as_asked(SIZES[size], config) != spec):
         raise ModelFolderError(
-            f"{folder} is not of config.model.size={size!r}{_differences(size, spec, frames)}; "
+            f"{folder} is not of config.model.size={size!r}{_differences(size, spec, config)}; "
             "set the size that fits, or '' to take the checkpoint's"
         )
     return folder, dataclasses.replace(stored, spec=spec)
 
 
-def _differences(size: str, spec: Spec, frames: int) -> str:
+def _family(spec: Spec) -> str:
+    """The layout of a model that came from no checkpoint."""
+    if isinstance(spec, ChatSpec):
+        queried = "instructblip" if spec.instructed else "minigpt4"
+        return "llava" if spec.qformer is None else queried
+    return "clip" if spec.kind == "dual_encoder" else "blip"
+
+
+def _differences(size: str, spec: Spec, config: Mapping[str, Any]) -> str:
     """The fields in which a folder's sizes are not those of a name, or the nearest name."""
     if size not in SIZES:
         return f", which there is not{near(size, SIZES)}"
-    both = (_for_frames(SIZES[size], frames), spec)
+    both = (_as_asked(SIZES[size], config), spec)
     named, own = (traverse_util.flatten_dict(each.to_dict(), sep=".") for each in both)
     told = [
         f"{field} is {shown(own.get(field))}, not {shown(named.get(field))}"
@@ -208,8 +216,11 @@ def _differences(size: str, spec: Spec, frames: int) -> str:
     return ": " + ", ".join(told)
 
 
-def _for_frames(spec: Spec, frames: int) -> Spec:
-    """The spec, of a ViCLIP with embeddings of so many frames at least."""
+def _as_asked(spec: Spec, config: Mapping[str, Any]) -> Spec:
+    """The spec, of a chat model with what the config says of a video, of a ViCLIP with embeddings
+    of so many frames at least."""
+    frames = config["frames"]
+    spec = with_video(spec, config.get("video", {}), frames)
     if not 0 < spec.visual.temporal_frames < frames:
         return spec
     return with_visual(spec, temporal_frames=frames)
@@ -220,7 +231,7 @@ def _read_params(folder: Path, module: VideoModel) -> dict[str, Any]:
     config, params = read_model_folder(folder)
     _check_finite(folder, params)
     stored, frames = (spec.visual.temporal_frames for spec in (config.spec, module.spec))
-    if stored == frames:
+    if stored in (0, frames):
         return params
     logging.warning("%s: embeddings of %d frames interpolated to %d", folder, stored, frames)
     visual = params["visual"]
@@ -241,8 +252,10 @@ def _check_finite(folder: Path, params: dict[str, Any]) -> None:
 
 def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:
     """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
-    shapes or in other layers. A kind that either has alone is new, or left out by an option."""
-    trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(module)
+    shapes or in other layers. A kind that either has alone is new, or left out by an option.
+    Methods that the config adds are left out: those begin with the leaves as they are."""
+    known = module.clone(methods=tuple(m for m in module.methods if m.name in stored.methods))
+    trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(known)
     have, wanted = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
     common = {_kind(path) for path in have} & {_kind(path) for path in wanted}
     differences = []
@@ -267,7 +280,8 @@ def _complete(
     module: VideoModel, loaded: dict[str, Any], stored: set[str], seed: int
 ) -> dict[str, Any]:
     """Loaded leaves, and fresh ones where the model has more."""
-    if loaded and not module.methods:
+    joint = module.spec.kind == ChatSpec.kind and module.spec.visual.temporal_frames
+    if loaded and not module.methods and not joint:
         return loaded
     have = traverse_util.flatten_dict(loaded, sep="/")
 

@@ -17,6 +17,7 @@ WORDS = {
     "text_tower": "reads the embedding of a causal text tower",
     "text_blocks": "is in the pre-LN blocks of the text tower",
     "bert": "is in the layers of a BERT",
+    "language_model": "trains words of a language model",
     "patch_places": "finds patches by their places in each frame",
     "attended_tokens": "merges or removes tokens, by what attention saw of all",
     "key_choice": "chooses which tokens attention reads",
@@ -71,7 +72,9 @@ def lacks(spec: Spec) -> dict[str, str]:
         found["text_blocks"] = "this model's BERT has none"
     else:
         found["bert"] = "this model has a causal text tower, which adapter is for"
-    if isinstance(spec, ChatSpec):
+    if not isinstance(spec, ChatSpec):
+        found["language_model"] = f"models of kind {spec.kind} have none ({ChatSpec.kind} has)"
+    else:
         found["text_tower"] = "this model has a language model"
     return found
 

@@ -32,9 +32,13 @@ class Llama(nn.Module):
 
     def setup(self) -> None:
         spec = self.spec
+        self._own_rows = sum(method.word_rows for method in self._active)
         self.token_embedding = nn.Embed(
-            spec.vocab, spec.width, embedding_init=spec.init, dtype=self.dtype
+            spec.vocab - self._own_rows, spec.width, embedding_init=spec.init, dtype=self.dtype
         )
+        if self._own_rows:
+            shape = (self._own_rows, spec.width)
+            self.token_rows = self.param("token_rows", spec.init, shape)
         self.final_norm = RMSNorm(epsilon=spec.norm_eps, dtype=self.dtype)
         self.head = Dense(
             spec.vocab,
@@ -46,7 +50,12 @@ class Llama(nn.Module):
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """ids [..., l] -> [..., l, d]."""
-        return self.token_embedding(ids)
+        if not self._own_rows:
+            return self.token_embedding(ids)
+        first = self.spec.vocab - self._own_rows
+        own = self.token_rows.astype(self.dtype)[jnp.maximum(ids - first, 0)]
+        table = self.token_embedding(jnp.minimum(ids, first - 1))
+        return jnp.where((ids >= first)[..., None], own, table)
 
     @nn.compact
     def __call__(
@@ -65,15 +74,21 @@ class Llama(nn.Module):
             valid: [b, m] which keys may be read, those in `cache` included; None for all. Places
                 count valid tokens alone, whatever stands between them.
             cache: of each block, keys and values of earlier calls with room for these at `index`.
+                Prompts of methods stand in front of them and count neither here nor in `valid`.
             remember: also return keys and values of each block, those of the cache included.
+
+        Raises:
+            ValueError: `valid` is for another number of keys than the cache has.
         """
-        methods = of_tower(self.methods, self.tower)
         turned = jnp.broadcast_to(places[:, None, :, None], (*x.shape[:3], 1))
+        if cache is not None and (prompts := sum(method.word_prompts for method in self._active)):
+            assert index is not None
+            index, valid = index + prompts, _behind(prompts, valid, cache[0].keys.shape[3])
         tokens = Tokens(x, cls=0, protected=0, places=turned, valid=valid, index=index)
         if cache is None:
-            for method in methods:
+            for method in self._active:
                 tokens = method.embed(self, tokens)
-            for method in methods:
+            for method in self._active:
                 tokens = method.stem(self, tokens)
         read = []
         for layer in range(self.spec.layers):
@@ -82,7 +97,13 @@ class Llama(nn.Module):
             if remember:
                 assert tokens.cache is not None
                 read.append(tokens.cache)
+        if prompts := tokens.x.shape[2] - x.shape[2]:
+            tokens = tokens.remove(0, prompts)
         return self.final_norm(tokens.x), read
+
+    @property
+    def _active(self) -> tuple[Method, ...]:
+        return of_tower(self.methods, self.tower)
 
     def logits(self, states: jax.Array) -> jax.Array:
         """Normed states [..., d] -> float32 [..., v]."""
@@ -108,3 +129,15 @@ class Llama(nn.Module):
             remember=remember,
             name=f"blocks_{layer}",
         )
+
+
+def _behind(prompts: int, valid: jax.Array | None, room: int) -> jax.Array | None:
+    """`valid` [b, m] of keys behind those of prompts, which all are."""
+    if valid is None:
+        return None
+    if prompts + valid.shape[1] != room:
+        raise ValueError(
+            f"a cache of {room} keys, {prompts} of them prompts, and valid for {valid.shape[1]}: "
+            "lengthen what was remembered by the tokens that are to come"
+        )
+    return jnp.pad(valid, ((0, 0), (prompts, 0)), constant_values=True)

@@ -159,6 +159,16 @@ class Method:
         """Raises ValueError where the options do not fit the sizes or the frames."""
 
     @property
+    def word_rows(self) -> int:
+        """How many rows at the end of a language model's table of words are a leaf of their own."""
+        return 0
+
+    @property
+    def word_prompts(self) -> int:
+        """How many tokens stand in front of a text, in all that a language model remembers."""
+        return 0
+
+    @property
     def reads_patches(self) -> bool:
         """Whether the patch tokens that leave the last block are read by anything."""
         return False

@@ -408,6 +408,49 @@ def _blip(kind: str, width: int, layers: int, embed_dim: int) -> BlipSpec:
     )
 
 
+def _eva_g(layers: int) -> VisionSpec:
+    """EVA-CLIP-G, of 40 blocks; language models read it without its last."""
+    return VisionSpec(
+        image_size=224,
+        patch_size=14,
+        width=1408,
+        layers=layers,
+        heads=16,
+        mlp_width=6144,
+        activation="gelu",
+        norm_eps=1e-6,
+        pre_norm=False,
+        patch_bias=True,
+        key_bias=False,
+        projection_bias=True,
+    )
+
+
+def _llama(size: str, vocab: int, context: int = 2048, norm_eps: float = 1e-6) -> LlamaSpec:
+    """LLaMA and Vicuna of `7b` and `13b`; their second versions differ in the last two."""
+    width, layers, mlp_width = {"7b": (4096, 32, 11008), "13b": (5120, 40, 13824)}[size]
+    return LlamaSpec(context, vocab, width, layers, width // 128, mlp_width, norm_eps)
+
+
+def _llava(size: str, vocab: int) -> ChatSpec:
+    """LLaVA, on Vicuna, with its tokens around an image and BT-Adapter's around a video."""
+    return ChatSpec(_clip(14, 1024, 24, 768, 768).visual, _llama(size, vocab))
+
+
+def _llava_15(size: str) -> ChatSpec:
+    """LLaVA-1.5: an MLP, frames of 336 pixels, Vicuna 1.5, no tokens of its own."""
+    visual = dataclasses.replace(_clip(14, 1024, 24, 768, 768).visual, image_size=336)
+    return ChatSpec(visual, _llama(size, 32000, 4096, 1e-5), "mlp", cls="none")
+
+
+def _queried(size: str, vocab: int, instruction: int) -> ChatSpec:
+    """MiniGPT-4, and InstructBLIP, whose Q-Former knows so many words of an instruction."""
+    qformer = QFormerSpec(
+        32, 768, 12, 12, 3072, 1408, vocab=instruction, context=512 * (instruction > 0)
+    )
+    return ChatSpec(_eva_g(39), _llama(size, vocab), "qformer", qformer, read=1, cls="first")
+
+
 BLIP_KINDS = {"captioner": 0, "retriever": 256, "answerer": 0}  # and their joint spaces
 MODEL_KINDS = (DualEncoderSpec.kind, *BLIP_KINDS, ChatSpec.kind)
 JOINT_KINDS = (DualEncoderSpec.kind, "retriever")  # have embeddings of videos and texts
@@ -431,20 +474,7 @@ SIZES: dict[str, Spec] = {
         VisionSpec(224, 14, 512, 24, 8, 2048), TextSpec(77, 49408, 384, 12, 6, 1536), embed_dim=384
     ),
     "eva_clip_g": DualEncoderSpec(
-        VisionSpec(
-            image_size=224,
-            patch_size=14,
-            width=1408,
-            layers=40,
-            heads=16,
-            mlp_width=6144,
-            activation="gelu",
-            norm_eps=1e-6,
-            pre_norm=False,
-            patch_bias=True,
-            key_bias=False,
-            projection_bias=True,
-        ),
+        _eva_g(40),
         TextSpec(77, 49408, 768, 12, 12, 3072, activation="gelu"),
         embed_dim=1024,
     ),
@@ -473,7 +503,42 @@ SIZES: dict[str, Spec] = {
         for size, width, layers in (("b16", 768, 12), ("l16", 1024, 24))
         for kind, embed_dim in BLIP_KINDS.items()
     },
+    "tiny_chat": ChatSpec(
+        VisionSpec(32, 8, 96, 4, 3, 384), LlamaSpec(128, 64, 96, 2, 3, 256, init_std=0.1)
+    ),
+    **{
+        name: sizes
+        for size in ("7b", "13b")
+        for name, sizes in {
+            f"llava_{size}": _llava(size, 32006),
+            f"llava_image_{size}": _llava(size, 32003),
+            f"llava15_{size}": _llava_15(size),
+            f"minigpt4_{size}": _queried(size, 32000, 0),
+            f"instructblip_{size}": _queried(size, 32001, 30523),
+        }.items()
+    },
 }
+
+
+def with_video(spec: Spec, section: Mapping[str, Any], frames: int) -> Spec:
+    """A chat model's spec that reads a video as a config's `model.video` says.
+
+    section: `tokens` and `cls` as `ChatSpec` has them; `joint`, whether the patches of all `frames`
+    attend together. Empty: the spec as it is.
+
+    Raises:
+        ValueError: an unknown field or value, or a model of another kind.
+    """
+    changed = dict(section)
+    if not changed:
+        return spec
+    if not isinstance(spec, ChatSpec):
+        raise ValueError(f"model.video={changed} is for chat models, this is a {spec.kind}")
+    joint = changed.pop("joint", False)
+    if unknown := sorted(changed.keys() - {"tokens", "cls"}):
+        raise ValueError(f"model.video.{unknown[0]}{near(unknown[0], ('tokens', 'cls', 'joint'))}")
+    spec = dataclasses.replace(spec, **changed)
+    return spec_from_dict((with_visual(spec, temporal_frames=frames) if joint else spec).to_dict())
 
 
 def with_visual(spec: Spec, **fields: Any) -> Spec:

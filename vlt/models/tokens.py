@@ -51,7 +51,7 @@ class Tokens(flax.struct.PyTreeNode):
     def rearrange(self, move: Callable[[jax.Array], jax.Array], **changes: Any) -> "Tokens":
         """`move` on everything that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
 
-        changes: new values of `cls`, `protected` and `readout`.
+        changes: new values of `cls`, `protected`, `readout` and `valid`.
         """
         moved = jax.tree.map(move, self._each())
         return self.replace(**moved, **changes)
@@ -70,19 +70,28 @@ class Tokens(flax.struct.PyTreeNode):
             value = jnp.broadcast_to(jnp.asarray(value, x.dtype), shape)
             return jnp.concatenate([x[:, :, :at], value, x[:, :, at:]], axis=2)
 
+        valid = self.valid
+        if valid is not None:
+            read = jnp.ones((len(valid), count), bool)
+            valid = jnp.concatenate([valid[:, :at], read, valid[:, at:]], axis=1)
         grown = {name: put(x, fresh[name]) for name, x in self._each().items()}
         return self.replace(
             **grown,
+            valid=valid,
             protected=self.protected + count * protected,
             readout=_shifted(self.readout, at, count),
         )
 
     def remove(self, at: int, count: int) -> "Tokens":
         """Without `count` protected tokens from `at` on: takes back an `insert`."""
+        valid = self.valid
+        if valid is not None:
+            valid = jnp.concatenate([valid[:, :at], valid[:, at + count :]], axis=1)
         return self.rearrange(
             lambda x: jnp.concatenate([x[:, :, :at], x[:, :, at + count :]], axis=2),
             protected=self.protected - count,
             readout=_shifted(self.readout, at, -count),
+            valid=valid,
         )
 
     def _each(self) -> dict[str, jax.Array]:

@@ -8,9 +8,10 @@ import numpy as np
 from vlt.data.resources import resolve
 from vlt.data.targets import class_names
 from vlt.data.tokenize import Tokenizer
-from vlt.models.spec import Spec
+from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.fields import near
 from vlt.tasks.captioning import Captioning
+from vlt.tasks.conversation import Conversation
 from vlt.tasks.descriptions import read_descriptions, tokenized
 from vlt.tasks.matching import Matching
 from vlt.tasks.question_answering import QuestionAnswering
@@ -63,6 +64,10 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
     return Recognition(tokenizer(texts), kinds, section["consistency"])
 
 
+def _conversation(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    return Conversation(isinstance(spec, ChatSpec) and spec.instructed)
+
+
 Make = Callable[[Mapping[str, Any], Spec, Tokenizer | None], Task]
 
 # Name -> the kind of model that it trains, and what makes it.
@@ -72,6 +77,7 @@ TASKS: dict[str, tuple[str, Make]] = {
     "matching": ("retriever", _matching),
     "question_answering": ("answerer", _answering),
     "recognition": ("dual_encoder", _recognition),
+    "conversation": ("chat", _conversation),
 }
 
 

@@ -60,7 +60,7 @@ class Recognition(Task):
                 "descriptions: the consistency loss needs both or neither"
             )
 
-    def numbers(self, size: int) -> dict[str, np.ndarray]:
+    def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
         """Labels of all classes in turn."""
         return {"label": np.arange(size, dtype=np.int32) % len(self.classes)}
 

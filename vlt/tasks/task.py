@@ -63,8 +63,9 @@ class Task:
         frozen weights make of fixed inputs."""
         return {}
 
-    def numbers(self, size: int) -> dict[str, np.ndarray]:
-        """Entries `loss_inputs` of a batch of so many made-up samples, each int32 [b]."""
+    def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
+        """Entries `loss_inputs` of a batch of so many made-up samples, int32 [b] or, of texts of
+        so many tokens, [b, l]."""
         return {name: np.arange(size, dtype=np.int32) for name in self.loss_inputs}
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:

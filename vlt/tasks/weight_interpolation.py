@@ -44,9 +44,9 @@ class WeightInterpolation(Task):
     def loss_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
         return self.task.loss_inputs
 
-    def numbers(self, size: int) -> dict[str, np.ndarray]:
+    def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
         """Those of the task."""
-        return self.task.numbers(size)
+        return self.task.numbers(size, context)
 
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]

@@ -7,7 +7,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -92,7 +91,8 @@ class TrainingProgram:
         inputs = example_inputs(spec, model.frames, model.context, size)
         examples = dict(zip(input_names(spec), inputs, strict=True))
         shapes = {name: examples[name] for name in self.task.model_inputs}
-        shapes |= {name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in self.task.loss_inputs}
+        numbers = self.task.numbers(size, model.context)
+        shapes |= {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in numbers.items()}
         return with_sharding(shapes, jax.tree.map(lambda _: batch_sharding(self.mesh), shapes))
 
     def _create(self, trained: dict[str, Any], frozen: dict[str, Any], seed: Any) -> TrainState:

@@ -207,19 +207,27 @@ class Golden:
         self.numbers = np.load(folder / f"{name}_small.npz")
         self.config = json.loads((folder / f"{name}_small_config.json").read_text())
         self.spec = spec_of(name, self.config)
-        language, projection, self.branch = PARTS[name]
-        t, layers = (
-            Tensors(load_file(folder / f"{name}_small.safetensors")),
-            self.spec.visual.layers,
-        )
-        tower = (
-            clip_tower(t.at("vision_tower."), layers) if name == "llava" else eva_tower(t, layers)
-        )
-        self.params = {
+        self.branch = PARTS[name][2]
+        self.tensors = load_file(folder / f"{name}_small.safetensors")
+        self.params = self._tree(self.tensors)
+
+    def _tree(self, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+        language, projection, _ = PARTS[self.name]
+        t, layers = Tensors(tensors), self.spec.visual.layers
+        clip = self.name == "llava"
+        tower = clip_tower(t.at("vision_tower."), layers) if clip else eva_tower(t, layers)
+        return {
             "visual": tower,
             "connector": connector(t, self.spec, projection),
             "text": llama(t.at(language), 3),
         }
+
+    def published(self) -> dict[str, str]:
+        """Of each leaf's path, the tensor that it is, or is a part of."""
+        names = list(self.tensors)
+        numbered = {name: np.full(x.shape, i) for i, (name, x) in enumerate(self.tensors.items())}
+        leaves = traverse_util.flatten_dict(self._tree(numbered), sep="/")
+        return {path: names[int(leaf.flat[0])] for path, leaf in leaves.items()}
 
     def model(
         self, spec: ChatSpec | None = None, adapted: bool = True, **options: Any

@@ -1,0 +1,240 @@
+"""Conversation about videos: BT-Adapter in LLaVA, MiniGPT-4 and InstructBLIP (Section 3.4).
+
+configs/video_chat.py:llava_tune         BT-Adapter and projector on VideoInstruct-100K, LLaVA 7B
+configs/video_chat.py:llava_stage1       LLaVA's first stage: its projector, on images
+configs/video_chat.py:videochatgpt       Video-ChatGPT: means over space and time, no branch
+configs/video_chat.py:minigpt4           MiniGPT-4's first stage with a frozen branch
+configs/video_chat.py:minigpt4_stage2    its second
+configs/video_chat.py:instructblip       InstructBLIP with a branch, nothing trained
+configs/video_chat.py:instructblip_tune  instruction tuning of its Q-Former
+configs/video_chat.py:instructblip_frames  as it takes videos itself: 32 tokens of every frame
+configs/video_chat.py:llava_NAME         a row of Table 1, of `TABLE_1`
+"""
+
+import functools
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from vlt import configuration
+
+from . import common
+
+ROWS = ("text/token_rows", {"lr": 1.0})  # embeddings of the tokens around a video
+PROJECTOR = ("connector/.*", {"lr": 1.0})
+FROZEN = (".*", "frozen")
+# Three of the branch's four layers are run, and no gate weighs their tokens.
+BRANCH = (
+    (r"visual/btadapter/(temporal|spatial)_3/.*", "frozen"),
+    ("visual/btadapter/.*_gate", "frozen"),
+    ("visual/btadapter/.*", {"lr": 1.0}),
+)
+# What stands behind the states that LLaVA reads.
+UNREAD = (r"visual/(blocks_23|post_norm)/.*", "frozen")
+VIDEOS = 100_000  # of VideoInstruct-100K, in whole hundreds
+
+# Overrides of `llava_tune`; the branch is out of all of them.
+TABLE_1: dict[str, dict] = {
+    # The text of the paper has no definition of it: frames by themselves, and their mean.
+    "mean": {"model.video": {"tokens": "mean", "cls": "none"}},
+    "st_pooling": {"model.video": {"tokens": "st_pool", "cls": "none"}},
+    "joint_st": {
+        "model.video": {"tokens": "frames", "cls": "none", "joint": True},
+        "rules": (UNREAD, ("visual/.*", {"lr": 1.0}), PROJECTOR, ROWS, FROZEN),
+    },
+    "separate_st": {
+        "model.methods": ("separate_st", "token_rows"),
+        "rules": (UNREAD, ("visual/.*", {"lr": 1.0}), PROJECTOR, ROWS, FROZEN),
+    },
+    "separate_st_frozen": {
+        "model.methods": ("separate_st", "token_rows"),
+        "rules": (
+            ("visual/.*(separate_st/.*|time_embedding)", {"lr": 1.0}),
+            PROJECTOR,
+            ROWS,
+            FROZEN,
+        ),
+    },
+}
+# Every patch of every frame would leave no room in 2,048 places for a conversation from 8 frames
+# on; the paper does not say how many it took.
+FEW_FRAMES = 4
+
+
+def conversation(size: str, frames: int) -> ConfigDict:
+    """What all have in common; nothing is trained yet."""
+    config = common.base()
+    config.model.update(
+        checkpoint=f"checkpoints/{size}",
+        size=size,
+        frames=frames,
+        context=2048,
+        # Tokens beside the video's of a prompt that `vlt inspect` prices: the model's own with the
+        # question "What is the person doing in the video?".
+        prompt_tokens=79,
+        dtype="bfloat16",
+        remat=True,
+    )
+    config.optimizer.update(b2=0.999, schedule={"name": "cosine", "warmup": 0.03})
+    config.task = common.conversation_task()
+    config.data.workers = 16
+    gate = (r".*mlp/gate/kernel", (None, "tensor"))
+    config.sharding.params = (*config.sharding.params, gate)
+    return config
+
+
+def llava_tune() -> ConfigDict:
+    """57,803,776 trained parameters of branch and projector, and two rows of the table of words.
+
+    Published: AdamW 2e-5, 3 epochs of VideoInstruct-100K in batches of 8, 100 frames in 50 pairs.
+    """
+    config = conversation("llava_7b", frames=100)
+    config.model.update(methods=("btadapter", "token_rows"), btadapter={"alignment": "none"})
+    config.rules = (*BRANCH, PROJECTOR, ROWS, FROZEN)
+    config.optimizer.lr = 2e-5
+    video_instruct(config, batch_size=8, epochs=3)
+    return config
+
+
+def video_instruct(config: ConfigDict, batch_size: int, epochs: int) -> None:
+    """Training on VideoInstruct-100K."""
+    config.data.train = common.videos(
+        "data/video_instruct/train.jsonl",
+        "conversation_middle",
+        config.model.frames,
+        batch_size,
+        transform={"resize": 256, "crop": 224},
+        on_error="replace",
+    )
+    steps = epochs * VIDEOS // batch_size
+    config.train.update(steps=steps, checkpoint_every=1000)
+
+
+def videochatgpt() -> ConfigDict:
+    """Projector and rows: 4,198,400 parameters and 8,192. 356 tokens of a video."""
+    config = conversation("llava_7b", frames=100)
+    config.model.update(methods=("token_rows",), video={"tokens": "st_pool", "cls": "none"})
+    config.rules = (PROJECTOR, ROWS, FROZEN)
+    config.optimizer.lr = 2e-5
+    video_instruct(config, batch_size=32, epochs=3)
+    return config
+
+
+def llava_stage1() -> ConfigDict:
+    """LLaVA's alignment: projector and two rows, 595K image captions once, batches of 128."""
+    config = conversation("llava_image_7b", frames=1)
+    config.model.update(methods=("token_rows",), video={"tokens": "mean", "cls": "none"})
+    config.rules = (PROJECTOR, ROWS, FROZEN)
+    config.optimizer.lr = 2e-3
+    images(config, "data/llava_cc3m/train.jsonl", batch_size=128, steps=4650)
+    return config
+
+
+def images(config: ConfigDict, manifest: str, batch_size: int, steps: int) -> None:
+    """Training on images, or on videos in their place, at the size of the tower."""
+    llava = config.model.size.startswith("llava")
+    transform = {"resize": 224, "crop": 224} if llava else {"resize": (224, 224)}
+    frames = config.model.frames
+    config.data.train = common.videos(
+        manifest, "uniform_segments", frames, batch_size, transform=transform, on_error="replace"
+    )
+    config.train.update(steps=steps, checkpoint_every=1000)
+
+
+def with_queries(size: str, prompt_tokens: int) -> ConfigDict:
+    """MiniGPT-4 or InstructBLIP with the branch of an EVA-CLIP, which has no gates."""
+    config = conversation(size, frames=8)
+    config.model.update(
+        methods=("btadapter",),
+        btadapter={"gates": "none", "alignment": "none"},
+        prompt_tokens=prompt_tokens,
+        context=512,
+    )
+    config.rules = (FROZEN,)
+    return config
+
+
+def rising(config: ConfigDict, first: float, highest: float, last: float, warmup: int) -> None:
+    """LAVIS' learning rate: linear from `first` over so many steps, then a cosine to `last`."""
+    config.optimizer.lr = highest
+    config.optimizer.schedule = {
+        "name": "warmup_cosine_decay_schedule",
+        "init_value": first / highest,
+        "warmup_steps": warmup,
+        "end_value": last / highest,
+    }
+
+
+def minigpt4() -> ConfigDict:
+    """3,149,824 trained parameters, published on image captions: 4 x 5,000 steps."""
+    config = with_queries("minigpt4_7b", prompt_tokens=60)
+    config.rules = (("connector/projection/.*", {"lr": 1.0, "weight_decay": 0.05}), FROZEN)
+    rising(config, 1e-6, 1e-4, 8e-5, warmup=5000)
+    images(config, "data/webvid2m/train.jsonl", batch_size=256, steps=20_000)
+    return config
+
+
+def minigpt4_stage2() -> ConfigDict:
+    """The same parameters on instructions, 5 x 200 steps of 12."""
+    config = minigpt4()
+    rising(config, 1e-6, 3e-5, 1e-5, warmup=200)
+    images(config, "data/video_instruct/train.jsonl", batch_size=12, steps=1000)
+    return config
+
+
+def instructblip() -> ConfigDict:
+    """As it answers without any training."""
+    return with_queries("instructblip_7b", prompt_tokens=10)
+
+
+def instructblip_frames() -> ConfigDict:
+    """Frames by themselves, without a branch."""
+    config = instructblip()
+    config.model.methods = ()
+    config.model.video = {"tokens": "frames", "cls": "first"}
+    del config.model.btadapter
+    return config
+
+
+def instructblip_tune() -> ConfigDict:
+    """Q-Former, queries, their LayerNorm and projection: 188,837,376 trained parameters."""
+    config = instructblip()
+    config.rules = (("connector/.*", {"lr": 1.0, "weight_decay": 0.05}), FROZEN)
+    rising(config, 1e-8, 1e-5, 0.0, warmup=1000)
+    images(config, "data/video_instruct/train.jsonl", batch_size=128, steps=60_000)
+    return config
+
+
+def table_1(name: str) -> ConfigDict:
+    """`llava_tune` without the branch, with the overrides of `TABLE_1[name]`."""
+    config = llava_tune()
+    del config.model.btadapter
+    config.model.methods = ("token_rows",)
+    config.rules = (PROJECTOR, ROWS, FROZEN)
+    config.model.video = {"tokens": "frames", "cls": "none", "joint": False}
+    if name in ("joint_st", "separate_st", "separate_st_frozen"):
+        config.model.frames = config.data.train.sampler.frames = FEW_FRAMES
+    if "separate" in name:
+        # Before each layer that is read.
+        config.model.separate_st = {"layers": tuple(range(23))}
+    if not name.endswith("frozen") and "_st" in name:
+        config.mesh.update(data=1, fsdp=-1)
+    return configuration.apply_overrides(config, TABLE_1[name])
+
+
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
+    "llava_tune": llava_tune,
+    "llava_stage1": llava_stage1,
+    "videochatgpt": videochatgpt,
+    "minigpt4": minigpt4,
+    "minigpt4_stage2": minigpt4_stage2,
+    "instructblip": instructblip,
+    "instructblip_tune": instructblip_tune,
+    "instructblip_frames": instructblip_frames,
+    **{f"llava_{name}": functools.partial(table_1, name) for name in TABLE_1},
+}
+
+
+def get_config(variant: str = "llava_tune") -> ConfigDict:
+    """The config of a variant; `VARIANTS` lists them."""
+    return configuration.choose_variant(VARIANTS, variant)
