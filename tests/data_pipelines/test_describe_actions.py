@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from data_pipelines.describe_actions import complaint, main, sentences_of, write_descriptions
 from vlt.judging import endpoint as chat_endpoint
 from vlt.judging.endpoint import Endpoint, EndpointError
-from data_pipelines.describe_actions import complaint, main, sentences_of, write_descriptions
 from vlt.tasks.descriptions import DescriptionError, read_descriptions
 
 NAMES = ["brush hair", "ApplyEyeMakeup", "Moving something up, then down"]
