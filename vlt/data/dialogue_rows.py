@@ -1,12 +1,15 @@
 """Dialogues as rows to train on: ids, and which of them a model learns to write."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from vlt.data.chat_tokenizer import Prompt
+from vlt.data.chat_tokenizer import ChatTokenizer, Prompt
+from vlt.data.prompts import Template, Turn, render
 
+VIDEO_SLOT = -1  # in a batch, of a token of the video
 NO_LABEL = -100  # of a token that is given, not learned
 
 
@@ -46,6 +49,40 @@ def training_rows(
         rows.mask[row, kept] = 1
         rows.video[row, kept] = prompt.video[kept]
     return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class DialogueTokenizer:
+    """Dialogues about a video of so many tokens to ids, as one template has them in training.
+
+    context: length of a row.
+    """
+
+    tokenizer: ChatTokenizer
+    template: Template
+    video_tokens: int
+    context: int
+
+    def __call__(
+        self, dialogues: Sequence[Sequence[Turn]], names: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """`text` and `labels` of a batch, int32 [b, context]; `VIDEO_SLOT` where the video stands.
+
+        Raises:
+            ValueError: as `training_rows`, or what is no text.
+        """
+        counts = [self.video_tokens]
+        prompts = [
+            self.tokenizer.encode(render(self.template, turns), self.template, counts)
+            for turns in dialogues
+        ]
+        rows = training_rows(prompts, names, self.context)
+        wide = ((0, 0), (0, self.context - rows.ids.shape[1]))
+        text = np.where(rows.video >= 0, np.int32(VIDEO_SLOT), rows.ids)
+        return {
+            "text": np.pad(text, wide),
+            "labels": np.pad(rows.labels, wide, constant_values=NO_LABEL),
+        }
 
 
 def _check(prompt: Prompt, name: str, longest: int) -> None:

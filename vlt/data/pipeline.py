@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from vlt.data.captions import Cleaning
 from vlt.data.clips import ClipRequest
+from vlt.data.dialogue_rows import DialogueTokenizer
 from vlt.data.errors import NoText, VideoError
-from vlt.data.manifest import group_rows, read_classes, read_manifest
+from vlt.data.manifest import ManifestError, group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
 from vlt.data.resources import resolve
 from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
@@ -68,7 +69,7 @@ class VideoData:
     def __init__(
         self,
         config: Mapping[str, Any],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | DialogueTokenizer,
         pool: Pool,
         *,
         name: str,
@@ -113,6 +114,7 @@ class VideoData:
             drop_empty=not strict,
         )
         self._texts = self._targets.texts()
+        self._check_dialogues(isinstance(tokenizer, DialogueTokenizer))
         self._video_ids = _numbered([record.video for record in self.records])
         self.classes, self.labels = self._targets.classes, self._targets.labels
         host = f"-{process_index}" if process_index else ""
@@ -121,6 +123,14 @@ class VideoData:
         self._kept: dict[int, np.ndarray] = {}  # clips by record, where `cache` is set
         self._kept_bytes = 0
         self._shape: tuple[int, ...] | None = None  # of a clip, once one was read
+
+    def _check_dialogues(self, chat: bool) -> None:
+        """Raises ManifestError unless dialogues are what the model reads, and nothing else."""
+        if chat and self._targets.dialogues is None:
+            raise ManifestError(self.manifest, "has no `conversations`, which a chat model needs")
+        if not chat and self._targets.dialogues is not None:
+            reason = "`conversations` are for chat models, which the config's is not"
+            raise ManifestError(self.manifest, reason)
 
     def _check_config(self) -> None:
         check_sampler(self._sampler["name"])
@@ -272,7 +282,10 @@ class VideoData:
             batch["video_id"] = self._video_ids[ids]
         for name, choose in self._texts.items():
             found = [_text(choose, example, evaluation) for example in examples]
-            batch[name] = self._tokenizer(found)
+            batch[name] = self._tokenizer(found)  # type: ignore[call-arg, assignment]
+        if (dialogues := self._targets.dialogues) is not None:
+            names = [f"{self.manifest}, line {self.records[i].line}" for i in ids]
+            batch |= self._tokenizer([dialogues[i] for i in ids], names)  # type: ignore[call-arg]
         if self.labels is not None:
             batch["label"] = np.where(ids == PADDING, np.int32(0), self.labels[ids])
         return batch

@@ -31,6 +31,7 @@ class Targets:
         labels: int32 [records], indices into `classes`, or None without labels.
         classes: class names.
         questions: for every record its question, cleaned, or None without questions.
+        dialogues: for every record its turns, or None without dialogues.
         textless: records of whose captions or question nothing was left.
     """
 
@@ -71,6 +72,9 @@ class Targets:
         self.questions = None
         if self._all_have("question", [r.question is not None for r in records]):
             self.questions = [self._question(i) for i in range(len(records))]
+        self.dialogues = None
+        if self._all_have("conversations", [bool(r.turns) for r in records]):
+            self.dialogues = [record.turns for record in records]
         if self._empty:
             self._tell_empty(drop_empty)
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vlt.data.dialogue_rows import NO_LABEL as IGNORED
 from vlt.tasks.task import Batch, Features, Task, Terms
-
-IGNORED = -100  # label of a token that is not learned
 
 
 @dataclasses.dataclass(frozen=True)

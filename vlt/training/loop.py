@@ -31,6 +31,7 @@ from vlt.storage.files import refuse_link, write_whole
 from vlt.storage.trees import fingerprint, save_tree
 from vlt.tasks.build import make_task
 from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.dialogues import dialogue_tokenizer
 from vlt.training.metrics_log import MetricsLog, NullMetricsLog
 from vlt.training.program import TrainingProgram, with_sharding
 from vlt.training.rules import partition
@@ -56,7 +57,8 @@ class Run:
         module, folder, _ = build_described(config.model)
         if folder is not None:
             check_weights(folder)
-        self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
+        read = dialogue_tokenizer if module.spec.kind == "chat" else _tokenizer
+        self.tokenizer: Any = read(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
         self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
         self.program.shapes()  # raises what is wrong with the rules
