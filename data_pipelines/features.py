@@ -2,6 +2,7 @@
 
     python -m data_pipelines.features data/video_instruct/VideoInstruct100K.jsonl
         --model checkpoints/llava_btadapter --out data/video_instruct_features [--frames 100]
+        [--sampler conversation_middle]
 
 writes for each video of a manifest a file .npz of its states behind the tower's last block that no
 trained part reads (of LLaVA with BT-Adapter the fourth from the end, after 20 of 24), float16
@@ -44,9 +45,15 @@ SHOWN = 5  # examples in a message
 
 
 def cache_features(
-    manifest: pathlib.Path, model: str, out: pathlib.Path, frames: int | None = None
+    manifest: pathlib.Path,
+    model: str,
+    out: pathlib.Path,
+    frames: int | None = None,
+    sampler: str | None = None,
 ) -> tuple[int, dict[str, str]]:
     """Writes the features of all videos of a manifest that are not in OUT yet.
+
+    frames, sampler: how many are taken by which rule of vlt.data.sample; the folder's by default.
 
     Returns: how many were written, and why others could not be, by video.
 
@@ -54,11 +61,11 @@ def cache_features(
         ManifestError, ModelFolderError: as reading these does.
         FeatureError: no chat model, one whose tower is too small to cache, or OUT has features of
             another model, of other frames, or a damaged file.
-        WriteError: OUT cannot be written.
+        ValueError: an unknown sampler, or one that draws. WriteError: OUT cannot be written.
     """
     records = read_manifest(manifest, check_videos=False)
     loaded = load_folder(model, frames=frames)
-    config, states = _config(loaded, model, frames), _states(loaded, model)
+    config, states = _config(loaded, model, frames, sampler), _states(loaded, model)
     shape = _check_folder(out, _settings(loaded, config))
     files = {record.video: _file(out, record.video, manifest.parent) for record in records}
     waiting = [video for video, file in files.items() if not _is_there(file, shape)]
@@ -76,13 +83,17 @@ def cache_features(
     return len(waiting) - len(broken), broken
 
 
-def _config(loaded: LoadedModel, model: str, frames: int | None) -> ModelConfig:
+def _config(
+    loaded: LoadedModel, model: str, frames: int | None, sampler: str | None
+) -> ModelConfig:
     if not isinstance(loaded.config.spec, ChatSpec):
         raise FeatureError(f"{model} is a {loaded.config.spec.kind}, no chat model")
     if not loaded.config.spec.feature_blocks:
         layers = loaded.config.spec.visual.layers
         raise FeatureError(f"{model}: of a tower of {layers} blocks no state can be cached")
-    view = dataclasses.replace(loaded.config.view, frames=frames or loaded.config.view.frames)
+    view = loaded.config.view
+    view = dataclasses.replace(view, frames=frames or view.frames, sampler=sampler or view.sampler)
+    view.check(loaded.config.spec)
     return dataclasses.replace(loaded.config, view=view)
 
 
@@ -168,11 +179,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="folder of a chat model")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the features")
     parser.add_argument("--frames", type=int, help="of each video; the folder's by default")
+    parser.add_argument("--sampler", help="which frames; the folder's rule by default")
     given = parser.parse_args(arguments)
     if given.frames is not None and given.frames < 1:
         parser.error(f"--frames must be >= 1, got {given.frames}")
     try:
-        written, broken = cache_features(given.manifest, given.model, given.out, given.frames)
+        written, broken = cache_features(**vars(given))
     except (FeatureError, ManifestError, ModelFolderError, ValueError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

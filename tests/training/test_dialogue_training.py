@@ -8,6 +8,7 @@ import pytest
 from helpers import ROOT
 
 from configs import common
+from data_pipelines.features import cache_features
 from vlt import main
 from vlt.configuration import load_config
 from vlt.data import moving_shapes
@@ -47,7 +48,7 @@ def config(shared, manifest, tmp_path_factory):
         found.task = common.conversation_task()
         found.rules = (("connector/.*", {"lr": 1.0}), (".*", "frozen"))
         found.data.train = common.videos(
-            str(manifest), "linspace", 2, 2, transform={"resize": (56, 56)}
+            str(manifest), "segment_centre", 2, 2, transform={"resize": (56, 56)}
         )
         found.evals, found.table = {}, ()
         found.data.workers = 0
@@ -61,6 +62,30 @@ def test_two_steps(config, tmp_path):
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [v for entry in logged for k, v in entry.items() if k.endswith("conversation")]
     assert len(losses) >= 2 and np.isfinite(losses).all()
+
+
+@pytest.mark.slow
+def test_cached_features_train_as_the_videos_do(config, manifest, tmp_path):
+    cache_features(manifest, config.model.checkpoint, tmp_path / "features", frames=2)
+    cached = config.copy_and_resolve_references()
+    with cached.unlocked():
+        cached.data.train.manifest = str(tmp_path / "features/manifest.jsonl")
+    main.run_all(cached, tmp_path / "cached")
+    main.run_all(config, tmp_path / "whole")
+    first, second = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
+        for name in ("cached", "whole")
+    )
+    losses = [
+        [v for entry in each for k, v in entry.items() if k.endswith("conversation")]
+        for each in (first, second)
+    ]
+    np.testing.assert_allclose(*losses, rtol=2e-3)
+    with cached.unlocked():
+        cached.data.train.sampler.frames = 3
+        cached.model.frames = 3
+    with pytest.raises(ManifestError, match="features of 2 frames; train.sampler.frames must be"):
+        main.run_all(cached, tmp_path / "other")
 
 
 @pytest.mark.slow

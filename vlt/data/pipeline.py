@@ -19,6 +19,8 @@ from vlt.data.captions import Cleaning
 from vlt.data.clips import ClipRequest
 from vlt.data.dialogue_rows import DialogueTokenizer
 from vlt.data.errors import NoText, VideoError
+from vlt.data.features import NAME as FEATURES
+from vlt.data.features import read_features
 from vlt.data.manifest import ManifestError, group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
 from vlt.data.resources import resolve
@@ -256,6 +258,11 @@ class VideoData:
             return self._kept[record]
         if record in self._targets.textless:
             raise NoText(self.records[record].video, "no text is left after clean-up")
+        if (
+            isinstance(self._tokenizer, DialogueTokenizer)
+            and FEATURES in self.records[record].extra
+        ):
+            return self._features(record)
         request = ClipRequest(
             path=self.records[record].video,
             sampler=self._sampler["name"],
@@ -272,6 +279,15 @@ class VideoData:
             self._kept_bytes += frames.nbytes
             self._kept[record] = frames
         return frames
+
+    def _features(self, record: int) -> np.ndarray:
+        """What data_pipelines.features kept of a video, in the place of its frames [t, n, d]."""
+        row = self.records[record]
+        found = read_features(self.manifest.parent / str(row.extra[FEATURES]))
+        if len(found) != self._sampler["frames"]:
+            reason = f"features of {len(found)} frames; {self.name}.sampler.frames must be as many"
+            raise ManifestError(self.manifest, reason, row.line)
+        return found
 
     def _collate(self, examples: Sequence[Example], evaluation: bool) -> Batch:
         ids = np.array([e.record for e in examples], np.int32)
