@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vlt.costs.memory import memory
-from vlt.data.chat_batches import ChatBatches
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
@@ -33,6 +32,7 @@ from vlt.storage.files import refuse_link, write_whole
 from vlt.storage.trees import fingerprint, save_tree
 from vlt.tasks.build import make_task
 from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.dialogues import chat_batches
 from vlt.training.metrics_log import MetricsLog, NullMetricsLog
 from vlt.training.program import TrainingProgram, with_sharding
 from vlt.training.rules import partition
@@ -58,7 +58,8 @@ class Run:
         module, folder, _ = build_described(config.model)
         if folder is not None:
             check_weights(folder)
-        self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
+        made = chat_batches if isinstance(module, ChatModel) else _tokenizer
+        self.tokenizer: Any = made(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
         self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
         self.program.shapes()  # raises what is wrong with the rules
@@ -144,8 +145,8 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
         )
 
 
-def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
-    """The tokenizer of `config.model`; of a chat model with the template of `config.task`.
+def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer:
+    """The tokenizer of `config.model`.
 
     Raises:
         ValueError: no such folder, or more tokens, or longer texts, than the text tower has
@@ -157,16 +158,7 @@ def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
             f"model.context={context}: the model's texts have at most {text.context} tokens"
         )
     try:
-        if isinstance(module, ChatModel):
-            tokenizer: Any = ChatBatches.load(
-                folder,
-                config.task.template,
-                config.task.spacing,
-                module.slots(config.model.frames),
-                context,
-            )
-        else:
-            tokenizer = Tokenizer.load(folder, context)
+        tokenizer = Tokenizer.load(folder, context)
     except FileNotFoundError as error:
         raise ValueError(f"model.tokenizer: {error}") from error
     if tokenizer.size > text.vocab:
