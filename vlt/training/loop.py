@@ -58,8 +58,12 @@ class Run:
         module, folder, _ = build_described(config.model)
         if folder is not None:
             check_weights(folder)
-        made = chat_batches if isinstance(module, ChatModel) else _tokenizer
-        self.tokenizer: Any = made(config, module, tokenizer_folder(config.model, folder))
+        words = tokenizer_folder(config.model, folder)
+        self.tokenizer: Any = (
+            chat_batches(config, module, words)
+            if isinstance(module, ChatModel)
+            else _tokenizer(config, module, words)
+        )
         self.task = make_task(config, module.spec, self.tokenizer)
         self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
         self.program.shapes()  # raises what is wrong with the rules
