@@ -58,12 +58,7 @@ class Run:
         module, folder, _ = build_described(config.model)
         if folder is not None:
             check_weights(folder)
-        words = tokenizer_folder(config.model, folder)
-        self.tokenizer: Any = (
-            chat_batches(config, module, words)
-            if isinstance(module, ChatModel)
-            else _tokenizer(config, module, words)
-        )
+        self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
         self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
         self.program.shapes()  # raises what is wrong with the rules
@@ -149,13 +144,15 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
         )
 
 
-def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Tokenizer:
-    """The tokenizer of `config.model`.
+def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
+    """The tokenizer of `config.model`; `ChatBatches` of a chat model.
 
     Raises:
         ValueError: no such folder, or more tokens, or longer texts, than the text tower has
-            embeddings for.
+            embeddings for; of a chat model as `chat_batches`.
     """
+    if isinstance(module, ChatModel):
+        return chat_batches(config, module, folder)
     text, context = module.spec.text, config.model.context
     if context > text.context:
         raise ValueError(
