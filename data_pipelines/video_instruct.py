@@ -3,12 +3,13 @@
     python -m data_pipelines.video_instruct --annotations VideoInstruct100K.json --videos DIR
         --out data/video_instruct
 
-makes VideoInstruct100K.jsonl: a row for each question, whose column `conversations` holds it and
-its answer, with <video> where the video stands. Of every .json or .jsonl file given, OUT has the
-manifest of its name. Files of LLaVA's layout, {id, video, conversations: [{from, value}, ...]}, may
-have several turns, and name a video by its path, its name or that of its cached features.
+makes train.jsonl: a row for each question, whose column `conversations` holds it and its answer,
+with <video> where the video stands. Of several .json or .jsonl files OUT has a manifest each, of
+their names. Files of LLaVA's layout, {id, video, conversations: [{from, value}, ...]}, may have
+several turns, and name a video by its path, its name or that of its cached features.
 """
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -41,6 +42,8 @@ def write_dialogues(
             splits[stem] = Split(stem, (Files(name),), "dialogue")
     if not splits:
         raise AnnotationError(f"no file ends in {' or '.join(SUFFIXES)}: {', '.join(given)}")
+    if len(splits) == 1:
+        splits = {name: dataclasses.replace(split, name="train") for name, split in splits.items()}
     return write_manifests(tuple(splits.values()), given.values(), videos, out, **options)
 
 

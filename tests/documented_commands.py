@@ -127,6 +127,9 @@ CASES: dict[str, Case] = {
     "python -m data_pipelines.video_instruct --annotations FILE --videos DIR --out DIR": run(
         "python -m data_pipelines.video_instruct --help"
     ),
+    "python -m data_pipelines.features MANIFEST --model=DIR --out=DIR [--frames=T]": run(
+        "python -m data_pipelines.features --help"
+    ),
     "python -m data_pipelines.{folder_per_class,few_shot,base_to_novel} ...": run(
         "python -m data_pipelines.folder_per_class classes labelled.jsonl",
         "python -m data_pipelines.few_shot labelled.jsonl few.jsonl --shots 1 --seed 1",

@@ -30,6 +30,7 @@ from vlt.data.tokenize import Tokenizer
 from vlt.inference.batching import map_videos
 from vlt.inference.dialogue import Dialogue, Seen
 from vlt.inference.prefetch import clip_request
+from vlt.inference.ranking import answer_losses
 from vlt.inference.speech import Speech, check_rows
 from vlt.inference.watching import QFORMER, Watcher
 from vlt.model_io.build import check_frames
@@ -304,6 +305,39 @@ class VideoChat(Model):
         asked = [[question] * len(seen) for question in questions]
         found = [self._answers(speech, seen, each, seed, search) for each in asked]
         return [list(answers) for answers in zip(*found, strict=True)]
+
+    def choose(
+        self,
+        frames: Any,
+        prompt: str,
+        candidates: Sequence[str],
+        template: str | None = None,
+        spacing: str = "train",
+    ) -> list[str]:
+        """The likeliest of given answers to a question about each of [b, t, H, W, 3], or of files.
+
+        Likelihoods are of whole answers (`vlt.inference.ranking.answer_losses`).
+
+        Raises:
+            ValueError, VideoError: as `generate`; also for no candidates, or one that is no text.
+        """
+        speech = self._speech(template, spacing)
+        listed = as_texts(candidates)
+        if listed is None or isinstance(candidates, str):
+            raise ValueError(f"candidates={shown(candidates)}: several texts are needed")
+        check_text(prompt, "prompt")
+
+        def choice(videos: Any) -> list[str]:
+            seen = self._watcher.see(self._video(videos))
+            tokens = self._watcher.tokens(seen, [prompt] * len(seen))
+            losses = [
+                answer_losses(speech, self.params, tokens[row : row + 1], prompt, listed)
+                for row in range(len(tokens))
+            ]
+            return [listed[int(each.argmin())] for each in losses]
+
+        found: list[str] = self._each_video(choice, frames)
+        return found
 
     def _answers(
         self,

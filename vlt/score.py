@@ -1,4 +1,4 @@
-"""`vlt score PREDICTIONS REFERENCES [--json]`: scores captions that were written before."""
+"""`vlt score PREDICTIONS REFERENCES [--json]`: scores captions, or answers, written before."""
 
 import argparse
 import json
@@ -7,6 +7,8 @@ import sys
 from vlt.command_line.score import parse
 from vlt.data.manifest import ManifestError
 from vlt.reporting.tables import Column, format_table
+from vlt.tasks.answer_metrics import ANSWER_METRICS, answer_metrics
+from vlt.tasks.answered_questions import holds_questions, read_answered, read_asked
 from vlt.tasks.caption_metrics import (
     METRICS,
     ScoringError,
@@ -25,16 +27,10 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """The same, of arguments that were parsed."""
     try:
-        captions = read_captioned_videos(options.predictions)
-        predictions = read_predictions(options.predictions) if captions is None else {}
-        references = read_references(options.references)
-        if captions is not None:
-            predictions = by_reference(captions, references, options.references)
-        if options.intersection:
-            before = len(predictions), len(references)
-            predictions, references = common_ids(predictions, references)
-            _tell_left_out(before, len(references))
-        scores = caption_metrics(predictions, references)
+        asked = holds_questions(options.references)
+        predictions, references = (_answers if asked else _captions)(options)
+        scores = answer_metrics(predictions, references) if asked else {}
+        scores |= caption_metrics(predictions, references)
     except (ScoringError, ManifestError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except RuntimeError as error:  # Java's programs
@@ -43,9 +39,39 @@ def run(options: argparse.Namespace) -> None:
         print(json.dumps(scores))
         return
     texts = sum(map(len, references.values()))
-    print(f"{len(predictions):,} captions against {texts:,} references, percent")
-    row = {name: scores.get(name, "needs Java") for name in METRICS}
-    print(format_table([row], [Column(name, name, ".2f") for name in METRICS]))
+    kind = "answers" if asked else "captions"
+    print(f"{len(predictions):,} {kind} against {texts:,} references, percent")
+    names = (*(ANSWER_METRICS if asked else ()), *METRICS)
+    row = {name: scores.get(name, "needs Java") for name in names}
+    print(format_table([row], [Column(name, name, ".2f") for name in names]))
+
+
+def _captions(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Predictions and references by id."""
+    captions = read_captioned_videos(options.predictions)
+    predictions = read_predictions(options.predictions) if captions is None else {}
+    references = read_references(options.references)
+    if captions is not None:
+        predictions = by_reference(captions, references, options.references)
+    return _common(predictions, references) if options.intersection else (predictions, references)
+
+
+def _answers(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The same of questions."""
+    asked = read_asked([options.references])
+    answered = read_answered(options.predictions, asked)
+    predictions = {identity: texts[0] for identity, texts in answered.items()}
+    references = {each.id: list(each.answers) for each in asked}
+    return _common(predictions, references) if options.intersection else (predictions, references)
+
+
+def _common(
+    predictions: dict[str, str], references: dict[str, list[str]]
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    before = len(predictions), len(references)
+    predictions, references = common_ids(predictions, references)
+    _tell_left_out(before, len(references))
+    return predictions, references
 
 
 def _tell_left_out(before: tuple[int, int], kept: int) -> None:

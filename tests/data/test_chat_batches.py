@@ -25,7 +25,7 @@ def batches(folder, template="plain", context=32) -> ChatBatches:
 
 
 def test_places_of_a_video_are_slots_and_answers_are_labelled(folder):
-    ids, labels = batches(folder)([[Turn(*ASKED, videos=1)]])
+    ids, labels = batches(folder)([[Turn(*ASKED, videos=1)]], ["a"])
     assert ids.shape == labels.shape == (1, 32)
     slots = np.flatnonzero(ids[0] == VIDEO_SLOT)
     assert slots.tolist() == list(range(slots[0], slots[0] + SLOTS))
@@ -37,14 +37,14 @@ def test_places_of_a_video_are_slots_and_answers_are_labelled(folder):
 
 
 def test_what_no_video_is_said_of_has_no_slots(folder):
-    ids, labels = batches(folder, "words")([[Turn(*ASKED, videos=1)]])
+    ids, labels = batches(folder, "words")([[Turn(*ASKED, videos=1)]], ["a"])
     assert (ids >= 0).all() and (labels != NO_LABEL).sum() == 4
 
 
 def test_entries_of_questions_and_of_turns_are_the_same(folder):
     made = batches(folder)
-    asked = made.entries({"question": [ASKED[0], ""], "answer": [ASKED[1], ""]})
-    turns = made.entries({"turns": [(Turn(*ASKED, videos=1),), ""]})
+    asked = made.entries({"question": [ASKED[0], ""], "answer": [ASKED[1], ""]}, "ab")
+    turns = made.entries({"turns": [(Turn(*ASKED, videos=1),), ""]}, "ab")
     assert sorted(asked) == ["labels", "text"]
     for name in asked:
         np.testing.assert_array_equal(asked[name], turns[name])
@@ -52,8 +52,8 @@ def test_entries_of_questions_and_of_turns_are_the_same(folder):
 
 
 def test_an_answer_beyond_the_context_is_an_error(folder):
-    with pytest.raises(ValueError, match="which way .* no token of the dialogue is of an answer"):
-        batches(folder, context=16)([[Turn(*ASKED, videos=1)]])
+    with pytest.raises(ValueError, match="m, line 3: no token of the dialogue is of an answer"):
+        batches(folder, context=16)([[Turn(*ASKED, videos=1)]], ["m, line 3"])
 
 
 def test_an_unknown_template_is_named(folder):

@@ -41,6 +41,8 @@ def test_videoinstruct_and_llava(tmp_path):
     }
     [record] = read_manifest(tmp_path / "out/llava.jsonl")
     assert record.id == "5" and record.turns[0].question == "<video>\nWhat is it?"
+    [line] = write_dialogues((), [tmp_path / "llava.json"], tmp_path, tmp_path / "one")
+    assert line.startswith(str(tmp_path / "one/train.jsonl"))
 
 
 def test_ids_that_come_twice_are_not_kept(tmp_path):

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from vlt import score
+from vlt.command_line.score import parse
 from vlt.tasks.answer_metrics import answer_metrics, contains, exact_match, plain, token_f1
 from vlt.tasks.answered_questions import read_answered, read_asked
 from vlt.tasks.caption_metrics import ScoringError
@@ -124,3 +126,21 @@ def test_scores_without_a_judge():
         {"1": "a dog", "2": "blue"}, {"1": ["cat", "Dog"], "2": ["red"], "3": []}
     )
     assert scores == {"exact match": 50, "contains": 50, "token F1": 50}
+
+
+def test_the_command_scores_answers(dump, capsys):
+    questions = [
+        {"id": n, "question": f"{n}?", "answer": a} for n, a in enumerate(("dog", "a cat"))
+    ]
+    references = str(dump("qa.json", questions))
+    given = [
+        {"id": n, "question": f"{n}?", "answer": text} for n, text in enumerate(("A dog.", "x"))
+    ]
+    score.run(parse("score", [str(dump("p.json", given)), references, "--json"]))
+    found = json.loads(capsys.readouterr().out)
+    assert found["exact match"] == 50 and found["token F1"] == 50 and found["BLEU-1"] > 0
+    score.run(parse("score", [str(dump("p.json", given[:1])), references, "--intersection"]))
+    told = capsys.readouterr()
+    assert "1 answers against 1 references" in told.out and "1 of 2 references" in told.err
+    with pytest.raises(SystemExit, match="1 ids without a prediction: 1"):
+        score.run(parse("score", [str(dump("p.json", given[:1])), references]))

@@ -1,8 +1,12 @@
-"""Scores captions that were written before.
+"""Scores captions, or answers to questions, that were written before.
 
 PREDICTIONS holds {id: caption}, as evaluations write it, COCO's list, or what `vlt caption --json`
 prints; REFERENCES is a manifest, {id: captions} or COCO's annotations. A captioned file has the id
 of its row in a manifest, or that which is its path, its name, or its name without suffix.
+
+References that hold questions make it a score of answers: exact match, whether a prediction
+contains the answer, and the F1 of their words (after SQuAD: lower case, without punctuation and
+articles) stand before the metrics of captions. Both files are then as `vlt judge` takes them.
 """
 
 import argparse

@@ -36,16 +36,23 @@ class ChatBatches:
         """Of a folder's tokenizer. Raises as `ChatTokenizer.load`, and for an unknown template."""
         return cls(ChatTokenizer.load(folder), used, spacing, slots, context)
 
-    def entries(self, texts: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
-        """Of a batch's `turns`, or `question` and `answer`, what its `text` and `labels` are."""
+    def entries(
+        self, texts: Mapping[str, Sequence[Any]], rows: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Of a batch's `turns`, or `question` and `answer`, what its `text` and `labels` are.
+
+        rows: which they are of, for messages.
+        """
         dialogues = texts.get("turns") or [
             [Turn(*pair, videos=1)] if all(pair) else []
             for pair in zip(texts["question"], texts["answer"], strict=True)
         ]
-        text, labels = self(dialogues)
+        text, labels = self(dialogues, rows)
         return {"text": text, "labels": labels}
 
-    def __call__(self, dialogues: Sequence[Sequence[Turn]]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, dialogues: Sequence[Sequence[Turn]], rows: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 [b, context] with VIDEO_SLOT where tokens of videos stand and 0 at the end, and
         labels [b, context] as of `DialogueRows`; of a dialogue without turns nothing but padding.
 
@@ -59,11 +66,11 @@ class ChatBatches:
         spoken = [row for row, turns in enumerate(dialogues) if turns]
         if not spoken:
             return ids, labels
-        names = [repr(dialogues[row][0].question[:80]) for row in spoken]
-        rows = training_rows([self._prompt(dialogues[r]) for r in spoken], names, self.context)
-        width = rows.ids.shape[1]
-        ids[spoken, :width] = np.where(rows.video < 0, rows.ids, VIDEO_SLOT)
-        labels[spoken, :width] = rows.labels
+        prompts = [self._prompt(dialogues[row]) for row in spoken]
+        found = training_rows(prompts, [rows[row] for row in spoken], self.context)
+        width = found.ids.shape[1]
+        ids[spoken, :width] = np.where(found.video < 0, found.ids, VIDEO_SLOT)
+        labels[spoken, :width] = found.labels
         return ids, labels
 
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:

@@ -16,9 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlt.data.captions import Cleaning
+from vlt.data.chat_batches import ChatBatches
 from vlt.data.clips import ClipRequest
 from vlt.data.errors import NoText, VideoError
-from vlt.data.manifest import group_rows, read_classes, read_manifest
+from vlt.data.features import NAME as FEATURES
+from vlt.data.features import read_features
+from vlt.data.manifest import ManifestError, group_rows, read_classes, read_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
 from vlt.data.resources import resolve
 from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
@@ -68,7 +71,7 @@ class VideoData:
     def __init__(
         self,
         config: Mapping[str, Any],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | ChatBatches,
         pool: Pool,
         *,
         name: str,
@@ -113,6 +116,7 @@ class VideoData:
             drop_empty=not strict,
         )
         self._texts = self._targets.texts()
+        self._check_dialogues(isinstance(tokenizer, ChatBatches))
         self._video_ids = _numbered([record.video for record in self.records])
         self.classes, self.labels = self._targets.classes, self._targets.labels
         host = f"-{process_index}" if process_index else ""
@@ -121,6 +125,15 @@ class VideoData:
         self._kept: dict[int, np.ndarray] = {}  # clips by record, where `cache` is set
         self._kept_bytes = 0
         self._shape: tuple[int, ...] | None = None  # of a clip, once one was read
+
+    def _check_dialogues(self, chat: bool) -> None:
+        """Raises ManifestError unless dialogues are what the model reads, and nothing else."""
+        if chat and not {"turns", "question"} & self._texts.keys():
+            reason = "has neither `conversations` nor `question`, one of which a chat model needs"
+            raise ManifestError(self.manifest, reason)
+        if not chat and "turns" in self._texts:
+            reason = "`conversations` are for chat models, which the config's is not"
+            raise ManifestError(self.manifest, reason)
 
     def _check_config(self) -> None:
         check_sampler(self._sampler["name"])
@@ -246,6 +259,8 @@ class VideoData:
             return self._kept[record]
         if record in self._targets.textless:
             raise NoText(self.records[record].video, "no text is left after clean-up")
+        if isinstance(self._tokenizer, ChatBatches) and FEATURES in self.records[record].extra:
+            return self._features(record)
         request = ClipRequest(
             path=self.records[record].video,
             sampler=self._sampler["name"],
@@ -263,6 +278,15 @@ class VideoData:
             self._kept[record] = frames
         return frames
 
+    def _features(self, record: int) -> np.ndarray:
+        """What data_pipelines.features kept of a video, in the place of its frames [t, n, d]."""
+        row = self.records[record]
+        found = read_features(self.manifest.parent / str(row.extra[FEATURES]))
+        if len(found) != self._sampler["frames"]:
+            reason = f"features of {len(found)} frames; {self.name}.sampler.frames must be as many"
+            raise ManifestError(self.manifest, reason, row.line)
+        return found
+
     def _collate(self, examples: Sequence[Example], evaluation: bool) -> Batch:
         ids = np.array([e.record for e in examples], np.int32)
         batch = {"video": self._stack(examples), "ids": ids}
@@ -274,7 +298,8 @@ class VideoData:
             name: [_text(choose, example, evaluation) for example in examples]
             for name, choose in self._texts.items()
         }
-        batch |= self._tokenizer.entries(chosen)
+        rows = [f"{self.manifest}, line {self.records[i].line}" for i in ids]
+        batch |= self._tokenizer.entries(chosen, rows)
         if self.labels is not None:
             batch["label"] = np.where(ids == PADDING, np.int32(0), self.labels[ids])
         return batch

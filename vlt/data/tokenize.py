@@ -94,8 +94,10 @@ class Tokenizer:
             row[: len(ids)] = ids
         return rows
 
-    def entries(self, texts: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-        """Of each of a batch's texts by name, its ids under that name."""
+    def entries(
+        self, texts: Mapping[str, Sequence[str]], rows: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Of each of a batch's texts by name, its ids under that name. rows: which they are of."""
         return {name: self(found) for name, found in texts.items()}
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:

@@ -57,7 +57,8 @@ def check_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
 
 
 def _rows(dialogues: Any, asked: list[str], answers: list[str]) -> Rows:
-    return dialogues([[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)])
+    turns = [[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)]
+    return dialogues(turns, [repr(question[:80]) for question in asked])
 
 
 def _judged(

@@ -84,6 +84,20 @@ def read_asked(paths: Sequence[Path], count: int = 1) -> list[Asked]:
     return found
 
 
+def holds_questions(path: Path) -> bool:
+    """Whether a file of references holds questions with their answers, as far as its first row
+    tells; what is wrong with it, its reader says."""
+    path = pathlib.Path(path)
+    try:
+        if path.suffix in READERS:
+            return read_manifest(path, check_videos=False)[0].question is not None
+        content = read_json(path)
+    except TextFileError:
+        return False
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, Mapping) and _texts(first, ONE) is not None
+
+
 def _of_manifest(path: pathlib.Path) -> list[Asked]:
     records = read_manifest(path, check_videos=False)
     without = [r for r in records if r.question is None]

@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vlt.costs.memory import memory
-from vlt.data.chat_batches import ChatBatches
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
@@ -33,6 +32,7 @@ from vlt.storage.files import refuse_link, write_whole
 from vlt.storage.trees import fingerprint, save_tree
 from vlt.tasks.build import make_task
 from vlt.training.checkpoints import TrainingCheckpoints
+from vlt.training.dialogues import chat_batches
 from vlt.training.metrics_log import MetricsLog, NullMetricsLog
 from vlt.training.program import TrainingProgram, with_sharding
 from vlt.training.rules import partition
@@ -145,28 +145,21 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
 
 
 def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
-    """The tokenizer of `config.model`; of a chat model with the template of `config.task`.
+    """The tokenizer of `config.model`; `ChatBatches` of a chat model.
 
     Raises:
         ValueError: no such folder, or more tokens, or longer texts, than the text tower has
-            embeddings for.
+            embeddings for; of a chat model as `chat_batches`.
     """
+    if isinstance(module, ChatModel):
+        return chat_batches(config, module, folder)
     text, context = module.spec.text, config.model.context
     if context > text.context:
         raise ValueError(
             f"model.context={context}: the model's texts have at most {text.context} tokens"
         )
     try:
-        if isinstance(module, ChatModel):
-            tokenizer: Any = ChatBatches.load(
-                folder,
-                config.task.template,
-                config.task.spacing,
-                module.slots(config.model.frames),
-                context,
-            )
-        else:
-            tokenizer = Tokenizer.load(folder, context)
+        tokenizer = Tokenizer.load(folder, context)
     except FileNotFoundError as error:
         raise ValueError(f"model.tokenizer: {error}") from error
     if tokenizer.size > text.vocab:
