@@ -28,7 +28,6 @@ from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
 from vlt.data.skips import SkipLog
 from vlt.data.stream import Batch, Stream
 from vlt.data.targets import Targets
-from vlt.data.tokenize import Tokenizer
 from vlt.data.transform import CROPS, check_transform
 from vlt.runtime.mesh import local_rows
 from vlt.runtime.processes import check_alike
@@ -71,7 +70,7 @@ class VideoData:
     def __init__(
         self,
         config: Mapping[str, Any],
-        tokenizer: Tokenizer | DialogueTokenizer,
+        tokenizer: Any,
         pool: Pool,
         *,
         name: str,
@@ -82,6 +81,7 @@ class VideoData:
     ):
         """
         Args:
+            tokenizer: a `Tokenizer`, or of chat models a `DialogueTokenizer`.
             config: `config.data.train` or one of `config.evals`: manifest, batch_size (of all
                 processes together), sampler, transform, captions, clean, max_words, prefix, group,
                 cache, on_error, max_error_rate, allow_truncated, backend and, if class names have a
@@ -298,10 +298,10 @@ class VideoData:
             batch["video_id"] = self._video_ids[ids]
         for name, choose in self._texts.items():
             found = [_text(choose, example, evaluation) for example in examples]
-            batch[name] = self._tokenizer(found)  # type: ignore[call-arg, assignment]
+            batch[name] = self._tokenizer(found)
         if (dialogues := self._targets.dialogues) is not None:
             names = [f"{self.manifest}, line {self.records[i].line}" for i in ids]
-            batch |= self._tokenizer([dialogues[i] for i in ids], names)  # type: ignore[call-arg]
+            batch |= self._tokenizer([dialogues[i] for i in ids], names)
         if self.labels is not None:
             batch["label"] = np.where(ids == PADDING, np.int32(0), self.labels[ids])
         return batch

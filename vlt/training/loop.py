@@ -57,8 +57,8 @@ class Run:
         module, folder, _ = build_described(config.model)
         if folder is not None:
             check_weights(folder)
-        read = dialogue_tokenizer if module.spec.kind == "chat" else _tokenizer
-        self.tokenizer: Any = read(config, module, tokenizer_folder(config.model, folder))
+        read: Any = dialogue_tokenizer if module.spec.kind == "chat" else _tokenizer
+        self.tokenizer = read(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
         self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
         self.program.shapes()  # raises what is wrong with the rules
