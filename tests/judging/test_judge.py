@@ -105,7 +105,7 @@ def test_requests_come_first_and_alone_without_a_judge(files, capsys, tmp_path):
     assert first["id"] == "0" and len(rest) == 7
     assert "thing 0" in first["messages"][1]["content"]
     assert not (tmp_path / "out/answers.jsonl").exists()
-    assert rows["offline"]["exact match"] == 12.5 and rows["offline"]["contains"] == 12.5
+    assert rows["qa"]["exact match"] == 12.5 and rows["qa"]["contains"] == 12.5
 
 
 def test_a_judge_that_dies_half_way_is_taken_up_where_it_was(server, files, capsys, tmp_path):
@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_asked_again_within_bounds_and_listed(
     options = ("--endpoint", server.url, "--parallel", 1)
     status, rows, told = run(capsys, tmp_path / "out", files, *options)
     assert status == 1 and rows["qa"]["scored"] == 7 and rows["qa"]["missing"] == 1
-    assert "1 replies unread: qa of 5" in told
+    assert "replies without a score, 1 in all: qa of 5" in told
     [unread] = lines(tmp_path / "out/unread.jsonl")
     assert unread["id"] == "5" and unread["answer"] in wrong
     assert len(server.asked) == 1 + 7 + 3
