@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import annotation_stand_ins
@@ -96,7 +97,7 @@ def _save(file: pathlib.Path, family: str, spec: DualEncoderSpec) -> None:
 def _save_adapter(file: pathlib.Path, spec: DualEncoderSpec) -> None:
     """A BT-Adapter's leaves alone."""
     model = make_model(spec, {"btadapter": {}}, frames=8)
-    params = jax.device_get(init_params(model, jax.random.key(1)))
+    params = jax.device_get(jax.jit(partial(init_params, model))(jax.random.key(1)))
     tensors, _ = to_tensors(
         FAMILIES["btadapter"].rules, traverse_util.flatten_dict(params, sep="/")
     )

@@ -55,6 +55,7 @@ class Norm(Task):
         return value, {"distance": value}
 
 
+@pytest.mark.slow
 def test_a_task(tmp_path, monkeypatch):
     monkeypatch.setitem(TASKS, "norm", ("dual_encoder", lambda config, spec, tokenizer: Norm()))
     run(config(**{"task.name": "norm"}), tmp_path)

@@ -117,6 +117,7 @@ def test_the_command(folder, clips):
     assert all("error" in entry and "caption" not in entry for entry in entries[10:])
 
 
+@pytest.mark.slow
 def test_a_run_that_trained_a_captioner(folder, clips, tmp_path, capsys):
     config = common.base()
     config.model.update(checkpoint=str(folder), size="", context=12, frames=3)

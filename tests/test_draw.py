@@ -131,6 +131,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(1))
 
 
+@pytest.mark.slow
 def test_command(tmp_path):
     config = ("--config=configs/tempme.py", "--config.compare=()")
     done = run(*config, CLIP, f"--out={tmp_path}", "--random")

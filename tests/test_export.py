@@ -67,7 +67,8 @@ TEXTS = ["a red circle moves left on a black background", "an empty white backgr
 @pytest.fixture(scope="module")
 def expected(workdir):
     model = trained_model(workdir)
-    return model.module.apply({"params": model.params}, VIDEO, method="encode_video")[0]
+    encode = jax.jit(partial(model.module.apply, method="encode_video"))
+    return encode({"params": model.params}, VIDEO)[0]
 
 
 def test_model_folder_loads_and_agrees(workdir, expected, tmp_path):
@@ -230,11 +231,14 @@ def test_merged_clip_goes_back_to_its_published_names(tmp_path):
     np.testing.assert_allclose(again[f"clip.{weight}"], merged[weight], atol=1e-6)
 
 
-def test_existing_target_needs_overwrite(workdir, tmp_path, capsys):
-    export(workdir, tmp_path / "model", "orbax")
-    with pytest.raises(ModelFolderError, match="--overwrite"):
+def test_existing_target_needs_overwrite(workdir, tmp_path, capsys, monkeypatch):
+    model = trained_model(workdir)
+    with monkeypatch.context() as patched:
+        patched.setattr("vlt.export.trained_model", lambda *_: model)
         export(workdir, tmp_path / "model", "orbax")
-    export(workdir, tmp_path / "model", "orbax", overwrite=True)
+        with pytest.raises(ModelFolderError, match="--overwrite"):
+            export(workdir, tmp_path / "model", "orbax")
+        export(workdir, tmp_path / "model", "orbax", overwrite=True)
     assert main(["--workdir", str(tmp_path), str(tmp_path / "x")]) == 1
     assert "config.json does not exist" in capsys.readouterr().err
 

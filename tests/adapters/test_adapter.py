@@ -53,6 +53,7 @@ def test_counts_of_the_papers_tables(options, leaves, expected):
     assert sum(kept) == expected
 
 
+@pytest.mark.slow
 def test_weights_of_token_mixings_table():
     """One a block; the released code has two."""
     rule = r"visual/blocks_\d+/adapter_\w+/.*"

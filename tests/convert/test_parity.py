@@ -105,7 +105,7 @@ def test_full_shape_of_vit_b32(tmp_path: Path, shared: Path):
     _assert_parity(model, tmp_path / "model", batch=2, frames=2)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["gated", "plain"])
 def test_btadapter_embeddings(shared: Path, tmp_path: Path, tokenizer: str, mode: str):
     golden = load_file(shared / "golden/btadapter/clip_btadapter_small.safetensors")

@@ -49,6 +49,7 @@ def _same_bits(a: Tensors, b: Tensors) -> None:
         assert a[name].tobytes() == b[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_there_and_back(golden, tmp_path, tokenizer):
     report = _convert(golden, tmp_path, tokenizer, *GOLDEN)
     config, params = read_model_folder(tmp_path / "model")

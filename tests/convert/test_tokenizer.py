@@ -139,6 +139,7 @@ def test_a_tokenizer_of_another_model(tmp_path: Path, tokenizer: str):
         write_tokenizer(str(folder), tmp_path / "other", SMALL)
 
 
+@pytest.mark.slow
 def test_a_hub_name_that_cannot_be_had(tmp_path: Path):
     code = """
     import os, pathlib, sys

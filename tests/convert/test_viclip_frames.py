@@ -110,6 +110,7 @@ def test_a_clip_has_no_table_to_grow(warnings):
     assert not warnings
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("methods", [(), ("lora",)])
 def test_inspection_counts_the_longer_table(folder, methods):
     eight, twelve = (inspect_config(config(folder, n, methods=methods)) for n in (8, 12))

@@ -99,6 +99,7 @@ def test_grayscale_is_luma_in_all_channels():
     np.testing.assert_allclose(got[..., 0], [luma(frame) for frame in frames], atol=1)
 
 
+@pytest.mark.slow
 def test_multi_scale_crop_takes_ten_shapes_at_five_places(monkeypatch):
     """256 x 340: sides of 256, 224, 192 and 168, at most one step apart."""
     taken = []

@@ -20,6 +20,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 def test_right_files_agree_and_wrong_ones_are_refused(shared):
     pytest.importorskip("decord")
     for video in json.loads((shared / "videos/MANIFEST.json").read_text())["videos"]:

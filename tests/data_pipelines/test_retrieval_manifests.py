@@ -233,6 +233,7 @@ def test_a_broken_or_hostile_pickle_is_an_error_in_words(tmp_path, content):
         read_captions(path)
 
 
+@pytest.mark.slow
 def test_activitynet_joins_sentences_and_finds_files_without_the_prefix(tmp_path):
     for name, count in (("train", 10_009), ("val_1", 4917)):
         content = {
@@ -294,6 +295,7 @@ def lsmdc_lines(movie: str, count: int, clips: int) -> str:
     )
 
 
+@pytest.mark.slow
 def test_lsmdc_counts_lines_of_which_some_share_a_clip(tmp_path):
     (tmp_path / "LSMDC16_annos_training.csv").write_text(lsmdc_lines("1_A", 101_079, 101_046))
     (tmp_path / "LSMDC16_annos_val.csv").write_text(lsmdc_lines("2_B", 7408, 7400))

@@ -1,5 +1,7 @@
 """Answers of a chat model: their likelihood, and whether they are its own."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def model():
     module = make_model(SPEC, {}, 2)
-    return module, init_params(module, jax.random.key(0))
+    return module, jax.jit(partial(init_params, module))(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +40,12 @@ def asked():
 
 def test_likelihood_is_that_of_each_dialogue_alone(model, asked):
     module, params = model
+    apply = jax.jit(module.apply)
     video, ids, labels = asked
     likelihood, _ = judge(module, params, video, ids, labels)
     for row in range(2):
         for choice in range(2):
-            out = module.apply({"params": params}, video[row][None], ids[row, choice][None])
+            out = apply({"params": params}, video[row][None], ids[row, choice][None])
             logs = jax.nn.log_softmax(out["logits"][0])
             own = sum(logs[place - 1, ids[row, choice, place]] for place in range(8, 11))
             np.testing.assert_allclose(likelihood[row, choice], own, atol=1e-4)
@@ -50,10 +53,11 @@ def test_likelihood_is_that_of_each_dialogue_alone(model, asked):
 
 def test_greedy_answers_are_those_that_the_model_writes(model, asked):
     module, params = model
+    apply = jax.jit(module.apply)
     video, ids, labels = asked
     written = ids[:, :1].copy()
     for place in range(8, 11):
-        out = module.apply({"params": params}, video, jnp.asarray(written[:, 0]))
+        out = apply({"params": params}, video, jnp.asarray(written[:, 0]))
         written[:, 0, place] = out["logits"][:, place - 1].argmax(-1)
     both = np.concatenate([written, ids[:, 1:]], axis=1)
     told = np.where(labels == NO_LABEL, NO_LABEL, both)

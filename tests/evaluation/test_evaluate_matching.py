@@ -131,6 +131,7 @@ DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_find_the_same():
     one, eight = map(json.loads, run_python(DEVICES, devices=8, timeout=300).splitlines())
     assert one == eight and one["t2v_R@10"] > 0

@@ -96,7 +96,7 @@ def test_the_contrastive_loss_of_scores():
     """Of cosines it is the loss of embeddings; of other scores, cross-entropy both ways."""
     given = inputs(("video", "text"))
     task = Retrieval({"vtc": 1.0}, 20.0, True)
-    value, _ = task.objective(given)
+    value, _ = jax.jit(lambda: task.objective(given))()
     frames, texts = frames_and_texts(given, given.batch["text"])
     logits = 20 * plain(frames, texts).T
     logits[[0, 1, 2, 3], [2, 3, 0, 1]] = -np.inf  # texts that are equal are no negatives
@@ -111,7 +111,7 @@ def test_the_contrastive_loss_of_scores():
 def test_the_logits_of_recognition():
     given = inputs(("video", "label"))
     ids = np.array([[1, 5, 2, 0, 0, 0], [1, 9, 2, 0, 0, 0], [1, 4, 8, 2, 0, 0]], np.int32)
-    outputs = Recognition(ids).forward(given)
+    outputs = jax.jit(lambda: Recognition(ids).forward(given))()
     expected = 100 * plain(*frames_and_texts(given, ids)).T
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-3)
 

@@ -118,6 +118,7 @@ def test_rates_outside_of_0_to_1(rate):
         PatchDropout(rate)
 
 
+@pytest.mark.slow
 def test_price_of_a_masked_step():
     """157 of 1,568 patches: the forward pass that trains costs about a tenth."""
     config = common.base()

@@ -287,6 +287,7 @@ def test_operations_of_a_block():
     assert mixed.total / plain.total <= 0.90
 
 
+@pytest.mark.slow
 def test_bench_compares_mixing_with_plain_column_by_column(monkeypatch):
     monkeypatch.setitem(SIZES, "small", SPEC)
     # Rounds of: plain, mixing, and their gradients.

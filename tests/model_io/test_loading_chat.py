@@ -1,6 +1,7 @@
 """A chat model's folder: words that become trained, and other ways to read a video."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -20,6 +21,11 @@ SPEC = ChatSpec(VisionSpec(8, 4, 8, 4, 2, 16), LlamaSpec(16, 20, 8, 1, 2, 16))
 BRANCH = {"btadapter": {"depth": 2, "alignment": "none"}}
 
 
+def initialised(methods):
+    model = make_model(SPEC, methods)
+    return jax.device_get(jax.jit(partial(init_params, model))(jax.random.key(0)))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """With a branch, so that a config adds to methods that are there."""
@@ -27,7 +33,7 @@ def folder(tmp_path_factory):
     write_tokenizer(path / "tokenizer")
     pixels = {"image_size": 8, "mean": CLIP_MEAN, "std": CLIP_STD}
     config = ModelConfig("llava", SPEC, BRANCH, pixels)
-    params = jax.device_get(init_params(make_model(SPEC, BRANCH), jax.random.key(0)))
+    params = initialised(BRANCH)
     write_model_folder(path / "model", config, params, path / "tokenizer")
     return str(path / "model")
 
@@ -74,7 +80,7 @@ def test_a_video_is_read_as_the_config_says(folder):
 def test_all_patches_together_begin_with_embeddings_of_no_frame(tmp_path, folder):
     write_tokenizer(tmp_path / "tokenizer")
     pixels = {"image_size": 8, "mean": CLIP_MEAN, "std": CLIP_STD}
-    plain = jax.device_get(init_params(make_model(SPEC, {}), jax.random.key(0)))
+    plain = initialised({})
     config = ModelConfig("llava", SPEC, {}, pixels)
     write_model_folder(tmp_path / "model", config, plain, tmp_path / "tokenizer")
     video = {"tokens": "frames", "cls": "none", "joint": True}

@@ -194,6 +194,7 @@ def golden(shared: Path, tmp_path_factory) -> tuple[dict[str, np.ndarray], Path]
     return dict(numbers), work / "model"
 
 
+@pytest.mark.slow
 def test_token_mixing_captioner(golden):
     numbers, folder = golden
     config, params = read_model_folder(folder)

@@ -151,7 +151,8 @@ def test_instructblip_with_a_branch(instructblip):
     close(tokens, instructblip.numbers["bt/inputs_llm"], TOKENS)
 
 
-@pytest.mark.parametrize("layout", ["image", "frames"])
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("layout", ["frames", "image"])
 def test_instructblip_whose_padding_stands_within(instructblip, layout):
     numbers, spec = instructblip.numbers, dataclasses.replace(instructblip.spec, tokens="frames")
     model, plain = instructblip.model(spec, adapted=False), instructblip.plain()

@@ -118,7 +118,8 @@ def test_minigpt4(models, kind):
     np.testing.assert_allclose(scores[0], stored[f"{kind}/beam_scores"], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("image", marks=pytest.mark.slow), "frames", "bt"])
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("kind", ["frames", "bt", "image"])
 def test_instructblip_in_a_batch_and_alone(models, kind):
     model, params, stored = models("instructblip")
     tokens = stored[f"{kind}/inputs_llm"]

@@ -63,6 +63,7 @@ def test_a_frame_is_the_mean_of_its_patches():
     np.testing.assert_allclose(out["video_features"], (pooled @ projection).mean(1), atol=2e-5)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("method", MERGING, ids=lambda method: method.name)
 def test_every_merging_scheme_counts_and_weighs_the_patches(method):
     method.check(SPEC, FRAMES)

@@ -50,6 +50,7 @@ def test_operations(size: str):
     assert report["tokens_per_layer"] == [[1, TOKENS[size]]] * layers
 
 
+@pytest.mark.slow
 def test_the_closed_form():
     visual = SIZES["viclip_b16"].visual
     n, d = 1 + 8 * 196, visual.width
@@ -66,6 +67,7 @@ def test_the_closed_form():
     assert inspected("viclip_b16")["video_multiply_adds"] == linear + attention
 
 
+@pytest.mark.slow
 def test_more_and_fewer_frames():
     """More rows of the table where there are more frames; as many as ever where there are fewer."""
     more, fewer = inspected("viclip_b16", 16), inspected("viclip_b16", 4)

@@ -224,6 +224,7 @@ def called(model, tree):
         return jax.jit(model.apply)({"params": tree}, batch()["video"], batch()["text"])
 
 
+@pytest.mark.slow
 def test_gradient_does_not_pass_through_what_is_looked_for(model, parts):
     """With copies that are the weights themselves, still the gradient of the weights' own part."""
     trained, frozen = parts

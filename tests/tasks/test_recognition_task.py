@@ -297,6 +297,7 @@ def stepped(accumulate: int):
         return jax.jit(step)(jax.jit(create)(), frozen, batch())
 
 
+@pytest.mark.slow
 def test_accumulated_gradient_is_that_of_the_whole_batch():
     whole, metrics = stepped(1)
     parts, accumulated = stepped(2)

@@ -98,6 +98,7 @@ def test_share_of_another_model(workdir, base, tmp_path):
     assert "blended: 0.25 of tiny_clip" in (tmp_path / "half/report.txt").read_text()
 
 
+@pytest.mark.slow
 def test_methods_are_folded_before_the_mean_is_mixed(base, tmp_path):
     """The update that LoRA stands for is scaled down with the rest."""
     saved = run(tmp_path / "run", r".*/lora_[ab]", lora={"rank": 2, "towers": ("text",)})

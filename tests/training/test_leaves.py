@@ -72,6 +72,7 @@ def test_the_table_has_a_line_for_each_leaf(msta):
     assert all(line.startswith(path) for line, path in zip(lines[2:], msta, strict=True))
 
 
+@pytest.mark.slow
 def test_the_command_adds_them_to_its_json():
     words = ["-m", "vlt.inspect", "--config=configs/btadapter.py", "--leaves", "--json"]
     done = subprocess.run(

@@ -174,6 +174,7 @@ def test_a_run_whose_input_hangs_saves_the_last_step_and_resumes(whole, tmp_path
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_can_be_stopped_before_its_first_step(tmp_path, sent):
     process = start(tmp_path)

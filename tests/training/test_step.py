@@ -50,13 +50,23 @@ def batch(size=8):
     return {"video": video, "text": rng.integers(1, 11, (size, 5)).astype(np.int32)}
 
 
-@functools.cache
-def run_step(accumulate):
-    model, task, optimizer, schedule, trained, frozen = setup()
-    step = make_train_step(model, task, optimizer, schedule, accumulate)
-    state = TrainState.create(model, trained, frozen, optimizer, task, 0)
+@pytest.fixture(scope="module", autouse=True)
+def _highest_precision():
     with jax.default_matmul_precision("highest"):
-        return jax.jit(step)(state, frozen, batch())
+        yield
+
+
+@functools.cache
+def started(accumulate=1):
+    """A program of steps, the state it starts with, and the frozen leaves."""
+    model, task, optimizer, schedule, trained, frozen = setup()
+    step = jax.jit(make_train_step(model, task, optimizer, schedule, accumulate))
+    return step, TrainState.create(model, trained, frozen, optimizer, task, 0), frozen
+
+
+def run_step(accumulate):
+    step, state, frozen = started(accumulate)
+    return step(state, frozen, batch())
 
 
 def assert_same_gradients(a, b):
@@ -91,18 +101,18 @@ def test_step_that_is_not_finite_changes_nothing():
     data = batch()
     data["video"] = data["video"].astype(np.float32)
     data["video"][0, 0, 0, 0, 0] = np.nan
-    model, task, optimizer, schedule, trained, frozen = setup()
-    step = jax.jit(make_train_step(model, task, optimizer, schedule))
-    state = TrainState.create(model, trained, frozen, optimizer, task, 0)
+    step, state, frozen = started()
     after, metrics = step(state, frozen, data)
     assert not metrics["finite"]
     jax.tree.map(
-        np.testing.assert_array_equal, (after.trained, after.opt_state), (trained, state.opt_state)
+        np.testing.assert_array_equal,
+        (after.trained, after.opt_state),
+        (state.trained, state.opt_state),
     )
     assert after.step == 0 and after.failed
     again, metrics = step(after, frozen, batch())
     assert again.failed and not metrics["finite"], "nothing moves after a failure"
-    jax.tree.map(np.testing.assert_array_equal, again.trained, trained)
+    jax.tree.map(np.testing.assert_array_equal, again.trained, state.trained)
 
 
 def test_masks_differ_from_step_to_step_and_repeat_with_the_seed():
@@ -125,7 +135,7 @@ def test_frozen_leaves_cost_no_gradient_and_no_stored_activation():
         out = model.apply({"params": merge(trained, frozen)}, data["video"], data["text"])
         return task.loss(task.features(out, data))[0]
 
-    residuals = jax.tree.leaves(jax.jit(lambda leaves: jax.vjp(loss, leaves)[1])(trained))
+    residuals = jax.tree.leaves(jax.eval_shape(lambda leaves: jax.vjp(loss, leaves)[1], trained))
     frames, tokens = 8 * 3, 1 + SPEC.visual.patches
     backbone_mlp = frames * tokens * SPEC.visual.mlp_width
     shapes = [x.shape for x in residuals if hasattr(x, "shape")]
