@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.gradients import store_gradient
 from vlt.models.points import Method, of_tower
+from vlt.models.products import dot_general
 from vlt.models.rotary import Rotary
 from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 
@@ -52,6 +53,7 @@ class Dense(nn.Dense):
     methods: tuple[Method, ...] = ()
     part: str = ""
     part_param: Callable[..., jax.Array] | None = None
+    dot_general: Any = dot_general
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -142,6 +144,8 @@ class Attention(nn.Module):
         if known is not None and index is not None:
             key = jax.lax.dynamic_update_slice_in_dim(known.keys, key, index, axis=3)
             value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
+            # Else XLA writes once more where it reads, and copies all that is known to do so.
+            key, value = jax.lax.optimization_barrier((key, value))
         y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
         return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)
