@@ -63,6 +63,15 @@ class Dense(nn.Dense):
         return y
 
 
+def written(known: jax.Array, new: jax.Array, index: jax.Array | int) -> jax.Array:
+    """`known` [b, g, h, m, d], or with these three axes in one, with new [b, g, h, n, d] at `index`
+    of m: [b, g, h, m, d]."""
+    shape = (*new.shape[:3], *known.shape[-2:])
+    new = new.reshape(*known.shape[:-2], *new.shape[-2:])
+    axis = known.ndim - 2
+    return jax.lax.dynamic_update_slice_in_dim(known, new, index, axis=axis).reshape(shape)
+
+
 def attention_logits(
     query: jax.Array, key: jax.Array, bias: jax.Array | None, scale: jax.Array | None = None
 ) -> jax.Array:
@@ -142,10 +151,7 @@ class Attention(nn.Module):
         if pattern.gather is not None:
             key, value = pattern.gather(key), pattern.gather(value)
         if known is not None and index is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(known.keys, key, index, axis=3)
-            value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
-            # Else XLA writes once more where it reads, and copies all that is known to do so.
-            key, value = jax.lax.optimization_barrier((key, value))
+            key, value = written(known.keys, key, index), written(known.values, value, index)
         y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
         return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)
@@ -385,7 +391,7 @@ class Block(nn.Module):
         if tokens.cache is None or tokens.index is None:
             bias = causal_bias(length)
         else:
-            bias = causal_bias_behind(tokens.index, length, tokens.cache.keys.shape[3])
+            bias = causal_bias_behind(tokens.index, length, tokens.cache.keys.shape[-2])
         if tokens.valid is None:
             return bias
         return jnp.where(tokens.valid[:, None, None, None], bias, LOWEST)
