@@ -97,7 +97,7 @@ def _config(
     return dataclasses.replace(loaded.config, view=view)
 
 
-def _states(loaded: LoadedModel, model: str) -> Callable[[np.ndarray], np.ndarray]:
+def _states(loaded: LoadedModel, model: str) -> Callable[[np.ndarray], list[np.ndarray]]:
     """uint8 [b, t, H, W, 3] -> float32 [b, t, n, d]."""
     block = f"block_{loaded.config.spec.feature_blocks - 1}"  # type: ignore[union-attr]
     params = {"visual": jax.device_put(loaded.params["visual"])}
@@ -107,7 +107,7 @@ def _states(loaded: LoadedModel, model: str) -> Callable[[np.ndarray], np.ndarra
         return module.visual(module.pixels(video), capture=True)[1][block].x
 
     program = jax.jit(lambda p, x: loaded.module.apply({"params": p}, x, method=of_block))
-    return lambda videos: np.asarray(program(params, videos), np.float32)
+    return lambda videos: list(np.asarray(program(params, videos), np.float32))
 
 
 def _settings(loaded: LoadedModel, config: ModelConfig) -> dict[str, Any]:

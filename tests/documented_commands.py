@@ -127,6 +127,26 @@ CASES: dict[str, Case] = {
     "python -m data_pipelines.video_instruct --annotations FILE --videos DIR --out DIR": run(
         "python -m data_pipelines.video_instruct --help"
     ),
+    # Of weights that nobody has here.
+    **{
+        f"python -m {module} {arguments}": run(f"python -m {module} --help")
+        for module, arguments in (
+            (
+                "data_pipelines.video_instruct",
+                "--annotations VideoInstruct100K.json --videos videos/ --out data/video_instruct",
+            ),
+            (
+                "data_pipelines.features",
+                "data/video_instruct/train.jsonl --model checkpoints/llava_7b "
+                "--out data/video_instruct_features --frames 100 --sampler conversation_middle",
+            ),
+            (
+                "vlt.main",
+                "--config=configs/video_chat.py:llava_tune "
+                "--config.data.train.manifest=data/video_instruct_features/manifest.jsonl",
+            ),
+        )
+    },
     "python -m data_pipelines.features MANIFEST --model=DIR --out=DIR [--frames=T]": run(
         "python -m data_pipelines.features --help"
     ),

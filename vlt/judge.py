@@ -18,7 +18,7 @@ from vlt.judging.criteria import CRITERIA, QUESTION_SETS, messages
 from vlt.judging.endpoint import Endpoint, EndpointError
 from vlt.judging.records import JudgingError, Records, Request
 from vlt.judging.scores import COLUMNS, Reader, Unread, mean_row, row
-from vlt.reporting.tables import Column, format_table, write_results
+from vlt.reporting.tables import format_table, write_results
 from vlt.storage.files import WriteError, write_whole
 from vlt.tasks.answer_metrics import ANSWER_METRICS, answer_metrics
 from vlt.tasks.answered_questions import Asked, Predictions, read_answered, read_asked
@@ -140,43 +140,37 @@ def _report(
     for given in sets:
         for criterion in QUESTION_SETS[given.name]:
             found, without = row(criterion, given.asked, given.predicted, records, reader)
-            rows.append(found)
+            rows.append(found | (_offline(given) if given.name == "qa" else {}))
             unread += without
     rows += mean_row(rows)
     if reader.published:
         rows = [each | {"published": list(reader.published)} for each in rows]
     lines = [json.dumps(dataclasses.asdict(each), ensure_ascii=False) for each in unread]
     write_whole(options.out / "unread.jsonl", "".join(line + "\n" for line in lines))
-    offline = [_offline(given) for given in sets if given.name == "qa"]
-    write_results(options.out, [*rows, *offline], COLUMNS)
+    columns = [c for c in COLUMNS if c.key not in ANSWER_METRICS or any(c.key in r for r in rows)]
+    write_results(options.out, rows, columns)
     if options.json:
-        print("\n".join(map(json.dumps, (*rows, *offline))))
+        print("\n".join(map(json.dumps, rows)))
     else:
-        _print(rows, offline, reader)
+        print(format_table(rows, columns))
+        if reader.published:
+            print(f"as published: {', '.join(reader.published)}")
     if replied := [each for each in unread if each.answer]:
         told = "; ".join(
             f"{each.criterion} of {each.id}: {each.reason}" for each in replied[:SHOWN]
         )
-        problem = "\n".join(filter(None, (problem, f"{len(replied)} replies unread: {told}")))
+        problem = "\n".join(
+            filter(None, (problem, f"replies without a score, {len(replied)} in all: {told}"))
+        )
     if problem:
         print(printable(problem), file=sys.stderr)
     return int(any(each["missing"] for each in rows))
 
 
 def _offline(given: QuestionSet) -> dict[str, Any]:
-    """Of the answers that there are, without a judge."""
+    """Percent of the answers that there are, without a judge."""
     predicted = {identity: texts[0] for identity, texts in given.predicted.items()}
-    scores = answer_metrics(predicted, {asked.id: asked.answers for asked in given.asked})
-    return {"criterion": "offline", "answers": len(predicted)} | scores
-
-
-def _print(rows: Sequence[Any], offline: Sequence[Any], reader: Reader) -> None:
-    print(format_table(rows, COLUMNS))
-    if reader.published:
-        print(f"as published: {', '.join(reader.published)}")
-    for each in offline:
-        print(f"\nwithout a judge, percent of {each['answers']:,} answers")
-        print(format_table([each], [Column(name, name, ".2f") for name in ANSWER_METRICS]))
+    return answer_metrics(predicted, {asked.id: asked.answers for asked in given.asked})
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_requests_come_first_and_alone_without_a_judge(files, capsys, tmp_path):
     assert first["id"] == "0" and len(rest) == 7
     assert "thing 0" in first["messages"][1]["content"]
     assert not (tmp_path / "out/answers.jsonl").exists()
-    assert rows["offline"]["exact match"] == 12.5 and rows["offline"]["contains"] == 12.5
+    assert rows["qa"]["exact match"] == 12.5 and rows["qa"]["contains"] == 12.5
 
 
 def test_a_judge_that_dies_half_way_is_taken_up_where_it_was(server, files, capsys, tmp_path):
@@ -127,16 +127,16 @@ def test_a_judge_that_dies_half_way_is_taken_up_where_it_was(server, files, caps
     assert status == 0 and len(server.asked) == 5 and told.startswith("0 requests")
 
 
-def test_an_endpoint_that_never_answers_is_asked_of_one_thing(server, files, capsys, tmp_path):
+def test_an_endpoint_that_never_answers_is_soon_left(server, files, capsys, tmp_path):
     closing = threading.Event()
     server.say = lambda body, count: closing.wait(60) and None
     options = ("--endpoint", server.url, "--timeout", 0.2, "--attempts", 2, "--parallel", 2)
     started = time.monotonic()
     status, rows, told = run(capsys, tmp_path / "out", files, *options)
     assert status == 1 and rows["qa"]["scored"] == 0
-    assert "the judge failed at the first request" in told and "timed out" in told
+    assert "the judge failed at the first 3 requests" in told and "timed out" in told
     closing.set()
-    assert time.monotonic() - started < 10 and len(server.asked) <= 6
+    assert time.monotonic() - started < 10 and len(server.asked) <= 10
 
 
 def test_a_slow_judge_is_waited_for_and_asked_several_things_at_once(
@@ -165,7 +165,7 @@ def test_what_cannot_be_read_is_asked_again_within_bounds_and_listed(
     options = ("--endpoint", server.url, "--parallel", 1)
     status, rows, told = run(capsys, tmp_path / "out", files, *options)
     assert status == 1 and rows["qa"]["scored"] == 7 and rows["qa"]["missing"] == 1
-    assert "1 replies unread: qa of 5" in told
+    assert "replies without a score, 1 in all: qa of 5" in told
     [unread] = lines(tmp_path / "out/unread.jsonl")
     assert unread["id"] == "5" and unread["answer"] in wrong
     assert len(server.asked) == 1 + 7 + 3
@@ -184,6 +184,15 @@ def test_a_refusal_of_one_request_is_told_and_the_others_go_on(server, files, ca
                              "--parallel", 1)  # fmt: skip
     assert status == 1 and rows["qa"]["scored"] == 7
     assert "1 requests failed: 5:" in told and "status 400" in told
+
+
+def test_a_first_request_that_is_refused_stops_nothing(server, files, capsys, tmp_path):
+    server.say = lambda body, count: (
+        400 if "what is 0?" in body["messages"][1]["content"] else right(body, count)
+    )
+    options = ("--endpoint", server.url, "--parallel", 1)
+    status, rows, _ = run(capsys, tmp_path / "out", files, *options)
+    assert status == 1 and rows["qa"]["scored"] == 7
 
 
 def test_a_replay_and_a_command_are_judges(files, capsys, tmp_path):

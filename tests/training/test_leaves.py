@@ -8,8 +8,9 @@ import pytest
 from helpers import ROOT, environment
 
 from vlt.configuration import load_config
-from vlt.model_io.build import build_model
-from vlt.training.leaves import format_leaves, leaves_of
+from vlt.model_io.build import abstract_params, build_model, make_model
+from vlt.models.spec import ChatSpec, LlamaSpec, QFormerSpec, VisionSpec
+from vlt.training.leaves import format_leaves, leaves_of, readers_of
 
 
 def leaves(name: str, **changes: object):
@@ -79,3 +80,13 @@ def test_the_command_adds_them_to_its_json():
     )
     report = json.loads(done.stdout)
     assert sum(math.prod(leaf["shape"]) for leaf in report["leaves"]) == report["total_params"]
+
+
+def test_an_instruction_is_part_of_what_a_video_is_read_with():
+    text = LlamaSpec(16, 20, 8, 1, 2, 16)
+    qformer = QFormerSpec(2, 8, 1, 2, 16, 8, vocab=20, context=8)
+    spec = ChatSpec(VisionSpec(8, 4, 8, 2, 2, 16), text, "qformer", qformer, read=1)
+    model = make_model(spec, {})
+    readers = readers_of(model, abstract_params(model), {"frames": 2, "context": 8})
+    assert readers["connector/qformer/token_embedding/embedding"] == "video"
+    assert readers["text/token_embedding/embedding"] == "text"

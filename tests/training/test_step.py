@@ -10,10 +10,12 @@ import optax
 import pytest
 
 from vlt.adapters.btadapter import BTAdapter
-from vlt.model_io.build import init_params
+from vlt.model_io.build import init_params, make_model
+from vlt.models.chat import VIDEO_SLOT
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.spec import ChatSpec, DualEncoderSpec, LlamaSpec, TextSpec, VisionSpec
 from vlt.pytrees.partition import merge
+from vlt.tasks.conversation import IGNORED, Conversation
 from vlt.tasks.retrieval import Retrieval
 from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
@@ -152,3 +154,26 @@ def test_loss_that_no_method_feeds_is_refused():
     out = apply[0]
     with pytest.raises(ValueError, match="mbca: no method of the model puts out 'branch_features'"):
         Retrieval({"mbca": 1.0}, None, False).features(out, data)
+
+
+@pytest.mark.slow
+def test_parts_of_dialogues_with_unlike_numbers_of_labels_are_one_mean():
+    """The words of a batch count alike, in whatever part they stand."""
+    spec = ChatSpec(VisionSpec(8, 4, 8, 2, 2, 16), LlamaSpec(16, 20, 8, 1, 2, 16), read=1)
+    model, task = make_model(spec, {"token_rows": {}}), Conversation()
+    rules = (("(connector|text)/.*", {"lr": 1.0}), (".*", "frozen"))
+    trained, frozen = partition(init_params(model, jax.random.key(0)), rules)
+    optimizer, schedule = make_optimizer(OPTIMIZER, rules, 10)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, 20, (8, 12)).astype(np.int32)
+    ids[:, 1:6] = VIDEO_SLOT
+    labels = np.where(np.arange(12) >= rng.integers(7, 12, (8, 1)), ids, IGNORED)
+    video = rng.integers(0, 255, (8, 3, 8, 8, 3), dtype=np.uint8)
+    data = {"video": video, "text": ids, "labels": labels.astype(np.int32)}
+    states = []
+    for parts in (1, 4):
+        state = TrainState.create(model, trained, frozen, optimizer, task, 0)
+        step = make_train_step(model, task, optimizer, schedule, parts)
+        with jax.default_matmul_precision("highest"):
+            states.append(jax.jit(step)(state, frozen, data)[0])
+    assert_same_gradients(*(optax.tree.get(state.opt_state, "mu") for state in states))

@@ -9,7 +9,13 @@ import numpy as np
 from vlt.bench.forward import random_video
 from vlt.bench.timing import ROUNDS, ratio, turns
 from vlt.costs.memory import memory
-from vlt.model_io.build import abstract_params, build_model, init_params
+from vlt.model_io.build import (
+    abstract_params,
+    build_model,
+    init_params,
+    input_names,
+    seen_inputs,
+)
 from vlt.models.points import copy_leaves
 from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.partition import merge
@@ -109,11 +115,12 @@ def backbone_forward(step: Step) -> Callable[[], jax.Array]:
     """The vision tower without methods, at the step's weights and on its videos."""
     bare = step.model.clone(methods=(), cls_only=False)
     shapes = abstract_params(bare)
-    forward = jax.jit(lambda p, x: bare.apply({"params": p}, x, method="encode_video")[0])
+    forward = jax.jit(lambda p, *x: bare.apply({"params": p}, *x, method="encode_video")[0])
+    names = seen_inputs(bare.spec, input_names(bare.spec))
 
     def run() -> jax.Array:
         # Read at every call: the step gives its old state away.
         params = merge(step.state.trained, step.frozen)
-        return forward(copy_leaves(shapes, params), step.inputs["video"])
+        return forward(copy_leaves(shapes, params), *(step.inputs[name] for name in names))
 
     return run

@@ -9,7 +9,8 @@ OUT/requests.jsonl is written before anything is asked; OUT/answers.jsonl gets e
 comes, so that the same command goes on where it was stopped. Without a judge, the requests alone
 are written. OUT/unread.jsonl lists the requests that have no score, and results.json the scores,
 beside which stand the judge, the date, and how many questions were asked, scored and missing; the
-exit status is 1 where any is missing. Scores of different judges do not compare.
+exit status is 1 where any is missing. Scores of different judges do not compare; exact match,
+contains and token F1, beside those of --qa, need none.
 """
 
 import argparse

@@ -27,7 +27,7 @@ def write_features(path: pathlib.Path, features: np.ndarray) -> None:
     if not np.isfinite(stored).all():
         raise FeatureError(f"{path}: features that are not finite, or too large for 16 bits")
     with new_file(path) as unfinished:
-        np.savez(unfinished, **{NAME: stored})
+        np.savez(unfinished, features=stored)
 
 
 def read_features(path: str | os.PathLike[str]) -> np.ndarray:

@@ -77,10 +77,10 @@ def _losses(
 
     def decode(model: Any) -> jax.Array:
         given = {"cache": cache, "index": reading.end, "whole": True}
-        logits: jax.Array = model.decode(model.embed(ids)[None], places, valid, **given)[0]
-        return logits[0]
+        found: jax.Array = model.decode(model.embed(ids)[None], places, valid, **given)[0]
+        return found[0]
 
-    logits = model.apply({"params": params}, method=decode)
+    logits: Any = model.apply({"params": params}, method=decode)
     before = jnp.broadcast_to(reading.logits[:, None], (groups, 1, logits.shape[-1]))
     logits = jnp.concatenate([before, logits[:, :-1]], axis=1)
     each = optax.softmax_cross_entropy_with_integer_labels(logits, ids)

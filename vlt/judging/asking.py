@@ -13,7 +13,9 @@ from typing import Protocol
 from vlt.judging.endpoint import MOST_BYTES, Completion, EndpointError, Messages
 from vlt.judging.records import Reply, Request
 
-MOST_FAILURES = 5  # one after the other, after which a judge is not asked further
+# Failures one after the other, after which a judge is not asked further: of one that never
+# answered, and of one that did. A single request may be refused for what it says.
+FIRST_FAILURES, MOST_FAILURES = 3, 5
 SHOWN = 300  # characters of what a command says
 
 
@@ -72,8 +74,8 @@ def ask_all(
 ) -> Iterator[Outcome]:
     """What comes of the requests, as it comes.
 
-    A reply that is not `readable` is asked for again. A judge that fails at its first requests, or
-    at `MOST_FAILURES` in a row, is not asked further.
+    A reply that is not `readable` is asked for again. A judge that fails at `FIRST_FAILURES`
+    requests before any other, or at `MOST_FAILURES` in a row, is not asked further.
 
     Args:
         name: of the judge, where it does not say one.
@@ -124,8 +126,8 @@ def _until_it_fails(
         yield outcome
         failures = failures + 1 if outcome.failure else 0
         ever = ever or not outcome.failure
-        if failures >= (MOST_FAILURES if ever else 1):
-            often = f"{failures} times in a row" if ever else "at the first request"
+        if failures >= (MOST_FAILURES if ever else FIRST_FAILURES):
+            often = f"{failures} times in a row" if ever else f"at the first {failures} requests"
             raise EndpointError(f"the judge failed {often}: {outcome.failure}")
 
 

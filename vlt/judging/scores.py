@@ -8,6 +8,7 @@ from vlt.judging.criteria import CRITERIA, FIVE
 from vlt.judging.records import Records, Reply
 from vlt.judging.replies import ReplyError, Verdict, read_reply
 from vlt.reporting.tables import Column
+from vlt.tasks.answer_metrics import ANSWER_METRICS
 from vlt.tasks.answered_questions import Asked, Predictions
 
 COLUMNS = (
@@ -15,6 +16,7 @@ COLUMNS = (
     Column("score", "score, 0-5", ".3f"),
     Column("accuracy", "accuracy, %", ".2f"),
     *(Column(key, key, ",d") for key in ("questions", "asked", "scored", "missing")),
+    *(Column(name, f"{name}, %", ".2f") for name in ANSWER_METRICS),
     Column("judge", "judge"),
     Column("date", "date"),
 )

@@ -1,6 +1,6 @@
 """From a config's `model` section to a module and its parameters' shapes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -160,6 +160,11 @@ def example_inputs(
         examples["instruction"] = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     ids = jax.ShapeDtypeStruct((batch, context), jnp.int32)
     return tuple(examples.get(name, ids) for name in input_names(spec))
+
+
+def seen_inputs(spec: Spec, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Those of `inputs`, in the order of `input_names`, that `encode_video` takes."""
+    return (inputs[0], *(inputs[2:] if isinstance(spec, ChatSpec) else ()))
 
 
 def forward(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.gradients import store_gradient
 from vlt.models.points import Method, of_tower
+from vlt.models.products import dot_general
 from vlt.models.rotary import Rotary
 from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 
@@ -52,6 +53,7 @@ class Dense(nn.Dense):
     methods: tuple[Method, ...] = ()
     part: str = ""
     part_param: Callable[..., jax.Array] | None = None
+    dot_general: Any = dot_general
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -59,6 +61,15 @@ class Dense(nn.Dense):
         for method in self.methods:
             y = method.projection(self, x, y)
         return y
+
+
+def written(known: jax.Array, new: jax.Array, index: jax.Array | int) -> jax.Array:
+    """`known` [b, g, h, m, d], or with these three axes in one, with new [b, g, h, n, d] at `index`
+    of m: [b, g, h, m, d]."""
+    shape = (*new.shape[:3], *known.shape[-2:])
+    new = new.reshape(*known.shape[:-2], *new.shape[-2:])
+    axis = known.ndim - 2
+    return jax.lax.dynamic_update_slice_in_dim(known, new, index, axis=axis).reshape(shape)
 
 
 def attention_logits(
@@ -140,8 +151,7 @@ class Attention(nn.Module):
         if pattern.gather is not None:
             key, value = pattern.gather(key), pattern.gather(value)
         if known is not None and index is not None:
-            key = jax.lax.dynamic_update_slice_in_dim(known.keys, key, index, axis=3)
-            value = jax.lax.dynamic_update_slice_in_dim(known.values, value, index, axis=3)
+            key, value = written(known.keys, key, index), written(known.values, value, index)
         y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
         return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)
@@ -381,7 +391,7 @@ class Block(nn.Module):
         if tokens.cache is None or tokens.index is None:
             bias = causal_bias(length)
         else:
-            bias = causal_bias_behind(tokens.index, length, tokens.cache.keys.shape[3])
+            bias = causal_bias_behind(tokens.index, length, tokens.cache.keys.shape[-2])
         if tokens.valid is None:
             return bias
         return jnp.where(tokens.valid[:, None, None, None], bias, LOWEST)

@@ -119,7 +119,7 @@ def _decode(
 ) -> tuple[jax.Array, list[KeysValues]]:
     """x [b, g, n, d] that stand from place `index` of the cache on."""
     places = jnp.maximum(index + jnp.arange(x.shape[2]) - skipped[:, None], 0)
-    valid = jnp.arange(cache[0].keys.shape[3]) >= skipped[:, None]
+    valid = jnp.arange(cache[0].keys.shape[-2]) >= skipped[:, None]
     found: tuple[jax.Array, list[KeysValues]] = model.decode(
         x, places, valid, cache=cache, index=index, remember=True
     )
@@ -216,14 +216,17 @@ def advance(
     rules = searching(search, ending, history, unseen, rng)
     end, skipped = reading
 
+    batch = answer.cache[0].keys.shape[:3]
+
     def one(model: Any, answer: Answer) -> Answer:
-        state, cache = answer.state, answer.cache
+        state = answer.state
+        cache = answer.cache
         if isinstance(state, Beams):
-            cache = jax.tree.map(lambda x: pick(x, state.parents), cache)
+            cache = flat(jax.tree.map(lambda x: pick(x, state.parents), whole(cache)))
         last = state.length - 1
         ids = jax.lax.dynamic_slice_in_dim(state.ids, last, 1, axis=2)
         logits, cache = _decode(model, model.embed(ids), cache, end + last - history, skipped)
-        return Answer(rules.step(state, logits), cache)  # type: ignore[arg-type]
+        return Answer(rules.step(state, logits), flat(cache))  # type: ignore[arg-type]
 
     def goes_on(answer: Answer) -> jax.Array:
         return answer.state.open.any() & (answer.state.length < until)
@@ -232,7 +235,15 @@ def advance(
         found: Answer = model.apply({"params": params}, answer, method=one)
         return found
 
-    return jax.lax.while_loop(goes_on, step, answer)
+    def flat(cache: list[KeysValues]) -> list[KeysValues]:
+        """[b * g * h, m, d], as attention multiplies: in another shape, XLA copies all of it."""
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), cache)
+
+    def whole(cache: list[KeysValues]) -> list[KeysValues]:
+        return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), cache)
+
+    answer = jax.lax.while_loop(goes_on, step, answer.replace(cache=flat(answer.cache)))
+    return answer.replace(cache=whole(answer.cache))
 
 
 def write(

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vlt.model_io.build import abstract_params, example_inputs, forward
+from vlt.model_io.build import abstract_params, example_inputs, forward, seen_inputs
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import by_path, leaves_read
 from vlt.reporting.tables import Column, format_table
@@ -73,7 +73,7 @@ def readers_of(model: VideoModel, params: Any, section: Mapping[str, Any]) -> di
     """{path: `Leaf.read_by`}, from the programs of `config.model` without what they compute in
     vain."""
     inputs = example_inputs(model.spec, section["frames"], section["context"])
-    video = leaves_read(_inference(model, "encode_video"), params, *inputs[:1])
+    video = leaves_read(_inference(model, "encode_video"), params, *seen_inputs(model.spec, inputs))
     whole = leaves_read(_inference(model, "__call__"), params, *inputs)
     training = leaves_read(forward(model, "__call__", train=True), params, *inputs)
     text = whole - video

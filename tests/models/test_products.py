@@ -1,0 +1,31 @@
+"""Products of few rows are those of XLA, in 16 bits and in any shape of rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlt.models.products import FEW_ROWS, dot_general
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 24), (3, 2, 24), (FEW_ROWS + 1, 24)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_few_rows(shape, dtype):
+    x = jax.random.normal(jax.random.key(0), shape, dtype)
+    kernel = jax.random.normal(jax.random.key(1), (24, 40), dtype)
+    dimensions = ((len(shape) - 1,), (0,)), ((), ())
+    found = jax.jit(lambda x, w: dot_general(x, w, dimensions))(x, kernel)
+    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    assert found.dtype == dtype and found.shape == (*shape[:-1], 40)
+    np.testing.assert_allclose(
+        found.astype(jnp.float32),
+        expected,
+        rtol=2**-7 if dtype == jnp.bfloat16 else 1e-5,
+        atol=1e-4,
+    )
+
+
+def test_gradients_pass():
+    x, kernel = jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
+    loss = jax.jit(jax.grad(lambda w: dot_general(x, w, (((1,), (0,)), ((), ()))).sum()))
+    np.testing.assert_array_equal(loss(kernel).astype(jnp.float32), np.full((3, 4), 2.0))
