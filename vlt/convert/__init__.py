@@ -1,8 +1,17 @@
 """Published checkpoints to model folders and back: strict, and without running what files hold."""
 
+from vlt.convert.chat import Given, convert_chat
 from vlt.convert.errors import ConversionError, UnsafePickleError
 from vlt.convert.published import convert
 from vlt.convert.reverse import reverse
 from vlt.convert.settings import parse_settings
 
-__all__ = ["ConversionError", "UnsafePickleError", "convert", "parse_settings", "reverse"]
+__all__ = [
+    "ConversionError",
+    "Given",
+    "UnsafePickleError",
+    "convert",
+    "convert_chat",
+    "parse_settings",
+    "reverse",
+]
