@@ -14,7 +14,7 @@ from vlt.data.texts import printable
 from vlt.model_io.folder import ModelConfig, write_model_folder
 
 sys.path.append(str(ROOT / "tests" / "models"))
-from golden_chat import Golden  # noqa: E402
+from golden_chat import Golden
 
 PIXELS = {"image_size": 56, "mean": [0.5] * 3, "std": [0.5] * 3, "resize": "bicubic"}
 QUESTIONS = ("What is the person doing?", "Is the dog running or sleeping?")

@@ -54,7 +54,7 @@ class Model:
     """
 
     def __init__(
-        self, module: VideoModel, params: dict[str, Any], config: ModelConfig, tokenizer: Tokenizer
+        self, module: VideoModel, params: dict[str, Any], config: ModelConfig, tokenizer: Any
     ):
         self.module, self.config = module, config
         self.params = jax.device_put(params)
@@ -318,8 +318,8 @@ class VideoChat(Model):
         return speech.answers(self.params, prompts, tokens, options, jax.random.key(seed))
 
     def _speech(self, template: str | None, spacing: str) -> Speech:
-        tokenizer: Any = self._tokenizer
-        return Speech.of(self.module, tokenizer, self.config.family, template, spacing)
+        module: Any = self.module
+        return Speech.of(module, self._tokenizer, self.config.family, template, spacing)
 
     def _seen(self, videos: Any, frames: int | None) -> list[Seen]:
         """Each video by itself, so that any number of them needs one program."""
@@ -398,7 +398,8 @@ def as_model(loaded: LoadedModel) -> Any:
     spec = loaded.config.spec
     if spec.kind not in KINDS:
         raise ValueError(f"a model of kind {spec.kind}; one of {', '.join(KINDS)} is needed")
-    parts: tuple[Any, ...] = (loaded.module, loaded.params, loaded.config)
+    module: Any = loaded.module
+    parts = (module, loaded.params, loaded.config)
     try:
         if isinstance(spec, ChatSpec):
             words = ChatTokenizer.load(loaded.tokenizer)
@@ -406,4 +407,5 @@ def as_model(loaded: LoadedModel) -> Any:
         tokenizer = Tokenizer.load(loaded.tokenizer, spec.text.context)
     except Exception as error:  # damaged files raise errors of any type in the libraries
         raise ModelFolderError(f"{loaded.tokenizer}: {first_line(error)}") from error
-    return KINDS[spec.kind](*parts, tokenizer)
+    kind: Any = KINDS[spec.kind]
+    return kind(*parts, tokenizer)
