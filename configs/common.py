@@ -178,7 +178,7 @@ def conversation_task(template: str) -> ConfigDict:
     return ConfigDict(
         {
             "name": "conversation",
-            "template": template,  # of dialogues, of vlt/data/prompts.py
+            "dialogue_template": template,  # of vlt/data/prompts.py
             "spacing": "train",  # of texts beside added tokens, "fast" or "modern"
         }
     )

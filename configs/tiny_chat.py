@@ -73,7 +73,7 @@ def words() -> ConfigDict:
         ("text/.*", {"lr": 1.0}),
         (".*", "frozen"),
     )
-    config.task.template = "words"
+    config.task.dialogue_template = "words"
     config.evals = {}
     config.table = ()
     config.train.update(steps=500, checkpoint_every=500)

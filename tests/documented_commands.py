@@ -93,6 +93,12 @@ CASES: dict[str, Case] = {
         "python -m vlt.convert checkpoints/again back --reverse",
     ),
     "vlt train": run("vlt train --help"),
+    "vlt convert checkpoints/btadapter_llava_7b --chat=llava --llm=LLaMA-7B "
+    "--delta=LLaVA-Lightning-7B-delta-v1-1 --vision=clip-vit-large-patch14 "
+    "--branch=btadapter_weight.bin --connector=mm_projector.bin": skipped(
+        "there is no 7B; tests/convert/test_chat_layouts.py puts small models together"
+    ),
+    "vlt convert checkpoints/btadapter_llava_7b vicuna --reverse --part=llm": skipped("as above"),
     "vlt convert": run("vlt convert --help"),
     "vlt --help": run("vlt --help"),
     "vlt checkpoints": run("vlt checkpoints", "vlt checkpoints --json"),
@@ -248,6 +254,8 @@ CASES: dict[str, Case] = {
     "python -m vlt.bench.shards VIDEO...": run(
         f"python -m vlt.bench.shards {VIDEO} --rounds=1", needs="apache_beam"
     ),
+    # Of a 7B; tests/bench/test_bench_conversion.py has a small one.
+    "python -m vlt.bench.conversion TOKENIZER": run("python -m vlt.bench.conversion --help"),
     "python -m vlt.bench.damaged_videos FOLDER": run(
         "python -m vlt.bench.damaged_videos my/videos --count=4 --decodes=0"
     ),

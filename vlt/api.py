@@ -55,7 +55,7 @@ class Model:
     """
 
     def __init__(
-        self, module: VideoModel, params: dict[str, Any], config: ModelConfig, tokenizer: Tokenizer
+        self, module: VideoModel, params: dict[str, Any], config: ModelConfig, tokenizer: Any
     ):
         self.module, self.config = module, config
         self.params = jax.device_put(params)
@@ -354,8 +354,8 @@ class VideoChat(Model):
         return speech.answers(self.params, prompts, tokens, options, jax.random.key(seed))
 
     def _speech(self, template: str | None, spacing: str) -> Speech:
-        tokenizer: Any = self._tokenizer
-        return Speech.of(self.module, tokenizer, self.config.family, template, spacing)
+        module: Any = self.module
+        return Speech.of(module, self._tokenizer, self.config.family, template, spacing)
 
     def _seen(self, videos: Any, frames: int | None) -> list[Seen]:
         """Each video by itself, so that any number of them needs one program."""
@@ -436,7 +436,8 @@ def as_model(loaded: LoadedModel) -> Any:
     spec = loaded.config.spec
     if spec.kind not in KINDS:
         raise ValueError(f"the model's kind is {spec.kind}; it must be one of {', '.join(KINDS)}")
-    parts: tuple[Any, ...] = (loaded.module, loaded.params, loaded.config)
+    module: Any = loaded.module
+    parts = (module, loaded.params, loaded.config)
     try:
         if isinstance(spec, ChatSpec):
             words = ChatTokenizer.load(loaded.tokenizer)
@@ -444,4 +445,5 @@ def as_model(loaded: LoadedModel) -> Any:
         tokenizer = Tokenizer.load(loaded.tokenizer, spec.text.context)
     except Exception as error:  # damaged files raise errors of any type in the libraries
         raise ModelFolderError(f"{loaded.tokenizer}: {first_line(error)}") from error
-    return KINDS[spec.kind](*parts, tokenizer)
+    kind: Any = KINDS[spec.kind]
+    return kind(*parts, tokenizer)

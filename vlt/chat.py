@@ -134,8 +134,8 @@ def _talk(options: argparse.Namespace) -> int:
             return print_results(
                 results,
                 len(paths),
-                lambda said: {"question": said[0], "answer": said[1]},
-                " ".join,
+                _fields,
+                _line,
                 as_json=options.json,
             )
     talk = Conversation(
@@ -145,6 +145,14 @@ def _talk(options: argparse.Namespace) -> int:
     while (line := _typed()) is not None and talk.say(line):
         pass
     return 0
+
+
+def _fields(said: Answered) -> dict[str, str]:
+    return dict(zip(("question", "answer"), said, strict=True))
+
+
+def _line(said: Answered) -> str:
+    return " ".join(said)
 
 
 def _typed() -> str | None:

@@ -23,8 +23,19 @@ def _checkpoint(names: list[str], prefix: str = "") -> Checkpoint:
     return Checkpoint(tensors, path=Path("weights.pt"))
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"openai"}))
-@pytest.mark.parametrize("prefix", ["", "net.", "model.", "student.backbone.", "my_own.net."])
+# Words that make names of another layout, or of the same.
+READ = {("llava", "model."), ("eva", "student.backbone.")}
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix"),
+    [
+        (family, prefix)
+        for prefix in ("", "net.", "model.", "student.backbone.", "my_own.net.")
+        for family in sorted(FAMILIES.keys() - {"openai"})
+        if (family, prefix) not in READ
+    ],
+)
 def test_every_family_is_told_behind_any_prefix(family: str, prefix: str):
     names = _names(family)
     checkpoint = _checkpoint(names, prefix)

@@ -65,7 +65,7 @@ def test_types_that_are_no_weights_are_named(
         ({"a": ONE | {"dtype": "Q3"}}, "unknown variant `Q3`"),
         ({"a": ONE | {"shape": [-1]}}, "invalid value"),
         ({"a": ONE | {"shape": [2]}}, "shape"),
-        ({"a": ONE | {"shape": [1] * 100}}, "tensor a: maximum supported dimension"),
+        ({"a": ONE | {"shape": [1] * 100}}, "tensor a: a tensor of 100 axes"),
         ({"a": ONE, "b": ONE}, "invalid offset for tensor"),
         ({"a": ONE | {"data_offsets": [0, 3]}}, "broken safetensors"),
         ({"a": ONE, "__metadata__": {"b": 1}}, "expected a string"),
@@ -84,7 +84,7 @@ def test_odd_headers_are_one_sentence(tmp_path: Path, header: Any, message: str)
 def test_an_empty_tensor_of_impossible_size(tmp_path: Path):
     header = {"a": {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}}
     path = _write(tmp_path / "x.safetensors", header, b"")
-    with pytest.raises(ConversionError, match="tensor a: array is too big"):
+    with pytest.raises(ConversionError, match="tensor a: a tensor of more than [0-9]+ elements"):
         read_safetensors(path)
 
 

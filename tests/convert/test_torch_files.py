@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from helpers import run_python
 from pickle_code import call, code, storage, write_legacy, write_zip
 from pickle_code import tensor as tensor_code
 
 from vlt.convert.errors import ConversionError, UnsafePickleError
+from vlt.convert.mapped import file_of, release_pages
 from vlt.convert.placeholders import Name, Opaque
 from vlt.convert.reading import read_checkpoint
 from vlt.convert.torch_files import read_torch_file
@@ -345,3 +347,14 @@ def test_torch_is_not_needed(tmp_path: Path):
     print(read_checkpoint(pathlib.Path(sys.argv[1])).tensors["a"].dtype)
     """
     assert run_python(code, tmp_path / "a.pt").strip() == "bfloat16"
+
+
+def test_arrays_know_the_file_that_they_are_views_of(tmp_path: Path):
+    torch.save({"a": torch.ones(40, 30)}, tmp_path / "a.pth")
+    safetensors.torch.save_file({"a": torch.ones(40, 30)}, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        array = read_checkpoint(tmp_path / name).tensors["a"]
+        assert isinstance(file_of(array), mmap.mmap) and file_of(array.T) is file_of(array)
+        assert file_of(array.copy()) is None
+        release_pages(array)
+        assert array.sum() == 1200  # read anew

@@ -1,5 +1,6 @@
 """A small CLIP, and what holds for every method that takes tokens from it."""
 
+import functools
 from typing import Any
 
 import jax
@@ -41,13 +42,17 @@ def videos(b: int = 3) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (b, FRAMES, 16, 16, 3))
 
 
-def embed(model: DualEncoder, params: dict[str, Any], video: jax.Array, **flags: Any) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=("model", "train"))
+def embed(
+    model: DualEncoder,
+    params: dict[str, Any],
+    video: jax.Array,
+    train: bool = False,
+    rngs: dict[str, jax.Array] | None = None,
+) -> jax.Array:
     """Embeddings [b, e]."""
-
-    def encode(params: dict[str, Any], video: jax.Array) -> jax.Array:
-        return model.apply({"params": params}, video, method="encode_video", **flags)[0]
-
-    return jax.jit(encode)(params, video)
+    variables = {"params": params}
+    return model.apply(variables, video, train=train, method="encode_video", rngs=rngs)[0]
 
 
 def check_whole_model(method: Method) -> None:

@@ -20,6 +20,8 @@ from small_clip import (
 
 from vlt.merging.diffrate import DiffRate, expected, linear_schedule, survival
 from vlt.models.tokens import AttentionOutput, Tokens
+from vlt.pytrees.partition import merge
+from vlt.training.rules import partition
 
 LEARNED = DiffRate(None, None, granularity=1, target=0.01)
 GIVEN = DiffRate((16, 13, 9, 6), (16, 11, 7, 5))
@@ -89,11 +91,14 @@ def test_gradients_reach_theta():
     params = learned_params(((13, 11), (9, 7), (6, 5)))
     model = small(LEARNED)
 
-    def values(params):
-        video, out = model.apply({"params": params}, videos(), train=True, method="encode_video")
+    theta, others = partition(params, ((".*/diffrate/.*", {}), (".*", "frozen")))
+
+    def values(theta):
+        variables = {"params": merge(theta, others)}
+        video, out = model.apply(variables, videos(), train=True, method="encode_video")
         return video[0, 0], out["gmacs_excess"]
 
-    embedding, cost = jax.jit(jax.jacrev(values))(params)
+    embedding, cost = jax.jit(jax.jacrev(values))(theta)
     for i in (1, 2, 3):
         for name in ("prune", "merge"):
             leaf = [g["visual"][f"blocks_{i}"]["diffrate"][name] for g in (embedding, cost)]

@@ -14,6 +14,7 @@ from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Pattern, Tokens
 
 B, G, D = 2, 3, 8
+compiled = jax.jit(merge_patches, static_argnums=2)
 
 
 def naive_merge(x, size, metric, r, cls, protected):
@@ -50,14 +51,14 @@ def random_tokens(patches, cls, prompts=0, seed=0):
     return tokens, jnp.asarray(metric)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("patches", "cls", "prompts", "r"),
     [(9, 1, 0, 4), (9, 2, 0, 4), (10, 1, 0, 1), (10, 4, 0, 5), (7, 3, 2, 3), (8, 2, 1, 3)],
 )
 def test_merging_is_that_of_a_naive_rewrite(patches, cls, prompts, r):
     tokens, metric = random_tokens(patches, cls, prompts, seed=patches * cls)
-    merged = jax.jit(lambda t, m: merge_patches(t, m, r))(tokens, metric)
+    merged = compiled(tokens, metric, r)
     assert merged.x.shape == (B, G, cls + prompts + patches - r, D)
     assert (merged.cls, merged.protected) == (cls, cls + prompts)
     for b in range(B):
@@ -76,8 +77,8 @@ def test_merging_is_that_of_a_naive_rewrite(patches, cls, prompts, r):
 
 def test_tokens_without_sizes_count_once():
     tokens, metric = random_tokens(9, 1)
-    bare = merge_patches(tokens.replace(size=None, members=None), metric, 3)
-    ones = merge_patches(tokens.replace(size=jnp.ones_like(tokens.size)), metric, 3)
+    bare = compiled(tokens.replace(size=None, members=None), metric, 3)
+    ones = compiled(tokens.replace(size=jnp.ones_like(tokens.size)), metric, 3)
     np.testing.assert_array_equal(bare.x, ones.x)
     np.testing.assert_array_equal(bare.size, ones.size)
     assert bare.members is None
@@ -85,7 +86,7 @@ def test_tokens_without_sizes_count_once():
 
 def test_sizes_and_members_are_kept():
     tokens, metric = random_tokens(9, 2, prompts=1)
-    merged = merge_patches(tokens, metric, 4)
+    merged = compiled(tokens, metric, 4)
     np.testing.assert_array_equal(merged.size.sum(-1), tokens.size.sum(-1))
     np.testing.assert_allclose(merged.members.sum(2), tokens.members.sum(2), rtol=1e-6)
     np.testing.assert_allclose(merged.members.sum(-1), merged.size, rtol=1e-6)
@@ -101,7 +102,7 @@ def test_the_first_of_equals_wins():
 def test_rows_of_zeros_are_no_nan():
     tokens, metric = random_tokens(9, 1)
     metric = metric.at[:, :, 2:5].set(0)
-    assert np.isfinite(merge_patches(tokens, metric, 4).x).all()
+    assert np.isfinite(compiled(tokens, metric, 4).x).all()
 
 
 def test_scores_are_float32():
@@ -109,7 +110,7 @@ def test_scores_are_float32():
     near = np.array([[1, 6.3e-3], [1, 0], [1, 0], [1, 1]], np.float32)  # patches 0 to 3
     matching = match(jnp.asarray(near)[None, None], 1, first=0)
     assert matching.merged.item() == 1  # patch 2, whose cosine with patch 1 is exactly 1
-    merged = merge_patches(Tokens(jnp.ones((1, 1, 5, D), jnp.bfloat16)), jnp.ones((1, 1, 5, D)), 1)
+    merged = compiled(Tokens(jnp.ones((1, 1, 5, D), jnp.bfloat16)), jnp.ones((1, 1, 5, D)), 1)
     assert (merged.x.dtype, merged.size.dtype) == (jnp.bfloat16, jnp.float32)
 
 
@@ -153,9 +154,9 @@ def test_neither_merging_nor_its_gradient_scatters():
 
 def test_groups_do_not_touch_each_other():
     tokens, metric = random_tokens(9, 1)
-    merged = merge_patches(tokens, metric, 3)
+    merged = compiled(tokens, metric, 3)
     one = tokens.rearrange(lambda x: x[1:, 2:])
-    np.testing.assert_array_equal(merge_patches(one, metric[1:, 2:], 3).x, merged.x[1:, 2:])
+    np.testing.assert_array_equal(compiled(one, metric[1:, 2:], 3).x, merged.x[1:, 2:])
 
 
 def test_proportional_attention_is_attention_over_the_copies():
@@ -184,9 +185,15 @@ def test_proportional_attention_is_attention_over_the_copies():
 def test_matching_and_merging_in_two_steps():
     """What other methods share."""
     tokens, metric = random_tokens(9, 1)
-    matching = match(metric[:, :, 1:], 2, 1)
-    assert matching.kept.shape == (B, G, 2)
-    np.testing.assert_array_equal(merge(tokens, matching).x, merge_patches(tokens, metric, 2).x)
+
+    @jax.jit
+    def apart(tokens, metric):
+        matching = match(metric[:, :, 1:], 2, 1)
+        return matching.kept, merge(tokens, matching)
+
+    kept, merged = apart(tokens, metric)
+    assert kept.shape == (B, G, 2)
+    np.testing.assert_array_equal(merged.x, compiled(tokens, metric, 2).x)
 
 
 VISUAL = VisionSpec(7, 1, 8, 12, 1, 8)  # 49 patches

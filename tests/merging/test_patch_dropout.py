@@ -23,7 +23,7 @@ def test_given_patches_stay_in_order_behind_the_protected():
     x = jnp.arange(2 * 3 * 7 * 2.0).reshape(2, 3, 7, 2)
     tokens = Tokens(x, size=x[..., 0], members=x, cls=1, protected=2)
     kept = jnp.array([[[0, 1], [0, 4], [2, 3]], [[3, 4], [1, 2], [0, 2]]])
-    after = keep_patches(tokens, kept)
+    after = jax.jit(keep_patches)(tokens, kept)
     assert (after.patches, after.protected, after.cls) == (2, 2, 1)
     for b in range(2):
         for g in range(3):

@@ -207,7 +207,7 @@ def test_shared_module_is_one_parameter_with_two_users():
     video, ids = np.zeros((1, 2, 8, 8, 3), np.uint8), np.array([[1, 2, 9, 0, 0]], np.int32)
     model = DualEncoder(SPEC, (Shared(),))
     params = jax.jit(model.init)(jax.random.key(0), video, ids)["params"]
-    scale, others = partition(params, (("(?!.*norm).*scale", {"lr": 1.0}), (".*", "frozen")))
+    scale, others = partition(params, (("(?!.*norm).*/scale", {"lr": 1.0}), (".*", "frozen")))
     (leaf,) = jax.tree.leaves(scale)
     assert leaf.shape == (WIDTH,)
 

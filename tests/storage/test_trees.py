@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from trees import TREE, assert_equal, largest_file, shapes
 
 from vlt.storage import trees
@@ -29,6 +30,36 @@ def test_a_model_folder_is_replaced_only_when_told(tmp_path):
     assert_equal(trees.load_tree(tmp_path / "weights"), TREE)
     trees.save_tree(tmp_path / "weights", {"other": np.ones(2)}, overwrite=True)
     assert_equal(trees.load_tree(tmp_path / "weights"), {"other": np.ones(2)})
+
+
+def test_leaves_are_written_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(trees, "_PIECE", 1)  # each is a piece of its own
+    leaves = traverse_util.flatten_dict(TREE, sep="/")
+    size = sum(np.asarray(leaf).nbytes for leaf in leaves.values())
+    given = ((path, np.asarray(leaf)) for path, leaf in leaves.items())
+    trees.save_leaf_by_leaf(tmp_path / "weights", given, size)
+    assert_equal(trees.load_tree(tmp_path / "weights"), TREE)
+    assert "/" not in (tmp_path / "weights" / "commit_success.txt").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+    with pytest.raises(trees.CheckpointSaveError, match="weights exists already"):
+        trees.save_leaf_by_leaf(tmp_path / "weights", iter(()), 0)
+    with pytest.raises(trees.CheckpointSaveError, match="no space left on the device"):
+        trees.save_leaf_by_leaf(tmp_path / "other", iter(()), 2**60)
+
+
+def test_16_bits_are_kept_where_asked(tmp_path):
+    tree = {"head": {"kernel": np.ones((2, 3), jnp.bfloat16)}}
+    trees.save_tree(tmp_path / "weights", tree)
+    wanted = {"head": {"kernel": np.zeros((2, 3), np.float32)}}
+    with pytest.raises(trees.CheckpointMismatchError, match=r"bfloat16\[2, 3\] in the checkpoint"):
+        trees.load_tree(tmp_path / "weights", wanted)
+    assert_equal(trees.load_tree(tmp_path / "weights", wanted, halves=True), tree)
+    wanted = {"head": {"kernel": np.zeros((2, 4), np.float32)}}
+    with pytest.raises(trees.CheckpointMismatchError, match=r"float32\[2, 4\] wanted"):
+        trees.load_tree(tmp_path / "weights", wanted, halves=True)
+    placed = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = {"head": {"kernel": jax.ShapeDtypeStruct((2, 3), np.float32, sharding=placed)}}
+    assert_equal(trees.load_tree(tmp_path / "weights", wanted, halves=True), tree)
 
 
 def test_another_model_lists_every_leaf_that_differs(tmp_path):

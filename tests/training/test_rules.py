@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
@@ -48,6 +49,16 @@ def test_partition_leaves_nothing_of_the_frozen_and_merge_restores():
     assert all(
         a is b for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True)
     )
+
+
+def test_what_is_trained_is_in_full():
+    half = {"visual": {"btadapter": jnp.ones(2, jnp.bfloat16)}, "logit_scale": np.float16(1)}
+    trained, frozen = rules.partition(half, [("visual/.*", {"lr": 1.0}), (".*", "frozen")])
+    assert trained["visual"]["btadapter"].dtype == np.float32
+    assert frozen["logit_scale"].dtype == np.float16
+    shapes = jax.eval_shape(lambda: half["visual"])
+    trained, _ = rules.partition(shapes, [(".*", {"lr": 1.0})])
+    assert trained["btadapter"].dtype == np.float32
 
 
 def test_merge_refuses_a_leaf_twice():

@@ -21,7 +21,7 @@ from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
-SPEC = DualEncoderSpec(VisionSpec(8, 4, 16, 3, 2, 32), TextSpec(5, 11, 16, 2, 2, 32), embed_dim=8)
+SPEC = DualEncoderSpec(VisionSpec(8, 4, 16, 2, 2, 32), TextSpec(5, 11, 16, 1, 2, 32), embed_dim=8)
 RULES = (("visual/btadapter/.*", {"lr": 1.0}), ("logit_scale", {"lr": 1.0}), (".*", "frozen"))
 OPTIMIZER = {"lr": 1e-2, "b1": 0.9, "b2": 0.98, "eps": 1e-8, "schedule": {"name": "constant"}}
 
@@ -33,7 +33,7 @@ def params():
 
 
 def built(mask_rate):
-    return DualEncoder(SPEC, (BTAdapter(depth=2, mask_rate=mask_rate, drop_path=0.0),))
+    return DualEncoder(SPEC, (BTAdapter(depth=1, mask_rate=mask_rate, drop_path=0.0),))
 
 
 def setup(losses=None, mask_rate=0.0):

@@ -6,7 +6,8 @@ timed turn by turn, and ratios are medians of the rounds' ratios. A torch peer g
 and batch, and its outputs are compared first.
 
 Beside it: `vlt.bench.input`, decoders of videos, and `.shards`, the same out of shards;
-`.generation`, captions beside transformers', `.viclip` beside torch, `.mixing`, a block alone;
+`.generation`, captions beside transformers', and `.conversation`, answers;
+`.viclip` beside torch, `.mixing`, a block alone;
 `.slices`, what fits on which TPU slice; `.failures`, harmed runs; `.damaged_videos`. Each says more
 by --help.
 """

@@ -5,6 +5,12 @@ import textwrap
 
 # As `vlt.convert.families` has them, with a few words on each.
 LAYOUTS = {
+    "instructblip_hf": "InstructBLIP as transformers saves it",
+    "minigpt4": "MiniGPT-4, whole or what it trained",
+    "instructblip": "InstructBLIP as LAVIS saves it, whole or what it trained",
+    "blip2": "a stage of BLIP-2, of which the Q-Former is read",
+    "llava": "LLaVA v1 and v1.5, whole or its projector, with BT-Adapter or without",
+    "eva": "EVA-CLIP-G's tower as LAVIS has it",
     "blip": "BLIP as its authors or Token Mixing's saved it",
     "viclip": "ViCLIP as published, or as its training saves it",
     "blip_hf": "BLIP as transformers saves it",
@@ -14,6 +20,7 @@ LAYOUTS = {
     "clip_hf": "CLIP as transformers saves it",
     "openai": "CLIP as OpenAI published it",
     "open_clip": "the same names; activation unknown",
+    "llama": "LLaMA and Vicuna as transformers saves them, or Meta's folder",
 }
 
 # What tensors can't tell, or need not be as they say: {layouts: {key: value}}.
@@ -49,6 +56,16 @@ SETTINGS = {
         "tempme.keep_cross": "percent kept between clips",
         "tempme.keep_intra": "percent kept in a clip",
     },
+    "llava, minigpt4, instructblip, instructblip_hf, blip2, eva, llama": {
+        "text.new_rows": "mean or image: rows of <vid_start> and its like where nobody gives them "
+        "(text.context, text.heads and text.norm_eps are of a language model without config.json)",
+        "qformer.heads": "heads of attention",
+        "chat.connector": "linear or mlp, of a projector that starts at random",
+        "chat.tokens": "mean, frames or st_pool: what of a video the language model reads",
+        "chat.cls": "first, last or none: the class token's place among the patches",
+        "btadapter.gates": "vector, scalar or none",
+        "btadapter.spare": "layers at the end of the branch that are not run",
+    },
     "btadapter, btadapter_eva": {
         "base": "model folder of the CLIP that a file of an adapter alone was trained on",
     },
@@ -73,8 +90,14 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         epilog=_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", help="file or Hugging Face folder; with --reverse, model folder")
-    parser.add_argument("target", help="model folder; with --reverse, file or folder to write")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="source and target: a file, or a folder of Hugging Face's or Meta's, and the model "
+        "folder; with --reverse a model folder, and the file or folder to write; where the parts "
+        "of a chat model are given, the target alone",
+    )
     layouts = "; ".join(f"{name}: {about}" for name, about in LAYOUTS.items())
     parser.add_argument("--family", help=f"told from the tensors when not given ({layouts})")
     parser.add_argument(
@@ -89,6 +112,48 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--allow-nonfinite", action="store_true", help="convert weights that are NaN or infinite"
     )
+    _add_parts(parser)
     parser.add_argument("--reverse", action="store_true", help="write the published layout back")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    alone = len(options.paths) == 1 and not options.reverse
+    if len(options.paths) > 2 or (len(options.paths) == 1 and not (alone and _given(options))):
+        parser.error("give a source and a target (of a chat model's parts, the target alone)")
+    options.source, options.target = [None, *options.paths][-2:]
+    return options
+
+
+def _given(options: argparse.Namespace) -> bool:
+    """Whether parts of a chat model are named."""
+    return any(getattr(options, part) for part in ("llm", "vision", "connector", "branch"))
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    parts = parser.add_argument_group("a chat model of parts that lie apart")
+    parts.add_argument("--chat", help="what they make: llava, minigpt4 or instructblip")
+    parts.add_argument("--llm", metavar="PATH", help="language model, or the base of a delta")
+    parts.add_argument("--delta", metavar="PATH", help="what is added to it: Vicuna's or LLaVA's")
+    parts.add_argument("--vision", metavar="PATH", help="vision tower")
+    parts.add_argument(
+        "--connector",
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="projector, or Q-Former; repeatable, the later goes before the earlier",
+    )
+    parts.add_argument(
+        "--branch", metavar="PATH", action="append", default=[], help="BT-Adapter; repeatable"
+    )
+    parts.add_argument(
+        "--random",
+        metavar="PART",
+        action="append",
+        default=[],
+        help="vision, connector, projection or branch: starts as training starts it; repeatable",
+    )
+    parts.add_argument(
+        "--qformer-tokenizer", metavar="PATH", help="BERT's vocab.txt, of InstructBLIP's Q-Former"
+    )
+    parts.add_argument(
+        "--part", help="with --reverse, what is written: llm, vision, connector or branch"
+    )

@@ -44,8 +44,15 @@ class Published:
         return Path(FOLDER) / self.name
 
     @property
+    def is_chat(self) -> bool:
+        """Whether it is a chat model, made of parts that `options` name."""
+        return self.options.startswith("--chat")
+
+    @property
     def command(self) -> str:
         """What converts it; '' where there is nothing to convert."""
+        if self.is_chat:
+            return f"vlt convert {self.folder} {self.options}"
         return f"vlt convert {self.file} {self.folder} {self.options}" if self.file else ""
 
 
@@ -62,6 +69,17 @@ def _blip(name: str, about: str, file: str, size: int, note: str = "") -> Publis
     url = f"{folder}/{file}" if file else "https://github.com/salesforce/BLIP"
     return Published(name, about, "blip", "BSD-3-Clause", url, file, _BERT, size, note=note)
 
+
+def _chat(
+    name: str, about: str, family: str, url: str, file: str, parts: str, note: str
+) -> Published:
+    """Made of parts; their pages say under which licences, LLaMA's among them."""
+    options = f"--chat={family} {parts}"
+    return Published(name, about, family, "see its page", url, file, options, 0, note=note)
+
+
+_HUB = "https://huggingface.co"
+_LAVIS = "--vision=eva_vit_g.pth"
 
 _ALL = (
     _openai(
@@ -173,6 +191,54 @@ _ALL = (
         "",
         2_332_639_472,
         note="not published: its authors give this model with ViT-B alone",
+    ),
+    _chat(
+        "llava_7b",
+        "LLaVA Lightning 7B v1-1",
+        "llava",
+        f"{_HUB}/liuhaotian/LLaVA-Lightning-7B-delta-v1-1",
+        "LLaVA-Lightning-7B-delta-v1-1",
+        "--llm=LLaMA-7B --delta=LLaVA-Lightning-7B-delta-v1-1 --vision=clip-vit-large-patch14",
+        "a delta over LLaMA-7B, which Meta gives out; the tower is openai/clip-vit-large-patch14",
+    ),
+    _chat(
+        "btadapter_llava_7b",
+        "LLaVA Lightning 7B v1-1 with BT-Adapter",
+        "llava",
+        f"{_HUB}/farewellthree/BTAdapter-Weight",
+        "btadapter_weight.bin",
+        "--llm=LLaMA-7B --delta=LLaVA-Lightning-7B-delta-v1-1 --vision=clip-vit-large-patch14 "
+        "--branch=btadapter_weight.bin --connector=mm_projector.bin",
+        "what its tuning saves; with the pre-trained branch's file alone, leave --connector out",
+    ),
+    _chat(
+        "llava15_7b",
+        "LLaVA-1.5 7B",
+        "llava",
+        f"{_HUB}/liuhaotian/llava-v1.5-7b",
+        "llava-v1.5-7b",
+        "--llm=llava-v1.5-7b --vision=clip-vit-large-patch14-336",
+        "merged weights; the tower is openai/clip-vit-large-patch14-336",
+    ),
+    _chat(
+        "minigpt4_7b",
+        "MiniGPT-4 of Vicuna-7B v0",
+        "minigpt4",
+        "https://github.com/Vision-CAIR/MiniGPT-4",
+        "pretrained_minigpt4_7b.pth",
+        f"--llm=LLaMA-7B --delta=vicuna-7b-delta-v0 {_LAVIS} "
+        "--connector=blip2_pretrained_flant5xxl.pth --connector=pretrained_minigpt4_7b.pth",
+        "a delta over LLaMA-7B, which Meta gives out; its repository names the other files",
+    ),
+    _chat(
+        "instructblip_7b",
+        "InstructBLIP of Vicuna-7B v1.1",
+        "instructblip",
+        "https://github.com/salesforce/LAVIS/tree/main/projects/instructblip",
+        "instruct_blip_vicuna7b_trimmed.pth",
+        f"--llm=LLaMA-7B --delta=vicuna-7b-delta-v1.1 {_LAVIS} "
+        "--connector=instruct_blip_vicuna7b_trimmed.pth --qformer-tokenizer=vocab.txt",
+        "vocab.txt is bert-base-uncased's; a delta over LLaMA-7B, which Meta gives out",
     ),
 )
 CHECKPOINTS = {each.name: each for each in _ALL}

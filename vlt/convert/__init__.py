@@ -1,5 +1,6 @@
 """Published checkpoints to model folders and back: strict, and without running what files hold."""
 
+from vlt.convert.chat import Given, convert_chat
 from vlt.convert.errors import ConversionError, UnsafePickleError
 from vlt.convert.published import convert
 from vlt.convert.random_weights import random_checkpoint
@@ -8,8 +9,10 @@ from vlt.convert.settings import parse_settings
 
 __all__ = [
     "ConversionError",
+    "Given",
     "UnsafePickleError",
     "convert",
+    "convert_chat",
     "parse_settings",
     "random_checkpoint",
     "reverse",

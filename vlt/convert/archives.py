@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from vlt.convert.errors import ConversionError
+from vlt.convert.mapped import release
 
 _LOCAL = struct.Struct("<4s5H3I2H")
 _SIGNATURE = b"PK\x03\x04"
@@ -60,6 +61,7 @@ class Archive:
         # torch can be told to save without checksums, and writes 0.
         if entry.CRC and zlib.crc32(view) != entry.CRC:
             raise ConversionError(f"broken zip archive: Bad CRC-32 for {entry.filename[:200]!r}")
+        release(self._data)
         return view
 
     def _inflated(self, entry: zipfile.ZipInfo) -> memoryview:

@@ -65,7 +65,9 @@ def make_array(
     Raises: ConversionError for a view that leaves `data`, or is none.
     """
     numbers = (offset, *size, *stride)
-    if len(size) != len(stride) or len(size) > _MOST_DIMENSIONS or not all(map(is_count, numbers)):
+    if len(size) > _MOST_DIMENSIONS:
+        raise ConversionError(f"a tensor of {len(size)} axes; at most {_MOST_DIMENSIONS} are read")
+    if len(size) != len(stride) or not all(map(is_count, numbers)):
         raise ConversionError(
             "a tensor whose size, stride and offset are not counts, or do not fit"
         )

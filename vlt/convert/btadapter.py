@@ -1,5 +1,7 @@
 """BT-Adapter over CLIP and over EVA-CLIP-G, as its authors saved them."""
 
+from typing import Any
+
 from vlt.convert.clip import SCALE, hf_attention, hf_block, hf_text, openai_text
 from vlt.convert.family import Family, dense, fused, norm
 from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, LINEAR, SPLIT_LINEAR, Rule
@@ -31,6 +33,66 @@ def _eva_block(source: str, target: str) -> list[Rule]:
     ]
 
 
+def clip_tower(prefix: str) -> list[Rule]:
+    """CLIP's vision tower, without its projection."""
+    return [
+        Rule(f"{prefix}class_embedding", ("visual/class_embedding",)),
+        Rule(f"{prefix}patch_embedding.weight", ("visual/patch_embedding/kernel",), CONV),
+        Rule(f"{prefix}position_embedding.weight", ("visual/position_embedding",)),
+        *norm(f"{prefix}pre_layrnorm", "visual/pre_norm"),
+        *hf_block(f"{prefix}layers.{{i}}", "visual/blocks_{i}"),
+        *norm(f"{prefix}post_layernorm", "visual/post_norm"),
+    ]
+
+
+def clip_branch(prefix: str) -> list[Rule]:
+    """The branch beside it."""
+    spatial, temporal = f"{prefix}btadapter_S_layers.{{i}}", f"{prefix}btadapter_T_layers.{{i}}"
+    target = f"{_BRANCH}/temporal_{{i}}"
+    return [
+        Rule(f"{prefix}balance1", (f"{_BRANCH}/final_gate",)),
+        Rule(f"{prefix}balance2", (f"{_BRANCH}/layer_gate",)),
+        Rule(f"{prefix}btadapter_cls_token", (f"{_BRANCH}/class_token",), FIRST_OF_3),
+        Rule(f"{prefix}btadapter_time_embed.weight", (f"{_BRANCH}/time_embedding",)),
+        *hf_block(spatial, f"{_BRANCH}/spatial_{{i}}"),
+        *norm(f"{temporal}.layer_norm1", f"{target}/norm"),
+        *hf_attention(f"{temporal}.self_attn", f"{target}/attention"),
+        *dense(f"{temporal}.temporal_fc", f"{target}/projection"),
+    ]
+
+
+def eva_tower(prefix: str) -> list[Rule]:
+    """EVA-CLIP's vision tower, without what is behind its blocks."""
+    return [
+        Rule(f"{prefix}cls_token", ("visual/class_embedding",), FIRST_OF_3),
+        Rule(f"{prefix}patch_embed.proj.weight", ("visual/patch_embedding/kernel",), CONV),
+        Rule(f"{prefix}patch_embed.proj.bias", ("visual/patch_embedding/bias",)),
+        Rule(f"{prefix}pos_embed", ("visual/position_embedding",), FIRST_OF_2),
+        *_eva_block(f"{prefix}blocks.{{i}}", "visual/blocks_{i}"),
+    ]
+
+
+def eva_branch(prefix: str) -> list[Rule]:
+    """The branch beside it."""
+    temporal, target = f"{prefix}btadapter_T.{{i}}", f"{_BRANCH}/temporal_{{i}}"
+    return [
+        Rule(f"{prefix}btadapter_cls", (f"{_BRANCH}/class_token",), FIRST_OF_3),
+        Rule(f"{prefix}btadapter_position.weight", (f"{_BRANCH}/time_embedding",)),
+        *_eva_block(f"{prefix}btadapter_S.{{i}}", f"{_BRANCH}/spatial_{{i}}"),
+        *norm(f"{temporal}.norm1", f"{target}/norm"),
+        *_eva_attention(f"{temporal}.attn", f"{target}/attention"),
+        *dense(f"{temporal}.temporal_fc", f"{target}/projection"),
+    ]
+
+
+EVA_VISION: dict[str, Any] = {
+    "norm_eps": 1e-6,
+    "pre_norm": False,
+    "patch_bias": True,
+    "key_bias": False,
+    "projection_bias": True,
+}
+
 BTADAPTER = Family(
     name="btadapter",
     sign=r"btadapter|timesFPN|^backbone\.class_embedding",
@@ -43,25 +105,9 @@ BTADAPTER = Family(
     view=VIEW,
     adapter=r"backbone\.(btadapter_.*|balance[12])|extra_proj\..*",
     rules=(
-        Rule("backbone.class_embedding", ("visual/class_embedding",)),
-        Rule("backbone.patch_embedding.weight", ("visual/patch_embedding/kernel",), CONV),
-        Rule("backbone.position_embedding.weight", ("visual/position_embedding",)),
-        *norm("backbone.pre_layrnorm", "visual/pre_norm"),
-        *hf_block("backbone.layers.{i}", "visual/blocks_{i}"),
-        *norm("backbone.post_layernorm", "visual/post_norm"),
+        *clip_tower("backbone."),
         Rule("backbone.visual_projection.weight", ("visual/projection/kernel",), LINEAR),
-        Rule("backbone.balance1", (f"{_BRANCH}/final_gate",)),
-        Rule("backbone.balance2", (f"{_BRANCH}/layer_gate",)),
-        Rule("backbone.btadapter_cls_token", (f"{_BRANCH}/class_token",), FIRST_OF_3),
-        Rule("backbone.btadapter_time_embed.weight", (f"{_BRANCH}/time_embedding",)),
-        *hf_block("backbone.btadapter_S_layers.{i}", f"{_BRANCH}/spatial_{{i}}"),
-        *norm("backbone.btadapter_T_layers.{i}.layer_norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
-        *hf_attention(
-            "backbone.btadapter_T_layers.{i}.self_attn", f"{_BRANCH}/temporal_{{i}}/attention"
-        ),
-        *dense(
-            "backbone.btadapter_T_layers.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"
-        ),
+        *clip_branch("backbone."),
         *dense("extra_proj.0", f"{_BRANCH}/alignment/linear"),
         *norm("extra_proj.1", f"{_BRANCH}/alignment/norm"),
         *hf_text("text_backbone."),
@@ -81,29 +127,14 @@ BTADAPTER_EVA = Family(
     activation="gelu",
     head_width=88,
     model="eva_clip",
-    visual={
-        "norm_eps": 1e-6,
-        "pre_norm": False,
-        "patch_bias": True,
-        "key_bias": False,
-        "projection_bias": True,
-    },
+    visual=EVA_VISION,
     view=VIEW,
     adapter=r"backbone\.btadapter_.*",
     rules=(
-        Rule("backbone.cls_token", ("visual/class_embedding",), FIRST_OF_3),
-        Rule("backbone.patch_embed.proj.weight", ("visual/patch_embedding/kernel",), CONV),
-        Rule("backbone.patch_embed.proj.bias", ("visual/patch_embedding/bias",)),
-        Rule("backbone.pos_embed", ("visual/position_embedding",), FIRST_OF_2),
-        *_eva_block("backbone.blocks.{i}", "visual/blocks_{i}"),
+        *eva_tower("backbone."),
         *norm("backbone.norm", "visual/post_norm"),
         *dense("backbone.head", "visual/projection"),
-        Rule("backbone.btadapter_cls", (f"{_BRANCH}/class_token",), FIRST_OF_3),
-        Rule("backbone.btadapter_position.weight", (f"{_BRANCH}/time_embedding",)),
-        *_eva_block("backbone.btadapter_S.{i}", f"{_BRANCH}/spatial_{{i}}"),
-        *norm("backbone.btadapter_T.{i}.norm1", f"{_BRANCH}/temporal_{{i}}/norm"),
-        *_eva_attention("backbone.btadapter_T.{i}.attn", f"{_BRANCH}/temporal_{{i}}/attention"),
-        *dense("backbone.btadapter_T.{i}.temporal_fc", f"{_BRANCH}/temporal_{{i}}/projection"),
+        *eva_branch("backbone."),
         *openai_text("text_backbone."),
         SCALE,
     ),

@@ -78,6 +78,19 @@ def hf_text(prefix: str) -> list[Rule]:
     ]
 
 
+def hf_vision(prefix: str) -> list[Rule]:
+    """Its vision tower, without the projection."""
+    embeddings = f"{prefix}embeddings"
+    return [
+        Rule(f"{embeddings}.class_embedding", ("visual/class_embedding",)),
+        Rule(f"{embeddings}.patch_embedding.weight", ("visual/patch_embedding/kernel",), CONV),
+        Rule(f"{embeddings}.position_embedding.weight", ("visual/position_embedding",)),
+        *norm(f"{prefix}pre_layrnorm", "visual/pre_norm"),
+        *hf_block(f"{prefix}encoder.layers.{{i}}", "visual/blocks_{i}"),
+        *norm(f"{prefix}post_layernorm", "visual/post_norm"),
+    ]
+
+
 CLIP_HF = Family(
     name="clip_hf",
     sign=r"^vision_model\.embeddings\.",
@@ -85,16 +98,7 @@ CLIP_HF = Family(
     activation=None,
     **VIDEOS,
     rules=(
-        Rule("vision_model.embeddings.class_embedding", ("visual/class_embedding",)),
-        Rule(
-            "vision_model.embeddings.patch_embedding.weight",
-            ("visual/patch_embedding/kernel",),
-            CONV,
-        ),
-        Rule("vision_model.embeddings.position_embedding.weight", ("visual/position_embedding",)),
-        *norm("vision_model.pre_layrnorm", "visual/pre_norm"),
-        *hf_block("vision_model.encoder.layers.{i}", "visual/blocks_{i}"),
-        *norm("vision_model.post_layernorm", "visual/post_norm"),
+        *hf_vision("vision_model."),
         Rule("visual_projection.weight", ("visual/projection/kernel",), LINEAR),
         *hf_text(""),
         SCALE,

@@ -4,6 +4,7 @@ import re
 
 from vlt.convert.blip import BLIP, BLIP_HF
 from vlt.convert.btadapter import BTADAPTER, BTADAPTER_EVA
+from vlt.convert.chat_layouts import CHAT_FAMILIES, LLAMA
 from vlt.convert.clip import CLIP_HF, OPEN_CLIP, OPENAI
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
@@ -11,10 +12,11 @@ from vlt.convert.tempme import TEMPME
 from vlt.convert.viclip import VICLIP
 from vlt.pytrees.fields import near
 
-# In the order in which their signs are looked for: what builds on CLIP has its names, too.
+# In the order in which their signs are looked for: what builds on CLIP or LLaMA has its names, too.
 FAMILIES = {
     family.name: family
     for family in (
+        *CHAT_FAMILIES,
         BLIP,
         VICLIP,
         BLIP_HF,
@@ -24,6 +26,7 @@ FAMILIES = {
         CLIP_HF,
         OPENAI,
         OPEN_CLIP,
+        LLAMA,
     )
 }
 

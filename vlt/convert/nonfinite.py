@@ -14,17 +14,23 @@ def check_finite(path: object, tensors: Mapping[str, np.ndarray], allowed: bool)
 
     Raises ConversionError: there are such tensors, and they are not allowed.
     """
-    lines = [line for name, tensor in tensors.items() if (line := _about(name, tensor))]
+    lines = [line for name, tensor in tensors.items() if (line := about_nonfinite(name, tensor))]
+    refuse_nonfinite(path, lines, allowed)
+    return lines
+
+
+def refuse_nonfinite(path: object, lines: list[str], allowed: bool) -> None:
+    """Raises ConversionError where there are lines on tensors that are not finite."""
     if lines and not allowed:
         more = [f"... and {len(lines) - _LISTED} tensors more"] if len(lines) > _LISTED else []
         heading = (
             f"{path}: weights that are not finite (--allow-nonfinite converts them as they are):"
         )
         raise ConversionError("\n  ".join([heading, *lines[:_LISTED], *more]))
-    return lines
 
 
-def _about(name: str, tensor: np.ndarray) -> str | None:
+def about_nonfinite(name: str, tensor: np.ndarray) -> str | None:
+    """What is not finite in a tensor, in a line; None where all is."""
     bad = ~np.isfinite(tensor)
     if not bad.any():
         return None

@@ -4,13 +4,13 @@ CLIP resizes the short side and cuts the central square, BLIP resizes to the squ
 """
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
-from vlt.models.spec import Spec
+from vlt.models.spec import ChatSpec, Spec
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 
 # PIL's codes.
@@ -32,6 +32,18 @@ def preprocessing(folder: Path | None, spec: Spec) -> tuple[dict[str, Any], str]
     return default_preprocessing(spec), f"{_owner(spec)}'s, assumed"
 
 
+def with_settings(
+    entry: dict[str, Any], where: str, settings: Mapping[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    """The entry with what settings say of it; adds a note on `where` it comes from."""
+    for key in ("mean", "std", "resize"):
+        if f"preprocessing.{key}" in settings:
+            entry[key] = settings[f"preprocessing.{key}"]
+            where += f", {key} set"
+    notes.append(f"preprocessing: {where}")
+    return entry
+
+
 def default_preprocessing(spec: Spec) -> dict[str, Any]:
     """CLIP's or BLIP's."""
     return {
@@ -44,7 +56,8 @@ def default_preprocessing(spec: Spec) -> dict[str, Any]:
 
 
 def _owner(spec: Spec) -> str:
-    return "CLIP" if spec.kind == "dual_encoder" else "BLIP"
+    clip = spec.kind == "dual_encoder" or (isinstance(spec, ChatSpec) and spec.qformer is None)
+    return "CLIP" if clip else "BLIP"
 
 
 def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str, Any], str]:

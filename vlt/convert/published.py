@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from vlt.convert.chat import Given, convert_chat
+from vlt.convert.chat_layouts import LLAMA
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_spec
 from vlt.convert.huggingface_blip import ORIGINAL, blip_spec, stated_kind
 from vlt.convert.kinds import choose_kind
+from vlt.convert.llama import is_meta
 from vlt.convert.methods import infer_methods, trained_frames
 from vlt.convert.nonfinite import check_finite
 from vlt.convert.prefixes import told_family
-from vlt.convert.preprocessing import default_preprocessing, preprocessing
+from vlt.convert.preprocessing import default_preprocessing, preprocessing, with_settings
 from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading, summary
 from vlt.convert.resize import RESIZED, resize
@@ -35,7 +38,7 @@ from vlt.model_io.folder import (
     write_model_folder,
 )
 from vlt.model_io.view import View
-from vlt.models.spec import Spec
+from vlt.models.spec import ChatSpec, Spec
 
 Settings = Mapping[str, Any]
 
@@ -67,8 +70,13 @@ def convert(
     if Path(source).exists() and Path(target).exists() and Path(source).samefile(target):
         raise ConversionError(f"{source}: is the source and the target; name another target")
     check_replaceable(Path(target), overwrite, MODEL_FOLDER)
-    checkpoint = read_checkpoint(Path(source), key)
-    layout = told_family(checkpoint, family)
+    checkpoint = None if is_meta(Path(source)) else read_checkpoint(Path(source), key)
+    layout = told_family(checkpoint, family) if checkpoint else LLAMA
+    if checkpoint is None or layout.kind == ChatSpec.kind:
+        given = Given(source=Path(source), family=family)
+        return convert_chat(
+            given, Path(target), settings, tokenizer, overwrite, key, allow_nonfinite
+        )
     names = [*checkpoint.tensors, *checkpoint.other]
     kind = settings.get("kind") or stated_kind(checkpoint.config or {})
     layout = choose_kind(layout, names, kind, checkpoint.path)
@@ -79,6 +87,7 @@ def convert(
     head = heading(checkpoint.path, config, placed, checkpoint.other, notes)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "tokenizer"
+        assert not isinstance(config.spec, ChatSpec)
         write_tokenizer(tokenizer, files, config.spec.text)
         params = traverse_util.unflatten_dict(leaves, sep="/")
         report = f"{head}\n\n{full_table(placed.rows)}\n"
@@ -221,12 +230,7 @@ def _preprocessing(
         entry, where = default_preprocessing(spec) | family.pixels, f"as in {family.name}"
     else:
         entry, where = preprocessing(checkpoint.folder, spec)
-    for key in ("mean", "std", "resize"):
-        if f"preprocessing.{key}" in settings:
-            entry[key] = settings[f"preprocessing.{key}"]
-            where += f", {key} set"
-    notes.append(f"preprocessing: {where}")
-    return entry
+    return with_settings(entry, where, settings, notes)
 
 
 def _shapes(

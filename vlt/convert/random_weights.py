@@ -14,7 +14,7 @@ from vlt.convert.table import Tensors
 from vlt.convert.tokenizer import write_tokenizer
 from vlt.data import moving_shapes
 from vlt.model_io.folder import ModelConfig, model_shapes
-from vlt.models.spec import SIZES, Spec
+from vlt.models.spec import SIZES, ChatSpec, Spec
 from vlt.pytrees.fields import near
 
 
@@ -67,6 +67,8 @@ def _random_leaves(spec: Spec, seed: int) -> Tensors:
 
 
 def _write_tokenizer(tokenizer: str | None, files: Path, spec: Spec) -> None:
+    if isinstance(spec, ChatSpec):
+        raise ConversionError("a chat model has no layout that holds all of it, with its tokenizer")
     if tokenizer is not None:
         write_tokenizer(tokenizer, files, spec.text)
     elif spec.text.vocab == len(moving_shapes.VOCABULARY):

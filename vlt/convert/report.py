@@ -53,7 +53,11 @@ def _joined(targets: Sequence[str]) -> str:
 
 
 def _aligned(lines: list[tuple[str, ...]]) -> str:
-    lines = [("tensor", "shape", "dtype", "path", "transform"), *lines]
+    return aligned_table([("tensor", "shape", "dtype", "path", "transform"), *lines])
+
+
+def aligned_table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Rows of cells in columns."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -11,6 +11,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from vlt.convert.arrays import DTYPES
+from vlt.convert.chat_layouts import LLAMA
 from vlt.convert.errors import ConversionError
 from vlt.convert.families import get_family
 from vlt.convert.family import Family
@@ -18,6 +19,7 @@ from vlt.convert.huggingface import clip_json
 from vlt.convert.huggingface_blip import blip_json
 from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
+from vlt.convert.reverse_chat import ChatWriter
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import tie
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
@@ -28,22 +30,28 @@ from vlt.model_io.folder import (
     ModelConfig,
     check_replaceable,
     new_folder,
+    read_model_config,
     read_model_folder,
 )
-from vlt.models.spec import DualEncoderSpec, Spec
+from vlt.models.spec import BlipSpec, ChatSpec, DualEncoderSpec, Spec
 from vlt.storage.files import new_file
 
 _FOLDERS = ("clip_hf", "blip_hf")
 
 
 def reverse(
-    source: str | Path, target: str | Path, family: str | None = None, overwrite: bool = False
+    source: str | Path,
+    target: str | Path,
+    family: str | None = None,
+    overwrite: bool = False,
+    part: str | None = None,
 ) -> str:
     """Writes a model folder's weights under their published names and dtypes; returns a report.
 
-    target: a .safetensors file, or for layouts clip_hf and blip_hf a new folder that transformers
-    can load.
-    family: another layout than the one the model came from.
+    target: a .safetensors file, or for layouts clip_hf, blip_hf and llama a new folder that
+    transformers can load.
+    family: another layout than the one the model came from. part: of a chat model, what is written:
+    llm, vision, connector or branch; all of it by default.
 
     Raises:
         ConversionError: no layout known, or leaves without a place in it (all are listed).
@@ -53,6 +61,11 @@ def reverse(
     """
     target = Path(target)
     _check_target(target, overwrite)
+    config = read_model_config(source)
+    if isinstance(config.spec, ChatSpec):
+        return _reverse_chat(ChatWriter(Path(source), config, family, part), target, overwrite)
+    if part:
+        raise ConversionError(f"--part={part}: {source} is no chat model, and has no such parts")
     config, params = read_model_folder(source)
     layout = _layout(Path(source), config, family)
     leaves = dict(traverse_util.flatten_dict(params, sep="/"))
@@ -98,6 +111,23 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ConversionError(f"{target}: torch's files are read, not written; .safetensors is")
     kind = _HUGGINGFACE_FOLDER if is_folder(target) else SAFETENSORS
     check_replaceable(target, overwrite, kind)
+
+
+def _reverse_chat(writer: ChatWriter, target: Path, overwrite: bool) -> str:
+    name = writer.layout.name
+    if target.suffix == ".safetensors":
+        with new_file(target) as unfinished:
+            writer.write_file(unfinished)
+    elif name != LLAMA.name:
+        raise ConversionError(
+            f"{target}: of a chat model, a folder is written of --part=llm alone; name a "
+            ".safetensors"
+        )
+    else:
+        with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
+            writer.write_folder(folder)
+    first = f"{target}: {len(writer.tensors)} tensors, layout {name}"
+    return "\n".join([first, *writer.notes]) + "\n"
 
 
 def _layout(source: Path, config: ModelConfig, family: str | None) -> Family:
@@ -155,19 +185,26 @@ def _cast(name: str, tensor: np.ndarray, dtype: str, notes: list[str]) -> np.nda
 
 def _is_huggingface_folder(folder: Path) -> bool:
     path = folder / "config.json"
-    whole = path.is_file() and (folder / "model.safetensors").is_file()
+    files = ("model.safetensors", "model.safetensors.index.json")
+    whole = path.is_file() and any((folder / name).is_file() for name in files)
     return whole and "model_type" in read_json(path)
 
 
 _HUGGINGFACE_FOLDER = Kind(
     "a folder of a published layout",
     _is_huggingface_folder,
-    re.compile(rf"(preprocessor_)?config\.json|model\.safetensors|{TOKENIZER_NAMES}"),
+    re.compile(
+        r"(preprocessor_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
+        f"{TOKENIZER_NAMES}"
+    ),
 )
 
 
 def _config_json(spec: Spec) -> dict[str, Any]:
-    return clip_json(spec) if isinstance(spec, DualEncoderSpec) else blip_json(spec)
+    if isinstance(spec, DualEncoderSpec):
+        return clip_json(spec)
+    assert isinstance(spec, BlipSpec)
+    return blip_json(spec)
 
 
 def _write_huggingface(

@@ -1,5 +1,6 @@
 """Tensors of a safetensors file as numpy, those of element types that numpy lacks among them."""
 
+import mmap
 import struct
 from pathlib import Path
 
@@ -7,64 +8,73 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from vlt.convert.arrays import dense_stride, make_array
 from vlt.convert.errors import ConversionError
 from vlt.convert.impostors import describe_impostor
 from vlt.convert.json_files import parse_json
+from vlt.convert.mapped import aligned, map_file
 
 _SIZE = struct.Struct("<Q")
 _MOST_HEADER = 100_000_000  # bytes, of the format
-_NUMPY = {
-    *("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"),
-    *("F16", "BF16", "F32", "F64", "C64"),
-}
-# safetensors asks numpy for these, which has them only in ml_dtypes.
-_FLOAT8 = {
+_DTYPES = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "C64": np.complex64,
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
     "F8_E5M2": ml_dtypes.float8_e5m2,
     "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
 }
+CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors by name.
+    """The tensors by name, as read-only views of the file.
 
     Raises ConversionError: broken, cut short, another kind of file, a name twice, or an element
     type that is no number of its own bytes (tensor and type are named).
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            parse_json(_header(path)[1], path)  # the library takes the last of two equal names
+        with safetensors.safe_open(path, framework="numpy") as file:  # checks the places of all
+            size, text = _header(path)
+            header = parse_json(text, path)  # the library takes the last of two equal names
             types = {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}
-            _check_types(path, types)
-            tensors = {name: _numpy(path, file, name) for name in types if types[name] in _NUMPY}
+        _check_types(path, types)
+        data = map_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ConversionError(f"{path}: {_trouble(path, error)}") from error
-    return tensors | (_float8(path) if len(tensors) < len(types) else {})
+    start = _SIZE.size + size
+    return {name: _view(path, data, start, name, header[name]) for name in types}
 
 
 def _check_types(path: Path, types: dict[str, str]) -> None:
     for name, kind in types.items():
-        if kind not in _NUMPY and kind not in _FLOAT8:
+        if kind not in _DTYPES:
             raise ConversionError(
                 f"{path}: tensor {name} is of type {kind}, which can't be read; save it as one of "
-                f"{', '.join(sorted(_NUMPY | _FLOAT8.keys()))}"
+                f"{', '.join(sorted(_DTYPES))}"
             )
 
 
-def _numpy(path: Path, file: safetensors.safe_open, name: str) -> np.ndarray:
+def _view(path: Path, data: mmap.mmap, start: int, name: str, entry: dict) -> np.ndarray:
+    dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+    first, end = (start + place for place in entry["data_offsets"])
+    part = aligned(memoryview(data)[first:end], dtype.itemsize)
     try:
-        return file.get_tensor(name)
-    except ValueError as error:  # more axes than numpy has, or a size beyond memory beside a 0
+        return make_array(part, dtype, 0, shape, dense_stride(shape))
+    except ConversionError as error:
         raise ConversionError(f"{path}: tensor {name}: {error}") from error
-
-
-def _float8(path: Path) -> dict[str, np.ndarray]:
-    return {
-        name: np.frombuffer(entry["data"], _FLOAT8[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in safetensors.deserialize(path.read_bytes())
-        if entry["dtype"] in _FLOAT8
-    }
 
 
 def _header(path: Path) -> tuple[int, bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.preprocessing import FILTERS
+from vlt.models.spec import CLASS_PLACES, VIDEO_TOKENS
 from vlt.pytrees.fields import near
 
 _MOST = 10_000  # pixels, frames, tokens, heads
@@ -45,10 +46,21 @@ def _deviations(text: str) -> list[float]:
     return numbers
 
 
-def _filter(text: str) -> str:
-    if text not in FILTERS.values():
-        raise ValueError(f"choose from {', '.join(FILTERS.values())}")
-    return text
+def _one_of(*known: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in known:
+            raise ValueError(f"choose from {', '.join(known)}")
+        return text
+
+    return check
+
+
+_filter = _one_of(*FILTERS.values())
+_new_rows = _one_of("mean", "image")
+_connector = _one_of("linear", "mlp")
+_tokens = _one_of(*VIDEO_TOKENS)
+_cls = _one_of(*CLASS_PLACES)
+_gates = _one_of("vector", "scalar", "none")
 
 
 def _joined(text: str) -> tuple[int, ...]:
@@ -80,6 +92,13 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "tempme.keep_intra": _count,
     "tempme.join": _joined,
     "token_mixing.layers": _published_or_layers,
+    "text.new_rows": _new_rows,
+    "qformer.heads": _count,
+    "chat.connector": _connector,
+    "chat.tokens": _tokens,
+    "chat.cls": _cls,
+    "btadapter.gates": _gates,
+    "btadapter.spare": _count,
     "kind": str,
     "base": str,
 }

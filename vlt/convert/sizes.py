@@ -6,15 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.resize import FEWEST_FRAMES
 from vlt.models.leaf_names import FRAMES
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
 
-Leaves = Mapping[str, np.ndarray]
+Leaves = Mapping[str, Any]  # of which shapes are read
 Settings = Mapping[str, Any]
 
 _NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
@@ -28,29 +26,39 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
     Raises ConversionError when heads or activation must be set, or are set wrongly.
     """
     notes: list[str] = []
+    visual = infer_vision(leaves, family, settings, notes)
+    embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
+    text = _text_sizes(leaves, family, settings, notes)
+    if family.model == "blip":
+        bert = _bert_spec(text, visual.width, settings, notes)
+        joint = embed_dim if family.kind == "retriever" else 0
+        return BlipSpec(family.kind, visual, bert, joint), notes
+    return DualEncoderSpec(visual, TextSpec(**text), embed_dim), notes
+
+
+def infer_vision(
+    leaves: Leaves, family: Family, settings: Settings, notes: list[str]
+) -> VisionSpec:
+    """The vision tower's spec; adds to the notes.
+
+    Raises ConversionError as `infer_spec`.
+    """
     width = common_size(leaves, f"visual/{_NORMS}")
     patch = common_size(leaves, "visual/patch_embedding/kernel", axis=0)
     positions = common_size(leaves, "visual/position_embedding", axis=0)
     frames = max(common_size(leaves, FRAMES, axis=0), FEWEST_FRAMES)
     together = any(FRAMES in rule.targets for rule in family.rules)
-    visual = VisionSpec(
+    return VisionSpec(
         image_size=math.isqrt(max(positions - 1, 1)) * patch,
         patch_size=patch,
         width=width,
         layers=max(count_layers(leaves, "visual/blocks_"), 1),
-        heads=_heads("visual", width, family.head_width, settings, notes),
+        heads=heads_of("visual", width, family.head_width, settings, notes),
         mlp_width=common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
         activation=_activation("visual", family, settings, notes),
         temporal_frames=frames if together else 0,
         **family.visual | _norm_eps("visual", settings),
     )
-    embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
-    text = _text_sizes(leaves, family, settings, notes)
-    if family.model == "blip":
-        bert = _bert_spec(text, width, settings, notes)
-        joint = embed_dim if family.kind == "retriever" else 0
-        return BlipSpec(family.kind, visual, bert, joint), notes
-    return DualEncoderSpec(visual, TextSpec(**text), embed_dim), notes
 
 
 def _text_sizes(
@@ -63,7 +71,7 @@ def _text_sizes(
         "vocab": common_size(leaves, "text/token_embedding/embedding", axis=0),
         "width": width,
         "layers": max(count_layers(leaves, "text/blocks_"), 1),
-        "heads": _heads("text", width, 64, settings, notes),
+        "heads": heads_of("text", width, 64, settings, notes),
         "mlp_width": common_size(leaves, r"text/blocks_\d+/mlp/fc1/(kernel|bias)"),
         "activation": _activation("text", family, settings, notes),
         **_norm_eps("text", settings),
@@ -122,11 +130,25 @@ def check_sizes(path: object, spec: Spec, leaves: Leaves) -> None:
             )
 
 
+def check_layers(path: object, claimed: int, leaves: Leaves, prefix: str) -> None:
+    """The same, of the layers under one prefix."""
+    present = count_layers(leaves, prefix)
+    if _too_many(claimed, present):
+        tower = prefix.partition("/")[0]
+        raise ConversionError(
+            f"{path}: says {claimed} {tower} layers, the tensors are for {present}"
+        )
+
+
 def _too_many(claimed: int, present: int) -> bool:
     return claimed > 2 * present + 8
 
 
-def _heads(tower: str, width: int, head_width: int, settings: Settings, notes: list[str]) -> int:
+def heads_of(tower: str, width: int, head_width: int, settings: Settings, notes: list[str]) -> int:
+    """Heads of attention, set or by their usual width; adds to the notes.
+
+    Raises ConversionError: they do not divide the width.
+    """
     key = f"{tower}.heads"
     heads = settings.get(key, width // head_width)
     if heads < 1 or width % heads or (key not in settings and width % head_width):

@@ -99,6 +99,12 @@ class Row:
     rule: Rule
     index: int | None
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Paths of the leaves that it became."""
+        number = "" if self.index is None else str(self.index)
+        return tuple(target.replace("{i}", number) for target in self.rule.targets)
+
 
 @dataclasses.dataclass
 class Placed:
@@ -165,20 +171,30 @@ def _split(transform: Transform, tensor: np.ndarray) -> list[np.ndarray]:
 
 def to_tensors(rules: Iterable[Rule], leaves: Tensors) -> tuple[Tensors, list[str]]:
     """Leaves -> published tensors, and the paths that no rule has a place for."""
-    rules = tuple(rules)
-    tensors: Tensors = {}
-    left = set(leaves)
-    for path in leaves:
+    sources, left = sources_of(rules, leaves)
+    tensors = {
+        name: rule.transform.join([leaves[target] for target in targets])
+        for name, (rule, targets) in sources.items()
+    }
+    return tensors, left
+
+
+def sources_of(
+    rules: Iterable[Rule], paths: Iterable[str]
+) -> tuple[dict[str, tuple[Rule, tuple[str, ...]]], list[str]]:
+    """{published name: (rule, paths of the leaves that make it)}, and paths without a place."""
+    rules, paths = tuple(rules), tuple(paths)
+    found: dict[str, tuple[Rule, tuple[str, ...]]] = {}
+    left = set(paths)
+    for path in paths:
         for rule in rules:
             match = rule.target_pattern.fullmatch(path)
             targets = tuple(_fill(t, match) for t in rule.targets) if match else ()
             if match and left.issuperset(targets):
-                tensors[_fill(rule.source, match)] = rule.transform.join(
-                    [leaves[target] for target in targets]
-                )
+                found[_fill(rule.source, match)] = (rule, targets)
                 left -= set(targets)
                 break
-    return tensors, sorted(left)
+    return found, sorted(left)
 
 
 def source_name(rules: Iterable[Rule], path: str) -> str:

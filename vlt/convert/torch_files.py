@@ -10,12 +10,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vlt.convert.archives import Archive, local_entry
 from vlt.convert.arrays import DTYPES
 from vlt.convert.errors import ConversionError, UnsafePickleError
 from vlt.convert.impostors import describe_impostor
+from vlt.convert.mapped import aligned, map_file
 from vlt.convert.pickles import Parsed, parse
 from vlt.convert.placeholders import Storage
 from vlt.convert.resolve import naming, resolve
@@ -23,7 +22,6 @@ from vlt.convert.resolve import naming, resolve
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _ZIP = b"PK\x03\x04"
-_ALIGNMENT = 16
 
 
 def read_torch_file(path: Path) -> Any:
@@ -39,8 +37,7 @@ def read_torch_file(path: Path) -> Any:
                 raise ConversionError("no such file, or not a plain one")
             if path.stat().st_size == 0:
                 raise ConversionError(f"{describe_impostor(path)}")
-            with path.open("rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            data = map_file(path)
             return _read_zip(path, data) if data[:4] == _ZIP else _read_legacy(path, data)
         except OSError as error:
             raise ConversionError(f"cannot be read: {error.strerror or error}") from error
@@ -63,19 +60,10 @@ def _read_zip(path: Path, data: mmap.mmap) -> Any:
 
     def bytes_under(storage: Storage) -> memoryview:
         if storage.key not in storages:
-            storages[storage.key] = _aligned(archive.read(f"{root}data/{storage.key}"))
+            storages[storage.key] = aligned(archive.read(f"{root}data/{storage.key}"))
         return storages[storage.key]
 
     return resolve(parsed.value, len(data), bytes_under)
-
-
-def _aligned(data: memoryview) -> memoryview:
-    """The same bytes, copied if they lie where arrays of their numbers may not."""
-    if not data.nbytes:
-        return data
-    flat = np.frombuffer(data, np.uint8)
-    at = flat.__array_interface__["data"][0]
-    return data if at % _ALIGNMENT == 0 else flat.copy().data.toreadonly()
 
 
 def _cut_short(size: int, least: int) -> str:
@@ -159,5 +147,5 @@ def _storages_behind(
         if count != used[key].whole:
             raise ConversionError(f"storage {key[:80]} does not fit the tensors that use it")
         position += 8 + size
-        found[key] = _aligned(memoryview(data)[position - size : position])
+        found[key] = aligned(memoryview(data)[position - size : position])
     return found

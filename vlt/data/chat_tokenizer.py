@@ -113,9 +113,9 @@ class ChatTokenizer:
             if not piece.token:
                 rows += self._text(run, spacing, _added(before), _added(after))
             elif piece.text == VIDEO:
-                places = range(first, first + next(counts))
-                rows += [(patch, place, piece.answer) for place in places]
-                first = places.stop
+                count = next(counts)
+                rows += [(patch, first + place, piece.answer) for place in range(count)]
+                first += count
             else:
                 rows.append((self._token(piece.text), -1, piece.answer))
         columns = np.array(rows, np.int32).reshape(-1, 3)

@@ -84,6 +84,7 @@ def _instructions(module: ChatModel, words: Path) -> Any:
     if not words.is_dir():
         raise ValueError(f"{words}: the Q-Former reads questions, and its tokenizer is not there")
     encoder, spec = pretrained(words, local_files_only=True), module.spec.qformer
+    assert spec is not None
     if len(encoder) != spec.vocab:
         raise ValueError(f"{words}: {len(encoder)} words; the Q-Former has {spec.vocab} embeddings")
     return encoder

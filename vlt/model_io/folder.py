@@ -2,7 +2,7 @@
 
     config.json   sizes, methods with options, preprocessing, frames, where it came from
     weights/      the parameter tree (Orbax)
-    tokenizer/    Hugging Face tokenizer files
+    tokenizer/    Hugging Face tokenizer files; in qformer/ those of an instruction (InstructBLIP)
     report.txt    how it was made
 
 It is written under another name and renamed when whole, so a folder with a config.json is complete.
@@ -36,13 +36,14 @@ from vlt.storage.files import (
 from vlt.storage.trees import CheckpointError, check_same, load_shapes, load_tree, save_tree
 
 _FORMAT = 1
+QFORMER = "qformer"  # folder in the tokenizer's
 CROPS = ("center", "none")
 LARGEST_CONFIG = 2**20  # bytes of a config.json
-# Of Orbax, with the processes that wrote.
+# Of Orbax, with the processes that wrote, or the pieces that one wrote.
 _WEIGHTS_FILES = (
     r"_CHECKPOINT_METADATA|orbax\.checkpoint|commit_success\.txt|state|"
     r"state/(_METADATA|_sharding|array_metadatas(/process_\d+)?|"
-    r"(ocdbt\.process_\d+/)?(manifest\.ocdbt|d(/[0-9a-f]+)?)|ocdbt\.process_\d+)"
+    r"(ocdbt\.process_[0-9a-f]+/)?(manifest\.ocdbt|d(/[0-9a-f]+)?)|ocdbt\.process_[0-9a-f]+)"
 )
 
 
@@ -134,13 +135,24 @@ def write_model_folder(
     """
     with new_folder(Path(folder), overwrite, MODEL_FOLDER) as unfinished:
         save_tree(unfinished / "weights", params)
-        try:
-            copy_tokenizer(tokenizer, unfinished / "tokenizer")
-        except ValueError as error:
-            raise ModelFolderError(str(error)) from error
-        (unfinished / "report.txt").write_text(report, encoding="utf-8")
-        text = json.dumps(config.to_dict(), indent=1)
-        (unfinished / "config.json").write_text(text + "\n", encoding="utf-8")
+        write_beside_weights(unfinished, config, tokenizer, report)
+
+
+def write_beside_weights(folder: Path, config: ModelConfig, tokenizer: Path, report: str) -> None:
+    """Writes what a model folder holds beside its weights, into one that is being made.
+
+    Raises:
+        ModelFolderError: a file of the tokenizer is no plain one of its folder.
+    """
+    try:
+        copy_tokenizer(tokenizer, folder / "tokenizer")
+        if (tokenizer / QFORMER).is_dir():
+            copy_tokenizer(tokenizer / QFORMER, folder / "tokenizer" / QFORMER)
+    except ValueError as error:
+        raise ModelFolderError(str(error)) from error
+    (folder / "report.txt").write_text(report, encoding="utf-8")
+    text = json.dumps(config.to_dict(), indent=1)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
@@ -200,6 +212,7 @@ def read_model_folder(
     """Config and parameters, checked against the shapes of the model that the config describes.
 
     abstract: shapes, with shardings where leaves belong on devices; the model's own when absent.
+    Leaves that are stored in 16 bits stay so.
 
     Raises:
         ModelFolderError: as `read_model_config`, or the weights are absent, damaged, or of another
@@ -209,7 +222,7 @@ def read_model_folder(
     try:
         if abstract is None:
             abstract = model_shapes(config.spec, config.methods, config.frames)
-        return config, load_tree(Path(folder) / "weights", abstract)
+        return config, load_tree(Path(folder) / "weights", abstract, halves=True)
     except (CheckpointError, ValueError) as error:
         raise ModelFolderError(f"{folder}: {error}") from error
 
@@ -220,7 +233,7 @@ def check_weights(folder: Path) -> None:
     config, weights = read_model_config(folder), folder / "weights"
     try:
         wanted = model_shapes(config.spec, config.methods, config.frames)
-        check_same(weights, by_path(load_shapes(weights)), by_path(wanted))
+        check_same(weights, by_path(load_shapes(weights)), by_path(wanted), halves=True)
     except (CheckpointError, ValueError) as error:
         raise ModelFolderError(f"{folder}: {error}") from error
 
@@ -325,6 +338,6 @@ MODEL_FOLDER = Kind(
     is_model_folder,
     re.compile(
         r"config\.json|report\.txt|tokenizer|weights|"
-        rf"tokenizer/({TOKENIZER_NAMES})|weights/({_WEIGHTS_FILES})"
+        rf"tokenizer/{QFORMER}|tokenizer/({QFORMER}/)?({TOKENIZER_NAMES})|weights/({_WEIGHTS_FILES})"
     ),
 )

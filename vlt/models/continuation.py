@@ -92,7 +92,8 @@ def read(
         logits, cache = model.decode(x[:, None], places, valid, remember=True)
         return logits, cache
 
-    logits, cache = model.apply({"params": params}, method=first)
+    found: Any = model.apply({"params": params}, method=first)
+    logits, cache = found
     return Reading(logits[:, 0], _room(cache, room), jnp.int32(n), skipped)
 
 
@@ -189,7 +190,7 @@ def begin(
             length of a beam: the prompt's, an id outside of the vocabulary where it has padding; or
             one start token. unseen: [b, 1], see `BeamSearch`.
     """
-    rules = searching(search, ending, known.shape[1], unseen, rng)
+    rules: Any = searching(search, ending, known.shape[1], unseen, rng)
     state: State = rules.step(rules.start(known[:, None]), reading.logits[:, None])
     return state
 
@@ -232,8 +233,8 @@ def advance(
         return answer.state.open.any() & (answer.state.length < until)
 
     def step(answer: Answer) -> Answer:
-        found: Answer = model.apply({"params": params}, answer, method=one)
-        return found
+        found: Any = model.apply({"params": params}, answer, method=one)
+        return found  # type: ignore[no-any-return]
 
     def flat(cache: list[KeysValues]) -> list[KeysValues]:
         """[b * g * h, m, d], as attention multiplies: in another shape, XLA copies all of it."""

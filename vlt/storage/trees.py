@@ -9,7 +9,7 @@ killed.
 import hashlib
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,8 @@ from vlt.runtime.processes import is_primary
 Path = str | pathlib.Path
 
 UNFINISHED = ".orbax-checkpoint-tmp"
+_PIECE = 2**27  # bytes that are written at a time
+_HALVES = ("float16", "bfloat16")
 
 
 class CheckpointError(Exception):
@@ -50,20 +52,66 @@ def save_tree(folder: Path, tree: Mapping[str, Any], overwrite: bool = False) ->
     check_free_space(folder.parent, leaves)
     try:
         ocp.save(folder, leaves, overwrite=overwrite)
-        # Orbax notes where it wrote; a model folder travels, and its makers' paths need not.
-        for note in folder.glob("commit_success.txt") if is_primary() else ():
-            note.write_text("Checkpoint commit was successful\n")
+        _forget_makers(folder)
     except Exception as error:
         raise CheckpointSaveError(f"{folder} could not be written: {first_line(error)}") from error
 
 
-def load_tree(folder: Path, abstract: Mapping[str, Any] | None = None) -> dict:
+def save_leaf_by_leaf(folder: Path, leaves: Iterable[tuple[str, Any]], size: int) -> None:
+    """The same, of leaves (path, host array) that come one after another and are let go.
+
+    size: bytes of all of them; those in memory at a time are about `_PIECE` and the largest leaf.
+
+    Raises:
+      CheckpointSaveError: the folder exists, or there is no room, or writing failed.
+    """
+    folder = pathlib.Path(folder).absolute()
+    if folder.exists():
+        raise CheckpointSaveError(f"{folder} exists already")
+    check_room(folder.parent, size)
+    piece: dict[tuple[str, ...], np.ndarray] = {}
+    for path, leaf in leaves:
+        piece[tuple(path.split("/"))] = leaf
+        if sum(each.nbytes for each in piece.values()) >= _PIECE:
+            _save_piece(folder, piece)
+            piece = {}
+    _save_piece(folder, piece)
+    try:
+        ocp.partial.finalize(folder)
+        _forget_makers(folder)
+    except Exception as error:
+        raise CheckpointSaveError(f"{folder} could not be written: {first_line(error)}") from error
+
+
+def _save_piece(folder: pathlib.Path, piece: Mapping[tuple[str, ...], np.ndarray]) -> None:
+    if not piece:
+        return
+    context = ocp.Context()
+    context.memory.deepcopy_host_arrays = False  # the caller waits
+    context.array.saving.use_compression = False  # which takes three times as long
+    try:
+        with context:
+            ocp.partial.save(folder, traverse_util.unflatten_dict(dict(piece)))
+    except Exception as error:
+        raise CheckpointSaveError(f"{folder} could not be written: {first_line(error)}") from error
+
+
+def _forget_makers(folder: pathlib.Path) -> None:
+    """Orbax notes where it wrote; a model folder travels, and its makers' paths need not."""
+    for note in folder.glob("commit_success.txt") if is_primary() else ():
+        note.write_text("Checkpoint commit was successful\n")
+
+
+def load_tree(
+    folder: Path, abstract: Mapping[str, Any] | None = None, halves: bool = False
+) -> dict:
     """Reads what `save_tree` wrote, on any number of devices.
 
     Args:
       folder: the folder given to `save_tree`.
       abstract: nested dict of shapes that the tree must have; a leaf with a sharding is placed on
         its devices. All leaves are wanted as host arrays when absent.
+      halves: whether leaves may be stored in 16 bits where 32 are wanted; they keep them.
 
     Returns:
       nested dict of jax.Array where `abstract` has shardings, np.ndarray elsewhere.
@@ -76,9 +124,26 @@ def load_tree(folder: Path, abstract: Mapping[str, Any] | None = None) -> dict:
     folder = pathlib.Path(folder).absolute()
     saved = load_shapes(folder)
     wanted = by_path(saved if abstract is None else abstract)
-    check_same(folder, by_path(saved), wanted)
-    leaves = {tuple(path.split("/")): placement(leaf) for path, leaf in wanted.items()}
+    check_same(folder, by_path(saved), wanted, halves)
+    have = by_path(saved)
+    leaves = {
+        tuple(path.split("/")): placement(leaf, have[path].dtype) for path, leaf in wanted.items()
+    }
     return load_arrays(folder, traverse_util.unflatten_dict(leaves))
+
+
+def load_leaves(folder: Path, paths: Iterable[str]) -> dict[str, np.ndarray]:
+    """Some leaves of what `save_tree` wrote, by path, on the host.
+
+    Raises:
+      CheckpointError: the folder is absent, half written or damaged, or lacks one.
+    """
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    targets = {tuple(path.split("/")): np.ndarray for path in paths}
+    with context:
+        tree = load_arrays(pathlib.Path(folder).absolute(), traverse_util.unflatten_dict(targets))
+    return dict(traverse_util.flatten_dict(tree, sep="/"))
 
 
 def load_shapes(folder: Path) -> dict:
@@ -107,16 +172,24 @@ def as_array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
-def placement(leaf: Any) -> Any:
-    """What tells Orbax where to put a leaf: a shape with a sharding, or the host."""
+def placement(leaf: Any, dtype: Any = None) -> Any:
+    """What tells Orbax where to put a leaf: a shape with a sharding, or the host.
+
+    dtype: that it is stored in, where it keeps that.
+    """
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         return np.ndarray
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=sharding)
 
 
-def check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raises CheckpointMismatchError that lists every leaf, by path, that differs."""
+def check_same(
+    folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any], halves: bool = False
+) -> None:
+    """Raises CheckpointMismatchError that lists every leaf, by path, that differs.
+
+    halves: whether one may be stored in 16 bits where 32 are wanted.
+    """
 
     def text(leaf: Any) -> str:
         return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
@@ -127,13 +200,19 @@ def check_same(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]
     differences += [
         f"{path}: {text(saved[path])} in the checkpoint, {text(leaf)} wanted"
         for path, leaf in arrays.items()
-        if path in saved and text(saved[path]) != text(leaf)
+        if path in saved
+        and text(_widened(saved[path], leaf) if halves else saved[path]) != text(leaf)
     ]
     if differences:
         raise CheckpointMismatchError(
             f"{folder} holds another tree; {len(differences)} leaves differ:\n  "
             + "\n  ".join(differences)
         )
+
+
+def _widened(saved: Any, wanted: Any) -> Any:
+    half = np.dtype(saved.dtype).name in _HALVES and np.dtype(wanted.dtype) == np.float32
+    return jax.ShapeDtypeStruct(saved.shape, wanted.dtype) if half else saved
 
 
 def _is_shaped(leaf: Any) -> bool:
@@ -175,7 +254,11 @@ def _check_exists(folder: pathlib.Path) -> None:
 
 def check_free_space(folder: pathlib.Path, leaves: Any) -> None:
     """Raises CheckpointSaveError where the device of `folder` has no room for the arrays."""
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(leaves))
+    check_room(folder, sum(leaf.nbytes for leaf in jax.tree.leaves(leaves)))
+
+
+def check_room(folder: pathlib.Path, needed: int) -> None:
+    """The same, of so many bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CheckpointSaveError(

@@ -24,7 +24,7 @@ def chat_batches(config: ConfigDict, module: ChatModel, folder: Path) -> ChatBat
         )
     slots = module.slots(config.model.frames)
     try:
-        made = ChatBatches.load(folder, task.template, task.spacing, slots, context)
+        made = ChatBatches.load(folder, task.dialogue_template, task.spacing, slots, context)
     except FileNotFoundError as error:
         raise ValueError(f"model.tokenizer: {error}") from error
     if made.size > spec.text.vocab:

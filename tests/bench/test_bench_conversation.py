@@ -1,0 +1,11 @@
+"""The figures of answers beside torch's are there, and both sides write the same."""
+
+from vlt.bench.conversation import bench_conversation
+from vlt.models.spec import LlamaSpec
+
+
+def test_both_sides_write_the_same():
+    found = bench_conversation(LlamaSpec(64, 50, 32, 1, 2, 48), "float32", 9, 2, 4, 1)
+    assert found["same_ids"] == 1
+    assert all(found[name] > 0 for name in ("prefill_s", "prefill_matmul_share"))
+    assert {"times_as_fast", "memory_share"} <= found.keys()  # of so few, clocks tell nothing

@@ -1,0 +1,324 @@
+"""Chat models of parts that lie apart, and back: the golden LLaVA, MiniGPT-4 and InstructBLIP."""
+
+import json
+import struct
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from chat_files import SETTINGS, chosen, golden, leaves, llama_folder, same, save
+from flax import traverse_util
+from golden_chat import Golden
+
+from vlt.convert import ConversionError, Given, convert, convert_chat, reverse
+from vlt.convert.__main__ import main
+from vlt.model_io.folder import read_model_config
+
+NAMES = ("llava", "minigpt4", "instructblip")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(shared):
+    return shared / "golden/chat/tokenizer"
+
+
+@pytest.fixture(scope="module")
+def whole(shared, tokenizer, tmp_path_factory):
+    """{name: model folder} of each golden model, from one file."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in NAMES:
+        given = Given(
+            source=shared / f"golden/chat/{name}_small.safetensors",
+            qformer_tokenizer=tokenizer / "bert_vocab.txt" if name == "instructblip" else None,
+        )
+        convert_chat(given, folder / name, SETTINGS, str(tokenizer / "tokenizer.model"))
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_whole_model_there_and_back(name, whole, shared, tmp_path):
+    expected = Golden(shared / "golden/chat", name)
+    config = read_model_config(whole / name)
+    assert config.spec.visual.layers == 5 and config.spec.qformer == expected.spec.qformer
+    same(leaves(whole / name), traverse_util.flatten_dict(expected.params, sep="/"))
+    reverse(whole / name, tmp_path / "back.safetensors")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    same(back, golden(shared, name))
+
+
+def test_llava_of_parts(whole, shared, tokenizer, tmp_path):
+    tensors = golden(shared, "llava")
+    llm = chosen(tensors, r"model\.(?!mm_)|lm_head")
+    llama_folder(tmp_path / "llm", llm, tokenizer, "tokenizer.json")
+    clip = chosen(tensors, r"vision_tower\.(?!btadapter|balance)", "backbone.")
+    given = Given(
+        chat="llava",
+        llm=tmp_path / "llm",
+        vision=save(tmp_path / "clip.safetensors", clip),
+        connector=[save(tmp_path / "p.safetensors", chosen(tensors, r"model\.mm_projector"))],
+        branch=[
+            # What a pre-trained branch's file holds besides is left alone.
+            save(
+                tmp_path / "branch.safetensors",
+                chosen(tensors, r"vision_tower\.", "backbone.")
+                | {"extra_proj.1.weight": np.ones(48, np.float32)},
+            )
+        ],
+    )
+    report = convert_chat(given, tmp_path / "model", {"visual.heads": 4})
+    same(leaves(tmp_path / "model"), leaves(whole / "llava"))
+    found = read_model_config(tmp_path / "model")
+    assert found.spec == read_model_config(whole / "llava").spec
+    assert found.methods["btadapter"]["spare"] == 1 and found.view.frames == 64
+    rows = [line.split() for line in report.splitlines()[1:6]]
+    assert rows[0] == ["part", "tensors", "loaded", "from", "layout"]
+    assert rows[1] == ["llm", "30", str(tmp_path / "llm"), "llama"]
+    assert rows[3] == ["connector", "2", str(tmp_path / "p.safetensors"), "llava"]
+    assert [row[1] for row in rows[1:]] == ["30", "87", "2", "116"]
+
+
+@pytest.mark.parametrize("name", ["minigpt4", "instructblip"])
+def test_a_qformer_of_parts(name, whole, shared, tokenizer, tmp_path):
+    tensors = golden(shared, name)
+    language = {"minigpt4": "llama_model", "instructblip": "llm_model"}[name]
+    projection = {"minigpt4": "llama_proj", "instructblip": "llm_proj"}[name]
+    blip = chosen(tensors, r"Qformer|query|ln_vision")
+    # A stage of BLIP-2 has texts and other language models besides.
+    words = {"Qformer.cls.predictions.bias": np.zeros(3, np.float32), "t5_proj.bias": np.ones(2)}
+    words |= chosen(golden(shared, "instructblip"), r"Qformer\.bert\.embeddings")
+    stages = {
+        "model": {n: torch.tensor(np.asarray(x)) for n, x in {**words, **blip}.items()},
+        "epoch": 4,
+    }
+    torch.save(stages, tmp_path / "blip2.pth")
+    eva = chosen(tensors, r"visual_encoder\.", "") | {"norm.weight": np.ones(48, np.float32)}
+    llm = chosen(tensors, rf"{language}\.", "")
+    given = Given(
+        chat=name,
+        llm=llama_folder(tmp_path / "llm", llm, tokenizer),
+        vision=save(tmp_path / "eva.safetensors", eva),
+        connector=[
+            tmp_path / "blip2.pth",
+            save(tmp_path / "p.safetensors", chosen(tensors, projection)),
+        ],
+        branch=[save(tmp_path / "branch.safetensors", chosen(tensors, "btadapter"))],
+        qformer_tokenizer=tokenizer / "bert_vocab.txt" if name == "instructblip" else None,
+    )
+    settings = {"visual.heads": 4, "qformer.heads": 4}
+    report = convert_chat(given, tmp_path / "model", settings)
+    same(leaves(tmp_path / "model"), leaves(whole / name))
+    assert "of other models: Qformer, t5_proj" in report
+    mixed = f"{tmp_path / 'blip2.pth'} and {tmp_path / 'p.safetensors'}"
+    assert mixed in report
+    words = tmp_path / "model/tokenizer/qformer/vocab.txt"
+    assert words.exists() == (name == "instructblip")
+
+
+def test_huggingface_instructblip(whole, shared, tokenizer, tmp_path):
+    folder = tmp_path / "hf"
+    save(folder / "model.safetensors", golden(shared, "instructblip_hf"))
+    config = shared / "golden/chat/instructblip_hf_small_config.json"
+    (folder / "config.json").write_bytes(config.read_bytes())
+    (folder / "tokenizer.model").write_bytes((tokenizer / "tokenizer.model").read_bytes())
+    (folder / "qformer_tokenizer").mkdir()
+    words = (tokenizer / "bert_vocab.txt").read_bytes()
+    (folder / "qformer_tokenizer/vocab.txt").write_bytes(words)
+    convert(folder, tmp_path / "model")
+    found, expected = leaves(tmp_path / "model"), leaves(whole / "instructblip")
+    expected = {path: x for path, x in expected.items() if "btadapter" not in path}
+    assert found["text/token_embedding/embedding"].shape == (514, 64)  # and the image token
+    for path, axis in (("text/token_embedding/embedding", 0), ("text/head/kernel", 1)):
+        found[path] = np.take(found[path], range(513), axis)
+    same(found, expected)
+    reverse(tmp_path / "model", tmp_path / "back.safetensors", "instructblip_hf")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    same(back, golden(shared, "instructblip_hf"))
+
+
+def test_tuned_files_go_before_what_they_were_tuned_from(whole, shared, tokenizer, tmp_path):
+    """BT-Adapter's btadapter_weight.bin and mm_projector.bin over the whole LLaVA."""
+    tensors = golden(shared, "llava")
+    branch = chosen(tensors, r"vision_tower\.btadapter", "model.vision_tower.btadapter")
+    branch = {n: torch.tensor(x) for n, x in branch.items() if "_layers.3" not in n}
+    torch.save(branch, tmp_path / "btadapter_weight.bin")
+    tuned = {
+        "model.mm_projector.weight": torch.full((64, 48), 2.0),
+        "model.mm_projector.bias": torch.full((64,), 3.0),
+        "model.embed_tokens.weight": torch.full((518, 64), 4.0),
+    }
+    torch.save(tuned, tmp_path / "mm_projector.bin")
+    llava = chosen(tensors, r"model\.|lm_head")
+    given = Given(
+        chat="llava",
+        llm=llama_folder(tmp_path / "llava", llava, tokenizer),
+        vision=save(
+            tmp_path / "clip.safetensors",
+            chosen(tensors, r"vision_tower\.(?!btadapter|balance)", "backbone."),
+        ),
+        connector=[tmp_path / "mm_projector.bin"],
+        branch=[tmp_path / "btadapter_weight.bin"],
+    )
+    report = convert_chat(given, tmp_path / "model", {"visual.heads": 4})
+    found = leaves(tmp_path / "model")
+    assert (found["connector/projection/kernel"] == 2).all()
+    assert (found["text/token_embedding/embedding"] == 4).all()
+    assert (found["visual/btadapter/layer_gate"] == 0).all()
+    options = read_model_config(tmp_path / "model").methods["btadapter"]
+    assert (options["depth"], options["spare"], options["gates"]) == (3, 0, "vector")
+    assert f"mm_projector.bin goes before {tmp_path / 'llava'}" in report
+    assert "words added to the tokenizer: <im_patch>, <im_start>, <im_end>, <vid_patch>" in report
+    words = json.loads((tmp_path / "model/tokenizer/tokenizer.json").read_text())["added_tokens"]
+    assert {t["content"]: t["id"] for t in words}["<vid_end>"] == 517
+
+
+def test_new_words_get_rows(shared, tokenizer, tmp_path):
+    tensors = golden(shared, "llava")
+    rows = {"model.embed_tokens.weight": 512, "lm_head.weight": 512}
+    base = {n: x[: rows.get(n)] for n, x in chosen(tensors, r"model\.(?!mm)|lm_head").items()}
+    stage = chosen(tensors, r"model\.mm_projector")
+    stage["model.embed_tokens.weight"] = np.full((2, 64), 7, np.float32)
+    given = Given(
+        chat="llava",
+        llm=llama_folder(tmp_path / "llm", base, tokenizer),
+        vision=save(
+            tmp_path / "clip.safetensors",
+            chosen(tensors, r"vision_tower\.(?!btadapter|balance)", "backbone."),
+        ),
+        connector=[save(tmp_path / "stage1.safetensors", stage)],
+        random=["branch"],
+    )
+    settings = {"visual.heads": 4, "text.new_rows": "image", "visual.image_size": 70}
+    convert_chat(given, tmp_path / "model", settings)
+    found = leaves(tmp_path / "model")
+    embedding, old = found["text/token_embedding/embedding"], base["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(embedding[:512], old)
+    np.testing.assert_allclose(embedding[[512, 515]], old.mean(0)[None].repeat(2, 0), atol=1e-6)
+    assert (embedding[513:515] == 7).all()
+    assert found["text/head/kernel"].shape == (64, 518)
+    assert found["visual/position_embedding"].shape == (26, 48)
+    assert read_model_config(tmp_path / "model").preprocessing["image_size"] == 70
+    blocks = found["visual/blocks_3/mlp/fc1/kernel"]
+    np.testing.assert_array_equal(found["visual/btadapter/spatial_2/mlp/fc1/kernel"], blocks)
+
+
+def test_what_nobody_gave_is_named(shared, tokenizer, tmp_path):
+    tensors = golden(shared, "llava")
+    llm = llama_folder(tmp_path / "llm", chosen(tensors, r"model\.(?!mm)|lm_head"), tokenizer)
+    clip = save(
+        tmp_path / "clip.safetensors", chosen(tensors, r"vision_tower\.(?!bt|ba)", "backbone.")
+    )
+    given = Given(chat="llava", llm=llm, vision=clip)
+    with pytest.raises(
+        ConversionError, match="connector: nobody gave it; --connector=FILE, or --ra"
+    ):
+        convert_chat(given, tmp_path / "model", {"visual.heads": 4})
+    with pytest.raises(ConversionError, match="llm: nobody gave it"):
+        convert_chat(Given(chat="llava", vision=clip), tmp_path / "model", {"visual.heads": 4})
+    with pytest.raises(
+        ConversionError, match="holds nothing of the connector .* but llm of a chat"
+    ):
+        convert_chat(Given(chat="llava", connector=[llm]), tmp_path / "model", {})
+    with pytest.raises(ConversionError, match="a part of a chat model .* --chat=llava"):
+        convert(llm, tmp_path / "model")
+    with pytest.raises(ConversionError, match="holds no Q-Former, which minigpt4 has"):
+        projector = save(tmp_path / "p.safetensors", chosen(tensors, r"model\.mm_projector"))
+        convert_chat(
+            Given(chat="minigpt4", llm=llm, connector=[projector]), tmp_path / "model", SETTINGS
+        )
+    with pytest.raises(ConversionError, match="--set tempme.r: a chat model has no use for it"):
+        convert_chat(Given(chat="llava", llm=llm), tmp_path / "model", {"tempme.r": 2})
+    with pytest.raises(ConversionError, match="--random=tower: unknown part"):
+        convert_chat(Given(chat="llava", llm=llm, random=["tower"]), tmp_path / "model", {})
+    assert not (tmp_path / "model").exists()
+
+
+def test_halves_are_stored_where_nothing_trains_them(whole, shared, tokenizer, tmp_path):
+    tensors = golden(shared, "llava")
+    half = {n: x.astype(ml_dtypes.bfloat16) for n, x in tensors.items()}
+    given = Given(source=save(tmp_path / "llava.safetensors", half))
+    settings = {key: SETTINGS[key] for key in SETTINGS if key != "qformer.heads"}
+    convert_chat(given, tmp_path / "model", settings, str(tokenizer))
+    found = leaves(tmp_path / "model")
+    assert {str(x.dtype) for p, x in found.items() if p.startswith("text/")} == {"bfloat16"}
+    assert {str(x.dtype) for p, x in found.items() if not p.startswith("text/")} == {"float32"}
+    reverse(tmp_path / "model", tmp_path / "back.safetensors")
+    same(safetensors.numpy.load_file(tmp_path / "back.safetensors"), half)
+    reverse(tmp_path / "model", tmp_path / "llm", part="llm")
+    again = safetensors.numpy.load_file(tmp_path / "llm/model.safetensors")
+    same(again, chosen(half, r"model\.(?!mm)|lm_head"))
+
+
+def test_weights_that_are_no_numbers(shared, tokenizer, tmp_path):
+    tensors = golden(shared, "llava")
+    tensors["model.mm_projector.bias"] = np.full(64, np.nan, np.float32)
+    given = Given(source=save(tmp_path / "llava.safetensors", tensors))
+    settings = {key: SETTINGS[key] for key in SETTINGS if key != "qformer.heads"}
+    with pytest.raises(ConversionError, match="mm_projector.bias: 64 NaN and 0 infinite of 64"):
+        convert_chat(given, tmp_path / "model", settings, str(tokenizer))
+    assert [path.name for path in tmp_path.iterdir()] == ["llava.safetensors"]
+
+
+def test_the_command(whole, shared, tmp_path, capsys):
+    source = str(shared / "golden/chat/llava_small.safetensors")
+    tokenizer = str(shared / "golden/chat/tokenizer")
+    command = [source, str(tmp_path / "m"), "--tokenizer", tokenizer]
+    command += [f"--set={key}={value}" for key, value in SETTINGS.items() if key != "qformer.heads"]
+    assert main(command) == 0 and "connector  2" in capsys.readouterr().out
+    assert (
+        main([str(tmp_path / "m"), str(tmp_path / "b.safetensors"), "--reverse", "--part=branch"])
+        == 0
+    )
+    assert "116 tensors, layout llava" in capsys.readouterr().out
+    assert main(["--chat=llava", "--llm=absent", str(tmp_path / "n")]) == 1
+    assert "absent: no such file or folder" in capsys.readouterr().err
+    assert main([source, str(tmp_path / "n"), "--part=llm"]) == 1
+    assert "--part has no use without --reverse" in capsys.readouterr().err
+
+
+def test_configs_that_lie(shared, tokenizer, tmp_path):
+    tensors = chosen(golden(shared, "llava"), r"model\.|lm_head")
+    given = Given(
+        chat="llava",
+        llm=tmp_path / "llm",
+        vision=save(
+            tmp_path / "clip.safetensors",
+            chosen(golden(shared, "llava"), r"vision_tower\.(?!bt|ba)", "backbone."),
+        ),
+    )
+    for changes, message in (
+        ({"num_hidden_layers": 10**5}, "says 100000 text layers, the tensors are for 3"),
+        ({"num_hidden_layers": 4}, "missing: text/blocks_3/"),
+        ({"text_config": [1]}, "text_config is not an object"),
+        ({"num_attention_heads": 64}, "heads of 1 channels; rotary attention turns pairs"),
+        ({"num_attention_heads": 3}, "heads=3 does not divide width=64"),
+        ({"hidden_size": 128}, r"wrong_shape: .* wanted \[518, 128\]"),
+    ):
+        llama_folder(tmp_path / "llm", tensors, tokenizer, **changes)
+        with pytest.raises(ConversionError, match=message):
+            convert_chat(given, tmp_path / "model", {"visual.heads": 4})
+
+
+def test_files_that_lie(shared, tokenizer, tmp_path):
+    """Names, sizes and shapes that do not fit are told, and nothing is written."""
+    tensors = golden(shared, "llava")
+    cases = {
+        r"unexpected: model.layers.0.extra \(\[1\]\)": {"model.layers.0.extra": np.ones(1)},
+        r"wrong_shape: .*mm_projector.weight \(.* is \[3, 2\], wanted \[48, 64\]\)": {
+            "model.mm_projector.weight": np.ones((2, 3), np.float32)
+        },
+        r"wrong_shape: model.norm.weight|model.norm.weight": {"model.norm.weight": np.ones((2, 3))},
+    }
+    settings = {key: SETTINGS[key] for key in SETTINGS if key != "qformer.heads"}
+    for message, changes in cases.items():
+        path = save(tmp_path / "x.safetensors", tensors | changes)
+        with pytest.raises(ConversionError, match=message):
+            convert_chat(Given(source=path), tmp_path / "model", settings, str(tokenizer))
+    data = bytearray(path.read_bytes())
+    size = struct.unpack("<Q", data[:8])[0]
+    for cut in (4, 8 + size // 2, len(data) - 5):
+        path.write_bytes(data[:cut])
+        with pytest.raises(ConversionError, match=str(path)):
+            convert_chat(Given(source=path), tmp_path / "model", settings, str(tokenizer))
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,147 @@
+"""A chat model's weights, or a part of them, back to published names, tensor by tensor."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlt.convert.arrays import DTYPES
+from vlt.convert.chat_layouts import LLAMA
+from vlt.convert.chat_parts import PARTS
+from vlt.convert.errors import ConversionError
+from vlt.convert.families import get_family
+from vlt.convert.family import Family
+from vlt.convert.llama import llama_json, meta_rules
+from vlt.convert.safetensors_writer import write_safetensors
+from vlt.convert.table import Rule, sources_of
+from vlt.data.tokenize import copy_tokenizer
+from vlt.model_io.folder import ModelConfig
+from vlt.models.spec import ChatSpec
+from vlt.pytrees.fields import near
+from vlt.pytrees.paths import by_path
+from vlt.storage.trees import load_leaves, load_shapes
+
+META = "llama_meta"
+SHARD = 5 * 10**9  # bytes, of transformers
+_READ = 2**27  # bytes that are read at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A tensor to write: its name, the leaves that it is made of, shape and precision."""
+
+    name: str
+    rule: Rule
+    paths: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class ChatWriter:
+    """What a layout has of a model folder of kind chat.
+
+    family: its name; the one that the folder was converted from, or a part's, when absent. part: of
+    `PARTS`; all when absent.
+
+    Raises ConversionError: an unknown part, or leaves that the layout has no place for.
+    """
+
+    def __init__(self, folder: Path, config: ModelConfig, family: str | None, part: str | None):
+        assert isinstance(config.spec, ChatSpec)
+        self.folder, self.spec, self.notes = folder, config.spec, list[str]()
+        if part is not None and part not in PARTS:
+            raise ConversionError(f"--part={part}: unknown part{near(part, PARTS)}")
+        self.layout = _layout(config, family, part)
+        self.tensors = self._tensors(config.source.get("dtypes", {}), part)
+
+    def _tensors(self, dtypes: Mapping[str, str], part: str | None) -> list[Published]:
+        shapes = by_path(load_shapes(self.folder / "weights"))
+        wanted = [path for path in shapes if part is None or re.fullmatch(PARTS[part], path)]
+        if not wanted:
+            raise ConversionError(f"{self.folder}: has no {part}")
+        sources, left = sources_of(self.layout.rules, wanted)
+        if left:
+            lines = [f"no place in layout {self.layout.name} (--family chooses another):", *left]
+            raise ConversionError("\n  ".join(lines))
+        found = []
+        for name, (rule, paths) in sources.items():
+            leaves = [shapes[path] for path in paths]
+            empty = [np.broadcast_to(np.zeros((), bool), leaf.shape) for leaf in leaves]
+            dtype = DTYPES[dtypes.get(paths[0], np.dtype(leaves[0].dtype).name)]
+            found.append(Published(name, rule, paths, rule.transform.join(empty).shape, dtype))
+        return found
+
+    def values(self, tensors: list[Published]) -> Iterator[np.ndarray]:
+        """Tensor after tensor; adds a note on each that loses digits."""
+        for tensor, array in self._joined(tensors):
+            rounded = array.astype(tensor.dtype)
+            if not np.array_equal(rounded.astype(array.dtype), array, equal_nan=True):
+                self.notes.append(f"rounded to {tensor.dtype}: {tensor.name}")
+            yield rounded
+
+    def _joined(self, tensors: list[Published]) -> Iterator[tuple[Published, np.ndarray]]:
+        for group in _groups(tensors, _READ):
+            paths = [path for tensor in group for path in tensor.paths]
+            leaves = load_leaves(self.folder / "weights", paths)
+            for tensor in group:
+                yield tensor, tensor.rule.transform.join([leaves[p] for p in tensor.paths])
+
+    def write_file(self, file: Path) -> None:
+        """One safetensors file."""
+        self._write(file, self.tensors)
+
+    def write_folder(self, folder: Path) -> None:
+        """A language model as transformers reads it: config.json, shards, tokenizer."""
+        config = llama_json(self.spec.text)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        shards = _groups(self.tensors, SHARD)
+        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+        if len(shards) == 1:
+            self._write(folder / "model.safetensors", shards[0])
+        else:
+            for name, shard in zip(names, shards, strict=True):
+                self._write(folder / name, shard)
+            _write_index(folder, dict(zip(names, shards, strict=True)))
+        copy_tokenizer(self.folder / "tokenizer", folder)
+
+    def _write(self, file: Path, tensors: list[Published]) -> None:
+        shapes = {tensor.name: (tensor.shape, tensor.dtype) for tensor in tensors}
+        write_safetensors(file, shapes, self.values(tensors))
+
+
+def _layout(config: ModelConfig, family: str | None, part: str | None) -> Family:
+    assert isinstance(config.spec, ChatSpec)
+    if family == META:
+        return dataclasses.replace(LLAMA, name=META, rules=meta_rules(config.spec.text.heads))
+    if family is None and part == "llm":
+        return LLAMA
+    return get_family(family or config.source.get("layout", config.family))
+
+
+def _groups(tensors: list[Published], most: int) -> list[list[Published]]:
+    """Tensors behind each other, of so many bytes together at most; a larger one is alone."""
+    groups: list[list[Published]] = [[]]
+    size = 0
+    for tensor in tensors:
+        size += tensor.nbytes
+        if groups[-1] and size > most:
+            groups.append([])
+            size = tensor.nbytes
+        groups[-1].append(tensor)
+    return groups
+
+
+def _write_index(folder: Path, shards: Mapping[str, list[Published]]) -> None:
+    total = sum(tensor.nbytes for shard in shards.values() for tensor in shard)
+    placement: dict[str, Any] = {t.name: file for file, shard in shards.items() for t in shard}
+    content = {"metadata": {"total_size": total}, "weight_map": placement}
+    text = json.dumps(content, indent=2)
+    (folder / "model.safetensors.index.json").write_text(text + "\n", "utf-8")

@@ -1,0 +1,139 @@
+"""tokenizer.model of a LLaMA as a tokenizer of the `tokenizers` package.
+
+The file is SentencePiece's (Kudo and Richardson, arXiv:1808.06226), a message of Protocol Buffers,
+of which this reads what a tokenizer of byte pairs needs.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SPACE = "\u2581"
+_MOST_BYTES = 2**26
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
+_BYTE_PAIRS = 2
+_LONGEST = 64  # characters of a piece
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """kind: of SentencePiece, 1 for a normal one."""
+
+    text: str
+    score: float
+    kind: int
+
+
+def read_pieces(path: Path) -> list[Piece]:
+    """The pieces in the order of their ids.
+
+    Raises:
+        ValueError: no such file, or not one of byte pairs with bytes to fall back on, which changes
+            no character but spaces, and puts one before a text.
+    """
+    try:
+        data = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
+        fields = [*_fields(memoryview(data))]
+        pieces = [_piece(value) for number, value in fields if number == 1]
+        trainer, normalizer = (_last(fields, number) for number in (2, 3))
+        model_type, byte_fallback = _last(trainer, 3, 1), _last(trainer, 35, 0)
+        changes, prefix = _last(normalizer, 2, b""), _last(normalizer, 3, 1)
+        merged_spaces = _last(normalizer, 4, 1)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    except (ValueError, struct.error, TypeError) as error:
+        raise ValueError(f"{path}: not a model of SentencePiece: {error}") from error
+    if len(pieces) < 3:
+        raise ValueError(f"{path}: not a model of SentencePiece: {len(pieces)} pieces")
+    if model_type != _BYTE_PAIRS or not byte_fallback or not prefix or merged_spaces or changes:
+        raise ValueError(
+            f"{path}: not a LLaMA's: of byte pairs with bytes to fall back on, no normalisation, "
+            "and a space in front"
+        )
+    return pieces
+
+
+def _last(fields: Any, number: int, default: Any = b"") -> Any:
+    """The last value of a field of a message, given as bytes or as its fields."""
+    pairs = fields if isinstance(fields, list) else [*_fields(memoryview(fields))]
+    return next((value for n, value in reversed(pairs) if n == number), default)
+
+
+def _piece(data: Any) -> Piece:
+    text = bytes(_last(data, 1)).decode("utf-8")
+    score = struct.unpack("<f", _last(data, 2, b"\0\0\0\0"))[0]
+    return Piece(text, score, _last(data, 3, _NORMAL))
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+    """(number, value) of a message: ints of varints, bytes of all else."""
+    position = 0
+    while position < len(data):
+        key, position = _varint(data, position)
+        kind = key & 7
+        if kind == 0:
+            value, position = _varint(data, position)
+            yield key >> 3, value
+            continue
+        size = {1: 8, 5: 4}.get(kind)
+        if kind == 2:
+            size, position = _varint(data, position)
+        if size is None or position + size > len(data):
+            raise ValueError("a field that is cut short, or of an unknown type")
+        yield key >> 3, data[position : position + size]
+        position += size
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        if position >= len(data):
+            break
+        byte, position = data[position], position + 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise ValueError("a number that is cut short, or too large")
+
+
+def tokenizer_of(pieces: list[Piece]) -> Any:
+    """The same as a tokenizers.Tokenizer, which puts the start token in front."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+    ids = {piece.text: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(ids, _merges(pieces, ids), fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    special = [piece.text for piece in pieces if piece.kind in (_UNKNOWN, _CONTROL)]
+    tokenizer.add_special_tokens([AddedToken(x, normalized=False, special=True) for x in special])
+    start = pieces[1].text
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start}:0 $A:0",
+        pair=f"{start}:0 $A:0 {start}:1 $B:1",
+        special_tokens=[(start, 1)],
+    )
+    return tokenizer
+
+
+def _merges(pieces: list[Piece], ids: dict[str, int]) -> list[tuple[str, str]]:
+    """Pairs of pieces that are one piece, those of the best score first."""
+    found = []
+    for piece in pieces:
+        if piece.kind != _NORMAL or len(piece.text) > _LONGEST:
+            continue
+        for place in range(1, len(piece.text)):
+            left, right = piece.text[:place], piece.text[place:]
+            if left in ids and right in ids:
+                found.append((-piece.score, -place, left, right))
+    return [(left, right) for *_, left, right in sorted(found)]
