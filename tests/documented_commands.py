@@ -173,6 +173,9 @@ CASES: dict[str, Case] = {
     ),
     "python -m vlt.caption VIDEO... [--model=DIR | --workdir=DIR] [--prompt=TEXT] [--set beams=5] "
     "[--json]": run(f"python -m vlt.caption {VIDEO} --model=tiny_blip --set beams=2 --json"),
+    "python -m vlt.chat VIDEO... --model=DIR [--ask TEXT] [--json]": run(
+        f"python -m vlt.chat {VIDEO} --model=tiny_chat --ask 'what do you see ?' --json"
+    ),
     "python -m vlt.score PREDICTIONS REFERENCES [--intersection] [--json]": run(
         "python -m vlt.score PREDICTIONS.json REFERENCES.json --json",
         f"python -m vlt.caption {VIDEO} --json > captions.jsonl",
@@ -352,6 +355,14 @@ CASES: dict[str, Case] = {
     "vlt train --config=token_mixing": run(
         f"vlt train --config=token_mixing --workdir=runs/captions {ALONE}"
     ),
+    "vlt train --config=video_chat": run(
+        'vlt train --config=video_chat --workdir=runs/video_chat_again --config.compare="()" '
+        '--config.evals="{}" --config.train.steps=2 --config.data.train.batch_size=4 '
+        "--config.data.train.manifest=moving_shapes:clips:train:16:questions.jsonl"
+    ),
+    "vlt chat VIDEO... --model=runs/chat_model": run(
+        f"echo 'what do you see ?' | vlt chat {VIDEO} --model=tiny_chat"
+    ),
     "vlt convert path/to/clip-vit-large-patch14 checkpoints/clip_l14": run(
         "vlt convert path/to/clip-vit-large-patch14 checkpoints/clip_l14 --overwrite"
     ),
@@ -361,5 +372,9 @@ CASES: dict[str, Case] = {
     "vlt draw --config=tempme:msrvtt_b16 VIDEO --out=DIR": run(
         f"vlt draw --config=tempme:msrvtt_b16 {VIDEO} --out=drawn --random"
     ),
+}
+CASES |= {
+    f"{MAIN} --config=configs/{name}": skipped("made once; tests/test_configs.py builds its config")
+    for name in ("tiny_chat.py:words", "tiny_chat.py")
 }
 CASES |= PAPERS

@@ -210,6 +210,40 @@ PAPERS: dict[str, Case] = {
     },
     **sharded("k400/train.jsonl", "--out=data/k400_clips --form=clips --short-side=256"),
     **on_shards("msta.py:full_k400", "k400_clips", f" {LABELS}"),
+    # configs/video_chat.md; of 7B models what they are, from shapes alone
+    f"{MAIN} --config=configs/video_chat.py": run(
+        f'{MAIN} --config=configs/video_chat.py --config.compare="()" --config.train.steps=2 '
+        "--config.data.train.manifest=moving_shapes:clips:train:16:questions.jsonl "
+        '--config.data.train.batch_size=4 --config.evals="{}"'
+    ),
+    **{
+        f"{MAIN} --config=configs/video_chat.py:{name}": run(
+            f"python -m vlt.inspect --config=configs/video_chat.py:{name}"
+        )
+        for name in ("llava_tune", "videochatgpt", "minigpt4", "instructblip_tune")
+    },
+    "python -m data_pipelines.video_instruct --annotations VideoInstruct100K.json "
+    "--videos videos/activitynet --out data/video_instruct": run(
+        "python -m data_pipelines.video_instruct --help"
+    ),
+    "python -m vlt.chat VIDEO --model=checkpoints/llava_7b": run(
+        "echo 'what do you see ?' | python -m vlt.chat my/videos/000000_forward.mov "
+        "--model=tiny_chat"
+    ),
+    'python -m vlt.chat VIDEO --model=checkpoints/llava_7b --ask "What is the person doing?" '
+    "--json": run(
+        "python -m vlt.chat my/videos/000000_forward.mov --model=tiny_chat "
+        "--ask 'what do you see ?' --json"
+    ),
+    "python -m vlt.export --workdir=runs/video_chat-llava_tune checkpoints/llava_tuned": run(
+        "python -m vlt.export --workdir=runs/video_chat checkpoints/llava_tuned"
+    ),
+    **{
+        f"python -m vlt.judge --{kind} PREDICTIONS REFERENCES --out={out} --endpoint=URL": skipped(
+            "needs a language model; tests/judging has stand-ins"
+        )
+        for kind, out in (("generic", "scores"), ("qa", "scores_qa"))
+    },
     **inspected("tempme.py:msrvtt_b32", "v5e:2x4"),
     **inspected("token_mixing.py:msvd_mix", "v5e:2x4"),
     **inspected("msta.py:full_k400", "v5e:8x8"),

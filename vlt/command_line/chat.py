@@ -48,7 +48,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     )
     options = parser.parse_args(arguments)
     if not options.model and options.workdir is None:
-        parser.error("one of --model and --workdir is needed: no chat model comes with vlt")
+        parser.error("one of --model and --workdir is needed, as in --model=tiny_chat")
     if options.json and not options.ask:
         parser.error("--json: a dialogue is for people, and /save writes it; --ask asks for JSON")
     return options
