@@ -93,12 +93,12 @@ CASES: dict[str, Case] = {
         "python -m vlt.convert checkpoints/again back --reverse",
     ),
     "vlt train": run("vlt train --help"),
-    "vlt convert checkpoints/btadapter_llava_7b --chat=llava --llm=LLaMA-7B "
+    "vlt convert checkpoints/llava_7b --chat=llava --llm=LLaMA-7B "
     "--delta=LLaVA-Lightning-7B-delta-v1-1 --vision=clip-vit-large-patch14 "
     "--branch=btadapter_weight.bin --connector=mm_projector.bin": skipped(
         "there is no 7B; tests/convert/test_chat_layouts.py puts small models together"
     ),
-    "vlt convert checkpoints/btadapter_llava_7b vicuna --reverse --part=llm": skipped("as above"),
+    "vlt convert checkpoints/llava_7b vicuna --reverse --part=llm": skipped("as above"),
     "vlt convert": run("vlt convert --help"),
     "vlt --help": run("vlt --help"),
     "vlt checkpoints": run("vlt checkpoints", "vlt checkpoints --json"),
