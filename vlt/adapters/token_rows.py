@@ -15,9 +15,11 @@ from vlt.models.spec import Spec
 
 @dataclasses.dataclass(frozen=True)
 class TokenRows(Method):
-    """The last `rows` rows of the table of words are a leaf of their own, text/token_rows [r, d].
+    """The last rows of the table of words are a leaf of their own, text/token_rows [r, d].
 
     It takes them out of text/token_embedding/embedding and, merged, puts them back.
+
+    rows: r, the tokens that were added last.
 
     Raises:
         ValueError: rows below 1.
