@@ -1,6 +1,6 @@
 """What evaluations read, without files: records, clips that are noise, words that are numbers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,12 @@ class Words:
             ids = [1, *map(int, text.split()), 2]
             row[: len(ids)] = ids
         return rows
+
+    def entries(
+        self, texts: Mapping[str, Sequence[str]], rows: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Ids of each."""
+        return {name: self(found) for name, found in texts.items()}
 
     def decode(self, ids: np.ndarray) -> list[str]:
         """Up to the end."""

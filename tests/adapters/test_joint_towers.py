@@ -44,7 +44,7 @@ def test_those_that_take_each_token_alone_or_know_its_frame_are_for_both():
     joint = {
         name for name, method in method_classes().items() if "frame_groups" not in method.needs
     }
-    assert joint == FOR_BOTH.keys() | {"vl_adapter"}  # of BERT, beside whatever tower
+    assert joint == FOR_BOTH.keys() | {"vl_adapter", "token_rows"}  # of text models alone
 
 
 @pytest.mark.parametrize(

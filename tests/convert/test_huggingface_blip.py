@@ -46,8 +46,10 @@ def test_what_transformers_cannot_have_is_refused(tmp_path):
     spec = SIZES["blip_l16_answerer"]
     with pytest.raises(ConversionError, match="a vision tower as wide as the text's, not 1024 and"):
         blip_json(spec)
-    with pytest.raises(ConversionError, match=r"\[ENC\] is 41, not \[DEC\] \+ 1 \(42\)"):
-        blip_json(SIZES["tiny_blip"])  # has one token for both
+    one_token = SIZES["blip_b16_retriever"]
+    text = dataclasses.replace(one_token.text, encode_id=one_token.text.decode_id)
+    with pytest.raises(ConversionError, match=r"\[ENC\] is 30522, not \[DEC\] \+ 1 \(30523\)"):
+        blip_json(dataclasses.replace(one_token, text=text))
     spec = SIZES["blip_b16_captioner"]
     padded = blip_json(spec)["text_config"] | {"pad_token_id": 1}
     written(tmp_path, spec, text_config=padded)

@@ -120,8 +120,8 @@ def test_configs_of_other_models(llm):
         ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_type is 'linear'"),
         ({"rope_scaling": 3}, "rope_parameters and rope_scaling must be objects"),
         ({"rope_theta": "x"}, "rope_theta is 'x'"),
-        ({"hidden_size": 2.5}, "hidden_size is 2.5; a whole number"),
-        ({"rms_norm_eps": None}, "rms_norm_eps is None"),
+        ({"hidden_size": 2.5}, "hidden_size must be a whole number .* got 2.5"),
+        ({"rms_norm_eps": None}, "rms_norm_eps must be >= 0 and < 1, got None"),
     ):
         with pytest.raises(ConversionError, match=message):
             huggingface_spec("x", config | changes, leaves)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from vlt.data.chat_tokenizer import ChatTokenizer, Prompt
-from vlt.data.dialogue_rows import NO_LABEL, VIDEO_SLOT, DialogueTokenizer, training_rows
+from vlt.data.dialogue_rows import training_rows
 from vlt.data.prompts import END, VIDEO, Turn, render, template
-from vlt.models import chat
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +35,6 @@ def test_llava(golden, tokenizer):
         np.testing.assert_array_equal(found, stored[f"train/{name}"])
     np.testing.assert_array_equal(rows.mask, stored["train/attention_mask"])
     assert (rows.video.max(1) == 16).all() and (rows.video >= 0).sum() == 2 * 17
-
-
-def test_a_batch(tokenizer):
-    read = DialogueTokenizer(tokenizer, template("vicuna_v1_1"), 3, 96)
-    batch = read([[Turn("Who?", "I.", 1)], [Turn("<video> Why?", "So it is.", 1)]], "ab")
-    assert all(x.shape == (2, 96) and x.dtype == np.int32 for x in batch.values())
-    text, labels = batch["text"], batch["labels"]
-    assert ((text == VIDEO_SLOT).sum(1) == 3).all() and VIDEO_SLOT == chat.VIDEO_SLOT
-    learned = labels != NO_LABEL
-    assert (labels[learned] == text[learned]).all() and text[0, learned[0]][-1] == tokenizer.end_id
-    assert text[0, -1] == 0 and not learned[0, -1]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_sizes_of_a_chat_model_are_read_as_they_are_written(spec):
         ({"qformer": QFORMER}, "spec.connector='linear' has no spec.qformer"),
         ({"connector": "qformer"}, "spec.connector='qformer' needs its sizes, spec.qformer"),
         ({"connector": "conv"}, "spec.connector='conv'; choose from linear, mlp, qformer"),
-        ({"qformer": 3}, "spec.qformer=3: {field: value, ...} or null is needed"),
+        ({"qformer": 3}, "spec.qformer must be {field: value, ...} or null, got 3"),
         ({"tokens": "means"}, "spec.tokens='means' .did you mean 'mean'"),
         ({"tokens": "st_pool"}, "spec.cls='last': means over patches take spec.cls='none'"),
         ({"read": 4}, "spec.read=4: the vision tower has 3 blocks"),
@@ -81,7 +81,7 @@ def test_sizes_of_a_chat_model_are_read_as_they_are_written(spec):
         ),
         (
             {"connector": "qformer", "qformer": dataclasses.replace(QFORMER, vocab=20)},
-            "spec.qformer.context=0: 2 to",
+            "spec.qformer.context must be between 2 and",
         ),
         (
             {"text": dataclasses.replace(CHAT.text, heads=8)},

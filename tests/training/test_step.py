@@ -10,12 +10,13 @@ import optax
 import pytest
 
 from vlt.adapters.btadapter import BTAdapter
+from vlt.data.dialogue_rows import NO_LABEL
 from vlt.model_io.build import init_params, make_model
 from vlt.models.chat import VIDEO_SLOT
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import ChatSpec, DualEncoderSpec, LlamaSpec, TextSpec, VisionSpec
 from vlt.pytrees.partition import merge
-from vlt.tasks.conversation import IGNORED, Conversation
+from vlt.tasks.conversation import Conversation
 from vlt.tasks.retrieval import Retrieval
 from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
@@ -167,7 +168,7 @@ def test_parts_of_dialogues_with_unlike_numbers_of_labels_are_one_mean():
     rng = np.random.default_rng(0)
     ids = rng.integers(3, 20, (8, 12)).astype(np.int32)
     ids[:, 1:6] = VIDEO_SLOT
-    labels = np.where(np.arange(12) >= rng.integers(7, 12, (8, 1)), ids, IGNORED)
+    labels = np.where(np.arange(12) >= rng.integers(7, 12, (8, 1)), ids, NO_LABEL)
     video = rng.integers(0, 255, (8, 3, 8, 8, 3), dtype=np.uint8)
     data = {"video": video, "text": ids, "labels": labels.astype(np.int32)}
     states = []

@@ -202,6 +202,16 @@ _ALL = (
         "a delta over LLaMA-7B, which Meta gives out; the tower is openai/clip-vit-large-patch14",
     ),
     _chat(
+        "llava_image_7b",
+        "LLaVA 7B v1-1 before its first stage",
+        "llava",
+        f"{_HUB}/lmsys/vicuna-7b-delta-v1.1",
+        "vicuna-7b-delta-v1.1",
+        "--llm=LLaMA-7B --delta=vicuna-7b-delta-v1.1 --vision=clip-vit-large-patch14 "
+        "--random=connector",
+        "a delta over LLaMA-7B, which Meta gives out; its connector is what the stage trains",
+    ),
+    _chat(
         "btadapter_llava_7b",
         "LLaVA Lightning 7B v1-1 with BT-Adapter",
         "llava",

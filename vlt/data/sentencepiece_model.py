@@ -100,10 +100,30 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 def tokenizer_of(pieces: list[Piece]) -> Any:
     """The same as a tokenizers.Tokenizer, which puts the start token in front."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+    from tokenizers import AddedToken, processors
 
     ids = {piece.text: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(ids, _merges(pieces, ids), fuse_unk=True, byte_fallback=True))
+    tokenizer = byte_pair_tokenizer(ids, _merges(pieces, ids))
+    special = [piece.text for piece in pieces if piece.kind in (_UNKNOWN, _CONTROL)]
+    tokenizer.add_special_tokens([AddedToken(x, normalized=False, special=True) for x in special])
+    start = pieces[1].text
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start}:0 $A:0",
+        pair=f"{start}:0 $A:0 {start}:1 $B:1",
+        special_tokens=[(start, 1)],
+    )
+    return tokenizer
+
+
+def byte_pair_tokenizer(ids: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> Any:
+    """A tokenizers.Tokenizer of pieces that spaces begin, and of bytes for what no piece has.
+
+    options: of the library's BPE.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    model = models.BPE(ids, merges, fuse_unk=True, byte_fallback=True, **options)
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
     )
@@ -114,14 +134,6 @@ def tokenizer_of(pieces: list[Piece]) -> Any:
             decoders.Fuse(),
             decoders.Strip(" ", 1, 0),
         ]
-    )
-    special = [piece.text for piece in pieces if piece.kind in (_UNKNOWN, _CONTROL)]
-    tokenizer.add_special_tokens([AddedToken(x, normalized=False, special=True) for x in special])
-    start = pieces[1].text
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start}:0 $A:0",
-        pair=f"{start}:0 $A:0 {start}:1 $B:1",
-        special_tokens=[(start, 1)],
     )
     return tokenizer
 

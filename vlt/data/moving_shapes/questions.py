@@ -4,24 +4,16 @@ import dataclasses
 import json
 import pathlib
 
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 
 from vlt.data.moving_shapes import grammar
 from vlt.data.moving_shapes.grammar import VOCABULARY
 from vlt.data.moving_shapes.scene import Scene
+from vlt.data.sentencepiece_model import SPACE, byte_pair_tokenizer
 
 CHAT_CONTEXT = 64  # tokens of the longest question and answer, with a video's
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 AROUND_VIDEO = ("<vid_patch>", "<vid_start>", "<vid_end>")
-SPACE = "\u2581"  # SentencePiece's
 
 # By family: what is asked of what happens. A twin's answer is another, in other words alone.
 _MOTION = {
@@ -84,19 +76,7 @@ def write_chat_tokenizer(folder: str | pathlib.Path) -> None:
     pieces, merges = _trained_pieces()
     vocabulary = [UNKNOWN, START, END, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
     ids = {piece: index for index, piece in enumerate(vocabulary)}
-    model = models.BPE(ids, merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
-    )
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace(SPACE, " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    tokenizer = byte_pair_tokenizer(ids, merges, unk_token=UNKNOWN)
     tokenizer.add_special_tokens([UNKNOWN, START, END])
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in AROUND_VIDEO])
     folder = pathlib.Path(folder)
