@@ -41,6 +41,7 @@ _INERT = frozenset(
         *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "zoneinfo.ZoneInfo._unpickle"),
         *("numpy.random.bit_generator.SeedSequence", "torch.serialization._get_layout"),
         "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+        "_operator.or_",  # of two enum flags, as Python 3.11.0 to 3.11.3 write them
     )
 )
 _PLAIN = (
