@@ -6,7 +6,9 @@ project = "vlt"
 extensions = ["myst_parser"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
-include_patterns += [f"{folder}/*.md" for folder in ("configs", "launch", "data_pipelines", "benchmarks")]
+include_patterns += [
+    f"{folder}/*.md" for folder in ("configs", "launch", "data_pipelines", "benchmarks")
+]
 exclude_patterns = [".*", "runs", "checkpoints", "docs/_site"]
 myst_heading_anchors = 4  # as the repository's web page makes them
 highlight_language = "none"
