@@ -32,9 +32,9 @@ from vlt.inference.dialogue import Dialogue, Seen
 from vlt.inference.prefetch import clip_request
 from vlt.inference.ranking import answer_losses
 from vlt.inference.speech import Speech, check_rows
-from vlt.inference.watching import QFORMER, Watcher
+from vlt.inference.watching import Watcher
 from vlt.model_io.build import check_frames
-from vlt.model_io.folder import ModelConfig, ModelFolderError
+from vlt.model_io.folder import QFORMER, ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.chat import ChatModel
 from vlt.models.generation import generate

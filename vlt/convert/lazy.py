@@ -1,7 +1,7 @@
 """Tensors that are read when they are written: no model of 7B ever lies in memory whole."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -100,9 +100,3 @@ def _beside(part: Lazy, axis: int) -> Any:
 def total_bytes(leaves: Leaves) -> int:
     """Bytes of all, written out."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
-
-
-def read_in_turn(leaves: Leaves) -> Iterator[tuple[str, np.ndarray]]:
-    """Path and values of each."""
-    for path, leaf in leaves.items():
-        yield path, leaf.values()

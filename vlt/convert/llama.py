@@ -255,15 +255,3 @@ def llama_json(spec: LlamaSpec) -> dict[str, Any]:
         "eos_token_id": spec.end_id,
         "tie_word_embeddings": False,
     }
-
-
-def params_json(spec: LlamaSpec) -> dict[str, Any]:
-    """Meta's params.json."""
-    return {
-        "dim": spec.width,
-        "n_heads": spec.heads,
-        "n_layers": spec.layers,
-        "multiple_of": 256,
-        "norm_eps": spec.norm_eps,
-        "vocab_size": -1,
-    }

@@ -12,7 +12,6 @@ import numpy as np
 from vlt.data.tokenize import pretrained
 from vlt.models.chat import ChatModel
 
-QFORMER = "qformer"  # folder of the Q-Former's tokenizer in the language model's
 INSTRUCTION = 128  # tokens of a question that InstructBLIP's Q-Former reads, the last ones
 STEP = 16  # tokens from one size of a compiled instruction to the next
 

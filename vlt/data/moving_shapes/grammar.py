@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 from vlt.data.moving_shapes.scene import (
     BACKGROUNDS,
@@ -95,9 +96,6 @@ def write_tokenizer(folder: str | pathlib.Path) -> None:
         single=f"{START} $A {END}", special_tokens=[(w, ids[w]) for w in (START, END)]
     )
     tokenizer.add_special_tokens([PAD, UNKNOWN, START, END])
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": START,
@@ -106,4 +104,12 @@ def write_tokenizer(folder: str | pathlib.Path) -> None:
         "unk_token": UNKNOWN,
         "model_max_length": CONTEXT,
     }
+    save_tokenizer(tokenizer, folder, settings)
+
+
+def save_tokenizer(tokenizer: Any, folder: str | pathlib.Path, settings: dict[str, Any]) -> None:
+    """Writes a tokenizers.Tokenizer and its tokenizer_config.json."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -79,9 +79,6 @@ def write_chat_tokenizer(folder: str | pathlib.Path) -> None:
     tokenizer = byte_pair_tokenizer(ids, merges, unk_token=UNKNOWN)
     tokenizer.add_special_tokens([UNKNOWN, START, END])
     tokenizer.add_tokens([AddedToken(name, normalized=False) for name in AROUND_VIDEO])
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "LlamaTokenizer",
         "bos_token": START,
@@ -89,7 +86,7 @@ def write_chat_tokenizer(folder: str | pathlib.Path) -> None:
         "unk_token": UNKNOWN,
         "model_max_length": CHAT_CONTEXT,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    grammar.save_tokenizer(tokenizer, folder, settings)
 
 
 def _trained_pieces() -> tuple[list[str], list[tuple[str, str]]]:
