@@ -14,7 +14,7 @@ def base() -> ConfigDict:
             "seed": 0,  # of new leaves, of masks and dropout, and of what is drawn of the data
             "model": {
                 "checkpoint": "",  # model folder, or "tiny_clip", which the package holds
-                "size": "",  # where there is no checkpoint: a name of vlt/models/spec.py
+                "size": "",  # where there is no checkpoint: a name of vlt/models/sizes.py
                 "methods": (),  # names; options in a section of that name
                 "tokenizer": "",  # folder, where the checkpoint's own is not meant
                 "frames": 8,  # of a clip

@@ -21,7 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vlt import configuration
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 from . import common
 

@@ -25,7 +25,8 @@ from vlt.convert.families import FAMILIES
 from vlt.convert.table import to_tensors
 from vlt.data.tokenize import write_clip_tokenizer
 from vlt.model_io.build import init_params, make_model
-from vlt.models.spec import SIZES, DualEncoderSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec
 
 WIDTH = 64  # one head of CLIP's
 CLIPS = 8

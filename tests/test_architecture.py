@@ -24,7 +24,8 @@ from vlt.evaluation import KINDS, Kind
 from vlt.evaluation.protocols import PROTOCOLS, Protocol
 from vlt.export import export
 from vlt.model_io.folder import ModelFolderError, read_model_folder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.pytrees.paths import by_path
 from vlt.tasks.build import TASKS
 from vlt.tasks.task import Task

@@ -20,7 +20,7 @@ from vlt.convert import parse_settings
 from vlt.convert.families import FAMILIES
 from vlt.data.resources import ASSETS
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 

@@ -18,7 +18,7 @@ from vlt.evaluation.clips import check_clips
 from vlt.inspect import count_parameters, inspect_config
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, build_model
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.models.video_model import VideoModel
 from vlt.tasks.build import make_task
 from vlt.tasks.caption_metrics import METRICS

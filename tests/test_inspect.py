@@ -18,7 +18,7 @@ from vlt.inspect import format_report, inspect_config
 from vlt.model_io.build import build_model
 from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.models.points import Method
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 from vlt.training.rules import RuleError
 

@@ -7,7 +7,7 @@ import pytest
 
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.training.rules import partition
 
 FROZEN = (".*", "frozen")

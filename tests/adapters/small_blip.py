@@ -12,7 +12,8 @@ import numpy as np
 from vlt.model_io.build import abstract_params
 from vlt.models.captioner import Captioner
 from vlt.models.points import Method
-from vlt.models.spec import SIZES, BertSpec, BlipSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 
 FRAMES = 4
 VISUAL = VisionSpec(16, 4, 16, 2, 2, 32, "gelu", 1e-6, pre_norm=False, patch_bias=True)

@@ -10,7 +10,7 @@ from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 

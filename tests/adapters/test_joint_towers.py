@@ -13,7 +13,8 @@ from vlt.methods import method_classes
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.tokens import Tokens
 
 WIDTH, FRAMES, SIDE = 8, 3, 3

@@ -19,7 +19,8 @@ from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 

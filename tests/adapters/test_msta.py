@@ -21,7 +21,8 @@ from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.tokens import Tokens
 
 WIDTH, TEXT_WIDTH, FRAMES = 12, 8, 3

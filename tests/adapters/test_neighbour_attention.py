@@ -13,7 +13,8 @@ from vlt.methods import build_methods
 from vlt.model_io.build import make_model
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec
 from vlt.models.tokens import Tokens
 
 HEADS, WIDTH, EPS = 2, 16, 1e-6

@@ -14,7 +14,8 @@ from vlt.model_io.build import abstract_params, init_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 

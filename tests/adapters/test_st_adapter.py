@@ -22,7 +22,8 @@ from vlt.model_io.build import abstract_params, make_model
 from vlt.models.block import Block
 from vlt.models.captioner import Captioner
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec
 from vlt.models.tokens import Tokens
 
 WIDTH = 16

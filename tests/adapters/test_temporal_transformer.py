@@ -19,7 +19,8 @@ from small_blip import (
 from vlt.adapters.temporal_transformer import TemporalTransformer
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec
 
 SMALL = TemporalTransformer(layers=2)
 ORDERED = TemporalTransformer(layers=2, temporal_position="learned")

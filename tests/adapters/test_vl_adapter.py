@@ -13,7 +13,7 @@ from vlt.adapters.vl_adapter import POSITIONS, VLAdapter
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.bert import Bert
 from vlt.models.captioner import Captioner
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 ONE_LAYER = dataclasses.replace(TEXT, layers=1)
 IDS = jnp.asarray([[[28, 3, 9, 2, 0]], [[28, 7, 2, 0, 0]]])

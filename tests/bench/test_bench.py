@@ -17,7 +17,8 @@ from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
 from vlt.model_io.build import abstract_params, build_model, example_inputs, merges_tokens
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.runtime.mesh import make_mesh
 from vlt.tasks.build import make_task
 from vlt.tasks.captioning import Captioning

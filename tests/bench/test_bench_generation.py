@@ -9,7 +9,8 @@ import pytest
 from vlt.bench import generation
 from vlt.model_io.build import init_params
 from vlt.models.search import Search
-from vlt.models.spec import SIZES, BertSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import BertSpec, VisionSpec
 
 SPEC = dataclasses.replace(
     SIZES["blip_b16_captioner"],

@@ -11,7 +11,8 @@ from vlt.bench import forward, viclip
 from vlt.merging.patch_dropout import PatchDropout
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 torch_viclip = pytest.importorskip("vlt.bench.torch_viclip")
 

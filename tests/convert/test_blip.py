@@ -17,7 +17,7 @@ from vlt.convert.huggingface_blip import blip_json, blip_spec, stated_kind
 from vlt.convert.reading import read_checkpoint
 from vlt.convert.sizes import infer_spec
 from vlt.model_io.folder import model_shapes, read_model_config, read_model_folder
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 TRAINING = ["visual_encoder_m", "vision_proj_m", "text_encoder_m", "text_proj_m"]
 QUEUES = ["image_queue", "text_queue", "idx_queue", "ptr_queue"]

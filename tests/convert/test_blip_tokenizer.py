@@ -10,7 +10,8 @@ from transformers import BertTokenizerFast
 from vlt.convert.errors import ConversionError
 from vlt.convert.tokenizer import vocabulary_size, write_tokenizer
 from vlt.data.tokenize import Tokenizer
-from vlt.models.spec import SIZES, BertSpec, TextSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import BertSpec, TextSpec
 
 BERT = SIZES["blip_b16_captioner"].text
 SMALL = BertSpec(CONTEXT, WORDS + 2, 8, 1, 1, 8, 8, decode_id=WORDS, encode_id=WORDS + 1)

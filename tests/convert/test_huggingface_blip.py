@@ -7,7 +7,8 @@ import pytest
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.huggingface_blip import blip_json, blip_spec, stated_kind
-from vlt.models.spec import BLIP_KINDS, SIZES
+from vlt.models.sizes import SIZES
+from vlt.models.spec import BLIP_KINDS
 
 
 def written(folder, spec, **changes):

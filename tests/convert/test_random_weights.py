@@ -10,7 +10,7 @@ from flax import traverse_util
 from vlt.convert import ConversionError, convert, random_checkpoint, reverse
 from vlt.data.resources import resolve
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_folder
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 HEADS = {"visual.heads": 3, "text.heads": 3}  # which no config.json says
 FILE, FOLDER = "published.safetensors", "published"

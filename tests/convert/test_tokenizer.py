@@ -12,7 +12,8 @@ from helpers import run_python
 from vlt.convert.errors import ConversionError
 from vlt.convert.tokenizer import vocabulary_size, write_tokenizer
 from vlt.data.tokenize import Tokenizer
-from vlt.models.spec import SIZES, TextSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import TextSpec
 
 CLIP = SIZES["clip_b32"].text
 SMALL = TextSpec(context=10, vocab=7, width=8, layers=1, heads=1, mlp_width=8)
@@ -146,7 +147,7 @@ def test_a_hub_name_that_cannot_be_had(tmp_path: Path):
     os.environ["HF_HUB_OFFLINE"] = "1"
     from vlt.convert.errors import ConversionError
     from vlt.convert.tokenizer import write_tokenizer
-    from vlt.models.spec import SIZES
+    from vlt.models.sizes import SIZES
     try:
         target = pathlib.Path(sys.argv[1]) / "target"
         write_tokenizer("nobody/nothing", target, SIZES["clip_b32"].text)

@@ -14,7 +14,8 @@ from configs import common
 from vlt.inspect import inspect_config
 from vlt.model_io.folder import ModelFolderError, read_model_folder, write_model_folder
 from vlt.model_io.loading import load_folder, load_model
-from vlt.models.spec import SIZES, with_visual
+from vlt.models.sizes import SIZES
+from vlt.models.spec import with_visual
 
 
 @pytest.fixture(scope="module")

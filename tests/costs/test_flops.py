@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from vlt.costs.flops import Counts, count
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.models.vit import VisionTransformer
 
 

@@ -1,7 +1,7 @@
 """Clips of evaluations have the model's size."""
 
 from vlt.evaluation.clips import fitted
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 
 def test_own_videos_without_a_transform_are_brought_to_the_models_size():

@@ -14,7 +14,7 @@ from vlt.data.errors import CannotOpen, DecodeTimeout, VideoError
 from vlt.inference.batching import map_readable
 from vlt.inference.prefetch import clip_request, read_ahead
 from vlt.model_io.folder import ModelConfig
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 # A decoder that hangs on files of that name.
 MISBEHAVING = (

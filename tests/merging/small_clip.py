@@ -12,7 +12,8 @@ from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, example_inputs
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 FRAMES = 4
 SPEC = DualEncoderSpec(

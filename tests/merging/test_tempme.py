@@ -19,7 +19,8 @@ from vlt.model_io.build import abstract_params, example_inputs
 from vlt.model_io.folder import read_model_folder, write_model_folder
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.tokens import Tokens
 from vlt.tasks.losses import contrastive
 

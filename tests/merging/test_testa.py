@@ -21,7 +21,7 @@ from vlt.adapters.lora import LoRA
 from vlt.merging.testa import TESTA, merge_frames
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 

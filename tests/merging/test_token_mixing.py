@@ -16,7 +16,8 @@ from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, make_model, merges_tokens
 from vlt.models.block import Block
 from vlt.models.captioner import Captioner
-from vlt.models.spec import SIZES, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Tokens
 from vlt.models.vit import VisionTransformer
 

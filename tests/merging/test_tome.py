@@ -11,7 +11,8 @@ from vlt.merging.tome import ToMe
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, build_model, example_inputs
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 SPEC = DualEncoderSpec(
     VisionSpec(16, 4, 16, 3, 2, 32), TextSpec(5, 11, 8, 1, 2, 16), embed_dim=4

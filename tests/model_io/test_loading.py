@@ -14,7 +14,7 @@ from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params
 from vlt.model_io.folder import ModelFolderError, read_model_folder, write_model_folder
 from vlt.model_io.loading import LoadedModel, load_folder, load_model
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.models.vit import VisionTransformer
 
 

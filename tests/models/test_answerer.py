@@ -13,7 +13,7 @@ from vlt.evaluation.answering import rank
 from vlt.model_io.build import abstract_params, example_inputs, make_model
 from vlt.models.generation import generate
 from vlt.models.search import Search
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 ATOL = 2e-5
 B, WORDS, MANY = 3, 9, 40

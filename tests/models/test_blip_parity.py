@@ -18,7 +18,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration, PreTrainedMod
 from vlt.convert import convert, parse_settings
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import ModelConfig, read_model_folder
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.tasks.captioning import word_losses
 
 HIDDEN, LOGITS, LOSS = 2e-5, 2e-5, 1e-5

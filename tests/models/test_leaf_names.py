@@ -4,7 +4,8 @@ import pytest
 
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models import leaf_names
-from vlt.models.spec import SIZES, BertSpec, BlipSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 from vlt.pytrees.paths import by_path
 from vlt.pytrees.patterns import match_all
 

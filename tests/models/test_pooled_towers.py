@@ -16,7 +16,8 @@ from vlt.merging.tome import ToMe
 from vlt.methods import method_classes
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec, spec_from_dict
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.spec_reading import spec_from_dict
 
 FRAMES, PATCHES, LAYERS = 4, 16, 3
 TEXT = TextSpec(5, 11, 16, 2, 2, 32)

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from vlt.inspect import inspect_config
 from vlt.model_io.build import abstract_params, example_inputs, make_model
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.training.rules import partition
 
 ATOL = 2e-6

@@ -10,7 +10,9 @@ import pytest
 from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import read_model_config
-from vlt.models.spec import SIZES, ChatSpec, LlamaSpec, QFormerSpec, VisionSpec, spec_from_dict
+from vlt.models.sizes import SIZES
+from vlt.models.spec import ChatSpec, LlamaSpec, QFormerSpec, VisionSpec
+from vlt.models.spec_reading import spec_from_dict
 
 # Of OpenAI's CLIPs.
 PARAMETERS = {"clip_b16": 149_620_737, "clip_l14": 427_616_513}

@@ -9,7 +9,7 @@ from configs import common
 from vlt.costs.flops import count
 from vlt.inspect import inspect_config
 from vlt.model_io.build import abstract_params, example_inputs, make_model
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 TOTAL = {"viclip_b16": 149_603_841, "viclip_l14": 427_590_145}
 TOWERS = {

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from vlt.evaluation import Evaluator
 from vlt.model_io.build import abstract_params, build_model, example_inputs
 from vlt.models.captioner import Captioner
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.pytrees.partition import merge
 from vlt.tasks.build import make_task
 from vlt.tasks.matching import Matching, clipped, draw_negatives, match_loss

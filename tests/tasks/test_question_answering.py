@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from vlt.model_io.build import init_params
 from vlt.models.answerer import Answerer
-from vlt.models.spec import SIZES, BlipSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import BlipSpec
 from vlt.tasks.build import make_task
 from vlt.tasks.question_answering import QuestionAnswering
 from vlt.training.optimizer import make_optimizer

@@ -19,7 +19,8 @@ from vlt.adapters.msta import MSTA
 from vlt.data.manifest import ManifestError
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.vit import normalize
 from vlt.pytrees.partition import merge
 from vlt.tasks.build import make_task

@@ -10,7 +10,8 @@ import pytest
 from vlt.adapters.lora import LoRA
 from vlt.model_io.build import init_params
 from vlt.models.dual_encoder import DualEncoder
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.tasks.build import make_task
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import StepInputs, Task

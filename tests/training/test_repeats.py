@@ -9,7 +9,8 @@ import pytest
 from configs import common
 from vlt import main
 from vlt.evaluation.recognition_protocols import harmonic_mean
-from vlt.models.spec import SIZES, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.training.loop import Run, train
 from vlt.training.metrics_log import read_metrics
 

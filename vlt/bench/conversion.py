@@ -21,7 +21,8 @@ import numpy as np
 
 from vlt.bench.door import count, tell
 from vlt.convert.safetensors_writer import write_safetensors
-from vlt.models.spec import SIZES, LlamaSpec, VisionSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import LlamaSpec, VisionSpec
 
 SHARD = 10**10  # bytes
 HALF = np.dtype(ml_dtypes.bfloat16)

@@ -21,7 +21,8 @@ from vlt.model_io.build import init_params
 from vlt.models.captioner import Captioner
 from vlt.models.generation import generate
 from vlt.models.search import Search
-from vlt.models.spec import SIZES, BlipSpec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import BlipSpec
 
 
 def bench_generation(

@@ -18,7 +18,7 @@ from vlt.bench.timing import ROUNDS, ratio, turns
 from vlt.costs.flops import count
 from vlt.merging.token_mixing import TokenMixing
 from vlt.models.block import Block
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 from vlt.models.tokens import Tokens
 
 Forward = Callable[[Any, jax.Array], jax.Array]

@@ -13,7 +13,7 @@ from vlt.bench.door import count, tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.timing import ROUNDS
 from vlt.model_io.loading import AS_STORED
-from vlt.models.spec import SIZES
+from vlt.models.sizes import SIZES
 
 
 def main() -> None:

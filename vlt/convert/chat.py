@@ -38,7 +38,8 @@ from vlt.model_io.folder import (
     write_beside_weights,
 )
 from vlt.model_io.view import View
-from vlt.models.spec import ChatSpec, spec_from_dict
+from vlt.models.spec import ChatSpec
+from vlt.models.spec_reading import spec_from_dict
 from vlt.models.video_model import ANY_FRAMES
 from vlt.pytrees.fields import near
 from vlt.pytrees.paths import by_path

@@ -18,7 +18,8 @@ from vlt.convert.qformer import qformer_spec
 from vlt.convert.sizes import check_layers, common_size, count_layers, infer_vision
 from vlt.models.interpolation import resize_positions
 from vlt.models.leaf_names import PLACES
-from vlt.models.spec import SIZES, ChatSpec, LlamaSpec, QFormerSpec, VisionSpec, with_visual
+from vlt.models.sizes import SIZES
+from vlt.models.spec import ChatSpec, LlamaSpec, QFormerSpec, VisionSpec, with_visual
 
 Settings = Mapping[str, Any]
 

@@ -14,7 +14,8 @@ from vlt.convert.table import Tensors
 from vlt.convert.tokenizer import write_tokenizer
 from vlt.data import moving_shapes
 from vlt.model_io.folder import ModelConfig, model_shapes
-from vlt.models.spec import SIZES, ChatSpec, Spec
+from vlt.models.sizes import SIZES
+from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.fields import near
 
 
@@ -29,7 +30,7 @@ def random_checkpoint(
     """Writes a checkpoint as it is published, with random weights; returns a report.
 
     Args:
-        size: a name of `vlt.models.spec.SIZES`, such as "tiny_clip" or "clip_b16", or a spec.
+        size: a name of `vlt.models.sizes.SIZES`, such as "tiny_clip" or "clip_b16", or a spec.
         target: a .safetensors file, or for layouts clip_hf and blip_hf a new folder.
         family: its layout, as `vlt convert --family` has them.
         tokenizer: of a folder, as `convert` takes it; the tiny sizes have that of moving shapes.

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.preprocessing import FILTERS
-from vlt.models.spec import CLASS_PLACES, VIDEO_TOKENS
+from vlt.models.spec_reading import CLASS_PLACES, VIDEO_TOKENS
 from vlt.pytrees.fields import near
 
 _MOST = 10_000  # pixels, frames, tokens, heads

@@ -13,7 +13,9 @@ from vlt.models.chat import ChatModel
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.retriever import Retriever
-from vlt.models.spec import MOST_TOKENS, SIZES, ChatSpec, Spec, with_video
+from vlt.models.sizes import SIZES
+from vlt.models.spec import ChatSpec, Spec
+from vlt.models.spec_reading import MOST_TOKENS, with_video
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path

@@ -22,7 +22,8 @@ from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.data.transform import INTERPOLATIONS
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.view import View
-from vlt.models.spec import Spec, spec_from_dict
+from vlt.models.spec import Spec
+from vlt.models.spec_reading import spec_from_dict
 from vlt.models.video_model import ANY_FRAMES
 from vlt.pytrees.fields import from_values, near, shown
 from vlt.pytrees.paths import by_path

@@ -22,7 +22,9 @@ from vlt.model_io.folder import (
 )
 from vlt.model_io.parts import part_methods, read_parts
 from vlt.models.interpolation import resize_temporal
-from vlt.models.spec import SIZES, ChatSpec, Spec, with_video, with_visual
+from vlt.models.sizes import SIZES
+from vlt.models.spec import ChatSpec, Spec, with_visual
+from vlt.models.spec_reading import with_video
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path

@@ -6,7 +6,8 @@ from typing import Any
 
 from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
 from vlt.data.transform import INTERPOLATIONS
-from vlt.models.spec import MOST_TOKENS, Spec
+from vlt.models.spec import Spec
+from vlt.models.spec_reading import MOST_TOKENS
 from vlt.pytrees.fields import near, shown
 
 FRAMES = 8  # of a model for any number of them

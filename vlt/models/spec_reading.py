@@ -1,0 +1,189 @@
+"""Specs read from what files and configs hold, within bounds and fitting together."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from vlt.models.activations import ACTIVATIONS
+from vlt.models.spec import (
+    BLIP_KINDS,
+    JOINT_KINDS,
+    MODEL_KINDS,
+    BertSpec,
+    BlipSpec,
+    ChatSpec,
+    DualEncoderSpec,
+    QFormerSpec,
+    Spec,
+    VisionSpec,
+    with_visual,
+)
+from vlt.pytrees.fields import from_values, near, shown
+
+# Least and greatest of what a file may ask for: far beyond any model, and built in seconds.
+LIMITS: dict[str, tuple[float, float]] = {
+    "image_size": (1, 4096),
+    "patch_size": (1, 4096),
+    "width": (1, 2**16),
+    "layers": (1, 128),
+    "heads": (1, 2**10),
+    "mlp_width": (1, 2**18),
+    "temporal_frames": (0, 2**12),
+    "context": (2, 2**14),
+    "vocab": (2, 2**22),
+    "source_width": (1, 2**16),
+    "embed_dim": (0, 2**16),
+    "norm_eps": (0, 1),
+    "init_std": (0, 100),
+    "dropout": (0, 0.99),
+    "rotary_base": (1, 1e9),
+    "queries": (1, 2**12),
+    "cross_every": (1, 128),
+    "source_norm_eps": (0, 1),
+    "read": (1, 128),
+}
+POOLS = ("cls", "mean")
+CONNECTORS = ("linear", "mlp", "qformer")
+VIDEO_TOKENS = ("mean", "st_pool", "frames")
+CLASS_PLACES = ("first", "last", "none")
+CHOICES = {
+    "pool": POOLS,
+    "activation": tuple(ACTIVATIONS),
+    "connector": CONNECTORS,
+    "tokens": VIDEO_TOKENS,
+    "cls": CLASS_PLACES,
+}
+MOST_TOKENS = 2**20  # patches of a video
+
+
+def spec_from_dict(fields: Any) -> Spec:
+    """Inverse of `to_dict`.
+
+    Raises:
+        ValueError: a field is missing, unknown, of another type or out of range; names it.
+    """
+    kind: type[Spec] = DualEncoderSpec
+    if isinstance(fields, Mapping) and fields.get("kind") == ChatSpec.kind:
+        kind, fields = ChatSpec, {name: x for name, x in fields.items() if name != "kind"}
+    elif isinstance(fields, Mapping) and "kind" in fields:
+        kind = BlipSpec
+    spec = from_values(kind, fields, "spec")
+    _check_numbers("spec", spec)
+    _check_vision(spec.visual)
+    _check_text(spec)
+    if isinstance(spec, ChatSpec):
+        _check_chat(spec)
+    if spec.kind not in MODEL_KINDS:
+        known = (*BLIP_KINDS, ChatSpec.kind)
+        raise ValueError(f"spec.kind={shown(spec.kind)}{near(spec.kind, known)}")
+    if bool(spec.embed_dim) != (spec.kind in JOINT_KINDS):
+        raise ValueError(
+            f"spec.embed_dim of a {spec.kind} must be "
+            + (">= 1" if spec.kind in JOINT_KINDS else "0, since it has no joint space")
+            + f", got {spec.embed_dim}"
+        )
+    return spec
+
+
+def _check_numbers(where: str, part: Any) -> None:
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_numbers(f"{where}.{field.name}", value)
+        low, high = LIMITS.get(field.name, (None, None))
+        absent = isinstance(part, QFormerSpec) and (part.vocab, part.context) == (0, 0)
+        if absent and field.name in ("vocab", "context"):
+            continue
+        if low is not None and not low <= value <= high:
+            raise ValueError(
+                f"{where}.{field.name} must be between {low} and {high}, got {shown(value)}"
+            )
+        if field.name == "heads" and part.width % value:
+            raise ValueError(f"{where}.heads={value} does not divide width={part.width}")
+        if field.name in CHOICES and value not in CHOICES[field.name]:
+            raise ValueError(
+                f"{where}.{field.name}={shown(value)}{near(value, CHOICES[field.name])}"
+            )
+
+
+def _check_vision(visual: VisionSpec) -> None:
+    if visual.image_size % visual.patch_size:
+        raise ValueError(
+            f"spec.visual.patch_size={visual.patch_size} does not divide "
+            f"image_size={visual.image_size}"
+        )
+    if visual.patches * max(visual.temporal_frames, 1) > MOST_TOKENS:
+        raise ValueError(
+            f"spec.visual: image_size={visual.image_size} and patch_size={visual.patch_size} make "
+            f"{visual.patches} patches of each frame; at most {MOST_TOKENS} of a video are taken"
+        )
+
+
+def _check_text(spec: Spec) -> None:
+    text = spec.text
+    if not isinstance(text, BertSpec):
+        return
+    if text.source_width != spec.visual.width:
+        raise ValueError(
+            f"spec.text.source_width must be the vision tower's width, {spec.visual.width}, got "
+            f"{text.source_width}"
+        )
+    for name in ("decode_id", "encode_id", "end_id"):
+        value = getattr(text, name)
+        if not 0 <= value < text.vocab:
+            raise ValueError(
+                f"spec.text.{name} must be between 0 and {text.vocab - 1}, got {value}"
+            )
+
+
+def _check_chat(spec: ChatSpec) -> None:
+    """Raises ValueError where the parts of a chat model do not fit each other."""
+    visual, text = spec.visual, spec.text
+    if text.width // text.heads % 2:
+        raise ValueError(
+            f"spec.text.heads={text.heads}: heads of {text.width // text.heads} channels; rotary "
+            "attention turns pairs of them"
+        )
+    for name in ("start_id", "end_id"):
+        if not 0 <= getattr(text, name) < text.vocab:
+            raise ValueError(f"spec.text.{name}={getattr(text, name)}: 0 to {text.vocab - 1}")
+    if (spec.connector == "qformer") != (spec.qformer is not None):
+        needed = "needs its sizes, spec.qformer" if spec.qformer is None else "has no spec.qformer"
+        raise ValueError(f"spec.connector={spec.connector!r} {needed}")
+    if spec.qformer is not None and spec.qformer.source_width != visual.width:
+        raise ValueError(
+            f"spec.qformer.source_width={spec.qformer.source_width}: the vision tower's width is "
+            f"{visual.width}"
+        )
+    if spec.read > visual.layers:
+        raise ValueError(f"spec.read={spec.read}: the vision tower has {visual.layers} blocks")
+    if spec.cls != "none" and (not visual.cls or spec.tokens == "st_pool"):
+        why = "means over patches" if visual.cls else "a tower without class token"
+        raise ValueError(f"spec.cls={spec.cls!r}: {why} take spec.cls='none'")
+    if spec.tokens != "frames" and visual.temporal_frames:
+        raise ValueError(
+            f"spec.tokens={spec.tokens!r}: a tower that holds the patches of all frames in one "
+            "group takes spec.tokens='frames'"
+        )
+
+
+def with_video(spec: Spec, section: Mapping[str, Any], frames: int) -> Spec:
+    """A chat model's spec that reads a video as a config's `model.video` says.
+
+    section: `tokens` and `cls` as `ChatSpec` has them; `joint`, whether the patches of all `frames`
+    attend together. Empty: the spec as it is.
+
+    Raises:
+        ValueError: an unknown field or value, or a model of another kind.
+    """
+    changed = dict(section)
+    if not changed:
+        return spec
+    if not isinstance(spec, ChatSpec):
+        raise ValueError(f"model.video={changed} is for chat models, this is a {spec.kind}")
+    joint = changed.pop("joint", False)
+    if unknown := sorted(changed.keys() - {"tokens", "cls"}):
+        known = near(unknown[0], ("tokens", "cls", "joint"))
+        raise ValueError(f"model.video has no field {unknown[0]!r}{known}")
+    spec = dataclasses.replace(spec, **changed)
+    return spec_from_dict((with_visual(spec, temporal_frames=frames) if joint else spec).to_dict())
