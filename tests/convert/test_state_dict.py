@@ -40,6 +40,27 @@ def test_an_average_is_offered_and_taken_by_name(average: str):
     assert state_dict(PATH, saved, average).tensors == averaged
 
 
+def test_two_entries_that_make_one_model_are_read_under_their_names():
+    towers, head = {"visual.proj": A, "a": A}, {"module.a": B, "steps": 3}
+    both = {"model_state_dict": towers, "fusion_model_state_dict": head}
+    found = state_dict(PATH, {"epoch": 3, **both, "optimizer_state_dict": {"a": A}})
+    assert [*found.tensors] == [
+        "model_state_dict.visual.proj",
+        "model_state_dict.a",
+        "fusion_model_state_dict.module.a",
+    ]
+    assert found.tensors["fusion_model_state_dict.module.a"] is B
+    assert found.other == ["epoch", "optimizer_state_dict", "fusion_model_state_dict.steps"]
+    assert found.notes == [
+        "tensors: those of the entries model_state_dict and fusion_model_state_dict"
+    ]
+    assert state_dict(PATH, both, "model_state_dict").tensors == towers
+    # A head without weights, as mean pooling is saved.
+    assert state_dict(PATH, both | {"fusion_model_state_dict": {}}).tensors == towers
+    with pytest.raises(ConversionError, match="two values of the name model_state_dict.a.b"):
+        state_dict(PATH, both | {"model_state_dict": {"a.b": A, "a": {"b": B}}})
+
+
 def test_key_goes_into_nested_entries_and_into_names():
     nested = {"checkpoint": {"ema": {"module": MODEL}, "raw": {"a": A}}}
     assert state_dict(PATH, nested, "checkpoint.ema.module").tensors == MODEL

@@ -17,6 +17,9 @@ WRAPPERS = (
     *("student", "params", "weights", "ema", "model_ema", "ema_model", "state_dict_ema"),
     *("ema_state_dict", "model_ema_state_dict", "params_ema", "teacher"),
 )
+# Entries that make one model together, of which names keep the entry: the two towers, and what is
+# behind them (ActionCLIP, MoTE).
+SIBLINGS = ("model_state_dict", "fusion_model_state_dict")
 # Modules that wrap another, and leave their name wherever that stands in the names of its tensors.
 _INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel, beside its module
@@ -43,7 +46,8 @@ def state_dict(path: Path, saved: Any, key: str | None = None) -> StateDict:
     """The tensors of a flat, wrapped or nested (TorchScript) dict.
 
     key: the entry to take, with dots for nested ones, or the words that names of a flat dict begin
-    with. By default the first of `WRAPPERS` that holds tensors, or the whole.
+    with. By default both `SIBLINGS` where both hold tensors, the first of `WRAPPERS` that does, or
+    the whole.
 
     Raises ConversionError: no dict, no tensors, no such entry (those with tensors are listed), or
     two values of one name.
@@ -53,6 +57,10 @@ def state_dict(path: Path, saved: Any, key: str | None = None) -> StateDict:
     wrapper = next((name for name in WRAPPERS if _holds_tensors(saved.get(name))), None)
     if key is not None:
         chosen = _entry(path, saved, key)
+    elif all(_holds_tensors(saved.get(name)) for name in SIBLINGS):
+        chosen = _flat(path, {name: saved[name] for name in SIBLINGS})
+        chosen.other = [*(_spelled(name) for name in saved if name not in SIBLINGS), *chosen.other]
+        chosen.notes = [f"tensors: those of the entries {' and '.join(SIBLINGS)}"]
     elif wrapper is not None:
         chosen = _flat(path, saved[wrapper])
         chosen.other = [*(_spelled(name) for name in saved if name != wrapper), *chosen.other]
