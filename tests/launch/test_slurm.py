@@ -73,9 +73,8 @@ SRUN = """\
 trap 'kill -KILL "$task"; exit 137' TERM
 echo "srun $*" >> called
 while [[ $1 == -* ]]; do shift; done
-"$@" &
+(echo "$BASHPID" > pid; exec "$@") &
 task=$!
-echo "$task" > pid.tmp && mv pid.tmp pid
 wait "$task"
 """
 SCANCEL = """\
