@@ -44,6 +44,15 @@ def test_is_converted_as_published_ones_are(size, family, name, tmp_path):
     assert all(np.allclose(first[n], second[n], rtol=1e-6, atol=0) for n in first)
 
 
+def test_what_a_layout_fixes_is_not_drawn(tmp_path):
+    """BT-Adapter's files have no logit scale: it is 100."""
+    text = SIZES["tiny_clip"].text
+    eva = dataclasses.replace(SIZES["eva_clip_g"].visual, width=96, layers=2, heads=3)
+    spec = dataclasses.replace(SIZES["eva_clip_g"], visual=eva, text=text, embed_dim=64)
+    random_checkpoint(spec, tmp_path / FILE, "btadapter_eva")
+    assert not [name for name in tensors(tmp_path / FILE) if "scale" in name]
+
+
 def tensors(path):
     file = path / "model.safetensors" if path.is_dir() else path
     return safetensors.numpy.load_file(file)
