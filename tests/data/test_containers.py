@@ -38,7 +38,7 @@ SCRIPTS = {
         "a manifest or a page",
     ),
     "smil": ("<smil><body><video src='{0}'/></body></smil>", "a manifest or a page"),
-    "vobsub": ("# VobSub index file, v7 (do not modify this line!)\n", "its format is not one that"),
+    "vobsub": ("# VobSub index file, v7 (do not modify this line!)\n", "its format is not"),
     "text": ("{0}\n" * 5, "cannot be opened|not one that"),
 }
 SUFFIXES = {"hls": ".m3u8", "sdp": ".sdp", "dash": ".mpd", "vobsub": ".idx", "text": ".txt"}
