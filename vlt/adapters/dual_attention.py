@@ -47,7 +47,7 @@ class DualAttention(OverTime):
     """
 
     name: ClassVar[str] = "dual_attention"
-    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places"})
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "same_tokens"})
 
     gate: str = "tanh"
     whole_block: bool = False

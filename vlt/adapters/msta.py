@@ -70,7 +70,7 @@ class MSTA(Method):
     """
 
     name: ClassVar[str] = "msta"
-    needs: ClassVar[frozenset[str]] = frozenset({"patch_places"})
+    needs: ClassVar[frozenset[str]] = frozenset({"patch_places", "same_tokens"})
 
     bottleneck: int = 256
     scale: float = 0.005

@@ -13,6 +13,7 @@ LAYOUTS = {
     "eva": "EVA-CLIP-G's tower as LAVIS has it",
     "blip": "BLIP as its authors or Token Mixing's saved it",
     "viclip": "ViCLIP as published, or as its training saves it",
+    "vita_clip": "Vita-CLIP over CLIP",
     "blip_hf": "BLIP as transformers saves it",
     "tempme": "TempMe or its LoRA baseline over CLIP",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
@@ -56,6 +57,7 @@ SETTINGS = {
         "tempme.keep_cross": "percent kept between clips",
         "tempme.keep_intra": "percent kept in a clip",
     },
+    "vita_clip": {"vita_clip.position": "end, middle or front: of the class name in its context"},
     "llava, minigpt4, instructblip, instructblip_hf, blip2, eva, llama": {
         "text.new_rows": "mean or image: rows of <vid_start> and its like where nobody gives them "
         "(text.context, text.heads and text.norm_eps are of a language model without config.json)",

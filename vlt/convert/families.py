@@ -10,6 +10,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.tempme import TEMPME
 from vlt.convert.viclip import VICLIP
+from vlt.convert.vita_clip import VITA_CLIP
 from vlt.pytrees.fields import near
 
 # In the order in which their signs are looked for: what builds on CLIP or LLaMA has its names, too.
@@ -19,6 +20,7 @@ FAMILIES = {
         *CHAT_FAMILIES,
         BLIP,
         VICLIP,
+        VITA_CLIP,
         BLIP_HF,
         TEMPME,
         BTADAPTER_EVA,

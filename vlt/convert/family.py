@@ -37,6 +37,8 @@ class Family:
             training or another model reads. aliases: {second name of a tensor: its first}.
         constants: leaves that the checkpoint leaves out, because its code fixes them. starts: see
             `Kind`.
+        zeros: {leaf: another of its shape}: leaves that the layout has where a model has none, as
+            zeros.
         activation: None where it must be set by hand. head_width: columns of an attention head.
         model: the family that a converted folder names. kind: of its spec. kinds: by kind of spec,
             where the layout is for several; `for_kind` then gives the one with rules.
@@ -56,6 +58,7 @@ class Family:
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: dict[str, float] = dataclasses.field(default_factory=dict)
     starts: dict[str, float] = dataclasses.field(default_factory=dict)
+    zeros: dict[str, str] = dataclasses.field(default_factory=dict)
     activation: str | None = "quick_gelu"
     head_width: int = 64
     model: str = "clip"

@@ -15,6 +15,7 @@ Leaves = Mapping[str, np.ndarray]
 Options = dict[str, Any]
 
 _BRANCH = "visual/btadapter"
+_PROMPTS = "visual/vita_clip"
 _CLIP_POSITION = re.compile(r"visual/blocks_(\d+)/clip_position")
 
 
@@ -32,19 +33,45 @@ def infer_methods(
         "lora": _lora(leaves),
         "tempme": _tempme(leaves, patch_size, settings, notes),
         "token_mixing": _token_mixing(settings),
+        "vita_clip": _vita_clip(leaves, settings, notes),
     }
     return {name: options for name, options in found.items() if options is not None}, notes
 
 
 def trained_frames(leaves: Leaves) -> int | None:
     """Frames of the videos that the model is for, or None where no leaf depends on them."""
-    return next(iter(_clips(leaves).values()), None)
+    prompts = _vita_clip(leaves, {}, [])
+    return next(iter(_clips(leaves).values()), prompts and prompts["frames"])
 
 
 def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
     """It has no leaves, so a setting says whether a file was trained with it."""
     layers = settings.get("token_mixing.layers")
     return None if layers is None else {"layers": layers}
+
+
+def _vita_clip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -> Options | None:
+    """Prompts of the kinds that there are; a position that tensors can't tell."""
+    if not any(path.startswith(f"{_PROMPTS}/") for path in leaves):
+        if "vita_clip.position" in settings:
+            raise ConversionError("--set vita_clip.position: there are no prompts of Vita-CLIP")
+        return None
+    context = leaves.get("text/vita_clip/context", np.zeros((0, 0)))
+    prompts = leaves.get(f"{_PROMPTS}/global_prompts", np.zeros((0, 0, 0)))
+    options = {
+        "frames": common_size(leaves, f"{_PROMPTS}/time_embedding", axis=0),
+        "global_prompts": prompts.shape[1] if prompts.ndim == 3 else 1,
+        "local": any(path.startswith(f"{_PROMPTS}/local_prompts_") for path in leaves),
+        "summary": any("/vita_clip/summary_" in path for path in leaves),
+        "text_prompts": context.shape[-2] if context.ndim in (2, 3) else 1,
+        "classes": len(context) if context.ndim == 3 else 0,
+    }
+    if not options["text_prompts"]:
+        return options
+    position = settings.get("vita_clip.position", "end")
+    told = "set" if "vita_clip.position" in settings else "as published"
+    notes.append(f"vita_clip.position: {position} ({told})")
+    return options | {"position": position}
 
 
 def _btadapter(leaves: Leaves) -> Options | None:

@@ -156,6 +156,7 @@ def _published(
         placed = any(path in rule.targets and rule.source in dtypes for rule in family.rules)
         if path in leaves and not placed and leaves.pop(path) != np.float32(value):
             raise ConversionError(f"{path}: layout {family.name} fixes it at {value:.6f}")
+    leaves = {path: np.zeros_like(leaves[like]) for path, like in family.zeros.items()} | leaves
     tensors, left = to_tensors(family.rules, leaves)
     notes = [f"no place for {path}, not written" for path in left if path in family.starts]
     left = [path for path in left if path not in family.starts]

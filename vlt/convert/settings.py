@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from vlt.adapters.vita_clip import POSITIONS
 from vlt.convert.errors import ConversionError
 from vlt.convert.preprocessing import FILTERS
 from vlt.models.spec_reading import CLASS_PLACES, VIDEO_TOKENS
@@ -60,6 +61,7 @@ _new_rows = _one_of("mean", "image")
 _connector = _one_of("linear", "mlp")
 _tokens = _one_of(*VIDEO_TOKENS)
 _cls = _one_of(*CLASS_PLACES)
+_position = _one_of(*POSITIONS)
 _gates = _one_of("vector", "scalar", "none")
 
 
@@ -92,6 +94,7 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "tempme.keep_intra": _count,
     "tempme.join": _joined,
     "token_mixing.layers": _published_or_layers,
+    "vita_clip.position": _position,
     "text.new_rows": _new_rows,
     "qformer.heads": _count,
     "chat.connector": _connector,

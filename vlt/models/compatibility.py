@@ -20,6 +20,7 @@ WORDS = {
     "language_model": "trains words of a language model",
     "patch_places": "finds patches by their places in each frame",
     "attended_tokens": "merges or removes tokens, by what attention saw of all",
+    "same_tokens": "compares what leaves a block with what came in, token by token",
     "key_choice": "chooses which tokens attention reads",
 }
 

@@ -37,10 +37,17 @@ class DualEncoder(VideoModel):
         return normalize(embedding), out | {"video_features": embedding}
 
     def encode_text(
-        self, ids: jax.Array, train: bool = False, capture: bool = False
+        self,
+        ids: jax.Array,
+        train: bool = False,
+        capture: bool = False,
+        classes: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """ids [b, l] -> unit vectors [b, e], and `out`."""
-        embedding, out = self.text(ids, train, capture)
+        """ids [b, l] -> unit vectors [b, e], and `out`.
+
+        classes: [b] which of the classes that the model is trained on each text names.
+        """
+        embedding, out = self.text(ids, train, capture, classes)
         return normalize(embedding), out | {"text_features": embedding}
 
     def scores(self, frames: jax.Array, texts: jax.Array) -> jax.Array:

@@ -27,10 +27,17 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: jax.Array, train: bool = False, capture: bool = False
+        self,
+        ids: jax.Array,
+        train: bool = False,
+        capture: bool = False,
+        classes: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """ids [b, l] -> embedding [b, e], not normalised, and `out` (`Tokens` with `capture`)."""
-        tokens = self._stem(ids)
+        """ids [b, l] -> embedding [b, e], not normalised, and `out` (`Tokens` with `capture`).
+
+        classes: [b] of the texts, for methods that have learned something of each.
+        """
+        tokens = self._stem(ids, classes)
         out: dict[str, Any] = {"stem": tokens} if capture else {}
         for layer in range(self.spec.layers):
             tokens = self._block(layer, train)(tokens)
@@ -58,7 +65,7 @@ class TextTransformer(nn.Module):
     def _active(self) -> tuple[Method, ...]:
         return of_tower(self.methods, self.tower)
 
-    def _stem(self, ids: jax.Array) -> Tokens:
+    def _stem(self, ids: jax.Array, classes: jax.Array | None) -> Tokens:
         spec = self.spec
         if ids.shape[1] > spec.context:
             raise ValueError(
@@ -75,7 +82,7 @@ class TextTransformer(nn.Module):
             "position_embedding", nn.initializers.normal(0.01), (spec.context, spec.width)
         )
         words = embedding(ids)[:, None]
-        tokens = Tokens(words, readout=ids.argmax(-1), cls=0, protected=0)
+        tokens = Tokens(words, readout=ids.argmax(-1), classes=classes, cls=0, protected=0)
         for method in self._active:
             tokens = method.embed(self, tokens)
         length = tokens.x.shape[2]

@@ -24,6 +24,8 @@ class Tokens(flax.struct.PyTreeNode):
     places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: row and
         column of a patch, or index of a word; None where positions are in x alone.
     readout: [b] index of the token of a text that is read in the end; None in a vision tower.
+    classes: [b] which of the classes that a model is trained on each text names; None where nobody
+        says so, and in a vision tower.
     carried: what a point leaves for its method's later ones, by the method's name.
     valid: [b, m] which keys of a text attention may read, those in `cache` included; None for all.
     cache: keys and values of a block's earlier calls, with room for this one's at `index`, and
@@ -38,6 +40,7 @@ class Tokens(flax.struct.PyTreeNode):
     frames: int = flax.struct.field(pytree_node=False, default=1)
     places: jax.Array | None = None
     readout: jax.Array | None = None
+    classes: jax.Array | None = None
     carried: Mapping[str, Any] = flax.struct.field(default_factory=dict)
     valid: jax.Array | None = None
     cache: "KeysValues | None" = None
