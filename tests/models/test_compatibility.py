@@ -70,6 +70,7 @@ METHODS = {
     "testa": ("testa", {"layers": (1,), "r": 1}),
     "token_mixing": ("token_mixing", {"layers": (0, 2)}),
     "tome": ("tome", {"r": 3}),
+    "vita_clip": ("vita_clip", {"frames": 4, "global_prompts": 2, "text_prompts": 1}),
     "vl_adapter": ("vl_adapter", {}),
 }
 MERGING = (

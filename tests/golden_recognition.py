@@ -1,0 +1,52 @@
+"""The golden numbers of recognition methods, and their small models, converted."""
+
+from pathlib import Path
+
+import numpy as np
+from flax import traverse_util
+
+from vlt.convert import convert, parse_settings
+from vlt.convert.families import get_family
+from vlt.convert.table import to_tensors
+from vlt.data.moving_shapes import write_tokenizer
+from vlt.model_io.loading import LoadedModel, load_folder
+
+
+def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
+    """What the published modules give; videos [b, t, H, W, 3]."""
+    golden = dict(np.load(shared / f"golden/{name}.npz"))
+    golden["video"] = golden["video"].transpose(0, 1, 3, 4, 2)
+    return golden
+
+
+def converted(shared: Path, name: str, folder: Path, *settings: str) -> LoadedModel:
+    """The model of a file of weights, through a new folder in that one."""
+    write_tokenizer(folder / "tokenizer")
+    convert(
+        shared / f"golden/{name}.safetensors",
+        folder / "model",
+        settings=parse_settings(settings),
+        tokenizer=None if any(s.startswith("base=") for s in settings) else f"{folder}/tokenizer",
+    )
+    return load_folder(str(folder / "model"))
+
+
+def check_gradients(golden: dict, family: str, gradients: dict, prefix: str = "") -> None:
+    """Norms of the gradients of all tensors that have one, within a thousandth, and whole ones.
+
+    prefix: of the entries `grad_names`, `grad_norms`, `grad/NAME`.
+    """
+    layout = get_family(family)
+    found, left = to_tensors(layout.rules, traverse_util.flatten_dict(gradients, sep="/"))
+    assert not left
+    names = [layout.canonical(name) for name in golden[f"{prefix}grad_names"]]
+    assert {name for name, x in found.items() if np.any(x)} >= {*names}
+    for name, norm in zip(names, golden[f"{prefix}grad_norms"], strict=True):
+        # Those of biases of keys are nothing but rounding.
+        np.testing.assert_allclose(
+            np.linalg.norm(np.float64(found[name])), norm, rtol=1e-3, atol=1e-6, err_msg=name
+        )
+    for entry, whole in golden.items():
+        if entry.startswith(f"{prefix}grad/"):
+            error = np.abs(found[layout.canonical(entry[len(prefix) + 5 :])] - whole).max()
+            assert error < 1e-3 * np.linalg.norm(whole), entry
