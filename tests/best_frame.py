@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from vlt.models.points import Method
+from vlt.models.vit import normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,6 +14,6 @@ class BestFrame(Method):
 
     needs = frozenset({"pair_scores"})
 
-    def score(self, model, frames, texts, scores):
-        unit = frames / jnp.linalg.norm(frames, axis=-1, keepdims=True)
-        return jnp.einsum("vte,ce->vct", unit, texts).max(-1)
+    def score(self, model, video, text, scores, train):
+        frames, texts = normalize(video["frames"]), normalize(text["features"])
+        return jnp.einsum("vte,ce->vct", frames, texts).max(-1)

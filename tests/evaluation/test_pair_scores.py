@@ -26,8 +26,13 @@ def parts(tmp_path_factory):
 
 
 def plain(frames, texts):
-    unit = frames / np.linalg.norm(frames, axis=-1, keepdims=True)
+    unit, texts = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (frames, texts))
     return np.einsum("vte,ce->cvt", unit, texts).max(-1)
+
+
+def raw(parts, records, texts):
+    _, videos = retrieval.embed_videos(*parts, records, 0)
+    return videos["frames"], retrieval.embed_texts(*parts, texts)["features"]
 
 
 @pytest.mark.parametrize("videos", [3, 300])
@@ -35,15 +40,14 @@ def test_scores_of_any_number_of_videos(parts, monkeypatch, videos):
     monkeypatch.setattr(retrieval, "PAIR_BATCH", 8)
     frames = RNG.normal(size=(videos, 2, 8)).astype(np.float32)
     texts = RNG.normal(size=(5, 8)).astype(np.float32)
-    found = retrieval.pair_scores(*parts, texts, frames)
+    found = retrieval.pair_scores(*parts, {"features": texts}, {"frames": frames})
     np.testing.assert_allclose(found, plain(frames, texts), atol=1e-5)
 
 
 def test_retrieval_and_twins_by_them(parts, monkeypatch):
     """What is ranked are the scores of frames, not the cosines of their mean."""
     records = data(evaluation_kinds.pairs())
-    _, frames = retrieval.embed_videos(*parts, records, 0)
-    texts = retrieval.embed_texts(*parts, [record.captions[0] for record in records.records])
+    frames, texts = raw(parts, records, [record.captions[0] for record in records.records])
     assert frames.shape == (10, 2, 8)
     seen = []
     monkeypatch.setattr(retrieval, "twin_accuracy", lambda scores, _: seen.append(scores) or {})
@@ -68,8 +72,7 @@ def test_recognition_by_them(parts, monkeypatch, views):
     found = recognition.recognition(*parts, SECTION, rows, 0)
     cosines = np.concatenate(seen)
     assert cosines.shape == (20, views, len(CLASSES)) and found["videos"] == 20
-    _, frames = retrieval.embed_videos(*parts, rows, 0)
-    texts = retrieval.embed_texts(*parts, CLASSES)
+    frames, texts = raw(parts, rows, CLASSES)
     if views == 1:
         np.testing.assert_allclose(cosines[:, 0], plain(frames, texts).T, atol=1e-5)
     else:  # a view is one of the two frames
@@ -89,7 +92,8 @@ def inputs(names):
 def frames_and_texts(given, ids):
     apply = jax.jit(PAIRS.apply, static_argnames="method")
     _, out = apply({"params": PARAMS}, given.batch["video"], method="encode_video")
-    return out["frames"], apply({"params": PARAMS}, ids, method="encode_text")[0]
+    text = apply({"params": PARAMS}, ids, method="encode_text")[1]
+    return out["raw_frames"], text["text_features"]
 
 
 def test_the_contrastive_loss_of_scores():

@@ -319,7 +319,8 @@ def test_scores_of_pairs_are_cosines_unless_a_method_makes_others():
 
     def scores(*methods):
         variables = {"params": {"logit_scale": np.float32(0)}}
-        return DualEncoder(SPEC, methods).apply(variables, frames, texts, method="scores")
+        video, text = {"frames": frames}, {"features": 3 * texts}
+        return DualEncoder(SPEC, methods).apply(variables, video, text, method="scores")
 
     mean = frames.mean(1)
     cosines = mean @ texts.T / np.linalg.norm(mean, axis=-1, keepdims=True)

@@ -64,12 +64,12 @@ PLAIN = dataclasses.replace(TASK, descriptions=(), consistency=0.0)
 class Tables:
     """Embeds a video, or a text, as the row of a table that its first number names."""
 
+    scores_pairs = False
+
     def clone(self, methods):
         return self
 
-    def apply(self, variables, inputs, *texts, method, **_):
-        if method == "scores":
-            return normalize(inputs.mean(1)) @ texts[0].T
+    def apply(self, variables, inputs, method, **_):
         name = method.removeprefix("encode_")
         found = variables["params"][name if name == "text" else "visual"][inputs[:, 0]]
         return normalize(found), {"text_features": found, "frames": found[:, None]}

@@ -48,18 +48,18 @@ class Predictor:
 
     def videos(
         self,
-        program: Callable[..., jax.Array],
+        program: Callable[..., Any],
         params: Any,
         data: VideoData,
         step: int,
         beside: Callable[[np.ndarray], np.ndarray] | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, Any]:
         """`program` over all videos: records [n] that could be read, and outputs [n, ...].
 
         beside: from the records of a batch (-1 where it is only filled up) to a further argument.
         """
         ids, found = zip(*self.batches(program, params, data, step, beside), strict=True)
-        return np.concatenate(ids), np.concatenate(found)
+        return np.concatenate(ids), joined(found)
 
     def batches(
         self,
@@ -91,10 +91,13 @@ class Predictor:
         self._watchdog.step_ended()
         return outputs
 
-    def texts(
-        self, program: Callable[..., jax.Array], params: Any, texts: Sequence[str]
-    ) -> np.ndarray:
+    def texts(self, program: Callable[..., Any], params: Any, texts: Sequence[str]) -> Any:
         """`program` over ids of texts: [n, ...]. What fills the last batch up is dropped."""
         ids = self.tokenizer([*texts, *[""] * (-len(texts) % TEXT_BATCH)])
         found = [self.run(program, params, part) for part in np.split(ids, len(ids) // TEXT_BATCH)]
-        return np.concatenate(found)[: len(texts)]
+        return jax.tree.map(lambda x: x[: len(texts)], joined(found))
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Outputs of batches, one after another: arrays, or the same pytree of arrays."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

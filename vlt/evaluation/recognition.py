@@ -19,7 +19,7 @@ from vlt.evaluation.recognition_protocols import (
     combined,
     named_recognition_protocol,
 )
-from vlt.evaluation.retrieval import embed_texts, encode_videos, pair_scores
+from vlt.evaluation.retrieval import Found, embed_texts, encode_videos, pair_scores
 from vlt.storage.files import new_file
 from vlt.tasks.recognition import MAX_LOGIT_SCALE, checked_template
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
@@ -47,13 +47,13 @@ def recognition(
     program = predictor.compiled(("encode_views", data.views), _encoder(predictor, data.views))
     for records, views in predictor.batches(program, params, data, step):
         read.append(records)
-        cosines = _class_scores(predictor, params, texts, views)
+        cosines = _class_scores(predictor, params, texts, views, len(data.classes))
         scores.append(view_scores(cosines, float(scale)))
     labels, found = labels[np.concatenate(read)], np.concatenate(scores)
     if predictor.writes:
         _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
     metrics = dict(recognition_metrics(found, labels))
-    return metrics | {"classes": len(texts), "videos": len(labels), "protocol": label}
+    return metrics | {"classes": len(data.classes), "videos": len(labels), "protocol": label}
 
 
 def summarize(sections: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Metrics:
@@ -107,23 +107,28 @@ def _told(views: Views) -> str:
 
 
 def _encoder(predictor: Predictor, views: int) -> Any:
-    def encode(params: Any, video: jax.Array) -> jax.Array:
+    def encode(params: Any, video: jax.Array) -> Any:
         """[b, views * t, H, W, 3] -> [b, views, ...] as of `embed_videos`."""
         clips = video.reshape(len(video) * views, -1, *video.shape[2:])
         found = encode_videos(predictor, params, clips)
-        return found.reshape(len(video), views, *found.shape[1:])
+        return jax.tree.map(lambda x: x.reshape(len(video), views, *x.shape[1:]), found)
 
     return encode
 
 
 def _class_scores(
-    predictor: Predictor, params: Any, texts: np.ndarray, views: np.ndarray
+    predictor: Predictor, params: Any, texts: Found, views: Found, classes: int
 ) -> np.ndarray:
-    """Scores [b, views, c] of what `_encoder` made of views, with classes [c, e]."""
+    """Scores [b, views, c] of what `_encoder` made of views, with so many classes.
+
+    texts: of `embed_classes`. A score of pairs is the mean over a class's templates, as a cosine.
+    """
     if not predictor.module.scores_pairs:
-        return views.astype(np.float64) @ texts.T.astype(np.float64)
-    found = pair_scores(predictor, params, texts, views.reshape(-1, *views.shape[2:])).T
-    return found.reshape(*views.shape[:2], -1).astype(np.float64)
+        return np.asarray(views.astype(np.float64) @ texts.T.astype(np.float64))
+    shape = views["frames"].shape[:2]
+    each = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), views)
+    found = pair_scores(predictor, params, texts, each).T.astype(np.float64)
+    return found.reshape(*shape, classes, -1).mean(-1)
 
 
 def view_scores(scores: np.ndarray, scale: float) -> np.ndarray:
@@ -135,10 +140,15 @@ def view_scores(scores: np.ndarray, scale: float) -> np.ndarray:
 
 def embed_classes(
     predictor: Predictor, params: Any, names: Sequence[str], templates: Sequence[str]
-) -> np.ndarray:
-    """[c, e], whose products with a video are the means of its cosines over the templates."""
+) -> Found:
+    """[c, e], whose products with a video are the means of its cosines over the templates.
+
+    Where a method scores pairs, what it reads of each class in each template, [c * templates, ...].
+    """
     texts = [template.replace("{}", name) for name in names for template in templates]
     found = embed_texts(predictor, params, texts)
+    if predictor.module.scores_pairs:
+        return found
     return found.reshape(len(names), len(templates), -1).mean(1)
 
 

@@ -12,54 +12,62 @@ from vlt.data.manifest import ManifestError, Record, group_rows
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
+from vlt.models.vit import normalize
 from vlt.storage.files import write_whole
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
-PAIR_BATCH = 256  # videos that are scored with all texts at once
+PAIR_BATCH = 256  # videos that one call scores with all texts
+
+# Of videos or texts, what `pair_scores` reads: unit vectors [n, e], or by name what the towers put
+# out [n, ...] where a method scores pairs.
+Found = Any
 
 
 def embed_videos(
     predictor: Predictor, params: Any, data: VideoData, step: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Records [n] that could be read, and what `pair_scores` reads of them, in order.
-
-    That is unit vectors [n, e], or embeddings of frames [n, t, e] where a method scores pairs.
-    """
+) -> tuple[np.ndarray, Found]:
+    """Records [n] that could be read, and what `pair_scores` reads of them, in order."""
     program = predictor.compiled("encode_video", functools.partial(encode_videos, predictor))
     return predictor.videos(program, params, data, step)
 
 
-def encode_videos(predictor: Predictor, params: Any, video: jax.Array) -> jax.Array:
+def encode_videos(predictor: Predictor, params: Any, video: jax.Array) -> Any:
     """[b, t, H, W, 3] -> what `pair_scores` reads of each."""
     unit, out = predictor.module.apply({"params": params}, video, method="encode_video")
-    return out["frames"] if predictor.module.scores_pairs else unit
+    return predictor.module.video_parts(out) if predictor.module.scores_pairs else unit
 
 
-def embed_texts(predictor: Predictor, params: Any, texts: Sequence[str]) -> np.ndarray:
-    """Unit vectors [n, e]."""
+def embed_texts(predictor: Predictor, params: Any, texts: Sequence[str]) -> Found:
+    """What `pair_scores` reads of each."""
 
-    def encode(params: Any, ids: jax.Array) -> jax.Array:
-        return predictor.module.apply({"params": params}, ids, method="encode_text")[0]
+    def encode(params: Any, ids: jax.Array) -> Any:
+        unit, out = predictor.module.apply({"params": params}, ids, method="encode_text")
+        return predictor.module.text_parts(out) if predictor.module.scores_pairs else unit
 
     return predictor.texts(predictor.compiled("encode_text", encode), params, texts)
 
 
-def pair_scores(
-    predictor: Predictor, params: Any, texts: np.ndarray, videos: np.ndarray
-) -> np.ndarray:
-    """Scores [n, v] of unit vectors of texts [n, e] with what `embed_videos` found of videos."""
+def pair_scores(predictor: Predictor, params: Any, texts: Found, videos: Found) -> np.ndarray:
+    """Scores [n, v] of what `embed_texts` found of texts with what `embed_videos` did of videos."""
     if not predictor.module.scores_pairs:
-        return texts @ videos.T
+        return np.asarray(texts @ videos.T)
+    count = len(videos["frames"])
+    names, arrays = list(videos), [_in_batches(x) for x in videos.values()]
 
-    def score(leaves: Any, frames: jax.Array) -> Any:
-        return predictor.module.apply({"params": leaves[0]}, frames, leaves[1], method="scores")
+    def score(leaves: Any, *parts: jax.Array) -> Any:
+        video = dict(zip(names, parts, strict=True))
+        return predictor.module.apply({"params": leaves[0]}, video, leaves[1], method="scores")
 
     program = predictor.compiled("scores", score)
-    filled = np.pad(videos, ((0, -len(videos) % PAIR_BATCH), (0, 0), (0, 0)))
-    parts = np.split(filled, len(filled) // PAIR_BATCH)
-    found = [predictor.run(program, (params, texts), part) for part in parts]
-    return np.concatenate(found)[: len(videos)].T
+    found = [predictor.run(program, (params, texts), *parts) for parts in zip(*arrays, strict=True)]
+    return np.concatenate(found)[:count].T
+
+
+def _in_batches(x: np.ndarray) -> list[np.ndarray]:
+    """[v, ...] -> of `PAIR_BATCH` rows each; the last is filled up by the first row."""
+    filled = np.concatenate([x, np.repeat(x[:1], -len(x) % PAIR_BATCH, axis=0)])
+    return np.split(filled, len(filled) // PAIR_BATCH)
 
 
 def retrieval(
@@ -74,7 +82,7 @@ def retrieval(
     first = [names.index(name) for name in column]
     pairs = [(video, text) for video, text in pairs if video in column]
     queries = embed_texts(predictor, params, [text for _, text in pairs])
-    scores = pair_scores(predictor, params, queries, embedded[first])
+    scores = pair_scores(predictor, params, queries, jax.tree.map(lambda x: x[first], embedded))
     truth = np.array([column[video] for video, _ in pairs])
     return retrieval_metrics(scores, truth, section["ties"]) | {"protocol": label}
 
@@ -113,6 +121,8 @@ def twin_captions(
     """Mean cosine between the captions of twins by family, and the largest of these means."""
     rows, families = pairs_of_twins(data, section["min_pairs"])
     texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
+    if isinstance(texts, dict):
+        texts = np.asarray(normalize(texts["features"]))
     cosines = (texts[rows[:, 0]] * texts[rows[:, 1]]).sum(-1)
     means = mean_by_family(cosines, families)
     return dict(means) | {"max": max(means.values())}

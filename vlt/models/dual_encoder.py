@@ -1,15 +1,19 @@
 """CLIP's shape: a vision and a text tower with a joint embedding space."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
+from vlt.models.points import Embedded
 from vlt.models.spec import DualEncoderSpec
 from vlt.models.text import TextTransformer
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
+
+PAIRS = 2**14  # of videos and texts that a device scores at once
 
 
 class DualEncoder(VideoModel):
@@ -31,7 +35,8 @@ class DualEncoder(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """uint8 RGB or normalised float [b, t, H, W, 3] -> unit vectors [b, e], and `out`.
 
-        `out["frames"]` [b, t, e] are the embeddings of frames that `scores` reads.
+        `out["frames"]` [b, t, e] are the embeddings of frames, `out["raw_frames"]` those before
+        `frame_norm`, where a method scores pairs.
         """
         embedding, out = self.visual(self.pixels(video), train, capture)
         return normalize(embedding), out | {"video_features": embedding}
@@ -50,14 +55,47 @@ class DualEncoder(VideoModel):
         embedding, out = self.text(ids, train, capture, classes)
         return normalize(embedding), out | {"text_features": embedding}
 
-    def scores(self, frames: jax.Array, texts: jax.Array) -> jax.Array:
-        """Embeddings of frames [v, t, e] and unit vectors of texts [c, e] -> scores [v, c].
+    def video_parts(self, out: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """What `scores` reads of the `out` of `encode_video`."""
+        extras = {name: out[name] for m in self.methods for name in m.video_extras}
+        return {"frames": out["raw_frames" if self.scores_pairs else "frames"], **extras}
+
+    def text_parts(self, out: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """What `scores` reads of the `out` of `encode_text`."""
+        extras = {name: out[name] for m in self.methods for name in m.text_extras}
+        return {"features": out["text_features"], **extras}
+
+    def scores(self, video: Embedded, text: Embedded, train: bool = False) -> jax.Array:
+        """`video_parts` of v videos and `text_parts` of c texts -> scores [v, c].
 
         Cosines of videos and texts, or what methods make of them; the logit scale comes after it.
+        Of many pairs some videos' are computed at a time, and once more for the gradient.
         """
-        scores = normalize(frames.mean(1)) @ texts.T
+        blocks = blocks_of_pairs(len(video["frames"]), len(text["features"]))
+        if blocks == 1 or self.is_initializing():
+            return self.scores_at_once(video, text, train)
+
+        def score(model: "DualEncoder", carry: None, some: Embedded) -> tuple[None, jax.Array]:
+            return carry, model.scores_at_once(some, text, train)
+
+        scan = nn.scan(
+            nn.remat(score),
+            variable_broadcast="params",
+            split_rngs={"params": False, "dropout": True, "mask": True},
+        )
+        # Every so many rows make a block: those that a device holds stay there.
+        some = jax.tree.map(lambda x: x.reshape(-1, blocks, *x.shape[1:]).swapaxes(0, 1), video)
+        _, found = scan(self, None, some)
+        return found.swapaxes(0, 1).reshape(-1, found.shape[-1])
+
+    @nn.compact
+    def scores_at_once(self, video: Embedded, text: Embedded, train: bool = False) -> jax.Array:
+        """`scores` of all pairs together, of any number."""
+        frames = normalize(video["frames"]) if self.frame_norm else video["frames"]
+        scores = normalize(frames.mean(1)) @ normalize(text["features"]).T
         for method in self.methods:
-            scores = method.score(self, frames, texts, scores)
+            if method.scores_pairs:
+                scores = method.score(self, video, text, scores, train)
         return scores
 
     def __call__(
@@ -69,12 +107,22 @@ class DualEncoder(VideoModel):
         """
         video_embedding, visual = self.encode_video(video, train, capture)
         text_embedding, text = self.encode_text(ids, train, capture)
-        pairs = self.scores_pairs
-        return {
-            **({"scores": self.scores(visual["frames"], text_embedding)} if pairs else {}),
+        scores = {}
+        if self.scores_pairs:
+            parts = self.video_parts(visual), self.text_parts(text)
+            scores["scores"] = self.scores(*parts, train)
+        return scores | {
             "video": video_embedding,
             "text": text_embedding,
             "logit_scale": self.logit_scale,
             "visual_out": visual,
             "text_out": text,
         }
+
+
+def blocks_of_pairs(videos: int, texts: int) -> int:
+    """Into how many parts, as equal as can be, videos are divided for `PAIRS` at a time."""
+    mesh = jax.sharding.get_abstract_mesh()
+    rows = PAIRS * (1 if mesh.empty else mesh.size) // max(texts, 1)
+    fitting = (n for n in range(1, videos + 1) if videos % n == 0 and videos // n <= rows)
+    return next(fitting, videos)

@@ -106,6 +106,7 @@ class TextScope(Scope, Protocol):
 
 
 AnyTower = TowerScope | TextScope
+Embedded = Mapping[str, jax.Array]  # what a tower put out, by name
 
 
 class DenseScope(Scope, Protocol):
@@ -146,6 +147,11 @@ class Method:
     def merges(self) -> bool:
         """Whether it merges or removes patches."""
         return "attended_tokens" in self.breaks
+
+    @property
+    def scores_pairs(self) -> bool:
+        """Whether its `score` is asked."""
+        return "pair_scores" in self.needs_here()
 
     def needs_here(self) -> frozenset[str]:
         """`needs`, and what it needs in these towers."""
@@ -278,14 +284,32 @@ class Method:
         """
         return features, {}
 
+    @property
+    def video_extras(self) -> tuple[str, ...]:
+        """Names of the vision tower's extra outputs, each [v, ...], that `score` reads."""
+        return ()
+
+    @property
+    def text_extras(self) -> tuple[str, ...]:
+        """Names of the text tower's extra outputs, each [c, ...], that `score` reads.
+
+        `tokens` are put out for it [c, l, e], all of a text behind final norm and projection, and
+        `words` [c, l], which of them are words, from its first to the one that is read in the end.
+        """
+        return ()
+
     def score(
-        self, model: Scope, frames: jax.Array, texts: jax.Array, scores: jax.Array
+        self, model: Scope, video: Embedded, text: Embedded, scores: jax.Array, train: bool
     ) -> jax.Array:
         """Point 9 of a dual encoder: scores [v, c] of every video with every text.
 
-        Asked of methods that need `pair_scores`. frames: embeddings [v, t, e] before the mean over
-        time. texts: unit vectors [c, e]. scores: cosines, or what the methods before this one made
-        of them. The logit scale comes after it.
+        Asked of methods that need `pair_scores`, in the scope of the model. video: `frames`
+        [v, t, e], what `head` made of them, and `video_extras`. text: `features` [c, e] and
+        `text_extras`. Neither is normalised, whatever `frame_norm` says. scores: cosines, or what
+        the methods before this one made of them. The logit scale comes after it.
+
+        All texts are there, but videos may come in blocks: a video's scores must not depend on the
+        others'.
         """
         return scores
 

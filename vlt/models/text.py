@@ -56,6 +56,9 @@ class TextTransformer(nn.Module):
             name="projection",
         )
         features = projection(pooled).astype(jnp.float32)
+        if any("tokens" in method.text_extras for method in self.methods):
+            out["tokens"] = projection(x).astype(jnp.float32)
+            out["words"] = jnp.arange(x.shape[1]) <= tokens.readout[:, None]
         for method in self._active:
             features, extra = method.text_head(self, features, train)
             out.update(extra)

@@ -76,7 +76,7 @@ class VideoModel(nn.Module):
     @property
     def scores_pairs(self) -> bool:
         """Whether a method makes more of a video and a text than the cosine of their embeddings."""
-        return any("pair_scores" in method.needs for method in self.methods)
+        return any(method.scores_pairs for method in self.methods)
 
     def pixels(self, video: jax.Array) -> jax.Array:
         """uint8 RGB or already normalised float [b, t, H, W, 3] -> normalised."""

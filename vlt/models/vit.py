@@ -151,6 +151,8 @@ class VisionTransformer(nn.Module):
         for method in self._active:
             frames, extra = method.head(self, frames, train)
             out.update(extra)
+        if any(method.scores_pairs for method in self.methods):
+            out["raw_frames"] = frames
         return normalize(frames) if self.frame_norm else frames
 
     def project_tokens(self, x: jax.Array) -> jax.Array:

@@ -283,8 +283,9 @@ def batch_parts() -> int:
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def map_sharded_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`function` of rows, [n, ...] -> [n, ...], shared among the devices of the mesh that is set.
+def map_sharded_rows(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
+    """`function` of rows, [n, ...] -> a pytree of [n, ...], shared among the devices of the mesh
+    that is set.
 
     For rows that every device has, such as the texts of all classes, in a program of the mesh.
     """
@@ -293,4 +294,4 @@ def map_sharded_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -
         return function(x)
     filled = jnp.concatenate([x, jnp.repeat(x[:1], -len(x) % parts, axis=0)])
     split = jax.lax.with_sharding_constraint(filled, PartitionSpec(BATCH_AXES))
-    return function(split)[: len(x)]
+    return jax.tree.map(lambda y: y[: len(x)], function(split))

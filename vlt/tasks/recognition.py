@@ -78,7 +78,8 @@ class Recognition(Task):
         ):
             if self.consistency:
                 raise ValueError("task.consistency: nothing of the text tower is trained")
-            state["classes"] = normalize(embedded(model, params, self.classes))
+            found = embedded(model, params, self.classes)
+            state["classes"] = found if model.scores_pairs else normalize(found)
         if self.descriptions:
             bare = model.clone(methods=())
             means = [self._mean_by_class(bare, params, kind) for kind in self.descriptions]
@@ -95,21 +96,27 @@ class Recognition(Task):
 
     def forward(self, inputs: StepInputs) -> dict[str, jax.Array]:
         """`logits` [b, c], and `consistency`, a scalar, where it is asked for."""
-        variables, state = {"params": inputs.params}, inputs.state
+        model, state = inputs.model, inputs.state
 
-        def encode(method: str, x: jax.Array) -> Any:
-            rngs = named_rngs(jax.random.fold_in(inputs.rng, method == "encode_text"))
-            return inputs.model.apply(variables, x, train=True, rngs=rngs, method=method)
+        def apply(method: str, stream: int, *x: Any) -> Any:
+            rngs = named_rngs(jax.random.fold_in(inputs.rng, stream))
+            variables = {"params": inputs.params}
+            return model.apply(variables, *x, train=True, rngs=rngs, method=method)
 
-        _, out = encode("encode_video", inputs.batch["video"])
+        video, out = apply("encode_video", 0, inputs.batch["video"])
         if "classes" in state:
             texts = state["classes"]
         else:
             texts = map_sharded_rows(
-                lambda ids: encode("encode_text", ids)[0], jnp.asarray(self.classes)
+                lambda ids: text_parts(model, *apply("encode_text", 1, ids)),
+                jnp.asarray(self.classes),
             )
-        scores: Any = inputs.model.apply(variables, out["frames"], texts, method="scores")
-        scale = jnp.exp(variables["params"]["logit_scale"]).clip(max=MAX_LOGIT_SCALE)
+        if model.scores_pairs:
+            scores = apply("scores", 2, model.video_parts(out), texts)
+            texts = normalize(texts["features"])
+        else:
+            scores = video @ texts.T
+        scale = jnp.exp(inputs.params["logit_scale"]).clip(max=MAX_LOGIT_SCALE)
         found = {"logits": scale * scores}
         if self.consistency:
             found["consistency"] = consistency_loss(texts, state["descriptions"])
@@ -138,14 +145,23 @@ def consistency_loss(texts: jax.Array, descriptions: jax.Array) -> jax.Array:
     return (1 - jnp.einsum("ce,kce->kc", texts, descriptions)).sum(0).mean()
 
 
-def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> jax.Array:
-    """Text features [s, e], not normalised, of ids [s, l], some at a time."""
+def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> Any:
+    """Text features [s, e], not normalised, of ids [s, l], some at a time.
 
-    def encode(row: jax.Array) -> jax.Array:
+    Of a model that scores pairs, all that its scores read of texts, by name.
+    """
+
+    def encode(row: jax.Array) -> Any:
         out = model.apply({"params": params}, row[None], method="encode_text")[1]
-        return out["text_features"][0]
+        parts = text_parts(model, out["text_features"], out)
+        return jax.tree.map(lambda x: x[0], parts)
 
     return jax.lax.map(encode, jnp.asarray(ids), batch_size=SENTENCES)
+
+
+def text_parts(model: VideoModel, features: jax.Array, out: Mapping[str, Any]) -> Any:
+    """What a model that scores pairs reads of the text tower's `out`; of another, the features."""
+    return model.text_parts(out) if model.scores_pairs else features
 
 
 def checked_template(template: str, where: str) -> str:

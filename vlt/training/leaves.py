@@ -22,8 +22,8 @@ class Leaf:
         lr: the schedule's highest rate times the rule's multiplier; 0 where it is frozen.
         weight_decay: multiplied by the leaf's rate, as in AdamW.
         method: whose leaf it is; '' for one of the model without methods.
-        read_by: "video", "text" (questions and answers are texts) or "video, text"; "training"
-            where the loss alone reads it; "nothing".
+        read_by: "video", "text" (questions and answers are texts) or "video, text"; "pairs" where
+            the scores of both alone read it; "training" where the loss alone does; "nothing".
     """
 
     path: str
@@ -79,12 +79,17 @@ def readers_of(model: VideoModel, params: Any, section: Mapping[str, Any]) -> di
     text = whole - video
     if hasattr(model, "encode_text"):
         text = leaves_read(_inference(model, "encode_text"), params, *inputs[1:])
-    return {path: _reader(path, video, text, training) for path in by_path(params)}
+    scores = forward(model, "__call__")
+    pairs = set()
+    if model.scores_pairs:
+        pairs = leaves_read(lambda params, *x: scores(params, *x)["scores"], params, *inputs)
+    readers = {"video": video, "text": text, "pairs": pairs - video - text}
+    return {path: _reader(path, readers, training) for path in by_path(params)}
 
 
-def _reader(path: str, video: set[str], text: set[str], training: set[str]) -> str:
-    towers = [name for name, paths in (("video", video), ("text", text)) if path in paths]
-    return ", ".join(towers) or ("training" if path in training else NOBODY)
+def _reader(path: str, readers: Mapping[str, set[str]], training: set[str]) -> str:
+    found = [name for name, paths in readers.items() if path in paths]
+    return ", ".join(found) or ("training" if path in training else NOBODY)
 
 
 def _inference(model: VideoModel, method: str) -> Callable[..., Any]:
