@@ -161,6 +161,17 @@ def matching_task(ramp: int) -> ConfigDict:
     )
 
 
+def batch_matching_task() -> ConfigDict:
+    """UMT's retrieval losses."""
+    return ConfigDict(
+        {
+            "name": "batch_matching",
+            # Weight by name: vtc, of embeddings; vtm, of matching; mlm, of masked words.
+            "losses": {"vtc": 1.0, "vtm": 1.0},
+        }
+    )
+
+
 def answering_task() -> ConfigDict:
     """BLIP's question answering loss."""
     return ConfigDict(

@@ -18,6 +18,8 @@ from vlt.model_io.build import abstract_params, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.spec_reading import spec_from_dict
+from vlt.models.tokens import Tokens
+from vlt.models.vit import _pooled
 
 FRAMES, PATCHES, LAYERS = 4, 16, 3
 TEXT = TextSpec(5, 11, 16, 2, 2, 32)
@@ -127,12 +129,18 @@ def test_the_first_patch_is_a_source():
 
 
 def test_all_frames_in_one_group():
-    """A tower of joint attention (ViCLIP's), pooled over all patches of the video."""
+    """A tower of joint attention (ViCLIP's), pooled over the patches of each frame."""
     visual = dataclasses.replace(SPEC.visual, temporal_frames=FRAMES)
     model = DualEncoder(dataclasses.replace(SPEC, visual=visual), frames=FRAMES)
     embedding, out = encode(model, random_params(model))
-    assert out["block_0"].x.shape == (2, 1, FRAMES * PATCHES, 16) and out["frames"].shape[1] == 1
+    x = out["block_0"].x
+    assert x.shape == (2, 1, FRAMES * PATCHES, 16) and out["frames"].shape[1] == FRAMES
     assert np.isfinite(embedding).all()
+    tokens = Tokens(x, frames=FRAMES, cls=0, protected=0)
+    own = x.reshape(2, PATCHES, FRAMES, 16).mean(1)[:, None]
+    np.testing.assert_allclose(_pooled(tokens, x, visual), own, atol=1e-6)
+    fewer = tokens.replace(x=x[:, :, 1:])  # after merging no patch has its place
+    np.testing.assert_allclose(_pooled(fewer, fewer.x, visual)[:, :, 0], fewer.x.mean(2), atol=1e-6)
 
 
 def test_the_pool_is_stored_and_checked():

@@ -55,7 +55,7 @@ class Prompt(Method):
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for matched prompts where patches have places among those of other
         frames."""
-        if self.matched and spec.visual.temporal_frames:
+        if self.matched and spec.visual.together:
             raise ValueError(
                 "prompt.matched=True: no method matches tokens of a tower that holds the patches "
                 "of all frames in one group; set it False"

@@ -14,6 +14,7 @@ LAYOUTS = {
     "blip": "BLIP as its authors or Token Mixing's saved it",
     "viclip": "ViCLIP as published, or as its training saves it",
     "vita_clip": "Vita-CLIP over CLIP",
+    "umt": "UMT, pre-trained or fine-tuned; of its single modality the tower into another's place",
     "blip_hf": "BLIP as transformers saves it",
     "tempme": "TempMe or its LoRA baseline over CLIP",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
@@ -46,9 +47,15 @@ SETTINGS = {
         "CLIP, or is another number than a ViCLIP's",
     },
     "all but blip, blip_hf": {"text.context": "tokens of a text, of the positions that there are"},
-    "blip, blip_hf": {
-        "kind": "captioner, retriever or answerer, of a file that holds the parts of all",
+    "umt": {
+        "masked_words": "true: keep the head of masked words, of a pre-trained file",
+    },
+    "blip, blip_hf, umt": {
+        "kind": "captioner, retriever or answerer, of a file that holds the parts of all; answerer "
+        "makes one of UMT's pre-trained file",
         "text.dropout": "of training",
+    },
+    "blip, blip_hf": {
         "token_mixing.layers": "layers, as 11 or 0,1, or 'published': trained with Token Mixing",
     },
     "tempme": {
@@ -68,8 +75,9 @@ SETTINGS = {
         "btadapter.gates": "vector, scalar or none",
         "btadapter.spare": "layers at the end of the branch that are not run",
     },
-    "btadapter, btadapter_eva": {
-        "base": "model folder of the CLIP that a file of an adapter alone was trained on",
+    "btadapter, btadapter_eva, umt": {
+        "base": "model folder of the CLIP that a file of an adapter alone was trained on, or of "
+        "the UMT whose tower a file of the single modality replaces",
     },
 }
 

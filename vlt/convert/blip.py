@@ -49,7 +49,8 @@ def _bert_attention(source: str, target: str) -> list[Rule]:
     ]
 
 
-def _bert(source: str, target: str) -> list[Rule]:
+def bert(source: str, target: str) -> list[Rule]:
+    """BERT with cross-attention in some of its layers."""
     embeddings, layer = f"{source}.embeddings", f"{source}.encoder.layer.{{i}}"
     block = f"{target}/blocks_{{i}}"
     return [
@@ -64,6 +65,15 @@ def _bert(source: str, target: str) -> list[Rule]:
     ]
 
 
+def language_head(source: str, target: str) -> list[Rule]:
+    """The head of logits, without the embeddings that it is tied to."""
+    return [
+        *dense(f"{source}.transform.dense", f"{target}/transform"),
+        *norm(f"{source}.transform.LayerNorm", f"{target}/norm"),
+        Rule(f"{source}.bias", (f"{target}/bias",)),
+    ]
+
+
 _VISION = [
     Rule("visual_encoder.cls_token", ("visual/class_embedding",), FIRST_OF_3),
     Rule("visual_encoder.pos_embed", ("visual/position_embedding",), FIRST_OF_2),
@@ -73,26 +83,24 @@ _VISION = [
     *norm("visual_encoder.norm", "visual/post_norm"),
 ]
 _WRITER = [
-    *_bert(_DECODER, "text"),
-    *dense(f"{_HEAD}.transform.dense", "text/lm_head/transform"),
-    *norm(f"{_HEAD}.transform.LayerNorm", "text/lm_head/norm"),
-    Rule(f"{_HEAD}.bias", ("text/lm_head/bias",)),
+    *bert(_DECODER, "text"),
+    *language_head(_HEAD, "text/lm_head"),
 ]
-_RETRIEVAL_HEADS = [
+RETRIEVAL_HEADS = [
     *dense("vision_proj", "visual/projection"),
     *dense("text_proj", "text_projection"),
     *dense("itm_head", "itm_head"),
 ]
-_TEMPERATURE = Rule("temp", ("temperature",))
+TEMPERATURE = Rule("temp", ("temperature",))
 
 _KINDS = {
     "captioner": Kind(("text_decoder",), (*_VISION, *_WRITER)),
     "retriever": Kind(
         ("text_encoder", "vision_proj", "text_proj", "itm_head"),
-        (*_VISION, *_bert("text_encoder", "text"), *_RETRIEVAL_HEADS, _TEMPERATURE),
+        (*_VISION, *bert("text_encoder", "text"), *RETRIEVAL_HEADS, TEMPERATURE),
     ),
     "answerer": Kind(
-        ("text_encoder", "text_decoder"), (*_VISION, *_bert("text_encoder", "question"), *_WRITER)
+        ("text_encoder", "text_decoder"), (*_VISION, *bert("text_encoder", "question"), *_WRITER)
     ),
 }
 
@@ -116,8 +124,8 @@ BLIP = Family(
 
 
 def _as_huggingface(kind: Kind) -> Kind:
-    rules = [rule for rule in kind.rules if rule is not _TEMPERATURE]
-    starts = {"temperature": START_TEMPERATURE} if _TEMPERATURE in kind.rules else {}
+    rules = [rule for rule in kind.rules if rule is not TEMPERATURE]
+    starts = {"temperature": START_TEMPERATURE} if TEMPERATURE in kind.rules else {}
     return Kind(kind.parts, tuple(map(_respelled, rules)), starts)
 
 

@@ -9,6 +9,7 @@ from vlt.convert.clip import CLIP_HF, OPEN_CLIP, OPENAI
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.tempme import TEMPME
+from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
 from vlt.convert.vita_clip import VITA_CLIP
 from vlt.pytrees.fields import near
@@ -21,6 +22,7 @@ FAMILIES = {
         BLIP,
         VICLIP,
         VITA_CLIP,
+        UMT,
         BLIP_HF,
         TEMPME,
         BTADAPTER_EVA,

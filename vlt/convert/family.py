@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.table import LINEAR, Rule, Transform
+from vlt.convert.table import LINEAR, Rule, Tensors, Transform
 from vlt.model_io.view import View
 
 
@@ -16,12 +16,14 @@ class Kind:
 
     parts: first words of the names that only some of the models have; all of them, and no others,
     tell this one. starts: leaves that only training reads and the layout has no place for, with
-    the value that training starts from.
+    the value that training starts from. made: the part that this kind starts without, and what
+    makes it of the tensors of another kind, where this one is asked for.
     """
 
     parts: tuple[str, ...]
     rules: tuple[Rule, ...]
     starts: dict[str, float] = dataclasses.field(default_factory=dict)
+    made: tuple[str, Callable[[Tensors], Tensors]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Family:
         rules: its table. renames: (regex, replacement) that bring every published spelling to the
             table's own.
         dropped: regex of buffers that hold no weights. left_out: regex of tensors that only
-            training or another model reads. aliases: {second name of a tensor: its first}.
+            training or another model reads. optional: the same, {setting that keeps it: regex}.
+            aliases: {second name of a tensor: its first}.
         constants: leaves that the checkpoint leaves out, because its code fixes them. starts: see
             `Kind`.
         zeros: {leaf: another of its shape}: leaves that the layout has where a model has none, as
@@ -45,6 +48,7 @@ class Family:
         visual: fields of the vision tower's spec that are not CLIP's. pixels: entries of
             `preprocessing` that its code has unlike CLIP's or BLIP's.
         adapter: regex of the names that a file may hold alone, to be completed from another folder.
+            alone: what such a file is, and what to do.
         frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
             code fixes. view: what of a video its evaluation sees.
     """
@@ -55,6 +59,7 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     dropped: str = r"(.*\.)?position_ids"
     left_out: str = r"(?!)"
+    optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: dict[str, float] = dataclasses.field(default_factory=dict)
     starts: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -66,6 +71,10 @@ class Family:
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
     visual: dict[str, Any] = dataclasses.field(default_factory=dict)
     adapter: str | None = None
+    alone: str = (
+        "an adapter alone; --set base=FOLDER names the model folder it was trained on, which has "
+        "the tensors that the file leaves out"
+    )
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     frame_norm: bool = False
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)

@@ -5,6 +5,18 @@ from collections.abc import Iterable
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family, Kind
+from vlt.convert.reading import Checkpoint
+
+
+def remade(family: Family, checkpoint: Checkpoint, asked: str | None) -> None:
+    """Makes what the kind that is asked for starts without, of the tensors that there are."""
+    made = family.kinds[asked].made if asked in family.kinds else None
+    if made is None:
+        return
+    part, make = made
+    if not any(family.canonical(name).startswith(f"{part}.") for name in checkpoint.tensors):
+        checkpoint.tensors = make(checkpoint.tensors)
+        checkpoint.notes.append(f"{part}: made of the other tensors, as training starts it")
 
 
 def choose_kind(family: Family, names: Iterable[str], asked: str | None, path: object) -> Family:

@@ -16,7 +16,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_spec
 from vlt.convert.huggingface_blip import ORIGINAL, blip_spec, stated_kind
-from vlt.convert.kinds import choose_kind
+from vlt.convert.kinds import choose_kind, remade
 from vlt.convert.llama import is_meta
 from vlt.convert.methods import infer_methods, trained_frames
 from vlt.convert.nonfinite import check_finite
@@ -28,12 +28,14 @@ from vlt.convert.resize import RESIZED, resize
 from vlt.convert.sizes import check_sizes, infer_spec
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
-from vlt.convert.tokenizer import has_tokenizer, write_tokenizer
+from vlt.convert.tokenizer import has_tokenizer, with_its_ids, write_tokenizer
+from vlt.convert.umt import refuse_classifier
 from vlt.model_io.folder import (
     MODEL_FOLDER,
     ModelConfig,
     check_replaceable,
     model_shapes,
+    read_model_config,
     read_model_folder,
     write_model_folder,
 )
@@ -77,9 +79,8 @@ def convert(
         return convert_chat(
             given, Path(target), settings, tokenizer, overwrite, key, allow_nonfinite
         )
-    names = [*checkpoint.tensors, *checkpoint.other]
-    kind = settings.get("kind") or stated_kind(checkpoint.config or {})
-    layout = choose_kind(layout, names, kind, checkpoint.path)
+    refuse_classifier(checkpoint.tensors, checkpoint.path)
+    layout = _of_kind(checkpoint, layout, settings)
     tokenizer = tokenizer or _own_tokenizer(checkpoint, layout, settings)
     config, leaves, placed, notes = _convert(checkpoint, layout, settings, allow_nonfinite)
     config, leaves = resize(config, leaves, settings, notes)
@@ -89,10 +90,35 @@ def convert(
         files = Path(folder) / "tokenizer"
         assert not isinstance(config.spec, ChatSpec)
         write_tokenizer(tokenizer, files, config.spec.text)
+        config = dataclasses.replace(config, spec=with_its_ids(config.spec, files))
         params = traverse_util.unflatten_dict(leaves, sep="/")
         report = f"{head}\n\n{full_table(placed.rows)}\n"
         write_model_folder(target, config, params, files, report, overwrite)
     return f"{head}\n\n{compact_table(placed.rows)}\n"
+
+
+def _of_kind(checkpoint: Checkpoint, family: Family, settings: Settings) -> Family:
+    """The layout of the kind of model that the checkpoint is, or that it completes."""
+    for key in ("masked_words",):
+        if key in settings and key not in family.optional:
+            raise ConversionError(f"--set {key}: layout {family.name} has no such head")
+    spare = [pattern for key, pattern in family.optional.items() if not settings.get(key)]
+    family = dataclasses.replace(family, left_out="|".join([family.left_out, *spare]))
+    if _is_alone(checkpoint, family) and family.kinds:
+        if "base" not in settings:
+            raise ConversionError(f"{checkpoint.path}: holds {family.alone}")
+        return family.for_kind(read_model_config(settings["base"]).spec.kind)
+    kind = settings.get("kind") or stated_kind(checkpoint.config or {})
+    remade(family, checkpoint, kind)
+    names = [*checkpoint.tensors, *checkpoint.other]
+    return choose_kind(family, names, kind, checkpoint.path)
+
+
+def _is_alone(checkpoint: Checkpoint, family: Family) -> bool:
+    """Whether it holds nothing but what another folder completes."""
+    pattern = family.adapter
+    names = map(family.canonical, checkpoint.tensors)
+    return pattern is not None and all(re.fullmatch(pattern, name) for name in names)
 
 
 def _own_tokenizer(checkpoint: Checkpoint, family: Family, settings: Settings) -> str:
@@ -165,7 +191,7 @@ def _source(checkpoint: Checkpoint, family: Family, placed: Placed) -> dict[str,
         "file": checkpoint.path.name,
         "dtypes": {row.source: row.dtype for row in placed.rows},
         "dropped": placed.dropped,
-        "left_out": summary(placed.left_out),
+        "left_out": summary(placed.left_out, [row.source for row in placed.rows]),
     }
     return source | ({"taken_off": checkpoint.taken_off} if checkpoint.taken_off else {})
 
@@ -174,18 +200,12 @@ def _base(
     checkpoint: Checkpoint, family: Family, settings: Settings, notes: list[str]
 ) -> tuple[ModelConfig | None, Tensors]:
     """The model folder that completes a file of adapter tensors alone."""
-    pattern = family.adapter
-    names = map(family.canonical, checkpoint.tensors)
-    alone = pattern is not None and all(re.fullmatch(pattern, name) for name in names)
-    if not alone:
+    if not _is_alone(checkpoint, family):
         if "base" in settings:
             raise ConversionError(f"{checkpoint.path}: holds a whole model; leave out --set base")
         return None, {}
     if "base" not in settings:
-        raise ConversionError(
-            f"{checkpoint.path}: holds an adapter alone; --set base=FOLDER names the model folder "
-            "it was trained on, which has the tensors that the file leaves out"
-        )
+        raise ConversionError(f"{checkpoint.path}: holds {family.alone}")
     idle = sorted(set(settings) - {"base"})
     if idle:
         raise ConversionError(f"--set {idle[0]}: {settings['base']}/config.json says it")

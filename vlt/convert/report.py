@@ -90,12 +90,26 @@ def heading(
         lines.append(f"{name}: " + ", ".join(f"{k} {v}" for k, v in options.items()))
     lines += notes
     lines += [f"dropped (holds no weights): {name}" for name in placed.dropped]
-    lines += [f"left out (not read by this model): {part}" for part in summary(placed.left_out)]
+    read = [row.source for row in placed.rows]
+    left_out = summary(placed.left_out, read)
+    lines += [f"left out (not read by this model): {part}" for part in left_out]
     lines += [f"ignored (not part of the state dict): {name}" for name in other]
     return "\n".join(lines)
 
 
-def summary(names: Iterable[str]) -> list[str]:
-    """Tensors by the first word of their names, with counts: `text_encoder_m.* (200)`."""
-    counts = collections.Counter(name.partition(".")[0] for name in names)
+def summary(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
+    """Tensors by the first words of their names, with counts: `text_encoder_m.* (200)`.
+
+    As many words as no name of `others` begins with.
+    """
+    taken = {words for name in others for words in _beginnings(name)}
+    counts = collections.Counter(
+        next((words for words in _beginnings(name) if words not in taken), name) for name in names
+    )
     return [word if n == 1 else f"{word}.* ({n})" for word, n in counts.items()]
+
+
+def _beginnings(name: str) -> list[str]:
+    """Its first word, its first two, and so on."""
+    words = name.split(".")
+    return [".".join(words[:count]) for count in range(1, len(words) + 1)]

@@ -45,10 +45,12 @@ def resize_image(
         raise ConversionError(
             f"--set visual.image_size={size}: not a multiple of the patches' {visual.patch_size}"
         )
-    table = resize_positions(leaves[PLACES], size // visual.patch_size)
     pixels: Mapping[str, Any] = config.preprocessing | {"image_size": size}
     spec = with_visual(config.spec, image_size=size)
     config = dataclasses.replace(config, spec=spec, preprocessing=dict(pixels))
+    if visual.positions != "learned":
+        return config, leaves, f"positions: fixed ones, of frames of {size} pixels"
+    table = resize_positions(leaves[PLACES], size // visual.patch_size)
     note = f"position embedding: resized from {visual.image_size} pixels"
     return config, leaves | {PLACES: table}, note
 

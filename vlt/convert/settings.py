@@ -56,6 +56,10 @@ def _one_of(*known: str) -> Callable[[str], str]:
     return check
 
 
+def _switch(text: str) -> bool:
+    return {"true": True, "false": False}[_one_of("true", "false")(text)]
+
+
 _filter = _one_of(*FILTERS.values())
 _new_rows = _one_of("mean", "image")
 _connector = _one_of("linear", "mlp")
@@ -103,6 +107,7 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "btadapter.gates": _gates,
     "btadapter.spare": _count,
     "kind": str,
+    "masked_words": _switch,
     "base": str,
 }
 

@@ -15,6 +15,7 @@ from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec,
 Leaves = Mapping[str, Any]  # of which shapes are read
 Settings = Mapping[str, Any]
 
+FIXED_SIDE = 224  # pixels, where positions are no tensor
 _NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
 
 
@@ -28,12 +29,43 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
     notes: list[str] = []
     visual = infer_vision(leaves, family, settings, notes)
     embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
+    if family.model == "umt":
+        return _umt_spec(leaves, family, visual, settings, notes), notes
     text = _text_sizes(leaves, family, settings, notes)
     if family.model == "blip":
         bert = _bert_spec(text, visual.width, settings, notes)
         joint = embed_dim if family.kind == "retriever" else 0
         return BlipSpec(family.kind, visual, bert, joint), notes
     return DualEncoderSpec(visual, TextSpec(**text), embed_dim), notes
+
+
+def _umt_spec(
+    leaves: Leaves, family: Family, visual: VisionSpec, settings: Settings, notes: list[str]
+) -> BlipSpec:
+    """Sizes of the text model that reads the video; a decoder follows from them."""
+    tower = "question" if family.kind == "answerer" else "text"
+    sizes = _text_sizes(leaves, family, settings, notes, tower)
+    if "text.dropout" in settings:
+        sizes["dropout"] = settings["text.dropout"]
+    crossing = [layer for path in leaves if (layer := _crossing_layer(path, tower)) is not None]
+    text = BertSpec(
+        source_width=visual.width,
+        # Of BERT, until a tokenizer says it.
+        decode_id=101,
+        encode_id=101,
+        fusion_layer=min(crossing, default=0),
+        token_types=common_size(leaves, f"{tower}/type_embedding", axis=0),
+        **sizes,
+    )
+    if family.kind == "answerer":
+        return BlipSpec(family.kind, visual, text)
+    joint = common_size(leaves, "text_projection/kernel")
+    return BlipSpec(family.kind, visual, text, joint, True, "text/lm_head/bias" in leaves)
+
+
+def _crossing_layer(path: str, tower: str) -> int | None:
+    found = re.match(rf"{tower}/blocks_([0-9]+)/cross_attention/", path)
+    return int(found[1]) if found else None
 
 
 def infer_vision(
@@ -48,8 +80,12 @@ def infer_vision(
     positions = common_size(leaves, "visual/position_embedding", axis=0)
     frames = max(common_size(leaves, FRAMES, axis=0), FEWEST_FRAMES)
     together = any(FRAMES in rule.targets for rule in family.rules)
+    side = math.isqrt(max(positions - 1, 1)) * patch
+    if family.visual.get("positions") == "sinusoid":
+        side = settings.get("visual.image_size", FIXED_SIDE)
+        notes.append(f"visual.image_size: {side}, which no tensor tells")
     return VisionSpec(
-        image_size=math.isqrt(max(positions - 1, 1)) * patch,
+        image_size=side,
         patch_size=patch,
         width=width,
         layers=max(count_layers(leaves, "visual/blocks_"), 1),
@@ -62,17 +98,17 @@ def infer_vision(
 
 
 def _text_sizes(
-    leaves: Leaves, family: Family, settings: Settings, notes: list[str]
+    leaves: Leaves, family: Family, settings: Settings, notes: list[str], tower: str = "text"
 ) -> dict[str, Any]:
-    """Fields that a `TextSpec` and a `BertSpec` share."""
-    width = common_size(leaves, f"text/{_NORMS}")
+    """Fields that a `TextSpec` and a `BertSpec` share. tower: whose leaves tell them."""
+    width = common_size(leaves, f"{tower}/{_NORMS}")
     return {
-        "context": common_size(leaves, "text/position_embedding", axis=0),
-        "vocab": common_size(leaves, "text/token_embedding/embedding", axis=0),
+        "context": common_size(leaves, f"{tower}/position_embedding", axis=0),
+        "vocab": common_size(leaves, f"{tower}/token_embedding/embedding", axis=0),
         "width": width,
-        "layers": max(count_layers(leaves, "text/blocks_"), 1),
+        "layers": max(count_layers(leaves, f"{tower}/blocks_"), 1),
         "heads": heads_of("text", width, 64, settings, notes),
-        "mlp_width": common_size(leaves, r"text/blocks_\d+/mlp/fc1/(kernel|bias)"),
+        "mlp_width": common_size(leaves, rf"{tower}/blocks_\d+/mlp/fc1/(kernel|bias)"),
         "activation": _activation("text", family, settings, notes),
         **_norm_eps("text", settings),
     }

@@ -1,5 +1,6 @@
 """Tensors that a checkpoint holds under two names, because two of its modules share them."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,7 +19,7 @@ def untie(family: Family, tensors: Tensors, path: object) -> tuple[Tensors, dict
     published = {family.canonical(name): name for name in tensors}
     aliases: dict[str, str] = {}
     for second, first in family.aliases.items():
-        if second not in published:
+        if second not in published or re.fullmatch(family.left_out, second):
             continue
         name = published[second]
         tensor = tensors.pop(name)

@@ -1,5 +1,6 @@
 """Tokenizer files of a model folder: copied, from the hub, or from a list of its entries."""
 
+import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -14,7 +15,7 @@ from vlt.data.tokenize import (
     write_bert_tokenizer,
     write_clip_tokenizer,
 )
-from vlt.models.spec import BertSpec, TextSpec
+from vlt.models.spec import BertSpec, Spec, TextSpec
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
@@ -41,10 +42,42 @@ def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> Non
         write_bert_tokenizer(path, target, text.context)
     else:
         _from_merges(path, target, text.context)
-    if isinstance(text, BertSpec):
+    if isinstance(text, BertSpec) and text.decode_id == text.encode_id:
+        _check_plain_bert(source, target, text)
+    elif isinstance(text, BertSpec):
         _check_bert(source, target, text)
     else:
         _check_clip(source, target, text)
+
+
+def with_its_ids(spec: Spec, folder: Path) -> Spec:
+    """The spec with the ids that the tokenizer in a folder has for the special tokens of a plain
+    BERT vocabulary. Others are as they were."""
+    text = spec.text
+    if not isinstance(text, BertSpec) or text.decode_id != text.encode_id:
+        return spec
+    start, end, mask = _special_ids(folder)
+    text = dataclasses.replace(text, decode_id=start, encode_id=start, end_id=end, mask_id=mask)
+    return dataclasses.replace(spec, text=text)  # type: ignore[arg-type]
+
+
+def _special_ids(folder: Path) -> tuple[int, int, int]:
+    encoder = pretrained(folder, local_files_only=True)
+    return encoder.cls_token_id, encoder.sep_token_id, encoder.mask_token_id
+
+
+def _check_plain_bert(source: str, folder: Path, text: BertSpec) -> None:
+    """The tokenizer has as many words as the checkpoint, and begins and ends texts with BERT's."""
+    size = vocabulary_size(folder)
+    if size != text.vocab:
+        raise ConversionError(
+            f"--tokenizer {source}: has {size} tokens, the checkpoint has embeddings for "
+            f"{text.vocab}"
+        )
+    end = _end(source, folder, text.context)
+    start, own, mask = _special_ids(folder)
+    if own != end or None in (start, mask):
+        raise ConversionError(f"--tokenizer {source}: has no [CLS], [SEP] and [MASK], as BERT's")
 
 
 def _check_bert(source: str, folder: Path, text: BertSpec) -> None:

@@ -10,9 +10,8 @@ from vlt.convert.family import Family
 from vlt.convert.table import CONV, FIRST_OF_2, Rule, Transform
 from vlt.model_io.view import View
 
-# Of ImageNet's pixels: not CLIP's.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+# ImageNet's pixels, not CLIP's, resized to the square.
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop": "none"}
 
 
 def inflate_kernel(kernel: np.ndarray, frames: int, center: bool = True) -> np.ndarray:
@@ -46,7 +45,7 @@ def _to_temperature(parts: list[np.ndarray]) -> np.ndarray:
     return np.asarray(np.exp(-parts[0].astype(np.float64)), np.float32)
 
 
-_TUBELET = Transform(
+TUBELET = Transform(
     "OIFHW of 1 frame -> HWIO", 5, _of_one_frame, lambda parts: inflate_kernel(CONV.join(parts), 1)
 )
 # In float64, rounded to float32 both ways: back within 1e-6 of the temperature, not bit for bit.
@@ -58,9 +57,9 @@ VICLIP = Family(
     renames=((r"^module\.", ""),),
     model="viclip",
     view=View("viclip_middle"),
-    pixels={"mean": list(_MEAN), "std": list(_STD), "crop": "none"},
+    pixels=IMAGENET,
     rules=(
-        *openai_vision("vision_encoder.", _TUBELET),
+        *openai_vision("vision_encoder.", TUBELET),
         Rule(
             "vision_encoder.temporal_positional_embedding",
             ("visual/temporal_embedding",),

@@ -28,8 +28,8 @@ def question_answering(
     """Share of questions whose answer is a true one, in percent, but for case and spaces.
 
     `answers` names a file of candidates, one a line, of which `rank` by their first word are
-    compared; where it is "", the answer is found by `search`. Answers go to
-    WORKDIR/answers-NAME.json.
+    compared; where it is "", the answer is found by `search`. With `first_word_twice` the first
+    word counts twice in the comparison (UMT). Answers go to WORKDIR/answers-NAME.json.
 
     Raises:
         ProtocolError: a test set that is not the protocol's.
@@ -87,12 +87,14 @@ def _ranking(predictor: Predictor, section: Mapping[str, Any]) -> Finding:
     ids = predictor.tokenizer(listed)
     ids = ids[:, ids.any(0)]  # no wider than the longest
     count, smoothing = section["rank"], section["label_smoothing"]
+    twice = section.get("first_word_twice", False)
 
     def best(params: Any, video: jax.Array, question: jax.Array) -> jax.Array:
         states, mask = read_question(predictor.module, params, video, question)
-        return rank(predictor.module, params, states, mask, jnp.asarray(ids), count, smoothing)
+        found = (params, states, mask, jnp.asarray(ids))
+        return rank(predictor.module, *found, count, smoothing, twice)
 
-    key = ("rank", section["answers"], count, smoothing)
+    key = ("rank", section["answers"], count, smoothing, twice)
     return key, best, lambda found: [listed[index] for index in found]
 
 
@@ -116,7 +118,7 @@ def read_question(model: Any, params: Any, video: jax.Array, question: jax.Array
     return model.apply({"params": params}, tokens, question, method="encode_question")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "count", "label_smoothing"))
+@functools.partial(jax.jit, static_argnames=("model", "count", "label_smoothing", "twice"))
 def rank(
     model: Any,
     params: Any,
@@ -125,16 +127,35 @@ def rank(
     answers: jax.Array,
     count: int,
     label_smoothing: float,
+    twice: bool = False,
 ) -> jax.Array:
-    """The best of given answers to each question: their indices, int32 [b].
+    """The best of given answers to each question: their indices, int32 [b]."""
+    likely, losses = compare(model, params, states, mask, answers, count, label_smoothing, twice)
+    return jnp.take_along_axis(likely, losses.argmin(0)[:, None], axis=1)[:, 0]
 
-    Of the `count` answers whose first word is likeliest, the one with the smallest loss, summed
-    over its words and the end token (BLIP, arXiv:2201.12086, section 5.3).
+
+def compare(
+    model: Any,
+    params: Any,
+    states: jax.Array,
+    mask: jax.Array,
+    answers: jax.Array,
+    count: int,
+    label_smoothing: float,
+    twice: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Indices of the `count` likeliest of given answers by their first word, int32 [b, count], the
+    likeliest first, and the loss of each, [count, b].
+
+    A loss is summed over an answer's words and the end token; the answer with the smallest is the
+    best (BLIP, arXiv:2201.12086, section 5.3).
 
     Args:
         states, mask: as `encode_question` gives them.
         answers: ids [n, l].
         label_smoothing: of the losses; BLIP ranks with that of training.
+        twice: the first word's loss counts once more, without smoothing: the published code of UMT
+            adds the logarithm of its probability.
     """
     decode_id = model.spec.text.decode_id
 
@@ -151,4 +172,7 @@ def rank(
         return word_losses(logits, candidate, label_smoothing, 1)[0].sum(-1)
 
     losses = jax.lax.map(loss, answers[likely.T], batch_size=RANKED_AT_ONCE)
-    return jnp.take_along_axis(likely, losses.argmin(0)[:, None], axis=1)[:, 0]
+    if twice:
+        chances = jnp.take_along_axis(jax.nn.log_softmax(first), answers[likely, 1], axis=1)
+        losses -= chances.T
+    return likely, losses

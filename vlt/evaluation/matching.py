@@ -1,4 +1,4 @@
-"""Retrieval by embeddings and, of the nearest candidates, by matching: BLIP's retrieval model."""
+"""Retrieval by embeddings and, of the nearest candidates, by matching: BLIP's and UMT's models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,8 +22,9 @@ def matching(
     """Text-video retrieval by a named protocol, with each query's nearest candidates re-ranked.
 
     The `rerank` nearest by cosine get matching logit plus cosine as score, all others -100
-    (BLIP, arXiv:2201.12086, section 5.1). Several captions of a video are several queries. A pair
-    is matched once, whichever direction asks for it.
+    (BLIP, arXiv:2201.12086, section 5.1); with `add_cosine=False` the logit alone (UMT). Several
+    captions of a video are several queries. A pair is matched once, whichever direction asks for
+    it. Where texts pass layers by themselves first, they do so once.
 
     Tokens of all videos are kept on the host, in the model's dtype: of BLIP base and 8 frames 1,576
     x 768 numbers, in float32 4.8 MB a video.
@@ -37,7 +38,8 @@ def matching(
     column, embedded, tokens = encode_videos(predictor, params, data, step)
     pairs = [(video, data.clean(text)) for video, text in pairs if video in column]
     texts = [text for _, text in pairs]
-    cosines = embed_texts(predictor, params, texts) @ embedded.T
+    unit, states = read_texts(predictor, params, texts)
+    cosines = unit @ embedded.T
     to_video = nearest(cosines, section["rerank"])
     to_text = nearest(cosines.T, section["rerank"]).T
     logits = match_pairs(
@@ -47,11 +49,13 @@ def matching(
         predictor.tokenizer(texts),
         to_video | to_text,
         section["batch_size"],
+        states,
     )
+    added = cosines if section.get("add_cosine", True) else 0.0
     truth = np.array([column[video] for video, _ in pairs])
     metrics: Metrics = {"protocol": label}
     for direction, ranked in (("t2v", to_video), ("v2t", to_text)):
-        scores = np.where(ranked, logits + cosines, NOT_RANKED)
+        scores = np.where(ranked, logits + added, NOT_RANKED)
         found = retrieval_metrics(scores, truth, section["ties"])
         metrics |= {name: value for name, value in found.items() if name.startswith(direction)}
     return metrics
@@ -62,6 +66,21 @@ def check_matching(section: Mapping[str, Any], data: VideoData) -> list[str]:
     if section["rerank"] < 1:
         raise ValueError(f"rerank must be >= 1, got {section['rerank']}")
     return check_retrieval(section, data)
+
+
+def read_texts(
+    predictor: Predictor, params: Any, texts: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Unit vectors [n, e], and states [n, l, d] with which matching begins; None where it begins
+    with the words."""
+    if not predictor.module.spec.text.fusion_layer:
+        return embed_texts(predictor, params, texts), None
+
+    def encode(params: Any, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        unit, out = predictor.module.apply({"params": params}, ids, method="encode_text")
+        return unit, out["states"]
+
+    return predictor.texts(predictor.compiled("encode_text_and_states", encode), params, texts)
 
 
 def encode_videos(
@@ -102,15 +121,19 @@ def match_pairs(
     ids: np.ndarray,
     wanted: np.ndarray,
     batch_size: int,
+    states: np.ndarray | None = None,
 ) -> np.ndarray:
     """Logits [texts, videos] of belonging together, 0 where a pair is not wanted.
 
     tokens: [m, d] of each video. ids: [texts, l]. wanted: bool [texts, videos]. batch_size: videos
-    at a time, shared by the devices.
+    at a time, shared by the devices. states: [texts, l, d] as of `read_texts`.
     """
 
-    def match(params: Any, tokens: jax.Array, ids: jax.Array) -> jax.Array:
-        logits: Any = predictor.module.apply({"params": params}, tokens, ids, method="match")
+    def match(params: Any, tokens: jax.Array, ids: jax.Array, *states: jax.Array) -> jax.Array:
+        known = {"states": states[0]} if states else {}
+        logits: Any = predictor.module.apply(
+            {"params": params}, tokens, ids, method="match", **known
+        )
         return logits[..., 1]
 
     program = predictor.compiled("match", match)
@@ -118,7 +141,9 @@ def match_pairs(
     logits = np.zeros(wanted.shape, np.float32)
     for start in range(0, len(videos), batch_size):
         video, text = (x[start : start + batch_size] for x in (videos, texts))
-        found = predictor.run(program, params, np.stack([tokens[i] for i in video]), ids[text])
+        known = () if states is None else (states[text],)
+        seen = np.stack([tokens[i] for i in video])
+        found = predictor.run(program, params, seen, ids[text], *known)
         # What fills a row or the batch up is one of its own pairs again.
         logits[text, video[:, None]] = found
     return logits

@@ -209,6 +209,8 @@ def _family(spec: Spec) -> str:
     if isinstance(spec, ChatSpec):
         queried = "instructblip" if spec.instructed else "minigpt4"
         return "llava" if spec.qformer is None else queried
+    if spec.visual.positions == "sinusoid":
+        return "umt"
     return "clip" if spec.kind == "dual_encoder" else "blip"
 
 

@@ -1,6 +1,7 @@
 """BLIP's question answering: one BERT reads the question about a video, another writes the answer.
 
-BLIP (Li et al., arXiv:2201.12086), section 5.3 and Figure 5.
+BLIP (Li et al., arXiv:2201.12086), section 5.3 and Figure 5. UMT's decoder is as deep as its
+question encoder has layers that read the video.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ class Answerer(VideoModel):
     def setup(self) -> None:
         self.visual = self.vision_tower(tokens_read=True)
         self.question = Bert(self.spec.text, self.methods, dtype=self.dtype)
-        self.text = Bert(self.spec.text, self.methods, head=True, dtype=self.dtype)
+        self.text = Bert(self.spec.text.writer, self.methods, head=True, dtype=self.dtype)
 
     def encode_video(
         self, video: jax.Array, train: bool = False, capture: bool = False

@@ -3,6 +3,9 @@
 The same layers encode texts (bidirectional), match them with a video (the same, with
 cross-attention) and write captions (causal, with cross-attention and a language-model head).
 Post-LN throughout (BLIP, arXiv:2201.12086, section 3.1).
+
+UMT's (Li et al., ICCV 2023) reads a video in its last layers alone, so that a text by itself passes
+those before them, and what left them goes on into those.
 """
 
 from typing import Any
@@ -62,10 +65,15 @@ class Bert(nn.Module):
         memory: list[Memory] | None = None,
         index: jax.Array | int = 0,
         train: bool = False,
+        alone: bool = False,
+        states: jax.Array | None = None,
+        to_words: bool = True,
     ) -> tuple[jax.Array, list[Memory]]:
         """ids [b, g, l], source [b, m, s] -> hidden states [b, g, l, d] or logits [b, g, l, v].
 
         Args:
+            alone: pass `BertSpec.text_layers` and no more. states: [b, g, l, d] that have left
+                them, for the layers that follow. to_words: logits, where there is a `head`.
             causal: tokens see those before them alone; else all but padding (id 0).
             source_bias: [b, m] added to the logits of cross-attention, to mask it.
             memory: of earlier calls, keys of the text with room for this one's at `index`; the
@@ -81,18 +89,20 @@ class Bert(nn.Module):
             dtype=self.dtype,
             name="token_embedding",
         )
-        x = self._embed(embedding, ids, index, train)
+        x = self._embed(embedding, ids, index, train) if states is None else states
         length = ids.shape[-1] if memory is None else memory[0].own.keys.shape[3]
         bias = self._bias(ids, causal, index, length)
         memories = []
         methods = of_tower(self.methods, "text")
-        for layer in range(spec.layers):
+        first = 0 if states is None else spec.text_layers
+        for layer in range(first, spec.text_layers if alone else spec.layers):
             known = None if memory is None else memory[layer]
+            crossed = source if layer >= spec.fusion_layer else None
             x, read = BertLayer(spec, layer, methods, train, self.dtype, name=f"blocks_{layer}")(
-                x, bias, source, source_bias, known, index
+                x, bias, crossed, source_bias, known, index
             )
             memories.append(read)
-        return (self._logits(embedding, x) if self.head else x), memories
+        return (self._logits(embedding, x) if self.head and to_words else x), memories
 
     def _embed(
         self, embedding: nn.Embed, ids: jax.Array, index: jax.Array | int, train: bool
@@ -103,6 +113,9 @@ class Bert(nn.Module):
         table = self.param("position_embedding", self.spec.init, (spec.context, spec.width))
         position = jax.lax.dynamic_slice_in_dim(table, index, ids.shape[-1])
         x = embedding(ids) + position.astype(self.dtype)
+        if spec.token_types:
+            shape = (spec.token_types, spec.width)
+            x += self.param("type_embedding", spec.init, shape)[0].astype(self.dtype)
         x = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
         return nn.Dropout(spec.dropout, deterministic=not train)(x)
 

@@ -54,11 +54,10 @@ def averages_patches(spec: Spec) -> bool:
 def lacks(spec: Spec) -> dict[str, str]:
     """Words that do not hold for a model of this spec, each with a clause that says why."""
     found = {}
-    if spec.visual.temporal_frames:
-        found["frame_groups"] = (
-            "this vision tower holds the patches of all in one "
-            f"(temporal_frames={spec.visual.temporal_frames})"
-        )
+    if spec.visual.together:
+        frames = spec.visual.temporal_frames
+        why = f"temporal_frames={frames}" if frames else "joint=True"
+        found["frame_groups"] = f"this vision tower holds the patches of all in one ({why})"
     if not spec.visual.cls:
         found["class_token"] = f"this vision tower has none (pool={spec.visual.pool})"
     if spec.kind != DualEncoderSpec.kind:

@@ -1,10 +1,22 @@
-"""Position embeddings for other images and videos, as torch interpolates them."""
+"""Position embeddings: fixed ones, and learned ones for other images and videos, as torch
+interpolates them."""
 
 import math
 
 import numpy as np
 
 _A = -0.75  # torch's cubic; Pillow's and jax.image's is -0.5
+
+
+def sinusoid(count: int, width: int) -> np.ndarray:
+    """The table of Vaswani et al. (arXiv:1706.03762, section 3.5), float32 [count, width].
+
+    Computed in float64: even columns are sines, odd ones cosines of position / 10000^(2 i / width).
+    """
+    rate = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
+    angle = np.arange(count)[:, None] * rate
+    table = np.where(np.arange(width) % 2, np.cos(angle), np.sin(angle))
+    return table.astype(np.float32)
 
 
 def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:

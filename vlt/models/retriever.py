@@ -1,7 +1,8 @@
-"""BLIP's retrieval model: two towers with a joint space, and a text tower that also matches.
+"""BLIP's and UMT's retrieval model: two towers with a joint space, and a text tower that matches.
 
 The joint space ranks all videos for a text at the price of two vectors; matching reads a text
-together with a video's tokens and judges the pair (BLIP, arXiv:2201.12086, section 3.1).
+together with a video's tokens and judges the pair (BLIP, arXiv:2201.12086, section 3.1; UMT, Li et
+al., ICCV 2023, section 3.3).
 """
 
 from typing import Any
@@ -26,7 +27,8 @@ class Retriever(VideoModel):
 
     def setup(self) -> None:
         self.visual = self.vision_tower(tokens_read=True)
-        self.text = Bert(self.spec.text, self.methods, dtype=self.dtype)
+        head = self.spec.masked_words
+        self.text = Bert(self.spec.text, self.methods, head, dtype=self.dtype)
         self.text_projection = self._dense(self.spec.embed_dim)
         self.itm_head = self._dense(2)
         start = nn.initializers.constant(START_TEMPERATURE)
@@ -40,28 +42,49 @@ class Retriever(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """uint8 RGB or normalised float [b, t, H, W, 3] -> unit vectors [b, e], and `out`.
 
-        `out["tokens"]` [b, t * n, d] are those that `match` reads.
+        With `frame_scores` the mean of the frames' unit vectors instead, whose product with a
+        text's is the mean of their cosines. `out["tokens"]` [b, t * n, d] are those that `match`
+        reads.
         """
         embedding, out = self.visual(self.pixels(video), train, capture)
-        return normalize(embedding), out | {"video_features": embedding}
+        found = embedding if self.spec.frame_scores else normalize(embedding)
+        return found, out | {"video_features": embedding}
 
     def encode_text(
         self, ids: jax.Array, train: bool = False, capture: bool = False
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """ids [b, l] -> unit vectors [b, e] of the first token, read without a video, and `out`."""
-        hidden, _ = self.text(ids[:, None], train=train)
-        embedding = self.text_projection(hidden[:, 0, 0]).astype(jnp.float32)
-        return normalize(embedding), {"text_features": embedding}
+        """ids [b, l] -> unit vectors [b, e] of the first token, read without a video, and `out`.
 
-    def match(self, tokens: jax.Array, ids: jax.Array, train: bool = False) -> jax.Array:
+        Where there is a `fusion_layer`, `out["states"]` [b, l, d] are what enters it.
+        """
+        hidden, _ = self.text(ids[:, None], train=train, alone=True, to_words=False)
+        embedding = self.text_projection(hidden[:, 0, 0]).astype(jnp.float32)
+        states = {"states": hidden[:, 0]} if self.spec.text.fusion_layer else {}
+        return normalize(embedding), {"text_features": embedding} | states
+
+    def match(
+        self,
+        tokens: jax.Array,
+        ids: jax.Array,
+        train: bool = False,
+        states: jax.Array | None = None,
+    ) -> jax.Array:
         """Videos' tokens [b, m, d] and g texts of each, ids [b, g, l] -> logits [b, g, 2].
 
         The second says that they belong together. Whatever token stands first, [ENC] is read in its
-        place.
+        place. states: [b, g, l, d] of the texts, as `encode_text` puts them out, with which a model
+        that has a `fusion_layer` begins there.
         """
         ids = beginning_with(self.spec.text.encode_id, ids)
-        hidden, _ = self.text(ids, tokens, train=train)
+        hidden, _ = self.text(ids, tokens, train=train, states=states, to_words=False)
         return self.itm_head(hidden[:, :, 0]).astype(jnp.float32)
+
+    def find_words(self, tokens: jax.Array, ids: jax.Array, train: bool = False) -> jax.Array:
+        """Videos' tokens [b, m, d] and a text of each, ids [b, l] with words masked -> [b, l, v].
+
+        Logits of the words, of a model with `masked_words`.
+        """
+        return self.text(ids[:, None], tokens, train=train)[0][:, 0]
 
     def __call__(
         self, video: jax.Array, ids: jax.Array, train: bool = False, capture: bool = False
@@ -69,7 +92,9 @@ class Retriever(VideoModel):
         """Both embeddings, and the match [b, 2] of each video with its own text, ids [b, l]."""
         video_embedding, visual = self.encode_video(video, train, capture)
         text_embedding, text = self.encode_text(ids, train, capture)
+        words = self.spec.masked_words
         return {
+            **({"words": self.find_words(visual["tokens"], ids, train)} if words else {}),
             "video": video_embedding,
             "text": text_embedding,
             "match": self.match(visual["tokens"], ids[:, None], train)[:, 0],

@@ -1,6 +1,7 @@
 """The backbones by name: sizes of published models, and of the tiny ones shipped here."""
 
 import dataclasses
+from typing import Any
 
 from vlt.models.spec import (
     BLIP_KINDS,
@@ -54,6 +55,43 @@ def _blip(kind: str, width: int, layers: int, embed_dim: int) -> BlipSpec:
     return BlipSpec(
         kind, visual, BertSpec(512, 30524, 768, 12, 12, 3072, source_width=width), embed_dim
     )
+
+
+def _umt(kind: str, **fields: Any) -> BlipSpec:
+    """UMT-B/16. Its text model is BERT base, whose last three layers read the video."""
+    visual = VisionSpec(
+        image_size=224,
+        patch_size=16,
+        width=768,
+        layers=12,
+        heads=12,
+        mlp_width=3072,
+        activation="gelu",
+        norm_eps=1e-6,
+        pre_norm=False,
+        patch_bias=True,
+        key_bias=False,
+        projection_bias=True,
+        pool="token_mean",
+        pool_norm=True,
+        positions="sinusoid",
+        joint=True,
+    )
+    text = BertSpec(
+        512,
+        30522,
+        768,
+        12,
+        12,
+        3072,
+        source_width=768,
+        decode_id=101,
+        encode_id=101,
+        fusion_layer=9,
+        token_types=2,
+    )
+    joint_space = 512 if kind == "retriever" else 0
+    return BlipSpec(kind, visual, text, joint_space, frame_scores=kind == "retriever", **fields)
 
 
 def _eva_g(layers: int) -> VisionSpec:
@@ -153,6 +191,10 @@ SIZES: dict[str, Spec] = {
         for size, width, layers in (("b16", 768, 12), ("l16", 1024, 24))
         for kind, embed_dim in BLIP_KINDS.items()
     },
+    "umt_b16_retriever": _umt("retriever"),
+    "umt_b16_answerer": _umt("answerer"),
+    # With the head that finds masked words in pre-training.
+    "umt_b16_pretraining": _umt("retriever", masked_words=True),
     **{
         name: sizes
         for size in ("7b", "13b")

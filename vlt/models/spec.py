@@ -13,10 +13,14 @@ class VisionSpec:
     """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields.
 
     init_std: of fresh class and position embeddings, 0 for CLIP's 1 / sqrt(width).
-    pool: what makes the embedding of a frame: `cls`, its class token, or `mean`, of its patches,
-        each as often as it counts (`Tokens.size`), in a tower without class token (UMT).
+    pool: what makes the embedding of a frame: `cls`, its class token; in a tower without class
+        token (UMT) `mean`, of its patches, each as often as it counts (`Tokens.size`), or
+        `token_mean`, each token once, however many patches merged into it. pool_norm: a second
+        LayerNorm, of what was pooled.
     temporal_frames: rows of the table of frame embeddings, with which the patches of all frames
         attend together, beside one CLS (ViCLIP); 0 for frames apart.
+    positions: `learned`, of a frame's tokens, or `sinusoid`, a fixed table (UMT). joint: the
+        patches of all frames attend together, and the fixed table goes on from frame to frame.
     """
 
     image_size: int
@@ -34,11 +38,19 @@ class VisionSpec:
     init_std: float = 0.0
     temporal_frames: int = 0
     pool: str = "cls"
+    pool_norm: bool = False
+    positions: str = "learned"
+    joint: bool = False
 
     @property
     def cls(self) -> int:
         """Class tokens of one frame: 1 or 0."""
         return int(self.pool == "cls")
+
+    @property
+    def together(self) -> bool:
+        """Whether the patches of all frames attend together."""
+        return self.joint or self.temporal_frames > 0
 
     @property
     def patches(self) -> int:
@@ -65,7 +77,10 @@ class BertSpec:
     """BLIP's text model: BERT with cross-attention to tokens of `source_width` channels.
 
     decode_id, encode_id: the tokens [DEC] and [ENC] in the place of the first, by which the model
-    is told to write or to match. end_id: [SEP]. init_std: of fresh weights.
+    is told to write or to match; [CLS] where the first stays what it is (UMT). end_id: [SEP].
+    mask_id: [MASK], of words that are to be found. init_std: of fresh weights.
+    fusion_layer: the first layer with cross-attention; those before it read the text alone (UMT).
+    token_types: rows of the table of token types, of which every token has the first.
     """
 
     context: int
@@ -82,11 +97,27 @@ class BertSpec:
     norm_eps: float = 1e-12
     dropout: float = 0.1
     init_std: float = 0.02
+    fusion_layer: int = 0
+    token_types: int = 0
+    mask_id: int = 103
 
     @property
     def init(self) -> nn.initializers.Initializer:
         """Of weights and embeddings; biases start at 0."""
         return nn.initializers.normal(self.init_std)
+
+    @property
+    def text_layers(self) -> int:
+        """Layers that a text passes by itself."""
+        return self.fusion_layer or self.layers
+
+    @property
+    def writer(self) -> "BertSpec":
+        """Of the decoder that answers: the layers with cross-attention, to states of this width."""
+        if not self.fusion_layer:
+            return self
+        layers = self.layers - self.fusion_layer
+        return dataclasses.replace(self, layers=layers, fusion_layer=0, source_width=self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,16 +165,21 @@ class DualEncoderSpec:
 
 @dataclasses.dataclass(frozen=True)
 class BlipSpec:
-    """BLIP for one of its tasks.
+    """BLIP, or UMT, for one of its tasks.
 
     kind: `captioner`, `retriever` (with a joint space of `embed_dim` dimensions) or `answerer`
-    (whose question encoder and answer decoder are both of the size `text`).
+    (whose question encoder is of the size `text` and whose answer decoder of `text.writer`).
+    frame_scores: of a retriever, whether a score is the mean over frames of their cosines with the
+    text (UMT): a video's embedding is the mean of unit vectors and none itself.
+    masked_words: of a retriever, whether its text model also has a head that finds masked words.
     """
 
     kind: str
     visual: VisionSpec
     text: BertSpec
     embed_dim: int = 0
+    frame_scores: bool = False
+    masked_words: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in a model folder's config.json."""

@@ -39,15 +39,19 @@ LIMITS: dict[str, tuple[float, float]] = {
     "rotary_base": (1, 1e9),
     "queries": (1, 2**12),
     "cross_every": (1, 128),
+    "fusion_layer": (0, 127),
+    "token_types": (0, 2**10),
     "source_norm_eps": (0, 1),
     "read": (1, 128),
 }
-POOLS = ("cls", "mean")
+POOLS = ("cls", "mean", "token_mean")
+POSITIONS = ("learned", "sinusoid")
 CONNECTORS = ("linear", "mlp", "qformer")
 VIDEO_TOKENS = ("mean", "st_pool", "frames")
 CLASS_PLACES = ("first", "last", "none")
 CHOICES = {
     "pool": POOLS,
+    "positions": POSITIONS,
     "activation": tuple(ACTIVATIONS),
     "connector": CONNECTORS,
     "tokens": VIDEO_TOKENS,
@@ -82,6 +86,10 @@ def spec_from_dict(fields: Any) -> Spec:
             + (">= 1" if spec.kind in JOINT_KINDS else "0, since it has no joint space")
             + f", got {spec.embed_dim}"
         )
+    if isinstance(spec, BlipSpec) and spec.kind != "retriever":
+        for name in ("frame_scores", "masked_words"):
+            if getattr(spec, name):
+                raise ValueError(f"spec.{name} is of a retriever, this is a {spec.kind}")
     return spec
 
 
@@ -107,6 +115,7 @@ def _check_numbers(where: str, part: Any) -> None:
 
 
 def _check_vision(visual: VisionSpec) -> None:
+    _check_positions(visual)
     if visual.image_size % visual.patch_size:
         raise ValueError(
             f"spec.visual.patch_size={visual.patch_size} does not divide "
@@ -119,21 +128,51 @@ def _check_vision(visual: VisionSpec) -> None:
         )
 
 
+def _check_positions(visual: VisionSpec) -> None:
+    """Raises ValueError where a fixed table of positions does not fit what else there is."""
+    if visual.positions == "sinusoid" and visual.cls:
+        raise ValueError(
+            "spec.visual.positions='sinusoid' has no row for a class token; set "
+            f"spec.visual.pool={' or '.join(map(repr, POOLS[1:]))}"
+        )
+    if visual.joint and (visual.positions != "sinusoid" or visual.temporal_frames):
+        raise ValueError(
+            "spec.visual.joint=True needs positions='sinusoid' and temporal_frames=0; frames of "
+            "learned positions attend together with temporal_frames >= 1"
+        )
+
+
 def _check_text(spec: Spec) -> None:
     text = spec.text
     if not isinstance(text, BertSpec):
         return
+    _check_fusion(spec, text)
     if text.source_width != spec.visual.width:
         raise ValueError(
             f"spec.text.source_width must be the vision tower's width, {spec.visual.width}, got "
             f"{text.source_width}"
         )
-    for name in ("decode_id", "encode_id", "end_id"):
+    masked = isinstance(spec, BlipSpec) and spec.masked_words
+    for name in ("decode_id", "encode_id", "end_id", *["mask_id"] * masked):
         value = getattr(text, name)
         if not 0 <= value < text.vocab:
             raise ValueError(
                 f"spec.text.{name} must be between 0 and {text.vocab - 1}, got {value}"
             )
+
+
+def _check_fusion(spec: Spec, text: BertSpec) -> None:
+    if text.fusion_layer >= text.layers:
+        raise ValueError(
+            f"spec.text.fusion_layer={text.fusion_layer} must be below layers={text.layers}, or no "
+            "layer reads the video"
+        )
+    if spec.kind == "answerer" and text.fusion_layer and text.width != spec.visual.width:
+        raise ValueError(
+            f"spec.text.width={text.width}, spec.visual.width={spec.visual.width}: UMT's decoder "
+            "reads states of questions by layers made for tokens of videos, so both must be the "
+            "same"
+        )
 
 
 def _check_chat(spec: ChatSpec) -> None:
@@ -168,10 +207,11 @@ def _check_chat(spec: ChatSpec) -> None:
 
 
 def with_video(spec: Spec, section: Mapping[str, Any], frames: int) -> Spec:
-    """A chat model's spec that reads a video as a config's `model.video` says.
+    """A spec that reads a video as a config's `model.video` says.
 
-    section: `tokens` and `cls` as `ChatSpec` has them; `joint`, whether the patches of all `frames`
-    attend together. Empty: the spec as it is.
+    section: of a chat model, `tokens` and `cls` as `ChatSpec` has them, and `joint`, whether the
+    patches of all `frames` attend together; of a tower with fixed positions (UMT), `joint` and
+    `pool` as `VisionSpec` has them. Empty: the spec as it is.
 
     Raises:
         ValueError: an unknown field or value, or a model of another kind.
@@ -179,11 +219,21 @@ def with_video(spec: Spec, section: Mapping[str, Any], frames: int) -> Spec:
     changed = dict(section)
     if not changed:
         return spec
+    if spec.visual.positions == "sinusoid" and not isinstance(spec, ChatSpec):
+        return _with_fixed_positions(spec, changed)
     if not isinstance(spec, ChatSpec):
-        raise ValueError(f"model.video={changed} is for chat models, this is a {spec.kind}")
+        raise ValueError(f"model.video={changed} is for chat models and UMT, this is a {spec.kind}")
     joint = changed.pop("joint", False)
     if unknown := sorted(changed.keys() - {"tokens", "cls"}):
         known = near(unknown[0], ("tokens", "cls", "joint"))
         raise ValueError(f"model.video has no field {unknown[0]!r}{known}")
     spec = dataclasses.replace(spec, **changed)
     return spec_from_dict((with_visual(spec, temporal_frames=frames) if joint else spec).to_dict())
+
+
+def _with_fixed_positions(spec: Spec, changed: Mapping[str, Any]) -> Spec:
+    known = ("joint", "pool")
+    if unknown := sorted(changed.keys() - set(known)):
+        raise ValueError(f"model.video has no field {unknown[0]!r}{near(unknown[0], known)}")
+    fields = spec.to_dict()
+    return spec_from_dict(fields | {"visual": fields["visual"] | dict(changed)})

@@ -10,7 +10,7 @@ import numpy as np
 
 from vlt.models.compatibility import check_methods
 from vlt.models.points import Method
-from vlt.models.spec import Spec
+from vlt.models.spec import BlipSpec, Spec
 from vlt.models.vit import VisionTransformer
 
 ANY_FRAMES = 2  # stands in for the number of frames where no leaf depends on it
@@ -55,12 +55,13 @@ class VideoModel(nn.Module):
         Raises ValueError for methods that do not fit the model or each other.
         """
         check_methods(self.methods, self.spec)
+        frame_scores = isinstance(self.spec, BlipSpec) and self.spec.frame_scores
         return VisionTransformer(
             self.spec.visual,
             self.spec.embed_dim,
             self.methods,
             cls_only=self.cls_only,
-            frame_norm=self.frame_norm,
+            frame_norm=self.frame_norm or frame_scores,
             shared=shared,
             remat=self.remat,
             drop_path=self.drop_path,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block, Dense, LayerNorm
+from vlt.models.interpolation import sinusoid
 from vlt.models.points import Method, of_tower
 from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Tokens, without_prompts
@@ -71,14 +72,19 @@ class VisionTransformer(nn.Module):
         init = nn.initializers.normal(spec.init_std or spec.width**-0.5)
         if spec.cls:
             self.class_embedding = self.param("class_embedding", init, (spec.width,))
-        self.position_embedding = self.param(
-            "position_embedding", init, (spec.cls + spec.patches, spec.width)
-        )
+        if spec.positions == "learned":
+            self.position_embedding = self.param(
+                "position_embedding", init, (spec.cls + spec.patches, spec.width)
+            )
+        else:
+            self.position_embedding = jnp.asarray(sinusoid(spec.patches, spec.width))
         if spec.temporal_frames:
             self.temporal_embedding = self.param(
                 "temporal_embedding", nn.initializers.zeros, (spec.temporal_frames, spec.width)
             )
         self.post_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
+        if self.embed_dim and spec.pool_norm:
+            self.pool_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
         if self.embed_dim:
             self.projection = Dense(
                 self.embed_dim,
@@ -127,7 +133,10 @@ class VisionTransformer(nn.Module):
             return flat(self._features(x)), out
         if self.tokens_read:
             out["tokens"] = flat(x)
-        frames = self._embed(self._features(_pooled(tokens, x)), train, out)
+        pooled = _pooled(tokens, x, self.spec)
+        if self.spec.pool_norm:
+            pooled = self.pool_norm(pooled)
+        frames = self._embed(self._features(pooled), train, out)
         out["frames"] = frames
         return frames.mean(1), out
 
@@ -156,8 +165,9 @@ class VisionTransformer(nn.Module):
         return normalize(frames) if self.frame_norm else frames
 
     def project_tokens(self, x: jax.Array) -> jax.Array:
-        """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
-        return self.projection(self.post_norm(x))
+        """Final LayerNorms and projection into the joint space, [..., d] -> [..., e]."""
+        x = self.post_norm(x)
+        return self.projection(self.pool_norm(x) if self.spec.pool_norm else x)
 
     def _entered(self, features: jax.Array) -> Tokens:
         """Tokens of cached features [b, t, n, d]."""
@@ -167,7 +177,7 @@ class VisionTransformer(nn.Module):
                 f"features have shape {features.shape[2:]} in each frame, the tower's are "
                 f"({spec.cls + spec.patches}, {spec.width})"
             )
-        if not self.read or spec.temporal_frames:
+        if not self.read or spec.together:
             raise ValueError("features in the place of frames are for chat models, frames apart")
         return Tokens(features.astype(self.dtype), cls=spec.cls, protected=spec.cls)
 
@@ -201,8 +211,12 @@ class VisionTransformer(nn.Module):
         if spec.cls:
             cls = jnp.broadcast_to(self.class_embedding, (*x.shape[:2], 1, spec.width))
             x = jnp.concatenate([cls.astype(self.dtype), x], axis=2)
-        x = x + self.position_embedding.astype(self.dtype)
-        if spec.temporal_frames:
+        if spec.joint:
+            table = sinusoid(x.shape[1] * spec.patches, spec.width)
+            x = x + table.reshape(x.shape[1:]).astype(self.dtype)
+        else:
+            x = x + self.position_embedding.astype(self.dtype)
+        if spec.together:
             x = self._together(x)
             return Tokens(x, frames=patches.shape[1], cls=spec.cls, protected=spec.cls)
         members = _own_patch(x, spec.cls) if capture else None
@@ -214,10 +228,13 @@ class VisionTransformer(nn.Module):
         A single frame takes their mean; fewer than there are rows, the first.
         """
         b, t, _, d = x.shape
-        table = self.temporal_embedding.astype(self.dtype)
-        rows = table.mean(0, keepdims=True) if t == 1 else table[:t]
         cls = self.spec.cls
-        patches = (x[:, :, cls:] + rows[:, None]).swapaxes(1, 2).reshape(b, 1, -1, d)
+        patches = x[:, :, cls:]
+        if self.spec.temporal_frames:
+            table = self.temporal_embedding.astype(self.dtype)
+            rows = table.mean(0, keepdims=True) if t == 1 else table[:t]
+            patches = patches + rows[:, None]
+        patches = patches.swapaxes(1, 2).reshape(b, 1, -1, d)
         return jnp.concatenate([x[:, :1, :cls], patches], axis=2)
 
     def _block(self, layer: int, train: bool) -> Block:
@@ -258,16 +275,18 @@ def flat(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
-def _pooled(tokens: Tokens, x: jax.Array) -> jax.Array:
+def _pooled(tokens: Tokens, x: jax.Array, spec: VisionSpec) -> jax.Array:
     """What embeddings are made of, [b, g, n, d], of x, what is read of the tokens, normalised.
 
-    CLS tokens, or the mean of each group's patches, in which every one counts as often as it has
-    members.
+    CLS tokens, or the mean of each frame's patches; of each group's where these are no longer all
+    there. A patch counts as `VisionSpec.pool` says.
     """
     if tokens.cls:
         return x[:, :, : tokens.cls]
     patches = x[:, :, tokens.protected :].astype(jnp.float32)
-    if tokens.size is None:
+    if tokens.frames > 1 and tokens.patches == tokens.frames * spec.patches:
+        return tokens.by_frame(patches).mean(2)[:, None].astype(x.dtype)
+    if tokens.size is None or spec.pool == "token_mean":
         return patches.mean(2, keepdims=True).astype(x.dtype)
     size = tokens.size[:, :, tokens.protected :, None]
     return ((patches * size).sum(2, keepdims=True) / size.sum(2, keepdims=True)).astype(x.dtype)

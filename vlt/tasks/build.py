@@ -10,6 +10,7 @@ from vlt.data.targets import class_names
 from vlt.data.tokenize import Tokenizer
 from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.fields import near
+from vlt.tasks.batch_matching import BatchMatching
 from vlt.tasks.captioning import Captioning
 from vlt.tasks.conversation import Conversation
 from vlt.tasks.descriptions import read_descriptions, tokenized
@@ -37,6 +38,10 @@ def _captioning(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | No
 def _matching(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
     options = {name: config["task"][name] for name in ("queue", "momentum", "alpha", "ramp")}
     return Matching(spec.embed_dim, **options)
+
+
+def _batch_matching(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    return BatchMatching(dict(config["task"]["losses"]))
 
 
 def _answering(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
@@ -75,6 +80,7 @@ TASKS: dict[str, tuple[str, Make]] = {
     "retrieval": ("dual_encoder", _retrieval),
     "captioning": ("captioner", _captioning),
     "matching": ("retriever", _matching),
+    "batch_matching": ("retriever", _batch_matching),
     "question_answering": ("answerer", _answering),
     "recognition": ("dual_encoder", _recognition),
     "conversation": ("chat", _conversation),

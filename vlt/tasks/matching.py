@@ -183,16 +183,23 @@ def embed(
 
 
 def draw_negatives(
-    similarity: jax.Array, same: jax.Array, rng: jax.Array
+    similarity: jax.Array, same: jax.Array, rng: jax.Array, least: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
     """For each video another's text, and for each text another video: indices [b] twice.
 
     similarity: of videos to texts [b, b], over the temperature; an index is drawn with the softmax
-    of its row (column) as probability. same: bool [b, b], which show the same video and are out.
+    of its row (column), plus `least`, as probability. same: bool [b, b], which show the same video
+    and are out.
     """
     text, video = jax.random.split(rng)
-    allowed = jnp.where(same, -jnp.inf, similarity)
-    return jax.random.categorical(text, allowed), jax.random.categorical(video, allowed.T)
+
+    def allowed(similarity: jax.Array) -> jax.Array:
+        if least:
+            similarity = jnp.log(jax.nn.softmax(similarity) + least)
+        return jnp.where(same, -jnp.inf, similarity)
+
+    drawn = jax.random.categorical
+    return drawn(text, allowed(similarity)), drawn(video, allowed(similarity.T))
 
 
 def match_loss(
@@ -203,24 +210,35 @@ def match_loss(
     negatives: tuple[jax.Array, jax.Array],
     same: jax.Array,
     rng: jax.Array,
+    states: jax.Array | None = None,
 ) -> jax.Array:
     """Cross-entropy over b true pairs and 2 b wrong ones.
 
     tokens [b, m, d], ids [b, l]; negatives and same as in `draw_negatives`. A sample whose video is
-    that of all others has no wrong pair.
+    that of all others has no wrong pair. states: [b, l, d] of the texts, as in `Retriever.match`.
     """
 
-    def match(tokens: jax.Array, ids: jax.Array, key: jax.Array) -> jax.Array:
+    def match(tokens: jax.Array, texts: Any, key: jax.Array) -> jax.Array:
+        ids, states = texts
+        known = {} if states is None else {"states": states}
         logits: Any = model.apply(
-            {"params": params}, tokens, ids, train=True, method="match", rngs=named_rngs(key)
+            {"params": params},
+            tokens,
+            ids,
+            train=True,
+            method="match",
+            rngs=named_rngs(key),
+            **known,
         )
         return logits
 
     of_video, of_text = jax.random.split(rng)
     text, video = negatives
+    texts = (ids, states)
     # Both texts of a video read its keys and values.
-    first = match(tokens, jnp.stack([ids, ids[text]], axis=1), of_video)
-    second = match(tokens[video], ids[:, None], of_text)
+    both = jax.tree.map(lambda x: jnp.stack([x, x[text]], axis=1), texts)
+    first = match(tokens, both, of_video)
+    second = match(tokens[video], jax.tree.map(lambda x: x[:, None], texts), of_text)
     losses = -jax.nn.log_softmax(jnp.concatenate([first, second], axis=1))
     losses = jnp.stack([losses[:, 0, 1], losses[:, 1, 0], losses[:, 2, 0]], axis=1)
     wrong = ~same.all(1)
