@@ -1,0 +1,100 @@
+"""The layouts of Vita-CLIP, OST and MoTE: there, back bit for bit, and what does not fit."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.model_io.folder import ModelConfig, read_model_folder, write_model_folder
+
+Tensors = dict[str, np.ndarray]
+
+HEADS = ("visual.heads=2", "text.heads=2")
+BUFFERS = ("prompt_learner.token_prefix", "prompt_learner.token_suffix")
+
+
+@pytest.fixture(scope="module")
+def vita(shared: Path) -> Tensors:
+    return safetensors.numpy.load_file(shared / "golden/vitaclip/a_frames4.safetensors")
+
+
+def saved(file: Path, wrapped: dict) -> Path:
+    """A file of torch's with these entries."""
+    torch.save(wrapped, file)
+    return file
+
+
+def tensors(arrays: Tensors, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {prefix + name: torch.from_numpy(x.copy()) for name, x in arrays.items()}
+
+
+def same_bits(a: Tensors, b: Tensors) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert (a[name].dtype, a[name].shape) == (b[name].dtype, b[name].shape), name
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def test_vita_clip_there_and_back(vita, tmp_path, tokenizer):
+    """From what its code saves, wrapped and with the prefix of parallel training."""
+    file = saved(tmp_path / "a.pth", {"epoch": 3, "model": tensors(vita, "module.")})
+    settings = parse_settings([*HEADS, "vita_clip.position=middle"])
+    report = convert(file, tmp_path / "model", None, settings, tokenizer)
+    assert "vita_clip.position: middle (set)" in report
+    assert "dropped (holds no weights): module.prompt_learner.token_prefix" in report
+    config, params = read_model_folder(tmp_path / "model")
+    assert config.methods["vita_clip"]["position"] == "middle"
+    prompts = params["visual"]["vita_clip"]
+    np.testing.assert_array_equal(
+        prompts["local_prompts_2"], vita["visual.blocks.2.local_prompts"][0]
+    )
+    reverse(tmp_path / "model", tmp_path / "back.safetensors")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    kept = {f"module.{name}": x for name, x in vita.items() if name not in BUFFERS}
+    same_bits(kept, back)
+
+
+def test_a_vita_clip_trained_here_on_a_clip_is_written_with_biases_of_patches(
+    vita, tmp_path, tokenizer
+):
+    none = {"visual.patch_embed.proj.bias": np.zeros(64, np.float16)}
+    safetensors.numpy.save_file(vita | none, tmp_path / "a.safetensors")
+    convert(tmp_path / "a.safetensors", tmp_path / "model", None, parse_settings(HEADS), tokenizer)
+    config, params = read_model_folder(tmp_path / "model")
+    visual = dataclasses.replace(config.spec.visual, patch_bias=False)
+    spec = dataclasses.replace(config.spec, visual=visual)
+    del params["visual"]["patch_embedding"]["bias"]
+    bare = ModelConfig("clip", spec, config.methods, config.preprocessing, 4)
+    write_model_folder(tmp_path / "bare", bare, params, Path(tokenizer))
+    reverse(tmp_path / "bare", tmp_path / "back.safetensors", "vita_clip")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    kept = {n: np.float32(x) for n, x in (vita | none).items() if n not in BUFFERS}
+    same_bits(kept, back)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"visual.blocks.1.cls_proj.bias": None}, r"missing: visual.blocks.1.cls_proj.bias \(for"),
+        ({"visual.blocks.1.local_prompts": None}, r"missing: visual.blocks.1.local_prompts \(for"),
+        ({"visual.time_embed": (6, 64)}, r"wrong_shape: visual.blocks.0.local_prompts \(visual/"),
+        ({"prompt_learner.ctx": (4,)}, r"wrong_shape: prompt_learner.ctx \(text/vita_clip/context"),
+        ({"visual.global_prompts": (2, 3, 64)}, "wrong_shape: visual.global_prompts"),
+        ({"visual.blocks.0.VPT_shallow": (3, 64)}, "unexpected: visual.blocks.0.VPT_shallow"),
+    ],
+)
+def test_vita_clips_that_do_not_fit(vita, tmp_path, tokenizer, changes, message):
+    wrong = dict(vita)
+    for name, shape in changes.items():
+        wrong.pop(name, None)
+        if shape is not None:
+            wrong[name] = np.ones(shape, np.float16)
+    safetensors.numpy.save_file(wrong, tmp_path / "a.safetensors")
+    with pytest.raises(ConversionError, match=message):
+        convert(
+            tmp_path / "a.safetensors", tmp_path / "model", None, parse_settings(HEADS), tokenizer
+        )
