@@ -1,15 +1,17 @@
 """The golden numbers of recognition methods, and their small models, converted."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 from flax import traverse_util
 
-from vlt.convert import convert, parse_settings
+from vlt.convert import convert, parse_settings, random_checkpoint
 from vlt.convert.families import get_family
 from vlt.convert.table import to_tensors
-from vlt.data.moving_shapes import write_tokenizer
+from vlt.data.moving_shapes import VOCABULARY, write_tokenizer
 from vlt.model_io.loading import LoadedModel, load_folder
+from vlt.models.spec import DualEncoderSpec
 
 
 def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
@@ -50,3 +52,13 @@ def check_gradients(golden: dict, family: str, gradients: dict, prefix: str = ""
         if entry.startswith(f"{prefix}grad/"):
             error = np.abs(found[layout.canonical(entry[len(prefix) + 5 :])] - whole).max()
             assert error < 1e-3 * np.linalg.norm(whole), entry
+
+
+def base_clip(spec: DualEncoderSpec, folder: Path) -> Path:
+    """A folder of a CLIP of these sizes, whose weights are random, with words of moving shapes."""
+    spec = dataclasses.replace(spec, text=dataclasses.replace(spec.text, vocab=len(VOCABULARY)))
+    write_tokenizer(folder / "words")
+    random_checkpoint(spec, folder / "clip.safetensors", "openai")
+    arguments = (folder / "clip.safetensors", folder / "clip", "openai", {}, f"{folder}/words")
+    convert(*arguments)
+    return folder / "clip"

@@ -71,6 +71,8 @@ METHODS = {
     "token_mixing": ("token_mixing", {"layers": (0, 2)}),
     "tome": ("tome", {"r": 3}),
     "vita_clip": ("vita_clip", {"frames": 4, "global_prompts": 2, "text_prompts": 1}),
+    "mote": ("mote", {"layers": 1, "experts": 2, "heads": 2, "classes": 3}),
+    "ost": ("ost", {}),
     "vl_adapter": ("vl_adapter", {}),
 }
 MERGING = (

@@ -5,6 +5,7 @@ before it and need it too: unit norm of every frame, then the mean.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -110,6 +111,10 @@ class FrameTransformer(nn.Module):
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:
         """[b, t, e] -> [b, t, e]."""
+        return self.transform(frames, lambda layer, *sizes, **options: Block(*sizes, **options))
+
+    def transform(self, frames: jax.Array, make: Callable[..., Block]) -> jax.Array:
+        """The same, of blocks that `make(layer, ...)` makes, given sizes, dtype and name."""
         length, width = frames.shape[1:]
         position = self.param(
             "position_embedding", nn.initializers.normal(0.02), (self.max_frames, width)
@@ -117,7 +122,8 @@ class FrameTransformer(nn.Module):
         x = (frames + position[:length]).astype(self.dtype)
         tokens = Tokens(x[:, None], cls=0, protected=0)
         for layer in range(self.layers):
-            block = Block(
+            block = make(
+                layer,
                 width // HEAD_WIDTH,
                 4 * width,
                 "quick_gelu",

@@ -15,6 +15,8 @@ LAYOUTS = {
     "viclip": "ViCLIP as published, or as its training saves it",
     "vita_clip": "Vita-CLIP over CLIP",
     "umt": "UMT, pre-trained or fine-tuned; of its single modality the tower into another's place",
+    "mote": "MoTE over CLIP",
+    "ost": "OST, or all of a CLIP as ViFi-CLIP trains it",
     "blip_hf": "BLIP as transformers saves it",
     "tempme": "TempMe or its LoRA baseline over CLIP",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
@@ -42,7 +44,7 @@ SETTINGS = {
         "visual.norm_eps": "epsilon of LayerNorm; of blip_hf in any case",
         "text.norm_eps": "epsilon of LayerNorm",
     },
-    "clip_hf, openai, open_clip, viclip": {
+    "clip_hf, openai, open_clip, ost, viclip": {
         "visual.temporal_frames": "frames that the vision tower sees together: makes a ViCLIP of a "
         "CLIP, or is another number than a ViCLIP's",
     },
@@ -75,9 +77,10 @@ SETTINGS = {
         "btadapter.gates": "vector, scalar or none",
         "btadapter.spare": "layers at the end of the branch that are not run",
     },
-    "btadapter, btadapter_eva, umt": {
-        "base": "model folder of the CLIP that a file of an adapter alone was trained on, or of "
-        "the UMT whose tower a file of the single modality replaces",
+    "btadapter, btadapter_eva, umt, mote": {
+        "base": "model folder of the CLIP that a file of an adapter alone was trained on, or that "
+        "a MoTE has its text tower of, or of the UMT whose tower a file of the single modality "
+        "replaces",
     },
 }
 

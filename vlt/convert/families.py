@@ -8,6 +8,8 @@ from vlt.convert.chat_layouts import CHAT_FAMILIES, LLAMA
 from vlt.convert.clip import CLIP_HF, OPEN_CLIP, OPENAI
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
+from vlt.convert.mote import MOTE
+from vlt.convert.ost import OST
 from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
@@ -23,6 +25,8 @@ FAMILIES = {
         VICLIP,
         VITA_CLIP,
         UMT,
+        MOTE,
+        OST,
         BLIP_HF,
         TEMPME,
         BTADAPTER_EVA,

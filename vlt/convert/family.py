@@ -49,6 +49,7 @@ class Family:
             `preprocessing` that its code has unlike CLIP's or BLIP's.
         adapter: regex of the names that a file may hold alone, to be completed from another folder.
             alone: what such a file is, and what to do.
+            completed: regex of the leaves that are then taken from it.
         frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
             code fixes. view: what of a video its evaluation sees.
     """
@@ -75,6 +76,7 @@ class Family:
         "an adapter alone; --set base=FOLDER names the model folder it was trained on, which has "
         "the tensors that the file leaves out"
     )
+    completed: str = ".*"
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     frame_norm: bool = False
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)

@@ -16,6 +16,7 @@ Options = dict[str, Any]
 
 _BRANCH = "visual/btadapter"
 _PROMPTS = "visual/vita_clip"
+_HEAD = "visual/mote"
 _CLIP_POSITION = re.compile(r"visual/blocks_(\d+)/clip_position")
 
 
@@ -30,6 +31,7 @@ def infer_methods(
     notes: list[str] = []
     found = {
         "btadapter": _btadapter(leaves),
+        "mote": _mote(leaves),
         "lora": _lora(leaves),
         "tempme": _tempme(leaves, patch_size, settings, notes),
         "token_mixing": _token_mixing(settings),
@@ -48,6 +50,20 @@ def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
     """It has no leaves, so a setting says whether a file was trained with it."""
     layers = settings.get("token_mixing.layers")
     return None if layers is None else {"layers": layers}
+
+
+def _mote(leaves: Leaves) -> Options | None:
+    """As many experts as any block has: of a block that has fewer, tensors are missing."""
+    if not any(path.startswith(f"{_HEAD}/") for path in leaves):
+        return None
+    known = leaves.get("mote/classes", np.zeros((0, 0)))
+    experts = (re.fullmatch(rf"{_HEAD}/blocks_\d+/mlp/fc1_(\d+)/kernel", path) for path in leaves)
+    return {
+        "layers": count_layers(leaves, f"{_HEAD}/blocks_"),
+        "experts": max((int(found[1]) + 1 for found in experts if found), default=1),
+        "max_frames": common_size(leaves, f"{_HEAD}/position_embedding", axis=0),
+        "classes": len(known) if known.ndim == 2 else 1,
+    }
 
 
 def _vita_clip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -> Options | None:

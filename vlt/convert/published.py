@@ -211,7 +211,8 @@ def _base(
         raise ConversionError(f"--set {idle[0]}: {settings['base']}/config.json says it")
     config, params = read_model_folder(settings["base"])
     notes.append(f"tensors that the file leaves out: from {settings['base']}")
-    return config, dict(traverse_util.flatten_dict(params, sep="/"))
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    return config, {path: x for path, x in leaves.items() if re.fullmatch(family.completed, path)}
 
 
 def _spec(

@@ -86,6 +86,7 @@ class Attention(nn.Module):
     """Multi-head attention within each group. qkv_bias: of queries, keys and values alike.
 
     out_bias: of the layer behind the heads.
+    qkv_init: of the kernels of queries, keys and values; None for `kernel_init`, as of `out`.
     rotary: turns queries and keys by the pattern's places, where it has some.
     """
 
@@ -99,6 +100,7 @@ class Attention(nn.Module):
     qkv_bias: bool = True
     rotary: Rotary | None = None
     out_bias: bool = True
+    qkv_init: nn.initializers.Initializer | None = None
 
     @nn.compact
     def __call__(
@@ -128,7 +130,7 @@ class Attention(nn.Module):
                 part=self.name or "",
                 part_param=part_param,
                 dtype=self.dtype,
-                kernel_init=self.kernel_init,
+                kernel_init=(name != "out" and self.qkv_init) or self.kernel_init,
                 bias_init=self.bias_init,
                 name=name,
             )
@@ -275,7 +277,7 @@ class Block(nn.Module):
     drop_path: share of sequences, one a frame, whose attention or MLP is left out. rotary: how
     attention turns queries and keys by the tokens' places. llama: RMSNorm in the place of
     LayerNorm, a gated MLP, and no bias in any layer. remember: hand on keys and values, as
-    `Tokens.cache`.
+    `Tokens.cache`. kernel_init, qkv_init: of its layers' kernels, as in `Attention`.
     """
 
     heads: int
@@ -297,6 +299,8 @@ class Block(nn.Module):
     rotary: Rotary | None = None
     llama: bool = False
     remember: bool = False
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    qkv_init: nn.initializers.Initializer | None = None
 
     @property
     def active(self) -> tuple[Method, ...]:
@@ -338,6 +342,7 @@ class Block(nn.Module):
             self.activation,
             self.active,
             self.dtype,
+            self.kernel_init,
             gated=self.llama,
             use_bias=not self.llama,
             name="mlp",
@@ -349,6 +354,8 @@ class Block(nn.Module):
             self.key_bias,
             self.active,
             self.dtype,
+            self.kernel_init,
+            qkv_init=self.qkv_init,
             qkv_bias=self.qkv_bias and not self.llama,
             rotary=self.rotary,
             out_bias=not self.llama,

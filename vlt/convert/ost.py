@@ -1,0 +1,20 @@
+"""OST's layout, ViFi-CLIP's of a whole model: OpenAI's names in two encoders. That sentences are
+matched has no tensors: a config adds the method.
+"""
+
+from vlt.convert.clip import SCALE, openai_text, openai_vision
+from vlt.convert.family import Family
+from vlt.convert.table import CONV
+from vlt.model_io.view import View
+
+OST = Family(
+    name="ost",
+    sign=r"^(module\.)?image_encoder\.conv1\.weight$",
+    renames=((r"^module\.", ""),),
+    view=View("segment_centre", 8),
+    rules=(
+        *openai_vision("image_encoder.", CONV),
+        *openai_text("text_encoder."),
+        SCALE,
+    ),
+)
