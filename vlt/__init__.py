@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlt.api import load as load
+    from vlt.indices import index as index
 
 __version__ = "0.1.0"
-__all__ = ("__version__", "load")
+__all__ = ("__version__", "index", "load")
 
 
 def __getattr__(name: str) -> Any:
@@ -15,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from vlt.api import load
 
         return load
+    if name == "index":
+        from vlt.indices import index
+
+        return index
     raise AttributeError(f"module 'vlt' has no attribute {name!r}")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ from vlt.models.search import Search
 from vlt.models.spec import ChatSpec
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.fields import from_values, shown
-from vlt.storage.trees import first_line
+from vlt.storage.trees import fingerprint, first_line
 
 
 class Model:
@@ -61,6 +62,13 @@ class Model:
         self.params = jax.device_put(params)
         self._tokenizer = tokenizer
         self._warned = False
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of its weights and of how it computes: equal for two models that embed alike."""
+        told = dataclasses.asdict(self.config) | {"view": None, "methods": self.module.methods}
+        text = f"{fingerprint(self.params)} {sorted(told.items())}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def read_videos(
         self, paths: Any, frames: int | None = None, sampler: str | None = None
@@ -175,6 +183,10 @@ class VideoTextModel(Model):
             ids = self._as_ids(self._tokenizer(words))
         unit, out = self._apply("encode_text", ids)
         return unit if normalize else out["text_features"]
+
+    def words(self, text: str) -> int:
+        """How many tokens a text has, those included that mark its start and end."""
+        return self._tokenizer.length(text)
 
 
 class VideoCaptioner(Model):

@@ -86,6 +86,9 @@ COMMANDS = {
     "export": Command("what to deploy of a run", "export", "vlt.export:run"),
     "caption": Command("captions of videos", "caption", "vlt.caption:run"),
     "chat": Command("questions about videos, and answers", "chat", "vlt.chat:run"),
+    "embed": Command("an index of your videos", "embed", "vlt.embed:run"),
+    "search": Command("where your videos show something", "search", "vlt.search:run"),
+    "classify": Command("which of your labels videos show", "classify", "vlt.classify:run"),
     "score": Command("scores of captions that were written before", "score", "vlt.score:run"),
     "judge": Command("scores of answers by a language model", "judge", "vlt.judge:run"),
 }

@@ -53,7 +53,7 @@ def random_checkpoint(
         files = Path(folder) / "tokenizer"
         if is_folder(Path(target)):
             _write_tokenizer(tokenizer, files, spec)
-        fixed = {path: np.float32(value) for path, value in layout.constants.items()}
+        fixed = {path: np.array(value, np.float32) for path, value in layout.constants.items()}
         leaves = _random_leaves(spec, seed) | fixed
         return write_published(Path(target), layout, config, leaves, files, overwrite)
 

@@ -109,6 +109,10 @@ class Tokenizer:
             texts = [_clean(text) for text in texts]
         return self._encoder(list(texts), verbose=False)["input_ids"] if texts else []
 
+    def length(self, text: str) -> int:
+        """Tokens of a whole text, whatever the context. Raises ValueError for what is no text."""
+        return len(self._ids([text])[0])
+
     def prompt(self, text: str) -> np.ndarray:
         """Token ids of how a text begins, int32 [l]: start token, no end token.
 

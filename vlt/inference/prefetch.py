@@ -4,6 +4,7 @@ import itertools
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vlt.model_io.folder import ModelConfig
 from vlt.model_io.view import FRAMES
 
 Clip = np.ndarray | VideoError
+R = TypeVar("R")  # what a process of the pool answers
 
 
 def clip_request(config: ModelConfig, path: str) -> ClipRequest:
@@ -23,9 +25,10 @@ def clip_request(config: ModelConfig, path: str) -> ClipRequest:
 
 
 def read_ahead(
-    pool: DecoderPool, requests: Iterable[ClipRequest], size: int
-) -> Generator[tuple[list[ClipRequest], list[Clip]], None, None]:
-    """`size` requests at a time, the last time fewer, with their clips uint8 [t, H, W, 3].
+    pool: DecoderPool, requests: Iterable[R], size: int
+) -> Generator[tuple[list[R], list[Clip]], None, None]:
+    """`size` requests at a time, the last time fewer, with their clips uint8 [t, H, W, 3], or what
+    else the pool's processes answer.
 
     In the place of a clip that cannot be read, or not within the pool's time limit, stands why. At
     most two batches are held: one in use, and one that is read meanwhile. Where the iterator is
@@ -36,9 +39,9 @@ def read_ahead(
     """
     threads = ThreadPoolExecutor(max(1, pool.workers))
     remaining = iter(requests)
-    waiting: deque[tuple[list[ClipRequest], list[Future[Clip]]]] = deque()
+    waiting: deque[tuple[list[R], list[Future[Clip]]]] = deque()
 
-    def read(request: ClipRequest) -> Clip:
+    def read(request: R) -> Clip:
         try:
             return pool.read(request)
         except VideoError as error:
@@ -58,7 +61,5 @@ def read_ahead(
         threads.shutdown(cancel_futures=True)
 
 
-def _results(
-    batch: list[ClipRequest], futures: list[Future[Clip]]
-) -> tuple[list[ClipRequest], list[Clip]]:
+def _results(batch: list[R], futures: list[Future[Clip]]) -> tuple[list[R], list[Clip]]:
     return batch, [future.result() for future in futures]

@@ -50,14 +50,26 @@ def print_results(
 
 
 class Progress:
-    """Says `done of count` on stderr, every few seconds."""
+    """Says `done of count` on stderr, every few seconds, and how fast where videos have lengths."""
 
     def __init__(self, count: int):
-        self._count, self._done, self._told = count, 0, time.monotonic()
+        self._count, self.done, self._seconds = count, 0, 0.0
+        self._begun = self._told = time.monotonic()
 
-    def step(self) -> None:
-        """One more is done."""
-        self._done += 1
+    def step(self, seconds: float = 0.0) -> None:
+        """One more is done, a video of so many seconds."""
+        self.done += 1
+        self._seconds += seconds
         if time.monotonic() - self._told > PROGRESS_EVERY:
             self._told = time.monotonic()
-            print(f"{self._done} of {self._count}", file=sys.stderr)
+            speed = f", {self.speed()}, {self._left()} left" if self._seconds else ""
+            print(f"{self.done} of {self._count}{speed}", file=sys.stderr)
+
+    def speed(self) -> str:
+        """Videos a second, and hours of video an hour, since the beginning."""
+        passed = time.monotonic() - self._begun
+        return f"{self.done / passed:.3g} videos/s, {self._seconds / passed:.3g} h of video/h"
+
+    def _left(self) -> str:
+        seconds = (time.monotonic() - self._begun) * (self._count / self.done - 1)
+        return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

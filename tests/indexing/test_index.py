@@ -1,0 +1,197 @@
+"""An index of moving shapes: made, brought up to date, searched; what is wrong with one."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+lancedb = pytest.importorskip("lancedb")
+
+import vlt  # noqa: E402
+from vlt.data import moving_shapes  # noqa: E402
+from vlt.data.errors import VideoError  # noqa: E402
+from vlt.indexing import embedding  # noqa: E402
+from vlt.indexing.search import best_ranges, chance  # noqa: E402
+from vlt.indexing.store import Store, StoreError, Windows, writing  # noqa: E402
+from vlt.indices import embed  # noqa: E402
+
+PAIRS = 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return vlt.load("tiny_branch")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """The manifest of twins: the same clip forwards and backwards."""
+    return moving_shapes.generate(tmp_path_factory.mktemp("shapes") / "twins", PAIRS)
+
+
+@pytest.fixture(scope="module")
+def made(shapes, model, tmp_path_factory):
+    """An index of all of them, which tests leave as it is."""
+    uri = tmp_path_factory.mktemp("index") / "index"
+    vlt.index(uri, [str(shapes.parent / "videos")], model, window="whole")
+    return uri
+
+
+@pytest.fixture
+def copied(made, shapes, tmp_path):
+    """A copy of videos and index, to change."""
+    shutil.copytree(shapes.parent / "videos", tmp_path / "videos")
+    return tmp_path / "videos", tmp_path / "index"
+
+
+def rows(shapes):
+    return [json.loads(line) for line in shapes.read_text().splitlines()]
+
+
+def test_a_text_finds_its_clip_and_that_of_its_twin_the_other(made, shapes, model):
+    index = vlt.index(made, model=model)
+    assert len(index) == 2 * PAIRS
+    for row in rows(shapes):
+        name = str(shapes.parent / row["video"])
+        first, second, *_ = index.search(row["caption"])
+        assert first.path == name and first.score > second.score
+        assert pathlib.Path(second.path).stem[:6] == pathlib.Path(name).stem[:6]
+
+
+def test_vectors_are_those_of_the_model(made, shapes, model):
+    index = vlt.index(made, model=model)
+    paths = [str(shapes.parent / row["video"]) for row in rows(shapes)]
+    expected = dict(zip(paths, np.asarray(model.encode_video(paths)), strict=True))
+    windows = index.store.read()
+    for path, vector in zip(windows.paths, windows.vectors, strict=True):
+        np.testing.assert_allclose(vector, expected[path], atol=2e-4)  # halves
+    found = index.search(model.read_videos(paths[2]), top=1)[0]
+    assert found.path == paths[2] and abs(found.score - 1) < 1e-3
+
+
+def test_only_what_changed_is_embedded_again(copied, shapes, model):
+    videos, uri = copied
+
+    def names():
+        return sorted(str(path) for path in videos.iterdir())
+
+    def read():
+        return [entry.path for entry in embed(str(uri), names(), model, "whole")]
+
+    first, *others = names()
+    assert read() == [first, *others]
+    os.utime(others[0], (1, 1))  # another time, the same bytes
+    assert read() == []
+    shutil.copy(others[1], first)
+    pathlib.Path(others[2]).unlink()
+    assert read() == [first]
+    store = Store(str(uri))
+    assert sorted(store.entries()) == names() and store.entries()[others[0]].mtime_ns == 10**9
+    windows = store.read()
+    assert sorted(windows.paths) == names()
+    by_path = dict(zip(windows.paths, windows.vectors, strict=True))
+    np.testing.assert_array_equal(by_path[first], by_path[others[1]])
+
+
+def test_a_run_that_was_killed_goes_on(copied, model, monkeypatch):
+    videos, uri = copied
+    names = sorted(str(path) for path in videos.iterdir())
+    monkeypatch.setattr(embedding, "WRITE_EVERY", 0.0)
+    add = Store.add
+
+    def killed(store, entries, windows):
+        add(store, [], windows)  # windows were written, and then it ended
+        raise KeyboardInterrupt
+
+    run = embed(str(uri), names, model, "whole")
+    assert next(run).path == names[0]
+    monkeypatch.setattr(Store, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    assert sorted(set(Store(str(uri)).read().paths)) == names[:2]
+    monkeypatch.setattr(Store, "add", add)
+    assert [entry.path for entry in embed(str(uri), names, model, "whole")] == names[1:]
+    assert sorted(Store(str(uri)).read().paths) == names
+
+
+def test_broken_files_are_listed_and_tried_again(copied, model):
+    videos, uri = copied
+    broken = videos / "a.mp4"
+    broken.write_text("no video\n")
+    for _ in range(2):
+        found = list(embed(str(uri), [str(broken)], model, "whole"))
+        assert [entry.windows for entry in found] == [0] and "cannot be opened" in found[0].error
+    assert Store(str(uri)).entries()[str(broken)] == found[0]
+    assert len(Store(str(uri)).read()) == 0
+    with pytest.raises(StoreError, match="has no video"):
+        vlt.index(uri, model=model).search("a red circle")
+
+
+def test_windows_that_touch_are_one_range():
+    spans = np.array([(0, 4), (4, 8), (12, 16), (0, 4), (8, 12), (9, 12)], float)
+    windows = Windows(np.array(["a", "a", "a", "b", "a", "b"], object), spans, np.zeros((6, 2)))
+    scores = np.array([0.1, 0.8, 0.75, 0.7, 0.9, 0.3], np.float32)
+    found = best_ranges(windows, scores, 3, usual=np.full(10, 0.2))
+    assert [(x.path, x.start, x.end) for x in found] == [("a", 4, 16), ("b", 0, 4), ("b", 9, 12)]
+    assert found[0].score == pytest.approx(0.9) and found[0].chance is None
+
+
+def test_the_chance_of_a_score_is_that_of_the_highest_of_so_many():
+    """Of scores that are normal, the highest lies above its own median every second time."""
+    rng = np.random.default_rng(0)
+    chances = [chance(x.max(), x) for x in rng.normal(0.2, 0.05, (400, 1000))]
+    assert 0.4 < np.median(chances) < 0.6 and 0.03 < np.mean(np.array(chances) < 0.05) < 0.08
+    assert chance(0.9, rng.normal(0.2, 0.05, 1000)) < 1e-6
+    assert chance(0.9, np.zeros(10)) is None
+
+
+def test_where_chooses_windows(made, shapes, model):
+    index = vlt.index(made, model=model)
+    caption = rows(shapes)[0]["caption"]
+    found = index.search(caption, where="path LIKE '%reversed%'")
+    assert len(found) == PAIRS and all("reversed" in each.path for each in found)
+    for condition in ("nothing = 1", "path LIKE", "1; DROP TABLE windows"):
+        with pytest.raises(StoreError, match="--where="):
+            index.search(caption, where=condition)
+
+
+def test_what_is_wrong_with_an_index(made, shapes, model, tmp_path):
+    videos = [str(shapes.parent / "videos")]
+    with pytest.raises(StoreError, match=r"no index there; `vlt embed VIDEO... --out="):
+        vlt.index(tmp_path / "none", model=model)
+    with pytest.raises(StoreError, match=r"fingerprint .* is another model"):
+        vlt.index(made, videos, vlt.load("tiny_clip"), window="whole")
+    with pytest.raises(StoreError, match="this model's fingerprint is"):
+        vlt.index(made, model=vlt.load("tiny_clip"))
+    with pytest.raises(StoreError, match="made with window='whole', not 'time'"):
+        vlt.index(made, videos, model, window="4s")
+    with writing(str(made)), pytest.raises(StoreError, match="another run writes into this index"):
+        vlt.index(made, videos, model, window="whole")
+    with pytest.raises(ValueError, match=r"a query of [\d,]+ tokens, .*; the model reads 16"):
+        vlt.index(made, model=model).search("red circle " * 1000)
+
+
+def test_an_index_of_a_newer_format_is_refused(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("vlt.indexing.store.FORMAT", 0)
+    with pytest.raises(StoreError, match="an index of format 1; this version reads 0"):
+        Store(str(made))
+
+
+def test_a_name_with_quotes_is_a_name(copied, model):
+    videos, uri = copied
+    odd = videos / "it's'; --.mov"
+    next(videos.iterdir()).rename(odd)
+    assert [e.error for e in embed(str(uri), [str(odd)], model, "whole")] == [""]
+    Store(str(uri)).drop([str(odd)])
+    assert not Store(str(uri)).entries() and not len(Store(str(uri)).read())
+
+
+def test_an_unreadable_query_is_told(tmp_path, model):
+    from vlt.search import still
+
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(VideoError, match="cannot be read as a picture"):
+        still(model, str(tmp_path / "a.png"))

@@ -1,0 +1,92 @@
+"""`vlt classify VIDEO... --labels=FILE|A,B,C`: which of one's own labels a video shows."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.command_line.classify import parse
+from vlt.data.errors import VideoError
+from vlt.data.manifest import read_classes
+from vlt.data.texts import checked_label
+from vlt.door import load_kind, run_door
+from vlt.indices import KINDS, LACKS
+from vlt.inference.batching import map_videos
+from vlt.inference.discover import find_videos
+from vlt.inference.printing import print_results
+from vlt.tasks.recognition import checked_template
+
+Probabilities = dict[str, float]
+
+
+def classify(
+    model: Any, paths: Sequence[str], labels: Sequence[str], template: str = "{}"
+) -> Generator[tuple[str, Probabilities | VideoError], None, None]:
+    """Each path with the probability of every label, highest first, or why it cannot be read.
+
+    Raises:
+        ValueError: fewer than two labels, or a template without its one {}.
+    """
+    if len(labels) < 2:
+        raise ValueError(f"--labels: {len(labels)} given; at least two are needed to choose from")
+    checked_template(template, "--template")
+    texts = model.encode_text([template.format(label) for label in labels])
+    scale = jnp.exp(model.params["logit_scale"]).clip(max=100.0)
+
+    def choose(frames: np.ndarray) -> list[Probabilities]:
+        shares = jax.nn.softmax(scale * model.encode_video(frames) @ texts.T, axis=-1)
+        return [_sorted(labels, np.asarray(row)) for row in shares]
+
+    return map_videos(choose, model.config, paths)
+
+
+def _sorted(labels: Sequence[str], shares: np.ndarray) -> Probabilities:
+    return {labels[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable")}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 when every video could be read."""
+    return run(parse("python -m vlt.classify", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
+    return run_door(lambda: _classify(options))
+
+
+def _classify(options: argparse.Namespace) -> int:
+    labels, paths = labels_of(options.labels), find_videos(options.videos)
+    model = load_kind(options.model, options.workdir, KINDS, LACKS)
+    with contextlib.closing(classify(model, paths, labels, options.template)) as results:
+        return print_results(
+            ((path, _best(found, options.top)) for path, found in results),
+            len(paths),
+            lambda found: {"labels": {name: round(share, 4) for name, share in found.items()}},
+            lambda found: ", ".join(f"{name} {share:.1%}" for name, share in found.items()),
+            as_json=options.json,
+        )
+
+
+def _best(found: Probabilities | VideoError, top: int) -> Probabilities | VideoError:
+    return found if isinstance(found, VideoError) else dict(list(found.items())[:top])
+
+
+def labels_of(text: str) -> list[str]:
+    """Of a file, one a line, or by commas.
+
+    Raises:
+        ManifestError, ValueError: no label, or one that is none or comes twice.
+    """
+    if Path(text).is_file():
+        return read_classes(text)
+    return list(dict.fromkeys(checked_label(each.strip()) for each in text.split(",")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

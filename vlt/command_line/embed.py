@@ -1,0 +1,50 @@
+"""An index of your videos, for `vlt search`.
+
+VIDEO is a file, a folder (every video file below it), a pattern ('clips/**/*.mp4') or a manifest
+(.jsonl, .csv), whose videos are meant. Each is cut into windows of time, and each of these is
+embedded as the model's evaluation sees a whole video. Called again, the same command embeds what is
+new or changed and drops what no longer exists; ended at any moment, it goes on where it was.
+
+A line is printed for each video that was embedded, or with --json an object of `video`, `windows`
+and `duration`, or `error`. Videos that cannot be read are named on stderr, kept in the index's own
+list with the reason, and tried again the next time; the exit status is then 1.
+"""
+
+import argparse
+from pathlib import Path
+
+from vlt.command_line.own_videos import make_parser
+
+
+def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, or those of this process; ends it where they do not fit."""
+    parser = make_parser(program, __doc__, "")
+    parser.add_argument(
+        "--out", required=True, metavar="INDEX", help="a folder, or s3://..., gs://..."
+    )
+    parser.add_argument(
+        "--window",
+        default="4s",
+        metavar="4s|shots|whole",
+        help="seconds, from cut to cut, or all of a video (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stride", metavar="2s", help="from one window's start to the next; half a window"
+    )
+    parser.add_argument("--frames", type=int, metavar="N", help="of each window; the model's")
+    parser.add_argument("--sampler", metavar="NAME", help="which frames (vlt/data/sample.py)")
+    parser.add_argument(
+        "--dtype", choices=("float16", "float32"), default="float16", help="of the vectors kept"
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE",
+        help="also write all vectors to a new .parquet or .npz file",
+    )
+    options = parser.parse_args(arguments)
+    if not options.model and options.workdir is None:
+        parser.error("one of --model and --workdir is needed, as in --model=tiny_clip")
+    if options.export and options.export.suffix not in (".parquet", ".npz"):
+        parser.error(f"--export={options.export}: a .parquet or .npz file is needed")
+    return options

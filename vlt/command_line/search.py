@@ -1,0 +1,54 @@
+"""Where your videos show something, by an index of `vlt embed`.
+
+QUERY is a text; --video and --image ask for what looks alike. For each query the best ranges of
+time are printed, best first, with their score, the cosine of the best window in them: neighbouring
+windows that score nearly as high are one range. With --json, an object a range of `query`, `video`,
+`start`, `end`, `score` and `chance`.
+
+--calibrate says what a score means: the chance that the best window of this index would score as
+high for a query that none of them shows, and, where that is above 5%, that nothing stands out.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, or those of this process; ends it where they do not fit."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("queries", nargs="*", metavar="QUERY", help="a text")
+    parser.add_argument("--index", required=True, metavar="INDEX", help="of `vlt embed`")
+    parser.add_argument(
+        "--queries",
+        dest="file",
+        metavar="FILE",
+        help="one query a line of a file, or of stdin where it is -",
+    )
+    parser.add_argument("--video", action="append", default=[], help="a clip that is asked for")
+    parser.add_argument("--image", action="append", default=[], help="a picture that is asked for")
+    parser.add_argument("--top", type=_count, default=10, metavar="N", help="ranges of a query")
+    parser.add_argument(
+        "--where",
+        default="",
+        metavar="SQL",
+        help="a condition on path, start and end of windows, as in \"path LIKE 'trip/%%'\"",
+    )
+    parser.add_argument("--calibrate", action="store_true", help="say what scores mean")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", help="model folder; the one that the index was made with")
+    source.add_argument("--workdir", type=Path, help="folder of the run that trained it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    options = parser.parse_args(arguments)
+    if not (options.queries or options.file or options.video or options.image):
+        parser.error("a QUERY, or one of --queries, --video and --image, is needed")
+    return options
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 100,000 is needed")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Videos embedded window by window, kept in an index, and found again."""

@@ -1,0 +1,195 @@
+"""Videos to windows to vectors: read ahead, embedded a batch at a time, written as they come."""
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from vlt.data.checksum import sha256_of
+from vlt.data.clips import ClipRequest, DecoderPool
+from vlt.data.errors import VideoError
+from vlt.data.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
+from vlt.indexing.store import FileEntry, Store, Windows
+from vlt.indexing.windows import WindowRule
+from vlt.inference.batching import map_readable
+from vlt.inference.prefetch import read_ahead
+
+BATCH = 8  # windows
+WORKERS = 2
+TIMEOUT = 600.0  # seconds in which a file is looked through, or some of its windows are read
+WRITE_EVERY = 20.0  # seconds
+
+Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [BATCH, t, h, w, 3] -> unit vectors [BATCH, e]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A window of a file, or why the file, or this part of it, cannot be read."""
+
+    entry: FileEntry
+    span: Span
+    clip: np.ndarray | VideoError
+
+
+def update(
+    store: Store, paths: Sequence[str], encode: Encode, look: ClipRequest, rule: WindowRule
+) -> Generator[FileEntry, None, None]:
+    """Brings an index up to date with videos; yields each that was read, or could not be.
+
+    Videos that are as the index knows them are not embedded again; those that changed are, those
+    that could not be read are tried again, and those that no longer exist are dropped.
+
+    Args:
+        encode: of the model. look: how it looks at a window (sampler, frames, transform).
+
+    Raises:
+        StoreError: the index cannot be written. What was written before is whole.
+    """
+    store.drop_unfinished()
+    known = store.entries()
+    store.drop([path for path in known if not os.path.exists(path)])
+    changed = [entry for entry in map(_entry_of, paths) if not _is_known(store, entry, known)]
+    with contextlib.closing(_embedded(changed, encode, look, rule)) as found:
+        yield from _written(store, found)
+    store.compact()
+
+
+def _entry_of(path: str) -> FileEntry:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return FileEntry(path, 0, 0)  # reading it says what is wrong
+    return FileEntry(path, found.st_size, found.st_mtime_ns)
+
+
+def _is_known(store: Store, entry: FileEntry, known: dict[str, FileEntry]) -> bool:
+    """Whether a file is as it was: by size and time, or else by its bytes."""
+    before = known.get(entry.path)
+    if before is None or before.error or entry.size != before.size:
+        return False
+    if entry.mtime_ns == before.mtime_ns:
+        return True
+    with contextlib.suppress(VideoError):
+        if sha256_of(entry.path) == before.sha256:
+            store.update(dataclasses.replace(before, mtime_ns=entry.mtime_ns))
+            return True
+    return False
+
+
+def _written(
+    store: Store, found: Iterable[tuple[FileEntry, Windows]]
+) -> Generator[FileEntry, None, None]:
+    """Yields videos once they are written, which some are together."""
+    waiting: list[tuple[FileEntry, Windows]] = []
+    written = time.monotonic()
+    for each in found:
+        waiting.append(each)
+        if time.monotonic() - written > WRITE_EVERY:
+            yield from _write(store, waiting)
+            waiting, written = [], time.monotonic()
+    yield from _write(store, waiting)
+
+
+def _write(store: Store, found: Sequence[tuple[FileEntry, Windows]]) -> list[FileEntry]:
+    entries = [entry for entry, _ in found]
+    store.drop([entry.path for entry in entries])
+    store.add(entries, Windows.joined([windows for _, windows in found if len(windows)]))
+    return entries
+
+
+def _embedded(
+    entries: Sequence[FileEntry], encode: Encode, look: ClipRequest, rule: WindowRule
+) -> Generator[tuple[FileEntry, Windows], None, None]:
+    """Each video in turn with its windows; with none, and why, where it cannot be read."""
+    with (
+        DecoderPool(WORKERS, TIMEOUT, SPAN_WORKER) as pool,
+        contextlib.closing(_read(pool, entries, look, rule)) as windows,
+    ):
+        vectors = _encoded(windows, encode)
+        for _, group in itertools.groupby(vectors, key=lambda each: each[0].entry.path):
+            yield _gathered(list(group))
+
+
+def _read(
+    pool: DecoderPool, entries: Sequence[FileEntry], look: ClipRequest, rule: WindowRule
+) -> Generator[Window, None, None]:
+    """Windows of all files, `BATCH` of a file read at once."""
+    asked: list[FileEntry] = []  # of each request, in order
+    failed: list[Window] = []
+
+    def requests() -> Iterator[SpansRequest]:
+        for entry, spans in _planned(pool, entries, look, rule):
+            if isinstance(spans, VideoError):
+                failed.append(Window(entry, (0.0, 0.0), spans))
+                continue
+            for at in range(0, len(spans), BATCH):
+                asked.append(entry)
+                yield _spans_request(look, entry.path, spans[at : at + BATCH])
+
+    with contextlib.closing(read_ahead(pool, requests(), 2 * WORKERS)) as batches:
+        for batch, answers in batches:
+            for request, answer in zip(batch, answers, strict=True):
+                yield from _windows_of(asked.pop(0), request.spans, answer)
+    yield from failed
+
+
+def _planned(
+    pool: DecoderPool, entries: Sequence[FileEntry], look: ClipRequest, rule: WindowRule
+) -> Iterator[tuple[FileEntry, Sequence[Span] | VideoError]]:
+    """Each file with its windows, or why it cannot be looked through."""
+    asked = [TimelineRequest(e.path, rule.kind == "shots", look.allow_truncated) for e in entries]
+    with contextlib.closing(read_ahead(pool, asked, 2 * WORKERS)) as batches:
+        told = (answer for _, answers in batches for answer in answers)
+        for entry, answer in zip(entries, told, strict=True):
+            if isinstance(answer, VideoError):
+                yield entry, answer
+                continue
+            timeline = timeline_of(answer, entry.path)
+            spans = rule.cut(timeline)
+            found = dataclasses.replace(
+                entry,
+                sha256=timeline.sha256,
+                duration=timeline.duration,
+                windows=len(spans),
+            )
+            yield found, spans
+
+
+def _spans_request(look: ClipRequest, path: str, spans: Sequence[Span]) -> SpansRequest:
+    fields = {field.name: getattr(look, field.name) for field in dataclasses.fields(look)}
+    return SpansRequest(**(fields | {"path": path}), spans=list(spans))
+
+
+def _windows_of(
+    entry: FileEntry, spans: Sequence[Span], answer: np.ndarray | VideoError
+) -> Iterator[Window]:
+    if isinstance(answer, VideoError):
+        yield Window(entry, spans[0], answer)
+    else:
+        yield from (Window(entry, *each) for each in zip(spans, answer, strict=True))
+
+
+def _encoded(
+    windows: Iterable[Window], encode: Encode
+) -> Iterator[tuple[Window, np.ndarray | VideoError]]:
+    remaining = iter(windows)
+    while batch := list(itertools.islice(remaining, BATCH)):
+        clips = [window.clip for window in batch]
+        vectors = map_readable(lambda frames: list(encode(frames)), clips, BATCH)
+        yield from zip(batch, vectors, strict=True)
+
+
+def _gathered(
+    found: Sequence[tuple[Window, np.ndarray | VideoError]],
+) -> tuple[FileEntry, Windows]:
+    entry = found[0][0].entry
+    errors = [x for _, x in found if isinstance(x, VideoError)]
+    if errors:
+        return dataclasses.replace(entry, windows=0, error=errors[0].reason), Windows()
+    spans = np.array([window.span for window, _ in found])
+    paths = np.full(len(found), entry.path, object)
+    return entry, Windows(paths, spans, np.stack([np.asarray(x) for _, x in found]))

@@ -1,0 +1,111 @@
+"""`vlt.index(...)`: an index of one's own videos, made, brought up to date, opened."""
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlt.api import load
+from vlt.configuration import is_run
+from vlt.door import load_kind
+from vlt.indexing.embedding import Encode, update
+from vlt.indexing.index import Index
+from vlt.indexing.store import About, FileEntry, Store, StoreError, writing
+from vlt.indexing.windows import WindowRule
+from vlt.inference.discover import find_videos
+from vlt.inference.prefetch import clip_request
+
+KINDS = ("dual_encoder", "retriever")
+LACKS = "has no space that videos and texts share"
+
+
+def index(
+    uri: str | Path,
+    videos: Iterable[str] = (),
+    model: Any = None,
+    window: str = "4s",
+    stride: str | None = None,
+) -> Index:
+    """An index of videos, brought up to date with `videos` where there are any.
+
+    Args:
+        uri: a folder, or s3://..., gs://...
+        videos: files, folders and patterns.
+        model: as `vlt.load` gives it, or its folder; that of the index by default.
+        window, stride: as `vlt embed` takes them.
+
+    Raises:
+        StoreError: no index there and no videos, or one of another model or other windows.
+        ValueError: a folder without a video file, or a window that is none.
+    """
+    if model is None:
+        model = model_of(Store(str(uri)))
+    elif isinstance(model, (str, Path)):
+        model = load(model)
+    paths = find_videos([videos] if isinstance(videos, str) else videos)
+    if paths:
+        with contextlib.closing(embed(str(uri), paths, model, window, stride)) as found:
+            for _ in found:
+                pass
+    return Index(str(uri), model)
+
+
+def embed(
+    uri: str,
+    paths: Sequence[str],
+    model: Any,
+    window: str = "4s",
+    stride: str | None = None,
+    dtype: str = "float16",
+    name: str = "",
+) -> Generator[FileEntry, None, None]:
+    """Brings an index up to date; yields each video that was embedded, or could not be read.
+
+    Args:
+        name: of the model, by which the index finds it again.
+
+    Raises:
+        StoreError, ValueError: as `index`.
+    """
+    rule = WindowRule.parse(window, stride)
+    if rule.kind == "shots" and importlib.util.find_spec("scenedetect") is None:
+        raise ValueError("windows of shots need PySceneDetect: pip install 'vlt[shots]'")
+    look = clip_request(model.config, "")
+    about = About(
+        name,
+        model.fingerprint,
+        model.module.spec.embed_dim,
+        look.sampler,
+        look.frames,
+        json.loads(json.dumps(look.transform)),
+        rule.kind,
+        rule.length,
+        rule.stride,
+        dtype,
+    )
+    with writing(uri):
+        store = Store.open_or_create(uri, about)
+        yield from update(store, paths, encoder(model), look, rule)
+
+
+def model_of(store: Store, model: str | None = None, workdir: Path | None = None) -> Any:
+    """The model of an index: that which made it, where no other folder or run is named.
+
+    Raises:
+        StoreError: the index does not say where its model is. What `load_kind` raises.
+    """
+    name = model or store.about.model
+    if workdir is None and not name:
+        raise StoreError(f"{store.uri} does not say where its model is; name it")
+    if workdir is None and not model and is_run(Path(name)):
+        workdir = Path(name)
+    return load_kind(name, workdir, KINDS, LACKS)
+
+
+def encoder(model: Any) -> Encode:
+    """uint8 [b, t, H, W, 3] -> unit vectors [b, e]."""
+    return lambda frames: np.asarray(model.encode_video(frames), np.float32)

@@ -1,0 +1,122 @@
+"""`vlt search QUERY... --index=INDEX`: where one's own videos show something."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlt.command_line.search import parse
+from vlt.data.errors import CannotOpen
+from vlt.data.text_files import read_lines
+from vlt.data.texts import printable
+from vlt.data.transform import apply_transform
+from vlt.door import run_door
+from vlt.indexing.index import Index
+from vlt.indexing.search import Found
+from vlt.indexing.store import Store
+from vlt.indices import model_of
+from vlt.inference.prefetch import clip_request
+
+UNUSUAL = 0.05  # a chance above it is no find
+
+Query = tuple[str, Callable[[], Any]]  # as it was given, and what is searched for
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 when every query was answered."""
+    return run(parse("python -m vlt.search", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
+    return run_door(lambda: _search(options))
+
+
+def _search(options: argparse.Namespace) -> int:
+    model = model_of(Store(options.index), options.model, options.workdir)
+    index, failed = Index(options.index, model), 0
+    for name, query in _queries(options, model):
+        try:
+            found = index.search(query(), options.top, options.where)
+        except CannotOpen as error:
+            failed += 1
+            print(printable(f"error: {error}"), file=sys.stderr)
+            continue
+        if options.json:
+            _print_json(name, found)
+        else:
+            _print(name, found, options.calibrate)
+    return 1 if failed else 0
+
+
+def _queries(options: argparse.Namespace, model: Any) -> Iterator[Query]:
+    for text in options.queries:
+        yield text, lambda text=text: text
+    for text in _lines(options.file) if options.file else ():
+        yield text, lambda text=text: text
+    for path in options.video:
+        yield path, lambda path=path: model.read_videos(path)
+    for path in options.image:
+        yield path, lambda path=path: still(model, path)
+
+
+def _lines(file: str) -> Iterator[str]:
+    lines = sys.stdin if file == "-" else (line for _, line in read_lines(file))
+    return (line.strip() for line in lines if line.strip())
+
+
+def still(model: Any, path: str) -> np.ndarray:
+    """A picture as a video that shows nothing else: uint8 [t, H, W, 3].
+
+    Raises:
+        CannotOpen: no picture, or none that is there.
+    """
+    look = clip_request(model.config, path)
+    try:
+        with Image.open(path) as image:
+            frame = np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise CannotOpen(path, f"cannot be read as a picture: {error}") from error
+    return apply_transform(look.transform, np.stack([frame] * look.frames), look.seed)
+
+
+def _print_json(query: str, found: list[Found]) -> None:
+    for each in found:
+        told: dict[str, Any] = {"query": query, "video": each.path}
+        told |= {"start": round(each.start, 3), "end": round(each.end, 3)}
+        told |= {"score": round(each.score, 4)}
+        told |= {} if each.chance is None else {"chance": float(f"{each.chance:.3g}")}
+        print(printable(json.dumps(told, ensure_ascii=False)), flush=True)
+
+
+def _print(query: str, found: list[Found], calibrate: bool) -> None:
+    print(printable(query))
+    if calibrate and found:
+        print(f"  {_meaning(found[0])}")
+    for each in found:
+        chance = f"  {each.chance:6.1%}" if calibrate and each.chance is not None else ""
+        range_ = f"{clock(each.start)} to {clock(each.end)}"
+        print(printable(f"  {each.score:.3f}{chance}  {each.path}  {range_}"), flush=True)
+
+
+def _meaning(best: Found) -> str:
+    if best.chance is None:
+        return "too few windows to say what a score means"
+    if best.chance > UNUSUAL:
+        return f"nothing stands out: by chance alone, {best.chance:.0%} of queries score as high"
+    return f"found: by chance alone, {best.chance:.1%} of queries score as high"
+
+
+def clock(seconds: float) -> str:
+    """1:02:03.5"""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
