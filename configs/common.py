@@ -202,6 +202,17 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
             "name": "recognition",
             "class_count": classes,  # how many there must be, 0 for any
             "template": "a video of {}.",  # the text of a class, {} its name
+            "templates": "",  # file of several, in the place of `template`
+            # Among what: "", all classes, of whose templates the mean counts; or "mean" or "sum"
+            # of both directions between a batch's videos and its classes' texts, each in a template
+            # that is drawn.
+            "contrast": "",
+            "label_smoothing": 0.0,  # share of the target that all classes have
+            "mixup": 0.0,  # a of Beta(a, a), by which clips are mixed with others; 0: not
+            "cutmix": 0.0,  # the same, of boxes that are taken from others; 0: not
+            "switch": 0.5,  # how often it is cutmix, where there are both
+            "losses": {},  # weight by name of what a method puts out for training
+            "largest_scale": 100.0,  # of logits; 0: any
             "descriptions": (),  # files of ETL4Video's layout, one for each kind
             "consistency": 0.0,  # weight of the consistency loss, MSTA's alpha
             # `largest` and `ratio` of vlt/tasks/weight_interpolation.py (Open-VCLIP).
@@ -284,6 +295,10 @@ def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) ->
             "classes": "",  # file of their names in order, or "" for the labels that occur
             "template": "{}",  # the text of a class, {} its name
             "templates": "",  # file of several, in the place of `template`
+            # What is made of several: the mean of "cosines" or of "probabilities", or the cosine
+            # with the mean of unit "vectors".
+            "combine": "cosines",
+            "scale": 0.0,  # of cosines; 0: the model's own
         }
     )
     section.update(data)

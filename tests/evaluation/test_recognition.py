@@ -22,10 +22,12 @@ from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.runtime.mesh import make_mesh
+from vlt.tasks.templates import read_templates
 
 SPEC = DualEncoderSpec(VisionSpec(8, 4, 16, 1, 2, 32), TextSpec(6, 30, 16, 1, 2, 32), embed_dim=8)
 CLASSES = ["23 4", "15", "16 27", "9", "20 3", "11", "12 19"]
 SECTION = {"protocol": "own_data", "allow_subset": False, "template": "{}", "templates": ""}
+SECTION |= {"combine": "cosines", "scale": 0.0}
 SECTION |= {"sampler": {"name": "segment_centre", "frames": 2, "clips": 1}}
 TEMPLATES = ["{} 3", "8 {}", "7 {} 5"]
 VIDEOS, UNREAD = 21, 4  # three batches of eight, the last not full
@@ -261,7 +263,7 @@ def test_templates_without_a_place_for_the_class(parts, tmp_path):
 
 
 def test_packaged_templates_can_be_read():
-    listed = recognition.templates({"templates": "action_templates.txt"})
+    listed = read_templates({"templates": "action_templates.txt"})
     assert len(listed) == len(set(listed)) >= 8
     assert resolve("action_templates.txt").is_file()
 

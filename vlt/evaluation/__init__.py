@@ -57,7 +57,7 @@ class Kind(NamedTuple):
 _PROTOCOL = ("protocol", "allow_subset")
 _RETRIEVAL = (*_PROTOCOL, "ties")
 _ANSWERING = (*_PROTOCOL, "answers", "rank", "label_smoothing", "search")
-_RECOGNITION = (*_PROTOCOL, "template", "templates")
+_RECOGNITION = (*_PROTOCOL, "template", "templates", "combine", "scale")
 KINDS: dict[str, Kind] = {
     "retrieval": Kind("dual_encoder", retrieval.retrieval, retrieval.check_retrieval, _RETRIEVAL),
     "twins": Kind("dual_encoder", retrieval.twins, retrieval.check_twins, ("min_pairs",)),

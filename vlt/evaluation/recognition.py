@@ -8,9 +8,7 @@ import jax
 import numpy as np
 
 from vlt.data.pipeline import VideoData
-from vlt.data.resources import resolve
 from vlt.data.sample import RANDOM_SAMPLERS
-from vlt.data.text_files import read_lines
 from vlt.evaluation.confusion import confusion_picture, write_classes
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.recognition_protocols import (
@@ -20,9 +18,14 @@ from vlt.evaluation.recognition_protocols import (
     named_recognition_protocol,
 )
 from vlt.evaluation.retrieval import Found, embed_texts, encode_videos, pair_scores
+from vlt.pytrees.fields import near
 from vlt.storage.files import new_file
-from vlt.tasks.recognition import MAX_LOGIT_SCALE, checked_template
+from vlt.tasks.recognition import MAX_LOGIT_SCALE, averaged
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
+from vlt.tasks.templates import read_templates
+
+# What is made of several templates.
+COMBINED = ("cosines", "vectors", "probabilities")
 
 
 def recognition(
@@ -30,25 +33,31 @@ def recognition(
 ) -> Metrics:
     """The nearest class of every video, by a named protocol.
 
-    Each class is named by `template`, or by every line of the file `templates`: then its
-    similarity is the mean over them (ViCLIP). Of several views of a video the softmax
-    probabilities are added, as in MSTA's fully supervised protocol. No video is left out, however
-    many fill a batch. What is taken for what goes to WORKDIR/classes-NAME.txt and
+    Each class is named by `template`, or by every line of the file `templates`, which `combine`
+    makes one of: the mean of its `cosines` (ViCLIP); the cosine with the mean of unit `vectors`
+    (CLIP, MoTE); or the mean of the `probabilities` of classes (ActionCLIP). Of several views of a
+    video the softmax probabilities are added, as in MSTA's fully supervised protocol; they are of
+    cosines times `scale`, or where that is 0 the model's own, at most 100. No video is left out,
+    however many fill a batch. What is taken for what goes to WORKDIR/classes-NAME.txt and
     confusion-NAME.png.
 
     Raises:
         ProtocolError: a test set that is not the protocol's.
-        ValueError: rows without labels, or a template without its place for the class.
+        ValueError: rows without labels, a template without its place for the class, or another
+            word for `combine`.
     """
     labels, label = _labels(section, data)
-    texts = embed_classes(predictor, params, data.classes, templates(section))
-    scale = np.exp(np.minimum(params["logit_scale"], np.log(MAX_LOGIT_SCALE)))
+    combine = section["combine"]
+    texts = embed_classes(predictor, params, data.classes, read_templates(section), combine)
+    own = np.exp(np.minimum(params["logit_scale"], np.log(MAX_LOGIT_SCALE)))
+    scale = float(section["scale"] or own)
     read, scores = [], []
     program = predictor.compiled(("encode_views", data.views), _encoder(predictor, data.views))
     for records, views in predictor.batches(program, params, data, step):
         read.append(records)
-        cosines = _class_scores(predictor, params, texts, views, len(data.classes))
-        scores.append(view_scores(cosines, float(scale)))
+        cosines = _class_scores(predictor, params, texts, views)
+        by_view = _by_class(cosines, len(data.classes), combine)
+        scores.append(view_scores(by_view, scale))
     labels, found = labels[np.concatenate(read)], np.concatenate(scores)
     if predictor.writes:
         _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
@@ -72,7 +81,11 @@ def summarize(sections: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) ->
 def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:
     """Names of what `recognition` finds. Raises as it does."""
     _labels(section, data)
-    templates(section)
+    read_templates(section)
+    if section["combine"] not in COMBINED:
+        raise ValueError(
+            f"unknown combine: {section['combine']!r}{near(section['combine'], COMBINED)}"
+        )
     return [*recognition_metrics(np.ones((1, 1)), np.zeros(1, int)), "classes", "videos"]
 
 
@@ -116,19 +129,23 @@ def _encoder(predictor: Predictor, views: int) -> Any:
     return encode
 
 
-def _class_scores(
-    predictor: Predictor, params: Any, texts: Found, views: Found, classes: int
-) -> np.ndarray:
-    """Scores [b, views, c] of what `_encoder` made of views, with so many classes.
-
-    texts: of `embed_classes`. A score of pairs is the mean over a class's templates, as a cosine.
-    """
+def _class_scores(predictor: Predictor, params: Any, texts: Found, views: Found) -> np.ndarray:
+    """Scores [b, views, n] of what `_encoder` made of views, with n texts of `embed_classes`."""
     if not predictor.module.scores_pairs:
         return np.asarray(views.astype(np.float64) @ texts.T.astype(np.float64))
     shape = views["frames"].shape[:2]
     each = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), views)
     found = pair_scores(predictor, params, texts, each).T.astype(np.float64)
-    return found.reshape(*shape, classes, -1).mean(-1)
+    return found.reshape(*shape, -1)
+
+
+def _by_class(scores: np.ndarray, classes: int, combine: str) -> np.ndarray:
+    """Scores [b, views, c * k] in k templates -> [b, views, c] their mean, or [b, views * k, c]
+    where probabilities are what is added."""
+    each = scores.reshape(*scores.shape[:2], classes, -1)
+    if combine != "probabilities":
+        return each.mean(-1)
+    return each.swapaxes(2, 3).reshape(len(scores), -1, classes)
 
 
 def view_scores(scores: np.ndarray, scale: float) -> np.ndarray:
@@ -139,35 +156,21 @@ def view_scores(scores: np.ndarray, scale: float) -> np.ndarray:
 
 
 def embed_classes(
-    predictor: Predictor, params: Any, names: Sequence[str], templates: Sequence[str]
+    predictor: Predictor,
+    params: Any,
+    names: Sequence[str],
+    templates: Sequence[str],
+    combine: str = "cosines",
 ) -> Found:
-    """[c, e], whose products with a video are the means of its cosines over the templates.
+    """What `pair_scores` reads of each class in each template, class after class [c * k, ...].
 
-    Where a method scores pairs, what it reads of each class in each template, [c * templates, ...].
+    Of mean `cosines` [c, e], whose products with a video are those means, where no method scores
+    pairs; of `vectors` what stands for all templates, [c, ...].
     """
     texts = [template.replace("{}", name) for name in names for template in templates]
     found = embed_texts(predictor, params, texts)
-    if predictor.module.scores_pairs:
+    if combine == "vectors" and len(templates) > 1:
+        return jax.tree.map(np.asarray, averaged(found, len(names)))
+    if combine == "probabilities" or predictor.module.scores_pairs:
         return found
     return found.reshape(len(names), len(templates), -1).mean(1)
-
-
-def templates(section: Mapping[str, Any]) -> list[str]:
-    """Those of the file `templates`, one a line, or the one of `template`.
-
-    Raises:
-        ValueError: no such file, or one without exactly one {}.
-    """
-    if not section["templates"]:
-        return [checked_template(section["template"], "template")]
-    path = resolve(section["templates"])
-    return [checked_template(line, f"{path}, line {number}") for number, line in _lines(path)]
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    if not path.is_file():
-        raise ValueError(f"templates: there is no file {path}")
-    found = [(number, line.strip()) for number, line in read_lines(path) if line.strip()]
-    if not found:
-        raise ValueError(f"templates: {path} holds no template")
-    return found

@@ -15,10 +15,12 @@ from vlt.tasks.captioning import Captioning
 from vlt.tasks.conversation import Conversation
 from vlt.tasks.descriptions import read_descriptions, tokenized
 from vlt.tasks.matching import Matching
+from vlt.tasks.mixing import Mixing
 from vlt.tasks.question_answering import QuestionAnswering
-from vlt.tasks.recognition import Descriptions, Recognition, checked_template
+from vlt.tasks.recognition import Descriptions, Recognition
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.task import Task
+from vlt.tasks.templates import read_templates
 from vlt.tasks.weight_interpolation import WeightInterpolation
 
 SOME_CLASSES = 8  # where only shapes matter and no number is given
@@ -51,10 +53,11 @@ def _answering(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | Non
 
 def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
     section, context = config["task"], config["model"]["context"]
+    options = _recognition_options(section)
     if tokenizer is None:
         classes = np.zeros((section["class_count"] or SOME_CLASSES, context), np.int32)
         kinds = [Descriptions(classes, np.arange(len(classes))) for _ in section["descriptions"]]
-        return Recognition(classes, kinds, section["consistency"])
+        return Recognition(classes, kinds, **options)
     names = class_names(config["data"]["train"])
     if section["class_count"] not in (0, len(names)):
         raise ValueError(
@@ -64,9 +67,21 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
         tokenized(read_descriptions(resolve(path), names), tokenizer)
         for path in section["descriptions"]
     ]
-    template = checked_template(section["template"], "task.template")
-    texts = [template.replace("{}", name) for name in names]
-    return Recognition(tokenizer(texts), kinds, section["consistency"])
+    templates = read_templates(section, "task.")
+    ids = tokenizer([template.replace("{}", name) for name in names for template in templates])
+    if len(templates) > 1:
+        ids = ids.reshape(len(names), len(templates), -1)
+    return Recognition(ids, kinds, **options)
+
+
+def _recognition_options(section: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("consistency", "label_smoothing", "contrast", "largest_scale")
+    mixing = [section[name] for name in ("mixup", "cutmix", "switch")]
+    return {
+        **{name: section[name] for name in names},
+        "mixing": Mixing(*mixing) if any(mixing[:2]) else None,
+        "losses": dict(section["losses"]),
+    }
 
 
 def _conversation(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:

@@ -73,3 +73,31 @@ def token_loss(logits: jax.Array, ids: jax.Array) -> jax.Array:
     words = ids > 0
     loss = optax.softmax_cross_entropy_with_integer_labels(logits[:, : ids.shape[1]], ids)
     return jnp.where(words, loss, 0.0).sum(-1) / words.sum(-1)
+
+
+def smoothed_cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
+    """Cross-entropy [b] of logits [b, c], `smoothing` of whose target is spread over all classes
+    (Szegedy et al., arXiv:1512.00567)."""
+    own = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    if not smoothing:
+        return own
+    even = jax.nn.logsumexp(logits, axis=-1) - logits.mean(-1)
+    return (1 - smoothing) * own + smoothing * even
+
+
+SAME_CLASS = 10.0  # logit of a pair of one class in the target, 0 of others
+
+
+def same_class_divergence(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """KL divergences to the softmax of `SAME_CLASS` times whether two samples are of one class.
+
+    logits: [b, b] of each video of a batch with each one's text. Returns the means over videos and
+    over texts (ActionCLIP, Wang et al., arXiv:2109.08472, Eq. 5).
+    """
+    same = SAME_CLASS * (label[:, None] == label[None])
+    target, log_target = jax.nn.softmax(same), jax.nn.log_softmax(same)
+
+    def divergence(scores: jax.Array) -> jax.Array:
+        return (target * (log_target - jax.nn.log_softmax(scores))).sum(-1).mean()
+
+    return divergence(logits), divergence(logits.T)

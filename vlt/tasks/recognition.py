@@ -1,23 +1,25 @@
 """Action recognition: a video's class among all, by texts that name them (MSTA, Section 3.3)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
 from vlt.pytrees.partition import merge
 from vlt.pytrees.paths import leaves_read
 from vlt.runtime.mesh import map_sharded_rows
+from vlt.tasks import losses
+from vlt.tasks.mixing import Mixing, mixed
 from vlt.tasks.task import Batch, Features, StepInputs, Task, Terms, named_rngs
 
 MAX_LOGIT_SCALE = 100.0  # of cosines
 SENTENCES = 256  # that are embedded at once
+CONTRASTS = {"mean": 0.5, "sum": 1.0}  # of both directions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,22 +35,37 @@ class Descriptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recognition(Task):
-    """Cross-entropy over all classes, and the consistency loss with descriptions of them.
+    """Cross-entropy over all classes, or a divergence among those of a batch, and further losses.
 
     A text tower of which nothing is trained embeds the classes once, before the first step; else
     all of them in every step, shared among the devices. Descriptions are embedded once, by the
     weights that training starts from, without the methods (MSTA's frozen branch).
 
-    classes: ids [c, l] of a text for each class. descriptions: one or several kinds of them.
+    classes: ids [c, l] of a text for each class, or [c, k, l] of k, in as many templates.
+    descriptions: one or several kinds of them.
     consistency: weight of the consistency loss, MSTA's alpha.
+    label_smoothing: share of the target that all classes have. mixing: of a batch's clips.
+    contrast: '' for all classes, whose k unit vectors are made one, their mean's; or the divergence
+        of `losses.same_class_divergence` between the videos of a batch and the texts of their
+        classes, in one of the k templates, drawn for each: the `mean` of both directions
+        (ActionCLIP) or their `sum` (OST).
+    losses: weight by name of what a method puts out for training: numbers [b], or embeddings of
+        frames [b, t, e], from which all classes are told once more.
+    largest_scale: of logits; 0 for any.
 
     Raises:
-        ValueError: a consistency loss without descriptions, or descriptions without it.
+        ValueError: a consistency loss without descriptions, or descriptions without it; a contrast
+            that is unknown or with what is for all classes; numbers out of their bounds.
     """
 
     classes: np.ndarray
     descriptions: Sequence[Descriptions] = ()
     consistency: float = 0.0
+    label_smoothing: float = 0.0
+    mixing: Mixing | None = None
+    contrast: str = ""
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    largest_scale: float = MAX_LOGIT_SCALE
 
     model_inputs: ClassVar[tuple[str, ...]] = ("video",)
     loss_inputs: ClassVar[tuple[str, ...]] = ("label",)
@@ -59,27 +76,68 @@ class Recognition(Task):
                 f"task.consistency={self.consistency} with {len(self.descriptions)} kinds of "
                 "descriptions: the consistency loss needs both or neither"
             )
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing={self.label_smoothing}: must be >= 0 and < 1")
+        if self.largest_scale < 0:
+            raise ValueError(f"task.largest_scale={self.largest_scale}: must be >= 0")
+        if self.contrast not in ("", *CONTRASTS):
+            raise ValueError(
+                f"task.contrast={self.contrast!r}: must be '' or one of {', '.join(CONTRASTS)}"
+            )
+        others = {
+            "task.descriptions": self.descriptions,
+            "task.label_smoothing": self.label_smoothing,
+            "task.mixup and task.cutmix": self.mixing,
+        }
+        if self.contrast and (wrong := [name for name, value in others.items() if value]):
+            raise ValueError(
+                f"task.contrast={self.contrast!r}: {wrong[0]} need a loss over all classes"
+            )
+
+    @property
+    def templates(self) -> int:
+        """In how many a class is named, k."""
+        return 1 if self.classes.ndim == 2 else self.classes.shape[1]
+
+    @property
+    def scores_batch(self) -> bool:
+        """Whether the loss is among the batch."""
+        return bool(self.contrast)
 
     def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
         """Labels of all classes in turn."""
         return {"label": np.arange(size, dtype=np.int32) % len(self.classes)}
 
+    def prepared(self, batch: Batch, rng: jax.Array) -> Batch:
+        """With what clips are mixed with, or the `template` [b] of each one's text."""
+        if self.mixing is not None:
+            return self.mixing.drawn(batch, rng)
+        if self.contrast and self.templates > 1:
+            return {
+                **batch,
+                "template": jax.random.randint(rng, batch["label"].shape, 0, self.templates),
+            }
+        return batch
+
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:
-        """Unit vectors `classes` [c, e] of a frozen text tower; `descriptions` [kinds, c, e].
+        """`classes` of a frozen text tower and `descriptions`, unit vectors [kinds, c, e].
+
+        Classes are unit vectors [c, e], or [c, k, e] of each template for a contrast; of a model
+        that scores pairs, what its scores read of texts.
 
         Raises:
             ValueError: a consistency loss of texts that nothing changes.
         """
         params, state = merge(trained, frozen), {}
-        if not leaves_read(
-            lambda leaves: embedded(model, merge(leaves, frozen), self.classes), trained
-        ):
+        ids = self._rows()
+        if not leaves_read(lambda leaves: embedded(model, merge(leaves, frozen), ids), trained):
             if self.consistency:
                 raise ValueError("task.consistency: nothing of the text tower is trained")
-            found = embedded(model, params, self.classes)
-            state["classes"] = found if model.scores_pairs else normalize(found)
+            found = embedded(model, params, ids)
+            found = found if model.scores_pairs else normalize(found)
+            state["classes"] = self._by_class(found) if self.contrast else self._averaged(found)
         if self.descriptions:
             bare = model.clone(methods=())
             means = [self._mean_by_class(bare, params, kind) for kind in self.descriptions]
@@ -94,47 +152,162 @@ class Recognition(Task):
         count = np.bincount(kind.owner, minlength=len(self.classes))
         return jax.ops.segment_sum(found, kind.owner, len(self.classes)) / count[:, None]
 
+    def _rows(self) -> np.ndarray:
+        """Ids [c * k, l] of all texts, class after class."""
+        return self.classes.reshape(-1, self.classes.shape[-1])
+
+    def _by_class(self, found: Any) -> Any:
+        """[c * k, ...] -> [c, k, ...]."""
+        return jax.tree.map(lambda x: x.reshape(len(self.classes), -1, *x.shape[1:]), found)
+
+    def _averaged(self, found: Any) -> Any:
+        """What was made of `_rows` -> of each class, [c, ...]."""
+        return found if self.templates == 1 else averaged(found, len(self.classes))
+
     def forward(self, inputs: StepInputs) -> dict[str, jax.Array]:
-        """`logits` [b, c], and `consistency`, a scalar, where it is asked for."""
-        model, state = inputs.model, inputs.state
+        """`logits` [b, c], or [b, b] of a batch with the texts of its classes, or `video` and
+        `text` [b, e] and the `scale` that they are made of; and what other losses need.
+
+        Raises:
+            ValueError: losses of what no method puts out.
+        """
+        model, params = inputs.model, inputs.params
 
         def apply(method: str, stream: int, *x: Any) -> Any:
             rngs = named_rngs(jax.random.fold_in(inputs.rng, stream))
-            variables = {"params": inputs.params}
-            return model.apply(variables, *x, train=True, rngs=rngs, method=method)
+            return model.apply({"params": params}, *x, train=True, rngs=rngs, method=method)
 
-        video, out = apply("encode_video", 0, inputs.batch["video"])
-        if "classes" in state:
-            texts = state["classes"]
-        else:
-            texts = map_sharded_rows(
-                lambda ids: text_parts(model, *apply("encode_text", 1, ids)),
-                jnp.asarray(self.classes),
+        video, out = apply("encode_video", 0, self._pixels(inputs))
+        texts = self._texts(inputs, lambda ids: text_parts(model, *apply("encode_text", 1, ids)))
+        unit = normalize(texts["features"]) if model.scores_pairs else texts
+        scale = jnp.exp(params["logit_scale"])
+        scale = scale.clip(max=self.largest_scale) if self.largest_scale else scale
+
+        def logits(video: jax.Array, parts: Mapping[str, jax.Array]) -> jax.Array:
+            return scale * (
+                apply("scores", 2, parts, texts) if model.scores_pairs else video @ unit.T
             )
-        if model.scores_pairs:
-            scores = apply("scores", 2, model.video_parts(out), texts)
-            texts = normalize(texts["features"])
+
+        if self.contrast and not model.scores_pairs:
+            found = {"video": video, "text": unit, "scale": scale}
         else:
-            scores = video @ texts.T
-        scale = jnp.exp(inputs.params["logit_scale"]).clip(max=MAX_LOGIT_SCALE)
-        found = {"logits": scale * scores}
+            parts = model.video_parts(out) if model.scores_pairs else {}
+            found = {"logits": logits(video, parts)}
         if self.consistency:
-            found["consistency"] = consistency_loss(texts, state["descriptions"])
+            found["consistency"] = consistency_loss(unit, inputs.state["descriptions"])
+        return found | self._extras(model, out, logits)
+
+    def _pixels(self, inputs: StepInputs) -> jax.Array:
+        """The clips, mixed where they are."""
+        batch, model = inputs.batch, inputs.model
+        if self.mixing is None:
+            return batch["video"]
+        return mixed(model.pixels(batch["video"]), model.pixels(batch["other_video"]), batch)
+
+    def _texts(self, inputs: StepInputs, encode: Callable[[jax.Array], Any]) -> Any:
+        """What is read of the texts of all classes, or of a batch's."""
+        state, ids = inputs.state, jnp.asarray(self._rows())
+        if not self.contrast:
+            return (
+                state["classes"]
+                if "classes" in state
+                else self._averaged(map_sharded_rows(encode, ids))
+            )
+        label = inputs.batch["label"]
+        which = label, inputs.batch.get("template", jnp.zeros_like(label))
+        if "classes" in state:
+            return jax.tree.map(lambda x: x[which], state["classes"])
+        return encode(self._by_class(ids)[which])
+
+    def _extras(
+        self,
+        model: VideoModel,
+        out: Mapping[str, jax.Array],
+        logits: Callable[[jax.Array, Mapping[str, jax.Array]], jax.Array],
+    ) -> dict[str, jax.Array]:
+        """What `losses` need: numbers [b], or logits [b, c] of other embeddings of frames."""
+        if missing := [name for name in self.losses if name not in out]:
+            raise ValueError(
+                f"task.losses.{missing[0]}: no method of the model puts out {missing[0]!r}"
+            )
+        found = {}
+        for name in self.losses:
+            value = out[name]
+            if value.ndim == 3:
+                frames = normalize(value) if model.frame_norm else value
+                parts = model.video_parts(out) | {"frames": value} if model.scores_pairs else {}
+                value = logits(normalize(frames.mean(1)), parts)
+            found[f"losses/{name}"] = value
         return found
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
-        """Those outputs, and the true class of each sample."""
-        return {**outputs, "label": batch["label"]}
+        """Those outputs, and the true class of each sample; of mixtures both."""
+        names = ("label", "other_label", "share")
+        return {**outputs, **{name: batch[name] for name in names if name in batch}}
 
     def loss(self, features: Features) -> tuple[jax.Array, Terms]:
-        """Cross-entropy plus the weighted consistency loss, and the share of true classes found."""
-        logits, label = features["logits"], features["label"]
-        value = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
-        terms = {"cross_entropy": value, "accuracy": (logits.argmax(-1) == label).mean()}
+        """Weighted sum, every term before its weight, and the share of true classes found."""
+        if self.contrast:
+            value, terms = self._contrastive(features)
+        else:
+            value = self._cross_entropy(features["logits"], features)
+            terms = {"cross_entropy": value, "accuracy": _accuracy(features["logits"], features)}
         if self.consistency:
             terms["consistency"] = features["consistency"]
             value += self.consistency * features["consistency"]
+        for name, weight in self.losses.items():
+            given = features[f"losses/{name}"]
+            told = given.ndim == 2
+            terms[name] = self._cross_entropy(given, features) if told else given.mean()
+            value += weight * terms[name]
         return value, terms
+
+    def _contrastive(self, features: Features) -> tuple[jax.Array, Terms]:
+        """The divergence, and how often the nearest text of the batch names the class."""
+        label = features["label"]
+        if "logits" in features:
+            logits = features["logits"]
+        else:
+            logits = features["scale"] * features["video"] @ features["text"].T
+        value = sum(losses.same_class_divergence(logits, label)) * CONTRASTS[self.contrast]
+        accuracy = (label[logits.argmax(-1)] == label).mean()
+        return value, {"divergence": value, "accuracy": accuracy}
+
+    def _cross_entropy(self, logits: jax.Array, features: Features) -> jax.Array:
+        """Mean over samples; a mixture's target has both classes, each with its share."""
+        value = losses.smoothed_cross_entropy(logits, features["label"], self.label_smoothing)
+        if self.mixing is not None:
+            label, share = features["other_label"], features["share"]
+            other = losses.smoothed_cross_entropy(logits, label, self.label_smoothing)
+            value = share * value + (1 - share) * other
+        return value.mean()
+
+
+def _accuracy(logits: jax.Array, features: Features) -> jax.Array:
+    """How often the class of highest logit is true; of a mixture, by the share it has."""
+    found = logits.argmax(-1)
+    right = found == features["label"]
+    if "share" in features:
+        share = features["share"]
+        right = share * right + (1 - share) * (found == features["other_label"])
+    return right.mean()
+
+
+def averaged(found: Any, classes: int) -> Any:
+    """Texts in several templates, class after class, [c * k, ...] -> unit vectors [c, e]: the mean
+    of unit vectors, made unit again. Of a model that scores pairs, under `features`.
+
+    Raises:
+        ValueError: other parts of texts, of which there is no mean.
+    """
+    if not isinstance(found, dict):
+        return normalize(normalize(found).reshape(classes, -1, found.shape[-1]).mean(1))
+    if others := found.keys() - {"features"}:
+        raise ValueError(
+            f"several templates: there is no mean of {', '.join(sorted(others))}, which a method "
+            "reads of every text; take one template"
+        )
+    return {"features": averaged(found["features"], classes)}
 
 
 def consistency_loss(texts: jax.Array, descriptions: jax.Array) -> jax.Array:
@@ -162,14 +335,3 @@ def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> Any:
 def text_parts(model: VideoModel, features: jax.Array, out: Mapping[str, Any]) -> Any:
     """What a model that scores pairs reads of the text tower's `out`; of another, the features."""
     return model.text_parts(out) if model.scores_pairs else features
-
-
-def checked_template(template: str, where: str) -> str:
-    """The template.
-
-    Raises:
-        ValueError: it does not have one {}.
-    """
-    if template.count("{}") != 1:
-        raise ValueError(f"{where}: {template!r} must have one {{}}, where the class stands")
-    return template

@@ -68,6 +68,15 @@ class Task:
         so many tokens, [b, l]."""
         return {name: np.arange(size, dtype=np.int32) for name in self.loss_inputs}
 
+    @property
+    def scores_batch(self) -> bool:
+        """Whether the loss reads scores of each sample with the others of its batch."""
+        return True
+
+    def prepared(self, batch: Batch, rng: jax.Array) -> Batch:
+        """The whole batch, before it is parted, with what is drawn of it for this step."""
+        return batch
+
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
         """What the loss reads of the model's outputs: leading dimension b, or scalars."""
         raise NotImplementedError

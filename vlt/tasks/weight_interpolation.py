@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.models.video_model import VideoModel
-from vlt.tasks.task import StepInputs, Task, Terms
+from vlt.tasks.task import Batch, StepInputs, Task, Terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,10 @@ class WeightInterpolation(Task):
             # A step that gives its old state away must not give a leaf twice.
             "start": jax.tree.map(jnp.copy, trained),
         }
+
+    def prepared(self, batch: Batch, rng: jax.Array) -> Batch:
+        """As the task does."""
+        return self.task.prepared(batch, rng)
 
     def objective(self, inputs: StepInputs) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
         """Both losses; terms and state are those at w, with `interpolated`, the loss at w', and

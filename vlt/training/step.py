@@ -14,6 +14,8 @@ from vlt.tasks.task import StepInputs, Task
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
+PREPARED = 2**31  # of a step's key, what no microbatch or tower draws from
+
 
 class TrainState(flax.struct.PyTreeNode):
     """What changes from step to step. Frozen leaves are passed beside it.
@@ -64,13 +66,15 @@ def make_train_step(
     Raises:
         ValueError: microbatches with a task whose loss is not one of features.
     """
-    if accumulate > 1 and (model.scores_pairs or not task.separable):
-        name = "a score of pairs" if model.scores_pairs else type(task).__name__.lower()
+    pairs = model.scores_pairs and task.scores_batch
+    if accumulate > 1 and (pairs or not task.separable):
+        name = "a score of pairs" if pairs else type(task).__name__.lower()
         raise ValueError(f"optimizer.accumulate={accumulate}: {name} needs the whole batch at once")
     gradient = _whole_gradient if accumulate == 1 else _accumulated_gradient
 
     def step(state: TrainState, frozen: dict, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        batch = task.prepared(batch, jax.random.fold_in(rng, PREPARED))
         loss, terms, carried, grads = gradient(model, task, state, frozen, batch, rng, accumulate)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & ~state.failed
