@@ -20,7 +20,7 @@ from vlt.indices import KINDS, LACKS
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
-from vlt.tasks.recognition import checked_template
+from vlt.tasks.templates import checked_template
 
 Probabilities = dict[str, float]
 
