@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from golden_recognition import base_clip
 
-from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.convert import ConversionError, UnsafePickleError, convert, parse_settings, reverse
 from vlt.model_io.folder import ModelConfig, read_model_folder, write_model_folder
+from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 Tensors = dict[str, np.ndarray]
 
@@ -58,6 +60,7 @@ def test_vita_clip_there_and_back(vita, tmp_path, tokenizer):
     same_bits(kept, back)
 
 
+@pytest.mark.slow
 def test_a_vita_clip_trained_here_on_a_clip_is_written_with_biases_of_patches(
     vita, tmp_path, tokenizer
 ):
@@ -76,6 +79,7 @@ def test_a_vita_clip_trained_here_on_a_clip_is_written_with_biases_of_patches(
     same_bits(kept, back)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -98,3 +102,101 @@ def test_vita_clips_that_do_not_fit(vita, tmp_path, tokenizer, changes, message)
         convert(
             tmp_path / "a.safetensors", tmp_path / "model", None, parse_settings(HEADS), tokenizer
         )
+
+
+@pytest.mark.slow
+def test_ost_there_and_back(shared, tmp_path, tokenizer):
+    ost = safetensors.numpy.load_file(shared / "golden/ost/a_frames6.safetensors")
+    file = saved(tmp_path / "a.pth", {"epoch": 9, "model": tensors(ost), "optimizer": {}})
+    convert(file, tmp_path / "model", None, {}, tokenizer)
+    config, _ = read_model_folder(tmp_path / "model")
+    assert (config.source["layout"], config.methods) == ("ost", {})
+    reverse(tmp_path / "model", tmp_path / "back.safetensors")
+    same_bits(ost, safetensors.numpy.load_file(tmp_path / "back.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def mote(shared: Path) -> Tensors:
+    return safetensors.numpy.load_file(shared / "golden/mote/a_frames5.safetensors")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    """--set of the CLIP that has the text tower."""
+    spec = DualEncoderSpec(
+        VisionSpec(24, 8, 64, 2, 1, 256), TextSpec(16, 64, 64, 1, 1, 256), embed_dim=64
+    )
+    return f"base={base_clip(spec, tmp_path_factory.mktemp('base'))}"
+
+
+def entries(mote: Tensors) -> dict[str, dict[str, torch.Tensor]]:
+    """The two state dicts of a file, as training saves them."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors(mote).items():
+        entry, _, rest = name.partition(".")
+        found.setdefault(entry, {})[rest] = tensor
+    return found
+
+
+def test_mote_there_and_back(mote, base, tmp_path):
+    """From two entries beside an optimizer's; the text tower is the base's."""
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}
+    file = saved(
+        tmp_path / "a.pt", {"epoch": 3, **entries(mote), "optimizer_state_dict": optimizer}
+    )
+    report = convert(file, tmp_path / "model", None, parse_settings([base]))
+    assert "entries model_state_dict and fusion_model_state_dict" in report
+    assert "ignored (not part of the state dict): optimizer_state_dict" in report
+    config, params = read_model_folder(tmp_path / "model")
+    assert config.methods == {"mote": {"layers": 2, "experts": 4, "max_frames": 16, "classes": 7}}
+    known = mote["fusion_model_state_dict.spe_cls_feature"]
+    np.testing.assert_array_equal(params["mote"]["classes"], known)
+    reverse(tmp_path / "model", tmp_path / "back.safetensors")
+    back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
+    same_bits(mote, back)
+
+
+HEAD = "fusion_model_state_dict.transformer.resblocks"
+
+
+@pytest.mark.quick(2)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [  # first, a block of fewer experts than another
+        ({f"{HEAD}.1.mlp.fc_up.3.weight": None}, r"missing: .*\.1\.mlp\.fc_up\.3\.weight \(for"),
+        ({f"{HEAD}.0.mlp.mote_fusion_weight": (3,)}, r"wrong_shape: .*\.0\.mlp\.mote_fusion_weig"),
+        ({"model_state_dict.visual.proj": None}, r"missing: model_state_dict\.visual\.proj \(for"),
+        ({f"{HEAD}.0.mlp.router.weight": (4, 64)}, r"unexpected: .*mlp\.router\.weight"),
+    ],
+)
+def test_motes_that_do_not_fit(mote, base, tmp_path, changes, message):
+    wrong = dict(mote)
+    for name, shape in changes.items():
+        wrong.pop(name, None)
+        if shape is not None:
+            wrong[name] = np.ones(shape, np.float16)
+    safetensors.numpy.save_file(wrong, tmp_path / "a.safetensors")
+    with pytest.raises(ConversionError, match=message):
+        convert(tmp_path / "a.safetensors", tmp_path / "model", None, parse_settings([base]))
+
+
+def test_a_mote_without_its_clip(mote, tmp_path, tokenizer):
+    safetensors.numpy.save_file(mote, tmp_path / "a.safetensors")
+    with pytest.raises(ConversionError, match="holds no text tower; --set base=FOLDER names"):
+        convert(tmp_path / "a.safetensors", tmp_path / "model", None, {}, tokenizer)
+
+
+class Code:
+    """What a hostile file asks to be run."""
+
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_code_in_the_second_entry_is_not_run(mote, tmp_path, capsys):
+    hostile = entries(mote)
+    hostile["fusion_model_state_dict"]["spe_cls_feature"] = Code()
+    file = saved(tmp_path / "a.pt", hostile)
+    with pytest.raises(UnsafePickleError):
+        convert(file, tmp_path / "model")
+    assert "run" not in capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""MoTE's layout: CLIP's vision tower and the head behind it, in two entries of one file. The text
-tower, which it leaves as it is, is CLIP's own.
+"""MoTE's layout: CLIP and the head behind it, in two entries of one file. The text tower, which it
+leaves as it is, is in no published one.
 """
 
-from vlt.convert.clip import openai_vision
+from vlt.convert.clip import openai_text, openai_vision
 from vlt.convert.family import Family, dense, fused, norm
 from vlt.convert.table import CONV, SPLIT, SPLIT_LINEAR, Rule
 from vlt.model_io.view import View
@@ -44,6 +44,7 @@ MOTE = Family(
     view=View("segment_centre", 8),
     rules=(
         *openai_vision("model_state_dict.visual.", CONV),
+        *openai_text("model_state_dict."),
         Rule("model_state_dict.logit_scale", ("logit_scale",)),
         Rule(f"{_HEAD}.spe_cls_feature", ("mote/classes",)),
         Rule(f"{_HEAD}.frame_position_embeddings.weight", ("visual/mote/position_embedding",)),
