@@ -81,6 +81,14 @@ class MoTE(Method):
         """And by no other method then."""
         return super().breaks_here() | ({"pair_scores"} if self.classes else set())
 
+    @property
+    def known_classes(self) -> int:
+        return self.classes
+
+    def init_from_classes(self, params: dict, classes: jax.Array) -> dict:
+        """`classes` are kept."""
+        return params | {"mote": {"classes": classes}} if self.classes else params
+
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for more frames than positions, and for heads that do not divide the
         width of embeddings."""

@@ -80,6 +80,10 @@ class VitaCLIP(Method):
     def towers(self) -> tuple[str, ...]:
         return ("visual", "text") if self.text_prompts else ("visual",)
 
+    @property
+    def known_classes(self) -> int:
+        return self.classes
+
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for frames that make no whole runs, and for contexts that leave no room
         for a text."""

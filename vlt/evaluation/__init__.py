@@ -103,7 +103,7 @@ class Evaluator:
     Args:
         frames: `config.model.frames`. other_frames: whether evaluations may have other numbers.
         workdir: where predictions go, and videos that could not be read are listed.
-        watchdog: is told of every batch.
+        watchdog: is told of every batch. trained_classes: as of `Predictor`.
 
     Attributes:
         metrics: names of the numbers that it will find, EVALUATION/METRIC.
@@ -126,6 +126,7 @@ class Evaluator:
         *,
         frames: int = 0,
         other_frames: bool = False,
+        trained_classes: Sequence[str] = (),
     ):
         self._data = {}
         self.metrics: list[str] = []
@@ -141,7 +142,7 @@ class Evaluator:
                     tokenizer.prompt(section["prompt"])
                 self.metrics += [f"{name}/{metric}" for metric in kind.check(section, data)]
             self._data[name] = (section, data)
-        self._predictor = Predictor(module, mesh, tokenizer, workdir, watchdog)
+        self._predictor = Predictor(module, mesh, tokenizer, workdir, watchdog, trained_classes)
 
     def __call__(self, params: Any, step: int) -> Metrics:
         """{evaluation/metric: value} of every evaluation."""

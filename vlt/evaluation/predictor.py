@@ -26,7 +26,8 @@ class Predictor:
 
     Attributes:
         module: the model. tokenizer: for its texts. workdir: where predictions are written.
-        writes: whether by this process.
+        writes: whether by this process. trained_classes: names of the classes that the model is
+            trained on, in their order, where a method knows them one by one.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Predictor:
         tokenizer: Tokenizer,
         workdir: Path,
         watchdog: Watchdog | None = None,
+        trained_classes: Sequence[str] = (),
     ):
+        self.trained_classes = tuple(trained_classes)
         self.module, self.tokenizer, self.workdir = module, tokenizer, workdir
         self.writes = is_primary()
         self._mesh, self._watchdog = mesh, watchdog or Watchdog(0)
@@ -91,10 +94,18 @@ class Predictor:
         self._watchdog.step_ended()
         return outputs
 
-    def texts(self, program: Callable[..., Any], params: Any, texts: Sequence[str]) -> Any:
-        """`program` over ids of texts: [n, ...]. What fills the last batch up is dropped."""
-        ids = self.tokenizer([*texts, *[""] * (-len(texts) % TEXT_BATCH)])
-        found = [self.run(program, params, part) for part in np.split(ids, len(ids) // TEXT_BATCH)]
+    def texts(
+        self, program: Callable[..., Any], params: Any, texts: Sequence[str], *beside: np.ndarray
+    ) -> Any:
+        """`program` over ids of texts: [n, ...]. What fills the last batch up is dropped.
+
+        beside: further arguments, [n, ...] each.
+        """
+        spare = -len(texts) % TEXT_BATCH
+        ids = self.tokenizer([*texts, *[""] * spare])
+        rows = [ids, *(np.concatenate([x, np.repeat(x[:1], spare, axis=0)]) for x in beside)]
+        parts = zip(*(np.split(x, len(ids) // TEXT_BATCH) for x in rows), strict=True)
+        found = [self.run(program, params, *part) for part in parts]
         return jax.tree.map(lambda x: x[: len(texts)], joined(found))
 
 

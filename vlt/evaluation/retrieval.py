@@ -38,14 +38,22 @@ def encode_videos(predictor: Predictor, params: Any, video: jax.Array) -> Any:
     return predictor.module.video_parts(out) if predictor.module.scores_pairs else unit
 
 
-def embed_texts(predictor: Predictor, params: Any, texts: Sequence[str]) -> Found:
-    """What `pair_scores` reads of each."""
+def embed_texts(
+    predictor: Predictor, params: Any, texts: Sequence[str], classes: np.ndarray | None = None
+) -> Found:
+    """What `pair_scores` reads of each.
 
-    def encode(params: Any, ids: jax.Array) -> Any:
-        unit, out = predictor.module.apply({"params": params}, ids, method="encode_text")
+    classes: [n] which of the classes that the model is trained on each names.
+    """
+    beside = () if classes is None else (classes,)
+
+    def encode(params: Any, ids: jax.Array, *classes: jax.Array) -> Any:
+        told = {"classes": classes[0]} if classes else {}
+        unit, out = predictor.module.apply({"params": params}, ids, method="encode_text", **told)
         return predictor.module.text_parts(out) if predictor.module.scores_pairs else unit
 
-    return predictor.texts(predictor.compiled("encode_text", encode), params, texts)
+    program = predictor.compiled(("encode_text", len(beside)), encode)
+    return predictor.texts(program, params, texts, *beside)
 
 
 def pair_scores(predictor: Predictor, params: Any, texts: Found, videos: Found) -> np.ndarray:

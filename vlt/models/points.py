@@ -314,6 +314,22 @@ class Method:
         return scores
 
     @property
+    def known_classes(self) -> int:
+        """Of how many of the classes that are trained on, in their order, leaves hold something
+        each; 0 for none."""
+        return 0
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether `score` reads of each class the `sentences` [c, kinds, n, e] that describe it."""
+        return False
+
+    def init_from_classes(self, params: dict, classes: jax.Array) -> dict:
+        """New leaves that hold unit vectors [c, e] of the classes that are trained on, as the text
+        tower has them before the first step; `params` is the whole tree."""
+        return params
+
+    @property
     def training_only(self) -> bool:
         """Whether the method's leaves serve only a loss and are left out of exports."""
         return False

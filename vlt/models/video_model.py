@@ -79,6 +79,16 @@ class VideoModel(nn.Module):
         """Whether a method makes more of a video and a text than the cosine of their embeddings."""
         return any(method.scores_pairs for method in self.methods)
 
+    @property
+    def known_classes(self) -> int:
+        """Of how many classes that it is trained on a method has leaves; 0 for none."""
+        return max((method.known_classes for method in self.methods), default=0)
+
+    @property
+    def reads_sentences(self) -> bool:
+        """Whether a method reads sentences that describe classes."""
+        return any(method.reads_sentences for method in self.methods)
+
     def pixels(self, video: jax.Array) -> jax.Array:
         """uint8 RGB or already normalised float [b, t, H, W, 3] -> normalised."""
         if video.dtype == jnp.uint8:

@@ -283,15 +283,19 @@ def batch_parts() -> int:
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def map_sharded_rows(function: Callable[[jax.Array], Any], x: jax.Array) -> Any:
-    """`function` of rows, [n, ...] -> a pytree of [n, ...], shared among the devices of the mesh
-    that is set.
+def map_sharded_rows(function: Callable[[Any], Any], x: Any) -> Any:
+    """`function` of rows, pytrees of [n, ...] both, shared among the devices of the mesh that is
+    set.
 
     For rows that every device has, such as the texts of all classes, in a program of the mesh.
     """
     parts = batch_parts()
     if parts == 1:
         return function(x)
-    filled = jnp.concatenate([x, jnp.repeat(x[:1], -len(x) % parts, axis=0)])
-    split = jax.lax.with_sharding_constraint(filled, PartitionSpec(BATCH_AXES))
-    return jax.tree.map(lambda y: y[: len(x)], function(split))
+    count = len(jax.tree.leaves(x)[0])
+
+    def split(x: jax.Array) -> jax.Array:
+        filled = jnp.concatenate([x, jnp.repeat(x[:1], -count % parts, axis=0)])
+        return jax.lax.with_sharding_constraint(filled, PartitionSpec(BATCH_AXES))
+
+    return jax.tree.map(lambda y: y[:count], function(jax.tree.map(split, x)))

@@ -16,6 +16,7 @@ from vlt.costs.memory import memory
 from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
+from vlt.data.targets import class_names
 from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, Metrics
 from vlt.evaluation.clips import check_clips, named_section
@@ -91,6 +92,7 @@ class Run:
             self.watchdog,
             frames=config.model.frames,
             other_frames=bool(config.train.steps) and tested_on_others,
+            trained_classes=class_names(config.data.train) if module.known_classes else (),
         )
 
     def _load(self, opened: contextlib.ExitStack) -> None:
