@@ -74,6 +74,7 @@ METHODS = {
     "mote": ("mote", {"layers": 1, "experts": 2, "heads": 2, "classes": 3}),
     "ost": ("ost", {}),
     "vl_adapter": ("vl_adapter", {}),
+    "xclip": ("xclip", {"prompt_layers": 1}),
 }
 MERGING = (
     "diffrate", "diffrate learned", "evit", "patch_dropout", "sta", "tempme", "testa", "tome",

@@ -51,9 +51,11 @@ class VitaCLIP(Method):
     """
 
     name: ClassVar[str] = "vita_clip"
-    needs: ClassVar[frozenset[str]] = frozenset({"class_token", "frame_groups", "joint_space"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"class_token", "frame_groups", "joint_space", "behind_class"}
+    )
     text_needs: ClassVar[frozenset[str]] = frozenset({"text_tower"})
-    breaks: ClassVar[frozenset[str]] = frozenset({"same_tokens"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"same_tokens", "behind_class"})
 
     frames: int = 8
     global_prompts: int = 8

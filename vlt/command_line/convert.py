@@ -17,6 +17,8 @@ LAYOUTS = {
     "umt": "UMT, pre-trained or fine-tuned; of its single modality the tower into another's place",
     "mote": "MoTE over CLIP",
     "ost": "OST, or all of a CLIP as ViFi-CLIP trains it",
+    "xclip": "X-CLIP over CLIP, as its authors saved it",
+    "xclip_hf": "X-CLIP as transformers saves it",
     "blip_hf": "BLIP as transformers saves it",
     "tempme": "TempMe or its LoRA baseline over CLIP",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",

@@ -20,7 +20,7 @@ def openai_vision(prefix: str, patch: Transform) -> list[Rule]:
         Rule(f"{prefix}conv1.weight", ("visual/patch_embedding/kernel",), patch),
         Rule(f"{prefix}positional_embedding", ("visual/position_embedding",)),
         *norm(f"{prefix}ln_pre", "visual/pre_norm"),
-        *_openai_block(f"{prefix}transformer.resblocks.{{i}}", "visual/blocks_{i}"),
+        *openai_block(f"{prefix}transformer.resblocks.{{i}}", "visual/blocks_{i}"),
         *norm(f"{prefix}ln_post", "visual/post_norm"),
         Rule(f"{prefix}proj", ("visual/projection/kernel",), KEEP),
     ]
@@ -31,18 +31,26 @@ def openai_text(prefix: str) -> list[Rule]:
     return [
         Rule(f"{prefix}token_embedding.weight", ("text/token_embedding/embedding",)),
         Rule(f"{prefix}positional_embedding", ("text/position_embedding",)),
-        *_openai_block(f"{prefix}transformer.resblocks.{{i}}", "text/blocks_{i}"),
+        *openai_block(f"{prefix}transformer.resblocks.{{i}}", "text/blocks_{i}"),
         *norm(f"{prefix}ln_final", "text/final_norm"),
         Rule(f"{prefix}text_projection", ("text/projection/kernel",), KEEP),
     ]
 
 
-def _openai_block(source: str, target: str) -> list[Rule]:
+def openai_attention(source: str, target: str) -> list[Rule]:
+    """Torch's attention layer."""
+    return [
+        fused(f"{source}.in_proj_weight", target, "kernel", SPLIT_LINEAR),
+        fused(f"{source}.in_proj_bias", target, "bias", SPLIT),
+        *dense(f"{source}.out_proj", f"{target}/out"),
+    ]
+
+
+def openai_block(source: str, target: str) -> list[Rule]:
+    """A block of it."""
     return [
         *norm(f"{source}.ln_1", f"{target}/norm1"),
-        fused(f"{source}.attn.in_proj_weight", f"{target}/attention", "kernel", SPLIT_LINEAR),
-        fused(f"{source}.attn.in_proj_bias", f"{target}/attention", "bias", SPLIT),
-        *dense(f"{source}.attn.out_proj", f"{target}/attention/out"),
+        *openai_attention(f"{source}.attn", f"{target}/attention"),
         *norm(f"{source}.ln_2", f"{target}/norm2"),
         *dense(f"{source}.mlp.c_fc", f"{target}/mlp/fc1"),
         *dense(f"{source}.mlp.c_proj", f"{target}/mlp/fc2"),

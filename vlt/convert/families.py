@@ -14,6 +14,7 @@ from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
 from vlt.convert.vita_clip import VITA_CLIP
+from vlt.convert.xclip import XCLIP, XCLIP_HF
 from vlt.pytrees.fields import near
 
 # In the order in which their signs are looked for: what builds on CLIP or LLaMA has its names, too.
@@ -27,6 +28,8 @@ FAMILIES = {
         UMT,
         MOTE,
         OST,
+        XCLIP,
+        XCLIP_HF,
         BLIP_HF,
         TEMPME,
         BTADAPTER_EVA,

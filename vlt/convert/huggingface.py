@@ -11,13 +11,13 @@ from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 _MOST = 10**6  # of what a config counts: vocabularies have the largest numbers
 
 
-def clip_spec(folder: Path) -> DualEncoderSpec:
-    """The spec that a CLIP's config.json gives.
+def clip_spec(folder: Path, model_type: str = "clip") -> DualEncoderSpec:
+    """The spec that a CLIP's config.json gives, or that of a model of another type made like it.
 
     Raises ConversionError: not a CLIP, or it pools text elsewhere than at the highest id.
     """
     path = folder / "config.json"
-    config = load_config(path, "clip")
+    config = load_config(path, model_type)
     visual, text = config.vision_config, config.text_config
     vision_spec = VisionSpec(*image_fields(path, visual), **tower_fields(path, visual))
     text_spec = TextSpec(*text_fields(path, text), **tower_fields(path, text))

@@ -36,14 +36,16 @@ def infer_methods(
         "tempme": _tempme(leaves, patch_size, settings, notes),
         "token_mixing": _token_mixing(settings),
         "vita_clip": _vita_clip(leaves, settings, notes),
+        "xclip": _xclip(leaves),
     }
     return {name: options for name, options in found.items() if options is not None}, notes
 
 
 def trained_frames(leaves: Leaves) -> int | None:
     """Frames of the videos that the model is for, or None where no leaf depends on them."""
-    prompts = _vita_clip(leaves, {}, [])
-    return next(iter(_clips(leaves).values()), prompts and prompts["frames"])
+    tables = (f"{_PROMPTS}/time_embedding", "visual/xclip_frames/position_embedding")
+    counts = [*_clips(leaves).values(), *(len(leaves[path]) for path in tables if path in leaves)]
+    return next(iter(counts), None)
 
 
 def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
@@ -88,6 +90,15 @@ def _vita_clip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) ->
     told = "set" if "vita_clip.position" in settings else "as published"
     notes.append(f"vita_clip.position: {position} ({told})")
     return options | {"position": position}
+
+
+def _xclip(leaves: Leaves) -> Options | None:
+    if not any("/xclip" in path or path.startswith("xclip") for path in leaves):
+        return None
+    return {
+        "mit_layers": max(count_layers(leaves, "visual/xclip_frames/blocks_"), 1),
+        "prompt_layers": max(count_layers(leaves, "xclip_prompts/blocks_"), 1),
+    }
 
 
 def _btadapter(leaves: Leaves) -> Options | None:

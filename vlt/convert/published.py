@@ -30,6 +30,7 @@ from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, with_its_ids, write_tokenizer
 from vlt.convert.umt import refuse_classifier
+from vlt.convert.xclip import XCLIP_HF, xclip_spec
 from vlt.model_io.folder import (
     MODEL_FOLDER,
     ModelConfig,
@@ -236,7 +237,8 @@ def _spec(
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
     if family.kind == "dual_encoder":
-        spec = clip_spec(checkpoint.path)
+        read = xclip_spec if family is XCLIP_HF else clip_spec
+        spec = read(checkpoint.path)
     else:
         spec, about = blip_spec(checkpoint.path, family.kind, settings)
         notes += about

@@ -22,6 +22,7 @@ from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.reverse_chat import ChatWriter
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import tie
+from vlt.convert.xclip import XCLIP_HF, xclip_json
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.methods import build_methods
 from vlt.model_io.folder import (
@@ -33,10 +34,10 @@ from vlt.model_io.folder import (
     read_model_config,
     read_model_folder,
 )
-from vlt.models.spec import BlipSpec, ChatSpec, DualEncoderSpec, Spec
+from vlt.models.spec import BlipSpec, ChatSpec, DualEncoderSpec
 from vlt.storage.files import new_file
 
-_FOLDERS = ("clip_hf", "blip_hf")
+_FOLDERS = ("clip_hf", "xclip_hf", "blip_hf")
 
 
 def reverse(
@@ -48,7 +49,7 @@ def reverse(
 ) -> str:
     """Writes a model folder's weights under their published names and dtypes; returns a report.
 
-    target: a .safetensors file, or for layouts clip_hf, blip_hf and llama a new folder that
+    target: a .safetensors file, or for layouts clip_hf, xclip_hf, blip_hf and llama a new folder that
     transformers can load.
     family: another layout than the one the model came from. part: of a chat model, what is written:
     llm, vision, connector or branch; all of it by default.
@@ -91,7 +92,7 @@ def write_published(
     tensors = tie(tensors, recorded.get("aliases", {}))
     if as_folder:
         with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
-            _write_huggingface(folder, tokenizer, config, tensors)
+            _write_huggingface(folder, tokenizer, _config_json(layout, config), config, tensors)
     else:
         with new_file(target) as unfinished:
             safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
@@ -201,7 +202,10 @@ _HUGGINGFACE_FOLDER = Kind(
 )
 
 
-def _config_json(spec: Spec) -> dict[str, Any]:
+def _config_json(layout: Family, config: ModelConfig) -> dict[str, Any]:
+    spec = config.spec
+    if layout.name == XCLIP_HF.name:
+        return xclip_json(config)
     if isinstance(spec, DualEncoderSpec):
         return clip_json(spec)
     assert isinstance(spec, BlipSpec)
@@ -209,11 +213,11 @@ def _config_json(spec: Spec) -> dict[str, Any]:
 
 
 def _write_huggingface(
-    folder: Path, tokenizer: Path, config: ModelConfig, tensors: Tensors
+    folder: Path, tokenizer: Path, fields: dict[str, Any], config: ModelConfig, tensors: Tensors
 ) -> None:
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     for name, content in (
-        ("config.json", _config_json(config.spec)),
+        ("config.json", fields),
         ("preprocessor_config.json", preprocessor_json(config.preprocessing)),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ WORDS = {
     "patch_places": "finds patches by their places in each frame",
     "attended_tokens": "merges or removes tokens, by what attention saw of all",
     "same_tokens": "compares what leaves a block with what came in, token by token",
+    "behind_class": "has tokens of its own right behind the class token",
     "key_choice": "chooses which tokens attention reads",
 }
 

@@ -67,6 +67,7 @@ class BlockScope(Scope, Protocol):
     depth: int
     cls_read: bool
     train: bool
+    drop_path: float
     shared: Mapping[str, nn.Module] | None
 
     @property
