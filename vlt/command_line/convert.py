@@ -50,7 +50,9 @@ SETTINGS = {
         "visual.temporal_frames": "frames that the vision tower sees together: makes a ViCLIP of a "
         "CLIP, or is another number than a ViCLIP's",
     },
-    "all but blip, blip_hf": {"text.context": "tokens of a text, of the positions that there are"},
+    "xclip, xclip_hf and all others but blip, blip_hf": {
+        "text.context": "tokens of a text, of the positions that there are"
+    },
     "umt": {
         "masked_words": "true: keep the head of masked words, of a pre-trained file",
     },

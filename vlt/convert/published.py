@@ -237,7 +237,7 @@ def _spec(
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
     if family.kind == "dual_encoder":
-        read = xclip_spec if family is XCLIP_HF else clip_spec
+        read = xclip_spec if family.name == XCLIP_HF.name else clip_spec
         spec = read(checkpoint.path)
     else:
         spec, about = blip_spec(checkpoint.path, family.kind, settings)

@@ -49,8 +49,8 @@ def reverse(
 ) -> str:
     """Writes a model folder's weights under their published names and dtypes; returns a report.
 
-    target: a .safetensors file, or for layouts clip_hf, xclip_hf, blip_hf and llama a new folder that
-    transformers can load.
+    target: a .safetensors file, or for layouts clip_hf, xclip_hf, blip_hf and llama a new folder
+    that transformers can load.
     family: another layout than the one the model came from. part: of a chat model, what is written:
     llm, vision, connector or branch; all of it by default.
 
