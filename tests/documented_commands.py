@@ -215,6 +215,15 @@ CASES: dict[str, Case] = {
     "python -m vlt.caption my/video.mp4 --model=checkpoints/blip_caption_b16": run(
         f"python -m vlt.caption {VIDEO} --model=checkpoints/blip_caption_b16"
     ),
+    "vlt embed my/videos --model=tiny_branch --out=my/index": run(
+        "vlt embed my/videos --model=tiny_branch --out=my/index", needs="lancedb"
+    ),
+    'vlt search "a red circle moves left" --index=my/index --calibrate': run(
+        'vlt search "a red circle moves left" --index=my/index --calibrate', needs="lancedb"
+    ),
+    'vlt classify my/videos --model=tiny_branch --labels="a red circle,a blue square"': run(
+        'vlt classify my/videos --model=tiny_branch --labels="a red circle,a blue square"'
+    ),
     MINE: run(
         f"{MINE} {STEPS} --config.model.size=",
         "grep own_data runs/mine/results.json",

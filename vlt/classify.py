@@ -2,8 +2,9 @@
 
 import argparse
 import contextlib
+import csv
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 from vlt.command_line.classify import parse
 from vlt.data.errors import VideoError
 from vlt.data.manifest import read_classes
-from vlt.data.texts import checked_label
+from vlt.data.texts import checked_label, printable
 from vlt.door import load_kind, run_door
-from vlt.indices import KINDS, LACKS
+from vlt.indices import KINDS, LACKS, refuse_pair_scores
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
@@ -33,6 +34,7 @@ def classify(
     Raises:
         ValueError: fewer than two labels, or a template without its one {}.
     """
+    refuse_pair_scores(model)
     if len(labels) < 2:
         raise ValueError(f"--labels: {len(labels)} given; at least two are needed to choose from")
     checked_template(template, "--template")
@@ -64,13 +66,29 @@ def _classify(options: argparse.Namespace) -> int:
     labels, paths = labels_of(options.labels), find_videos(options.videos)
     model = load_kind(options.model, options.workdir, KINDS, LACKS)
     with contextlib.closing(classify(model, paths, labels, options.template)) as results:
+        best = ((path, _best(found, options.top)) for path, found in results)
+        if options.csv:
+            return _print_csv(best)
         return print_results(
-            ((path, _best(found, options.top)) for path, found in results),
+            best,
             len(paths),
             lambda found: {"labels": {name: round(share, 4) for name, share in found.items()}},
             lambda found: ", ".join(f"{name} {share:.1%}" for name, share in found.items()),
             as_json=options.json,
         )
+
+
+def _print_csv(results: Iterable[tuple[str, Probabilities | VideoError]]) -> int:
+    table, failed = csv.writer(sys.stdout), 0
+    table.writerow(("video", "label", "probability"))
+    for path, found in results:
+        if isinstance(found, VideoError):
+            failed += 1
+            print(printable(f"error: {found}"), file=sys.stderr)
+            continue
+        table.writerows((path, name, f"{share:.4f}") for name, share in found.items())
+        sys.stdout.flush()
+    return 1 if failed else 0
 
 
 def _best(found: Probabilities | VideoError, top: int) -> Probabilities | VideoError:
@@ -85,7 +103,10 @@ def labels_of(text: str) -> list[str]:
     """
     if Path(text).is_file():
         return read_classes(text)
-    return list(dict.fromkeys(checked_label(each.strip()) for each in text.split(",")))
+    try:
+        return list(dict.fromkeys(checked_label(each.strip()) for each in text.split(",")))
+    except ValueError as error:
+        raise ValueError(f"--labels={text}: a label {error}") from error
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 
 from vlt.api import load
 from vlt.configuration import is_run
+from vlt.data.spans import NEEDED
 from vlt.door import load_kind
 from vlt.indexing.embedding import Encode, update
 from vlt.indexing.index import Index
@@ -73,7 +74,8 @@ def embed(
     """
     rule = WindowRule.parse(window, stride)
     if rule.kind == "shots" and importlib.util.find_spec("scenedetect") is None:
-        raise ValueError("windows of shots need PySceneDetect: pip install 'vlt[shots]'")
+        raise ValueError(f"--window=shots: {NEEDED}")
+    refuse_pair_scores(model)
     look = clip_request(model.config, "")
     about = About(
         name,
@@ -104,6 +106,13 @@ def model_of(store: Store, model: str | None = None, workdir: Path | None = None
     if workdir is None and not model and is_run(Path(name)):
         workdir = Path(name)
     return load_kind(name, workdir, KINDS, LACKS)
+
+
+def refuse_pair_scores(model: Any) -> None:
+    """Raises ValueError for a model whose videos have no vector apart from texts."""
+    if model.module.scores_pairs:
+        names = ", ".join(method.name for method in model.module.methods if method.scores_pairs)
+        raise ValueError(f"{names} reads videos and texts together; vectors of videos are needed")
 
 
 def encoder(model: Any) -> Encode:

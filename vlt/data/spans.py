@@ -22,6 +22,7 @@ from vlt.data.sample import sample
 from vlt.data.transform import apply_transform
 
 SPAN_WORKER = (sys.executable, "-m", "vlt.data.span_worker")
+NEEDED = "shots are found by PySceneDetect: pip install 'vlt[shots]'"
 HELD_BYTES = 256 << 20  # of decoded frames at once
 
 Span = tuple[float, float]  # seconds from the first frame, the last one not included
@@ -162,8 +163,7 @@ def _detected(video: Video) -> tuple[float, ...]:
     try:
         from scenedetect import ContentDetector, FrameTimecode
     except ImportError as error:
-        needed = "windows of shots need PySceneDetect: pip install 'vlt[shots]'"
-        raise ImportError(needed) from error
+        raise ImportError(NEEDED) from error
     detector = ContentDetector()
     times, found = video.timestamps(), []
     for index, frame in enumerate(video.frames(range(len(video)))):
