@@ -130,7 +130,7 @@ class Model:
         """What the tokenizer made of texts."""
         text = self.module.spec.text
         try:
-            return as_ids(tokens, text.vocab, text.context)
+            return as_ids(tokens, text.vocab, self.module.longest_text)
         except ValueError as error:
             raise ValueError(f"the folder's tokenizer is another model's: {error}") from error
 
@@ -178,7 +178,7 @@ class VideoTextModel(Model):
         """
         words, spec = as_texts(texts), self.module.spec.text
         if words is None:
-            ids = as_ids(texts, spec.vocab, spec.context)
+            ids = as_ids(texts, spec.vocab, self.module.longest_text)
         else:
             ids = self._as_ids(self._tokenizer(words))
         unit, out = self._apply("encode_text", ids)
@@ -454,7 +454,7 @@ def as_model(loaded: LoadedModel) -> Any:
         if isinstance(spec, ChatSpec):
             words = ChatTokenizer.load(loaded.tokenizer)
             return VideoChat(*parts, words, loaded.tokenizer / QFORMER)
-        tokenizer = Tokenizer.load(loaded.tokenizer, spec.text.context)
+        tokenizer = Tokenizer.load(loaded.tokenizer, module.longest_text)
     except Exception as error:  # damaged files raise errors of any type in the libraries
         raise ModelFolderError(f"{loaded.tokenizer}: {first_line(error)}") from error
     kind: Any = KINDS[spec.kind]

@@ -135,7 +135,7 @@ def _write_safetensors(model: LoadedModel, target: Path) -> None:
 def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
     """video.stablehlo and text.stablehlo: (inputs) -> unit vectors, for any batch size."""
     frames = model.config.frames or 8
-    video, ids = example_inputs(model.module.spec, frames, model.module.spec.text.context)
+    video, ids = example_inputs(model.module.spec, frames, model.module.longest_text)
     (batch,) = jax_export.symbolic_shape("b")
     for name, shape in (("video", video), ("text", ids)):
 

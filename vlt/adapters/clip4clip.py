@@ -102,11 +102,17 @@ METHOD = CLIP4Clip
 
 
 class FrameTransformer(nn.Module):
-    """Blocks over frames that all see each other, of heads of 64 channels."""
+    """Blocks over frames that all see each other.
+
+    heads: 0 for as many as have 64 channels. position_std: of the table at the start.
+    """
 
     layers: int
     max_frames: int
     dtype: jax.typing.DTypeLike
+    heads: int = 0
+    norm_eps: float = NORM_EPS
+    position_std: float = 0.02
 
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:
@@ -116,18 +122,17 @@ class FrameTransformer(nn.Module):
     def transform(self, frames: jax.Array, make: Callable[..., Block]) -> jax.Array:
         """The same, of blocks that `make(layer, ...)` makes, given sizes, dtype and name."""
         length, width = frames.shape[1:]
-        position = self.param(
-            "position_embedding", nn.initializers.normal(0.02), (self.max_frames, width)
-        )
+        init = nn.initializers.normal(self.position_std)
+        position = self.param("position_embedding", init, (self.max_frames, width))
         x = (frames + position[:length]).astype(self.dtype)
         tokens = Tokens(x[:, None], cls=0, protected=0)
         for layer in range(self.layers):
             block = make(
                 layer,
-                width // HEAD_WIDTH,
+                self.heads or width // HEAD_WIDTH,
                 4 * width,
                 "quick_gelu",
-                NORM_EPS,
+                self.norm_eps,
                 dtype=self.dtype,
                 name=f"blocks_{layer}",
             )

@@ -21,6 +21,8 @@ LAYOUTS = {
     "xclip_hf": "X-CLIP as transformers saves it",
     "blip_hf": "BLIP as transformers saves it",
     "tempme": "TempMe or its LoRA baseline over CLIP",
+    "vop": "VoP over CLIP as ModelScope has it",
+    "plevu": "PLEVU (Efficient-Prompt) over CLIP",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
     "btadapter": "BT-Adapter over CLIP, pre-trained or fine-tuned",
     "clip_hf": "CLIP as transformers saves it",
@@ -71,6 +73,11 @@ SETTINGS = {
         "tempme.keep_intra": "percent kept in a clip",
     },
     "vita_clip": {"vita_clip.position": "end, middle or front: of the class name in its context"},
+    "plevu": {
+        "plevu.prefix": "prompts before the words of a text",
+        "plevu.postfix": "prompts behind them",
+        "plevu.heads": "heads of the blocks over frames",
+    },
     "llava, minigpt4, instructblip, instructblip_hf, blip2, eva, llama": {
         "text.new_rows": "mean or image: rows of <vid_start> and its like where nobody gives them "
         "(text.context, text.heads and text.norm_eps are of a language model without config.json)",

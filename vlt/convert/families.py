@@ -10,10 +10,12 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.mote import MOTE
 from vlt.convert.ost import OST
+from vlt.convert.plevu import PLEVU
 from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
 from vlt.convert.vita_clip import VITA_CLIP
+from vlt.convert.vop import VOP
 from vlt.convert.xclip import XCLIP, XCLIP_HF
 from vlt.pytrees.fields import near
 
@@ -32,6 +34,8 @@ FAMILIES = {
         XCLIP_HF,
         BLIP_HF,
         TEMPME,
+        VOP,
+        PLEVU,
         BTADAPTER_EVA,
         BTADAPTER,
         CLIP_HF,

@@ -37,7 +37,8 @@ class Family:
             table's own.
         dropped: regex of buffers that hold no weights. left_out: regex of tensors that only
             training or another model reads. optional: the same, {setting that keeps it: regex}.
-            aliases: {second name of a tensor: its first}.
+            aliases: {regex of a tensor's second name: its first}. doubled: {regex of a first name:
+            its second}, where the published code asks for both.
         constants: leaves that the checkpoint leaves out, because its code fixes them. starts: see
             `Kind`.
         zeros: {leaf: another of its shape}: leaves that the layout has where a model has none, as
@@ -62,6 +63,7 @@ class Family:
     left_out: str = r"(?!)"
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    doubled: Mapping[str, str] = dataclasses.field(default_factory=dict)
     constants: dict[str, float] = dataclasses.field(default_factory=dict)
     starts: dict[str, float] = dataclasses.field(default_factory=dict)
     zeros: dict[str, str] = dataclasses.field(default_factory=dict)

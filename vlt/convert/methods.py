@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from vlt.convert.errors import ConversionError
+from vlt.convert.plevu import PLEVU_FRAMES, plevu_options
 from vlt.convert.sizes import common_size, count_layers
+from vlt.convert.vop import vop_options
 from vlt.merging.tempme import PUBLISHED
 
 Leaves = Mapping[str, np.ndarray]
@@ -37,13 +39,19 @@ def infer_methods(
         "token_mixing": _token_mixing(settings),
         "vita_clip": _vita_clip(leaves, settings, notes),
         "xclip": _xclip(leaves),
+        "vop": vop_options(leaves, notes),
+        "plevu": plevu_options(leaves, settings, notes),
     }
     return {name: options for name, options in found.items() if options is not None}, notes
 
 
 def trained_frames(leaves: Leaves) -> int | None:
     """Frames of the videos that the model is for, or None where no leaf depends on them."""
-    tables = (f"{_PROMPTS}/time_embedding", "visual/xclip_frames/position_embedding")
+    tables = (
+        f"{_PROMPTS}/time_embedding",
+        "visual/xclip_frames/position_embedding",
+        PLEVU_FRAMES,
+    )
     counts = [*_clips(leaves).values(), *(len(leaves[path]) for path in tables if path in leaves)]
     return next(iter(counts), None)
 

@@ -21,7 +21,7 @@ from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.reverse_chat import ChatWriter
 from vlt.convert.table import Tensors, to_tensors
-from vlt.convert.tied import tie
+from vlt.convert.tied import renamed, tie
 from vlt.convert.xclip import XCLIP_HF, xclip_json
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.methods import build_methods
@@ -89,7 +89,9 @@ def write_published(
     _check_options(layout, config)
     recorded = config.source if config.source.get("layout") == layout.name else {}
     tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
-    tensors = tie(tensors, recorded.get("aliases", {}))
+    second = {renamed(layout.doubled, name): name for name in tensors if not recorded}
+    second.pop(None, None)
+    tensors = tie(tensors, recorded.get("aliases", second))
     if as_folder:
         with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
             _write_huggingface(folder, tokenizer, _config_json(layout, config), config, tensors)
@@ -143,9 +145,10 @@ def _check_options(family: Family, config: ModelConfig) -> None:
         for method in build_methods({n: o for n, o in config.methods.items() if n == name}):
             for key, value in fixed.items():
                 if getattr(method, key) != value:
+                    folds = f"; python -m vlt.export --merge folds {name} into the weights"
                     raise ConversionError(
                         f"{name}.{key} is {getattr(method, key)}, layout {family.name} fixes it at "
-                        f"{value}; python -m vlt.export --merge folds {name} into the weights"
+                        f"{value}{folds if method.mergeable else ''}"
                     )
 
 

@@ -18,10 +18,10 @@ def untie(family: Family, tensors: Tensors, path: object) -> tuple[Tensors, dict
     tensors = dict(tensors)
     published = {family.canonical(name): name for name in tensors}
     aliases: dict[str, str] = {}
-    for second, first in family.aliases.items():
-        if second not in published or re.fullmatch(family.left_out, second):
+    for second, name in published.items():
+        first = renamed(family.aliases, second)
+        if first is None or re.fullmatch(family.left_out, second):
             continue
-        name = published[second]
         tensor = tensors.pop(name)
         if first not in published:
             tensors[first] = tensor
@@ -30,6 +30,12 @@ def untie(family: Family, tensors: Tensors, path: object) -> tuple[Tensors, dict
             raise ConversionError(f"{path}: {name} is not the same as {first}, to which it is tied")
         aliases[name] = published[first]
     return tensors, aliases
+
+
+def renamed(names: Mapping[str, str], name: str) -> str | None:
+    """The other name by the first {regex: replacement} that the whole name matches; else None."""
+    found = ((re.fullmatch(regex, name), other) for regex, other in names.items())
+    return next((match.expand(other) for match, other in found if match), None)
 
 
 def tie(tensors: Tensors, aliases: Mapping[str, str]) -> Tensors:

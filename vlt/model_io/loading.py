@@ -12,6 +12,7 @@ from absl import logging
 from flax import traverse_util
 
 from vlt.data.resources import resolve
+from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, build_model, init_params, method_options
 from vlt.model_io.folder import (
     ModelConfig,
@@ -266,6 +267,7 @@ def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoMod
     """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
     shapes or in other layers. A kind that either has alone is new, or left out by an option.
     Methods that the config adds are left out: those begin with the leaves as they are."""
+    _check_settled(config, stored, module)
     known = module.clone(methods=tuple(m for m in module.methods if m.name in stored.methods))
     trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(known)
     have, wanted = (traverse_util.flatten_dict(tree, sep="/") for tree in trees)
@@ -281,6 +283,19 @@ def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoMod
             f"config.model for frames={config['frames']} and "
             f"{method_options(config, stored.methods)}:\n  " + "\n  ".join(differences)
         )
+
+
+def _check_settled(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:
+    """Raises ModelFolderError where the config has another value of an option that is settled."""
+    kept = {method.name: method for method in build_methods(stored.methods)}
+    for method in module.methods:
+        for option in sorted(method.settled if method.name in kept else ()):
+            have, wanted = getattr(kept[method.name], option), getattr(method, option)
+            if have != wanted:
+                raise ModelFolderError(
+                    f"{config['checkpoint']} was trained with {method.name}.{option}={have!r}, the "
+                    f"config has {wanted!r}; take the checkpoint's value, or another checkpoint"
+                )
 
 
 def _kind(path: str) -> str:

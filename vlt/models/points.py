@@ -87,6 +87,7 @@ class TowerScope(Scope, Protocol):
     cls_only: bool
     read: int
     remat: bool
+    shared: Mapping[str, nn.Module] | None
     position_embedding: jax.Array
     projection: Any
 
@@ -130,7 +131,8 @@ class Method:
     `vlt.models.compatibility.WORDS` that must hold for it, text_needs: those that must where it is
     in the text tower, breaks: those that hold no longer beside it; all are checked once, where the
     model is built. other_frames_tested: whether it is published as tested on other numbers of
-    frames than it is trained on.
+    frames than it is trained on. settled: options without which trained leaves mean nothing, also
+    where their shapes do not tell; a config that has another value is for another model.
     """
 
     name: ClassVar[str] = ""
@@ -138,6 +140,7 @@ class Method:
     text_needs: ClassVar[frozenset[str]] = frozenset({"text_blocks"})
     breaks: ClassVar[frozenset[str]] = frozenset()
     other_frames_tested: ClassVar[bool] = False
+    settled: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -168,6 +171,11 @@ class Method:
     @property
     def word_rows(self) -> int:
         """How many rows at the end of a language model's table of words are a leaf of their own."""
+        return 0
+
+    @property
+    def text_positions(self) -> int:
+        """How many positions of a causal text tower its tokens take from words."""
         return 0
 
     @property

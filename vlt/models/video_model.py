@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.models.compatibility import check_methods
-from vlt.models.points import Method
+from vlt.models.points import Method, of_tower
 from vlt.models.spec import BlipSpec, Spec
 from vlt.models.vit import VisionTransformer
 
@@ -88,6 +88,12 @@ class VideoModel(nn.Module):
     def reads_sentences(self) -> bool:
         """Whether a method reads sentences that describe classes."""
         return any(method.reads_sentences for method in self.methods)
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of a text, of the text model's positions, that methods leave."""
+        taken = sum(method.text_positions for method in of_tower(self.methods, "text"))
+        return self.spec.text.context - taken
 
     def pixels(self, video: jax.Array) -> jax.Array:
         """uint8 RGB or already normalised float [b, t, H, W, 3] -> normalised."""

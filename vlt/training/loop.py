@@ -156,9 +156,9 @@ def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
     if isinstance(module, ChatModel):
         return chat_batches(config, module, folder)
     text, context = module.spec.text, config.model.context
-    if context > text.context:
+    if context > module.longest_text:
         raise ValueError(
-            f"model.context={context}: the model's texts have at most {text.context} tokens"
+            f"model.context={context}: the model's texts have at most {module.longest_text} tokens"
         )
     try:
         tokenizer = Tokenizer.load(folder, context)

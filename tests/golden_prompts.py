@@ -1,0 +1,28 @@
+"""Golden numbers of the methods that prompt both towers, and the modules that should give them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from vlt.convert import convert, parse_settings
+from vlt.model_io.build import make_model
+from vlt.model_io.folder import read_model_folder
+
+TOKENIZER = Path(__file__).resolve().parents[1] / "vlt/assets/tiny_clip/tokenizer"
+
+
+def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
+    """Of a golden file; videos [b, t, H, W, 3]."""
+    with np.load(shared / f"golden/{name}.npz") as file:
+        golden = dict(file)
+    return golden | {"video": golden["video"].transpose(0, 1, 3, 4, 2).astype(np.float32)}
+
+
+def converted(shared: Path, name: str, folder: Path, *settings: str):
+    """The module of a golden file's weights, all tokens computed, its config and its parameters."""
+    source = shared / f"golden/{name}.safetensors"
+    convert(source, folder, settings=parse_settings(settings), tokenizer=str(TOKENIZER))
+    config, params = read_model_folder(folder)
+    frames, norm = config.frames or 2, config.frame_norm
+    model = make_model(config.spec, config.methods, frames, cls_only=False, frame_norm=norm)
+    return model, config, params

@@ -1,0 +1,132 @@
+"""Efficient-Prompt: rows among the words, blocks over frames (Ju et al., arXiv:2112.04478).
+
+TempMe's tables call it PLEVU, by the words of its title. Both towers stay as they are.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.adapters.clip4clip import FrameTransformer
+from vlt.adapters.vop import FEWEST_WORDS
+from vlt.models.options import TOWERS
+from vlt.models.points import AnyTower, Method, TowerScope
+from vlt.models.spec import Spec, TextSpec
+from vlt.models.tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class PLEVU(Method):
+    """Prompts around the words of a text, and blocks(f + position) of frame embeddings f [b, t, e].
+
+    Leaves: text/plevu_prompt [context, d], a row for every position, of which a text reads those of
+    the positions that its prompts come to, so that the ones behind its words depend on its length;
+    visual/plevu/ with a table of t positions and `layers` blocks. Frames are not normalised before,
+    and nothing is added to what the blocks put out.
+
+    prefix, postfix: prompts behind the first token, and before the one that is read. 16 and 16 are
+        those of its published commands; its code's own default is none.
+    layers: blocks. The paper's 6.35 million parameters are of 2. heads: of each.
+
+    Raises:
+        ValueError: counts that are too small.
+    """
+
+    name: ClassVar[str] = "plevu"
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "joint_space", "word_places"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"word_places"})
+    settled: ClassVar[frozenset[str]] = frozenset({"prefix", "postfix", "layers", "heads"})
+
+    prefix: int = 16
+    postfix: int = 16
+    layers: int = 2
+    heads: int = 8
+
+    def __post_init__(self) -> None:
+        for option, least in {"prefix": 0, "postfix": 0, "layers": 1, "heads": 1}.items():
+            if getattr(self, option) < least:
+                raise ValueError(f"plevu.{option} must be >= {least}, got {getattr(self, option)}")
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        return TOWERS
+
+    @property
+    def text_positions(self) -> int:
+        return self.prefix + self.postfix
+
+    def check(self, spec: Spec, frames: int) -> None:
+        """Raises ValueError where no room is left for words, or heads do not divide the width."""
+        left = spec.text.context - self.text_positions
+        if left < FEWEST_WORDS:
+            raise ValueError(
+                f"plevu.prefix={self.prefix} and plevu.postfix={self.postfix} leave {left} of the "
+                f"text tower's {spec.text.context} positions for words, which need {FEWEST_WORDS}"
+            )
+        if spec.embed_dim % self.heads:
+            raise ValueError(
+                f"plevu.heads={self.heads} must divide the {spec.embed_dim} channels of frame "
+                "embeddings"
+            )
+
+    def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
+        """Point 0 of the text tower: prompts around the words, before positions."""
+        if tower.tower == "visual":
+            return tokens
+        assert isinstance(tower.spec, TextSpec) and tokens.readout is not None
+        words = tokens.x
+        init, shape = nn.initializers.normal(0.01), (tower.spec.context, words.shape[-1])
+        table = tower.param("plevu_prompt", init, shape)
+        place = jnp.arange(words.shape[2] + self.text_positions)
+        end = tokens.readout[:, None] + self.text_positions
+        is_word = (place == 0) | (place == end)
+        is_word |= (place > self.prefix) & (place < end - self.postfix)
+        # The token that is read has moved by all prompts, words by those before them.
+        moved = jnp.where(place == end, self.text_positions, self.prefix)
+        source = (place - moved).clip(0, words.shape[2] - 1)
+        found = jnp.take_along_axis(words, source[:, None, :, None], axis=2)
+        rows = table.take(place, axis=0, mode="clip").astype(words.dtype)
+        x = jnp.where(is_word[:, None, :, None], found, rows)
+        return tokens.replace(x=x, readout=end[:, 0], protected=1 + self.prefix)
+
+    def head(
+        self, tower: TowerScope, features: jax.Array, train: bool
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        """Point 9 of the vision tower."""
+        blocks = FrameTransformer(
+            self.layers,
+            features.shape[1],
+            tower.dtype,
+            heads=self.heads,
+            norm_eps=1e-5,
+            position_std=0.01,
+            name="plevu",
+        )
+        return blocks(features).astype(features.dtype), {}
+
+    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
+        """Kernels of the blocks start with the variances of torch's defaults: Xavier's rule for the
+        queries, keys and values together, 1 / (3 in) for the other layers."""
+        leaves = dict(params["visual"]["plevu"])
+        for layer in range(self.layers):
+            name = f"blocks_{layer}"
+            block = leaves[name]
+            attention = {
+                part: _scaled(dense, 1 / 3 if part == "out" else 1 / 2)
+                for part, dense in block["attention"].items()
+            }
+            mlp = {part: _scaled(dense, 1 / 3) for part, dense in block["mlp"].items()}
+            leaves[name] = block | {"attention": attention, "mlp": mlp}
+        return params | {"visual": params["visual"] | {"plevu": leaves}}
+
+
+METHOD = PLEVU
+
+
+def _scaled(dense: dict, variance: float) -> dict:
+    """A dense layer with so much of its kernel's variance, which is 1 / in."""
+    return dense | {"kernel": dense["kernel"] * math.sqrt(variance)}
