@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from vlt.convert import convert, parse_settings, reverse
 from vlt.costs.flops import count
-from vlt.merging.tempme import TempMe, join_clips
+from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, example_inputs
@@ -21,7 +21,7 @@ from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
-from vlt.models.tokens import Tokens
+from vlt.models.tokens import Tokens, join_clips
 from vlt.tasks.losses import contrastive
 
 TOKENIZER = Path(__file__).resolve().parents[2] / "vlt/assets/tiny_clip/tokenizer"

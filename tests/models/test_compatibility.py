@@ -42,6 +42,7 @@ SPECS = {
     "chat of frames": ChatSpec(VisionSpec(*VISION), LLAMA, tokens="frames", cls="none", read=1),
 }
 VISUAL = {"towers": ("visual",)}
+VOP = {"tokens": 2, "prefix": 1, "suffix": 0, "specific": 1, "frames_apart": 2}
 # Options that fit these sizes; a second entry of a method has another form of it.
 METHODS = {
     "adapter": ("adapter", VISUAL | {"positions": ("before_attention", "before_mlp")}),
@@ -58,6 +59,7 @@ METHODS = {
     "msta": ("msta", VISUAL | {"bottleneck": 4, "shared": False}),
     "neighbour_attention": ("neighbour_attention", {"missing": "masked"}),
     "patch_dropout": ("patch_dropout", {"rate": 0.5}),
+    "plevu": ("plevu", {"prefix": 1, "postfix": 0, "heads": 2}),
     "prompt": ("prompt", VISUAL | {"tokens": 2}),
     "prompt shallow": ("prompt", VISUAL | {"tokens": 2, "deep": False}),
     "prompt matched": ("prompt", VISUAL | {"tokens": 2, "deep": False, "matched": True}),
@@ -75,6 +77,9 @@ METHODS = {
     "ost": ("ost", {}),
     "vl_adapter": ("vl_adapter", {}),
     "xclip": ("xclip", {"prompt_layers": 1}),
+    "vop": ("vop", VOP),
+    "vop of places": ("vop", VOP | {"variant": "P"}),
+    "vop of what is seen": ("vop", VOP | {"variant": "F+C"}),
 }
 MERGING = (
     "diffrate", "diffrate learned", "evit", "patch_dropout", "sta", "tempme", "testa", "tome",

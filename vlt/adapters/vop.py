@@ -17,12 +17,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.merging.tempme import join_clips
 from vlt.models.block import KAIMING_UNIFORM, uniform
 from vlt.models.options import TOWERS, require_some
 from vlt.models.points import AnyTower, BlockScope, Embedded, Method, Scope, TowerScope
 from vlt.models.spec import Spec
-from vlt.models.tokens import Tokens
+from vlt.models.tokens import Tokens, join_clips
 from vlt.models.vit import normalize
 
 VARIANTS = ("basic", "P", "C", "F", "F+P", "F+C")

@@ -9,13 +9,11 @@ import dataclasses
 from typing import ClassVar
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from vlt.merging.matching import check_r, mean_keys, merge_patches, proportional_attention
 from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
-from vlt.models.tokens import AttentionOutput, Pattern, Tokens
+from vlt.models.tokens import AttentionOutput, Pattern, Tokens, join_clips
 
 # r, R_C and R_I that the paper reports, by patch size (Section 4.1).
 PUBLISHED = {
@@ -138,21 +136,3 @@ METHOD = TempMe
 def _removed(cls: int, patches: int, keep: float) -> int:
     """Tokens that a step removes: a share of all, class tokens included, but patches only."""
     return min(patches // 2, int((cls + patches) * ((100 - keep) / 100)))
-
-
-def join_clips(tokens: Tokens, joined: int) -> Tokens:
-    """Every `joined` neighbouring clips become one, [b, g, n, d] -> [b, g / joined, joined * n, d].
-
-    All CLS tokens come first, then all tokens of methods, then all patches, clip after clip.
-    """
-    if joined == 1:
-        return tokens
-    bounds = (0, tokens.cls, tokens.protected, tokens.x.shape[2])
-
-    def move(x: jax.Array) -> jax.Array:
-        b, g, _, *rest = x.shape
-        clips = x.reshape(b, g // joined, joined, *x.shape[2:])
-        parts = [clips[:, :, :, start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
-        return jnp.concatenate([p.reshape(b, g // joined, -1, *rest) for p in parts], axis=2)
-
-    return tokens.rearrange(move, cls=tokens.cls * joined, protected=tokens.protected * joined)

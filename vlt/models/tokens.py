@@ -124,6 +124,24 @@ def without_prompts(tokens: Tokens) -> jax.Array:
     return jnp.concatenate([tokens.x[:, :, : tokens.cls], tokens.x[:, :, tokens.protected :]], 2)
 
 
+def join_clips(tokens: Tokens, joined: int) -> Tokens:
+    """Every `joined` neighbouring clips become one, [b, g, n, d] -> [b, g / joined, joined * n, d].
+
+    All CLS tokens come first, then all tokens of methods, then all patches, clip after clip.
+    """
+    if joined == 1:
+        return tokens
+    bounds = (0, tokens.cls, tokens.protected, tokens.x.shape[2])
+
+    def move(x: jax.Array) -> jax.Array:
+        b, g, _, *rest = x.shape
+        clips = x.reshape(b, g // joined, joined, *x.shape[2:])
+        parts = [clips[:, :, :, start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+        return jnp.concatenate([p.reshape(b, g // joined, -1, *rest) for p in parts], axis=2)
+
+    return tokens.rearrange(move, cls=tokens.cls * joined, protected=tokens.protected * joined)
+
+
 def _shifted(readout: jax.Array | None, at: int, by: int) -> jax.Array | None:
     """Where the token read in the end is after others came or went, from `at` on."""
     return None if readout is None else jnp.where(readout >= at, readout + by, readout)
