@@ -3,6 +3,8 @@
 configs/tempme.py                    moving shapes over the tiny CLIP of the package
 configs/tempme.py:BASE               LoRA and TempMe; BASE is one of `BASES`
 configs/tempme.py:BASE_METHOD        what the paper compares with, one of `METHODS`
+configs/tempme.py:msrvtt_BACKBONE_METHOD   a method of text-video retrieval, one of `COMPARED`
+configs/tempme.py:msrvtt_b32_vop_published   VoP's own weights, evaluated
 configs/tempme.py:msrvtt_b32_NAME    an ablation of `ABLATIONS`, or a schedule of `SCHEDULES`
 configs/tempme.py:own[_METHOD]       your videos, data.train.manifest
 
@@ -19,7 +21,7 @@ from ml_collections import ConfigDict
 from vlt import configuration
 
 from . import common
-from .retrieval_methods import LEAVES, METHODS, options, rules
+from .retrieval_methods import COMPARED, LEAVES, METHODS, options, rules
 
 # Frames and words, the protocol, manifests of data_pipelines/, and steps of an epoch.
 SHORT, LONG = {"frames": 12, "words": 32}, {"frames": 64, "words": 64}
@@ -109,6 +111,22 @@ def own_videos(method: str) -> ConfigDict:
     config = retrieval("msrvtt_b32", method)
     common.train_on_own(config)
     config.table = paper_table("own")
+    return config
+
+
+def compared(config: ConfigDict, method: str) -> ConfigDict:
+    """A method of `COMPARED` on the frozen CLIP of a config."""
+    return configuration.apply_overrides(config, COMPARED[method])
+
+
+def vop_published() -> ConfigDict:
+    """The weights that VoP's authors published, of MSR-VTT's 9k, on the frames that their code takes:
+    one of each of equal intervals."""
+    config = compared(retrieval("msrvtt_b32", "full"), "vop")
+    config.model.update(checkpoint="checkpoints/vop_b32", methods=())
+    config.rules = ((".*", "frozen"),)
+    config.evals.msrvtt.sampler.name = "segment_centre"
+    config.train.update(steps=0, eval_every=0)
     return config
 
 
@@ -212,6 +230,18 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     **{f"msrvtt_b32_{name}": functools.partial(ablation, name) for name in ABLATIONS},
     **{f"msrvtt_b32_{schedule_name(s)}": functools.partial(schedule, s) for s in SCHEDULES},
     **{"_".join(filter(None, ("own", m))): functools.partial(own_videos, m) for m in METHODS},
+    **{
+        f"{base}_{method}": lambda base=base, method=method: compared(
+            retrieval(base, "full"), method
+        )
+        for base in ("msrvtt_b32", "msrvtt_b16")
+        for method in COMPARED
+    },
+    **{
+        f"own_{method}": lambda method=method: compared(own_videos("full"), method)
+        for method in COMPARED
+    },
+    "msrvtt_b32_vop_published": vop_published,
 }
 
 

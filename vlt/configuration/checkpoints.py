@@ -123,6 +123,17 @@ _ALL = (
         note="TempMe's Table 14 does not say on which data its MetaCLIP was trained",
     ),
     Published(
+        "vop_b32",
+        "VoP without variants over CLIP ViT-B/32, of MSR-VTT's 9k",
+        "vop",
+        "see its page",
+        "https://modelscope.cn/models/damo/cv_vit-b32_retrieval_vop",
+        "FILE",
+        _MERGES,
+        0,
+        note="its page does not name the file of the weights here",
+    ),
+    Published(
         "eva_clip_g",
         "EVA-CLIP-G",
         "btadapter_eva",
