@@ -114,15 +114,16 @@ def own_videos(method: str) -> ConfigDict:
     return config
 
 
-def compared(config: ConfigDict, method: str) -> ConfigDict:
-    """A method of `COMPARED` on the frozen CLIP of a config."""
+def compared(base: str, method: str) -> ConfigDict:
+    """A method of `COMPARED` on the frozen CLIP of a base, or of your own videos."""
+    config = own_videos("full") if base == "own" else retrieval(base, "full")
     return configuration.apply_overrides(config, COMPARED[method])
 
 
 def vop_published() -> ConfigDict:
-    """The weights that VoP's authors published, of MSR-VTT's 9k, on the frames that their code takes:
-    one of each of equal intervals."""
-    config = compared(retrieval("msrvtt_b32", "full"), "vop")
+    """The weights that VoP's authors published, of MSR-VTT's 9k, evaluated as their code does: on
+    one frame of each of equal intervals."""
+    config = compared("msrvtt_b32", "vop")
     config.model.update(checkpoint="checkpoints/vop_b32", methods=())
     config.rules = ((".*", "frozen"),)
     config.evals.msrvtt.sampler.name = "segment_centre"
@@ -231,14 +232,8 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     **{f"msrvtt_b32_{schedule_name(s)}": functools.partial(schedule, s) for s in SCHEDULES},
     **{"_".join(filter(None, ("own", m))): functools.partial(own_videos, m) for m in METHODS},
     **{
-        f"{base}_{method}": lambda base=base, method=method: compared(
-            retrieval(base, "full"), method
-        )
-        for base in ("msrvtt_b32", "msrvtt_b16")
-        for method in COMPARED
-    },
-    **{
-        f"own_{method}": lambda method=method: compared(own_videos("full"), method)
+        f"{base}_{method}": functools.partial(compared, base, method)
+        for base in ("msrvtt_b32", "msrvtt_b16", "own")
         for method in COMPARED
     },
     "msrvtt_b32_vop_published": vop_published,
