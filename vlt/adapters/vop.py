@@ -11,7 +11,7 @@ off the paper's text, which leaves open that
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -126,7 +126,8 @@ class VoP(Method):
             return self._among_words(tower, tokens)
         leaves = self._leaves(tower, tokens.x.shape[1])
         tokens = tokens.replace(carried={**tokens.carried, self.name: leaves})
-        return tokens.insert(tokens.cls, together(tokens, *self._prompts(tower, 0, tokens)))
+        parts = self._prompts(cast(TowerScope, tower), 0, tokens)
+        return tokens.insert(tokens.cls, together(tokens, *parts))
 
     def stem(self, tower: AnyTower, tokens: Tokens) -> Tokens:
         """Point 0: takes the first block's prompts, normalised now, out until it begins."""
