@@ -23,14 +23,13 @@ import jax.numpy as jnp
 
 from vlt.adapters.clip4clip import HEAD_WIDTH, FrameTransformer
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.block import Block
+from vlt.models.block import XAVIER_QKV, Block
 from vlt.models.points import Embedded, Method, Scope, TowerScope
 from vlt.models.spec import Spec
 from vlt.models.vit import normalize
 
 TEMPERATURES = (0.6, -0.6, 1.2, -1.2, 2.4, -2.4, 4.8, -4.8, 9.6, -9.6, float("inf"))
 NORMAL = nn.initializers.normal(0.02)
-QKV = nn.initializers.variance_scaling(0.5, "fan_in", "uniform")  # torch's Xavier of all three
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +112,12 @@ class MoTE(Method):
         pass, both [b, t, e], and `mote_distance` [b] of that to f.
         """
         blocks = ExpertTransformer(
-            self.layers, self.max_frames, tower.dtype, self.experts, self.heads, name="mote"
+            self.layers,
+            self.max_frames,
+            tower.dtype,
+            self.heads,
+            experts=self.experts,
+            name="mote",
         )
         if not train or self.experts == 1:
             change = blocks(features)
@@ -209,8 +213,7 @@ class KnownClasses(nn.Module):
 class ExpertTransformer(FrameTransformer):
     """H."""
 
-    experts: int
-    heads: int
+    experts: int = 1
 
     @nn.compact
     def __call__(self, frames: jax.Array, shares: jax.Array | None = None) -> jax.Array:
@@ -218,11 +221,8 @@ class ExpertTransformer(FrameTransformer):
         default."""
         return self.transform(frames, functools.partial(self._block, shares)).astype(frames.dtype)
 
-    def _block(
-        self, shares: jax.Array | None, layer: int, heads: int, *sizes: Any, **options: Any
-    ) -> Block:
-        sizes = (self.heads or heads, *sizes)
-        options |= {"kernel_init": NORMAL, "qkv_init": QKV}
+    def _block(self, shares: jax.Array | None, layer: int, *sizes: Any, **options: Any) -> Block:
+        options |= {"kernel_init": NORMAL, "qkv_init": XAVIER_QKV}
         if self.experts == 1:
             return Block(*sizes, **options)
         own = None if shares is None else shares[layer]

@@ -4,7 +4,6 @@ TempMe's tables call it PLEVU, by the words of its title. Both towers stay as th
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 
 from vlt.adapters.clip4clip import FrameTransformer
 from vlt.adapters.vop import FEWEST_WORDS
+from vlt.models.block import KAIMING_UNIFORM, XAVIER_QKV, Block
 from vlt.models.options import TOWERS
 from vlt.models.points import AnyTower, Method, TowerScope
 from vlt.models.spec import Spec, TextSpec
@@ -97,7 +97,7 @@ class PLEVU(Method):
         self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Point 9 of the vision tower."""
-        blocks = FrameTransformer(
+        blocks = TemporalModelling(
             self.layers,
             features.shape[1],
             tower.dtype,
@@ -108,25 +108,18 @@ class PLEVU(Method):
         )
         return blocks(features).astype(features.dtype), {}
 
-    def init_from_backbone(self, params: dict, spec: Spec) -> dict:
-        """Kernels of the blocks start with the variances of torch's defaults: Xavier's rule for the
-        queries, keys and values together, 1 / (3 in) for the other layers."""
-        leaves = dict(params["visual"]["plevu"])
-        for layer in range(self.layers):
-            name = f"blocks_{layer}"
-            block = leaves[name]
-            attention = {
-                part: _scaled(dense, 1 / 3 if part == "out" else 1 / 2)
-                for part, dense in block["attention"].items()
-            }
-            mlp = {part: _scaled(dense, 1 / 3) for part, dense in block["mlp"].items()}
-            leaves[name] = block | {"attention": attention, "mlp": mlp}
-        return params | {"visual": params["visual"] | {"plevu": leaves}}
-
 
 METHOD = PLEVU
 
 
-def _scaled(dense: dict, variance: float) -> dict:
-    """A dense layer with so much of its kernel's variance, which is 1 / in."""
-    return dense | {"kernel": dense["kernel"] * math.sqrt(variance)}
+class TemporalModelling(FrameTransformer):
+    """Blocks that start as torch's."""
+
+    @nn.compact
+    def __call__(self, frames: jax.Array) -> jax.Array:
+        """[b, t, e] -> [b, t, e]."""
+        return self.transform(frames, _torch_block)
+
+
+def _torch_block(layer: int, *sizes: Any, **options: Any) -> Block:
+    return Block(*sizes, kernel_init=KAIMING_UNIFORM, qkv_init=XAVIER_QKV, **options)

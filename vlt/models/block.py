@@ -16,6 +16,8 @@ from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+# Its attention's, of queries, keys and values together: Xavier's rule for d inputs, 3 d outputs.
+XAVIER_QKV = nn.initializers.variance_scaling(1 / 2, "fan_in", "uniform")
 # Logits of one head from which on a CPU takes heads one by one, and in parts.
 CPU_CHUNK_LOGITS = 2**20
 LOWEST = float(jnp.finfo(jnp.float32).min)  # a bias of this hides a key
