@@ -56,7 +56,7 @@ class Index:
     def vector(self, query: Any) -> np.ndarray:
         """The unit vector [e] of a query."""
         if isinstance(query, str):
-            context, words = self.model.module.spec.text.context, self.model.words(query)
+            context, words = self.model.module.longest_text, self.model.words(query)
             if words > context:
                 raise ValueError(
                     f"a query of {words:,} tokens, {query[:40]!r}...; the model reads {context}"
