@@ -176,6 +176,22 @@ CASES: dict[str, Case] = {
     "python -m vlt.chat VIDEO... --model=DIR [--ask TEXT] [--json]": run(
         f"python -m vlt.chat {VIDEO} --model=tiny_chat --ask 'what do you see ?' --json"
     ),
+    "python -m vlt.embed VIDEO... --model=DIR --out=INDEX [--window=4s|shots|whole] [--stride=2s] "
+    "[--export=FILE] [--json]": run(
+        "python -m vlt.embed my/videos --model=tiny_clip --out=all --window=1s --stride=1s --json "
+        "--export=all.npz",
+        needs="lancedb",
+    ),
+    "python -m vlt.search QUERY... --index=INDEX [--video=FILE] [--image=FILE] [--where=SQL] "
+    "[--calibrate] [--json]": run(
+        f"python -m vlt.search 'a circle' --index=all --video={VIDEO} --where='start < 1' --json",
+        needs="lancedb",
+    ),
+    "python -m vlt.classify VIDEO... --model=DIR --labels=FILE|A,B,C [--template=TEXT] "
+    "[--csv | --json]": run(
+        "python -m vlt.classify my/videos --model=tiny_clip --labels=circle,square "
+        "--template='a red {}' --csv"
+    ),
     "python -m vlt.score PREDICTIONS REFERENCES [--intersection] [--json]": run(
         "python -m vlt.score PREDICTIONS.json REFERENCES.json --json",
         f"python -m vlt.caption {VIDEO} --json > captions.jsonl",

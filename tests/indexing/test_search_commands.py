@@ -46,7 +46,7 @@ def test_embed_tells_of_each_video_and_exports(index, videos, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert out == "" and "zz.mov: cannot be opened" in err and "2 of 3 were in it" in err
     with np.load(files[0]) as stored:
-        assert len(stored["paths"]) == len(stored["spans"]) == len(stored["vectors"]) == 16
+        assert len(stored["paths"]) == len(stored["spans"]) == len(stored["vectors"]) == 20
         vectors = stored["vectors"]
     import pyarrow.parquet
 
