@@ -6,6 +6,7 @@ configs/tempme.py:BASE_METHOD        what the paper compares with, one of `METHO
 configs/tempme.py:msrvtt_BACKBONE_METHOD   a method of text-video retrieval, one of `COMPARED`
 configs/tempme.py:msrvtt_b32_vop_published   VoP's own weights, evaluated
 configs/tempme.py:msrvtt_b32_NAME    an ablation of `ABLATIONS`, or a schedule of `SCHEDULES`
+configs/tempme.py:msrvtt_UMT         the rows of Table 6, one of `MODELS` of configs/umt.py
 configs/tempme.py:own[_METHOD]       your videos, data.train.manifest
 
 Layers count from 0 here, from 1 in the paper. Figure 5 by overrides, for example
@@ -22,6 +23,7 @@ from vlt import configuration
 
 from . import common
 from .retrieval_methods import COMPARED, LEAVES, METHODS, options, rules
+from .umt import RETRIEVAL as UMT
 
 # Frames and words, the protocol, manifests of data_pipelines/, and steps of an epoch.
 SHORT, LONG = {"frames": 12, "words": 32}, {"frames": 64, "words": 64}
@@ -230,6 +232,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "msrvtt_b32_lora_f8": functools.partial(retrieval, "msrvtt_b32", "lora", frames=8),
     **{f"msrvtt_b32_{name}": functools.partial(ablation, name) for name in ABLATIONS},
     **{f"msrvtt_b32_{schedule_name(s)}": functools.partial(schedule, s) for s in SCHEDULES},
+    **UMT,
     **{"_".join(filter(None, ("own", m))): functools.partial(own_videos, m) for m in METHODS},
     **{
         f"{base}_{method}": functools.partial(compared, base, method)

@@ -20,10 +20,18 @@ def blip_question(text: str) -> str:
     return _PUNCTUATION.sub("", text.lower()).rstrip()
 
 
+def umt(text: str) -> str:
+    """UMT's pre_text: lower case, punctuation left out, hyphens and slashes to spaces."""
+    bare = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower())
+    spaced = re.sub(r"[-/]", " ", bare).replace("<person>", "person")
+    return re.sub(r"\s{2,}", " ", spaced).strip()
+
+
 RULES: dict[str, Callable[[str], str]] = {
     "": str,
     "blip_caption": blip_caption,
     "blip_question": blip_question,
+    "umt": umt,
 }
 
 

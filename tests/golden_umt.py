@@ -1,0 +1,74 @@
+"""UMT's published numbers, and the model folders of the weights that they are of."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import load_file
+
+from vlt.convert import convert, parse_settings
+from vlt.convert.table import to_tensors
+from vlt.convert.umt import UMT
+from vlt.model_io.build import make_model
+from vlt.model_io.folder import read_model_folder
+from vlt.models.spec import with_visual
+
+HEADS = {
+    "retrieval": ("visual.heads=4", "text.heads=3", "visual.image_size=24"),
+    "qa": ("visual.heads=3", "text.heads=3", "visual.image_size=24"),
+}
+TOKENS, TEXT, LOSS, PROBABILITY, GRADIENT = 2e-5, 5e-5, 2e-4, 1e-4, 1e-3
+
+
+def words(path: Path) -> str:
+    """A BERT vocabulary of 60 words, whose special tokens are those of the golden numbers."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    path.write_text("\n".join([*special, *(f"w{i}" for i in range(55))]) + "\n")
+    return str(path)
+
+
+def source(shared: Path, name: str) -> Path:
+    """The file of published names."""
+    return shared / f"golden/umt/{name}.safetensors"
+
+
+def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
+    """What the published code put out; videos with their channels last, ids of 32 bits."""
+    with np.load(shared / f"golden/umt/{name}.npz") as file:
+        found = dict(file)
+    found = {key: x.astype(np.int32) if x.dtype == np.int64 else x for key, x in found.items()}
+    return found | {"video": np.moveaxis(found["video"], 2, -1)}
+
+
+def weights(shared: Path, name: str) -> dict[str, np.ndarray]:
+    """Its tensors by published name."""
+    return load_file(source(shared, name))
+
+
+def converted(shared: Path, name: str, work: Path, *settings: str) -> Path:
+    """A model folder of them."""
+    given = parse_settings([*HEADS[name], *settings])
+    tokenizer = words(work / "vocab.txt")
+    convert(source(shared, name), work / "model", settings=given, tokenizer=tokenizer)
+    return work / "model"
+
+
+def loaded(folder: Path, frames: int, **changes: Any) -> tuple[Any, Any]:
+    """The module and its parameters. changes: of the vision tower's spec."""
+    config, params = read_model_folder(folder)
+    # Without what only training drops.
+    text = dataclasses.replace(config.spec.text, dropout=0.0)
+    spec = dataclasses.replace(with_visual(config.spec, **changes), text=text)
+    return make_model(spec, config.methods, frames), params
+
+
+def norms(kind: str, gradient: Any, names: np.ndarray) -> np.ndarray:
+    """Of our gradient, by published name."""
+    family = UMT.for_kind(kind)
+    leaves = dict(traverse_util.flatten_dict(jax.device_get(gradient), sep="/"))
+    tensors, left = to_tensors(family.rules, leaves)
+    assert not left
+    return np.array([np.linalg.norm(tensors[family.canonical(str(name))]) for name in names])
