@@ -214,6 +214,8 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
             "losses": {},  # weight by name of what a method puts out for training
             "largest_scale": 100.0,  # of logits; 0: any
             "descriptions": (),  # files of ETL4Video's layout, one for each kind
+            "sentences": (),  # the same, of sentences that a method reads one by one
+            "sentence_templates": (),  # of each kind, {} a sentence and {class} the class's name
             "consistency": 0.0,  # weight of the consistency loss, MSTA's alpha
             # `largest` and `ratio` of vlt/tasks/weight_interpolation.py (Open-VCLIP).
             "interpolation": {},
@@ -299,6 +301,8 @@ def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) ->
             # with the mean of unit "vectors".
             "combine": "cosines",
             "scale": 0.0,  # of cosines; 0: the model's own
+            "sentences": (),  # files of what describes the classes, as of the task
+            "sentence_templates": (),
         }
     )
     section.update(data)

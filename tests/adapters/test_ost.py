@@ -1,12 +1,17 @@
 """OST against golden numbers of the published modules."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_recognition import converted, numbers
+from golden_recognition import check_gradients, converted, numbers
 
 from vlt.adapters.ost import OST, transport_plan
 from vlt.models.vit import normalize
+from vlt.tasks.recognition import Recognition
+from vlt.tasks.task import StepInputs
 
 NAME = "ost/a_frames6"
 
@@ -60,6 +65,36 @@ def test_scores(golden, model):
         np.testing.assert_allclose(transported, golden[f"ot_{kind}"], atol=1e-4)
     np.testing.assert_allclose(scale * scores, golden["logits"], atol=1e-4)
     np.testing.assert_allclose(scale * alone, golden["logits_video0_alone"], atol=1e-4)
+
+
+def test_a_training_step(golden, model):
+    """Divergences both ways, summed, of a batch and what describes its classes."""
+    module, params = model
+    ids = np.concatenate([golden["spatial_ids"], golden["temporal_ids"]], axis=1).astype(np.int32)
+    task = Recognition(ids, contrast="sum", kinds=2, largest_scale=0.0)
+    batch = {"video": golden["video"], "label": jnp.asarray(golden["labels"], jnp.int32)}
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def loss(params):
+        inputs = StepInputs(module, params, {}, batch, jax.random.key(0), {})
+        outputs = task.forward(inputs)
+        return task.loss(task.features(outputs, batch))[0], outputs["logits"]
+
+    (value, logits), gradients = loss(params)
+    np.testing.assert_allclose(logits, golden["train_logits"], atol=1e-4)
+    np.testing.assert_allclose(value, golden["loss"], rtol=1e-5)
+    check_gradients(golden, "ost", gradients)
+
+
+def test_a_model_that_reads_sentences_needs_some(golden, model):
+    module, params = model
+    task = Recognition(golden["spatial_ids"][:, 0], contrast="sum")
+    with pytest.raises(ValueError, match="sentences name 0 kinds, and the model reads sentences"):
+        task.initial_state(module, params, {})
+    told = Recognition(golden["spatial_ids"], contrast="sum", kinds=1)
+    with pytest.raises(ValueError, match="sentences name 1 kinds, and the model reads no sent"):
+        told.initial_state(module.clone(methods=()), params, {})
 
 
 def test_a_plan_has_the_marginals_and_is_exact_for_one():

@@ -28,6 +28,7 @@ SPEC = DualEncoderSpec(VisionSpec(8, 4, 16, 1, 2, 32), TextSpec(6, 30, 16, 1, 2,
 CLASSES = ["23 4", "15", "16 27", "9", "20 3", "11", "12 19"]
 SECTION = {"protocol": "own_data", "allow_subset": False, "template": "{}", "templates": ""}
 SECTION |= {"combine": "cosines", "scale": 0.0}
+SECTION |= {"sentences": (), "sentence_templates": ()}
 SECTION |= {"sampler": {"name": "segment_centre", "frames": 2, "clips": 1}}
 TEMPLATES = ["{} 3", "8 {}", "7 {} 5"]
 VIDEOS, UNREAD = 21, 4  # three batches of eight, the last not full

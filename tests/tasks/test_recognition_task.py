@@ -64,7 +64,8 @@ PLAIN = dataclasses.replace(TASK, descriptions=(), consistency=0.0)
 class Tables:
     """Embeds a video, or a text, as the row of a table that its first number names."""
 
-    scores_pairs = False
+    scores_pairs = reads_sentences = False
+    known_classes = 0
 
     def clone(self, methods):
         return self
@@ -353,6 +354,8 @@ def test_one_device_and_eight_agree_and_share_the_texts():
 
 class Numbers:
     """Each word is a number."""
+
+    cut = 0
 
     def __call__(self, texts):
         rows = np.zeros((len(texts), 6), np.int32)

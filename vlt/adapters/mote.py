@@ -84,9 +84,13 @@ class MoTE(Method):
     def known_classes(self) -> int:
         return self.classes
 
+    @property
+    def keeps_classes(self) -> bool:
+        return bool(self.classes)
+
     def init_from_classes(self, params: dict, classes: jax.Array) -> dict:
-        """`classes` are kept."""
-        return params | {"mote": {"classes": classes}} if self.classes else params
+        """They are what other classes are compared with."""
+        return params | {"mote": {"classes": classes}}
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for more frames than positions, and for heads that do not divide the

@@ -20,8 +20,9 @@ from vlt.evaluation.recognition_protocols import (
 from vlt.evaluation.retrieval import Found, embed_texts, encode_videos, pair_scores
 from vlt.pytrees.fields import near
 from vlt.storage.files import new_file
-from vlt.tasks.recognition import MAX_LOGIT_SCALE, averaged
+from vlt.tasks.recognition import MAX_LOGIT_SCALE, averaged, grouped
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
+from vlt.tasks.sentences import read_sentences
 from vlt.tasks.templates import read_templates
 
 # What is made of several templates.
@@ -48,7 +49,10 @@ def recognition(
     """
     labels, label = _labels(section, data)
     combine = section["combine"]
-    texts = embed_classes(predictor, params, data.classes, read_templates(section), combine)
+    if section["sentences"]:
+        texts = embed_sentences(predictor, params, data.classes, section)
+    else:
+        texts = embed_classes(predictor, params, data.classes, read_templates(section), combine)
     own = np.exp(np.minimum(params["logit_scale"], np.log(MAX_LOGIT_SCALE)))
     scale = float(section["scale"] or own)
     read, scores = [], []
@@ -82,6 +86,8 @@ def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:
     """Names of what `recognition` finds. Raises as it does."""
     _labels(section, data)
     read_templates(section)
+    if section["sentences"]:
+        read_sentences(section, data.classes)
     if section["combine"] not in COMBINED:
         raise ValueError(
             f"unknown combine: {section['combine']!r}{near(section['combine'], COMBINED)}"
@@ -168,9 +174,32 @@ def embed_classes(
     pairs; of `vectors` what stands for all templates, [c, ...].
     """
     texts = [template.replace("{}", name) for name in names for template in templates]
-    found = embed_texts(predictor, params, texts)
+    found = embed_texts(predictor, params, texts, _known(predictor, names, len(templates)))
     if combine == "vectors" and len(templates) > 1:
         return jax.tree.map(np.asarray, averaged(found, len(names)))
     if combine == "probabilities" or predictor.module.scores_pairs:
         return found
     return found.reshape(len(names), len(templates), -1).mean(1)
+
+
+def _known(predictor: Predictor, names: Sequence[str], templates: int) -> np.ndarray | None:
+    """Which of the classes that a method knows one by one these are, in so many templates each;
+    None where it knows not all."""
+    known = {name: index for index, name in enumerate(predictor.trained_classes)}
+    if not predictor.module.known_classes or not known.keys() >= {*names}:
+        return None
+    return np.repeat(np.array([known[name] for name in names], np.int32), templates)
+
+
+def embed_sentences(
+    predictor: Predictor, params: Any, names: Sequence[str], section: Mapping[str, Any]
+) -> Found:
+    """What `pair_scores` reads of classes that sentences describe, [c, ...].
+
+    Raises:
+        ValueError: no method of the model reads sentences; and as `read_sentences`.
+    """
+    if not predictor.module.reads_sentences:
+        raise ValueError("sentences: no method of the model reads them")
+    found = embed_texts(predictor, params, read_sentences(section, names))
+    return jax.tree.map(np.asarray, grouped(found, len(names), len(section["sentences"])))

@@ -333,6 +333,11 @@ class Method:
         """Whether `score` reads of each class the `sentences` [c, kinds, n, e] that describe it."""
         return False
 
+    @property
+    def keeps_classes(self) -> bool:
+        """Whether `init_from_classes` keeps some."""
+        return False
+
     def init_from_classes(self, params: dict, classes: jax.Array) -> dict:
         """New leaves that hold unit vectors [c, e] of the classes that are trained on, as the text
         tower has them before the first step; `params` is the whole tree."""

@@ -19,11 +19,12 @@ from vlt.tasks.mixing import Mixing
 from vlt.tasks.question_answering import QuestionAnswering
 from vlt.tasks.recognition import Descriptions, Recognition
 from vlt.tasks.retrieval import Retrieval
+from vlt.tasks.sentences import read_sentences
 from vlt.tasks.task import Task
 from vlt.tasks.templates import read_templates
 from vlt.tasks.weight_interpolation import WeightInterpolation
 
-SOME_CLASSES = 8  # where only shapes matter and no number is given
+SOME_CLASSES, SOME_SENTENCES = 8, 4  # of each kind, where only shapes matter and no number is given
 
 
 def _retrieval(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
@@ -55,8 +56,11 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
     section, context = config["task"], config["model"]["context"]
     options = _recognition_options(section)
     if tokenizer is None:
-        classes = np.zeros((section["class_count"] or SOME_CLASSES, context), np.int32)
-        kinds = [Descriptions(classes, np.arange(len(classes))) for _ in section["descriptions"]]
+        each = (len(section["sentences"]) * SOME_SENTENCES,) if section["sentences"] else ()
+        count = section["class_count"] or SOME_CLASSES
+        classes = np.zeros((count, *each, context), np.int32)
+        told = np.zeros((count, context), np.int32)
+        kinds = [Descriptions(told, np.arange(count)) for _ in section["descriptions"]]
         return Recognition(classes, kinds, **options)
     names = class_names(config["data"]["train"])
     if section["class_count"] not in (0, len(names)):
@@ -67,11 +71,32 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
         tokenized(read_descriptions(resolve(path), names), tokenizer)
         for path in section["descriptions"]
     ]
+    if section["sentences"]:
+        ids = tokenizer(read_sentences(section, names, "task."))
+        return Recognition(ids.reshape(len(names), -1, ids.shape[-1]), kinds, **options)
     templates = read_templates(section, "task.")
-    ids = tokenizer([template.replace("{}", name) for name in names for template in templates])
+    ids = _whole([t.replace("{}", name) for name in names for t in templates], tokenizer, spec)
     if len(templates) > 1:
         ids = ids.reshape(len(names), len(templates), -1)
     return Recognition(ids, kinds, **options)
+
+
+def _whole(texts: list[str], tokenizer: Tokenizer, spec: Spec) -> np.ndarray:
+    """Ids of texts of classes.
+
+    Raises:
+        ValueError: one is longer than `model.context`, which could be longer.
+    """
+    cut = tokenizer.cut
+    ids = tokenizer(texts)
+    if tokenizer.cut > cut and tokenizer.context < spec.text.context:
+        long = max(texts, key=len)
+        raise ValueError(
+            f"{tokenizer.cut - cut} texts of classes are longer than model.context="
+            f"{tokenizer.context} tokens, such as {long!r:.120}; the text tower has "
+            f"{spec.text.context}, of which methods may need some"
+        )
+    return ids
 
 
 def _recognition_options(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,6 +106,7 @@ def _recognition_options(section: Mapping[str, Any]) -> dict[str, Any]:
         **{name: section[name] for name in names},
         "mixing": Mixing(*mixing) if any(mixing[:2]) else None,
         "losses": dict(section["losses"]),
+        "kinds": len(section["sentences"]),
     }
 
 

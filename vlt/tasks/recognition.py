@@ -52,6 +52,8 @@ class Recognition(Task):
     losses: weight by name of what a method puts out for training: numbers [b], or embeddings of
         frames [b, t, e], from which all classes are told once more.
     largest_scale: of logits; 0 for any.
+    kinds: of how many kinds the k texts of a class are sentences that describe it, which a method
+        reads one by one, all in each step; 0 where they are its name in templates.
 
     Raises:
         ValueError: a consistency loss without descriptions, or descriptions without it; a contrast
@@ -66,6 +68,7 @@ class Recognition(Task):
     contrast: str = ""
     losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
     largest_scale: float = MAX_LOGIT_SCALE
+    kinds: int = 0
 
     model_inputs: ClassVar[tuple[str, ...]] = ("video",)
     loss_inputs: ClassVar[tuple[str, ...]] = ("label",)
@@ -112,7 +115,7 @@ class Recognition(Task):
         """With what clips are mixed with, or the `template` [b] of each one's text."""
         if self.mixing is not None:
             return self.mixing.drawn(batch, rng)
-        if self.contrast and self.templates > 1:
+        if self.contrast and self.templates > 1 and not self.kinds:
             return {
                 **batch,
                 "template": jax.random.randint(rng, batch["label"].shape, 0, self.templates),
@@ -128,21 +131,54 @@ class Recognition(Task):
         that scores pairs, what its scores read of texts.
 
         Raises:
-            ValueError: a consistency loss of texts that nothing changes.
+            ValueError: a consistency loss of texts that nothing changes; a model whose methods
+                know other classes, or need sentences.
         """
         params, state = merge(trained, frozen), {}
-        ids = self._rows()
-        if not leaves_read(lambda leaves: embedded(model, merge(leaves, frozen), ids), trained):
+        if trained:
+            self._check_classes(model)
+        if not leaves_read(lambda leaves: self._embedded(model, merge(leaves, frozen)), trained):
             if self.consistency:
                 raise ValueError("task.consistency: nothing of the text tower is trained")
-            found = embedded(model, params, ids)
-            found = found if model.scores_pairs else normalize(found)
+            found = self._embedded(model, params)
             state["classes"] = self._by_class(found) if self.contrast else self._averaged(found)
         if self.descriptions:
             bare = model.clone(methods=())
             means = [self._mean_by_class(bare, params, kind) for kind in self.descriptions]
             state["descriptions"] = normalize(jnp.stack(means))
         return state
+
+    def _check_classes(self, model: VideoModel) -> None:
+        known = model.known_classes
+        if known not in (0, len(self.classes)):
+            raise ValueError(
+                f"a method of the model is for {known} classes, but {len(self.classes)} are "
+                "trained on: set its option `classes`"
+            )
+        if model.reads_sentences != bool(self.kinds):
+            has = "reads sentences of classes" if model.reads_sentences else "reads no sentences"
+            raise ValueError(
+                f"task.sentences name {self.kinds} kinds, and the model {has}: it takes both, or "
+                "neither"
+            )
+
+    def initial_params(self, model: VideoModel, params: dict[str, Any]) -> dict[str, Any]:
+        """With the classes that methods keep, as the text tower has them before the first step."""
+        keeping = [method for method in model.methods if method.keeps_classes]
+        if not keeping:
+            return params
+        self._check_classes(model)
+        found = self._averaged(self._embedded(model, params))
+        classes = normalize(found["features"] if model.scores_pairs else found)
+        for method in keeping:
+            params = method.init_from_classes(params, classes)
+        return params
+
+    def _embedded(self, model: VideoModel, params: dict[str, Any]) -> Any:
+        """What is read of `_rows`; unit vectors, where no method scores pairs."""
+        owners = self._owners() if model.known_classes else None
+        found = embedded(model, params, self._rows(), owners)
+        return found if model.scores_pairs else normalize(found)
 
     def _mean_by_class(
         self, model: VideoModel, params: dict[str, Any], kind: Descriptions
@@ -156,12 +192,18 @@ class Recognition(Task):
         """Ids [c * k, l] of all texts, class after class."""
         return self.classes.reshape(-1, self.classes.shape[-1])
 
+    def _owners(self) -> np.ndarray:
+        """The class [c * k] of each of them."""
+        return np.repeat(np.arange(len(self.classes)), self.templates)
+
     def _by_class(self, found: Any) -> Any:
         """[c * k, ...] -> [c, k, ...]."""
         return jax.tree.map(lambda x: x.reshape(len(self.classes), -1, *x.shape[1:]), found)
 
     def _averaged(self, found: Any) -> Any:
         """What was made of `_rows` -> of each class, [c, ...]."""
+        if self.kinds:
+            return grouped(found, len(self.classes), self.kinds)
         return found if self.templates == 1 else averaged(found, len(self.classes))
 
     def forward(self, inputs: StepInputs) -> dict[str, jax.Array]:
@@ -173,12 +215,16 @@ class Recognition(Task):
         """
         model, params = inputs.model, inputs.params
 
-        def apply(method: str, stream: int, *x: Any) -> Any:
+        def apply(method: str, stream: int, *x: Any, **told: Any) -> Any:
             rngs = named_rngs(jax.random.fold_in(inputs.rng, stream))
-            return model.apply({"params": params}, *x, train=True, rngs=rngs, method=method)
+            return model.apply({"params": params}, *x, train=True, rngs=rngs, method=method, **told)
+
+        def encode(ids: jax.Array, classes: jax.Array) -> Any:
+            told = {"classes": classes} if model.known_classes else {}
+            return text_parts(model, *apply("encode_text", 1, ids, **told))
 
         video, out = apply("encode_video", 0, self._pixels(inputs))
-        texts = self._texts(inputs, lambda ids: text_parts(model, *apply("encode_text", 1, ids)))
+        texts = self._texts(inputs, encode)
         unit = normalize(texts["features"]) if model.scores_pairs else texts
         scale = jnp.exp(params["logit_scale"])
         scale = scale.clip(max=self.largest_scale) if self.largest_scale else scale
@@ -204,20 +250,22 @@ class Recognition(Task):
             return batch["video"]
         return mixed(model.pixels(batch["video"]), model.pixels(batch["other_video"]), batch)
 
-    def _texts(self, inputs: StepInputs, encode: Callable[[jax.Array], Any]) -> Any:
+    def _texts(self, inputs: StepInputs, encode: Callable[[jax.Array, jax.Array], Any]) -> Any:
         """What is read of the texts of all classes, or of a batch's."""
-        state, ids = inputs.state, jnp.asarray(self._rows())
+        state, rows = inputs.state, (jnp.asarray(self._rows()), jnp.asarray(self._owners()))
         if not self.contrast:
-            return (
-                state["classes"]
-                if "classes" in state
-                else self._averaged(map_sharded_rows(encode, ids))
-            )
+            if "classes" in state:
+                return state["classes"]
+            return self._averaged(map_sharded_rows(lambda rows: encode(*rows), rows))
         label = inputs.batch["label"]
+        if self.kinds:
+            chosen = [self._by_class(x)[label] for x in rows]
+            each = encode(*(x.reshape(-1, *x.shape[2:]) for x in chosen))
+            return grouped(each, len(label), self.kinds)
         which = label, inputs.batch.get("template", jnp.zeros_like(label))
         if "classes" in state:
             return jax.tree.map(lambda x: x[which], state["classes"])
-        return encode(self._by_class(ids)[which])
+        return encode(*(self._by_class(x)[which] for x in rows))
 
     def _extras(
         self,
@@ -310,6 +358,16 @@ def averaged(found: Any, classes: int) -> Any:
     return {"features": averaged(found["features"], classes)}
 
 
+def grouped(parts: Mapping[str, Any], classes: int, kinds: int) -> dict[str, Any]:
+    """What a model's scores read of so many classes, of what they read of all their sentences.
+
+    `features` [c, e], the mean of unit vectors, and `sentences` [c, kinds, n, e].
+    """
+    features = parts["features"]
+    sentences = features.reshape(classes, kinds, -1, features.shape[-1])
+    return {"features": normalize(sentences).mean((1, 2)), "sentences": sentences}
+
+
 def consistency_loss(texts: jax.Array, descriptions: jax.Array) -> jax.Array:
     """Sum over kinds of 1 - cosine, mean over classes (MSTA, Eq. 14).
 
@@ -318,18 +376,23 @@ def consistency_loss(texts: jax.Array, descriptions: jax.Array) -> jax.Array:
     return (1 - jnp.einsum("ce,kce->kc", texts, descriptions)).sum(0).mean()
 
 
-def embedded(model: VideoModel, params: dict[str, Any], ids: np.ndarray) -> Any:
+def embedded(
+    model: VideoModel, params: dict[str, Any], ids: np.ndarray, classes: np.ndarray | None = None
+) -> Any:
     """Text features [s, e], not normalised, of ids [s, l], some at a time.
 
-    Of a model that scores pairs, all that its scores read of texts, by name.
+    Of a model that scores pairs, all that its scores read of texts, by name. classes: [s] that
+    the texts name, of those that a method knows.
     """
+    rows = (jnp.asarray(ids), *(() if classes is None else (jnp.asarray(classes),)))
 
-    def encode(row: jax.Array) -> Any:
-        out = model.apply({"params": params}, row[None], method="encode_text")[1]
+    def encode(row: tuple[jax.Array, ...]) -> Any:
+        told = {"classes": row[1][None]} if len(row) > 1 else {}
+        out = model.apply({"params": params}, row[0][None], method="encode_text", **told)[1]
         parts = text_parts(model, out["text_features"], out)
         return jax.tree.map(lambda x: x[0], parts)
 
-    return jax.lax.map(encode, jnp.asarray(ids), batch_size=SENTENCES)
+    return jax.lax.map(encode, rows, batch_size=SENTENCES)
 
 
 def text_parts(model: VideoModel, features: jax.Array, out: Mapping[str, Any]) -> Any:

@@ -1,36 +1,17 @@
 """Sentences that describe classes, equally many of each kind, which a method reads one by one."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlt.data.resources import resolve
-from vlt.models.vit import normalize
 from vlt.tasks.descriptions import DescriptionError, read_descriptions
 
 NAME = "{class}"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sentences:
-    """texts: of each class, after each other, those of every kind, n each."""
-
-    texts: Sequence[str]
-    classes: int
-    kinds: int
-
-    def grouped(self, parts: Mapping[str, Any], classes: int) -> dict[str, Any]:
-        """What a model's scores read of so many classes, of what they read of all their sentences.
-
-        `features` [c, e], the mean of unit vectors, and `sentences` [c, kinds, n, e].
-        """
-        features = parts["features"]
-        sentences = features.reshape(classes, self.kinds, -1, features.shape[-1])
-        return {"features": normalize(sentences).mean((1, 2)), "sentences": sentences}
-
-
-def read_sentences(section: Mapping[str, Any], names: Sequence[str], where: str = "") -> Sentences:
-    """Those of the files `sentences`, one for each kind, each put into the kind's template.
+def read_sentences(section: Mapping[str, Any], names: Sequence[str], where: str = "") -> list[str]:
+    """Those of the files `sentences`, one for each kind, each put into the kind's template: of
+    every class, one after another, those of one kind, then of the next.
 
     section: has `sentences` and `sentence_templates`, in which {} stands for a sentence and {class}
     for the name of its class. where: the section's name in messages, with its dot.
@@ -60,10 +41,9 @@ def read_sentences(section: Mapping[str, Any], names: Sequence[str], where: str 
                     f"{resolve(file)}, class {name}: {len(own)} sentences, where "
                     f"{names[0]} has {count} in {resolve(files[0])}; every class needs as many"
                 )
-    texts = [
+    return [
         template.replace("{}", sentence).replace(NAME, name)
         for name, *own in zip(names, *kinds, strict=True)
         for template, sentences in zip(templates, own, strict=True)
         for sentence in sentences
     ]
-    return Sentences(texts, len(names), len(files))

@@ -68,6 +68,10 @@ class Task:
         so many tokens, [b, l]."""
         return {name: np.arange(size, dtype=np.int32) for name in self.loss_inputs}
 
+    def initial_params(self, model: VideoModel, params: dict[str, Any]) -> dict[str, Any]:
+        """The whole tree, with leaves that hold what the task is about, before training."""
+        return params
+
     @property
     def scores_batch(self) -> bool:
         """Whether the loss reads scores of each sample with the others of its batch."""

@@ -48,6 +48,10 @@ class WeightInterpolation(Task):
         """Those of the task."""
         return self.task.numbers(size, context)
 
+    def initial_params(self, model: VideoModel, params: dict[str, Any]) -> dict[str, Any]:
+        """As of the task."""
+        return self.task.initial_params(model, params)
+
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:

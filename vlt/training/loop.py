@@ -37,6 +37,7 @@ from vlt.training.dialogues import chat_batches
 from vlt.training.metrics_log import MetricsLog, NullMetricsLog
 from vlt.training.program import TrainingProgram, with_sharding
 from vlt.training.rules import partition
+from vlt.training.trained import with_classes
 
 
 class NonFiniteError(RuntimeError):
@@ -99,6 +100,8 @@ class Run:
         """Weights, where the program has them, and checkpoints."""
         config = self.config
         self.model: LoadedModel = load_model(config.model, config.seed)
+        if config.train.steps:
+            self.model = with_classes(self.model, self.task)
         trained, frozen = partition(self.model.params, config.rules)
         self.trained_count = sum(x.size for x in jax.tree.leaves(trained))
         weights = fingerprint(frozen)

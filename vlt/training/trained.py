@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vlt import configuration
+from vlt.data.tokenize import Tokenizer
 from vlt.evaluation.clips import fitted
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params
@@ -16,6 +17,8 @@ from vlt.model_io.view import View
 from vlt.models.points import copy_leaves
 from vlt.pytrees.partition import merge
 from vlt.storage.trees import CheckpointError
+from vlt.tasks.build import make_task
+from vlt.tasks.task import Task
 from vlt.training.averaging import mean_of_checkpoints
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.rules import partition
@@ -31,6 +34,9 @@ def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> Load
     """
     config = configuration.load_saved(workdir)
     loaded = load_model(config.model, config.seed)
+    if any(method.keeps_classes for method in loaded.module.methods):
+        tokenizer = Tokenizer.load(loaded.tokenizer, config.model.context)
+        loaded = with_classes(loaded, make_task(config, loaded.module.spec, tokenizer))
     _, frozen = partition(loaded.params, config.rules)
     checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
     steps = _exported_steps(checkpoints, average)
@@ -40,6 +46,11 @@ def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> Load
     found = _without_training_leaves(loaded, params)
     described = dataclasses.replace(found.config, view=_evaluated_on(config, found))
     return dataclasses.replace(found, config=described)
+
+
+def with_classes(model: LoadedModel, task: Task) -> LoadedModel:
+    """The model as training starts, with what its methods keep of the task's classes."""
+    return dataclasses.replace(model, params=task.initial_params(model.module, model.params))
 
 
 def _exported_steps(checkpoints: TrainingCheckpoints, average: tuple[int, int] | None) -> list[int]:
