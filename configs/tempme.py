@@ -5,6 +5,7 @@ configs/tempme.py:BASE               LoRA and TempMe; BASE is one of `BASES`
 configs/tempme.py:BASE_METHOD        what the paper compares with, one of `METHODS`
 configs/tempme.py:msrvtt_BACKBONE_METHOD   a method of text-video retrieval, one of `COMPARED`
 configs/tempme.py:msrvtt_b32_vop_published   VoP's own weights, evaluated
+configs/tempme.py:BASE_dgl_published DGL's, of `DGL_PUBLISHED`
 configs/tempme.py:msrvtt_b32_NAME    an ablation of `ABLATIONS`, or a schedule of `SCHEDULES`
 configs/tempme.py:msrvtt_UMT         the rows of Table 6, one of `MODELS` of configs/umt.py
 configs/tempme.py:own[_METHOD]       your videos, data.train.manifest
@@ -46,6 +47,8 @@ BASES = {
     "didemo_b32": ("didemo", "clip_b32", "clip_b32"),
     "lsmdc_b32": ("lsmdc", "clip_b32", "clip_b32"),
 }
+# Of which DGL's authors have weights
+DGL_PUBLISHED = ("msrvtt_b32", "msrvtt_b16", "lsmdc_b32", "activitynet_b32")
 TABLE_14 = ("", "lora", "tome")
 MEASURES = ("R@1", "R@5", "R@10", "R-Sum", "MnR")
 
@@ -119,7 +122,11 @@ def own_videos(method: str) -> ConfigDict:
 def compared(base: str, method: str) -> ConfigDict:
     """A method of `COMPARED` on the frozen CLIP of a base, or of your own videos."""
     config = own_videos("full") if base == "own" else retrieval(base, "full")
-    return configuration.apply_overrides(config, COMPARED[method])
+    config = configuration.apply_overrides(config, COMPARED[method])
+    for name in config.model.methods:
+        if "frames" in config.model.get(name, {}):
+            config.model[name].frames = config.model.get_oneway_ref("frames")
+    return config
 
 
 def vop_published() -> ConfigDict:
@@ -129,6 +136,17 @@ def vop_published() -> ConfigDict:
     config.model.update(checkpoint="checkpoints/vop_b32", methods=())
     config.rules = ((".*", "frozen"),)
     config.evals.msrvtt.sampler.name = "segment_centre"
+    config.train.update(steps=0, eval_every=0)
+    return config
+
+
+def dgl_published(base: str) -> ConfigDict:
+    """The weights that DGL's authors published for a base, evaluated as their code does."""
+    name, size, _ = BASES[base]
+    config = retrieval(base, "full")
+    config.model.update(checkpoint=f"checkpoints/dgl_{base}", methods=(), frame_norm=False)
+    config.rules = ((".*", "frozen"),)
+    config.evals[name].sampler.name = "segment_middle"
     config.train.update(steps=0, eval_every=0)
     return config
 
@@ -240,6 +258,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
         for method in COMPARED
     },
     "msrvtt_b32_vop_published": vop_published,
+    **{f"{base}_dgl_published": functools.partial(dgl_published, base) for base in DGL_PUBLISHED},
 }
 
 

@@ -210,6 +210,9 @@ def test_operations_of_btadapter():
         ("msrvtt_b32_prompt", 76_800, 58.2, None),
         ("msrvtt_b32_adapter", 261_312, 53.1, None),
         ("msrvtt_b32_evit", 491_520, 37.2, None),
+        ("msrvtt_b32_dgl", 827_392, 57.568, 652),  # printed: 67.4
+        ("msrvtt_b32_dgl_transformer", 9_575_168, 57.568, 652),
+        ("msrvtt_b16_dgl", 827_392, 216.114, 2416),  # printed: 251.2
         ("msrvtt_b32_prompt_tempme", 92_928, None, 97),
         ("msrvtt_b32_adapter_tempme", 277_440, None, 97),
     ],

@@ -87,9 +87,9 @@ def _operations(
     published = merged_form(model).clone(cls_only=False)
     inputs = example_inputs(model.spec, config["frames"], config["context"])
     video, *_ = inputs
-    # Leaves that were merged are no part of the published form, which leaves them unread.
-    cost, out = count_first(forward(published, "encode_video", capture=True), params, video)
-    whole = count(forward(published, "__call__"), params, *inputs)
+    shapes = params if published.methods == model.methods else abstract_params(published)
+    cost, out = count_first(forward(published, "encode_video", capture=True), shapes, video)
+    whole = count(forward(published, "__call__"), shapes, *inputs)
     run = count(forward(model, "encode_video", train=trained), params, video)
     layers = range(model.spec.visual.layers)
     tokens = [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]

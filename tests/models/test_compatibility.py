@@ -50,6 +50,8 @@ METHODS = {
     "btadapter": ("btadapter", {"depth": 2, "mask_rate": 0.5}),
     "caption_reconstruction": ("caption_reconstruction", {}),
     "clip4clip": ("clip4clip", {"sim_header": "seqLSTM"}),
+    "dgl": ("dgl", {"output": "average_global_prompt_and_frame_cls_token"}),
+    "dgl transformer": ("dgl", {"latent": "transformer", "frames": FRAMES, "tokens": 1}),
     "diffrate": ("diffrate", {"kept": (14, 12, 10), "merged": (13, 11, 9)}),
     "diffrate learned": ("diffrate", {"kept": None, "merged": None, "target": 1e-4}),
     "dual_attention": ("dual_attention", {}),

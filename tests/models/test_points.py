@@ -125,6 +125,17 @@ class AttentionPattern(Method):
         return pattern.replace(source=pattern.source[:, :, :2])
 
 
+class Attend(Method):
+    """Two sets of queries, of which each reads itself."""
+
+    def attention_pattern(self, block, tokens, pattern):
+        def apart(query, key, value):
+            halves = ((x[..., :2, :], x[..., 2:, :]) for x in (query, key, value))
+            return jnp.concatenate([attend(*half) for half in zip(*halves, strict=True)], axis=-2)
+
+        return pattern if block.tower == "text" else pattern.replace(attend=apart)
+
+
 class ParallelAttention(Method):
     def parallel_attention(self, block, tokens, normed, y):
         return y + normed[:, :, : y.shape[2]]
@@ -169,8 +180,8 @@ class Shared(Method):
 
 
 POINTS = (
-    Embed, Stem, ExtraTokens, BeforeAttention, Projection, AttentionPattern, ParallelAttention,
-    Between, MlpPath, SideBranch, Head, Shared,
+    Embed, Stem, ExtraTokens, BeforeAttention, Projection, AttentionPattern, Attend,
+    ParallelAttention, Between, MlpPath, SideBranch, Head, Shared,
 )  # fmt: skip
 
 
@@ -184,6 +195,27 @@ def test_filled_point_changes_the_program(point):
         return program(lambda p, v: module.apply(p, v, method="encode_video")[0], params, video)
 
     assert run(filled) != run(bare)
+
+
+def test_queries_that_read_apart_have_a_softmax_each_and_nothing_else_may_change_it():
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, WIDTH)).astype(np.float32)
+
+    def run(params, x, *methods):
+        return jax.jit(lambda p, x: block(methods).apply(p, Tokens(x)).x)(params, x)
+
+    params = jax.jit(block().init)(jax.random.key(0), Tokens(x))
+    halves = [run(params, half) for half in (x[:, :, :2], x[:, :, 2:])]
+    both = np.concatenate(halves, axis=2)
+    np.testing.assert_allclose(run(params, x, Attend()), both, atol=1e-6)
+    with pytest.raises(ValueError, match="no one table of probabilities"):
+        run(params, x, Attend(), Between())
+
+    class Bias(Method):
+        def attention_pattern(self, block, tokens, pattern):
+            return pattern.add_bias(jnp.zeros(()))
+
+    with pytest.raises(ValueError, match="in the place of the softmax: no method beside it"):
+        run(params, x, Attend(), Bias())
 
 
 def test_trained_selection_changes_the_program():

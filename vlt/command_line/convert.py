@@ -23,6 +23,7 @@ LAYOUTS = {
     "tempme": "TempMe or its LoRA baseline over CLIP",
     "vop": "VoP over CLIP as ModelScope has it",
     "plevu": "PLEVU (Efficient-Prompt) over CLIP",
+    "dgl": "DGL over CLIP, of either latent",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
     "btadapter": "BT-Adapter over CLIP, pre-trained or fine-tuned",
     "clip_hf": "CLIP as transformers saves it",

@@ -6,6 +6,7 @@ from vlt.convert.blip import BLIP, BLIP_HF
 from vlt.convert.btadapter import BTADAPTER, BTADAPTER_EVA
 from vlt.convert.chat_layouts import CHAT_FAMILIES, LLAMA
 from vlt.convert.clip import CLIP_HF, OPEN_CLIP, OPENAI
+from vlt.convert.dgl import DGL
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.mote import MOTE
@@ -36,6 +37,7 @@ FAMILIES = {
         TEMPME,
         VOP,
         PLEVU,
+        DGL,
         BTADAPTER_EVA,
         BTADAPTER,
         CLIP_HF,

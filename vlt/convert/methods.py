@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vlt.convert.dgl import dgl_options
 from vlt.convert.errors import ConversionError
 from vlt.convert.plevu import PLEVU_FRAMES, plevu_options
 from vlt.convert.sizes import common_size, count_layers
@@ -41,6 +42,7 @@ def infer_methods(
         "xclip": _xclip(leaves),
         "vop": vop_options(leaves, notes),
         "plevu": plevu_options(leaves, settings, notes),
+        "dgl": dgl_options(leaves),
     }
     return {name: options for name, options in found.items() if options is not None}, notes
 
@@ -53,7 +55,8 @@ def trained_frames(leaves: Leaves) -> int | None:
         PLEVU_FRAMES,
     )
     counts = [*_clips(leaves).values(), *(len(leaves[path]) for path in tables if path in leaves)]
-    return next(iter(counts), None)
+    counts += [options["frames"] for options in [dgl_options(leaves)] if options]
+    return next(filter(None, counts), None)
 
 
 def _token_mixing(settings: Mapping[str, Any]) -> Options | None:

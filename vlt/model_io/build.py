@@ -140,8 +140,10 @@ def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> N
 
 
 def merged_form(model: Model) -> Model:
-    """The module that is deployed: methods whose leaves go into converted weights are gone."""
-    return model.clone(methods=tuple(m for m in model.methods if not m.mergeable))
+    """The module that is deployed: methods folded, and without those whose leaves go into
+    converted weights."""
+    folded = (method.folded for method in model.methods)
+    return model.clone(methods=tuple(method for method in folded if method is not None))
 
 
 def input_names(spec: Spec) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from vlt.models.gradients import store_gradient
 from vlt.models.points import Method, of_tower
 from vlt.models.products import dot_general
 from vlt.models.rotary import Rotary
-from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
+from vlt.models.tokens import Attend, AttentionOutput, KeysValues, Pattern, Tokens
 
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -164,6 +164,8 @@ class Attention(nn.Module):
         self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
     ) -> tuple[jax.Array, Callable[[], jax.Array]]:
         """What queries find [b, g, h, q, d], and on call the probabilities [b, g, h, q, m]."""
+        if pattern.attend is not None:
+            return self._attend_apart(pattern.attend, query, key, value, pattern)
         if self._by_heads(query, key, pattern):
             y = jax.lax.platform_dependent(query, key, value, cpu=attend_by_heads, default=attend)
             return y, lambda: jnp.divide(*attention_weights(query, key))
@@ -173,10 +175,28 @@ class Attention(nn.Module):
             kept = nn.Dropout(self.dropout, deterministic=False)(weights)
         return weighted_values(kept, total, value), lambda: weights / total
 
+    def _attend_apart(
+        self, attend: Attend, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
+    ) -> tuple[jax.Array, Callable[[], jax.Array]]:
+        """`_attend` by a method's own function."""
+        if self.dropout or not pattern.plain:
+            raise ValueError(
+                "Pattern.attend stands in the place of the softmax: no method beside it, mask or "
+                "dropout may change logits or weights of keys"
+            )
+
+        def probabilities() -> jax.Array:
+            raise ValueError("Pattern.attend: there is no one table of probabilities of all keys")
+
+        return attend(query, key, value), probabilities
+
     def _by_heads(self, query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
         """Whether a CPU takes the heads one by one."""
-        plain = pattern.bias is None and pattern.scale is None and pattern.key_weight is None
-        return plain and not self.dropout and query.shape[-2] * key.shape[-2] >= CPU_CHUNK_LOGITS
+        return (
+            pattern.plain
+            and not self.dropout
+            and query.shape[-2] * key.shape[-2] >= CPU_CHUNK_LOGITS
+        )
 
 
 def attention_weights(

@@ -353,6 +353,11 @@ class Method:
         """Whether `fold_for_inference` leaves nothing but other values of converted weights."""
         return False
 
+    @property
+    def folded(self) -> "Method | None":
+        """What `fold_for_inference` leaves of the method, as it is priced and timed."""
+        return None if self.mergeable else self
+
     def fold_for_inference(self, params: dict) -> tuple["Method | None", dict]:
         """What serves for inference alone: the method, or None, and the whole tree without its
         other leaves. Outputs stay the same up to rounding."""

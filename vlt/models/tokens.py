@@ -147,6 +147,10 @@ def _shifted(readout: jax.Array | None, at: int, by: int) -> jax.Array | None:
     return None if readout is None else jnp.where(readout >= at, readout + by, readout)
 
 
+# Queries, keys and values of heads [b, g, h, q|m, d/h] -> what queries find, [b, g, h, q, d/h].
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
 class Pattern(flax.struct.PyTreeNode):
     """Who attends to whom: point 4.
 
@@ -156,7 +160,9 @@ class Pattern(flax.struct.PyTreeNode):
     to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
     in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
     logits before the bias, broadcastable as it. gather: what is made of keys, and of values,
-    [b, g, h, m, d/h] -> [b, g, h, m', d/h] before they are read; None for nothing.
+    [b, g, h, m, d/h] -> [b, g, h, m', d/h] before they are read; None for nothing. attend:
+    where several sets of queries read different keys, what they find; None for one softmax, which
+    alone has bias, weights and scale.
     """
 
     queries: jax.Array
@@ -167,8 +173,14 @@ class Pattern(flax.struct.PyTreeNode):
     gather: Callable[[jax.Array], jax.Array] | None = flax.struct.field(
         pytree_node=False, default=None
     )
+    attend: Attend | None = flax.struct.field(pytree_node=False, default=None)
     query_places: jax.Array | None = None
     source_places: jax.Array | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing changes logits or weights of keys."""
+        return self.bias is None and self.scale is None and self.key_weight is None
 
     def add_bias(self, bias: jax.Array) -> "Pattern":
         """With `bias` on top of the bias there is."""
