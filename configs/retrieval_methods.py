@@ -103,8 +103,7 @@ _PLEVU: dict[str, Any] = {
     "optimizer.schedule": {"name": "constant"},
     "task.scale": 1 / 0.07,
 }
-# Published with 128 videos on each of four or eight GPUs, in half precision; for LSMDC and ActivityNet
-# at 1e-2 for ten epochs.
+# Published with 128 videos on each of four or eight GPUs, in half precision.
 _DGL: dict[str, Any] = {
     "model.methods": ("dgl",),
     "model.dgl.latent": "linear",

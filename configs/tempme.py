@@ -141,12 +141,13 @@ def vop_published() -> ConfigDict:
 
 
 def dgl_published(base: str) -> ConfigDict:
-    """The weights that DGL's authors published for a base, evaluated as their code does."""
+    """The weights that DGL's authors published for a base, evaluated on a frame of each of equal
+    intervals, as their code does."""
     name, size, _ = BASES[base]
     config = retrieval(base, "full")
     config.model.update(checkpoint=f"checkpoints/dgl_{base}", methods=(), frame_norm=False)
     config.rules = ((".*", "frozen"),)
-    config.evals[name].sampler.name = "segment_middle"
+    config.evals[name].sampler.name = "segment_centre"
     config.train.update(steps=0, eval_every=0)
     return config
 

@@ -59,6 +59,16 @@ SPECS = {
     "blip_retrieval_l16": "blip_l16_retriever",
     "blip_vqa_b16": "blip_b16_answerer",
     "blip_vqa_l16": "blip_l16_answerer",
+    "dgl_msrvtt_b32": "clip_b32",
+    "dgl_msrvtt_b16": "clip_b16",
+    "dgl_lsmdc_b32": "clip_b32",
+    "dgl_activitynet_b32": "clip_b32",
+}
+METHODS = {
+    "dgl_msrvtt_b32": {"dgl": {"latent": "transformer", "frames": 12}},
+    "dgl_msrvtt_b16": {"dgl": {"latent": "transformer", "frames": 12}},
+    "dgl_lsmdc_b32": {"dgl": {}},
+    "dgl_activitynet_b32": {"dgl": {"latent": "transformer", "frames": 64}},
 }
 
 
@@ -71,7 +81,9 @@ SPECS = {
     ],
 )
 def test_sizes_are_those_of_the_models(entry):
-    shapes = model_shapes(SIZES[SPECS.get(entry.name, entry.name)], {}, 8)
+    methods = METHODS.get(entry.name, {})
+    frames = methods.get("dgl", {}).get("frames") or 8
+    shapes = model_shapes(SIZES[SPECS.get(entry.name, entry.name)], methods, frames)
     assert entry.size == 4 * sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 

@@ -78,6 +78,13 @@ def _chat(
     return Published(name, about, family, "see its page", url, file, options, 0, note=note)
 
 
+def _dgl(data: str, about: str, file: str, size: int) -> Published:
+    """Its page names the latents; the command takes the name that its code saves under."""
+    url = f"https://drive.google.com/file/d/{file}/view"
+    name = "ckpt.best.pth.tar"
+    return Published(f"dgl_{data}", about, "dgl", "none stated", url, name, _MERGES, size)
+
+
 _HUB = "https://huggingface.co"
 _LAVIS = "--vision=eva_vit_g.pth"
 
@@ -132,6 +139,30 @@ _ALL = (
         _MERGES,
         0,
         note="its page does not name the file of the weights here",
+    ),
+    _dgl(
+        "msrvtt_b32",
+        "DGL of the transformer's latent over CLIP ViT-B/32, of MSR-VTT",
+        "1QZ4a9p1GJ20W418Njl_j1GJVyTLWiY17",
+        643_409_924,
+    ),
+    _dgl(
+        "msrvtt_b16",
+        "DGL of the transformer's latent over CLIP ViT-B/16, of MSR-VTT",
+        "1DSxSk07AykbEiV8_qYP90bd0HEBfV3tN",
+        636_783_620,
+    ),
+    _dgl(
+        "lsmdc_b32",
+        "DGL of the linear latent over CLIP ViT-B/32, of LSMDC",
+        "1UfzjBuMkfimqg5A6CAV7EDvzb_pU3N7Q",
+        608_418_820,
+    ),
+    _dgl(
+        "activitynet_b32",
+        "DGL of the transformer's latent over CLIP ViT-B/32, of ActivityNet",
+        "13UG-oW7Kc8dzbUUmqcuWySSX3mCn-L6G",
+        651_077_636,
     ),
     Published(
         "eva_clip_g",

@@ -17,7 +17,7 @@ DGL = Family(
     sign=r"(^|\.)(visual\.prompt_embeddings|visual_prompt_embedding|unified_prompt_\w+\..*)$",
     renames=((r"^module\.", ""), (r"^(?!clip\.)", "clip.")),
     dropped=rf"clip\.({OPENAI.dropped}|visual\.position_ids)",
-    view=View("segment_middle", 12),  # of MSR-VTT
+    view=View("segment_centre", 12),  # of MSR-VTT
     rules=tuple(
         dataclasses.replace(rule, source=f"clip.{rule.source}")
         for rule in (
