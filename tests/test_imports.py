@@ -27,7 +27,7 @@ STOREYS = (
     ("indices",),
 )
 DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
-DOORS |= {"classify", "embed", "search"}
+DOORS |= {"classify", "cut", "embed", "search"}
 DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`
 SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
 METHODS = ("adapters", "merging")

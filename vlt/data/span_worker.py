@@ -1,20 +1,27 @@
-"""A process that reads spans of videos: what vlt.data.worker is to clips."""
+"""A process that reads spans of videos, and cuts them: what vlt.data.worker is to clips."""
 
 from typing import Any
 
 import numpy as np
 
 from vlt.data import worker
+from vlt.data.cutting import CutRequest, cut
 from vlt.data.spans import SpansRequest, TimelineRequest, read_spans, read_timeline
 
+Request = CutRequest | SpansRequest | TimelineRequest
 
-def request_of(**fields: Any) -> SpansRequest | TimelineRequest:
-    """Which of both requests these are the fields of."""
+
+def request_of(**fields: Any) -> Request:
+    """Which request these are the fields of."""
+    if "stem" in fields:
+        return CutRequest(**fields)
     return SpansRequest(**fields) if "spans" in fields else TimelineRequest(**fields)
 
 
-def answer(request: SpansRequest | TimelineRequest) -> np.ndarray:
-    """Clips, or a timeline."""
+def answer(request: Request) -> np.ndarray:
+    """Clips, or what is told of a video or of a file that was written."""
+    if isinstance(request, CutRequest):
+        return cut(request)
     return read_spans(request) if isinstance(request, SpansRequest) else read_timeline(request)
 
 

@@ -1,0 +1,114 @@
+"""`vlt cut RANGES|VIDEO --out=DIR`: ranges of videos as files of their own."""
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vlt.command_line.cut import parse
+from vlt.data.clips import DecoderPool
+from vlt.data.cutting import SUFFIXES, CutRequest
+from vlt.data.errors import VideoError
+from vlt.data.spans import SPAN_WORKER
+from vlt.data.text_files import parse_json, read_lines
+from vlt.data.texts import printable
+from vlt.door import run_door
+
+TIMEOUT = 3600.0  # seconds for one range
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """From `start` to `end` of a video, in seconds."""
+
+    video: str
+    start: float
+    end: float
+
+    def name(self) -> str:
+        """Of its file, without suffix."""
+        return f"{Path(self.video).stem[:100]}_{self.start:.2f}-{self.end:.2f}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 when every range was cut."""
+    return run(parse("python -m vlt.cut", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
+    return run_door(lambda: _cut_all(options))
+
+
+def _cut_all(options: argparse.Namespace) -> int:
+    given = (
+        [Range(options.ranges, options.start, options.end)] if options.start is not None else None
+    )
+    ranges = list(_read(options.ranges)) if given is None else given
+    for each in ranges:
+        _check(each)
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    with DecoderPool(1, TIMEOUT, SPAN_WORKER) as pool:
+        for each in dict.fromkeys(ranges):
+            try:
+                told = _cut(pool, each, options.out)
+            except (VideoError, RuntimeError) as error:
+                failed += 1
+                told = {"error": str(error)}
+            _print(each, told, options.json)
+    return 1 if failed else 0
+
+
+def _read(name: str) -> Iterator[Range]:
+    """Of a file, or of stdin.
+
+    Raises:
+        ValueError: a line that holds no range; names it.
+    """
+    lines: Iterable[tuple[int, str]] = enumerate(sys.stdin, 1) if name == "-" else read_lines(name)
+    for number, line in lines:
+        if line.strip():
+            yield _range(f"{name}, line {number}", parse_json(line))
+
+
+def _range(where: str, row: Any) -> Range:
+    found = [row.get(key) for key in ("video", "start", "end")] if isinstance(row, dict) else []
+    match found:
+        case [str(video), int() | float() as start, int() | float() as end]:
+            return Range(video, float(start), float(end))
+    raise ValueError(f"{where}: an object with `video`, `start` and `end` in seconds is needed")
+
+
+def _check(each: Range) -> None:
+    if not 0 <= each.start < each.end < math.inf:
+        raise ValueError(f"{each.video}: from {each.start:g} s to {each.end:g} s is no range")
+
+
+def _cut(pool: DecoderPool, each: Range, out: Path) -> dict[str, Any]:
+    """What was written. A file that is there already stays."""
+    for suffix in SUFFIXES:
+        if (file := out / f"{each.name()}{suffix}").exists():
+            return {"file": str(file), "kept": True}
+    request = CutRequest(each.video, each.start, each.end, str(out / each.name()))
+    told: dict[str, Any] = json.loads(pool.read(request).tobytes())
+    return {"file": str(told["file"]), "copied": bool(told["copied"])}
+
+
+def _print(each: Range, told: dict[str, Any], as_json: bool) -> None:
+    if "error" in told:
+        print(printable(f"error: {told['error']}"), file=sys.stderr)
+    if as_json:
+        text = json.dumps(dataclasses.asdict(each) | told, ensure_ascii=False)
+        print(printable(text), flush=True)
+    elif "file" in told:
+        how = "was there" if "kept" in told else "copied" if told["copied"] else "encoded anew"
+        print(printable(f"{told['file']}: {how}"), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
