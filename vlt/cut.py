@@ -45,10 +45,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _cut_all(options: argparse.Namespace) -> int:
-    given = (
-        [Range(options.ranges, options.start, options.end)] if options.start is not None else None
-    )
-    ranges = list(_read(options.ranges)) if given is None else given
+    if options.start is None:
+        ranges = list(_read(options.ranges))
+    else:
+        ranges = [Range(options.ranges, options.start, options.end)]
     for each in ranges:
         _check(each)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
 """Ranges of videos as files of their own: those that `vlt search` found, or one.
 
 RANGES is a file of JSON Lines with `video`, `start` and `end` in seconds, as `vlt search --json`
-prints them, or - for stdin; VIDEO with --start and --end is one range. Where a range begins and ends
-at keyframes its packets are copied as they are; elsewhere its frames, no other ones, are encoded
-anew. Sound is copied. Files are called after the video and the range; one that is there already is
-left as it is. A line is printed for each, or with --json an object of `video`, `start`, `end`, `file`
-and `copied`, or `error`; the exit status is 1 where a range could not be cut.
+prints them, or - for stdin; VIDEO with --start and --end is one range. Where a range begins and
+ends at keyframes its packets are copied as they are; elsewhere its frames, no other ones, are
+encoded anew. Sound is copied. Files are called after the video and the range; one that is there
+already is left as it is. A line is printed for each, or with --json an object of `video`, `start`,
+`end`, `file` and `copied`, or `error`; the exit status is 1 where a range could not be cut.
 """
 
 import argparse

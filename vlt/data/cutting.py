@@ -1,7 +1,8 @@
 """A range of time of a video file, written as a file of its own.
 
 The compressed packets are copied where they stand for themselves: from a keyframe to another, or to
-the end. Elsewhere the frames of the range, no other ones, are encoded anew as H.264. Sound is copied.
+the end. Elsewhere the frames of the range, no other ones, are encoded anew as H.264. Sound is
+copied.
 """
 
 import contextlib
