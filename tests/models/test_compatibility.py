@@ -45,6 +45,8 @@ VISUAL = {"towers": ("visual",)}
 VOP = {"tokens": 2, "prefix": 1, "suffix": 0, "specific": 1, "frames_apart": 2}
 # Options that fit these sizes; a second entry of a method has another form of it.
 METHODS = {
+    "actionclip": ("actionclip", {"sim_header": "LSTM", "shift": True}),
+    "actionclip cls": ("actionclip", {"sim_header": "Transf_cls", "layers": 1}),
     "adapter": ("adapter", VISUAL | {"positions": ("before_attention", "before_mlp")}),
     "adaptformer": ("adaptformer", {"bottleneck": 4}),
     "btadapter": ("btadapter", {"depth": 2, "mask_rate": 0.5}),

@@ -210,7 +210,8 @@ class ClassTransformer(nn.Module):
         """[b, t, e] -> [b, 1, e]."""
         b, t, width = frames.shape
         token = self.param("class_embedding", cut_normal, (width,))
-        position = self.param("position_embedding", cut_normal, (1 + self.max_frames, width))
+        rows = 1 + self.max_frames
+        position = self.param("class_position_embedding", cut_normal, (rows, width))
         x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, width)), frames], axis=1)
         x = (x + position[: 1 + t]).astype(self.dtype)[:, None]
         for layer in range(self.layers):

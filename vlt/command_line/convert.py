@@ -16,6 +16,8 @@ LAYOUTS = {
     "vita_clip": "Vita-CLIP over CLIP",
     "umt": "UMT, pre-trained or fine-tuned; of its single modality the tower into another's place",
     "mote": "MoTE over CLIP",
+    "actionclip_shift": "ActionCLIP that shifts patches along time",
+    "actionclip": "ActionCLIP over CLIP",
     "ost": "OST, or all of a CLIP as ViFi-CLIP trains it",
     "xclip": "X-CLIP over CLIP, as its authors saved it",
     "xclip_hf": "X-CLIP as transformers saves it",
@@ -78,6 +80,9 @@ SETTINGS = {
         "plevu.prefix": "prompts before the words of a text",
         "plevu.postfix": "prompts behind them",
         "plevu.heads": "heads of the blocks over frames",
+    },
+    "actionclip, actionclip_shift": {
+        "actionclip.published": "false: Conv_1D convolves over time, unlike the published code",
     },
     "llava, minigpt4, instructblip, instructblip_hf, blip2, eva, llama": {
         "text.new_rows": "mean or image: rows of <vid_start> and its like where nobody gives them "

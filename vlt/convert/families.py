@@ -2,6 +2,7 @@
 
 import re
 
+from vlt.convert.actionclip import ACTIONCLIP, ACTIONCLIP_SHIFT
 from vlt.convert.blip import BLIP, BLIP_HF
 from vlt.convert.btadapter import BTADAPTER, BTADAPTER_EVA
 from vlt.convert.chat_layouts import CHAT_FAMILIES, LLAMA
@@ -30,6 +31,8 @@ FAMILIES = {
         VITA_CLIP,
         UMT,
         MOTE,
+        ACTIONCLIP_SHIFT,
+        ACTIONCLIP,
         OST,
         XCLIP,
         XCLIP_HF,

@@ -51,6 +51,8 @@ class Family:
         adapter: regex of the names that a file may hold alone, to be completed from another folder.
             alone: what such a file is, and what to do.
             completed: regex of the leaves that are then taken from it.
+        superseded: {leaf: regex of others}: beside one of which it is left out, unread.
+            methods: options of methods that this layout tells, and no leaf.
         frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
             code fixes. view: what of a video its evaluation sees.
     """
@@ -81,6 +83,8 @@ class Family:
     completed: str = ".*"
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     frame_norm: bool = False
+    superseded: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    methods: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     view: View = View()
 

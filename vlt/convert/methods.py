@@ -20,6 +20,7 @@ Options = dict[str, Any]
 _BRANCH = "visual/btadapter"
 _PROMPTS = "visual/vita_clip"
 _HEAD = "visual/mote"
+_FRAMES_HEAD = "visual/actionclip"
 _CLIP_POSITION = re.compile(r"visual/blocks_(\d+)/clip_position")
 
 
@@ -33,6 +34,7 @@ def infer_methods(
     """
     notes: list[str] = []
     found = {
+        "actionclip": _actionclip(leaves, settings, notes),
         "btadapter": _btadapter(leaves),
         "mote": _mote(leaves),
         "lora": _lora(leaves),
@@ -63,6 +65,32 @@ def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
     """It has no leaves, so a setting says whether a file was trained with it."""
     layers = settings.get("token_mixing.layers")
     return None if layers is None else {"layers": layers}
+
+
+def _actionclip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -> Options | None:
+    """The head whose leaves are there; a convolution reads frames as the published code does."""
+    own = {
+        path.removeprefix(f"{_FRAMES_HEAD}/") for path in leaves if path.startswith(_FRAMES_HEAD)
+    }
+    if "actionclip.published" in settings and "kernel" not in own:
+        raise ConversionError("--set actionclip.published: there is no convolution over frames")
+    if not own:
+        return None
+    if "kernel" in own:
+        published = settings.get("actionclip.published", True)
+        told = "set" if "actionclip.published" in settings else "as its code is"
+        notes.append(f"actionclip.published: {published} ({told})")
+        return {"sim_header": "Conv_1D", "published": published}
+    if any(path.startswith(("input_", "hidden_")) for path in own):
+        return {"sim_header": "LSTM"}
+    cls = any(path.startswith(("class_", "final_norm")) for path in own)
+    table = "class_position_embedding" if cls else "position_embedding"
+    rows = common_size(leaves, f"{_FRAMES_HEAD}/{table}", axis=0)
+    return {
+        "sim_header": "Transf_cls" if cls else "Transf",
+        "layers": max(count_layers(leaves, f"{_FRAMES_HEAD}/blocks_"), 1),
+        "max_frames": max(rows - cls, 1),
+    }
 
 
 def _mote(leaves: Leaves) -> Options | None:

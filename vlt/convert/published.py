@@ -143,6 +143,7 @@ def _convert(
     """Config and float32 leaves of a checkpoint, where its tensors went, and notes."""
     tensors, aliases = untie(family, checkpoint.tensors, checkpoint.path)
     placed = to_leaves(family.rules, tensors, family.canonical, family.dropped, family.left_out)
+    _leave_out(family, placed)
     if not placed.rows:
         some = ", ".join([*tensors][:5])
         raise ConversionError(f"{checkpoint.path}: layout {family.name} has no names like {some}")
@@ -164,6 +165,7 @@ def _convert(
         pixels = _preprocessing(checkpoint, family, spec, settings, notes)
     fits, about = infer_methods(leaves, spec.visual.patch_size, settings)
     notes += about
+    fits = {n: {**family.methods.get(n, {}), **fits.get(n, {})} for n in [*fits, *family.methods]}
     methods = {n: (base.methods if base else {}).get(n, {}) | fit for n, fit in fits.items()}
     frames = trained_frames(leaves) or (base.frames if base else None)
     _check(checkpoint, family, placed, leaves, _shapes(checkpoint, spec, methods, frames))
@@ -177,6 +179,16 @@ def _convert(
         source["base"] = Path(settings["base"]).name
     config = ModelConfig(family.model, spec, methods, pixels, frames, family.frame_norm, source)
     return config, leaves, placed, notes
+
+
+def _leave_out(family: Family, placed: Placed) -> None:
+    """Takes out leaves that others stand in the place of."""
+    for path, others in family.superseded.items():
+        if path in placed.leaves and any(re.fullmatch(others, leaf) for leaf in placed.leaves):
+            row = next(row for row in placed.rows if path in row.targets)
+            placed.rows.remove(row)
+            placed.left_out.append(row.source)
+            del placed.leaves[path]
 
 
 def _view(config: ModelConfig, family: Family) -> View:

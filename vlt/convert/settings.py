@@ -102,6 +102,7 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "plevu.prefix": _count,
     "plevu.postfix": _count,
     "plevu.heads": _count,
+    "actionclip.published": _switch,
     "text.new_rows": _new_rows,
     "qformer.heads": _count,
     "chat.connector": _connector,
