@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.clip4clip import HEAD_WIDTH, FrameTransformer
-from vlt.adapters.mote import NORMAL, QKV
-from vlt.models.block import Attention, Block, LayerNorm, uniform
+from vlt.adapters.mote import NORMAL
+from vlt.models.block import XAVIER_QKV, Attention, Block, LayerNorm, uniform
 from vlt.models.options import require_some
 from vlt.models.points import BlockScope, Method, TowerScope
 from vlt.models.spec import Spec
@@ -131,7 +131,7 @@ class FreshTransformer(FrameTransformer):
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:
         """[b, t, e] -> [b, t, e]."""
-        init = {"kernel_init": NORMAL, "qkv_init": QKV}
+        init = {"kernel_init": NORMAL, "qkv_init": XAVIER_QKV}
         return self.transform(frames, lambda _, *sizes, **options: Block(*sizes, **options, **init))
 
 
@@ -215,7 +215,7 @@ class ClassTransformer(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(token, (b, 1, width)), frames], axis=1)
         x = (x + position[: 1 + t]).astype(self.dtype)[:, None]
         for layer in range(self.layers):
-            x = PostNormLayer(self.train, self.dtype, name=f"blocks_{layer}")(x)
+            x = PostNormLayer(self.train, self.dtype, name=f"layers_{layer}")(x)
         norm = LayerNorm(epsilon=1e-5, dtype=self.dtype, name="final_norm")
         return norm(x[:, 0, :1])
 
@@ -244,7 +244,7 @@ class PostNormLayer(nn.Module):
             CLS_HEADS,
             dtype=self.dtype,
             kernel_init=cut_normal,
-            qkv_init=QKV,
+            qkv_init=XAVIER_QKV,
             dropout=rate,
             name="attention",
         )

@@ -32,8 +32,8 @@ def _layer(source: str, target: str, names: dict[str, str]) -> list[Rule]:
 
 
 def _heads() -> list[Rule]:
-    block, layer = f"{_HEAD}/blocks_{{i}}", f"{_FUSION}transformer.transformer_enc.layers.{{i}}"
-    resblock = f"{_FUSION}transformer.resblocks.{{i}}"
+    block, resblock = f"{_HEAD}/blocks_{{i}}", f"{_FUSION}transformer.resblocks.{{i}}"
+    own, layer = f"{_HEAD}/layers_{{i}}", f"{_FUSION}transformer.transformer_enc.layers.{{i}}"
     lstm = f"{_FUSION}lstm_visual"
     return [
         Rule(f"{_FUSION}frame_position_embeddings.weight", (f"{_HEAD}/position_embedding",)),
@@ -47,9 +47,9 @@ def _heads() -> list[Rule]:
         Rule(f"{_FUSION}shift.weight", (f"{_HEAD}/kernel",), _DEPTHWISE),
         Rule(f"{_FUSION}transformer.cls_token", (f"{_HEAD}/class_embedding",), _TOKEN),
         Rule(f"{_FUSION}transformer.pos_embed", (f"{_HEAD}/class_position_embedding",), FIRST_OF_2),
-        *_layer(layer, block, {"attention": "self_attn", "norm1": "norm1", "norm2": "norm2"}),
-        *dense(f"{layer}.linear1", f"{block}/fc1"),
-        *dense(f"{layer}.linear2", f"{block}/fc2"),
+        *_layer(layer, own, {"attention": "self_attn", "norm1": "norm1", "norm2": "norm2"}),
+        *dense(f"{layer}.linear1", f"{own}/fc1"),
+        *dense(f"{layer}.linear2", f"{own}/fc2"),
         *norm(f"{_FUSION}transformer.transformer_enc.norm", f"{_HEAD}/final_norm"),
     ]
 
@@ -64,7 +64,7 @@ def _towers(block: str) -> list[Rule]:
 
 ACTIONCLIP = Family(
     name="actionclip",
-    sign=r"^fusion_model_state_dict\.(module\.)?(frame_position_embeddings|shift|lstm_visual)\.",
+    sign=r"^fusion_model_state_dict\.",
     renames=(
         (r"^((fusion_)?model_state_dict)\.module\.", r"\1."),
         # Mean pooling is saved without a second entry.

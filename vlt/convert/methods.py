@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from vlt.adapters.actionclip import ActionCLIP
 from vlt.convert.dgl import dgl_options
 from vlt.convert.errors import ConversionError
 from vlt.convert.plevu import PLEVU_FRAMES, plevu_options
@@ -83,13 +84,13 @@ def _actionclip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -
         return {"sim_header": "Conv_1D", "published": published}
     if any(path.startswith(("input_", "hidden_")) for path in own):
         return {"sim_header": "LSTM"}
-    cls = any(path.startswith(("class_", "final_norm")) for path in own)
+    cls = any(path.startswith(("class_", "layers_", "final_norm")) for path in own)
     table = "class_position_embedding" if cls else "position_embedding"
-    rows = common_size(leaves, f"{_FRAMES_HEAD}/{table}", axis=0)
+    rows = common_size(leaves, f"{_FRAMES_HEAD}/{table}", axis=0) - cls
     return {
         "sim_header": "Transf_cls" if cls else "Transf",
-        "layers": max(count_layers(leaves, f"{_FRAMES_HEAD}/blocks_"), 1),
-        "max_frames": max(rows - cls, 1),
+        "layers": max(count_layers(leaves, f"{_FRAMES_HEAD}/{'layers' if cls else 'blocks'}_"), 1),
+        "max_frames": rows if table in own else ActionCLIP.max_frames,
     }
 
 
