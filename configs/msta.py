@@ -27,6 +27,7 @@ from .recognition_methods import (
     METHODS,
     NO_DESCRIPTIONS,
     NO_LOSS,
+    RECIPES,
     ST_ADAPTER,
     trained,
 )
@@ -242,6 +243,13 @@ def changed(make: Callable[[], ConfigDict], overrides: Mapping[str, Any]) -> Con
     return configuration.apply_overrides(make(), dict(overrides))
 
 
+def compared(protocol: str, name: str) -> ConfigDict:
+    """A protocol with another of `METHODS`, by its own recipe if it has one."""
+    config = changed(PROTOCOLS[protocol], METHODS[name])
+    recipe = RECIPES.get(name)
+    return configuration.apply_overrides(config, recipe(protocol, config)) if recipe else config
+
+
 def moving_shapes() -> ConfigDict:
     """Actions of moving shapes: base classes to train on, novel ones of the same motions."""
     config = base(48, 1.0, (), 24, "")
@@ -295,9 +303,9 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "own": own_videos,
     **PROTOCOLS,
     **{
-        f"{protocol}_{name}": functools.partial(changed, make, overrides)
-        for protocol, make in PROTOCOLS.items()
-        for name, overrides in METHODS.items()
+        f"{protocol}_{name}": functools.partial(compared, protocol, name)
+        for protocol in PROTOCOLS
+        for name in METHODS
     },
     **{
         f"base2novel_k400_{name}": functools.partial(

@@ -42,7 +42,9 @@ def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
     and `video_multiply_adds` without normalisations. `video_gmacs_run` prices the forward pass that
     this config runs: with its savings and, where something is trained, with the mask and the
     outputs of training. `trainable_params_published` is the count of CLIP4Clip and TempMe, which
-    leaves out embeddings of patches, words, class and positions and the logit scale.
+    leaves out embeddings of patches, words, class and positions and the logit scale. Where a method
+    scores pairs, what it reads of a video is in the video's price, and `pair_gmacs` is the price of
+    one video with one text.
 
     Of a chat model `video_gmacs` are the vision tower's with its branch, `connector_gmacs` those of
     what follows it, with an instruction of 16 tokens where one is read; `tokens_to_llm` of a video
@@ -88,12 +90,28 @@ def _operations(
     inputs = example_inputs(model.spec, config["frames"], config["context"])
     video, *_ = inputs
     shapes = params if published.methods == model.methods else abstract_params(published)
-    cost, out = count_first(forward(published, "encode_video", capture=True), shapes, video)
+    cost, out = count_first(_embed(published), shapes, video)
     whole = count(forward(published, "__call__"), shapes, *inputs)
     run = count(forward(model, "encode_video", train=trained), params, video)
     layers = range(model.spec.visual.layers)
     tokens = [list(out[f"block_{layer}"].x.shape[1:3]) for layer in layers]
-    return _told(cost, run, tokens) | {"text_gmacs": (whole.total - cost.total) / 1e9}
+    told = _told(cost, run, tokens) | {"text_gmacs": (whole.total - cost.total) / 1e9}
+    if not model.scores_pairs:
+        return told
+    text = count(forward(published, "encode_text"), shapes, inputs[1]).total
+    pair = whole.total - cost.total - text
+    return told | {"text_gmacs": text / 1e9, "pair_gmacs": pair / 1e9}
+
+
+def _embed(model: VideoModel) -> Callable[..., Any]:
+    """(params, video) -> its embedding, with what scores of pairs read of it, and all that is put
+    out."""
+
+    def call(params: Any, video: jax.Array) -> Any:
+        embedding, out = forward(model, "encode_video", capture=True)(params, video)
+        return (embedding, model.video_parts(out)) if model.scores_pairs else embedding, out
+
+    return call
 
 
 def _told(cost: Counts, run: Counts, tokens: list[list[int]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,17 @@ from helpers import NO_TORCH
 from vlt.adapters import xclip
 from vlt.adapters.btadapter import BTAdapter
 from vlt.adapters.xclip import XCLIP
+from vlt.configuration import apply_overrides, load_config
 from vlt.convert import ConversionError, convert, reverse
+from vlt.inspect import inspect_config
 from vlt.model_io.build import abstract_params, init_params
-from vlt.model_io.loading import load_folder
+from vlt.model_io.loading import build_for_shapes, load_folder
 from vlt.models.block import LayerNorm
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.pytrees.paths import by_path
+from vlt.training.rules import partition
 
 NAME = "xclip/a_frames4"
 
@@ -246,3 +251,37 @@ def test_another_branch_leaves_it_no_patches():
     abstract_params(DualEncoder(spec, (XCLIP(), branch), 8))
     with pytest.raises(ValueError, match="name xclip before it in model.methods"):
         abstract_params(DualEncoder(spec, (branch, XCLIP()), 8))
+
+
+def test_leaves_of_the_config_are_as_many_as_published():
+    """MSTA's Table 5 has 132M."""
+    config = load_config("configs/msta.py:full_k400_xclip")
+    params = abstract_params(build_for_shapes(config["model"]))
+    trained = by_path(partition(params, config["rules"])[0])
+    for pattern, count in (
+        (r".*", 131_501_056),
+        (r"visual/blocks_\d+/xclip/.*", 35_453_952),
+        (r"visual/xclip_frames/.*", 3_156_480),
+        (r"xclip_prompts/.*", 6_303_232),
+        (r"visual/xclip_context/.*", 394_752),
+    ):
+        assert sum(x.size for path, x in trained.items() if re.fullmatch(pattern, path)) == count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "frames", "trained", "products", "norms"),
+    [
+        ("clip_b16", 8, 131_501_056, 141.72, 0.16),
+        ("clip_l14", 8, 452_023_296, 651.79, 0.53),
+        ("clip_b32", 16, None, 71.95, 0.08),
+    ],
+)
+def test_counts_of_sizes(size, frames, trained, products, norms):
+    config = load_config("configs/msta.py:full_k400_xclip")
+    sizes = {"model.size": size, "model.frames": frames, "model.checkpoint": "absent"}
+    found = inspect_config(apply_overrides(config, sizes))
+    assert trained in (None, found["trainable_params"])
+    kinds = found["video_gmacs_by_kind"]
+    assert round(kinds["linear"] + kinds["product"], 2) == products
+    assert round(kinds["layer_norm"], 2) == norms and found["pair_gmacs"] > 0
