@@ -26,3 +26,8 @@ def converted(shared: Path, name: str, folder: Path, *settings: str):
     frames, norm = config.frames or 2, config.frame_norm
     model = make_model(config.spec, config.methods, frames, cls_only=False, frame_norm=norm)
     return model, config, params
+
+
+def close(ours, theirs, tolerance: float) -> None:
+    """No number is further off than that."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)

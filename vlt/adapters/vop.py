@@ -19,10 +19,9 @@ import jax.numpy as jnp
 
 from vlt.models.block import KAIMING_UNIFORM, uniform
 from vlt.models.options import TOWERS, require_some
-from vlt.models.points import AnyTower, BlockScope, Embedded, Method, Scope, TowerScope
+from vlt.models.points import AnyTower, BlockScope, Method, TowerScope
 from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens, join_clips
-from vlt.models.vit import normalize
 
 VARIANTS = ("basic", "P", "C", "F", "F+P", "F+C")
 FEWEST_WORDS = 3  # the first, one word, and the one that is read
@@ -48,8 +47,8 @@ class VoP(Method):
     readout: `published` reads the token `prefix` + `suffix` places behind where the end of a text
         was among the words alone. In all but the longest texts that is padding before the suffix,
         which then nothing reads: its gradient is zero. `end` reads the end of a text.
-    renormalize: scores are cosines. The published score is that of a text with the mean of the
-        frames' unit vectors as it is.
+    renormalize: scores are cosines with the mean of the frames. The published score is the mean of
+        the cosines with each.
 
     Raises:
         ValueError: unknown variant or readout; counts that are too small.
@@ -93,14 +92,17 @@ class VoP(Method):
         return TOWERS
 
     @property
+    def frame_scores(self) -> bool:
+        return not self.renormalize
+
+    @property
     def text_positions(self) -> int:
         return self.prefix + self.suffix
 
     def needs_here(self) -> frozenset[str]:
         """Variants tell frames apart by their groups and class tokens."""
         frames = {"frame_groups", "class_token"} if self.variant != "basic" else set()
-        scores = set() if self.renormalize else {"pair_scores"}
-        return super().needs_here() | frames | scores
+        return super().needs_here() | frames
 
     def breaks_here(self) -> frozenset[str]:
         """F puts all frames into one group."""
@@ -165,12 +167,6 @@ class VoP(Method):
         of_each = self.specific if generated else 0
         # Of joined clips, which have a class token of each frame, so do prompts stand.
         return tokens.remove(tokens.cls, self.tokens - of_each + of_each * tokens.cls)
-
-    def score(
-        self, model: Scope, video: Embedded, text: Embedded, scores: jax.Array, train: bool
-    ) -> jax.Array:
-        """Point 9: cosines times the length of the mean of the frames' unit vectors."""
-        return scores * jnp.linalg.norm(normalize(video["frames"]).mean(1), axis=-1, keepdims=True)
 
     def shared_module(self, spec: Spec) -> nn.Module | None:
         """Point 11: one generator for all blocks."""

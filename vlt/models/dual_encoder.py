@@ -35,11 +35,13 @@ class DualEncoder(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """uint8 RGB or normalised float [b, t, H, W, 3] -> unit vectors [b, e], and `out`.
 
-        `out["frames"]` [b, t, e] are the embeddings of frames, `out["raw_frames"]` those before
-        `frame_norm`, where a method scores pairs.
+        With `frame_scores` the mean of the frames' unit vectors instead, whose product with a
+        text's is the mean of their cosines. `out["frames"]` [b, t, e] are the embeddings of frames,
+        `out["raw_frames"]` those before `frame_norm`, where a method scores pairs.
         """
         embedding, out = self.visual(self.pixels(video), train, capture)
-        return normalize(embedding), out | {"video_features": embedding}
+        found = embedding if self.frame_scores else normalize(embedding)
+        return found, out | {"video_features": embedding}
 
     def encode_text(
         self,
@@ -91,8 +93,9 @@ class DualEncoder(VideoModel):
     @nn.compact
     def scores_at_once(self, video: Embedded, text: Embedded, train: bool = False) -> jax.Array:
         """`scores` of all pairs together, of any number."""
-        frames = normalize(video["frames"]) if self.frame_norm else video["frames"]
-        scores = normalize(frames.mean(1)) @ normalize(text["features"]).T
+        unit_frames = self.frame_norm or self.frame_scores
+        mean = (normalize(video["frames"]) if unit_frames else video["frames"]).mean(1)
+        scores = (mean if self.frame_scores else normalize(mean)) @ normalize(text["features"]).T
         for method in self.methods:
             if method.scores_pairs:
                 scores = method.score(self, video, text, scores, train)

@@ -174,6 +174,11 @@ class Method:
         return 0
 
     @property
+    def frame_scores(self) -> bool:
+        """Whether a dual encoder's score is the mean over frames of their cosines with the text."""
+        return False
+
+    @property
     def text_positions(self) -> int:
         """How many positions of a causal text tower its tokens take from words."""
         return 0

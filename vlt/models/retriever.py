@@ -47,7 +47,7 @@ class Retriever(VideoModel):
         reads.
         """
         embedding, out = self.visual(self.pixels(video), train, capture)
-        found = embedding if self.spec.frame_scores else normalize(embedding)
+        found = embedding if self.frame_scores else normalize(embedding)
         return found, out | {"video_features": embedding}
 
     def encode_text(

@@ -55,13 +55,12 @@ class VideoModel(nn.Module):
         Raises ValueError for methods that do not fit the model or each other.
         """
         check_methods(self.methods, self.spec)
-        frame_scores = isinstance(self.spec, BlipSpec) and self.spec.frame_scores
         return VisionTransformer(
             self.spec.visual,
             self.spec.embed_dim,
             self.methods,
             cls_only=self.cls_only,
-            frame_norm=self.frame_norm or frame_scores,
+            frame_norm=self.frame_norm or self.frame_scores,
             shared=shared,
             remat=self.remat,
             drop_path=self.drop_path,
@@ -88,6 +87,12 @@ class VideoModel(nn.Module):
     def reads_sentences(self) -> bool:
         """Whether a method reads sentences that describe classes."""
         return any(method.reads_sentences for method in self.methods)
+
+    @property
+    def frame_scores(self) -> bool:
+        """Whether a score is the mean over frames of their cosines with the text."""
+        published = isinstance(self.spec, BlipSpec) and self.spec.frame_scores
+        return published or any(method.frame_scores for method in self.methods)
 
     @property
     def longest_text(self) -> int:
