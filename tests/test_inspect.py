@@ -78,6 +78,26 @@ def test_btadapter_on_clip_l14() -> None:
     assert report["trainable_weights_video"] == 4 * (12 + 5) * 1024**2 + 64 * 1024 + 768 * 1024
 
 
+@pytest.mark.quick(1)
+@pytest.mark.parametrize(
+    ("name", "trained", "gmacs", "tokens"),
+    [
+        # 120.586 without the products that average what merged, which ours have on top.
+        ("tempme:msrvtt_umt4clip_tempme", 202_427_395, 120.752, [[1, 156], [1, 125]]),
+        ("tempme:msrvtt_umt", 202_411_267, 303.348, [[1, 2352], [1, 2352]]),
+        ("tempme:msrvtt_umt4clip", 202_411_267, 209.881, [[12, 196], [12, 196]]),
+        ("umt_qa", 254_435_898, 303.343, [[1, 2352], [1, 2352]]),
+    ],
+)
+def test_umt(name, trained, gmacs, tokens) -> None:
+    """As published, and with each frame by itself; TempMe's on it is our reading."""
+    file, _, variant = name.partition(":")
+    report = inspect_config(load_config(f"configs/{file}.py" + f":{variant}" * bool(variant)))
+    assert report["trainable_params"] == trained
+    assert report["video_gmacs"] == pytest.approx(gmacs, abs=5e-4)
+    assert report["tokens_per_layer"][-2:] == tokens
+
+
 def test_weights_leave_out_patches_positions_vectors_and_text() -> None:
     report = inspect_config(config("tiny_clip", 8, ("visual/.*|text/.*", {"lr": 1.0})))
     spec = SIZES["tiny_clip"].visual

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlt.data.captions import Cleaning, blip_caption, blip_question
+from vlt.data.captions import Cleaning, blip_caption, blip_question, umt
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,18 @@ from vlt.data.captions import Cleaning, blip_caption, blip_question
 def test_blip_rules(text, caption, question):
     assert blip_caption(text) == caption
     assert blip_question(text) == question
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("A man's dog, isn't happy?", "a mans dog isnt happy"),
+        ("two-year-old/three", "two year old three"),
+        ("<person>  sings  \n", "person sings"),
+    ],
+)
+def test_umts_rule(text, clean):
+    assert umt(text) == clean
 
 
 def test_words_after_the_limit_are_cut_after_the_clean_up():

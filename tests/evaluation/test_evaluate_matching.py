@@ -1,5 +1,6 @@
 """Retrieval with re-ranking is that of all pairs, of any captions a video, on any devices."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 from evaluated import BATCH, Words, clip, data, predictor
 from helpers import run_python
-from small_retriever import params, retriever
+from small_retriever import SPEC, TEXT, params, retriever
 
 from vlt.evaluation import matching
 from vlt.evaluation.protocols import ProtocolError
+from vlt.models.retriever import Retriever
 from vlt.tasks.retrieval_metrics import retrieval_metrics
 
 SECTION = {"protocol": "moving_shapes", "allow_subset": False, "ties": "against"}
@@ -68,6 +70,36 @@ def evaluate(parts, count, unread=(UNREAD,)):
     return matching.matching(*parts, section, data(records(), unread), 0)
 
 
+def test_matching_alone_may_rank_the_candidates(parts, pairs, monkeypatch):
+    """As UMT is published, whose texts also pass their first layers once."""
+    given = []
+    monkeypatch.setattr(matching, "retrieval_metrics", lambda s, *_: given.append(s) or {})
+    section = SECTION | {"rerank": 3, "add_cosine": False}
+    matching.matching(*parts, section, data(records(), (UNREAD,)), 0)
+    cosines, logits, _ = pairs
+    for scores, axis in zip(given, (1, 0), strict=True):
+        place = np.argsort(np.argsort(-cosines, axis=axis, kind="stable"), axis=axis)
+        np.testing.assert_allclose(scores, np.where(place < 3, logits, -100), atol=2e-5)
+
+
+@pytest.mark.slow
+def test_states_of_texts_are_read_once(tmp_path):
+    text = dataclasses.replace(TEXT, layers=2, encode_id=1, fusion_layer=1)
+    model = Retriever(dataclasses.replace(SPEC, text=text))
+    tree = params(model)
+    found = predictor(model, tmp_path)
+    unit, states = matching.read_texts(found, tree, ["3 4 5", "6 7"])
+    ids = Words()(["3 4 5", "6 7"])
+    assert states.shape == (2, ids.shape[1], 16)
+    tokens = np.random.default_rng(0).normal(size=(2, 9, 16)).astype(np.float32)
+    wanted = np.ones((2, 2), bool)
+    given = (found, tree, list(tokens), ids, wanted, BATCH)
+    logits = matching.match_pairs(*given, states)
+    found = predictor(model, tmp_path)
+    whole = matching.match_pairs(found, *given[1:])
+    np.testing.assert_allclose(logits, whole, atol=2e-5)
+
+
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_scores_and_metrics_are_those_of_all_pairs(parts, pairs, count, monkeypatch):
     given = []
@@ -122,7 +154,7 @@ DEVICES = """
     import json, sys
     from pathlib import Path
     from evaluated import predictor
-    from small_retriever import params, retriever
+    from small_retriever import SPEC, TEXT, params, retriever
     import test_evaluate_matching as here
     model = retriever()
     for devices in (1, 8):

@@ -1,5 +1,6 @@
 """Every two methods on every kind of model: finite numbers, or a sentence before those."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -27,6 +28,20 @@ VISION = (16, 4, 16, 3, 2, 32)
 BLIP_VISION = VisionSpec(*VISION, "gelu", pre_norm=False, patch_bias=True)
 LLAMA = LlamaSpec(6, 20, 16, 1, 2, 32)
 BERT = BertSpec(6, 20, 16, 1, 2, 32, 16, decode_id=18, encode_id=19, end_id=2)
+UMT_VISION = VisionSpec(
+    *VISION,
+    "gelu",
+    pre_norm=False,
+    patch_bias=True,
+    key_bias=False,
+    pool="token_mean",
+    pool_norm=True,
+    positions="sinusoid",
+    joint=True,
+)
+UMT_BERT = BertSpec(
+    6, 20, 16, 2, 2, 32, 16, decode_id=1, encode_id=1, end_id=2, fusion_layer=1, token_types=2
+)
 SPECS = {
     "clip": DualEncoderSpec(VisionSpec(*VISION), TextSpec(6, 20, 16, 1, 2, 32), embed_dim=8),
     "no class token": DualEncoderSpec(
@@ -38,6 +53,8 @@ SPECS = {
     "captioner": BlipSpec("captioner", BLIP_VISION, BERT),
     "retriever": BlipSpec("retriever", BLIP_VISION, BERT, embed_dim=8),
     "answerer": BlipSpec("answerer", BLIP_VISION, BERT),
+    "umt": BlipSpec("retriever", UMT_VISION, UMT_BERT, embed_dim=8, frame_scores=True),
+    "umt4clip": BlipSpec("answerer", dataclasses.replace(UMT_VISION, joint=False), UMT_BERT),
     "chat": ChatSpec(VisionSpec(*VISION), LLAMA, read=1),
     "chat of frames": ChatSpec(VisionSpec(*VISION), LLAMA, tokens="frames", cls="none", read=1),
 }

@@ -12,7 +12,7 @@ from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import read_model_config
 from vlt.models.sizes import SIZES
 from vlt.models.spec import ChatSpec, LlamaSpec, QFormerSpec, VisionSpec
-from vlt.models.spec_reading import spec_from_dict
+from vlt.models.spec_reading import spec_from_dict, with_video
 
 # Of OpenAI's CLIPs.
 PARAMETERS = {"clip_b16": 149_620_737, "clip_l14": 427_616_513}
@@ -95,3 +95,46 @@ def test_sizes_of_a_chat_model_are_read_as_they_are_written(spec):
 def test_parts_of_a_chat_model_that_do_not_fit_are_a_sentence(changed, message):
     with pytest.raises(ValueError, match=message):
         spec_from_dict(dataclasses.replace(CHAT, **changed).to_dict())
+
+
+UMT = SIZES["umt_b16_retriever"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"visual": {"pool": "cls"}}, "positions='sinusoid' has no row for a class token; set"),
+        ({"visual": {"positions": "learned"}}, "joint=True needs positions='sinusoid'"),
+        ({"visual": {"temporal_frames": 4}}, "joint=True needs .*temporal_frames=0"),
+        ({"visual": {"positions": "fixed"}}, "positions='fixed'; choose from learned, sinusoid"),
+        ({"text": {"fusion_layer": 12}}, "fusion_layer=12 must be below layers=12"),
+        ({"text": {"mask_id": -1}, "masked_words": True}, "mask_id must be between 0 and 30521"),
+        ({"kind": "answerer", "embed_dim": 0}, "frame_scores is of a retriever, this is a answer"),
+        (
+            {
+                "kind": "answerer", "embed_dim": 0, "frame_scores": False,
+                "text": {"width": 384},
+            },
+            "text model is 384 wide, the vision tower 768: .* both must be the same",
+        ),
+    ],
+)  # fmt: skip
+def test_parts_of_umt_that_do_not_fit_are_a_sentence(changed, message):
+    fields = UMT.to_dict()
+    for name, value in changed.items():
+        fields[name] = fields[name] | value if isinstance(value, dict) else value
+    with pytest.raises(ValueError, match=message):
+        spec_from_dict(fields)
+
+
+def test_a_config_says_how_umt_sees_a_video():
+    apart = with_video(UMT, {"joint": False, "pool": "mean"}, 12)
+    assert (apart.visual.joint, apart.visual.pool) == (False, "mean")
+    assert spec_from_dict(apart.to_dict()) == apart and with_video(UMT, {}, 12) == UMT
+    for section, message in (
+        ({"tokens": "mean"}, "model.video has no field 'tokens'; choose from joint, pool"),
+        ({"pool": "max"}, "spec.visual.pool='max'; choose from cls, mean, token_mean"),
+        ({"joint": 1}, "spec.visual.joint must be true or false, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            with_video(UMT, section, 12)

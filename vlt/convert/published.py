@@ -74,13 +74,14 @@ def convert(
         raise ConversionError(f"{source}: is the source and the target; name another target")
     check_replaceable(Path(target), overwrite, MODEL_FOLDER)
     checkpoint = None if is_meta(Path(source)) else read_checkpoint(Path(source), key)
+    if checkpoint:
+        refuse_classifier(checkpoint.tensors, checkpoint.path)
     layout = told_family(checkpoint, family) if checkpoint else LLAMA
     if checkpoint is None or layout.kind == ChatSpec.kind:
         given = Given(source=Path(source), family=family)
         return convert_chat(
             given, Path(target), settings, tokenizer, overwrite, key, allow_nonfinite
         )
-    refuse_classifier(checkpoint.tensors, checkpoint.path)
     layout = _of_kind(checkpoint, layout, settings)
     tokenizer = tokenizer or _own_tokenizer(checkpoint, layout, settings)
     config, leaves, placed, notes = _convert(checkpoint, layout, settings, allow_nonfinite)

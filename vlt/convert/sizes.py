@@ -11,6 +11,7 @@ from vlt.convert.family import Family
 from vlt.convert.resize import FEWEST_FRAMES
 from vlt.models.leaf_names import FRAMES
 from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
+from vlt.models.spec_reading import check_question_width
 
 Leaves = Mapping[str, Any]  # of which shapes are read
 Settings = Mapping[str, Any]
@@ -58,6 +59,10 @@ def _umt_spec(
         **sizes,
     )
     if family.kind == "answerer":
+        try:
+            check_question_width(text.width, visual.width)
+        except ValueError as error:
+            raise ConversionError(str(error)) from error
         return BlipSpec(family.kind, visual, text)
     joint = common_size(leaves, "text_projection/kernel")
     return BlipSpec(family.kind, visual, text, joint, True, "text/lm_head/bias" in leaves)
@@ -84,6 +89,10 @@ def infer_vision(
     if family.visual.get("positions") == "sinusoid":
         side = settings.get("visual.image_size", FIXED_SIDE)
         notes.append(f"visual.image_size: {side}, which no tensor tells")
+        if not side or side % patch:
+            raise ConversionError(
+                f"--set visual.image_size={side}: not a multiple of the patches' {patch}"
+            )
     return VisionSpec(
         image_size=side,
         patch_size=patch,

@@ -167,11 +167,17 @@ def _check_fusion(spec: Spec, text: BertSpec) -> None:
             f"spec.text.fusion_layer={text.fusion_layer} must be below layers={text.layers}, or no "
             "layer reads the video"
         )
-    if spec.kind == "answerer" and text.fusion_layer and text.width != spec.visual.width:
+    if spec.kind == "answerer" and text.fusion_layer:
+        check_question_width(text.width, spec.visual.width)
+
+
+def check_question_width(text: int, visual: int) -> None:
+    """Raises ValueError where a decoder that begins as layers of UMT's question encoder cannot read
+    that encoder's states."""
+    if text != visual:
         raise ValueError(
-            f"spec.text.width={text.width}, spec.visual.width={spec.visual.width}: UMT's decoder "
-            "reads states of questions by layers made for tokens of videos, so both must be the "
-            "same"
+            f"the text model is {text} wide, the vision tower {visual}: UMT's decoder reads states "
+            "of questions by layers made for tokens of videos, so both must be the same"
         )
 
 
