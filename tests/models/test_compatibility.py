@@ -96,6 +96,10 @@ METHODS = {
     "vita_clip": ("vita_clip", {"frames": 4, "global_prompts": 2, "text_prompts": 1}),
     "mote": ("mote", {"layers": 1, "experts": 2, "heads": 2, "classes": 3}),
     "ost": ("ost", {}),
+    "vificlip": (
+        "vificlip",
+        {"visual_tokens": 2, "visual_depth": 3, "text_tokens": 1, "text_depth": 2},
+    ),
     "vl_adapter": ("vl_adapter", {}),
     "xclip": ("xclip", {"prompt_layers": 1}),
     "vop": ("vop", VOP),

@@ -47,6 +47,8 @@ class ActionCLIP(Method):
     name: ClassVar[str] = "actionclip"
     needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "joint_space"})
 
+    settled: ClassVar[frozenset[str]] = frozenset({"sim_header", "layers", "shift", "published"})
+
     sim_header: str = "Transf"
     layers: int = 6
     max_frames: int = 77

@@ -20,6 +20,7 @@ LAYOUTS = {
     "mote": "MoTE over CLIP",
     "actionclip_shift": "ActionCLIP that shifts patches along time",
     "actionclip": "ActionCLIP over CLIP",
+    "vificlip": "ViFi-CLIP with the prompts of its second stage",
     "ost": "OST, or all of a CLIP as ViFi-CLIP trains it",
     "xclip": "X-CLIP over CLIP, as its authors saved it",
     "xclip_hf": "X-CLIP as transformers saves it",
@@ -94,10 +95,10 @@ SETTINGS = {
         "btadapter.gates": "vector, scalar or none",
         "btadapter.spare": "layers at the end of the branch that are not run",
     },
-    "btadapter, btadapter_eva, umt, mote": {
+    "btadapter, btadapter_eva, umt, mote, ost, vificlip": {
         "base": "model folder of the CLIP that a file of an adapter alone was trained on, or that "
-        "a MoTE has its text tower of, or of the UMT whose tower a file of the single modality "
-        "replaces",
+        "a MoTE has its text tower of, or a ViFi-CLIP its embedding of words, or of the UMT whose "
+        "tower a file of the single modality replaces",
     },
 }
 

@@ -16,6 +16,7 @@ from vlt.convert.plevu import PLEVU
 from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
+from vlt.convert.vificlip import VIFICLIP
 from vlt.convert.vita_clip import VITA_CLIP
 from vlt.convert.vop import VOP
 from vlt.convert.xclip import XCLIP, XCLIP_HF
@@ -35,6 +36,7 @@ FAMILIES = {
         MOTE,
         ACTIONCLIP_SHIFT,
         ACTIONCLIP,
+        VIFICLIP,
         OST,
         XCLIP,
         XCLIP_HF,

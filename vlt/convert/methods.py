@@ -40,6 +40,7 @@ def infer_methods(
         "mote": _mote(leaves),
         "lora": _lora(leaves),
         "tempme": _tempme(leaves, patch_size, settings, notes),
+        "vificlip": _vificlip(leaves),
         "token_mixing": _token_mixing(settings),
         "vita_clip": _vita_clip(leaves, settings, notes),
         "xclip": _xclip(leaves),
@@ -92,6 +93,20 @@ def _actionclip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -
         "layers": max(count_layers(leaves, f"{_FRAMES_HEAD}/{'layers' if cls else 'blocks'}_"), 1),
         "max_frames": rows if table in own else ActionCLIP.max_frames,
     }
+
+
+def _vificlip(leaves: Leaves) -> Options | None:
+    """Prompts of both towers; one set more than blocks have, up to the deepest."""
+    name = "vificlip_prompt"
+    if not any(path.endswith(f"/{name}") for path in leaves):
+        return None
+    options: Options = {}
+    for tower in ("visual", "text"):
+        sets = [path for path in leaves if re.fullmatch(rf"{tower}/(blocks_\d+/)?{name}", path)]
+        blocks = [int(found[1]) for p in sets if (found := re.search(r"blocks_(\d+)", p))]
+        rows = common_size(leaves, rf"{tower}/(blocks_\d+/)?{name}", axis=0) if sets else 0
+        options |= {f"{tower}_tokens": rows, f"{tower}_depth": max(blocks, default=0) + 1}
+    return options
 
 
 def _mote(leaves: Leaves) -> Options | None:

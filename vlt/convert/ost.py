@@ -11,6 +11,10 @@ OST = Family(
     name="ost",
     sign=r"^(module\.)?image_encoder\.conv1\.weight$",
     renames=((r"^module\.", ""),),
+    adapter=r"(?!text_encoder\.token_embedding\.).*",
+    alone="no embedding of words, as ViFi-CLIP's; --set base=FOLDER names the model folder of the "
+    "CLIP it was trained on",
+    completed=r"text/token_embedding/.*",
     view=View("segment_centre", 8),
     rules=(
         *openai_vision("image_encoder.", CONV),
