@@ -217,9 +217,11 @@ CASES: dict[str, Case] = {
             "ViT-L-14.pt checkpoints/clip_l14 --tokenizer bpe_simple_vocab_16e6.txt.gz": (
                 " --overwrite"
             ),
-            "clip-vit-base-patch32 checkpoints/clip_b32": "",
+            "clip-vit-base-patch32 checkpoints/clip_b32": " --overwrite",
             "clip-vit-base-patch32 checkpoints/viclip_of_clip --set visual.temporal_frames=8": "",
-            "viclip_b16.pth checkpoints/viclip_b16 --tokenizer bpe_simple_vocab_16e6.txt.gz": "",
+            "viclip_b16.pth checkpoints/viclip_b16 --tokenizer bpe_simple_vocab_16e6.txt.gz": (
+                " --overwrite"
+            ),
             "model_base_caption_capfilt_large.pth checkpoints/blip_caption_b16 "
             "--tokenizer bert-base-uncased --set visual.image_size=224": "",
         }.items()
@@ -247,7 +249,9 @@ CASES: dict[str, Case] = {
     'vlt classify my/videos --model=tiny_branch --labels="a red circle,a blue square"': run(
         'vlt classify my/videos --model=tiny_branch --labels="a red circle,a blue square"'
     ),
+    # README converts below what it trains over.
     MINE: run(
+        "python -m vlt.convert clip-vit-base-patch32 checkpoints/clip_b32",
         f"{MINE} {STEPS} --config.model.size=",
         "grep own_data runs/mine/results.json",
     ),
@@ -259,9 +263,11 @@ CASES: dict[str, Case] = {
     ),
     f"{MAIN} --config=configs/msta.py:own --workdir=runs/actions "
     "--config.data.train.manifest=my/train.csv --config.evals.own.manifest=my/test.csv": run(
+        "python -m vlt.convert viclip_b16.pth checkpoints/viclip_b16 "
+        "--tokenizer bpe_simple_vocab_16e6.txt.gz",
         f"{MAIN} --config=configs/msta.py:own --workdir=runs/actions "
         "--config.data.train.manifest=my/train.csv --config.evals.own.manifest=my/test.csv "
-        f"{STEPS} --config.evals.own.batch_size=4 --config.model.size="
+        f"{STEPS} --config.evals.own.batch_size=4 --config.model.size=",
     ),
     "python -m launch.local --processes=N -- ARGUMENTS": run(
         "python -m launch.local --processes=2 --dry-run -- --config=configs/msta.py --workdir=two"
@@ -269,7 +275,7 @@ CASES: dict[str, Case] = {
     # configs/README.md
     **{
         f"python -m vlt.inspect --config=configs/tempme.py:msrvtt_b32{end}": run(
-            f"python -m vlt.inspect --config=configs/tempme.py:msrvtt_b32{end}"
+            f"python -m vlt.inspect --config=configs/tempme.py:msrvtt_b32{end} --config.model.size="
         )
         for end in ("", " --leaves")
     },
