@@ -23,6 +23,7 @@ from . import common
 from .recognition_methods import (
     ADAPTFORMER,
     CLIP,
+    DESCRIBED,
     LORA,
     METHODS,
     NO_DESCRIPTIONS,
@@ -37,8 +38,6 @@ ADAPTERS = r".*/msta/.*|shared_MSTA/.*"
 TEMPLATE = "a video of {}."
 # Data set: classes, and those of its base half.
 CLASSES = {"hmdb51": (51, 26), "ucf101": (101, 51), "ssv2": (174, 87), "k400": (400, 200)}
-# As descriptions' files are called.
-DESCRIBED = {"hmdb51": "hmdb", "ucf101": "ucf_101", "ssv2": "ssv2", "k400": "k400"}
 FEW_SHOT = ("hmdb51", "ucf101", "ssv2")
 SHOTS = (2, 4, 8, 16)
 K400_STEPS = 939  # of an epoch: about 240,400 videos by 256

@@ -9,6 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# As descriptions' files are called; K600's are those that K400 does not have.
+DESCRIBED = {"hmdb51": "hmdb", "ucf101": "ucf_101", "ssv2": "ssv2", "k400": "k400", "k600": "k600"}
+KINETICS = ("zeroshot_k400", "full_k400")  # protocols that train on all of it
+SENTENCES = ("This is a video about {}", "A video of {class} usually includes {}")  # OST's
 DECAY = {"weight_decay": 1e-3}  # on every tensor, as in the code that MSTA's builds on
 FROZEN = (".*", "frozen")
 CLIP = {"model.size": "clip_b16", "model.checkpoint": "checkpoints/clip_b16"}
@@ -50,6 +54,30 @@ XCLIP_RULES = (
     FROZEN,
 )
 
+# Of what MoTE freezes, one is what experts are merged by, zeros, and one is classes' texts.
+MOTE_DECAY = {"weight_decay": 0.2}
+MOTE_RULES = (
+    (r"visual/mote/.*/fusion_weight|mote/classes", "frozen"),
+    ("visual/mote/.*", MOTE_DECAY),
+    ("visual/.*|logit_scale", MOTE_DECAY | {"lr": 0.07}),
+    FROZEN,
+)
+VITA_DECAY = {"weight_decay": 0.05}
+VITA_RULES = ((".*/vita_clip/.*|logit_scale", VITA_DECAY), FROZEN)
+VITACLIP: dict[str, Any] = (
+    BARE
+    | CLIP
+    | {
+        "model.methods": ("vita_clip",),
+        "model.vita_clip.text_prompts": 16,
+        "model.context": 61,  # beside 16 prompts
+        "rules": VITA_RULES,
+        "optimizer.b2": 0.999,
+        "task.template": "{}.",
+        "task.largest_scale": 0.0,
+    }
+)
+
 METHODS: dict[str, dict[str, Any]] = {
     "nocc": NO_LOSS,
     "adaptformer": instead("adaptformer", ".*/adaptformer/.*"),
@@ -79,6 +107,36 @@ METHODS: dict[str, dict[str, Any]] = {
         "task.cutmix": 1.0,
         "task.largest_scale": 0.0,
     },
+    "vitaclip": VITACLIP,
+    # Its code says cls_proj is not trained: names with other words are. 8 prompts are its default.
+    "vitaclip_published": VITACLIP
+    | {
+        "model.vita_clip.text_prompts": 8,
+        "model.context": 69,
+        "rules": ((r".*/vita_clip/cls_proj/.*", "frozen"), *VITA_RULES),
+    },
+    # Its zero-shot test takes 0.2 of CLIP's weights: vlt.export --blend=checkpoints/clip_b16 0.2.
+    "ost": WHOLE
+    | CLIP
+    | {
+        "model.methods": ("ost",),
+        "model.context": 77,
+        "task.contrast": "sum",
+        "task.largest_scale": 0.0,
+        "task.sentence_templates": SENTENCES,
+    },
+    # Its tests take 0.01 of CLIP's weights, by vlt.export --blend=checkpoints/clip_b16 0.01.
+    "mote": BARE
+    | CLIP
+    | {
+        "model.methods": ("mote",),
+        "model.context": 77,
+        "rules": MOTE_RULES,
+        "optimizer.b2": 0.999,
+        "task.templates": "person_templates.txt",
+        "task.losses": {"mote_merged": 0.5, "mote_distance": 0.1},
+        "task.largest_scale": 0.0,
+    },
 }
 
 
@@ -99,18 +157,109 @@ def named(config: ConfigDict, template: str) -> dict[str, Any]:
     return {f"evals.{name}.template": template for name in config.evals}
 
 
+def crops_of_scales(config: ConfigDict) -> dict[str, Any]:
+    """ViFi-CLIP's crops in training, in the place of any."""
+    crop = {"resize": 256, "multi_scale_crop": 224}
+    drawn = {k: v for k, v in config.data.train.transform.items() if k != "random_resized_crop"}
+    return {"data.train.transform": crop | drawn}
+
+
+def views(name: str, clips: int, transform: dict[str, Any]) -> dict[str, Any]:
+    """So many clips of an evaluation's videos, even ones, in one view each."""
+    return {
+        f"evals.{name}.sampler.clips": clips,
+        f"evals.{name}.sampler.name": "segment_centre",
+        f"evals.{name}.transform": transform,
+    }
+
+
+def sentence_files(described: str) -> tuple[str, ...]:
+    """Of spatial and temporal sentences, four of a class each."""
+    return tuple(f"data/descriptions/4_{kind}_description_{described}.json" for kind in "st")
+
+
 def xclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
     """Of 16 videos a class, 50 epochs; base-to-novel, which it does not publish, as few-shot in
     MSTA's 11. Rates of new leaves end at a hundredth of their own highest, published at one of the
     tower's."""
-    crop = {"resize": 256, "multi_scale_crop": 224}
-    drawn = {k: v for k, v in config.data.train.transform.items() if k != "random_resized_crop"}
-    if protocol in ("zeroshot_k400", "full_k400"):
+    if protocol in KINETICS:
         trained = schedule(config, 256, 30, 8e-6)
     else:
         trained = schedule(config, 64, 11 if protocol.startswith("base2novel") else 50, 2e-6)
-    return trained | named(config, "{}") | {"data.train.transform": crop | drawn}
+    return trained | named(config, "{}") | crops_of_scales(config)
+
+
+def vitaclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
+    """30,000 steps on Kinetics, without warm-up; on fewer videos, for which nothing is published,
+    as long as MSTA. Published clips are 8 frames 16 apart. Classes that are trained on have
+    contexts; others are named as everywhere."""
+    known = [n for n, test in config.evals.items() if test.classes == config.data.train.classes]
+    found = {
+        "model.vita_clip.classes": config.task.class_count,
+        "optimizer.lr": 4e-4,
+        "optimizer.schedule": {"name": "cosine"},
+        "data.train.transform": {
+            "rand_augment": {"ops": 4, "magnitude": 7, "deviation": 0.5},
+            "random_resized_crop": {"size": 224},
+            "interpolation": "bicubic",
+        },
+    } | {f"evals.{name}.template": "{}." for name in known}
+    if protocol in KINETICS:
+        found["train.steps"] = 30_000
+    if protocol == "full_k400":
+        view = {"resize": 224, "crop": 224, "interpolation": "bilinear"}
+        found |= views("k400", 3, view)
+    return found
+
+
+def ost(protocol: str, config: ConfigDict) -> dict[str, Any]:
+    """Four sentences of each kind; published with 32 frames, in MSTA's tables with 8. Base-to-novel
+    is not published."""
+    data = DESCRIBED[protocol.split("_")[1]]
+    halves = {half: f"{data}_{half}" for half in ("base", "novel")}
+    trained = halves["base"] if "base" in config.evals else data
+    found = crops_of_scales(config) | {"task.sentences": sentence_files(trained)}
+    for name in config.evals:
+        described = halves.get(name) or DESCRIBED[name.partition("_")[0]]
+        found |= {
+            f"evals.{name}.sentences": sentence_files(described),
+            f"evals.{name}.sentence_templates": SENTENCES,
+        }
+    if protocol in KINETICS:
+        return found | schedule(config, 256, 10, 8e-6)
+    return found | schedule(config, 64, 11 if trained != data else 50, 5e-6)
+
+
+def mote(protocol: str, config: ConfigDict) -> dict[str, Any]:
+    """Texts of 28 templates; softmax of bare cosines over classes in each view. On fewer videos,
+    for which nothing is published, 50 epochs, base-to-novel 11."""
+    found = {
+        "model.mote.classes": config.task.class_count,
+        "data.train.transform": {
+            "resize": 256, "random_resized_crop": {"size": 224}, "flip": 0.5, "grayscale": 0.2,
+        },
+    }  # fmt: skip
+    for name in config.evals:
+        found |= {
+            f"evals.{name}.templates": "person_templates.txt",
+            f"evals.{name}.combine": "vectors",
+            f"evals.{name}.scale": 1.0,
+        }
+        if protocol == "zeroshot_k400":
+            found |= views(name, 3, {"resize": 224, "crop": 224})
+    if protocol in KINETICS:
+        found |= schedule(config, 256, 30, 5e-5)
+    else:
+        found |= schedule(config, 64, 11 if protocol.startswith("base2novel") else 50, 5e-5)
+    found["optimizer.schedule"] = found["optimizer.schedule"] | {"final": 0.0}
+    return found
 
 
 # Of a method's name: what its own recipe has in a protocol of configs/msta.py.
-RECIPES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {"xclip": xclip}
+RECIPES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
+    "xclip": xclip,
+    "vitaclip": vitaclip,
+    "vitaclip_published": vitaclip,
+    "ost": ost,
+    "mote": mote,
+}

@@ -146,7 +146,7 @@ def test_sizes_that_do_not_fit(options, spec, frames, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"experts": 0}, "mote.experts must be >= 1, got 0"), ({"near": -1.0}, "mote.near must be")],
+    [({"experts": 0}, "experts must be >= 1, got 0"), ({"heads": -1}, "heads must be >= 0")],
 )
 def test_options_that_cannot_be(options, message):
     with pytest.raises(ValueError, match=message):

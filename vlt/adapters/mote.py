@@ -34,18 +34,18 @@ NORMAL = nn.initializers.normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class MoTE(Method):
-    """Leaves: visual/mote, and mote/classes.
+    """Leaves: visual/mote, and mote/classes. The losses of the second pass have weights in
+    `task.losses`: 0.5 for mote_merged, 0.1 for mote_distance.
 
     layers, experts: of H; with one expert blocks are plain. heads: of its attention, 0 for one of
         64 channels each. max_frames: rows of its positions.
     classes: how many are trained on; their texts' embeddings, which training puts into mote/classes
         before its first step, are what classes asked for are compared with. 0 for H as it is.
     nearest: how many of them are compared. bandwidth: by how much a cosine may fall short.
-    merged, near: weights of the second pass' cross-entropy, and of its mean squared distance to f.
 
     Raises:
-        ValueError: layers, experts, max_frames or nearest below 1; bandwidth not above 0; classes
-            or a weight below 0.
+        ValueError: layers, experts, max_frames or nearest below 1; bandwidth not above 0; heads or
+            classes below 0.
     """
 
     name: ClassVar[str] = "mote"
@@ -59,14 +59,12 @@ class MoTE(Method):
     classes: int = 0
     nearest: int = 5
     bandwidth: float = 0.05
-    merged: float = 0.5
-    near: float = 0.1
 
     def __post_init__(self) -> None:
         for field in ("layers", "experts", "max_frames", "nearest"):
             if getattr(self, field) < 1:
                 raise ValueError(f"mote.{field} must be >= 1, got {getattr(self, field)}")
-        for field in ("heads", "classes", "merged", "near"):
+        for field in ("heads", "classes"):
             if getattr(self, field) < 0:
                 raise ValueError(f"mote.{field} must be >= 0, got {getattr(self, field)}")
         if not self.bandwidth > 0:
