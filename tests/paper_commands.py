@@ -138,6 +138,27 @@ PAPERS: dict[str, Case] = {
         "python -m vlt.draw --workdir=runs/tempme-msrvtt_b32 videos/msrvtt/video0.mov --out=merged"
     ),
     **on_shards("tempme.py:msrvtt_b32", "msrvtt_frames"),
+    **as_printed("python -m vlt.checkpoints umt_b16_retriever umt_b16_answerer"),
+    **converted("b16_25m.pth checkpoints/umt_b16_retriever --tokenizer bert-base-uncased"),
+    **converted(
+        "b16_25m.pth checkpoints/umt_b16_answerer --tokenizer bert-base-uncased --set kind=answerer"
+    ),
+    "python -m data_pipelines.msrvtt_qa --annotations msrvtt_qa_data --videos videos/msrvtt "
+    "--out data/msrvtt_qa": run("python -m data_pipelines.msrvtt_qa --help"),
+    f"{MAIN} --config=configs/tempme.py:msrvtt_umt4clip_tempme": run(
+        f"{MAIN} --config=configs/tempme.py:msrvtt_umt4clip_tempme {STEPS}"
+    ),
+    **{
+        command: case
+        for name in (
+            "tempme.py:msrvtt_umt",
+            "tempme.py:msrvtt_umt4clip",
+            "umt_qa.py",
+            "umt_qa.py:umt4clip",
+            "umt_qa.py:umt4clip_tempme",
+        )
+        for command, case in shapes(name).items()
+    },
     # configs/token_mixing.md
     **as_printed(
         "python -m vlt.checkpoints blip_caption_b16 blip_retrieval_b16",

@@ -56,6 +56,9 @@ def _checkpoints(folder: pathlib.Path) -> None:
     _save(folder / "ViT-B-16.pt", "openai", narrow("clip_b16"))
     for name in ("laion400m_laclip_vitb16.pt", "b16_400m.pt"):
         _save(folder / name, "open_clip", narrow("clip_b16"))
+    umt: Any = narrow("umt_b16_pretraining")
+    text = dataclasses.replace(umt.text, source_width=WIDTH)
+    _save(folder / "b16_25m.pth", "umt", dataclasses.replace(umt, text=text))
     _save(folder / "eva_clip_psz14.pt", "btadapter_eva", narrow("eva_clip_g", layers=2))
     _save_adapter(folder / "FILE", narrow("clip_l14", layers=5))
     for name, size in (("path/to/clip-vit-large-patch14", 14), ("clip-vit-base-patch32", 32)):

@@ -85,6 +85,15 @@ def _dgl(data: str, about: str, file: str, size: int) -> Published:
     return Published(f"dgl_{data}", about, "dgl", "none stated", url, name, _MERGES, size)
 
 
+def _umt(kind: str, about: str, options: str, size: int) -> Published:
+    """Both are made of one file, of the stage of videos with texts."""
+    file = "b16_25m.pth"
+    url = f"https://pjlab-gvm-data.oss-cn-shanghai.aliyuncs.com/umt/multi_modality/{file}"
+    name, options = f"umt_b16_{kind}", f"--tokenizer bert-base-uncased{options}"
+    return Published(name, about, "umt", "MIT", url, file, options, size, note=_UMT_NOTE)
+
+
+_UMT_NOTE = "the licence is its repository's, github.com/OpenGVLab/unmasked_teacher"
 _HUB = "https://huggingface.co"
 _LAVIS = "--vision=eva_vit_g.pth"
 
@@ -233,6 +242,13 @@ _ALL = (
         "",
         2_332_639_472,
         note="not published: its authors give this model with ViT-B alone",
+    ),
+    _umt("retriever", "UMT-B/16 of 25 million pairs, retrieval", "", 809_645_068),
+    _umt(
+        "answerer",
+        "UMT-B/16 of 25 million pairs, before it learns to answer",
+        " --set kind=answerer",
+        1_017_743_592,
     ),
     _chat(
         "llava_7b",
