@@ -124,8 +124,10 @@ def compared(base: str, method: str) -> ConfigDict:
     config = own_videos("full") if base == "own" else retrieval(base, "full")
     config = configuration.apply_overrides(config, COMPARED[method])
     for name in config.model.methods:
-        if "frames" in config.model.get(name, {}):
-            config.model[name].frames = config.model.get_oneway_ref("frames")
+        options = config.model.get(name, {})
+        for option, size in (("frames", "frames"), ("words", "context")):
+            if option in options:
+                options[option] = config.model.get_oneway_ref(size)
     return config
 
 

@@ -213,6 +213,8 @@ def test_operations_of_btadapter():
         ("msrvtt_b32_dgl", 827_392, 57.568, 652),  # printed: 67.4
         ("msrvtt_b32_dgl_transformer", 9_575_168, 57.568, 652),
         ("msrvtt_b16_dgl", 827_392, 216.114, 2416),  # printed: 251.2
+        ("msrvtt_b32_mv_adapter", 3_496_704, 53.688, 600),
+        ("msrvtt_b16_mv_adapter", 3_496_704, 213.794, 2364),  # printed: > 210
         ("msrvtt_b32_prompt_tempme", 92_928, None, 97),
         ("msrvtt_b32_adapter_tempme", 277_440, None, 97),
     ],

@@ -78,6 +78,11 @@ METHODS = {
     "evit": ("evit", {"layers": (0, 1)}),
     "lora": ("lora", {"rank": 2}),
     "msta": ("msta", VISUAL | {"bottleneck": 4, "shared": False}),
+    "mv_adapter": ("mv_adapter", VISUAL | {"bottleneck": 4, "frames": FRAMES, "tie": "none"}),
+    "mv_adapter tied": (
+        "mv_adapter",
+        {"frames": FRAMES, "words": 12, "tied_layers": (0,), "tie": "in"},
+    ),
     "neighbour_attention": ("neighbour_attention", {"missing": "masked"}),
     "patch_dropout": ("patch_dropout", {"rate": 0.5}),
     "plevu": ("plevu", {"prefix": 1, "postfix": 0, "heads": 2}),

@@ -27,6 +27,7 @@ LAYOUTS = {
     "blip_hf": "BLIP as transformers saves it",
     "tempme": "TempMe or its LoRA baseline over CLIP",
     "dgl": "DGL over CLIP, of either latent",
+    "mv_adapter": "MV-Adapter over CLIP",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
     "btadapter": "BT-Adapter over CLIP, pre-trained or fine-tuned",
     "clip_hf": "CLIP as transformers saves it",

@@ -11,6 +11,7 @@ from vlt.convert.dgl import DGL
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.mote import MOTE
+from vlt.convert.mv_adapter import MV_ADAPTER
 from vlt.convert.ost import OST
 from vlt.convert.plevu import PLEVU
 from vlt.convert.tempme import TEMPME
@@ -43,6 +44,7 @@ FAMILIES = {
         BLIP_HF,
         TEMPME,
         DGL,
+        MV_ADAPTER,
         BTADAPTER_EVA,
         BTADAPTER,
         CLIP_HF,

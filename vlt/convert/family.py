@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vlt.convert.errors import ConversionError
@@ -38,7 +38,8 @@ class Family:
         dropped: regex of buffers that hold no weights. left_out: regex of tensors that only
             training or another model reads. optional: the same, {setting that keeps it: regex}.
             aliases: {regex of a tensor's second name: its first}. doubled: {regex of a first name:
-            its second}, where the published code asks for both.
+            its second}, where the published code asks for both. ties: names of a checkpoint ->
+            {second name: first}, where these follow from what is there.
         constants: leaves that the checkpoint leaves out, because its code fixes them. starts: see
             `Kind`.
         zeros: {leaf: another of its shape}: leaves that the layout has where a model has none, as
@@ -66,6 +67,7 @@ class Family:
     optional: Mapping[str, str] = dataclasses.field(default_factory=dict)
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     doubled: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ties: Callable[[Iterable[str]], dict[str, str]] = lambda names: {}
     constants: dict[str, float] = dataclasses.field(default_factory=dict)
     starts: dict[str, float] = dataclasses.field(default_factory=dict)
     zeros: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -10,6 +10,7 @@ import numpy as np
 from vlt.adapters.actionclip import ActionCLIP
 from vlt.convert.dgl import dgl_options
 from vlt.convert.errors import ConversionError
+from vlt.convert.mv_adapter import mv_adapter_options
 from vlt.convert.plevu import PLEVU_FRAMES, plevu_options
 from vlt.convert.sizes import common_size, count_layers
 from vlt.convert.vop import vop_options
@@ -47,6 +48,7 @@ def infer_methods(
         "vop": vop_options(leaves, notes),
         "plevu": plevu_options(leaves, settings, notes),
         "dgl": dgl_options(leaves),
+        "mv_adapter": mv_adapter_options(leaves),
     }
     return {name: options for name, options in found.items() if options is not None}, notes
 
@@ -59,7 +61,8 @@ def trained_frames(leaves: Leaves) -> int | None:
         PLEVU_FRAMES,
     )
     counts = [*_clips(leaves).values(), *(len(leaves[path]) for path in tables if path in leaves)]
-    counts += [options["frames"] for options in [dgl_options(leaves)] if options]
+    told = (dgl_options(leaves), mv_adapter_options(leaves))
+    counts += [options["frames"] for options in told if options]
     return next(filter(None, counts), None)
 
 

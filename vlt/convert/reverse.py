@@ -90,6 +90,7 @@ def write_published(
     recorded = config.source if config.source.get("layout") == layout.name else {}
     tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
     second = {renamed(layout.doubled, name): name for name in tensors if not recorded}
+    second |= {} if recorded else layout.ties(tensors)
     second.pop(None, None)
     tensors = tie(tensors, recorded.get("aliases", second))
     if as_folder:

@@ -17,18 +17,18 @@ def untie(family: Family, tensors: Tensors, path: object) -> tuple[Tensors, dict
     """
     tensors = dict(tensors)
     published = {family.canonical(name): name for name in tensors}
+    ties = family.ties(published)
     aliases: dict[str, str] = {}
     for second, name in published.items():
-        first = renamed(family.aliases, second)
+        first = ties.get(second) or renamed(family.aliases, second)
         if first is None or re.fullmatch(family.left_out, second):
             continue
         tensor = tensors.pop(name)
-        if first not in published:
-            tensors[first] = tensor
-            continue
-        if not np.array_equal(tensors[published[first]], tensor, equal_nan=True):
+        kept = tensors.setdefault(published.get(first, first), tensor)
+        if not np.array_equal(kept, tensor, equal_nan=True):
             raise ConversionError(f"{path}: {name} is not the same as {first}, to which it is tied")
-        aliases[name] = published[first]
+        if first in published:
+            aliases[name] = published[first]
     return tensors, aliases
 
 
