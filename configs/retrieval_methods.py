@@ -113,7 +113,7 @@ _DGL: dict[str, Any] = {
     "optimizer.lr": 2e-3,
     "optimizer.b2": 0.98,
 }
-# Published with Adam's moments uncorrected, gradients clipped tensor by tensor, and 16 videos on each
+# Published with Adam's moments uncorrected, gradients clipped tensor by tensor and 16 videos on a
 # GPU. CLIP's biases move at a fiftieth of the adapters' rate.
 _MV_ADAPTER: dict[str, Any] = {
     "model.methods": ("mv_adapter",),
