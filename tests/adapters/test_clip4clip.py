@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
-from vlt.adapters.clip4clip import CLIP4Clip
+from vlt.adapters.clip4clip import CLIP4Clip, PairTransformer
 from vlt.adapters.lora import LoRA
+from vlt.convert.clip import openai_block
+from vlt.convert.family import dense, norm
+from vlt.convert.table import Rule, to_leaves, to_tensors
+from vlt.costs.flops import count
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, init_params
 from vlt.models.block import Block
@@ -19,6 +24,7 @@ from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.tokens import Tokens
 from vlt.models.vit import normalize
+from vlt.tasks.losses import contrastive_scores
 from vlt.training.rules import partition
 
 E, FRAMES = 128, 5
@@ -26,6 +32,7 @@ TINY = DualEncoderSpec(VisionSpec(16, 8, 8, 1, 2, 16), TextSpec(6, 11, E, 2, 2, 
 VIDEO = np.random.default_rng(0).normal(size=(2, FRAMES, 16, 16, 3)).astype(np.float32)
 TRANSF = CLIP4Clip(layers=2, max_frames=6)
 LSTM = CLIP4Clip("seqLSTM")
+TIGHT = CLIP4Clip("tightTransf", layers=2, max_frames=6)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,11 +47,12 @@ def _highest_precision():
         ({}, 4 * 3_152_384 + 77 * 512),
         # torch's LSTM has a second bias of the same gates, 2,101,248 in all
         ({"sim_header": "seqLSTM"}, 8 * 512 * 512 + 4 * 512),
+        ({"sim_header": "tightTransf"}, 12_913_153),
     ],
 )
 def test_counts(options, expected):
     params = abstract_params(DualEncoder(SIZES["clip_b32"], (CLIP4Clip(**options),)))
-    head, _ = partition(params, (("visual/clip4clip/.*", {"lr": 1.0}), (".*", "frozen")))
+    head, _ = partition(params, (("(visual/)?clip4clip/.*", {"lr": 1.0}), (".*", "frozen")))
     assert sum(x.size for x in jax.tree.leaves(head)) == expected
 
 
@@ -131,6 +139,72 @@ def test_sees_the_order_of_frames_where_the_mean_does_not(method):
     assert gap(model.clone(methods=())) < 1e-6
 
 
+@pytest.fixture(scope="module")
+def pairs(shared):
+    """Weights of the published tight head, and what it gives."""
+    folder = shared / "golden/efficient_prompt"
+    tensors = safetensors.numpy.load_file(folder / "clip4clip_heads.safetensors")
+    tight = {n: x for n, x in tensors.items() if n.startswith(("cross.", "similarity_dense."))}
+    placed = to_leaves(PUBLISHED, tight, str, "(?!)", "(?!)")
+    assert not placed.unexpected
+    params = flax.traverse_util.unflatten_dict(placed.leaves, sep="/")
+    return params, np.load(folder / "clip4clip_heads.npz")
+
+
+PUBLISHED = (
+    Rule("cross.embeddings.position_embeddings.weight", ("position_embedding",)),
+    *openai_block("cross.transformer.resblocks.{i}", "blocks_{i}"),
+    *norm("cross.pooler.ln_pool", "pool_norm"),
+    *dense("cross.pooler.dense", "pool"),
+    *dense("similarity_dense", "score"),
+)
+
+
+def test_tight_scores_and_gradients_are_the_published_heads(pairs):
+    params, golden = pairs
+    head = PairTransformer(2, 20, jnp.float32)
+
+    def loss(params):
+        inputs = golden["frame_embeddings"], golden["text_embeddings"]
+        scores = head.apply({"params": params}, *inputs)
+        return contrastive_scores(scores, 1.0) / 2, scores
+
+    (value, scores), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(scores.T, golden["tightTransf.logits"], atol=2e-5)
+    np.testing.assert_allclose(value, golden["tightTransf.loss"], atol=2e-5)
+    found, _ = to_tensors(PUBLISHED, flax.traverse_util.flatten_dict(gradients, sep="/"))
+    named = zip(golden["tightTransf.grad_names"], golden["tightTransf.grad_norms"], strict=True)
+    for name, norm_of in named:
+        if name in found:
+            norm_found = np.linalg.norm(np.float64(found[name]))
+            np.testing.assert_allclose(norm_found, norm_of, rtol=1e-3, atol=1e-6, err_msg=name)
+    assert {*found} <= {*golden["tightTransf.grad_names"]}
+
+
+@pytest.mark.slow
+def test_tight_pairs_of_a_model():
+    """Of embeddings as they are, whatever the model makes of frames; blocks begin as the text's."""
+    model, params = start(TIGHT)
+    text = params["text"]["blocks_1"]["mlp"]["fc1"]["kernel"]
+    np.testing.assert_array_equal(params["clip4clip"]["blocks_1"]["mlp"]["fc1"]["kernel"], text)
+    ids = np.array([[1, 2, 10, 0, 0, 0], [3, 4, 5, 6, 10, 0]], np.int32)
+    out = jax.jit(lambda p: model.apply({"params": p}, VIDEO, ids))(params)
+    head = PairTransformer(2, 6, jnp.float32)
+    frames, texts = out["visual_out"]["raw_frames"], out["text_out"]["text_features"]
+    expected = head.apply({"params": params["clip4clip"]}, frames, texts)
+    np.testing.assert_allclose(out["scores"], expected, atol=1e-5)
+    back = head.apply({"params": params["clip4clip"]}, frames[:, ::-1], texts)
+    assert np.abs(back - expected).max() > 1e-3
+
+
+def test_price_of_a_tight_pair():
+    """0.1645 GMACs of blocks, and what stands behind them."""
+    head = PairTransformer(4, 77, jnp.float32)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 12, 512), (1, 512))]
+    params = jax.eval_shape(head.init, jax.random.key(0), *inputs)
+    assert count(head.apply, params, *inputs).total / 1e9 == pytest.approx(0.1648, abs=5e-5)
+
+
 def test_copies_only_what_the_head_has():
     """LoRA in the text tower is no part of the head."""
     model, params = start(LoRA(2), TRANSF)
@@ -147,6 +221,12 @@ def test_copies_only_what_the_head_has():
     [
         ({}, SIZES["tiny_clip"], 4, "width 96 and 3 heads.*width 64 and need 1; use 'seqLSTM'"),
         ({}, SIZES["clip_b32"], 78, "78 frames, clip4clip.max_frames is 77"),
+        (
+            {"sim_header": "tightTransf"},
+            SIZES["clip_b32"],
+            77,
+            "77 frames and a text, clip4clip.max_frames is 77",
+        ),
         ({"max_frames": 78}, SIZES["clip_b32"], 12, "the text tower has 77 positions"),
         ({"layers": 13}, SIZES["clip_b32"], 12, "clip4clip.layers=13: the text tower has 12"),
     ],
@@ -163,5 +243,5 @@ def test_sizes_that_fit():
 
 
 def test_unknown_header_is_refused():
-    with pytest.raises(ValueError, match="tightTransf; choose from seqTransf, seqLSTM"):
-        build_methods({"clip4clip": {"sim_header": "tightTransf"}})
+    with pytest.raises(ValueError, match="meanP; choose from seqTransf, seqLSTM, tightTransf"):
+        build_methods({"clip4clip": {"sim_header": "meanP"}})

@@ -1,7 +1,8 @@
 """CLIP4Clip's sequential heads on the embeddings of frames (Luo et al., arXiv:2104.08860, 3.3).
 
-The parameter-free head, mean pooling, is `model.frame_norm=True` and no method. These heads come
-before it and need it too: unit norm of every frame, then the mean.
+The parameter-free head, mean pooling, is `model.frame_norm=True` and no method. The sequential
+heads come before it and need it too: unit norm of every frame, then the mean. The tight one scores
+a video and a text together.
 """
 
 import dataclasses
@@ -10,25 +11,32 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from vlt.models.block import KAIMING_UNIFORM, Block
+from vlt.models.activations import ACTIVATIONS
+from vlt.models.block import KAIMING_UNIFORM, Block, LayerNorm
 from vlt.models.options import require_some
-from vlt.models.points import Method, TowerScope, copy_leaves
+from vlt.models.points import Embedded, Method, Scope, TowerScope, copy_leaves
 from vlt.models.spec import BertSpec, Spec
 from vlt.models.tokens import Tokens
 
+HEADERS = ("seqTransf", "seqLSTM", "tightTransf")
 HEAD_WIDTH = 64
 NORM_EPS = 1e-12  # of the published head, where CLIP has 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIP4Clip(Method):
-    """f + sequence model(f) for frame embeddings f [b, t, e]. Leaves: visual/clip4clip/.
+    """f + sequence model(f) for frame embeddings f [b, t, e], leaves visual/clip4clip/; or scores
+    of a text and f [v, t, e], leaves clip4clip/.
 
     sim_header: `seqTransf`, transformer blocks over all frames with learned positions; `seqLSTM`,
-        one layer forwards in time. (The published flag's name.)
-    layers, max_frames: blocks and rows of the position table of seqTransf, which start as copies of
-        the text tower's first.
+        one layer forwards in time; `tightTransf`, such blocks over a text and the frames of a
+        video, a text's embedding first, and an MLP on what becomes of it. (The published flag's
+        names.) The paper has types of tokens for the last, its code has none; its scores are
+        published without a temperature, `task.scale=1.0`.
+    layers, max_frames: blocks and rows of the position table of the transformers, which start as
+        copies of the text tower's first.
 
     Raises:
         ValueError: unknown sim_header.
@@ -42,21 +50,34 @@ class CLIP4Clip(Method):
     max_frames: int = 77
 
     def __post_init__(self) -> None:
-        require_some("clip4clip", "sim_header", (self.sim_header,), ("seqTransf", "seqLSTM"))
+        require_some("clip4clip", "sim_header", (self.sim_header,), HEADERS)
+
+    def needs_here(self) -> frozenset[str]:
+        """Whether it scores pairs."""
+        return self.needs | ({"pair_scores"} if self.tight else set())
+
+    def breaks_here(self) -> frozenset[str]:
+        """What else scores pairs is not asked for more."""
+        return self.breaks | ({"pair_scores"} if self.tight else set())
+
+    @property
+    def tight(self) -> bool:
+        """Whether videos and texts meet."""
+        return self.sim_header == "tightTransf"
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError where seqTransf cannot be a copy of the text tower's layers."""
-        text = spec.text
-        if self.sim_header != "seqTransf":
+        """Raises ValueError where blocks cannot be copies of the text tower's."""
+        text, header = spec.text, f"clip4clip.sim_header={self.sim_header!r}"
+        if self.sim_header == "seqLSTM":
             return
         if isinstance(text, BertSpec):
             raise ValueError(
-                "clip4clip.sim_header='seqTransf' copies layers of CLIP's text tower, and BLIP's "
-                "text model has others; use 'seqLSTM'"
+                f"{header} copies layers of CLIP's text tower, and BLIP's text model has others; "
+                "use 'seqLSTM'"
             )
         if (text.width, text.heads) != (spec.embed_dim, spec.embed_dim // HEAD_WIDTH):
             raise ValueError(
-                "clip4clip.sim_header='seqTransf' copies layers of the text tower, which has "
+                f"{header} copies layers of the text tower, which has "
                 f"width {text.width} and {text.heads} heads, but frame embeddings have width "
                 f"{spec.embed_dim} and need {spec.embed_dim // HEAD_WIDTH}; use 'seqLSTM'"
             )
@@ -67,14 +88,19 @@ class CLIP4Clip(Method):
                 f"clip4clip.max_frames={self.max_frames}: the text tower has {text.context} "
                 "positions to copy"
             )
-        if frames > self.max_frames:
-            raise ValueError(f"{frames} frames, clip4clip.max_frames is {self.max_frames}")
+        if frames + self.tight > self.max_frames:
+            text_too = " and a text" * self.tight
+            raise ValueError(
+                f"{frames} frames{text_too}, clip4clip.max_frames is {self.max_frames}"
+            )
 
     def head(
         self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Point 9 of the vision tower."""
         sequence: Any
+        if self.tight:
+            return features, {}
         if self.sim_header == "seqTransf":
             sequence = FrameTransformer(self.layers, self.max_frames, tower.dtype, name="clip4clip")
         else:
@@ -88,13 +114,24 @@ class CLIP4Clip(Method):
             sequence = nn.RNN(cell, name="clip4clip")
         return features + sequence(features).astype(features.dtype), {}
 
+    def score(
+        self, model: Scope, video: Embedded, text: Embedded, scores: jax.Array, train: bool
+    ) -> jax.Array:
+        """Point 9, of the tight head: raw scores [v, c]."""
+        head = PairTransformer(self.layers, self.max_frames, model.dtype, name="clip4clip")
+        frames, texts = video["frames"], text["features"]
+        return head(frames, texts).astype(scores.dtype)
+
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
-        """Blocks and positions of seqTransf start as the text tower's first."""
-        if self.sim_header != "seqTransf":
+        """Blocks and positions start as the text tower's first."""
+        if self.sim_header == "seqLSTM":
             return params
         visual, text = params["visual"], params["text"]
-        position = text["position_embedding"][: self.max_frames]
-        head = copy_leaves(visual["clip4clip"], text | {"position_embedding": position})
+        text = text | {"position_embedding": text["position_embedding"][: self.max_frames]}
+        head = params["clip4clip"] if self.tight else visual["clip4clip"]
+        head = head | copy_leaves({name: head[name] for name in head if name in text}, text)
+        if self.tight:
+            return params | {"clip4clip": head}
         return params | {"visual": visual | {"clip4clip": head}}
 
 
@@ -138,3 +175,24 @@ class FrameTransformer(nn.Module):
             )
             tokens = block(tokens)
         return tokens.x[:, 0]
+
+
+class PairTransformer(FrameTransformer):
+    """Blocks over a text and the frames of a video, and a score of what becomes of the text."""
+
+    @nn.compact
+    def __call__(self, frames: jax.Array, texts: jax.Array) -> jax.Array:
+        """[v, t, e], [c, e] -> [v, c]."""
+        videos, count, width = frames.shape
+        pairs = (videos, len(texts))
+        first = jnp.broadcast_to(texts[None, :, None], (*pairs, 1, width))
+        rest = jnp.broadcast_to(frames[:, None], (*pairs, count, width))
+        both = jnp.concatenate([first, rest], axis=2).reshape(-1, 1 + count, width)
+        x = self.transform(both, lambda layer, *sizes, **options: Block(*sizes, **options))[:, 0]
+        x = LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="pool_norm")(x)
+        x = ACTIVATIONS["quick_gelu"](self._dense(width, "pool")(x))
+        return self._dense(1, "score")(x).reshape(pairs)
+
+    def _dense(self, width: int, name: str) -> nn.Dense:
+        init = nn.initializers.normal(self.position_std)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=init, name=name)
