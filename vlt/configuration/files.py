@@ -4,7 +4,7 @@ import importlib.machinery
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vlt.configuration.bounds import out_of_bounds
 from vlt.configuration.errors import ConfigError
+from vlt.configuration.forms import wrong_form
 from vlt.configuration.record import SAVED, is_run, load_saved
 from vlt.configuration.values import apply_overrides, repeats_of, rows_of
 from vlt.pytrees.fields import did_you_mean
@@ -70,17 +71,26 @@ def _of_run(file: pathlib.Path) -> ConfigDict:
 
 
 def checked(config: ConfigDict) -> ConfigDict:
-    """The config, in whose rows and repeats, too, every number is within its bounds (`bounds`), and
-    every method of another package is imported.
+    """The config, in whose rows and repeats, too, every value has its form (`forms`), every number
+    is within its bounds (`bounds`), and every method of another package is imported.
 
     Raises:
-      ConfigError: a number is not, and the message names key, value and bounds; or no such module.
+      ConfigError: a value has not, and the message names key, value and what would be right; or no
+        such module.
     """
-    for each in (config, *(run for _, row in rows_of(config) for _, run in repeats_of(row))):
-        if wrong := out_of_bounds(each):
+    for each in _runs(config):
+        if wrong := wrong_form(each) or out_of_bounds(each):
             raise ConfigError(wrong)
         _import_methods(each.get("model", {}).get("methods", ()))
     return config
+
+
+def _runs(config: ConfigDict) -> Iterator[ConfigDict]:
+    """The config, and those of its rows and repeats."""
+    yield config
+    for _, row in rows_of(config):
+        yield row
+        yield from (run for _, run in repeats_of(row))
 
 
 def _import_methods(names: Any) -> None:

@@ -143,6 +143,7 @@ def _replace(branch: ConfigDict, last: str, value: Any, key: str) -> None:
             raise TypeError("a truth value is not a number")
         branch[last] = value
     except TypeError:
+        old = old.to_dict() if isinstance(old, ConfigDict) else old  # in one line
         raise ConfigError(
             f"config.{key}={value!r} is of type {type(value).__name__}; it must be of type "
             f"{type(old).__name__}, like {old!r}"

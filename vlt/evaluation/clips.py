@@ -49,8 +49,10 @@ def check_clips(section: Mapping[str, Any], spec: Spec, frames: int = 0) -> None
     frames: that the model is for; any where 0.
 
     Raises:
-        ValueError: they make other numbers of frames or pixels.
+        ValueError: the section lacks a key, or they make other numbers of frames or pixels.
     """
+    if missing := [key for key in DATA_KEYS if key not in section]:
+        raise ValueError(f"needs {', '.join(missing)}")
     sampled = section["sampler"].get("frames")
     if frames and sampled != frames:
         raise ValueError(

@@ -1,0 +1,154 @@
+"""What the tuples and dicts of a config hold, whatever is done with them.
+
+One table for every command, as `vlt.configuration.bounds` is for numbers. What only the model, the
+data or the mesh can tell (a leaf that a rule matches, an axis that there is) is checked where it is
+known.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from vlt.pytrees.fields import shown
+
+Check = Callable[[Any], bool]
+
+
+def word(value: Any) -> bool:
+    """A text that is not empty."""
+    return isinstance(value, str) and bool(value)
+
+
+def text(value: Any) -> bool:
+    """A text, which may be empty."""
+    return isinstance(value, str)
+
+
+def pattern(value: Any) -> bool:
+    """A regex."""
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
+
+
+def section(value: Any) -> bool:
+    """A dict whose keys are texts."""
+    return hasattr(value, "items") and all(isinstance(key, str) for key, _ in value.items())
+
+
+def number(value: Any) -> bool:
+    """No truth value is one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def treatment(value: Any) -> bool:
+    """Of a leaf, in a rule."""
+    return isinstance(value, str) or section(value)
+
+
+def axes(value: Any) -> bool:
+    """Axes of the mesh that split one dimension."""
+    return value is None or word(value) or each(word)(value)
+
+
+def each(check: Check) -> Check:
+    """Any number of such, in a tuple."""
+    return lambda value: isinstance(value, (list, tuple)) and all(map(check, value))
+
+
+def entry(*checks: Check, more: int = 0) -> Check:
+    """A tuple of one of each; the last `more` may be absent."""
+
+    def fits(value: Any) -> bool:
+        least, most = len(checks) - more, len(checks)
+        return (
+            isinstance(value, (list, tuple))
+            and least <= len(value) <= most
+            and all(check(part) for check, part in zip(checks, value, strict=False))
+        )
+
+    return fits
+
+
+def values(check: Check) -> Check:
+    """Such by name, in a dict."""
+    return lambda value: section(value) and all(check(part) for _, part in value.items())
+
+
+COLUMNS = each(entry(word, text, text, more=1))
+COLUMNS_WANTED = "of columns, each (metric, title) or (metric, title, format)"
+ROWS = each(entry(text, section))
+ROWS_WANTED = "a tuple of rows, each (name, {dotted key: value})"
+# Regex of a dotted key, what its value must be, and the same in words. Every entry that matches
+# counts, and sections stand before what is in them.
+FORMS: tuple[tuple[str, Check, str], ...] = (
+    (
+        r"(model|optimizer|task|data|evals|train|mesh|sharding|data\.train|evals\.\w+)",
+        section,
+        "a dict of settings by name",
+    ),
+    (r"(data\.train|evals\.\w+)\.(sampler|transform|search)", section, "a dict of options by name"),
+    (r"model\.video|task\.interpolation", section, "a dict of options by name"),
+    (r"optimizer\.schedule", section, "a dict with the schedule's `name`, and its options"),
+    (r"task\.losses", values(number), "a dict of weights by name, such as {'vtc': 1.0}"),
+    (r"model\.methods", each(word), "a tuple of names of methods, such as ('lora', 'tempme')"),
+    (
+        r"model\.parts",
+        each(entry(pattern, word)),
+        "a tuple of (regex of leaves' paths, model folder)",
+    ),
+    (
+        "rules",
+        each(entry(pattern, treatment)),
+        "a tuple of (regex of a leaf's path, 'frozen' or {'lr': multiplier})",
+    ),
+    (
+        r"sharding\.params",
+        each(entry(pattern, each(axes))),
+        "a tuple of (regex of a leaf's path, axes of each dimension), the axes a tuple of None, "
+        "'tensor' or ('data', 'fsdp') each, such as (('.*mlp/fc1/kernel', (None, 'tensor')),)",
+    ),
+    (
+        r"sharding\.activations",
+        values(axes),
+        "a dict of axes by dimension, such as {'batch': ('data', 'fsdp'), 'heads': 'tensor'}",
+    ),
+    (r".*\.captions|task\.descriptions", each(word), "a tuple of texts, such as ('caption',)"),
+    ("(compare|repeats)", ROWS, ROWS_WANTED),
+    ("table", COLUMNS, f"a tuple {COLUMNS_WANTED}"),
+    ("more_tables", values(COLUMNS), f"a dict, by title, of tuples {COLUMNS_WANTED}"),
+)
+# What every command reads of a section.
+NEEDED = {
+    "model": ("checkpoint", "size", "methods", "frames", "context", "dtype"),
+    "optimizer": ("name", "lr", "accumulate", "schedule"),
+    "task": ("name",),
+    "data": ("workers", "decode_timeout", "train"),
+    "train": ("steps", "log_every", "checkpoint_every", "eval_every", "keep_last", "watchdog"),
+    "sharding": ("params", "min_elements", "activations"),
+}
+
+
+def wrong_form(config: Mapping[str, Any]) -> str:
+    """The first value of a config that has another form, in a sentence; '' where none has."""
+    for key, value in _nodes(config):
+        for name, check, wanted in FORMS:
+            if re.fullmatch(name, key) and not check(value):
+                return f"config.{key}={_shown(value)}: must be {wanted}"
+        if lacking := [name for name in NEEDED.get(key, ()) if name not in value]:
+            return f"config.{key}={_shown(value)}: lacks {', '.join(lacking)}"
+    return ""
+
+
+def _nodes(value: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a section's before those in it."""
+    for name, inner in value.items():
+        yield (path := f"{key}.{name}" if key else str(name)), inner
+        if hasattr(inner, "items"):
+            yield from _nodes(inner, path)
+
+
+def _shown(value: Any) -> str:
+    """In one line, which a ConfigDict's own words are not."""
+    return shown(value.to_dict() if hasattr(value, "to_dict") else value)
