@@ -120,6 +120,7 @@ def test_files_as_training_saves_them(state, tmp_path, vocabulary, prefix, rest,
     same_bits(back(folder), tuned)
 
 
+@pytest.mark.slow
 def test_answerer_there_and_back(answering: Tensors, tmp_path: Path, vocabulary: str):
     folder = converted(answering, tmp_path, vocabulary, name="qa")
     config = read_model_config(folder)
@@ -173,6 +174,7 @@ def test_an_answerer_is_made_of_a_pre_trained_file(answering, tmp_path, vocabula
     assert "text_decoder.bert.encoder.layer.1.crossattention.self.key.weight" in made
 
 
+@pytest.mark.slow
 def test_single_modality_tower_goes_into_another_model(state, tmp_path, vocabulary):
     folder = converted(state, tmp_path, vocabulary)
     rng = np.random.default_rng(0)
@@ -205,6 +207,7 @@ def recognition(state: Tensors) -> Tensors:
     return tower | norms | head
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_classifier_is_refused(state, tmp_path, prefix):
     tensors = {prefix + name: x for name, x in recognition(state).items()}
@@ -213,6 +216,7 @@ def test_a_classifier_is_refused(state, tmp_path, prefix):
         convert(path, tmp_path / "model")
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("change", "settings", "why"),
     [
@@ -244,6 +248,7 @@ def test_what_does_not_fit_is_named(state, tmp_path, vocabulary, change, setting
         )
 
 
+@pytest.mark.slow
 def test_widths_of_question_answering_must_be_the_same(answering, tmp_path, vocabulary):
     """Its decoder's layers are made for tokens of the tower."""
     tensors = dict(answering)
@@ -263,6 +268,7 @@ def test_widths_of_question_answering_must_be_the_same(answering, tmp_path, voca
         converted(tensors, tmp_path, vocabulary, name="qa")
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_refused(state, tmp_path):
     short = words(tmp_path / "vocab.txt")
     Path(short).write_text("\n".join(Path(short).read_text().split()[:-1]) + "\n")
@@ -270,7 +276,7 @@ def test_another_vocabulary_is_refused(state, tmp_path):
         converted(state, tmp_path, short)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [name for name in SIZES if name.startswith("umt_")])
 def test_tensors_tell_published_sizes(size):
     spec = SIZES[size]

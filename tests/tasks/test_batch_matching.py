@@ -50,6 +50,7 @@ def test_contrast_and_its_gradient():
     np.testing.assert_allclose(gradient, x.grad.numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_terms_reach_the_leaves_that_they_are_of():
     losses = {"vtc": 1.0, "vtm": 0.5, "mlm": 0.25}
     run, tree = objective(losses)
