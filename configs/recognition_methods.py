@@ -115,7 +115,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "model.context": 69,
         "rules": ((r".*/vita_clip/cls_proj/.*", "frozen"), *VITA_RULES),
     },
-    # Its zero-shot test takes 0.2 of CLIP's weights: vlt.export --blend=checkpoints/clip_b16 0.2.
+    # Its zero-shot test takes 0.2 of CLIP's weights: vlt export --blend=checkpoints/clip_b16:0.2.
     "ost": WHOLE
     | CLIP
     | {
@@ -125,7 +125,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "task.largest_scale": 0.0,
         "task.sentence_templates": SENTENCES,
     },
-    # Its tests take 0.01 of CLIP's weights, by vlt.export --blend=checkpoints/clip_b16 0.01.
+    # Its tests take 0.01 of CLIP's weights, by vlt export --blend=checkpoints/clip_b16:0.01.
     "mote": BARE
     | CLIP
     | {
