@@ -60,9 +60,12 @@ class DGL(Method):
 
     name: ClassVar[str] = "dgl"
     needs: ClassVar[frozenset[str]] = frozenset(
-        {"frame_groups", "joint_space", "class_token", "text_tower", "patch_places", "key_choice"}
+        {
+            *("frame_groups", "joint_space", "class_token", "text_tower", "patch_places"),
+            *("key_choice", "word_places"),
+        }
     )
-    breaks: ClassVar[frozenset[str]] = frozenset({"frame_groups", "key_choice"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"frame_groups", "key_choice", "word_places"})
 
     settled: ClassVar[frozenset[str]] = frozenset(
         {"latent", "frames", "global_tokens", "tokens", "output"}

@@ -37,7 +37,9 @@ class PLEVU(Method):
     """
 
     name: ClassVar[str] = "plevu"
-    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "joint_space", "word_places"})
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"frame_groups", "every_frame", "joint_space", "word_places"}
+    )
     breaks: ClassVar[frozenset[str]] = frozenset({"word_places"})
     settled: ClassVar[frozenset[str]] = frozenset({"prefix", "postfix", "layers", "heads"})
 

@@ -54,7 +54,7 @@ class VitaCLIP(Method):
     needs: ClassVar[frozenset[str]] = frozenset(
         {"class_token", "frame_groups", "joint_space", "behind_class"}
     )
-    text_needs: ClassVar[frozenset[str]] = frozenset({"text_tower"})
+    text_needs: ClassVar[frozenset[str]] = frozenset({"text_tower", "word_places"})
     breaks: ClassVar[frozenset[str]] = frozenset({"same_tokens", "behind_class"})
 
     frames: int = 8
@@ -81,6 +81,14 @@ class VitaCLIP(Method):
     @property
     def towers(self) -> tuple[str, ...]:
         return ("visual", "text") if self.text_prompts else ("visual",)
+
+    @property
+    def text_positions(self) -> int:
+        return self.text_prompts
+
+    def breaks_here(self) -> frozenset[str]:
+        """Contexts have their places among the words."""
+        return self.breaks | ({"word_places"} if self.text_prompts else set())
 
     @property
     def known_classes(self) -> int:

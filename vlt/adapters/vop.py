@@ -58,7 +58,7 @@ class VoP(Method):
     needs: ClassVar[frozenset[str]] = frozenset({"joint_space", "pooled_alone", "word_places"})
     breaks: ClassVar[frozenset[str]] = frozenset({"word_places"})
     settled: ClassVar[frozenset[str]] = frozenset(
-        {"variant", "tokens", "prefix", "suffix", "specific", "frames_apart"}
+        {"variant", "tokens", "specific", "frames_apart", "prefix", "suffix"}
     )
 
     variant: str = "basic"
@@ -102,7 +102,7 @@ class VoP(Method):
     def needs_here(self) -> frozenset[str]:
         """Variants tell frames apart by their groups and class tokens."""
         frames = {"frame_groups", "class_token"} if self.variant != "basic" else set()
-        return super().needs_here() | frames
+        return super().needs_here() | frames | ({"every_frame"} if self._has("P") else set())
 
     def breaks_here(self) -> frozenset[str]:
         """F puts all frames into one group."""

@@ -46,7 +46,7 @@ class TESTA(Method):
 
     name: ClassVar[str] = "testa"
     needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
-    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
+    breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "every_frame", "patch_places"})
 
     layers: tuple[int, ...] = (7, 8, 9, 10)
     frame_r: int = 1

@@ -289,7 +289,8 @@ def _check_settled(config: Mapping[str, Any], stored: ModelConfig, module: Video
     """Raises ModelFolderError where the config has another value of an option that is settled."""
     kept = {method.name: method for method in build_methods(stored.methods)}
     for method in module.methods:
-        for option in sorted(method.settled if method.name in kept else ()):
+        settled = method.settled if method.name in kept else ()
+        for option in (field.name for field in dataclasses.fields(method) if field.name in settled):
             have, wanted = getattr(kept[method.name], option), getattr(method, option)
             if have != wanted:
                 raise ModelFolderError(

@@ -23,6 +23,7 @@ WORDS = {
     "same_tokens": "compares what leaves a block with what came in, token by token",
     "behind_class": "has tokens of its own right behind the class token",
     "key_choice": "chooses which tokens attention reads",
+    "every_frame": "has leaves for each frame",
     "word_places": "puts tokens into places among the words",
 }
 
