@@ -187,6 +187,10 @@ CASES: dict[str, Case] = {
         f"python -m vlt.search 'a circle' --index=all --video={VIDEO} --where='start < 1' --json",
         needs="lancedb",
     ),
+    "python -m vlt.serve --index=INDEX [--port=8080] [--host=ADDRESS --token=SECRET]": skipped(
+        "runs until it is stopped; tests/serving has what it answers"
+    ),
+    "vlt serve --index=my/index": skipped("as above"),
     "python -m vlt.cut RANGES|VIDEO --out=DIR [--start=S --end=S] [--json]": run(
         f"python -m vlt.cut {VIDEO} --out=found --start=0 --end=1 --json"
     ),

@@ -24,10 +24,10 @@ STOREYS = (
     ("indexing",),
     ("api",),
     ("door", "bench"),
-    ("indices",),
+    ("indices", "serving"),
 )
 DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
-DOORS |= {"classify", "cut", "embed", "search"}
+DOORS |= {"classify", "cut", "embed", "search", "serve"}
 DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`
 SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
 METHODS = ("adapters", "merging")

@@ -66,8 +66,8 @@ class Model:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of its weights and of how it computes: equal for two models that embed alike."""
-        told = dataclasses.asdict(self.config) | {"view": None, "methods": self.module.methods}
-        text = f"{fingerprint(self.params)} {sorted(told.items())}"
+        methods = sorted(self.config.methods.items())
+        text = f"{fingerprint(self.params)} {self.config.frame_norm} {methods}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def read_videos(

@@ -137,6 +137,9 @@ def test_windows_that_touch_are_one_range():
     found = best_ranges(windows, scores, 3, usual=np.full(10, 0.2))
     assert [(x.path, x.start, x.end) for x in found] == [("a", 4, 16), ("b", 0, 4), ("b", 9, 12)]
     assert found[0].score == pytest.approx(0.9) and found[0].chance is None
+    scores[2] = 0.2  # too low to go on from 12 s, and what is taken is not taken again
+    found = best_ranges(windows, scores, 6, usual=np.full(10, 0.2))
+    assert [(x.start, x.end) for x in found if x.path == "a"] == [(4, 12), (12, 16), (0, 4)]
 
 
 def test_the_chance_of_a_score_is_that_of_the_highest_of_so_many():

@@ -88,6 +88,7 @@ COMMANDS = {
     "chat": Command("questions about videos, and answers", "chat", "vlt.chat:run"),
     "embed": Command("an index of your videos", "embed", "vlt.embed:run"),
     "search": Command("where your videos show something", "search", "vlt.search:run"),
+    "serve": Command("a page in the browser to search them", "serve", "vlt.serve:run"),
     "cut": Command("ranges of videos as files of their own", "cut", "vlt.cut:run"),
     "classify": Command("which of your labels videos show", "classify", "vlt.classify:run"),
     "score": Command("scores of captions that were written before", "score", "vlt.score:run"),

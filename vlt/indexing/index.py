@@ -53,6 +53,23 @@ class Index:
         among = self.store.read(where)
         return best_ranges(among, scores_of(among, vector), top, usual)
 
+    def like(self, path: str, at: float, top: int = 10, where: str = "") -> list[Found]:
+        """Ranges of other videos that look like what a video shows at a time, in seconds.
+
+        Raises:
+            StoreError: the video is not in the index, or a condition that is none.
+        """
+        windows = self._windows
+        rows = np.flatnonzero(windows.paths == path)
+        if not len(rows):
+            raise StoreError(f"{path} is not in {self.store.uri}")
+        nearest = rows[np.abs(windows.spans[rows].mean(1) - at).argmin()]
+        vector = windows.vectors[nearest].astype(np.float32)
+        usual = scores_of(windows, vector)
+        among = self.store.read(where) if where else windows
+        among = among.without(path)
+        return best_ranges(among, scores_of(among, vector), top, usual)
+
     def vector(self, query: Any) -> np.ndarray:
         """The unit vector [e] of a query."""
         if isinstance(query, str):

@@ -58,7 +58,8 @@ def best_ranges(
         if taken[best]:
             continue
         least = middle + NEIGHBOURS * (float(scores[best]) - middle)
-        inside = _around(best, of_path[windows.paths[best]], windows.spans, scores >= least)
+        high = (scores >= least) & ~taken
+        inside = _around(best, of_path[windows.paths[best]], windows.spans, high)
         taken[inside] = True
         start, end = windows.spans[inside, 0].min(), windows.spans[inside, 1].max()
         score = float(scores[best])

@@ -75,6 +75,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def without(self, path: str) -> "Windows":
+        """Those of other videos."""
+        others = self.paths != path
+        return Windows(self.paths[others], self.spans[others], self.vectors[others])
+
     @classmethod
     def joined(cls, parts: Sequence["Windows"]) -> "Windows":
         """Those of several videos; none of no parts."""

@@ -1,0 +1,40 @@
+"""A page in the browser on which your videos are searched, by an index of `vlt embed`.
+
+It is for this machine alone: another --host needs a --token, which visitors give once, as in
+http://HOST:PORT/?token=TOKEN. Nothing but the videos of the index is served, and nothing that is
+uploaded is kept.
+"""
+
+import argparse
+from pathlib import Path
+
+HERE = ("127.0.0.1", "localhost", "::1")
+
+
+def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The arguments, or those of this process; ends it where they do not fit."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--index", required=True, metavar="INDEX", help="of `vlt embed`")
+    parser.add_argument("--host", default=HERE[0], help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
+    parser.add_argument("--token", default="", help="what visitors must know")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="another name under which the page is reached; repeatable",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--model", help="model folder; the one that the index was made with")
+    source.add_argument("--workdir", type=Path, help="folder of the run that trained it")
+    options = parser.parse_args(arguments)
+    if options.host not in HERE and not options.token:
+        parser.error(f"--host={options.host}: others can reach it, so it needs --token=SECRET")
+    if options.token and len(options.token) < 8:
+        parser.error("--token: at least 8 characters are needed")
+    return options

@@ -1,0 +1,236 @@
+"""The page's server: what it answers, and to whom."""
+
+import contextlib
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from vlt.data.errors import VideoError
+from vlt.data.suffixes import VIDEO_SUFFIXES
+from vlt.data.transform import apply_transform
+from vlt.inference.prefetch import clip_request
+from vlt.serving.library import Gone, Library, frames_of
+from vlt.serving.queue import WorkQueue
+
+PAGE = Path(__file__).resolve().parents[1] / "assets" / "page"
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+MOST_BYTES = 64 << 20  # of an uploaded clip
+LONGEST = 2000  # characters of a query
+MOST_FOUND = 200
+COOKIE = "vlt_token"
+OWN_HEADER = "x-vlt"  # which pages of other sites cannot set
+TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime"}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "media-src 'self'; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; "
+        "base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def make_app(
+    library: Library, hosts: list[str], token: str = "", workers: int = 2, waiting: int = 32
+) -> Starlette:
+    """The application.
+
+    Args:
+        hosts: names under which it is reached; requests for others are refused.
+        token: what a visitor must know, as in /?token=...; "" for nothing.
+        workers, waiting: requests that are worked on at once, and that wait; more get a 503.
+    """
+    queue = WorkQueue(workers, waiting)
+    pages = Pages(library, queue)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        queue.close()
+
+    return Starlette(
+        routes=[
+            *(Route(path, pages.static) for path in FILES),
+            Route("/api/about", pages.about),
+            Route("/api/search", pages.search),
+            Route("/api/similar", pages.similar),
+            Route("/api/upload", pages.upload, methods=["POST"]),
+            Route("/video/{number:int}", pages.video),
+            Route("/frame/{number:int}/{tenths:int}", pages.frame),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
+            Middleware(BaseHTTPMiddleware, dispatch=_guard(token)),
+        ],
+        exception_handlers={
+            HTTPException: _told,
+            Gone: _gone,
+            ValueError: _wrong,
+            VideoError: _wrong,
+        },
+        lifespan=lifespan,
+    )
+
+
+class Pages:
+    """What each address answers."""
+
+    def __init__(self, library: Library, queue: WorkQueue):
+        self.library, self.queue = library, queue
+
+    async def static(self, request: Request) -> Response:
+        """A file of the page."""
+        name, kind = FILES[request.url.path]
+        return FileResponse(PAGE / name, media_type=kind)
+
+    async def about(self, request: Request) -> Response:
+        return JSONResponse(self.library.about())
+
+    async def search(self, request: Request) -> Response:
+        """?query=TEXT&top=N&within=TEXT"""
+        query, top, within = request.query_params.get("query", ""), _top(request), _within(request)
+        if not query.strip():
+            raise HTTPException(400, "a query is needed")
+        if len(query) > LONGEST:
+            raise HTTPException(400, f"a query of {len(query):,} characters; at most {LONGEST:,}")
+        found = await self.queue.run(request, lambda: self.library.search(query, top, within))
+        return JSONResponse({"found": found})
+
+    async def similar(self, request: Request) -> Response:
+        """?video=NUMBER&at=SECONDS&top=N&within=TEXT"""
+        number, at = int(_number(request, "video")), _number(request, "at")
+        top, within = _top(request), _within(request)
+        self.library.file(number)
+        found = await self.queue.run(request, lambda: self.library.similar(number, at, top, within))
+        return JSONResponse({"found": found})
+
+    async def upload(self, request: Request) -> Response:
+        """A picture or a clip as the body, ?top=N&within=TEXT; it is kept nowhere."""
+        top, within = _top(request), _within(request)
+        content = await _body(request)
+        found = await self.queue.run(
+            request, lambda: self.library.search(self._seen(content), top, within)
+        )
+        return JSONResponse({"found": found})
+
+    async def video(self, request: Request) -> Response:
+        """The file, or a range of its bytes."""
+        path = self.library.file(request.path_params["number"])
+        suffix = Path(path).suffix.lower()
+        kind = TYPES.get(suffix, "application/octet-stream")
+        kind = kind if suffix in VIDEO_SUFFIXES else "application/octet-stream"
+        return FileResponse(path, media_type=kind, content_disposition_type="inline")
+
+    async def frame(self, request: Request) -> Response:
+        """A frame as JPEG."""
+        number, tenths = request.path_params["number"], request.path_params["tenths"]
+        content = await self.queue.run(request, lambda: self.library.picture(number, tenths))
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+
+    def _seen(self, content: bytes) -> Any:
+        """Frames [t, H, W, 3] of an uploaded picture or clip, as the model sees them.
+
+        Raises:
+            VideoError: it is neither.
+        """
+        model = self.library.index.model
+        look = clip_request(model.config, "")
+        try:
+            frames = frames_of(content, look.frames)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            with tempfile.NamedTemporaryFile(suffix=".video") as file:
+                file.write(content)
+                file.flush()
+                return model.read_videos(file.name)[0]
+        return apply_transform(look.transform, frames, look.seed)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _guard(token: str) -> Callable[[Request, Handler], Awaitable[Response]]:
+    """Refuses who does not know the token, and other sites' pages; sets headers of all answers."""
+
+    async def dispatch(request: Request, answer: Handler) -> Response:
+        if token and not _knows(request, token):
+            response: Response = JSONResponse({"error": "a token is needed: /?token=..."}, 401)
+        elif request.method == "POST" and request.headers.get(OWN_HEADER) != "1":
+            response = JSONResponse({"error": "not from this page"}, 403)
+        else:
+            response = await answer(request)
+            if token and "token" in request.query_params:
+                response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+        response.headers.update(HEADERS)
+        return response
+
+    return dispatch
+
+
+def _knows(request: Request, token: str) -> bool:
+    told = request.query_params.get("token") or request.cookies.get(COOKIE, "")
+    return secrets.compare_digest(told.encode(), token.encode())
+
+
+async def _body(request: Request) -> bytes:
+    """What was uploaded. Raises: HTTPException for too much, or nothing."""
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > MOST_BYTES:
+            raise HTTPException(413, f"at most {MOST_BYTES >> 20} MB can be uploaded")
+    if not content:
+        raise HTTPException(400, "a picture or a clip is needed")
+    return bytes(content)
+
+
+def _number(request: Request, name: str) -> float:
+    try:
+        value = float(request.query_params[name])
+    except (KeyError, ValueError):
+        raise HTTPException(400, f"{name} must be a number") from None
+    if not 0 <= value < 1e9:
+        raise HTTPException(400, f"{name} must be a number from 0 on")
+    return value
+
+
+def _top(request: Request) -> int:
+    asked = request.query_params.get("top", "24")
+    if not asked.isdecimal() or not 1 <= int(asked[:9]) <= MOST_FOUND:
+        raise HTTPException(400, f"top must be a whole number from 1 to {MOST_FOUND}")
+    return int(asked)
+
+
+def _within(request: Request) -> str:
+    return request.query_params.get("within", "")[:LONGEST]
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 404)
+
+
+async def _wrong(_: Request, error: Exception) -> Response:
+    # Of a file that was uploaded, the name it had here means nothing to anybody.
+    return JSONResponse({"error": getattr(error, "reason", str(error))}, 400)

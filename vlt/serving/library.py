@@ -1,0 +1,130 @@
+"""What the page shows of an index: videos by number, frames as pictures, ranges that were found."""
+
+import functools
+import io
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlt.data.clips import DecoderPool
+from vlt.data.spans import SPAN_WORKER, SpansRequest
+from vlt.indexing.index import Index
+from vlt.indexing.search import Found
+from vlt.indexing.store import FileEntry
+
+TIMEOUT = 30.0  # seconds for one frame
+PICTURE = 360  # pixels of a frame's longer side
+PICTURES = 2000  # that are kept
+
+
+class Gone(Exception):
+    """No such video, or another file is in its place."""
+
+
+class Library:
+    """An index whose videos have numbers. A context manager: its decoders end with it."""
+
+    def __init__(self, index: Index):
+        self.index = index
+        entries = index.store.entries().values()
+        self.entries = sorted((e for e in entries if not e.error), key=lambda e: e.path)
+        self._numbers = {entry.path: number for number, entry in enumerate(self.entries)}
+        self._pool = DecoderPool(1, TIMEOUT, SPAN_WORKER)
+        self.picture = functools.lru_cache(PICTURES)(self._picture)
+
+    def __enter__(self) -> "Library":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def about(self) -> dict[str, Any]:
+        """How much there is."""
+        return {
+            "videos": len(self.entries),
+            "hours": sum(entry.duration for entry in self.entries) / 3600,
+            "windows": len(self.index),
+            "index": self.index.store.uri,
+            "model": Path(self.index.store.about.model).name,
+        }
+
+    def file(self, number: int) -> str:
+        """The path of a video, which is the file that was indexed.
+
+        Raises:
+            Gone: it is not there, or was changed or replaced since, by a link to another, too.
+        """
+        if not 0 <= number < len(self.entries):
+            raise Gone("no such video")
+        entry = self.entries[number]
+        if not _is_as_indexed(entry):
+            raise Gone("the file has changed since it was embedded; `vlt embed` again")
+        return entry.path
+
+    def search(self, query: Any, top: int, within: str) -> list[dict[str, Any]]:
+        """Ranges that a text, or frames [t, H, W, 3], finds. within: what paths must hold.
+
+        Raises: as `Index.search`.
+        """
+        return self._told(self.index.search(query, top, _where(within)))
+
+    def similar(self, number: int, at: float, top: int, within: str) -> list[dict[str, Any]]:
+        """Ranges of other videos that look like what a video shows at a time."""
+        path = self.entries[number].path
+        found = self.index.like(path, at, top, _where(within))
+        return self._told(found)
+
+    def _told(self, found: list[Found]) -> list[dict[str, Any]]:
+        return [
+            {
+                "video": self._numbers[each.path],
+                "path": each.path,
+                "start": each.start,
+                "end": each.end,
+                "score": each.score,
+                "chance": each.chance,
+            }
+            for each in found
+            if each.path in self._numbers
+        ]
+
+    def _picture(self, number: int, tenths: int) -> bytes:
+        """The frame at so many tenths of a second, as JPEG.
+
+        Raises:
+            Gone: as `file`. errors.VideoError: it cannot be read.
+        """
+        at = tenths / 10
+        request = SpansRequest(self.file(number), "linspace", 1, spans=[(at, at + 0.1)])
+        image = Image.fromarray(self._pool.read(request)[0, 0])
+        image.thumbnail((PICTURE, PICTURE))
+        content = io.BytesIO()
+        image.save(content, "JPEG", quality=85)
+        return content.getvalue()
+
+
+def _is_as_indexed(entry: FileEntry) -> bool:
+    try:
+        found = os.stat(entry.path)
+    except OSError:
+        return False
+    same = (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns)
+    return same and stat.S_ISREG(found.st_mode)
+
+
+def _where(within: str) -> str:
+    """An SQL condition that paths hold this text, whatever it is."""
+    if not within:
+        return ""
+    text = within.replace("'", "''")
+    return f"strpos(path, '{text}') > 0"
+
+
+def frames_of(content: bytes, size: int) -> np.ndarray:
+    """A picture as frames that show nothing else: uint8 [size, H, W, 3]."""
+    with Image.open(io.BytesIO(content)) as image:
+        return np.stack([np.asarray(image.convert("RGB"))] * size)

@@ -1,0 +1,43 @@
+"""Work of many requests, one after another, in a line of bounded length."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+T = TypeVar("T")
+
+
+class WorkQueue:
+    """Runs functions in threads: `workers` at once, `waiting` more in line, no more than that."""
+
+    def __init__(self, workers: int, waiting: int):
+        self._threads = ThreadPoolExecutor(workers)
+        self._free = asyncio.Semaphore(workers)
+        self._most, self._held = workers + waiting, 0
+
+    async def run(self, request: Request, function: Callable[[], T]) -> T:
+        """The function's result.
+
+        Raises:
+            HTTPException: 503 where the line is full; 499 where who asked has gone meanwhile, in
+                which case the function is not called.
+        """
+        if self._held >= self._most:
+            told = {"Retry-After": "2"}
+            raise HTTPException(503, "too many requests at once; try again in a moment", told)
+        self._held += 1
+        try:
+            async with self._free:
+                if await request.is_disconnected():
+                    raise HTTPException(499, "the request was given up")
+                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+        finally:
+            self._held -= 1
+
+    def close(self) -> None:
+        """Waits for what runs."""
+        self._threads.shutdown(cancel_futures=True)
