@@ -3,6 +3,8 @@
 configs/btadapter.py                  moving shapes over the tiny CLIP of the package
 configs/btadapter.py:webvid_l14       WebVid-2M over CLIP ViT-L/14, as published
 configs/btadapter.py:webvid_eva_g     the same over EVA-CLIP-G
+configs/btadapter.py:webvid_l14_stan  STAN, from which it comes, on the same data; _stan_conv by
+                                      convolution, _stan_mug with Mug's scores
 configs/btadapter.py:bench            webvid_l14 at half its width, for benchmarks
 configs/btadapter.py:webvid_l14_NAME  an ablation of `ABLATIONS`
 configs/btadapter.py:own              your videos, data.train.manifest, over CLIP ViT-B/32
@@ -128,6 +130,33 @@ def webvid_l14() -> ConfigDict:
     return config
 
 
+def webvid_l14_stan(module: str = "attention", mug: bool = False) -> ConfigDict:
+    """STAN: both towers trained, the branch at ten times their rate, VTC alone, nothing masked.
+
+    Its papers train on MSR-VTT and its like, or on WebVid-10M; data, batch and schedule are
+    BT-Adapter's, so that the two can be compared. Rates, decay and b2 are STAN's own.
+    """
+    config = webvid("clip_l14")
+    config.model.methods = ("btadapter", "mug") if mug else ("btadapter",)
+    config.model.btadapter = {
+        "gates": "none",
+        "class_token": "backbone",
+        "time_module": module,
+        "alignment": "none",
+        "mask_rate": 0.0,
+    }
+    flat = r"(.*/)?(bias|scale)"
+    config.rules = (
+        ("logit_scale", "frozen"),  # its temperature is the config's
+        (f"visual/btadapter/{flat}", {"lr": 10.0}),
+        ("visual/btadapter/.*", {"lr": 10.0, "weight_decay": 0.2}),
+        (flat, {"lr": 1.0}),
+        (".*", {"lr": 1.0, "weight_decay": 0.2}),
+    )
+    config.task.losses = {"vtc": 1.0}
+    return config
+
+
 def webvid_eva_g() -> ConfigDict:
     """EVA-CLIP-G: no gates and no MBTA, one multiplier for the whole branch, as published."""
     config = webvid("eva_clip_g")
@@ -186,6 +215,9 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "bench": bench,
     **{f"webvid_l14_{name}": functools.partial(ablation, name) for name in ABLATIONS},
     "own": own_videos,
+    "webvid_l14_stan": webvid_l14_stan,
+    "webvid_l14_stan_conv": functools.partial(webvid_l14_stan, "conv"),
+    "webvid_l14_stan_mug": functools.partial(webvid_l14_stan, mug=True),
 }
 
 

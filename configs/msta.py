@@ -6,6 +6,7 @@ configs/msta.py:fewshot_DATA[_kK]                    K of `SHOTS` videos a class
 configs/msta.py:base2novel_DATA                      16 videos of each base class, three samplings
 configs/msta.py:..._METHOD                           each by another method, of `METHODS`
 configs/msta.py:base2novel_k400_NAME                 Tables 6 and 7, one of `ABLATIONS`
+configs/msta.py:full_k400_xclip_published            X-CLIP's own weights, evaluated
 configs/msta.py:own                                  your videos, data.train.manifest
 
 The paper has no code. Hyper-parameters are its Table 1's.
@@ -24,6 +25,7 @@ from .recognition_methods import (
     ADAPTFORMER,
     CLIP,
     DESCRIBED,
+    FROZEN,
     LORA,
     METHODS,
     NO_DESCRIPTIONS,
@@ -249,6 +251,13 @@ def compared(protocol: str, name: str) -> ConfigDict:
     return configuration.apply_overrides(config, recipe(protocol, config)) if recipe else config
 
 
+def published_xclip() -> ConfigDict:
+    """X-CLIP's own weights of Kinetics-400, as they are."""
+    overrides = {"model.checkpoint": "checkpoints/xclip_b16", "model.methods": ()}
+    still = {"rules": (FROZEN,), "train.steps": 0}
+    return configuration.apply_overrides(compared("full_k400", "xclip"), overrides | still)
+
+
 def moving_shapes() -> ConfigDict:
     """Actions of moving shapes: base classes to train on, novel ones of the same motions."""
     config = base(48, 1.0, (), 24, "")
@@ -312,6 +321,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
         )
         for name, overrides in ABLATIONS.items()
     },
+    "full_k400_xclip_published": published_xclip,
 }
 
 

@@ -59,12 +59,14 @@ SPECS = {
     "blip_retrieval_l16": "blip_l16_retriever",
     "blip_vqa_b16": "blip_b16_answerer",
     "blip_vqa_l16": "blip_l16_answerer",
+    "xclip_b16": "clip_b16",
     "dgl_msrvtt_b32": "clip_b32",
     "dgl_msrvtt_b16": "clip_b16",
     "dgl_lsmdc_b32": "clip_b32",
     "dgl_activitynet_b32": "clip_b32",
 }
 METHODS = {
+    "xclip_b16": {"xclip": {}},
     "dgl_msrvtt_b32": {"dgl": {"latent": "transformer", "frames": 12}},
     "dgl_msrvtt_b16": {"dgl": {"latent": "transformer", "frames": 12}},
     "dgl_lsmdc_b32": {"dgl": {}},

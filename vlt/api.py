@@ -38,6 +38,7 @@ from vlt.model_io.build import check_frames
 from vlt.model_io.folder import QFORMER, ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.chat import ChatModel
+from vlt.models.dual_encoder import DualEncoder
 from vlt.models.generation import generate
 from vlt.models.search import Search
 from vlt.models.spec import ChatSpec
@@ -176,13 +177,46 @@ class VideoTextModel(Model):
         Raises:
             ValueError: none, or neither texts nor such ids.
         """
+        unit, out = self._apply("encode_text", self._ids(texts))
+        return unit if normalize else out["text_features"]
+
+    def scores(self, frames: Any, texts: Any) -> jax.Array:
+        """How like v videos are to c texts, both as the encoders take them: [v, c].
+
+        Cosines, or what a method makes of a video and a text together; the logit scale comes after
+        it.
+
+        Raises:
+            ValueError, VideoError: as `encode_video` and `encode_text`.
+        """
+        module, ids = self.module, self._ids(texts)
+        if not module.scores_pairs:
+            unit = self._apply("encode_text", ids)[0]
+            return jnp.asarray(
+                self._each_video(lambda x: self._encode_video(x)[0] @ unit.T, frames)
+            )
+        assert isinstance(module, DualEncoder)
+        text = module.text_parts(self._apply("encode_text", ids)[1])
+
+        def score(video: Any) -> jax.Array:
+            parts = module.video_parts(self._encode_video(video)[1])
+            scored: jax.Array = self._scores(self.params, parts, text)
+            return scored
+
+        return jnp.asarray(self._each_video(score, frames))
+
+    @functools.cached_property
+    def _scores(self) -> Any:
+        return jax.jit(
+            lambda params, *parts: self.module.apply({"params": params}, *parts, method="scores")
+        )
+
+    def _ids(self, texts: Any) -> jax.Array:
+        """Of texts, or as they are."""
         words, spec = as_texts(texts), self.module.spec.text
         if words is None:
-            ids = as_ids(texts, spec.vocab, self.module.longest_text)
-        else:
-            ids = self._as_ids(self._tokenizer(words))
-        unit, out = self._apply("encode_text", ids)
-        return unit if normalize else out["text_features"]
+            return as_ids(texts, spec.vocab, self.module.longest_text)
+        return self._as_ids(self._tokenizer(words))
 
     def words(self, text: str) -> int:
         """How many tokens a text has, those included that mark its start and end."""

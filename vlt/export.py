@@ -133,7 +133,17 @@ def _write_safetensors(model: LoadedModel, target: Path) -> None:
 
 
 def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
-    """video.stablehlo and text.stablehlo: (inputs) -> unit vectors, for any batch size."""
+    """video.stablehlo and text.stablehlo: (inputs) -> unit vectors, for any batch size.
+
+    Raises:
+        ValueError: a model whose videos have no vector apart from texts.
+    """
+    if model.module.scores_pairs:
+        names = ", ".join(method.name for method in model.module.methods if method.scores_pairs)
+        raise ValueError(
+            f"{names} reads videos and texts together, and these programs make vectors of one "
+            "alone; export with --format=orbax and score with vlt.load"
+        )
     frames = model.config.frames or 8
     video, ids = example_inputs(model.module.spec, frames, model.module.longest_text)
     (batch,) = jax_export.symbolic_shape("b")

@@ -13,6 +13,8 @@ import safetensors.numpy
 from golden_recognition import check_gradients, converted, numbers
 from helpers import NO_TORCH
 
+import vlt
+from vlt import export
 from vlt.adapters import xclip
 from vlt.adapters.btadapter import BTAdapter
 from vlt.adapters.xclip import XCLIP
@@ -285,3 +287,14 @@ def test_counts_of_sizes(size, frames, trained, products, norms):
     kinds = found["video_gmacs_by_kind"]
     assert round(kinds["linear"] + kinds["product"], 2) == products
     assert round(kinds["layer_norm"], 2) == norms and found["pair_gmacs"] > 0
+
+
+def test_a_folder_scores_videos_with_texts(golden, model, folder, tmp_path):
+    """By vlt.load, as the published code does; as programs of one alone it is refused."""
+    loaded = vlt.load(str(folder / "model"))
+    frames = golden["video"].astype(np.float32)
+    scores = loaded.scores(frames, golden["text_ids"])
+    np.testing.assert_allclose(golden["scale"] * scores, golden["logits"], atol=1e-4)
+    with pytest.raises(ValueError, match="xclip reads videos and texts together, and these"):
+        export._write_stablehlo(model, tmp_path)
+    assert not [*tmp_path.iterdir()]

@@ -107,6 +107,11 @@ METHODS = {
     ),
     "vl_adapter": ("vl_adapter", {}),
     "xclip": ("xclip", {"prompt_layers": 1}),
+    "mug": ("mug", {}),
+    "stan": (
+        "btadapter",
+        {"depth": 2, "class_token": "backbone", "gates": "none", "time_module": "conv"},
+    ),
     "vop": ("vop", VOP),
     "vop of places": ("vop", VOP | {"variant": "P"}),
     "vop of what is seen": ("vop", VOP | {"variant": "F+C"}),

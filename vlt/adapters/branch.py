@@ -1,6 +1,7 @@
 """The branch of BT-Adapter and STAN: divided space-time layers beside a frozen ViT."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,10 @@ class BranchOptions:
     interaction: False feeds the branch once and sums at the end (Table 6).
     alignment: projection of the branch's tokens for MBTA: `normalized`, unit vectors after a
         LayerNorm; `linear`, the paper's bare W' (Eq. 7); `none`, no MBTA.
+    class_token: of the video CLS: `own`, a leaf that starts at zero; `backbone`, the tower's own
+        class embedding (STAN).
+    time_module: `attention` over time at each position, or `conv`, STAN's convolution over time,
+        rows and columns, 3 of each, without a LayerNorm.
     drop_path: rate at the last layer, rising linearly from 0.
     max_frames: rows of the time embedding. spatial_norm_eps: of the spatial layers' LayerNorms.
     """
@@ -45,6 +50,8 @@ class BranchOptions:
     video_cls: str = "mixed"
     interaction: bool = True
     alignment: str = "normalized"
+    class_token: str = "own"
+    time_module: str = "attention"
     drop_path: float = 0.1
     max_frames: int = 64
     spatial_norm_eps: float = 1e-5
@@ -69,23 +76,24 @@ class Branch(nn.Module):
                 "the branch must have fewer"
             )
         normal = nn.initializers.normal(1.0)
-        self.class_token = self.param("class_token", nn.initializers.zeros, (width,))
+        if options.class_token == "own":
+            self.class_token = self.param("class_token", nn.initializers.zeros, (width,))
         self.time_embedding = self.param("time_embedding", normal, (options.max_frames, width))
         if options.gates != "none":
             shape = (width,) if options.gates == "vector" else ()
             if options.interaction:
                 self.layer_gate = self.param("layer_gate", nn.initializers.zeros, shape)
             self.final_gate = self.param("final_gate", nn.initializers.zeros, shape)
-        temporal, spatial = TemporalLayer, SpatialLayer
+        convolved = options.time_module == "conv"
+        temporal, spatial = ConvolutionLayer if convolved else TemporalLayer, SpatialLayer
         if self.remat:
-            temporal, spatial = nn.remat(TemporalLayer), nn.remat(SpatialLayer)
+            temporal, spatial = nn.remat(temporal), nn.remat(spatial)
         last = options.depth - 1
         drop = [options.drop_path * j / max(last, 1) * self.train for j in range(options.depth)]
         cls_only = [j == last and self.cls_only and not self.train for j in range(options.depth)]
         spec = self.spec
-        self.temporal = [
-            temporal(spec.heads, spec.norm_eps, spec.key_bias, rate, self.dtype) for rate in drop
-        ]
+        sizes = () if convolved else (spec.heads, spec.norm_eps, spec.key_bias)
+        self.temporal = [temporal(*sizes, drop_path=rate, dtype=self.dtype) for rate in drop]
         self.spatial = [
             spatial(self.spec, options.spatial_norm_eps, rate, only, self.dtype)
             for rate, only in zip(drop, cls_only, strict=True)
@@ -99,16 +107,19 @@ class Branch(nn.Module):
         position: jax.Array,
         layout: Layout,
         layers: int | None = None,
+        class_embedding: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """states[m] [b, t, 1 + n, d] left block m; layout maps [b, t, n, d] to [b, t, k, d].
 
-        layers: how many are run, beside the last states; None for all. Returns the video CLS
-        [b, d], the patches [b, t, k, d], and both after every layer.
+        position, class_embedding: the backbone's, [1 + n, d] and [d], the latter where
+        `class_token` is. layers: how many are run, beside the last states; None for all. Returns
+        the video CLS [b, d], the patches [b, t, k, d], and both after every layer.
         """
         options = self.options
         layers = options.depth if layers is None else layers
         first = len(states) - layers - (options.inputs == "last_k_plus_1")
-        cls, patches = self._enter(states[first], position, layout)
+        token = self.class_token if class_embedding is None else class_embedding
+        cls, patches = self._enter(states[first], position, token, layout)
         captured = []
         for j in range(layers):
             if j and options.interaction:
@@ -122,7 +133,7 @@ class Branch(nn.Module):
         return cls, patches, captured
 
     def _enter(
-        self, x: jax.Array, position: jax.Array, layout: Layout
+        self, x: jax.Array, position: jax.Array, class_token: jax.Array, layout: Layout
     ) -> tuple[jax.Array, jax.Array]:
         """Input of the first layer (Eq. 3)."""
         frames, limit = x.shape[1], self.options.max_frames
@@ -133,7 +144,7 @@ class Branch(nn.Module):
             )
         position = position.astype(self.dtype)
         time = self.time_embedding[:frames, None].astype(self.dtype)
-        cls = self.class_token.astype(self.dtype) + position[0]
+        cls = class_token.astype(self.dtype) + position[0]
         if self.options.video_cls == "mixed":
             cls = (x[:, :, 0].mean(1) + cls) / 2
         cls = jnp.broadcast_to(cls, (x.shape[0], x.shape[-1]))
@@ -212,6 +223,30 @@ class TemporalLayer(nn.Module):
         zeros = nn.initializers.zeros
         x = Dense(width, dtype=self.dtype, kernel_init=zeros, name="projection")(x)
         return patches + x.swapaxes(1, 2)
+
+
+class ConvolutionLayer(nn.Module):
+    """Convolution over time and space, then a zero-initialised projection W_t (STAN's other T)."""
+
+    drop_path: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, patches: jax.Array) -> jax.Array:
+        """[b, t, n, d], all the patches of square frames -> the same."""
+        b, t, n, width = patches.shape
+        side = math.isqrt(n)
+        x = nn.Conv(
+            width,
+            (3, 3, 3),
+            dtype=self.dtype,
+            kernel_init=KAIMING_UNIFORM,
+            bias_init=uniform((27 * width) ** -0.5),
+            name="conv",
+        )(patches.reshape(b, t, side, side, width))
+        x = DropPath(self.drop_path)(x.reshape(patches.shape))
+        zeros = nn.initializers.zeros
+        return patches + Dense(width, dtype=self.dtype, kernel_init=zeros, name="projection")(x)
 
 
 class SpatialLayer(nn.Module):

@@ -1,7 +1,9 @@
 """BT-Adapter: a branching temporal adapter beside a frozen CLIP (Liu et al., Sections 3.1, 3.3).
 
 K divided space-time layers read the outputs of the last K blocks. Where paper and published code
-differ, the published reading is the default and the paper's an option of `BTAdapter`.
+differ, the published reading is the default and the paper's an option of `BTAdapter`. STAN (Liu et
+al., arXiv:2301.11116), from which it comes, is `gates="none"`, `class_token="backbone"` and
+`alignment="none"`, with both towers trained; gates make a STAN that starts as CLIP.
 """
 
 import dataclasses
@@ -55,6 +57,8 @@ class BTAdapter(BranchOptions, Method):
             "gates": ("vector", "scalar", "none"),
             "inputs": ("last_k", "last_k_plus_1"),
             "video_cls": ("mixed", "learned"),
+            "class_token": ("own", "backbone"),
+            "time_module": ("attention", "conv"),
             "pool": ("project_then_mean", "mean_then_project"),
             "mask_layout": ("tube", "released"),
             "alignment": ("normalized", "linear", "none"),
@@ -78,6 +82,12 @@ class BTAdapter(BranchOptions, Method):
             raise ValueError(f"btadapter.spare={self.spare}: fewer than depth={self.depth}, from 0")
         if self.combine == "gate" and self.gates == "none":
             raise ValueError("btadapter.combine='gate' with btadapter.gates='none': there is none")
+        for field in ("mask_rate", "temporal_halving"):
+            if self.time_module == "conv" and getattr(self, field):
+                raise ValueError(
+                    f"btadapter.time_module='conv' with btadapter.{field}={getattr(self, field)}: "
+                    "the convolution needs every patch of every frame in its place"
+                )
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for a chat model that reads too few blocks, or none of the branch."""
@@ -118,7 +128,9 @@ class BTAdapter(BranchOptions, Method):
             b, _, n, _ = states[0].shape
             kept = draw_kept(tower.make_rng("mask"), (b, n - 1), self.mask_rate)
             layout, teacher_layout = mask_layouts(self.mask_layout, kept)
-        cls, patches, captured = branch(states, tower.position_embedding, layout)
+        cls, patches, captured = branch(
+            states, tower.position_embedding, layout, class_embedding=self._class_embedding(tower)
+        )
         out: dict[str, Any] = {"branch": captured} if capture else {}
         if train:
             out["branch_features"] = tower.projection(patches).mean((1, 2))
@@ -130,6 +142,10 @@ class BTAdapter(BranchOptions, Method):
         if self.pool == "mean_then_project":
             combined = combined.mean(1, keepdims=True)
         return Tokens(combined[:, :, None]), out
+
+    def _class_embedding(self, tower: TowerScope) -> jax.Array | None:
+        """The tower's, where the video CLS is made of it."""
+        return tower.class_embedding if self.class_token == "backbone" else None
 
     def _alignment(
         self, branch: Branch, tower: TowerScope, patches: jax.Array, teacher: jax.Array
@@ -157,7 +173,9 @@ class BTAdapter(BranchOptions, Method):
             states = [average_frames(x, count) for x in states]
         elif self.temporal_halving:
             layout = halve_time
-        cls, patches, _ = branch(states, tower.position_embedding, layout, layers)
+        cls, patches, _ = branch(
+            states, tower.position_embedding, layout, layers, self._class_embedding(tower)
+        )
         b, n, d = len(clip), clip.shape[1] - 1, clip.shape[2]
         patches = patches.reshape(b, patches.shape[1], n, -1, d).mean((1, 3))
         if self.combine == "half":

@@ -28,6 +28,7 @@ LAYOUTS = {
     "tempme": "TempMe or its LoRA baseline over CLIP",
     "dgl": "DGL over CLIP, of either latent",
     "mv_adapter": "MV-Adapter over CLIP",
+    "stan": "STAN over CLIP, by attention or convolution",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
     "btadapter": "BT-Adapter over CLIP, pre-trained or fine-tuned",
     "clip_hf": "CLIP as transformers saves it",
@@ -96,7 +97,7 @@ SETTINGS = {
         "btadapter.gates": "vector, scalar or none",
         "btadapter.spare": "layers at the end of the branch that are not run",
     },
-    "btadapter, btadapter_eva, umt, mote, ost, vificlip": {
+    "stan, btadapter, btadapter_eva, umt, mote, ost, vificlip": {
         "base": "model folder of the CLIP that a file of an adapter alone was trained on, or that "
         "a MoTE has its text tower of, or a ViFi-CLIP its embedding of words, or of the UMT whose "
         "tower a file of the single modality replaces",

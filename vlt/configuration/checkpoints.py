@@ -174,6 +174,17 @@ _ALL = (
         651_077_636,
     ),
     Published(
+        "xclip_b16",
+        "X-CLIP over CLIP ViT-B/16, 8 frames, of Kinetics-400",
+        "xclip_hf",
+        "MIT",
+        f"{_HUB}/microsoft/xclip-base-patch16",
+        "xclip-base-patch16",
+        _MERGES,
+        779_716_612,
+        note="a folder of the hub; its authors' own files are linked in microsoft/VideoX",
+    ),
+    Published(
         "eva_clip_g",
         "EVA-CLIP-G",
         "btadapter_eva",

@@ -1,16 +1,22 @@
-"""BT-Adapter over CLIP and over EVA-CLIP-G, as its authors saved them."""
+"""BT-Adapter over CLIP and over EVA-CLIP-G, and STAN, as their authors saved them."""
 
 from typing import Any
 
 from vlt.convert.clip import SCALE, hf_attention, hf_block, hf_text, openai_text
 from vlt.convert.family import Family, dense, fused, norm
-from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, LINEAR, SPLIT_LINEAR, Rule
+from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, LINEAR, SPLIT_LINEAR, Rule, Transform
 from vlt.model_io.view import View
 
 # Temperature of losses that were trained with a constant one: ln(1 / 0.01).
 LOG_100 = 4.605170185988092
 VIEW = View("segment_middle", 12)  # of MSR-VTT (section 4.1)
 _BRANCH = "visual/btadapter"
+_CONV_OVER_TIME = Transform(
+    "OITHW -> THWIO",
+    5,
+    lambda x: [x.transpose(2, 3, 4, 1, 0)],
+    lambda parts: parts[0].transpose(4, 3, 0, 1, 2),
+)
 
 
 def _eva_attention(source: str, target: str) -> list[Rule]:
@@ -47,14 +53,20 @@ def clip_tower(prefix: str) -> list[Rule]:
 
 def clip_branch(prefix: str) -> list[Rule]:
     """The branch beside it."""
-    spatial, temporal = f"{prefix}btadapter_S_layers.{{i}}", f"{prefix}btadapter_T_layers.{{i}}"
-    target = f"{_BRANCH}/temporal_{{i}}"
     return [
         Rule(f"{prefix}balance1", (f"{_BRANCH}/final_gate",)),
         Rule(f"{prefix}balance2", (f"{_BRANCH}/layer_gate",)),
         Rule(f"{prefix}btadapter_cls_token", (f"{_BRANCH}/class_token",), FIRST_OF_3),
-        Rule(f"{prefix}btadapter_time_embed.weight", (f"{_BRANCH}/time_embedding",)),
-        *hf_block(spatial, f"{_BRANCH}/spatial_{{i}}"),
+        *_branch_layers(f"{prefix}btadapter"),
+    ]
+
+
+def _branch_layers(prefix: str) -> list[Rule]:
+    """Its layers, and what of time they are told."""
+    temporal, target = f"{prefix}_T_layers.{{i}}", f"{_BRANCH}/temporal_{{i}}"
+    return [
+        Rule(f"{prefix}_time_embed.weight", (f"{_BRANCH}/time_embedding",)),
+        *hf_block(f"{prefix}_S_layers.{{i}}", f"{_BRANCH}/spatial_{{i}}"),
         *norm(f"{temporal}.layer_norm1", f"{target}/norm"),
         *hf_attention(f"{temporal}.self_attn", f"{target}/attention"),
         *dense(f"{temporal}.temporal_fc", f"{target}/projection"),
@@ -110,6 +122,31 @@ BTADAPTER = Family(
         *clip_branch("backbone."),
         *dense("extra_proj.0", f"{_BRANCH}/alignment/linear"),
         *norm("extra_proj.1", f"{_BRANCH}/alignment/norm"),
+        *hf_text("text_backbone."),
+    ),
+)
+
+STAN = Family(
+    name="stan",
+    sign=r"(^|\.)STAN_(S_layers|T_layers|time_embed)\.",
+    renames=(
+        (r"^(?!backbone\.|text_backbone\.|logit_scale$)", "backbone."),
+        (r"timesFPN", "STAN"),
+    ),
+    constants={"logit_scale": LOG_100},
+    view=VIEW,
+    adapter=r"backbone\.STAN_.*",
+    options={"btadapter": {"class_token": "backbone", "gates": "none"}},
+    rules=(
+        *clip_tower("backbone."),
+        Rule("backbone.visual_projection.weight", ("visual/projection/kernel",), LINEAR),
+        *_branch_layers("backbone.STAN"),
+        Rule(
+            "backbone.STAN_T_layers.{i}.layers.weight",
+            (f"{_BRANCH}/temporal_{{i}}/conv/kernel",),
+            _CONV_OVER_TIME,
+        ),
+        Rule("backbone.STAN_T_layers.{i}.layers.bias", (f"{_BRANCH}/temporal_{{i}}/conv/bias",)),
         *hf_text("text_backbone."),
     ),
 )

@@ -4,7 +4,7 @@ import re
 
 from vlt.convert.actionclip import ACTIONCLIP, ACTIONCLIP_SHIFT
 from vlt.convert.blip import BLIP, BLIP_HF
-from vlt.convert.btadapter import BTADAPTER, BTADAPTER_EVA
+from vlt.convert.btadapter import BTADAPTER, BTADAPTER_EVA, STAN
 from vlt.convert.chat_layouts import CHAT_FAMILIES, LLAMA
 from vlt.convert.clip import CLIP_HF, OPEN_CLIP, OPENAI
 from vlt.convert.dgl import DGL
@@ -45,6 +45,7 @@ FAMILIES = {
         TEMPME,
         DGL,
         MV_ADAPTER,
+        STAN,
         BTADAPTER_EVA,
         BTADAPTER,
         CLIP_HF,

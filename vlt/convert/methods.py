@@ -160,12 +160,16 @@ def _xclip(leaves: Leaves) -> Options | None:
 
 
 def _btadapter(leaves: Leaves) -> Options | None:
-    """Gated where either balance tensor is present, plain where none is."""
+    """Gated where either balance tensor is present, plain where none is; STAN's class token where
+    there is no other either."""
     if not any(path.startswith(_BRANCH) for path in leaves):
         return None
     gated = any(f"{_BRANCH}/{gate}" in leaves for gate in ("layer_gate", "final_gate"))
     aligned = any(path.startswith(f"{_BRANCH}/alignment/") for path in leaves)
-    return {
+    stan = {"class_token": "backbone"} if _is_stan(leaves, gated) else {}
+    convolved = any(re.fullmatch(rf"{_BRANCH}/temporal_\d+/conv/.*", path) for path in leaves)
+    return stan | {
+        **({"time_module": "conv"} if convolved else {}),
         "depth": max(
             count_layers(leaves, f"{_BRANCH}/{kind}_") for kind in ("spatial", "temporal")
         ),
@@ -173,6 +177,10 @@ def _btadapter(leaves: Leaves) -> Options | None:
         "alignment": "normalized" if aligned else "none",
         "max_frames": common_size(leaves, f"{_BRANCH}/time_embedding", axis=0),
     }
+
+
+def _is_stan(leaves: Leaves, gated: bool) -> bool:
+    return not gated and f"{_BRANCH}/class_token" not in leaves
 
 
 def _lora(leaves: Leaves) -> Options | None:

@@ -89,6 +89,7 @@ class TowerScope(Scope, Protocol):
     remat: bool
     shared: Mapping[str, nn.Module] | None
     position_embedding: jax.Array
+    class_embedding: jax.Array
     projection: Any
 
     def project_tokens(self, x: jax.Array) -> jax.Array:
