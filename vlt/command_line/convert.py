@@ -58,7 +58,7 @@ SETTINGS = {
         "visual.temporal_frames": "frames that the vision tower sees together: makes a ViCLIP of a "
         "CLIP, or is another number than a ViCLIP's",
     },
-    "xclip, xclip_hf and all others but blip, blip_hf, umt": {
+    "xclip, xclip_hf, dgl, vop, mv_adapter and all others but blip, blip_hf, umt": {
         "text.context": "tokens of a text, of the positions that there are"
     },
     "umt": {
