@@ -81,9 +81,8 @@ def test_what_looks_alike(page, library, videos):
     clip = library.entries[0].path
     found = page.get("/api/similar", params={"video": 0, "at": 1.0}).json()["found"]
     # The same clip backwards holds the same frames.
-    assert (
-        all(each["path"] != clip for each in found) and found[0]["path"][-20:-13] == clip[-19:-12]
-    )
+    assert all(each["path"] != clip for each in found)
+    assert pathlib.Path(found[0]["path"]).stem[:6] == pathlib.Path(clip).stem[:6]
     with open(clip, "rb") as file:
         found = page.post("/api/upload", content=file.read(), headers=OWN).json()["found"]
     assert found[0]["score"] > 0.8
