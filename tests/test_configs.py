@@ -217,6 +217,15 @@ def test_operations_of_btadapter():
         ("msrvtt_b16_mv_adapter", 3_496_704, 213.794, 2364),  # printed: > 210
         ("msrvtt_b32_prompt_tempme", 92_928, None, 97),
         ("msrvtt_b32_adapter_tempme", 277_440, None, 97),
+        ("msrvtt_b32_vop", 122_880, 61.317, 12 * 58),
+        ("msrvtt_b32_vop_p", 528_384, 61.317, 12 * 58),
+        ("msrvtt_b32_vop_c", 14_257_152, 63.356, 12 * 58),
+        # 9,216 of the frame table, which no paper counts
+        ("msrvtt_b32_vop_f", 122_880 + 9_216, 60.847, 12 * 50 + 8),
+        ("msrvtt_b32_vop_fp", 393_216 + 9_216, 60.847, 12 * 50 + 8),
+        ("msrvtt_b32_vop_fc", 14_269_440 + 9_216, 62.205, 12 * 50 + 8),  # printed: 58.0
+        ("msrvtt_b16_vop_fc", 14_269_440 + 9_216, 250.198, 12 * 197 + 8),  # printed: 246.2
+        ("msrvtt_b32_plevu", 6_350_336, 53.039, 12 * 50),
     ],
 )
 def test_costs_of_tempme_and_what_it_is_compared_with(variant, trained, gmacs, tokens):
