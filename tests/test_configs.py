@@ -295,6 +295,11 @@ def test_what_the_released_code_trains():
         ("base2novel_k400_adaptformer", 7_885_824),
         ("base2novel_k400_lora", 9_437_184),
         ("base2novel_k400_frozen", 0),
+        ("full_k400_actionclip", 168_574_465),
+        ("full_k400_vificlip", 124_323_841),
+        ("base2novel_hmdb51_vificlip_prompts", 184_320),
+        ("fewshot_ucf101_vificlip_prompts", 153_600),
+        ("full_k400_openvclip", 86_192_641),
     ],
 )
 def test_counts_of_msta_and_what_it_is_compared_with(variant, trained):

@@ -111,7 +111,7 @@ def test_a_mixture_has_the_loss_of_both_labels():
 class WithExtras(plain.Tables):
     """Puts out other embeddings of frames, and a number of each video."""
 
-    frame_norm, scores_pairs = False, False
+    frame_norm, frame_scores, scores_pairs = False, False, False
 
     def apply(self, variables, inputs, *texts, method, **options):
         unit, out = super().apply(variables, inputs, *texts, method=method, **options)

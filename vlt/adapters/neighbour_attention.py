@@ -24,6 +24,8 @@ class NeighbourAttention(Method):
 
     missing: what the first and the last frame read of the neighbour that they do not have: `zeros`,
         keys and values of 0 that take their share of the softmax, as published; `masked`, nothing.
+    renormalize: scores are cosines with the mean of the frames. The published score is the mean of
+        the frames' cosines.
 
     Raises:
         ValueError: unknown missing.
@@ -34,9 +36,14 @@ class NeighbourAttention(Method):
     breaks: ClassVar[frozenset[str]] = frozenset({"key_choice"})
 
     missing: str = "zeros"
+    renormalize: bool = False
 
     def __post_init__(self) -> None:
         require_some("neighbour_attention", "missing", (self.missing,), MISSING)
+
+    @property
+    def frame_scores(self) -> bool:
+        return not self.renormalize
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: the frames are the groups."""

@@ -6,6 +6,7 @@ ASSETS = Path(__file__).parents[1] / "assets"
 PACKAGED = (
     *("tiny_clip", "tiny_blip", "tiny_viclip", "tiny_chat", "tiny_branch"),
     "action_templates.txt",
+    "actionclip_templates.txt",
     "person_templates.txt",
 )
 
@@ -15,8 +16,8 @@ def resolve(name: str) -> Path:
 
     `tiny_clip`, `tiny_blip`, `tiny_viclip`, `tiny_chat` and `tiny_branch` (a tiny CLIP with
     BT-Adapter) are model folders in the package,
-    `action_templates.txt` is a list of sentences that name an action, `person_templates.txt` CLIP's
-    28 for Kinetics.
+    `action_templates.txt` is a list of sentences that name an action, `actionclip_templates.txt`
+    ActionCLIP's 16, `person_templates.txt` CLIP's 28 for Kinetics.
     `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a file of a generated data set (its manifest by
     default), made on first use in the cache folder; anything else is a path.
 

@@ -282,9 +282,10 @@ class Recognition(Task):
         for name in self.losses:
             value = out[name]
             if value.ndim == 3:
-                frames = normalize(value) if model.frame_norm else value
+                unit_frames = model.frame_norm or model.frame_scores
+                mean = (normalize(value) if unit_frames else value).mean(1)
                 parts = model.video_parts(out) | {"frames": value} if model.scores_pairs else {}
-                value = logits(normalize(frames.mean(1)), parts)
+                value = logits(mean if model.frame_scores else normalize(mean), parts)
             found[f"losses/{name}"] = value
         return found
 
