@@ -99,18 +99,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "st_adapter": instead("st_adapter", "visual/.*/st_adapter_mlp/.*"),
     "full": WHOLE,
     # The image model, its frames apart: all of it trained but the words, which are published as
-    # texts that are embedded up to there; then prompts in it alone; or the vision tower with
-    # neighbours' keys and values.
+    # texts that are embedded up to there; or the vision tower with neighbours' keys and values.
     "vificlip": BARE | CLIP | SOFT | {"rules": (WORDS, (".*", DECAY)), "task.template": A_PHOTO},
-    "vificlip_prompts": BARE
-    | CLIP
-    | SOFT
-    | {
-        "model.checkpoint": "checkpoints/vificlip_b16_k400",
-        "model.methods": ("vificlip",),
-        "rules": trained(r".*/vificlip_prompt"),
-        "task.template": A_PHOTO,
-    },
     # Published with clips of 8 frames, 16 apart; here they span the video, as MSTA's do.
     "openvclip": BARE
     | CLIP
@@ -120,20 +110,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "optimizer.clip": 1.0,
         "task.interpolation": {"largest": 0.6, "ratio": 0.5},
         "task.templates": PERSON,
-        "task.largest_scale": 0.0,
-    },
-    # MSTA's rows name no head; this one is the authors' choice.
-    "actionclip": BARE
-    | CLIP
-    | {
-        "model.methods": ("actionclip",),
-        "model.context": 77,
-        "rules": (
-            (r"visual/actionclip/.*", {"lr": 10.0, "weight_decay": 0.2}),
-            (".*", {"weight_decay": 0.2}),
-        ),
-        "task.templates": ACTIONS,
-        "task.contrast": "mean",
         "task.largest_scale": 0.0,
     },
     "frozen": STILL,
@@ -176,6 +152,30 @@ METHODS: dict[str, dict[str, Any]] = {
         "optimizer.b2": 0.999,
         "task.templates": PERSON,
         "task.losses": {"mote_merged": 0.5, "mote_distance": 0.1},
+        "task.largest_scale": 0.0,
+    },
+    # ViFi-CLIP's second stage, prompts in it alone.
+    "vificlip_prompts": BARE
+    | CLIP
+    | SOFT
+    | {
+        "model.checkpoint": "checkpoints/vificlip_b16_k400",
+        "model.methods": ("vificlip",),
+        "rules": trained(r".*/vificlip_prompt"),
+        "task.template": A_PHOTO,
+    },
+    # MSTA's rows name no head; this one is the authors' choice.
+    "actionclip": BARE
+    | CLIP
+    | {
+        "model.methods": ("actionclip",),
+        "model.context": 77,
+        "rules": (
+            (r"visual/actionclip/.*", {"lr": 10.0, "weight_decay": 0.2}),
+            (".*", {"weight_decay": 0.2}),
+        ),
+        "task.templates": ACTIONS,
+        "task.contrast": "mean",
         "task.largest_scale": 0.0,
     },
 }
