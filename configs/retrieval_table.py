@@ -23,7 +23,7 @@ _LORA = (LEAVES["lora"], _DECAYED)
 @dataclasses.dataclass(frozen=True)
 class Row:
     """name: of the row. sees_order: whether embeddings depend on the order of frames.
-    methods: with options. trained: rules of what is trained, before all is frozen.
+    methods: with options. trained: rules of what is trained, before the rest is frozen.
     overrides: what else is another than in the base, by dotted key."""
 
     name: str
@@ -37,11 +37,12 @@ class Row:
         """Overrides of the base config."""
         options = {
             f"model.{name}.{option}": value
-            for name, chosen in self.methods.items()
-            for option, value in chosen.items()
+            for name, section in self.methods.items()
+            for option, value in section.items()
         }
-        rules = {"model.methods": tuple(self.methods), "rules": (*self.trained, _FROZEN)}
-        return rules | options | self.overrides
+        rules = self.trained if self.trained[-1][0] == ".*" else (*self.trained, _FROZEN)
+        chosen = {"model.methods": tuple(self.methods), "rules": rules}
+        return chosen | options | self.overrides
 
     @property
     def entry(self) -> tuple[str, dict[str, Any]]:
