@@ -60,6 +60,7 @@ SPECS = {
     "blip_vqa_b16": "blip_b16_answerer",
     "blip_vqa_l16": "blip_l16_answerer",
     "xclip_b16": "clip_b16",
+    "mote_b16": "clip_b16",
     "dgl_msrvtt_b32": "clip_b32",
     "dgl_msrvtt_b16": "clip_b16",
     "dgl_lsmdc_b32": "clip_b32",
@@ -67,6 +68,7 @@ SPECS = {
 }
 METHODS = {
     "xclip_b16": {"xclip": {}},
+    "mote_b16": {"mote": {"classes": 400}},
     "dgl_msrvtt_b32": {"dgl": {"latent": "transformer", "frames": 12}},
     "dgl_msrvtt_b16": {"dgl": {"latent": "transformer", "frames": 12}},
     "dgl_lsmdc_b32": {"dgl": {}},

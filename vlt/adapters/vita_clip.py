@@ -120,6 +120,7 @@ class VitaCLIP(Method):
         if tower.tower == "text":
             return self._with_context(tower, tokens)
         spec, count = tower.spec, tokens.x.shape[1]
+        assert isinstance(spec, VisionSpec)
         self.check_frames(count)
         prompts = VideoPrompts(self, spec, name=self.name)()
         time = jnp.repeat(prompts["time"], count // self.frames, axis=0).astype(tokens.x.dtype)
@@ -133,6 +134,7 @@ class VitaCLIP(Method):
         context = TextContext(shape, name=self.name)().astype(tokens.x.dtype)
         if self.classes and tokens.classes is None:
             return tokens
+        assert tokens.readout is not None
         if self.classes:
             context = context[tokens.classes]
         words = tokens.x[:, 0]
@@ -169,9 +171,10 @@ class VitaCLIP(Method):
             frames = self._class_tokens(tokens, len(carried["time"]))
             made = FramePrompts(self, block.heads, block.norm_eps, block.dtype, name=self.name)
             local, summary = made(frames, carried["local"][block.layer])
+            runs = frames.shape[1]
             # Of the clips of a run each has them all.
-            new += [jnp.repeat(local, groups // local.shape[1], axis=1)] if self.local else []
-            new += [summary.reshape(b, groups, -1, d)] if self.summary else []
+            new += [] if local is None else [jnp.repeat(local, groups // runs, axis=1)]
+            new += [] if summary is None else [summary.reshape(b, groups, -1, d)]
         if self.global_prompts:
             prompts = carried["global"][block.layer].astype(tokens.x.dtype)
             new.append(jnp.broadcast_to(prompts, (b, groups, *prompts.shape)))

@@ -139,6 +139,17 @@ _ALL = (
         note="TempMe's Table 14 does not say on which data its MetaCLIP was trained",
     ),
     Published(
+        "mote_b16",
+        "MoTE over CLIP ViT-B/16, of Kinetics-400",
+        "mote",
+        "Apache-2.0",
+        "https://github.com/ZMHH-H/MoTE/releases/download/v1.0/MoTE_B16.pt",
+        "MoTE_B16.pt",
+        f"--set base={FOLDER}/clip_b16",
+        750_684_228,
+        note="the licence is its repository's",
+    ),
+    Published(
         "vop_b32",
         "VoP without variants over CLIP ViT-B/32, of MSR-VTT's 9k",
         "vop",
