@@ -46,7 +46,7 @@ def instead(name: str, pattern: str) -> dict[str, Any]:
 # biases and of tables of positions.
 XCLIP_NEW = r"visual/blocks_\d+/xclip/|visual/xclip_\w+/|xclip_prompts/"
 FLAT = r"(.*/)?(bias|scale|alpha|class_embedding|position_embedding)"
-XCLIP_RULES = (
+XCLIP_RULES: tuple[tuple[str, Any], ...] = (
     (f"({XCLIP_NEW}){FLAT}", {"lr": 10.0}),
     (f"({XCLIP_NEW}).*", {"lr": 10.0} | DECAY),
     (f"visual/{FLAT}", {}),
