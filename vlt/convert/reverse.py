@@ -89,9 +89,10 @@ def write_published(
     _check_options(layout, config)
     recorded = config.source if config.source.get("layout") == layout.name else {}
     tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
-    second = {renamed(layout.doubled, name): name for name in tensors if not recorded}
-    second |= {} if recorded else layout.ties(tensors)
-    second.pop(None, None)
+    second: dict[str, str] = {}
+    if not recorded:
+        doubled = ((renamed(layout.doubled, name), name) for name in tensors)
+        second = {other: name for other, name in doubled if other} | layout.ties(tensors)
     tensors = tie(tensors, recorded.get("aliases", second))
     if as_folder:
         with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
