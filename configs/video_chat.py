@@ -37,6 +37,12 @@ UNREAD = (r"visual/(blocks_23|post_norm)/.*", "frozen")
 TEMPLATES = {
     "llava": "vicuna_v1_1", "minigpt4": "minigpt4_training", "instructblip": "instructblip",
 }  # fmt: skip
+# Beside what all towers split. A vocabulary with added tokens divides by few numbers.
+LLAMA = (
+    (".*mlp/gate/kernel", (None, "tensor")),
+    ("text/token_embedding/embedding", (None, "tensor")),
+    ("text/head/kernel", ("tensor", None)),
+)
 VIDEOS = 100_000  # of VideoInstruct-100K, in whole hundreds
 
 # Overrides of `llava_tune`; the branch is out of all of them.
@@ -164,13 +170,13 @@ def conversation(size: str, frames: int) -> ConfigDict:
         # question "What is the person doing in the video?".
         prompt_tokens=79,
         dtype="bfloat16",
+        weights="",  # of the language model: as they are stored, or as "bfloat16" or "int8"
         remat=True,
     )
     config.optimizer.update(b2=0.999, schedule={"name": "cosine", "warmup": 0.03})
     config.task = common.conversation_task(TEMPLATES[size.partition("_")[0]])
     config.data.workers = 16
-    gate = (r".*mlp/gate/kernel", (None, "tensor"))
-    config.sharding.params = (*config.sharding.params, gate)
+    config.sharding.params = (*config.sharding.params, *LLAMA)
     return config
 
 

@@ -442,6 +442,7 @@ def load(
     frame_norm: bool | None = None,
     methods: Any = (),
     dtype: str = "float32",
+    weights: str = "",
 ) -> Any:
     """Loads a converted, exported or packaged model ("tiny_clip").
 
@@ -452,6 +453,8 @@ def load(
         methods: names of methods to add, or {name: options}: "tome" merges tokens as the model is.
             Leaves that a method adds start as training starts them, and are named in the log.
         dtype: of activations, 'float32' or 'bfloat16'.
+        weights: how a chat model's language model is held: as it is stored, or in fewer bits, as
+            'bfloat16' or 'int8' (of vlt/models/narrow.py).
 
     Returns a `VideoTextModel`, a `VideoCaptioner` or a `VideoChat`, whichever the folder holds.
 
@@ -459,7 +462,7 @@ def load(
         ModelFolderError: absent, half written, not what its config.json says, or with leaves for
             another number of frames.
         ValueError: no path, a kind of model that has no such object, or an unknown method, option
-            or dtype.
+            or dtype; less memory than a chat model needs.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(
@@ -469,7 +472,7 @@ def load(
         frames = whole_number("frames", frames)
     if frame_norm not in (None, True, False):
         raise ValueError(f"frame_norm must be True or False, got {shown(frame_norm)}")
-    return as_model(load_folder(str(path), frames, frame_norm, methods, dtype))
+    return as_model(load_folder(str(path), frames, frame_norm, methods, dtype, weights))
 
 
 def as_model(loaded: LoadedModel) -> Any:

@@ -126,7 +126,8 @@ def run(options: argparse.Namespace) -> int:
 def _talk(options: argparse.Namespace) -> int:
     search = parse_search(options.set, DEFAULTS)
     paths = find_videos(options.videos)
-    model = load_kind(options.model, options.workdir, ("chat",), "answers no questions")
+    lacks = "answers no questions"
+    model = load_kind(options.model, options.workdir, ("chat",), lacks, options.weights)
     spoken = {"template": options.template, "spacing": options.spacing}
     if options.ask:
         given = spoken | search | {"seed": options.seed, "frames": options.frames}

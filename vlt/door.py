@@ -20,17 +20,23 @@ from vlt.training.trained import trained_model
 EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError)  # a user can mend
 
 
-def load_kind(model: str, workdir: Path | None, kinds: tuple[str, ...], lacks: str) -> Any:
+def load_kind(
+    model: str, workdir: Path | None, kinds: tuple[str, ...], lacks: str, weights: str = ""
+) -> Any:
     """The model of a folder, or of a run, as `vlt.load` gives it.
 
     Args:
         kinds: of spec, that the command is for. lacks: what others do not do, as a verb.
+        weights: as of `vlt.load`.
 
     Raises:
         ModelFolderError, ConfigError, CheckpointError: nothing whole is there.
-        ValueError: another kind of model.
+        ValueError: another kind of model, or one that there is no memory for.
     """
-    loaded = load_folder(model) if workdir is None else trained_model(workdir)
+    if workdir is None:
+        loaded = load_folder(model, weights=weights)
+    else:
+        loaded = trained_model(workdir, weights=weights)
     kind = loaded.config.spec.kind
     if kind not in kinds:
         raise ValueError(f"{workdir or model} is a {kind}, which {lacks}")

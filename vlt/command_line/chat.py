@@ -19,6 +19,7 @@ import argparse
 from vlt.command_line.own_videos import make_parser
 
 SPACINGS = ("train", "fast", "modern")
+WEIGHTS = ("bfloat16", "int8")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,6 +37,12 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         choices=SPACINGS,
         default="train",
         help="how words around added tokens are read (vlt/data/chat_tokenizer.py)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="",
+        help="of the language model, in fewer bits than they are stored in (vlt/models/narrow.py)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument(

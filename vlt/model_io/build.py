@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from vlt.methods import build_methods
 from vlt.models.answerer import Answerer
@@ -12,6 +13,7 @@ from vlt.models.captioner import Captioner
 from vlt.models.chat import ChatModel
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.narrow import WEIGHTS, narrowed_shapes
 from vlt.models.retriever import Retriever
 from vlt.models.sizes import SIZES
 from vlt.models.spec import ChatSpec, Spec
@@ -88,6 +90,7 @@ def build_model(
         raise ValueError(f"unknown model.dtype: {config['dtype']!r}{near(config['dtype'], DTYPES)}")
     if not 0 <= config["drop_path"] < 1:
         raise ValueError(f"model.drop_path must be >= 0 and < 1, got {config['drop_path']}")
+    _check_weights(config.get("weights", ""), spec)
     pixels = preprocessing or {"mean": CLIP_MEAN, "std": CLIP_STD}
     return make_model(
         spec,
@@ -100,7 +103,15 @@ def build_model(
         remat=config["remat"],
         drop_path=config["drop_path"],
         dtype=DTYPES[config["dtype"]],
+        weights=config.get("weights", ""),
     )
+
+
+def _check_weights(weights: str, spec: Spec) -> None:
+    if weights not in WEIGHTS:
+        raise ValueError(f"unknown model.weights: {weights!r}{near(weights, WEIGHTS)}")
+    if weights and not isinstance(spec, ChatSpec):
+        raise ValueError(f"model.weights={weights!r} is for chat models; this is a {spec.kind}")
 
 
 def make_model(
@@ -199,4 +210,7 @@ def init_params(model: VideoModel, rng: jax.Array) -> dict[str, Any]:
 
 def abstract_params(model: VideoModel) -> dict[str, Any]:
     """Shapes and dtypes of all leaves, at no cost."""
-    return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    if not model.weights:
+        return shapes
+    return traverse_util.unflatten_dict(narrowed_shapes(by_path(shapes), model.weights), sep="/")

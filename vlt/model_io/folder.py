@@ -208,12 +208,14 @@ def _kin(fields: Mapping[str, Any]) -> str:
 
 
 def read_model_folder(
-    folder: str | Path, abstract: Mapping[str, Any] | None = None
+    folder: str | Path,
+    abstract: Mapping[str, Any] | None = None,
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
     """Config and parameters, checked against the shapes of the model that the config describes.
 
     abstract: shapes, with shardings where leaves belong on devices; the model's own when absent.
-    Leaves that are stored in 16 bits stay so.
+    change: as of `vlt.storage.trees.load_tree`. Leaves that are stored in 16 bits stay so.
 
     Raises:
         ModelFolderError: as `read_model_config`, or the weights are absent, damaged, or of another
@@ -223,7 +225,7 @@ def read_model_folder(
     try:
         if abstract is None:
             abstract = model_shapes(config.spec, config.methods, config.frames)
-        return config, load_tree(Path(folder) / "weights", abstract, halves=True)
+        return config, load_tree(Path(folder) / "weights", abstract, True, change)
     except (CheckpointError, ValueError) as error:
         raise ModelFolderError(f"{folder}: {error}") from error
 

@@ -21,8 +21,10 @@ from vlt.model_io.folder import (
     read_model_config,
     read_model_folder,
 )
+from vlt.model_io.needs import check_memory
 from vlt.model_io.parts import part_methods, read_parts
 from vlt.models.interpolation import resize_temporal
+from vlt.models.narrow import narrowed
 from vlt.models.sizes import SIZES
 from vlt.models.spec import ChatSpec, Spec, with_visual
 from vlt.models.spec_reading import with_video
@@ -40,6 +42,7 @@ AS_STORED = {
     "cls_only": True,
     "remat": False,
     "drop_path": 0.0,
+    "weights": "",
 }
 
 
@@ -59,14 +62,14 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     Leaves of the checkpoint's model are all loaded, strictly. Leaves of methods that the config
     adds come from `config.parts` (vlt/model_io/parts.py) or are initialised with `seed`, and named
     in the log. Without a checkpoint all are. A ViCLIP's frame embeddings are interpolated where the
-    config has more frames than they are for.
+    config has more frames than they are for. `config.weights` says how a language model's are held.
 
     Raises:
         ModelFolderError: the checkpoint is absent, half written or another model than the config's.
-        ValueError: unknown size, method or option.
+        ValueError: unknown size, method or option, or less memory than a chat model needs.
     """
     module, folder, stored = build_described(config)
-    loaded = {} if folder is None else _read_params(folder, module)
+    loaded = {} if folder is None else _read_params(folder, module, config["frames"])
     parts = config.get("parts", ())
     leaves = traverse_util.flatten_dict(loaded, sep="/") | read_parts(parts, module, loaded)
     joint = module.spec.kind == ChatSpec.kind and module.spec.visual.temporal_frames
@@ -74,6 +77,9 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
         params = loaded
     else:
         params = _complete(module, leaves, {*stored.methods, *part_methods(parts)}, seed)
+        if module.weights:
+            leaves = traverse_util.flatten_dict(params, sep="/")
+            params = traverse_util.unflatten_dict(narrowed(leaves, module.weights), sep="/")
     methods = method_options(config, stored.methods)
     frames = config["frames"]
     described = dataclasses.replace(
@@ -107,12 +113,13 @@ def load_folder(
     frame_norm: bool | None = None,
     methods: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
     dtype: str = "float32",
+    weights: str = "",
 ) -> LoadedModel:
     """The model of a folder (or of a name of vlt/data/resources.py) as it stands, or changed.
 
-    frames, frame_norm, methods, dtype: as in a config's `model` section; None as in the folder.
-    Methods are added to the folder's; {name: options} gives options. Leaves that they lack there
-    start as training starts them, and are named in the log.
+    frames, frame_norm, methods, dtype, weights: as in a config's `model` section; None as in the
+    folder. Methods are added to the folder's; {name: options} gives options. Leaves that they lack
+    there start as training starts them, and are named in the log.
 
     Raises:
         ModelFolderError: absent, half written, not what its config.json says, or for other frames.
@@ -127,6 +134,7 @@ def load_folder(
         "frames": frames or stored.frames or stored.view.frames or ANY_FRAMES,
         "frame_norm": stored.frame_norm if frame_norm is None else frame_norm,
         "dtype": dtype,
+        "weights": weights,
     }
     loaded = load_model(options, seed=0)
     if loaded.module.methods:
@@ -239,10 +247,17 @@ def _as_asked(spec: Spec, config: Mapping[str, Any]) -> Spec:
     return with_visual(spec, temporal_frames=frames)
 
 
-def _read_params(folder: Path, module: VideoModel) -> dict[str, Any]:
+def _read_params(folder: Path, module: VideoModel, frames: int) -> dict[str, Any]:
     """The folder's parameters, with as many frame embeddings as the module has."""
-    config, params = read_model_folder(folder)
-    _check_finite(folder, params)
+
+    def narrow(leaves: dict[str, Any]) -> dict[str, Any]:
+        _check_finite(folder, leaves)
+        return narrowed(leaves, module.weights)
+
+    check_memory(folder, module, frames)
+    config, params = read_model_folder(folder, change=narrow if module.weights else None)
+    if not module.weights:
+        _check_finite(folder, params)
     stored, frames = (spec.visual.temporal_frames for spec in (config.spec, module.spec))
     if stored in (0, frames):
         return params

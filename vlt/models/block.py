@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.gradients import store_gradient
+from vlt.models.narrow import SCALE
 from vlt.models.points import Method, of_tower
-from vlt.models.products import dot_general
+from vlt.models.products import dot_general, promoted
 from vlt.models.rotary import Rotary
 from vlt.models.tokens import Attend, AttentionOutput, KeysValues, Pattern, Tokens
 
@@ -56,10 +57,14 @@ class Dense(nn.Dense):
     part: str = ""
     part_param: Callable[..., jax.Array] | None = None
     dot_general: Any = dot_general
+    promote_dtype: Any = promoted
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = super().__call__(x)
+        if self.has_variable("params", SCALE):  # of an int8 kernel
+            scale = self.get_variable("params", SCALE)
+            y = (y.astype(jnp.float32) * scale).astype(y.dtype)
         for method in self.methods:
             y = method.projection(self, x, y)
         return y
@@ -67,19 +72,27 @@ class Dense(nn.Dense):
 
 def written(known: jax.Array, new: jax.Array, index: jax.Array | int) -> jax.Array:
     """`known` [b, g, h, m, d], or with these three axes in one, with new [b, g, h, n, d] at `index`
-    of m: [b, g, h, m, d]."""
-    shape = (*new.shape[:3], *known.shape[-2:])
+    of m: in the shape of `known`."""
     new = new.reshape(*known.shape[:-2], *new.shape[-2:])
     axis = known.ndim - 2
-    return jax.lax.dynamic_update_slice_in_dim(known, new, index, axis=axis).reshape(shape)
+    return jax.lax.dynamic_update_slice_in_dim(known, new, index, axis=axis)
+
+
+def _led_as(key: jax.Array, x: jax.Array) -> jax.Array:
+    """x [b, g, h, n, d] with these three axes in one where keys [..., m, d] have them so.
+
+    In another shape XLA writes what a loop keeps twice, for who reads it and for who keeps it.
+    """
+    return x.reshape(*key.shape[:-2], *x.shape[-2:]) if key.ndim < x.ndim else x
 
 
 def attention_logits(
     query: jax.Array, key: jax.Array, bias: jax.Array | None, scale: jax.Array | None = None
 ) -> jax.Array:
     """Scaled scores [..., q, m] in float32 from heads [..., q|m, d]."""
-    logits = jnp.einsum("...qd,...md->...qm", query * query.shape[-1] ** -0.5, key)
-    logits = logits.astype(jnp.float32)
+    shape, scaled = query.shape[:-1], _led_as(key, query * query.shape[-1] ** -0.5)
+    logits = jnp.einsum("...qd,...md->...qm", scaled, key).astype(jnp.float32)
+    logits = logits.reshape(*shape, -1) if key.ndim < query.ndim else logits
     logits = logits if scale is None else logits * scale
     return logits if bias is None else logits + bias
 
@@ -213,7 +226,9 @@ def attention_weights(
 
 def weighted_values(weights: jax.Array, total: jax.Array, value: jax.Array) -> jax.Array:
     """What queries find [..., q, d], of `attention_weights` and values [..., m, d]."""
-    y = jnp.einsum("...qm,...md->...qd", weights.astype(value.dtype), value)
+    known = _led_as(value, weights.astype(value.dtype))
+    y = jnp.einsum("...qm,...md->...qd", known, value)
+    y = y.reshape(*weights.shape[:-1], -1) if value.ndim < weights.ndim else y
     # The sum divides d columns after the product instead of m before it.
     return (y / total).astype(value.dtype)
 

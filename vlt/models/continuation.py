@@ -227,7 +227,7 @@ def advance(
         last = state.length - 1
         ids = jax.lax.dynamic_slice_in_dim(state.ids, last, 1, axis=2)
         logits, cache = _decode(model, model.embed(ids), cache, end + last - history, skipped)
-        return Answer(rules.step(state, logits), flat(cache))  # type: ignore[arg-type]
+        return Answer(rules.step(state, logits), cache)  # type: ignore[arg-type]
 
     def goes_on(answer: Answer) -> jax.Array:
         return answer.state.open.any() & (answer.state.length < until)

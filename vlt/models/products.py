@@ -1,25 +1,40 @@
-"""Products of few rows with a matrix, as a decoder's next token needs them, on CPUs."""
+"""Products with kernels in fewer bits; of few rows, as a decoder's next token needs, on CPUs."""
 
-import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 FEW_ROWS = 8
+PART = 2**17  # weights of a kernel that fit into a core's cache in float32
+
+
+def promoted(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: Any) -> list[Any]:
+    """Arrays of a layer as `dtype`; a kernel in fewer bits stays so, for `dot_general` to widen."""
+    if kernel.dtype.itemsize >= jnp.dtype(dtype).itemsize:
+        return list(promote_dtype(x, kernel, bias, dtype=dtype))
+    x, bias = promote_dtype(x, bias, dtype=dtype)
+    return [x, kernel, bias]
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
-    """`jax.lax.dot_general`, but for few rows [..., d] and a kernel [d, e] of 16 bits on a CPU.
+    """`jax.lax.dot_general`, but for few rows [..., d] and a kernel [d, e] in few bits on a CPU.
+
+    A kernel in fewer bits than x is widened.
 
     There XLA writes the whole kernel out in float32 before it multiplies, which takes three times
     as long as reading it; a sum of products reads it once and turns it on the way.
     """
-    product = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, **options)
+
+    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        found = jax.lax.dot_general(x, kernel.astype(x.dtype), dimensions, **options)
+        return found
+
     rows = math.prod(x.shape[:-1])
     last = ((x.ndim - 1,), (0,)), ((), ())
-    if kernel.dtype != jnp.bfloat16 or kernel.ndim != 2 or rows > FEW_ROWS or dimensions != last:
+    if kernel.dtype.itemsize > 2 or kernel.ndim != 2 or rows > FEW_ROWS or dimensions != last:
         return product(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=_sum_of_products, default=product)
 
@@ -28,9 +43,29 @@ def _sum_of_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     # Else kernels are turned to float32 once before a loop over tokens, which reads twice as much.
     x, kernel = jax.lax.optimization_barrier((x, kernel))
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    found = _by_parts(rows, kernel) if kernel.dtype == jnp.int8 else _widened(rows, kernel)
+    return found.reshape(*x.shape[:-1], kernel.shape[1]).astype(x.dtype)
+
+
+def _widened(rows: jax.Array, kernel: jax.Array) -> jax.Array:
     wide = kernel.astype(jnp.float32)
     if len(rows) == 1:
-        found = (wide * rows[0][:, None]).sum(0)
-    else:
-        found = (wide[:, None] * rows.T[..., None]).sum(0)
-    return found.reshape(*x.shape[:-1], kernel.shape[1]).astype(x.dtype)
+        return (wide * rows[0][:, None]).sum(0)
+    return (wide[:, None] * rows.T[..., None]).sum(0)
+
+
+def _by_parts(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Parts of a kernel, which stay in the cache while they are widened and read by each row."""
+    parts = max(1, -(-kernel.size // PART))
+    while kernel.shape[0] % parts:
+        parts += 1
+    size = kernel.shape[0] // parts
+
+    def add(part: jax.Array, found: jax.Array) -> jax.Array:
+        wide = jax.lax.dynamic_slice_in_dim(kernel, part * size, size).astype(jnp.float32)
+        some = jax.lax.dynamic_slice_in_dim(rows, part * size, size, axis=1)
+        # Of one row at a time: a product with more packs its kernel first.
+        return found + jnp.concatenate([row @ wide for row in jnp.split(some, len(rows))])
+
+    start = jnp.zeros((len(rows), kernel.shape[1]), jnp.float32)
+    return jax.lax.fori_loop(0, parts, add, start)

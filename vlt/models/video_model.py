@@ -27,7 +27,8 @@ class VideoModel(nn.Module):
 
     frames: of the videos it is for, where leaves of a method depend on it (clip positions).
     mean, std: of the 0-1 pixel values the vision tower was trained with. cls_only, frame_norm,
-    remat, drop_path: see `VisionTransformer`.
+    remat, drop_path: see `VisionTransformer`. weights: how a language model's are held, of
+    vlt/models/narrow.py.
     """
 
     spec: Spec
@@ -40,6 +41,7 @@ class VideoModel(nn.Module):
     remat: bool = False
     drop_path: float = 0.0
     dtype: Any = jnp.float32
+    weights: str = ""
 
     def encode_video(
         self, video: jax.Array, train: bool = False, capture: bool = False

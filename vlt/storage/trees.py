@@ -9,7 +9,7 @@ killed.
 import hashlib
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -103,7 +103,10 @@ def _forget_makers(folder: pathlib.Path) -> None:
 
 
 def load_tree(
-    folder: Path, abstract: Mapping[str, Any] | None = None, halves: bool = False
+    folder: Path,
+    abstract: Mapping[str, Any] | None = None,
+    halves: bool = False,
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> dict:
     """Reads what `save_tree` wrote, on any number of devices.
 
@@ -112,6 +115,8 @@ def load_tree(
       abstract: nested dict of shapes that the tree must have; a leaf with a sharding is placed on
         its devices. All leaves are wanted as host arrays when absent.
       halves: whether leaves may be stored in 16 bits where 32 are wanted; they keep them.
+      change: what is kept of some leaves, by path; called while others are not read yet, so that
+        both forms of all are never in memory. Leaves are on the host.
 
     Returns:
       nested dict of jax.Array where `abstract` has shardings, np.ndarray elsewhere.
@@ -126,10 +131,29 @@ def load_tree(
     wanted = by_path(saved if abstract is None else abstract)
     check_same(folder, by_path(saved), wanted, halves)
     have = by_path(saved)
+    if change is not None:
+        pieces = (load_leaves(folder, piece) for piece in _pieces(have))
+        changed = {path: leaf for piece in pieces for path, leaf in change(piece).items()}
+        return traverse_util.unflatten_dict(changed, sep="/")
     leaves = {
         tuple(path.split("/")): placement(leaf, have[path].dtype) for path, leaf in wanted.items()
     }
     return load_arrays(folder, traverse_util.unflatten_dict(leaves))
+
+
+def _pieces(leaves: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Paths of leaves, as many at a time as `_PIECE` has room for, or one."""
+    piece: list[str] = []
+    size = 0
+    for path, leaf in leaves.items():
+        bytes_of = leaf.size * leaf.dtype.itemsize
+        if piece and size + bytes_of > _PIECE:
+            yield piece
+            piece, size = [], 0
+        piece.append(path)
+        size += bytes_of
+    if piece:
+        yield piece
 
 
 def load_leaves(folder: Path, paths: Iterable[str]) -> dict[str, np.ndarray]:

@@ -131,9 +131,15 @@ def partition(params: Tree, rules: Iterable[tuple[str, Any]]) -> tuple[dict, dic
 
     Differentiate with respect to the first alone, and a frozen leaf costs neither a gradient nor
     optimiser state. Trained leaves are float32, also where they are stored in 16 bits, which lose
-    small steps. Raises as `assign`.
+    small steps. Raises as `assign`; also for one that is held in 8 bits.
     """
     found = assign(params, rules)
+    for path, leaf in by_path(params).items():
+        if not found[path].frozen and getattr(leaf, "dtype", None) == np.int8:
+            raise RuleError(
+                f"rule {found[path].pattern!r} trains {path}, which model.weights='int8' rounds to "
+                "8 bits; hold it in more, or freeze it"
+            )
     trained, frozen = split(params, lambda path: not found[path].frozen)
     return jax.tree.map(_in_full, trained), frozen
 

@@ -24,16 +24,19 @@ from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.rules import partition
 
 
-def trained_model(workdir: Path, average: tuple[int, int] | None = None) -> LoadedModel:
+def trained_model(
+    workdir: Path, average: tuple[int, int] | None = None, weights: str = ""
+) -> LoadedModel:
     """The model of a run at its best checkpoint, or its latest, without leaves only a loss used.
 
-    average: first and last step of the checkpoints whose mean is taken instead.
+    average: first and last step of the checkpoints whose mean is taken instead. weights: how a
+    language model's are held, of vlt/models/narrow.py; in training they may have been otherwise.
 
     Raises:
         ConfigError, CheckpointError, ModelFolderError: run, checkpoint or base is not there.
     """
     config = configuration.load_saved(workdir)
-    loaded = load_model(config.model, config.seed)
+    loaded = load_model(dict(config.model) | {"weights": weights}, config.seed)
     if any(method.keeps_classes for method in loaded.module.methods):
         tokenizer = Tokenizer.load(loaded.tokenizer, config.model.context)
         loaded = with_classes(loaded, make_task(config, loaded.module.spec, tokenizer))
