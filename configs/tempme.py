@@ -245,7 +245,7 @@ def moving_shapes() -> ConfigDict:
 
 
 def every_method() -> ConfigDict:
-    """`moving_shapes` with a row for every method of text-video retrieval; an hour on two cores."""
+    """`moving_shapes` with a row for every method of text-video retrieval."""
     config = moving_shapes()
     config.compare = tuple(row.entry for row in ROWS)
     return config
