@@ -80,7 +80,7 @@ VITACLIP: dict[str, Any] = (
 
 # Of texts, the embedding of words; flat leaves of the vision tower, which have no decay.
 WORDS = ("text/token_embedding/embedding", "frozen")
-OPENVCLIP_RULES = (
+OPENVCLIP_RULES: tuple[Any, ...] = (
     (r"visual/(.*/)?(bias|scale|class_embedding)|logit_scale", {}),
     ("visual/.*", {"weight_decay": 0.01}),
     FROZEN,
