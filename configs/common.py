@@ -262,6 +262,36 @@ def answers(manifest: str, frames: int, protocol: str = "moving_shapes") -> Conf
     return section
 
 
+def written_answers(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
+    """A chat model's answers to a benchmark's questions, for a judge. search: of `Search`'s."""
+    section = ConfigDict(
+        {
+            "kind": "written_answers",
+            "protocol": protocol,
+            "allow_subset": False,
+            "template": "",  # of vlt/data/prompts.py, where not the one that is trained with
+            "search": {"method": "greedy", "max_length": 64, "min_length": 0} | search,
+        }
+    )
+    section.update(data)
+    return section
+
+
+def ranked_answers(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
+    """The likeliest of a file's answers to each question, as a chat model has it."""
+    section = ConfigDict(
+        {
+            "kind": "ranked_answers",
+            "protocol": protocol,
+            "allow_subset": False,
+            "template": "",  # of vlt/data/prompts.py, where not the one that is trained with
+            "answers": answers,  # file of answers to choose from, one a line
+        }
+    )
+    section.update(data)
+    return section
+
+
 def answer_twins(manifest: str, frames: int) -> ConfigDict:
     """Twins told apart by the likelihood of their answers to one question."""
     section = ConfigDict({"kind": "answer_twins", "min_pairs": 500})

@@ -9,6 +9,8 @@ configs/video_chat.py:minigpt4_stage2    its second
 configs/video_chat.py:instructblip       InstructBLIP with a branch, nothing trained
 configs/video_chat.py:instructblip_tune  instruction tuning of its Q-Former
 configs/video_chat.py:instructblip_frames  as it takes videos itself: 32 tokens of every frame
+configs/video_chat.py:llava_benchmarks   its answers to the questions of Tables 2 and 3, for a judge
+configs/video_chat.py:minigpt4_benchmarks, instructblip_benchmarks  those of Table 4
 configs/video_chat.py:llava_NAME         a row of Table 1, of `TABLE_1`
 """
 
@@ -296,9 +298,28 @@ def instructblip_frames() -> ConfigDict:
 def instructblip_tune() -> ConfigDict:
     """Q-Former, queries, their LayerNorm and projection: 188,837,376 trained parameters."""
     config = instructblip()
+    config.task.dialogue_template = "instructblip_training"
     config.rules = (("connector/.*", {"lr": 1.0, "weight_decay": 0.05}), FROZEN)
     rising(config, 1e-8, 1e-5, 0.0, warmup=1000)
     images(config, "data/video_instruct/train.jsonl", batch_size=128, steps=60_000)
+    return config
+
+
+def benchmarks(recipe: Callable[[], ConfigDict], template: str, *names: str) -> ConfigDict:
+    """A recipe's model, not trained, answers what the paper asks in Tables 2 to 4.
+
+    `vlt judge` reads the answers; `model.checkpoint` may be what a tuned run was exported to.
+    template: of inference, where it is another than that of training.
+    """
+    config = recipe()
+    config.rules = (FROZEN,)
+    config.train.steps = 0
+    data = config.data.train
+    for name in names:
+        section = common.written_answers(name, data)
+        section.update(template=template, manifest=f"data/{name}/test.jsonl", on_error="skip")
+        section.update(batch_size=8)
+        config.evals[name] = section
     return config
 
 
@@ -329,6 +350,19 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "instructblip": instructblip,
     "instructblip_tune": instructblip_tune,
     "instructblip_frames": instructblip_frames,
+    "llava_benchmarks": functools.partial(
+        benchmarks,
+        llava_tune,
+        "video_chatgpt_v1",
+        "videochatgpt",
+        "msvd_qa",
+        "msrvtt_qa",
+        "activitynet_qa",
+    ),
+    "minigpt4_benchmarks": functools.partial(benchmarks, minigpt4, "minigpt4", "videochatgpt"),
+    "instructblip_benchmarks": functools.partial(
+        benchmarks, instructblip_tune, "instructblip", "videochatgpt"
+    ),
     **{f"llava_{name}": functools.partial(table_1, name) for name in TABLE_1},
 }
 

@@ -51,10 +51,12 @@ def clip(video: str, side: int = 8) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
 
 
-def data(records: Sequence[Any], unread: Sequence[int] = (), own: slice = slice(None)) -> Any:
+def data(
+    records: Sequence[Any], unread: Sequence[int] = (), own: slice = slice(None), side: int = 8
+) -> Any:
     """Records as a `VideoData` gives them, of which some cannot be read.
 
-    own: rows of a batch that this process reads.
+    own: rows of a batch that this process reads. side: of the frames.
     """
 
     def evaluate(step: int) -> Iterator[dict[str, np.ndarray]]:
@@ -63,7 +65,7 @@ def data(records: Sequence[Any], unread: Sequence[int] = (), own: slice = slice(
             ids = np.where(rows < len(records), rows, -1).astype(np.int32)
             mask = (ids >= 0) & ~np.isin(ids, unread)
             video = [
-                clip(records[i].video) if ok else np.zeros_like(clip(""))
+                clip(records[i].video, side) if ok else np.zeros_like(clip("", side))
                 for i, ok in zip(ids, mask, strict=True)
             ]
             yield {"video": np.stack(video), "ids": ids, "mask": mask}

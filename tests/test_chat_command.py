@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT, run_python
@@ -108,11 +109,20 @@ def test_a_dialogue_that_goes_on(model, clips, alone, tmp_path, capsys):
 
 
 def test_what_is_typed_is_read(folder, clips, monkeypatch, capsys):
-    lines = iter([QUESTIONS[0], "/quit"])
-    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    """What is piped in is shown with its answer; a terminal is told what can be typed."""
     options = [paths(clips)[0], f"--model={folder}", "--set=max_length=3"]
-    assert chat.main(options) == 0
-    assert capsys.readouterr().out.strip()
+    said = {}
+    for terminal in (False, True):
+        lines = iter([QUESTIONS[0], "/help", "/quit"])
+        monkeypatch.setattr("builtins.input", lambda _, lines=lines: next(lines))
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda terminal=terminal: terminal))
+        assert chat.main(options) == 0
+        said[terminal] = capsys.readouterr().out
+    piped, typed = said[False], said[True]
+    assert piped.startswith(f"> {QUESTIONS[0]}\n") and piped.count(chat.HELP) == 1
+    assert typed.startswith("Shown: ") and typed.count(chat.HELP) == 2
+    answer = piped.split("\n")[1]
+    assert answer and f"{chat.HELP}{answer}\n" in typed
 
 
 def test_arguments_that_do_not_fit(capsys):

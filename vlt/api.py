@@ -23,6 +23,7 @@ from vlt.arguments import (
     looks_unnormalised,
     whole_number,
 )
+from vlt.configuration.forms import misfit
 from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.errors import VideoError
 from vlt.data.prompts import Turn
@@ -443,6 +444,7 @@ def load(
     methods: Any = (),
     dtype: str = "float32",
     weights: str = "",
+    parts: Any = (),
 ) -> Any:
     """Loads a converted, exported or packaged model ("tiny_clip").
 
@@ -455,14 +457,16 @@ def load(
         dtype: of activations, 'float32' or 'bfloat16'.
         weights: how a chat model's language model is held: as it is stored, or in fewer bits, as
             'bfloat16' or 'int8' (of vlt/models/narrow.py).
+        parts: pairs of a path and the model folder that has the leaves under it, such as
+            (("visual/btadapter", "tiny_branch"),) with methods=("btadapter",).
 
     Returns a `VideoTextModel`, a `VideoCaptioner` or a `VideoChat`, whichever the folder holds.
 
     Raises:
         ModelFolderError: absent, half written, not what its config.json says, or with leaves for
             another number of frames.
-        ValueError: no path, a kind of model that has no such object, or an unknown method, option
-            or dtype; less memory than a chat model needs.
+        ValueError: no path, a kind of model that has no such object, an unknown method, option
+            or dtype, or parts that do not fit; less memory than a chat model needs.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(
@@ -472,7 +476,9 @@ def load(
         frames = whole_number("frames", frames)
     if frame_norm not in (None, True, False):
         raise ValueError(f"frame_norm must be True or False, got {shown(frame_norm)}")
-    return as_model(load_folder(str(path), frames, frame_norm, methods, dtype, weights))
+    if wanted := misfit("model.parts", parts):
+        raise ValueError(f"parts={shown(parts)}: must be {wanted}")
+    return as_model(load_folder(str(path), frames, frame_norm, methods, dtype, weights, parts))
 
 
 def as_model(loaded: LoadedModel) -> Any:

@@ -22,6 +22,15 @@ from vlt.inference.speech import DEFAULTS
 from vlt.storage.files import WriteError, write_whole
 
 Answered = tuple[str, str]  # question and answer
+HELP = """\
+A line is a question about the videos that were shown. Besides:
+  /video FILE...   shows more videos, which the next question is about
+  /frames N        so many frames of each video that is shown from now on
+  /reset           begins anew, without videos
+  /save FILE       writes the dialogue as JSON
+  /help            says this
+  /quit            ends, as Ctrl-D does
+"""
 
 
 def answers(
@@ -64,6 +73,7 @@ class Conversation:
             "/frames": self._set_frames,
             "/reset": lambda _: self._dialogue.reset(),
             "/save": self._save,
+            "/help": lambda _: self._write(HELP),
         }
 
     def show(self, paths: Sequence[str]) -> None:
@@ -73,6 +83,11 @@ class Conversation:
                 self._dialogue.show(path, self._frames)
             except (VideoError, ValueError) as error:
                 self._tell(error)
+
+    def greet(self) -> None:
+        """Says what can be typed."""
+        seen = ", ".join(map(printable, self._dialogue.videos)) or "no video yet"
+        self._write(f"Shown: {seen}\n{HELP}")
 
     def say(self, line: str) -> bool:
         """Answers a question or does what a command says; whether there may be more."""
@@ -138,11 +153,14 @@ def _talk(options: argparse.Namespace) -> int:
                 _fields,
                 _line,
                 as_json=options.json,
+                progress=False,  # answers tell how far it is
             )
     talk = Conversation(
         model.chat(**spoken), options.frames, search | {"seed": options.seed}, _to_terminal
     )
     talk.show(paths)
+    if sys.stdin.isatty():
+        talk.greet()
     while (line := _typed()) is not None and talk.say(line):
         pass
     return 0
@@ -157,14 +175,19 @@ def _line(said: Answered) -> str:
 
 
 def _typed() -> str | None:
-    """A line that was typed, with line editing and history where there is a terminal."""
-    if sys.stdin.isatty():
+    """A line that was typed, with line editing and history where there is a terminal; else one
+    that was piped, which is shown as if it had been typed."""
+    terminal = sys.stdin.isatty()
+    if terminal:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  of which `input` makes use
     try:
-        return input("> " if sys.stdin.isatty() else "")
+        line = input("> " if terminal else "")
     except EOFError:
         return None
+    if not terminal and line.strip():
+        print(f"> {printable(line)}", flush=True)
+    return line
 
 
 def _to_terminal(text: str) -> None:

@@ -10,13 +10,13 @@ import pytest
 from helpers import ROOT
 
 from vlt.api import VideoChat
+from vlt.data.chat_batches import VIDEO_SLOT
 from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.dialogue_rows import NO_LABEL, training_rows
 from vlt.data.prompts import Turn
 from vlt.inference.ranking import answer_losses
 from vlt.inference.speech import Speech
 from vlt.model_io.folder import ModelConfig
-from vlt.models.chat import VIDEO_SLOT
 
 sys.path.append(str(ROOT / "tests" / "models"))
 from golden_chat import Golden, channels_last

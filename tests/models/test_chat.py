@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden_chat import Golden, channels_last
 
-from vlt.models.chat import VIDEO_SLOT
+from vlt.data.chat_batches import VIDEO_SLOT
 
 TOKENS, LOGITS = 1e-4, 5e-4  # greatest differences
 PATCH = 515  # <vid_patch>, in whose places LLaVA's video tokens stand

@@ -10,10 +10,10 @@ import optax
 import pytest
 from golden_chat import Golden, channels_last
 
+from vlt.data.chat_batches import VIDEO_SLOT
 from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.dialogue_rows import NO_LABEL, training_rows
 from vlt.data.prompts import END, START, Turn, render, template
-from vlt.models.chat import VIDEO_SLOT
 
 BEFORE = "<Img><ImageHere></Img> "  # an instruction
 

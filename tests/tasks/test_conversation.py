@@ -11,8 +11,8 @@ from golden_chat import Golden, channels_last
 from tokenizers import Tokenizer
 
 from vlt.adapters.token_rows import TokenRows
+from vlt.data.chat_batches import VIDEO_SLOT
 from vlt.model_io.build import make_model
-from vlt.models.chat import VIDEO_SLOT
 from vlt.pytrees.paths import by_path
 from vlt.tasks.conversation import NO_LABEL, Conversation
 from vlt.tasks.task import StepInputs

@@ -1,8 +1,11 @@
 """A chat model learns from a manifest of dialogues."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from helpers import ROOT
@@ -11,9 +14,11 @@ from configs import common
 from data_pipelines.features import cache_features
 from vlt import main
 from vlt.configuration import load_config
+from vlt.convert.chat_words import write_qformer_words
 from vlt.data import moving_shapes
 from vlt.data.manifest import ManifestError, read_manifest
-from vlt.model_io.folder import ModelConfig, write_model_folder
+from vlt.model_io.folder import QFORMER, ModelConfig, write_model_folder
+from vlt.training.loop import Run, train
 
 sys.path.append(str(ROOT / "tests" / "models"))
 from golden_chat import Golden
@@ -36,16 +41,30 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config(shared, manifest, tmp_path_factory):
     """Two steps of a small LLaVA's projector."""
-    golden = Golden(shared / "golden/chat", "llava")
-    stored = ModelConfig("llava", golden.spec, {}, PIXELS | {"crop": "none"}, frames=2)
-    path = tmp_path_factory.mktemp("model") / "llava"
-    write_model_folder(path, stored, golden.plain(), shared / "golden/chat/tokenizer")
+    return of_model("llava", "vicuna_v1_1", shared, manifest, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def instructblip(shared, manifest, tmp_path_factory):
+    """Two steps of a small InstructBLIP's Q-Former and projection."""
+    template, folder = "instructblip_training", tmp_path_factory.mktemp("model")
+    return of_model("instructblip", template, shared, manifest, folder)
+
+
+def of_model(name, template, shared, manifest, folder):
+    golden = Golden(shared / "golden/chat", name)
+    stored = ModelConfig(name, golden.spec, {}, PIXELS | {"crop": "none"}, frames=2)
+    path, words = folder / name, folder / "words"
+    shutil.copytree(shared / "golden/chat/tokenizer", words)
+    if golden.spec.instructed:
+        write_qformer_words(words / "bert_vocab.txt", words / QFORMER, golden.spec)
+    write_model_folder(path, stored, golden.plain(), words)
     found = load_config(str(ROOT / "tests/loop_config.py"))
     with found.unlocked():
         found.model.update(checkpoint=str(path), size="", tokenizer="", methods=(), frames=2,
                            context=160)  # fmt: skip
         del found.model.btadapter
-        found.task = common.conversation_task("vicuna_v1_1")
+        found.task = common.conversation_task(template)
         found.rules = (("connector/.*", {"lr": 1.0}), (".*", "frozen"))
         found.data.train = common.videos(
             str(manifest), "segment_centre", 2, 2, transform={"resize": (56, 56)}
@@ -59,9 +78,52 @@ def config(shared, manifest, tmp_path_factory):
 @pytest.mark.slow
 def test_two_steps(config, tmp_path):
     main.run_all(config, tmp_path)
-    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [v for entry in logged for k, v in entry.items() if k.endswith("conversation")]
+    losses = logged(tmp_path, "conversation")
     assert len(losses) >= 2 and np.isfinite(losses).all()
+
+
+def logged(folder, ending):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [v for line in lines for k, v in json.loads(line).items() if k.endswith(ending)]
+
+
+@pytest.mark.slow
+def test_an_instructblip_learns_from_manifests(instructblip, tmp_path):
+    """Its Q-Former reads each row's question."""
+    main.run_all(instructblip, tmp_path)
+    losses = logged(tmp_path, "conversation")
+    assert len(losses) >= 2 and np.isfinite(losses).all()
+    other = instructblip.copy_and_resolve_references()
+    with other.unlocked():
+        rows = [json.loads(line) for line in Path(other.data.train.manifest).open()]
+        for row in rows:
+            row["conversations"] = [["What?", row["conversations"][0][1]]]
+            row["video"] = str(Path(other.data.train.manifest).parent / row["video"])
+        other.data.train.manifest = str(tmp_path / "other.jsonl")
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "other.jsonl").write_text(text)
+    main.run_all(other, tmp_path / "other")
+    assert logged(tmp_path / "other", "conversation")[0] != losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_stopped_run_goes_on_to_the_same_bits(config, tmp_path, accumulate):
+    states = {}
+    for name, parts in (("whole", (2,)), ("parts", (1, 2))):
+        for steps in parts:
+            with Run(in_steps(config, steps, accumulate), tmp_path / name) as run:
+                train(run)
+                states[name] = jax.device_get(run.state)
+    jax.tree.map(np.testing.assert_array_equal, states["whole"], states["parts"])
+
+
+def in_steps(config, steps, accumulate):
+    found = config.copy_and_resolve_references()
+    with found.unlocked():
+        found.train.update(steps=steps, checkpoint_every=1)
+        found.optimizer.accumulate = accumulate
+    return found
 
 
 @pytest.mark.slow

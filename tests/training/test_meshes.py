@@ -14,15 +14,26 @@ from test_step import assert_same_gradients
 from configs import btadapter, common
 from vlt.adapters.btadapter import BTAdapter
 from vlt.adapters.msta import MSTA
-from vlt.model_io.build import build_model, init_params
+from vlt.data.chat_batches import VIDEO_SLOT
+from vlt.data.dialogue_rows import NO_LABEL
+from vlt.model_io.build import build_model, init_params, make_model
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.retriever import Retriever
-from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.spec import (
+    BertSpec,
+    BlipSpec,
+    ChatSpec,
+    DualEncoderSpec,
+    LlamaSpec,
+    TextSpec,
+    VisionSpec,
+)
 from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.tasks.build import make_task
 from vlt.tasks.captioning import Captioning
+from vlt.tasks.conversation import Conversation
 from vlt.tasks.matching import Matching
 from vlt.tasks.question_answering import QuestionAnswering
 from vlt.tasks.recognition import Descriptions, Recognition
@@ -57,6 +68,21 @@ def texts(rows: int, seed: int) -> np.ndarray:
     return ids
 
 
+CHAT = make_model(
+    ChatSpec(VISION, LlamaSpec(WORDS, 20, 32, 1, 4, 64)),
+    {"btadapter": {"depth": 1, "spare": 0, "drop_path": 0.0, "alignment": "none"}},
+    FRAMES,
+)
+
+
+def spoken() -> dict[str, np.ndarray]:
+    """Dialogues about videos whose answers have other numbers of words on every device."""
+    ids = texts(BATCH, 3)
+    ids[:, 1:3] = VIDEO_SLOT
+    learned = (np.arange(WORDS) >= 3) & (np.arange(WORDS) <= 3 + np.arange(BATCH)[:, None] // 6)
+    return {"text": ids, "labels": np.where(learned, ids, NO_LABEL).astype(np.int32)}
+
+
 # The model, its task, and which of its leaves are trained. Five classes are no multiple of devices.
 CASES: dict[str, tuple[Any, Task, str]] = {
     "retrieval": (
@@ -76,6 +102,8 @@ CASES: dict[str, tuple[Any, Task, str]] = {
         QuestionAnswering(0.1, 0.2, "videos"),
         ".*",
     ),
+    "conversation": (CHAT, Conversation(), "visual/btadapter/.*|connector/.*"),
+    "conversation accumulated": (CHAT, Conversation(), "visual/btadapter/.*|connector/.*"),
 }
 
 
@@ -83,7 +111,7 @@ def program(name: str, mesh: dict[str, int]) -> TrainingProgram:
     model, task, trained = CASES[name]
     config = common.base()
     config.model.update(frames=FRAMES, context=WORDS)
-    config.optimizer.update(lr=1e-2)
+    config.optimizer.update(lr=1e-2, accumulate=2 if "accumulated" in name else 1)
     config.sharding.min_elements = 512  # kernels, embeddings, and queues
     frozen = ((".*", "frozen"),) if trained != ".*" else ()
     config.rules = ((trained, {"lr": 1.0}), *frozen)
@@ -98,6 +126,7 @@ def stepped(training: TrainingProgram) -> tuple[Any, Any, Any]:
     rng, batch = np.random.default_rng(0), {}
     for name, x in training.batch_shapes(BATCH).items():
         batch[name] = texts(BATCH, 3) if x.ndim == 2 else np.arange(BATCH, dtype=np.int32) % 5
+    batch |= spoken() if isinstance(training.task, Conversation) else {}
     batch["video"] = rng.integers(0, 255, (BATCH, FRAMES, 8, 8, 3), dtype=np.uint8)
     data = shard_batch(batch, training.mesh)
     compiled = training.lower(state, frozen, data).compile()

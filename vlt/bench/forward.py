@@ -11,12 +11,14 @@ from vlt.bench.slicing import sliced
 from vlt.bench.timing import ROUNDS, matmul_rate, ratio, turns
 from vlt.costs.flops import Counts, count
 from vlt.costs.memory import memory
+from vlt.data.instructions import STEP
 from vlt.model_io.build import (
     build_model,
     example_inputs,
     init_params,
     merged_form,
     merges_tokens,
+    seen_inputs,
 )
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.video_model import VideoModel
@@ -131,14 +133,20 @@ def prepare(model: VideoModel, batch: int, params: Any = None) -> Forward:
     """Compiles the vision tower; random weights where none are given."""
     if params is None:
         params = jax.jit(lambda: without_text(init_params(model, jax.random.key(0))))()
-    video = random_video(model, batch)
+    inputs = (random_video(model, batch), *_instruction(model, batch))
 
-    def encode(leaves: Any, pixels: jax.Array) -> jax.Array:
-        return model.apply({"params": leaves}, pixels, method="encode_video")[0]
+    def encode(leaves: Any, *inputs: jax.Array) -> jax.Array:
+        return model.apply({"params": leaves}, *inputs, method="encode_video")[0]
 
-    compiled = jax.jit(encode).lower(params, video).compile()
-    counts = count(encode, params, video)
-    return Forward(model, params, compiled, counts, lambda: compiled(params, video))
+    compiled = jax.jit(encode).lower(params, *inputs).compile()
+    counts = count(encode, params, *inputs)
+    return Forward(model, params, compiled, counts, lambda: compiled(params, *inputs))
+
+
+def _instruction(model: VideoModel, batch: int) -> list[jax.Array]:
+    """For a Q-Former that reads questions: one of the shortest length that is compiled for."""
+    inputs = example_inputs(model.spec, model.frames, STEP, batch)
+    return [jnp.ones(x.shape, x.dtype) for x in seen_inputs(model.spec, inputs)[1:]]
 
 
 def without_text(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ answers appear as they are written. In it
   /frames N        so many frames of each video that is shown from now on
   /reset           begins anew, without videos
   /save FILE       writes the dialogue as JSON
+  /help            says which there are
   /quit            ends, as Ctrl-D does
+Lines that are piped in are shown before their answers.
 """
 
 import argparse

@@ -95,8 +95,8 @@ FORMS: tuple[tuple[str, Check, str], ...] = (
     (r"model\.methods", each(word), "a tuple of names of methods, such as ('lora', 'tempme')"),
     (
         r"model\.parts",
-        each(entry(pattern, word)),
-        "a tuple of (regex of leaves' paths, model folder)",
+        each(entry(word, word)),
+        "a tuple of (path of leaves, model folder), such as (('visual/btadapter', 'FOLDER'),)",
     ),
     (
         "rules",
@@ -133,12 +133,17 @@ NEEDED = {
 def wrong_form(config: Mapping[str, Any]) -> str:
     """The first value of a config that has another form, in a sentence; '' where none has."""
     for key, value in _nodes(config):
-        for name, check, wanted in FORMS:
-            if re.fullmatch(name, key) and not check(value):
-                return f"config.{key}={_shown(value)}: must be {wanted}"
+        if wanted := misfit(key, value):
+            return f"config.{key}={_shown(value)}: must be {wanted}"
         if lacking := [name for name in NEEDED.get(key, ()) if name not in value]:
             return f"config.{key}={_shown(value)}: lacks {', '.join(lacking)}"
     return ""
+
+
+def misfit(key: str, value: Any) -> str:
+    """What the value of a key would have to be; '' where it is."""
+    fits = ((check, wanted) for name, check, wanted in FORMS if re.fullmatch(name, key))
+    return next((wanted for check, wanted in fits if not check(value)), "")
 
 
 def _nodes(value: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,5 @@
 """Dialogues about videos as rows of ids, for the batches of a chat model."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,38 +7,43 @@ import numpy as np
 
 from vlt.data.chat_tokenizer import ChatTokenizer, Prompt
 from vlt.data.dialogue_rows import NO_LABEL, training_rows
+from vlt.data.instructions import Instructions
 from vlt.data.prompts import VIDEO, Piece, Turn, render, template
 
-VIDEO_SLOT = -1  # of a chat model's ids, see `vlt.models.chat`
+VIDEO_SLOT = -1  # an id in whose place a token of the video stands
 
 
 class ChatBatches:
     """Dialogues to padded ids, by one template, for a model that reads `slots` tokens of a video.
 
     Attributes:
-        context: length of a row. size: number of ids that there are.
+        context: length of a row. size: number of ids that there are. instructions: as given.
+        template: of the dialogues. tokenizer: as given.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer, used: str, spacing: str, slots: int, context: int):
+    def __init__(
+        self,
+        tokenizer: ChatTokenizer,
+        used: str,
+        spacing: str,
+        slots: int,
+        context: int,
+        instructions: Instructions | None = None,
+    ):
         """used: a name of `vlt.data.prompts.TEMPLATES`. spacing: of `vlt.data.chat_tokenizer`.
+        instructions: for a Q-Former that reads questions.
 
         Raises ValueError for an unknown template.
         """
         self.context, self.size = context, tokenizer.size
-        self._tokenizer, self._template = tokenizer, template(used)
-        self._spacing, self._slots = spacing, slots
-
-    @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], used: str, spacing: str, slots: int, context: int
-    ) -> "ChatBatches":
-        """Of a folder's tokenizer. Raises as `ChatTokenizer.load`, and for an unknown template."""
-        return cls(ChatTokenizer.load(folder), used, spacing, slots, context)
+        self.tokenizer, self.template = tokenizer, template(used)
+        self._spacing, self._slots, self.instructions = spacing, slots, instructions
 
     def entries(
         self, texts: Mapping[str, Sequence[Any]], rows: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Of a batch's `turns`, or `question` and `answer`, what its `text` and `labels` are.
+        """Of a batch's `turns`, or `question` and `answer`, what its `text` and `labels` are, and
+        its `instruction` where a Q-Former reads one.
 
         rows: which they are of, for messages.
         """
@@ -48,7 +52,10 @@ class ChatBatches:
             for pair in zip(texts["question"], texts["answer"], strict=True)
         ]
         text, labels = self(dialogues, rows)
-        return {"text": text, "labels": labels}
+        found = {"text": text, "labels": labels}
+        if self.instructions is not None:
+            found["instruction"] = self.instructions.of_dialogues(dialogues)
+        return found
 
     def __call__(
         self, dialogues: Sequence[Sequence[Turn]], rows: Sequence[str]
@@ -73,7 +80,34 @@ class ChatBatches:
         labels[spoken, :width] = found.labels
         return ids, labels
 
+    def speaking(self, used: str) -> "ChatBatches":
+        """The same by another template, or itself for ''."""
+        given = (self._spacing, self._slots, self.context, self.instructions)
+        return ChatBatches(self.tokenizer, used, *given) if used else self
+
+    def questions(self, asked: Sequence[str], rows: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Prompts that ask for answers, int32 [b, n] each: ids, 0 for padding in front, and at each
+        place which token of the video stands there, -1 for a word, -2 for padding.
+
+        Raises:
+            ValueError: one that leaves no room in the context, which `rows` name.
+        """
+        prompts = [self._prompt([Turn(question, videos=1)]) for question in asked]
+        longest = max(map(len, prompts))
+        for prompt, row in zip(prompts, rows, strict=True):
+            if len(prompt) >= self.context:
+                raise ValueError(
+                    f"{row}: a prompt of {len(prompt)} tokens; model.context={self.context} must "
+                    "be more"
+                )
+        ids = np.zeros((len(prompts), longest), np.int32)
+        video = np.full_like(ids, -2)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = prompt.ids
+            video[row, longest - len(prompt) :] = prompt.video
+        return ids, video
+
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:
-        pieces = render(self._template, turns)
+        pieces = render(self.template, turns)
         videos = [self._slots] * sum(piece == Piece(VIDEO, token=True) for piece in pieces)
-        return self._tokenizer.encode(pieces, self._template, videos, self._spacing)
+        return self.tokenizer.encode(pieces, self.template, videos, self._spacing)

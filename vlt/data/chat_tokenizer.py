@@ -132,6 +132,16 @@ class ChatTokenizer:
         """The text of ids, without special tokens and the space in front."""
         return str(self._encoder.decode(list(ids), skip_special_tokens=True))
 
+    def answer(self, ids: Sequence[int], used: Template) -> str:
+        """The answer that ids are, up to what ends it, and without white space around."""
+        ids = list(ids)
+        if self.end_id in ids:
+            ids = ids[: ids.index(self.end_id)]
+        text = self.decode(ids)
+        for stop in used.stops:
+            text = text.partition(stop)[0]
+        return text.strip()
+
     def stops(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Ids that texts can end with, at the start of a word and within one."""
         found = [tuple(self.words(text, start)) for text in texts for start in (True, False)]

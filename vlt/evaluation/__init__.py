@@ -89,6 +89,18 @@ KINDS: dict[str, Kind] = {
         "answerer", answering.question_answering, answering.check_answering, _ANSWERING
     ),
     "answers": Kind("chat", conversation.answers, conversation.check_answers, _PROTOCOL),
+    "written_answers": Kind(
+        "chat",
+        conversation.written_answers,
+        conversation.check_written_answers,
+        (*_PROTOCOL, "template", "search"),
+    ),
+    "ranked_answers": Kind(
+        "chat",
+        conversation.ranked_answers,
+        conversation.check_ranked_answers,
+        (*_PROTOCOL, "template", "answers"),
+    ),
     "answer_twins": Kind(
         "chat",
         conversation.answer_twins,

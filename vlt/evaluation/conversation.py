@@ -1,5 +1,6 @@
 """Answers of a chat model: how likely given ones are, and whether it would write them itself."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,11 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.data.dialogue_rows import NO_LABEL
+from vlt.data.manifest import read_classes
 from vlt.data.pipeline import VideoData
-from vlt.data.prompts import Turn
+from vlt.data.prompts import Turn, template
+from vlt.data.resources import resolve
+from vlt.evaluation.captioning import search_of
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
 from vlt.evaluation.retrieval import pairs_of_twins, write_choices
+from vlt.models.continuation import Ending, Words, write_whole
+from vlt.models.search import Search
+from vlt.storage.files import write_whole as write_file
+from vlt.tasks.answer_metrics import ANSWER_METRICS, answer_metrics
 from vlt.tasks.twins import twin_accuracy
 
 Rows = tuple[np.ndarray, ...]  # ids and labels, of `vlt.data.chat_batches.ChatBatches`
@@ -30,7 +38,7 @@ def answer_twins(
     own = _rows(predictor.tokenizer, asked, answers)
     other = _rows(predictor.tokenizer, asked, [answers[i] for i in twin])
     both = tuple(np.stack(pair, axis=1) for pair in zip(own, other, strict=True))
-    read, (likelihood, _) = _judged(predictor, params, data, step, both)
+    read, (likelihood, _) = _judged(predictor, params, data, step, both, asked)
     whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     first, second = (likelihood[np.searchsorted(read, rows[:, i])] for i in range(2))
@@ -46,7 +54,9 @@ def answers(
     _, label = checked_pairs(section, data.records, "questions")
     asked = [str(record.question) for record in data.records]
     given = _rows(predictor.tokenizer, asked, [record.answers[0] for record in data.records])
-    read, (_, greedy) = _judged(predictor, params, data, step, tuple(x[:, None] for x in given))
+    read, (_, greedy) = _judged(
+        predictor, params, data, step, tuple(x[:, None] for x in given), asked
+    )
     return {"exact": 100 * float(greedy.mean()), "questions": len(read), "protocol": label}
 
 
@@ -56,37 +66,158 @@ def check_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
     return ["exact", "questions"]
 
 
+def written_answers(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """Answers to a benchmark's questions, written to WORKDIR/answers-NAME.json, which `vlt judge`
+    and `vlt score` read; and what can be said of them without a judge.
+
+    `search`: of `vlt.models.search.Search`, but nothing is drawn. `template`: of
+    `vlt.data.prompts`, or "" for the task's.
+
+    Raises:
+        ProtocolError: a test set that is not the protocol's.
+        ValueError: a template or a search that cannot be, or a question that is too long.
+    """
+    _, label = checked_pairs(section, data.records, "questions")
+    speech, search = predictor.tokenizer.speaking(section["template"]), _search(section)
+    asked = [data.clean(str(record.question)) for record in data.records]
+    prompts = np.stack(speech.questions(asked, [record.id for record in data.records]), axis=-1)
+    ending = Ending(speech.tokenizer.end_id, speech.tokenizer.stops(speech.template.stops))
+    known = speech.template.penalize_prompt
+
+    def write(params: Any, video: jax.Array, beside: dict[str, jax.Array]) -> jax.Array:
+        seen = (video, *([beside["instruction"]] if "instruction" in beside else ()))
+        encoded = predictor.module.apply({"params": params}, *seen, method="encode_video")
+        ids, places = beside["prompt"][..., 0], beside["prompt"][..., 1]
+        words, skipped = Words(ids, jnp.maximum(places, -1)), (places == -2).sum(1)
+        given = (words, encoded[0], skipped, search, ending, known)
+        return write_whole(predictor.module, params, *given)
+
+    program = predictor.compiled(("written_answers", data.name), write)
+    inputs = {"prompt": prompts} | _instructions(speech, asked)
+    read, ids = predictor.videos(
+        program, params, data, step, lambda records: {k: v[records] for k, v in inputs.items()}
+    )
+    texts = [speech.tokenizer.answer(row, speech.template) for row in ids.tolist()]
+    return _answered(predictor, data, read, texts) | {"protocol": label}
+
+
+def check_written_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `written_answers` finds. Raises as it does of protocol, template and search."""
+    checked_pairs(section, data.records, "questions")
+    _search(section)
+    if section["template"]:
+        template(section["template"])
+    return [*ANSWER_METRICS, "questions"]
+
+
+def ranked_answers(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """The likeliest of the candidates in the file `answers`, one a line, as an answer to each
+    question; written and scored as `written_answers` are.
+
+    Likelihoods are summed over an answer's tokens and what ends it (`judge`).
+
+    Raises:
+        ProtocolError, ManifestError: a test set that is not the protocol's; no such file.
+    """
+    _, label = checked_pairs(section, data.records, "questions")
+    speech = predictor.tokenizer.speaking(section["template"])
+    listed = read_classes(resolve(section["answers"]))
+    asked = [data.clean(str(record.question)) for record in data.records]
+    rows = [_rows(speech, asked, [text] * len(asked)) for text in listed]
+    both = tuple(np.stack(each, axis=1) for each in zip(*rows, strict=True))
+    read, (likelihood, _) = _judged(predictor, params, data, step, both, asked)
+    texts = [listed[index] for index in likelihood.argmax(1)]
+    return _answered(predictor, data, read, texts) | {"protocol": label}
+
+
+def check_ranked_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `ranked_answers` finds. Raises as it does."""
+    checked_pairs(section, data.records, "questions")
+    read_classes(resolve(section["answers"]))
+    if section["template"]:
+        template(section["template"])
+    return [*ANSWER_METRICS, "questions"]
+
+
+def _search(section: Mapping[str, Any]) -> Search:
+    """Beams are those of the published chat models."""
+    found = search_of({"search": {"semantics": "4.31"} | dict(section["search"])})
+    if found.method == "nucleus":
+        raise ValueError("search.method='nucleus': answers that are compared are not drawn")
+    return found
+
+
+def _answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: list[str]) -> Metrics:
+    """Writes the answers to those records that could be read; their scores without a judge."""
+    records = [data.records[index] for index in read]
+    if predictor.writes:
+        written = [
+            {"id": record.id, "question": record.question, "answer": text}
+            for record, text in zip(records, texts, strict=True)
+        ]
+        path = predictor.workdir / f"answers-{data.name}.json"
+        write_file(path, json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    predictions = {str(row): text for row, text in enumerate(texts)}
+    answers = {str(row): record.answers for row, record in enumerate(records)}
+    return dict(answer_metrics(predictions, answers)) | {"questions": len(records)}
+
+
+def _instructions(dialogues: Any, asked: list[str]) -> dict[str, np.ndarray]:
+    """What a Q-Former reads, where there is one that reads questions."""
+    return {} if dialogues.instructions is None else {"instruction": dialogues.instructions(asked)}
+
+
 def _rows(dialogues: Any, asked: list[str], answers: list[str]) -> Rows:
     turns = [[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)]
     return dialogues(turns, [repr(question[:80]) for question in asked])
 
 
 def _judged(
-    predictor: Predictor, params: Any, data: VideoData, step: int, rows: Rows
+    predictor: Predictor,
+    params: Any,
+    data: VideoData,
+    step: int,
+    rows: Rows,
+    asked: list[str],
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Records that could be read and, of the answers to their questions [n, k, l], `judge`."""
 
-    def program(params: Any, video: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return judge(predictor.module, params, video, ids[..., 0], ids[..., 1])
+    def program(
+        params: Any, video: jax.Array, beside: dict[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        ids, labels = beside["rows"][..., 0], beside["rows"][..., 1]
+        return judge(predictor.module, params, video, ids, labels, beside.get("instruction"))
 
-    both = np.stack(rows, axis=-1)
+    inputs = {"rows": np.stack(rows, axis=-1)} | _instructions(predictor.tokenizer, asked)
     compiled = predictor.compiled("judge_answers", program)
-    found = predictor.batches(compiled, params, data, step, lambda records: both[records])
+    found = predictor.batches(
+        compiled, params, data, step, lambda records: {k: v[records] for k, v in inputs.items()}
+    )
     read, outputs = zip(*found, strict=True)
     likelihood, greedy = (np.concatenate(each) for each in zip(*outputs, strict=True))
     return np.concatenate(read), (likelihood, greedy)
 
 
 def judge(
-    module: Any, params: Any, video: jax.Array, ids: jax.Array, labels: jax.Array
+    module: Any,
+    params: Any,
+    video: jax.Array,
+    ids: jax.Array,
+    labels: jax.Array,
+    instruction: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of k answers about each video, [b, k], and whether each is the greedy one.
 
     video: [b, t, H, W, 3]. ids, labels: [b, k, l] of whole dialogues, as `ChatBatches` makes them.
+    instruction: [b, m] that a Q-Former reads, where it reads one.
     """
 
     def logits(model: Any) -> jax.Array:
-        tokens, _ = model.encode_video(video)
+        tokens, _ = model.encode_video(video, instruction)
         x = jnp.stack([model.embed(ids[:, j], tokens) for j in range(ids.shape[1])], axis=1)
         return model.decode(x, jnp.arange(ids.shape[2])[None], whole=True)[0]
 

@@ -138,6 +138,10 @@ PROTOCOLS: dict[str, Protocol] = {
             "vatex_captions", 6000, 60_000, False, "VATEX's public test", 25_991, "references"
         ),
         Protocol("msrvtt_qa", None, 72_821, False, "MSRVTT-QA", None, "questions"),
+        Protocol("msvd_qa", None, 13_157, False, "MSVD-QA", None, "questions"),
+        Protocol("activitynet_qa", 800, 8000, False, "ActivityNet-QA", None, "questions"),
+        # How many questions it asks of them, its paper does not say.
+        Protocol("videochatgpt", 500, None, False, "Maaz et al., Section 5", None, "questions"),
     )
 }
 

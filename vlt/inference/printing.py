@@ -21,6 +21,7 @@ def print_results(
     line: Callable[[T], str] = str,
     *,
     as_json: bool,
+    progress: bool = True,
 ) -> int:
     """Prints the results of so many videos as they come; returns the exit status.
 
@@ -30,8 +31,9 @@ def print_results(
 
     Args:
         fields: what a JSON object says of a result, beside `video`. line: the same as text.
+        progress: whether stderr tells how many are done.
     """
-    failed, progress = 0, Progress(count)
+    failed, done = 0, Progress(count)
     for path, result in results:
         if isinstance(result, VideoError):
             failed += 1
@@ -43,7 +45,8 @@ def print_results(
                 print(printable(text), flush=True)
             elif not isinstance(each, VideoError):
                 print(printable(f"{path}: {line(each)}"), flush=True)
-        progress.step()
+        if progress:
+            done.step()
     if failed:
         print(f"{failed} of {count} videos could not be read", file=sys.stderr)
     return 1 if failed else 0

@@ -121,13 +121,7 @@ class Speech:
 
     def text(self, ids: Sequence[int]) -> str:
         """The answer that ids are, up to what ends it, and without white space around."""
-        ids = list(ids)
-        if self.ending.end_id in ids:
-            ids = ids[: ids.index(self.ending.end_id)]
-        text = self.tokenizer.decode(ids)
-        for stop in self.template.stops:
-            text = text.partition(stop)[0]
-        return text.strip()
+        return self.tokenizer.answer(ids, self.template)
 
     def shown(self, ids: Sequence[int]) -> str:
         """What is certain of the text whose first ids these are."""

@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.tokenize import pretrained
+from vlt.data.instructions import STEP, Instructions
 from vlt.models.chat import ChatModel
-
-INSTRUCTION = 128  # tokens of a question that InstructBLIP's Q-Former reads, the last ones
-STEP = 16  # tokens from one size of a compiled instruction to the next
 
 
 class Watcher:
@@ -30,7 +27,8 @@ class Watcher:
         """
         self._module, self._params = module, params
         self._instructed = module.spec.instructed
-        self._encoder = _instructions(module, words) if self._instructed else None
+        qformer = module.spec.qformer
+        self._ids = Instructions(words, qformer.vocab) if qformer and self._instructed else None
 
     def see(self, video: jax.Array) -> jax.Array:
         """What is kept of [b, t, H, W, 3]: tokens [b, k, d], or what the Q-Former reads."""
@@ -39,24 +37,11 @@ class Watcher:
 
     def tokens(self, seen: jax.Array, questions: Sequence[str]) -> jax.Array:
         """[b, k, d] of what was seen, one question of each video."""
-        if not self._instructed:
+        if self._ids is None:
             return seen
         ids = np.repeat(self._ids(questions), seen.shape[1], axis=0)
         found = self._ask(self._params, seen.reshape(-1, *seen.shape[2:]), jnp.asarray(ids))
         return found.reshape(len(seen), -1, found.shape[-1])
-
-    def _ids(self, questions: Sequence[str]) -> np.ndarray:
-        """[b, l], 0 behind the end."""
-        assert self._encoder is not None
-        rows = [self._encoder(question)["input_ids"] for question in questions]
-        rows = [
-            row if len(row) <= INSTRUCTION else [row[0], *row[len(row) - INSTRUCTION + 1 :]]
-            for row in rows
-        ]
-        ids = np.zeros((len(rows), -(-max(map(len, rows)) // STEP) * STEP), np.int32)
-        for row, found in zip(ids, rows, strict=True):
-            row[: len(found)] = found
-        return ids
 
     @functools.cached_property
     def _see(self) -> Any:
@@ -77,13 +62,3 @@ class Watcher:
 
     def _program(self, method: Any) -> Any:
         return jax.jit(lambda params, *x: self._module.apply({"params": params}, *x, method=method))
-
-
-def _instructions(module: ChatModel, words: Path) -> Any:
-    if not words.is_dir():
-        raise ValueError(f"{words}: the Q-Former reads questions, and its tokenizer is not there")
-    encoder, spec = pretrained(words, local_files_only=True), module.spec.qformer
-    assert spec is not None
-    if len(encoder) != spec.vocab:
-        raise ValueError(f"{words}: {len(encoder)} words; the Q-Former has {spec.vocab} embeddings")
-    return encoder

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from vlt.data.instructions import INSTRUCTION
 from vlt.methods import build_methods
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
@@ -171,10 +172,16 @@ def example_inputs(
     side = spec.visual.image_size
     examples = {"video": jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8)}
     if isinstance(spec, ChatSpec) and spec.qformer is not None:
-        length = min(context, spec.qformer.context)
+        length = instruction_length(spec, context)
         examples["instruction"] = jax.ShapeDtypeStruct((batch, length), jnp.int32)
     ids = jax.ShapeDtypeStruct((batch, context), jnp.int32)
     return tuple(examples.get(name, ids) for name in input_names(spec))
+
+
+def instruction_length(spec: ChatSpec, context: int) -> int:
+    """Tokens of a question that a Q-Former reads beside prompts of so many."""
+    longest = 0 if spec.qformer is None else spec.qformer.context
+    return min(context, longest, INSTRUCTION)
 
 
 def seen_inputs(spec: Spec, inputs: Sequence[Any]) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +114,13 @@ def load_folder(
     methods: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
     dtype: str = "float32",
     weights: str = "",
+    parts: Sequence[tuple[str, str]] = (),
 ) -> LoadedModel:
     """The model of a folder (or of a name of vlt/data/resources.py) as it stands, or changed.
 
-    frames, frame_norm, methods, dtype, weights: as in a config's `model` section; None as in the
-    folder. Methods are added to the folder's; {name: options} gives options. Leaves that they lack
-    there start as training starts them, and are named in the log.
+    frames, frame_norm, methods, dtype, weights, parts: as in a config's `model` section; None as in
+    the folder. Methods are added to the folder's; {name: options} gives options. Leaves that they
+    lack there start as training starts them, and are named in the log.
 
     Raises:
         ModelFolderError: absent, half written, not what its config.json says, or for other frames.
@@ -135,6 +136,7 @@ def load_folder(
         "frame_norm": stored.frame_norm if frame_norm is None else frame_norm,
         "dtype": dtype,
         "weights": weights,
+        "parts": tuple(parts),
     }
     loaded = load_model(options, seed=0)
     if loaded.module.methods:

@@ -16,13 +16,11 @@ from vlt.models.spec import POOLED_FRAMES, ChatSpec
 from vlt.models.tokens import KeysValues
 from vlt.models.video_model import VideoModel
 
-VIDEO_SLOT = -1  # an id in whose place a token of the video stands
-
 
 class ChatModel(VideoModel):
     """Tokens of a video among the words of a prompt, and the words that follow.
 
-    A prompt's ids hold `VIDEO_SLOT` as often as its videos have tokens; those take these places in
+    A prompt's ids are below 0 as often as its videos have tokens; those take these places in
     their order.
     """
 

@@ -297,6 +297,37 @@ def write(
         yield answer
 
 
+def write_whole(
+    model: nn.Module,
+    params: Any,
+    words: Words,
+    tokens: jax.Array,
+    skipped: jax.Array,
+    search: Search,
+    ending: Ending,
+    prompt: bool,
+) -> jax.Array:
+    """Whole answers to prompts, int32 [b, max_length], 0 behind their ends; can be traced.
+
+    The arguments are those of `read`, `write` and `written_before`. Nothing is drawn.
+    """
+    room = bucket(words.ids.shape[1] + search.max_length)
+    reading = read(model, params, words, tokens, skipped, room)
+    vocab = reading.logits.shape[-1]
+    known, unseen = written_before(words, skipped, search, vocab, prompt)
+    history = known.shape[1]
+    state = begin(reading, known, unseen, search, ending)
+    groups = state.ids.shape[1]
+    cache = reading.cache if groups == 1 else _for_beams(reading.cache, groups)
+    until = jnp.int32(history + search.max_length)
+    given = (Answer(state, cache), (reading.end, skipped), unseen, until)
+    answer = advance(model, params, *given, search, ending, history)
+    if not isinstance(answer.state, Beams):
+        return answer.state.ids[:, 0, history:]
+    rules: Any = searching(search, ending, history, unseen, None)
+    return jnp.asarray(rules.result(answer.state)[:, history:])
+
+
 @functools.partial(jax.jit, static_argnames="groups")
 def _for_beams(cache: list[KeysValues], groups: int) -> list[KeysValues]:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (x.shape[0], groups, *x.shape[2:])), cache)

@@ -17,12 +17,10 @@ from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
 from vlt.data.targets import class_names
-from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, Metrics
 from vlt.evaluation.clips import check_clips, named_section
 from vlt.model_io.folder import check_weights
 from vlt.model_io.loading import LoadedModel, build_described, load_model, tokenizer_folder
-from vlt.models.chat import ChatModel
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.partition import merge
 from vlt.runtime import processes, stopping
@@ -33,10 +31,10 @@ from vlt.storage.files import refuse_link, write_whole
 from vlt.storage.trees import fingerprint, save_tree
 from vlt.tasks.build import make_task
 from vlt.training.checkpoints import TrainingCheckpoints
-from vlt.training.dialogues import chat_batches
 from vlt.training.metrics_log import MetricsLog, NullMetricsLog
 from vlt.training.program import TrainingProgram, with_sharding
 from vlt.training.rules import partition
+from vlt.training.tokenizers import make_tokenizer
 from vlt.training.trained import with_classes
 
 
@@ -60,7 +58,7 @@ class Run:
         module, folder, _ = build_described(config.model)
         if folder is not None:
             check_weights(folder)
-        self.tokenizer = _tokenizer(config, module, tokenizer_folder(config.model, folder))
+        self.tokenizer = make_tokenizer(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
         self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
         self.program.shapes()  # raises what is wrong with the rules
@@ -147,32 +145,6 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
             f"unknown train.best_metric: {name!r}; "
             + (f"choose from {', '.join(found)}" if found else "the config has no evals")
         )
-
-
-def _tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
-    """The tokenizer of `config.model`; `ChatBatches` of a chat model.
-
-    Raises:
-        ValueError: no such folder, or more tokens, or longer texts, than the text tower has
-            embeddings for; of a chat model as `chat_batches`.
-    """
-    if isinstance(module, ChatModel):
-        return chat_batches(config, module, folder)
-    text, context = module.spec.text, config.model.context
-    if context > module.longest_text:
-        raise ValueError(
-            f"model.context={context}: the model's texts have at most {module.longest_text} tokens"
-        )
-    try:
-        tokenizer = Tokenizer.load(folder, context)
-    except FileNotFoundError as error:
-        raise ValueError(f"model.tokenizer: {error}") from error
-    if tokenizer.size > text.vocab:
-        raise ValueError(
-            f"the tokenizer of {folder} has {tokenizer.size} tokens, but the model's text tower "
-            f"has embeddings for {text.vocab}: it is another model's"
-        )
-    return tokenizer
 
 
 def train(run: Run) -> Metrics:

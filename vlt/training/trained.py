@@ -27,7 +27,8 @@ from vlt.training.rules import partition
 def trained_model(
     workdir: Path, average: tuple[int, int] | None = None, weights: str = ""
 ) -> LoadedModel:
-    """The model of a run at its best checkpoint, or its latest, without leaves only a loss used.
+    """The model of a run at its best checkpoint, or its latest, without leaves only a loss used;
+    of a run without steps, the model as it was evaluated.
 
     average: first and last step of the checkpoints whose mean is taken instead. weights: how a
     language model's are held, of vlt/models/narrow.py; in training they may have been otherwise.
@@ -40,15 +41,23 @@ def trained_model(
     if any(method.keeps_classes for method in loaded.module.methods):
         tokenizer = Tokenizer.load(loaded.tokenizer, config.model.context)
         loaded = with_classes(loaded, make_task(config, loaded.module.spec, tokenizer))
-    _, frozen = partition(loaded.params, config.rules)
+    params = loaded.params
+    if config.train.steps or average is not None:
+        params = _of_checkpoints(config, workdir, params, average)
+    found = _without_training_leaves(loaded, params)
+    described = dataclasses.replace(found.config, view=_evaluated_on(config, found))
+    return dataclasses.replace(found, config=described)
+
+
+def _of_checkpoints(
+    config: ConfigDict, workdir: Path, params: dict[str, Any], average: tuple[int, int] | None
+) -> dict[str, Any]:
+    _, frozen = partition(params, config.rules)
     checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
     steps = _exported_steps(checkpoints, average)
     if average is None:
         print(f"{workdir}: {checkpoints.describe(steps[0])}", file=sys.stderr)
-    params = merge(mean_of_checkpoints(checkpoints, steps), frozen)
-    found = _without_training_leaves(loaded, params)
-    described = dataclasses.replace(found.config, view=_evaluated_on(config, found))
-    return dataclasses.replace(found, config=described)
+    return merge(mean_of_checkpoints(checkpoints, steps), frozen)
 
 
 def with_classes(model: LoadedModel, task: Task) -> LoadedModel:
