@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -21,9 +21,12 @@ from vlt.costs import hlo
 from vlt.costs.accelerators import CHIPS, Chip, check_topology
 from vlt.costs.flops import count
 from vlt.model_io.loading import build_for_shapes
+from vlt.models.chat import ChatModel
+from vlt.models.video_model import VideoModel
 from vlt.runtime.mesh import BATCH_AXES, make_mesh
 from vlt.tasks.build import make_task
 from vlt.training.program import TrainingProgram
+from vlt.training.serving import ServingProgram
 from vlt.training.step import TrainState
 
 SIGN_OF_LIFE_S = 10.0  # seconds between lines while a step compiles
@@ -35,6 +38,8 @@ class AheadError(RuntimeError):
 
 def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
     """Compiles the training step that the loop runs, for a slice.
+
+    Of a chat model that trains nothing, what answers (`vlt.training.serving`).
 
     Args:
       config: the whole config. topology: 'v5e:4x4', a name of vlt/costs/accelerators.py.
@@ -48,36 +53,37 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
 
     Raises:
       TopologyError: no such slice. MeshError: a mesh that its chips cannot form.
-      AheadError: libtpu is not installed. ValueError: the config trains nothing.
+      AheadError: libtpu is not installed. ValueError: the config trains nothing, and is no chat
+        model's.
     """
     kind, _ = check_topology(topology)
-    if not config.train.steps:
+    model, serves = build_for_shapes(config.model), not config.train.steps
+    if serves and not isinstance(model, ChatModel):
         raise ValueError("--topology compiles a training step, and this config trains nothing")
     mesh = make_mesh(config.mesh, topology_devices(topology))
-    model = build_for_shapes(config.model)
-    steps = config.train.steps
-    program = TrainingProgram(config, mesh, model, make_task(config, model.spec), steps)
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * config.optimizer.accumulate
-    asked = batch or config.data.train.get("batch_size")
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    parts *= 1 if serves else config.optimizer.accumulate
+    asked = batch or (1 if serves else config.data.train.get("batch_size"))
     if not asked:
         raise ValueError("config.data.train has no batch_size; --batch gives one")
     size = -(-asked // parts) * parts
-    shapes = (*program.shapes(), program.batch_shapes(size))
+    step, lower, shapes = (_serving if serves else _training)(config, mesh, model, size)
     with progress("tracing the step"):
-        flops = 2 * count(program.step, *shapes).multiply_adds / mesh.size
+        flops = 2 * count(step, *shapes).multiply_adds / mesh.size
     report = {
+        "program": "answers" if serves else "a training step",
         "topology": topology,
         "chips": mesh.size,
         "mesh": dict(mesh.shape),
         "batch": size,
         "batch_asked": asked,
         "flops": flops,
-        "bytes": held_bytes(*shapes),
+        "bytes": _held_to_serve(*shapes) if serves else held_bytes(*shapes),
     }
     start = time.perf_counter()
     try:
         with progress("lowering the step"):
-            lowered = program.lower(*shapes)
+            lowered = lower()
         with progress(f"compiling the step for {topology}"):
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -88,6 +94,29 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
     if not report["fits"]:
         report |= out_of_memory_report(config, report, mesh, _overfull(report))
     return report
+
+
+def _training(
+    config: Any, mesh: Mesh, model: VideoModel, size: int
+) -> tuple[Callable[..., Any], Callable[[], Any], tuple[Any, ...]]:
+    """The step, what lowers it, and shapes of what goes into it."""
+    task = make_task(config, model.spec)
+    program = TrainingProgram(config, mesh, model, task, config.train.steps)
+    shapes = (*program.shapes(), program.batch_shapes(size))
+    return program.step, lambda: program.lower(*shapes), shapes
+
+
+def _serving(
+    config: Any, mesh: Mesh, model: Any, size: int
+) -> tuple[Callable[..., Any], Callable[[], Any], tuple[Any, ...]]:
+    """The same of answers."""
+    program = ServingProgram(config, mesh, model)
+    shapes = program.shapes(size)
+    return program.read, lambda: program.lower(*shapes), shapes
+
+
+def _held_to_serve(params: Any, *batch: Any) -> dict[str, int]:
+    return {"parameters": _on_device(params), "optimizer": 0, "batch": _on_device(batch)}
 
 
 @contextlib.contextmanager
@@ -253,7 +282,7 @@ def format_compiled(report: Mapping[str, Any]) -> str:
     if report["batch"] != report["batch_asked"]:
         batch += f" (rounded up from {report['batch_asked']} to a multiple of the parts)"
     lines = [
-        f"a training step on {report['topology']}: {report['chips']} chips, mesh {mesh}",
+        f"{report['program']} on {report['topology']}: {report['chips']} chips, mesh {mesh}",
         _line("batch", batch),
         _line("compiled in", f"{report['compile_s']:.0f} s"),
         _line("operations, each chip", f"{report['flops'] / 1e12:.3f} T"),
