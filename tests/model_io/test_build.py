@@ -9,7 +9,7 @@ from configs import common
 from vlt.methods import build_methods
 from vlt.model_io.build import build_model, method_options
 
-LISTED = "adapter, adaptformer, btadapter, caption_reconstruction, clip4clip, .*, tome, vl_adapter$"
+LISTED = "actionclip, adapter, adaptformer, btadapter, .*, tome, vificlip, .*, xclip$"
 
 
 @pytest.mark.parametrize("name", ["matching", "branch", "over_time", "", "../lora"])

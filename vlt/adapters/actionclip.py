@@ -133,7 +133,7 @@ class FreshTransformer(FrameTransformer):
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:
         """[b, t, e] -> [b, t, e]."""
-        init = {"kernel_init": NORMAL, "qkv_init": XAVIER_QKV}
+        init: dict[str, Any] = {"kernel_init": NORMAL, "qkv_init": XAVIER_QKV}
         return self.transform(frames, lambda _, *sizes, **options: Block(*sizes, **options, **init))
 
 
@@ -183,7 +183,7 @@ class FrameConvolution(nn.Module):
         if self.published:
             x = x.reshape(b, width, t).swapaxes(1, 2)
         padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-        return sum(padded[:, i : i + t] * kernel[i] for i in range(3))
+        return jnp.stack([padded[:, i : i + t] * kernel[i] for i in range(3)]).sum(0)
 
 
 def shift_of_quarters(key: jax.Array, shape: tuple[int, int]) -> jax.Array:

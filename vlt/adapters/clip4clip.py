@@ -181,7 +181,9 @@ class PairTransformer(FrameTransformer):
     """Blocks over a text and the frames of a video, and a score of what becomes of the text."""
 
     @nn.compact
-    def __call__(self, frames: jax.Array, texts: jax.Array) -> jax.Array:
+    def __call__(  # type: ignore[override]
+        self, frames: jax.Array, texts: jax.Array
+    ) -> jax.Array:
         """[v, t, e], [c, e] -> [v, c]."""
         videos, count, width = frames.shape
         pairs = (videos, len(texts))

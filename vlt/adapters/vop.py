@@ -30,7 +30,7 @@ INIT = nn.initializers.normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class VoP(Method):
-    """`tokens` prompts in every frame, `prefix` and `suffix` in every text, own ones in each block.
+    """Prompts in every frame and in every text, own ones in each block.
 
     Leaves: text/vop_prompt [L, prefix + suffix, d]; with K blocks whose prompts are partly those of
     each frame, visual/vop_prompt [L - K, tokens, d], visual/vop_generic [K, tokens - specific, d],
@@ -40,6 +40,7 @@ class VoP(Method):
     The first block's enter the vision tower before `pre_norm` and the text tower before positions,
     which they take from the words; those of the last block stay.
 
+    tokens, prefix, suffix: prompts of each frame, and of a text before and behind its words.
     variant: `basic`, or of the paper's `P`, `C`, `F`, `F+P` and `F+C`. P and C are in all blocks,
         beside F in those that see frames apart.
     specific: how many of `tokens` are those of each frame (P, C).

@@ -249,7 +249,7 @@ _ALL = (
         "",
         "",
         598_482_948,
-        note="vlt train --config=msta:base2novel_k400_vificlip and vlt export make such a folder",
+        note="not published: vlt train --config=msta:base2novel_k400_vificlip and vlt export make it",
     ),
     _blip(
         "blip_caption_b16",

@@ -10,7 +10,7 @@ from vlt.convert.reading import Checkpoint
 
 def remade(family: Family, checkpoint: Checkpoint, asked: str | None) -> None:
     """Makes what the kind that is asked for starts without, of the tensors that there are."""
-    made = family.kinds[asked].made if asked in family.kinds else None
+    made = family.kinds[asked].made if asked is not None and asked in family.kinds else None
     if made is None:
         return
     part, make = made

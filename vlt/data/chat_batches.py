@@ -102,9 +102,9 @@ class ChatBatches:
                 )
         ids = np.zeros((len(prompts), longest), np.int32)
         video = np.full_like(ids, -2)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = prompt.ids
-            video[row, longest - len(prompt) :] = prompt.video
+        for place, prompt in enumerate(prompts):
+            ids[place, longest - len(prompt) :] = prompt.ids
+            video[place, longest - len(prompt) :] = prompt.video
         return ids, video
 
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:

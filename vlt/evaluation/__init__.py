@@ -57,8 +57,8 @@ class Kind(NamedTuple):
 _PROTOCOL = ("protocol", "allow_subset")
 _RETRIEVAL = (*_PROTOCOL, "ties")
 _ANSWERING = (*_PROTOCOL, "answers", "rank", "label_smoothing", "search")
-_RECOGNITION = (*_PROTOCOL, "template", "templates", "combine", "scale")
-_RECOGNITION += ("sentences", "sentence_templates")
+_SENTENCES = ("sentences", "sentence_templates")
+_RECOGNITION = (*_PROTOCOL, "template", "templates", "combine", "scale", *_SENTENCES)
 KINDS: dict[str, Kind] = {
     "retrieval": Kind("dual_encoder", retrieval.retrieval, retrieval.check_retrieval, _RETRIEVAL),
     "twins": Kind("dual_encoder", retrieval.twins, retrieval.check_twins, ("min_pairs",)),

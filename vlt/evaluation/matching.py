@@ -73,7 +73,8 @@ def read_texts(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Unit vectors [n, e], and states [n, l, d] with which matching begins; None where it begins
     with the words."""
-    if not predictor.module.spec.text.fusion_layer:
+    bert: Any = predictor.module.spec.text
+    if not bert.fusion_layer:
         return embed_texts(predictor, params, texts), None
 
     def encode(params: Any, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -130,7 +131,7 @@ def match_pairs(
     """
 
     def match(params: Any, tokens: jax.Array, ids: jax.Array, *states: jax.Array) -> jax.Array:
-        known = {"states": states[0]} if states else {}
+        known: dict[str, Any] = {"states": states[0]} if states else {}
         logits: Any = predictor.module.apply(
             {"params": params}, tokens, ids, method="match", **known
         )

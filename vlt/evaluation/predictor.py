@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlt.data.pipeline import VideoData
-from vlt.data.tokenize import Tokenizer
 from vlt.models.video_model import VideoModel
 from vlt.runtime import stopping
 from vlt.runtime.mesh import batch_sharding, check_batch_size, place_whole, shard_batch, to_host
@@ -34,7 +33,7 @@ class Predictor:
         self,
         module: VideoModel,
         mesh: Mesh,
-        tokenizer: Tokenizer,
+        tokenizer: Any,  # a Tokenizer, or ChatBatches of a chat model
         workdir: Path,
         watchdog: Watchdog | None = None,
         trained_classes: Sequence[str] = (),
@@ -55,7 +54,7 @@ class Predictor:
         params: Any,
         data: VideoData,
         step: int,
-        beside: Callable[[np.ndarray], np.ndarray] | None = None,
+        beside: Callable[[np.ndarray], Any] | None = None,
     ) -> tuple[np.ndarray, Any]:
         """`program` over all videos: records [n] that could be read, and outputs [n, ...].
 
@@ -70,7 +69,7 @@ class Predictor:
         params: Any,
         data: VideoData,
         step: int,
-        beside: Callable[[np.ndarray], np.ndarray] | None = None,
+        beside: Callable[[np.ndarray], Any] | None = None,
     ) -> Iterator[tuple[np.ndarray, Any]]:
         """As `videos`, batch by batch, of a program with one output or several."""
         stream = data.evaluate(step=step)

@@ -48,7 +48,7 @@ def embed_texts(
     beside = () if classes is None else (classes,)
 
     def encode(params: Any, ids: jax.Array, *classes: jax.Array) -> Any:
-        told = {"classes": classes[0]} if classes else {}
+        told: dict[str, Any] = {"classes": classes[0]} if classes else {}
         unit, out = predictor.module.apply({"params": params}, ids, method="encode_text", **told)
         return predictor.module.text_parts(out) if predictor.module.scores_pairs else unit
 

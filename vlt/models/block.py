@@ -63,7 +63,7 @@ class Dense(nn.Dense):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = super().__call__(x)
         if self.has_variable("params", SCALE):  # of an int8 kernel
-            scale = self.get_variable("params", SCALE)
+            scale: jax.Array = self.get_variable("params", SCALE)
             y = (y.astype(jnp.float32) * scale).astype(y.dtype)
         for method in self.methods:
             y = method.projection(self, x, y)
@@ -373,7 +373,7 @@ class Block(nn.Module):
         norm = RMSNorm if self.llama else LayerNorm
         return norm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
 
-    def _mlp(self) -> Mlp:
+    def _mlp(self) -> nn.Module:
         return Mlp(
             self.mlp_width,
             self.activation,

@@ -89,7 +89,8 @@ class BatchMatching(Task):
                     "task.losses.mlm: the model has no head that finds masked words "
                     "(spec.masked_words=False); size umt_b16_pretraining has"
                 )
-            ids, wanted = mask_words(batch["text"], model.spec.text, masked)
+            bert: Any = model.spec.text
+            ids, wanted = mask_words(batch["text"], bert, masked)
             logits = run("find_words", found, seen["tokens"], ids)
             terms["mlm"] = word_loss(logits, batch["text"], wanted)
         total = sum(self.losses[name] * term for name, term in terms.items())

@@ -318,7 +318,8 @@ class Recognition(Task):
             logits = features["logits"]
         else:
             logits = features["scale"] * features["video"] @ features["text"].T
-        value = sum(losses.same_class_divergence(logits, label)) * CONTRASTS[self.contrast]
+        ways = jnp.stack(losses.same_class_divergence(logits, label))
+        value = ways.sum() * CONTRASTS[self.contrast]
         accuracy = (label[logits.argmax(-1)] == label).mean()
         return value, {"divergence": value, "accuracy": accuracy}
 
@@ -388,7 +389,7 @@ def embedded(
     rows = (jnp.asarray(ids), *(() if classes is None else (jnp.asarray(classes),)))
 
     def encode(row: tuple[jax.Array, ...]) -> Any:
-        told = {"classes": row[1][None]} if len(row) > 1 else {}
+        told: dict[str, Any] = {"classes": row[1][None]} if len(row) > 1 else {}
         out = model.apply({"params": params}, row[0][None], method="encode_text", **told)[1]
         parts = text_parts(model, out["text_features"], out)
         return jax.tree.map(lambda x: x[0], parts)
