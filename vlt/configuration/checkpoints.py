@@ -249,7 +249,8 @@ _ALL = (
         "",
         "",
         598_482_948,
-        note="not published: vlt train --config=msta:base2novel_k400_vificlip and vlt export make it",
+        note="not published: vlt train --config=msta:base2novel_k400_vificlip and vlt export "
+        "make it",
     ),
     _blip(
         "blip_caption_b16",
