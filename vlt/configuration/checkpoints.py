@@ -234,7 +234,7 @@ _ALL = (
         "vificlip",
         "see its page",
         "https://github.com/muzairkhattak/ViFi-CLIP",
-        "vifi_clip_10_epochs_k400_full_finetuned.pth",
+        "FILE",
         "--set base=checkpoints/clip_b16",
         598_482_948,
         note="its README links it; it takes its embedding of words from clip_b16, and msta:"
@@ -246,11 +246,11 @@ _ALL = (
         "vificlip",
         "see its page",
         "https://github.com/muzairkhattak/ViFi-CLIP",
-        "",
-        "",
+        "FILE",
+        "--set base=checkpoints/clip_b16",
         598_482_948,
-        note="not published: vlt train --config=msta:base2novel_k400_vificlip and vlt export "
-        "make it",
+        note="its README links one for each of three seeds; msta:base2novel_k400_vificlip and vlt "
+        "export make such a folder, too",
     ),
     _blip(
         "blip_caption_b16",
