@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.clip4clip import HEAD_WIDTH, FrameTransformer
+from vlt.adapters.lstm import LSTM
 from vlt.adapters.mote import NORMAL
-from vlt.models.block import XAVIER_QKV, Attention, Block, LayerNorm, uniform
+from vlt.models.block import XAVIER_QKV, Attention, Block, LayerNorm
 from vlt.models.options import require_some
 from vlt.models.points import BlockScope, Method, TowerScope
 from vlt.models.spec import Spec
@@ -102,7 +103,7 @@ class ActionCLIP(Method):
         """Point 9 of the vision tower."""
         if self.sim_header == "meanP":
             return features, {}
-        made = self._module(tower, train)(features).astype(features.dtype)
+        made = self._module(tower, train)(features.astype(tower.dtype)).astype(features.dtype)
         return (made if self.sim_header == "Transf_cls" else features + made), {}
 
     def _module(self, tower: TowerScope, train: bool) -> nn.Module:
@@ -112,7 +113,7 @@ class ActionCLIP(Method):
         if self.sim_header == "Transf_cls":
             return ClassTransformer(*sizes, train=train, **options)
         if self.sim_header == "LSTM":
-            return FrameLSTM(**options)
+            return LSTM(tower.embed_dim, name=self.name)
         return FrameConvolution(self.published, **options)
 
 
@@ -135,37 +136,6 @@ class FreshTransformer(FrameTransformer):
         """[b, t, e] -> [b, t, e]."""
         init: dict[str, Any] = {"kernel_init": NORMAL, "qkv_init": XAVIER_QKV}
         return self.transform(frames, lambda _, *sizes, **options: Block(*sizes, **options, **init))
-
-
-class FrameLSTM(nn.Module):
-    """One layer over the frames, torch's: gates i, f, g, o, each with two biases."""
-
-    dtype: jax.typing.DTypeLike
-
-    @nn.compact
-    def __call__(self, frames: jax.Array) -> jax.Array:
-        """[b, t, e] -> [b, t, e]."""
-        width = frames.shape[-1]
-        init = uniform(width**-0.5)
-
-        def leaves(name: str) -> tuple[jax.Array, jax.Array]:
-            kernel = self.param(f"{name}_kernel", init, (width, 4 * width))
-            return kernel.astype(self.dtype), self.param(f"{name}_bias", init, (4 * width,))
-
-        (entering, entering_bias), (hidden, hidden_bias) = leaves("input"), leaves("hidden")
-        bias = entering_bias + hidden_bias
-        given = frames.astype(self.dtype) @ entering + bias.astype(self.dtype)
-
-        def step(state: tuple[jax.Array, ...], gates: jax.Array) -> Any:
-            cell, out = state
-            i, f, g, o = jnp.split(gates + out @ hidden, 4, axis=-1)
-            cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
-            out = nn.sigmoid(o) * jnp.tanh(cell)
-            return (cell, out), out
-
-        start = jnp.zeros_like(given[:, 0, :width])
-        _, found = jax.lax.scan(step, (start, start), given.swapaxes(0, 1))
-        return found.swapaxes(0, 1)
 
 
 class FrameConvolution(nn.Module):
