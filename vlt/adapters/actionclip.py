@@ -103,17 +103,18 @@ class ActionCLIP(Method):
         """Point 9 of the vision tower."""
         if self.sim_header == "meanP":
             return features, {}
-        made = self._module(tower, train)(features.astype(tower.dtype)).astype(features.dtype)
+        blocks = self._module(tower, features.shape[-1], train)
+        made = blocks(features.astype(tower.dtype)).astype(features.dtype)
         return (made if self.sim_header == "Transf_cls" else features + made), {}
 
-    def _module(self, tower: TowerScope, train: bool) -> nn.Module:
+    def _module(self, tower: TowerScope, width: int, train: bool) -> nn.Module:
         sizes, options = (self.layers, self.max_frames), {"dtype": tower.dtype, "name": self.name}
         if self.sim_header == "Transf":
             return FreshTransformer(*sizes, **options)
         if self.sim_header == "Transf_cls":
             return ClassTransformer(*sizes, train=train, **options)
         if self.sim_header == "LSTM":
-            return LSTM(tower.embed_dim, name=self.name)
+            return LSTM(width, name=self.name)
         return FrameConvolution(self.published, **options)
 
 
