@@ -125,9 +125,9 @@ def put_out(method: ActionCLIP, leaves: dict, frames: np.ndarray) -> np.ndarray:
     class Tower:
         dtype = jnp.float32
 
-    made = jax.jit(lambda leaves, x: method._module(Tower(), False).apply({"params": leaves}, x))(
-        leaves, frames
-    )
+    made = jax.jit(
+        lambda leaves, x: method._module(Tower(), x.shape[-1], False).apply({"params": leaves}, x)
+    )(leaves, frames)
     return made if method.sim_header == "Transf_cls" else frames + made
 
 

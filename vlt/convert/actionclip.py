@@ -72,7 +72,7 @@ ACTIONCLIP = Family(
     ),
     dropped=r"model_state_dict\.(input_resolution|context_length|vocab_size)",
     superseded={
-        f"{_HEAD}/position_embedding": rf"{_HEAD}/(input_kernel|kernel|class_embedding)",
+        f"{_HEAD}/position_embedding": rf"{_HEAD}/(input/kernel|kernel|class_embedding)",
     },
     options={"actionclip": {"shift": False}},
     view=View("segment_centre", 8),
