@@ -86,7 +86,7 @@ def _actionclip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -
         told = "set" if "actionclip.published" in settings else "as its code is"
         notes.append(f"actionclip.published: {published} ({told})")
         return {"sim_header": "Conv_1D", "published": published}
-    if any(path.startswith(("input_", "hidden_")) for path in own):
+    if any(path.startswith(("input/", "state_")) for path in own):
         return {"sim_header": "LSTM"}
     cls = any(path.startswith(("class_", "layers_", "final_norm")) for path in own)
     table = "class_position_embedding" if cls else "position_embedding"
