@@ -73,7 +73,7 @@ def _method(name: str, method: type[Method]) -> Iterator[str]:
 
 def _constants(module: object, words: str) -> Iterator[str]:
     """What the names stand for that words have of a module, such as `TARGETS`."""
-    for name in sorted(set(re.findall(r"`([A-Z_]+)`", words))):
+    for name in sorted(set(re.findall(r"`([A-Z_]{2,})`", words))):
         value = getattr(module, name)
         shown = codes(value) if isinstance(value, (Mapping, tuple, list)) else code(repr(value))
         yield f"`{name}`: {shown}."
