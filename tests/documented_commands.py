@@ -194,10 +194,10 @@ CASES: dict[str, Case] = {
     "python -m vlt.cut RANGES|VIDEO --out=DIR [--start=S --end=S] [--json]": run(
         f"python -m vlt.cut {VIDEO} --out=found --start=0 --end=1 --json"
     ),
-    'vlt search "a red circle" --index=my/index --json | vlt cut - --out=found': run(
-        'vlt search "a red circle" --index=my/index --json | vlt cut - --out=found',
-        needs="lancedb",
+    'vlt search "a red circle" --index=my/index --json > found.jsonl': run(
+        'vlt search "a red circle" --index=my/index --json > found.jsonl', needs="lancedb"
     ),
+    "vlt cut found.jsonl --out=found": run("vlt cut found.jsonl --out=found", needs="lancedb"),
     "python -m vlt.classify VIDEO... --model=DIR --labels=FILE|A,B,C [--template=TEXT] "
     "[--csv | --json]": run(
         "python -m vlt.classify my/videos --model=tiny_clip --labels=circle,square "

@@ -70,6 +70,23 @@ RECOGNITION = (
     ("kinetics", "k400_splits", "k400"),
 )
 PAPERS: dict[str, Case] = {
+    # configs/tempme.md, configs/msta.md, configs/video_chat.md
+    "python -m vlt.checkpoints vop_b32": run("python -m vlt.checkpoints vop_b32"),
+    "python -m vlt.inspect": run("python -m vlt.inspect --help"),
+    "vlt export --blend=checkpoints/clip_b16:0.2": run("vlt export --help"),
+    "vlt chat --weights=int8": run(
+        "vlt chat my/videos/000000_forward.mov --model=tiny_chat --weights=int8 --ask='what moves ?'"
+    ),
+    "python -m vlt.inspect --config=configs/video_chat.py:llava_tune --config.model.frames=8 "
+    "--config.train.steps=0 --config.model.weights=bfloat16 --topology=v5e:2x4 "
+    "--config.mesh.data=1 --config.mesh.tensor=8 --batch=1": skipped(
+        "takes minutes; tests/training has a small one"
+    ),
+    "vlt judge": run("vlt judge --help"),
+    "vlt score": run("vlt score --help"),
+    "python -m vlt.bench.conversation --length=24 --rounds=3": skipped(
+        "takes minutes; tests/bench has a small one"
+    ),
     # configs/btadapter.md; that webvid_l14 is trained is a case of README.md
     **as_printed(
         "python -m vlt.checkpoints clip_l14 eva_clip_g btadapter_l14",
