@@ -75,7 +75,7 @@ PAPERS: dict[str, Case] = {
     "python -m vlt.inspect": run("python -m vlt.inspect --help"),
     "vlt export --blend=checkpoints/clip_b16:0.2": run("vlt export --help"),
     "vlt chat --weights=int8": run(
-        "vlt chat my/videos/000000_forward.mov --model=tiny_chat --weights=int8 --ask='what is it ?'"
+        "vlt chat my/videos/000000_forward.mov --model=tiny_chat --weights=int8 --ask='what ?'"
     ),
     "python -m vlt.inspect --config=configs/video_chat.py:llava_tune --config.model.frames=8 "
     "--config.train.steps=0 --config.model.weights=bfloat16 --topology=v5e:2x4 "
