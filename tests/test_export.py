@@ -246,6 +246,8 @@ def test_existing_target_needs_overwrite(workdir, tmp_path, capsys, monkeypatch)
 def test_run_without_a_checkpoint_is_refused(workdir, tmp_path, capsys):
     from vlt.configuration import load_saved
 
-    save_run(tmp_path, load_saved(workdir))
+    config = load_saved(workdir)
+    config.train.steps = 1
+    save_run(tmp_path, config)
     assert main(["--workdir", str(tmp_path), str(tmp_path / "x")]) == 1
     assert "no complete checkpoint" in capsys.readouterr().err

@@ -34,6 +34,8 @@ FOR_BOTH = {  # with options for the small tower
     "st_adapter": {"positions": ("before_attention", "before_mlp"), "width": 4},
     "caption_reconstruction": {},
     "patch_dropout": {},
+    "vificlip": {},
+    "vop": {"tokens": 2, "prefix": 1, "suffix": 1},
 }
 SILENT = {"caption_reconstruction", "patch_dropout"}  # outside training
 
@@ -45,7 +47,8 @@ def test_those_that_take_each_token_alone_or_know_its_frame_are_for_both():
     joint = {
         name for name, method in method_classes().items() if "frame_groups" not in method.needs
     }
-    assert joint == FOR_BOTH.keys() | {"vl_adapter", "token_rows"}  # of text models alone
+    text_alone, scores_alone = {"vl_adapter", "token_rows"}, {"mug", "ost"}
+    assert joint == FOR_BOTH.keys() | text_alone | scores_alone
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_what_refers_to_a_value_follows_it_until_it_has_its_own():
         ("train.steps", 1.5, "config.train.steps=1.5 is of type float; it must be of type int"),
         ("train.steps", True, "config.train.steps=True is of type bool; it must be of type int"),
         ("train.steps", "9", "must be of type int, like 100"),
-        ("optimizer", 3, "must be of type ConfigDict"),
+        ("optimizer", 3, "must be of type dict"),
         ("model.methods", "lora", "must be of type tuple, like ('btadapter',)"),
     ],
 )

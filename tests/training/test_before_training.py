@@ -92,6 +92,7 @@ def test_evaluations_say_what_their_rows_lack(refused, tmp_path):
     said = refused(as_kind("twins", min_pairs=1), **captioned)
     assert said.startswith("evals.looks: ") and "no column 'pair'" in said
     named = {"template": "{}", "templates": "", "combine": "cosines", "scale": 0.0}
+    named |= {"sentences": (), "sentence_templates": ()}
     assert "needs a column `label`" in refused(as_kind("recognition", **named), **captioned)
     assert "kind='twins' needs min_pairs" in refused(as_kind("twins"))
     assert "unknown kind: 'recall'" in refused(as_kind("recall"))

@@ -67,6 +67,7 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r"task\.queue", int, 1, MOST, ""),
     (r"task\.(ramp|class_count)", int, 0, MOST, ""),
     (r"task\.(momentum|alpha|interpolation\..*)", float, 0, 1, ""),
+    (r"evals\.\w+\.scale", float, 0, math.inf, "0 means the model's own"),
     (r"task\.scale", float, 0, math.inf, "0 means the model's own"),
     (r"task\..*", float, 0, 1e6, ""),
 )

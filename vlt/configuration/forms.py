@@ -119,7 +119,7 @@ FORMS: tuple[tuple[str, Check, str], ...] = (
     ("table", COLUMNS, f"a tuple {COLUMNS_WANTED}"),
     ("more_tables", values(COLUMNS), f"a dict, by title, of tuples {COLUMNS_WANTED}"),
 )
-# What every command reads of a section.
+# What every command reads of a section, in a config that has all of these.
 NEEDED = {
     "model": ("checkpoint", "size", "methods", "frames", "context", "dtype"),
     "optimizer": ("name", "lr", "accumulate", "schedule"),
@@ -132,10 +132,12 @@ NEEDED = {
 
 def wrong_form(config: Mapping[str, Any]) -> str:
     """The first value of a config that has another form, in a sentence; '' where none has."""
+    whole = all(name in config for name in NEEDED)
     for key, value in _nodes(config):
         if wanted := misfit(key, value):
             return f"config.{key}={_shown(value)}: must be {wanted}"
-        if lacking := [name for name in NEEDED.get(key, ()) if name not in value]:
+        lacking = [name for name in NEEDED.get(key, ()) if name not in value]
+        if whole and lacking:
             return f"config.{key}={_shown(value)}: lacks {', '.join(lacking)}"
     return ""
 

@@ -42,21 +42,24 @@ def trained_model(
         tokenizer = Tokenizer.load(loaded.tokenizer, config.model.context)
         loaded = with_classes(loaded, make_task(config, loaded.module.spec, tokenizer))
     params = loaded.params
-    if config.train.steps or average is not None:
-        params = _of_checkpoints(config, workdir, params, average)
+    checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
+    if config.train.steps or checkpoints.steps() or average is not None:
+        params = _of_checkpoints(checkpoints, config, params, average)
     found = _without_training_leaves(loaded, params)
     described = dataclasses.replace(found.config, view=_evaluated_on(config, found))
     return dataclasses.replace(found, config=described)
 
 
 def _of_checkpoints(
-    config: ConfigDict, workdir: Path, params: dict[str, Any], average: tuple[int, int] | None
+    checkpoints: TrainingCheckpoints,
+    config: ConfigDict,
+    params: dict[str, Any],
+    average: tuple[int, int] | None,
 ) -> dict[str, Any]:
     _, frozen = partition(params, config.rules)
-    checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
     steps = _exported_steps(checkpoints, average)
     if average is None:
-        print(f"{workdir}: {checkpoints.describe(steps[0])}", file=sys.stderr)
+        print(f"{checkpoints.folder.parent}: {checkpoints.describe(steps[0])}", file=sys.stderr)
     return merge(mean_of_checkpoints(checkpoints, steps), frozen)
 
 
