@@ -22,6 +22,7 @@ STOREYS = (
     ("training",),
     ("arguments", "inference", "summary"),
     ("indexing",),
+    ("loaded",),
     ("api",),
     ("door", "bench"),
     ("indices", "serving"),

@@ -1,259 +1,33 @@
-"""`vlt.load(path)`: a model folder as an object that encodes videos and texts, or captions."""
+"""`vlt.load(path)`: a model folder as an object for videos and texts."""
 
-import contextlib
-import dataclasses
-import functools
-import hashlib
 import os
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from vlt.arguments import (
-    as_ids,
     as_paths,
     as_texts,
-    as_video,
     check_text,
-    looks_unnormalised,
     whole_number,
 )
 from vlt.configuration.forms import misfit
 from vlt.data.chat_tokenizer import ChatTokenizer
-from vlt.data.errors import VideoError
 from vlt.data.prompts import Turn
-from vlt.data.sample import check_sampler
 from vlt.data.tokenize import Tokenizer
-from vlt.inference.batching import map_videos
 from vlt.inference.dialogue import Dialogue, Seen
-from vlt.inference.prefetch import clip_request
 from vlt.inference.ranking import answer_losses
 from vlt.inference.speech import Speech, check_rows
 from vlt.inference.watching import Watcher
-from vlt.model_io.build import check_frames
+from vlt.loaded import Model, VideoCaptioner, VideoTextModel
 from vlt.model_io.folder import QFORMER, ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.chat import ChatModel
-from vlt.models.dual_encoder import DualEncoder
-from vlt.models.generation import generate
-from vlt.models.search import Search
 from vlt.models.spec import ChatSpec
-from vlt.models.video_model import VideoModel
-from vlt.pytrees.fields import from_values, shown
-from vlt.storage.trees import fingerprint, first_line
-
-
-class Model:
-    """A model with its parameters and tokenizer.
-
-    Attributes:
-        module: the Flax module; `module.apply({"params": params}, ...)` for everything else.
-        params: its parameters.
-        config: sizes, methods, preprocessing, frames; `view` is what of a video it sees.
-    """
-
-    def __init__(
-        self, module: VideoModel, params: dict[str, Any], config: ModelConfig, tokenizer: Any
-    ):
-        self.module, self.config = module, config
-        self.params = jax.device_put(params)
-        self._tokenizer = tokenizer
-        self._warned = False
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Of its weights and of how it computes: equal for two models that embed alike."""
-        methods = sorted(self.config.methods.items())
-        text = f"{fingerprint(self.params)} {self.config.frame_norm} {methods}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def read_videos(
-        self, paths: Any, frames: int | None = None, sampler: str | None = None
-    ) -> np.ndarray:
-        """What the model sees of a video file, or of several: uint8 RGB [b, t, H, W, 3].
-
-        Resized and cut as in the model's evaluation.
-
-        Args:
-            frames, sampler: how many are taken by which rule of vlt.data.sample, where not as
-                `model.config.view` has it; rules that draw give the same each time.
-
-        Raises:
-            VideoError: a file that cannot be read, which it names.
-            ValueError: no paths, an unknown rule, or frames that the model is not for.
-        """
-        files = as_paths(paths)
-        if files is None:
-            raise ValueError(
-                f"paths must be the path of a video file, or several, got {shown(paths)}"
-            )
-        config = self.looking_at(frames, sampler)
-        self._check_frames(clip_request(config, "").frames)
-        return np.stack(_of_files(lambda video: video, config, files))
-
-    def looking_at(self, frames: int | None, sampler: str | None = None) -> ModelConfig:
-        """The config with another number of frames, or another rule that takes them."""
-        view = self.config.view
-        if sampler is not None:
-            check_sampler(sampler)
-            view = dataclasses.replace(view, sampler=sampler)
-        if frames is not None:
-            view = dataclasses.replace(view, frames=whole_number("frames", frames))
-        return dataclasses.replace(self.config, view=view)
-
-    def _each_video(self, function: Callable[[Any], Any], videos: Any) -> Any:
-        """The function's results of frames, or of files, which are read while it runs."""
-        paths = as_paths(videos)
-        if paths is None:
-            return function(videos)
-        return _of_files(function, self.config, paths)
-
-    def _encode_video(self, frames: Any) -> tuple[jax.Array, dict[str, Any]]:
-        return self._apply("encode_video", self._video(frames))
-
-    def _video(self, frames: Any) -> jax.Array:
-        video = as_video(frames, self.module.spec.visual)
-        self._check_frames(video.shape[1])
-        if not self._warned and looks_unnormalised(video):
-            self._warned = True
-            warnings.warn(
-                "frames are float32 from 0 to 1, as if not yet normalised; give uint8, or "
-                "(frames - model.module.mean) / model.module.std (told once)",
-                stacklevel=6,
-            )
-        return video
-
-    def _as_ids(self, tokens: np.ndarray) -> jax.Array:
-        """What the tokenizer made of texts."""
-        text = self.module.spec.text
-        try:
-            return as_ids(tokens, text.vocab, self.module.longest_text)
-        except ValueError as error:
-            raise ValueError(f"the folder's tokenizer is another model's: {error}") from error
-
-    @functools.cache  # noqa: B019  asked once for each number
-    def _check_frames(self, frames: int) -> None:
-        if self.module.methods and frames != self.module.frames:
-            check_frames(self.module, self.params, frames)
-
-    def _apply(self, method: str, inputs: jax.Array) -> Any:
-        return self._program(method)(self.params, inputs)
-
-    @functools.cache  # noqa: B019  one program for each encoder, as long as the model lives
-    def _program(self, method: str) -> Any:
-        return jax.jit(lambda params, x: self.module.apply({"params": params}, x, method=method))
-
-
-class VideoTextModel(Model):
-    """A dual encoder or a retriever."""
-
-    def encode_video(self, frames: Any, normalize: bool = True) -> jax.Array:
-        """uint8 RGB, or already normalised float32, [b, t, H, W, 3], or files -> [b, e].
-
-        A path, or a list of paths, stands for what `read_videos` gives of them.
-
-        Arrays of numpy, jax or torch, or lists of equal ones. Floats from 0 to 1 alone look as if
-        they were not normalised, which is told once.
-
-        Raises:
-            ValueError: frames of another shape or type, as many as the model is not for, or values
-                that no normalised frame has.
-            VideoError: a file that cannot be read, which it names.
-        """
-
-        def encode(video: Any) -> jax.Array:
-            unit, out = self._encode_video(video)
-            return unit if normalize else out["video_features"]
-
-        return jnp.asarray(self._each_video(encode, frames))
-
-    def encode_text(self, texts: Any, normalize: bool = True) -> jax.Array:
-        """A text, texts, or token ids [b, l], whole numbers of the model's vocabulary -> [b, e].
-
-        Raises:
-            ValueError: none, or neither texts nor such ids.
-        """
-        unit, out = self._apply("encode_text", self._ids(texts))
-        return unit if normalize else out["text_features"]
-
-    def scores(self, frames: Any, texts: Any) -> jax.Array:
-        """How like v videos are to c texts, both as the encoders take them: [v, c].
-
-        Cosines, or what a method makes of a video and a text together; the logit scale comes after
-        it.
-
-        Raises:
-            ValueError, VideoError: as `encode_video` and `encode_text`.
-        """
-        module, ids = self.module, self._ids(texts)
-        if not module.scores_pairs:
-            unit = self._apply("encode_text", ids)[0]
-            return jnp.asarray(
-                self._each_video(lambda x: self._encode_video(x)[0] @ unit.T, frames)
-            )
-        assert isinstance(module, DualEncoder)
-        text = module.text_parts(self._apply("encode_text", ids)[1])
-
-        def score(video: Any) -> jax.Array:
-            parts = module.video_parts(self._encode_video(video)[1])
-            scored: jax.Array = self._scores(self.params, parts, text)
-            return scored
-
-        return jnp.asarray(self._each_video(score, frames))
-
-    @functools.cached_property
-    def _scores(self) -> Any:
-        return jax.jit(
-            lambda params, *parts: self.module.apply({"params": params}, *parts, method="scores")
-        )
-
-    def _ids(self, texts: Any) -> jax.Array:
-        """Of texts, or as they are."""
-        words, spec = as_texts(texts), self.module.spec.text
-        if words is None:
-            return as_ids(texts, spec.vocab, self.module.longest_text)
-        return self._as_ids(self._tokenizer(words))
-
-    def words(self, text: str) -> int:
-        """How many tokens a text has, those included that mark its start and end."""
-        return self._tokenizer.length(text)
-
-
-class VideoCaptioner(Model):
-    """A captioner."""
-
-    def generate(self, frames: Any, prompt: str = "", seed: int = 0, **search: Any) -> list[str]:
-        """Captions of uint8 RGB, or already normalised float32, [b, t, H, W, 3], or of files.
-
-        Args:
-            prompt: how the captions begin; it is not part of what comes back.
-            seed: of what nucleus search draws.
-            search: fields of `vlt.models.search.Search`.
-
-        Raises:
-            ValueError, VideoError: frames or files as `VideoTextModel.encode_video` refuses them, a
-                prompt or a max_length longer than the model allows, or a search that cannot be.
-        """
-        longest = min(Search.max_length, self.module.spec.text.context)
-        options = from_values(Search, {"max_length": longest} | search, "generate", "option")
-        check_text(prompt, "prompt")
-        if not isinstance(seed, (int, np.integer)) or abs(seed) >= 2**63:
-            raise ValueError(f"seed must be a whole number of 64 bits, got {shown(seed)}")
-        start = self._as_ids(self._tokenizer.prompt(prompt)[None])[0]
-
-        def caption(video: Any) -> list[str]:
-            tokens, _ = self._encode_video(video)
-            starts = jnp.tile(start, (len(tokens), 1))
-            rng = jax.random.key(seed)
-            ids = generate(self.module, self.params, tokens, starts, options, rng)
-            return self._tokenizer.decode(np.asarray(ids)[:, len(start) :])
-
-        return self._each_video(caption, frames)
+from vlt.pytrees.fields import shown
+from vlt.storage.trees import first_line
 
 
 class VideoChat(Model):
@@ -415,17 +189,6 @@ class VideoChat(Model):
             Seen(f"video {row + 1}", self._watcher.see(video[row : row + 1]))
             for row in range(len(video))
         ]
-
-
-def _of_files(function: Callable[[Any], Any], config: ModelConfig, paths: list[str]) -> list[Any]:
-    """The function's results of each file's frames. Raises VideoError for the first unreadable."""
-    results = []
-    with contextlib.closing(map_videos(function, config, paths)) as found:
-        for _, result in found:
-            if isinstance(result, VideoError):
-                raise result
-            results.append(result)
-    return results
 
 
 KINDS: dict[str, type[Model]] = {  # by kind of spec

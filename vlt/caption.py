@@ -7,13 +7,13 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlt.api import VideoCaptioner
 from vlt.command_line.caption import parse
 from vlt.data.errors import VideoError
 from vlt.door import load_kind, parse_search, run_door
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
+from vlt.loaded import VideoCaptioner
 
 
 def captions(
