@@ -186,6 +186,7 @@ def embed(tower, params, video):
     return tower.apply({"params": params}, video, method="encode_video")[0]
 
 
+@pytest.mark.slow
 def test_spatial_layers_start_as_copies():
     _, params, _ = start()
     visual = params["visual"]
@@ -247,6 +248,7 @@ def loss_at_start(**options) -> float:
     return float(loss(params))
 
 
+@pytest.mark.slow
 def test_paper_weighs_the_branch_where_the_code_weighs_the_backbone():
     """Eq. 4 and 5: sigmoid(W_b) stands before the branch."""
     tower, params, video = start(gates="scalar")

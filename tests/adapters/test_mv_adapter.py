@@ -73,6 +73,7 @@ def outcome(golden, model):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(model.params)
 
 
+@pytest.mark.slow
 def test_options_are_read_off_the_tensors(model):
     assert model.config.methods == {
         "mv_adapter": {

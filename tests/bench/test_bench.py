@@ -211,6 +211,7 @@ def test_a_step_trains_every_leaf_and_gives_its_state_away(full_step):
     assert np.abs(main.state.trained["visual"]["class_embedding"] - before).max() > 0
 
 
+@pytest.mark.slow
 def test_steps_are_compared_column_by_column(monkeypatch, full_step):
     monkeypatch.setattr(full_step, "start", lambda: full_step)
     monkeypatch.setattr(step, "Step", lambda config, batch: full_step)

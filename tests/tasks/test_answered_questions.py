@@ -128,6 +128,7 @@ def test_scores_without_a_judge():
     assert scores == {"exact match": 50, "contains": 50, "token F1": 50}
 
 
+@pytest.mark.slow
 def test_the_command_scores_answers(dump, capsys):
     questions = [
         {"id": n, "question": f"{n}?", "answer": a} for n, a in enumerate(("dog", "a cat"))

@@ -318,6 +318,7 @@ def test_evaluations_are_made_at_their_steps_and_the_best_is_kept(evaluating):
     assert checkpoints.metrics(12)["looks/t2v_MnR"] == found[12], "the last may be the best"
 
 
+@pytest.mark.slow
 def test_the_table_the_evaluation_and_the_export_say_which_checkpoint(evaluating, tmp_path):
     workdir, trained_run = evaluating
     checkpoints = TrainingCheckpoints(workdir, 1, "-looks/t2v_MnR")
