@@ -6,20 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from vlt.command_line.search import parse
 from vlt.data.errors import CannotOpen
 from vlt.data.text_files import read_lines
 from vlt.data.texts import printable
-from vlt.data.transform import apply_transform
 from vlt.door import run_door
 from vlt.indexing.index import Index
 from vlt.indexing.search import Found
 from vlt.indexing.store import Store
 from vlt.indices import model_of
-from vlt.inference.prefetch import clip_request
+from vlt.inference.pictures import still
 
 UNUSUAL = 0.05  # a chance above it is no find
 
@@ -61,27 +57,12 @@ def _queries(options: argparse.Namespace, model: Any) -> Iterator[Query]:
     for path in options.video:
         yield path, lambda path=path: model.read_videos(path)
     for path in options.image:
-        yield path, lambda path=path: still(model, path)
+        yield path, lambda path=path: still(model.config, path, path)
 
 
 def _lines(file: str) -> Iterator[str]:
     lines = sys.stdin if file == "-" else (line for _, line in read_lines(file))
     return (line.strip() for line in lines if line.strip())
-
-
-def still(model: Any, path: str) -> np.ndarray:
-    """A picture as a video that shows nothing else: uint8 [t, H, W, 3].
-
-    Raises:
-        CannotOpen: no picture, or none that is there.
-    """
-    look = clip_request(model.config, path)
-    try:
-        with Image.open(path) as image:
-            frame = np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise CannotOpen(path, f"cannot be read as a picture: {error}") from error
-    return apply_transform(look.transform, np.stack([frame] * look.frames), look.seed)
 
 
 def _print_json(query: str, found: list[Found]) -> None:

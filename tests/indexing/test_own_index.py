@@ -14,7 +14,7 @@ import vlt  # noqa: E402
 from vlt.data import moving_shapes  # noqa: E402
 from vlt.data.errors import VideoError  # noqa: E402
 from vlt.indexing import embedding  # noqa: E402
-from vlt.indexing.search import best_ranges, chance  # noqa: E402
+from vlt.indexing.search import Usual, best_ranges  # noqa: E402
 from vlt.indexing.store import Store, StoreError, Windows, writing  # noqa: E402
 from vlt.indices import embed  # noqa: E402
 
@@ -145,10 +145,10 @@ def test_windows_that_touch_are_one_range():
 def test_the_chance_of_a_score_is_that_of_the_highest_of_so_many():
     """Of scores that are normal, the highest lies above its own median every second time."""
     rng = np.random.default_rng(0)
-    chances = [chance(x.max(), x) for x in rng.normal(0.2, 0.05, (400, 1000))]
+    chances = [Usual.of(x).chance(x.max()) for x in rng.normal(0.2, 0.05, (400, 1000))]
     assert 0.4 < np.median(chances) < 0.6 and 0.03 < np.mean(np.array(chances) < 0.05) < 0.08
-    assert chance(0.9, rng.normal(0.2, 0.05, 1000)) < 1e-6
-    assert chance(0.9, np.zeros(10)) is None
+    assert Usual.of(rng.normal(0.2, 0.05, 1000)).chance(0.9) < 1e-6
+    assert Usual.of(np.zeros(10)).chance(0.9) is None
 
 
 def test_where_chooses_windows(made, shapes, model):
@@ -193,8 +193,8 @@ def test_a_name_with_quotes_is_a_name(copied, model):
 
 
 def test_an_unreadable_query_is_told(tmp_path, model):
-    from vlt.search import still
+    from vlt.inference.pictures import still
 
     (tmp_path / "a.png").write_text("no picture")
     with pytest.raises(VideoError, match="cannot be read as a picture"):
-        still(model, str(tmp_path / "a.png"))
+        still(model.config, str(tmp_path / "a.png"), "a.png")

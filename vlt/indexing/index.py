@@ -1,5 +1,6 @@
 """`vlt.index(...)`: an index as an object that is searched."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -60,11 +61,11 @@ class Index:
             StoreError: the video is not in the index, or a condition that is none.
         """
         windows = self._windows
-        rows = np.flatnonzero(windows.paths == path)
-        if not len(rows):
+        rows = windows.rows_of.get(path)
+        if rows is None:
             raise StoreError(f"{path} is not in {self.store.uri}")
         nearest = rows[np.abs(windows.spans[rows].mean(1) - at).argmin()]
-        vector = windows.vectors[nearest].astype(np.float32)
+        vector = windows.vectors[nearest]
         usual = scores_of(windows, vector)
         among = self.store.read(where) if where else windows
         among = among.without(path)
@@ -84,4 +85,6 @@ class Index:
 
     @functools.cached_property
     def _windows(self) -> Windows:
-        return self.store.read()
+        """All of them; vectors are widened once, not for every query."""
+        found = self.store.read()
+        return dataclasses.replace(found, vectors=found.vectors.astype(np.float32))

@@ -8,7 +8,6 @@ import numpy as np
 
 from vlt.indexing.store import Windows
 
-BLOCK = 1 << 16  # vectors of half precision that are widened at once
 NEIGHBOURS = 0.5  # how far towards the best a score must lie to lengthen its range
 FEWEST = 30  # windows that tell what is usual
 
@@ -30,10 +29,7 @@ class Found:
 
 def scores_of(windows: Windows, query: np.ndarray) -> np.ndarray:
     """Cosines of a unit vector [e] with those of all windows: float32 [n]."""
-    query = query.astype(np.float32)
-    blocks = range(0, len(windows), BLOCK)
-    parts = [windows.vectors[at : at + BLOCK].astype(np.float32) @ query for at in blocks]
-    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+    return windows.vectors.astype(np.float32, copy=False) @ query.astype(np.float32)
 
 
 def best_ranges(
@@ -47,9 +43,8 @@ def best_ranges(
     Args:
         usual: scores of what the query is compared with, all of an index's; `scores` by default.
     """
-    usual = scores if usual is None else usual
-    middle = float(np.median(usual)) if len(usual) else 0.0
-    of_path = _by_path(windows)
+    background = Usual.of(scores if usual is None else usual)
+    middle = background.middle
     taken = np.zeros(len(scores), bool)
     found: list[Found] = []
     for best in np.argsort(-scores, kind="stable"):
@@ -59,38 +54,41 @@ def best_ranges(
             continue
         least = middle + NEIGHBOURS * (float(scores[best]) - middle)
         high = (scores >= least) & ~taken
-        inside = _around(best, of_path[windows.paths[best]], windows.spans, high)
+        inside = _around(best, windows.rows_of[windows.paths[best]], windows.spans, high)
         taken[inside] = True
         start, end = windows.spans[inside, 0].min(), windows.spans[inside, 1].max()
         score = float(scores[best])
         found.append(
-            Found(windows.paths[best], float(start), float(end), score, chance(score, usual))
+            Found(windows.paths[best], float(start), float(end), score, background.chance(score))
         )
     return found
 
 
-def chance(score: float, usual: np.ndarray) -> float | None:
-    """How likely the highest of so many usual scores is at least this one; None of too few.
+@dataclasses.dataclass(frozen=True)
+class Usual:
+    """Scores of an index's windows, taken for normal around their median, with the width of their
+    middle half, so that those few that the query does find do not count.
 
-    Usual scores are taken for normal, around their median, with the width of their middle half, so
-    that those few that the query does find do not count.
+    count: of them. middle, width: their median, and their standard deviation.
     """
-    if len(usual) < FEWEST:
-        return None
-    low, middle, high = np.percentile(usual, (25, 50, 75))
-    width = (high - low) / 1.349
-    if width <= 0:
-        return None
-    beyond = 0.5 * math.erfc((score - middle) / width / math.sqrt(2))
-    return -math.expm1(len(usual) * math.log1p(-beyond)) if beyond < 1 else 1.0
 
+    count: int
+    middle: float
+    width: float
 
-def _by_path(windows: Windows) -> dict[str, np.ndarray]:
-    """Rows of each video, in order of time."""
-    order = np.lexsort((windows.spans[:, 0], windows.paths.astype(str)))
-    paths = windows.paths[order]
-    edges = np.flatnonzero(paths[1:] != paths[:-1]) + 1
-    return {windows.paths[rows[0]]: rows for rows in np.split(order, edges) if len(rows)}
+    @classmethod
+    def of(cls, scores: np.ndarray) -> "Usual":
+        """Those of a query."""
+        low, middle, high = np.percentile(scores, (25, 50, 75)) if len(scores) else (0.0, 0.0, 0.0)
+        return cls(len(scores), float(middle), float(high - low) / 1.349)
+
+    def chance(self, score: float) -> float | None:
+        """How likely the highest of so many is at least this score; None of too few, or equal
+        ones."""
+        if self.count < FEWEST or self.width <= 0:
+            return None
+        beyond = 0.5 * math.erfc((score - self.middle) / self.width / math.sqrt(2))
+        return -math.expm1(self.count * math.log1p(-beyond)) if beyond < 1 else 1.0
 
 
 def _around(

@@ -8,6 +8,7 @@ when the index is next opened for writing.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import platform
 import warnings
@@ -74,6 +75,14 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @functools.cached_property
+    def rows_of(self) -> dict[str, np.ndarray]:
+        """Rows of each video, in order of time."""
+        order = np.lexsort((self.spans[:, 0], self.paths.astype(str)))
+        paths = self.paths[order]
+        edges = np.flatnonzero(paths[1:] != paths[:-1]) + 1
+        return {self.paths[rows[0]]: rows for rows in np.split(order, edges) if len(rows)}
 
     def without(self, path: str) -> "Windows":
         """Those of other videos."""

@@ -1,13 +1,13 @@
 """The page's server: what it answers, and to whom."""
 
 import contextlib
+import io
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,11 +17,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from vlt.data.errors import VideoError
+from vlt.data.errors import CannotOpen, VideoError
 from vlt.data.suffixes import VIDEO_SUFFIXES
-from vlt.data.transform import apply_transform
-from vlt.inference.prefetch import clip_request
-from vlt.serving.library import Gone, Library, frames_of
+from vlt.inference.pictures import still
+from vlt.serving.library import Gone, Library
 from vlt.serving.queue import WorkQueue
 
 PAGE = Path(__file__).resolve().parents[1] / "assets" / "page"
@@ -152,15 +151,13 @@ class Pages:
             VideoError: it is neither.
         """
         model = self.library.index.model
-        look = clip_request(model.config, "")
         try:
-            frames = frames_of(content, look.frames)
-        except (OSError, ValueError, Image.DecompressionBombError):
+            return still(model.config, io.BytesIO(content), "")
+        except CannotOpen:
             with tempfile.NamedTemporaryFile(suffix=".video") as file:
                 file.write(content)
                 file.flush()
                 return model.read_videos(file.name)[0]
-        return apply_transform(look.transform, frames, look.seed)
 
 
 Handler = Callable[[Request], Awaitable[Response]]

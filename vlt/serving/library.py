@@ -7,7 +7,6 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from vlt.data.clips import DecoderPool
@@ -122,9 +121,3 @@ def _where(within: str) -> str:
         return ""
     text = within.replace("'", "''")
     return f"strpos(path, '{text}') > 0"
-
-
-def frames_of(content: bytes, size: int) -> np.ndarray:
-    """A picture as frames that show nothing else: uint8 [size, H, W, 3]."""
-    with Image.open(io.BytesIO(content)) as image:
-        return np.stack([np.asarray(image.convert("RGB"))] * size)
