@@ -105,3 +105,12 @@ def collected() -> Iterator[None]:
 def parsed_flags() -> None:
     """grain's worker processes read absl flags, which only `app.run` parses."""
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="module")
+def highest_precision() -> Iterator[None]:
+    """Products of float32 in float32, on devices that round them too."""
+    import jax  # not before the flags above are read
+
+    with jax.default_matmul_precision("highest"):
+        yield

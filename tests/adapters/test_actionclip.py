@@ -28,10 +28,7 @@ HEADS, SHIFT = "actionclip/a_heads_frames5", "actionclip/b_shift_frames4"
 SPEC = DualEncoderSpec(VisionSpec(16, 8, 16, 2, 2, 32), TextSpec(6, 30, 16, 1, 2, 32), embed_dim=64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 def tensors(shared: Path, name: str, head: str = "") -> dict[str, np.ndarray]:

@@ -24,10 +24,7 @@ HEADS = 4  # of both towers of the golden model, whose widths are no multiples o
 TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 3, 2, 16), TextSpec(6, 11, 8, 1, 2, 16), embed_dim=4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,7 @@ LSTM = CLIP4Clip("seqLSTM")
 TIGHT = CLIP4Clip("tightTransf", layers=2, max_frames=6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.mark.parametrize(

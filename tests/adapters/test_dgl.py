@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from golden_prompts import close
 from golden_recognition import check_gradients, converted, numbers
 
 from vlt.adapters.dgl import DGL
@@ -21,10 +22,7 @@ from vlt.tasks.losses import contrastive
 SMALL = SIZES["tiny_clip"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.fixture(
@@ -50,10 +48,6 @@ def folder(shared, latent, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return load_folder(str(folder / "model"))
-
-
-def near(found, expected, tolerance):
-    np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -85,21 +79,21 @@ def test_trace(golden, outcome, latent):
         x = np.asarray(visual[f"block_{layer}"].x[:, 0])
         parts = np.split(x, np.cumsum([4, frames, 4 * frames]), axis=1)
         local, patches = (p.reshape(len(x), -1, frames, x.shape[-1]) for p in parts[2:])
-        near(parts[0], golden[f"visual_block{layer}_global"], 2e-5)
-        near(parts[1], golden[f"visual_block{layer}_cls"], 2e-5)
-        near(local.swapaxes(1, 2), golden[f"visual_block{layer}_local_prompts"], 2e-5)
-        near(patches.mean(1), golden[f"visual_block{layer}_patch_mean"], 2e-5)
-        near(text[f"block_{layer}"].x[:, 0], golden[f"text_block{layer}"][:, :20], 5e-5)
-    near(visual["video_features"], golden["video_embedding"], 2e-5)
-    near(text["text_features"], golden["text_embedding"], 5e-5)
+        close(parts[0], golden[f"visual_block{layer}_global"], 2e-5)
+        close(parts[1], golden[f"visual_block{layer}_cls"], 2e-5)
+        close(local.swapaxes(1, 2), golden[f"visual_block{layer}_local_prompts"], 2e-5)
+        close(patches.mean(1), golden[f"visual_block{layer}_patch_mean"], 2e-5)
+        close(text[f"block_{layer}"].x[:, 0], golden[f"text_block{layer}"][:, :20], 5e-5)
+    close(visual["video_features"], golden["video_embedding"], 2e-5)
+    close(text["text_features"], golden["text_embedding"], 5e-5)
     logits = jnp.exp(out["logit_scale"]) * out["text"] @ out["video"].T
-    near(logits, golden["logits"], 2e-4)
+    close(logits, golden["logits"], 2e-4)
 
 
 def test_loss_and_gradients(golden, outcome, latent):
     """Of what stands behind the last word there are none."""
     (value, _), gradients = outcome
-    near(value, golden["loss"], 2e-4)
+    close(value, golden["loss"], 2e-4)
     names = dict(zip(golden["grad_names"], golden["grad_norms"], strict=True))
     live = {name: norm for name, norm in names.items() if norm}
     assert len(names) - len(live) == (2 if latent == "linear" else 0)
@@ -129,7 +123,7 @@ def test_outputs_with_what_is_read_alone(golden, model, output):
         return module.apply({"params": params}, video, capture=True, method="encode_video")[1]
 
     out = jax.jit(encode)(model.params, golden["video"])
-    near(out["video_features"], golden[f"video_embedding_{output}"], 2e-5)
+    close(out["video_features"], golden[f"video_embedding_{output}"], 2e-5)
     last = out["block_1"]
     assert last.x.shape[2] == last.cls
 
@@ -139,8 +133,8 @@ def test_latents_fold_to_tables(golden, model, latent):
     folded = merged_model(model)
     tables = folded.params["shared_DGL"]
     visual = tables["visual"].reshape(2, -1, 64)
-    near(visual, golden["visual_prompts"], 2e-5)
-    near(tables["text"][:, 0], golden["text_prompts"][:, :4], 2e-5)
+    close(visual, golden["visual_prompts"], 2e-5)
+    close(tables["text"][:, 0], golden["text_prompts"][:, :4], 2e-5)
     assert tables.keys() == {"visual", "text"}
     assert folded.config.methods["dgl"]["latent"] == "table"
     assert folded.module.methods == (model.module.methods[0].folded,)
@@ -150,7 +144,7 @@ def test_latents_fold_to_tables(golden, model, latent):
             lambda p, x, name=name: folded.module.apply({"params": p}, x, method=f"encode_{name}")
         )
         found = encode(folded.params, inputs)[1][f"{name}_features"]
-        near(found, golden[f"{name}_embedding"], 2e-5)
+        close(found, golden[f"{name}_embedding"], 2e-5)
     assert merged_model(folded).params["shared_DGL"] is tables
 
 

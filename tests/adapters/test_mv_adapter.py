@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from golden_prompts import close
 from golden_recognition import check_gradients, converted, numbers
 
 from vlt.adapters.mv_adapter import Down, MVAdapter
@@ -26,10 +27,7 @@ NAME = "mv_adapter/msrvtt"
 PROMPT = "clip.prompt.0"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +46,6 @@ def folder(shared, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     return load_folder(str(folder / "model"))
-
-
-def near(found, expected, tolerance):
-    np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +92,19 @@ def test_trace(golden, outcome):
             for tower in ("visual", "text")
         }
         for kind, x in (("adapter", adapted["visual"]), ("block", visual[f"block_{layer}"].x)):
-            near(x[:, :, 0], golden[f"visual_{kind}{layer}_cls"], 2e-5)
-            near(x[:, :, 1:].mean(2), golden[f"visual_{kind}{layer}_patch_mean"], 2e-5)
-        near(adapted["text"][:, 0], golden[f"text_adapter{layer}"], 5e-5)
-        near(text[f"block_{layer}"].x[:, 0], golden[f"text_block{layer}"], 5e-5)
+            close(x[:, :, 0], golden[f"visual_{kind}{layer}_cls"], 2e-5)
+            close(x[:, :, 1:].mean(2), golden[f"visual_{kind}{layer}_patch_mean"], 2e-5)
+        close(adapted["text"][:, 0], golden[f"text_adapter{layer}"], 5e-5)
+        close(text[f"block_{layer}"].x[:, 0], golden[f"text_block{layer}"], 5e-5)
     unit = golden["frame_embeddings"]
-    near(visual["frames"], unit / np.linalg.norm(unit, axis=-1, keepdims=True), 2e-5)
-    near(text["text_features"], golden["text_embedding"], 5e-5)
-    near(jnp.exp(out["logit_scale"]) * out["text"] @ out["video"].T, golden["logits"], 2e-4)
+    close(visual["frames"], unit / np.linalg.norm(unit, axis=-1, keepdims=True), 2e-5)
+    close(text["text_features"], golden["text_embedding"], 5e-5)
+    close(jnp.exp(out["logit_scale"]) * out["text"] @ out["video"].T, golden["logits"], 2e-4)
 
 
 def test_loss_and_gradients(golden, outcome):
     (value, _), gradients = outcome
-    near(value, golden["loss"], 2e-4)
+    close(value, golden["loss"], 2e-4)
     names = [str(name) for name in golden["grad_names"]]
     assert PROMPT in names
     check_gradients(golden, "mv_adapter", gradients)
@@ -150,7 +144,7 @@ def test_it_starts_as_the_clip():
 
     ours, plain = run()
     for name in ("video", "text"):
-        near(ours[name], plain[name], 1e-6)
+        close(ours[name], plain[name], 1e-6)
 
 
 def same_bits(before, after):
@@ -210,7 +204,7 @@ def test_a_tie_of_what_goes_in(shared, folder, tmp_path):
 
     layer = Down(16, method.tie, nn.initializers.zeros, jnp.float32)
     found = layer.apply({"params": down}, x, tensors[PROMPT])
-    near(found, (scales * x) @ down["kernel"] + down["bias"], 1e-4)
+    close(found, (scales * x) @ down["kernel"] + down["bias"], 1e-4)
 
 
 @pytest.mark.parametrize(

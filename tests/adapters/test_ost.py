@@ -16,10 +16,7 @@ from vlt.tasks.task import StepInputs
 NAME = "ost/a_frames6"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.fixture(scope="module")

@@ -32,10 +32,7 @@ MATCHED = Prompt(PROMPTS, deep=False, matched=True)
 TEMPME = TempMe((1,), (2,), r=2, keep_cross=50)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.mark.quick(2)

@@ -24,10 +24,7 @@ from vlt.training.rules import partition
 NAMES = {"attention": "stan/a_selfattn_mug", "conv": "stan/b_conv"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -27,10 +27,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 3, 6, WIDTH)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 def test_selected_as_in_the_released_code(shared):

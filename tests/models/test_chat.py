@@ -14,10 +14,7 @@ TOKENS, LOGITS = 1e-4, 5e-4  # greatest differences
 PATCH = 515  # <vid_patch>, in whose places LLaVA's video tokens stand
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,7 @@ PATCH = 515  # <vid_patch>
 SMALL = 1e-6  # a norm of rounding alone, as of the bias of keys
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 def golden(shared, name):

@@ -51,10 +51,7 @@ def batch(size=8):
     return {"video": video, "text": rng.integers(1, 11, (size, 5)).astype(np.int32)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
+pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 @functools.cache
