@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from vlt.adapters.branch import Branch, BranchOptions
-from vlt.models.block import DropPath
+from vlt.models.layers import DropPath
 from vlt.models.spec import VisionSpec
 
 SPEC = VisionSpec(16, 4, 8, 4, 2, 16)

@@ -12,8 +12,8 @@ from golden_recognition import check_gradients, converted, numbers
 from vlt.adapters.vita_clip import VitaCLIP
 from vlt.merging.tome import ToMe
 from vlt.model_io.build import abstract_params
-from vlt.models.block import LayerNorm
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.layers import LayerNorm
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 

@@ -23,8 +23,8 @@ from vlt.convert import ConversionError, convert, reverse
 from vlt.inspect import inspect_config
 from vlt.model_io.build import abstract_params, init_params
 from vlt.model_io.loading import build_for_shapes, load_folder
-from vlt.models.block import LayerNorm
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.layers import LayerNorm
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.pytrees.paths import by_path

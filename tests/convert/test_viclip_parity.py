@@ -13,8 +13,8 @@ from vlt.merging import patch_dropout
 from vlt.merging.patch_dropout import PatchDropout
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_folder
-from vlt.models.block import LayerNorm
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.layers import LayerNorm
 
 # Of tokens up to 18, embeddings up to 6, cosines: 2e-6 and 3e-6 of the largest.
 HIDDEN, EMBEDDING, COSINE = 4e-5, 2e-5, 2e-6

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vlt.merging.matching import check_r, match, merge, merge_patches, proportional_attention
-from vlt.models.block import Attention
+from vlt.models.attention import Attention
 from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Pattern, Tokens
 

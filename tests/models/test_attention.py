@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlt.models import block
+from vlt.models import attention
 from vlt.models.tokens import Pattern
 
 RNG = np.random.default_rng(0)
@@ -27,22 +27,24 @@ def test_attention_is_softmax_of_scaled_products():
         logits = jnp.einsum("...qd,...md->...qm", query, key) / 4  # the root of 16 channels
         return jnp.einsum("...qm,...md->...qd", jax.nn.softmax(logits), value)
 
-    expected, found = with_gradient(textbook), with_gradient(block.attend)
+    expected, found = with_gradient(textbook), with_gradient(attention.attend)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), expected, found)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5])
 def test_by_heads_is_the_same(monkeypatch, parts):
-    monkeypatch.setattr(block, "CPU_CHUNK_LOGITS", -(-9 * 7 // parts))
-    expected, found = with_gradient(block.attend), with_gradient(block.attend_by_heads)
+    monkeypatch.setattr(attention, "CPU_CHUNK_LOGITS", -(-9 * 7 // parts))
+    expected, found = with_gradient(attention.attend), with_gradient(attention.attend_by_heads)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), expected, found)
 
 
 def test_no_part_has_more_logits_than_a_cpus_cache_holds(monkeypatch):
-    monkeypatch.setattr(block, "CPU_CHUNK_LOGITS", 3 * 7)
-    seen, attend = [], block.attend
-    monkeypatch.setattr(block, "attend", lambda q, *rest: seen.append(q.shape) or attend(q, *rest))
-    jax.eval_shape(block.attend_by_heads, QUERY, KEY, VALUE)
+    monkeypatch.setattr(attention, "CPU_CHUNK_LOGITS", 3 * 7)
+    seen, attend = [], attention.attend
+    monkeypatch.setattr(
+        attention, "attend", lambda q, *rest: seen.append(q.shape) or attend(q, *rest)
+    )
+    jax.eval_shape(attention.attend_by_heads, QUERY, KEY, VALUE)
     assert seen == [(3, 16)] * 3
 
 
@@ -50,11 +52,11 @@ def test_no_part_has_more_logits_than_a_cpus_cache_holds(monkeypatch):
 def test_long_sequences_alone_are_taken_by_heads(monkeypatch, key_weight):
     x = jnp.asarray(RNG.normal(size=(2, 3, 9, 32)), jnp.float32)
     pattern = Pattern(x, x, key_weight=key_weight)
-    module = block.Attention(heads=4)
+    module = attention.Attention(heads=4)
     params = jax.jit(module.init)(jax.random.key(0), pattern)
     programs = []
-    for long in (block.CPU_CHUNK_LOGITS, 1):
-        monkeypatch.setattr(block, "CPU_CHUNK_LOGITS", long)
+    for long in (attention.CPU_CHUNK_LOGITS, 1):
+        monkeypatch.setattr(attention, "CPU_CHUNK_LOGITS", long)
         programs.append(jax.jit(lambda params: module.apply(params, pattern)[0]))
         text = programs[-1].lower(params).as_text()
         assert ("while" in text) == (long == 1 and key_weight is None)
@@ -68,7 +70,7 @@ def test_probabilities_add_up_to_one_and_give_what_is_found():
         _, attended = module.apply(params, Pattern(x, x))
         return attended.probabilities(), attended.values
 
-    module = block.Attention(heads=4)
+    module = attention.Attention(heads=4)
     params = jax.jit(module.init)(jax.random.key(0), Pattern(x, x))
     probabilities, values = jax.jit(found)(params)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlt.models.block import causal_bias_behind
+from vlt.models.attention import causal_bias_behind
 from vlt.models.llama import Llama
 from vlt.models.spec import LlamaSpec
 from vlt.models.tokens import KeysValues

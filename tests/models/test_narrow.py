@@ -16,7 +16,7 @@ from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import ModelConfig, write_model_folder
 from vlt.model_io.loading import load_folder
 from vlt.model_io.needs import needs
-from vlt.models.block import Dense
+from vlt.models.layers import Dense
 from vlt.models.narrow import SCALE, rounded
 from vlt.models.sizes import SIZES
 from vlt.pytrees.paths import by_path

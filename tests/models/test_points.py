@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from best_frame import BestFrame
 
-from vlt.models.block import Block, attend
+from vlt.models.attention import attend
+from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vlt.merging.matching import match, merge
-from vlt.models.block import Attention, Block
+from vlt.models.attention import Attention
+from vlt.models.block import Block
 from vlt.models.rotary import Rotary
 from vlt.models.tokens import KeysValues, Pattern, Tokens
 

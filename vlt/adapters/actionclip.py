@@ -16,7 +16,9 @@ import jax.numpy as jnp
 from vlt.adapters.clip4clip import HEAD_WIDTH, FrameTransformer
 from vlt.adapters.lstm import LSTM
 from vlt.adapters.mote import NORMAL
-from vlt.models.block import XAVIER_QKV, Attention, Block, LayerNorm
+from vlt.models.attention import Attention
+from vlt.models.block import Block
+from vlt.models.layers import XAVIER_QKV, LayerNorm
 from vlt.models.options import require_some
 from vlt.models.points import BlockScope, Method, TowerScope
 from vlt.models.spec import Spec

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from vlt.adapters.bottleneck import Bottleneck
-from vlt.models.block import KAIMING_UNIFORM
+from vlt.models.layers import KAIMING_UNIFORM
 from vlt.models.options import TOWERS, require_some
 from vlt.models.points import BlockScope, Method
 from vlt.models.tokens import Tokens

@@ -9,15 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import (
-    KAIMING_UNIFORM,
-    Attention,
-    Dense,
-    DropPath,
-    LayerNorm,
-    Mlp,
-    uniform,
-)
+from vlt.models.attention import Attention
+from vlt.models.layers import KAIMING_UNIFORM, Dense, DropPath, LayerNorm, Mlp, uniform
 from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Pattern
 

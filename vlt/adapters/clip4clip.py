@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.block import KAIMING_UNIFORM, Block, LayerNorm
+from vlt.models.block import Block
+from vlt.models.layers import KAIMING_UNIFORM, LayerNorm
 from vlt.models.options import require_some
 from vlt.models.points import Embedded, Method, Scope, TowerScope, copy_leaves
 from vlt.models.spec import BertSpec, Spec

@@ -24,7 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.block import KAIMING_UNIFORM, XAVIER_QKV, Block, attend, uniform
+from vlt.models.attention import attend
+from vlt.models.block import Block
+from vlt.models.layers import KAIMING_UNIFORM, XAVIER_QKV, uniform
 from vlt.models.options import require_some
 from vlt.models.points import AnyTower, BlockScope, Method, TowerScope
 from vlt.models.spec import Spec, VisionSpec

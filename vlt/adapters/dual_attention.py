@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.over_time import OverTime
-from vlt.models.block import Attention, Block
+from vlt.models.attention import Attention
+from vlt.models.block import Block
 from vlt.models.options import require_some
 from vlt.models.points import BlockScope, copy_leaves
 from vlt.models.spec import Spec

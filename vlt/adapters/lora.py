@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import KAIMING_UNIFORM
+from vlt.models.layers import KAIMING_UNIFORM
 from vlt.models.options import TOWERS, require_some
 from vlt.models.points import DenseScope, Method
 from vlt.models.spec import ChatSpec, Spec

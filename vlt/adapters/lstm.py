@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import uniform
+from vlt.models.layers import uniform
 
 
 class LSTM(nn.Module):

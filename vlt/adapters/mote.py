@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from vlt.adapters.clip4clip import HEAD_WIDTH, FrameTransformer
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.block import XAVIER_QKV, Block
+from vlt.models.block import Block
+from vlt.models.layers import XAVIER_QKV
 from vlt.models.points import Embedded, Method, Scope, TowerScope
 from vlt.models.spec import Spec
 from vlt.models.vit import normalize

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.block import KAIMING_UNIFORM, Block, LayerNorm, uniform
+from vlt.models.block import Block
+from vlt.models.layers import KAIMING_UNIFORM, LayerNorm, uniform
 from vlt.models.options import TOWERS, check_layers, require_some
 from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from vlt.adapters.clip4clip import FrameTransformer
 from vlt.adapters.vop import FEWEST_WORDS
-from vlt.models.block import KAIMING_UNIFORM, XAVIER_QKV, Block
+from vlt.models.block import Block
+from vlt.models.layers import KAIMING_UNIFORM, XAVIER_QKV
 from vlt.models.options import TOWERS
 from vlt.models.points import AnyTower, Method, TowerScope
 from vlt.models.spec import Spec, TextSpec

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import KAIMING_UNIFORM, uniform
+from vlt.models.layers import KAIMING_UNIFORM, uniform
 from vlt.models.options import require_some
 from vlt.models.points import BlockScope, Method
 from vlt.models.tokens import AttentionOutput, Tokens

@@ -21,7 +21,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import KAIMING_UNIFORM, Attention, LayerNorm, uniform
+from vlt.models.attention import Attention
+from vlt.models.layers import KAIMING_UNIFORM, LayerNorm, uniform
 from vlt.models.options import require_some
 from vlt.models.points import AnyTower, BlockScope, Method
 from vlt.models.spec import Spec, VisionSpec

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.lstm import LSTM
-from vlt.models.block import KAIMING_UNIFORM, uniform
+from vlt.models.layers import KAIMING_UNIFORM, uniform
 from vlt.models.options import TOWERS, require_some
 from vlt.models.points import AnyTower, BlockScope, Method, TowerScope
 from vlt.models.spec import Spec

@@ -20,7 +20,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import KAIMING_UNIFORM, Attention, DropPath, LayerNorm, Mlp, uniform
+from vlt.models.attention import Attention
+from vlt.models.layers import KAIMING_UNIFORM, DropPath, LayerNorm, Mlp, uniform
 from vlt.models.points import BlockScope, Embedded, Method, Scope, TowerScope
 from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens

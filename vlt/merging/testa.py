@@ -21,7 +21,8 @@ from vlt.merging.matching import (
     merge,
     merge_patches,
 )
-from vlt.models.block import Attention, LayerNorm
+from vlt.models.attention import Attention
+from vlt.models.layers import LayerNorm
 from vlt.models.options import check_layers
 from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec

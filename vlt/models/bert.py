@@ -16,16 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
-from vlt.models.block import (
-    LOWEST,
-    Attention,
-    Dense,
-    LayerNorm,
-    Mlp,
-    causal_bias,
-    causal_bias_behind,
-    constrain_sharding,
-)
+from vlt.models.attention import LOWEST, Attention, causal_bias, causal_bias_behind
+from vlt.models.layers import Dense, LayerNorm, Mlp, constrain_sharding
 from vlt.models.points import Method, of_tower
 from vlt.models.spec import BertSpec, QFormerSpec
 from vlt.models.tokens import KeysValues, Pattern

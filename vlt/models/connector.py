@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
+from vlt.models.attention import LOWEST
 from vlt.models.bert import PostNormLayer
-from vlt.models.block import LOWEST, Dense, LayerNorm
+from vlt.models.layers import Dense, LayerNorm
 from vlt.models.spec import ChatSpec, QFormerSpec
 from vlt.models.tokens import Pattern
 

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Block, Dense, RMSNorm
+from vlt.models.block import Block
+from vlt.models.layers import Dense, RMSNorm
 from vlt.models.points import Method, of_tower
 from vlt.models.rotary import Rotary
 from vlt.models.spec import LlamaSpec

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.bert import Bert, beginning_with
-from vlt.models.block import Dense
+from vlt.models.layers import Dense
 from vlt.models.spec import BlipSpec
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize

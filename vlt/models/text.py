@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.block import Block, Dense, LayerNorm
+from vlt.models.block import Block
+from vlt.models.layers import Dense, LayerNorm
 from vlt.models.points import Method, of_tower
 from vlt.models.spec import TextSpec
 from vlt.models.tokens import Tokens

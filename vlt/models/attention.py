@@ -1,0 +1,209 @@
+"""Multi-head attention: who reads whom is a `Pattern`, what computes it is chosen here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vlt.models.layers import Dense, constrain_sharding
+from vlt.models.points import Method
+from vlt.models.rotary import Rotary
+from vlt.models.tokens import Attend, AttentionOutput, KeysValues, Pattern
+
+# Logits of one head from which on a CPU takes heads one by one, and in parts.
+CPU_CHUNK_LOGITS = 2**20
+LOWEST = float(jnp.finfo(jnp.float32).min)  # a bias of this hides a key
+
+
+class Attention(nn.Module):
+    """Multi-head attention within each group. qkv_bias: of queries, keys and values alike.
+
+    out_bias: of the layer behind the heads.
+    qkv_init: of the kernels of queries, keys and values; None for `kernel_init`, as of `out`.
+    rotary: turns queries and keys by the pattern's places, where it has some.
+    """
+
+    heads: int
+    key_bias: bool = True
+    methods: tuple[Method, ...] = ()
+    dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    dropout: float = 0.0
+    qkv_bias: bool = True
+    rotary: Rotary | None = None
+    out_bias: bool = True
+    qkv_init: nn.initializers.Initializer | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        pattern: Pattern,
+        known: KeysValues | None = None,
+        index: jax.Array | int | None = None,
+    ) -> tuple[jax.Array, AttentionOutput]:
+        """Queries [b, g, q, d] read the source [b, g, m, d]. Returns [b, g, q, d].
+
+        known: keys, turned already, and values of earlier calls. Without `index` they are read in
+        the source's place; with it the source's are written at that position among them, and all
+        are read.
+        """
+        width = pattern.queries.shape[-1]
+
+        def part_param(name: str, init: Callable[..., jax.Array], *args: Any) -> jax.Array:
+            if self.has_variable("params", name):
+                return self.get_variable("params", name)
+            return self.param(name, init, *args)
+
+        def dense(name: str, use_bias: bool = True) -> Dense:
+            return Dense(
+                width,
+                use_bias=use_bias,
+                methods=self.methods,
+                part=self.name or "",
+                part_param=part_param,
+                dtype=self.dtype,
+                kernel_init=(name != "out" and self.qkv_init) or self.kernel_init,
+                bias_init=self.bias_init,
+                name=name,
+            )
+
+        def split(x: jax.Array) -> jax.Array:
+            x = x.reshape(*x.shape[:-1], self.heads, -1).swapaxes(-2, -3)
+            return constrain_sharding(x, {0: "batch", 2: "heads"})
+
+        def turned(x: jax.Array, places: jax.Array | None) -> jax.Array:
+            return x if self.rotary is None or places is None else self.rotary(x, places)
+
+        query = split(dense("query", self.qkv_bias)(pattern.queries))
+        query = turned(query, pattern.query_places)
+        if known is not None and index is None:
+            key, value = known.keys, known.values
+        else:
+            key = split(dense("key", self.qkv_bias and self.key_bias)(pattern.source))
+            key = turned(key, pattern.source_places)
+            value = split(dense("value", self.qkv_bias)(pattern.source))
+        if pattern.gather is not None:
+            key, value = pattern.gather(key), pattern.gather(value)
+        if known is not None and index is not None:
+            key, value = written(known.keys, key, index), written(known.values, value, index)
+        y, probabilities = self._attend(query, key, value, pattern)
+        y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
+        return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)
+
+    def _attend(
+        self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
+    ) -> tuple[jax.Array, Callable[[], jax.Array]]:
+        """What queries find [b, g, h, q, d], and on call the probabilities [b, g, h, q, m]."""
+        if pattern.attend is not None:
+            return self._attend_apart(pattern.attend, query, key, value, pattern)
+        if self._by_heads(query, key, pattern):
+            y = jax.lax.platform_dependent(query, key, value, cpu=attend_by_heads, default=attend)
+            return y, lambda: jnp.divide(*attention_weights(query, key))
+        weights, total = attention_weights(query, key, pattern)
+        kept = weights
+        if self.dropout:
+            kept = nn.Dropout(self.dropout, deterministic=False)(weights)
+        return weighted_values(kept, total, value), lambda: weights / total
+
+    def _attend_apart(
+        self, attend: Attend, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
+    ) -> tuple[jax.Array, Callable[[], jax.Array]]:
+        """`_attend` by a method's own function."""
+        if self.dropout or not pattern.plain:
+            raise ValueError(
+                "Pattern.attend stands in the place of the softmax: no method beside it, mask or "
+                "dropout may change logits or weights of keys"
+            )
+
+        def probabilities() -> jax.Array:
+            raise ValueError("Pattern.attend: there is no one table of probabilities of all keys")
+
+        return attend(query, key, value), probabilities
+
+    def _by_heads(self, query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
+        """Whether a CPU takes the heads one by one."""
+        return (
+            pattern.plain
+            and not self.dropout
+            and query.shape[-2] * key.shape[-2] >= CPU_CHUNK_LOGITS
+        )
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Plain attention of heads, [..., q|m, d] -> [..., q, d]."""
+    return weighted_values(*attention_weights(query, key), value)
+
+
+def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """`attend`, some queries of one head after another, whose logits fit into a CPU's cache."""
+    parts = -(-query.shape[-2] * key.shape[-2] // CPU_CHUNK_LOGITS)
+
+    def one(head: tuple[jax.Array, ...]) -> jax.Array:
+        # Without leading axes: a product of two matrices is faster than a batch of one.
+        found = [attend(some, *head[1:]) for some in jnp.array_split(head[0], parts)]
+        return jnp.concatenate(found)
+
+    heads = tuple(x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
+    return jax.lax.map(one, heads).reshape(query.shape)
+
+
+def attention_weights(
+    query: jax.Array, key: jax.Array, pattern: Pattern | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax of the logits before its division [..., q, m], and what it is divided by."""
+    bias, scale = (None, None) if pattern is None else (pattern.bias, pattern.scale)
+    logits = attention_logits(query, key, bias, scale)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    if pattern is not None and pattern.key_weight is not None:
+        weights *= pattern.key_weight[:, :, None, None].astype(weights.dtype)
+    return weights, weights.sum(-1, keepdims=True)
+
+
+def weighted_values(weights: jax.Array, total: jax.Array, value: jax.Array) -> jax.Array:
+    """What queries find [..., q, d], of `attention_weights` and values [..., m, d]."""
+    known = _led_as(value, weights.astype(value.dtype))
+    y = jnp.einsum("...qm,...md->...qd", known, value)
+    y = y.reshape(*weights.shape[:-1], -1) if value.ndim < weights.ndim else y
+    # The sum divides d columns after the product instead of m before it.
+    return (y / total).astype(value.dtype)
+
+
+def attention_logits(
+    query: jax.Array, key: jax.Array, bias: jax.Array | None, scale: jax.Array | None = None
+) -> jax.Array:
+    """Scaled scores [..., q, m] in float32 from heads [..., q|m, d]."""
+    shape, scaled = query.shape[:-1], _led_as(key, query * query.shape[-1] ** -0.5)
+    logits = jnp.einsum("...qd,...md->...qm", scaled, key).astype(jnp.float32)
+    logits = logits.reshape(*shape, -1) if key.ndim < query.ndim else logits
+    logits = logits if scale is None else logits * scale
+    return logits if bias is None else logits + bias
+
+
+def written(known: jax.Array, new: jax.Array, index: jax.Array | int) -> jax.Array:
+    """`known` [b, g, h, m, d], or with these three axes in one, with new [b, g, h, n, d] at `index`
+    of m: in the shape of `known`."""
+    new = new.reshape(*known.shape[:-2], *new.shape[-2:])
+    axis = known.ndim - 2
+    return jax.lax.dynamic_update_slice_in_dim(known, new, index, axis=axis)
+
+
+def _led_as(key: jax.Array, x: jax.Array) -> jax.Array:
+    """x [b, g, h, n, d] with these three axes in one where keys [..., m, d] have them so.
+
+    In another shape XLA writes what a loop keeps twice, for who reads it and for who keeps it.
+    """
+    return x.reshape(*key.shape[:-2], *x.shape[-2:]) if key.ndim < x.ndim else x
+
+
+def causal_bias(length: int) -> jax.Array:
+    """[l, l] zero up to the diagonal; finite above it, so that a row of nothing else is defined."""
+    return jnp.triu(jnp.full((length, length), LOWEST), 1)
+
+
+def causal_bias_behind(index: jax.Array | int, length: int, room: int) -> jax.Array:
+    """[length, room] of tokens that stand from `index` on among `room` keys."""
+    asked = index + jnp.arange(length)[:, None]
+    return jnp.where(jnp.arange(room) > asked, LOWEST, 0.0)
