@@ -75,3 +75,16 @@ def test_probabilities_add_up_to_one_and_give_what_is_found():
     probabilities, values = jax.jit(found)(params)
     np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
     assert probabilities.shape == (1, 1, 4, 9, 9) and values.shape == (1, 1, 4, 9, 8)
+
+
+def test_a_cap_bounds_logits_before_the_bias_and_not_what_is_below_it(monkeypatch):
+    logits = attention.attention_logits(QUERY, KEY, None)
+    capped = attention.attention_logits(QUERY, KEY, jnp.float32(5), cap=0.5)
+    np.testing.assert_allclose(capped, 0.5 * np.tanh(logits / 0.5) + 5, 1e-6)
+    np.testing.assert_allclose(attention.attention_logits(QUERY, KEY, None, cap=1e4), logits, 1e-5)
+    expected = attention.attend(QUERY, KEY, VALUE, 0.5)
+    monkeypatch.setattr(attention, "CPU_CHUNK_LOGITS", 3 * 7)
+    np.testing.assert_allclose(
+        attention.attend_by_heads(QUERY, KEY, VALUE, 0.5), expected, 1e-5, 1e-6
+    )
+    assert np.abs(attention.attend(QUERY, KEY, VALUE) - expected).max() > 1e-2

@@ -1,5 +1,6 @@
 """Multi-head attention: who reads whom is a `Pattern`, what computes it is chosen here."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ class Attention(nn.Module):
     out_bias: of the layer behind the heads.
     qkv_init: of the kernels of queries, keys and values; None for `kernel_init`, as of `out`.
     rotary: turns queries and keys by the pattern's places, where it has some.
+    logit_cap: c of c * tanh(logits / c), which bounds logits (VideoPrism); 0 for none.
     """
 
     heads: int
@@ -36,6 +38,7 @@ class Attention(nn.Module):
     rotary: Rotary | None = None
     out_bias: bool = True
     qkv_init: nn.initializers.Initializer | None = None
+    logit_cap: float = 0.0
 
     @nn.compact
     def __call__(
@@ -100,9 +103,12 @@ class Attention(nn.Module):
         if pattern.attend is not None:
             return self._attend_apart(pattern.attend, query, key, value, pattern)
         if self._by_heads(query, key, pattern):
-            y = jax.lax.platform_dependent(query, key, value, cpu=attend_by_heads, default=attend)
-            return y, lambda: jnp.divide(*attention_weights(query, key))
-        weights, total = attention_weights(query, key, pattern)
+            forms = {"cpu": attend_by_heads, "default": attend}
+            if self.logit_cap:
+                forms = {k: functools.partial(f, cap=self.logit_cap) for k, f in forms.items()}
+            y = jax.lax.platform_dependent(query, key, value, **forms)
+            return y, lambda: jnp.divide(*attention_weights(query, key, cap=self.logit_cap))
+        weights, total = attention_weights(query, key, pattern, self.logit_cap)
         kept = weights
         if self.dropout:
             kept = nn.Dropout(self.dropout, deterministic=False)(weights)
@@ -112,10 +118,10 @@ class Attention(nn.Module):
         self, attend: Attend, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
     ) -> tuple[jax.Array, Callable[[], jax.Array]]:
         """`_attend` by a method's own function."""
-        if self.dropout or not pattern.plain:
+        if self.dropout or self.logit_cap or not pattern.plain:
             raise ValueError(
-                "Pattern.attend stands in the place of the softmax: no method beside it, mask or "
-                "dropout may change logits or weights of keys"
+                "Pattern.attend stands in the place of the softmax: no method beside it, mask, cap "
+                "or dropout may change logits or weights of keys"
             )
 
         def probabilities() -> jax.Array:
@@ -132,18 +138,20 @@ class Attention(nn.Module):
         )
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """Plain attention of heads, [..., q|m, d] -> [..., q, d]."""
-    return weighted_values(*attention_weights(query, key), value)
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, cap: float = 0.0) -> jax.Array:
+    """Plain attention of heads, [..., q|m, d] -> [..., q, d]. cap: `Attention.logit_cap`."""
+    return weighted_values(*attention_weights(query, key, cap=cap), value)
 
 
-def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def attend_by_heads(
+    query: jax.Array, key: jax.Array, value: jax.Array, cap: float = 0.0
+) -> jax.Array:
     """`attend`, some queries of one head after another, whose logits fit into a CPU's cache."""
     parts = -(-query.shape[-2] * key.shape[-2] // CPU_CHUNK_LOGITS)
 
     def one(head: tuple[jax.Array, ...]) -> jax.Array:
         # Without leading axes: a product of two matrices is faster than a batch of one.
-        found = [attend(some, *head[1:]) for some in jnp.array_split(head[0], parts)]
+        found = [attend(some, *head[1:], cap) for some in jnp.array_split(head[0], parts)]
         return jnp.concatenate(found)
 
     heads = tuple(x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
@@ -151,11 +159,11 @@ def attend_by_heads(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.A
 
 
 def attention_weights(
-    query: jax.Array, key: jax.Array, pattern: Pattern | None = None
+    query: jax.Array, key: jax.Array, pattern: Pattern | None = None, cap: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax of the logits before its division [..., q, m], and what it is divided by."""
     bias, scale = (None, None) if pattern is None else (pattern.bias, pattern.scale)
-    logits = attention_logits(query, key, bias, scale)
+    logits = attention_logits(query, key, bias, scale, cap)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     if pattern is not None and pattern.key_weight is not None:
         weights *= pattern.key_weight[:, :, None, None].astype(weights.dtype)
@@ -172,13 +180,18 @@ def weighted_values(weights: jax.Array, total: jax.Array, value: jax.Array) -> j
 
 
 def attention_logits(
-    query: jax.Array, key: jax.Array, bias: jax.Array | None, scale: jax.Array | None = None
+    query: jax.Array,
+    key: jax.Array,
+    bias: jax.Array | None,
+    scale: jax.Array | None = None,
+    cap: float = 0.0,
 ) -> jax.Array:
-    """Scaled scores [..., q, m] in float32 from heads [..., q|m, d]."""
+    """Scaled scores [..., q, m] in float32 from heads [..., q|m, d], within +-cap before a bias."""
     shape, scaled = query.shape[:-1], _led_as(key, query * query.shape[-1] ** -0.5)
     logits = jnp.einsum("...qd,...md->...qm", scaled, key).astype(jnp.float32)
     logits = logits.reshape(*shape, -1) if key.ndim < query.ndim else logits
     logits = logits if scale is None else logits * scale
+    logits = cap * jnp.tanh(logits / cap) if cap else logits
     return logits if bias is None else logits + bias
 
 

@@ -24,7 +24,8 @@ class Block(nn.Module):
     drop_path: share of sequences, one a frame, whose attention or MLP is left out. rotary: how
     attention turns queries and keys by the tokens' places. llama: RMSNorm in the place of
     LayerNorm, a gated MLP, and no bias in any layer. remember: hand on keys and values, as
-    `Tokens.cache`. kernel_init, qkv_init: of its layers' kernels, as in `Attention`.
+    `Tokens.cache`. kernel_init, qkv_init: of its layers' kernels; logit_cap: of its logits, both as in
+    `Attention`.
     """
 
     heads: int
@@ -48,6 +49,7 @@ class Block(nn.Module):
     remember: bool = False
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     qkv_init: nn.initializers.Initializer | None = None
+    logit_cap: float = 0.0
 
     @property
     def active(self) -> tuple[Method, ...]:
@@ -106,6 +108,7 @@ class Block(nn.Module):
             qkv_bias=self.qkv_bias and not self.llama,
             rotary=self.rotary,
             out_bias=not self.llama,
+            logit_cap=self.logit_cap,
             name="attention",
         )
 

@@ -21,6 +21,7 @@ class VisionSpec:
         attend together, beside one CLS (ViCLIP); 0 for frames apart.
     positions: `learned`, of a frame's tokens, or `sinusoid`, a fixed table (UMT). joint: the
         patches of all frames attend together, and the fixed table goes on from frame to frame.
+    logit_cap: bound of attention's logits, as in `Attention`.
     """
 
     image_size: int
@@ -41,6 +42,7 @@ class VisionSpec:
     pool_norm: bool = False
     positions: str = "learned"
     joint: bool = False
+    logit_cap: float = 0.0
 
     @property
     def cls(self) -> int:
@@ -60,7 +62,10 @@ class VisionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
-    """One causal text transformer, pooled at the token of the highest id (CLIP's EOT)."""
+    """One causal text transformer, pooled at the token of the highest id (CLIP's EOT).
+
+    logit_cap: as a `VisionSpec`'s.
+    """
 
     context: int
     vocab: int
@@ -70,6 +75,7 @@ class TextSpec:
     mlp_width: int
     activation: str = "quick_gelu"
     norm_eps: float = 1e-5
+    logit_cap: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

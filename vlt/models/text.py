@@ -116,5 +116,6 @@ class TextTransformer(nn.Module):
             train=train,
             shared=self.shared,
             dtype=self.dtype,
+            logit_cap=spec.logit_cap,
             name=f"blocks_{layer}",
         )

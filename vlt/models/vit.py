@@ -258,6 +258,7 @@ class VisionTransformer(nn.Module):
             drop_path=self.drop_path * layer / max(spec.layers - 1, 1) * train,
             shared=self.shared,
             dtype=self.dtype,
+            logit_cap=spec.logit_cap,
             name=f"blocks_{layer}",
         )
 
