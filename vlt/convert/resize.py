@@ -50,8 +50,11 @@ def resize_image(
     config = dataclasses.replace(config, spec=spec, preprocessing=dict(pixels))
     if visual.positions != "learned":
         return config, leaves, f"positions: fixed ones, of frames of {size} pixels"
-    table = resize_positions(leaves[PLACES], size // visual.patch_size)
+    kind = "bilinear" if visual.rope == "pe" else "bicubic"
+    table = resize_positions(leaves[PLACES], size // visual.patch_size, visual.cls, kind)
     note = f"position embedding: resized from {visual.image_size} pixels"
+    if visual.rope == "pe":
+        note += "; rotary places go on, to more than the weights were trained with"
     return config, leaves | {PLACES: table}, note
 
 

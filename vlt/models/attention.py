@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vlt.models.layers import Dense, constrain_sharding
+from vlt.models.layers import Dense, LayerNorm, constrain_sharding
 from vlt.models.points import Method
 from vlt.models.rotary import Rotary
 from vlt.models.tokens import Attend, AttentionOutput, KeysValues, Pattern
@@ -25,6 +25,7 @@ class Attention(nn.Module):
     qkv_init: of the kernels of queries, keys and values; None for `kernel_init`, as of `out`.
     rotary: turns queries and keys by the pattern's places, where it has some.
     logit_cap: c of c * tanh(logits / c), which bounds logits (VideoPrism); 0 for none.
+    sub_norm: epsilon of a LayerNorm of what all heads found (EVA02); None for none.
     """
 
     heads: int
@@ -39,6 +40,7 @@ class Attention(nn.Module):
     out_bias: bool = True
     qkv_init: nn.initializers.Initializer | None = None
     logit_cap: float = 0.0
+    sub_norm: float | None = None
 
     @nn.compact
     def __call__(
@@ -94,6 +96,8 @@ class Attention(nn.Module):
             key, value = written(known.keys, key, index), written(known.values, value, index)
         y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
+        if self.sub_norm is not None:
+            y = LayerNorm(epsilon=self.sub_norm, dtype=self.dtype, name="sub_norm")(y)
         return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)
 
     def _attend(

@@ -24,8 +24,8 @@ class Block(nn.Module):
     drop_path: share of sequences, one a frame, whose attention or MLP is left out. rotary: how
     attention turns queries and keys by the tokens' places. llama: RMSNorm in the place of
     LayerNorm, a gated MLP, and no bias in any layer. remember: hand on keys and values, as
-    `Tokens.cache`. kernel_init, qkv_init: of its layers' kernels; logit_cap: of its logits, both as in
-    `Attention`.
+    `Tokens.cache`. kernel_init, qkv_init, logit_cap: as in `Attention`. gated, sub_norm: as
+    `VisionSpec.gated_mlp` and `sub_norm`.
     """
 
     heads: int
@@ -50,6 +50,8 @@ class Block(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     qkv_init: nn.initializers.Initializer | None = None
     logit_cap: float = 0.0
+    gated: bool = False
+    sub_norm: bool = False
 
     @property
     def active(self) -> tuple[Method, ...]:
@@ -92,8 +94,9 @@ class Block(nn.Module):
             self.active,
             self.dtype,
             self.kernel_init,
-            gated=self.llama,
+            gated=self.gated or self.llama,
             use_bias=not self.llama,
+            sub_norm=self.norm_eps if self.sub_norm else None,
             name="mlp",
         )
 
@@ -109,6 +112,7 @@ class Block(nn.Module):
             rotary=self.rotary,
             out_bias=not self.llama,
             logit_cap=self.logit_cap,
+            sub_norm=self.norm_eps if self.sub_norm else None,
             name="attention",
         )
 

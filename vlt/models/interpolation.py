@@ -27,25 +27,36 @@ def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:
     old = len(table)
     if frames <= old:
         return table[:frames]
-    at = ((np.arange(frames) + 0.5) * old / frames - 0.5).clip(0, old - 1)
-    before = np.floor(at).astype(int)
-    after = np.minimum(before + 1, old - 1)
-    share = (at - before)[:, None]
-    return (table[before] * (1 - share) + table[after] * share).astype(table.dtype)
+    return (_bilinear(old, frames) @ table.astype(np.float64)).astype(table.dtype)
 
 
-def resize_positions(table: np.ndarray, side: int) -> np.ndarray:
-    """[1 + s * s, d] -> [1 + side * side, d]; the CLS token's row stays.
+def resize_positions(
+    table: np.ndarray,
+    side: int,
+    cls: int = 1,
+    kind: str = "bicubic",
+    oblong: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """[cls + s * s, d] -> [cls + side * side, d]; the class token's row stays.
 
-    torch.nn.functional.interpolate(mode="bicubic", align_corners=False), without antialiasing.
+    torch.nn.functional.interpolate(mode=kind, align_corners=False), without antialiasing. kind:
+    `bicubic` or `bilinear`. oblong: rows and columns of another grid than a square one.
     """
-    old = math.isqrt(len(table) - 1)
-    if old == side:
+    old = math.isqrt(len(table) - cls)
+    rows, columns = oblong or (side, side)
+    if (rows, columns) == (old, old):
         return table
-    weights = _bicubic(old, side)
-    grid = table[1:].reshape(old, old, -1).astype(np.float64)
-    grid = np.einsum("iy,jx,yxd->ijd", weights, weights, grid, optimize=True)
-    return np.concatenate([table[:1], grid.reshape(side * side, -1).astype(table.dtype)])
+    weights = {"bicubic": _bicubic, "bilinear": _bilinear}[kind]
+    grid = table[cls:].reshape(old, old, -1).astype(np.float64)
+    of_row, of_column = weights(old, rows), weights(old, columns)
+    grid = np.einsum("iy,jx,yxd->ijd", of_row, of_column, grid, optimize=True)
+    return np.concatenate([table[:cls], grid.reshape(rows * columns, -1).astype(table.dtype)])
+
+
+def _bilinear(old: int, new: int) -> np.ndarray:
+    """[new, old]: what each old sample adds to each new one; those outside repeat the edge's."""
+    at = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(old)), 0)
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:

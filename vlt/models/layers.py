@@ -68,6 +68,7 @@ class Mlp(nn.Module):
     """Two dense layers with an activation between them.
 
     gated: a third layer's activation multiplies the first's output, which has none (SwiGLU).
+    sub_norm: epsilon of a LayerNorm of the hidden units (EVA02); None for none.
     """
 
     width: int
@@ -77,6 +78,7 @@ class Mlp(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     gated: bool = False
     use_bias: bool = True
+    sub_norm: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -101,6 +103,8 @@ class Mlp(nn.Module):
 
         y = hidden("fc1")
         y = activation(hidden("gate")) * y if self.gated else activation(y)
+        if self.sub_norm is not None:
+            y = LayerNorm(epsilon=self.sub_norm, dtype=self.dtype, name="sub_norm")(y)
         return dense(x.shape[-1], "fc2")(y)
 
 

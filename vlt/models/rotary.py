@@ -4,6 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+EVA_GRID = 16  # of the patches that EVA02's frequencies are for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +40,18 @@ class Rotary:
         cos, sin = jnp.cos(angles), jnp.sin(angles)
         turned = [first * cos - second * sin, second * cos + first * sin]
         return jnp.concatenate(turned, axis=axis).reshape(x.shape).astype(x.dtype)
+
+
+def frame_places(rope: str, rows: int, columns: int, cls: int) -> np.ndarray:
+    """Places [cls + rows * columns, 2] of a frame's tokens, by which `VisionSpec.rope` turns them.
+
+    `pe`: (column, row), from 1 where there is a class token, else from 0 (perception_models'
+    Rope2D). `eva`: (row, column), each of `EVA_GRID` (EVA-CLIP's VisionRotaryEmbeddingFast). Class
+    tokens are at 0, which turns nothing.
+    """
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    if rope == "pe":
+        places = np.stack([column, row], axis=-1) + bool(cls)
+    else:
+        places = np.stack([row / rows, column / columns], axis=-1) * EVA_GRID
+    return np.pad(places.astype(np.float32), ((cls, 0), (0, 0)))

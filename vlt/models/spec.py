@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 
+from vlt.models.rotary import Rotary
+
 POOLED_FRAMES = 100  # rows that `st_pool` has for frames
 
 
@@ -22,6 +24,13 @@ class VisionSpec:
     positions: `learned`, of a frame's tokens, or `sinusoid`, a fixed table (UMT). joint: the
         patches of all frames attend together, and the fixed table goes on from frame to frame.
     logit_cap: bound of attention's logits, as in `Attention`.
+    rope: how attention turns queries and keys by a patch's place in its frame, beside the table:
+        `pe`, by column, then row, counted in patches whatever the image's size (PE); `eva`, by row,
+        then column, of a grid of 16 whatever the patches (EVA02). Class tokens do not turn.
+    gated_mlp: a third layer of the MLP gates its hidden units (SwiGLU). sub_norm: a LayerNorm of
+        these, and one of what all heads found, each before the last layer (EVA02).
+
+    Rows and columns of pixels that fill no patch, the last ones, are not read.
     """
 
     image_size: int
@@ -43,6 +52,9 @@ class VisionSpec:
     positions: str = "learned"
     joint: bool = False
     logit_cap: float = 0.0
+    rope: str = ""
+    gated_mlp: bool = False
+    sub_norm: bool = False
 
     @property
     def cls(self) -> int:
@@ -55,9 +67,19 @@ class VisionSpec:
         return self.joint or self.temporal_frames > 0
 
     @property
+    def side(self) -> int:
+        """Patches along one side of a frame."""
+        return self.image_size // self.patch_size
+
+    @property
     def patches(self) -> int:
         """Patches of one frame, n - `cls`."""
-        return (self.image_size // self.patch_size) ** 2
+        return self.side**2
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """How attention turns queries and keys by places; None where it does not."""
+        return Rotary(neighbours=True) if self.rope else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,12 +47,14 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 POOLS = ("cls", "mean", "token_mean")
 POSITIONS = ("learned", "sinusoid")
+ROPES = ("", "pe", "eva")
 CONNECTORS = ("linear", "mlp", "qformer")
 VIDEO_TOKENS = ("mean", "st_pool", "frames")
 CLASS_PLACES = ("first", "last", "none")
 CHOICES = {
     "pool": POOLS,
     "positions": POSITIONS,
+    "rope": ROPES,
     "activation": tuple(ACTIVATIONS),
     "connector": CONNECTORS,
     "tokens": VIDEO_TOKENS,
@@ -117,9 +119,9 @@ def _check_numbers(where: str, part: Any) -> None:
 
 def _check_vision(visual: VisionSpec) -> None:
     _check_positions(visual)
-    if visual.image_size % visual.patch_size:
+    if visual.image_size < visual.patch_size:
         raise ValueError(
-            f"spec.visual.patch_size={visual.patch_size} does not divide "
+            f"spec.visual.patch_size={visual.patch_size} is more than "
             f"image_size={visual.image_size}"
         )
     if visual.patches * max(visual.temporal_frames, 1) > MOST_TOKENS:
@@ -140,6 +142,16 @@ def _check_positions(visual: VisionSpec) -> None:
         raise ValueError(
             "spec.visual.joint=True needs positions='sinusoid' and temporal_frames=0; frames of "
             "learned positions attend together with temporal_frames >= 1"
+        )
+    if visual.rope and visual.together:
+        raise ValueError(
+            f"spec.visual.rope={visual.rope!r}: places are those in one frame, and this tower "
+            "holds the patches of all in one group; set joint=False and temporal_frames=0"
+        )
+    if visual.rope and visual.width // visual.heads % 4:
+        raise ValueError(
+            f"spec.visual.heads={visual.heads}: heads of {visual.width // visual.heads} channels; "
+            "rotary attention turns pairs of them by row and by column"
         )
 
 

@@ -21,8 +21,9 @@ class Tokens(flax.struct.PyTreeNode):
     frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
         time, then all frames' patch 1 (ViCLIP).
     protected: leading tokens of a group that no method removes or merges, CLS tokens included.
-    places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: row and
-        column of a patch, or index of a word; None where positions are in x alone.
+    places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: of a
+        patch as `vlt.models.rotary.frame_places`, or index of a word; None where positions are in x
+        alone.
     readout: [b] index of the token of a text that is read in the end; None in a vision tower.
     classes: [b] which of the classes that a model is trained on each text names; None where nobody
         says so, and in a vision tower.

@@ -11,12 +11,16 @@ from vlt.models.block import Block
 from vlt.models.interpolation import sinusoid
 from vlt.models.layers import Dense, LayerNorm
 from vlt.models.points import Method, of_tower
+from vlt.models.rotary import frame_places
 from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Tokens, without_prompts
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches as one matrix product. kernel [p, p, 3, d], as a convolution's."""
+    """Non-overlapping patches as one matrix product. kernel [p, p, 3, d], as a convolution's.
+
+    Pixels at the end that fill no patch are not read.
+    """
 
     patch_size: int
     width: int
@@ -28,6 +32,8 @@ class PatchEmbedding(nn.Module):
         """[b, t, H, W, 3] -> [b, t, patches in row-major order, d]."""
         p = self.patch_size
         b, t, height, width, channels = video.shape
+        if height % p or width % p:
+            video = video[:, :, : height // p * p, : width // p * p]
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (p, p, channels, self.width), jnp.float32
         )
@@ -221,7 +227,11 @@ class VisionTransformer(nn.Module):
             x = self._together(x)
             return Tokens(x, frames=patches.shape[1], cls=spec.cls, protected=spec.cls)
         members = _own_patch(x, spec.cls) if capture else None
-        return Tokens(x, members=members, cls=spec.cls, protected=spec.cls)
+        places = None
+        if spec.rope:
+            places = frame_places(spec.rope, spec.side, spec.side, spec.cls)
+            places = jnp.broadcast_to(places, (*x.shape[:3], 2))
+        return Tokens(x, members=members, cls=spec.cls, protected=spec.cls, places=places)
 
     def _together(self, x: jax.Array) -> jax.Array:
         """[b, t, cls + patches, d] -> [b, 1, cls + patches * t, d] with the frames' embeddings.
@@ -259,6 +269,9 @@ class VisionTransformer(nn.Module):
             shared=self.shared,
             dtype=self.dtype,
             logit_cap=spec.logit_cap,
+            rotary=spec.rotary,
+            gated=spec.gated_mlp,
+            sub_norm=spec.sub_norm,
             name=f"blocks_{layer}",
         )
 
