@@ -40,7 +40,8 @@ def base() -> ConfigDict:
             },
             "task": {
                 "name": "retrieval",  # of vlt/tasks; what else is here depends on it
-                "losses": {},  # weight by name: vtc, mbta, mbca, caption_reconstruction, diffrate
+                # Weight by name: vtc, sigmoid, mbta, mbca, caption_reconstruction, diffrate.
+                "losses": {},
                 "scale": 100.0,  # 1 / temperature; 0: the model's own
                 "mask_duplicates": False,  # equal texts are no negatives of each other
             },

@@ -133,7 +133,7 @@ def test_a_config_says_how_umt_sees_a_video():
     assert spec_from_dict(apart.to_dict()) == apart and with_video(UMT, {}, 12) == UMT
     for section, message in (
         ({"tokens": "mean"}, "model.video has no field 'tokens'; choose from joint, pool"),
-        ({"pool": "max"}, "spec.visual.pool='max'; choose from cls, mean, token_mean"),
+        ({"pool": "max"}, "spec.visual.pool='max'; choose from attention, cls, mean, token_mean"),
         ({"joint": 1}, "spec.visual.joint must be true or false, got 1"),
     ):
         with pytest.raises(ValueError, match=message):

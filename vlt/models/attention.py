@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vlt.models.layers import Dense, LayerNorm, constrain_sharding
 from vlt.models.points import Method
@@ -21,6 +22,9 @@ LOWEST = float(jnp.finfo(jnp.float32).min)  # a bias of this hides a key
 class Attention(nn.Module):
     """Multi-head attention within each group. qkv_bias: of queries, keys and values alike.
 
+    inner_width: of queries, keys and values, of all heads together; 0 for that of the tokens.
+    channel_scale: a learned scale of each channel of a query, the same in every head: 1 at 0, where
+    it starts, softplus(x) / log 2 elsewhere (VideoPrism).
     out_bias: of the layer behind the heads.
     qkv_init: of the kernels of queries, keys and values; None for `kernel_init`, as of `out`.
     rotary: turns queries and keys by the pattern's places, where it has some.
@@ -41,6 +45,8 @@ class Attention(nn.Module):
     qkv_init: nn.initializers.Initializer | None = None
     logit_cap: float = 0.0
     sub_norm: float | None = None
+    inner_width: int = 0
+    channel_scale: bool = False
 
     @nn.compact
     def __call__(
@@ -56,6 +62,7 @@ class Attention(nn.Module):
         are read.
         """
         width = pattern.queries.shape[-1]
+        inner_width = self.inner_width or width
 
         def part_param(name: str, init: Callable[..., jax.Array], *args: Any) -> jax.Array:
             if self.has_variable("params", name):
@@ -64,7 +71,7 @@ class Attention(nn.Module):
 
         def dense(name: str, use_bias: bool = True) -> Dense:
             return Dense(
-                width,
+                width if name == "out" else inner_width,
                 use_bias=use_bias,
                 methods=self.methods,
                 part=self.name or "",
@@ -84,6 +91,9 @@ class Attention(nn.Module):
 
         query = split(dense("query", self.qkv_bias)(pattern.queries))
         query = turned(query, pattern.query_places)
+        if self.channel_scale:
+            scale = self.param("channel_scale", nn.initializers.zeros, query.shape[-1:])
+            query *= (jax.nn.softplus(scale) / np.log(2)).astype(query.dtype)
         if known is not None and index is None:
             key, value = known.keys, known.values
         else:
@@ -95,7 +105,7 @@ class Attention(nn.Module):
         if known is not None and index is not None:
             key, value = written(known.keys, key, index), written(known.values, value, index)
         y, probabilities = self._attend(query, key, value, pattern)
-        y = y.swapaxes(-2, -3).reshape(pattern.queries.shape)
+        y = y.swapaxes(-2, -3).reshape(*pattern.queries.shape[:-1], inner_width)
         if self.sub_norm is not None:
             y = LayerNorm(epsilon=self.sub_norm, dtype=self.dtype, name="sub_norm")(y)
         return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)

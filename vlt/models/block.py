@@ -146,10 +146,12 @@ class Block(nn.Module):
 
     def _mask(self, tokens: Tokens) -> jax.Array | None:
         """Added to the logits: which keys each token may read."""
-        if not self.causal:
+        if not self.causal and tokens.valid is None:
             return None
         length = tokens.x.shape[2]
-        if tokens.cache is None or tokens.index is None:
+        if not self.causal:
+            bias = jnp.zeros(())
+        elif tokens.cache is None or tokens.index is None:
             bias = causal_bias(length)
         else:
             bias = causal_bias_behind(tokens.index, length, tokens.cache.keys.shape[-2])

@@ -28,7 +28,10 @@ class DualEncoder(VideoModel):
         self.text = TextTransformer(
             spec.text, spec.embed_dim, self.methods, self.shared, self.remat, self.dtype
         )
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(np.log(1 / 0.07)), ())
+        scale = 10.0 if spec.logit_bias else 1 / 0.07
+        self.logit_scale = self.param("logit_scale", nn.initializers.constant(np.log(scale)), ())
+        if spec.logit_bias:
+            self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
 
     def encode_video(
         self, video: jax.Array, train: bool = False, capture: bool = False
@@ -114,6 +117,8 @@ class DualEncoder(VideoModel):
         if self.scores_pairs:
             parts = self.video_parts(visual), self.text_parts(text)
             scores["scores"] = self.scores(*parts, train)
+        if self.spec.logit_bias:
+            scores["logit_bias"] = self.logit_bias
         return scores | {
             "video": video_embedding,
             "text": text_embedding,

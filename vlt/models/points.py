@@ -190,6 +190,11 @@ class Method:
         return 0
 
     @property
+    def in_pooler(self) -> bool:
+        """Whether its `projection` is called for the dense layers of attention pooling, too."""
+        return False
+
+    @property
     def reads_patches(self) -> bool:
         """Whether the patch tokens that leave the last block are read by anything."""
         return False
@@ -221,7 +226,7 @@ class Method:
         """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in].
 
         Called for the layers of a block, where `dense.part` says of which attention or MLP, and for
-        projections behind the blocks, where it is empty.
+        projections behind the blocks, where it is empty; with `in_pooler` for a pooler's, too.
         """
         return y
 

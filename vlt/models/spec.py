@@ -11,14 +11,32 @@ POOLED_FRAMES = 100  # rows that `st_pool` has for frames
 
 
 @dataclasses.dataclass(frozen=True)
+class PoolerSpec:
+    """Attention of one learned query to the tokens of a frame (Lee et al., arXiv:1810.00825).
+
+    width: of queries, keys and values, of all heads together. mlp_width: of the MLP that is added
+    to what attention found, behind a LayerNorm; 0 for that LayerNorm alone (VideoPrism).
+    channel_scale: the query's channels have learned scales, the same in every head (VideoPrism).
+    """
+
+    heads: int
+    width: int
+    mlp_width: int = 0
+    channel_scale: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class VisionSpec:
     """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields.
 
     init_std: of fresh class and position embeddings, 0 for CLIP's 1 / sqrt(width).
     pool: what makes the embedding of a frame: `cls`, its class token; in a tower without class
         token (UMT) `mean`, of its patches, each as often as it counts (`Tokens.size`), or
-        `token_mean`, each token once, however many patches merged into it. pool_norm: a second
-        LayerNorm, of what was pooled.
+        `token_mean`, each token once, however many patches merged into it; or `attention`, of a
+        `pooler`, to all of them (SigLIP). pool_norm: a second LayerNorm, of what was pooled.
+    class_token: where attention pools, whether there is one among what it reads (PE).
+    projection: whether what was pooled is projected into the joint space, or is of its width
+        (SigLIP). projection_bias: of that layer.
     temporal_frames: rows of the table of frame embeddings, with which the patches of all frames
         attend together, beside one CLS (ViCLIP); 0 for frames apart.
     positions: `learned`, of a frame's tokens, or `sinusoid`, a fixed table (UMT). joint: the
@@ -55,11 +73,14 @@ class VisionSpec:
     rope: str = ""
     gated_mlp: bool = False
     sub_norm: bool = False
+    pooler: PoolerSpec | None = None
+    class_token: bool = False
+    projection: bool = True
 
     @property
     def cls(self) -> int:
         """Class tokens of one frame: 1 or 0."""
-        return int(self.pool == "cls")
+        return int(self.pool == "cls" or self.class_token)
 
     @property
     def together(self) -> bool:
@@ -84,8 +105,14 @@ class VisionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
-    """One causal text transformer, pooled at the token of the highest id (CLIP's EOT).
+    """One text transformer. CLIP's is the default: causal, read at the token of the highest id.
 
+    causal: tokens see those before them alone. mask_padding: no token sees one of id `pad_id`,
+        which fills a text up to its context.
+    readout: which token is read in the end: that of the `highest` id, CLIP's EOT; the `last`, of
+        whatever id (SigLIP); or the first of id `end_id`, as `end` (MetaCLIP 2).
+    projection: whether it is projected into the joint space, or is of its width.
+    projection_bias: of that layer.
     logit_cap: as a `VisionSpec`'s.
     """
 
@@ -98,6 +125,13 @@ class TextSpec:
     activation: str = "quick_gelu"
     norm_eps: float = 1e-5
     logit_cap: float = 0.0
+    causal: bool = True
+    mask_padding: bool = False
+    pad_id: int = 0
+    readout: str = "highest"
+    end_id: int = 0
+    projection: bool = True
+    projection_bias: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,13 +212,17 @@ class LlamaSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DualEncoderSpec:
-    """A vision and a text tower that share an embedding space of `embed_dim` dimensions."""
+    """A vision and a text tower that share an embedding space of `embed_dim` dimensions.
+
+    logit_bias: whether a bias is added to scaled cosines, of the sigmoid loss (SigLIP).
+    """
 
     kind: ClassVar[str] = "dual_encoder"
 
     visual: VisionSpec
     text: TextSpec
     embed_dim: int
+    logit_bias: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in a model folder's config.json."""

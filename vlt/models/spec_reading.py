@@ -15,6 +15,7 @@ from vlt.models.spec import (
     DualEncoderSpec,
     QFormerSpec,
     Spec,
+    TextSpec,
     VisionSpec,
     with_visual,
 )
@@ -45,7 +46,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "source_norm_eps": (0, 1),
     "read": (1, 128),
 }
-POOLS = ("cls", "mean", "token_mean")
+POOLS = ("cls", "mean", "token_mean", "attention")
+READOUTS = ("highest", "last", "end")
 POSITIONS = ("learned", "sinusoid")
 ROPES = ("", "pe", "eva")
 CONNECTORS = ("linear", "mlp", "qformer")
@@ -53,6 +55,7 @@ VIDEO_TOKENS = ("mean", "st_pool", "frames")
 CLASS_PLACES = ("first", "last", "none")
 CHOICES = {
     "pool": POOLS,
+    "readout": READOUTS,
     "positions": POSITIONS,
     "rope": ROPES,
     "activation": tuple(ACTIVATIONS),
@@ -89,6 +92,13 @@ def spec_from_dict(fields: Any) -> Spec:
             + (">= 1" if spec.kind in JOINT_KINDS else "0, since it has no joint space")
             + f", got {spec.embed_dim}"
         )
+    for name, tower in (("visual", spec.visual), ("text", spec.text)):
+        projected = getattr(tower, "projection", True) or not spec.embed_dim
+        if not projected and tower.width != spec.embed_dim:
+            raise ValueError(
+                f"spec.{name}.projection=False: embed_dim is {spec.embed_dim}, the tower "
+                f"{tower.width} wide"
+            )
     if isinstance(spec, BlipSpec) and spec.kind != "retriever":
         for name in ("frame_scores", "masked_words"):
             if getattr(spec, name):
@@ -119,6 +129,7 @@ def _check_numbers(where: str, part: Any) -> None:
 
 def _check_vision(visual: VisionSpec) -> None:
     _check_positions(visual)
+    _check_pool(visual)
     if visual.image_size < visual.patch_size:
         raise ValueError(
             f"spec.visual.patch_size={visual.patch_size} is more than "
@@ -131,12 +142,22 @@ def _check_vision(visual: VisionSpec) -> None:
         )
 
 
+def _check_pool(visual: VisionSpec) -> None:
+    """Raises ValueError where attention pooling lacks its sizes, or has no use for what is set."""
+    attention = visual.pool == "attention"
+    if attention != (visual.pooler is not None):
+        needed = "needs" if attention else "has no use for"
+        raise ValueError(f"spec.visual.pool={visual.pool!r} {needed} spec.visual.pooler")
+    if visual.class_token and not attention:
+        raise ValueError("spec.visual.class_token is of a tower with pool='attention'")
+
+
 def _check_positions(visual: VisionSpec) -> None:
     """Raises ValueError where a fixed table of positions does not fit what else there is."""
     if visual.positions == "sinusoid" and visual.cls:
         raise ValueError(
             "spec.visual.positions='sinusoid' has no row for a class token; set "
-            f"spec.visual.pool={' or '.join(map(repr, POOLS[1:]))}"
+            f"spec.visual.pool={' or '.join(map(repr, POOLS[1:3]))}"
         )
     if visual.joint and (visual.positions != "sinusoid" or visual.temporal_frames):
         raise ValueError(
@@ -157,6 +178,10 @@ def _check_positions(visual: VisionSpec) -> None:
 
 def _check_text(spec: Spec) -> None:
     text = spec.text
+    if isinstance(text, TextSpec):
+        for name in ("pad_id", "end_id"):
+            if not 0 <= getattr(text, name) < text.vocab:
+                raise ValueError(f"spec.text.{name}={getattr(text, name)}: 0 to {text.vocab - 1}")
     if not isinstance(text, BertSpec):
         return
     _check_fusion(spec, text)

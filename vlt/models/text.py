@@ -1,6 +1,6 @@
-"""The causal text tower of CLIP and its descendants."""
+"""The text tower of CLIP and its descendants."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ from vlt.models.tokens import Tokens
 
 
 class TextTransformer(nn.Module):
-    """Causal transformer, pooled at the token of the highest id (EOT in CLIP's vocabulary)."""
+    """Transformer over the words of a text, of which one is read: `TextSpec` says which."""
 
     tower: ClassVar[str] = "text"
 
@@ -48,14 +48,7 @@ class TextTransformer(nn.Module):
         x = norm(tokens.x[:, 0])
         assert tokens.readout is not None
         pooled = jnp.take_along_axis(x, tokens.readout[:, None, None], axis=1)[:, 0]
-        projection = Dense(
-            self.embed_dim,
-            use_bias=False,
-            methods=self.methods,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.normal(self.spec.width**-0.5),
-            name="projection",
-        )
+        projection = self._projection()
         features = projection(pooled).astype(jnp.float32)
         if any("tokens" in method.text_extras for method in self.methods):
             out["tokens"] = projection(x).astype(jnp.float32)
@@ -68,6 +61,19 @@ class TextTransformer(nn.Module):
     @property
     def _active(self) -> tuple[Method, ...]:
         return of_tower(self.methods, self.tower)
+
+    def _projection(self) -> Callable[[jax.Array], jax.Array]:
+        """Into the joint space, [..., d] -> [..., e]."""
+        if not self.spec.projection:
+            return lambda x: x
+        return Dense(
+            self.embed_dim,
+            use_bias=self.spec.projection_bias,
+            methods=self.methods,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(self.spec.width**-0.5),
+            name="projection",
+        )
 
     def _stem(self, ids: jax.Array, classes: jax.Array | None) -> Tokens:
         spec = self.spec
@@ -86,7 +92,10 @@ class TextTransformer(nn.Module):
             "position_embedding", nn.initializers.normal(0.01), (spec.context, spec.width)
         )
         words = embedding(ids)[:, None]
-        tokens = Tokens(words, readout=ids.argmax(-1), classes=classes, cls=0, protected=0)
+        valid = ids != spec.pad_id if spec.mask_padding else None
+        tokens = Tokens(
+            words, readout=_readout(ids, spec), classes=classes, cls=0, protected=0, valid=valid
+        )
         for method in self._active:
             tokens = method.embed(self, tokens)
         length = tokens.x.shape[2]
@@ -108,7 +117,7 @@ class TextTransformer(nn.Module):
             spec.mlp_width,
             spec.activation,
             spec.norm_eps,
-            causal=True,
+            causal=spec.causal,
             methods=self.methods,
             tower="text",
             layer=layer,
@@ -119,3 +128,10 @@ class TextTransformer(nn.Module):
             logit_cap=spec.logit_cap,
             name=f"blocks_{layer}",
         )
+
+
+def _readout(ids: jax.Array, spec: TextSpec) -> jax.Array:
+    """Index [b] of the token of each text, ids [b, l], that is read in the end."""
+    if spec.readout == "last":
+        return jnp.full(ids.shape[:1], ids.shape[1] - 1)
+    return (ids if spec.readout == "highest" else ids == spec.end_id).argmax(-1)

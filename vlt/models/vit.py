@@ -11,6 +11,7 @@ from vlt.models.block import Block
 from vlt.models.interpolation import sinusoid
 from vlt.models.layers import Dense, LayerNorm
 from vlt.models.points import Method, of_tower
+from vlt.models.pooler import Pooler
 from vlt.models.rotary import frame_places
 from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Tokens, without_prompts
@@ -92,7 +93,12 @@ class VisionTransformer(nn.Module):
         self.post_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
         if self.embed_dim and spec.pool_norm:
             self.pool_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
-        if self.embed_dim:
+        if self.embed_dim and spec.pool == "attention":
+            seen = tuple(method for method in self._active if method.in_pooler)
+            self.pooler = Pooler(spec, seen, self.dtype)
+        if self.embed_dim and not spec.projection:
+            self.projection = lambda x: x
+        elif self.embed_dim:
             self.projection = Dense(
                 self.embed_dim,
                 use_bias=spec.projection_bias,
@@ -134,13 +140,13 @@ class VisionTransformer(nn.Module):
             if self.is_initializing() and self.read > 1:
                 self.post_norm(tokens.x)  # which is in the weights, though nothing reads it
             return self._features(by_frame(hidden[-1])), out
-        all_read = self.tokens_read or not tokens.cls
+        all_read = self.tokens_read or self.spec.pool != "cls"
         x = self.post_norm(tokens.x if all_read else tokens.x[:, :, : tokens.cls])
         if not self.embed_dim:
             return flat(self._features(x)), out
         if self.tokens_read:
             out["tokens"] = flat(x)
-        pooled = _pooled(tokens, x, self.spec)
+        pooled = self._pool(tokens, x)
         if self.spec.pool_norm:
             pooled = self.pool_norm(pooled)
         frames = self._embed(self._features(pooled), train, out)
@@ -155,6 +161,17 @@ class VisionTransformer(nn.Module):
     @property
     def _active(self) -> tuple[Method, ...]:
         return of_tower(self.methods, self.tower)
+
+    def _pool(self, tokens: Tokens, x: jax.Array) -> jax.Array:
+        """What embeddings are made of, [b, g, n, d], of x, what is read of the tokens, normalised.
+
+        Attention reads CLS tokens and patches, and no token of a method.
+        """
+        if self.spec.pool != "attention":
+            return _pooled(tokens, x, self.spec)
+        read = tokens.replace(x=x)
+        size = None if tokens.size is None else without_prompts(read.replace(x=tokens.size))
+        return self.pooler(without_prompts(read), size)
 
     def _features(self, x: jax.Array) -> jax.Array:
         for method in self._active:
@@ -252,7 +269,7 @@ class VisionTransformer(nn.Module):
         spec = self.spec
         last = layer == spec.layers - 1
         patches_read = self.tokens_read or any(m.reads_patches for m in self._active)
-        cls_read = self.cls_only and last and not patches_read and bool(spec.cls)
+        cls_read = self.cls_only and last and not patches_read and spec.pool == "cls"
         block = nn.remat(Block) if self.remat else Block
         return block(
             spec.heads,

@@ -62,6 +62,38 @@ def contrastive_scores(
     return loss(logits, own).mean() + loss(logits.T, own).mean()
 
 
+def sigmoid(
+    x: jax.Array,
+    y: jax.Array,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+    ids: jax.Array | None = None,
+) -> jax.Array:
+    """Each pair of x and y, both unit vectors [b, e], by itself: -log sigmoid(+-(scale x.y + bias))
+    summed over all y, mean over x (SigLIP, Zhai et al., arXiv:2303.15343, Algorithm 1).
+
+    Not divided by the pairs: a larger batch has a larger loss. Over several devices and with `ids`
+    as `info_nce`; pairs that are no negatives do not count.
+    """
+    parts = batch_parts()
+    columns = jnp.arange(len(y))
+    chunks = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (y, columns, ids))
+
+    @jax.checkpoint
+    def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        others, places, their_ids = chunk
+        logits = scale * jnp.matmul(x, others.T, preferred_element_type=jnp.float32) + bias
+        own = columns[:, None] == places
+        terms = -jax.nn.log_sigmoid(jnp.where(own, logits, -logits))
+        if ids is not None:
+            same = (ids[:, None] == their_ids[None]).all(-1) & ~own
+            terms = jnp.where(same, 0.0, terms)
+        return total + terms.sum(-1), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros(len(x)), chunks)
+    return total.mean()
+
+
 def token_alignment(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """Squared distance of tokens [b, t, k, e], mean over a video's tokens: [b] (MBTA, Eq. 7)."""
     distance = jnp.square(student.astype(jnp.float32) - teacher.astype(jnp.float32)).sum(-1)

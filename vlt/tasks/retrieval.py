@@ -32,9 +32,19 @@ def _price(outputs: Mapping[str, Any], batch: Batch) -> jax.Array:
     return jnp.broadcast_to(excess, batch["text"].shape[:1])
 
 
+def _logit_bias(outputs: Mapping[str, Any]) -> jax.Array:
+    if "logit_bias" not in outputs:
+        raise ValueError("task.losses.sigmoid: the model has no logit_bias, as a SigLIP has")
+    if "scores" in outputs:
+        raise ValueError("task.losses.sigmoid: a method of the model scores pairs; set vtc")
+    bias: jax.Array = outputs["logit_bias"]
+    return bias
+
+
 # Name of a loss -> what it needs of each sample besides the two embeddings.
 EXTRACT: dict[str, Callable[[Mapping[str, Any], Batch], jax.Array] | None] = {
     "vtc": None,
+    "sigmoid": None,
     "mbca": _branch_features,
     "mbta": _token_distance,
     "caption_reconstruction": _token_loss,
@@ -46,9 +56,10 @@ EXTRACT: dict[str, Callable[[Mapping[str, Any], Batch], jax.Array] | None] = {
 class Retrieval(Task):
     """Weighted losses between videos and texts.
 
-    losses: {name of EXTRACT: weight}. `vtc` and `mbca` contrast over the global batch; the others
-        are means over samples.
-    scale: 1 / temperature, or None for the model's own logit scale, at most 100.
+    losses: {name of EXTRACT: weight}. `vtc` and `mbca` contrast over the global batch, `sigmoid`
+        judges each of its pairs by itself; the others are means over samples.
+    scale: 1 / temperature, or None for the model's own logit scale, at most 100 where a loss
+        contrasts.
     mask_duplicates: samples with the same text are no negatives of each other.
     """
 
@@ -65,6 +76,8 @@ class Retrieval(Task):
         """Both embeddings, or scores of all pairs, ids, logit scale, and what other losses need."""
         found = {"video": outputs["video"], "text": outputs["text"], "ids": batch["text"]}
         found["logit_scale"] = outputs["logit_scale"]
+        if "sigmoid" in self.losses:
+            found["logit_bias"] = _logit_bias(outputs)
         if "scores" in outputs:
             found["scores"] = outputs["scores"]
         for name in self.losses:
@@ -90,6 +103,10 @@ class Retrieval(Task):
             elif name in ("vtc", "mbca"):
                 x = features["video" if name == "vtc" else name]
                 terms[name] = losses.contrastive(x, features["text"], scale, ids)
+            elif name == "sigmoid":
+                free = jnp.exp(features["logit_scale"]) if self.scale is None else self.scale
+                pair = features["video"], features["text"]
+                terms[name] = losses.sigmoid(*pair, free, features["logit_bias"], ids)
             else:
                 terms[name] = features[name].mean()
         total = sum(self.losses[name] * term for name, term in terms.items())
