@@ -1,5 +1,6 @@
 """BT-Adapter over CLIP and over EVA-CLIP-G, and STAN, as their authors saved them."""
 
+from collections.abc import Callable
 from typing import Any
 
 from vlt.convert.clip import SCALE, hf_attention, hf_block, hf_text, openai_text
@@ -73,14 +74,14 @@ def _branch_layers(prefix: str) -> list[Rule]:
     ]
 
 
-def eva_tower(prefix: str) -> list[Rule]:
-    """EVA-CLIP's vision tower, without what is behind its blocks."""
+def eva_tower(prefix: str, block: Callable[[str, str], list[Rule]] = _eva_block) -> list[Rule]:
+    """EVA-CLIP's vision tower, without what is behind its blocks. block: rules of one of them."""
     return [
         Rule(f"{prefix}cls_token", ("visual/class_embedding",), FIRST_OF_3),
         Rule(f"{prefix}patch_embed.proj.weight", ("visual/patch_embedding/kernel",), CONV),
         Rule(f"{prefix}patch_embed.proj.bias", ("visual/patch_embedding/bias",)),
         Rule(f"{prefix}pos_embed", ("visual/position_embedding",), FIRST_OF_2),
-        *_eva_block(f"{prefix}blocks.{{i}}", "visual/blocks_{i}"),
+        *block(f"{prefix}blocks.{{i}}", "visual/blocks_{i}"),
     ]
 
 

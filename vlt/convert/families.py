@@ -9,6 +9,7 @@ from vlt.convert.chat_layouts import CHAT_FAMILIES, LLAMA
 from vlt.convert.clip import CLIP_HF, OPEN_CLIP, OPENAI
 from vlt.convert.dgl import DGL
 from vlt.convert.errors import ConversionError
+from vlt.convert.eva02 import EVA02
 from vlt.convert.family import Family
 from vlt.convert.mote import MOTE
 from vlt.convert.mv_adapter import MV_ADAPTER
@@ -27,6 +28,7 @@ from vlt.pytrees.fields import near
 FAMILIES = {
     family.name: family
     for family in (
+        EVA02,
         *CHAT_FAMILIES,
         BLIP,
         VICLIP,

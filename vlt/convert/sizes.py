@@ -93,17 +93,17 @@ def infer_vision(
             raise ConversionError(
                 f"--set visual.image_size={side}: not a multiple of the patches' {patch}"
             )
-    return VisionSpec(
-        image_size=side,
-        patch_size=patch,
-        width=width,
-        layers=max(count_layers(leaves, "visual/blocks_"), 1),
-        heads=heads_of("visual", width, family.head_width, settings, notes),
-        mlp_width=common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
-        activation=_activation("visual", family, settings, notes),
-        temporal_frames=frames if together else 0,
-        **family.visual | _norm_eps("visual", settings),
-    )
+    told = {
+        "image_size": side,
+        "patch_size": patch,
+        "width": width,
+        "layers": max(count_layers(leaves, "visual/blocks_"), 1),
+        "heads": heads_of("visual", width, family.head_width, settings, notes),
+        "mlp_width": common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
+        "temporal_frames": frames if together else 0,
+    }
+    told["activation"] = _activation("visual", family, settings, notes)
+    return VisionSpec(**told | family.visual | _norm_eps("visual", settings))
 
 
 def _text_sizes(
@@ -207,6 +207,11 @@ def heads_of(tower: str, width: int, head_width: int, settings: Settings, notes:
 
 def _activation(tower: str, family: Family, settings: Settings, notes: list[str]) -> str:
     key = f"{tower}.activation"
+    fixed = family.visual.get("activation") if tower == "visual" else None
+    if fixed:
+        if settings.get(key, fixed) != fixed:
+            raise ConversionError(f"--set {key}: layout {family.name} fixes it at {fixed}")
+        return str(fixed)
     activation = settings.get(key, family.activation)
     if activation is None:
         raise ConversionError(
