@@ -241,10 +241,10 @@ def _differences(size: str, spec: Spec, config: Mapping[str, Any]) -> str:
 
 def _as_asked(spec: Spec, config: Mapping[str, Any]) -> Spec:
     """The spec, of a chat model with what the config says of a video, of a ViCLIP with embeddings
-    of so many frames at least."""
+    of so many frames at least. Where a tower has stages it interpolates them itself."""
     frames = config["frames"]
     spec = with_video(spec, config.get("video", {}), frames)
-    if not 0 < spec.visual.temporal_frames < frames:
+    if spec.visual.stages or not 0 < spec.visual.temporal_frames < frames:
         return spec
     return with_visual(spec, temporal_frames=frames)
 

@@ -61,6 +61,10 @@ def lacks(spec: Spec) -> dict[str, str]:
         frames = spec.visual.temporal_frames
         why = f"temporal_frames={frames}" if frames else "joint=True"
         found["frame_groups"] = f"this vision tower holds the patches of all in one ({why})"
+    if spec.visual.stages:
+        blocks = ", ".join(map(str, spec.visual.stages))
+        why = f"this vision tower groups the same patches anew between its stages ({blocks} blocks)"
+        found |= dict.fromkeys(("frame_groups", "attended_tokens", "behind_class"), why)
     if not spec.visual.cls:
         found["class_token"] = f"this vision tower has none (pool={spec.visual.pool})"
     if spec.kind != DualEncoderSpec.kind:

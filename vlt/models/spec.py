@@ -47,6 +47,10 @@ class VisionSpec:
         then column, of a grid of 16 whatever the patches (EVA02). Class tokens do not turn.
     gated_mlp: a third layer of the MLP gates its hidden units (SwiGLU). sub_norm: a LayerNorm of
         these, and one of what all heads found, each before the last layer (EVA02).
+    stages: how many blocks attend within a frame, then along time at each place, then, if there is
+        a third number, over all patches of all frames together (VideoPrism); each of the first two
+        stages ends with its LayerNorm, which is the last one, and in between `temporal_frames`
+        rows, interpolated where there are more or fewer frames, are added. () for one stage.
 
     Rows and columns of pixels that fill no patch, the last ones, are not read.
     """
@@ -76,6 +80,7 @@ class VisionSpec:
     pooler: PoolerSpec | None = None
     class_token: bool = False
     projection: bool = True
+    stages: tuple[int, ...] = ()
 
     @property
     def cls(self) -> int:

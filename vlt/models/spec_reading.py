@@ -130,6 +130,7 @@ def _check_numbers(where: str, part: Any) -> None:
 def _check_vision(visual: VisionSpec) -> None:
     _check_positions(visual)
     _check_pool(visual)
+    _check_stages(visual)
     if visual.image_size < visual.patch_size:
         raise ValueError(
             f"spec.visual.patch_size={visual.patch_size} is more than "
@@ -173,6 +174,24 @@ def _check_positions(visual: VisionSpec) -> None:
         raise ValueError(
             f"spec.visual.heads={visual.heads}: heads of {visual.width // visual.heads} channels; "
             "rotary attention turns pairs of them by row and by column"
+        )
+
+
+def _check_stages(visual: VisionSpec) -> None:
+    """Raises ValueError where the stages are not those of these blocks, or the tower has what none
+    of their groups would keep."""
+    stages = visual.stages
+    if not stages:
+        return
+    if len(stages) not in (2, 3) or min(stages) < 1 or sum(stages) != visual.layers:
+        raise ValueError(
+            f"spec.visual.stages={shown(stages)}: numbers of blocks within frames, along time and, "
+            f"if any, over all patches, each >= 1, must add up to layers={visual.layers}"
+        )
+    if visual.cls or visual.joint or visual.pre_norm or not visual.temporal_frames:
+        raise ValueError(
+            f"spec.visual.stages={shown(stages)} need a tower without class token (pool), "
+            "joint=False, pre_norm=False and temporal_frames >= 1"
         )
 
 

@@ -20,6 +20,7 @@ class Tokens(flax.struct.PyTreeNode):
     cls: leading CLS tokens of a group, the ones that are read in the end.
     frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
         time, then all frames' patch 1 (ViCLIP).
+    over_time: whether a group is a place, and its tokens are the patches there, frame by frame.
     protected: leading tokens of a group that no method removes or merges, CLS tokens included.
     places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: of a
         patch as `vlt.models.rotary.frame_places`, or index of a word; None where positions are in x
@@ -39,6 +40,7 @@ class Tokens(flax.struct.PyTreeNode):
     cls: int = flax.struct.field(pytree_node=False, default=1)
     protected: int = flax.struct.field(pytree_node=False, default=1)
     frames: int = flax.struct.field(pytree_node=False, default=1)
+    over_time: bool = flax.struct.field(pytree_node=False, default=False)
     places: jax.Array | None = None
     readout: jax.Array | None = None
     classes: jax.Array | None = None
@@ -105,6 +107,8 @@ class Tokens(flax.struct.PyTreeNode):
 
     def by_frame(self, x: jax.Array) -> jax.Array:
         """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
+        if self.over_time:
+            return x.swapaxes(1, 2)
         if self.frames == 1:
             return x
         b, _, n, d = x.shape
@@ -112,6 +116,8 @@ class Tokens(flax.struct.PyTreeNode):
 
     def by_group(self, x: jax.Array) -> jax.Array:
         """Inverse of `by_frame`."""
+        if self.over_time:
+            return x.swapaxes(1, 2)
         if self.frames == 1:
             return x
         b, t, n, d = x.shape
@@ -123,6 +129,23 @@ def without_prompts(tokens: Tokens) -> jax.Array:
     if tokens.protected == tokens.cls:
         return tokens.x
     return jnp.concatenate([tokens.x[:, :, : tokens.cls], tokens.x[:, :, tokens.protected :]], 2)
+
+
+def grouped_by_place(tokens: Tokens) -> Tokens:
+    """The patches of frames [b, t, p + n, d] by place, [b, n, t, d], without the p protected."""
+    p = tokens.protected
+    moved = tokens.rearrange(lambda x: x[:, :, p:].swapaxes(1, 2), protected=0)
+    return moved.replace(over_time=True)
+
+
+def grouped_together(tokens: Tokens) -> Tokens:
+    """The patches of places [b, n, p + t, d] in one group, [b, 1, n * t, d], as above."""
+    p, frames = tokens.protected, tokens.patches
+
+    def move(x: jax.Array) -> jax.Array:
+        return x[:, :, p:].reshape(len(x), 1, -1, *x.shape[3:])
+
+    return tokens.rearrange(move, protected=0).replace(over_time=False, frames=frames)
 
 
 def join_clips(tokens: Tokens, joined: int) -> Tokens:

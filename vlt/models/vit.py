@@ -1,5 +1,6 @@
 """The vision tower: one ViT over frames, for every image-language family."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from vlt.models.points import Method, of_tower
 from vlt.models.pooler import Pooler
 from vlt.models.rotary import frame_places
 from vlt.models.spec import VisionSpec
-from vlt.models.tokens import Tokens, without_prompts
+from vlt.models.tokens import Tokens, grouped_by_place, grouped_together, without_prompts
 
 
 class PatchEmbedding(nn.Module):
@@ -90,7 +91,11 @@ class VisionTransformer(nn.Module):
             self.temporal_embedding = self.param(
                 "temporal_embedding", nn.initializers.zeros, (spec.temporal_frames, spec.width)
             )
-        self.post_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
+        norm = functools.partial(LayerNorm, epsilon=spec.norm_eps, dtype=self.dtype)
+        if spec.stages:
+            self.spatial_norm, self.temporal_norm = norm(), norm()
+        else:
+            self.post_norm = norm()
         if self.embed_dim and spec.pool_norm:
             self.pool_norm = LayerNorm(epsilon=spec.norm_eps, dtype=self.dtype)
         if self.embed_dim and spec.pool == "attention":
@@ -127,7 +132,7 @@ class VisionTransformer(nn.Module):
         for layer in range(self.feature_blocks if cached else 0, self.spec.layers):
             if layer > self._last and not (capture or self.is_initializing()):
                 break
-            tokens = self._block(layer, train)(tokens)
+            tokens = self._block(layer, train)(self._regrouped(tokens, layer))
             if layer <= self._last:
                 hidden.append(tokens)
             if capture:
@@ -138,11 +143,13 @@ class VisionTransformer(nn.Module):
             out.update(extra)
         if self.read:
             if self.is_initializing() and self.read > 1:
-                self.post_norm(tokens.x)  # which is in the weights, though nothing reads it
-            return self._features(by_frame(hidden[-1])), out
+                self._final_norm(tokens.x)  # which is in the weights, though nothing reads it
+            return self._features(self._by_frame(hidden[-1])), out
+        tokens = self._regrouped(tokens, self.spec.layers)
         all_read = self.tokens_read or self.spec.pool != "cls"
-        x = self.post_norm(tokens.x if all_read else tokens.x[:, :, : tokens.cls])
+        x = self._final_norm(tokens.x if all_read else tokens.x[:, :, : tokens.cls])
         if not self.embed_dim:
+            x = tokens.by_frame(x[:, :, tokens.protected :]) if self.spec.stages else x
             return flat(self._features(x)), out
         if self.tokens_read:
             out["tokens"] = flat(x)
@@ -152,6 +159,30 @@ class VisionTransformer(nn.Module):
         frames = self._embed(self._features(pooled), train, out)
         out["frames"] = frames
         return frames.mean(1), out
+
+    def _regrouped(self, tokens: Tokens, layer: int) -> Tokens:
+        """Tokens that enter a block, in the groups of its stage and with what stands before it."""
+        stages = self.spec.stages
+        if not stages or layer not in (stages[0], sum(stages[:2])):
+            return tokens
+        if layer > stages[0]:
+            return grouped_together(tokens.replace(x=self.temporal_norm(tokens.x)))
+        tokens = grouped_by_place(tokens.replace(x=self.spatial_norm(tokens.x)))
+        table, shape = self.temporal_embedding, tokens.x.shape[2:]
+        if table.shape != shape:
+            table = jax.image.resize(table, shape, "bilinear")
+        return tokens.replace(x=tokens.x + table.astype(self.dtype))
+
+    def _by_frame(self, tokens: Tokens) -> jax.Array:
+        """States that leave the last block read, as `by_frame`; of stages each frame's patches."""
+        if not self.spec.stages:
+            return by_frame(tokens)
+        tokens = self._regrouped(tokens, self._last + 1)
+        return tokens.by_frame(tokens.x[:, :, tokens.protected :])
+
+    def _final_norm(self, x: jax.Array) -> jax.Array:
+        """What stands behind the last block: nothing, where stages end with theirs."""
+        return x if self.spec.stages else self.post_norm(x)
 
     @property
     def _last(self) -> int:
@@ -190,7 +221,7 @@ class VisionTransformer(nn.Module):
 
     def project_tokens(self, x: jax.Array) -> jax.Array:
         """Final LayerNorms and projection into the joint space, [..., d] -> [..., e]."""
-        x = self.post_norm(x)
+        x = self._final_norm(x)
         return self.projection(self.pool_norm(x) if self.spec.pool_norm else x)
 
     def _entered(self, features: jax.Array) -> Tokens:
@@ -207,7 +238,7 @@ class VisionTransformer(nn.Module):
 
     def _stem(self, video: jax.Array, capture: bool) -> Tokens:
         spec = self.spec
-        if spec.temporal_frames and video.shape[1] > spec.temporal_frames:
+        if 0 < spec.temporal_frames < video.shape[1] and not spec.stages:
             raise ValueError(
                 f"{video.shape[1]} frames, but the tower has embeddings of {spec.temporal_frames}"
             )
@@ -240,10 +271,10 @@ class VisionTransformer(nn.Module):
             x = x + table.reshape(x.shape[1:]).astype(self.dtype)
         else:
             x = x + self.position_embedding.astype(self.dtype)
-        if spec.together:
+        if spec.together and not spec.stages:
             x = self._together(x)
             return Tokens(x, frames=patches.shape[1], cls=spec.cls, protected=spec.cls)
-        members = _own_patch(x, spec.cls) if capture else None
+        members = _own_patch(x, spec.cls) if capture and not spec.stages else None
         places = None
         if spec.rope:
             places = frame_places(spec.rope, spec.side, spec.side, spec.cls)
