@@ -6,6 +6,7 @@ import textwrap
 # As `vlt.convert.families` has them, with a few words on each.
 LAYOUTS = {
     "eva02": "EVA02-CLIP as its authors saved it",
+    "pe": "PE-Core as its authors published it",
     "instructblip_hf": "InstructBLIP as transformers saves it",
     "minigpt4": "MiniGPT-4, whole or what it trained",
     "instructblip": "InstructBLIP as LAVIS saves it, whole or what it trained",

@@ -14,6 +14,7 @@ from vlt.convert.family import Family
 from vlt.convert.mote import MOTE
 from vlt.convert.mv_adapter import MV_ADAPTER
 from vlt.convert.ost import OST
+from vlt.convert.pe import PE
 from vlt.convert.plevu import PLEVU
 from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
@@ -29,6 +30,7 @@ FAMILIES = {
     family.name: family
     for family in (
         EVA02,
+        PE,
         *CHAT_FAMILIES,
         BLIP,
         VICLIP,

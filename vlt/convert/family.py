@@ -45,6 +45,8 @@ class Family:
         zeros: {leaf: another of its shape}: leaves that the layout has where a model has none, as
             zeros.
         activation: None where it must be set by hand. head_width: columns of an attention head.
+            head_widths: others, {width of the vision tower: columns}. pool_heads: of attention
+            pooling; 0 for the tower's.
         model: the family that a converted folder names. kind: of its spec. kinds: by kind of spec,
             where the layout is for several; `for_kind` then gives the one with rules.
         visual: fields of the vision tower's spec that are not CLIP's. pixels: entries of
@@ -73,6 +75,8 @@ class Family:
     zeros: dict[str, str] = dataclasses.field(default_factory=dict)
     activation: str | None = "quick_gelu"
     head_width: int = 64
+    head_widths: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    pool_heads: int = 0
     model: str = "clip"
     kind: str = "dual_encoder"
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)

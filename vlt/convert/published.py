@@ -20,6 +20,7 @@ from vlt.convert.kinds import choose_kind, remade
 from vlt.convert.llama import is_meta
 from vlt.convert.methods import infer_methods, trained_frames
 from vlt.convert.nonfinite import check_finite
+from vlt.convert.pe import refuse_unpooled
 from vlt.convert.prefixes import told_family
 from vlt.convert.preprocessing import default_preprocessing, preprocessing, with_settings
 from vlt.convert.reading import Checkpoint, read_checkpoint
@@ -76,6 +77,7 @@ def convert(
     checkpoint = None if is_meta(Path(source)) else read_checkpoint(Path(source), key)
     if checkpoint:
         refuse_classifier(checkpoint.tensors, checkpoint.path)
+        refuse_unpooled(checkpoint.tensors, checkpoint.path)
     layout = told_family(checkpoint, family) if checkpoint else LLAMA
     if checkpoint is None or layout.kind == ChatSpec.kind:
         given = Given(source=Path(source), family=family)

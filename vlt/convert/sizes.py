@@ -10,7 +10,15 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.resize import FEWEST_FRAMES
 from vlt.models.leaf_names import FRAMES
-from vlt.models.spec import BertSpec, BlipSpec, DualEncoderSpec, Spec, TextSpec, VisionSpec
+from vlt.models.spec import (
+    BertSpec,
+    BlipSpec,
+    DualEncoderSpec,
+    PoolerSpec,
+    Spec,
+    TextSpec,
+    VisionSpec,
+)
 from vlt.models.spec_reading import check_question_width
 
 Leaves = Mapping[str, Any]  # of which shapes are read
@@ -85,7 +93,9 @@ def infer_vision(
     positions = common_size(leaves, "visual/position_embedding", axis=0)
     frames = max(common_size(leaves, FRAMES, axis=0), FEWEST_FRAMES)
     together = any(FRAMES in rule.targets for rule in family.rules)
-    side = math.isqrt(max(positions - 1, 1)) * patch
+    pool = _pool_sizes(leaves, family)
+    cls = pool.get("class_token", True)
+    side = math.isqrt(max(positions - cls, 1)) * patch
     if family.visual.get("positions") == "sinusoid":
         side = settings.get("visual.image_size", FIXED_SIDE)
         notes.append(f"visual.image_size: {side}, which no tensor tells")
@@ -98,12 +108,28 @@ def infer_vision(
         "patch_size": patch,
         "width": width,
         "layers": max(count_layers(leaves, "visual/blocks_"), 1),
-        "heads": heads_of("visual", width, family.head_width, settings, notes),
+        "heads": heads_of(
+            "visual", width, family.head_widths.get(width, family.head_width), settings, notes
+        ),
         "mlp_width": common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
         "temporal_frames": frames if together else 0,
     }
     told["activation"] = _activation("visual", family, settings, notes)
-    return VisionSpec(**told | family.visual | _norm_eps("visual", settings))
+    if pool:
+        told["pooler"] = PoolerSpec(family.pool_heads or told["heads"], **pool.pop("pooler"))
+    return VisionSpec(**told | pool | family.visual | _norm_eps("visual", settings))
+
+
+def _pool_sizes(leaves: Leaves, family: Family) -> dict[str, Any]:
+    """Of attention pooling, where the layout has it: whether a class token is among what it reads,
+    and the `pooler`'s sizes but for its heads."""
+    if family.visual.get("pool") != "attention":
+        return {}
+    sizes = {
+        "width": common_size(leaves, "visual/pooler/cross_attention/query/kernel"),
+        "mlp_width": common_size(leaves, "visual/pooler/mlp/fc1/(kernel|bias)"),
+    }
+    return {"class_token": "visual/class_embedding" in leaves, "pooler": sizes}
 
 
 def _text_sizes(

@@ -41,6 +41,11 @@ def linspace(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.nd
     return np.round(np.linspace(0, n - 1, frames)).astype(np.int64)
 
 
+def linspace_floor(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
+    """floor(i (n - 1) / (frames - 1)), both ends of the video included (PE-Core, retrieval)."""
+    return np.arange(frames) * (n - 1) // max(frames - 1, 1)
+
+
 def fps1_linspace(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
     """One frame a second, thinned to `frames` of them by a truncating linspace (TempMe).
 
@@ -117,6 +122,7 @@ SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]
         segment_middle,
         conversation_middle,
         linspace,
+        linspace_floor,
         fps1_linspace,
         segment_centre,
         random_frames,

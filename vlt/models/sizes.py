@@ -10,6 +10,7 @@ from vlt.models.spec import (
     ChatSpec,
     DualEncoderSpec,
     LlamaSpec,
+    PoolerSpec,
     QFormerSpec,
     Spec,
     TextSpec,
@@ -112,6 +113,59 @@ def _eva_g(layers: int) -> VisionSpec:
     )
 
 
+def _eva02(image: int, patch: int, width: int, layers: int, text_width: int) -> DualEncoderSpec:
+    visual = VisionSpec(
+        image,
+        patch,
+        width,
+        layers,
+        width // 64,
+        int(width * 2.6667),
+        activation="silu",
+        norm_eps=1e-6,
+        pre_norm=False,
+        patch_bias=True,
+        key_bias=False,
+        projection_bias=True,
+        rope="eva",
+        gated_mlp=True,
+        sub_norm=True,
+    )
+    return DualEncoderSpec(visual, _erf_text(77, text_width, 12), text_width)
+
+
+def _erf_text(context: int, width: int, layers: int) -> TextSpec:
+    """CLIP's text tower, with the exact GELU."""
+    return TextSpec(context, 49408, width, layers, width // 64, 4 * width, activation="gelu")
+
+
+def _pe_core(
+    image: int,
+    patch: int,
+    width: int,
+    layers: int,
+    heads: int,
+    text: TextSpec,
+    mlp_width: int = 0,
+    class_token: bool = True,
+) -> DualEncoderSpec:
+    """PE-Core; an MLP is four times as wide as what it reads unless `mlp_width` says otherwise."""
+    visual = VisionSpec(
+        image,
+        patch,
+        width,
+        layers,
+        heads,
+        mlp_width or 4 * width,
+        activation="gelu",
+        pool="attention",
+        rope="pe",
+        pooler=PoolerSpec(8, width, 4 * width),
+        class_token=class_token,
+    )
+    return DualEncoderSpec(visual, text, text.width)
+
+
 def _llama(size: str, vocab: int, context: int = 2048, norm_eps: float = 1e-6) -> LlamaSpec:
     """LLaMA and Vicuna of `7b` and `13b`; their second versions differ in the last two."""
     width, layers, mlp_width = {"7b": (4096, 32, 11008), "13b": (5120, 40, 13824)}[size]
@@ -160,6 +214,14 @@ SIZES: dict[str, Spec] = {
         TextSpec(77, 49408, 768, 12, 12, 3072, activation="gelu"),
         embed_dim=1024,
     ),
+    "eva02_b16": _eva02(224, 16, 768, 12, 512),
+    "eva02_l14": _eva02(224, 14, 1024, 24, 768),
+    "eva02_l14_336": _eva02(336, 14, 1024, 24, 768),
+    "pe_t16": _pe_core(384, 16, 192, 12, 3, _erf_text(32, 512, 12)),
+    "pe_s16": _pe_core(384, 16, 384, 12, 6, _erf_text(32, 512, 12)),
+    "pe_b16": _pe_core(224, 16, 768, 12, 12, _erf_text(32, 1024, 24)),
+    "pe_l14": _pe_core(336, 14, 1024, 24, 16, _erf_text(32, 1024, 24)),
+    "pe_g14": _pe_core(448, 14, 1536, 50, 16, _erf_text(72, 1280, 24), 8960, class_token=False),
     "tiny_blip": BlipSpec(
         "captioner",
         # Of CLIP's deviation, 0.1, training leaves left and right alike to all that follows.
