@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import io
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from vlt.command_line.classify import parse
 from vlt.data.errors import VideoError
 from vlt.data.manifest import read_classes
-from vlt.data.texts import checked_label, printable
+from vlt.data.texts import checked_label
 from vlt.door import load_kind, run_door
 from vlt.indices import KINDS, LACKS, refuse_pair_scores
 from vlt.inference.batching import map_videos
@@ -68,7 +69,7 @@ def _classify(options: argparse.Namespace) -> int:
     with contextlib.closing(classify(model, paths, labels, options.template)) as results:
         best = ((path, _best(found, options.top)) for path, found in results)
         if options.csv:
-            return _print_csv(best)
+            return _print_csv(best, len(paths))
         return print_results(
             best,
             len(paths),
@@ -78,17 +79,25 @@ def _classify(options: argparse.Namespace) -> int:
         )
 
 
-def _print_csv(results: Iterable[tuple[str, Probabilities | VideoError]]) -> int:
-    table, failed = csv.writer(sys.stdout), 0
-    table.writerow(("video", "label", "probability"))
-    for path, found in results:
-        if isinstance(found, VideoError):
-            failed += 1
-            print(printable(f"error: {found}"), file=sys.stderr)
-            continue
-        table.writerows((path, name, f"{share:.4f}") for name, share in found.items())
-        sys.stdout.flush()
-    return 1 if failed else 0
+def _print_csv(results: Iterable[tuple[str, Probabilities | VideoError]], count: int) -> int:
+    rows = (
+        (path, found if isinstance(found, VideoError) else list(found.items()))
+        for path, found in results
+    )
+    print("video,label,probability")
+    return print_results(
+        rows,
+        count,
+        lambda each: {},
+        as_json=False,
+        row=lambda path, each: _csv_row(path, each[0], f"{each[1]:.4f}"),
+    )
+
+
+def _csv_row(*values: str) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
 
 
 def _best(found: Probabilities | VideoError, top: int) -> Probabilities | VideoError:

@@ -3,23 +3,24 @@
 import argparse
 import contextlib
 import io
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vlt.command_line.embed import parse
+from vlt.data.errors import VideoError
 from vlt.data.manifest import READERS, read_manifest
-from vlt.data.texts import printable
 from vlt.door import load_kind, run_door
-from vlt.indexing.store import FileEntry, Store, StoreError, window_rows
+from vlt.indexing.neighbours import described, prepare
+from vlt.indexing.parts import Shard, commit
+from vlt.indexing.rows import FileEntry, window_rows
+from vlt.indexing.store import Store, StoreError, writing
 from vlt.indexing.windows import WindowRule
 from vlt.indices import KINDS, LACKS, embed
 from vlt.inference.discover import find_videos
-from vlt.inference.printing import Progress
+from vlt.inference.printing import Progress, print_results
 from vlt.storage.files import write_whole
 
 
@@ -34,24 +35,61 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _embed(options: argparse.Namespace) -> int:
+    if options.commit:
+        return _commit(options.out, options.neighbours)
+    shard = Shard.parse(options.shard) if options.shard else None
     paths = _paths(options.videos)
+    paths = shard.of(paths) if shard else paths
     WindowRule.parse(options.window, options.stride)  # before the model is loaded
     model = load_kind(options.model, options.workdir, KINDS, LACKS)
     model.config = model.looking_at(options.frames, options.sampler)
     name = options.workdir or options.model
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
-    progress, failed = Progress(len(paths)), 0
-    embedded = embed(options.out, paths, model, options.window, options.stride, options.dtype, name)
+    progress = Progress(len(paths))
+    embedded = embed(
+        options.out,
+        paths,
+        model,
+        options.window,
+        options.stride,
+        options.dtype,
+        name,
+        options.neighbours,
+        shard,
+    )
     with contextlib.closing(embedded) as found:
-        for entry in found:
-            failed += bool(entry.error)
-            _print(entry, options.json)
-            progress.step(entry.duration)
-    store = Store(options.out)
+        status = print_results(
+            _stepped(found, progress),
+            len(paths),
+            lambda entry: {"windows": entry.windows, "duration": round(entry.duration, 3)},
+            lambda entry: f"{entry.windows} windows of {entry.duration:.1f} s",
+            as_json=options.json,
+            progress=False,
+        )
+    store = Store(options.out, shard.part if shard else "")
     if options.export:
         _export(store, options.export)
-    _summary(store, len(paths), failed, progress)
-    return 1 if failed else 0
+    _summary(store, len(paths), progress, options.neighbours)
+    return status
+
+
+def _stepped(
+    entries: Iterable[FileEntry], progress: Progress
+) -> Iterator[tuple[str, FileEntry | VideoError]]:
+    for entry in entries:
+        yield entry.path, VideoError(entry.path, entry.error) if entry.error else entry
+        progress.step(entry.duration)
+
+
+def _commit(uri: str, way: str) -> int:
+    """Joins the parts of all shards."""
+    count = commit(uri)
+    store = Store(uri)
+    with writing(uri):
+        prepare(store, way)
+    print(f"{uri}: {count:,} videos of shards are in it now", file=sys.stderr)
+    print(_held(store, way), file=sys.stderr)
+    return 0
 
 
 def _paths(names: Sequence[str]) -> list[str]:
@@ -66,31 +104,22 @@ def _paths(names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _print(entry: FileEntry, as_json: bool) -> None:
-    if entry.error:
-        print(printable(f"error: {entry.path}: {entry.error}"), file=sys.stderr)
-    if as_json:
-        told: dict[str, Any] = {"windows": entry.windows, "duration": round(entry.duration, 3)}
-        told = {"error": entry.error} if entry.error else told
-        print(printable(json.dumps({"video": entry.path, **told}, ensure_ascii=False)), flush=True)
-    elif not entry.error:
-        length = f"{entry.windows} windows of {entry.duration:.1f} s"
-        print(printable(f"{entry.path}: {length}"), flush=True)
+def _summary(store: Store, asked: int, progress: Progress, way: str) -> None:
+    same = f"{asked - progress.done:,} of {asked:,} were in it as they are; {progress.speed()}"
+    if store.part:
+        print(f"{store.uri}, shard {store.part[1:]}: {same}", file=sys.stderr)
+        print(f"vlt embed --commit --out={store.uri}", file=sys.stderr)
+        return
+    print(f"{_held(store, way)}; {same}", file=sys.stderr)
+    print(f'vlt search "..." --index={store.uri}', file=sys.stderr)
 
 
-def _summary(store: Store, asked: int, failed: int, progress: Progress) -> None:
+def _held(store: Store, way: str) -> str:
+    """What is in an index, in a line."""
     entries = store.entries().values()
     hours = sum(entry.duration for entry in entries) / 3600
-    count = sum(entry.windows for entry in entries)
     sound = sum(not entry.error for entry in entries)
-    print(
-        f"{store.uri}: {sound:,} videos, {hours:,.2f} h, {count:,} windows; "
-        f"{asked - progress.done:,} of {asked:,} were in it as they are; {progress.speed()}",
-        file=sys.stderr,
-    )
-    if failed:
-        print(f"{failed} of {asked} videos could not be read", file=sys.stderr)
-    print(f'vlt search "..." --index={store.uri}', file=sys.stderr)
+    return f"{described(store, way)}; {sound:,} videos, {hours:,.2f} h"
 
 
 def _export(store: Store, file: Path) -> None:

@@ -15,7 +15,10 @@ from vlt.data.spans import NEEDED
 from vlt.door import load_kind
 from vlt.indexing.embedding import Encode, update
 from vlt.indexing.index import Index
-from vlt.indexing.store import About, FileEntry, Store, StoreError, writing
+from vlt.indexing.neighbours import prepare
+from vlt.indexing.parts import FINISHED, Shard, known_before
+from vlt.indexing.rows import About, FileEntry
+from vlt.indexing.store import Store, StoreError, writing
 from vlt.indexing.windows import WindowRule
 from vlt.inference.discover import find_videos
 from vlt.inference.prefetch import clip_request
@@ -63,11 +66,15 @@ def embed(
     stride: str | None = None,
     dtype: str = "float16",
     name: str = "",
+    way: str = "auto",
+    shard: Shard | None = None,
 ) -> Generator[FileEntry, None, None]:
     """Brings an index up to date; yields each video that was embedded, or could not be read.
 
     Args:
         name: of the model, by which the index finds it again.
+        way: how windows are to be found, one of `neighbours.WAYS`.
+        shard: of the videos those that are its own, into a part for `parts.commit`.
 
     Raises:
         StoreError, ValueError: as `index`.
@@ -89,9 +96,18 @@ def embed(
         rule.stride,
         dtype,
     )
-    with writing(uri):
-        store = Store.open_or_create(uri, about)
-        yield from update(store, paths, encoder(model), look, rule)
+    part = shard.part if shard else ""
+    with writing(uri, part):
+        elsewhere: dict[str, FileEntry] = {}
+        if shard:
+            elsewhere, paths = known_before(uri, about), shard.of(paths)
+        store = Store.open_or_create(uri, about, part)
+        store.mark(FINISHED, here=False)
+        yield from update(store, paths, encoder(model), look, rule, elsewhere)
+        if shard:
+            store.mark(FINISHED)
+        else:
+            prepare(store, way)
 
 
 def model_of(store: Store, model: str | None = None, workdir: Path | None = None) -> Any:

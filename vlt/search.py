@@ -12,6 +12,7 @@ from vlt.data.text_files import read_lines
 from vlt.data.texts import printable
 from vlt.door import run_door
 from vlt.indexing.index import Index
+from vlt.indexing.neighbours import described
 from vlt.indexing.search import Found
 from vlt.indexing.store import Store
 from vlt.indices import model_of
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     model = model_of(Store(options.index), options.model, options.workdir)
-    index, failed = Index(options.index, model), 0
+    index, failed = Index(options.index, model, options.neighbours), 0
+    print(described(index.store, options.neighbours), file=sys.stderr)
     for name, query in _queries(options, model):
         try:
             found = index.search(query(), options.top, options.where)

@@ -14,8 +14,9 @@ import vlt  # noqa: E402
 from vlt.data import moving_shapes  # noqa: E402
 from vlt.data.errors import VideoError  # noqa: E402
 from vlt.indexing import embedding  # noqa: E402
+from vlt.indexing.rows import Windows  # noqa: E402
 from vlt.indexing.search import Usual, best_ranges  # noqa: E402
-from vlt.indexing.store import Store, StoreError, Windows, writing  # noqa: E402
+from vlt.indexing.store import Store, StoreError, writing  # noqa: E402
 from vlt.indices import embed  # noqa: E402
 
 PAIRS = 3
@@ -134,11 +135,11 @@ def test_windows_that_touch_are_one_range():
     spans = np.array([(0, 4), (4, 8), (12, 16), (0, 4), (8, 12), (9, 12)], float)
     windows = Windows(np.array(["a", "a", "a", "b", "a", "b"], object), spans, np.zeros((6, 2)))
     scores = np.array([0.1, 0.8, 0.75, 0.7, 0.9, 0.3], np.float32)
-    found = best_ranges(windows, scores, 3, usual=np.full(10, 0.2))
+    found = best_ranges(windows, scores, 3, usual=Usual.of(np.full(10, 0.2)))
     assert [(x.path, x.start, x.end) for x in found] == [("a", 4, 16), ("b", 0, 4), ("b", 9, 12)]
     assert found[0].score == pytest.approx(0.9) and found[0].chance is None
     scores[2] = 0.2  # too low to go on from 12 s, and what is taken is not taken again
-    found = best_ranges(windows, scores, 6, usual=np.full(10, 0.2))
+    found = best_ranges(windows, scores, 6, usual=Usual.of(np.full(10, 0.2)))
     assert [(x.start, x.end) for x in found if x.path == "a"] == [(4, 12), (12, 16), (0, 4)]
 
 

@@ -8,17 +8,22 @@ new or changed and drops what no longer exists; ended at any moment, it goes on 
 A line is printed for each video that was embedded, or with --json an object of `video`, `windows`
 and `duration`, or `error`. Videos that cannot be read are named on stderr, kept in the index's own
 list with the reason, and tried again the next time; the exit status is then 1.
+
+Many machines share the work by --shard=0/N to --shard=N-1/N with the same VIDEO...: each embeds
+the files that are its own, the same ones in any order, into a part beside the index. `vlt embed
+--commit --out=INDEX` joins the parts once all have ended. Videos that no longer exist are dropped
+by the next `vlt embed` without --shard.
 """
 
 import argparse
 from pathlib import Path
 
-from vlt.command_line.own_videos import make_parser
+from vlt.command_line.own_videos import add_neighbours, make_parser
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
     """The arguments, or those of this process; ends it where they do not fit."""
-    parser = make_parser(program, __doc__, "")
+    parser = make_parser(program, __doc__, "", videos="*")
     parser.add_argument(
         "--out", required=True, metavar="INDEX", help="a folder, or s3://..., gs://..."
     )
@@ -42,7 +47,16 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         metavar="FILE",
         help="also write all vectors to a new .parquet or .npz file",
     )
+    add_neighbours(parser, "how `vlt search` is to find windows")
+    parser.add_argument("--shard", metavar="I/N", help="embed this share of the videos, from 0")
+    parser.add_argument("--commit", action="store_true", help="join the parts of all shards")
     options = parser.parse_args(arguments)
+    if options.commit:
+        if options.videos or options.shard:
+            parser.error("--commit takes no VIDEO and no --shard: it joins what is there")
+        return options
+    if not options.videos:
+        parser.error("a VIDEO is needed, or --commit")
     if not options.model and options.workdir is None:
         parser.error("one of --model and --workdir is needed, as in --model=tiny_clip")
     if options.export and options.export.suffix not in (".parquet", ".npz"):

@@ -4,20 +4,34 @@ import argparse
 from pathlib import Path
 
 
-def make_parser(program: str, description: str | None, model: str) -> argparse.ArgumentParser:
+def make_parser(
+    program: str, description: str | None, model: str, videos: str = "+"
+) -> argparse.ArgumentParser:
     """The options of every such command: VIDEO..., --model or --workdir, and --json.
 
     Args:
         program: as typed. model: taken where neither --model nor --workdir is given.
+        videos: how many, as argparse writes it.
     """
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder or pattern")
+    parser.add_argument("videos", nargs=videos, metavar="VIDEO", help="file, folder or pattern")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", default=model, help="model folder")
     source.add_argument("--workdir", type=Path, help="folder of a run that trained such a model")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     return parser
+
+
+def add_neighbours(parser: argparse.ArgumentParser, what: str) -> None:
+    """--neighbours, of what makes an index or searches in it."""
+    parser.add_argument(
+        "--neighbours",
+        choices=("auto", "exact", "graph"),
+        default="auto",
+        help=f"{what}: all windows compared in memory, or by a graph that finds nearly all of the "
+        "nearest; auto takes the graph beyond 0.5 GB of float32 vectors, or half the free memory",
+    )

@@ -12,6 +12,8 @@ high for a query that none of them shows, and, where that is above 5%, that noth
 import argparse
 from pathlib import Path
 
+from vlt.command_line.own_videos import add_neighbours
+
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
     """The arguments, or those of this process; ends it where they do not fit."""
@@ -38,6 +40,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         help="a condition on path, start and end of windows, as in \"path LIKE 'trip/%%'\"",
     )
     parser.add_argument("--calibrate", action="store_true", help="say what scores mean")
+    add_neighbours(parser, "how windows are found")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="model folder; the one that the index was made with")
     source.add_argument("--workdir", type=Path, help="folder of the run that trained it")

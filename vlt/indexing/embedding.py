@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from vlt.data.checksum import sha256_of
 from vlt.data.clips import ClipRequest, DecoderPool
 from vlt.data.errors import VideoError
 from vlt.data.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
-from vlt.indexing.store import FileEntry, Store, Windows
+from vlt.indexing.rows import FileEntry, Windows
+from vlt.indexing.store import Store
 from vlt.indexing.windows import WindowRule
 from vlt.inference.batching import map_readable
 from vlt.inference.prefetch import read_ahead
@@ -36,7 +37,12 @@ class Window:
 
 
 def update(
-    store: Store, paths: Sequence[str], encode: Encode, look: ClipRequest, rule: WindowRule
+    store: Store,
+    paths: Sequence[str],
+    encode: Encode,
+    look: ClipRequest,
+    rule: WindowRule,
+    elsewhere: Mapping[str, FileEntry] | None = None,
 ) -> Generator[FileEntry, None, None]:
     """Brings an index up to date with videos; yields each that was read, or could not be.
 
@@ -45,13 +51,15 @@ def update(
 
     Args:
         encode: of the model. look: how it looks at a window (sampler, frames, transform).
+        elsewhere: what another index, of which this is a part, knows.
 
     Raises:
         StoreError: the index cannot be written. What was written before is whole.
     """
     store.drop_unfinished()
-    known = store.entries()
-    store.drop([path for path in known if not os.path.exists(path)])
+    own = store.entries()
+    store.drop([path for path in own if not os.path.exists(path)])
+    known = {**(elsewhere or {}), **own}
     changed = [entry for entry in map(_entry_of, paths) if not _is_known(store, entry, known)]
     with contextlib.closing(_embedded(changed, encode, look, rule)) as found:
         yield from _written(store, found)

@@ -1,13 +1,13 @@
 """`vlt.index(...)`: an index as an object that is searched."""
 
-import dataclasses
 import functools
 from typing import Any
 
 import numpy as np
 
-from vlt.indexing.search import Found, best_ranges, scores_of
-from vlt.indexing.store import Store, StoreError, Windows
+from vlt.indexing.neighbours import Neighbours, neighbours
+from vlt.indexing.search import Found, best_ranges
+from vlt.indexing.store import Store, StoreError
 
 
 class Index:
@@ -16,13 +16,15 @@ class Index:
     Args:
         uri: a folder, or a store such as s3://bucket/name.
         model: a dual encoder or a retriever, as `vlt.load` gives it.
+        way: how windows are found: `exact`, all compared in memory; `graph`, nearly all of the
+            nearest without reading the others; `auto`, by how many there are.
 
     Raises:
         StoreError: no index there, or one of another model.
     """
 
-    def __init__(self, uri: str, model: Any):
-        self.store, self.model = Store(str(uri)), model
+    def __init__(self, uri: str, model: Any, way: str = "auto"):
+        self.store, self.model, self.way = Store(str(uri)), model, way
         told = self.store.about
         if told.fingerprint != model.fingerprint:
             raise StoreError(
@@ -31,7 +33,7 @@ class Index:
             )
 
     def __len__(self) -> int:
-        return len(self._windows)
+        return self._count
 
     def search(self, query: Any, top: int = 10, where: str = "") -> list[Found]:
         """Ranges of time that show what a text tells, or what a clip shows, best first.
@@ -47,12 +49,7 @@ class Index:
         """
         if not len(self):
             raise StoreError(f"{self.store.uri} has no video; `vlt embed VIDEO...` adds some")
-        vector = self.vector(query)
-        usual = scores_of(self._windows, vector)
-        if not where:
-            return best_ranges(self._windows, usual, top)
-        among = self.store.read(where)
-        return best_ranges(among, scores_of(among, vector), top, usual)
+        return self._best(self.vector(query), top, where)
 
     def like(self, path: str, at: float, top: int = 10, where: str = "") -> list[Found]:
         """Ranges of other videos that look like what a video shows at a time, in seconds.
@@ -60,16 +57,15 @@ class Index:
         Raises:
             StoreError: the video is not in the index, or a condition that is none.
         """
-        windows = self._windows
-        rows = windows.rows_of.get(path)
-        if rows is None:
+        shown = self._neighbours.of_video(path)
+        if not len(shown):
             raise StoreError(f"{path} is not in {self.store.uri}")
-        nearest = rows[np.abs(windows.spans[rows].mean(1) - at).argmin()]
-        vector = windows.vectors[nearest]
-        usual = scores_of(windows, vector)
-        among = self.store.read(where) if where else windows
-        among = among.without(path)
-        return best_ranges(among, scores_of(among, vector), top, usual)
+        nearest = np.abs(shown.spans.mean(1) - at).argmin()
+        return self._best(shown.vectors[nearest], top, where, without=path)
+
+    def _best(self, vector: np.ndarray, top: int, where: str, without: str = "") -> list[Found]:
+        windows, scores, usual = self._neighbours.near(vector, top, where, without)
+        return best_ranges(windows, scores, top, usual)
 
     def vector(self, query: Any) -> np.ndarray:
         """The unit vector [e] of a query."""
@@ -84,7 +80,9 @@ class Index:
         return np.asarray(self.model.encode_video(frames[None] if frames.ndim == 4 else frames))[0]
 
     @functools.cached_property
-    def _windows(self) -> Windows:
-        """All of them; vectors are widened once, not for every query."""
-        found = self.store.read()
-        return dataclasses.replace(found, vectors=found.vectors.astype(np.float32))
+    def _count(self) -> int:
+        return self.store.count()
+
+    @functools.cached_property
+    def _neighbours(self) -> Neighbours:
+        return neighbours(self.store, self.way)

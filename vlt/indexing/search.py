@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlt.indexing.store import Windows
+from vlt.indexing.rows import Windows
 
 NEIGHBOURS = 0.5  # how far towards the best a score must lie to lengthen its range
 FEWEST = 30  # windows that tell what is usual
@@ -33,7 +33,7 @@ def scores_of(windows: Windows, query: np.ndarray) -> np.ndarray:
 
 
 def best_ranges(
-    windows: Windows, scores: np.ndarray, top: int, usual: np.ndarray | None = None
+    windows: Windows, scores: np.ndarray, top: int, usual: "Usual | None" = None
 ) -> list[Found]:
     """The `top` ranges of the highest scores, highest first.
 
@@ -43,7 +43,7 @@ def best_ranges(
     Args:
         usual: scores of what the query is compared with, all of an index's; `scores` by default.
     """
-    background = Usual.of(scores if usual is None else usual)
+    background = usual or Usual.of(scores)
     middle = background.middle
     taken = np.zeros(len(scores), bool)
     found: list[Found] = []
@@ -77,10 +77,11 @@ class Usual:
     width: float
 
     @classmethod
-    def of(cls, scores: np.ndarray) -> "Usual":
-        """Those of a query."""
+    def of(cls, scores: np.ndarray, count: int | None = None) -> "Usual":
+        """Those of a query; of a sample, `count` is how many there are."""
         low, middle, high = np.percentile(scores, (25, 50, 75)) if len(scores) else (0.0, 0.0, 0.0)
-        return cls(len(scores), float(middle), float(high - low) / 1.349)
+        count = len(scores) if count is None else count
+        return cls(count, float(middle), float(high - low) / 1.349)
 
     def chance(self, score: float) -> float | None:
         """How likely the highest of so many is at least this score; None of too few, or equal

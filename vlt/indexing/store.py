@@ -8,7 +8,6 @@ when the index is next opened for writing.
 import contextlib
 import dataclasses
 import datetime
-import functools
 import json
 import platform
 import warnings
@@ -19,10 +18,21 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from vlt.indexing.rows import (
+    FORMAT,
+    About,
+    FileEntry,
+    Windows,
+    file_rows,
+    vectors_of,
+    window_rows,
+    windows_of,
+)
 from vlt.pytrees.fields import from_values
 
-FORMAT = 1
-DTYPES = ("float16", "float32")
+GRAPH = "neighbours"  # what LanceDB calls its index
+EDGES, BREADTH = 12, 100  # of the graph's nodes; candidates while it is built (m, ef_construction)
+REFINED = 2  # times as many candidates are compared once more by the vectors as they are kept
 _KEY = b"vlt"
 
 
@@ -30,83 +40,18 @@ class StoreError(ValueError):
     """No index, one of another model or format, or one that cannot be written; in a sentence."""
 
 
-@dataclasses.dataclass(frozen=True)
-class About:
-    """What an index was made by; what is added to it must be made by the same.
+class Store:
+    """An index that exists, or a part of one that a shard wrote (vlt/indexing/parts.py).
 
-    model: the folder, as it was given. fingerprint: of its weights and sizes. sampler, frames,
-    transform: what of a window the model sees. window, length, stride: a `WindowRule`'s fields.
-    dtype: of the vectors. format: of this file.
+    Raises: StoreError where none does, or one of a newer format.
     """
 
-    model: str
-    fingerprint: str
-    embed_dim: int
-    sampler: str
-    frames: int
-    transform: dict[str, Any]
-    window: str
-    length: float
-    stride: float
-    dtype: str = "float16"
-    format: int = FORMAT
-
-
-@dataclasses.dataclass(frozen=True)
-class FileEntry:
-    """A video of an index. error: why it cannot be read, or ''; it has no windows then."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str = ""
-    duration: float = 0.0
-    windows: int = 0
-    error: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """Windows of an index: paths [n], spans float64 [n, 2] in seconds, unit vectors [n, e]."""
-
-    paths: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, object))
-    spans: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 2)))
-    vectors: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @functools.cached_property
-    def rows_of(self) -> dict[str, np.ndarray]:
-        """Rows of each video, in order of time."""
-        order = np.lexsort((self.spans[:, 0], self.paths.astype(str)))
-        paths = self.paths[order]
-        edges = np.flatnonzero(paths[1:] != paths[:-1]) + 1
-        return {self.paths[rows[0]]: rows for rows in np.split(order, edges) if len(rows)}
-
-    def without(self, path: str) -> "Windows":
-        """Those of other videos."""
-        others = self.paths != path
-        return Windows(self.paths[others], self.spans[others], self.vectors[others])
-
-    @classmethod
-    def joined(cls, parts: Sequence["Windows"]) -> "Windows":
-        """Those of several videos; none of no parts."""
-        if not parts:
-            return cls()
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-
-class Store:
-    """An index that exists. Raises: StoreError where none does, or one of a newer format."""
-
-    def __init__(self, uri: str):
-        self.uri = uri
+    def __init__(self, uri: str, part: str = ""):
+        self.uri, self.part = uri, part
         self._database = _connect(uri)
         try:
-            self.windows = self._database.open_table("windows")
-            self.files = self._database.open_table("files")
+            self.windows = self._database.open_table(f"windows{part}")
+            self.files = self._database.open_table(f"files{part}")
             told = (self.windows.schema.metadata or {})[_KEY]
         except (ValueError, KeyError, FileNotFoundError, RuntimeError) as error:
             raise StoreError(f"{uri}: no index there; `vlt embed VIDEO... --out={uri}`") from error
@@ -118,18 +63,29 @@ class Store:
         self.about: About = from_values(About, fields, f"{uri}: about")
 
     @classmethod
-    def open_or_create(cls, uri: str, about: About) -> "Store":
+    def open_or_create(cls, uri: str, about: About, part: str = "") -> "Store":
         """The index at `uri`, made where there is none.
 
         Raises:
             StoreError: one is there that was made otherwise; names what differs.
         """
-        database = _connect(uri)
-        if not database.list_tables().tables:
-            _create(database, about)
-        store = cls(uri)
-        _check_same(uri, store.about, about)
+        if f"windows{part}" not in tables_of(uri):
+            _create(_connect(uri), about, part)
+        store = cls(uri, part)
+        check_same(uri, store.about, about)
         return store
+
+    def marks(self) -> set[str]:
+        """Words that were set on it."""
+        return set(self.files.tags.list())
+
+    def mark(self, word: str, here: bool = True) -> None:
+        """Sets a word on it, or takes it away."""
+        with _told(self.uri):
+            if word in self.marks():
+                self.files.tags.delete(word)
+            if here:
+                self.files.tags.create(word, self.files.version)
 
     def entries(self) -> dict[str, FileEntry]:
         """Every video of the index by its path."""
@@ -142,13 +98,13 @@ class Store:
             if len(windows):
                 self.windows.add(window_rows(windows, self.windows.schema))
             if entries:
-                self.files.add(_file_rows(entries))
+                self.files.add(file_rows(entries))
 
     def update(self, entry: FileEntry) -> None:
         """Another row in `files` for a video whose windows stay."""
         with _told(self.uri):
             rows = self.files.merge_insert("path").when_matched_update_all()
-            rows.execute(_file_rows([entry]))
+            rows.execute(file_rows([entry]))
 
     def drop(self, paths: Iterable[str]) -> None:
         """Takes videos away, rows of `files` first."""
@@ -175,17 +131,76 @@ class Store:
         Raises:
             StoreError: a condition that is none.
         """
-        query = self.windows.search()
+        return self._windows(self.windows.search(), where)
+
+    def of_videos(self, paths: Sequence[str]) -> Windows:
+        """Windows of some videos."""
+        return self.read(_among(paths))
+
+    def count(self) -> int:
+        """Of all windows."""
+        return int(self.windows.count_rows())
+
+    def sample(self, size: int) -> np.ndarray:
+        """Vectors float32 [n, e] of so many windows, or all, in runs from everywhere."""
+        count, run = self.count(), 100
+        starts = np.linspace(0, max(0, count - run), max(1, size // run)).astype(int)
+        rows = np.unique(starts[:, None] + np.arange(run))
+        taken = self.windows.take_offsets(rows[rows < count].tolist()).select(["vector"])
+        return vectors_of(taken.to_arrow(), self.about.embed_dim).astype(np.float32)
+
+    def nearest(
+        self, vector: np.ndarray, count: int, where: str = "", without: str = ""
+    ) -> Windows:
+        """So many windows nearest to a vector, nearly all of them right, nearest first.
+
+        Args:
+            where: as of `read`. without: a video whose windows do not count.
+
+        Raises:
+            StoreError: a condition that is none.
+        """
+        others = f"NOT {_among([without])}" if without else ""
+        condition = f"({where}) AND {others}" if where and others else where or others
+        query = self.windows.search(vector.astype(np.float32), query_type="vector")
+        query = query.distance_type("cosine").refine_factor(REFINED).ef(REFINED * count)
+        return self._windows(query.limit(count), condition, where)
+
+    def in_graph(self) -> int:
+        """Windows that the graph holds; 0 where there is none."""
+        if not any("vector" in index.columns for index in self.windows.list_indices()):
+            return 0
+        return int(self.windows.index_stats(GRAPH).num_indexed_rows)
+
+    def make_graph(self) -> None:
+        """Of all windows; those that are added later come in by `compact`."""
+        from lancedb.index import BTree, HnswSq
+
+        kind = HnswSq(distance_type="cosine", m=EDGES, ef_construction=BREADTH)
+        with _told(self.uri):
+            self.windows.create_index("vector", config=kind, name=GRAPH)
+            self.windows.create_index("path", config=BTree())
+
+    def drop_graph(self) -> None:
+        """Where there is one."""
+        for index in self.windows.list_indices():
+            with _told(self.uri):
+                self.windows.drop_index(index.name)
+
+    def _windows(self, query: Any, condition: str, where: str | None = None) -> Windows:
         try:
-            rows = (query.where(where) if where else query).to_arrow()
+            rows = (query.where(condition) if condition else query).to_arrow()
         except (ValueError, RuntimeError, OSError) as error:
-            raise StoreError(f"--where={where}: {str(error).splitlines()[0]}") from error
+            told = condition if where is None else where
+            named = f"--where={told}" if told else f"{self.uri} cannot be read"
+            raise StoreError(f"{named}: {str(error).splitlines()[0]}") from error
         return windows_of(rows, self.about.embed_dim)
 
 
 @contextlib.contextmanager
-def writing(uri: str) -> Iterator[None]:
-    """Whoever else wants to write into an index on this machine's disk is refused meanwhile.
+def writing(uri: str, part: str = "") -> Iterator[None]:
+    """Whoever else wants to write into an index, or a part of one, on this machine's disk is
+    refused meanwhile.
 
     Raises:
         StoreError: somebody writes into it already.
@@ -194,7 +209,7 @@ def writing(uri: str) -> Iterator[None]:
         yield
         return
     Path(uri).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(uri) / ".lock")
+    lock = FileLock(Path(uri) / f".lock{part}")
     try:
         with lock.acquire(timeout=0):
             yield
@@ -202,13 +217,22 @@ def writing(uri: str) -> Iterator[None]:
         raise StoreError(f"{uri}: another run writes into this index; wait for its end") from None
 
 
-def windows_of(rows: Any, embed_dim: int) -> Windows:
-    """Rows of the table `windows`, of pyarrow, as arrays."""
-    vectors = rows.column("vector").combine_chunks()
-    flat = vectors.flatten().to_numpy(zero_copy_only=False)
-    spans = [rows.column(name).to_numpy() for name in ("start", "end")]
-    paths = np.asarray(rows.column("path").to_pylist(), object)
-    return Windows(paths, np.stack(spans, -1), flat.reshape(len(rows), embed_dim))
+def tables_of(uri: str) -> set[str]:
+    """Names of all tables at `uri`."""
+    database, names, page = _connect(uri), set[str](), None
+    while True:
+        found = database.list_tables(page_token=page)
+        names |= set(found.tables)
+        page = found.page_token
+        if not page:
+            return names
+
+
+def remove(uri: str, part: str) -> None:
+    """Takes a part's tables away, `windows`, by which it is known to be there, last."""
+    for name in ("files", "windows"):
+        with _told(uri):
+            _connect(uri).drop_table(f"{name}{part}", ignore_missing=True)
 
 
 def _connect(uri: str) -> Any:
@@ -229,18 +253,19 @@ def _check_cpu() -> None:
             raise StoreError("LanceDB needs a processor with AVX2, which this one lacks")
 
 
-def _create(database: Any, about: About) -> None:
+def _create(database: Any, about: About, part: str) -> None:
     import pyarrow as pa
 
     kind = pa.float16() if about.dtype == "float16" else pa.float32()
     fields = [("path", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
     vector = ("vector", pa.list_(kind, about.embed_dim))
     told = {_KEY: json.dumps(dataclasses.asdict(about)).encode()}
-    database.create_table("files", schema=_file_rows([]).schema, exist_ok=True)
-    database.create_table("windows", schema=pa.schema([*fields, vector], metadata=told))
+    database.create_table(f"files{part}", schema=file_rows([]).schema, exist_ok=True)
+    database.create_table(f"windows{part}", schema=pa.schema([*fields, vector], metadata=told))
 
 
-def _check_same(uri: str, found: About, asked: About) -> None:
+def check_same(uri: str, found: About, asked: About) -> None:
+    """Raises StoreError, and says what differs, where an index was made otherwise."""
     if found.fingerprint != asked.fingerprint:
         raise StoreError(
             f"{uri} is an index of {found.model} (fingerprint {found.fingerprint}), and "
@@ -253,31 +278,6 @@ def _check_same(uri: str, found: About, asked: About) -> None:
                 f"{uri} was made with {field.name}={there!r}, not {here!r}; give the same, or "
                 "another --out"
             )
-
-
-def window_rows(windows: Windows, schema: Any) -> Any:
-    """A table of pyarrow, with the columns of `windows`."""
-    import pyarrow as pa
-
-    kind = schema.field("vector").type
-    flat = windows.vectors.astype(kind.value_type.to_pandas_dtype()).reshape(-1)
-    columns = [
-        pa.array(windows.paths.tolist(), pa.string()),
-        pa.array(windows.spans[:, 0]),
-        pa.array(windows.spans[:, 1]),
-        pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.list_size),
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _file_rows(entries: Sequence[FileEntry]) -> Any:
-    import pyarrow as pa
-
-    kinds: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    fields = [(field.name, kinds[field.type]) for field in dataclasses.fields(FileEntry)]
-    return pa.Table.from_pylist(
-        [dataclasses.asdict(entry) for entry in entries], schema=pa.schema(fields)
-    )
 
 
 def _some(paths: Iterable[str], size: int = 500) -> Iterator[list[str]]:

@@ -22,6 +22,7 @@ def print_results(
     *,
     as_json: bool,
     progress: bool = True,
+    row: Callable[[str, T], str] | None = None,
 ) -> int:
     """Prints the results of so many videos as they come; returns the exit status.
 
@@ -32,8 +33,10 @@ def print_results(
     Args:
         fields: what a JSON object says of a result, beside `video`. line: the same as text.
         progress: whether stderr tells how many are done.
+        row: a whole line of a video and a result, where that is not `video: line`.
     """
     failed, done = 0, Progress(count)
+    row = row or (lambda path, each: f"{path}: {line(each)}")
     for path, result in results:
         if isinstance(result, VideoError):
             failed += 1
@@ -44,7 +47,7 @@ def print_results(
                 text = json.dumps({"video": path, **entry}, ensure_ascii=False)
                 print(printable(text), flush=True)
             elif not isinstance(each, VideoError):
-                print(printable(f"{path}: {line(each)}"), flush=True)
+                print(printable(row(path, each)), flush=True)
         if progress:
             done.step()
     if failed:

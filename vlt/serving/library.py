@@ -12,8 +12,8 @@ from PIL import Image
 from vlt.data.clips import DecoderPool
 from vlt.data.spans import SPAN_WORKER, SpansRequest
 from vlt.indexing.index import Index
+from vlt.indexing.rows import FileEntry
 from vlt.indexing.search import Found
-from vlt.indexing.store import FileEntry
 
 TIMEOUT = 30.0  # seconds for one frame
 PICTURE = 360  # pixels of a frame's longer side

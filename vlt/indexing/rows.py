@@ -1,0 +1,120 @@
+"""What an index holds, as arrays and as rows of pyarrow's tables."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What an index was made by; what is added to it must be made by the same.
+
+    model: the folder, as it was given. fingerprint: of its weights and sizes. sampler, frames,
+    transform: what of a window the model sees. window, length, stride: a `WindowRule`'s fields.
+    dtype: of the vectors. format: of this file.
+    """
+
+    model: str
+    fingerprint: str
+    embed_dim: int
+    sampler: str
+    frames: int
+    transform: dict[str, Any]
+    window: str
+    length: float
+    stride: float
+    dtype: str = "float16"
+    format: int = FORMAT
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """A video of an index. error: why it cannot be read, or ''; it has no windows then."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str = ""
+    duration: float = 0.0
+    windows: int = 0
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of an index: paths [n], spans float64 [n, 2] in seconds, unit vectors [n, e]."""
+
+    paths: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, object))
+    spans: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 2)))
+    vectors: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @functools.cached_property
+    def rows_of(self) -> dict[str, np.ndarray]:
+        """Rows of each video, in order of time."""
+        order = np.lexsort((self.spans[:, 0], self.paths.astype(str)))
+        paths = self.paths[order]
+        edges = np.flatnonzero(paths[1:] != paths[:-1]) + 1
+        return {self.paths[rows[0]]: rows for rows in np.split(order, edges) if len(rows)}
+
+    def at(self, rows: np.ndarray) -> "Windows":
+        """Those of some rows, which may be a mask."""
+        return Windows(self.paths[rows], self.spans[rows], self.vectors[rows])
+
+    def without(self, path: str) -> "Windows":
+        """Those of other videos."""
+        return self.at(self.paths != path)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Windows"]) -> "Windows":
+        """Those of several videos; none of no parts."""
+        if not parts:
+            return cls()
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def windows_of(rows: Any, embed_dim: int) -> Windows:
+    """Rows of the table `windows`, of pyarrow, as arrays."""
+    spans = [rows.column(name).to_numpy() for name in ("start", "end")]
+    paths = np.asarray(rows.column("path").to_pylist(), object)
+    return Windows(paths, np.stack(spans, -1), vectors_of(rows, embed_dim))
+
+
+def vectors_of(rows: Any, embed_dim: int) -> np.ndarray:
+    """Their column `vector`, as it is kept: [n, e]."""
+    flat = rows.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(rows), embed_dim)
+
+
+def window_rows(windows: Windows, schema: Any) -> Any:
+    """A table of pyarrow, with the columns of `windows`."""
+    import pyarrow as pa
+
+    kind = schema.field("vector").type
+    flat = windows.vectors.astype(kind.value_type.to_pandas_dtype()).reshape(-1)
+    columns = [
+        pa.array(windows.paths.tolist(), pa.string()),
+        pa.array(windows.spans[:, 0]),
+        pa.array(windows.spans[:, 1]),
+        pa.FixedSizeListArray.from_arrays(pa.array(flat), kind.list_size),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def file_rows(entries: Sequence[FileEntry]) -> Any:
+    """A table of pyarrow, with the columns of `files`."""
+    import pyarrow as pa
+
+    kinds: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    fields = [(field.name, kinds[field.type]) for field in dataclasses.fields(FileEntry)]
+    return pa.Table.from_pylist(
+        [dataclasses.asdict(entry) for entry in entries], schema=pa.schema(fields)
+    )
