@@ -8,6 +8,7 @@ and batch, and its outputs are compared first.
 Beside it: `vlt.bench.input`, decoders of videos, and `.shards`, the same out of shards;
 `.generation`, captions beside transformers', and `.conversation`, answers;
 `.viclip` beside torch, `.mixing`, a block alone;
+`.search`, queries of large indices;
 `.slices`, what fits on which TPU slice; `.failures`, harmed runs; `.damaged_videos`. Each says more
 by --help.
 """

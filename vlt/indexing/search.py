@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from vlt.indexing.rows import Windows
 
 NEIGHBOURS = 0.5  # how far towards the best a score must lie to lengthen its range
+SORTED = 20  # windows for each range that is wanted, before all others are sorted, too
 FEWEST = 30  # windows that tell what is usual
 
 
@@ -47,7 +48,7 @@ def best_ranges(
     middle = background.middle
     taken = np.zeros(len(scores), bool)
     found: list[Found] = []
-    for best in np.argsort(-scores, kind="stable"):
+    for best in _best_first(scores, SORTED * top):
         if len(found) == top:
             break
         if taken[best]:
@@ -62,6 +63,13 @@ def best_ranges(
             Found(windows.paths[best], float(start), float(end), score, background.chance(score))
         )
     return found
+
+
+def _best_first(scores: np.ndarray, some: int) -> Iterator[int]:
+    """Rows by score, the first of equal ones first; the others are sorted when they are reached."""
+    least = -np.inf if some >= len(scores) else np.partition(scores, -some)[-some]
+    for rows in (np.flatnonzero(scores >= least), np.flatnonzero(scores < least)):
+        yield from rows[np.argsort(-scores[rows], kind="stable")].tolist()
 
 
 @dataclasses.dataclass(frozen=True)
