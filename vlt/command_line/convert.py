@@ -33,6 +33,8 @@ LAYOUTS = {
     "stan": "STAN over CLIP, by attention or convolution",
     "btadapter_eva": "BT-Adapter over EVA-CLIP-G, or that checkpoint's towers alone",
     "btadapter": "BT-Adapter over CLIP, pre-trained or fine-tuned",
+    "siglip": "SigLIP and SigLIP 2 as their authors' .npz",
+    "siglip_hf": "the same as transformers saves it",
     "clip_hf": "CLIP as transformers saves it",
     "openai": "CLIP as OpenAI published it",
     "open_clip": "the same names; activation unknown",

@@ -16,6 +16,7 @@ from vlt.convert.mv_adapter import MV_ADAPTER
 from vlt.convert.ost import OST
 from vlt.convert.pe import PE
 from vlt.convert.plevu import PLEVU
+from vlt.convert.siglip import SIGLIP, SIGLIP_HF
 from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
@@ -52,6 +53,8 @@ FAMILIES = {
         STAN,
         BTADAPTER_EVA,
         BTADAPTER,
+        SIGLIP,
+        SIGLIP_HF,
         CLIP_HF,
         OPENAI,
         OPEN_CLIP,

@@ -45,17 +45,21 @@ class Family:
         zeros: {leaf: another of its shape}: leaves that the layout has where a model has none, as
             zeros.
         activation: None where it must be set by hand. head_width: columns of an attention head.
-            head_widths: others, {width of the vision tower: columns}. pool_heads: of attention
-            pooling; 0 for the tower's.
+            head_widths: {width of a tower: the same}, where they are others. pool_heads: of
+            attention pooling; 0 for the tower's.
         model: the family that a converted folder names. kind: of its spec. kinds: by kind of spec,
             where the layout is for several; `for_kind` then gives the one with rules.
-        visual: fields of the vision tower's spec that are not CLIP's. pixels: entries of
-            `preprocessing` that its code has unlike CLIP's or BLIP's.
+        visual, text: fields of the towers' specs that are not CLIP's. image_sizes: {(patches in a
+            row, their side): pixels} of images that are no whole number of patches. pixels: entries
+            of `preprocessing` that its code has unlike the defaults.
         adapter: regex of the names that a file may hold alone, to be completed from another folder.
             alone: what such a file is, and what to do.
             completed: regex of the leaves that are then taken from it.
         superseded: {leaf: regex of others}: beside one of which it is left out, unread.
             methods: options of methods that this layout tells, and no leaf.
+        stacked: regex of the words before the number of a layer, where one array may hold all
+            layers, see `vlt.convert.stacked`. root: the first word of the names in numpy's .npz
+            that it is published as; empty for torch's and safetensors files.
         frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
             code fixes. view: what of a video its evaluation sees.
     """
@@ -81,6 +85,8 @@ class Family:
     kind: str = "dual_encoder"
     kinds: Mapping[str, Kind] = dataclasses.field(default_factory=dict)
     visual: dict[str, Any] = dataclasses.field(default_factory=dict)
+    text: dict[str, Any] = dataclasses.field(default_factory=dict)
+    image_sizes: Mapping[tuple[int, int], int] = dataclasses.field(default_factory=dict)
     adapter: str | None = None
     alone: str = (
         "an adapter alone; --set base=FOLDER names the model folder it was trained on, which has "
@@ -88,11 +94,17 @@ class Family:
     )
     completed: str = ".*"
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    stacked: str = ""
+    root: str = ""
     frame_norm: bool = False
     superseded: Mapping[str, str] = dataclasses.field(default_factory=dict)
     methods: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     view: View = View()
+
+    def has(self, path: str) -> bool:
+        """Whether a rule has a place for the leaf at this path."""
+        return any(path in rule.targets for rule in self.rules)
 
     def canonical(self, name: str) -> str:
         """The table's spelling of a published name."""

@@ -8,6 +8,8 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
+# transformers' names of activations, and ours.
+_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 _MOST = 10**6  # of what a config counts: vocabularies have the largest numbers
 
 
@@ -108,9 +110,10 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
 
     Raises ConversionError: an unknown activation, or numbers that make no tower.
     """
-    if tower.hidden_act not in ("quick_gelu", "gelu"):
+    if tower.hidden_act not in _ACTIVATIONS:
         raise ConversionError(
-            f"{path}: hidden_act must be quick_gelu or gelu, got {_shown(tower.hidden_act)}"
+            f"{path}: hidden_act must be {' or '.join(_ACTIVATIONS)}, got "
+            f"{_shown(tower.hidden_act)}"
         )
     width, heads = count(path, tower, "hidden_size"), count(path, tower, "num_attention_heads")
     if width % heads:
@@ -123,7 +126,7 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
         "layers": count(path, tower, "num_hidden_layers"),
         "heads": heads,
         "mlp_width": count(path, tower, "intermediate_size"),
-        "activation": tower.hidden_act,
+        "activation": _ACTIVATIONS[tower.hidden_act],
         "norm_eps": fraction(path, tower, "layer_norm_eps"),
     }
 
@@ -151,13 +154,15 @@ def clip_json(spec: DualEncoderSpec) -> dict[str, Any]:
 
 
 def tower_json(tower: Any, embed_dim: int) -> dict[str, Any]:
-    """Inverse of `tower_fields`."""
+    """Inverse of `tower_fields`. Raises ConversionError: an activation that none of these has."""
+    if tower.activation not in _ACTIVATIONS.values():
+        raise ConversionError(f"activation {tower.activation}: no name of transformers' is known")
     return {
         "hidden_size": tower.width,
         "intermediate_size": tower.mlp_width,
         "num_hidden_layers": tower.layers,
         "num_attention_heads": tower.heads,
-        "hidden_act": tower.activation,
+        "hidden_act": {ours: theirs for theirs, ours in _ACTIVATIONS.items()}[tower.activation],
         "layer_norm_eps": tower.norm_eps,
         "projection_dim": embed_dim,
     }

@@ -1,6 +1,6 @@
 """The `preprocessing` entry of a model folder, and the processor files of Hugging Face folders.
 
-CLIP resizes the short side and cuts the central square, BLIP resizes to the square.
+CLIP resizes the short side and cuts the central square; BLIP, SigLIP and PE resize to the square.
 """
 
 import reprlib
@@ -13,6 +13,7 @@ from vlt.convert.json_files import read_json
 from vlt.models.spec import ChatSpec, Spec
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 
+HALF = (0.5, 0.5, 0.5)  # pixels from -1 to 1
 # PIL's codes.
 FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -45,7 +46,10 @@ def with_settings(
 
 
 def default_preprocessing(spec: Spec) -> dict[str, Any]:
-    """CLIP's or BLIP's."""
+    """CLIP's, BLIP's, or, of a tower that attention pools, SigLIP 2's and PE's."""
+    if spec.visual.pool == "attention":
+        pixels = {"mean": list(HALF), "std": list(HALF), "resize": "bilinear", "crop": "none"}
+        return {"image_size": spec.visual.image_size} | pixels
     return {
         "image_size": spec.visual.image_size,
         "mean": list(CLIP_MEAN),
@@ -56,12 +60,16 @@ def default_preprocessing(spec: Spec) -> dict[str, Any]:
 
 
 def _owner(spec: Spec) -> str:
+    if spec.visual.pool == "attention":
+        return "SigLIP"
     clip = spec.kind == "dual_encoder" or (isinstance(spec, ChatSpec) and spec.qformer is None)
     return "CLIP" if clip else "BLIP"
 
 
 def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str, Any], str]:
     entry = default_preprocessing(spec)
+    if _is_squared(fields):
+        entry["crop"] = "none"
     steps = ["do_resize", "do_rescale", "do_normalize"]
     if entry["crop"] == "center":
         steps.append("do_center_crop")
@@ -80,13 +88,20 @@ def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str
     if type(factor) not in (int, float) or abs(255 * factor - 1) > 1e-3:
         raise ConversionError(f"{path}: rescale_factor={reprlib.repr(factor)}; must be 1/255")
     entry |= {
-        "mean": _colours(path, fields, "image_mean", CLIP_MEAN),
-        "std": _colours(path, fields, "image_std", CLIP_STD),
+        "mean": _colours(path, fields, "image_mean", entry["mean"]),
+        "std": _colours(path, fields, "image_std", entry["std"]),
         "resize": FILTERS[resample],
     }
     if min(entry["std"]) <= 0:
         raise ConversionError(f"{path}: image_std must be > 0, got {entry['std']}")
     return entry, path.name
+
+
+def _is_squared(fields: dict[str, Any]) -> bool:
+    """Whether a processor says that it resizes to the square, whatever the model."""
+    size = fields.get("size")
+    squared = isinstance(size, dict) and {"height", "width"} <= size.keys()
+    return squared and fields.get("do_center_crop") is False
 
 
 def _colours(path: Path, fields: dict[str, Any], key: str, usual: Sequence[float]) -> list[float]:
@@ -128,8 +143,11 @@ def _sides(size: Any, *keys: str) -> set[int]:
     return {*lengths} if all(type(length) is int for length in lengths) else set()
 
 
-def preprocessor_json(entry: dict[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json that says the same as a `preprocessing` entry."""
+def preprocessor_json(entry: dict[str, Any], squared: str = "BlipImageProcessor") -> dict[str, Any]:
+    """preprocessor_config.json that says the same as a `preprocessing` entry.
+
+    squared: transformers' class that resizes to the square.
+    """
     side = entry["image_size"]
     square = {"height": side, "width": side}
     if entry["crop"] == "center":
@@ -140,7 +158,7 @@ def preprocessor_json(entry: dict[str, Any]) -> dict[str, Any]:
             "crop_size": square,
         }
     else:
-        shape = {"image_processor_type": "BlipImageProcessor", "size": square}
+        shape = {"image_processor_type": squared, "size": square}
     return shape | {
         "do_resize": True,
         "resample": {name: code for code, name in FILTERS.items()}[entry["resize"]],

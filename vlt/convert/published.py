@@ -26,7 +26,9 @@ from vlt.convert.preprocessing import default_preprocessing, preprocessing, with
 from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading, summary
 from vlt.convert.resize import RESIZED, resize
-from vlt.convert.sizes import check_sizes, infer_spec
+from vlt.convert.siglip import SIGLIP_HF, siglip_spec
+from vlt.convert.sizes import check_sizes, infer_spec, told_heads
+from vlt.convert.stacked import unstack
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, with_its_ids, write_tokenizer
@@ -45,6 +47,9 @@ from vlt.model_io.view import View
 from vlt.models.spec import ChatSpec, Spec
 
 Settings = Mapping[str, Any]
+
+# What reads a config.json, by the layout of a dual encoder; CLIP's where none is named.
+_CONFIGS = {XCLIP_HF.name: xclip_spec, SIGLIP_HF.name: siglip_spec}
 
 
 def convert(
@@ -145,12 +150,14 @@ def _convert(
 ) -> tuple[ModelConfig, Tensors, Placed, list[str]]:
     """Config and float32 leaves of a checkpoint, where its tensors went, and notes."""
     tensors, aliases = untie(family, checkpoint.tensors, checkpoint.path)
+    tensors, stacked = unstack(family.stacked or "(?!)", tensors, checkpoint.path)
     placed = to_leaves(family.rules, tensors, family.canonical, family.dropped, family.left_out)
     _leave_out(family, placed)
     if not placed.rows:
         some = ", ".join([*tensors][:5])
         raise ConversionError(f"{checkpoint.path}: layout {family.name} has no names like {some}")
     notes = checkpoint.notes + [f"taken off the names: {x}" for x in checkpoint.taken_off]
+    notes += [f"of all layers, taken apart: {name}" for name in stacked]
     notes += [f"the same as {first}, kept once: {second}" for second, first in aliases.items()]
     base, stored = _base(checkpoint, family, settings, notes)
     leaves = stored | placed.leaves
@@ -164,7 +171,7 @@ def _convert(
     if base:
         spec, pixels = base.spec, base.preprocessing
     else:
-        spec = _spec(checkpoint, family, leaves, settings, notes)
+        spec = _spec(checkpoint, family, placed, leaves, settings, notes)
         pixels = _preprocessing(checkpoint, family, spec, settings, notes)
     fits, about = infer_methods(leaves, spec.visual.patch_size, settings)
     notes += about
@@ -178,6 +185,8 @@ def _convert(
     notes += check_finite(checkpoint.path, read, allow_nonfinite)
     leaves = {path: _float32(checkpoint, path, leaf) for path, leaf in leaves.items()}
     source = _source(checkpoint, family, placed) | {"aliases": aliases}
+    if stacked:
+        source["stacked"] = True
     if base:
         source["base"] = Path(settings["base"]).name
     config = ModelConfig(family.model, spec, methods, pixels, frames, family.frame_norm, source)
@@ -234,6 +243,7 @@ def _base(
 def _spec(
     checkpoint: Checkpoint,
     family: Family,
+    placed: Placed,
     leaves: Tensors,
     settings: Settings,
     notes: list[str],
@@ -242,7 +252,7 @@ def _spec(
         raise ConversionError("--set text.dropout: a CLIP has none")
     spec: Spec
     if checkpoint.config is None:
-        spec, about = infer_spec(leaves, family, settings)
+        spec, about = infer_spec(leaves, family, settings, told_heads(placed.rows))
         notes += about
         return spec
     free = {*RESIZED, *(ORIGINAL if family.model == "blip" else ())}
@@ -252,8 +262,7 @@ def _spec(
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
     if family.kind == "dual_encoder":
-        read = xclip_spec if family.name == XCLIP_HF.name else clip_spec
-        spec = read(checkpoint.path)
+        spec = _CONFIGS.get(family.name, clip_spec)(checkpoint.path)
     else:
         spec, about = blip_spec(checkpoint.path, family.kind, settings)
         notes += about

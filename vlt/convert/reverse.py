@@ -1,8 +1,9 @@
 """From a model folder back to the published layout."""
 
+import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from vlt.convert.families import get_family
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_json
 from vlt.convert.huggingface_blip import blip_json
+from vlt.convert.npz_files import is_npz, write_npz
 from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.reverse_chat import ChatWriter
+from vlt.convert.siglip import SIGLIP_HF, siglip_json
+from vlt.convert.sizes import heads_at
+from vlt.convert.stacked import stack
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import renamed, tie
 from vlt.convert.xclip import XCLIP_HF, xclip_json
@@ -37,7 +42,9 @@ from vlt.model_io.folder import (
 from vlt.models.spec import BlipSpec, ChatSpec, DualEncoderSpec
 from vlt.storage.files import new_file
 
-_FOLDERS = ("clip_hf", "xclip_hf", "blip_hf")
+_FOLDERS = ("clip_hf", "siglip_hf", "xclip_hf", "blip_hf")
+_FILES = (".safetensors", ".npz")
+_NPZ = Kind("a file of numpy's arrays", is_npz)
 
 
 def reverse(
@@ -49,8 +56,8 @@ def reverse(
 ) -> str:
     """Writes a model folder's weights under their published names and dtypes; returns a report.
 
-    target: a .safetensors file, or for layouts clip_hf, xclip_hf, blip_hf and llama a new folder
-    that transformers can load.
+    target: a .safetensors file, or a .npz where that is how the layout is published; for layouts
+    clip_hf, siglip_hf, xclip_hf, blip_hf and llama also a new folder that transformers can load.
     family: another layout than the one the model came from. part: of a chat model, what is written:
     llm, vision, connector or branch; all of it by default.
 
@@ -85,10 +92,15 @@ def write_published(
     _check_target(target, overwrite)
     as_folder = is_folder(target)
     if as_folder and layout.name not in _FOLDERS:
-        raise ConversionError(f"{target}: layout {layout.name} is one file; name a .safetensors")
+        suffix = ".npz" if layout.root else ".safetensors"
+        raise ConversionError(f"{target}: layout {layout.name} is one file; name a {suffix}")
+    if not as_folder and bool(layout.root) != (target.suffix == ".npz"):
+        known = "a .npz" if layout.root else "no .npz"
+        raise ConversionError(f"{target}: layout {layout.name} is published as {known}")
     _check_options(layout, config)
     recorded = config.source if config.source.get("layout") == layout.name else {}
-    tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}))
+    heads = functools.partial(heads_at, config.spec)
+    tensors, notes = _published(layout, leaves, recorded.get("dtypes", {}), heads)
     second: dict[str, str] = {}
     if not recorded:
         doubled = ((renamed(layout.doubled, name), name) for name in tensors)
@@ -97,6 +109,11 @@ def write_published(
     if as_folder:
         with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
             _write_huggingface(folder, tokenizer, _config_json(layout, config), config, tensors)
+    elif layout.root:
+        if recorded.get("stacked", not recorded):
+            tensors = stack(layout.stacked, tensors)
+        with new_file(target) as unfinished:
+            write_npz(unfinished, tensors, layout.root)
     else:
         with new_file(target) as unfinished:
             safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
@@ -108,13 +125,14 @@ def write_published(
 
 def is_folder(target: Path) -> bool:
     """Whether a target is a folder to write, not a file."""
-    return target.suffix != ".safetensors"
+    return target.suffix not in _FILES
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
     if target.suffix in TORCH_SUFFIXES:
         raise ConversionError(f"{target}: torch's files are read, not written; .safetensors is")
-    kind = _HUGGINGFACE_FOLDER if is_folder(target) else SAFETENSORS
+    kind = _NPZ if target.suffix == ".npz" else SAFETENSORS
+    kind = _HUGGINGFACE_FOLDER if is_folder(target) else kind
     check_replaceable(target, overwrite, kind)
 
 
@@ -155,7 +173,7 @@ def _check_options(family: Family, config: ModelConfig) -> None:
 
 
 def _published(
-    family: Family, leaves: Tensors, dtypes: Mapping[str, str]
+    family: Family, leaves: Tensors, dtypes: Mapping[str, str], heads: Callable[[str], int]
 ) -> tuple[Tensors, list[str]]:
     """Tensors by published name, of the dtypes they came in, contiguous; and notes."""
     for path, value in family.constants.items():
@@ -163,7 +181,7 @@ def _published(
         if path in leaves and not placed and leaves.pop(path) != np.float32(value):
             raise ConversionError(f"{path}: layout {family.name} fixes it at {value:.6f}")
     leaves = {path: np.zeros_like(leaves[like]) for path, like in family.zeros.items()} | leaves
-    tensors, left = to_tensors(family.rules, leaves)
+    tensors, left = to_tensors(family.rules, leaves, heads)
     notes = [f"no place for {path}, not written" for path in left if path in family.starts]
     left = [path for path in left if path not in family.starts]
     if left:
@@ -211,6 +229,9 @@ def _config_json(layout: Family, config: ModelConfig) -> dict[str, Any]:
     spec = config.spec
     if layout.name == XCLIP_HF.name:
         return xclip_json(config)
+    if layout.name == SIGLIP_HF.name:
+        assert isinstance(spec, DualEncoderSpec)
+        return siglip_json(spec)
     if isinstance(spec, DualEncoderSpec):
         return clip_json(spec)
     assert isinstance(spec, BlipSpec)
@@ -221,9 +242,12 @@ def _write_huggingface(
     folder: Path, tokenizer: Path, fields: dict[str, Any], config: ModelConfig, tensors: Tensors
 ) -> None:
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    squared = {"siglip": "SiglipImageProcessor", "blip": "BlipImageProcessor"}.get(
+        fields["model_type"], "CLIPImageProcessor"
+    )
     for name, content in (
         ("config.json", fields),
-        ("preprocessor_config.json", preprocessor_json(config.preprocessing)),
+        ("preprocessor_config.json", preprocessor_json(config.preprocessing, squared)),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     try:

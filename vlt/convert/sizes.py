@@ -3,12 +3,13 @@
 import collections
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.resize import FEWEST_FRAMES
+from vlt.convert.table import Row
 from vlt.models.leaf_names import FRAMES
 from vlt.models.spec import (
     BertSpec,
@@ -24,18 +25,53 @@ from vlt.models.spec_reading import check_question_width
 Leaves = Mapping[str, Any]  # of which shapes are read
 Settings = Mapping[str, Any]
 
+_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "relu")
+_POOLER = "visual.pooler"  # as settings call it
 FIXED_SIDE = 224  # pixels, where positions are no tensor
 _NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
 
 
-def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec, list[str]]:
+def told_heads(rows: Iterable[Row]) -> dict[str, int]:
+    """Heads of attention by the setting that has them, of layouts that keep heads apart.
+
+    Raises ConversionError: layers of one tower are of different heads.
+    """
+    told: dict[str, int] = {}
+    for row in rows:
+        if (axis := row.rule.transform.heads) is None:
+            continue
+        tower = _POOLER if row.targets[0].startswith("visual/pooler/") else row.targets[0]
+        key, heads = f"{tower.partition('/')[0]}.heads", row.shape[axis]
+        if told.setdefault(key, heads) != heads:
+            raise ConversionError(f"{row.source}: of {heads} heads, others of {told[key]}")
+    return told
+
+
+def heads_at(spec: Spec, path: str) -> int:
+    """Heads of the attention that the leaf at a path is of."""
+    pooler = spec.visual.pooler
+    if pooler is not None and path.startswith("visual/pooler/"):
+        return pooler.heads
+    heads: int = (spec.visual if path.startswith("visual/") else spec.text).heads
+    return heads
+
+
+def infer_spec(
+    leaves: Leaves, family: Family, settings: Settings, told: Mapping[str, int] | None = None
+) -> tuple[Spec, list[str]]:
     """The spec, and a note on each thing in it that tensors can't tell.
+
+    told: `told_heads` of the tensors.
 
     A size whose leaf is absent comes out as 1 (of frame embeddings, as `FEWEST_FRAMES`): it is
     reported as missing.
     Raises ConversionError when heads or activation must be set, or are set wrongly.
     """
     notes: list[str] = []
+    for key, heads in (told or {}).items():
+        if settings.get(key, heads) != heads:
+            raise ConversionError(f"--set {key}={settings[key]}: the tensors are of {heads}")
+    settings = dict(settings) | (told or {})
     visual = infer_vision(leaves, family, settings, notes)
     embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
     if family.model == "umt":
@@ -45,7 +81,10 @@ def infer_spec(leaves: Leaves, family: Family, settings: Settings) -> tuple[Spec
         bert = _bert_spec(text, visual.width, settings, notes)
         joint = embed_dim if family.kind == "retriever" else 0
         return BlipSpec(family.kind, visual, bert, joint), notes
-    return DualEncoderSpec(visual, TextSpec(**text), embed_dim), notes
+    text_spec = TextSpec(**family.text | text)
+    if not visual.projection:
+        embed_dim = visual.width
+    return DualEncoderSpec(visual, text_spec, embed_dim, family.has("logit_bias")), notes
 
 
 def _umt_spec(
@@ -93,9 +132,10 @@ def infer_vision(
     positions = common_size(leaves, "visual/position_embedding", axis=0)
     frames = max(common_size(leaves, FRAMES, axis=0), FEWEST_FRAMES)
     together = any(FRAMES in rule.targets for rule in family.rules)
-    pool = _pool_sizes(leaves, family)
-    cls = pool.get("class_token", True)
-    side = math.isqrt(max(positions - cls, 1)) * patch
+    attention = family.visual.get("pool") == "attention"
+    cls = "visual/class_embedding" in leaves if attention else True
+    row = math.isqrt(max(positions - cls, 1))
+    side = family.image_sizes.get((row, patch), row * patch)
     if family.visual.get("positions") == "sinusoid":
         side = settings.get("visual.image_size", FIXED_SIDE)
         notes.append(f"visual.image_size: {side}, which no tensor tells")
@@ -108,28 +148,29 @@ def infer_vision(
         "patch_size": patch,
         "width": width,
         "layers": max(count_layers(leaves, "visual/blocks_"), 1),
-        "heads": heads_of(
-            "visual", width, family.head_widths.get(width, family.head_width), settings, notes
-        ),
+        "heads": heads_of("visual", width, _head_width(family, width), settings, notes),
         "mlp_width": common_size(leaves, r"visual/blocks_\d+/mlp/fc1/(kernel|bias)"),
         "temporal_frames": frames if together else 0,
     }
     told["activation"] = _activation("visual", family, settings, notes)
-    if pool:
-        told["pooler"] = PoolerSpec(family.pool_heads or told["heads"], **pool.pop("pooler"))
-    return VisionSpec(**told | pool | family.visual | _norm_eps("visual", settings))
+    if attention:
+        told["class_token"] = cls
+        told["pooler"] = _pooler(leaves, family, settings, told["heads"])
+    return VisionSpec(**told | family.visual | _norm_eps("visual", settings))
 
 
-def _pool_sizes(leaves: Leaves, family: Family) -> dict[str, Any]:
-    """Of attention pooling, where the layout has it: whether a class token is among what it reads,
-    and the `pooler`'s sizes but for its heads."""
-    if family.visual.get("pool") != "attention":
-        return {}
-    sizes = {
-        "width": common_size(leaves, "visual/pooler/cross_attention/query/kernel"),
-        "mlp_width": common_size(leaves, "visual/pooler/mlp/fc1/(kernel|bias)"),
-    }
-    return {"class_token": "visual/class_embedding" in leaves, "pooler": sizes}
+def _pooler(leaves: Leaves, family: Family, settings: Settings, heads: int) -> PoolerSpec:
+    attention, mlp = "visual/pooler/cross_attention", "visual/pooler/mlp/fc1"
+    width = common_size(leaves, f"{attention}/query/(kernel|bias)")
+    heads = settings.get(f"{_POOLER}.heads", family.pool_heads or heads)
+    if not heads or width % heads:
+        raise ConversionError(f"the pooler can't have {heads} heads at width {width}")
+    return PoolerSpec(
+        heads,
+        width,
+        common_size(leaves, f"{mlp}/(kernel|bias)") if family.has(f"{mlp}/kernel") else 0,
+        family.has(f"{attention}/channel_scale"),
+    )
 
 
 def _text_sizes(
@@ -142,7 +183,7 @@ def _text_sizes(
         "vocab": common_size(leaves, f"{tower}/token_embedding/embedding", axis=0),
         "width": width,
         "layers": max(count_layers(leaves, f"{tower}/blocks_"), 1),
-        "heads": heads_of("text", width, 64, settings, notes),
+        "heads": heads_of("text", width, family.head_widths.get(width, 64), settings, notes),
         "mlp_width": common_size(leaves, rf"{tower}/blocks_\d+/mlp/fc1/(kernel|bias)"),
         "activation": _activation("text", family, settings, notes),
         **_norm_eps("text", settings),
@@ -231,6 +272,10 @@ def heads_of(tower: str, width: int, head_width: int, settings: Settings, notes:
     return heads
 
 
+def _head_width(family: Family, width: int) -> int:
+    return family.head_widths.get(width, family.head_width)
+
+
 def _activation(tower: str, family: Family, settings: Settings, notes: list[str]) -> str:
     key = f"{tower}.activation"
     fixed = family.visual.get("activation") if tower == "visual" else None
@@ -244,8 +289,8 @@ def _activation(tower: str, family: Family, settings: Settings, notes: list[str]
             f"layout {family.name}: tensors can't tell the activation; --set activation=quick_gelu "
             "(OpenAI's weights, models named -quickgelu) or --set activation=gelu"
         )
-    if activation not in ("quick_gelu", "gelu"):
-        raise ConversionError(f"--set {key}={activation}: quick_gelu or gelu")
+    if activation not in _ACTIVATIONS:
+        raise ConversionError(f"--set {key}={activation}: {' or '.join(_ACTIVATIONS)}")
     notes.append(f"{key}: {activation} ({'set' if key in settings else f'as in {family.name}'})")
     return activation
 

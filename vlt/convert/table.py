@@ -16,12 +16,24 @@ Tensors = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How one published tensor becomes one or more leaves, and back. `rank`: of the tensor."""
+    """How one published tensor becomes one or more leaves, and back.
+
+    rank: of the tensor. heads: its axis of attention's heads, which `join` leaves together with
+    the channels of a head, the axis behind it.
+    """
 
     name: str
     rank: int | None
     split: Callable[[np.ndarray], list[np.ndarray]]
     join: Callable[[list[np.ndarray]], np.ndarray]
+    heads: int | None = None
+
+    def tensor(self, parts: list[np.ndarray], heads: int) -> np.ndarray:
+        """The published tensor, of so many heads, of the leaves that it became."""
+        joined, axis = self.join(parts), self.heads
+        if axis is None:
+            return joined
+        return joined.reshape(*joined.shape[:axis], heads, -1, *joined.shape[axis + 1 :])
 
 
 def _thirds(x: np.ndarray) -> list[np.ndarray]:
@@ -52,6 +64,12 @@ SPLIT_LINEAR = Transform(
     lambda x: [part.T for part in _thirds(x)],
     lambda parts: np.concatenate([part.T for part in parts]),
 )
+# Of Flax's attention: kernels [d, h, d/h] and biases [h, d/h] of queries, keys and values, and the
+# kernel [h, d/h, d] behind them.
+HEADS = Transform("join heads", 3, lambda x: [x.reshape(len(x), -1)], KEEP.join, heads=1)
+HEADS_BIAS = Transform("join heads", 2, lambda x: [x.reshape(-1)], KEEP.join, heads=0)
+HEADS_OUT = Transform("join heads", 3, lambda x: [x.reshape(-1, x.shape[2])], KEEP.join, heads=0)
+SCALAR = _drop_axes(1, 1)
 FIRST_OF_2 = _drop_axes(1, 3)
 FIRST_OF_3 = _drop_axes(2, 3)
 MIDDLE_OF_4 = Transform(
@@ -169,11 +187,16 @@ def _split(transform: Transform, tensor: np.ndarray) -> list[np.ndarray]:
     return transform.split(tensor)
 
 
-def to_tensors(rules: Iterable[Rule], leaves: Tensors) -> tuple[Tensors, list[str]]:
-    """Leaves -> published tensors, and the paths that no rule has a place for."""
+def to_tensors(
+    rules: Iterable[Rule], leaves: Tensors, heads: Callable[[str], int] = lambda path: 1
+) -> tuple[Tensors, list[str]]:
+    """Leaves -> published tensors, and the paths that no rule has a place for.
+
+    heads: of the attention that the leaf at a path is of.
+    """
     sources, left = sources_of(rules, leaves)
     tensors = {
-        name: rule.transform.join([leaves[target] for target in targets])
+        name: rule.transform.tensor([leaves[target] for target in targets], heads(targets[0]))
         for name, (rule, targets) in sources.items()
     }
     return tensors, left

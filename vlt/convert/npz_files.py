@@ -1,0 +1,100 @@
+"""numpy's .npz archives, as JAX's projects publish weights in: read without numpy.load.
+
+What numpy.load does with `allow_pickle=False`, within the bounds of `Archive`: an entry may claim
+to be larger than all the file.
+"""
+
+import io
+import mmap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.lib import format as npy
+
+from vlt.convert.archives import Archive
+from vlt.convert.arrays import bytes_of, dense_stride, make_array
+from vlt.convert.errors import ConversionError
+from vlt.convert.mapped import aligned, map_file
+from vlt.convert.resolve import naming
+from vlt.convert.table import Tensors
+
+_SUFFIX = ".npy"
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_LONGEST_HEADER = 10_000  # characters, of an array's type and shape
+_MOST_WORDS = 64  # between the slashes of a name
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a file is a zip archive of numpy's arrays and nothing else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # of a broken archive, zipfile may raise almost anything
+        return path.suffix == ".npz"
+    return bool(names) and all(name.endswith(_SUFFIX) for name in names)
+
+
+def read_npz(path: Path) -> dict[str, Any]:
+    """The arrays, read-only, in dicts by the words that slashes part in their names.
+
+    Raises ConversionError: broken, entries of one name, or an array that holds no plain numbers.
+    """
+    with naming(path):
+        try:
+            data = map_file(path)
+        except (OSError, ValueError) as error:
+            raise ConversionError(f"cannot be read: {error}") from error
+        if not zipfile.is_zipfile(path):
+            raise ConversionError(f"broken zip archive, or cut short at {len(data):,} bytes")
+        return _nested(_read(Archive(path, data), data))
+
+
+def _read(archive: Archive, data: mmap.mmap) -> Tensors:
+    found = {}
+    for entry in archive.entries:
+        with naming(Path(entry)):
+            found[entry.removesuffix(_SUFFIX)] = _array(archive.read(entry))
+    return found
+
+
+def _array(content: memoryview) -> np.ndarray:
+    start = io.BytesIO(bytes(content[: 4 * _LONGEST_HEADER]))
+    try:
+        read_header = _HEADERS[npy.read_magic(start)]
+        shape, fortran, dtype = read_header(start, max_header_size=_LONGEST_HEADER)
+    except (KeyError, ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise ConversionError(f"no array of numpy's: {str(error)[:200]}") from error
+    if dtype == np.dtype("V2"):
+        dtype = np.dtype(ml_dtypes.bfloat16)  # of which numpy writes the size alone
+    if dtype.kind not in "biufc" and dtype != ml_dtypes.bfloat16:
+        raise ConversionError(f"an array of {str(dtype)[:80]}, not of numbers; it is not read")
+    held = content[start.tell() :]
+    if any(type(n) is not int or n < 0 for n in shape) or bytes_of(dtype, shape) != held.nbytes:
+        raise ConversionError(f"an array of shape {str(shape)[:80]}, which does not fit its bytes")
+    whole = aligned(held, dtype.itemsize)
+    return make_array(whole, dtype, 0, shape, dense_stride(shape, fortran))
+
+
+def _nested(arrays: Tensors) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *words, last = name.split("/", _MOST_WORDS)
+        inside = tree
+        for word in words:
+            inside = inside.setdefault(word, {})
+            if not isinstance(inside, dict):
+                raise ConversionError(f"holds an array of a name that {name[:200]!r} begins with")
+        if last in inside:
+            raise ConversionError(f"holds two values of the name {name[:200]!r}")
+        inside[last] = array
+    return tree
+
+
+def write_npz(path: Path, tensors: Tensors, root: str) -> None:
+    """Writes tensors of dotted names as arrays of names with slashes, under a first word `root`."""
+    named = {f"{root}/{name.replace('.', '/')}": x for name, x in tensors.items()}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **named)
