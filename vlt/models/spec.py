@@ -119,6 +119,9 @@ class TextSpec:
     projection: whether it is projected into the joint space, or is of its width.
     projection_bias: of that layer.
     logit_cap: as a `VisionSpec`'s.
+    positions: `learned`, or `sinusoid`, a fixed table (VideoPrism); embedding_scale: whether words
+        are times the root of the width before. class_token: whether a learned one, without
+        position, stands behind the last word or padding; it is read with readout `last`.
     """
 
     context: int
@@ -137,6 +140,9 @@ class TextSpec:
     end_id: int = 0
     projection: bool = True
     projection_bias: bool = False
+    positions: str = "learned"
+    embedding_scale: bool = False
+    class_token: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -201,6 +201,15 @@ def _check_text(spec: Spec) -> None:
         for name in ("pad_id", "end_id"):
             if not 0 <= getattr(text, name) < text.vocab:
                 raise ValueError(f"spec.text.{name}={getattr(text, name)}: 0 to {text.vocab - 1}")
+        if text.positions == "sinusoid" and text.width % 2:
+            raise ValueError(
+                f"spec.text.positions='sinusoid' has a sine and a cosine each: width={text.width} "
+                "must be even"
+            )
+        if text.class_token and text.readout != "last":
+            raise ValueError(
+                f"spec.text.class_token=True needs readout='last', got {text.readout!r}"
+            )
     if not isinstance(text, BertSpec):
         return
     _check_fusion(spec, text)

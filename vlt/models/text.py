@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vlt.models.block import Block
+from vlt.models.interpolation import sinusoid_halves
 from vlt.models.layers import Dense, LayerNorm
 from vlt.models.points import Method, of_tower
 from vlt.models.spec import TextSpec
@@ -88,10 +90,7 @@ class TextTransformer(nn.Module):
             dtype=self.dtype,
             name="token_embedding",
         )
-        position = self.param(
-            "position_embedding", nn.initializers.normal(0.01), (spec.context, spec.width)
-        )
-        words = embedding(ids)[:, None]
+        words = self._scaled(embedding(ids)[:, None])
         valid = ids != spec.pad_id if spec.mask_padding else None
         tokens = Tokens(
             words, readout=_readout(ids, spec), classes=classes, cls=0, protected=0, valid=valid
@@ -104,10 +103,30 @@ class TextTransformer(nn.Module):
                 f"{ids.shape[1]} text tokens and {length - ids.shape[1]} of methods, but "
                 f"the tower's context is {spec.context}"
             )
-        tokens = tokens.replace(x=tokens.x + position[:length].astype(self.dtype))
+        tokens = tokens.replace(x=tokens.x + self._positions()[:length].astype(self.dtype))
+        if spec.class_token:
+            tokens = self._with_class_token(tokens)
         for method in self._active:
             tokens = method.stem(self, tokens)
         return tokens
+
+    def _positions(self) -> jax.Array | np.ndarray:
+        """Of as many words as fit, [l, d]."""
+        shape = self.spec.context, self.spec.width
+        if self.spec.positions == "sinusoid":
+            return sinusoid_halves(*shape)
+        return self.param("position_embedding", nn.initializers.normal(0.01), shape)
+
+    def _scaled(self, embedded: jax.Array) -> jax.Array:
+        return embedded * self.spec.width**0.5 if self.spec.embedding_scale else embedded
+
+    def _with_class_token(self, tokens: Tokens) -> Tokens:
+        """With the class token behind all others, to be read in the end."""
+        b, _, length, width = tokens.x.shape
+        token = self.param("class_embedding", nn.initializers.normal(width**-0.5), (width,))
+        token = self._scaled(token.astype(self.dtype))
+        grown = tokens.insert(length, token[None], protected=False)
+        return grown.replace(readout=jnp.full((b,), length))
 
     def _block(self, layer: int, train: bool) -> Block:
         spec = self.spec
