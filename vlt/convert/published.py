@@ -157,7 +157,7 @@ def _convert(
         some = ", ".join([*tensors][:5])
         raise ConversionError(f"{checkpoint.path}: layout {family.name} has no names like {some}")
     notes = checkpoint.notes + [f"taken off the names: {x}" for x in checkpoint.taken_off]
-    notes += [f"of all layers, taken apart: {name}" for name in stacked]
+    notes += [f"layers taken apart: {len(stacked)} tensors hold all of a tower"] if stacked else []
     notes += [f"the same as {first}, kept once: {second}" for second, first in aliases.items()]
     base, stored = _base(checkpoint, family, settings, notes)
     leaves = stored | placed.leaves

@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def _cells(group: Sequence[Row]) -> tuple[str, ...]:
         name, targets = first.source, first.rule.targets
     else:
         label = _label([row.index for row in group if row.index is not None])
-        name = first.source.replace(f".{first.index}.", f".{label}.", 1)
+        name = re.sub(rf"([._]){first.index}\.", rf"\g<1>{label}.", first.source, count=1)
         targets = tuple(target.replace("{i}", label) for target in first.rule.targets)
     return name, str(list(first.shape)), first.dtype, _joined(targets), transform
 

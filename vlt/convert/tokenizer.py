@@ -8,6 +8,8 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
+from vlt.convert.text_forms import write_form
+from vlt.data.sentencepiece_model import plain_tokenizer, read_model
 from vlt.data.tokenize import (
     Tokenizer,
     copy_tokenizer,
@@ -17,20 +19,22 @@ from vlt.data.tokenize import (
 )
 from vlt.models.spec import BertSpec, Spec, TextSpec
 
+SENTENCEPIECE = ("spiece.model", "tokenizer.model")  # of T5 and Gemma
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds a whole tokenizer."""
-    whole = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+    whole: list[tuple[str, ...]] = [("tokenizer.json",), ("vocab.json", "merges.txt")]
+    whole += [("vocab.txt",), *((name,) for name in SENTENCEPIECE)]
     return any(all((folder / name).exists() for name in names) for names in whole)
 
 
 def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> None:
     """Writes tokenizer files into the new folder `target`, and tries them.
 
-    source: a folder, OpenAI's bpe_simple_vocab_16e6.txt.gz or BERT's vocab.txt, or a name on the
-    hub.
+    source: a folder, OpenAI's bpe_simple_vocab_16e6.txt.gz, BERT's vocab.txt or SentencePiece's
+    .model, or a name on the hub.
     Raises ConversionError: no tokenizer there, or not one of this text tower.
     """
     path = Path(source)
@@ -40,9 +44,13 @@ def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> Non
         _from_hub(source, target)
     elif isinstance(text, BertSpec):
         write_bert_tokenizer(path, target, text.context)
+    elif path.suffix == ".model":
+        _from_pieces(path, target)
     else:
         _from_merges(path, target, text.context)
-    if isinstance(text, BertSpec) and text.decode_id == text.encode_id:
+    if isinstance(text, TextSpec) and text.readout != "highest":
+        write_form(source, target, text)
+    elif isinstance(text, BertSpec) and text.decode_id == text.encode_id:
         _check_plain_bert(source, target, text)
     elif isinstance(text, BertSpec):
         _check_bert(source, target, text)
@@ -159,6 +167,20 @@ def _words(file: Path) -> list[str]:
         raise ConversionError(f"{file}: not UTF-8 text: {error}") from error
 
 
+def _from_pieces(path: Path, target: Path) -> None:
+    """tokenizer.json of a model of SentencePiece."""
+    try:
+        tokenizer = plain_tokenizer(read_model(path))
+    except ValueError as error:
+        raise ConversionError(f"--tokenizer {path}: {error}") from error
+    target.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(target / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    config = target / "tokenizer_config.json"
+    if not config.exists():
+        config.write_text(json.dumps(settings) + "\n", "utf-8")
+
+
 def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
     if not has_tokenizer(folder):
         raise ConversionError(
@@ -169,6 +191,10 @@ def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
         copy_tokenizer(folder, target)
     except ValueError as error:
         raise ConversionError(str(error)) from error
+    pieces = next((target / n for n in SENTENCEPIECE if (target / n).exists()), None)
+    others = ("tokenizer.json", "vocab.json", "vocab.txt")
+    if pieces is not None and not any((target / name).exists() for name in others):
+        _from_pieces(pieces, target)
     config = target / "tokenizer_config.json"
     if not config.exists():
         # Old folders leave it out; vlt reads no folder without.

@@ -1,7 +1,7 @@
-"""tokenizer.model of a LLaMA as a tokenizer of the `tokenizers` package.
+"""Models of SentencePiece as tokenizers of the `tokenizers` package: LLaMA's, Gemma's, T5's.
 
-The file is SentencePiece's (Kudo and Richardson, arXiv:1808.06226), a message of Protocol Buffers,
-of which this reads what a tokenizer of byte pairs needs.
+A file (Kudo and Richardson, arXiv:1808.06226) is a message of Protocol Buffers, of which this reads
+what a tokenizer of byte pairs, or of single pieces' probabilities, needs.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 SPACE = "\u2581"
 _MOST_BYTES = 2**26
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
-_BYTE_PAIRS = 2
+_UNIGRAM, _BYTE_PAIRS = 1, 2
 _LONGEST = 64  # characters of a piece
 
 
@@ -26,12 +26,43 @@ class Piece:
     kind: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """pieces: in the order of their ids. kind: 1 for single pieces' probabilities, 2 for byte
+    pairs. byte_fallback: whether what no piece has becomes bytes. changes: a compiled map of
+    characters. prefix: whether a space is put before a text. merged_spaces: whether several spaces
+    become one, and those at the ends go."""
+
+    pieces: list[Piece]
+    kind: int
+    byte_fallback: bool
+    changes: bytes
+    prefix: bool
+    merged_spaces: bool
+
+
 def read_pieces(path: Path) -> list[Piece]:
-    """The pieces in the order of their ids.
+    """The pieces of a LLaMA in the order of their ids.
 
     Raises:
         ValueError: no such file, or not one of byte pairs with bytes to fall back on, which changes
             no character but spaces, and puts one before a text.
+    """
+    model = read_model(path)
+    fits = model.kind == _BYTE_PAIRS and model.byte_fallback and model.prefix
+    if not fits or model.merged_spaces or model.changes:
+        raise ValueError(
+            f"{path}: not a LLaMA's: of byte pairs with bytes to fall back on, no normalisation, "
+            "and a space in front"
+        )
+    return model.pieces
+
+
+def read_model(path: Path) -> Model:
+    """All that a text's ids depend on.
+
+    Raises:
+        ValueError: no such file, or no model of SentencePiece.
     """
     try:
         data = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
@@ -47,12 +78,9 @@ def read_pieces(path: Path) -> list[Piece]:
         raise ValueError(f"{path}: not a model of SentencePiece: {error}") from error
     if len(pieces) < 3:
         raise ValueError(f"{path}: not a model of SentencePiece: {len(pieces)} pieces")
-    if model_type != _BYTE_PAIRS or not byte_fallback or not prefix or merged_spaces or changes:
-        raise ValueError(
-            f"{path}: not a LLaMA's: of byte pairs with bytes to fall back on, no normalisation, "
-            "and a space in front"
-        )
-    return pieces
+    return Model(
+        pieces, model_type, bool(byte_fallback), bytes(changes), bool(prefix), bool(merged_spaces)
+    )
 
 
 def _last(fields: Any, number: int, default: Any = b"") -> Any:
@@ -98,6 +126,50 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
     raise ValueError("a number that is cut short, or too large")
 
 
+def plain_tokenizer(model: Model) -> Any:
+    """The same as a tokenizers.Tokenizer that puts nothing around a text.
+
+    Raises:
+        ValueError: a model of neither kind, without an unknown piece, or of byte pairs that changes
+            characters.
+    """
+    from tokenizers import AddedToken, Tokenizer, models
+
+    pieces = model.pieces
+    unknown = next((i for i, piece in enumerate(pieces) if piece.kind == _UNKNOWN), None)
+    if unknown is None or model.kind not in (_UNIGRAM, _BYTE_PAIRS):
+        raise ValueError("neither single pieces' probabilities nor byte pairs, or nothing unknown")
+    if model.kind == _UNIGRAM:
+        scores = [(piece.text, piece.score) for piece in pieces]
+        tokenizer = Tokenizer(models.Unigram(scores, unknown, model.byte_fallback))
+        _set_spaces(tokenizer, model)
+    else:
+        if model.changes or model.merged_spaces:
+            raise ValueError("byte pairs that change characters, or drop spaces, are not read")
+        ids = {piece.text: index for index, piece in enumerate(pieces)}
+        options = {"unk_token": pieces[unknown].text}
+        tokenizer = byte_pair_tokenizer(ids, _merges(pieces, ids), model.prefix, **options)
+    own = [piece.text for piece in pieces if piece.kind == _USER]
+    tokenizer.add_tokens([AddedToken(text, normalized=True, special=False) for text in own])
+    special = [piece.text for piece in pieces if piece.kind in (_UNKNOWN, _CONTROL)]
+    tokenizer.add_special_tokens([AddedToken(x, normalized=False, special=True) for x in special])
+    return tokenizer
+
+
+def _set_spaces(tokenizer: Any, model: Model) -> None:
+    """Characters and spaces of a text, as single pieces' probabilities are asked for."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    steps: list[Any] = [normalizers.Precompiled(model.changes)] if model.changes else []
+    if model.merged_spaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if steps:
+        tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if model.prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(SPACE, scheme)
+    tokenizer.decoder = decoders.Metaspace(SPACE, scheme)
+
+
 def tokenizer_of(pieces: list[Piece]) -> Any:
     """The same as a tokenizers.Tokenizer, which puts the start token in front."""
     from tokenizers import AddedToken, processors
@@ -115,24 +187,25 @@ def tokenizer_of(pieces: list[Piece]) -> Any:
     return tokenizer
 
 
-def byte_pair_tokenizer(ids: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> Any:
+def byte_pair_tokenizer(
+    ids: dict[str, int], merges: list[tuple[str, str]], prefix: bool = True, **options: Any
+) -> Any:
     """A tokenizers.Tokenizer of pieces that spaces begin, and of bytes for what no piece has.
 
-    options: of the library's BPE.
+    prefix: whether a space is put before a text. options: of the library's BPE.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     model = models.BPE(ids, merges, fuse_unk=True, byte_fallback=True, **options)
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)]
-    )
+    first = [normalizers.Prepend(SPACE)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", SPACE)])
     tokenizer.decoder = decoders.Sequence(
         [
             decoders.Replace(SPACE, " "),
             decoders.ByteFallback(),
             decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
+            *([decoders.Strip(" ", 1, 0)] if prefix else []),
         ]
     )
     return tokenizer

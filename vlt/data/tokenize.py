@@ -1,19 +1,22 @@
 """Captions to token ids and back, with the tokenizer files that a model folder carries."""
 
+import dataclasses
 import gzip
 import json
 import os
 import pathlib
 import re
 import shutil
+import string
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from vlt.data.texts import wrong_characters
+from vlt.pytrees.fields import from_values, near, shown
 
 # Else transformers, where it is imported, complains that there is no torch, which is not needed.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -26,7 +29,7 @@ CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
-CLEANING = "vlt_cleaning"  # our key in tokenizer_config.json
+CLEANING, FORM = "vlt_cleaning", "vlt_form"  # our keys in tokenizer_config.json
 # All that a tokenizer is read from; a folder's code is never among it.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -38,12 +41,37 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
 )
 TOKENIZER_NAMES = "|".join(map(re.escape, TOKENIZER_FILES))  # as a pattern
 
 
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What becomes of a text, whatever the class is that a folder names.
+
+    cleaning: of `CLEANINGS`, before words are looked for. start, end: ids around its words, None
+    for none. pad: the id that fills a row.
+
+    Raises:
+        ValueError: an unknown cleaning.
+    """
+
+    cleaning: str
+    start: int | None = None
+    end: int | None = None
+    pad: int = PAD
+
+    def __post_init__(self) -> None:
+        if self.cleaning not in CLEANINGS:
+            raise ValueError(
+                f"{FORM}.cleaning={shown(self.cleaning)}{near(self.cleaning, CLEANINGS)}"
+            )
+
+
 class Tokenizer:
-    """Texts to padded ids: start token, text, end token, zeros.
+    """Texts to padded ids: start token, text, end token, zeros; or as a `Form` says.
 
     Attributes:
         context: length of a row.
@@ -51,16 +79,17 @@ class Tokenizer:
         cut: how many texts so far were longer than the context.
     """
 
-    def __init__(self, encoder, context: int, clean_like_openai: bool):
+    def __init__(self, encoder, context: int, cleaning: str = "", form: Form | None = None):
         if context < 2:
             raise ValueError(f"context must be >= 2, for the start and end tokens, got {context}")
         self.context, self.cut = context, 0
-        self._encoder, self._clean_like_openai = encoder, clean_like_openai
+        self._encoder, self._form = encoder, form
+        self._clean = CLEANINGS[form.cleaning if form else cleaning]
         self._lock = threading.Lock()
-        ends = encoder("")["input_ids"]
+        ends = encoder("")["input_ids"] if form is None else [form.start, form.end]
         if len(ends) != 2:
             raise ValueError(f"a tokenizer must add a start and an end token, this adds ids {ends}")
-        self._end = ends[1]
+        self._end, self._pad = ends[1], PAD if form is None else form.pad
         self.size = len(encoder)
 
     @classmethod
@@ -76,21 +105,25 @@ class Tokenizer:
         folder = pathlib.Path(folder)
         if not (folder / "tokenizer_config.json").is_file():
             raise FileNotFoundError(f"{folder}: no tokenizer_config.json, so no tokenizer folder")
-        encoder = pretrained(folder, local_files_only=True)
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        return cls(encoder, context, settings.get(CLEANING) == "openai")
+        if FORM in settings:
+            form = from_values(Form, settings[FORM], f"{folder}/tokenizer_config.json: {FORM}")
+            return cls(plain_encoder(folder / "tokenizer.json"), context, form=form)
+        encoder = pretrained(folder, local_files_only=True)
+        return cls(encoder, context, "openai" if settings.get(CLEANING) == "openai" else "")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids, int32 [b, context], 0 after the end; a cut text keeps its end token.
+        """Token ids, int32 [b, context], padded after the end; a cut text keeps its end token.
 
         Raises:
             ValueError: a text that is none (`wrong_characters`).
         """
-        rows = np.full((len(texts), self.context), PAD, np.int32)
+        rows = np.full((len(texts), self.context), self._pad, np.int32)
         for row, ids in zip(rows, self._ids(texts), strict=True):
             if len(ids) > self.context:
                 self._count_cut(len(ids))
-                ids = [*ids[: self.context - 1], self._end]
+                end = [] if self._end is None else [self._end]
+                ids = [*ids[: self.context - len(end)], *end]
             row[: len(ids)] = ids
         return rows
 
@@ -105,9 +138,14 @@ class Tokenizer:
         for text in texts:
             if wrong := wrong_characters(text):
                 raise ValueError(f"{text[:SHOWN]!r} {wrong}")
-        if self._clean_like_openai:
-            texts = [_clean(text) for text in texts]
-        return self._encoder(list(texts), verbose=False)["input_ids"] if texts else []
+        if not texts:
+            return []
+        cleaned = [self._clean(text) for text in texts]
+        if self._form is None:
+            return self._encoder(cleaned, verbose=False)["input_ids"]
+        start, end = ([] if one is None else [one] for one in (self._form.start, self._form.end))
+        words = self._encoder(cleaned, verbose=False, add_special_tokens=False)["input_ids"]
+        return [[*start, *ids, *end] for ids in words]
 
     def length(self, text: str) -> int:
         """Tokens of a whole text, whatever the context. Raises ValueError for what is no text."""
@@ -119,7 +157,8 @@ class Tokenizer:
         Raises:
             ValueError: it leaves no room in the context, or is no text.
         """
-        ids = self._ids([text])[0][:-1]
+        ids = self._ids([text])[0]
+        ids = ids if self._end is None else ids[:-1]
         if len(ids) >= self.context:
             raise ValueError(
                 f"a prompt of {len(ids)} tokens; a text has {self.context}, and words must follow"
@@ -166,6 +205,25 @@ def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:
     return encoder
 
 
+def plain_encoder(file: pathlib.Path) -> Any:
+    """transformers' tokenizer of a tokenizer.json alone: of no class, without settings.
+
+    Raises:
+        ValueError: absent or broken.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        encoder = PreTrainedTokenizerFast(tokenizer_file=str(file))
+        encoder("")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # as above
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file}: no tokenizer loads from it: {why[:300]}") from error
+    return encoder
+
+
 def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
     """Copies the files that a tokenizer is read from, and nothing else, into a folder.
 
@@ -188,13 +246,27 @@ def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
         shutil.copyfile(file, target / name)
 
 
-def _clean(text: str) -> str:
+def _fixed(text: str) -> str:
     """What OpenAI's CLIP does to a text before it looks for words."""
     import html
 
     import ftfy
 
     return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def _canonical(text: str) -> str:
+    """What transformers' SigLIP 1 does: lower case, no ASCII punctuation, single spaces."""
+    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\s+", " ", bare).strip()
+
+
+CLEANINGS: dict[str, Callable[[str], str]] = {
+    "": lambda text: text,
+    "openai": _fixed,
+    "lower": str.lower,
+    "canonical": _canonical,
+}
 
 
 def write_bert_tokenizer(

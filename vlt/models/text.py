@@ -79,6 +79,10 @@ class TextTransformer(nn.Module):
 
     def _stem(self, ids: jax.Array, classes: jax.Array | None) -> Tokens:
         spec = self.spec
+        if spec.readout == "last" and not self.is_initializing() and ids.shape[1] < spec.context:
+            raise ValueError(
+                f"{ids.shape[1]} text tokens, but the tower reads the last of {spec.context}: pad"
+            )
         if ids.shape[1] > spec.context:
             raise ValueError(
                 f"{ids.shape[1]} text tokens, but the tower's context is {spec.context}"

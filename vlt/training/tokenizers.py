@@ -12,6 +12,7 @@ from vlt.data.tokenize import Tokenizer
 from vlt.model_io.build import instruction_length
 from vlt.model_io.folder import QFORMER
 from vlt.models.chat import ChatModel
+from vlt.models.spec import TextSpec
 from vlt.models.video_model import VideoModel
 
 
@@ -29,6 +30,11 @@ def make_tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
     if context > text.context:
         raise ValueError(
             f"model.context={context}: the model's texts have at most {text.context} tokens"
+        )
+    if isinstance(text, TextSpec) and text.readout == "last" and context < text.context:
+        raise ValueError(
+            f"model.context={context}: the text tower reads the last of {text.context} tokens, "
+            "which all texts are filled up to; set it to that"
         )
     try:
         made: Any = ChatTokenizer.load(folder) if chat else Tokenizer.load(folder, context)

@@ -1,0 +1,96 @@
+"""How texts become ids where the class of a tokenizer folder says it wrongly: SigLIP, MetaCLIP 2.
+
+All published SigLIP 2 folders name a class that lower-cases nothing, others pad on the left: what
+is written here goes before it.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.json_files import read_json
+from vlt.data.tokenize import FORM, Form, Tokenizer, plain_encoder
+from vlt.models.spec import TextSpec
+
+_SPARE_ROWS = 64  # of an embedding, behind the last token; or a hundredth of all
+_ENDS, _PADS = ("<eos>", "</s>"), ("<pad>",)
+
+
+def write_form(source: str, folder: Path, text: TextSpec) -> None:
+    """Writes the form of a text tower's texts into a folder of its tokenizer, and tries it.
+
+    Raises ConversionError: no tokenizer.json, no token that ends a text, or of another vocabulary.
+    """
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if not file.exists():
+        raise ConversionError(f"--tokenizer {source}: holds no tokenizer.json, spiece.model or "
+                              "tokenizer.model")  # fmt: skip
+    named, config = _ids(file), read_json(settings)
+    _check_size(source, named, text)
+    form = (_read_last if text.readout == "last" else _read_at_end)(source, file, named, config)
+    settings.write_text(json.dumps(config | {FORM: dataclasses.asdict(form)}, indent=2) + "\n")
+    if text.readout == "end" and form.end != text.end_id:
+        raise ConversionError(
+            f"--tokenizer {source}: a text ends with id {form.end}, but is read at {text.end_id}"
+        )
+    try:
+        Tokenizer.load(folder, text.context)([""])
+    except ValueError as error:
+        raise ConversionError(f"--tokenizer {source}: does not load: {error}") from error
+
+
+def _read_last(source: str, file: Path, named: dict[str, int], config: dict[str, Any]) -> Form:
+    """SigLIP's: an end token alone. Of single pieces' probabilities (T5's), canonical texts padded
+    with it; of byte pairs (Gemma's), texts in lower case and padding of their own."""
+    end = _named(config, "eos_token", _ENDS, named)
+    if end is None:
+        raise ConversionError(f"--tokenizer {source}: has no token that ends a text, as </s>")
+    if _model(file).get("type") == "Unigram":
+        return Form("canonical", end=end, pad=end)
+    return Form("lower", end=end, pad=_named(config, "pad_token", _PADS, named) or 0)
+
+
+def _read_at_end(source: str, file: Path, named: dict[str, int], config: dict[str, Any]) -> Form:
+    """Of MetaCLIP 2: what the tokenizer puts around a text, which is left as it is."""
+    try:
+        around = plain_encoder(file)("")["input_ids"]
+    except ValueError as error:
+        raise ConversionError(f"--tokenizer {source}: does not load: {error}") from error
+    if not 1 <= len(around) <= 2:
+        raise ConversionError(f"--tokenizer {source}: puts ids {around} around a text")
+    start = around[0] if len(around) == 2 else None
+    pad = _named(config, "pad_token", _PADS, named)
+    return Form("", start, around[-1], pad or 0)
+
+
+def _named(
+    config: dict[str, Any], key: str, usual: tuple[str, ...], named: dict[str, int]
+) -> int | None:
+    """Id of the token that a config names under a key, or of the first usual one that there is."""
+    token = config.get(key)
+    token = token.get("content") if isinstance(token, dict) else token
+    return next((named[name] for name in (token, *usual) if name in named), None)
+
+
+def _model(file: Path) -> dict[str, Any]:
+    model = read_json(file).get("model")
+    return model if isinstance(model, dict) else {}
+
+
+def _ids(file: Path) -> dict[str, int]:
+    """{token: id} of a tokenizer.json."""
+    try:
+        return dict(plain_encoder(file).get_vocab())
+    except ValueError as error:
+        raise ConversionError(f"{file.name} of --tokenizer: {error}") from error
+
+
+def _check_size(source: str, named: dict[str, int], text: TextSpec) -> None:
+    size = max(named.values(), default=-1) + 1
+    if not 0 <= text.vocab - size <= max(_SPARE_ROWS, text.vocab // 100):
+        raise ConversionError(
+            f"--tokenizer {source}: has {size} tokens, the checkpoint has embeddings for "
+            f"{text.vocab}: it is another model's"
+        )
