@@ -30,6 +30,7 @@ from vlt.model_io.folder import (
 )
 from vlt.model_io.loading import LoadedModel
 from vlt.models.points import Method
+from vlt.models.spec import Spec
 from vlt.storage.files import new_file
 from vlt.storage.trees import CheckpointError
 from vlt.training.averaging import blended
@@ -57,7 +58,7 @@ def merged_model(model: LoadedModel) -> LoadedModel:
         if left is not None:
             kept[name] = options if left is method else _options(left)
     gone = _paths(model.params) - _paths(params)
-    source = _source_without(model.config.source, model.config.spec.kind, gone)
+    source = _source_without(model.config.source, model.config.spec, gone)
     config = dataclasses.replace(model.config, methods=kept, source=source)
     module = model.module.clone(methods=build_methods(kept))
     return LoadedModel(module, params, config, model.tokenizer)
@@ -73,11 +74,11 @@ def _paths(params: dict[str, Any]) -> set[str]:
     return set(traverse_util.flatten_dict(params, sep="/"))
 
 
-def _source_without(source: dict[str, Any], kind: str, gone: set[str]) -> dict[str, Any]:
+def _source_without(source: dict[str, Any], spec: Spec, gone: set[str]) -> dict[str, Any]:
     """The record of published tensors without those whose leaves are gone."""
     if not gone or "layout" not in source:
         return source
-    family = get_family(source["layout"]).for_kind(kind)
+    family = get_family(source["layout"]).for_spec(spec)
     names = {source_name(family.rules, path) for path in gone}
     dtypes = {n: dtype for n, dtype in source["dtypes"].items() if family.canonical(n) not in names}
     return source | {"dtypes": dtypes}

@@ -35,6 +35,8 @@ LAYOUTS = {
     "btadapter": "BT-Adapter over CLIP, pre-trained or fine-tuned",
     "siglip": "SigLIP and SigLIP 2 as their authors' .npz",
     "siglip_hf": "the same as transformers saves it",
+    "videoprism": "VideoPrism's video-text models as their authors' .npz",
+    "videoprism_hf": "the same as transformers saves them",
     "clip_hf": "CLIP as transformers saves it",
     "openai": "CLIP as OpenAI published it",
     "open_clip": "the same names; activation unknown",

@@ -20,6 +20,7 @@ from vlt.convert.siglip import SIGLIP, SIGLIP_HF
 from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
+from vlt.convert.videoprism import VIDEOPRISM, VIDEOPRISM_HF
 from vlt.convert.vificlip import VIFICLIP
 from vlt.convert.vita_clip import VITA_CLIP
 from vlt.convert.vop import VOP
@@ -55,6 +56,8 @@ FAMILIES = {
         BTADAPTER,
         SIGLIP,
         SIGLIP_HF,
+        VIDEOPRISM,
+        VIDEOPRISM_HF,
         CLIP_HF,
         OPENAI,
         OPEN_CLIP,

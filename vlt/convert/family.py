@@ -1,13 +1,15 @@
 """What a family of checkpoints is: its table of names, and what its tensors can't tell."""
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.table import LINEAR, Rule, Tensors, Transform
 from vlt.model_io.view import View
+from vlt.models.spec import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Family:
         stacked: regex of the words before the number of a layer, where one array may hold all
             layers, see `vlt.convert.stacked`. root: the first word of the names in numpy's .npz
             that it is published as; empty for torch's and safetensors files.
+        stages: what the names of blocks of each of `VisionSpec.stages` begin with, up to their
+            number; `of_stages` then gives the layout of so many of each.
         frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
             code fixes. view: what of a video its evaluation sees.
     """
@@ -96,6 +100,7 @@ class Family:
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     stacked: str = ""
     root: str = ""
+    stages: tuple[str, ...] = ()
     frame_norm: bool = False
     superseded: Mapping[str, str] = dataclasses.field(default_factory=dict)
     methods: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -111,6 +116,37 @@ class Family:
         for pattern, replacement in self.renames:
             name = re.sub(pattern, replacement, name)
         return name
+
+    def for_spec(self, spec: Spec) -> "Family":
+        """The layout of a model of these sizes, with its rules.
+
+        Raises ConversionError: the layout has no such kind, or no such stages.
+        """
+        chosen = self.for_kind(spec.kind)
+        if len(chosen.stages) != len(spec.visual.stages):
+            raise ConversionError(
+                f"layout {self.name} is for vision towers of {max(len(self.stages), 1)} stages, "
+                f"this one has {max(len(spec.visual.stages), 1)}"
+            )
+        return chosen.of_stages(spec.visual.stages)
+
+    def of_stages(self, blocks: Sequence[int]) -> "Family":
+        """The layout of a tower with so many blocks in each stage, which count through."""
+        if not self.stages:
+            return self
+        starts = itertools.accumulate(blocks, initial=0)
+        numbers = {
+            stage: range(start, start + count)
+            for stage, start, count in zip(self.stages, starts, blocks, strict=False)
+        }
+        rules = tuple(
+            dataclasses.replace(rule, numbers=numbers[stage])
+            if (stage := next(filter(rule.source.startswith, self.stages), None))
+            else rule
+            for rule in self.rules
+        )
+        visual = self.visual | {"stages": tuple(blocks)}
+        return dataclasses.replace(self, rules=rules, visual=visual)
 
     def for_kind(self, kind: str) -> "Family":
         """The layout of one kind of model, with its rules.

@@ -27,12 +27,13 @@ from vlt.convert.reading import Checkpoint, read_checkpoint
 from vlt.convert.report import compact_table, full_table, heading, summary
 from vlt.convert.resize import RESIZED, resize
 from vlt.convert.siglip import SIGLIP_HF, siglip_spec
-from vlt.convert.sizes import check_sizes, infer_spec, told_heads
+from vlt.convert.sizes import check_sizes, count_stages, infer_spec, told_heads
 from vlt.convert.stacked import unstack
 from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, with_its_ids, write_tokenizer
 from vlt.convert.umt import refuse_classifier
+from vlt.convert.videoprism import VIDEOPRISM_HF, videoprism_spec
 from vlt.convert.xclip import XCLIP_HF, xclip_spec
 from vlt.model_io.folder import (
     MODEL_FOLDER,
@@ -49,7 +50,11 @@ from vlt.models.spec import ChatSpec, Spec
 Settings = Mapping[str, Any]
 
 # What reads a config.json, by the layout of a dual encoder; CLIP's where none is named.
-_CONFIGS = {XCLIP_HF.name: xclip_spec, SIGLIP_HF.name: siglip_spec}
+_CONFIGS = {
+    XCLIP_HF.name: xclip_spec,
+    SIGLIP_HF.name: siglip_spec,
+    VIDEOPRISM_HF.name: videoprism_spec,
+}
 
 
 def convert(
@@ -151,6 +156,7 @@ def _convert(
     """Config and float32 leaves of a checkpoint, where its tensors went, and notes."""
     tensors, aliases = untie(family, checkpoint.tensors, checkpoint.path)
     tensors, stacked = unstack(family.stacked or "(?!)", tensors, checkpoint.path)
+    family = family.of_stages(count_stages(family.stages, map(family.canonical, tensors)))
     placed = to_leaves(family.rules, tensors, family.canonical, family.dropped, family.left_out)
     _leave_out(family, placed)
     if not placed.rows:

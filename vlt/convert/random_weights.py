@@ -46,7 +46,7 @@ def random_checkpoint(
     if isinstance(size, str) and size not in SIZES:
         raise ConversionError(f"unknown size {size!r}{near(size, SIZES)}")
     spec = SIZES[size] if isinstance(size, str) else size
-    layout = get_family(family).for_kind(spec.kind)
+    layout = get_family(family).for_spec(spec)
     pixels = default_preprocessing(spec) | layout.pixels
     config = ModelConfig(layout.model, spec, {}, pixels)
     with tempfile.TemporaryDirectory() as folder:

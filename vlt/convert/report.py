@@ -29,8 +29,11 @@ def _cells(group: Sequence[Row]) -> tuple[str, ...]:
     if first.index is None:
         name, targets = first.source, first.rule.targets
     else:
-        label = _label([row.index for row in group if row.index is not None])
+        indices = [row.index for row in group if row.index is not None]
+        label = _label(indices)
         name = re.sub(rf"([._]){first.index}\.", rf"\g<1>{label}.", first.source, count=1)
+        start = first.rule.numbers.start if first.rule.numbers else 0
+        label = _label([start + index for index in indices])
         targets = tuple(target.replace("{i}", label) for target in first.rule.targets)
     return name, str(list(first.shape)), first.dtype, _joined(targets), transform
 

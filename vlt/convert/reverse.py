@@ -27,6 +27,7 @@ from vlt.convert.sizes import heads_at
 from vlt.convert.stacked import stack
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import renamed, tie
+from vlt.convert.videoprism import VIDEOPRISM_HF, videoprism_json
 from vlt.convert.xclip import XCLIP_HF, xclip_json
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.methods import build_methods
@@ -42,7 +43,7 @@ from vlt.model_io.folder import (
 from vlt.models.spec import BlipSpec, ChatSpec, DualEncoderSpec
 from vlt.storage.files import new_file
 
-_FOLDERS = ("clip_hf", "siglip_hf", "xclip_hf", "blip_hf")
+_FOLDERS = ("clip_hf", "siglip_hf", "videoprism_hf", "xclip_hf", "blip_hf")
 _FILES = (".safetensors", ".npz")
 _NPZ = Kind("a file of numpy's arrays", is_npz)
 
@@ -157,7 +158,7 @@ def _layout(source: Path, config: ModelConfig, family: str | None) -> Family:
     name = family or config.source.get("layout")
     if name is None:
         raise ConversionError(f"{source}: was not converted; --family says which layout to write")
-    return get_family(name).for_kind(config.spec.kind)
+    return get_family(name).for_spec(config.spec)
 
 
 def _check_options(family: Family, config: ModelConfig) -> None:
@@ -232,6 +233,9 @@ def _config_json(layout: Family, config: ModelConfig) -> dict[str, Any]:
     if layout.name == SIGLIP_HF.name:
         assert isinstance(spec, DualEncoderSpec)
         return siglip_json(spec)
+    if layout.name == VIDEOPRISM_HF.name:
+        assert isinstance(spec, DualEncoderSpec)
+        return videoprism_json(spec)
     if isinstance(spec, DualEncoderSpec):
         return clip_json(spec)
     assert isinstance(spec, BlipSpec)

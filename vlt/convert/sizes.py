@@ -3,7 +3,7 @@
 import collections
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vlt.convert.errors import ConversionError
@@ -179,7 +179,8 @@ def _text_sizes(
     """Fields that a `TextSpec` and a `BertSpec` share. tower: whose leaves tell them."""
     width = common_size(leaves, f"{tower}/{_NORMS}")
     return {
-        "context": common_size(leaves, f"{tower}/position_embedding", axis=0),
+        "context": family.text.get("context")
+        or common_size(leaves, f"{tower}/position_embedding", axis=0),
         "vocab": common_size(leaves, f"{tower}/token_embedding/embedding", axis=0),
         "width": width,
         "layers": max(count_layers(leaves, f"{tower}/blocks_"), 1),
@@ -216,12 +217,18 @@ def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
 
     Raises ConversionError: the gap is so wide that the index is a mistake.
     """
-    pattern = re.compile(re.escape(prefix) + r"([0-9]+)/")
+    pattern = re.compile(re.escape(prefix) + r"([0-9]+)[/.]")
     layers = {int(m[1]) for path in leaves if (m := pattern.match(path))}
     highest = max(layers, default=-1)
     if _too_many(highest + 1, len(layers)):
         raise ConversionError(f"a tensor for {prefix}{highest}, but only {len(layers)} layers")
     return highest + 1
+
+
+def count_stages(stages: Sequence[str], names: Iterable[str]) -> tuple[int, ...]:
+    """Blocks of each stage, of the names of tensors; 1 where they are missing, to be reported."""
+    found = dict.fromkeys(names)
+    return tuple(max(count_layers(found, stage), 1) for stage in stages)
 
 
 def check_sizes(path: object, spec: Spec, leaves: Leaves) -> None:

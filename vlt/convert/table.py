@@ -69,7 +69,12 @@ SPLIT_LINEAR = Transform(
 HEADS = Transform("join heads", 3, lambda x: [x.reshape(len(x), -1)], KEEP.join, heads=1)
 HEADS_BIAS = Transform("join heads", 2, lambda x: [x.reshape(-1)], KEEP.join, heads=0)
 HEADS_OUT = Transform("join heads", 3, lambda x: [x.reshape(-1, x.shape[2])], KEEP.join, heads=0)
+# VideoPrism's kernel [d, h, d/h] behind them.
+HEADS_FIRST = Transform(
+    "join heads, transpose", 3, lambda x: [x.reshape(len(x), -1).T], LINEAR.join, heads=1
+)
 SCALAR = _drop_axes(1, 1)
+FIRST_OF_1 = _drop_axes(1, 2)
 FIRST_OF_2 = _drop_axes(1, 3)
 FIRST_OF_3 = _drop_axes(2, 3)
 MIDDLE_OF_4 = Transform(
@@ -82,29 +87,47 @@ MIDDLE_OF_4 = Transform(
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """source: published name. targets: '/'-joined paths of the leaves it becomes."""
+    """source: published name. targets: '/'-joined paths of the leaves it becomes.
+
+    numbers: what `{i}` is in the targets of layers that count on from another stack's; from 0 in
+    the source.
+    """
 
     source: str
     targets: tuple[str, ...]
     transform: Transform = KEEP
+    numbers: range | None = None
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
         """Matches published names."""
         return _pattern(self.source)
 
+    def paths(self, index: int | None) -> tuple[str, ...]:
+        """Of the leaves that the tensor of this number becomes."""
+        number = "" if index is None else str(index + (self.numbers.start if self.numbers else 0))
+        return tuple(target.replace("{i}", number) for target in self.targets)
+
+    def source_of(self, path: str, target: int = 0) -> tuple[str, int | None] | None:
+        """Name and number of the tensor that becomes the leaf at `path`, if that is this target."""
+        match = self._target_patterns[target].fullmatch(path)
+        if not match:
+            return None
+        if not match.re.groups:
+            return self.source, None
+        index = int(match[1])
+        if self.numbers is not None and index not in self.numbers:
+            return None
+        index -= self.numbers.start if self.numbers else 0
+        return self.source.replace("{i}", str(index)), index
+
     @cached_property
-    def target_pattern(self) -> re.Pattern[str]:
-        """Matches the first target's path."""
-        return _pattern(self.targets[0])
+    def _target_patterns(self) -> list[re.Pattern[str]]:
+        return [_pattern(target) for target in self.targets]
 
 
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.escape(template).replace(r"\{i\}", r"(0|[1-9][0-9]{0,4})"))
-
-
-def _fill(template: str, match: re.Match[str]) -> str:
-    return template.replace("{i}", match[1]) if match.re.groups else template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +143,7 @@ class Row:
     @property
     def targets(self) -> tuple[str, ...]:
         """Paths of the leaves that it became."""
-        number = "" if self.index is None else str(self.index)
-        return tuple(target.replace("{i}", number) for target in self.rule.targets)
+        return self.rule.paths(self.index)
 
 
 @dataclasses.dataclass
@@ -167,7 +189,8 @@ def to_leaves(
 
 
 def _place(placed: Placed, name: str, tensor: np.ndarray, rule: Rule, match: re.Match[str]) -> None:
-    targets = [_fill(target, match) for target in rule.targets]
+    index = int(match[1]) if match.re.groups else None
+    targets = rule.paths(index)
     if targets[0] in placed.leaves:
         placed.unexpected[name] = f"a second tensor for {targets[0]}"
         return
@@ -177,7 +200,6 @@ def _place(placed: Placed, name: str, tensor: np.ndarray, rule: Rule, match: re.
         placed.wrong_shape[name] = f"{list(tensor.shape)}, {error}"
         return
     placed.leaves |= dict(zip(targets, parts, strict=True))
-    index = int(match[1]) if match.re.groups else None
     placed.rows.append(Row(name, tensor.shape, str(tensor.dtype), rule, index))
 
 
@@ -211,10 +233,11 @@ def sources_of(
     left = set(paths)
     for path in paths:
         for rule in rules:
-            match = rule.target_pattern.fullmatch(path)
-            targets = tuple(_fill(t, match) for t in rule.targets) if match else ()
-            if match and left.issuperset(targets):
-                found[_fill(rule.source, match)] = (rule, targets)
+            if not (source := rule.source_of(path)):
+                continue
+            targets = rule.paths(source[1])
+            if left.issuperset(targets):
+                found[source[0]] = (rule, targets)
                 left -= set(targets)
                 break
     return found, sorted(left)
@@ -223,8 +246,7 @@ def sources_of(
 def source_name(rules: Iterable[Rule], path: str) -> str:
     """Published name of the tensor that holds the leaf at `path`; the path where there is none."""
     for rule in rules:
-        for target in rule.targets:
-            match = _pattern(target).fullmatch(path)
-            if match:
-                return _fill(rule.source, match)
+        for target in range(len(rule.targets)):
+            if source := rule.source_of(path, target):
+                return source[0]
     return path

@@ -1,4 +1,5 @@
-"""How texts become ids where the class of a tokenizer folder says it wrongly: SigLIP, MetaCLIP 2.
+"""How texts become ids where the class of a tokenizer folder says it wrongly: SigLIP, MetaCLIP 2,
+VideoPrism.
 
 All published SigLIP 2 folders name a class that lower-cases nothing, others pad on the left: what
 is written here goes before it.
@@ -6,6 +7,7 @@ is written here goes before it.
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,11 @@ def write_form(source: str, folder: Path, text: TextSpec) -> None:
                               "tokenizer.model")  # fmt: skip
     named, config = _ids(file), read_json(settings)
     _check_size(source, named, text)
-    form = (_read_last if text.readout == "last" else _read_at_end)(source, file, named, config)
+    if text.class_token:  # VideoPrism's: words alone
+        form = Form("sentence", pad=text.pad_id)
+    else:
+        read = _read_last if text.readout == "last" else _read_at_end
+        form = read(source, file, named, config)
     settings.write_text(json.dumps(config | {FORM: dataclasses.asdict(form)}, indent=2) + "\n")
     if text.readout == "end" and form.end != text.end_id:
         raise ConversionError(
@@ -88,7 +94,9 @@ def _ids(file: Path) -> dict[str, int]:
 
 
 def _check_size(source: str, named: dict[str, int], text: TextSpec) -> None:
-    size = max(named.values(), default=-1) + 1
+    # T5's class adds words for gaps of a text, which no clean text has.
+    own = [index for name, index in named.items() if not re.fullmatch(r"<extra_id_\d+>", name)]
+    size = max(own, default=-1) + 1
     if not 0 <= text.vocab - size <= max(_SPARE_ROWS, text.vocab // 100):
         raise ConversionError(
             f"--tokenizer {source}: has {size} tokens, the checkpoint has embeddings for "

@@ -46,6 +46,11 @@ def linspace_floor(n: int, frames: int, rng: np.random.Generator, fps: float) ->
     return np.arange(frames) * (n - 1) // max(frames - 1, 1)
 
 
+def linspace_open(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
+    """floor(linspace(0, n, frames)) without its end: the first of each segment (VideoPrism)."""
+    return np.linspace(0, n, frames, endpoint=False).astype(np.int64)
+
+
 def fps1_linspace(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
     """One frame a second, thinned to `frames` of them by a truncating linspace (TempMe).
 
@@ -123,6 +128,7 @@ SAMPLERS: dict[str, Callable[[int, int, np.random.Generator, float], np.ndarray]
         conversation_middle,
         linspace,
         linspace_floor,
+        linspace_open,
         fps1_linspace,
         segment_centre,
         random_frames,

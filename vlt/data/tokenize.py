@@ -261,11 +261,19 @@ def _canonical(text: str) -> str:
     return re.sub(r"\s+", " ", bare).strip()
 
 
+def _sentence(text: str) -> str:
+    """What VideoPrism's authors do: ASCII punctuation is space, lower case, single spaces, a full
+    stop."""
+    spaced = text.translate(dict.fromkeys(map(ord, string.punctuation), " "))
+    return f"{' '.join(spaced.lower().split())}."
+
+
 CLEANINGS: dict[str, Callable[[str], str]] = {
     "": lambda text: text,
     "openai": _fixed,
     "lower": str.lower,
     "canonical": _canonical,
+    "sentence": _sentence,
 }
 
 
