@@ -5,7 +5,14 @@ import pytest
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models import leaf_names
 from vlt.models.sizes import SIZES
-from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
+from vlt.models.spec import (
+    BertSpec,
+    BlipSpec,
+    DualEncoderSpec,
+    PoolerSpec,
+    TextSpec,
+    VisionSpec,
+)
 from vlt.pytrees.paths import by_path
 from vlt.pytrees.patterns import match_all
 
@@ -14,6 +21,12 @@ BERT = BertSpec(6, 20, 8, 1, 2, 16, 8, decode_id=18, encode_id=19, end_id=2)
 SPECS = {
     "clip": SIZES["tiny_clip"],
     "viclip": SIZES["tiny_viclip"],
+    "siglip": DualEncoderSpec(
+        VisionSpec(16, 4, 8, 1, 2, 16, pool="attention", pooler=PoolerSpec(2, 8)),
+        TextSpec(4, 9, 8, 1, 2, 16),
+        8,
+        logit_bias=True,
+    ),
     "captioner": BlipSpec("captioner", BLIP_VISION, BERT),
     "retriever": BlipSpec("retriever", BLIP_VISION, BERT, embed_dim=4),
     "answerer": BlipSpec("answerer", BLIP_VISION, BERT),

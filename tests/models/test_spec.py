@@ -15,7 +15,18 @@ from vlt.models.spec import ChatSpec, LlamaSpec, QFormerSpec, VisionSpec
 from vlt.models.spec_reading import spec_from_dict, with_video
 
 # Of OpenAI's CLIPs.
-PARAMETERS = {"clip_b16": 149_620_737, "clip_l14": 427_616_513}
+PARAMETERS = {
+    "clip_b16": 149_620_737,
+    "clip_l14": 427_616_513,
+    # Of transformers' SiglipModel at the published sizes.
+    "siglip2_b16": 375_187_970,
+    "siglip2_l16": 881_526_786,
+    "siglip2_so400m14": 1_135_463_602,
+    "siglip2_so400m14_384": 1_136_008_498,
+    "siglip_b16": 203_155_970,
+    "siglip_l16": 652_150_786,
+    "siglip_so400m14": 877_960_498,
+}
 
 
 @pytest.mark.parametrize("name", ["tiny_clip", "tiny_viclip", "tiny_blip"])
@@ -23,6 +34,7 @@ def test_packaged_models_have_the_size_of_their_name(name):
     assert read_model_config(resolve(name)).spec == SIZES[name]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_published_models(name):
     leaves = jax.tree.leaves(abstract_params(make_model(SIZES[name], {})))

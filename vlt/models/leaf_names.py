@@ -15,6 +15,7 @@ NOT_VIDEO = (
     "text_projection/.*",
     "itm_head/.*",
     "logit_scale",
+    "logit_bias",
     "temperature",
 )
 # What CLIP4Clip's and TempMe's counts of full fine-tuning leave out.
@@ -24,7 +25,9 @@ EMBEDDINGS = (
     ".*class_embedding",
     ".*position_embedding",
     ".*temporal_embedding",
+    ".*pooler/probe",
     "logit_scale",
+    "logit_bias",
 )
 # Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
 NOT_WEIGHTS = ("visual/patch_embedding/.*", "visual/class_embedding", PLACES, FRAMES)
