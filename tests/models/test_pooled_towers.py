@@ -84,7 +84,7 @@ def test_every_merging_scheme_counts_and_weighs_the_patches(method):
 
 def test_merging_schemes_are_these_or_need_a_class_token():
     merging = {n for n, m in method_classes().items() if "attended_tokens" in m.breaks}
-    needing = {n for n in merging if "class_token" in method_classes()[n].needs}
+    needing = {n for n in merging if "class_token" in method_classes()[n]().needs_here()}
     assert merging - needing == {method.name for method in MERGING}
     with pytest.raises(ValueError, match="evit reads the class token of every frame, .*pool=mean"):
         make_model(SPEC, {EViT.name: {"layers": (0,)}}, FRAMES)

@@ -30,7 +30,8 @@ class BranchOptions:
     alignment: projection of the branch's tokens for MBTA: `normalized`, unit vectors after a
         LayerNorm; `linear`, the paper's bare W' (Eq. 7); `none`, no MBTA.
     class_token: of the video CLS: `own`, a leaf that starts at zero; `backbone`, the tower's own
-        class embedding (STAN).
+        class embedding (STAN). Where frames have none, it enters without a position and mixes with
+        nothing on its way.
     time_module: `attention` over time at each position, or `conv`, STAN's convolution over time,
         rows and columns, 3 of each, without a LayerNorm.
     drop_path: rate at the last layer, rising linearly from 0.
@@ -101,11 +102,13 @@ class Branch(nn.Module):
         layout: Layout,
         layers: int | None = None,
         class_embedding: jax.Array | None = None,
+        places: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]:
-        """states[m] [b, t, 1 + n, d] left block m; layout maps [b, t, n, d] to [b, t, k, d].
+        """states[m] [b, t, cls + n, d] left block m; layout maps [b, t, n, d] to [b, t, k, d].
 
-        position, class_embedding: the backbone's, [1 + n, d] and [d], the latter where
-        `class_token` is. layers: how many are run, beside the last states; None for all. Returns
+        position, class_embedding: the backbone's, [cls + n, d] and [d], the latter where
+        `class_token` is. layers: how many are run, beside the last states; None for all. places:
+        of the patches [b, t, n, 2], where attention is rotary; the video CLS does not turn. Returns
         the video CLS [b, d], the patches [b, t, k, d], and both after every layer.
         """
         options = self.options
@@ -113,16 +116,17 @@ class Branch(nn.Module):
         first = len(states) - layers - (options.inputs == "last_k_plus_1")
         token = self.class_token if class_embedding is None else class_embedding
         cls, patches = self._enter(states[first], position, token, layout)
+        places = None if places is None else layout(places)
         captured = []
         for j in range(layers):
             if j and options.interaction:
                 cls, patches = self._mix(cls, patches, states[first + j], layout)
             patches = self.temporal[j](patches)
-            cls, patches = self.spatial[j](cls, patches)
+            cls, patches = self.spatial[j](cls, patches, places)
             captured.append((cls, patches))
         if self.is_initializing():  # the others are in the weights, though nothing reads them
             for j in range(layers, options.depth):
-                self.spatial[j](cls, self.temporal[j](patches))
+                self.spatial[j](cls, self.temporal[j](patches), places)
         return cls, patches, captured
 
     def _enter(
@@ -137,24 +141,29 @@ class Branch(nn.Module):
             )
         position = position.astype(self.dtype)
         time = self.time_embedding[:frames, None].astype(self.dtype)
-        cls = class_token.astype(self.dtype) + position[0]
-        if self.options.video_cls == "mixed":
+        own = self.spec.cls
+        cls = class_token.astype(self.dtype)
+        if own:
+            cls += position[0]
+        if own and self.options.video_cls == "mixed":
             cls = (x[:, :, 0].mean(1) + cls) / 2
         cls = jnp.broadcast_to(cls, (x.shape[0], x.shape[-1]))
-        return cls, layout(x[:, :, 1:] + position[1:] + time)
+        return cls, layout(x[:, :, own:] + position[own:] + time)
 
     def _mix(
         self, cls: jax.Array, patches: jax.Array, x: jax.Array, layout: Layout
     ) -> tuple[jax.Array, jax.Array]:
         """Input of a later layer (Eq. 4): the branch's state and the backbone's."""
-        backbone_cls, backbone_patches = x[:, :, 0].mean(1), layout(x[:, :, 1:])
+        own = self.spec.cls
+        backbone = layout(x[:, :, own:])
         if self.options.gates == "none":
-            return cls + backbone_cls, patches + backbone_patches
+            return cls + x[:, :, 0].mean(1) if own else cls, patches + backbone
         gate = self._gate(self.layer_gate, 1e2)
-        return mix(gate, backbone_cls, cls), mix(gate, backbone_patches, patches)
+        cls = mix(gate, x[:, :, 0].mean(1), cls) if own else cls
+        return cls, mix(gate, backbone, patches)
 
     def combine(self, cls: jax.Array, frame_cls: jax.Array) -> jax.Array:
-        """Video CLS [b, d] and the backbone's [b, t, d] -> [b, t, d] (Eq. 5)."""
+        """Video CLS [b, d] and the backbone's frames [b, t, d] -> [b, t, d] (Eq. 5)."""
         if self.options.gates == "none":
             return cls[:, None] + frame_cls
         return mix(self.final_weight(), frame_cls, cls[:, None])
@@ -255,21 +264,43 @@ class SpatialLayer(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, cls: jax.Array, patches: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """cls [b, d], patches [b, t, k, d]; with `cls_only` the patches come back unchanged."""
+    def __call__(
+        self, cls: jax.Array, patches: jax.Array, places: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """cls [b, d], patches [b, t, k, d] at places [b, t, k, 2], where attention is rotary; with
+        `cls_only` the patches come back unchanged."""
         b, t, k, d = patches.shape
         x = jnp.concatenate([jnp.broadcast_to(cls[:, None, None], (b, t, 1, d)), patches], axis=2)
         x = self._norm("norm1")(x)
+        spec = self.spec
+        sub_norm = spec.norm_eps if spec.sub_norm else None
         attention = Attention(
-            self.spec.heads, self.spec.key_bias, dtype=self.dtype, name="attention"
+            spec.heads,
+            spec.key_bias,
+            dtype=self.dtype,
+            rotary=spec.rotary,
+            sub_norm=sub_norm,
+            logit_cap=spec.logit_cap,
+            name="attention",
         )
-        y, _ = attention(Pattern(x[:, :, :1] if self.cls_only else x, x))
+        if places is not None:
+            places = jnp.pad(places, ((0, 0), (0, 0), (1, 0), (0, 0)))
+        asked = slice(1 if self.cls_only else None)
+        read = None if places is None else places[:, :, asked]
+        y, _ = attention(Pattern(x[:, :, asked], x, query_places=read, source_places=places))
         y = DropPath(self.drop_path)(y)
         cls = cls + y[:, :, 0].mean(1)
         tokens = cls[:, None]
         if not self.cls_only:
             tokens = jnp.concatenate([tokens, (patches + y[:, :, 1:]).reshape(b, -1, d)], axis=1)
-        mlp = Mlp(self.spec.mlp_width, self.spec.activation, dtype=self.dtype, name="mlp")
+        mlp = Mlp(
+            spec.mlp_width,
+            spec.activation,
+            dtype=self.dtype,
+            gated=spec.gated_mlp,
+            sub_norm=sub_norm,
+            name="mlp",
+        )
         tokens = tokens + mlp(self._norm("norm2")(tokens))
         return tokens[:, 0], patches if self.cls_only else tokens[:, 1:].reshape(b, t, k, d)
 

@@ -28,6 +28,9 @@ class BTAdapter(BranchOptions, Method):
     mask_rate: share of patches dropped from the branch in training (Section 3.3).
     mask_layout: `tube`, the same patches in every frame; `released`, as the published code indexes.
 
+    Of a tower that pools its tokens (SigLIP, PE) a frame is what was pooled, and the video CLS
+    passes the final LayerNorm before both are weighed.
+
     In a chat model the branch reads no block that the language model does not, and puts out
     `language_tokens`, of which these options are (Section 3.4):
 
@@ -40,9 +43,7 @@ class BTAdapter(BranchOptions, Method):
     """
 
     name: ClassVar[str] = "btadapter"
-    needs: ClassVar[frozenset[str]] = frozenset(
-        {"class_token", "frame_groups", "patch_places", "pooled_alone"}
-    )
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "patch_places", "pooled_alone"})
     other_frames_tested: ClassVar[bool] = True
 
     pool: str = "project_then_mean"
@@ -89,10 +90,20 @@ class BTAdapter(BranchOptions, Method):
                     "the convolution needs every patch of every frame in its place"
                 )
 
+    def needs_here(self) -> frozenset[str]:
+        own = self.class_token == "own"
+        return super().needs_here() | (set() if own else {"class_token"})
+
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for a chat model that reads too few blocks, or none of the branch."""
+        """Raises ValueError for a chat model that reads too few blocks, or none of the branch, or
+        of a tower without class token."""
         if not isinstance(spec, ChatSpec):
             return
+        if not spec.visual.cls:
+            raise ValueError(
+                "btadapter: a language model reads the class token of both sides, and this vision "
+                f"tower has none (pool={spec.visual.pool})"
+            )
         used, read = self.depth - self.spare, spec.visual.layers - spec.read + 1
         if not 1 <= used <= read - (self.inputs == "last_k_plus_1"):
             raise ValueError(
@@ -108,7 +119,7 @@ class BTAdapter(BranchOptions, Method):
         self, tower: TowerScope, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
         """Point 8. With `train`, `out` has what MBTA and MBCA compare (Eq. 7, 8)."""
-        states = [without_prompts(tokens) for tokens in hidden]
+        states, own = [without_prompts(tokens) for tokens in hidden], tower.spec.cls
         branch = Branch(
             tower.spec,
             tower.embed_dim,
@@ -120,28 +131,41 @@ class BTAdapter(BranchOptions, Method):
             name="btadapter",
         )
         if tower.read:
-            cls, patches = self._both_sides(branch, tower, states)
+            places = self._places(hidden[-1])
+            cls, patches = self._both_sides(branch, tower, states, places)
             return hidden[-1], {"language_tokens": jnp.concatenate([cls, patches], axis=1)}
         layout: Layout = _identity
         teacher_layout: Layout = _identity
         if train and self.mask_rate:
             b, _, n, _ = states[0].shape
-            kept = draw_kept(tower.make_rng("mask"), (b, n - 1), self.mask_rate)
+            kept = draw_kept(tower.make_rng("mask"), (b, n - own), self.mask_rate)
             layout, teacher_layout = mask_layouts(self.mask_layout, kept)
         cls, patches, captured = branch(
-            states, tower.position_embedding, layout, class_embedding=self._class_embedding(tower)
+            states,
+            tower.position_embedding,
+            layout,
+            class_embedding=self._class_embedding(tower),
+            places=self._places(hidden[-1]),
         )
         out: dict[str, Any] = {"branch": captured} if capture else {}
         if train:
             out["branch_features"] = tower.projection(patches).mean((1, 2))
             if self.alignment != "none":
                 out["student"], out["teacher"] = self._alignment(
-                    branch, tower, patches, teacher_layout(states[-1][:, :, 1:])
+                    branch, tower, patches, teacher_layout(states[-1][:, :, own:])
                 )
-        combined = branch.combine(cls, states[-1][:, :, 0])
+        pooled = tower.spec.pool != "cls"
+        if pooled:
+            combined = branch.combine(tower.post_norm(cls), tower.pooled(hidden[-1])[:, :, 0])
+        else:
+            combined = branch.combine(cls, states[-1][:, :, 0])
         if self.pool == "mean_then_project":
             combined = combined.mean(1, keepdims=True)
-        return Tokens(combined[:, :, None]), out
+        return Tokens(combined[:, :, None], pooled=pooled), out
+
+    def _places(self, tokens: Tokens) -> jax.Array | None:
+        """Of the patches, where attention is rotary."""
+        return None if tokens.places is None else tokens.places[:, :, tokens.protected :]
 
     def _class_embedding(self, tower: TowerScope) -> jax.Array | None:
         """The tower's, where the video CLS is made of it."""
@@ -157,7 +181,11 @@ class BTAdapter(BranchOptions, Method):
         return normalize(branch.align(patches)), jax.lax.stop_gradient(target)
 
     def _both_sides(
-        self, branch: Branch, tower: TowerScope, states: list[jax.Array]
+        self,
+        branch: Branch,
+        tower: TowerScope,
+        states: list[jax.Array],
+        places: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
         """The video CLS [b, 1, d] and patches [b, n, d], averaged over time and over both sides."""
         layers = self.depth - self.spare
@@ -174,7 +202,12 @@ class BTAdapter(BranchOptions, Method):
         elif self.temporal_halving:
             layout = halve_time
         cls, patches, _ = branch(
-            states, tower.position_embedding, layout, layers, self._class_embedding(tower)
+            states,
+            tower.position_embedding,
+            layout,
+            layers,
+            self._class_embedding(tower),
+            places[:, : states[0].shape[1]] if places is not None else None,
         )
         b, n, d = len(clip), clip.shape[1] - 1, clip.shape[2]
         patches = patches.reshape(b, patches.shape[1], n, -1, d).mean((1, 3))

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.costs.flops import NORM_COST
-from vlt.merging.evit import cls_attention
+from vlt.merging.evit import RANKS, paid_attention, ranking_needs
 from vlt.merging.matching import PRECISION, permute, proportional_attention
+from vlt.models.options import require_some
 from vlt.models.points import BlockScope, Method, TowerScope
 from vlt.models.spec import Spec, VisionSpec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
@@ -50,16 +51,27 @@ class DiffRate(Method):
         tables of TempMe give the 20 tokens of B/32 (49 of B/16) and the price, 36.8 GMACs (138.5).
     granularity: step between the counts to choose from, patches, patches - granularity, ...
     target: GMACs of a video; while counts are learned, `out` has their excess.
+    attention: by which patches are sorted, as of `EViT`.
+
+    Raises:
+        ValueError: unknown attention.
     """
 
     name: ClassVar[str] = "diffrate"
-    needs: ClassVar[frozenset[str]] = frozenset({"class_token", "frame_groups", "attended_tokens"})
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
     breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     kept: tuple[int, ...] | None = KEPT
     merged: tuple[int, ...] | None = MERGED
     granularity: int = 4
     target: float = 36.8
+    attention: str = "class_token"
+
+    def __post_init__(self) -> None:
+        require_some(self.name, "attention", (self.attention,), RANKS)
+
+    def needs_here(self) -> frozenset[str]:
+        return super().needs_here() | ranking_needs(self.attention)
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for counts of another tower, that rise, or are below 1."""
@@ -73,6 +85,11 @@ class DiffRate(Method):
                 raise ValueError(
                     "diffrate.kept=None: while counts are learned, patches that are gone stay with "
                     f"size 0, which the text model of a {spec.kind} does not know; give counts"
+                )
+            if spec.visual.positions != "learned":
+                raise ValueError(
+                    "diffrate.kept=None: the counts to choose from are read off a table of "
+                    f"positions, and positions={spec.visual.positions!r} has none; give counts"
                 )
             return
         series = [patches]
@@ -113,7 +130,8 @@ class DiffRate(Method):
             return tokens
         if tokens.size is None:
             tokens = tokens.replace(size=jnp.ones(tokens.x.shape[:3]))
-        patches = _sorted_patches(tokens, cls_attention(attended, tokens.protected))
+        attention = paid_attention(attended, tokens, self.attention)
+        patches = _sorted_patches(tokens, attention)
         if self.kept is None or self.merged is None:
             patches = self._masked(patches, tokens.carried[self.name])
         else:
@@ -164,7 +182,7 @@ class DiffRate(Method):
         if self.kept is not None:
             return self, params
         visual = dict(params["visual"])
-        patches = visual["position_embedding"].shape[0] - 1
+        patches = len(visual["position_embedding"]) - ("class_embedding" in visual)
         choices, kept, merged = self._choices(patches), [patches], [patches]
         for i in range(1, sum(name.startswith("blocks_") for name in visual)):
             block = dict(visual[f"blocks_{i}"])
@@ -213,15 +231,27 @@ def video_gmacs(
 ) -> jax.Array:
     """Price of a video as vlt.costs.flops has it, but for matching. tokens: of a frame that enter
     block 0, then that leave each block."""
-    width, patches = spec.width, spec.patches
-    macs = patches * 3 * spec.patch_size**2 * width + embed_dim * width + NORM_COST * width
+    width, patches, hidden = spec.width, spec.patches, spec.mlp_width
+    macs = patches * 3 * spec.patch_size**2 * width + spec.projection * embed_dim * width
     if spec.pre_norm:
-        macs += NORM_COST * width * (patches + 1)
+        macs += NORM_COST * width * (patches + spec.cls)
     macs = jnp.float32(macs)
+    heads = NORM_COST * width * spec.sub_norm  # behind the heads, and of the hidden units
+    units = (2 + spec.gated_mlp) * width * hidden + NORM_COST * hidden * spec.sub_norm
     for entering, leaving in zip(tokens, tokens[1:], strict=False):
-        macs += entering * width * (4 * width + 2 * entering + NORM_COST)
-        macs += leaving * width * (2 * spec.mlp_width + NORM_COST)
-    return frames * macs / 1e9
+        macs += entering * (width * (4 * width + 2 * entering + NORM_COST) + heads)
+        macs += leaving * (units + NORM_COST * width)
+    return frames * (macs + _pool_macs(spec, tokens[-1])) / 1e9
+
+
+def _pool_macs(spec: VisionSpec, tokens: jax.Array) -> jax.Array | int:
+    """Price of the final LayerNorm and what pools so many tokens of a frame."""
+    width, pooler = spec.width, spec.pooler
+    if pooler is None:
+        return NORM_COST * width * (1 if spec.cls else tokens)
+    attention = 2 * tokens * pooler.width * (width + 1) + 2 * width * pooler.width
+    mlp = 2 * width * pooler.mlp_width + NORM_COST * width
+    return NORM_COST * width * tokens + attention + mlp
 
 
 def _size(tokens: Tokens) -> jax.Array:
@@ -259,7 +289,8 @@ def _sliced(patches: Tokens, kept: int, merged: int) -> Tokens:
 def _absorb(targets: Tokens, sources: Tokens, may_take: Any, gives: Any) -> Tokens:
     """Each source that `gives` [m] goes to the most similar target that `may_take` [n].
 
-    x is the plain mean of what a target holds now. Sizes add up, a source's times its similarity.
+    x and places are plain means of what a target holds now. Sizes add up, a source's times its
+    similarity.
     """
     unit = [normalize(jax.lax.stop_gradient(t.x.astype(jnp.float32))) for t in (targets, sources)]
     similarity = jnp.einsum("bgnd,bgmd->bgmn", *unit, precision=PRECISION)
@@ -271,11 +302,14 @@ def _absorb(targets: Tokens, sources: Tokens, may_take: Any, gives: Any) -> Toke
         return x + jnp.einsum("bgmn,bgm...->bgn...", to.astype(x.dtype), y)
 
     count = 1 + to.sum(2)
-    members = None
+    members, places = None, None
+    if targets.places is not None and sources.places is not None:
+        places = add(targets.places, sources.places) / count[..., None]
     if targets.members is not None and sources.members is not None:
         members = add(targets.members, sources.members)
     return targets.replace(
         x=add(targets.x, sources.x) / count[..., None].astype(targets.x.dtype),
         size=add(_size(targets), _size(sources) * best),
         members=members,
+        places=places,
     )

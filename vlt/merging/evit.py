@@ -13,22 +13,38 @@ import jax
 import jax.numpy as jnp
 
 from vlt.merging.matching import permute
-from vlt.models.options import check_layers
+from vlt.models.options import check_layers, require_some
 from vlt.models.points import BlockScope, Method
 from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Tokens
 
+RANKS = ("class_token", "received")
+
 
 @dataclasses.dataclass(frozen=True)
 class EViT(Method):
-    """layers: blocks that prune, from 0. keep: share of the patches each of them leaves."""
+    """layers: blocks that prune, from 0. keep: share of the patches each of them leaves.
+
+    attention: that by which patches are ranked: `class_token`, what that pays them; `received`, the
+        mean of what all tokens of their group do, where there is no class token.
+
+    Raises:
+        ValueError: unknown attention.
+    """
 
     name: ClassVar[str] = "evit"
-    needs: ClassVar[frozenset[str]] = frozenset({"class_token", "frame_groups", "attended_tokens"})
+    needs: ClassVar[frozenset[str]] = frozenset({"frame_groups", "attended_tokens"})
     breaks: ClassVar[frozenset[str]] = frozenset({"attended_tokens", "patch_places"})
 
     layers: tuple[int, ...] = (3, 6, 9)
     keep: float = 0.7
+    attention: str = "class_token"
+
+    def __post_init__(self) -> None:
+        require_some(self.name, "attention", (self.attention,), RANKS)
+
+    def needs_here(self) -> frozenset[str]:
+        return super().needs_here() | ranking_needs(self.attention)
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have and for shares outside (0, 1)."""
@@ -42,7 +58,8 @@ class EViT(Method):
         """Point 6: [protected | the patches kept, by falling attention | the fused token].
 
         The fused token is the sum of the dropped ones, each times the CLS token's attention to it
-        (heads averaged, not normalised again), and a patch like others from then on.
+        (heads averaged, not normalised again), and a patch like others from then on. Its place is
+        the mean of theirs by the same weights.
         """
         if block.layer not in self.layers:
             return tokens
@@ -50,7 +67,7 @@ class EViT(Method):
         if kept == tokens.patches:
             return tokens
         first = tokens.protected
-        attention = cls_attention(attended, first)
+        attention = paid_attention(attended, tokens, self.attention)
         order = jnp.argsort(attention, axis=-1, descending=True)
         weights = jnp.take_along_axis(attention, order, axis=-1)[:, :, kept:]
 
@@ -60,12 +77,27 @@ class EViT(Method):
             parts = [x[:, :, :first], patches[:, :, :kept], dropped[:, :, None]]
             return jnp.concatenate(parts, axis=2)
 
-        return tokens.rearrange(fuse)
+        fused = tokens.rearrange(fuse)
+        if fused.places is None:
+            return fused
+        share = weights.sum(-1).clip(1e-12)[:, :, None]
+        return fused.replace(places=fused.places.at[:, :, -1].divide(share))
 
 
 METHOD = EViT
 
 
-def cls_attention(attended: AttentionOutput, protected: int) -> jax.Array:
-    """Attention of the first CLS token to the patches, heads averaged, [b, g, n - protected]."""
-    return attended.probabilities()[:, :, :, 0, protected:].mean(2)
+def ranking_needs(attention: str) -> frozenset[str]:
+    """What a method needs that ranks patches by this attention."""
+    return frozenset({"class_token"} if attention == "class_token" else ())
+
+
+def paid_attention(attended: AttentionOutput, tokens: Tokens, attention: str) -> jax.Array:
+    """To the patches, heads averaged, [b, g, n - protected]: by the first CLS token, or by all, of
+    which each counts as often as it has patches."""
+    paid = attended.probabilities()
+    if attention == "class_token":
+        return paid[:, :, :, 0, tokens.protected :].mean(2)
+    size = jnp.ones(tokens.x.shape[:3]) if tokens.size is None else tokens.size
+    share = size / size.sum(-1, keepdims=True)
+    return jnp.einsum("bgq,bghqn->bgn", share, paid[..., tokens.protected :]) / paid.shape[2]

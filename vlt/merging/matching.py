@@ -107,9 +107,13 @@ def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:
     return merge(tokens, match(metric[:, :, tokens.protected :], r, tokens.cls % 2))
 
 
-def mean_keys(attended: AttentionOutput) -> jax.Array:
-    """What tokens are compared by after attention: keys averaged over heads, [b, g, n, d/h]."""
-    return attended.keys.mean(2)
+def mean_keys(attended: AttentionOutput, turned: bool = False) -> jax.Array:
+    """What tokens are compared by after attention: keys averaged over heads, [b, g, n, d/h].
+
+    Of rotary attention those before they were turned by places, or with `turned` those after it.
+    """
+    unturned = None if turned else attended.unturned
+    return (attended.keys if unturned is None else unturned).mean(2)
 
 
 def proportional_attention(tokens: Tokens, pattern: Pattern) -> Pattern:

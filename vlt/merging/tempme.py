@@ -35,6 +35,7 @@ class TempMe(Method):
     positions: a trained embedding for every clip that is joined, leaf `clip_position` [clips, d],
         zeros at first. The published code leaves them out of the sum where keep_cross is 100; here
         they are always added, as in the paper.
+    turned_keys: as of `ToMe`.
 
     Raises:
         ValueError: options that contradict each other, or out of range.
@@ -50,6 +51,7 @@ class TempMe(Method):
     keep_cross: float = 70
     keep_intra: float = 90
     positions: bool = True
+    turned_keys: bool = False
 
     def __post_init__(self) -> None:
         layers, join = self.layers, self.join
@@ -117,7 +119,7 @@ class TempMe(Method):
     ) -> Tokens:
         """ImgMe, or the intra-clip step."""
         r = self._intra(block.layer, tokens.cls, tokens.patches)
-        return merge_patches(tokens, mean_keys(attended), r)
+        return merge_patches(tokens, mean_keys(attended, self.turned_keys), r)
 
     def _joined(self, layer: int) -> int:
         """Clips that become one at the entry of a layer."""

@@ -90,9 +90,14 @@ class TokenMixing(Method):
         if self.keys == "own_cls":
             lowest = np.where(other & is_cls, np.finfo(np.float32).min, 0).astype(np.float32)
             pattern = pattern.add_bias(jnp.repeat(lowest, q, axis=0))
+        places = {}
+        if pattern.query_places is not None and pattern.source_places is not None:
+            places["query_places"] = pattern.query_places.reshape(b, 1, t * q, -1)
+            places["source_places"] = pattern.source_places.reshape(b, 1, t * n, -1)[:, :, index]
         return pattern.replace(
             queries=pattern.queries.reshape(b, 1, t * q, d),
             source=pattern.source.reshape(b, 1, t * n, d)[:, :, index],
+            **places,
         )
 
 

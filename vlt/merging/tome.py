@@ -15,6 +15,7 @@ class ToMe(Method):
 
     r: patches a block takes from each frame (TempMe: 2 at B/32, 10 at B/16).
     proportional: attention counts a token as often as it has patches.
+    turned_keys: compares keys as rotary attention turned them by places, not what they were made.
     """
 
     name: ClassVar[str] = "tome"
@@ -23,6 +24,7 @@ class ToMe(Method):
 
     r: int = 2
     proportional: bool = True
+    turned_keys: bool = False
 
     def check(self, spec: Spec, frames: int) -> None:
         check_r("tome", self.r, spec.visual, spec.visual.layers)
@@ -33,7 +35,7 @@ class ToMe(Method):
     def after_attention(
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
-        return merge_patches(tokens, mean_keys(attended), self.r)
+        return merge_patches(tokens, mean_keys(attended, self.turned_keys), self.r)
 
 
 METHOD = ToMe

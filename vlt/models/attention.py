@@ -94,21 +94,25 @@ class Attention(nn.Module):
         if self.channel_scale:
             scale = self.param("channel_scale", nn.initializers.zeros, query.shape[-1:])
             query *= (jax.nn.softplus(scale) / np.log(2)).astype(query.dtype)
+        unturned = None
         if known is not None and index is None:
             key, value = known.keys, known.values
         else:
             key = split(dense("key", self.qkv_bias and self.key_bias)(pattern.source))
-            key = turned(key, pattern.source_places)
+            if self.rotary is not None and pattern.source_places is not None:
+                unturned, key = key, turned(key, pattern.source_places)
             value = split(dense("value", self.qkv_bias)(pattern.source))
         if pattern.gather is not None:
             key, value = pattern.gather(key), pattern.gather(value)
+            unturned = None if unturned is None else pattern.gather(unturned)
         if known is not None and index is not None:
             key, value = written(known.keys, key, index), written(known.values, value, index)
         y, probabilities = self._attend(query, key, value, pattern)
         y = y.swapaxes(-2, -3).reshape(*pattern.queries.shape[:-1], inner_width)
         if self.sub_norm is not None:
             y = LayerNorm(epsilon=self.sub_norm, dtype=self.dtype, name="sub_norm")(y)
-        return dense("out", self.out_bias)(y), AttentionOutput(key, value, probabilities)
+        attended = AttentionOutput(key, value, probabilities, unturned)
+        return dense("out", self.out_bias)(y), attended
 
     def _attend(
         self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern

@@ -92,6 +92,12 @@ class TowerScope(Scope, Protocol):
     class_embedding: jax.Array
     projection: Any
 
+    def post_norm(self, x: jax.Array) -> jax.Array:
+        """The final LayerNorm, of [..., d]."""
+
+    def pooled(self, tokens: Tokens) -> jax.Array:
+        """What embeddings are made of, behind final LayerNorm and pool, [b, g, n, d]."""
+
     def project_tokens(self, x: jax.Array) -> jax.Array:
         """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
 

@@ -29,6 +29,7 @@ class Tokens(flax.struct.PyTreeNode):
     classes: [b] which of the classes that a model is trained on each text names; None where nobody
         says so, and in a vision tower.
     carried: what a point leaves for its method's later ones, by the method's name.
+    pooled: whether these are what embeddings are made of, behind final LayerNorm and pool.
     valid: [b, m] which keys of a text attention may read, those in `cache` included; None for all.
     cache: keys and values of a block's earlier calls, with room for this one's at `index`, and
         after it with them.
@@ -40,6 +41,7 @@ class Tokens(flax.struct.PyTreeNode):
     cls: int = flax.struct.field(pytree_node=False, default=1)
     protected: int = flax.struct.field(pytree_node=False, default=1)
     frames: int = flax.struct.field(pytree_node=False, default=1)
+    pooled: bool = flax.struct.field(pytree_node=False, default=False)
     over_time: bool = flax.struct.field(pytree_node=False, default=False)
     places: jax.Array | None = None
     readout: jax.Array | None = None
@@ -222,9 +224,11 @@ class KeysValues(flax.struct.PyTreeNode):
 class AttentionOutput:
     """What an attention layer saw: keys and values, probabilities [b, g, h, q, m] on call.
 
-    `probabilities` is a function because most programs never materialise them.
+    `probabilities` is a function because most programs never materialise them. unturned: the keys
+    before rotary attention turned them; None where it is not rotary.
     """
 
     keys: jax.Array
     values: jax.Array
     probabilities: Callable[[], jax.Array]
+    unturned: jax.Array | None = None

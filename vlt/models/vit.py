@@ -147,15 +147,14 @@ class VisionTransformer(nn.Module):
             return self._features(self._by_frame(hidden[-1])), out
         tokens = self._regrouped(tokens, self.spec.layers)
         all_read = self.tokens_read or self.spec.pool != "cls"
-        x = self._final_norm(tokens.x if all_read else tokens.x[:, :, : tokens.cls])
+        x = tokens.x if all_read else tokens.x[:, :, : tokens.cls]
+        x = x if tokens.pooled else self._final_norm(x)
         if not self.embed_dim:
             x = tokens.by_frame(x[:, :, tokens.protected :]) if self.spec.stages else x
             return flat(self._features(x)), out
         if self.tokens_read:
             out["tokens"] = flat(x)
-        pooled = self._pool(tokens, x)
-        if self.spec.pool_norm:
-            pooled = self.pool_norm(pooled)
+        pooled = x if tokens.pooled else self._pool(tokens, x)
         frames = self._embed(self._features(pooled), train, out)
         out["frames"] = frames
         return frames.mean(1), out
@@ -199,10 +198,15 @@ class VisionTransformer(nn.Module):
         Attention reads CLS tokens and patches, and no token of a method.
         """
         if self.spec.pool != "attention":
-            return _pooled(tokens, x, self.spec)
+            pooled = _pooled(tokens, x, self.spec)
+            return self.pool_norm(pooled) if self.spec.pool_norm else pooled
         read = tokens.replace(x=x)
         size = None if tokens.size is None else without_prompts(read.replace(x=tokens.size))
         return self.pooler(without_prompts(read), size)
+
+    def pooled(self, tokens: Tokens) -> jax.Array:
+        """What embeddings are made of, behind final LayerNorm and pool, [b, g, n, d]."""
+        return self._pool(tokens, self._final_norm(tokens.x))
 
     def _features(self, x: jax.Array) -> jax.Array:
         for method in self._active:
