@@ -91,6 +91,7 @@ COMMANDS = {
     "serve": Command("a page in the browser to search them", "serve", "vlt.serve:run"),
     "cut": Command("ranges of videos as files of their own", "cut", "vlt.cut:run"),
     "classify": Command("which of your labels videos show", "classify", "vlt.classify:run"),
+    "adapt": Command("a model adapted to your videos", "adapt", "vlt.adapt:run"),
     "score": Command("scores of captions that were written before", "score", "vlt.score:run"),
     "judge": Command("scores of answers by a language model", "judge", "vlt.judge:run"),
 }

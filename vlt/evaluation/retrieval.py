@@ -14,9 +14,11 @@ from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
 from vlt.models.vit import normalize
 from vlt.storage.files import write_whole
+from vlt.tasks.retrieval_blocks import retrieval_metrics_of_embeddings
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
+MOST_SCORES = 1 << 27  # that are held at once; of more, blocks
 PAIR_BATCH = 256  # videos that one call scores with all texts
 
 # Of videos or texts, what `pair_scores` reads: unit vectors [n, e], or by name what the towers put
@@ -86,13 +88,19 @@ def retrieval(
     records, embedded = embed_videos(predictor, params, data, step)
     # One row a video, however many records name it; queries of unread videos go with them.
     names = [data.records[record].video for record in records]
+    first_of = {name: row for row, name in reversed(list(enumerate(names)))}
     column = {name: index for index, name in enumerate(dict.fromkeys(names))}
-    first = [names.index(name) for name in column]
+    first = [first_of[name] for name in column]
     pairs = [(video, text) for video, text in pairs if video in column]
     queries = embed_texts(predictor, params, [text for _, text in pairs])
-    scores = pair_scores(predictor, params, queries, jax.tree.map(lambda x: x[first], embedded))
+    videos = jax.tree.map(lambda x: x[first], embedded)
     truth = np.array([column[video] for video, _ in pairs])
-    return retrieval_metrics(scores, truth, section["ties"]) | {"protocol": label}
+    if len(truth) * len(first) > MOST_SCORES and not predictor.module.scores_pairs:
+        found = retrieval_metrics_of_embeddings(queries, videos, truth, section["ties"])
+    else:
+        scores = pair_scores(predictor, params, queries, videos)
+        found = retrieval_metrics(scores, truth, section["ties"])
+    return found | {"protocol": label}
 
 
 def check_retrieval(section: Mapping[str, Any], data: VideoData) -> list[str]:

@@ -83,15 +83,32 @@ def _true_pairs(scores: np.ndarray, truth: np.ndarray, every_column: bool = True
             f"{np.isnan(scores).sum()} of {scores.size} scores are NaN, "
             f"the first at row {row}, column {column}"
         )
-    true = truth[:, None] == np.arange(scores.shape[1])
-    if not true.any(1).all():
-        row = np.flatnonzero(~true.any(1))[0]
+    truth = checked_truth(truth, scores.shape, every_column)
+    return truth[:, None] == np.arange(scores.shape[1])
+
+
+def checked_truth(
+    truth: np.ndarray, shape: tuple[int, ...], every_column: bool = True
+) -> np.ndarray:
+    """True columns [n] of scores of shape [n, v].
+
+    Raises:
+      ValueError: one that is no column, or, with `every_column`, a column that is nobody's.
+    """
+    queries, candidates = shape
+    if not queries or not candidates or truth.shape != (queries,):
         raise ValueError(
-            f"row {row}: true column {truth[row]} is not one of 0 to {scores.shape[1] - 1}"
+            f"scores {shape} and true columns {truth.shape}: "
+            "need [queries, candidates], not empty, and [queries]"
         )
-    if every_column and not true.any(0).all():
-        raise ValueError(f"video {np.flatnonzero(~true.any(0))[0]} has no text")
-    return true
+    wrong = np.flatnonzero((truth < 0) | (truth >= candidates))
+    if len(wrong):
+        row = wrong[0]
+        raise ValueError(f"row {row}: true column {truth[row]} is not one of 0 to {candidates - 1}")
+    unused = np.flatnonzero(np.bincount(truth, minlength=candidates) == 0)
+    if every_column and len(unused):
+        raise ValueError(f"video {unused[0]} has no text")
+    return truth
 
 
 def _ranks(scores: np.ndarray, true: np.ndarray, ties: str) -> np.ndarray:
@@ -111,6 +128,33 @@ def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
     values = recalls | {
         "MdR": float(np.median(ranks)),
         "MnR": float(ranks.mean()),
+        "R-Sum": sum(recalls[f"R@{k}"] for k in SUMMED),
+    }
+    return {f"{direction}_{name}": value for name, value in values.items()}
+
+
+def summary_of_counts(
+    direction: str, above: np.ndarray, least: np.ndarray, equal: np.ndarray, ties: str
+) -> dict[str, float]:
+    """What `retrieval_metrics` tells of a direction, of counts [queries].
+
+    above, least: wrong candidates above the best true one, and at least as high. equal: true ones
+    as high. ties: as there; a published tie may hold more ranks than can be listed, so they are
+    counted.
+    """
+    if ties == "against":
+        return _summary(direction, 1 + least)
+    steps = np.zeros(int((least + equal).max()) + 2, np.int64)
+    np.add.at(steps, 1 + above, 1)
+    np.add.at(steps, 1 + least + equal, -1)
+    how_many = steps.cumsum()  # of each rank
+    ranks = np.arange(len(how_many))
+    total, up_to = how_many.sum(), how_many.cumsum()
+    recalls = {f"R@{k}": 100 * float(up_to[min(k, len(ranks) - 1)] / total) for k in RECALL_AT}
+    middle = np.searchsorted(up_to, [(total - 1) // 2 + 1, total // 2 + 1])
+    values = recalls | {
+        "MdR": float(middle.mean()),
+        "MnR": float((ranks * how_many).sum() / total),
         "R-Sum": sum(recalls[f"R@{k}"] for k in SUMMED),
     }
     return {f"{direction}_{name}": value for name, value in values.items()}

@@ -1,0 +1,103 @@
+"""`vlt adapt`: what it trains on, with which sizes, and that it finds what was not found before."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+import vlt
+from vlt import adapt
+from vlt.command_line.adapt import METHODS, parse
+from vlt.data import moving_shapes
+from vlt.inspect import inspect_config
+
+FAMILY = "horizontal"
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """Few pairs of one family."""
+    out = tmp_path_factory.mktemp("shapes") / "clips"
+    return moving_shapes.generate(out, 8, families=(FAMILY,)).parent
+
+
+def options(shapes, out, *more):
+    given = [f"--videos={shapes}", f"--captions={shapes / 'manifest.jsonl'}", f"--out={out}"]
+    return parse("vlt adapt", [*given, "--model=tiny_clip", *more])
+
+
+def config(shapes, tmp_path, method, model="tiny_clip"):
+    asked = options(shapes, tmp_path / "out", f"--method={method}")
+    return adapt.config_of(argparse.Namespace(**(vars(asked) | {"model": model})), tmp_path, 100)
+
+
+def test_held_out_videos_are_the_same_each_time_and_none_is_trained_on(shapes):
+    records = adapt.read_manifest_below(shapes / "manifest.jsonl", shapes)
+    train, held_out = adapt.split(records)
+    assert len(train) + len(held_out) == len(records) == 16 and len(held_out) == 2
+    assert not {r.video for r in train} & {r.video for r in held_out}
+    assert adapt.split(records[::-1])[1] == held_out[::-1]
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("method", METHODS)
+def test_sizes_fit_the_model(shapes, tmp_path, method, monkeypatch):
+    monkeypatch.setattr(adapt, "matmul_rate", lambda *_: 1e9)
+    found = config(shapes, tmp_path, method)
+    told = inspect_config(found)
+    assert 0 < told["trainable_params"] < 500_000 and found.model.frames == 8
+    assert found.data.train.batch_size == 32 and found.train.steps == 63
+    assert "trains" in adapt.cost(found, 90, 10)
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"), [(12, (2, 2, 3)), (8, (2, 2, 2)), (64, (4, 4, 4)), (7, (7,)), (1, ())]
+)
+def test_clips_are_joined_until_one_is_left(frames, expected):
+    found = adapt.joins(frames)
+    assert found == expected and np.prod(found, initial=1) == frames
+
+
+def test_batches_shrink_with_memory(shapes, tmp_path, monkeypatch):
+    found = config(shapes, tmp_path, "lora")
+    visual = vlt.load("tiny_clip").config.spec.visual
+    monkeypatch.setattr(adapt, "free_on_host", lambda: 1 << 26)
+    assert adapt.batch_that_fits(found, visual, 100) == 8
+    monkeypatch.setattr(adapt, "free_on_host", lambda: 1)
+    assert adapt.batch_that_fits(found, visual, 100) == 1
+    monkeypatch.setattr(adapt, "free_on_host", lambda: None)
+    assert adapt.batch_that_fits(found, visual, 20) == 16
+
+
+def test_what_is_wrong_is_told(shapes, tmp_path, capsys):
+    few = tmp_path / "few.csv"
+    few.write_text("video,caption\nvideos/000000_forward.mov,a red circle\n")
+
+    def told(*more):
+        assert adapt.run(options(shapes, tmp_path / "out", *more)) == 1
+        return capsys.readouterr().err
+
+    assert "1 videos have captions; at least 8 are needed" in told(f"--captions={few}")
+    few.write_text("video,caption\nabsent.mov,a red circle\n")
+    assert "line 2: no video absent.mov in" in told(f"--captions={few}")
+    few.write_text("video,label\nvideos/000000_forward.mov,left\n")
+    assert "line 2: a `caption` is needed" in told(f"--captions={few}")
+    assert f"{tmp_path} exists; give another --out" in told(f"--out={tmp_path}")
+
+
+@pytest.mark.slow
+def test_captions_of_motion_are_found_after_adapting_and_not_before(tmp_path, capsys):
+    """The packaged CLIP saw single frames alone: of no family does it know what moves where."""
+    shapes = moving_shapes.generate(tmp_path / "clips", 120, families=(FAMILY,)).parent
+    asked = options(shapes, tmp_path / "out", "--method=btadapter", "--json")
+    assert adapt.run(asked) == 0
+    told = json.loads(capsys.readouterr().out)
+    before, after = told["before"]["t2v_R@1"], told["after"]["t2v_R@1"]
+    assert after > before + 20
+    rows = [json.loads(x) for x in (shapes / "manifest.jsonl").read_text().splitlines()]
+    first, second = rows[:2]  # twins
+    model = vlt.load(tmp_path / "out")
+    videos = np.asarray(model.encode_video([str(shapes / row["video"]) for row in (first, second)]))
+    texts = np.asarray(model.encode_text([first["caption"], second["caption"]]))
+    assert (videos @ texts.T).argmax(1).tolist() == [0, 1]

@@ -1,0 +1,245 @@
+"""`vlt adapt --videos=DIR --captions=FILE --model=DIR --out=DIR`: a model for one's own videos."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vlt.bench.timing import matmul_rate
+from vlt.command_line.adapt import parse
+from vlt.configuration import apply_overrides, load_config
+from vlt.data.manifest import Record, read_manifest
+from vlt.data.resources import resolve
+from vlt.door import run_door
+from vlt.export import export
+from vlt.inspect import inspect_config
+from vlt.main import columns, run_all, slug
+from vlt.model_io.folder import read_model_config
+from vlt.models.spec import DualEncoderSpec
+from vlt.reporting.tables import format_table
+from vlt.runtime.compilation import keep_programs
+from vlt.runtime.memory import free_on_device, free_on_host
+from vlt.storage.files import write_whole
+
+BEFORE, AFTER = "before", "after"
+FEWEST = 8  # videos, of which two are held out
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000  # share of the videos, and how many at most
+PASSES, MOST_STEPS = 20, 1000
+MOST_BATCH = 32
+FRAMES = 12  # where the model's folder tells no number
+SMALL = 192  # width of a tower below which the recipe is that of moving shapes
+# Configs whose recipes these are: of published towers, and of small ones with the row's overrides.
+RECIPES = {
+    "tempme": ("tempme:own", "tempme", "TempMe"),
+    "lora": ("tempme:own_lora", "tempme", "LoRA"),
+    "btadapter": ("btadapter:own", "btadapter", "BT-Adapter"),
+}
+# Parts of a config that make a recipe.
+RECIPE = ("rules", "optimizer", "task")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command."""
+    return run(parse("python -m vlt.adapt", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
+    return run_door(lambda: _adapt(options))
+
+
+def _adapt(options: argparse.Namespace) -> int:
+    if options.out.exists():
+        raise ValueError(f"{options.out} exists; give another --out")
+    spec = read_model_config(resolve(options.model)).spec
+    if not isinstance(spec, DualEncoderSpec):
+        raise ValueError(f"{options.model} is a {spec.kind}; a dual encoder is needed")
+    folder = options.out.with_name(f"{options.out.name}.run")
+    train, held_out = split(read_manifest_below(options.captions, options.videos))
+    for name, records in (("train", train), ("held_out", held_out)):
+        write_rows(folder / f"{name}.jsonl", records)
+    config = config_of(options, folder, len(train))
+    print(cost(config, len(train), len(held_out)), file=sys.stderr, flush=True)
+    if options.dry_run:
+        return 0
+    keep_programs()
+    workdir = folder / "run"
+    rows = run_all(config, workdir)
+    export(workdir / slug(AFTER), options.out, "orbax")
+    shown = f"python -m vlt.embed {options.videos} --model={options.out} --out=INDEX"
+    if options.json:
+        print(json.dumps({"model": str(options.out), **_scores(rows)}))
+    else:
+        print(format_table(rows, columns(config)))
+    print(shown, file=sys.stderr)
+    return 0
+
+
+def read_manifest_below(file: Path, folder: Path) -> list[Record]:
+    """Rows whose videos are named below another folder than the file's own.
+
+    Raises:
+        ManifestError: as `read_manifest`; ValueError: a row without caption, or a video that is not
+            there.
+    """
+    found = []
+    for record in read_manifest(file, check_videos=False):
+        name = Path(record.video).relative_to(file.parent)
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{file}, line {record.line}: no video {name} in {folder}")
+        if not record.captions:
+            raise ValueError(f"{file}, line {record.line}: a `caption` is needed")
+        found.append(dataclasses.replace(record, video=str(path.resolve())))
+    return found
+
+
+def split(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Rows to train on, and those of videos that are held out: the same ones each time.
+
+    Raises:
+        ValueError: too few videos.
+    """
+    videos = sorted({record.video for record in records}, key=_digest)
+    if len(videos) < FEWEST:
+        raise ValueError(f"{len(videos)} videos have captions; at least {FEWEST} are needed")
+    count = min(MOST_HELD_OUT, max(2, round(HELD_OUT * len(videos))))
+    held_out = set(videos[:count])
+    return (
+        [record for record in records if record.video not in held_out],
+        [record for record in records if record.video in held_out],
+    )
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).name.encode(errors="surrogateescape")).hexdigest()
+
+
+def write_rows(file: Path, records: Sequence[Record]) -> None:
+    """A manifest of these rows."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = ({"video": record.video, "caption": list(record.captions)} for record in records)
+    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDict:
+    """The config of a method, a model and a machine: rows `before` and `after`.
+
+    folder: of the manifests.
+    """
+    stored = read_model_config(resolve(options.model))
+    visual = stored.spec.visual
+    config = load_config(RECIPES[options.method][0])
+    size = visual.image_size
+    told = max(stored.frames or 0, stored.view.frames or 0)
+    frames = options.frames or (told if told > 1 else FRAMES)
+    config.model.update(checkpoint=options.model, size="", frames=frames)
+    config.model.context = min(config.model.context, stored.spec.text.context)
+    if visual.width < SMALL:
+        _take_small_recipe(config, options.method)
+    else:
+        _fit_depth(config, visual.layers)
+    crop = {"resize": size, "crop": size}
+    for section, name in ((config.data.train, "train"), (config.evals.own, "held_out")):
+        section.update(manifest=str(folder.resolve() / f"{name}.jsonl"), transform=crop)
+        section.on_error = "replace" if name == "train" else "skip"
+    config.data.train.batch_size = options.batch or batch_that_fits(config, visual, rows)
+    steps = min(MOST_STEPS, math.ceil(PASSES * rows / config.data.train.batch_size))
+    config.train.update(steps=options.steps or steps, eval_every=0, best_metric="")
+    config.train.checkpoint_every = max(1, min(250, config.train.steps))
+    frozen = {"model.methods": (), "rules": ((".*", "frozen"),), "train.steps": 0}
+    config.compare = ((BEFORE, frozen), (AFTER, {}))
+    return config
+
+
+def _take_small_recipe(config: ConfigDict, method: str) -> None:
+    """Those of the package's own towers, which learn faster."""
+    _, name, row = RECIPES[method]
+    recipe = load_config(name)
+    recipe = apply_overrides(recipe, dict(recipe.compare)[row])
+    for part in RECIPE:
+        config[part] = recipe[part]
+    for each in recipe.model.methods:
+        config.model[each] = recipe.model[each]
+    config.model.methods = recipe.model.methods
+    config.model.frame_norm = recipe.model.frame_norm
+    if "tempme" in recipe.model.methods:
+        config.model.tempme.join = (2, config.model.frames // 2)
+
+
+def _fit_depth(config: ConfigDict, layers: int) -> None:
+    """TempMe joins clips in the last layers but one, as many as make them one."""
+    if "tempme" not in config.model.methods:
+        return
+    join = joins(config.model.frames)
+    config.model.tempme.join = join
+    config.model.tempme.layers = tuple(range(layers - 1 - len(join), layers - 1))
+
+
+def joins(frames: int) -> tuple[int, ...]:
+    """At most three factors of a number of frames, ascending: (2, 2, 3) of 12."""
+    left, found = frames, list[int]()
+    for factor in range(2, frames + 1):
+        while left % factor == 0:
+            found.append(factor)
+            left //= factor
+    while len(found) > 3:
+        found = sorted([found[0] * found[1], *found[2:]])
+    return tuple(found)
+
+
+def batch_that_fits(config: ConfigDict, visual: Any, rows: int) -> int:
+    """The largest power of two, at most `MOST_BATCH` and the rows, whose activations take half of
+    the free memory: 34 bytes a token, width and layer in halves (Korthikanti et al., 2022)."""
+    tokens = config.model.frames * ((visual.image_size // visual.patch_size) ** 2 + 1)
+    each = 2 * 34 * tokens * visual.width * visual.layers
+    free = free_on_device() or free_on_host() or 1 << 32
+    most = max(1, min(MOST_BATCH, rows, free // 2 // each))
+    return 1 << (most.bit_length() - 1)
+
+
+def cost(config: ConfigDict, train: int, held_out: int) -> str:
+    """What a run will take, in a few lines, by the matmul rate of this machine."""
+    told = inspect_config(config)
+    batch, steps = config.data.train.batch_size, config.train.steps
+    gmacs = told["video_gmacs_run"] + told["text_gmacs"]
+    width = read_model_config(resolve(config.model.checkpoint)).spec.visual.width
+    rate = matmul_rate(batch * config.model.frames * 50, width)
+    seconds = 3 * 2e9 * gmacs * batch * steps / rate
+    device = jax.devices()[0].device_kind
+    return (
+        f"{' + '.join(config.model.methods)} over {config.model.checkpoint}: trains "
+        f"{told['trainable_params']:,} of {told['total_params']:,} parameters\n"
+        f"{train:,} captions to train on, {held_out:,} held out; {steps:,} steps of {batch} videos "
+        f"of {config.model.frames} frames\n"
+        f"at least {_time(seconds)} of computing on {device}, at {rate / 1e9:,.0f} GFLOP/s; "
+        "reading the videos comes on top where decoders are slower"
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:,.0f} min"
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Retrieval before and after."""
+    return {
+        row["row"]: {
+            key.removeprefix("own/"): value
+            for key, value in row.items()
+            if key.startswith("own/") and isinstance(value, (int, float))
+        }
+        for row in rows
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Retrieval metrics (vlt/tasks/retrieval_metrics.py) of more scores than a machine holds at once.
+
+A block of scores is computed, compared with the true scores of its rows and its columns, and
+forgotten: what is kept are two counts for each text and each video. Ranks are those of the whole
+matrix, ties included.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vlt.runtime.processes import is_single_process
+from vlt.tasks.retrieval_metrics import TIES, checked_truth, summary_of_counts
+
+BLOCK = (2048, 8192)  # texts and videos whose scores are held at once: 64 MB
+
+
+def retrieval_metrics_of_embeddings(
+    texts: np.ndarray,
+    videos: np.ndarray,
+    video_of_text: np.ndarray,
+    ties: str = "against",
+    block: tuple[int, int] = BLOCK,
+) -> dict[str, float]:
+    """As `retrieval_metrics` of `texts @ videos.T`, by blocks, on this process's first device.
+
+    Several processes, which must all hold the same, share the blocks.
+
+    Args:
+      texts, videos: float32 [n, e] and [v, e].
+      video_of_text: int [n]. ties: as there. block: texts and videos of one block.
+
+    Raises:
+      ValueError: NaNs, shapes that disagree, a video without a text, or an unknown rule for ties.
+    """
+    if ties not in TIES:
+        raise ValueError(f"unknown ties: {ties!r}; choose from {', '.join(TIES)}")
+    texts, videos = (np.asarray(x, np.float32) for x in (texts, videos))
+    truth = checked_truth(np.asarray(video_of_text), (len(texts), len(videos)))
+    for name, rows in (("text", texts), ("video", videos)):
+        if np.isnan(rows).any():
+            raise ValueError(f"{name} {np.flatnonzero(np.isnan(rows).any(1))[0]} is NaN")
+    order = np.argsort(truth, kind="stable")  # so that few blocks hold true pairs
+    texts, truth = texts[order], truth[order]
+    own = _scores_of_pairs(texts, videos, truth, block)
+    best = np.full(len(videos), -np.inf, np.float32)
+    np.maximum.at(best, truth, own)
+    counts = _counted(texts, videos, truth, own, best, block, above=ties == "published")
+    equal = np.zeros(len(videos), np.int64)  # true texts that score as the best of them
+    np.add.at(equal, truth, own == best[truth])
+    ones = np.ones(len(texts), np.int64)
+    return {
+        **summary_of_counts("t2v", counts["above_row"], counts["least_row"], ones, ties),
+        **summary_of_counts("v2t", counts["above_column"], counts["least_column"], equal, ties),
+    }
+
+
+def _scores_of_pairs(
+    texts: np.ndarray, videos: np.ndarray, truth: np.ndarray, block: tuple[int, int]
+) -> np.ndarray:
+    """float32 [n]: of each text with its video, out of the same products as those of all others, so
+    that a video's copy scores as it does. truth: ascending."""
+    product = np.matmul if _on_host() else jax.jit(_product)
+    found = np.empty(len(texts), np.float32)
+    for rows, columns in _blocks(texts, videos, block):
+        if truth[rows.start] < columns.stop and truth[rows.stop - 1] >= columns.start:
+            place = truth[rows] - columns.start
+            inside = np.flatnonzero((place >= 0) & (place < columns.stop - columns.start))
+            scores = np.asarray(product(texts[rows], videos[columns].T))
+            found[rows][inside] = scores[inside, place[inside]]
+    return found
+
+
+def _product(text: Any, video: Any) -> jax.Array:
+    return jnp.matmul(text, video, precision="highest")
+
+
+def _on_host() -> bool:
+    return jax.devices()[0].platform == "cpu"
+
+
+def _blocks(
+    texts: np.ndarray, videos: np.ndarray, block: tuple[int, int]
+) -> Iterator[tuple[slice, slice]]:
+    return itertools.product(_slices(len(texts), block[0]), _slices(len(videos), block[1]))
+
+
+def _counted(
+    texts: np.ndarray,
+    videos: np.ndarray,
+    truth: np.ndarray,
+    own: np.ndarray,
+    best: np.ndarray,
+    block: tuple[int, int],
+    above: bool,
+) -> dict[str, np.ndarray]:
+    """How many wrong candidates of each text (row) and video (column) score at least as high as its
+    best true one, and, where `above` is set, how many higher."""
+    compared = _compared_on_host if _on_host() else jax.jit(_compared, static_argnums=5)
+    counts = {
+        f"{name}_{side}": np.zeros(len(rows), np.int64)
+        for side, rows in (("row", texts), ("column", videos))
+        for name in ("above", "least")
+    }
+    mine = itertools.islice(
+        _blocks(texts, videos, block), jax.process_index(), None, jax.process_count()
+    )
+    for rows, columns in mine:
+        place = truth[rows] - columns.start
+        wide = columns.stop - columns.start
+        place = np.where((place >= 0) & (place < wide), place, wide)
+        found = compared(texts[rows], videos[columns], own[rows], best[columns], place, above)
+        for key, value in found.items():
+            counts[key][rows if key.endswith("row") else columns] += np.asarray(value)
+    return counts if is_single_process() else _summed(counts)
+
+
+def _compared(
+    text: Any, video: Any, own: Any, best: Any, place: Any, above: bool
+) -> dict[str, jax.Array]:
+    """Counts of one block. place: columns of the true pairs, beyond the last where not in it."""
+    scores = _product(text, video.T)
+    scores = scores.at[jnp.arange(len(text)), place].set(-jnp.inf, mode="drop")
+    found = {
+        "least_row": jnp.sum(scores >= own[:, None], 1, dtype=jnp.int32),
+        "least_column": jnp.sum(scores >= best, 0, dtype=jnp.int32),
+    }
+    if above:
+        found["above_row"] = jnp.sum(scores > own[:, None], 1, dtype=jnp.int32)
+        found["above_column"] = jnp.sum(scores > best, 0, dtype=jnp.int32)
+    return found
+
+
+def _compared_on_host(
+    text: np.ndarray,
+    video: np.ndarray,
+    own: np.ndarray,
+    best: np.ndarray,
+    place: np.ndarray,
+    above: bool,
+) -> dict[str, np.ndarray]:
+    """The same by numpy, which counts in a quarter of the time that XLA takes on a CPU."""
+    scores = text @ video.T
+    inside = np.flatnonzero(place < len(video))
+    scores[inside, place[inside]] = -np.inf
+    found = {
+        "least_row": np.array([np.count_nonzero(x >= o) for x, o in zip(scores, own, strict=True)]),
+        "least_column": _down(scores >= best),
+    }
+    if above:
+        higher = [np.count_nonzero(x > o) for x, o in zip(scores, own, strict=True)]
+        found |= {"above_row": np.array(higher), "above_column": _down(scores > best)}
+    return found
+
+
+def _down(true: np.ndarray) -> np.ndarray:
+    """How many of each column are true; in bytes, so many as these can count at a time."""
+    parts = np.split(true.view(np.uint8), range(255, len(true), 255))
+    return np.sum([part.sum(0, dtype=np.uint8) for part in parts], 0, dtype=np.int64)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _summed(counts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        name: np.asarray(multihost_utils.process_allgather(value.astype(np.int32))).sum(0)
+        for name, value in counts.items()
+    }
