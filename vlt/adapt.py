@@ -32,7 +32,7 @@ from vlt.storage.files import write_whole
 BEFORE, AFTER = "before", "after"
 FEWEST = 8  # videos, of which two are held out
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000  # share of the videos, and how many at most
-PASSES, MOST_STEPS = 20, 1000
+PASSES, MOST_STEPS = 50, 1000
 MOST_BATCH = 32
 FRAMES = 12  # where the model's folder tells no number
 SMALL = 192  # width of a tower below which the recipe is that of moving shapes
@@ -63,9 +63,9 @@ def _adapt(options: argparse.Namespace) -> int:
     if not isinstance(spec, DualEncoderSpec):
         raise ValueError(f"{options.model} is a {spec.kind}; a dual encoder is needed")
     folder = options.out.with_name(f"{options.out.name}.run")
-    train, held_out = split(read_manifest_below(options.captions, options.videos))
+    train, held_out = split(read_manifest_below(options.captions, options.videos), options.group)
     for name, records in (("train", train), ("held_out", held_out)):
-        write_rows(folder / f"{name}.jsonl", records)
+        write_rows(folder / f"{name}.jsonl", records, options.group)
     config = config_of(options, folder, len(train))
     print(cost(config, len(train), len(held_out)), file=sys.stderr, flush=True)
     if options.dry_run:
@@ -102,31 +102,42 @@ def read_manifest_below(file: Path, folder: Path) -> list[Record]:
     return found
 
 
-def split(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+def split(records: Sequence[Record], group: str = "") -> tuple[list[Record], list[Record]]:
     """Rows to train on, and those of videos that are held out: the same ones each time.
 
+    group: column whose equal values stay together.
+
     Raises:
-        ValueError: too few videos.
+        ValueError: too few videos, or rows without that column.
     """
-    videos = sorted({record.video for record in records}, key=_digest)
-    if len(videos) < FEWEST:
-        raise ValueError(f"{len(videos)} videos have captions; at least {FEWEST} are needed")
-    count = min(MOST_HELD_OUT, max(2, round(HELD_OUT * len(videos))))
-    held_out = set(videos[:count])
-    return (
-        [record for record in records if record.video not in held_out],
-        [record for record in records if record.video in held_out],
-    )
+    first: dict[str, str] = {}  # video of each group
+    for record in records:
+        if group and group not in record.extra:
+            raise ValueError(f"--group={group}: line {record.line} has no such column")
+        first.setdefault(str(record.extra[group]) if group else record.video, record.video)
+    if len({record.video for record in records}) < FEWEST:
+        raise ValueError(f"{len(first)} videos have captions; at least {FEWEST} are needed")
+    units = sorted(first, key=lambda unit: _digest(first[unit]))
+    count = min(MOST_HELD_OUT, max(2, round(HELD_OUT * len(units))))
+    held_out = set(units[:count])
+    parts: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        parts[(str(record.extra[group]) if group else record.video) in held_out].append(record)
+    return parts
 
 
 def _digest(path: str) -> str:
     return hashlib.sha256(Path(path).name.encode(errors="surrogateescape")).hexdigest()
 
 
-def write_rows(file: Path, records: Sequence[Record]) -> None:
-    """A manifest of these rows."""
+def write_rows(file: Path, records: Sequence[Record], group: str) -> None:
+    """A manifest of these rows, with a column `group` where there are groups."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = ({"video": record.video, "caption": list(record.captions)} for record in records)
+    rows = (
+        {"video": record.video, "caption": list(record.captions)}
+        | ({"group": str(record.extra[group])} if group else {})
+        for record in records
+    )
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -151,6 +162,7 @@ def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDic
     for section, name in ((config.data.train, "train"), (config.evals.own, "held_out")):
         section.update(manifest=str(folder.resolve() / f"{name}.jsonl"), transform=crop)
         section.on_error = "replace" if name == "train" else "skip"
+    config.data.train.group = "group" if options.group else ""
     config.data.train.batch_size = options.batch or batch_that_fits(config, visual, rows)
     steps = min(MOST_STEPS, math.ceil(PASSES * rows / config.data.train.batch_size))
     config.train.update(steps=options.steps or steps, eval_every=0, best_metric="")

@@ -37,9 +37,16 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the adapted model's folder"
     )
+    parser.add_argument(
+        "--group",
+        default="",
+        metavar="COLUMN",
+        help="of CAPTIONS: videos that are alike there train in one batch, such as those that are "
+        "told apart by time alone; as many of each",
+    )
     parser.add_argument("--frames", type=int, metavar="N", help="of a clip; the model's, or 12")
     parser.add_argument("--batch", type=int, metavar="N", help="videos of a step; what fits here")
-    parser.add_argument("--steps", type=int, metavar="N", help="20 passes, at most 1000 steps")
+    parser.add_argument("--steps", type=int, metavar="N", help="50 passes, at most 1000 steps")
     parser.add_argument("--dry-run", action="store_true", help="tell the cost, and train nothing")
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
     options = parser.parse_args(arguments)

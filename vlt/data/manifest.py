@@ -80,7 +80,7 @@ def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> li
         raise ManifestError(path, f"must end in one of {', '.join(READERS)}")
     records, lines_of_ids = [], dict[str, int]()
     for line, row in reader(path):
-        record = _record(path, line, row)
+        record = record_of(path, line, row)
         earlier = lines_of_ids.setdefault(record.id, line) if "id" in row else line
         if earlier != line:
             raise ManifestError(path, f"id {record.id!r} is that of line {earlier}", line)
@@ -93,7 +93,9 @@ def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> li
     return records
 
 
-def _record(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
+def record_of(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
+    """A row of a manifest, checked. Raises: ManifestError."""
+
     def fail(reason: str) -> ManifestError:
         return ManifestError(path, reason, line)
 

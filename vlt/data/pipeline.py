@@ -21,7 +21,8 @@ from vlt.data.clips import ClipRequest
 from vlt.data.errors import NoText, VideoError
 from vlt.data.features import NAME as FEATURES
 from vlt.data.features import read_features
-from vlt.data.manifest import ManifestError, group_rows, read_classes, read_manifest
+from vlt.data.manifest import ManifestError, Record, group_rows, read_classes
+from vlt.data.packed import PackedRecords, WhenAsked, number_of, open_manifest
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
 from vlt.data.resources import resolve
 from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
@@ -103,7 +104,7 @@ class VideoData:
         self._rows = np.arange(config["batch_size"]) if rows is None else np.asarray(rows)
         self.manifest = resolve(config["manifest"])
         strict = config["on_error"] == "raise"
-        self.records = read_manifest(self.manifest, check_videos=strict)
+        self.records = open_manifest(self.manifest, check_videos=strict)
         classes = read_classes(resolve(config["classes"])) if config.get("classes") else []
         self.clean = Cleaning(config["clean"], config["max_words"])
         self._targets = Targets(
@@ -117,7 +118,7 @@ class VideoData:
         )
         self._texts = self._targets.texts()
         self._check_dialogues(isinstance(tokenizer, ChatBatches))
-        self._video_ids = _numbered([record.video for record in self.records])
+        self._video_ids = _numbers_of_videos(self.records)
         self.classes, self.labels = self._targets.classes, self._targets.labels
         host = f"-{process_index}" if process_index else ""
         path = pathlib.Path(workdir) / f"skipped{host}.jsonl"
@@ -178,7 +179,7 @@ class VideoData:
         if self.views > 1:
             raise ValueError(f"{self.name}: training takes one view of a video, not {self.views}")
         column = self._config["group"]
-        units = [[index] for index in range(len(self.records))]
+        units = self._single()
         if column:
             units = group_rows(self.manifest, self.records, column)
         members = len(units[0])
@@ -210,12 +211,15 @@ class VideoData:
         if self._config["on_error"] == "replace":
             raise self._wrong("on_error", "'raise' or 'skip' in an evaluation")
         count = len(self.records)
-        units = [[index] for index in range(count)]
-        reader = self._reader(units, keep_failed=True, start=step * count)
+        reader = self._reader(self._single(), keep_failed=True, start=step * count)
         padding = [PADDING] * (-count % self._config["batch_size"])
         positions = grain.MapDataset.source([*range(count), *padding])
         size = self._config["batch_size"]
         return Stream(self._batches(reader, positions, self._rows, size, evaluation=True), place)
+
+    def _single(self) -> Sequence[Sequence[int]]:
+        """Every record as a unit of its own."""
+        return WhenAsked(len(self.records), lambda index: (index,))
 
     def _own_units(self, members: int) -> np.ndarray:
         """Which units of a batch are this process's, int [u], where each has so many rows."""
@@ -257,7 +261,7 @@ class VideoData:
     def _read(self, record: int, seed: int) -> np.ndarray:
         if record in self._kept:
             return self._kept[record]
-        if record in self._targets.textless:
+        if self._targets.is_textless(record):
             raise NoText(self.records[record].video, "no text is left after clean-up")
         if isinstance(self._tokenizer, ChatBatches) and FEATURES in self.records[record].extra:
             return self._features(record)
@@ -293,7 +297,7 @@ class VideoData:
         if evaluation:
             batch["mask"] = np.array([e.frames is not None for e in examples])
         else:
-            batch["video_id"] = self._video_ids[ids]
+            batch["video_id"] = np.array([self._video_ids[i] for i in ids], np.int32)
         chosen = {
             name: [_text(choose, example, evaluation) for example in examples]
             for name, choose in self._texts.items()
@@ -334,6 +338,13 @@ def _text(choose: Callable[[int, float], Any], example: Example, evaluation: boo
     return choose(example.record, 0.0 if evaluation else example.draw)
 
 
+def _numbers_of_videos(records: Sequence[Record]) -> Sequence[int]:
+    """int32 of each record, equal where records name one video."""
+    if isinstance(records, PackedRecords):
+        return WhenAsked(len(records), lambda index: number_of(records[index].video))
+    return _numbered([record.video for record in records])
+
+
 def _numbered(names: Sequence[str]) -> np.ndarray:
     """int32 [names], equal where names are."""
     first: dict[str, int] = {}
@@ -353,5 +364,8 @@ def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: An
     """
     rows = local_rows(mesh, section["batch_size"]).tolist()
     data = VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
-    check_alike(f"{data.name}: {data.manifest}", "\n".join(record.id for record in data.records))
+    records = data.records
+    packed = isinstance(records, PackedRecords)
+    told = records.name() if packed else "\n".join(record.id for record in records)
+    check_alike(f"{data.name}: {data.manifest}", told)
     return data

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from vlt.data.errors import VideoError
@@ -43,7 +44,7 @@ class SkipLog:
         self._path, self._stream = pathlib.Path(path), stream
         self._records, self._max_error_rate = records, max_error_rate
         self._bad_from: dict[int, int] = {}
-        self._seen: set[int] = set()
+        self._seen = np.zeros(len(records), bool)
         self._lock = threading.Lock()
         self._load()
 
@@ -89,7 +90,7 @@ class SkipLog:
 
     def see(self, records: Sequence[int]) -> None:
         """Counts records that the stream came to, for the error rate."""
-        self._seen.update(records)
+        self._seen[list(records)] = True
 
     @property
     def ids(self) -> list[str]:
@@ -115,12 +116,13 @@ class SkipLog:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             append(self._path, json.dumps(entry) + "\n")
             self._remember(record, position)
-            bad = len(self._seen & self._bad_from.keys())
+            seen = int(self._seen.sum())
+            bad = sum(bool(self._seen[record]) for record in self._bad_from)
         logging.warning("%s: skipping %s (%d bad so far)", self._stream, error, bad)
-        of = max(len(self._seen), min(len(self._records), FEW))
+        of = max(seen, min(len(self._records), FEW))
         if bad > self._max_error_rate * of:
             raise TooManyErrors(
-                f"{self._stream}: {bad} of {len(self._seen)} videos could not be read, over "
+                f"{self._stream}: {bad} of {seen} videos could not be read, over "
                 f"max_error_rate={self._max_error_rate}; all are listed in {self._path}; the last: "
                 f"{error}"
             )

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from absl import logging
@@ -15,8 +15,11 @@ from vlt.data.manifest import (
     read_classes,
     read_manifest,
 )
+from vlt.data.packed import PackedRecords, WhenAsked
 from vlt.data.resources import resolve
 from vlt.data.texts import checked_texts, look
+
+T = TypeVar("T")
 
 AS_WRITTEN = Cleaning()
 LONGEST_NUMBER = 4000  # digits; int() takes 4300
@@ -61,22 +64,38 @@ class Targets:
         self._cleaning, self._prefix = cleaning, prefix
         self.textless: set[int] = set()
         self._empty: list[tuple[int, str]] = []  # record, and its text as written
-        written = self._all_have("caption", [bool(r.captions) for r in records])
-        self.captions = None
+        self._packed = isinstance(records, PackedRecords)
+        written = self._all_have("caption", lambda record: bool(record.captions))
+        self.captions: Sequence[list[list[str]]] | None = None
         if written or "caption" not in columns:
-            self.captions = [self._captions(i, columns) for i in range(len(records))]
+            self.captions = self._each(lambda index: self._captions(index, columns))
         self.classes, self.labels = list(classes), None
-        if self._all_have("label", [r.label is not None for r in records]):
+        if self._all_have("label", lambda record: record.label is not None):
             self.classes = self.classes or _sorted_labels(records)
             self.labels = self._indices()
-        self.questions = None
-        if self._all_have("question", [r.question is not None for r in records]):
-            self.questions = [self._question(i) for i in range(len(records))]
-        self.spoken = self._all_have("conversations", [bool(r.turns) for r in records])
-        if self._empty:
+        self.questions: Sequence[str] | None = None
+        if self._all_have("question", lambda record: record.question is not None):
+            self.questions = self._each(self._question)
+        self.spoken = self._all_have("conversations", lambda record: bool(record.turns))
+        if self._empty and not self._packed:
             self._tell_empty(drop_empty)
 
-    def _all_have(self, column: str, present: Sequence[bool]) -> bool:
+    def _each(self, function: Callable[[int], T]) -> Sequence[T]:
+        """Of every record, at once; of packed ones each when it is asked for."""
+        count = len(self._records)
+        return WhenAsked(count, function) if self._packed else [function(i) for i in range(count)]
+
+    def is_textless(self, record: int) -> bool:
+        """Whether nothing is left of a record's captions, or of its question."""
+        for listed in (self.captions, self.questions):
+            if self._packed and listed is not None:
+                listed[record]
+        return record in self.textless
+
+    def _all_have(self, column: str, has: Callable[[Record], bool]) -> bool:
+        if self._packed:  # another row without it is told of when it is read
+            return has(self._records[0])
+        present = [has(record) for record in self._records]
         if any(present) and not all(present):
             line = self._records[present.index(False)].line
             raise ManifestError(self._manifest, f"has no `{column}`, as other rows have", line)

@@ -1,0 +1,69 @@
+"""A manifest of very many rows as one file that opens at once, whatever its size.
+
+    python -m data_pipelines.pack data/train.parquet
+
+writes data/train.array_record, with the same rows in the same order, which any config reads as it
+does the manifest. Of a manifest each process keeps all rows in memory; of this file those that it
+is reading.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vlt.data.manifest import ManifestError, record_of
+from vlt.data.packed import SUFFIX, packed_row
+from vlt.data.rows import READERS
+from vlt.storage.files import new_file
+
+ROWS_TOLD = 1_000_000
+
+
+def pack(manifest: Path) -> tuple[Path, int]:
+    """Writes the file beside the manifest; its path, and how many rows it holds.
+
+    Raises:
+        ManifestError: a row is wrong, or has a label.
+        FileExistsError: it is there already.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    out, count = manifest.with_suffix(SUFFIX), 0
+    if out.exists():
+        raise FileExistsError(f"{out} exists; remove it first")
+    reader = READERS.get(manifest.suffix)
+    if reader is None or not manifest.is_file():
+        raise ManifestError(manifest, f"a file that ends in one of {', '.join(READERS)} is needed")
+    with new_file(out) as path:
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for line, row in reader(manifest):
+            if record_of(manifest, line, row).label is not None:
+                raise ManifestError(manifest, "has `label`; such rows cannot be packed", line)
+            writer.write(packed_row(row))
+            count += 1
+            if count % ROWS_TOLD == 0:
+                print(f"{count:,} rows", file=sys.stderr)
+        writer.close()
+    return out, count
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_pipelines.pack",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("manifest", type=Path, help=".jsonl, .csv or .parquet, without labels")
+    options = parser.parse_args(argv)
+    try:
+        out, count = pack(options.manifest)
+    except (ManifestError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{out}: {count:,} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
