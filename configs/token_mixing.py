@@ -1,6 +1,7 @@
 """Token Mixing and its benchmark of fine-tuning methods over BLIP (Liu et al., Tables 1 to 6).
 
 configs/token_mixing.py                     captions of moving shapes over the tiny BLIP
+configs/token_mixing.py:all                 the same by all methods, and Tables 3, 4 and Figure 4
 configs/token_mixing.py:DATASET_METHOD      captioning; one of `CAPTIONING` and of `METHODS`
 configs/token_mixing.py:msvd_mix_NAME       Table 4, one of `PARTS`, and Figure 4, at_LAYER
 configs/token_mixing.py:DATASET_ret_METHOD  retrieval; one of `RETRIEVAL` and of `RETRIEVAL_METHODS`
@@ -278,14 +279,45 @@ def tiny_row(title: str, method: str, changes: Mapping[str, Any] | None = None) 
     return title, row | dict(changes or {})
 
 
-def tiny_rules(method: str) -> tuple[tuple[str, Any], ...]:
-    """As for Table 1, of the tiny BLIP's four blocks."""
-    return rules(trained_patterns(method, (LP, LH)), SIZES["tiny_blip"].visual.layers - 1)
+TINY_LAYERS = SIZES["tiny_blip"].visual.layers
+
+
+def tiny_rules(method: str, last: int = TINY_LAYERS - 1) -> tuple[tuple[str, Any], ...]:
+    """As for Table 1, of the tiny BLIP's blocks. last: the one that mixes."""
+    return rules(trained_patterns(method, (LP, LH)), last)
+
+
+def every_row() -> ConfigDict:
+    """`moving_shapes` with the methods that it leaves out and the paper's ablations."""
+    config = moving_shapes()
+    none = {"model.methods": ()}
+    learned = {"model.dual_attention.temporal_position": "learned"}
+    config.model.dual_attention = DUAL["dual_attention"]
+    config.compare = (
+        *config.compare,
+        tiny_row("Dual-channel attention", "dual"),
+        tiny_row("Dual-channel attention, learned positions", "dual", learned),
+        tiny_row("ViViT, full fine-tuning", "full"),
+        tiny_row("last block without mixing", "mix", none),  # Table 3
+        tiny_row("full fine-tuning without mixing", "full_mix", none),
+        *(  # Table 4
+            (f"Mix, {name}", {"rules": rules(PARTS[name], TINY_LAYERS - 1)}) for name in PARTS
+        ),
+        *(  # Figure 4; the last block is Mix
+            (
+                f"Mix at block {layer + 1}",
+                {"model.token_mixing.layers": (layer,), "rules": tiny_rules("mix", layer)},
+            )
+            for layer in range(TINY_LAYERS - 1)
+        ),
+    )
+    return config
 
 
 LARGE = {"": False, "_l16": True}  # by suffix
 VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     "": moving_shapes,
+    "all": every_row,
     **{
         f"{dataset}_{method}{suffix}": functools.partial(captioning, dataset, method, large)
         for suffix, large in LARGE.items()

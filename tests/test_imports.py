@@ -28,9 +28,10 @@ STOREYS = (
     ("indices", "serving"),
 )
 DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
-DOORS |= {"classify", "cut", "embed", "search", "serve", "adapt"}
+DOORS |= {"classify", "cut", "embed", "search", "serve", "adapt", "study"}
 DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`
 SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
+SHARED.add(("study", "main"))  # a run of a config
 SHARED |= {("adapt", name) for name in ("inspect", "main", "export")}  # one after another
 METHODS = ("adapters", "merging")
 

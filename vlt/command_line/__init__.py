@@ -94,4 +94,7 @@ COMMANDS = {
     "adapt": Command("a model adapted to your videos", "adapt", "vlt.adapt:run"),
     "score": Command("scores of captions that were written before", "score", "vlt.score:run"),
     "judge": Command("scores of answers by a language model", "judge", "vlt.judge:run"),
+    "study": Command(
+        "claims of the papers, tested in miniature", "study", "vlt.study.__main__:run"
+    ),
 }

@@ -19,10 +19,11 @@ def resolve(name: str) -> Path:
     `action_templates.txt` is a list of sentences that name an action, `actionclip_templates.txt`
     ActionCLIP's 16, `person_templates.txt` CLIP's 28 for Kinetics.
     `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a file of a generated data set (its manifest by
-    default), made on first use in the cache folder; anything else is a path.
+    default), made on first use in the cache folder; `clips,noise=24,distractors=1` are harder clips
+    (`vlt.data.moving_shapes.knobs`). Anything else is a path.
 
     Raises:
-        ValueError: a moving_shapes name of another form.
+        ValueError: a moving_shapes name of another form, or a knob that there is not.
     """
     if name in PACKAGED:
         return ASSETS / name
@@ -38,6 +39,8 @@ def _moving_shapes(name: str) -> Path:
     if len(parts) not in (3, 4) or not parts[2].isdecimal():
         raise ValueError(f"{name!r}: must be moving_shapes:CONTENT:SPLIT:COUNT[:FILE]")
     content, split, count, *file = parts
+    content, *settings = content.split(",")
+    knobs = moving_shapes.Knobs.parse(settings)
     seed = 1 if content == "stills" else 0  # so that no still is a frame somebody trained on
-    manifest = moving_shapes.cached(int(count), seed, split, content)
+    manifest = moving_shapes.cached(int(count), seed, split, content, knobs)
     return manifest.parent / file[0] if file else manifest

@@ -6,6 +6,7 @@ memory. The card written beside the files says how the data are made and what to
 
 from vlt.data.moving_shapes.clips import Clip, Frame, draw_frame, draw_pair, static_set
 from vlt.data.moving_shapes.grammar import CONTEXT, VOCABULARY, write_tokenizer
+from vlt.data.moving_shapes.knobs import Knobs
 from vlt.data.moving_shapes.questions import CHAT_CONTEXT, Question, write_chat_tokenizer
 from vlt.data.moving_shapes.scene import CLIP_FRAMES, FAMILIES, SIZE, looks
 from vlt.data.moving_shapes.writer import cached, generate, write_video
@@ -19,6 +20,7 @@ __all__ = [
     "VOCABULARY",
     "Clip",
     "Frame",
+    "Knobs",
     "Question",
     "cached",
     "draw_frame",

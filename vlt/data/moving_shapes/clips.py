@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlt.data.moving_shapes import grammar, scene
+from vlt.data.moving_shapes.knobs import Knobs
 from vlt.data.moving_shapes.questions import Question, questions
 
 SAMPLED_FRAMES = 8  # frames an image model sees of a clip, of which draw_frames takes the last 3
@@ -46,8 +47,15 @@ def sampled_moments(frames: int) -> np.ndarray:
     return moments
 
 
+PLAIN = Knobs()
+
+
 def draw_pair(
-    pair: int, seed: int, split: str, families: Sequence[str] = scene.FAMILIES
+    pair: int,
+    seed: int,
+    split: str,
+    families: Sequence[str] = scene.FAMILIES,
+    knobs: Knobs = PLAIN,
 ) -> tuple[Clip, Clip]:
     """Pair number `pair` of a data set: a clip and its twin, which is its frames reversed.
 
@@ -57,6 +65,8 @@ def draw_pair(
         ValueError: unknown split or family.
     """
     drawn, _ = _draw(pair, seed, split, families)
+    which = (seed, scene.SPLITS.index(split), pair)
+    drawn = knobs.applied(drawn, scene.looks(split), which)
     frames = scene.render(drawn, range(scene.CLIP_FRAMES))
     captions = grammar.clip_captions(drawn)
     assert not np.array_equal(frames, frames[::-1]), f"pair {pair} equals its own reversal"

@@ -57,11 +57,17 @@ class Track:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A clip in its forward order: the first of its family's two motions."""
+    """A clip in its forward order: the first of its family's two motions.
+
+    still: shapes behind the others that no caption names. noise: (deviation, seed) of the grey
+    levels that are added to every pixel of every moment.
+    """
 
     family: str
     background: str
     tracks: tuple[Track, ...]  # as they are named: in `sequence` in order of appearance
+    still: tuple[Track, ...] = ()
+    noise: tuple[float, tuple[int, ...]] = (0.0, ())
 
 
 def looks(split: str) -> list[Look]:
@@ -145,12 +151,17 @@ def render(scene: Scene, moments: Sequence[int]) -> np.ndarray:
     picked = np.asarray(moments)
     picture = np.empty((len(picked), SIZE, SIZE, 3))
     picture[:] = BACKGROUNDS[scene.background]
-    for track in scene.tracks:
+    for track in (*scene.still, *scene.tracks):
         present = np.flatnonzero(track.radius[picked] > 0)
         at = picked[present]
         share = _coverage(track.look.shape, track.x[at], track.y[at], track.radius[at])[..., None]
         picture[present] += share * (np.array(COLOURS[track.look.colour]) - picture[present])
-    return np.rint(picture).astype(np.uint8)
+    deviation, seed = scene.noise
+    if deviation:
+        for index, moment in enumerate(picked):
+            rng = np.random.default_rng([*seed, int(moment)])
+            picture[index] += rng.normal(0.0, deviation, picture.shape[1:])
+    return np.rint(picture.clip(0, 255)).astype(np.uint8)
 
 
 def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:

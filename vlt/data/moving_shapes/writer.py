@@ -4,13 +4,14 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import av
 import numpy as np
 
 from vlt.data.moving_shapes import actions, clips, grammar, questions, scene
+from vlt.data.moving_shapes.knobs import Knobs
 from vlt.runtime.cache import cache_folder
 from vlt.storage.files import check_target
 
@@ -34,6 +35,7 @@ floor((i + 0.5) * 25 / t), for t = 4, 8, 12, take the same frames from a twin, r
 
 Of {looks} combinations of colour and shape, the split `test` uses 12 that `train` never shows.
 
+{knobs}\
 - `manifest.jsonl`: every clip, with `video`, `caption` (what happens), `motion` (the same without
   looks), `appearance` (what is to be seen, the same for twins), `pair`, `family`, `order`.
 - `gallery.jsonl`: clips no two of which agree in both family and appearance, so that telling their
@@ -65,6 +67,7 @@ def generate(
     split: str = "train",
     families: Sequence[str] = scene.FAMILIES,
     content: str = "clips",
+    knobs: Knobs = clips.PLAIN,
 ) -> pathlib.Path:
     """Makes the data set in folder `out`, or keeps the one that is there with these parameters.
 
@@ -73,12 +76,13 @@ def generate(
     Args:
         count: pairs of clips; or single frames; or stills of distinct looks.
         content: a key of `CONTENTS`.
+        knobs: of `clips`, what makes them harder.
 
     Returns:
         Path of `manifest.jsonl`.
 
     Raises:
-        ValueError: nothing to make, unknown content, split or family.
+        ValueError: nothing to make, unknown content, split or family; knobs of other content.
         FileExistsError: `out` holds something else.
     """
     out = pathlib.Path(out)
@@ -86,6 +90,10 @@ def generate(
         "version": VERSION, "content": content, "count": count, "seed": seed, "split": split,
         "families": [*families],
     }  # fmt: skip
+    if knobs.turned:
+        parameters["knobs"] = knobs.turned
+        if content != "clips":
+            raise ValueError(f"{', '.join(knobs.turned)}: knobs of clips alone, not of {content}")
     if count < 1 or not families:
         raise ValueError(f"count must be >= 1 and families not empty, got {count} and {families}")
     if content not in CONTENTS:
@@ -99,11 +107,18 @@ def generate(
     return out / "manifest.jsonl"
 
 
-def cached(count: int, seed: int = 0, split: str = "train", content: str = "clips") -> pathlib.Path:
+def cached(
+    count: int,
+    seed: int = 0,
+    split: str = "train",
+    content: str = "clips",
+    knobs: Knobs = clips.PLAIN,
+) -> pathlib.Path:
     """Like `generate`, in the cache folder (`vlt.runtime.cache`)."""
-    name = f"{content}-{split}-{count}-seed{seed}"
+    turned = "".join(f",{name}={value:g}" for name, value in knobs.turned.items())
+    name = f"{content}{turned}-{split}-{count}-seed{seed}"
     out = cache_folder() / f"moving_shapes-{VERSION}" / name
-    return generate(out, count, seed, split, content=content)
+    return generate(out, count, seed, split, content=content, knobs=knobs)
 
 
 def _complete(out: pathlib.Path, parameters: dict[str, Any]) -> bool:
@@ -135,9 +150,10 @@ def _write(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
 
 def _write_clips(folder: pathlib.Path, parameters: dict[str, Any]) -> None:
     drawing = {k: parameters[k] for k in ("seed", "split", "families")}
+    knobs = Knobs(**parameters.get("knobs", {}))
     rows, asked = [], []
     for pair in range(parameters["count"]):
-        twins = clips.draw_pair(pair, **drawing)
+        twins = clips.draw_pair(pair, **drawing, knobs=knobs)
         for order, clip in zip(("forward", "reversed"), twins, strict=True):
             video = f"videos/{pair:06d}_{order}.mov"
             write_video(folder / video, clip.frames)
@@ -250,8 +266,11 @@ def _write_lines(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _card(parameters: dict[str, Any]) -> str:
+    turned: Mapping[str, float] = parameters.get("knobs", {})
+    settings = "".join(f" --{name} {value:g}" for name, value in turned.items())
+    told = f"Made harder by{settings} (vlt/data/moving_shapes/knobs.py).\n\n" if turned else ""
     return CARD.format(
-        **(parameters | {"families": ", ".join(parameters["families"])}),
+        **(parameters | {"families": ", ".join(parameters["families"]), "knobs": told}),
         clips=2 * parameters["count"],
         frames=scene.CLIP_FRAMES,
         size=scene.SIZE,

@@ -1,0 +1,107 @@
+"""`vlt study`: runs what claims need and is not kept yet, and writes the page of all claims."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from vlt.command_line.study import parse
+from vlt.configuration import ConfigError
+from vlt.pytrees.fields import did_you_mean
+from vlt.runtime import stopping
+from vlt.runtime.compilation import keep_programs
+from vlt.runtime.stopping import Stopped
+from vlt.study.claim import PAPERS, Claim
+from vlt.study.claims import CLAIMS
+from vlt.study.kept import KeptRows
+from vlt.study.page import PAGE, ROWS, write_page
+from vlt.study.plan import runs_of, told
+from vlt.study.running import run_left
+from vlt.study.verdict import LEAST_SEEDS
+from vlt.training.workdir import WorkdirError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 when all that was asked for is kept and on the page."""
+    return run(parse("python -m vlt.study", arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """The same, of arguments that were parsed."""
+    try:
+        claims = chosen(options.claims)
+        if options.list:
+            print(listed(claims))
+            return 0
+        return _study(claims, options)
+    except (ConfigError, ValueError, WorkdirError) as error:
+        sys.exit(f"error: {error}")
+
+
+def chosen(names: Sequence[str]) -> list[Claim]:
+    """The claims of these names; all where there are none.
+
+    Raises:
+        ValueError: there is no such claim.
+    """
+    for name in names:
+        if name not in CLAIMS:
+            raise ValueError(
+                f"unknown claim {name!r}{did_you_mean(name, CLAIMS)}; choose from "
+                f"{', '.join(CLAIMS)}"
+            )
+    return [CLAIMS[name] for name in names] or [*CLAIMS.values()]
+
+
+def listed(claims: Sequence[Claim]) -> str:
+    """A claim a line: its name, its sentence and where it stands."""
+    width = max(len(claim.name) for claim in claims)
+    return "\n".join(
+        f"{claim.name:{width}}  {claim.sentence} ({PAPERS[claim.paper].title}, {claim.place})"
+        for claim in claims
+    )
+
+
+def _study(claims: Sequence[Claim], options: argparse.Namespace) -> int:
+    quick, seeds = options.quick, options.seeds
+    if left_out := [claim.name for claim in claims if quick and not claim.quick]:
+        print(f"not of a quick study: {', '.join(left_out)}", file=sys.stderr)
+    if not quick and seeds < LEAST_SEEDS:
+        print(f"{seeds} of {LEAST_SEEDS} seeds: no verdicts", file=sys.stderr)
+    runs, kept = runs_of(claims, seeds, quick), KeptRows(options.out / ROWS)
+    print(told(kept.left(runs), runs, kept.pace(runs)), flush=True)
+    if options.plan:
+        return 0
+    _prepare()
+    stopped = False
+    try:
+        with stopping.signals():
+            run_left(runs, kept, options.workdir, say=_say)
+    except Stopped:
+        stopped = True
+    print(write_page([*CLAIMS.values()], kept, options.out, seeds, quick))
+    print(f"\n{options.out / PAGE}")
+    if stopped:
+        print("stopped; the same command goes on", file=sys.stderr)
+        stopping.end(stopping.status())
+    return 1 if any(kept.by_name[run.name].failed for run in runs) else 0
+
+
+def _prepare() -> None:
+    """As `vlt.main` does: programs are kept, grain's worker processes read flags, and TensorFlow,
+    which comes with clu's writers, has nothing to say."""
+    keep_programs()
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    logging.set_stderrthreshold("warning")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""What a study runs: rows of claims with their seeds, each a config; and how long that takes."""
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from ml_collections import ConfigDict
+
+from vlt import configuration
+from vlt.study.claim import Claim, Row
+from vlt.training.workdir import RUNTIME_KEYS
+
+# Keys of a config that change nothing of what is kept of its run.
+_NOT_OF_A_RUN = (*RUNTIME_KEYS, "table", "more_tables", "compare", "repeats")
+FACTS = (("inspect/video_gmacs", "GMACs"), ("inspect/tokens_to_llm", "tokens"))
+QUICK_STEPS = 8  # of a quick run an eighth, at least
+LEAST_STEPS = 40
+# Seconds of a run on two idle cores, (start and evaluations, a step), by the config's name; from
+# the runs of benchmarks/RESULTS.md. Runs that are kept correct them.
+COSTS = {
+    "btadapter": (14.0, 0.14),
+    "tempme": (12.0, 0.065),
+    "token_mixing": (17.0, 0.15),
+    "video_chat": (40.0, 0.25),
+    "msta": (12.0, 0.05),
+}
+UNKNOWN = (20.0, 0.15)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A row with a seed. digest: of its config without the seed. quick: cut in steps."""
+
+    row: Row
+    seed: int
+    config: ConfigDict
+    digest: str
+    quick: bool
+
+    @property
+    def name(self) -> str:
+        """Of its file: the hash of the resolved config, and the seed."""
+        return f"{self.digest}-seed{self.seed}{'-quick' * self.quick}"
+
+    @property
+    def seconds(self) -> float:
+        """About, on two idle cores."""
+        start, step = COSTS.get(self.row.config.partition(":")[0], UNKNOWN)
+        return start + step * self.config.train.steps
+
+
+@functools.cache
+def _rows_of(name: str) -> dict[str, ConfigDict]:
+    return dict(configuration.rows_of(configuration.load_config(name)))
+
+
+def resolved(row: Row, data: str = "", quick: bool = False) -> ConfigDict:
+    """The config of a row's run, but for the seed.
+
+    data: knobs of its moving shapes, as of `Claim`. quick: an eighth of its steps.
+
+    Raises:
+        ConfigError: no such config, entry or key, or a value that does not fit.
+    """
+    entries = _rows_of(row.config)
+    title = row.entry if len(entries) > 1 or row.entry else next(iter(entries))
+    if title not in entries:
+        raise configuration.ConfigError(
+            f"{row.config} has no row {title!r}; its rows are {', '.join(entries)}"
+        )
+    changes = {"repeats": (), "more_tables": {}, "table": FACTS} | dict(row.changes)
+    config = configuration.apply_overrides(entries[title], changes)
+    steps = config.train.steps
+    if quick and steps:
+        steps = min(steps, max(LEAST_STEPS, steps // QUICK_STEPS))
+    schedule = {"train.steps": steps, "train.eval_every": 0, "train.best_metric": ""}
+    config = configuration.apply_overrides(config, schedule | _harder(config, data))
+    return configuration.checked(config)
+
+
+def _harder(config: ConfigDict, data: str) -> dict[str, str]:
+    """Overrides: other manifests of clips."""
+    if not data:
+        return {}
+    plain = "moving_shapes:clips:"
+    sections = {"data.train": config.data.train} | {
+        f"evals.{name}": section for name, section in config.evals.items()
+    }
+    return {
+        f"{name}.manifest": section.manifest.replace(plain, f"moving_shapes:clips,{data}:")
+        for name, section in sections.items()
+        if section.manifest.startswith(plain)
+    }
+
+
+def digest(config: ConfigDict) -> str:
+    """12 hexadecimal digits that are the same for configs whose runs are, but for the seed."""
+    lines = configuration.resolved_text(config).splitlines()
+    kept = [x for x in lines if not x.startswith(_NOT_OF_A_RUN) and not re.match("seed =", x)]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _resolved(identity: str, row: "_Hashed", data: str, quick: bool) -> tuple[ConfigDict, str]:
+    del identity
+    config = resolved(row.row, data, quick)
+    return config, digest(config)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Hashed:
+    """A row as an argument that a cache may hold; equal where its identity is."""
+
+    row: Row
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.row.identity == other.row.identity
+
+    def __hash__(self) -> int:
+        return hash(self.row.identity)
+
+
+def run_of(claim: Claim, row: Row, seed: int, quick: bool = False) -> Run:
+    """A row of a claim with a seed; one that trains nothing has seed 0, whatever is asked."""
+    config, code = _resolved(row.identity, _Hashed(row), claim.data, quick)
+    if not config.train.steps:
+        seed = 0
+    return Run(row, seed, configuration.apply_overrides(config, {"seed": seed}), code, quick)
+
+
+def runs_of(claims: Iterable[Claim], seeds: int, quick: bool = False) -> list[Run]:
+    """All runs of some claims, each once, all of a seed before those of the next. Rows that decide
+    nothing have one seed, and none in a quick study."""
+    claims = [claim for claim in claims if claim.quick or not quick]
+    found: dict[str, Run] = {}
+    for seed in range(seeds):
+        for claim in claims:
+            for row in claim.deciding if quick or seed else claim.rows:
+                run = run_of(claim, row, seed, quick)
+                found.setdefault(run.name, run)
+    return list(found.values())
+
+
+def hours(seconds: float) -> str:
+    """As "5 h 20 min"."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def told(left: Sequence[Run], every: Sequence[Run], pace: float) -> str:
+    """The plan in words: what is to be run, by config, and how long that takes. pace: seconds that
+    runs took, by those that they were thought to take."""
+    lines = [f"{len(every)} runs, {len(every) - len(left)} of them kept"]
+    names = dict.fromkeys(run.row.config.partition(":")[0] for run in left)
+    for name in names:
+        own = [run for run in left if run.row.config.partition(":")[0] == name]
+        seconds = pace * sum(run.seconds for run in own)
+        steps = sum(run.config.train.steps for run in own)
+        lines.append(f"  {name:14}{len(own):4} runs {steps:9,} steps  about {hours(seconds)}")
+    total = pace * sum(run.seconds for run in left)
+    return "\n".join([*lines, f"about {hours(total)} on two idle cores"])

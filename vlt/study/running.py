@@ -1,0 +1,123 @@
+"""Runs what a plan has left, one run after another, and keeps each as it ends."""
+
+import contextlib
+import gc
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from vlt import configuration, main
+from vlt.data.resources import resolve
+from vlt.study.kept import KeptRow, KeptRows
+from vlt.study.plan import Run, hours
+from vlt.study.verdict import Scores
+from vlt.tasks.twins import TIE
+from vlt.training.loop import NonFiniteError
+
+Runner = Callable[[Run, Path], Scores]
+TWINS = ("twins", "caption_twins", "answer_twins")  # kinds of evaluations whose choices are kept
+
+
+def run_left(
+    runs: Sequence[Run],
+    kept: KeptRows,
+    workdir: Path,
+    runner: Runner | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Runs those that are not kept. Each works in a folder of its own in `workdir`, from which it
+    goes on where it was stopped, and which is removed when it has ended.
+
+    A run that ends at a number that is not finite is kept as failed. Anything else that is raised
+    ends the study; what is kept by then stays.
+    """
+    left, current = kept.left(runs), {run.name for run in runs}
+    for index, run in enumerate(left):
+        if changed := kept.changed(run):
+            say(f"{run.row.identity}: its config has changed, it runs again: {changed}")
+        say(f"{index + 1} of {len(left)}: {run.row.identity}, seed {run.seed}")
+        row = run_one(run, workdir / run.name, runner or measured, _identities(run, runs))
+        kept.add(row)
+        kept.forget(run, current)
+        seconds = kept.pace(runs) * sum(other.seconds for other in left[index + 1 :])
+        say(f"  {row.failed or told(row.scores)}; {row.seconds:.0f} s, {hours(seconds)} left")
+
+
+def _identities(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+    """Of all rows whose run this is."""
+    same = {other.row.identity for other in runs if other.name == run.name}
+    return tuple(sorted(same | {run.row.identity}))
+
+
+def run_one(run: Run, folder: Path, runner: Runner, identities: tuple[str, ...]) -> KeptRow:
+    """Runs one, and removes its folder."""
+    start = time.perf_counter()
+    scores, failed = Scores({}), ""
+    try:
+        scores = runner(run, folder)
+    except NonFiniteError as error:
+        failed = str(error).partition(". ")[0].replace(str(folder), run.name)
+    shutil.rmtree(folder, ignore_errors=True)
+    jax.clear_caches()  # programs of runs that have ended
+    gc.collect()
+    return KeptRow(
+        run.name,
+        identities,
+        run.seed,
+        configuration.flatten(run.config),
+        scores,
+        time.perf_counter() - start,
+        failed,
+        configuration.versions()["commit"],
+    )
+
+
+def measured(run: Run, folder: Path) -> Scores:
+    """What a run scores; what it prints goes to LOG beside its folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.parent / "log.txt"
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
+        results = main.run_row(run.config, folder, "train")
+    return scores_of(run.config, folder, results)
+
+
+def scores_of(config: Any, folder: Path, results: Mapping[str, Any]) -> Scores:
+    """Numbers of a run, the choices of its twins, and how many were asked."""
+    values = {k: float(v) for k, v in results.items() if isinstance(v, (int, float))}
+    pairs, counts = {}, {}
+    for name, section in config.evals.items():
+        if section.kind in TWINS:
+            file = folder / f"twins-{name}.json"
+            pairs[name] = choices(json.loads(file.read_text(encoding="utf-8")))
+        counts[name] = sum(1 for _ in _lines(resolve(section.manifest)))
+    return Scores(values, pairs, counts)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with file.open(encoding="utf-8") as lines:
+        yield from lines
+
+
+def choices(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """A digit for each pair: of its two videos each adds 2 where it prefers its own text to its
+    twin's, and 1 where it has no preference (`vlt.tasks.twins`)."""
+    digits = []
+    for pair in pairs:
+        margins = [pair["scores"][i][i] - pair["scores"][i][1 - i] for i in (0, 1)]
+        digits.append(sum(1 if abs(m) <= TIE else 2 * (m > 0) for m in margins))
+    return "".join(str(digit) for digit in digits)
+
+
+def told(scores: Scores) -> str:
+    """The first numbers of each evaluation."""
+    firsts: dict[str, str] = {}
+    for key, value in scores.values.items():
+        evaluation, _, metric = key.partition("/")
+        if metric and evaluation not in ("inspect",):
+            firsts.setdefault(evaluation, f"{key} {value:.1f}")
+    return ", ".join(firsts.values())
