@@ -9,7 +9,7 @@ import numpy as np
 from vlt.convert.errors import ConversionError
 from vlt.convert.table import Tensors
 from vlt.model_io.folder import ModelConfig
-from vlt.models.interpolation import resize_positions, resize_temporal
+from vlt.models.interpolation import resize_positions, resize_rows, resize_temporal
 from vlt.models.leaf_names import FRAMES, PLACES, WORDS
 from vlt.models.spec import DualEncoderSpec, with_visual
 
@@ -50,7 +50,7 @@ def resize_image(
     config = dataclasses.replace(config, spec=spec, preprocessing=dict(pixels))
     if visual.positions != "learned":
         return config, leaves, f"positions: fixed ones, of frames of {size} pixels"
-    kind = "bilinear" if visual.rope == "pe" else "bicubic"
+    kind = "bilinear" if visual.rope == "pe" else "triangle" if visual.stages else "bicubic"
     table = resize_positions(leaves[PLACES], size // visual.patch_size, visual.cls, kind)
     note = f"position embedding: resized from {visual.image_size} pixels"
     if visual.rope == "pe":
@@ -61,7 +61,7 @@ def resize_image(
 def resize_frames(
     config: ModelConfig, leaves: Tensors, frames: int
 ) -> tuple[ModelConfig, Tensors, str]:
-    """The ViCLIP for videos of up to `frames` frames, and what was done.
+    """The ViCLIP for videos of up to `frames` frames, or VideoPrism for as many, and what was done.
 
     A CLIP becomes one whose frame embeddings are zeros, as ViCLIP's training starts: of one frame
     it computes what the CLIP does.
@@ -76,6 +76,10 @@ def resize_frames(
             f"--set visual.temporal_frames must be >= {FEWEST_FRAMES}, got {frames}"
         )
     old = config.spec.visual.temporal_frames
+    if config.spec.visual.stages:
+        table = resize_rows(leaves[FRAMES], frames)
+        config = dataclasses.replace(config, spec=with_visual(config.spec, temporal_frames=frames))
+        return config, leaves | {FRAMES: table}, f"frame embeddings: resized from {old} frames"
     if old:
         table = resize_temporal(leaves[FRAMES], frames)
     else:
@@ -101,4 +105,5 @@ def cut_context(
         raise ConversionError(f"{key}: the text tower has positions for 2 to {old} tokens")
     spec = dataclasses.replace(spec, text=dataclasses.replace(spec.text, context=context))
     config = dataclasses.replace(config, spec=spec)
-    return config, leaves | {WORDS: leaves[WORDS][:context]}, f"text positions: first of {old}"
+    tables = {WORDS: leaves[WORDS][:context]} if WORDS in leaves else {}  # else a fixed one
+    return config, leaves | tables, f"text positions: first of {old}"

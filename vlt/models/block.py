@@ -74,6 +74,8 @@ class Block(nn.Module):
         tokens = tokens.replace(x=store_gradient(tokens.x))
         normed = self._norm("norm2")(tokens.x)
         y = self._mlp()(normed)
+        if tokens.absent is not None:
+            y = jnp.where(tokens.absent[..., None], 0, y)
         for method in self.active:
             y = method.mlp_path(self, entry, tokens, normed, y)
         tokens = tokens.replace(x=tokens.x + DropPath(self.drop_path)(y))
@@ -146,6 +148,8 @@ class Block(nn.Module):
 
     def _mask(self, tokens: Tokens) -> jax.Array | None:
         """Added to the logits: which keys each token may read."""
+        if tokens.absent is not None:
+            return jnp.where(tokens.absent[:, :, None, None], LOWEST, 0.0)
         if not self.causal and tokens.valid is None:
             return None
         length = tokens.x.shape[2]

@@ -34,15 +34,20 @@ class DualEncoder(VideoModel):
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
 
     def encode_video(
-        self, video: jax.Array, train: bool = False, capture: bool = False
+        self,
+        video: jax.Array,
+        train: bool = False,
+        capture: bool = False,
+        absent: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """uint8 RGB or normalised float [b, t, H, W, 3] -> unit vectors [b, e], and `out`.
 
         With `frame_scores` the mean of the frames' unit vectors instead, whose product with a
-        text's is the mean of their cosines. `out["frames"]` [b, t, e] are the embeddings of frames,
-        `out["raw_frames"]` those before `frame_norm`, where a method scores pairs.
+        text's is the mean of their cosines. absent: [b, t], see `VisionTransformer`.
+        `out["frames"]` [b, t, e] are the embeddings of frames, `out["raw_frames"]` those before
+        `frame_norm`, where a method scores pairs.
         """
-        embedding, out = self.visual(self.pixels(video), train, capture)
+        embedding, out = self.visual(self.pixels(video), train, capture, absent)
         found = embedding if self.frame_scores else normalize(embedding)
         return found, out | {"video_features": embedding}
 

@@ -52,17 +52,30 @@ def resize_positions(
     """[cls + s * s, d] -> [cls + side * side, d]; the class token's row stays.
 
     torch.nn.functional.interpolate(mode=kind, align_corners=False), without antialiasing. kind:
-    `bicubic` or `bilinear`. oblong: rows and columns of another grid than a square one.
+    `bicubic` or `bilinear`; `triangle` is the latter with antialiasing, as jax.image has it.
+    oblong: rows and columns of another grid than a square one.
     """
     old = math.isqrt(len(table) - cls)
     rows, columns = oblong or (side, side)
     if (rows, columns) == (old, old):
         return table
-    weights = {"bicubic": _bicubic, "bilinear": _bilinear}[kind]
+    weights = {"bicubic": _bicubic, "bilinear": _bilinear, "triangle": _triangle}[kind]
     grid = table[cls:].reshape(old, old, -1).astype(np.float64)
     of_row, of_column = weights(old, rows), weights(old, columns)
     grid = np.einsum("iy,jx,yxd->ijd", of_row, of_column, grid, optimize=True)
     return np.concatenate([table[:cls], grid.reshape(rows * columns, -1).astype(table.dtype)])
+
+
+def resize_rows(table: np.ndarray, count: int) -> np.ndarray:
+    """[n, d] -> [count, d], as jax.image.resize(method="bilinear"), which antialiases."""
+    return (_triangle(len(table), count) @ table.astype(np.float64)).astype(table.dtype)
+
+
+def _triangle(old: int, new: int) -> np.ndarray:
+    """[new, old]: what each old sample adds to each new one, those near it in the coarser grid."""
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = np.maximum(1 - np.abs(at[:, None] - np.arange(old)) / max(old / new, 1), 0)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def _bilinear(old: int, new: int) -> np.ndarray:

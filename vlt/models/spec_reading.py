@@ -13,6 +13,7 @@ from vlt.models.spec import (
     BlipSpec,
     ChatSpec,
     DualEncoderSpec,
+    PoolerSpec,
     QFormerSpec,
     Spec,
     TextSpec,
@@ -114,6 +115,8 @@ def _check_numbers(where: str, part: Any) -> None:
         low, high = LIMITS.get(field.name, (None, None))
         absent = isinstance(part, QFormerSpec) and (part.vocab, part.context) == (0, 0)
         if absent and field.name in ("vocab", "context"):
+            continue
+        if isinstance(part, PoolerSpec) and (field.name, value) == ("mlp_width", 0):
             continue
         if low is not None and not low <= value <= high:
             raise ValueError(

@@ -25,6 +25,8 @@ class Tokens(flax.struct.PyTreeNode):
     places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: of a
         patch as `vlt.models.rotary.frame_places`, or index of a word; None where positions are in x
         alone.
+    absent: [b, g, n] which tokens stand for frames that a video has not got: none is read, and MLPs
+        add nothing to them (VideoPrism); None where all are there.
     readout: [b] index of the token of a text that is read in the end; None in a vision tower.
     classes: [b] which of the classes that a model is trained on each text names; None where nobody
         says so, and in a vision tower.
@@ -44,6 +46,7 @@ class Tokens(flax.struct.PyTreeNode):
     pooled: bool = flax.struct.field(pytree_node=False, default=False)
     over_time: bool = flax.struct.field(pytree_node=False, default=False)
     places: jax.Array | None = None
+    absent: jax.Array | None = None
     readout: jax.Array | None = None
     classes: jax.Array | None = None
     carried: Mapping[str, Any] = flax.struct.field(default_factory=dict)
@@ -72,6 +75,7 @@ class Tokens(flax.struct.PyTreeNode):
         """
         count = new.shape[-2]
         fresh: dict[str, Any] = {"x": new, "size": 1.0, "members": 0.0, "places": 0.0}
+        fresh["absent"] = False
 
         def put(x: jax.Array, value: jax.Array | float) -> jax.Array:
             shape = (*x.shape[:2], count, *x.shape[3:])
@@ -104,7 +108,7 @@ class Tokens(flax.struct.PyTreeNode):
 
     def _each(self) -> dict[str, jax.Array]:
         """What there is of each token, arrays [b, g, n, ...]."""
-        fields = {name: getattr(self, name) for name in ("x", "places", "size", "members")}
+        fields = {name: getattr(self, name) for name in _OF_EACH}
         return {name: x for name, x in fields.items() if x is not None}
 
     def by_frame(self, x: jax.Array) -> jax.Array:
@@ -141,13 +145,17 @@ def grouped_by_place(tokens: Tokens) -> Tokens:
 
 
 def grouped_together(tokens: Tokens) -> Tokens:
-    """The patches of places [b, n, p + t, d] in one group, [b, 1, n * t, d], as above."""
+    """The patches of places [b, n, p + t, d] in one group, [b, 1, n * t, d], as above.
+
+    As published, those of absent frames are read from here on.
+    """
     p, frames = tokens.protected, tokens.patches
 
     def move(x: jax.Array) -> jax.Array:
         return x[:, :, p:].reshape(len(x), 1, -1, *x.shape[3:])
 
-    return tokens.rearrange(move, protected=0).replace(over_time=False, frames=frames)
+    moved = tokens.rearrange(move, protected=0)
+    return moved.replace(over_time=False, frames=frames, absent=None)
 
 
 def join_clips(tokens: Tokens, joined: int) -> Tokens:
@@ -173,6 +181,7 @@ def _shifted(readout: jax.Array | None, at: int, by: int) -> jax.Array | None:
     return None if readout is None else jnp.where(readout >= at, readout + by, readout)
 
 
+_OF_EACH = ("x", "places", "absent", "size", "members")  # what there is of each token
 # Queries, keys and values of heads [b, g, h, q|m, d/h] -> what queries find, [b, g, h, q, d/h].
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 

@@ -114,19 +114,28 @@ class VisionTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, video: jax.Array, train: bool = False, capture: bool = False
+        self,
+        video: jax.Array,
+        train: bool = False,
+        capture: bool = False,
+        absent: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Normalised frames [b, t, H, W, 3] -> embedding [b, e], not normalised, and `out`.
+
+        absent: [b, t] bool, of a tower with stages: which frames only fill up a shorter video.
 
         Cached features [b, t, n, d] may stand in the place of frames. With `read` the states are
         what is returned, [b, t, cls + patches, d].
 
         `out` holds what methods give to losses, `tokens` [b, g * n, d] after the final LayerNorm
         where they are read, and with `capture` every block's `Tokens`, with their members, and the
-        embedding of each frame [b, t, e]. Without a joint space the tokens are what is returned.
+        embedding of each frame [b, t, e], of a tower with stages as `each_frame`. Without a joint
+        space the tokens are what is returned.
         """
         cached = video.ndim == 4
         tokens = self._entered(video) if cached else self._stem(video, capture)
+        if absent is not None:
+            tokens = self._without(absent, tokens)
         out: dict[str, Any] = {"stem": tokens} if capture else {}
         hidden = []
         for layer in range(self.feature_blocks if cached else 0, self.spec.layers):
@@ -155,9 +164,17 @@ class VisionTransformer(nn.Module):
         if self.tokens_read:
             out["tokens"] = flat(x)
         pooled = x if tokens.pooled else self._pool(tokens, x)
+        if capture and self.spec.stages and self.spec.pool == "attention":
+            each = self.pooler(tokens.by_frame(x[:, :, tokens.protected :]), None)
+            out["each_frame"] = self.projection(each)[:, :, 0]
         frames = self._embed(self._features(pooled), train, out)
         out["frames"] = frames
         return frames.mean(1), out
+
+    def _without(self, absent: jax.Array, tokens: Tokens) -> Tokens:
+        if not self.spec.stages:
+            raise ValueError("absent frames are known to towers with stages (VideoPrism) alone")
+        return tokens.replace(absent=jnp.broadcast_to(absent[..., None], tokens.x.shape[:3]))
 
     def _regrouped(self, tokens: Tokens, layer: int) -> Tokens:
         """Tokens that enter a block, in the groups of its stage and with what stands before it."""
