@@ -20,8 +20,10 @@ from vlt.models.spec import (
     ChatSpec,
     DualEncoderSpec,
     LlamaSpec,
+    PoolerSpec,
     TextSpec,
     VisionSpec,
+    with_visual,
 )
 
 FRAMES = 4
@@ -43,6 +45,49 @@ UMT_VISION = VisionSpec(
 UMT_BERT = BertSpec(
     6, 20, 16, 2, 2, 32, 16, decode_id=1, encode_id=1, end_id=2, fusion_layer=1, token_types=2
 )
+TEXT = TextSpec(8, 20, 16, 2, 2, 32)
+# Towers of today, as small: SigLIP's text tower sees all of a text and is read at its last token.
+SIGLIP = DualEncoderSpec(
+    VisionSpec(
+        *VISION,
+        "gelu_tanh",
+        pre_norm=False,
+        patch_bias=True,
+        pool="attention",
+        pooler=PoolerSpec(2, 16, 32),
+        projection=False,
+    ),
+    dataclasses.replace(TEXT, causal=False, readout="last", projection_bias=True),
+    embed_dim=16,
+    logit_bias=True,
+)
+PE = DualEncoderSpec(
+    VisionSpec(
+        *VISION,
+        "gelu",
+        pool="attention",
+        class_token=True,
+        pooler=PoolerSpec(4, 16, 64),
+        rope="pe",
+    ),
+    TEXT,
+    embed_dim=8,
+)
+EVA02 = DualEncoderSpec(
+    VisionSpec(
+        *VISION,
+        "silu",
+        pre_norm=False,
+        patch_bias=True,
+        key_bias=False,
+        projection_bias=True,
+        rope="eva",
+        gated_mlp=True,
+        sub_norm=True,
+    ),
+    TEXT,
+    embed_dim=8,
+)
 SPECS = {
     "clip": DualEncoderSpec(VisionSpec(*VISION), TextSpec(6, 20, 16, 1, 2, 32), embed_dim=8),
     "no class token": DualEncoderSpec(
@@ -58,6 +103,10 @@ SPECS = {
     "umt4clip": BlipSpec("answerer", dataclasses.replace(UMT_VISION, joint=False), UMT_BERT),
     "chat": ChatSpec(VisionSpec(*VISION), LLAMA, read=1),
     "chat of frames": ChatSpec(VisionSpec(*VISION), LLAMA, tokens="frames", cls="none", read=1),
+    "siglip": SIGLIP,
+    "pe_core": PE,
+    "pe_core without class token": with_visual(PE, class_token=False),
+    "eva02": EVA02,
 }
 VISUAL = {"towers": ("visual",)}
 VOP = {"tokens": 2, "prefix": 1, "suffix": 0, "specific": 1, "frames_apart": 2}
@@ -76,7 +125,12 @@ METHODS = {
     "diffrate learned": ("diffrate", {"kept": None, "merged": None, "target": 1e-4}),
     "dual_attention": ("dual_attention", {}),
     "dual_attention block": ("dual_attention", {"whole_block": True}),
+    "diffrate by all": (
+        "diffrate",
+        {"kept": (14, 12, 10), "merged": (13, 11, 9), "attention": "received"},
+    ),
     "evit": ("evit", {"layers": (0, 1)}),
+    "evit by all": ("evit", {"layers": (0, 1), "attention": "received"}),
     "lora": ("lora", {"rank": 2}),
     "msta": ("msta", VISUAL | {"bottleneck": 4, "shared": False}),
     "mv_adapter": ("mv_adapter", VISUAL | {"bottleneck": 4, "frames": FRAMES, "tie": "none"}),
@@ -118,7 +172,8 @@ METHODS = {
     "vop of what is seen": ("vop", VOP | {"variant": "F+C"}),
 }
 MERGING = (
-    "diffrate", "diffrate learned", "evit", "patch_dropout", "sta", "tempme", "testa", "tome",
+    "diffrate", "diffrate learned", "diffrate by all", "evit", "evit by all", "patch_dropout",
+    "sta", "tempme", "testa", "tome",
 )  # fmt: skip
 
 
@@ -129,6 +184,12 @@ def built(kind: str, *labels: str):
     except ValueError as error:
         assert len(str(error).splitlines()) == 1
         return None
+
+
+def inputs_of(model):
+    """Shapes of a batch of two; a text that is read at its end is as long as the tower reads."""
+    whole = getattr(model.spec.text, "readout", "") == "last"
+    return example_inputs(model.spec, FRAMES, model.longest_text if whole else 5, batch=2)
 
 
 def outputs(model, params, inputs, train):
@@ -149,7 +210,7 @@ def check_shapes(model) -> None:
     """It trains and predicts, abstractly."""
     if (params := shapes_of(model)) is None:
         return
-    inputs = example_inputs(model.spec, FRAMES, 5, batch=2)
+    inputs = inputs_of(model)
     for train in (False, True):
         jax.eval_shape(lambda p, *x, train=train: outputs(model, p, x, train), params, *inputs)
 
@@ -166,7 +227,7 @@ def check_step(model) -> None:
         return
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), shapes)
-    batch = example_inputs(model.spec, FRAMES, 5, batch=2)
+    batch = inputs_of(model)
     inputs = [rng.integers(1, 255 if x.ndim == 5 else 19, x.shape).astype(x.dtype) for x in batch]
 
     def score(params, train):
@@ -197,6 +258,7 @@ def test_every_method_has_the_name_of_its_file_and_declares_known_words():
         assert method.needs | method.text_needs | method.breaks <= WORDS.keys()
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("kind", SPECS)
 def test_no_two_methods_merge_tokens(kind):
     for pair in itertools.permutations(MERGING, 2):
@@ -298,6 +360,7 @@ def test_every_pair_takes_a_step_or_is_refused(kind, first):
             (check_step if (i < j) == ((i + j) % 2 == 0) else check_shapes)(model)
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("kind", SPECS)
 def test_many_pairs_fit(kind):
     """Else nothing were tried above."""

@@ -63,8 +63,8 @@ class DGL(Method):
     name: ClassVar[str] = "dgl"
     needs: ClassVar[frozenset[str]] = frozenset(
         {
-            *("frame_groups", "joint_space", "class_token", "text_tower", "patch_places"),
-            *("key_choice", "word_places"),
+            *("frame_groups", "joint_space", "class_token", "class_pooled", "text_tower"),
+            *("patch_places", "key_choice", "word_places"),
         }
     )
     breaks: ClassVar[frozenset[str]] = frozenset({"frame_groups", "key_choice", "word_places"})

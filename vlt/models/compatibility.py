@@ -13,6 +13,7 @@ WORDS = {
     "joint_space": "needs videos and texts in one embedding space",
     "pooled_alone": "puts out what is pooled to an embedding and nothing else",
     "class_token": "reads the class token of every frame",
+    "class_pooled": "says which class tokens and prompts make the embedding",
     "pair_scores": "scores pairs of a video and a text",
     "text_tower": "reads the embedding of a causal text tower",
     "text_blocks": "is in the pre-LN blocks of the text tower",
@@ -67,6 +68,8 @@ def lacks(spec: Spec) -> dict[str, str]:
         found |= dict.fromkeys(("frame_groups", "attended_tokens", "behind_class"), why)
     if not spec.visual.cls:
         found["class_token"] = f"this vision tower has none (pool={spec.visual.pool})"
+    if spec.visual.pool != "cls":
+        found["class_pooled"] = f"this vision tower pools patches too (pool={spec.visual.pool})"
     if spec.kind != DualEncoderSpec.kind:
         found["pair_scores"] = f"models of kind {spec.kind} score pairs by themselves, if at all"
     if spec.kind not in JOINT_KINDS:
