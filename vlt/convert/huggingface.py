@@ -1,5 +1,6 @@
 """What a CLIP's config.json says beside the tensors, and that file written back."""
 
+import dataclasses
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,37 @@ from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 # transformers' names of activations, and ours.
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+METACLIP2 = "metaclip_2"  # model_type of a CLIP that is read at its end token
 _MOST = 10**6  # of what a config counts: vocabularies have the largest numbers
 
 
 def clip_spec(folder: Path, model_type: str = "clip") -> DualEncoderSpec:
     """The spec that a CLIP's config.json gives, or that of a model of another type made like it.
 
-    Raises ConversionError: not a CLIP, or it pools text elsewhere than at the highest id.
+    Raises ConversionError: neither a CLIP nor a MetaCLIP 2, or a CLIP that pools text elsewhere
+    than at the highest id.
     """
     path = folder / "config.json"
-    config = load_config(path, model_type)
+    stated = read_json(path).get("model_type")
+    config = load_config(path, METACLIP2 if stated == METACLIP2 else model_type)
     visual, text = config.vision_config, config.text_config
     vision_spec = VisionSpec(*image_fields(path, visual), **tower_fields(path, visual))
     text_spec = TextSpec(*text_fields(path, text), **tower_fields(path, text))
+    joint = count(path, config, "projection_dim")
+    if stated == METACLIP2:
+        ends = {"end_id": count(path, text, "eos_token_id", 0)}
+        ends["pad_id"] = count(path, text, "pad_token_id", 0)
+        if (highest := max(ends.values())) >= text_spec.vocab:
+            raise ConversionError(f"{path}: id {highest} of a vocabulary of {text_spec.vocab}")
+        text_spec = dataclasses.replace(text_spec, readout="end", **ends)
+        return DualEncoderSpec(vision_spec, text_spec, joint)
     # 2 marks old files: transformers then pools at the highest id.
     if text.eos_token_id not in (2, text_spec.vocab - 1):
         raise ConversionError(
             f"{path}: text_config.eos_token_id is {_shown(text.eos_token_id)}, but text is pooled "
             f"at the highest id, {text_spec.vocab - 1}"
         )
-    return DualEncoderSpec(vision_spec, text_spec, count(path, config, "projection_dim"))
+    return DualEncoderSpec(vision_spec, text_spec, joint)
 
 
 def load_config(path: Path, model_type: str) -> Any:
@@ -132,11 +144,15 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
 
 
 def clip_json(spec: DualEncoderSpec) -> dict[str, Any]:
-    """config.json of a transformers CLIPModel."""
+    """config.json of a transformers CLIPModel, or MetaClip2Model."""
     visual, text = spec.visual, spec.text
+    at_end = text.readout == "end"
+    ends = {"bos_token_id": text.vocab - 2, "eos_token_id": text.vocab - 1}
+    if at_end:
+        ends = {"bos_token_id": 0, "pad_token_id": text.pad_id, "eos_token_id": text.end_id}
     return {
-        "architectures": ["CLIPModel"],
-        "model_type": "clip",
+        "architectures": ["MetaClip2Model" if at_end else "CLIPModel"],
+        "model_type": METACLIP2 if at_end else "clip",
         "projection_dim": spec.embed_dim,
         "vision_config": {
             "image_size": visual.image_size,
@@ -146,8 +162,7 @@ def clip_json(spec: DualEncoderSpec) -> dict[str, Any]:
         "text_config": {
             "vocab_size": text.vocab,
             "max_position_embeddings": text.context,
-            "bos_token_id": text.vocab - 2,
-            "eos_token_id": text.vocab - 1,
+            **ends,
             **tower_json(text, spec.embed_dim),
         },
     }

@@ -141,7 +141,10 @@ def _own_tokenizer(checkpoint: Checkpoint, family: Family, settings: Settings) -
     if "base" in settings:
         return str(Path(settings["base"]) / "tokenizer")
     file, name = ("BERT's words (vocab.txt)", "bert-base-uncased")
-    if family.kind == "dual_encoder":
+    if family.model == "siglip":
+        file = "SentencePiece (of SigLIP 2 Gemma's tokenizer.model, else spiece.model)"
+        name = "google/siglip2-base-patch16-224"
+    elif family.kind == "dual_encoder":
         file = "CLIP's merges (bpe_simple_vocab_16e6.txt.gz)"
         name = "openai/clip-vit-base-patch32"
     raise ConversionError(
