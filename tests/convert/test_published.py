@@ -433,7 +433,12 @@ def test_a_config_that_disagrees_with_the_tensors(clip_folder, tmp_path, tokeniz
         (None, "vision_config", [1], "config.json: "),
         ("text_config", "eos_token_id", 7, "pooled at the highest id, 59"),
         ("text_config", "eos_token_id", [7], "pooled at the highest id, 59"),
-        ("text_config", "hidden_act", "relu", "hidden_act must be quick_gelu or gelu, got 'relu'"),
+        (
+            "text_config",
+            "hidden_act",
+            "relu",
+            "hidden_act must be quick_gelu or gelu or gelu_pytorch_tanh, got 'relu'",
+        ),
         ("text_config", "hidden_act", ["gelu"], "hidden_act"),
         ("text_config", "vocab_size", 10**30, "vocab_size must be .*, got 1000"),
         (
