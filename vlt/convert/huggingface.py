@@ -122,7 +122,7 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
 
     Raises ConversionError: an unknown activation, or numbers that make no tower.
     """
-    if tower.hidden_act not in _ACTIVATIONS:
+    if tower.hidden_act not in tuple(_ACTIVATIONS):
         raise ConversionError(
             f"{path}: hidden_act must be {' or '.join(_ACTIVATIONS)}, got "
             f"{_shown(tower.hidden_act)}"
