@@ -9,7 +9,8 @@ import pytest
 
 from data_pipelines import moving_shapes as door
 from vlt.data import moving_shapes
-from vlt.data.moving_shapes import clips, grammar, scene, writer
+from vlt.data.moving_shapes import clips, grammar, knobs, scene, writer
+from vlt.data.resources import resolve
 
 PAIRS = 60  # ten of every family
 
@@ -315,3 +316,58 @@ def test_shapes_are_named_from_left_to_right_whatever_came_first():
         assert words.index(" and ") < words.index(f"{right.look.colour} {right.look.shape}")
         first_is_left.add(bool(a < b))
     assert first_is_left == {True, False}
+
+
+def test_knobs_change_pictures_alone():
+    """Captions, families and paths are those of the plain pair; twins stay reversals."""
+    for knob in ("noise=24", "distractors=2", "motion=0.4"):
+        turned = moving_shapes.Knobs.parse([knob])
+        for pair in range(len(scene.FAMILIES)):
+            plain = moving_shapes.draw_pair(pair, seed=0, split="train")
+            first, twin = moving_shapes.draw_pair(pair, seed=0, split="train", knobs=turned)
+            np.testing.assert_array_equal(twin.frames, first.frames[::-1])
+            assert [first.caption, twin.caption] == [clip.caption for clip in plain]
+            moves = "motion" not in knob or first.family in knobs.STRETCHED
+            assert moves != np.array_equal(first.frames, plain[0].frames), (knob, pair)
+
+
+def test_still_shapes_stand_still_and_have_other_looks():
+    turned = moving_shapes.Knobs(distractors=3)
+    drawn = scene.draw_scene(np.random.default_rng(0), "horizontal", scene.looks("train"))
+    changed = turned.applied(drawn, scene.looks("train"), (0, 0, 0))
+    (named,) = changed.tracks
+    assert len(changed.still) == 3 and changed.tracks == drawn.tracks
+    for track in changed.still:
+        assert track.look.colour != named.look.colour and track.look.shape != named.look.shape
+        assert np.ptp(track.x) == np.ptp(track.y) == np.ptp(track.radius) == 0
+
+
+def test_a_slower_motion_is_the_middle_of_the_path():
+    drawn = scene.draw_scene(np.random.default_rng(0), "vertical", scene.looks("train"))
+    slow = moving_shapes.Knobs(motion=0.5).applied(drawn, scene.looks("train"), (0,)).tracks[0]
+    path = drawn.tracks[0].y
+    assert np.ptp(slow.y) == pytest.approx(0.5 * np.ptp(path))
+    assert slow.y.mean() == pytest.approx(path.mean())
+
+
+def test_harder_clips_are_a_data_set_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLT_CACHE", str(tmp_path))
+    file = resolve("moving_shapes:clips,noise=24,motion=0.5:train:2")
+    assert file.parent.name == "clips,noise=24,motion=0.5-train-2-seed0"
+    assert "Made harder by --noise 24 --motion 0.5" in (file.parent / "README.md").read_text()
+    assert json.loads((file.parent / "dataset.json").read_text())["knobs"]["noise"] == 24
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("clips,nose=2", "no knob 'nose'.*noise.*choose from distractors, noise"),
+        ("clips,noise=loud", "noise='loud': must be a number"),
+        ("clips,distractors=9", "distractors must be 0 to 4, got 9"),
+        ("clips,motion=0", "motion must be above 0"),
+        ("actions,noise=2", "knobs of clips alone, not of actions"),
+    ],
+)
+def test_knobs_that_do_not_fit_are_named(name, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(f"moving_shapes:{name}:train:2")

@@ -71,7 +71,7 @@ class Knobs:
         rng = np.random.default_rng([*seed, _STREAM])
         still = tuple(self._still(rng, scene, allowed) for _ in range(self.distractors))
         tracks = scene.tracks
-        if scene.family in STRETCHED:
+        if self.motion != 1 and scene.family in STRETCHED:
             tracks = tuple(_slowed(track, self.motion) for track in tracks)
         noise = (self.noise, (*seed, _STREAM + 1))
         return dataclasses.replace(scene, tracks=tracks, still=still, noise=noise)
