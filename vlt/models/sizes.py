@@ -256,6 +256,44 @@ def _queried(size: str, vocab: int, instruction: int) -> ChatSpec:
     return ChatSpec(_eva_g(39), _llama(size, vocab), "qformer", qformer, read=1, cls="first")
 
 
+def _videoprism(width: int, spatial: int, frames: int) -> DualEncoderSpec:
+    """VideoPrism's video-text models (LvT); their text towers have twelve blocks."""
+    heads, mlp_width = width // 64, 4 * width
+    same: dict[str, Any] = {"norm_eps": 1e-6, "logit_cap": 50.0, "projection": False}
+    visual = VisionSpec(
+        288,
+        18,
+        width,
+        spatial + 6,
+        heads,
+        mlp_width,
+        activation="gelu",
+        pre_norm=False,
+        patch_bias=True,
+        temporal_frames=frames,
+        pool="attention",
+        pooler=PoolerSpec(heads, mlp_width, channel_scale=True),
+        stages=(spatial, 4, 2),
+        **same,
+    )
+    text = TextSpec(
+        64,
+        32_000,
+        width,
+        12,
+        heads,
+        mlp_width,
+        activation="relu",
+        mask_padding=True,
+        readout="last",
+        positions="sinusoid",
+        embedding_scale=True,
+        class_token=True,
+        **same,
+    )
+    return DualEncoderSpec(visual, text, width)
+
+
 # Sides of patches, width, layers, heads, width of the MLP.
 _SIGLIP = {
     "b16": (16, 768, 12, 12, 3072),
@@ -314,6 +352,8 @@ SIZES: dict[str, Spec] = {
     "eva02_b16": _eva02(224, 16, 768, 12, 512),
     "eva02_l14": _eva02(224, 14, 1024, 24, 768),
     "eva02_l14_336": _eva02(336, 14, 1024, 24, 768),
+    "videoprism_b": _videoprism(768, 12, 16),
+    "videoprism_l": _videoprism(1024, 24, 8),
     "pe_t16": _pe_core(384, 16, 192, 12, 3, _erf_text(32, 512, 12)),
     "pe_s16": _pe_core(384, 16, 384, 12, 6, _erf_text(32, 512, 12)),
     "pe_b16": _pe_core(224, 16, 768, 12, 12, _erf_text(32, 1024, 24)),
