@@ -22,6 +22,7 @@ from vlt.indices import KINDS, LACKS, refuse_pair_scores
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
+from vlt.models.dual_encoder import log_scale
 from vlt.tasks.templates import checked_template
 
 Probabilities = dict[str, float]
@@ -40,7 +41,7 @@ def classify(
         raise ValueError(f"--labels: {len(labels)} given; at least two are needed to choose from")
     checked_template(template, "--template")
     texts = model.encode_text([template.format(label) for label in labels])
-    scale = jnp.exp(model.params["logit_scale"]).clip(max=100.0)
+    scale = jnp.exp(log_scale(model.module, model.params)).clip(max=100.0)
 
     def choose(frames: np.ndarray) -> list[Probabilities]:
         shares = jax.nn.softmax(scale * model.encode_video(frames) @ texts.T, axis=-1)

@@ -67,6 +67,9 @@ SETTINGS = {
     "xclip, xclip_hf, dgl, vop, mv_adapter and all others but blip, blip_hf, umt": {
         "text.context": "tokens of a text, of the positions that there are"
     },
+    "videoprism, videoprism_hf": {
+        "logit_scale": "of cosines where training starts, which learns it; else 100, fixed",
+    },
     "umt": {
         "masked_words": "true: keep the head of masked words, of a pre-trained file",
     },

@@ -62,6 +62,7 @@ class Family:
         stacked: regex of the words before the number of a layer, where one array may hold all
             layers, see `vlt.convert.stacked`. root: the first word of the names in numpy's .npz
             that it is published as; empty for torch's and safetensors files.
+        fixed_scale: of cosines, where the layout has no place for it.
         stages: what the names of blocks of each of `VisionSpec.stages` begin with, up to their
             number; `of_stages` then gives the layout of so many of each.
         frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
@@ -100,6 +101,7 @@ class Family:
     pixels: dict[str, Any] = dataclasses.field(default_factory=dict)
     stacked: str = ""
     root: str = ""
+    fixed_scale: float = 0.0
     stages: tuple[str, ...] = ()
     frame_norm: bool = False
     superseded: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -45,6 +45,7 @@ from vlt.model_io.folder import (
     write_model_folder,
 )
 from vlt.model_io.view import View
+from vlt.models.leaf_names import SCALE
 from vlt.models.spec import ChatSpec, Spec
 
 Settings = Mapping[str, Any]
@@ -170,6 +171,8 @@ def _convert(
     notes += [f"the same as {first}, kept once: {second}" for second, first in aliases.items()]
     base, stored = _base(checkpoint, family, settings, notes)
     leaves = stored | placed.leaves
+    if SCALE in settings:
+        leaves[SCALE] = _scale_to_train(family, settings[SCALE], notes)
     for path, value in (family.constants | family.starts).items():
         if path not in leaves:
             leaves[path] = np.array(value, np.float32)
@@ -200,6 +203,13 @@ def _convert(
         source["base"] = Path(settings["base"]).name
     config = ModelConfig(family.model, spec, methods, pixels, frames, family.frame_norm, source)
     return config, leaves, placed, notes
+
+
+def _scale_to_train(family: Family, scale: float, notes: list[str]) -> np.ndarray:
+    if not family.fixed_scale:
+        raise ConversionError(f"--set {SCALE}={scale}: layout {family.name} has its own")
+    notes.append(f"{SCALE}: that of {scale}, set, a leaf to be trained")
+    return np.array(np.log(scale), np.float32)
 
 
 def _leave_out(family: Family, placed: Placed) -> None:
@@ -263,7 +273,7 @@ def _spec(
     if checkpoint.config is None:
         spec, about = infer_spec(leaves, family, settings, told_heads(placed.rows))
         notes += about
-        return spec
+        return _with_scale(spec, family, leaves)
     free = {*RESIZED, *(ORIGINAL if family.model == "blip" else ())}
     stated = sorted(key for key in settings if key.startswith(("visual.", "text.")))
     stated = [key for key in stated if key not in free]
@@ -276,7 +286,14 @@ def _spec(
         spec, about = blip_spec(checkpoint.path, family.kind, settings)
         notes += about
     check_sizes(checkpoint.path / "config.json", spec, leaves)
-    return spec
+    return _with_scale(spec, family, leaves)
+
+
+def _with_scale(spec: Spec, family: Family, leaves: Tensors) -> Spec:
+    """The spec, which fixes the scale of cosines where the layout and the settings give none."""
+    if not family.fixed_scale or SCALE in leaves:
+        return spec
+    return dataclasses.replace(spec, fixed_scale=family.fixed_scale)  # type: ignore[call-arg]
 
 
 def _preprocessing(

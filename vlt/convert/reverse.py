@@ -40,6 +40,7 @@ from vlt.model_io.folder import (
     read_model_config,
     read_model_folder,
 )
+from vlt.models.leaf_names import SCALE
 from vlt.models.spec import BlipSpec, ChatSpec, DualEncoderSpec
 from vlt.storage.files import new_file
 
@@ -183,8 +184,9 @@ def _published(
             raise ConversionError(f"{path}: layout {family.name} fixes it at {value:.6f}")
     leaves = {path: np.zeros_like(leaves[like]) for path, like in family.zeros.items()} | leaves
     tensors, left = to_tensors(family.rules, leaves, heads)
-    notes = [f"no place for {path}, not written" for path in left if path in family.starts]
-    left = [path for path in left if path not in family.starts]
+    spare = {*family.starts, *([SCALE] if family.fixed_scale else [])}
+    notes = [f"no place for {path}, not written" for path in left if path in spare]
+    left = [path for path in left if path not in spare]
     if left:
         lines = [f"no place in layout {family.name} (--family chooses another):", *left]
         raise ConversionError("\n  ".join(lines))

@@ -73,6 +73,13 @@ def _joined(text: str) -> tuple[int, ...]:
     return tuple(_count(part) for part in text.split(","))
 
 
+def _scale(text: str) -> float:
+    scale = float(text)
+    if not 0 < scale <= 1e4:
+        raise ValueError("must be > 0 and at most 10000")
+    return scale
+
+
 def _published_or_layers(text: str) -> str | tuple[int, ...]:
     return text if text == "published" else _joined(text)
 
@@ -90,6 +97,7 @@ KEYS: dict[str, Callable[[str], Any]] = {
     "visual.norm_eps": _fraction,
     "text.norm_eps": _fraction,
     "text.dropout": _fraction,
+    "logit_scale": _scale,
     "preprocessing.mean": _numbers,
     "preprocessing.std": _deviations,
     "preprocessing.resize": _filter,

@@ -31,7 +31,7 @@ from vlt.models.spec import DualEncoderSpec, PoolerSpec, TextSpec, VisionSpec
 MODEL_TYPE = "videoprism"
 CAP = 50.0  # of attention's logits
 CONTEXT = 64  # words of a text, beside the class token
-START_SCALE = 100.0  # of cosines; no checkpoint holds the temperature it was trained with
+SCALE = 100.0  # of cosines; no checkpoint holds the temperature it was trained with
 VISUAL: dict[str, Any] = {
     "activation": "gelu",
     "norm_eps": 1e-6,
@@ -176,7 +176,7 @@ _COMMON: dict[str, Any] = {
     "model": MODEL_TYPE,
     "visual": VISUAL,
     "text": TEXT,
-    "starts": {"logit_scale": float(np.log(START_SCALE))},
+    "fixed_scale": SCALE,
     "view": View("linspace_open", 16),
 }
 

@@ -18,6 +18,7 @@ from vlt.evaluation.recognition_protocols import (
     named_recognition_protocol,
 )
 from vlt.evaluation.retrieval import Found, embed_texts, encode_videos, pair_scores
+from vlt.models.dual_encoder import log_scale
 from vlt.pytrees.fields import near
 from vlt.storage.files import new_file
 from vlt.tasks.recognition import MAX_LOGIT_SCALE, averaged, grouped
@@ -53,7 +54,7 @@ def recognition(
         texts = embed_sentences(predictor, params, data.classes, section)
     else:
         texts = embed_classes(predictor, params, data.classes, read_templates(section), combine)
-    own = np.exp(np.minimum(params["logit_scale"], np.log(MAX_LOGIT_SCALE)))
+    own = np.exp(np.minimum(log_scale(predictor.module, params), np.log(MAX_LOGIT_SCALE)))
     scale = float(section["scale"] or own)
     read, scores = [], []
     program = predictor.compiled(("encode_views", data.views), _encoder(predictor, data.views))

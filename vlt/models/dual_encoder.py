@@ -29,7 +29,11 @@ class DualEncoder(VideoModel):
             spec.text, spec.embed_dim, self.methods, self.shared, self.remat, self.dtype
         )
         scale = 10.0 if spec.logit_bias else 1 / 0.07
-        self.logit_scale = self.param("logit_scale", nn.initializers.constant(np.log(scale)), ())
+        if spec.fixed_scale:
+            self.logit_scale = log_scale(self, {})
+        else:
+            start = nn.initializers.constant(np.log(scale))
+            self.logit_scale = self.param("logit_scale", start, ())
         if spec.logit_bias:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), ())
 
@@ -131,6 +135,14 @@ class DualEncoder(VideoModel):
             "visual_out": visual,
             "text_out": text,
         }
+
+
+def log_scale(model: VideoModel, params: Mapping[str, Any]) -> jax.Array | np.float32:
+    """Natural logarithm of what cosines are multiplied by: a leaf, or fixed by the spec."""
+    if "logit_scale" not in params and isinstance(model.spec, DualEncoderSpec):
+        return np.log(np.float32(model.spec.fixed_scale))
+    scale: jax.Array = params["logit_scale"]
+    return scale
 
 
 def blocks_of_pairs(videos: int, texts: int) -> int:

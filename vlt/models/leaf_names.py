@@ -8,6 +8,8 @@ PLACES = "visual/position_embedding"
 FRAMES = "visual/temporal_embedding"
 WORDS = "text/position_embedding"
 
+SCALE = "logit_scale"  # of cosines
+
 # What no video passes through: what it does are leaves of the vision tower, and shared ones.
 NOT_VIDEO = (
     "text/.*",

@@ -291,7 +291,7 @@ def _videoprism(width: int, spatial: int, frames: int) -> DualEncoderSpec:
         class_token=True,
         **same,
     )
-    return DualEncoderSpec(visual, text, width)
+    return DualEncoderSpec(visual, text, width, fixed_scale=100.0)
 
 
 # Sides of patches, width, layers, heads, width of the MLP.

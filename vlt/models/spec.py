@@ -226,6 +226,7 @@ class DualEncoderSpec:
     """A vision and a text tower that share an embedding space of `embed_dim` dimensions.
 
     logit_bias: whether a bias is added to scaled cosines, of the sigmoid loss (SigLIP).
+    fixed_scale: of cosines, where the model has no leaf that holds it (VideoPrism); else 0.
     """
 
     kind: ClassVar[str] = "dual_encoder"
@@ -234,6 +235,7 @@ class DualEncoderSpec:
     text: TextSpec
     embed_dim: int
     logit_bias: bool = False
+    fixed_scale: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict, as stored in a model folder's config.json."""

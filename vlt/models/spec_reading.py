@@ -37,6 +37,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "embed_dim": (0, 2**16),
     "norm_eps": (0, 1),
     "logit_cap": (0, 1e4),
+    "fixed_scale": (0, 1e4),
     "init_std": (0, 100),
     "dropout": (0, 0.99),
     "rotary_base": (1, 1e9),

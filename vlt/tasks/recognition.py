@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlt.models.dual_encoder import log_scale
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
 from vlt.pytrees.partition import merge
@@ -226,7 +227,7 @@ class Recognition(Task):
         video, out = apply("encode_video", 0, self._pixels(inputs))
         texts = self._texts(inputs, encode)
         unit = normalize(texts["features"]) if model.scores_pairs else texts
-        scale = jnp.exp(params["logit_scale"])
+        scale = jnp.exp(log_scale(model, params))
         scale = scale.clip(max=self.largest_scale) if self.largest_scale else scale
 
         def logits(video: jax.Array, parts: Mapping[str, jax.Array]) -> jax.Array:
