@@ -23,7 +23,7 @@ def _asked():
 @pytest.mark.parametrize("row", _asked(), ids=lambda row: row.identity[:80])
 def test_a_row_sees_the_order_of_frames_where_its_claim_says_so(row):
     seen = gap(in_three_orders(plan.resolved(row)))
-    assert seen > 1e-4 if row.order else seen < 1e-5
+    assert seen > 1e-3 if row.order else seen < 1e-4
 
 
 def test_rows_of_the_table_of_retrieval_say_what_is_tested_there():

@@ -13,7 +13,7 @@ from vlt.study import verdict
 from vlt.study.claim import MEASURES, PAPERS, Claim, Comparison
 from vlt.study.kept import KeptRow, KeptRows
 from vlt.study.pictures import draw_claim, save
-from vlt.study.plan import hours, run_of
+from vlt.study.plan import hours, run_of, runs_of
 from vlt.study.verdict import Finding, Runs, Scores, findings_of, verdict_of
 
 PAGE, PICTURES, ROWS = "CLAIMS.md", "pictures", "claims"
@@ -26,12 +26,12 @@ ABOVE = {1: "above", -1: "below"}
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What there is of a claim. rows: by name, of those that have runs. kept: those runs' files.
-    asked: how many runs it has in all. verdict: of all comparisons, or why there is none."""
+    left: how many runs are not. verdict: of all comparisons, or why there is none."""
 
     claim: Claim
     rows: Mapping[str, Runs]
     kept: Sequence[KeptRow]
-    asked: int
+    left: int
     findings: Sequence[Finding]
 
     @property
@@ -49,16 +49,16 @@ def result_of(claim: Claim, kept: KeptRows, seeds: int, quick: bool) -> Result:
     """What is kept of a claim's rows with the first seeds."""
     rows: dict[str, Runs] = {}
     found: dict[str, KeptRow] = {}
-    names: set[str] = set()
+    names = {run.name for run in runs_of([claim], seeds, quick)}
     for row in claim.rows:
         runs = [run_of(claim, row, seed, quick) for seed in range(seeds)]
-        names |= {run.name for run in runs}
         there = {run.seed: kept.by_name[run.name] for run in runs if run.name in kept.by_name}
         found |= {each.name: each for each in there.values()}
         scores = {seed: each.scores for seed, each in there.items() if not each.failed}
         if scores:
             rows[row.name] = Runs(scores, bool(runs[0].config.train.steps))
-    return Result(claim, rows, [*found.values()], len(names), findings_of(claim, rows, quick))
+    findings = findings_of(claim, rows, quick)
+    return Result(claim, rows, [*found.values()], len(names - {*found}), findings)
 
 
 def write_page(
@@ -91,7 +91,7 @@ def _head(results: Sequence[Result], seeds: int, quick: bool) -> str:
         "# Claims of the papers, in miniature",
         f"Made by `{command_of((), quick)}`: {len(kept)} runs with up to {seeds} seeds, "
         f"{hours(spent)}, at {', '.join(commits) or 'no commit'}. No line of this page is written "
-        "by hand.",
+        "by hand. Times of a step are those of the machine while a row ran.",
         "Each claim of a paper is tested where it can be measured exactly: on moving shapes, whose "
         "twins (a clip, and its frames in reverse order) need the order of frames, and whose looks "
         "need nothing else. That a claim fails here says nothing of the paper's own setting, and "
@@ -156,7 +156,7 @@ def _section(result: Result, drawn: bool, quick: bool) -> str:
         f"## {claim.name}",
         f"{claim.sentence} ({paper.title}, {claim.place})",
         f"The paper: {claim.numbers}.",
-        f"**{result.verdict}**, {len(result.kept)} of {result.asked} runs. "
+        f"**{result.verdict}**; {len(result.kept)} runs, {result.left} not run. "
         f"`{command_of((claim.name,), quick)}`",
     ]
     if drawn:
