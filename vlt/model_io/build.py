@@ -1,5 +1,6 @@
 """From a config's `model` section to a module and its parameters' shapes."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from vlt.models.captioner import Captioner
 from vlt.models.chat import ChatModel
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.leaves import shapes_alone
 from vlt.models.narrow import WEIGHTS, narrowed_shapes
 from vlt.models.retriever import Retriever
 from vlt.models.sizes import SIZES
@@ -216,8 +218,20 @@ def init_params(model: VideoModel, rng: jax.Array) -> dict[str, Any]:
 
 
 def abstract_params(model: VideoModel) -> dict[str, Any]:
-    """Shapes and dtypes of all leaves, at no cost."""
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+    """Shapes and dtypes of all leaves, at no cost; of one model they are found once."""
+    try:
+        hash(model)
+    except TypeError:  # an option, of a method from outside, that has no hash
+        return _shapes(model)
+    return jax.tree.map(lambda leaf: leaf, _remembered_shapes(model))
+
+
+def _shapes(model: VideoModel) -> dict[str, Any]:
+    with shapes_alone():
+        shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     if not model.weights:
         return shapes
     return traverse_util.unflatten_dict(narrowed_shapes(by_path(shapes), model.weights), sep="/")
+
+
+_remembered_shapes = functools.lru_cache(maxsize=64)(_shapes)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
+from vlt.models.leaves import Leaves
 from vlt.models.narrow import SCALE
 from vlt.models.points import Method
 from vlt.models.products import dot_general, promoted
@@ -30,17 +31,17 @@ def uniform(bound: float) -> nn.initializers.Initializer:
     )
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(Leaves, nn.LayerNorm):
     """LayerNorm with statistics in float32 from two passes: E[x^2] - E[x]^2 cancels."""
 
     use_fast_variance: bool = False
 
 
-class RMSNorm(nn.RMSNorm):
+class RMSNorm(Leaves, nn.RMSNorm):
     """x / rms(x) times a scale, its statistics in float32 (LLaMA, Section 2.2)."""
 
 
-class Dense(nn.Dense):
+class Dense(Leaves, nn.Dense):
     """A dense layer [..., in] -> [..., out] that methods may add to (point 3).
 
     part: the module of a block that the layer is in; empty outside of blocks. part_param: declares
