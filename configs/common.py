@@ -22,6 +22,7 @@ def base() -> ConfigDict:
                 "dtype": "float32",  # of activations; parameters stay float32
                 "cls_only": True,  # the last block computes only what is read (exact)
                 "frame_norm": False,  # unit frame embeddings before their mean
+                "renormalise": True,  # False: score by that mean as it is (PE-Core's retrieval)
                 "remat": False,  # recompute blocks in the backward pass: slower, in less memory
                 "drop_path": 0.0,  # stochastic depth of the vision tower's last block
             },

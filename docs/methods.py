@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 
+from docs.backbones import methods_on_backbones
 from docs.markdown import code, codes, options, prose, table, text
 from vlt.command_line.keys import options_of
 from vlt.methods import method_classes
@@ -41,6 +42,7 @@ def methods() -> str:
     ]
     rows = ((_linked(name), *_facts(method())) for name, method in classes.items())
     parts += [table(("method", "needs", "breaks"), (row for row in rows if any(row[1:])))]
+    parts += methods_on_backbones()
     parts += [part for each in classes.items() for part in _method(*each)]
     return "\n\n".join(filter(None, parts))
 

@@ -3,11 +3,15 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from vlt.adapters.branch import Branch, BranchOptions
+from vlt.adapters.branch import Branch, BranchOptions, SpatialLayer
+from vlt.models.block import Block
 from vlt.models.layers import DropPath
+from vlt.models.rotary import frame_places
 from vlt.models.spec import VisionSpec
+from vlt.models.tokens import Tokens
 
 SPEC = VisionSpec(16, 4, 8, 4, 2, 16)
 
@@ -43,3 +47,23 @@ def test_options_that_do_not_fit_are_refused():
     assert entered(depth=3, max_frames=2)
     with pytest.raises(ValueError, match="3 frames, but .* has 2; sample at most 2"):
         entered(depth=3, max_frames=2, frames=3)
+
+
+def test_a_spatial_layer_computes_what_the_block_does_of_which_it_is_a_copy():
+    """Turned by places, with a gated MLP and all the LayerNorms (EVA02)."""
+    spec = VisionSpec(
+        16, 4, 16, 3, 2, 24, "silu", rope="eva", gated_mlp=True, sub_norm=True, key_bias=False
+    )
+    block = Block(2, 24, "silu", 1e-5, False, rotary=spec.rotary, gated=True, sub_norm=True)
+    layer = SpatialLayer(spec, 1e-5, 0.0, False, jnp.float32)
+    x = np.random.default_rng(0).normal(size=(2, 1, 17, 16)).astype(np.float32)
+    places = jnp.broadcast_to(frame_places("eva", 4, 4, 1), (2, 1, 17, 2))
+    given = x[:, 0, 0], x[:, :, 1:], places[:, :, 1:]
+    params = jax.jit(layer.init)(jax.random.key(0), *given)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params
+    )
+    cls, patches = jax.jit(layer.apply)(params, *given)
+    expected = jax.jit(block.apply)(params, Tokens(x, places=places)).x
+    np.testing.assert_allclose(cls, expected[:, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(patches, expected[:, :, 1:], atol=1e-5)

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from vlt.methods import method_classes
+from docs.backbones import BACKBONES, missing, spec_of
+from vlt.methods import method_class, method_classes
 from vlt.model_io.build import abstract_params, example_inputs, make_model
-from vlt.models.compatibility import WORDS, check_methods
+from vlt.models.compatibility import WORDS, check_methods, lacks
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.points import Method
 from vlt.models.spec import (
@@ -88,6 +89,32 @@ EVA02 = DualEncoderSpec(
     TEXT,
     embed_dim=8,
 )
+VIDEOPRISM = DualEncoderSpec(
+    VisionSpec(
+        *VISION,
+        "gelu",
+        pre_norm=False,
+        patch_bias=True,
+        pool="attention",
+        pooler=PoolerSpec(2, 64, channel_scale=True),
+        projection=False,
+        logit_cap=50.0,
+        temporal_frames=FRAMES,
+        stages=(1, 1, 1),
+    ),
+    dataclasses.replace(
+        TEXT,
+        activation="relu",
+        mask_padding=True,
+        readout="last",
+        positions="sinusoid",
+        embedding_scale=True,
+        class_token=True,
+        logit_cap=50.0,
+        projection=False,
+    ),
+    embed_dim=16,
+)
 SPECS = {
     "clip": DualEncoderSpec(VisionSpec(*VISION), TextSpec(6, 20, 16, 1, 2, 32), embed_dim=8),
     "no class token": DualEncoderSpec(
@@ -107,6 +134,24 @@ SPECS = {
     "pe_core": PE,
     "pe_core without class token": with_visual(PE, class_token=False),
     "eva02": EVA02,
+    "videoprism": VIDEOPRISM,
+    "umt4clip retriever": BlipSpec(
+        "retriever",
+        dataclasses.replace(UMT_VISION, joint=False),
+        UMT_BERT,
+        embed_dim=8,
+        frame_scores=True,
+    ),
+}
+# Those that the table of methods and backbones has.
+TABLE = {
+    "CLIP": "clip",
+    "ViCLIP": "viclip",
+    "UMT4Clip": "umt4clip retriever",
+    "SigLIP 2": "siglip",
+    "PE-Core": "pe_core",
+    "EVA02-CLIP": "eva02",
+    "VideoPrism": "videoprism",
 }
 VISUAL = {"towers": ("visual",)}
 VOP = {"tokens": 2, "prefix": 1, "suffix": 0, "specific": 1, "frames_apart": 2}
@@ -342,9 +387,34 @@ def test_prompts_do_not_move_what_a_branch_reads():
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("label", METHODS)
 def test_each_method_alone(kind, label):
-    model = built(kind, label)
-    if model is not None:
+    """A step where it has all it needs, else a sentence that says what the model lacks."""
+    name, options = METHODS[label]
+    needed = method_class(name)(**options).needs_here() & lacks(SPECS[kind]).keys()
+    if needed:
+        word = next(word for word in WORDS if word in needed)
+        with pytest.raises(ValueError, match=f"{name} {WORDS[word]}, and .*; "):
+            make_model(SPECS[kind], {name: options}, FRAMES)
+    elif (model := built(kind, label)) is not None:
         check_step(model)
+    else:
+        # What `check` refuses, of options that do not go with these sizes.
+        assert kind not in TABLE.values() or label in ("dgl", "prompt matched", "vificlip")
+
+
+def test_the_table_of_backbones_is_that_of_these_towers():
+    """As small as they are, they lack what the published sizes lack."""
+    assert BACKBONES.keys() == TABLE.keys()
+    for column, kind in TABLE.items():
+        for name in method_classes():
+            assert missing(name, spec_of(column)) == missing(name, SPECS[kind]), (column, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [("pe_core", "btadapter"), ("siglip", "tempme"), ("eva02", "diffrate by all")],
+)
+def test_some_cells_of_the_table(kind, label):
+    check_step(built(kind, label))
 
 
 @pytest.mark.slow

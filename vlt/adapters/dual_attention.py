@@ -65,7 +65,11 @@ class DualAttention(OverTime):
             return y
         source = self.along_time(block, normed)
         attention = Attention(
-            block.heads, block.key_bias, dtype=block.dtype, name="temporal_attention"
+            block.heads,
+            block.key_bias,
+            dtype=block.dtype,
+            sub_norm=block.norm_eps if block.sub_norm else None,
+            name="temporal_attention",
         )
         temporal, _ = attention(Pattern(source, source))
         return y + self._change(block, y, temporal.swapaxes(1, 2))
@@ -84,6 +88,8 @@ class DualAttention(OverTime):
             block.norm_eps,
             block.key_bias,
             dtype=block.dtype,
+            gated=block.gated,
+            sub_norm=block.sub_norm,
             name="temporal_block",
         )
         temporal = channel(Tokens(source, cls=0, protected=0)).x - source

@@ -92,6 +92,9 @@ class TimeBlocks(nn.Module):
                 NORM_EPS,
                 dtype=self.dtype,
                 qkv_bias=False,
+                logit_cap=self.spec.logit_cap,
+                gated=self.spec.gated_mlp,
+                sub_norm=self.spec.sub_norm,
                 name=f"blocks_{layer}",
             )(tokens)
         return tokens.x.swapaxes(1, 2)

@@ -101,6 +101,7 @@ def build_model(
         frames=config["frames"],
         cls_only=config["cls_only"],
         frame_norm=config["frame_norm"],
+        renormalise=config.get("renormalise", True),
         mean=tuple(pixels["mean"]),
         std=tuple(pixels["std"]),
         remat=config["remat"],

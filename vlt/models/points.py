@@ -62,6 +62,8 @@ class BlockScope(Scope, Protocol):
     activation: str
     norm_eps: float
     key_bias: bool
+    gated: bool
+    sub_norm: bool
     tower: str
     layer: int
     depth: int

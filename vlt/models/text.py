@@ -79,10 +79,6 @@ class TextTransformer(nn.Module):
 
     def _stem(self, ids: jax.Array, classes: jax.Array | None) -> Tokens:
         spec = self.spec
-        if spec.readout == "last" and not self.is_initializing() and ids.shape[1] < spec.context:
-            raise ValueError(
-                f"{ids.shape[1]} text tokens, but the tower reads the last of {spec.context}: pad"
-            )
         if ids.shape[1] > spec.context:
             raise ValueError(
                 f"{ids.shape[1]} text tokens, but the tower's context is {spec.context}"
@@ -106,6 +102,10 @@ class TextTransformer(nn.Module):
             raise ValueError(
                 f"{ids.shape[1]} text tokens and {length - ids.shape[1]} of methods, but "
                 f"the tower's context is {spec.context}"
+            )
+        if spec.readout == "last" and not self.is_initializing() and length < spec.context:
+            raise ValueError(
+                f"{ids.shape[1]} text tokens, but the tower reads the last of {spec.context}: pad"
             )
         tokens = tokens.replace(x=tokens.x + self._positions()[:length].astype(self.dtype))
         if spec.class_token:

@@ -27,8 +27,9 @@ class VideoModel(nn.Module):
 
     frames: of the videos it is for, where leaves of a method depend on it (clip positions).
     mean, std: of the 0-1 pixel values the vision tower was trained with. cls_only, frame_norm,
-    remat, drop_path: see `VisionTransformer`. weights: how a language model's are held, of
-    vlt/models/narrow.py.
+    remat, drop_path: see `VisionTransformer`. renormalise: False where a video is the mean of unit
+    frame embeddings as it is, as in PE-Core's retrieval (`frame_scores`). weights: how a language
+    model's are held, of vlt/models/narrow.py.
     """
 
     spec: Spec
@@ -36,6 +37,7 @@ class VideoModel(nn.Module):
     frames: int = ANY_FRAMES
     cls_only: bool = True
     frame_norm: bool = False
+    renormalise: bool = True
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     remat: bool = False
@@ -94,6 +96,7 @@ class VideoModel(nn.Module):
     def frame_scores(self) -> bool:
         """Whether a score is the mean over frames of their cosines with the text."""
         published = isinstance(self.spec, BlipSpec) and self.spec.frame_scores
+        published |= not self.renormalise
         return published or any(method.frame_scores for method in self.methods)
 
     @property
