@@ -171,7 +171,9 @@ def test_the_page_has_every_claim_with_its_verdict(tmp_path, monkeypatch, capsys
     page = (tmp_path / "CLAIMS.md").read_text()
     head, *_ = page.split("## How a verdict is made")
     better, deeper = (line for line in head.splitlines() if line.startswith("| ["))
-    assert "**holds**" in better and "branch 87.5, frozen 50.0" in better
+    assert (
+        "**holds**" in better and "branch 87.5, frozen 50.0 (twins v2t, %, +37.5 +-2.9)" in better
+    )
     assert "**not run**" in deeper and "`python -m vlt.study --claims=deeper`" in deeper
     assert len(calls) == 4 and "about" in capsys.readouterr().out
     assert (tmp_path / "pictures/claim-better.png").exists()

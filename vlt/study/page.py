@@ -67,7 +67,7 @@ def write_page(
     """Writes OUT/CLAIMS.md and the pictures; returns the first table as text."""
     results = [result_of(claim, kept, seeds, quick) for claim in claims]
     table = _table(results, quick)
-    parts = [_head(results, seeds, quick), table, _rule()]
+    parts = [_title(quick), table, _about(results, seeds, quick), _rule()]
     for result in results:
         image = draw_claim(result.claim, result.rows)
         if image is not None:
@@ -83,12 +83,17 @@ def command_of(claims: Sequence[str], quick: bool) -> str:
     return f"python -m vlt.study{chosen}{' --quick' * quick}"
 
 
-def _head(results: Sequence[Result], seeds: int, quick: bool) -> str:
+def _title(quick: bool) -> str:
+    marked = "**A quick study: an eighth of the steps, one seed, few rows, no verdicts.**"
+    return "\n\n".join(["# Claims of the papers, in miniature", *([marked] * quick)])
+
+
+def _about(results: Sequence[Result], seeds: int, quick: bool) -> str:
+    """What made the page, and what it tells."""
     kept = {row.name: row for result in results for row in result.kept}
     commits = sorted({row.commit[:12] for row in kept.values()})
     spent = sum(row.seconds for row in kept.values())
     lines = [
-        "# Claims of the papers, in miniature",
         f"Made by `{command_of((), quick)}`: {len(kept)} runs with up to {seeds} seeds, "
         f"{hours(spent)}, at {', '.join(commits) or 'no commit'}. No line of this page is written "
         "by hand. Times of a step are those of the machine while a row ran.",
@@ -97,10 +102,6 @@ def _head(results: Sequence[Result], seeds: int, quick: bool) -> str:
         "need nothing else. That a claim fails here says nothing of the paper's own setting, and "
         "below each that does stands what is other here.",
     ]
-    if quick:
-        lines.insert(
-            1, "**A quick study: an eighth of the steps, one seed, few rows, no verdicts.**"
-        )
     return "\n\n".join(lines)
 
 
@@ -140,9 +141,9 @@ def _ours(findings: Sequence[Finding]) -> str:
 def _in_words(finding: Finding) -> str:
     measure = MEASURES[finding.comparison.measure]
     left, right = (format(x, measure.format) for x in (finding.left, finding.right))
-    return (
-        f"{finding.comparison.left} {left}, {_right(finding.comparison, right)} ({measure.title})"
-    )
+    apart = f"{finding.difference:+{measure.format}} +-{2 * finding.error:{measure.format}}"
+    both = f"{finding.comparison.left} {left}, {_right(finding.comparison, right)}"
+    return f"{both} ({measure.title}, {apart})"
 
 
 def _right(comparison: Comparison, text: str) -> str:

@@ -101,7 +101,8 @@ def compare(comparison: Comparison, rows: Mapping[str, Runs], quick: bool = Fals
         verdict, why = NONE, f"{pairs} of {LEAST_PAIRS} pairs of twins"
     if quick:
         verdict, why = NONE, "a quick study"
-    return Finding(comparison, *means, difference, error, len(seeds), verdict, why)
+    left, right = means
+    return Finding(comparison, left, right, difference, error, len(seeds), verdict, why)
 
 
 def _other(
@@ -154,7 +155,7 @@ def _test_error(
 
 def _choices(side: Sequence[Scores | float], measure: Measure) -> Any:
     """Percent of each pair that is right, the mean over the seeds: [pairs]; of a number itself."""
-    found = [
+    found: list[Any] = [
         each
         if isinstance(each, float)
         else 100 / CHOICES * np.array([int(digit) for digit in each.pairs[measure.evaluation]])
@@ -170,7 +171,7 @@ def _item_error(side: Sequence[Scores | float], measure: Measure) -> float:
         return 0.0
     if measure is MEASURES[HM]:
         parts = [MEASURES["base"], MEASURES["novel"]]
-        base, novel = (np.mean([each.of(part) for each in runs]) for part in parts)
+        base, novel = (float(np.mean([each.of(part) for each in runs])) for part in parts)
         slopes = 2 * np.array([novel, base]) ** 2 / max(base + novel, 1e-9) ** 2
         errors = [_item_error(runs, part) for part in parts]
         return math.hypot(*(slopes * errors))

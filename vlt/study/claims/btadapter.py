@@ -27,12 +27,12 @@ SEPARATE = row(
     task__losses={"vtc": 1.0},
     rules=(("visual/.*(separate_st/.*|time_embedding)", DECAYED), FROZEN),
 )
-VTC = {"task__losses": {"vtc": 1.0}, "model__btadapter__alignment": "none"}
+VTC: dict[str, Any] = {"task__losses": {"vtc": 1.0}, "model__btadapter__alignment": "none"}
 NO_INTERACTION = row(
     "branch", model__btadapter__interaction=False, model__btadapter__gates="none", **VTC
 )
 INTERACTION = row("branch with interaction", **VTC)
-MASKED = {"model__btadapter__mask_rate": 0.7}
+MASKED: dict[str, Any] = {"model__btadapter__mask_rate": 0.7}
 OBJECTIVES = (
     row("VTC", **VTC, **MASKED),
     row("VTC and MBTA", **MASKED, task__losses={"vtc": 1.0, "mbta": 0.1}),
@@ -49,7 +49,7 @@ DEPTHS = (
 )
 MASKS = {rate: row(f"{rate}% masked", model__btadapter__mask_rate=rate / 100)
          for rate in (0, 30, 50, 70, 80, 90)}  # fmt: skip
-_STAN = {
+_STAN: dict[str, Any] = {
     "model__btadapter__gates": "none",
     "model__btadapter__class_token": "backbone",
     **VTC,

@@ -1,5 +1,6 @@
 """Claims of MSTA (Chen et al.), on actions of moving shapes: base classes and novel ones."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from vlt.study.claim import HM, Claim, Comparison, Picture, Row
@@ -58,13 +59,13 @@ BOTH = row("both descriptions", "MSTA, consistency loss")
 NONE = row("no descriptions", "MSTA")
 
 
-def curve(rows: dict[float, Row], title: str) -> Picture:
+def curve(rows: Mapping[Any, Row], title: str) -> Picture:
     """Harmonic mean over what is varied."""
     at = {rows[value].name: float(value) for value in sorted(rows)}
     return Picture(HM, title, at, (tuple(at),))
 
 
-def in_order(rows: dict[float, Row]) -> tuple[Row, ...]:
+def in_order(rows: Mapping[Any, Row]) -> tuple[Row, ...]:
     return tuple(rows[value] for value in sorted(rows))
 
 
