@@ -1,7 +1,7 @@
 """Bars of results with the runs that they are the means of."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -55,7 +55,16 @@ def draw_bars(
     return image.resize((WIDTH, height), Image.Resampling.LANCZOS)
 
 
-def _bar(pen, font, bar: Bar, middle: float, at, limits: tuple[float, float, str]) -> None:
+def _bar(
+    pen: ImageDraw.ImageDraw,
+    font: Any,
+    bar: Bar,
+    middle: float,
+    at: Callable[[float], float],
+    limits: tuple[float, float, str],
+) -> None:
+    """A bar around a height. at: pixels of a value. limits: value of its beginning, pixels of the
+    right border, and how its mean is written."""
     level, right, form = limits
     if not bar.values:
         pen.text((at(level), middle), "not run", "#666666", font, anchor="lm")
