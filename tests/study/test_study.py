@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from vlt.inspect import inspect_config
 from vlt.study import __main__ as door
 from vlt.study import plan, running
 from vlt.study.claim import MEASURES, PAPERS, Claim, Comparison, Picture, Row
@@ -103,6 +104,14 @@ def test_every_claim_is_of_rows_that_exist_and_measures_that_they_have(claim):
         for name in {*claim.columns, *(each.measure for each in claim.decides), claim.picture.y}:
             key = MEASURES[name].key
             assert "/" not in key or MEASURES[name].evaluation in evaluations, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+def test_every_row_builds_and_trains_what_its_rules_say(claim):
+    for row in claim.rows:
+        config = plan.resolved(row, claim.data)
+        assert bool(inspect_config(config)["trainable_params"]) == bool(config.train.steps)
 
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path):

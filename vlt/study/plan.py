@@ -5,6 +5,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -72,10 +73,10 @@ def resolved(row: Row, data: str = "", quick: bool = False) -> ConfigDict:
         )
     changes = {"repeats": (), "more_tables": {}, "table": FACTS} | dict(row.changes)
     config = configuration.apply_overrides(entries[title], changes)
-    steps = config.train.steps
-    if quick and steps:
-        steps = min(steps, max(LEAST_STEPS, steps // QUICK_STEPS))
-    schedule = {"train.steps": steps, "train.eval_every": 0, "train.best_metric": ""}
+    schedule: dict[str, Any] = {"train.eval_every": 0, "train.best_metric": ""}
+    if quick and (steps := config.train.steps):
+        schedule["train.steps"] = min(steps, max(LEAST_STEPS, steps // QUICK_STEPS))
+        schedule["train.log_every"] = LEAST_STEPS // 8  # a step's time is the median of several
     config = configuration.apply_overrides(config, schedule | _harder(config, data))
     return configuration.checked(config)
 
