@@ -27,6 +27,7 @@ from vlt.models.spec import (
     ChatSpec,
     DualEncoderSpec,
     LlamaSpec,
+    PoolerSpec,
     TextSpec,
     VisionSpec,
 )
@@ -53,6 +54,14 @@ TEXT = TextSpec(WORDS, 20, 32, 1, 4, 64)
 BERT = BertSpec(WORDS, 20, 32, 1, 4, 64, 16, decode_id=18, encode_id=19, end_id=2, dropout=0.0)
 CLIP = DualEncoderSpec(VISION, TEXT, embed_dim=16)
 VICLIP = DualEncoderSpec(dataclasses.replace(VISION, temporal_frames=FRAMES), TEXT, embed_dim=16)
+SIGLIP = DualEncoderSpec(
+    dataclasses.replace(
+        VISION, pool="attention", pooler=PoolerSpec(4, 32, 64), projection=False, pre_norm=False
+    ),
+    dataclasses.replace(TEXT, causal=False, readout="last", projection_bias=True),
+    embed_dim=32,
+    logit_bias=True,
+)
 
 
 def blip(kind: str) -> BlipSpec:
@@ -90,6 +99,8 @@ CASES: dict[str, tuple[Any, Task, str]] = {
         Retrieval({"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}, None, True),
         "visual/btadapter/.*|logit_scale",
     ),
+    "sigmoid": (DualEncoder(SIGLIP), Retrieval({"sigmoid": 1.0}, None, False), ".*"),
+    "sigmoid accumulated": (DualEncoder(SIGLIP), Retrieval({"sigmoid": 1.0}, None, True), ".*"),
     "recognition": (
         DualEncoder(VICLIP, (MSTA(bottleneck=32, scale=0.1, layers=(0,)),)),
         Recognition(texts(5, 1), [Descriptions(texts(5, 2), np.arange(5))], consistency=1.0),
