@@ -15,7 +15,10 @@ from flax import traverse_util
 from jax import export as jax_export
 
 from vlt.command_line.export import parse
+from vlt.convert.errors import ConversionError
 from vlt.convert.families import get_family
+from vlt.convert.plain import write_plain
+from vlt.convert.reverse import HUGGINGFACE_FOLDER
 from vlt.convert.table import source_name
 from vlt.methods import build_methods
 from vlt.model_io.build import example_inputs
@@ -34,12 +37,14 @@ from vlt.models.spec import Spec
 from vlt.storage.files import new_file
 from vlt.storage.trees import CheckpointError
 from vlt.training.averaging import blended
+from vlt.training.card import model_card
 from vlt.training.trained import trained_model
 
 # What a format is written as.
 FORMATS = {
     "orbax": MODEL_FOLDER,
     "safetensors": SAFETENSORS,
+    "huggingface": HUGGINGFACE_FOLDER,
     "stablehlo": Kind(
         "an exported program",
         lambda folder: (folder / "video.stablehlo").is_file(),
@@ -102,6 +107,7 @@ def export(
         ModelFolderError: the target exists, and `overwrite` is off or it may not be replaced.
         WriteError: the target is a link, or cannot be written.
         CheckpointError, ModelFolderError, ValueError: there is nothing to average or blend.
+        ConversionError: huggingface, and transformers has no such model.
     """
     check_replaceable(target, overwrite, FORMATS[form])
     model = trained_model(workdir, average)
@@ -119,6 +125,9 @@ def export(
         write_model_folder(target, model.config, model.params, model.tokenizer, report, overwrite)
     elif form == "safetensors":
         _write_safetensors(model, target)
+    elif form == "huggingface":
+        card = model_card(workdir, target.name, model.config, report, average or blend)
+        write_plain(target, model.config, model.params, model.tokenizer, card, overwrite)
     else:
         with new_folder(target, overwrite, FORMATS[form]) as folder:
             _write_stablehlo(model, folder)
@@ -175,7 +184,7 @@ def run(options: argparse.Namespace) -> int:
             options.average,
             options.blend,
         )
-    except (CheckpointError, ModelFolderError, ValueError) as error:
+    except (CheckpointError, ConversionError, ModelFolderError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{options.target}: {options.format} of {options.workdir}")

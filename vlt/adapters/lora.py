@@ -29,7 +29,7 @@ class LoRA(Method):
         attention/lora_a and attention/{target}/lora_b [r, out]; else lora_a beside every lora_b, as
         for the query of a cross-attention, which reads something else than key and value.
     alpha: scale is alpha / rank; None for 1.
-    towers: the towers it is in.
+    towers: the towers it is in. pooler: whether also in the layers of attention pooling.
 
     Raises:
         ValueError: rank below 1; no or unknown targets or towers; share_a with a target whose input
@@ -44,6 +44,7 @@ class LoRA(Method):
     share_a: bool = True
     alpha: float | None = None
     towers: tuple[str, ...] = TOWERS
+    pooler: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -63,6 +64,10 @@ class LoRA(Method):
                 "lora.targets has 'gate', a layer of language models; there is none in "
                 + (f"a {spec.kind}" if "text" in self.towers else f"lora.towers={self.towers}")
             )
+
+    @property
+    def in_pooler(self) -> bool:
+        return self.pooler
 
     @property
     def scale(self) -> float:

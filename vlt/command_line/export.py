@@ -2,7 +2,9 @@
 
 orbax: a model folder for `vlt.load`. safetensors: the weights under our names, config.json as
 metadata (`vlt convert --reverse` writes published names). stablehlo: both encoders as programs for
-any batch size that need none of our code.
+any batch size that need none of our code. huggingface: a folder that transformers loads and
+computes the same with, and a model card, of a CLIP, MetaCLIP 2, SigLIP or BLIP without methods; of
+LoRA with --merge.
 
 It takes the run's best checkpoint, or its latest. What changes the weights, in this order:
 
@@ -16,7 +18,7 @@ It takes the run's best checkpoint, or its latest. What changes the weights, in 
 import argparse
 from pathlib import Path
 
-FORMATS = ("orbax", "safetensors", "stablehlo")
+FORMATS = ("orbax", "safetensors", "stablehlo", "huggingface")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:

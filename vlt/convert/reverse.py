@@ -89,8 +89,14 @@ def write_published(
     leaves: Tensors,
     tokenizer: Path,
     overwrite: bool,
+    more: Mapping[str, str] | None = None,
+    check: Callable[[Path], None] = lambda folder: None,
 ) -> str:
-    """The same of a model in memory. tokenizer: a folder, read where the layout is one."""
+    """The same of a model in memory. tokenizer: a folder, read where the layout is one.
+
+    more: further files of a folder, {name: text}. check: raises for what a folder must not be,
+    which is then not written.
+    """
     _check_target(target, overwrite)
     as_folder = is_folder(target)
     if as_folder and layout.name not in _FOLDERS:
@@ -109,8 +115,11 @@ def write_published(
         second = {other: name for other, name in doubled if other} | layout.ties(tensors)
     tensors = tie(tensors, recorded.get("aliases", second))
     if as_folder:
-        with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
+        with new_folder(target, overwrite, HUGGINGFACE_FOLDER) as folder:
             _write_huggingface(folder, tokenizer, _config_json(layout, config), config, tensors)
+            for name, text in (more or {}).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            check(folder)
     elif layout.root:
         if recorded.get("stacked", not recorded):
             tensors = stack(layout.stacked, tensors)
@@ -134,7 +143,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if target.suffix in TORCH_SUFFIXES:
         raise ConversionError(f"{target}: torch's files are read, not written; .safetensors is")
     kind = _NPZ if target.suffix == ".npz" else SAFETENSORS
-    kind = _HUGGINGFACE_FOLDER if is_folder(target) else kind
+    kind = HUGGINGFACE_FOLDER if is_folder(target) else kind
     check_replaceable(target, overwrite, kind)
 
 
@@ -149,7 +158,7 @@ def _reverse_chat(writer: ChatWriter, target: Path, overwrite: bool) -> str:
             ".safetensors"
         )
     else:
-        with new_folder(target, overwrite, _HUGGINGFACE_FOLDER) as folder:
+        with new_folder(target, overwrite, HUGGINGFACE_FOLDER) as folder:
             writer.write_folder(folder)
     first = f"{target}: {len(writer.tensors)} tensors, layout {name}"
     return "\n".join([first, *writer.notes]) + "\n"
@@ -218,11 +227,11 @@ def _is_huggingface_folder(folder: Path) -> bool:
     return whole and "model_type" in read_json(path)
 
 
-_HUGGINGFACE_FOLDER = Kind(
+HUGGINGFACE_FOLDER = Kind(
     "a folder of a published layout",
     _is_huggingface_folder,
     re.compile(
-        r"(preprocessor_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
+        r"README\.md|(preprocessor_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|"
         f"{TOKENIZER_NAMES}"
     ),
 )

@@ -8,6 +8,7 @@ is written here goes before it.
 import dataclasses
 import json
 import re
+import string
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,35 @@ def write_form(source: str, folder: Path, text: TextSpec) -> None:
         Tokenizer.load(folder, text.context)([""])
     except ValueError as error:
         raise ConversionError(f"--tokenizer {source}: does not load: {error}") from error
+
+
+def write_into_tokenizer(folder: Path, context: int) -> None:
+    """Puts the form of a folder's texts into its tokenizer.json itself, so that transformers makes
+    the same ids of them, padded to `context`. A folder without a form, or with one that cleans
+    nothing, stays as it is."""
+    from tokenizers import Regex, normalizers, processors
+
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    config = read_json(settings)
+    if FORM not in config or not config[FORM]["cleaning"]:
+        return
+    form, tokenizer = Form(**config.pop(FORM)), plain_encoder(file).backend_tokenizer
+    steps: list[Any] = [normalizers.Lowercase()]
+    if form.cleaning == "canonical":
+        steps += [normalizers.Replace(Regex(f"[{re.escape(string.punctuation)}]"), "")]
+        steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, *own])
+    end, pad = (tokenizer.id_to_token(number) for number in (form.end, form.pad))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, form.end)]
+    )
+    tokenizer.save(str(file))
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "pad_token": pad}
+    named |= {"padding_side": "right", "model_max_length": context}
+    settings.write_text(json.dumps(named, indent=2) + "\n")
+    for name in ("spiece.model", "tokenizer.model", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)  # of a class that is no longer named
 
 
 def _read_last(source: str, file: Path, named: dict[str, int], config: dict[str, Any]) -> Form:
