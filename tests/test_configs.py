@@ -28,8 +28,8 @@ from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
 
 FILES = (
-    "btadapter", "btadapter_zeroshot", "clip", "msta", "tempme", "tiny_blip", "tiny_chat",
-    "tiny_clip", "tiny_viclip", "token_mixing", "umt_qa", "video_chat",
+    "btadapter", "btadapter_zeroshot", "clip", "msta", "retrieval", "tempme", "tiny_blip",
+    "tiny_chat", "tiny_clip", "tiny_viclip", "token_mixing", "umt_qa", "video_chat", "zeroshot",
 )  # fmt: skip
 RETRIEVAL = tuple(retrieval_metrics(np.ones((1, 1)), np.zeros(1, int)))
 METRICS_OF_KIND = {

@@ -93,6 +93,51 @@ def _umt(kind: str, about: str, options: str, size: int) -> Published:
     return Published(name, about, "umt", "MIT", url, file, options, size, note=_UMT_NOTE)
 
 
+def _pe(name: str, model: str, size: int) -> Published:
+    """PE-Core; another licence in its repository is that of its language models."""
+    url, about = f"{_HUB}/facebook/{model}", f"{model}, vision and text tower"
+    return Published(name, about, "pe", "Apache-2.0", url, f"{model}.pt", _MERGES, size)
+
+
+def _eva02(name: str, file: str, size: int) -> Published:
+    url, about = f"{_HUB}/QuanSun/EVA-CLIP", file.removesuffix(".pt")
+    return Published(name, about, "eva02", "MIT", url, file, _MERGES, size)
+
+
+def _siglip2(name: str, model: str, size: int) -> Published:
+    """A folder of the hub, which brings Gemma's vocabulary."""
+    options = f"--tokenizer {model}"
+    url, about = f"{_HUB}/google/{model}", f"SigLIP 2, {model}"
+    note = "a folder of the hub; its vocabulary is Gemma's, under terms of its own"
+    licence = "Apache-2.0"
+    return Published(name, about, "siglip_hf", licence, url, model, options, size, note=note)
+
+
+def _metaclip2(name: str, model: str, size: int) -> Published:
+    """A folder of the hub, which brings XLM-V's vocabulary."""
+    options = f"--tokenizer {model}"
+    url, about = f"{_HUB}/facebook/{model}", f"MetaCLIP 2, {model}"
+    note = "a folder of the hub; not for commercial use"
+    return Published(
+        name, about, "metaclip2_hf", "CC-BY-NC-4.0", url, model, options, size, note=note
+    )
+
+
+def _videoprism(name: str, model: str, file: str, size: int) -> Published:
+    url, about = f"{_HUB}/google/{model}", f"VideoPrism, {model}"
+    return Published(
+        name,
+        about,
+        "videoprism",
+        "Apache-2.0 (code), CC-BY-4.0 (all else)",
+        url,
+        file,
+        "--tokenizer sentencepiece.model",
+        size,
+        note="sentencepiece.model is T5's cc_en.32000, which its page points to",
+    )
+
+
 _UMT_NOTE = "the licence is its repository's, github.com/OpenGVLab/unmasked_teacher"
 _HUB = "https://huggingface.co"
 _LAVIS = "--vision=eva_vit_g.pth"
@@ -137,6 +182,28 @@ _ALL = (
         f"{_MERGES} --set activation=quick_gelu",
         598_482_948,
         note="TempMe's Table 14 does not say on which data its MetaCLIP was trained",
+    ),
+    _pe("pe_b16", "PE-Core-B16-224", 1_790_638_084),
+    _pe("pe_l14", "PE-Core-L14-336", 2_684_551_172),
+    _pe("pe_g14", "PE-Core-G14-448", 9_677_066_244),
+    _siglip2("siglip2_b16", "siglip2-base-patch16-224", 1_500_751_880),
+    _siglip2("siglip2_l16", "siglip2-large-patch16-256", 3_526_107_144),
+    _siglip2("siglip2_so400m14", "siglip2-so400m-patch14-224", 4_541_854_408),
+    _eva02("eva02_b16", "EVA02_CLIP_B_psz16_s8B.pt", 598_764_548),
+    _eva02("eva02_l14", "EVA02_CLIP_L_psz14_s4B.pt", 1_711_021_828),
+    _metaclip2("metaclip2_b16", "metaclip-2-worldwide-b16", 2_343_904_260),
+    _metaclip2("metaclip2_l14", "metaclip-2-worldwide-l14", 4_328_618_436),
+    _videoprism(
+        "videoprism_b",
+        "videoprism-lvt-base-f16r288",
+        "flax_lvt_base_f16r288_repeated.npz",
+        990_493_696,
+    ),
+    _videoprism(
+        "videoprism_l",
+        "videoprism-lvt-large-f8r288",
+        "flax_lvt_large_f8r288_repeated.npz",
+        2_319_508_480,
     ),
     Published(
         "mote_b16",

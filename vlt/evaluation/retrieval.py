@@ -83,7 +83,11 @@ def _in_batches(x: np.ndarray) -> list[np.ndarray]:
 def retrieval(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """Text-video retrieval by a named protocol; several captions of a video are several queries."""
+    """Text-video retrieval by a named protocol; several captions of a video are several queries.
+
+    With `equal_texts` the videos of captions that are equal, letter by letter, are all right for
+    each of them (PE-Core's benchmark).
+    """
     pairs, label = checked_pairs(section, data.records, "queries")
     records, embedded = embed_videos(predictor, params, data, step)
     # One row a video, however many records name it; queries of unread videos go with them.
@@ -95,11 +99,13 @@ def retrieval(
     queries = embed_texts(predictor, params, [text for _, text in pairs])
     videos = jax.tree.map(lambda x: x[first], embedded)
     truth = np.array([column[video] for video, _ in pairs])
-    if len(truth) * len(first) > MOST_SCORES and not predictor.module.scores_pairs:
+    equal = [text for _, text in pairs] if section.get("equal_texts", False) else None
+    apart = equal is None and not predictor.module.scores_pairs
+    if len(truth) * len(first) > MOST_SCORES and apart:
         found = retrieval_metrics_of_embeddings(queries, videos, truth, section["ties"])
     else:
         scores = pair_scores(predictor, params, queries, videos)
-        found = retrieval_metrics(scores, truth, section["ties"])
+        found = retrieval_metrics(scores, truth, section["ties"], equal)
     return found | {"protocol": label}
 
 
@@ -108,8 +114,10 @@ def check_retrieval(section: Mapping[str, Any], data: VideoData) -> list[str]:
 
     Raises:
         ProtocolError: a test set that is not the protocol's.
-        ValueError: an unknown rule for ties.
+        ValueError: an unknown rule for ties, or `equal_texts` that is neither true nor false.
     """
+    if type(section.get("equal_texts", False)) is not bool:
+        raise ValueError(f"equal_texts must be true or false, got {section['equal_texts']!r}")
     if section["ties"] not in TIES:
         raise ValueError(f"unknown ties: {section['ties']!r}; choose from {', '.join(TIES)}")
     checked_pairs(section, data.records, "queries")

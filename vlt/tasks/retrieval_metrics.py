@@ -1,5 +1,7 @@
 """Retrieval and recognition metrics from a similarity matrix, in numpy, on the host."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 RECALL_AT = (1, 5, 10, 50)
@@ -8,7 +10,10 @@ TIES = ("against", "published")
 
 
 def retrieval_metrics(
-    similarity: np.ndarray, video_of_text: np.ndarray, ties: str = "against"
+    similarity: np.ndarray,
+    video_of_text: np.ndarray,
+    ties: str = "against",
+    texts: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Text-to-video (t2v) and video-to-text (v2t) retrieval.
 
@@ -22,6 +27,7 @@ def retrieval_metrics(
         its best true one, so that a constant model finds nothing. 'published' is the papers'
         rule (CLIP4Clip, BT-Adapter, TempMe): each candidate that equals the best true one adds a
         rank of its own to those averaged, the first and the last of the tie included.
+      texts: where given, equal ones share their videos, each of which is right.
 
     Returns:
       `t2v_R@1`, `_R@5`, `_R@10`, `_R@50` (percent), `_MdR`, `_MnR` (ranks from 1), `_R-Sum` (the
@@ -32,6 +38,11 @@ def retrieval_metrics(
     """
     similarity, video_of_text = np.asarray(similarity), np.asarray(video_of_text)
     true = _true_pairs(similarity, video_of_text)
+    if texts is not None:
+        _, same = np.unique(np.asarray(texts), return_inverse=True)
+        videos = np.zeros((same.max() + 1, true.shape[1]), bool)
+        np.logical_or.at(videos, same, true)
+        true = videos[same]
     return {
         **_summary("t2v", _ranks(similarity, true, ties)),
         **_summary("v2t", _ranks(similarity.T, true.T, ties)),

@@ -1,0 +1,142 @@
+"""Backbones of today as they are, on text-video retrieval and, VideoPrism, on Kinetics-400.
+
+configs/zeroshot.py:DATA_BACKBONE     retrieval, DATA of `DATASETS`, BACKBONE of `BACKBONES`
+configs/zeroshot.py:k400_videoprism_b recognition; _l the larger one
+
+Frames, pixels, words and what becomes of frames are those with which the authors measured, where
+they say so; configs/retrieval.md has their numbers.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vlt import configuration
+from vlt.models.sizes import SIZES
+
+from . import common
+from .tempme import MEASURES
+
+# Protocol, and manifest of data_pipelines/.
+DATASETS = {
+    "msrvtt": ("msrvtt_1ka", "data/msrvtt/test_1ka.jsonl"),
+    "didemo": ("didemo", "data/didemo/test.jsonl"),
+    "activitynet": ("activitynet_val1", "data/activitynet/val1.jsonl"),
+    "lsmdc": ("lsmdc", "data/lsmdc/test.jsonl"),
+    "msvd": ("msvd", "data/msvd/test.jsonl"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a backbone sees of a video, and what becomes of its frames.
+
+    sampler, frames: which frames, of `vlt.data.sample`. interpolation: with which they are resized
+    to the square, whatever their shape, or with `crop` the short side, of which the middle is cut
+    out. frame_norm: whether they become unit vectors before their
+    mean. renormalise: whether that mean does, too. equal_texts: whether the videos of
+    equal captions are all right.
+    """
+
+    sampler: str
+    frames: int
+    interpolation: str
+    frame_norm: bool = False
+    renormalise: bool = True
+    equal_texts: bool = False
+    crop: bool = False
+
+
+# The authors' benchmark of retrieval: the mean of unit vectors is not made one again.
+_PE = Reading("linspace_floor", 8, "bilinear", True, renormalise=False, equal_texts=True)
+# Their authors embed no videos.
+_SIGLIP = Reading("segment_centre", 8, "bilinear", frame_norm=True)
+_CLIP = Reading("segment_centre", 8, "bicubic", frame_norm=True, crop=True)
+# Which frames of MSR-VTT its authors took is not published: those of their demo.
+_VIDEOPRISM = Reading("linspace_open", 16, "lanczos")
+BACKBONES: dict[str, Reading] = {
+    "pe_b16": _PE,
+    "pe_l14": _PE,
+    "pe_g14": _PE,
+    "siglip2_b16": _SIGLIP,
+    "siglip2_l16": _SIGLIP,
+    "siglip2_so400m14": _SIGLIP,
+    "eva02_b16": _CLIP,
+    "eva02_l14": _CLIP,
+    "metaclip2_b16": _CLIP,
+    "metaclip2_l14": _CLIP,
+    "videoprism_b": _VIDEOPRISM,
+    "videoprism_l": dataclasses.replace(_VIDEOPRISM, frames=8),
+}
+# A class's name as VideoPrism's authors put it.
+TEMPLATE = "a video of {}."
+
+
+def model(backbone: str, frames: int = 0) -> ConfigDict:
+    """A config that trains nothing yet. frames: other than those of `BACKBONES`."""
+    reading, spec = BACKBONES[backbone], SIZES[backbone]
+    config = common.base()
+    config.model.update(
+        checkpoint=f"checkpoints/{backbone}",
+        size=backbone,
+        frames=frames or reading.frames,
+        context=spec.text.context,
+        frame_norm=reading.frame_norm,
+    )
+    return config
+
+
+def steps(backbone: str) -> dict[str, Any]:
+    """Steps to the square that a tower takes."""
+    side, reading = SIZES[backbone].visual.image_size, BACKBONES[backbone]
+    sides: dict[str, Any] = {"resize": (side, side)}
+    if reading.crop:
+        sides = {"resize": side, "crop": side}
+    return sides | {"interpolation": reading.interpolation}
+
+
+def retrieval(dataset: str, backbone: str) -> ConfigDict:
+    """Text-video retrieval by cosine; no dual softmax."""
+    reading, (protocol, manifest) = BACKBONES[backbone], DATASETS[dataset]
+    config = model(backbone)
+    data = common.videos(manifest, reading.sampler, reading.frames, 16, transform=steps(backbone))
+    config.evals = {dataset: common.retrieval(protocol, data)}
+    if not reading.renormalise:
+        config.model.renormalise = False  # the mean of unit frame embeddings is compared as it is
+    if reading.equal_texts:
+        # The videos of all captions that are equal are right for each of them.
+        config.evals[dataset].equal_texts = True
+    config.table = common.retrieval_table(dataset, MEASURES)
+    return config
+
+
+def recognition(backbone: str) -> ConfigDict:
+    """Nearest class of Kinetics-400."""
+    reading, config = BACKBONES[backbone], model(backbone)
+    manifest, transform = "data/k400/test.jsonl", steps(backbone)
+    data = common.videos(manifest, reading.sampler, reading.frames, 16, transform=transform)
+    config.evals = {"k400": common.recognition(data)}
+    config.evals.k400.template = TEMPLATE
+    config.table = (("k400/top1", "top-1"), ("k400/top5", "top-5"))
+    return config
+
+
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
+    **{
+        f"{dataset}_{backbone}": functools.partial(retrieval, dataset, backbone)
+        for dataset in DATASETS
+        for backbone in BACKBONES
+    },
+    **{
+        f"k400_{backbone}": functools.partial(recognition, backbone)
+        for backbone in ("videoprism_b", "videoprism_l")
+    },
+}
+
+
+def get_config(variant: str = "msrvtt_pe_b16") -> ConfigDict:
+    """The config of a variant; `VARIANTS` lists them."""
+    return configuration.choose_variant(VARIANTS, variant)
