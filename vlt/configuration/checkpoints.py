@@ -119,7 +119,7 @@ def _metaclip2(name: str, model: str, size: int) -> Published:
     url, about = f"{_HUB}/facebook/{model}", f"MetaCLIP 2, {model}"
     note = "a folder of the hub; not for commercial use"
     return Published(
-        name, about, "metaclip2_hf", "CC-BY-NC-4.0", url, model, options, size, note=note
+        name, about, "clip_hf", "CC-BY-NC-4.0", url, model, options, size, note=note
     )
 
 
@@ -191,8 +191,8 @@ _ALL = (
     _siglip2("siglip2_so400m14", "siglip2-so400m-patch14-224", 4_541_854_408),
     _eva02("eva02_b16", "EVA02_CLIP_B_psz16_s8B.pt", 598_764_548),
     _eva02("eva02_l14", "EVA02_CLIP_L_psz14_s4B.pt", 1_711_021_828),
-    _metaclip2("metaclip2_b16", "metaclip-2-worldwide-b16", 2_343_904_260),
-    _metaclip2("metaclip2_l14", "metaclip-2-worldwide-l14", 4_328_618_436),
+    _metaclip2("metaclip2_b16", "metaclip-2-worldwide-b16", 2_343_831_556),
+    _metaclip2("metaclip2_l14", "metaclip-2-worldwide-l14", 4_328_488_964),
     _videoprism(
         "videoprism_b",
         "videoprism-lvt-base-f16r288",
