@@ -1,5 +1,6 @@
 """Plans of claims, what is kept of them, and the page; runs are made up but for the last test."""
 
+import dataclasses
 import json
 import re
 
@@ -139,12 +140,21 @@ def test_a_row_whose_config_has_changed_runs_again_and_says_so(tmp_path, monkeyp
     running.run_left(runs, KeptRows(tmp_path), tmp_path / "w", fake(calls), say=said.append)
     before = {file.name for file in tmp_path.glob("*.json")}
     config = plan.configuration.apply_overrides(runs[1].config, {"optimizer.lr": 1e-2})
-    changed = [runs[0], plan.Run(runs[1].row, 0, config, plan.digest(config), False)]
+    changed = [runs[0], plan.Run(runs[1].row, 0, config, plan.digest(config))]
     running.run_left(changed, KeptRows(tmp_path), tmp_path / "w", fake(calls), say=said.append)
     assert calls == [("frozen", 0), ("branch", 0), ("branch", 0)]
     assert any("changed" in s and "optimizer.lr: 0.003, now 0.01" in s for s in said)
     after = {file.name for file in tmp_path.glob("*.json")}
     assert after == (before - {f"{runs[1].name}.json"}) | {f"{changed[1].name}.json"}
+
+
+def test_the_same_row_of_harder_clips_is_another_row(tmp_path):
+    harder = dataclasses.replace(BETTER, name="harder", data="noise=24")
+    said: list = []
+    for claim in (BETTER, harder):
+        runs = plan.runs_of([claim], 1)
+        running.run_left(runs, KeptRows(tmp_path), tmp_path / "w", fake([]), say=said.append)
+    assert len(list(tmp_path.glob("*.json"))) == 4 and not any("changed" in s for s in said)
 
 
 def test_a_run_that_diverges_is_kept_as_failed(tmp_path):

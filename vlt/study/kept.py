@@ -16,7 +16,7 @@ from vlt.study.verdict import Scores
 class KeptRow:
     """What is kept of a run.
 
-    name: of the file. identities: of the rows that it is (`Row.identity`). config: literals by key.
+    name: of the file. identities: of the rows that it is (`Run.identity`). config: literals by key.
     scores: what makes verdicts. seconds: that it took. failed: why it ended without scores.
     commit: of the code that ran it.
     """
@@ -76,7 +76,7 @@ class KeptRows:
         return [
             row
             for row in self.by_name.values()
-            if run.row.identity in row.identities
+            if run.identity in row.identities
             and row.seed == run.seed
             and row.name.endswith("-quick") == run.quick
             and row.name != run.name

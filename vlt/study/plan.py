@@ -32,13 +32,20 @@ UNKNOWN = (20.0, 0.15)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A row with a seed. digest: of its config without the seed. quick: cut in steps."""
+    """A row with a seed. digest: of its config without the seed. quick: cut in steps. data: knobs
+    of its clips, as of `Claim`."""
 
     row: Row
     seed: int
     config: ConfigDict
     digest: str
-    quick: bool
+    quick: bool = False
+    data: str = ""
+
+    @property
+    def identity(self) -> str:
+        """As of `Row`, with the clips."""
+        return " | ".join(filter(None, (self.row.identity, self.data)))
 
     @property
     def name(self) -> str:
@@ -103,32 +110,20 @@ def digest(config: ConfigDict) -> str:
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
-@functools.cache
-def _resolved(identity: str, row: "_Hashed", data: str, quick: bool) -> tuple[ConfigDict, str]:
-    del identity
-    config = resolved(row.row, data, quick)
-    return config, digest(config)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Hashed:
-    """A row as an argument that a cache may hold; equal where its identity is."""
-
-    row: Row
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashed) and self.row.identity == other.row.identity
-
-    def __hash__(self) -> int:
-        return hash(self.row.identity)
+_resolved: dict[tuple[str, str, bool], tuple[ConfigDict, str]] = {}  # with the digest
 
 
 def run_of(claim: Claim, row: Row, seed: int, quick: bool = False) -> Run:
     """A row of a claim with a seed; one that trains nothing has seed 0, whatever is asked."""
-    config, code = _resolved(row.identity, _Hashed(row), claim.data, quick)
+    key = row.identity, claim.data, quick
+    if key not in _resolved:
+        config = resolved(row, claim.data, quick)
+        _resolved[key] = config, digest(config)
+    config, code = _resolved[key]
     if not config.train.steps:
         seed = 0
-    return Run(row, seed, configuration.apply_overrides(config, {"seed": seed}), code, quick)
+    config = configuration.apply_overrides(config, {"seed": seed})
+    return Run(row, seed, config, code, quick, claim.data)
 
 
 def runs_of(claims: Iterable[Claim], seeds: int, quick: bool = False) -> list[Run]:

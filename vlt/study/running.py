@@ -39,8 +39,8 @@ def run_left(
     left, current = kept.left(runs), {run.name for run in runs}
     for index, run in enumerate(left):
         if changed := kept.changed(run):
-            say(f"{run.row.identity}: its config has changed, it runs again: {changed}")
-        say(f"{index + 1} of {len(left)}: {run.row.identity}, seed {run.seed}")
+            say(f"{run.identity}: its config has changed, it runs again: {changed}")
+        say(f"{index + 1} of {len(left)}: {run.identity}, seed {run.seed}")
         row = run_one(run, workdir / run.name, runner or measured, _identities(run, runs))
         kept.add(row)
         kept.forget(run, current)
@@ -50,8 +50,7 @@ def run_left(
 
 def _identities(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
     """Of all rows whose run this is."""
-    same = {other.row.identity for other in runs if other.name == run.name}
-    return tuple(sorted(same | {run.row.identity}))
+    return tuple(sorted({other.identity for other in (run, *runs) if other.name == run.name}))
 
 
 def run_one(run: Run, folder: Path, runner: Runner, identities: tuple[str, ...]) -> KeptRow:
