@@ -2,15 +2,12 @@
 
 import dataclasses
 import functools
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -20,13 +17,11 @@ from vlt import configuration
 from vlt.command_line.draw import parse
 from vlt.data.clips import ClipRequest, read_clip
 from vlt.data.resources import resolve
+from vlt.inference.token_maps import CAPTION, CAPTION_PRUNED, enlarged, token_maps
 from vlt.model_io.build import merges_tokens
 from vlt.model_io.loading import LoadedModel, build_described, load_model
-from vlt.models.video_model import VideoModel
 from vlt.reporting.paint import PRUNED, paint, picture
 from vlt.storage.files import check_target, new_file
-
-SIDE = 128  # pixels of a frame, at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +36,6 @@ class Model:
     layers: int
     request: ClipRequest
     load: Callable[[], LoadedModel]
-
-
-class TokenMap(NamedTuple):
-    """tokens: int [t, rows, cols] the token that each patch is in, or PRUNED. left: all tokens
-    after that block, class tokens included; before: all that entered the first."""
-
-    tokens: np.ndarray
-    left: int
-    before: int
 
 
 class NothingMerges(ValueError):
@@ -158,37 +144,6 @@ def _that_merge(models: Sequence[Model | None], name: str) -> list[Model]:
     return found
 
 
-def token_maps(
-    model: VideoModel, params: Any, clips: Sequence[np.ndarray], layers: Sequence[int]
-) -> list[list[TokenMap]]:
-    """[clip][layer] of uint8 clips [t, H, W, 3] of one shape.
-
-    All tokens of every block are computed. A patch is in the token that has more than half of it.
-    """
-    model = model.clone(cls_only=False)
-    side = model.spec.visual.image_size // model.spec.visual.patch_size
-
-    @jax.jit
-    def encode(params: Any, clip: jax.Array) -> list[tuple[jax.Array, int, int]]:
-        variables = {"params": params}
-        _, out = model.apply(variables, clip[None], capture=True, method="encode_video")
-        before = math.prod(out["stem"].x.shape[1:3])
-        blocks = [out[f"block_{layer}"] for layer in layers]
-        owners = [_owner(block.members).reshape(-1, side, side) for block in blocks]
-        left = [math.prod(block.x.shape[1:3]) for block in blocks]
-        return [(owner, count, before) for owner, count in zip(owners, left, strict=True)]
-
-    params = jax.device_put(params)
-    found = [jax.device_get(encode(params, clip)) for clip in clips]
-    return [[TokenMap(owner, int(n), int(before)) for owner, n, before in each] for each in found]
-
-
-def _owner(members: jax.Array) -> jax.Array:
-    """Shares [1, g, n, patches] -> tokens [patches], counted through all groups."""
-    members = members.reshape(-1, members.shape[-1])
-    return jnp.where(members.max(0) > 0.5, members.argmax(0), PRUNED)
-
-
 def draw(
     models: Sequence[Model], videos: Sequence[str], layers: Sequence[int] = (), note: str = ""
 ) -> list[Image.Image]:
@@ -202,7 +157,7 @@ def draw(
     paths = [str(resolve(video)) for video in videos]
     clips = [read_clip(dataclasses.replace(request, path=path)) for path in paths]
     rows: list[list[tuple[str, np.ndarray]]] = [
-        [(f"{len(clip)} frames ({request.sampler})", clip)] for clip in map(_enlarge, clips)
+        [(f"{len(clip)} frames ({request.sampler})", clip)] for clip in map(enlarged, clips)
     ]
     pruned = False
     for model in models:
@@ -215,9 +170,7 @@ def draw(
                 title = f"{model.title}{where}: {found.left:,} of {found.before:,} tokens"
                 row.append((title, paint(row[0][1], found.tokens)))
                 pruned |= bool((found.tokens == PRUNED).any())
-    caption = "Patches with one fill and border, in all frames, are one token; others are alone."
-    if pruned:
-        caption += " Dark ones are in none."
+    caption = CAPTION + (CAPTION_PRUNED if pruned else "")
     return [
         picture(f"{Path(path).name}{note}", row, caption)
         for path, row in zip(paths, rows, strict=True)
@@ -233,12 +186,6 @@ def _common_request(models: Sequence[Model], layers: Sequence[int]) -> ClipReque
             if not 0 <= layer < model.layers:
                 raise ValueError(f"--layer={layer}: {model.title} has 0 to {model.layers - 1}")
     return request
-
-
-def _enlarge(clip: np.ndarray) -> np.ndarray:
-    """Small frames by a whole factor, pixels as they are."""
-    factor = max(1, SIDE // clip.shape[1])
-    return clip.repeat(factor, 1).repeat(factor, 2)
 
 
 def save(pictures: Sequence[Image.Image], videos: Sequence[str], folder: Path) -> list[Path]:

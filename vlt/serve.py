@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from vlt.command_line.serve import HERE, parse
-from vlt.door import run_door
+from vlt.door import load_kind, run_door
 from vlt.indexing.index import Index
 from vlt.indexing.store import Store
 from vlt.indices import model_of
@@ -30,7 +30,9 @@ def _serve(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise ValueError(NEEDED) from error
     index = Index(options.index, model_of(Store(options.index), options.model, options.workdir))
-    with Library(index) as library:
+    lacks = "answers no questions"
+    chat = load_kind(options.chat, None, ("chat",), lacks) if options.chat else None
+    with Library(index, chat) as library:
         app = make_app(library, [*HERE, options.host, *options.name], options.token)
         shown = f"/?token={options.token}" if options.token else "/"
         print(f"http://{options.host}:{options.port}{shown}", file=sys.stderr, flush=True)

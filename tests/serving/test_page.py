@@ -66,7 +66,7 @@ def test_search_finds_as_the_index_does(page, library):
     ]
     assert page.get("/api/about").json() | {"hours": 0} == {
         "videos": 4, "hours": 0, "windows": len(library.index), "index": library.index.store.uri,
-        "model": "",
+        "model": "", "merges": False, "chats": False,
     }  # fmt: skip
 
 
@@ -89,6 +89,9 @@ def test_what_looks_alike(page, library, videos):
     picture = page.get("/frame/0/5")
     assert picture.headers["content-type"] == "image/jpeg" and picture.content[:2] == b"\xff\xd8"
     assert page.post("/api/upload", content=picture.content, headers=OWN).json()["found"]
+    assert "merges no tokens" in page.get("/tokens/0?start=0&end=1").json()["error"]
+    asked = page.post("/api/ask?video=0&start=0&end=1", content="what?", headers=OWN)
+    assert "no chat model is loaded" in asked.json()["error"]
 
 
 def test_files_are_served_in_ranges_as_they_were_indexed(page, library):
@@ -126,6 +129,7 @@ def test_nothing_but_videos_of_the_index_is_served(page, library, tmp_path):
         ("/api/similar?video=x&at=0", 400, "video must be a number"),
         ("/api/similar?video=0&at=nan", 400, "at must be a number"),
         ("/api/similar?video=9&at=0", 404, "no such video"),
+        ("/tokens/0?start=2&end=1", 400, "end must be after start"),
     ],
 )
 def test_what_cannot_be_answered_is_told(page, path, status, message):

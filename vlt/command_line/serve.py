@@ -29,6 +29,9 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         metavar="HOST",
         help="another name under which the page is reached; repeatable",
     )
+    parser.add_argument(
+        "--chat", metavar="DIR", help="folder of a chat model, which answers questions about clips"
+    )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", help="model folder; the one that the index was made with")
     source.add_argument("--workdir", type=Path, help="folder of the run that trained it")

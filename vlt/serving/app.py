@@ -4,18 +4,20 @@ import contextlib
 import io
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlt.data.errors import CannotOpen, VideoError
 from vlt.data.suffixes import VIDEO_SUFFIXES
@@ -48,7 +50,7 @@ HEADERS = {
 
 
 def make_app(
-    library: Library, hosts: list[str], token: str = "", workers: int = 2, waiting: int = 32
+    library: Library, hosts: list[str], token: str = "", workers: int = 2, waiting: int = 1000
 ) -> Starlette:
     """The application.
 
@@ -74,10 +76,12 @@ def make_app(
             Route("/api/upload", pages.upload, methods=["POST"]),
             Route("/video/{number:int}", pages.video),
             Route("/frame/{number:int}/{tenths:int}", pages.frame),
+            Route("/tokens/{number:int}", pages.tokens),
+            Route("/api/ask", pages.ask, methods=["POST"]),
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=hosts),
-            Middleware(BaseHTTPMiddleware, dispatch=_guard(token)),
+            Middleware(Guard, token=token),
         ],
         exception_handlers={
             HTTPException: _told,
@@ -144,6 +148,24 @@ class Pages:
         content = await self.queue.run(request, lambda: self.library.picture(number, tenths))
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
+    async def tokens(self, request: Request) -> Response:
+        """What became one token of ?start=SECONDS&end=SECONDS, as PNG."""
+        number, span = request.path_params["number"], _span(request)
+        content = await self.queue.run(request, lambda: self.library.tokens(number, span))
+        return Response(content, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
+
+    async def ask(self, request: Request) -> Response:
+        """A question as the body, about ?video=NUMBER&start=SECONDS&end=SECONDS."""
+        number, span = int(_number(request, "video")), _span(request)
+        question = (await _body(request)).decode(errors="replace")
+        if len(question) > LONGEST:
+            raise HTTPException(400, f"a question of {len(question):,} characters")
+        stop = threading.Event()
+        answer = await self.queue.run(
+            request, lambda: self.library.ask(number, span, question, stop), stop
+        )
+        return JSONResponse({"answer": answer})
+
     def _seen(self, content: bytes) -> Any:
         """Frames [t, H, W, 3] of an uploaded picture or clip, as the model sees them.
 
@@ -160,25 +182,46 @@ class Pages:
                 return model.read_videos(file.name)[0]
 
 
-Handler = Callable[[Request], Awaitable[Response]]
+class Guard:
+    """Refuses who does not know the token, and other sites' pages; sets headers of all answers.
 
+    Not one of Starlette's own middlewares, behind which nobody learns that a connection was closed.
+    """
 
-def _guard(token: str) -> Callable[[Request, Handler], Awaitable[Response]]:
-    """Refuses who does not know the token, and other sites' pages; sets headers of all answers."""
+    def __init__(self, app: ASGIApp, token: str):
+        self._app, self._token = app, token
 
-    async def dispatch(request: Request, answer: Handler) -> Response:
-        if token and not _knows(request, token):
-            response: Response = JSONResponse({"error": "a token is needed: /?token=..."}, 401)
-        elif request.method == "POST" and request.headers.get(OWN_HEADER) != "1":
-            response = JSONResponse({"error": "not from this page"}, 403)
-        else:
-            response = await answer(request)
-            if token and "token" in request.query_params:
-                response.set_cookie(COOKIE, token, httponly=True, samesite="strict")
-        response.headers.update(HEADERS)
-        return response
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        refused = self._refusal(request)
+        cookie = self._cookie(request) if refused is None else []
 
-    return dispatch
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.raw.extend(cookie)
+            await send(message)
+
+        await (refused or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if self._token and not _knows(request, self._token):
+            return JSONResponse({"error": "a token is needed: /?token=..."}, 401)
+        if request.method == "POST" and request.headers.get(OWN_HEADER) != "1":
+            return JSONResponse({"error": "not from this page"}, 403)
+        return None
+
+    def _cookie(self, request: Request) -> list[tuple[bytes, bytes]]:
+        """The header by which a visitor who told the token is known from then on."""
+        if not self._token or "token" not in request.query_params:
+            return []
+        response = Response()
+        response.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
+        return [(name, value) for name, value in response.raw_headers if name == b"set-cookie"]
 
 
 def _knows(request: Request, token: str) -> bool:
@@ -206,6 +249,13 @@ def _number(request: Request, name: str) -> float:
     if not 0 <= value < 1e9:
         raise HTTPException(400, f"{name} must be a number from 0 on")
     return value
+
+
+def _span(request: Request) -> tuple[float, float]:
+    start, end = _number(request, "start"), _number(request, "end")
+    if start >= end:
+        raise HTTPException(400, "end must be after start")
+    return start, end
 
 
 def _top(request: Request) -> int:

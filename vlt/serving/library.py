@@ -1,19 +1,27 @@
 """What the page shows of an index: videos by number, frames as pictures, ranges that were found."""
 
+import dataclasses
 import functools
 import io
+import itertools
 import os
 import stat
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from vlt.data.clips import DecoderPool
-from vlt.data.spans import SPAN_WORKER, SpansRequest
+from vlt.data.spans import SPAN_WORKER, Span, SpansRequest
 from vlt.indexing.index import Index
 from vlt.indexing.rows import FileEntry
 from vlt.indexing.search import Found
+from vlt.inference.prefetch import clip_request
+from vlt.inference.token_maps import CAPTION, CAPTION_PRUNED, enlarged, token_maps
+from vlt.model_io.build import merges_tokens
+from vlt.reporting.paint import PRUNED, paint, picture
 
 TIMEOUT = 30.0  # seconds for one frame
 PICTURE = 360  # pixels of a frame's longer side
@@ -27,8 +35,9 @@ class Gone(Exception):
 class Library:
     """An index whose videos have numbers. A context manager: its decoders end with it."""
 
-    def __init__(self, index: Index):
-        self.index = index
+    def __init__(self, index: Index, chat: Any = None):
+        """chat: a chat model that answers questions about clips."""
+        self.index, self.chat = index, chat
         entries = index.store.entries().values()
         self.entries = sorted((e for e in entries if not e.error), key=lambda e: e.path)
         self._numbers = {entry.path: number for number, entry in enumerate(self.entries)}
@@ -49,6 +58,8 @@ class Library:
             "windows": len(self.index),
             "index": self.index.store.uri,
             "model": Path(self.index.store.about.model).name,
+            "merges": merges_tokens(self.index.model.module),
+            "chats": self.chat is not None,
         }
 
     def file(self, number: int) -> str:
@@ -76,6 +87,48 @@ class Library:
         path = self.entries[number].path
         found = self.index.like(path, at, top, _where(within))
         return self._told(found)
+
+    def tokens(self, number: int, span: Span) -> bytes:
+        """What the model makes one token of a range, frame by frame, as PNG.
+
+        Raises:
+            Gone: as `file`, and where the model merges nothing. errors.VideoError.
+        """
+        model = self.index.model
+        if not merges_tokens(model.module):
+            raise Gone("the model of this index merges no tokens")
+        clip = self._clip(model, number, span)
+        layers = model.module.spec.visual.layers
+        found = token_maps(model.module, model.params, [clip], (layers - 1,))[0][0]
+        large = enlarged(clip)
+        pruned = bool((found.tokens == PRUNED).any())
+        title = f"{found.left:,} of {found.before:,} tokens"
+        rows = [("what the model sees", large), (title, paint(large, found.tokens))]
+        name = Path(self.entries[number].path).name
+        content = io.BytesIO()
+        picture(name, rows, CAPTION + CAPTION_PRUNED * pruned).save(content, "PNG")
+        return content.getvalue()
+
+    def ask(self, number: int, span: Span, question: str, stop: Event) -> str:
+        """The chat model's answer to a question about a range, or what there is of it at `stop`.
+
+        Raises:
+            Gone: as `file`, and without a chat model. errors.VideoError, ValueError: a question
+                that cannot be asked.
+        """
+        if self.chat is None:
+            raise Gone("no chat model is loaded; `vlt serve --chat=DIR` loads one")
+        clip = self._clip(self.chat, number, span)
+        dialogue = self.chat.chat()
+        dialogue.show(clip[None])
+        pieces = itertools.takewhile(lambda _: not stop.is_set(), dialogue.stream(question))
+        return "".join(pieces)
+
+    def _clip(self, model: Any, number: int, span: Span) -> np.ndarray:
+        """Frames [t, H, W, 3] of a range as a model sees them."""
+        look = clip_request(model.config, self.file(number))
+        fields = {field.name: getattr(look, field.name) for field in dataclasses.fields(look)}
+        return self._pool.read(SpansRequest(**fields, spans=[span]))[0]
 
     def _told(self, found: list[Found]) -> list[dict[str, Any]]:
         return [

@@ -1,12 +1,15 @@
 """Work of many requests, one after another, in a line of bounded length."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+
+LOOK_EVERY = 0.3  # seconds, whether somebody still waits for the answer
 
 T = TypeVar("T")
 
@@ -19,8 +22,10 @@ class WorkQueue:
         self._free = asyncio.Semaphore(workers)
         self._most, self._held = workers + waiting, 0
 
-    async def run(self, request: Request, function: Callable[[], T]) -> T:
-        """The function's result.
+    async def run(
+        self, request: Request, function: Callable[[], T], stop: threading.Event | None = None
+    ) -> T:
+        """The function's result. stop: is set when who asked has gone while the function runs.
 
         Raises:
             HTTPException: 503 where the line is full; 499 where who asked has gone meanwhile, in
@@ -34,7 +39,11 @@ class WorkQueue:
             async with self._free:
                 if await request.is_disconnected():
                     raise HTTPException(499, "the request was given up")
-                return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+                work = asyncio.get_running_loop().run_in_executor(self._threads, function)
+                while stop and not (await asyncio.wait({work}, timeout=LOOK_EVERY))[0]:
+                    if await request.is_disconnected():
+                        stop.set()
+                return await work
         finally:
             self._held -= 1
 

@@ -3,6 +3,9 @@
 const $ = (id) => document.getElementById(id);
 const list = $("found");
 let latest = 0; // of the searches, whose answer alone is shown
+let running = new AbortController(); // of the latest search
+let talking = new AbortController(); // of questions about the open clip
+let shown = null; // the clip that is open
 
 const clock = (seconds) => {
   const whole = Math.floor(seconds);
@@ -16,25 +19,35 @@ const say = (text, error = false) => {
   $("status").className = error ? "error" : "";
 };
 
-async function ask(path, options = {}) {
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+async function ask(path, options = {}, tries = 4) {
   const response = await fetch(path, { ...options, headers: { "x-vlt": "1" } });
+  if (response.status === 503 && tries) {
+    await pause(Number(response.headers.get("retry-after")) || 2);
+    return ask(path, options, tries - 1);
+  }
   let answer = {};
   try { answer = await response.json(); } catch { /* told below */ }
   if (!response.ok) throw new Error(answer.error || `the server answered ${response.status}`);
   return answer;
 }
 
+const told = (error) => (error instanceof TypeError ? "The server does not answer." : error.message);
+
 async function find(what, path, options) {
   const number = ++latest;
+  running.abort();
+  running = new AbortController();
   say("Searching…");
   list.setAttribute("aria-busy", "true");
   try {
-    const { found } = await ask(path, options);
+    const { found } = await ask(path, { ...options, signal: running.signal });
     if (number === latest) show(what, found);
   } catch (error) {
     if (number === latest) {
       list.replaceChildren();
-      say(error instanceof TypeError ? "The server does not answer." : error.message, true);
+      say(told(error), true);
     }
   } finally {
     if (number === latest) list.removeAttribute("aria-busy");
@@ -59,6 +72,7 @@ function card(found) {
   const range = `${clock(found.start)} to ${clock(found.end)}`;
   image.src = `/frame/${found.video}/${Math.round(10 * middle)}`;
   image.alt = `${name} at ${clock(middle)}`;
+  image.onerror = () => { image.onerror = null; setTimeout(() => { image.src += "?again"; }, 2000); };
   item.querySelector(".bar span").style.width = `${100 * Math.max(0, Math.min(1, found.score))}%`;
   item.querySelector(".name").textContent = name;
   item.querySelector(".name").title = found.path;
@@ -88,6 +102,9 @@ function card(found) {
 
 function open(found) {
   const film = $("film");
+  shown = found;
+  $("said").replaceChildren();
+  $("tokens").hidden = true;
   film.onerror = () => say("This browser cannot play that file; its pictures and times are right.", true);
   film.ontimeupdate = () => { if (!film.seeking && film.currentTime >= found.end) film.currentTime = found.start; };
   film.src = `/video/${found.video}#t=${found.start},${found.end}`;
@@ -96,7 +113,46 @@ function open(found) {
   film.play().catch(() => {});
 }
 
-$("player").addEventListener("close", () => { $("film").pause(); $("film").removeAttribute("src"); });
+$("player").addEventListener("close", () => {
+  $("film").pause();
+  $("film").removeAttribute("src");
+  talking.abort();
+});
+
+$("show-tokens").addEventListener("click", () => {
+  const image = $("tokens");
+  image.alt = `Which patches of ${shown.path.split("/").pop()} became one token`;
+  image.onload = () => { image.hidden = false; };
+  image.onerror = () => say("The picture of tokens could not be made.", true);
+  image.src = `/tokens/${shown.video}?start=${shown.start}&end=${shown.end}`;
+});
+
+$("chat").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const question = $("question").value.trim();
+  if (!question) return;
+  $("question").value = "";
+  const line = (text, kind) => {
+    const item = document.createElement("li");
+    item.textContent = text;
+    item.className = kind;
+    $("said").append(item);
+    item.scrollIntoView({ block: "nearest" });
+    return item;
+  };
+  line(question, "asked");
+  const answer = line("…", "answer");
+  talking.abort();
+  talking = new AbortController();
+  const { signal } = talking;
+  const clip = `video=${shown.video}&start=${shown.start}&end=${shown.end}`;
+  try {
+    answer.textContent = (await ask(`/api/ask?${clip}`, { method: "POST", body: question, signal })).answer;
+  } catch (error) {
+    answer.className = "error";
+    answer.textContent = signal.aborted ? "given up" : told(error);
+  }
+});
 
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -135,10 +191,12 @@ addEventListener("keydown", (event) => {
 });
 
 ask("/api/about").then(
-  (told) => {
+  (about) => {
+    $("show-tokens").hidden = !about.merges;
+    $("chat").hidden = !about.chats;
     $("about").textContent =
-      `${told.videos.toLocaleString()} videos, ${told.hours.toFixed(2)} hours, ` +
-      `${told.windows.toLocaleString()} windows · ${told.index} · ${told.model}`;
+      `${about.videos.toLocaleString()} videos, ${about.hours.toFixed(2)} hours, ` +
+      `${about.windows.toLocaleString()} windows · ${about.index} · ${about.model}`;
   },
   (error) => say(error.message, true),
 );

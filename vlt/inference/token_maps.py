@@ -1,0 +1,62 @@
+"""Which patches of a clip a model's methods made one token."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vlt.models.video_model import VideoModel
+from vlt.reporting.paint import PRUNED
+
+SIDE = 128  # pixels of a frame that is drawn, at least
+CAPTION = "Patches with one fill and border, in all frames, are one token; others are alone."
+CAPTION_PRUNED = " Dark ones are in none."
+
+
+class TokenMap(NamedTuple):
+    """tokens: int [t, rows, cols] the token that each patch is in, or PRUNED. left: all tokens
+    after that block, class tokens included; before: all that entered the first."""
+
+    tokens: np.ndarray
+    left: int
+    before: int
+
+
+def token_maps(
+    model: VideoModel, params: Any, clips: Sequence[np.ndarray], layers: Sequence[int]
+) -> list[list[TokenMap]]:
+    """[clip][layer] of uint8 clips [t, H, W, 3] of one shape.
+
+    All tokens of every block are computed. A patch is in the token that has more than half of it.
+    """
+    model = model.clone(cls_only=False)
+    side = model.spec.visual.image_size // model.spec.visual.patch_size
+
+    @jax.jit
+    def encode(params: Any, clip: jax.Array) -> list[tuple[jax.Array, int, int]]:
+        variables = {"params": params}
+        _, out = model.apply(variables, clip[None], capture=True, method="encode_video")
+        before = math.prod(out["stem"].x.shape[1:3])
+        blocks = [out[f"block_{layer}"] for layer in layers]
+        owners = [_owner(block.members).reshape(-1, side, side) for block in blocks]
+        left = [math.prod(block.x.shape[1:3]) for block in blocks]
+        return [(owner, count, before) for owner, count in zip(owners, left, strict=True)]
+
+    params = jax.device_put(params)
+    found = [jax.device_get(encode(params, clip)) for clip in clips]
+    return [[TokenMap(owner, int(n), int(before)) for owner, n, before in each] for each in found]
+
+
+def _owner(members: jax.Array) -> jax.Array:
+    """Shares [1, g, n, patches] -> tokens [patches], counted through all groups."""
+    members = members.reshape(-1, members.shape[-1])
+    return jnp.where(members.max(0) > 0.5, members.argmax(0), PRUNED)
+
+
+def enlarged(clip: np.ndarray) -> np.ndarray:
+    """Small frames by a whole factor, pixels as they are."""
+    factor = max(1, SIDE // clip.shape[1])
+    return clip.repeat(factor, 1).repeat(factor, 2)
