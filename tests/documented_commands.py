@@ -187,9 +187,38 @@ CASES: dict[str, Case] = {
         f"python -m vlt.search 'a circle' --index=all --video={VIDEO} --where='start < 1' --json",
         needs="lancedb",
     ),
-    "python -m vlt.serve --index=INDEX [--port=8080] [--host=ADDRESS --token=SECRET]": skipped(
+    "python -m vlt.serve --index=INDEX [--chat=DIR] [--port=8080] "
+    "[--host=ADDRESS --token=SECRET]": skipped(
         "runs until it is stopped; tests/serving has what it answers"
     ),
+    "python -m vlt.embed --commit --out=INDEX": run(
+        "python -m vlt.embed my/videos --model=tiny_clip --out=parted --shard=0/1",
+        "python -m vlt.embed --commit --out=parted",
+        needs="lancedb",
+    ),
+    "python -m vlt.adapt --videos=DIR --captions=FILE --model=DIR --out=DIR "
+    "[--method=tempme|lora|btadapter] [--group=COLUMN] [--dry-run] [--json]": run(
+        "python -m vlt.adapt --videos=my --captions=my/videos.jsonl --model=tiny_clip --out=lora "
+        "--method=lora --steps=2 --batch=4 --json"
+    ),
+    "vlt adapt --videos=my --captions=my/videos.jsonl --model=tiny_clip --method=btadapter "
+    "--out=my/adapted": run(
+        "vlt adapt --videos=my --captions=my/videos.jsonl --model=tiny_clip --method=btadapter "
+        "--out=my/adapted --dry-run"
+    ),
+    "python -m data_pipelines.pack MANIFEST": run(
+        "python -m data_pipelines.pack my/held_out.jsonl"
+    ),
+    **{
+        f"vlt embed {rest} --out=my/shared{shard}": run(
+            f"vlt embed {rest} --out=my/shared{shard}", needs="lancedb"
+        )
+        for rest, shard in (
+            ("my/videos --model=tiny_clip", " --shard=0/2"),
+            ("my/videos --model=tiny_clip", " --shard=1/2"),
+            ("--commit", ""),
+        )
+    },
     "vlt serve --index=my/index": skipped("as above"),
     "python -m vlt.cut RANGES|VIDEO --out=DIR [--start=S --end=S] [--json]": run(
         f"python -m vlt.cut {VIDEO} --out=found --start=0 --end=1 --json"

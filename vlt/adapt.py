@@ -92,8 +92,10 @@ def read_manifest_below(file: Path, folder: Path) -> list[Record]:
     """
     found = []
     for record in read_manifest(file, check_videos=False):
-        name = Path(record.video).relative_to(file.parent)
-        path = folder / name
+        name = Path(record.video)
+        if name.is_relative_to(file.parent):
+            name = name.relative_to(file.parent)
+        path = folder / name  # which is the name where that is a whole path
         if not path.is_file():
             raise ValueError(f"{file}, line {record.line}: no video {name} in {folder}")
         if not record.captions:
@@ -115,8 +117,9 @@ def split(records: Sequence[Record], group: str = "") -> tuple[list[Record], lis
         if group and group not in record.extra:
             raise ValueError(f"--group={group}: line {record.line} has no such column")
         first.setdefault(str(record.extra[group]) if group else record.video, record.video)
-    if len({record.video for record in records}) < FEWEST:
-        raise ValueError(f"{len(first)} videos have captions; at least {FEWEST} are needed")
+    videos = {record.video for record in records}
+    if len(videos) < FEWEST:
+        raise ValueError(f"{len(videos)} videos have captions; at least {FEWEST} are needed")
     units = sorted(first, key=lambda unit: _digest(first[unit]))
     count = min(MOST_HELD_OUT, max(2, round(HELD_OUT * len(units))))
     held_out = set(units[:count])

@@ -194,9 +194,9 @@ ask("/api/about").then(
   (about) => {
     $("show-tokens").hidden = !about.merges;
     $("chat").hidden = !about.chats;
-    $("about").textContent =
-      `${about.videos.toLocaleString()} videos, ${about.hours.toFixed(2)} hours, ` +
-      `${about.windows.toLocaleString()} windows · ${about.index} · ${about.model}`;
+    const size = `${about.videos.toLocaleString()} videos, ${about.hours.toFixed(2)} hours, ` +
+      `${about.windows.toLocaleString()} windows`;
+    $("about").textContent = [size, about.index, about.model].filter(Boolean).join(" · ");
   },
   (error) => say(error.message, true),
 );
