@@ -45,6 +45,7 @@ def test_held_out_videos_are_the_same_each_time_and_none_is_trained_on(shapes):
 def test_sizes_fit_the_model(shapes, tmp_path, method, monkeypatch):
     monkeypatch.setattr(adapt, "matmul_rate", lambda *_: 1e9)
     found = config(shapes, tmp_path, method)
+    assert found.data.train.transform.to_dict() == {"resize": 32, "crop": 32}
     told = inspect_config(found)
     assert 0 < told["trainable_params"] < 500_000 and found.model.frames == 8
     assert found.data.train.batch_size == 32 and found.train.steps == 63

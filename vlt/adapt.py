@@ -163,7 +163,8 @@ def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDic
         _fit_depth(config, visual.layers)
     crop = {"resize": size, "crop": size}
     for section, name in ((config.data.train, "train"), (config.evals.own, "held_out")):
-        section.update(manifest=str(folder.resolve() / f"{name}.jsonl"), transform=crop)
+        section.manifest = str(folder.resolve() / f"{name}.jsonl")
+        section.transform = ConfigDict(crop)  # in the place of the recipe's, which are of its size
         section.on_error = "replace" if name == "train" else "skip"
     config.data.train.group = "group" if options.group else ""
     config.data.train.batch_size = options.batch or batch_that_fits(config, visual, rows)

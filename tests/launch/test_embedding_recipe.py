@@ -5,7 +5,7 @@ import sys
 
 import documents
 import pytest
-from helpers import ROOT, environment_with_vlt
+from helpers import ROOT, environment
 
 from vlt.data import moving_shapes
 
@@ -21,8 +21,6 @@ def test_the_recipe_on_beam_makes_the_index(tmp_path):
     ]
     (tmp_path / "recipe.py").write_text(recipe)
     moving_shapes.generate(tmp_path / "my", 2)
-    subprocess.run(
-        [sys.executable, "recipe.py"], cwd=tmp_path, env=environment_with_vlt(tmp_path), check=True
-    )
+    subprocess.run([sys.executable, "recipe.py"], cwd=tmp_path, env=environment(1), check=True)
     uri = str(tmp_path / "my/beam")
     assert len(Store(uri).entries()) == 4 and tables_of(uri) == {"windows", "files"}
