@@ -12,6 +12,7 @@ from chat_files import SETTINGS, chosen, golden, leaves, llama_folder, same, sav
 from flax import traverse_util
 from golden_chat import Golden
 
+from vlt import load
 from vlt.convert import ConversionError, Given, convert, convert_chat, reverse
 from vlt.convert.__main__ import main
 from vlt.model_io.folder import read_model_config
@@ -322,3 +323,25 @@ def test_files_that_lie(shared, tokenizer, tmp_path):
         with pytest.raises(ConversionError, match=str(path)):
             convert_chat(Given(source=path), tmp_path / "model", settings, str(tokenizer))
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.slow
+def test_a_tower_that_pools_is_read_token_by_token(shared, tokenizer, tmp_path):
+    """PE-Core's and its pixels, without what pools and projects; and EVA02's."""
+    llm = chosen(golden(shared, "llava"), r"model\.(?!mm_)|lm_head")
+    llama_folder(tmp_path / "llm", llm, tokenizer, "tokenizer.json")
+    for name, rope in (("pe_core_small", "pe"), ("eva02_small", "eva")):
+        given = Given(
+            chat="llava",
+            llm=tmp_path / "llm",
+            vision=shared / f"golden/pe_core/{name}.safetensors",
+            random=["connector"],
+        )
+        convert_chat(given, tmp_path / name, {"visual.heads": 4})
+        found = read_model_config(tmp_path / name)
+        assert (found.spec.visual.rope, found.spec.visual.pool) == (rope, "cls")
+        assert (found.preprocessing["mean"] == [0.5] * 3) == (rope == "pe")
+        model = load(tmp_path / name, frames=2)
+        side = found.spec.visual.image_size
+        answer = model.generate(np.zeros((1, 2, side, side, 3), np.uint8), "what?", max_words=2)
+        assert len(answer) == 1

@@ -24,7 +24,7 @@ from vlt.convert.chat_words import read_words, write_qformer_words, write_words
 from vlt.convert.errors import ConversionError
 from vlt.convert.lazy import Lazy, total_bytes
 from vlt.convert.nonfinite import about_nonfinite, refuse_nonfinite
-from vlt.convert.preprocessing import preprocessing, with_settings
+from vlt.convert.preprocessing import default_preprocessing, preprocessing, with_settings
 from vlt.convert.report import aligned_table, compact_table, full_table
 from vlt.convert.vocabulary import fit_vocabulary
 from vlt.model_io.build import init_params, make_model
@@ -145,9 +145,18 @@ def _config(
         spec_from_dict(spec.to_dict())
     except ValueError as error:
         raise ConversionError(f"these parts make no chat model: {error}") from error
-    pixels = with_settings(*preprocessing(_folder_of(together, "vision"), spec), settings, notes)
+    pixels = with_settings(*_pixels(together, spec), settings, notes)
     view = View("conversation_middle", _FRAMES) if methods else View()
     return ModelConfig(chat, spec, methods, pixels, view=view)
+
+
+def _pixels(together: Together, spec: ChatSpec) -> tuple[dict[str, Any], str]:
+    """The `preprocessing` entry, and where it comes from: what the vision tower was trained on."""
+    layouts = [origin.family for origin in together.origins("vision")]
+    if layouts and layouts[-1].pixels:
+        entry = default_preprocessing(spec) | layouts[-1].pixels
+        return entry, f"as in {layouts[-1].name}"
+    return preprocessing(_folder_of(together, "vision"), spec)
 
 
 def _write_weights(folder: Path, leaves: Mapping[str, Lazy]) -> list[str]:

@@ -32,7 +32,7 @@ _EMBEDDING = "text/token_embedding/embedding"
 _FEW_ROWS = 8  # of added words alone, no vocabulary
 _EVA_BLOCKS = 40  # of EVA-CLIP-G, of whose blocks the last is not read
 # Of a tower or a branch, what only a joint space with texts reads.
-_JOINT_SPACE = r"visual/(projection|btadapter/alignment)/.*"
+_JOINT_SPACE = r"visual/(projection|pooler|btadapter/alignment)/.*"
 
 
 @dataclasses.dataclass

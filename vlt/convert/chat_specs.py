@@ -153,7 +153,12 @@ def _visual(
         check_layers(part.path / "config.json", spec.layers, leaves, "visual/blocks_")
         return spec
     known = _stated_heads(part, "vision_config", "visual.heads")
-    return infer_vision(leaves, part.family, dict(settings) | known, notes)
+    spec = infer_vision(leaves, part.family, dict(settings) | known, notes)
+    if spec.pool != "attention":
+        return spec
+    # A language model reads the tokens, and nothing pools them.
+    pool = "cls" if spec.cls else "mean"
+    return dataclasses.replace(spec, pool=pool, pooler=None, class_token=False)
 
 
 def _stated_heads(part: Part, section: str, key: str) -> dict[str, int]:
