@@ -92,7 +92,9 @@ def pytest_collection_finish() -> None:
     if search:
         plain = (int, float, str, type, type(None), types.FunctionType)
         linen.Module._register_submodules = lambda layer, name, value: (
-            None if isinstance(value, plain) else search(layer, name, value)
+            object.__setattr__(layer, name, value)
+            if isinstance(value, plain)
+            else search(layer, name, value)
         )
 
 
