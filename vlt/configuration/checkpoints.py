@@ -118,9 +118,7 @@ def _metaclip2(name: str, model: str, size: int) -> Published:
     options = f"--tokenizer {model}"
     url, about = f"{_HUB}/facebook/{model}", f"MetaCLIP 2, {model}"
     note = "a folder of the hub; not for commercial use"
-    return Published(
-        name, about, "clip_hf", "CC-BY-NC-4.0", url, model, options, size, note=note
-    )
+    return Published(name, about, "clip_hf", "CC-BY-NC-4.0", url, model, options, size, note=note)
 
 
 def _videoprism(name: str, model: str, file: str, size: int) -> Published:

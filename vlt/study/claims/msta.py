@@ -133,7 +133,7 @@ CLAIMS = (
     ),
     Claim(
         "consistency",
-        "The consistency loss helps, on novel classes above all, and a weight of 1 is best.",
+        "The consistency loss helps, on novel classes too, and a weight of 1 is best.",
         _PAPER,
         "Tables 2 and 6d",
         "HM (K-400): without 71.7, with 72.0; novel 66.2 and 66.5; weights 0.1, 1, 5: 59.7, 60.1, "

@@ -263,7 +263,7 @@ CLAIMS = (
         "Keeping 70% of tokens across clips and 90% within them is as good as keeping all.",
         _PAPER,
         "Figures 5b and 5c",
-        "curves over R_C and R_I that are flat from 70% and 90%",
+        "curves over R_C and R_I, of which 70% and 90% are the best trade-off",
         (_DEFAULT, *CROSS.values(), *INTRA.values()),
         (
             *above("twins", _DEFAULT, CROSS[100], INTRA[100], margin=2.0),

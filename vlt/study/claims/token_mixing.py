@@ -107,7 +107,7 @@ CLAIMS = (
         "Token mixing in a deeper layer is better.",
         _PAPER,
         "Figure 4",
-        "a curve over 12 layers that rises to the last",
+        "a curve over 12 layers, better in deeper ones",
         LAYERS,
         above("twins", MIX, *LAYERS[:-1]),
         COLUMNS,
