@@ -28,8 +28,13 @@ SEPARATE = row(
     rules=(("visual/.*(separate_st/.*|time_embedding)", DECAYED), FROZEN),
 )
 VTC: dict[str, Any] = {"task__losses": {"vtc": 1.0}, "model__btadapter__alignment": "none"}
+NO_GATES = (("visual/btadapter/.*", DECAYED), FROZEN)  # rules of a branch that has none
 NO_INTERACTION = row(
-    "branch", model__btadapter__interaction=False, model__btadapter__gates="none", **VTC
+    "branch",
+    model__btadapter__interaction=False,
+    model__btadapter__gates="none",
+    rules=NO_GATES,
+    **VTC,
 )
 INTERACTION = row("branch with interaction", **VTC)
 MASKED: dict[str, Any] = {"model__btadapter__mask_rate": 0.7}
@@ -54,7 +59,7 @@ _STAN: dict[str, Any] = {
     "model__btadapter__class_token": "backbone",
     **VTC,
 }
-STAN_FROZEN = row("STAN, CLIP frozen", **_STAN, rules=(("visual/btadapter/.*", DECAYED), FROZEN))
+STAN_FROZEN = row("STAN, CLIP frozen", **_STAN, rules=NO_GATES)
 STAN = row(
     "STAN, CLIP trained",
     **_STAN,
