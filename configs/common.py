@@ -20,6 +20,9 @@ def base() -> ConfigDict:
                 "frames": 8,  # of a clip
                 "context": 77,  # text tokens, at most the tower's
                 "dtype": "float32",  # of activations; parameters stay float32
+                # "auto": a fused kernel on accelerators, where there is one for the pattern; "plain":
+                # a softmax between two products; "fused": the TPU's kernel, on CPUs interpreted.
+                "attention": "auto",
                 "cls_only": True,  # the last block computes only what is read (exact)
                 "frame_norm": False,  # unit frame embeddings before their mean
                 "renormalise": True,  # False: score by that mean as it is (PE-Core's retrieval)

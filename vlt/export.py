@@ -157,10 +157,11 @@ def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
     frames = model.config.frames or 8
     video, ids = example_inputs(model.module.spec, frames, model.module.longest_text)
     (batch,) = jax_export.symbolic_shape("b")
+    module = model.module.clone(attention="plain")  # one program for every platform
     for name, shape in (("video", video), ("text", ids)):
 
         def encode(x: jax.Array, method: str = f"encode_{name}") -> jax.Array:
-            return model.module.apply({"params": model.params}, x, method=method)[0]
+            return module.apply({"params": model.params}, x, method=method)[0]
 
         inputs = jax.ShapeDtypeStruct((batch, *shape.shape[1:]), shape.dtype)
         exported = jax_export.export(jax.jit(encode), platforms=("cpu", "cuda", "tpu"))(inputs)

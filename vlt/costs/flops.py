@@ -4,7 +4,7 @@ The convention is the one that fits most of TempMe's printed GFLOPs (fvcore's, o
 multiply-accumulate a FLOP): linear layers, convolutions, attention's two products and every other
 matrix product, plus each normalisation at 5 per element. Softmax, activations, additions, gathers,
 embedding look-ups and scatters are free. A gather written as a product with a one-hot matrix is a
-matrix product here, because that is what runs.
+matrix product here, because that is what runs. A kernel (Pallas) is what it declares.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jax.interpreters import partial_eval
 
 NORM_COST = 5  # per element: fvcore's price of a LayerNorm
 Producers = dict[Var, list[JaxprEqn]]
-OPAQUE = ("pallas_call", "ffi_call", "shard_map", "ragged_dot_general")
+OPAQUE = ("ffi_call", "ragged_dot_general")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Counts:
 
     Attributes:
       linear: dot_general without batch dimensions, so layers with weights, patches included.
-      product: dot_general with them: attention's two, matching scores, merging.
+      product: dot_general with them: attention's two, matching scores, merging; kernels.
       convolution: conv_general_dilated; a dilated input counts its zeros.
       layer_norm: 5 per normalised element (LayerNorm, RMSNorm and GroupNorm alike).
     """
@@ -71,7 +71,7 @@ def count(fn: Callable[..., Any], *args: Any) -> Counts:
 
     Raises:
       ValueError: a while loop (whose length is unknown) holds counted work, or the program has
-        a primitive whose work cannot be read (OPAQUE).
+        a primitive whose work cannot be read (OPAQUE), or a kernel that declares none.
     """
     return count_first(lambda *args: (fn(*args), ()), *args)[0]
 
@@ -98,7 +98,9 @@ def _count_eqn(eqn: JaxprEqn, producers: Producers) -> Counts:
         return Counts(convolution=_convolution_cost(eqn))
     if name == "rsqrt":
         return Counts(layer_norm=NORM_COST * _normalised_elements(eqn, producers))
-    if name in OPAQUE:
+    if name == "pallas_call" and eqn.params["cost_estimate"] is not None:
+        return Counts(product=eqn.params["cost_estimate"].flops // 2)
+    if name in (*OPAQUE, "pallas_call"):
         raise ValueError(f"cannot count inside {name}: count the program without it")
     inner = [_count_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(eqn)]
     if name == "cond":
@@ -106,7 +108,8 @@ def _count_eqn(eqn: JaxprEqn, producers: Producers) -> Counts:
         return max(reversed(inner), key=lambda counts: counts.total)
     if name == "while" and any(counts.total for counts in inner):
         raise ValueError("a while loop of unknown length does counted work: use jax.lax.scan")
-    return sum(inner, Counts()) * eqn.params.get("length", 1)
+    devices = eqn.params["mesh"].size if name == "shard_map" else 1
+    return sum(inner, Counts()) * eqn.params.get("length", 1) * devices
 
 
 def _inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:

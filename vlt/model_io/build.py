@@ -15,6 +15,7 @@ from vlt.models.captioner import Captioner
 from vlt.models.chat import ChatModel
 from vlt.models.compatibility import check_methods
 from vlt.models.dual_encoder import DualEncoder
+from vlt.models.fused import IMPLEMENTATIONS
 from vlt.models.leaves import shapes_alone
 from vlt.models.narrow import WEIGHTS, narrowed_shapes
 from vlt.models.retriever import Retriever
@@ -91,6 +92,9 @@ def build_model(
         spec = with_video(SIZES[config["size"]], config.get("video", {}), config["frames"])
     if config["dtype"] not in DTYPES:
         raise ValueError(f"unknown model.dtype: {config['dtype']!r}{near(config['dtype'], DTYPES)}")
+    attention = config.get("attention", "auto")
+    if attention not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown model.attention: {attention!r}{near(attention, IMPLEMENTATIONS)}")
     if not 0 <= config["drop_path"] < 1:
         raise ValueError(f"model.drop_path must be >= 0 and < 1, got {config['drop_path']}")
     _check_weights(config.get("weights", ""), spec)
@@ -108,6 +112,7 @@ def build_model(
         drop_path=config["drop_path"],
         dtype=DTYPES[config["dtype"]],
         weights=config.get("weights", ""),
+        attention=config.get("attention", "auto"),
     )
 
 

@@ -43,6 +43,7 @@ AS_STORED = {
     "remat": False,
     "drop_path": 0.0,
     "weights": "",
+    "attention": "auto",
 }
 
 

@@ -1,7 +1,12 @@
-"""Multi-head attention: who reads whom is a `Pattern`, what computes it is chosen here."""
+"""Multi-head attention: who reads whom is a `Pattern`, what computes it is chosen here.
+
+On accelerators that is a fused kernel where there is one for the pattern (`vlt.models.fused`), on
+CPUs heads one by one where they are long, else a softmax between two products. A method that asks
+for probabilities has them from those products.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlt.models.fused import fused
 from vlt.models.layers import Dense, LayerNorm, constrain_sharding
 from vlt.models.points import Method
 from vlt.models.rotary import Rotary
@@ -89,35 +95,59 @@ class Attention(nn.Module):
         def turned(x: jax.Array, places: jax.Array | None) -> jax.Array:
             return x if self.rotary is None or places is None else self.rotary(x, places)
 
-        query = split(dense("query", self.qkv_bias)(pattern.queries))
-        query = turned(query, pattern.query_places)
+        found = dense("query", self.qkv_bias)(pattern.queries)
+        query = turned(split(found), pattern.query_places)
         if self.channel_scale:
             scale = self.param("channel_scale", nn.initializers.zeros, query.shape[-1:])
             query *= (jax.nn.softplus(scale) / np.log(2)).astype(query.dtype)
+        as_projected = self.rotary is None and known is None and not self.channel_scale
+        together = [found] if as_projected else []
         unturned = None
         if known is not None and index is None:
             key, value = known.keys, known.values
         else:
-            key = split(dense("key", self.qkv_bias and self.key_bias)(pattern.source))
+            found = dense("key", self.qkv_bias and self.key_bias)(pattern.source)
+            key = split(found)
             if self.rotary is not None and pattern.source_places is not None:
                 unturned, key = key, turned(key, pattern.source_places)
-            value = split(dense("value", self.qkv_bias)(pattern.source))
+            of_values = dense("value", self.qkv_bias)(pattern.source)
+            value = split(of_values)
+            together += [found, of_values]
         if pattern.gather is not None:
-            key, value = pattern.gather(key), pattern.gather(value)
+            key, value, together = pattern.gather(key), pattern.gather(value), []
             unturned = None if unturned is None else pattern.gather(unturned)
         if known is not None and index is not None:
             key, value = written(known.keys, key, index), written(known.values, value, index)
-        y, probabilities = self._attend(query, key, value, pattern)
-        y = y.swapaxes(-2, -3).reshape(*pattern.queries.shape[:-1], inner_width)
+        y, probabilities = self._attend(query, key, value, pattern, together)
         if self.sub_norm is not None:
             y = LayerNorm(epsilon=self.sub_norm, dtype=self.dtype, name="sub_norm")(y)
         attended = AttentionOutput(key, value, probabilities, unturned)
         return dense("out", self.out_bias)(y), attended
 
     def _attend(
+        self,
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        pattern: Pattern,
+        together: Sequence[jax.Array],
+    ) -> tuple[jax.Array, Callable[[], jax.Array]]:
+        """What queries find [b, g, q, d], and on call the probabilities [b, g, h, q, m].
+
+        together: the three [b, g, n, d], heads not apart yet, where nothing was done to them since.
+        """
+        plain = pattern.attend is not None or self.dropout or self.logit_cap
+        if not plain and (known := fused(query, key, pattern)):
+            three = together if len(together) == 3 else map(heads_together, (query, key, value))
+            y = known(*three)
+            return y, lambda: jnp.divide(*attention_weights(query, key, pattern))
+        y, probabilities = self._attend_heads(query, key, value, pattern)
+        return heads_together(y), probabilities
+
+    def _attend_heads(
         self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
     ) -> tuple[jax.Array, Callable[[], jax.Array]]:
-        """What queries find [b, g, h, q, d], and on call the probabilities [b, g, h, q, m]."""
+        """What queries find [b, g, h, q, d/h], and on call the probabilities."""
         if pattern.attend is not None:
             return self._attend_apart(pattern.attend, query, key, value, pattern)
         if self._by_heads(query, key, pattern):
@@ -154,6 +184,11 @@ class Attention(nn.Module):
             and not self.dropout
             and query.shape[-2] * key.shape[-2] >= CPU_CHUNK_LOGITS
         )
+
+
+def heads_together(x: jax.Array) -> jax.Array:
+    """[b, g, h, n, d/h] -> [b, g, n, d], as dense layers have it."""
+    return x.swapaxes(-2, -3).reshape(*x.shape[:-3], x.shape[-2], x.shape[-3] * x.shape[-1])
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, cap: float = 0.0) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.models.compatibility import check_methods
+from vlt.models.fused import implementation
 from vlt.models.points import Method, of_tower
 from vlt.models.spec import BlipSpec, Spec
 from vlt.models.vit import VisionTransformer
@@ -29,7 +30,8 @@ class VideoModel(nn.Module):
     mean, std: of the 0-1 pixel values the vision tower was trained with. cls_only, frame_norm,
     remat, drop_path: see `VisionTransformer`. renormalise: False where a video is the mean of unit
     frame embeddings as it is, as in PE-Core's retrieval (`frame_scores`). weights: how a language
-    model's are held, of vlt/models/narrow.py.
+    model's are held, of vlt/models/narrow.py. attention: `auto`, `plain` or `fused`, of
+    vlt/models/fused.py.
     """
 
     spec: Spec
@@ -44,6 +46,13 @@ class VideoModel(nn.Module):
     drop_path: float = 0.0
     dtype: Any = jnp.float32
     weights: str = ""
+    attention: str = "auto"
+
+    @nn.nowrap
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As of every module, with attention computed as `attention` says."""
+        with implementation(self.attention):
+            return super().apply(*args, **kwargs)
 
     def encode_video(
         self, video: jax.Array, train: bool = False, capture: bool = False

@@ -1,0 +1,387 @@
+"""Attention as one TPU kernel: logits and probabilities never leave the chip.
+
+The sequences here are short, 16 to some thousand tokens: all keys and values of a head stay on chip
+beside the logits of some queries. So a softmax is taken in one pass, and its gradient needs nothing
+but what went in. Queries, keys and values are read, and what is found is written, once and as the
+dense layers around have them, [rows, tokens, heads * channels]; heads are never laid apart.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+LANES = 128  # channels that a TPU's registers hold beside each other
+SUBLANES = 16  # tokens of 16-bit channels in one tile
+CHUNK = 128  # queries whose logits are on chip at a time
+STEP_TOKENS = 256  # shorter sequences go several in one step of the grid
+MEMORY = 48 * 2**20  # bytes on chip that a kernel may take
+FORWARD, BACKWARD = "attention_forward", "attention_backward"
+
+
+class LogitTerms(NamedTuple):
+    """What changes logits, in the order of `Pattern`, float32; None for nothing.
+
+    Attributes:
+      scale, bias: [q, m], the same in all rows and heads; no gradient reaches them.
+      key_bias: [r, m].
+    """
+
+    scale: jax.Array | None = None
+    bias: jax.Array | None = None
+    key_bias: jax.Array | None = None
+
+
+class Sizes(NamedTuple):
+    """Of one step of the grid: rows, queries up to whole chunks, keys, channels, heads' channels.
+
+    Attributes:
+      chunk: queries that are taken at a time. asked: queries that there are.
+    """
+
+    rows: int
+    chunk: int
+    asked: int
+    keys: int
+    lanes: int
+    channels: int
+
+    @property
+    def chunks(self) -> int:
+        """How often `chunk` goes into the queries, rounded up."""
+        return -(-self.asked // self.chunk)
+
+    @property
+    def heads(self) -> range:
+        """Of one step."""
+        return range(self.lanes // self.channels)
+
+
+def sizes_of(query: Any, key: Any, heads: int) -> Sizes:
+    """Steps of the grid for queries [r, q, d] and keys [r, m, d]."""
+    rows, asked, width = query.shape
+    channels = width // heads
+    whole = math.lcm(channels, LANES)
+    lanes = whole if width % whole == 0 else width
+    chunks = -(-asked // CHUNK)
+    chunk = -(-asked // (chunks * SUBLANES)) * SUBLANES
+    most = max(1, STEP_TOKENS // asked)
+    group = max(n for n in range(1, most + 1) if rows % n == 0)
+    return Sizes(group, chunk, asked, key.shape[1], lanes, channels)
+
+
+def fits(query: Any, key: Any, heads: int, of_all: Sequence[Any]) -> bool:
+    """Whether the gradient's kernel, the larger one, has room on chip. of_all: terms [q, m]."""
+    return _bytes(sizes_of(query, key, heads), query.dtype.itemsize, of_all) <= MEMORY
+
+
+def _bytes(sizes: Sizes, itemsize: int, of_all: Sequence[Any]) -> int:
+    """On chip: arrays of this step and the next, sums of the keys' gradients, some logits."""
+    queries = sizes.rows * sizes.chunks * sizes.chunk * sizes.lanes
+    keys = sizes.rows * sizes.keys * sizes.lanes
+    arrays = 2 * itemsize * (3 * queries + 4 * keys)
+    shared = sum(8 * x.size for x in of_all if x is not None)
+    return arrays + 8 * sizes.keys * sizes.lanes + 24 * sizes.chunk * sizes.keys + shared
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    terms: LogitTerms,
+    heads: int,
+    interpret: bool = False,
+) -> jax.Array:
+    """What queries [r, q, d] find in keys and values [r, m, d], [r, q, d]; softmax in float32.
+
+    heads: the d channels are of so many, one after another. interpret: runs on any platform, slowly.
+
+    Raises:
+      ValueError: a gradient of the scale or bias that all rows share is asked for.
+    """
+    return _forward(query, key, value, terms, heads, interpret)
+
+
+def _attention_forward(
+    query: Any, key: Any, value: Any, terms: Any, heads: int, interpret: bool
+) -> tuple[jax.Array, Any]:
+    if any(x is not None and x.perturbed for x in (terms.scale, terms.bias)):
+        raise ValueError(
+            "model.attention: the kernel has no gradient for a scale or bias of all rows that is "
+            "learned; take model.attention='plain'"
+        )
+    given = jax.tree.map(lambda x: x.value, (query, key, value, terms), is_leaf=_is_primal)
+    return _forward(*given, heads, interpret), given
+
+
+def _is_primal(x: Any) -> bool:
+    return hasattr(x, "perturbed")
+
+
+def _attention_backward(heads: int, interpret: bool, saved: Any, gradient: Any) -> Any:
+    query, key, value, terms = saved
+    if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
+        return jax.tree.map(jnp.zeros_like, saved)
+    *found, of_keys = _backward(query, key, value, gradient, terms, heads, interpret)
+    zeros = jax.tree.map(jnp.zeros_like, terms)
+    return (*found, zeros if of_keys is None else zeros._replace(key_bias=of_keys))
+
+
+attention.defvjp(_attention_forward, _attention_backward, symbolic_zeros=True)
+
+
+def _forward(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    terms: LogitTerms,
+    heads: int,
+    interpret: bool,
+) -> jax.Array:
+    kernel = _Kernel(query, key, heads, terms, interpret)
+    given = {"queries": [query], "keys": [key, value]}
+    return kernel(_forward_step, FORWARD, given, {"queries": [query]}, products=2)[0]
+
+
+def _backward(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    gradient: jax.Array,
+    terms: LogitTerms,
+    heads: int,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Gradients of queries, keys, values and the keys' bias."""
+    kernel = _Kernel(query, key, heads, terms, interpret)
+    sizes = kernel.sizes
+    found: dict[str, list[Any]] = {"queries": [query], "keys": [key, value]}
+    if terms.key_bias is not None:
+        shape = (query.shape[-1] // sizes.lanes, len(key), 1, sizes.keys)
+        found["key_bias_parts"] = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+    sums = [pltpu.VMEM((sizes.keys, sizes.lanes), jnp.float32)] * 2
+    given = {"queries": [query, gradient], "keys": [key, value]}
+    dq, dk, dv, *more = kernel(_backward_step, BACKWARD, given, found, 5, sums)
+    return dq, dk, dv, more[0][:, :, 0].sum(0) if more else None
+
+
+class _Kernel:
+    """Arrays in steps: some rows, all tokens, the channels of whole heads."""
+
+    def __init__(
+        self, query: jax.Array, key: jax.Array, heads: int, terms: LogitTerms, interpret: bool
+    ):
+        self.sizes = sizes = sizes_of(query, key, heads)
+        self._interpret = interpret
+        self._grid = (len(query) // sizes.rows, query.shape[-1] // sizes.lanes)
+        short = sizes.chunks * sizes.chunk - sizes.asked  # else what is read there is undefined
+        self._terms = LogitTerms(
+            *(None if x is None else jnp.pad(x, ((0, short), (0, 0))) for x in terms[:2]),
+            None if terms.key_bias is None else terms.key_bias[:, None],
+        )
+
+    def __call__(
+        self,
+        step: Callable[..., None],
+        name: str,
+        given: Mapping[str, Sequence[jax.Array]],
+        found: Mapping[str, Sequence[Any]],
+        products: int,
+        scratch: Sequence[Any] = (),
+    ) -> Sequence[jax.Array]:
+        """given, found: arrays, and others of whose shapes results are, by how they are split.
+
+        products: matrix products of all queries with all keys.
+        """
+        sizes, (terms, tree) = self.sizes, jax.tree.flatten(self._terms)
+        arrays = [x for some in given.values() for x in some] + terms
+        results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for some in found.values() for x in some]
+        logits = math.prod(self._grid) * len(sizes.heads) * sizes.rows * sizes.asked * sizes.keys
+        needed = _bytes(sizes, arrays[0].dtype.itemsize, self._terms[:2])
+        count = len(arrays) - len(terms)
+        return pl.pallas_call(
+            functools.partial(_by_row, step, sizes, tree, count, len(results)),
+            grid=self._grid,
+            in_specs=[*self._parts(given), *map(self._of_terms, terms)],
+            out_specs=self._parts(found),
+            out_shape=results,
+            scratch_shapes=scratch,
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "parallel"),
+                vmem_limit_bytes=max(2 * needed, 16 * 2**20),
+            ),
+            cost_estimate=pl.CostEstimate(
+                flops=2 * products * logits * sizes.channels,
+                transcendentals=logits,
+                bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*arrays, *results)),
+            ),
+            interpret=self._interpret,
+            name=name,
+        )(*arrays)
+
+    def _parts(self, arrays: Mapping[str, Sequence[Any]]) -> list[pl.BlockSpec]:
+        """What a step sees of each array."""
+        sizes = self.sizes
+        tokens = {"queries": sizes.chunks * sizes.chunk, "keys": sizes.keys}
+
+        def part(kind: str) -> pl.BlockSpec:
+            if kind in tokens:
+                shape = (sizes.rows, tokens[kind], sizes.lanes)
+                return pl.BlockSpec(shape, lambda row, lanes: (row, 0, lanes))
+            shape = (1, sizes.rows, 1, sizes.keys)
+            return pl.BlockSpec(shape, lambda row, lanes: (lanes, row, 0, 0))
+
+        return [part(kind) for kind, some in arrays.items() for _ in some]
+
+    def _of_terms(self, x: jax.Array) -> pl.BlockSpec:
+        if x.ndim == 2:
+            return pl.BlockSpec(x.shape, lambda row, lanes: (0, 0))
+        return pl.BlockSpec((self.sizes.rows, *x.shape[1:]), lambda row, lanes: (row, 0, 0))
+
+
+def _by_row(
+    step: Callable[..., None], sizes: Sizes, tree: Any, arrays: int, found: int, *refs: Any
+) -> None:
+    """A step of the grid, row by row."""
+    terms_end = arrays + tree.num_leaves
+    terms = jax.tree.unflatten(tree, refs[arrays:terms_end])
+    outs, scratch = refs[terms_end : terms_end + found], refs[terms_end + found :]
+
+    def one(row: jax.Array, carry: None) -> None:
+        step(sizes, row, refs[:arrays], terms, outs, *scratch)
+
+    jax.lax.fori_loop(0, sizes.rows, one, None)
+
+
+def _forward_step(
+    sizes: Sizes, row: jax.Array, arrays: Sequence[Any], terms: LogitTerms, outs: Sequence[Any]
+) -> None:
+    queries, keys, values = arrays
+    key, value = keys[row], values[row]
+
+    def one(chunk: jax.Array, carry: None) -> None:
+        some = _rows(sizes, chunk)
+        query, parts = queries[row, some], []
+        for head in sizes.heads:
+            weights, total = _weights(
+                _alone(query, head, sizes), _whole(key, head, sizes), terms, some, row, sizes
+            )
+            y = _product(weights.astype(value.dtype), _whole(value, head, sizes), 1, 0)
+            parts.append(y / total)
+        outs[0][row, some] = _together(parts, sizes).astype(outs[0].dtype)
+
+    jax.lax.fori_loop(0, sizes.chunks, one, None)
+
+
+def _backward_step(
+    sizes: Sizes,
+    row: jax.Array,
+    arrays: Sequence[Any],
+    terms: LogitTerms,
+    outs: Sequence[Any],
+    key_sum: Any,
+    value_sum: Any,
+) -> None:
+    queries, gradients, keys, values = arrays
+    key, value = keys[row], values[row]
+    key_sum[...] = jnp.zeros_like(key_sum)
+    value_sum[...] = jnp.zeros_like(value_sum)
+    if len(outs) > 3:
+        outs[3][0, row] = jnp.zeros_like(outs[3][0, row])
+
+    def one(chunk: jax.Array, carry: None) -> None:
+        some = _rows(sizes, chunk)
+        query, gradient = (_asked(x[row, some], chunk, sizes) for x in (queries, gradients))
+        of_queries, of_keys, of_values = [], [], []
+        for head in sizes.heads:
+            own_key, own_value = _whole(key, head, sizes), _whole(value, head, sizes)
+            own_query, own_gradient = _alone(query, head, sizes), _alone(gradient, head, sizes)
+            weights, total = _weights(own_query, own_key, terms, some, row, sizes)
+            share = weights / total
+            felt = _product(own_gradient, own_value, 1, 1)
+            felt = share * (felt - (share * felt).sum(-1, keepdims=True))
+            if len(outs) > 3:
+                outs[3][0, row] += felt.sum(0, keepdims=True)
+            if terms.scale is not None:
+                felt = felt * terms.scale[some]
+            felt = (felt * sizes.channels**-0.5).astype(key.dtype)
+            of_queries.append(_product(felt, own_key, 1, 0))
+            of_keys.append(_product(felt, _whole(query, head, sizes), 0, 0))
+            of_values.append(
+                _product(share.astype(gradient.dtype), _whole(gradient, head, sizes), 0, 0)
+            )
+        outs[0][row, some] = _together(of_queries, sizes).astype(outs[0].dtype)
+        key_sum[...] += _together(of_keys, sizes)
+        value_sum[...] += _together(of_values, sizes)
+
+    jax.lax.fori_loop(0, sizes.chunks, one, None)
+    outs[1][row] = key_sum[...].astype(outs[1].dtype)
+    outs[2][row] = value_sum[...].astype(outs[2].dtype)
+
+
+def _weights(
+    query: jax.Array, key: jax.Array, terms: LogitTerms, some: Any, row: jax.Array, sizes: Sizes
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax before its division [chunk, m], and what it is divided by."""
+    logits = _product(query, key, 1, 1) * sizes.channels**-0.5
+    if terms.scale is not None:
+        logits = logits * terms.scale[some]
+    if terms.bias is not None:
+        logits = logits + terms.bias[some]
+    if terms.key_bias is not None:
+        logits = logits + terms.key_bias[row]
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    return weights, weights.sum(-1, keepdims=True)
+
+
+def _product(x: jax.Array, y: jax.Array, over: int, of: int) -> jax.Array:
+    """Matrix product over these axes, summed in float32."""
+    dimensions = (((over,), (of,)), ((), ()))
+    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
+
+
+def _rows(sizes: Sizes, chunk: jax.Array) -> Any:
+    return pl.ds(pl.multiple_of(chunk * sizes.chunk, SUBLANES), sizes.chunk)
+
+
+def _asked(x: jax.Array, chunk: jax.Array, sizes: Sizes) -> jax.Array:
+    """Of a chunk [n, lanes] the queries that there are, and 0 behind them."""
+    place = chunk * sizes.chunk + jax.lax.broadcasted_iota(jnp.int32, (sizes.chunk, 1), 0)
+    return jnp.where(place < sizes.asked, x, jnp.zeros_like(x))
+
+
+# Where lanes hold several heads, a head is taken by setting the channels of the others to 0 on one
+# side of a product: as fast as a product of fewer channels, and nothing is moved across lanes.
+
+
+def _alone(x: jax.Array, head: int, sizes: Sizes) -> jax.Array:
+    """A head's channels [n, lanes] with 0 in the place of the others, or alone [n, channels]."""
+    if sizes.lanes == LANES != sizes.channels:
+        return jnp.where(_of_head(head, sizes), x, jnp.zeros_like(x))
+    return x[:, head * sizes.channels : (head + 1) * sizes.channels]
+
+
+def _whole(x: jax.Array, head: int, sizes: Sizes) -> jax.Array:
+    """What stands on the other side of a product with `_alone`."""
+    return x if sizes.lanes == LANES else _alone(x, head, sizes)
+
+
+def _together(parts: Sequence[jax.Array], sizes: Sizes) -> jax.Array:
+    """Each head's channels from its own part, [n, lanes]."""
+    if sizes.lanes != LANES:
+        return jnp.concatenate(parts, axis=-1)
+    found = parts[0]
+    for head, part in enumerate(parts[1:], 1):
+        found = jnp.where(_of_head(head, sizes), part, found)
+    return found
+
+
+def _of_head(head: int, sizes: Sizes) -> jax.Array:
+    place = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
+    return (place >= head * sizes.channels) & (place < (head + 1) * sizes.channels)
