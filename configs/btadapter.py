@@ -100,7 +100,7 @@ def webvid(size: str) -> ConfigDict:
         context=64,
         btadapter={"mask_rate": 0.7},
         dtype="bfloat16",
-        remat=True,
+        remat="block",
     )
     config.optimizer.update(lr=2e-6, clip=5.0, schedule={"name": "btadapter", "epochs": 1.0})
     config.task.losses = {"vtc": 1.0, "mbta": 0.1, "mbca": 0.1}
@@ -181,7 +181,7 @@ def own_videos() -> ConfigDict:
         size="clip_b32",
         frames=12,
         dtype="float32",
-        remat=False,
+        remat="none",
     )
     config.optimizer.schedule = {"name": "cosine", "warmup": 0.1}
     config.data.train.on_error = "raise"
@@ -193,7 +193,7 @@ def own_videos() -> ConfigDict:
 def bench() -> ConfigDict:
     """The step of `webvid_l14` at half its width, for `vlt.bench`."""
     config = webvid_l14()
-    config.model.update(checkpoint="", size="clip_l14_narrow", dtype="float32", remat=False)
+    config.model.update(checkpoint="", size="clip_l14_narrow", dtype="float32", remat="none")
     return config
 
 

@@ -19,14 +19,18 @@ def base() -> ConfigDict:
                 "tokenizer": "",  # folder, where the checkpoint's own is not meant
                 "frames": 8,  # of a clip
                 "context": 77,  # text tokens, at most the tower's
-                "dtype": "float32",  # of activations; parameters stay float32
-                # "auto": a fused kernel on accelerators, where there is one for the pattern; "plain":
-                # a softmax between two products; "fused": the TPU's kernel, on CPUs interpreted.
+                # Of activations; "auto": "bfloat16" on accelerators, "float32" on CPUs.
+                # Accelerators hold frozen matrices so, too; what is trained stays float32.
+                "dtype": "float32",
+                # "auto": a fused kernel on accelerators, where there is one for the pattern;
+                # "plain": a softmax between two products; "fused": the TPU's, on CPUs interpreted.
                 "attention": "auto",
                 "cls_only": True,  # the last block computes only what is read (exact)
                 "frame_norm": False,  # unit frame embeddings before their mean
                 "renormalise": True,  # False: score by that mean as it is (PE-Core's retrieval)
-                "remat": False,  # recompute blocks in the backward pass: slower, in less memory
+                # What is computed again in the backward pass: "none"; "block", all of each block;
+                # "dots", all but dense layers; "offload", the same, these on the host meanwhile.
+                "remat": "none",
                 "drop_path": 0.0,  # stochastic depth of the vision tower's last block
             },
             # What is trained, (regex of a leaf's path, "frozen" or {"lr": multiplier,

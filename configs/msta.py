@@ -81,6 +81,7 @@ def base(
         neighbour_attention={},
         frames=FRAMES,
         context=32,
+        dtype="auto",
     )
     config.rules = trained(ADAPTERS)
     config.task = common.recognition_task(
@@ -262,7 +263,7 @@ def published_xclip() -> ConfigDict:
 def moving_shapes() -> ConfigDict:
     """Actions of moving shapes: base classes to train on, novel ones of the same motions."""
     config = base(48, 1.0, (), 24, "")
-    config.model.update(checkpoint="tiny_viclip", size="tiny_viclip", context=16)
+    config.model.update(checkpoint="tiny_viclip", size="tiny_viclip", context=16, dtype="float32")
     # The text tower has two blocks, the vision tower four.
     config.model.msta.update(layers=(2, 3), text_layers=(0, 1))
     config.model.adaptformer.bottleneck = 48

@@ -68,6 +68,7 @@ def retrieval(base: str, method: str, frames: int = 0) -> ConfigDict:
         methods=methods,
         frames=frames,
         context=dataset["words"],
+        dtype="auto",
         frame_norm=True,
     )
     for each in methods:

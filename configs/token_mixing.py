@@ -112,6 +112,7 @@ def base(kind: str, large: bool, weights: str, methods: Mapping[str, Any]) -> Co
         methods=tuple(methods),
         frames=FRAMES,
         context=40,
+        dtype="auto",
         # Published for the large model, whatever is set: `0.1 or rate`.
         drop_path=0.1 if large else 0.0,
         **{name: dict(options) for name, options in methods.items()},

@@ -45,7 +45,8 @@ def base(kind: str, row: str, context: int, lr: float) -> ConfigDict:
         methods=methods,
         frames=FRAMES,
         context=context,
-        remat=True,
+        dtype="auto",
+        remat="block",
         # `joint`: the patches of all frames attend together. `pool`: what a frame's embedding is
         # made of once patches merged, `token_mean`, each token once, or `mean`, by their sizes;
         # neither is published.

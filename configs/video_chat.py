@@ -173,7 +173,7 @@ def conversation(size: str, frames: int) -> ConfigDict:
         prompt_tokens=79,
         dtype="bfloat16",
         weights="",  # of the language model: as they are stored, or as "bfloat16" or "int8"
-        remat=True,
+        remat="block",
     )
     config.optimizer.update(b2=0.999, schedule={"name": "cosine", "warmup": 0.03})
     config.task = common.conversation_task(TEMPLATES[size.partition("_")[0]])

@@ -36,7 +36,7 @@ def config(size: str, frames: int, *rules: Any, **methods: dict) -> ml_collectio
         "context": SIZES[size].text.context,
         "cls_only": True,
         "frame_norm": False,
-        "remat": False,
+        "remat": "none",
         "drop_path": 0.0,
     }
     return ml_collections.ConfigDict({"model": model | methods, "rules": (*rules, FROZEN)})

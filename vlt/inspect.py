@@ -1,4 +1,4 @@
-"""`vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4] [--json]`
+"""`vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4 [--traffic]] [--json]`
 
 What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
 weights or a device. With --leaves each leaf, its rule and what reads it (`vlt.training.leaves`);
@@ -27,7 +27,7 @@ from vlt.models.spec import ChatSpec
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import by_path
 from vlt.pytrees.patterns import first_match
-from vlt.training.ahead import AheadError, compile_ahead, format_compiled
+from vlt.training.ahead import AheadError, compile_ahead, format_compiled, format_traffic
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
 
@@ -236,6 +236,8 @@ def main(_: list[str]) -> None:
             compiled = compile_ahead(options.config, options.topology, options.batch)
             report |= compiled
             text += f"\n\n{format_compiled(compiled)}"
+            if options.traffic and compiled["fits"]:
+                text += f"\n\n{format_traffic(compiled)}"
     except (AheadError, ModelFolderError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(json.dumps(report) if options.json else text)

@@ -310,7 +310,7 @@ def test_dropout_is_in_training_alone_and_where_it_is_asked_for(position):
 @pytest.mark.parametrize(("spec", "cls_temporal"), [("joint", "replicate"), ("apart", "none")])
 def test_cls_tokens_alone_are_the_same_and_prompts_are_no_patches(spec, cls_temporal):
     built = model(SPECS[spec], Prompt(2), cls_temporal=cls_temporal)
-    whole = built.clone(cls_only=False, remat=True)
+    whole = built.clone(cls_only=False, remat="block")
     params = random_params(built)
     assert leaves(abstract_params(whole)).keys() == leaves(params).keys()
     np.testing.assert_allclose(features(built, params), features(whole, params), atol=1e-5)

@@ -73,3 +73,42 @@ def test_a_sum_over_devices_is_one_all_reduce(devices):
     """
     found = run_python(code, devices=devices)
     assert found.strip() == str({"all-reduce": {"count": 1, "bytes": 4 * 128}})
+
+
+MOVES = """\
+HloModule jit_step, is_scheduled=true
+
+%look_up (param_0: f32[1000,8], param_1: s32[4]) -> f32[4,8] {
+  %param_1 = s32[4]{0:T(128)} parameter(1)
+  %param_0 = f32[1000,8]{1,0:T(8,128)} parameter(0)
+  %bitcast = f32[1000,8]{1,0:T(8,128)} bitcast(%param_0)
+  ROOT %gather.1 = f32[4,8]{1,0:T(8,128)} gather(%bitcast, %param_1), slice_sizes={1,8}
+}
+
+%body (state: f32[4,8]) -> f32[4,8] {
+  %state = f32[4,8]{1,0:T(8,128)} parameter(0)
+  ROOT %twice.3 = f32[4,8]{1,0:T(8,128)} add(%state, %state)
+}
+
+ENTRY %main (table: f32[1000,8], ids: s32[4]) -> f32[4,8] {
+  %table = f32[1000,8]{1,0:T(8,128)} parameter(0)
+  %ids = s32[4]{0:T(128)} parameter(1)
+  %fusion.7 = f32[4,8]{1,0:T(8,128)} fusion(%table, %ids), kind=kLoop, calls=%look_up
+  %slice.2 = f32[2,8]{1,0:T(8,128)} slice(%table), slice={[0:2], [0:8]}
+  %attention_forward.5 = f32[4,8]{1,0:T(8,128)} custom-call(%fusion.7, %slice.2), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{"cost_estimate":{"flops":"640","bytes_accessed":"0"}}}
+  ROOT %while.4 = f32[4,8]{1,0:T(8,128)} while(%attention_forward.5), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""  # noqa: E501
+
+
+def test_what_each_kind_of_instruction_moves():
+    row = 4 * 8
+    found = {each["kind"]: each for each in hlo.traffic(hlo.parse(MOVES))}
+    # Of a table the rows that are looked up, their numbers, and what is put out.
+    assert found["fusion"] == {"kind": "fusion", "count": 1, "bytes": 4 * row + 4 * 4 + 4 * row}
+    assert found["slice"]["bytes"] == 2 * row + 2 * row
+    # A kernel reads each operand once and writes its result; a loop's body runs three times.
+    assert found["attention_forward"]["bytes"] == 4 * row + 2 * row + 4 * row
+    assert found["twice"] == {"kind": "twice", "count": 3, "bytes": 3 * 2 * 4 * row}
+    assert hlo.memory_traffic(hlo.parse(MOVES)) == sum(each["bytes"] for each in found.values())
+    assert hlo.kernels(hlo.parse(MOVES)) == {"attention_forward": {"count": 1, "operations": 640}}

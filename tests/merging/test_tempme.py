@@ -291,7 +291,7 @@ def test_last_block_of_cls_tokens_alone_is_exact(params):
 
 def test_blocks_can_be_recomputed_in_the_backward_pass(params):
     """Counts, sizes and the matching pass through rematerialisation."""
-    model = DualEncoder(SPEC, (SMALL,), frames=4, remat=True)
+    model = DualEncoder(SPEC, (SMALL,), frames=4, remat="block")
 
     def total(params):
         return model.apply({"params": params}, VIDEO_INPUT, method="encode_video")[0].sum()

@@ -113,7 +113,7 @@ def test_published_counts(size, r, tokens, gmacs):
 def test_more_than_there_is():
     config = {
         "size": "clip_b32", "dtype": "float32", "frames": 12, "cls_only": True,
-        "frame_norm": True, "remat": False, "drop_path": 0.0,
+        "frame_norm": True, "remat": "none", "drop_path": 0.0,
         "methods": ("tome",), "tome": {"r": 4},
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"tome\.r=4: layer 11 .* the largest r .* is 3"):

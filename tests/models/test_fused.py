@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlt.adapters.neighbour_attention import NeighbourAttention, with_neighbours
+from vlt.adapters.neighbour_attention import NeighbourAttention
 from vlt.costs.flops import count
 from vlt.merging.token_mixing import selected
 from vlt.models import fused
@@ -155,9 +155,9 @@ def test_what_the_kernel_does_not_take_is_plain():
 
 
 def test_platforms(monkeypatch):
-    monkeypatch.setattr(fused, "_platform", lambda: "tpu")
+    monkeypatch.setattr(fused, "traced_for", lambda: "tpu")
     assert chosen(plain(), "auto") == (jax.device_count() == 1)
-    monkeypatch.setattr(fused, "_platform", lambda: "gpu")
+    monkeypatch.setattr(fused, "traced_for", lambda: "gpu")
     assert chosen(plain(), "auto", dtype=jnp.bfloat16)
     assert not chosen(plain(), "auto"), "cuDNN has 16 bits alone"
     assert not chosen(sizes(), "auto", dtype=jnp.bfloat16), "and no bias"

@@ -105,7 +105,7 @@ def test_a_call_reaches_every_leaf(pair):
 
 def config(size: str, **methods: dict) -> dict:
     model = {"checkpoint": "", "size": size, "methods": tuple(methods), "dtype": "float32"}
-    model |= {"frames": 8, "context": 35, "cls_only": True, "frame_norm": False, "remat": False}
+    model |= {"frames": 8, "context": 35, "cls_only": True, "frame_norm": False, "remat": "none"}
     return {"model": model | {"drop_path": 0.0} | methods, "rules": PARTIAL}
 
 

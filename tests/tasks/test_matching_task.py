@@ -319,7 +319,7 @@ def test_one_device_and_eight_agree_on_two_steps():
 @pytest.mark.slow
 def test_blip_base_steps_from_shapes():
     config = {"size": "blip_b16_retriever", "methods": (), "dtype": "float32", "frames": 8}
-    config |= {"cls_only": True, "frame_norm": False, "remat": False, "drop_path": 0.0}
+    config |= {"cls_only": True, "frame_norm": False, "remat": "none", "drop_path": 0.0}
     model = build_model(config)
     task = make_task({"task": SECTION}, model.spec)
     rules = ((r"visual/blocks_([0-9]|10)/.*", "frozen"), (".*", {"lr": 1.0}))

@@ -62,7 +62,7 @@ def test_three_knobs_the_cheapest_first():
     assert found == [
         "--config.model.dtype", "--config.model.remat", "--config.optimizer.accumulate", "--batch",
     ]  # fmt: skip
-    config.model.update(dtype="bfloat16", remat=True)
+    config.model.update(dtype="bfloat16", remat="block")
     large = report(bytes={"parameters": 12 * 10**9, "optimizer": 10**9}, batch=8)
     found = knobs(config, large, Mesh)
     assert "--config.mesh.fsdp=8" in found[0] and "--batch=4" in found[1], "one video a chip"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from vlt.models.attention import Attention
 from vlt.models.layers import KAIMING_UNIFORM, Dense, DropPath, LayerNorm, Mlp, uniform
+from vlt.models.remat import rematerialised
 from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Pattern
 
@@ -59,7 +60,7 @@ class Branch(nn.Module):
     options: BranchOptions
     train: bool
     cls_only: bool
-    remat: bool
+    remat: str
     dtype: Any
 
     def setup(self) -> None:
@@ -80,8 +81,7 @@ class Branch(nn.Module):
             self.final_gate = self.param("final_gate", nn.initializers.zeros, shape)
         convolved = options.time_module == "conv"
         temporal, spatial = ConvolutionLayer if convolved else TemporalLayer, SpatialLayer
-        if self.remat:
-            temporal, spatial = nn.remat(temporal), nn.remat(spatial)
+        temporal, spatial = (rematerialised(layer, self.remat) for layer in (temporal, spatial))
         last = options.depth - 1
         drop = [options.drop_path * j / max(last, 1) * self.train for j in range(options.depth)]
         cls_only = [j == last and self.cls_only and not self.train for j in range(options.depth)]

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 
 from vlt.models.gradients import scale_gradient
 from vlt.models.options import TOWERS, check_layers, require_some
+from vlt.models.platforms import traced_for
 from vlt.models.points import BlockScope, Method
 from vlt.models.spec import BertSpec, Spec, TextSpec
 from vlt.models.tokens import Tokens
@@ -193,16 +194,25 @@ class SidePath(nn.Module):
     def _over_time(self, hidden: Tokens, convolve: "TemporalUp") -> jax.Array:
         """W_ut of hidden.x [b, g, n, m], zero where a token takes the spatial path alone."""
         first, x = hidden.protected, hidden.x
-        patches = hidden.by_group(convolve(hidden.by_frame(x[:, :, first:])))
+        patches = self._of_patches(hidden, convolve)
         y = jnp.pad(patches, ((0, 0), (0, 0), (first, 0), (0, 0)))
         if self.options.cls_temporal == "none":
             return y
         cls = x[:, :, : hidden.cls]
         if hidden.frames > 1:
-            cls = convolve(jnp.repeat(cls, hidden.frames, axis=1)).mean(1, keepdims=True)
+            cls = convolve(jnp.repeat(cls, hidden.frames, axis=1), 1).mean(1, keepdims=True)
         else:
-            cls = convolve(cls)
+            cls = convolve(cls, 1)
         return y.at[:, :, : hidden.cls].set(cls)
+
+    def _of_patches(self, hidden: Tokens, convolve: "TemporalUp") -> jax.Array:
+        """W_ut of the patches, [b, g, n - protected, d]."""
+        x = hidden.x[:, :, hidden.protected :]
+        if hidden.frames == 1:
+            return convolve(x, 1)
+        b, g, n, m = x.shape
+        y = convolve(x.reshape(b, n // hidden.frames, hidden.frames, m), 2)
+        return y.reshape(b, g, n, y.shape[-1])
 
 
 class TemporalUp(nn.Module):
@@ -213,17 +223,41 @@ class TemporalUp(nn.Module):
     dtype: jax.typing.DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, t, n, m] -> [b, t, n, d]; leaves kernel [3, m / groups, d] and bias [d]."""
-        b, t, n, m = x.shape
+    def __call__(self, x: jax.Array, axis: int) -> jax.Array:
+        """[b, ., ., m] -> [b, ., ., d] along the frames' axis; leaves kernel [3, m / groups, d] and
+        bias [d]."""
+        m = x.shape[-1]
         groups = math.gcd(m, self.width)
         kernel = self.param("kernel", KAIMING_NORMAL, (3, m // groups, self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
-        kernel = kernel.astype(self.dtype).reshape(3, m // groups, groups, -1)
-        shape = (b, t + 2, n, groups, m // groups)
-        x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))).reshape(shape)
-        y = jnp.zeros((), self.dtype)
-        # The gradient of a grouped convolution takes hundreds of times as long on a CPU.
-        for tap, weights in enumerate(kernel):
-            y += jnp.einsum("btngi,igo->btngo", x[:, tap : tap + t], weights)
-        return y.reshape(b, t, n, self.width) + bias
+        convolve = _convolved if traced_for() == "tpu" else _sum_of_taps
+        return convolve(x, kernel.astype(self.dtype), groups, axis) + bias
+
+
+def _sum_of_taps(x: jax.Array, kernel: jax.Array, groups: int, axis: int) -> jax.Array:
+    # The gradient of a grouped convolution takes hundreds of times as long on a CPU.
+    frames = x.shape[axis]
+    padding = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
+    x = jnp.pad(x, padding)
+    x = x.reshape(*x.shape[:-1], groups, kernel.shape[1])
+    y = jnp.zeros((), x.dtype)
+    for tap, weights in enumerate(kernel.reshape(3, kernel.shape[1], groups, -1)):
+        some = jax.lax.slice_in_dim(x, tap, tap + frames, axis=axis)
+        y += jnp.einsum("bpqgi,igo->bpqgo", some, weights)
+    return y.reshape(*y.shape[:3], kernel.shape[2])
+
+
+def _convolved(x: jax.Array, kernel: jax.Array, groups: int, axis: int) -> jax.Array:
+    # There a group's few channels would each be laid apart: with zeros between the groups it is a
+    # matrix product a tap, for a twentieth more operations of a block.
+    window = [3 if i == axis else 1 for i in (1, 2)]
+    entering, leaving = (jnp.arange(n) * groups // n for n in (x.shape[-1], kernel.shape[-1]))
+    own = (entering[:, None] == leaving).astype(kernel.dtype)
+    whole = jnp.tile(kernel, (1, groups, 1)) * own
+    return jax.lax.conv_general_dilated(
+        x,
+        whole.reshape(*window, *whole.shape[1:]),
+        (1, 1),
+        [(size // 2, size // 2) for size in window],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )

@@ -14,6 +14,7 @@ import jax
 from vlt.adapters.over_time import OverTime
 from vlt.models.block import Block
 from vlt.models.points import TowerScope, copy_leaves
+from vlt.models.remat import rematerialised
 from vlt.models.spec import Spec, VisionSpec
 from vlt.models.tokens import Tokens
 
@@ -76,14 +77,14 @@ class TimeBlocks(nn.Module):
 
     options: TemporalTransformer
     spec: VisionSpec
-    remat: bool
+    remat: str
     dtype: jax.typing.DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, t, n, d] -> [b, t, n, d]."""
         tokens = Tokens(self.options.along_time(self, x), cls=0, protected=0)
-        block = nn.remat(Block) if self.remat else Block
+        block = rematerialised(Block, self.remat)
         for layer in range(self.options.layers):
             tokens = block(
                 self.spec.heads,

@@ -1,4 +1,4 @@
-"""vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4] [--json]
+"""vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4 [--traffic]] [--json]
 
 What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
 weights or a device. With --leaves each leaf, its rule and what reads it; with a topology, what a
@@ -17,6 +17,7 @@ def parse(argv: list[str]) -> list[str]:
     flags.DEFINE_integer(
         "batch", 0, "Videos of a step there; the config's by default.", lower_bound=0
     )
+    flags.DEFINE_bool("traffic", False, "List what the step moves there, by kind of instruction.")
     flags.DEFINE_bool("leaves", False, "List each leaf: shape, rule, learning rate, what reads it.")
     flags.DEFINE_bool("json", False, "Print one JSON object and nothing else.")
     return parse_flags(argv, __doc__)

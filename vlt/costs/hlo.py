@@ -1,12 +1,12 @@
 """What a compiled program moves, read off its text (XLA's HLO).
 
-A loop's body counts once: the text does not always say how often it runs.
+A loop's body counts as often as the text says that it runs, and once where it does not say.
 """
 
 import math
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"),
@@ -20,6 +20,11 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (\(.*?\)|\S+) ([a-z][a-z0-9-]
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(r"(?:body|to_apply|calls)=%?([\w.-]+)")
 _NAME = re.compile(r"%([\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_KERNEL = 'custom_call_target="tpu_custom_call"'
+_ASKED = re.compile(r'"flops":"(\d+)"')
+# What reads of its first operand no more than it puts out.
+_PICKING = {"gather", "dynamic-slice", "slice"}
 _ON_CHIP = re.compile(r"S\([1-9]\d*\)")  # a memory space other than the device's main memory
 
 
@@ -27,7 +32,10 @@ class Instruction(NamedTuple):
     """One line of a computation.
 
     Attributes:
-      shape: of its result, as text. operands: names of its operands. called: computations.
+      shape: of its result, as text. operands: names of its operands, of a parameter its number.
+      called: computations.
+      trips: of a loop, how often its body runs, 1 where the text does not say.
+      operations: that a kernel declares, 2 a multiply-accumulate; None for what is no kernel.
     """
 
     name: str
@@ -35,6 +43,8 @@ class Instruction(NamedTuple):
     opcode: str
     operands: tuple[str, ...]
     called: tuple[str, ...]
+    trips: int = 1
+    operations: int | None = None
 
 
 Program = dict[str, list[Instruction]]  # by computation, the entry under ''
@@ -51,8 +61,17 @@ def parse(text: str) -> Program:
         elif match := _INSTRUCTION.match(line):
             name, shape, opcode, rest = match.groups()
             operands = tuple(_NAME.findall(rest[: _closing(rest)]))
-            current.append(Instruction(name, shape, opcode, operands, tuple(_CALLED.findall(rest))))
+            if opcode == "parameter":
+                operands = (rest.partition(")")[0],)
+            called = tuple(_CALLED.findall(rest))
+            trips = int(found[1]) if (found := _TRIPS.search(rest)) else 1
+            kernel = _operations(rest) if _KERNEL in rest else None
+            current.append(Instruction(name, shape, opcode, operands, called, trips, kernel))
     return program
+
+
+def _operations(text: str) -> int:
+    return int(found[1]) if (found := _ASKED.search(text)) else 0
 
 
 def _closing(text: str) -> int:
@@ -77,23 +96,46 @@ def nbytes(shape: str, main_memory: bool = False) -> int:
 
 def executed(program: Program, computation: str = "") -> Iterator[Instruction]:
     """The entry's instructions, and those of the loops and branches that it calls."""
+    return (instruction for instruction, _ in _repeated(program, computation))
+
+
+def _repeated(
+    program: Program, computation: str = "", times: int = 1
+) -> Iterator[tuple[Instruction, int]]:
+    """As `executed`, each with how often it runs."""
     for instruction in program[computation]:
-        yield instruction
+        yield instruction, times
         if instruction.opcode in ("while", "conditional", "call"):
             for called in instruction.called:
-                yield from executed(program, called)
+                yield from _repeated(program, called, times * instruction.trips)
 
 
 def collectives(program: Program) -> dict[str, dict[str, int]]:
     """{kind: {"count": its calls, "bytes": what one device has of their results}}."""
     found: dict[str, dict[str, int]] = {}
-    for instruction in executed(program):
+    for instruction, times in _repeated(program):
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
             entry = found.setdefault(kind, {"count": 0, "bytes": 0})
-            entry["count"] += 1
-            entry["bytes"] += _result_bytes(instruction)
+            entry["count"] += times
+            entry["bytes"] += times * _result_bytes(instruction)
     return found
+
+
+def kernels(program: Program) -> dict[str, dict[str, int]]:
+    """{name of a kernel: {"count": its calls, "operations": that they declare, all together}}."""
+    found: dict[str, dict[str, int]] = {}
+    for instruction, times in _repeated(program):
+        if instruction.operations is not None:
+            entry = found.setdefault(_kind(instruction), {"count": 0, "operations": 0})
+            entry["count"] += times
+            entry["operations"] += times * instruction.operations
+    return found
+
+
+def _kind(instruction: Instruction) -> str:
+    """Its name without the number."""
+    return re.sub(r"[.\d]+$", "", instruction.name)
 
 
 def _result_bytes(instruction: Instruction) -> int:
@@ -110,15 +152,67 @@ def _array_bytes(shape: str) -> list[int]:
 
 def memory_traffic(program: Program) -> int:
     """Bytes that go to and from main memory: what every instruction reads and writes of it."""
-    places = {i.name: nbytes(i.shape, main_memory=True) for i in executed(program)}
-    total = 0
-    for instruction in executed(program):
+    return sum(moved for _, moved, _ in _moves(program))
+
+
+def traffic(program: Program) -> list[dict[str, Any]]:
+    """`memory_traffic` by kind of instruction, the most first: `kind`, `count`, `bytes`.
+
+    The kind is the compiler's name, which says what was joined: `convert_reduce_fusion`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for instruction, moved, times in _moves(program):
+        kind = _kind(instruction)
+        entry = found.setdefault(kind, {"kind": kind, "count": 0, "bytes": 0})
+        entry["count"] += times
+        entry["bytes"] += moved
+    return sorted(found.values(), key=lambda entry: -entry["bytes"])
+
+
+def _moves(program: Program) -> Iterator[tuple[Instruction, int, int]]:
+    """Instructions that touch main memory, their bytes there, and how often they run."""
+    shapes = {i.name: i.shape for i in executed(program)}
+    for instruction, times in _repeated(program):
         opcode = instruction.opcode
         if opcode in _FREE or opcode.endswith("-done"):
             continue
         if opcode.endswith("-start"):  # from one memory to another: the main one is touched once
-            total += min(_array_bytes(instruction.shape), default=0)
+            moved = min(_array_bytes(instruction.shape), default=0)
         else:
-            read = sum(places.get(name, 0) for name in set(instruction.operands))
-            total += places[instruction.name] + read
-    return total
+            moved = _touched(program, instruction, shapes)
+        yield instruction, times * moved, times
+
+
+def _touched(program: Program, instruction: Instruction, shapes: Mapping[str, str]) -> int:
+    """Bytes that an instruction reads and writes of main memory."""
+    operands = list(dict.fromkeys(name for name in instruction.operands if name in shapes))
+    whole = {name: nbytes(shapes[name], main_memory=True) for name in operands}
+    result = nbytes(instruction.shape, main_memory=True)
+    if instruction.opcode in _PICKING:
+        read = min(whole.get(operands[0], 0), nbytes(instruction.shape))
+        return result + read + sum(whole[name] for name in operands[1:])
+    if instruction.opcode == "fusion":
+        inner = {name: program[name] for name in instruction.called if name in program}
+        for body in inner.values():
+            for place, name in enumerate(instruction.operands):
+                if name in whole:
+                    some = _read_inside(body, place)
+                    whole[name] = whole[name] if some is None else min(whole[name], some)
+    return result + sum(whole.values())
+
+
+def _read_inside(body: list[Instruction], place: int) -> int | None:
+    """Bytes that a fusion reads of one operand where it only picks some; None where it does not."""
+    names = {i.name for i in body if i.opcode == "parameter" and i.operands == (str(place),)}
+    if not names:
+        return None
+    read = 0
+    for instruction in body:
+        if not names.isdisjoint(instruction.operands):
+            if instruction.opcode == "bitcast":
+                names.add(instruction.name)
+            elif instruction.opcode in _PICKING and instruction.operands[0] in names:
+                read += nbytes(instruction.shape)
+            else:
+                return None
+    return read

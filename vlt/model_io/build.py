@@ -18,6 +18,8 @@ from vlt.models.dual_encoder import DualEncoder
 from vlt.models.fused import IMPLEMENTATIONS
 from vlt.models.leaves import shapes_alone
 from vlt.models.narrow import WEIGHTS, narrowed_shapes
+from vlt.models.platforms import traced_for
+from vlt.models.remat import POLICIES
 from vlt.models.retriever import Retriever
 from vlt.models.sizes import SIZES
 from vlt.models.spec import ChatSpec, Spec
@@ -35,6 +37,7 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
 }
 Model = TypeVar("Model", bound=VideoModel)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+AUTO = "auto"
 
 
 def merges_tokens(model: VideoModel) -> bool:
@@ -90,11 +93,11 @@ def build_model(
         if config["size"] not in SIZES:
             raise ValueError(f"unknown size {config['size']!r}{near(config['size'], SIZES)}")
         spec = with_video(SIZES[config["size"]], config.get("video", {}), config["frames"])
-    if config["dtype"] not in DTYPES:
-        raise ValueError(f"unknown model.dtype: {config['dtype']!r}{near(config['dtype'], DTYPES)}")
-    attention = config.get("attention", "auto")
-    if attention not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown model.attention: {attention!r}{near(attention, IMPLEMENTATIONS)}")
+    known = {"dtype": (*DTYPES, AUTO), "attention": IMPLEMENTATIONS, "remat": tuple(POLICIES)}
+    for name, values in known.items():
+        value = config.get(name, values[0])
+        if value not in values:
+            raise ValueError(f"unknown model.{name}: {value!r}{near(value, values)}")
     if not 0 <= config["drop_path"] < 1:
         raise ValueError(f"model.drop_path must be >= 0 and < 1, got {config['drop_path']}")
     _check_weights(config.get("weights", ""), spec)
@@ -110,10 +113,16 @@ def build_model(
         std=tuple(pixels["std"]),
         remat=config["remat"],
         drop_path=config["drop_path"],
-        dtype=DTYPES[config["dtype"]],
+        dtype=_dtype(config["dtype"]),
         weights=config.get("weights", ""),
-        attention=config.get("attention", "auto"),
+        attention=config.get("attention", AUTO),
     )
+
+
+def _dtype(name: str) -> Any:
+    if name == AUTO:
+        name = "float32" if traced_for() == "cpu" else "bfloat16"
+    return DTYPES[name]
 
 
 def _check_weights(weights: str, spec: Spec) -> None:

@@ -40,7 +40,7 @@ AS_STORED = {
     "methods": (),
     "dtype": "float32",
     "cls_only": True,
-    "remat": False,
+    "remat": "none",
     "drop_path": 0.0,
     "weights": "",
     "attention": "auto",

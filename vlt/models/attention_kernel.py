@@ -100,7 +100,7 @@ def attention(
 ) -> jax.Array:
     """What queries [r, q, d] find in keys and values [r, m, d], [r, q, d]; softmax in float32.
 
-    heads: the d channels are of so many, one after another. interpret: runs on any platform, slowly.
+    heads: the d channels are of so many, one after another. interpret: on any platform, slowly.
 
     Raises:
       ValueError: a gradient of the scale or bias that all rows share is asked for.
@@ -117,7 +117,8 @@ def _attention_forward(
             "learned; take model.attention='plain'"
         )
     given = jax.tree.map(lambda x: x.value, (query, key, value, terms), is_leaf=_is_primal)
-    return _forward(*given, heads, interpret), given
+    query, key, value, terms = given
+    return _forward(query, key, value, terms, heads, interpret), given
 
 
 def _is_primal(x: Any) -> bool:
@@ -181,10 +182,9 @@ class _Kernel:
         self._interpret = interpret
         self._grid = (len(query) // sizes.rows, query.shape[-1] // sizes.lanes)
         short = sizes.chunks * sizes.chunk - sizes.asked  # else what is read there is undefined
-        self._terms = LogitTerms(
-            *(None if x is None else jnp.pad(x, ((0, short), (0, 0))) for x in terms[:2]),
-            None if terms.key_bias is None else terms.key_bias[:, None],
-        )
+        scale, bias = (x if x is None else jnp.pad(x, ((0, short), (0, 0))) for x in terms[:2])
+        own = terms.key_bias
+        self._terms = LogitTerms(scale, bias, own if own is None else own[:, None])
 
     def __call__(
         self,
@@ -204,7 +204,7 @@ class _Kernel:
         results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for some in found.values() for x in some]
         logits = math.prod(self._grid) * len(sizes.heads) * sizes.rows * sizes.asked * sizes.keys
         needed = _bytes(sizes, arrays[0].dtype.itemsize, self._terms[:2])
-        count = len(arrays) - len(terms)
+        count, moved = len(arrays) - len(terms), [*arrays, *results]
         return pl.pallas_call(
             functools.partial(_by_row, step, sizes, tree, count, len(results)),
             grid=self._grid,
@@ -219,7 +219,7 @@ class _Kernel:
             cost_estimate=pl.CostEstimate(
                 flops=2 * products * logits * sizes.channels,
                 transcendentals=logits,
-                bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*arrays, *results)),
+                bytes_accessed=sum(math.prod(x.shape) * x.dtype.itemsize for x in moved),
             ),
             interpret=self._interpret,
             name=name,
@@ -231,11 +231,11 @@ class _Kernel:
         tokens = {"queries": sizes.chunks * sizes.chunk, "keys": sizes.keys}
 
         def part(kind: str) -> pl.BlockSpec:
-            if kind in tokens:
-                shape = (sizes.rows, tokens[kind], sizes.lanes)
-                return pl.BlockSpec(shape, lambda row, lanes: (row, 0, lanes))
-            shape = (1, sizes.rows, 1, sizes.keys)
-            return pl.BlockSpec(shape, lambda row, lanes: (lanes, row, 0, 0))
+            if kind not in tokens:
+                of_step = (1, sizes.rows, 1, sizes.keys)
+                return pl.BlockSpec(of_step, lambda row, lanes: (lanes, row, 0, 0))
+            shape = (sizes.rows, tokens[kind], sizes.lanes)
+            return pl.BlockSpec(shape, lambda row, lanes: (row, 0, lanes))
 
         return [part(kind) for kind, some in arrays.items() for _ in some]
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.attention import LOWEST, Attention, causal_bias, causal_bias_behind
-from vlt.models.layers import Dense, LayerNorm, Mlp, constrain_sharding
+from vlt.models.layers import Dense, Embedding, LayerNorm, Mlp, constrain_sharding
 from vlt.models.points import Method, of_tower
 from vlt.models.spec import BertSpec, QFormerSpec
 from vlt.models.tokens import KeysValues, Pattern
@@ -74,7 +74,7 @@ class Bert(nn.Module):
         Returns the memory after it as well. Hidden states are of `dtype`, logits float32.
         """
         spec = self.spec
-        embedding = nn.Embed(
+        embedding = Embedding(
             spec.vocab,
             spec.width,
             embedding_init=self.spec.init,
@@ -97,7 +97,7 @@ class Bert(nn.Module):
         return (self._logits(embedding, x) if self.head and to_words else x), memories
 
     def _embed(
-        self, embedding: nn.Embed, ids: jax.Array, index: jax.Array | int, train: bool
+        self, embedding: Embedding, ids: jax.Array, index: jax.Array | int, train: bool
     ) -> jax.Array:
         spec = self.spec
         if ids.shape[-1] > spec.context:
@@ -119,7 +119,7 @@ class Bert(nn.Module):
             return causal_bias(length)
         return causal_bias_behind(index, ids.shape[-1], length)
 
-    def _logits(self, embedding: nn.Embed, x: jax.Array) -> jax.Array:
+    def _logits(self, embedding: Embedding, x: jax.Array) -> jax.Array:
         return LanguageHead(self.spec, self.dtype, name="lm_head")(x, embedding.embedding)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.attention import LOWEST
 from vlt.models.bert import PostNormLayer
-from vlt.models.layers import Dense, LayerNorm
+from vlt.models.layers import Dense, Embedding, LayerNorm
 from vlt.models.spec import ChatSpec, QFormerSpec
 from vlt.models.tokens import Pattern
 
@@ -110,7 +110,7 @@ class QFormer(nn.Module):
                 f"an instruction of {ids.shape[1]} tokens; the Q-Former has {spec.context} "
                 "positions"
             )
-        embedding = nn.Embed(
+        embedding = Embedding(
             spec.vocab,
             spec.width,
             embedding_init=spec.init,

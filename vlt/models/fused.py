@@ -1,9 +1,10 @@
 """Which attention never writes its logits out, and how it is split over a mesh.
 
-| platform | what computes it | where |
+| platform | what computes it | of what |
 |---|---|---|
-| TPU | one kernel of ours (`vlt.models.attention_kernel`) | at least 16 queries and 16 keys, which fit on chip |
-| GPU | cuDNN's, through `jax.nn.dot_product_attention` | 16 bits, nothing that changes logits, heads of a multiple of 8 channels, at most 128 |
+| TPU | `vlt.models.attention_kernel` | at least 16 queries and keys, which fit on chip |
+| GPU | cuDNN, by `jax.nn.dot_product_attention` | 16 bits, heads of a multiple of 8 channels, |
+| | | at most 128, nothing that changes logits |
 
 Neither knows dropout, learned weights of keys, or a bias of its own for every query of every row;
 those, other shapes and CPUs have attention as `vlt.models.attention` writes it.
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from vlt.models.platforms import traced_for
 from vlt.models.tokens import Attend, Pattern
 
 IMPLEMENTATIONS = ("auto", "plain", "fused")
@@ -37,7 +39,7 @@ def fused(query: jax.Array, key: jax.Array, pattern: Pattern) -> Attend | None:
     By `implementation`: `auto`, where the platform has it; `plain`, nothing; `fused`, the TPU's
     kernel on every platform, interpreted where it is none.
     """
-    chosen, platform = implementation.value, _platform()
+    chosen, platform = implementation.value, traced_for()
     if chosen == "plain" or (chosen == "auto" and platform == "cpu"):
         return None
     if chosen == "auto" and platform in ("gpu", "cuda"):
@@ -45,15 +47,6 @@ def fused(query: jax.Array, key: jax.Array, pattern: Pattern) -> Attend | None:
     if chosen == "auto" and platform != "tpu":
         return None
     return _kernel(query, key, pattern, interpret=platform != "tpu")
-
-
-def _platform() -> str:
-    """That a program is traced for."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.abstract_device is not None:
-        return str(mesh.abstract_device.platform)
-    device = jax.config.jax_default_device
-    return str(getattr(device, "platform", device) or jax.default_backend())
 
 
 def _cudnn_takes(query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
@@ -82,19 +75,20 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
     # Where no TPU is, what belongs to one is not imported either.
     from vlt.models import attention_kernel
 
-    *of_all, key_bias = terms
-    if not attention_kernel.fits(*map(_rows, (query, key)), query.shape[2], of_all):
+    scale, bias, _ = terms
+    if not attention_kernel.fits(_rows(query), _rows(key), query.shape[2], (scale, bias)):
         return None
 
-    def local(key_bias: jax.Array | None, *three: jax.Array) -> jax.Array:
+    def local(scale: Any, bias: Any, key_bias: Any, *three: jax.Array) -> jax.Array:
         """On one device, [b, g, q|m, d]."""
-        heads = three[0].shape[-1] // channels
-        rows = [x.reshape(-1, *x.shape[2:]) for x in three]
+        query, key, value = (x.reshape(-1, *x.shape[2:]) for x in three)
         own = None if key_bias is None else key_bias.reshape(-1, key_bias.shape[-1])
-        terms = attention_kernel.LogitTerms(*of_all, own)
-        return attention_kernel.attention(*rows, terms, heads, interpret).reshape(three[0].shape)
+        terms = attention_kernel.LogitTerms(scale, bias, own)
+        mine = query.shape[-1] // channels
+        y = attention_kernel.attention(query, key, value, terms, mine, interpret)
+        return y.reshape(three[0].shape)
 
-    return functools.partial(split(local), key_bias)
+    return functools.partial(split(local), *terms)
 
 
 def _rows(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -148,7 +142,7 @@ def _splitting(query: jax.Array, interpret: bool) -> Splitting | None:
     def split(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return jax.shard_map(
             function,
-            in_specs=(rows, tokens, tokens, tokens),
+            in_specs=(PartitionSpec(), PartitionSpec(), rows, tokens, tokens, tokens),
             out_specs=tokens,
             check_vma=False,
         )

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block
-from vlt.models.layers import Dense, RMSNorm
+from vlt.models.layers import Dense, Embedding, RMSNorm
 from vlt.models.points import Method, of_tower
+from vlt.models.remat import rematerialised
 from vlt.models.rotary import Rotary
 from vlt.models.spec import LlamaSpec
 from vlt.models.tokens import KeysValues, Tokens
@@ -20,21 +21,21 @@ from vlt.models.tokens import KeysValues, Tokens
 class Llama(nn.Module):
     """Embeddings of words, causal blocks, and a head over the vocabulary.
 
-    A batch's groups [b, g, l] (beams) read nothing of each other. remat: recompute each block in
-    the backward pass.
+    A batch's groups [b, g, l] (beams) read nothing of each other. remat: of
+    `vlt.models.remat.POLICIES`.
     """
 
     tower: ClassVar[str] = "text"
 
     spec: LlamaSpec
     methods: tuple[Method, ...] = ()
-    remat: bool = False
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         spec = self.spec
         self._own_rows = sum(method.word_rows for method in self._active)
-        self.token_embedding = nn.Embed(
+        self.token_embedding = Embedding(
             spec.vocab - self._own_rows, spec.width, embedding_init=spec.init, dtype=self.dtype
         )
         if self._own_rows:
@@ -112,7 +113,7 @@ class Llama(nn.Module):
 
     def _block(self, layer: int, remember: bool, train: bool) -> Block:
         spec = self.spec
-        block = nn.remat(Block) if self.remat else Block
+        block = rematerialised(Block, self.remat)
         return block(
             spec.heads,
             spec.mlp_width,

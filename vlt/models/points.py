@@ -88,7 +88,7 @@ class TowerScope(Scope, Protocol):
     embed_dim: int
     cls_only: bool
     read: int
-    remat: bool
+    remat: str
     shared: Mapping[str, nn.Module] | None
     position_embedding: jax.Array
     class_embedding: jax.Array

@@ -10,8 +10,9 @@ import numpy as np
 
 from vlt.models.block import Block
 from vlt.models.interpolation import sinusoid_halves
-from vlt.models.layers import Dense, LayerNorm
+from vlt.models.layers import Dense, Embedding, LayerNorm
 from vlt.models.points import Method, of_tower
+from vlt.models.remat import rematerialised
 from vlt.models.spec import TextSpec
 from vlt.models.tokens import Tokens
 
@@ -25,7 +26,7 @@ class TextTransformer(nn.Module):
     embed_dim: int
     methods: tuple[Method, ...] = ()
     shared: Mapping[str, nn.Module] | None = None
-    remat: bool = False
+    remat: str = "none"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -83,7 +84,7 @@ class TextTransformer(nn.Module):
             raise ValueError(
                 f"{ids.shape[1]} text tokens, but the tower's context is {spec.context}"
             )
-        embedding = nn.Embed(
+        embedding = Embedding(
             spec.vocab,
             spec.width,
             embedding_init=nn.initializers.normal(0.02),
@@ -134,7 +135,7 @@ class TextTransformer(nn.Module):
 
     def _block(self, layer: int, train: bool) -> Block:
         spec = self.spec
-        block = nn.remat(Block) if self.remat else Block
+        block = rematerialised(Block, self.remat)
         return block(
             spec.heads,
             spec.mlp_width,

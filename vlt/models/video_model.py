@@ -42,7 +42,7 @@ class VideoModel(nn.Module):
     renormalise: bool = True
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
-    remat: bool = False
+    remat: str = "none"
     drop_path: float = 0.0
     dtype: Any = jnp.float32
     weights: str = ""

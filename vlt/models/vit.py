@@ -13,6 +13,7 @@ from vlt.models.interpolation import sinusoid
 from vlt.models.layers import Dense, LayerNorm
 from vlt.models.points import Method, of_tower
 from vlt.models.pooler import Pooler
+from vlt.models.remat import rematerialised
 from vlt.models.rotary import frame_places
 from vlt.models.spec import VisionSpec
 from vlt.models.tokens import Tokens, grouped_by_place, grouped_together, without_prompts
@@ -54,7 +55,7 @@ class VisionTransformer(nn.Module):
     tokens_read: a text model attends to the tokens. cls_only: where nothing reads the last block's
     patches, compute its CLS tokens alone (exact). frame_norm: unit-normalise the embedding of each
     frame before the mean over time (CLIP4Clip, TempMe); else plain mean (BT-Adapter). remat:
-    recompute each block in the backward pass. drop_path: of the last block in training; the rate
+    of `vlt.models.remat.POLICIES`. drop_path: of the last block in training; the rate
     rises linearly from 0 in the first (BLIP's stochastic depth). read: of a chat model, which
     states are handed on as they are: 1 for the last block's, 2 for those of the one before it; 0
     for the last block's behind the final LayerNorm. feature_blocks: those behind which cached
@@ -69,7 +70,7 @@ class VisionTransformer(nn.Module):
     cls_only: bool = True
     frame_norm: bool = False
     shared: Mapping[str, nn.Module] | None = None
-    remat: bool = False
+    remat: str = "none"
     drop_path: float = 0.0
     dtype: Any = jnp.float32
     tokens_read: bool = False
@@ -322,7 +323,7 @@ class VisionTransformer(nn.Module):
         last = layer == spec.layers - 1
         patches_read = self.tokens_read or any(m.reads_patches for m in self._active)
         cls_read = self.cls_only and last and not patches_read and spec.pool == "cls"
-        block = nn.remat(Block) if self.remat else Block
+        block = rematerialised(Block, self.remat)
         return block(
             spec.heads,
             spec.mlp_width,

@@ -29,6 +29,7 @@ from vlt.training.program import TrainingProgram
 from vlt.training.serving import ServingProgram
 from vlt.training.step import TrainState
 
+TOLD = 20  # kinds of instructions in a table of traffic
 SIGN_OF_LIFE_S = 10.0  # seconds between lines while a step compiles
 
 
@@ -57,10 +58,11 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
         model's.
     """
     kind, _ = check_topology(topology)
-    model, serves = build_for_shapes(config.model), not config.train.steps
+    mesh, serves = make_mesh(config.mesh, topology_devices(topology)), not config.train.steps
+    with jax.set_mesh(mesh):  # whose chips "auto" means
+        model = build_for_shapes(config.model)
     if serves and not isinstance(model, ChatModel):
         raise ValueError("--topology compiles a training step, and this config trains nothing")
-    mesh = make_mesh(config.mesh, topology_devices(topology))
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     parts *= 1 if serves else config.optimizer.accumulate
     asked = batch or (1 if serves else config.data.train.get("batch_size"))
@@ -208,23 +210,36 @@ def _cost(compiled: Any, chip: Chip, report: Mapping[str, Any]) -> dict[str, Any
         "bytes_padding": memory.argument_size_in_bytes - kept,
         "collectives": moved,
         "collective_bytes": network,
-        "roofline": roofline(chip, report["flops"], hlo.memory_traffic(program), network),
+        "kernels": {name: entry["count"] for name, entry in hlo.kernels(program).items()},
+        "traffic": hlo.traffic(program),
+        "roofline": roofline(
+            chip, report["flops"], hlo.memory_traffic(program), network, _operations(compiled)
+        ),
     }
 
 
-def roofline(chip: Chip, flops: float, memory_bytes: float, network_bytes: float) -> dict[str, Any]:
+def _operations(compiled: Any) -> float:
+    """That a compiled program runs, by the compiler: with what it or a kernel computes again."""
+    found = compiled.cost_analysis() or {}
+    return float(found.get("flops", 0))
+
+
+def roofline(
+    chip: Chip, flops: float, memory_bytes: float, network_bytes: float, run: float = 0
+) -> dict[str, Any]:
     """The least time of a step, as if computing and moving went on at once at the chip's peaks.
 
-    `utilisation` is the share of the peak rate that is left then: no step can have more.
+    `utilisation` is the share of the peak rate that is left for `flops` then: no step can have
+    more. run: operations that the compiled program runs, where they are more.
     """
     seconds = {
-        "compute_s": flops / chip.flops,
+        "compute_s": max(flops, run) / chip.flops,
         "memory_s": memory_bytes / chip.hbm_rate,
         "network_s": network_bytes / chip.ici_rate,
     }
     step = max(seconds.values())
     bound = max(seconds, key=lambda name: seconds[name]).removesuffix("_s")
-    utilisation = seconds["compute_s"] / step
+    utilisation = flops / chip.flops / step
     return seconds | {"step_s": step, "bound_by": bound, "utilisation": utilisation}
 
 
@@ -263,8 +278,8 @@ def knobs(config: Any, report: Mapping[str, Any], mesh: Mesh) -> list[str]:
             f"--config.mesh.data=1 --config.mesh.fsdp={mesh.size}: a part of the parameters and "
             "optimizer on each chip, gathered where they are used"
         )
-    if not config.model.remat:
-        found.append("--config.model.remat=True: activations anew, for a third more operations")
+    if config.model.remat == "none":
+        found.append("--config.model.remat=block: activations anew, for a third more operations")
     parts, more = report["batch"] // mesh.size, 2 * config.optimizer.accumulate
     if parts % more == 0:
         found.append(
@@ -308,10 +323,27 @@ def _of_fitting(report: Mapping[str, Any]) -> list[str]:
         _line("fits", f"in {_gigabytes(report['hbm_bytes_of_chip'])}"),
         "collectives of each chip:",
         *moved,
+        _line("attention kernels", _counted(report["kernels"])),
         _line("at the chip's peaks", f"{shares} ms"),
         _line("step, at the least", f"{step_ms:.2f} ms, by {estimate['bound_by']}"),
         _line("utilisation, at the most", f"{used:.0%}"),
     ]
+
+
+def _counted(kernels: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count} times" for name, count in kernels.items()) or "none"
+
+
+def format_traffic(report: Mapping[str, Any]) -> str:
+    """What the compiled step reads and writes of main memory, by kind of instruction."""
+    moved = report["traffic"]
+    total = sum(each["bytes"] for each in moved)
+    lines = [f"{'instructions':36}{'times':>8}{'GB':>10}{'share':>8}"]
+    for each in moved[:TOLD]:
+        share = each["bytes"] / total
+        lines.append(f"{each['kind']:36}{each['count']:8,d}{each['bytes'] / 1e9:10.3f}{share:8.1%}")
+    rest = sum(each["bytes"] for each in moved[TOLD:])
+    return "\n".join([*lines, f"{'others':44}{rest / 1e9:10.3f}{rest / total:8.1%}"])
 
 
 def _of_misfit(report: Mapping[str, Any]) -> list[str]:

@@ -7,12 +7,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from vlt.model_io.build import abstract_params, example_inputs, input_names
 from vlt.models.spec import Spec
 from vlt.models.video_model import VideoModel
+from vlt.pytrees.paths import path_name
 from vlt.runtime.mesh import (
     MeshError,
     batch_sharding,
@@ -63,16 +65,37 @@ class TrainingProgram:
         """The state before the first step, and the frozen leaves, on their devices."""
         check_rules(self.config.sharding.params, params)
         trained, frozen = partition(params, self.config.rules)
+        frozen = self._held(frozen)
         frozen = place_whole(frozen, self.shardings(frozen))
         seed = np.uint32(self.config.seed)
         places = self.shardings(jax.eval_shape(self._create, trained, frozen, seed))
         return jax.jit(self._create, out_shardings=places)(trained, frozen, seed), frozen
+
+    def _held(self, frozen: dict[str, Any]) -> dict[str, Any]:
+        """Frozen leaves as they are read: on accelerators, matrices as activations are.
+
+        What reads a kernel or a table turns it to that type in any case, in every step.
+        """
+        narrow = jnp.dtype(self.module.dtype)
+        if narrow.itemsize >= 4 or self.mesh.devices.flat[0].platform == "cpu":
+            return frozen
+
+        def held(path: tuple[Any, ...], leaf: Any) -> Any:
+            matrix = path_name(path).endswith(("kernel", "embedding")) and leaf.ndim > 1
+            if not matrix or leaf.dtype != jnp.float32:
+                return leaf
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct(leaf.shape, narrow)
+            return np.asarray(leaf).astype(narrow)
+
+        return jax.tree_util.tree_map_with_path(held, frozen)
 
     def shapes(self) -> tuple[TrainState, dict[str, Any]]:
         """As `placed`, without weights."""
         params = abstract_params(self.module)
         check_rules(self.config.sharding.params, params)
         trained, frozen = partition(params, self.config.rules)
+        frozen = self._held(frozen)
         state = jax.eval_shape(self._create, trained, frozen, np.uint32(0))
         return with_sharding(state, self.shardings(state)), with_sharding(
             frozen, self.shardings(frozen)

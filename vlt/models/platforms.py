@@ -1,0 +1,12 @@
+"""The platform that a program is traced for."""
+
+import jax
+
+
+def traced_for() -> str:
+    """`cpu`, `tpu`, `gpu`: of the mesh that is set, which need not be of this machine's devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.abstract_device is not None:
+        return str(mesh.abstract_device.platform)
+    device = getattr(jax.config, "jax_default_device", None)
+    return str(getattr(device, "platform", device) or jax.default_backend())

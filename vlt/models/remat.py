@@ -1,0 +1,26 @@
+"""What of a block is kept for the backward pass, and what is computed again."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+POLICIES = {
+    "none": "everything is kept",
+    "block": "what enters a block is kept, all else is computed again: a third more operations",
+    "dots": "what dense layers put out is kept, all else, attention included, is computed again",
+    "offload": "as `dots`, kept in the memory of the host",
+}
+
+
+def rematerialised(module: Any, policy: str) -> Any:
+    """A module's class whose calls keep what `POLICIES` says."""
+    policies = jax.checkpoint_policies
+    if policy == "none":
+        return module
+    if policy == "block":
+        return nn.remat(module)
+    if policy == "dots":
+        return nn.remat(module, policy=policies.dots_with_no_batch_dims_saveable)
+    kept = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+    return nn.remat(module, policy=kept)
