@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from vlt.inspect import inspect_config
 from vlt.study import __main__ as door
 from vlt.study import plan, running
 from vlt.study.claim import MEASURES, PAPERS, Claim, Comparison, Picture, Row
@@ -109,10 +108,15 @@ def test_every_claim_is_of_rows_that_exist_and_measures_that_they_have(claim):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
-def test_every_row_builds_and_trains_what_its_rules_say(claim):
-    for row in claim.rows:
-        config = plan.resolved(row, claim.data)
-        assert bool(inspect_config(config)["trainable_params"]) == bool(config.train.steps)
+def test_every_row_has_a_model_that_its_rules_fit(claim):
+    running.check(plan.runs_of([claim], 1))
+
+
+def test_a_row_whose_rules_do_not_fit_is_named_before_any_is_run():
+    wrong = Row("wrong", BRANCH.config, BRANCH.entry, {"model.btadapter.gates": "none"})
+    runs = [plan.run_of(BETTER, row, 0) for row in (FROZEN, wrong)]
+    with pytest.raises(ValueError, match=r"gates='none': the rules do not fit"):
+        running.check(runs)
 
 
 def test_a_study_goes_on_where_it_was_stopped(tmp_path):
@@ -179,6 +183,7 @@ def test_what_is_no_kept_row_is_named(tmp_path):
 def run_door(monkeypatch, *arguments, calls=None):
     monkeypatch.setattr(door, "CLAIMS", OURS)
     monkeypatch.setattr(door, "_prepare", lambda: None)
+    monkeypatch.setattr(door, "check", lambda runs: None)
     monkeypatch.setattr(running, "measured", fake([] if calls is None else calls))
     return door.main(list(arguments))
 

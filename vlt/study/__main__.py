@@ -18,7 +18,7 @@ from vlt.study.claims import CLAIMS
 from vlt.study.kept import KeptRows
 from vlt.study.page import PAGE, ROWS, write_page
 from vlt.study.plan import runs_of, told
-from vlt.study.running import run_left
+from vlt.study.running import check, run_left
 from vlt.study.verdict import LEAST_SEEDS
 from vlt.training.workdir import WorkdirError
 
@@ -75,6 +75,7 @@ def _study(claims: Sequence[Claim], options: argparse.Namespace) -> int:
     if options.plan:
         return 0
     _prepare()
+    check(kept.left(runs))
     stopped = False
     try:
         with stopping.signals():

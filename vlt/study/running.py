@@ -13,11 +13,14 @@ import jax
 
 from vlt import configuration, main
 from vlt.data.resources import resolve
+from vlt.model_io.build import abstract_params
+from vlt.model_io.loading import build_for_shapes
 from vlt.study.kept import KeptRow, KeptRows
 from vlt.study.plan import Run, hours
 from vlt.study.verdict import Scores
 from vlt.tasks.twins import TIE
 from vlt.training.loop import NonFiniteError
+from vlt.training.rules import partition
 
 Runner = Callable[[Run, Path], Scores]
 TWINS = ("twins", "caption_twins", "answer_twins")  # kinds of evaluations whose choices are kept
@@ -46,6 +49,20 @@ def run_left(
         kept.forget(run, current)
         seconds = kept.pace(runs) * sum(other.seconds for other in left[index + 1 :])
         say(f"  {row.failed or told(row.scores)}; {row.seconds:.0f} s, {hours(seconds)} left")
+
+
+def check(runs: Sequence[Run]) -> None:
+    """That each has a model, and rules that fit it, from shapes alone, before hours of work.
+
+    Raises:
+        ValueError: one has not; the message names its row.
+    """
+    for run in {run.digest: run for run in runs}.values():
+        try:
+            model = build_for_shapes(run.config.model)
+            partition(abstract_params(model), run.config.rules)
+        except ValueError as error:
+            raise ValueError(f"{run.identity}: {error}") from error
 
 
 def _identities(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
