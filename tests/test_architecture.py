@@ -27,6 +27,9 @@ from vlt.model_io.folder import ModelFolderError, read_model_folder
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.pytrees.paths import by_path
+from vlt.study import __main__ as study
+from vlt.study.claim import Claim, Comparison, Row
+from vlt.study.claims import CLAIMS
 from vlt.tasks.build import TASKS
 from vlt.tasks.task import Task
 
@@ -115,6 +118,17 @@ def test_a_data_set(tmp_path, monkeypatch):
     splits = (Split("test", (Files("test.json"),), "video", videos=2, texts=2),)
     lines = write_manifests(splits, [tmp_path / "test.json"], tmp_path, tmp_path / "out")
     assert "2 videos, 2 captions" in lines[0]
+
+
+def test_a_claim(monkeypatch, capsys):
+    rows = (
+        Row("frozen", "btadapter", "zero-shot tiny CLIP"),
+        Row("branch", "btadapter", "BT-Adapter"),
+    )
+    toy = Claim("toy", "It helps.", "ours", "", "", rows, (Comparison("branch", "frozen"),))
+    monkeypatch.setitem(CLAIMS, "toy", toy)
+    assert study.main(["--claims=toy", "--plan"]) == 0
+    assert "4 runs" in capsys.readouterr().out
 
 
 METHOD = """
