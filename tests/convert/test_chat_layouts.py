@@ -343,5 +343,5 @@ def test_a_tower_that_pools_is_read_token_by_token(shared, tokenizer, tmp_path):
         assert (found.preprocessing["mean"] == [0.5] * 3) == (rope == "pe")
         model = load(tmp_path / name, frames=2)
         side = found.spec.visual.image_size
-        answer = model.generate(np.zeros((1, 2, side, side, 3), np.uint8), "what?", max_words=2)
+        answer = model.generate(np.zeros((1, 2, side, side, 3), np.uint8), "what?", max_length=2)
         assert len(answer) == 1

@@ -153,12 +153,12 @@ def _visual(
         check_layers(part.path / "config.json", spec.layers, leaves, "visual/blocks_")
         return spec
     known = _stated_heads(part, "vision_config", "visual.heads")
-    spec = infer_vision(leaves, part.family, dict(settings) | known, notes)
-    if spec.pool != "attention":
-        return spec
-    # A language model reads the tokens, and nothing pools them.
-    pool = "cls" if spec.cls else "mean"
-    return dataclasses.replace(spec, pool=pool, pooler=None, class_token=False)
+    family = part.family
+    if family.visual.get("pool") == "attention":
+        # A language model reads the tokens, and nothing pools them.
+        pool = "cls" if "visual/class_embedding" in leaves else "mean"
+        family = dataclasses.replace(family, visual=family.visual | {"pool": pool})
+    return infer_vision(leaves, family, dict(settings) | known, notes)
 
 
 def _stated_heads(part: Part, section: str, key: str) -> dict[str, int]:

@@ -133,7 +133,8 @@ def infer_vision(
     frames = max(common_size(leaves, FRAMES, axis=0), FEWEST_FRAMES)
     together = any(FRAMES in rule.targets for rule in family.rules)
     attention = family.visual.get("pool") == "attention"
-    cls = "visual/class_embedding" in leaves if attention else True
+    own = family.visual.get("pool", "cls") == "cls"
+    cls = own or "visual/class_embedding" in leaves
     row = math.isqrt(max(positions - cls, 1))
     side = family.image_sizes.get((row, patch), row * patch)
     if family.visual.get("positions") == "sinusoid":
