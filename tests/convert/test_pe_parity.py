@@ -151,7 +151,7 @@ def test_places_turn_as_published(golden):
 
 
 def test_pe_core_at_other_sizes(golden, leaves, spec):
-    """Positions bilinear, places as many as there are."""
+    """Positions bilinear, places as many as there are: converted so, or as the frames come."""
     table = golden["pos_table"]
     close(resize_positions(table, 7, 1, "bilinear"), golden["pos_resized_bilinear"], UNIT)
     larger = with_visual(spec, image_size=56)
@@ -161,6 +161,13 @@ def test_pe_core_at_other_sizes(golden, leaves, spec):
     with jax.default_matmul_precision("highest"):
         found, _ = jax.jit(tower.apply)({"params": params}, golden["image_resized_input"])
     close(found, golden["image_resized_pooled"], POOLED)
+    params = traverse_util.unflatten_dict(leaves, sep="/")["visual"]
+    tower = VisionTransformer(spec.visual, spec.embed_dim)
+    with jax.default_matmul_precision("highest"):
+        found, _ = jax.jit(tower.apply)({"params": params}, golden["image_oblong_input"])
+    close(found, golden["image_oblong_pooled"], POOLED)
+    with pytest.raises(ValueError, match=r"shape \(7, 56, 3\), but the tower takes \(32, 32, 3\)"):
+        tower.apply({"params": params}, np.zeros((1, 1, 7, 56, 3), np.float32))
 
 
 def test_eva02_block_by_block(shared: Path):

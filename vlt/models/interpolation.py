@@ -39,7 +39,7 @@ def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:
     old = len(table)
     if frames <= old:
         return table[:frames]
-    return (_bilinear(old, frames) @ table.astype(np.float64)).astype(table.dtype)
+    return (bilinear(old, frames) @ table.astype(np.float64)).astype(table.dtype)
 
 
 def resize_positions(
@@ -59,7 +59,7 @@ def resize_positions(
     rows, columns = oblong or (side, side)
     if (rows, columns) == (old, old):
         return table
-    weights = {"bicubic": _bicubic, "bilinear": _bilinear, "triangle": _triangle}[kind]
+    weights = {"bicubic": _bicubic, "bilinear": bilinear, "triangle": _triangle}[kind]
     grid = table[cls:].reshape(old, old, -1).astype(np.float64)
     of_row, of_column = weights(old, rows), weights(old, columns)
     grid = np.einsum("iy,jx,yxd->ijd", of_row, of_column, grid, optimize=True)
@@ -78,7 +78,7 @@ def _triangle(old: int, new: int) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-def _bilinear(old: int, new: int) -> np.ndarray:
+def bilinear(old: int, new: int) -> np.ndarray:
     """[new, old]: what each old sample adds to each new one; those outside repeat the edge's."""
     at = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(old)), 0)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.block import Block
-from vlt.models.interpolation import sinusoid
+from vlt.models.interpolation import bilinear, sinusoid
 from vlt.models.layers import Dense, LayerNorm
 from vlt.models.points import Method, of_tower
 from vlt.models.pooler import Pooler
@@ -264,15 +264,11 @@ class VisionTransformer(nn.Module):
             raise ValueError(
                 f"{video.shape[1]} frames, but the tower has embeddings of {spec.temporal_frames}"
             )
-        if video.shape[2:] != (spec.image_size, spec.image_size, 3):
-            raise ValueError(
-                f"frames have shape {video.shape[2:]}, but the tower takes "
-                f"({spec.image_size}, {spec.image_size}, 3)"
-            )
+        grid = self._grid(video.shape[2:])
         patches = PatchEmbedding(
             spec.patch_size, spec.width, spec.patch_bias, self.dtype, name="patch_embedding"
         )(video)
-        tokens = self._placed(patches, capture)
+        tokens = self._placed(patches, grid, capture)
         for method in self._active:
             tokens = method.embed(self, tokens)
         if spec.pre_norm:
@@ -282,7 +278,33 @@ class VisionTransformer(nn.Module):
             tokens = method.stem(self, tokens)
         return tokens
 
-    def _placed(self, patches: jax.Array, capture: bool) -> Tokens:
+    def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of patches in frames [H, W, 3].
+
+        Raises ValueError for other frames than `image_size` says, but of PE-Core, which
+        interpolates its positions where it is run.
+        """
+        spec = self.spec
+        rows, columns = (pixels // spec.patch_size for pixels in shape[:2])
+        any_size = spec.rope == "pe" and rows and columns and shape[2] == 3
+        if shape != (spec.image_size, spec.image_size, 3) and not any_size:
+            raise ValueError(
+                f"frames have shape {shape}, but the tower takes "
+                f"({spec.image_size}, {spec.image_size}, 3)"
+            )
+        return rows, columns
+
+    def _table(self, grid: tuple[int, int]) -> jax.Array:
+        """Positions [cls + patches, d] of frames with such a grid; the class token's row stays."""
+        spec, table = self.spec, self.position_embedding
+        if grid == (spec.side, spec.side):
+            return table
+        old = table[spec.cls :].reshape(spec.side, spec.side, -1)
+        weights = [bilinear(spec.side, count) for count in grid]
+        new = jnp.einsum("iy,jx,yxd->ijd", *weights, old, precision=jax.lax.Precision.HIGHEST)
+        return jnp.concatenate([table[: spec.cls], new.reshape(-1, spec.width)])
+
+    def _placed(self, patches: jax.Array, grid: tuple[int, int], capture: bool) -> Tokens:
         """Patches [b, t, patches, d] behind their class tokens, with their positions."""
         x, spec = patches, self.spec
         if spec.cls:
@@ -292,14 +314,14 @@ class VisionTransformer(nn.Module):
             table = sinusoid(x.shape[1] * spec.patches, spec.width)
             x = x + table.reshape(x.shape[1:]).astype(self.dtype)
         else:
-            x = x + self.position_embedding.astype(self.dtype)
+            x = x + self._table(grid).astype(self.dtype)
         if spec.together and not spec.stages:
             x = self._together(x)
             return Tokens(x, frames=patches.shape[1], cls=spec.cls, protected=spec.cls)
         members = _own_patch(x, spec.cls) if capture and not spec.stages else None
         places = None
         if spec.rope:
-            places = frame_places(spec.rope, spec.side, spec.side, spec.cls)
+            places = frame_places(spec.rope, *grid, spec.cls)
             places = jnp.broadcast_to(places, (*x.shape[:3], 2))
         return Tokens(x, members=members, cls=spec.cls, protected=spec.cls, places=places)
 
