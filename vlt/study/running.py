@@ -15,6 +15,7 @@ from vlt import configuration, main
 from vlt.data.resources import resolve
 from vlt.model_io.build import abstract_params
 from vlt.model_io.loading import build_for_shapes
+from vlt.study.claim import MEASURES
 from vlt.study.kept import KeptRow, KeptRows
 from vlt.study.plan import Run, hours
 from vlt.study.verdict import Scores
@@ -130,10 +131,6 @@ def choices(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def told(scores: Scores) -> str:
-    """The first numbers of each evaluation."""
-    firsts: dict[str, str] = {}
-    for key, value in scores.values.items():
-        evaluation, _, metric = key.partition("/")
-        if metric and evaluation not in ("inspect",):
-            firsts.setdefault(evaluation, f"{key} {value:.1f}")
-    return ", ".join(firsts.values())
+    """The measures of its evaluations."""
+    found = (each for each in MEASURES.values() if scores.has(each) and "/" in each.key)
+    return ", ".join(f"{m.title} {scores.of(m):{m.format}}" for m in found)
