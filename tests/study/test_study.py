@@ -215,8 +215,11 @@ def test_fewer_than_three_seeds_give_no_verdicts(tmp_path, monkeypatch, capsys):
 
 
 def test_a_quick_page_is_marked_and_decides_nothing(tmp_path, monkeypatch):
+    slow = dataclasses.replace(DEEPER, quick=False)
+    monkeypatch.setitem(OURS, "deeper", slow)
     run_door(monkeypatch, "--quick", f"--out={tmp_path}")
     page = (tmp_path / "CLAIMS.md").read_text()
+    assert "**not of a quick study**" in page
     assert "**A quick study" in page and "**no verdict: a quick study**" in page
     assert "**holds**" not in page and "--quick`" in page
 

@@ -37,8 +37,9 @@ class Result:
     @property
     def verdict(self) -> str:
         if len(self.findings) < len(self.claim.decides):
-            failed = any(row.failed for row in self.kept)
-            return "no verdict: a row failed" if failed else NOT_RUN
+            if any(row.failed for row in self.kept):
+                return "no verdict: a row failed"
+            return NOT_RUN if self.left else "not of a quick study"
         found = verdict_of(self.findings)
         if found != verdict.NONE:
             return found
@@ -94,7 +95,7 @@ def _about(results: Sequence[Result], seeds: int, quick: bool) -> str:
     commits = sorted({row.commit[:12] for row in kept.values()})
     spent = sum(row.seconds for row in kept.values())
     lines = [
-        f"Made by `{command_of((), quick)}`: {len(kept)} runs with up to {seeds} seeds, "
+        f"Made by `{command_of((), quick)}`: {len(kept)} runs, {seeds} seed{'s' * (seeds > 1)}, "
         f"{hours(spent)}, at {', '.join(commits) or 'no commit'}. No line of this page is written "
         "by hand. Times of a step are those of the machine while a row ran.",
         "Each claim of a paper is tested where it can be measured exactly: on moving shapes, whose "
