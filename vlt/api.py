@@ -21,11 +21,11 @@ from vlt.inference.dialogue import Dialogue, Seen
 from vlt.inference.ranking import answer_losses
 from vlt.inference.speech import Speech, check_rows
 from vlt.inference.watching import Watcher
-from vlt.loaded import Model, VideoCaptioner, VideoTextModel
+from vlt.loaded import Model, VideoCaptioner, VideoTextModel, VideoTokens
 from vlt.model_io.folder import QFORMER, ModelConfig, ModelFolderError
 from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.chat import ChatModel
-from vlt.models.spec import ChatSpec
+from vlt.models.spec import ChatSpec, EncoderSpec
 from vlt.pytrees.fields import shown
 from vlt.storage.trees import first_line
 
@@ -196,6 +196,7 @@ KINDS: dict[str, type[Model]] = {  # by kind of spec
     "retriever": VideoTextModel,
     "captioner": VideoCaptioner,
     "chat": VideoChat,
+    "encoder": VideoTokens,
 }
 
 
@@ -223,7 +224,8 @@ def load(
         parts: pairs of a path and the model folder that has the leaves under it, such as
             (("visual/btadapter", "tiny_branch"),) with methods=("btadapter",).
 
-    Returns a `VideoTextModel`, a `VideoCaptioner` or a `VideoChat`, whichever the folder holds.
+    Returns a `VideoTextModel`, a `VideoCaptioner`, a `VideoChat` or, of a vision tower alone, a
+    `VideoTokens`, whichever the folder holds.
 
     Raises:
         ModelFolderError: absent, half written, not what its config.json says, or with leaves for
@@ -260,6 +262,8 @@ def as_model(loaded: LoadedModel) -> Any:
         if isinstance(spec, ChatSpec):
             words = ChatTokenizer.load(loaded.tokenizer)
             return VideoChat(*parts, words, loaded.tokenizer / QFORMER)
+        if isinstance(spec, EncoderSpec):
+            return VideoTokens(*parts, None)
         tokenizer = Tokenizer.load(loaded.tokenizer, module.longest_text)
     except Exception as error:  # damaged files raise errors of any type in the libraries
         raise ModelFolderError(f"{loaded.tokenizer}: {first_line(error)}") from error

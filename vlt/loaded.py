@@ -106,7 +106,8 @@ class Model:
     def _video(self, frames: Any) -> jax.Array:
         video = as_video(frames, self.module.spec.visual)
         self._check_frames(video.shape[1])
-        if not self._warned and looks_unnormalised(video):
+        shifted = any(self.module.mean)  # else pixels from 0 to 1 are as they should be
+        if shifted and not self._warned and looks_unnormalised(video):
             self._warned = True
             warnings.warn(
                 "frames are float32 from 0 to 1, as if not yet normalised; give uint8, or "
@@ -134,6 +135,18 @@ class Model:
     @functools.cache  # noqa: B019  one program for each encoder, as long as the model lives
     def _program(self, method: str) -> Any:
         return jax.jit(lambda params, x: self.module.apply({"params": params}, x, method=method))
+
+
+class VideoTokens(Model):
+    """A vision tower alone."""
+
+    def encode_video(self, frames: Any) -> jax.Array:
+        """As `VideoTextModel.encode_video` takes them -> tokens [b, t * n, d], frame after frame.
+
+        Raises:
+            ValueError, VideoError: as there.
+        """
+        return jnp.asarray(self._each_video(lambda video: self._encode_video(video)[0], frames))
 
 
 class VideoTextModel(Model):

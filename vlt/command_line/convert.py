@@ -37,6 +37,8 @@ LAYOUTS = {
     "siglip_hf": "the same as transformers saves it",
     "videoprism": "VideoPrism's video-text models as their authors' .npz",
     "videoprism_hf": "the same as transformers saves them",
+    "videoprism_encoder": "VideoPrism's video encoders alone as their authors' .npz",
+    "videoprism_encoder_hf": "the same as transformers saves them",
     "clip_hf": "CLIP as transformers saves it",
     "openai": "CLIP as OpenAI published it",
     "open_clip": "the same names; activation unknown",

@@ -20,7 +20,12 @@ from vlt.convert.siglip import SIGLIP, SIGLIP_HF
 from vlt.convert.tempme import TEMPME
 from vlt.convert.umt import UMT
 from vlt.convert.viclip import VICLIP
-from vlt.convert.videoprism import VIDEOPRISM, VIDEOPRISM_HF
+from vlt.convert.videoprism import (
+    VIDEOPRISM,
+    VIDEOPRISM_ENCODER,
+    VIDEOPRISM_ENCODER_HF,
+    VIDEOPRISM_HF,
+)
 from vlt.convert.vificlip import VIFICLIP
 from vlt.convert.vita_clip import VITA_CLIP
 from vlt.convert.vop import VOP
@@ -58,6 +63,8 @@ FAMILIES = {
         SIGLIP_HF,
         VIDEOPRISM,
         VIDEOPRISM_HF,
+        VIDEOPRISM_ENCODER,
+        VIDEOPRISM_ENCODER_HF,
         CLIP_HF,
         OPENAI,
         OPEN_CLIP,

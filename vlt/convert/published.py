@@ -33,7 +33,13 @@ from vlt.convert.table import Placed, Tensors, source_name, to_leaves
 from vlt.convert.tied import untie
 from vlt.convert.tokenizer import has_tokenizer, with_its_ids, write_tokenizer
 from vlt.convert.umt import refuse_classifier
-from vlt.convert.videoprism import VIDEOPRISM_HF, videoprism_spec
+from vlt.convert.videoprism import (
+    VIDEOPRISM_ENCODER_HF,
+    VIDEOPRISM_HF,
+    encoder_spec,
+    refuse_giant,
+    videoprism_spec,
+)
 from vlt.convert.xclip import XCLIP_HF, xclip_spec
 from vlt.model_io.folder import (
     MODEL_FOLDER,
@@ -46,7 +52,7 @@ from vlt.model_io.folder import (
 )
 from vlt.model_io.view import View
 from vlt.models.leaf_names import SCALE
-from vlt.models.spec import ChatSpec, Spec
+from vlt.models.spec import ChatSpec, EncoderSpec, Spec
 
 Settings = Mapping[str, Any]
 
@@ -89,6 +95,7 @@ def convert(
     if checkpoint:
         refuse_classifier(checkpoint.tensors, checkpoint.path)
         refuse_unpooled(checkpoint.tensors, checkpoint.path)
+        refuse_giant(checkpoint.tensors, checkpoint.path)
     layout = told_family(checkpoint, family) if checkpoint else LLAMA
     if checkpoint is None or layout.kind == ChatSpec.kind:
         given = Given(source=Path(source), family=family)
@@ -96,6 +103,8 @@ def convert(
             given, Path(target), settings, tokenizer, overwrite, key, allow_nonfinite
         )
     layout = _of_kind(checkpoint, layout, settings)
+    if tokenizer and layout.kind == EncoderSpec.kind:
+        raise ConversionError(f"--tokenizer {tokenizer}: layout {layout.name} reads no text")
     tokenizer = tokenizer or _own_tokenizer(checkpoint, layout, settings)
     config, leaves, placed, notes = _convert(checkpoint, layout, settings, allow_nonfinite)
     config, leaves = resize(config, leaves, settings, notes)
@@ -104,8 +113,9 @@ def convert(
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "tokenizer"
         assert not isinstance(config.spec, ChatSpec)
-        write_tokenizer(tokenizer, files, config.spec.text)
-        config = dataclasses.replace(config, spec=with_its_ids(config.spec, files))
+        if not isinstance(config.spec, EncoderSpec):
+            write_tokenizer(tokenizer, files, config.spec.text)
+            config = dataclasses.replace(config, spec=with_its_ids(config.spec, files))
         params = traverse_util.unflatten_dict(leaves, sep="/")
         report = f"{head}\n\n{full_table(placed.rows)}\n"
         write_model_folder(target, config, params, files, report, overwrite)
@@ -137,6 +147,8 @@ def _is_alone(checkpoint: Checkpoint, family: Family) -> bool:
 
 
 def _own_tokenizer(checkpoint: Checkpoint, family: Family, settings: Settings) -> str:
+    if family.kind == EncoderSpec.kind:
+        return ""
     if checkpoint.folder is not None and has_tokenizer(checkpoint.folder):
         return str(checkpoint.folder)
     if "base" in settings:
@@ -280,7 +292,9 @@ def _spec(
     if stated:
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
-    if family.kind == "dual_encoder":
+    if family.name == VIDEOPRISM_ENCODER_HF.name:
+        spec = encoder_spec(checkpoint.path)
+    elif family.kind == "dual_encoder":
         spec = _CONFIGS.get(family.name, clip_spec)(checkpoint.path)
     else:
         spec, about = blip_spec(checkpoint.path, family.kind, settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vlt.convert.table import Placed, Row
 from vlt.model_io.folder import ModelConfig
+from vlt.models.spec import BertSpec, EncoderSpec, LlamaSpec, TextSpec
 
 
 def full_table(rows: Iterable[Row]) -> str:
@@ -77,17 +78,16 @@ def heading(
     notes: Sequence[str],
 ) -> str:
     """What was read, what it is, what was assumed, and what was left out."""
-    visual, text = config.spec.visual, config.spec.text
+    visual = config.spec.visual
     joint = f", {visual.temporal_frames} frames jointly" if visual.temporal_frames else ""
     lines = [
         f"{path}: layout {config.source['layout']}, {config.spec.kind.replace('_', ' ')}",
         f"visual: {visual.image_size} pixels, patch {visual.patch_size}, width {visual.width}, "
         f"{visual.layers} layers, {visual.heads} heads, MLP {visual.mlp_width}, "
         f"{visual.activation}, epsilon {visual.norm_eps:g}{joint}",
-        f"text: context {text.context}, vocabulary {text.vocab}, width {text.width}, "
-        f"{text.layers} layers, {text.heads} heads, MLP {text.mlp_width}, {text.activation}, "
-        f"epsilon {text.norm_eps:g}",
     ]
+    if not isinstance(config.spec, EncoderSpec):
+        lines.append(_about_text(config.spec.text))
     if config.spec.embed_dim:
         lines.append(f"embedding: {config.spec.embed_dim}")
     for name, options in config.methods.items():
@@ -99,6 +99,14 @@ def heading(
     lines += [f"left out (not read by this model): {part}" for part in left_out]
     lines += [f"ignored (not part of the state dict): {name}" for name in other]
     return "\n".join(lines)
+
+
+def _about_text(text: TextSpec | BertSpec | LlamaSpec) -> str:
+    return (
+        f"text: context {text.context}, vocabulary {text.vocab}, width {text.width}, "
+        f"{text.layers} layers, {text.heads} heads, MLP {text.mlp_width}, {text.activation}, "
+        f"epsilon {text.norm_eps:g}"
+    )
 
 
 def summary(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:

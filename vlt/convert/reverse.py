@@ -27,7 +27,12 @@ from vlt.convert.sizes import heads_at
 from vlt.convert.stacked import stack
 from vlt.convert.table import Tensors, to_tensors
 from vlt.convert.tied import renamed, tie
-from vlt.convert.videoprism import VIDEOPRISM_HF, videoprism_json
+from vlt.convert.videoprism import (
+    VIDEOPRISM_ENCODER_HF,
+    VIDEOPRISM_HF,
+    encoder_json,
+    videoprism_json,
+)
 from vlt.convert.xclip import XCLIP_HF, xclip_json
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.methods import build_methods
@@ -44,7 +49,7 @@ from vlt.models.leaf_names import SCALE
 from vlt.models.spec import BlipSpec, ChatSpec, DualEncoderSpec
 from vlt.storage.files import new_file
 
-_FOLDERS = ("clip_hf", "siglip_hf", "videoprism_hf", "xclip_hf", "blip_hf")
+_FOLDERS = ("clip_hf", "siglip_hf", "videoprism_hf", "videoprism_encoder_hf", "xclip_hf", "blip_hf")
 _FILES = (".safetensors", ".npz")
 _NPZ = Kind("a file of numpy's arrays", is_npz)
 
@@ -244,6 +249,8 @@ def _config_json(layout: Family, config: ModelConfig) -> dict[str, Any]:
     if layout.name == SIGLIP_HF.name:
         assert isinstance(spec, DualEncoderSpec)
         return siglip_json(spec)
+    if layout.name == VIDEOPRISM_ENCODER_HF.name:
+        return encoder_json(spec.visual)
     if layout.name == VIDEOPRISM_HF.name:
         assert isinstance(spec, DualEncoderSpec)
         return videoprism_json(spec)

@@ -15,6 +15,7 @@ from vlt.models.spec import (
     BertSpec,
     BlipSpec,
     DualEncoderSpec,
+    EncoderSpec,
     PoolerSpec,
     Spec,
     TextSpec,
@@ -73,6 +74,8 @@ def infer_spec(
             raise ConversionError(f"--set {key}={settings[key]}: the tensors are of {heads}")
     settings = dict(settings) | (told or {})
     visual = infer_vision(leaves, family, settings, notes)
+    if family.kind == EncoderSpec.kind:
+        return EncoderSpec(visual), notes
     embed_dim = common_size(leaves, "((visual|text)/|text_)projection/kernel")
     if family.model == "umt":
         return _umt_spec(leaves, family, visual, settings, notes), notes
@@ -238,11 +241,9 @@ def check_sizes(path: object, spec: Spec, leaves: Leaves) -> None:
     layers = ((f"{name} layers", f"{name}/blocks_") for name in ("visual", "text"))
     present = {what: count_layers(leaves, prefix) for what, prefix in layers}
     present["patches"] = common_size(leaves, "visual/position_embedding", axis=0) - 1
-    claimed = {
-        "visual layers": spec.visual.layers,
-        "text layers": spec.text.layers,
-        "patches": spec.visual.patches,
-    }
+    claimed = {"visual layers": spec.visual.layers, "patches": spec.visual.patches}
+    if not isinstance(spec, EncoderSpec):
+        claimed["text layers"] = spec.text.layers
     for what, count in claimed.items():
         if _too_many(count, present[what]):
             raise ConversionError(

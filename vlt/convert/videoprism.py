@@ -1,9 +1,11 @@
-"""VideoPrism's video-text models (LvT), as their authors' .npz and as transformers saves them.
+"""VideoPrism's video-text models (LvT) and video encoders, as .npz and as transformers saves them.
 
-Zhao et al., arXiv:2402.13217. Blocks attend within frames, then along time at each place, then over
-all patches, which attention pools. LayerNorms are published as their scale minus one.
+Zhao et al., arXiv:2402.13217. Blocks attend within frames, then along time at each place; of LvT
+then over all patches, which attention pools. LayerNorms are published as their scale minus one.
 """
 
+import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from vlt.convert.table import (
     HEADS_BIAS,
     HEADS_FIRST,
     Rule,
+    Tensors,
     Transform,
 )
 from vlt.convert.viclip import TUBELET
 from vlt.model_io.view import View
-from vlt.models.spec import DualEncoderSpec, PoolerSpec, TextSpec, VisionSpec
+from vlt.models.spec import DualEncoderSpec, EncoderSpec, PoolerSpec, TextSpec, VisionSpec
 
 MODEL_TYPE = "videoprism"
 CAP = 50.0  # of attention's logits
@@ -55,6 +58,7 @@ TEXT: dict[str, Any] = {
 _PIXELS: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3, "crop": "none"}  # from 0 to 1
 _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "relu": "relu"}  # transformers' and ours
 _POOLER, _ATTENTION = "visual/pooler", "visual/pooler/cross_attention"
+_GIANT = 1408  # wide
 _PARTS = ("query", "key", "value")
 
 
@@ -228,6 +232,63 @@ VIDEOPRISM_HF = Family(
     pixels=_PIXELS | {"resize": "bicubic"},
     **_COMMON,
 )
+
+_TOWER: dict[str, Any] = {
+    "activation": "gelu",
+    "model": MODEL_TYPE,
+    "kind": EncoderSpec.kind,
+    "visual": VISUAL | {"pool": "mean"},
+    "view": View("linspace_open", 16),
+}
+_ALONE = tuple(stage.removeprefix("vision_encoder.") for stage in _STAGES[:2])
+_HF_ALONE = tuple(stage.removeprefix("video_model.vision_model.") for stage in _HF_STAGES[:2])
+
+VIDEOPRISM_ENCODER = Family(
+    name="videoprism_encoder",
+    sign=r"^temporal_pos_emb\.emb_var$",
+    rules=(*_encoder(""), *_blocks(_ALONE, _flax_block, "visual")),
+    stages=_ALONE,
+    stacked="|".join(stage.removesuffix("_").replace(".", r"\.") for stage in _ALONE),
+    root="params",
+    pixels=_PIXELS | {"resize": "lanczos"},
+    **_TOWER,
+)
+
+VIDEOPRISM_ENCODER_HF = Family(
+    name="videoprism_encoder_hf",
+    sign=r"^spatial_embeddings\.patch_embeddings\.projection\.weight$",
+    rules=(*_hf_encoder(""), *_blocks(_HF_ALONE, _hf_block, "visual")),
+    stages=_HF_ALONE,
+    pixels=_PIXELS | {"resize": "bicubic"},
+    **_TOWER,
+)
+
+
+def refuse_giant(tensors: Tensors, path: object) -> None:
+    """Raises ConversionError of VideoPrism g's video-text model, whose text tower is another."""
+    for name, tensor in tensors.items():
+        word = re.search(r"cls_emb$", name) and np.shape(tensor)[-1:] == (_GIANT,)
+        if word or re.search(r"^text_encoder\..*\.(pre|post)_layer_norm\.", name):
+            raise ConversionError(
+                f"{path}: {name} is of VideoPrism g, whose text tower has norms before and after "
+                "each layer (primer_hybrid), which is not published and not converted; B and L are"
+            )
+
+
+def encoder_spec(folder: Path) -> EncoderSpec:
+    """The spec that the config.json of a VideoPrism video encoder gives.
+
+    Raises ConversionError: no such model, or sizes that it does not have.
+    """
+    path = folder / "config.json"
+    visual = vision_spec(path, load_config(path, f"{MODEL_TYPE}_vision_model"))
+    return EncoderSpec(dataclasses.replace(visual, pool="mean", pooler=None))
+
+
+def encoder_json(visual: VisionSpec) -> dict[str, Any]:
+    """config.json of a transformers VideoPrismVisionModel."""
+    named = {"architectures": ["VideoPrismVisionModel"], "model_type": f"{MODEL_TYPE}_vision_model"}
+    return named | vision_json(visual)
 
 
 def videoprism_spec(folder: Path) -> DualEncoderSpec:

@@ -22,8 +22,9 @@ from vlt.models.platforms import traced_for
 from vlt.models.remat import POLICIES
 from vlt.models.retriever import Retriever
 from vlt.models.sizes import SIZES
-from vlt.models.spec import ChatSpec, Spec
+from vlt.models.spec import ChatSpec, EncoderSpec, Spec
 from vlt.models.spec_reading import MOST_TOKENS, with_video
+from vlt.models.video_encoder import VideoEncoder
 from vlt.models.video_model import ANY_FRAMES, CLIP_MEAN, CLIP_STD, VideoModel
 from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
@@ -34,6 +35,7 @@ MODELS: dict[str, type[VideoModel]] = {  # by kind of spec
     "retriever": Retriever,
     "answerer": Answerer,
     "chat": ChatModel,
+    "encoder": VideoEncoder,
 }
 Model = TypeVar("Model", bound=VideoModel)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -179,6 +181,8 @@ def input_names(spec: Spec) -> tuple[str, ...]:
     """What a model is called with, in order, by the names that batches have for it."""
     if isinstance(spec, ChatSpec):
         return ("video", "text", "instruction") if spec.instructed else ("video", "text")
+    if isinstance(spec, EncoderSpec):
+        return ("video",)
     return ("video", "question", "answer") if spec.kind == "answerer" else ("video", "text")
 
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 from vlt.models.points import Method
-from vlt.models.spec import JOINT_KINDS, BertSpec, ChatSpec, DualEncoderSpec, Spec
+from vlt.models.spec import JOINT_KINDS, BertSpec, ChatSpec, DualEncoderSpec, EncoderSpec, Spec
 
 # What a method may need, as the sentence of a refusal goes on; a kind of model lacks some of it,
 # and other methods break some of it.
@@ -76,7 +76,9 @@ def lacks(spec: Spec) -> dict[str, str]:
         found["joint_space"] = (
             f"models of kind {spec.kind} have none ({' and '.join(JOINT_KINDS)} have)"
         )
-    if isinstance(spec.text, BertSpec):
+    if isinstance(spec, EncoderSpec):
+        found |= dict.fromkeys(("text_tower", "text_blocks", "bert"), "this model reads no text")
+    elif isinstance(spec.text, BertSpec):
         found["pooled_alone"] = "this model's BERT reads every token"
         found["text_tower"] = "this model has a BERT"
         found["text_blocks"] = "this model's BERT has none"

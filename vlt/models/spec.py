@@ -337,9 +337,28 @@ class ChatSpec:
         return {"kind": self.kind} | dataclasses.asdict(self)
 
 
-Spec = DualEncoderSpec | BlipSpec | ChatSpec
+@dataclasses.dataclass(frozen=True)
+class EncoderSpec:
+    """A vision tower alone, whose tokens are what is wanted (VideoPrism's video encoders)."""
+
+    kind: ClassVar[str] = "encoder"
+    embed_dim: ClassVar[int] = 0
+
+    visual: VisionSpec
+
+    @property
+    def text(self) -> Any:
+        """None: raises ValueError."""
+        raise ValueError(f"a model of kind {self.kind} is a vision tower alone and reads no text")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict, as stored in a model folder's config.json."""
+        return {"kind": self.kind} | dataclasses.asdict(self)
+
+
+Spec = DualEncoderSpec | BlipSpec | ChatSpec | EncoderSpec
 BLIP_KINDS = {"captioner": 0, "retriever": 256, "answerer": 0}  # and their joint spaces
-MODEL_KINDS = (DualEncoderSpec.kind, *BLIP_KINDS, ChatSpec.kind)
+MODEL_KINDS = (DualEncoderSpec.kind, *BLIP_KINDS, ChatSpec.kind, EncoderSpec.kind)
 JOINT_KINDS = (DualEncoderSpec.kind, "retriever")  # have embeddings of videos and texts
 
 

@@ -13,6 +13,7 @@ from vlt.models.spec import (
     BlipSpec,
     ChatSpec,
     DualEncoderSpec,
+    EncoderSpec,
     PoolerSpec,
     QFormerSpec,
     Spec,
@@ -75,18 +76,22 @@ def spec_from_dict(fields: Any) -> Spec:
         ValueError: a field is missing, unknown, of another type or out of range; names it.
     """
     kind: type[Spec] = DualEncoderSpec
-    if isinstance(fields, Mapping) and fields.get("kind") == ChatSpec.kind:
-        kind, fields = ChatSpec, {name: x for name, x in fields.items() if name != "kind"}
+    own = {each.kind: each for each in (ChatSpec, EncoderSpec)}
+    if isinstance(fields, Mapping) and fields.get("kind") in own:
+        kind = own[fields["kind"]]
+        fields = {name: x for name, x in fields.items() if name != "kind"}
     elif isinstance(fields, Mapping) and "kind" in fields:
         kind = BlipSpec
     spec = from_values(kind, fields, "spec")
     _check_numbers("spec", spec)
     _check_vision(spec.visual)
+    if isinstance(spec, EncoderSpec):
+        return spec
     _check_text(spec)
     if isinstance(spec, ChatSpec):
         _check_chat(spec)
     if spec.kind not in MODEL_KINDS:
-        known = (*BLIP_KINDS, ChatSpec.kind)
+        known = (*BLIP_KINDS, ChatSpec.kind, EncoderSpec.kind)
         raise ValueError(f"spec.kind={shown(spec.kind)}{near(spec.kind, known)}")
     if bool(spec.embed_dim) != (spec.kind in JOINT_KINDS):
         raise ValueError(
