@@ -13,6 +13,7 @@ from vlt.pytrees.fields import did_you_mean
 from vlt.runtime import stopping
 from vlt.runtime.compilation import keep_programs
 from vlt.runtime.stopping import Stopped
+from vlt.storage.files import check_target
 from vlt.study.claim import PAPERS, Claim
 from vlt.study.claims import CLAIMS
 from vlt.study.kept import KeptRows
@@ -75,6 +76,7 @@ def _study(claims: Sequence[Claim], options: argparse.Namespace) -> int:
     if options.plan:
         return 0
     _prepare()
+    check_target(options.out / PAGE)
     check(kept.left(runs))
     stopped = False
     try:
