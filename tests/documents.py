@@ -9,9 +9,8 @@ from helpers import ROOT
 
 DOCUMENTS = ("README.md", "SECURITY.md", "benchmarks/RESULTS.md", "configs/README.md")
 # BT-Adapter's page reads what is made of MSTA's data sets.
-DOCUMENTS += tuple(
-    f"configs/{paper}.md" for paper in ("msta", "btadapter", "tempme", "token_mixing", "video_chat")
-)
+PAPERS = ("msta", "btadapter", "tempme", "token_mixing", "video_chat", "retrieval")
+DOCUMENTS += tuple(f"configs/{paper}.md" for paper in PAPERS)
 DOCUMENTS += ("launch/README.md", "data_pipelines/README.md", "docs/index.md")
 DOCUMENTS += tuple(f"docs/reference/{page.name}" for page in sorted(ROOT.glob("docs/reference/*")))
 

@@ -87,6 +87,23 @@ PAPERS: dict[str, Case] = {
     "python -m vlt.bench.conversation --length=24 --rounds=3": skipped(
         "takes minutes; tests/bench has a small one"
     ),
+    # configs/retrieval.md
+    **as_printed("vlt checkpoints pe_b16"),
+    f"{MAIN} --mode=eval --config=configs/zeroshot.py:msrvtt_pe_b16": run(
+        "python -m vlt.inspect --config=configs/zeroshot.py:msrvtt_pe_b16"
+    ),
+    f"{MAIN} --config=configs/retrieval.py:msrvtt_videoprism_b_lora": run(
+        "python -m vlt.inspect --config=configs/retrieval.py:msrvtt_videoprism_b_lora"
+    ),
+    **as_printed("python -m vlt.inspect --config=configs/retrieval.py:msrvtt_siglip2_b16_tempme"),
+    "python -m vlt.bench --config=configs/zeroshot.py:msrvtt_pe_b16 --config.model.frames=16 "
+    "--nostep": run(
+        "python -m vlt.bench --config=configs/zeroshot.py:msrvtt_pe_b16 --config.model.frames=1 "
+        "--nostep --rounds=1"
+    ),
+    "python -m vlt.bench --config=configs/zeroshot.py:msrvtt_videoprism_b --nostep": skipped(
+        "takes minutes; the one of PE-Core is tried with one frame"
+    ),
     # configs/btadapter.md; that webvid_l14 is trained is a case of README.md
     **as_printed(
         "python -m vlt.checkpoints clip_l14 eva_clip_g btadapter_l14",

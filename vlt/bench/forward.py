@@ -93,6 +93,10 @@ def bench_forward(
 def _torch_encoder(model: VideoModel, params: Any) -> Callable[[jax.Array], np.ndarray]:
     if not isinstance(model, DualEncoder):
         raise ValueError(f"--peer: there is no peer for a {model.spec.kind}")
+    if model.spec.visual.pool != "cls":
+        raise ValueError(
+            f"--peer: there is no peer for a tower that pools patches ({model.spec.visual.pool})"
+        )
     # torch is an extra.
     if model.spec.visual.temporal_frames:
         from vlt.bench.torch_viclip import viclip_video_encoder
@@ -106,7 +110,8 @@ def _torch_encoder(model: VideoModel, params: Any) -> Callable[[jax.Array], np.n
 def _figures(main: Forward, batch: int, forward_s: float) -> dict[str, Any]:
     visual = main.model.spec.visual
     rate = 2 * main.counts.multiply_adds / forward_s
-    floor = matmul_rate(batch * main.model.frames * (1 + visual.patches), visual.width)
+    tokens = batch * main.model.frames * (visual.cls + visual.patches)
+    floor = matmul_rate(tokens, visual.width)
     return {
         "videos_per_s": batch / forward_s,
         "forward_s": forward_s,
