@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from vlt.configuration import apply_overrides, load_config, resolved_text
+from vlt.configuration.bounds import bound_of, leaves
 from vlt.evaluation.clips import check_clips
 from vlt.inspect import count_parameters, inspect_config
 from vlt.methods import build_methods
@@ -81,6 +82,15 @@ def _golden_text(variants: list[str]) -> str:
     return "\n".join(sections[1:]) + "\n"
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_every_number_of_every_config_has_bounds_and_keeps_them(file):
+    for name in _variants(file):
+        for key, value in leaves(as_named(name)):  # raises where one is out of bounds
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                first = key.split(".")[0]
+                assert bound_of(key) or first in ("compare", "repeats", "table"), key
+
+
 @pytest.mark.parametrize("name", ["msta:own", "tempme:own", "btadapter:own", "token_mixing:own"])
 def test_own_videos_are_evaluated_as_they_are_trained_on(name):
     """With one manifest, and one number of frames; or on another manifest."""
@@ -130,10 +140,13 @@ def test_variant_builds(name):
 
 @pytest.mark.parametrize("file", FILES)
 def test_evaluations_during_training_happen_and_find_the_best_metric(file):
+    seen = set()  # one of many of the same length tells of all
     for name in _variants(file):
         config = as_named(name)
         every, best = config.train.eval_every, config.train.best_metric.removeprefix("-")
-        if every:
+        length = (every, config.train.steps, bool(config.evals))
+        if every and length not in seen:
+            seen.add(length)
             steps = range(1, config.train.steps + 1)
             due = [step for step in steps if evaluation_due(config, step)]
             assert due == [*range(every, config.train.steps + 1, every)] and due, name

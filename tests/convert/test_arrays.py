@@ -5,7 +5,7 @@ import operator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vlt.convert.arrays import DTYPES, dense_stride, make_array
@@ -14,6 +14,7 @@ from vlt.convert.errors import ConversionError
 _COUNTS = st.one_of(st.integers(0, 6), st.sampled_from([-1, 2**31, 2**62, 2**63, 2**64 - 1, 2**70]))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 30), st.lists(st.tuples(_COUNTS, _COUNTS), max_size=4), _COUNTS)
 def test_an_array_is_inside_of_its_bytes_or_an_error(held, dimensions, offset):
     """Against the positions of all its elements, counted one by one."""

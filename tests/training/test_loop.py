@@ -1,5 +1,7 @@
 """The loop as a user meets it: the command, killed, stopped, resumed, and given wrong input."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -10,13 +12,15 @@ import sys
 import time
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import ROOT, environment
 
 from vlt.configuration import load_config
-from vlt.main import OtherConfigError, claim
+from vlt.configuration.values import literal
+from vlt.main import OtherConfigError, claim, print_tables, run_all
 from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.metrics_log import PERFORMANCE, read_metrics
 from vlt.training.workdir import FILES
@@ -292,12 +296,15 @@ EVALUATING = (
 
 
 @pytest.fixture(scope="module")
-def evaluating(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """A run that evaluates at steps at which no checkpoint is due."""
+def evaluating(tmp_path_factory) -> tuple[Path, SimpleNamespace]:
+    """A run that evaluates at steps at which no checkpoint is due, in this process."""
     workdir = tmp_path_factory.mktemp("evaluating")
-    done = run(workdir, *EVALUATING)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return workdir, done
+    typed = dict(each.removeprefix("--config.").split("=") for each in EVALUATING)
+    config = load_config(str(ROOT / CONFIG), {key: literal(text) for key, text in typed.items()})
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        print_tables(config, run_all(config, workdir))
+    return workdir, SimpleNamespace(stdout=out.getvalue(), stderr=errors.getvalue())
 
 
 def measured(workdir: Path) -> dict[int, float]:

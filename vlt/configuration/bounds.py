@@ -5,6 +5,7 @@ the data can tell (a batch that the mesh splits, layers that a tower has) is che
 known.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -83,6 +84,7 @@ def out_of_bounds(config: Mapping[str, Any]) -> str:
     return ""
 
 
+@functools.lru_cache(maxsize=4096)
 def bound_of(key: str) -> tuple[str, type, float, float, str] | None:
     """The entry of `BOUNDS` for a dotted key."""
     return next((bound for bound in BOUNDS if re.fullmatch(bound[0], key)), None)

@@ -5,6 +5,7 @@ data or the mesh can tell (a leaf that a rule matches, an axis that there is) is
 known.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -144,8 +145,12 @@ def wrong_form(config: Mapping[str, Any]) -> str:
 
 def misfit(key: str, value: Any) -> str:
     """What the value of a key would have to be; '' where it is."""
-    fits = ((check, wanted) for name, check, wanted in FORMS if re.fullmatch(name, key))
-    return next((wanted for check, wanted in fits if not check(value)), "")
+    return next((wanted for check, wanted in _forms_of(key) if not check(value)), "")
+
+
+@functools.lru_cache(maxsize=4096)
+def _forms_of(key: str) -> list[tuple[Callable[[Any], bool], str]]:
+    return [(check, wanted) for name, check, wanted in FORMS if re.fullmatch(name, key)]
 
 
 def _nodes(value: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
