@@ -18,7 +18,10 @@ from small_clip import (
     videos,
 )
 
-from vlt.merging.diffrate import DiffRate, expected, linear_schedule, survival
+from vlt.costs import flops
+from vlt.merging.diffrate import DiffRate, expected, linear_schedule, survival, video_gmacs
+from vlt.model_io.build import abstract_params, example_inputs, forward, make_model
+from vlt.models.sizes import SIZES
 from vlt.models.tokens import AttentionOutput, Tokens
 from vlt.pytrees.partition import merge
 from vlt.training.rules import partition
@@ -167,3 +170,16 @@ def test_options_that_do_not_fit(options, message):
     with pytest.raises(ValueError) as error:
         DiffRate(**options).check(SPEC, FRAMES)
     assert message in str(error.value)
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("size", ["pe_b16", "eva02_b16", "siglip2_b16"])
+def test_price_of_towers_that_pool_turn_or_gate(size):
+    """All of it but for matching, of a video whose tokens all stay."""
+    spec = SIZES[size]
+    model = make_model(spec, {}, 2, cls_only=False)
+    video, _ = example_inputs(spec, 2, 8)
+    counted = flops.count(forward(model, "encode_video"), abstract_params(model), video)
+    tokens = [jnp.float32(spec.visual.patches + spec.visual.cls)] * (spec.visual.layers + 1)
+    found = video_gmacs(spec.visual, spec.embed_dim, 2, tokens)
+    np.testing.assert_allclose(found, counted.total / 1e9, rtol=1e-6)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlt.merging.diffrate import DiffRate
 from vlt.merging.evit import EViT
 from vlt.merging.sta import STA
 from vlt.merging.tempme import TempMe
@@ -118,3 +119,22 @@ def test_nothing_merged_is_the_bare_program():
         return run.lower(params).as_text()
 
     assert lowered(ToMe(r=0)) == lowered()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_token", [True, False])
+def test_diffrates_masks_and_slices_agree(class_token):
+    """Places are those of what a token holds, and the pool reads none that is gone."""
+    spec = with_visual(SPEC, class_token=class_token)
+    learned = DiffRate(None, None, granularity=1, attention="received")
+    _, params = encode(spec, learned)
+    for layer, counts in ((1, (13, 11)), (2, (9, 7))):
+        for name, left in zip(("prune", "merge"), counts, strict=True):
+            theta = np.zeros(SIDE**2, np.float32)
+            theta[SIDE**2 - left] = 12.0  # choices are 16, 15, ..., 1
+            params["visual"][f"blocks_{layer}"]["diffrate"][name] = theta
+    (masked, _), _ = encode(spec, learned, params=params)
+    deployed, params = learned.fold_for_inference(params)
+    assert (deployed.kept, deployed.merged) == ((16, 13, 9), (16, 11, 7))
+    (sliced, _), _ = encode(spec, deployed, params=params)
+    np.testing.assert_allclose(sliced, masked, atol=1e-5)
