@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vlt.models.products import FEW_ROWS, dot_general
+from vlt.models.products import FEW_ROWS, dot_general, in_float32
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 24), (3, 2, 24), (FEW_ROWS + 1, 24)])
@@ -25,7 +25,14 @@ def test_few_rows(shape, dtype):
     )
 
 
-def test_gradients_pass():
-    x, kernel = jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_gradients_pass(rows):
+    x, kernel = jnp.ones((rows, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)
     loss = jax.jit(jax.grad(lambda w: dot_general(x, w, (((1,), (0,)), ((), ()))).sum()))
-    np.testing.assert_array_equal(loss(kernel).astype(jnp.float32), np.full((3, 4), 2.0))
+    np.testing.assert_array_equal(loss(kernel).astype(jnp.float32), np.full((3, 4), float(rows)))
+
+
+def test_every_number_of_16_bits_is_the_same_in_32():
+    kernel = jax.lax.bitcast_convert_type(jnp.arange(2**16, dtype=jnp.uint16), jnp.bfloat16)
+    found = np.asarray(in_float32(kernel))
+    np.testing.assert_array_equal(found, np.asarray(kernel).astype(np.float32))

@@ -119,6 +119,7 @@ def test_an_instructblip_learns_from_manifests(instructblip, manifest, tmp_path)
 def test_a_stopped_run_goes_on_to_the_same_bits(config, tmp_path, accumulate):
     states = {}
     for name, parts in (("whole", (2,)), ("parts", (1, 2))):
+        (tmp_path / name).mkdir()
         for steps in parts:
             with Run(in_steps(config, steps, accumulate), tmp_path / name) as run:
                 train(run)
