@@ -345,3 +345,25 @@ def test_a_tower_that_pools_is_read_token_by_token(shared, tokenizer, tmp_path):
         side = found.spec.visual.image_size
         answer = model.generate(np.zeros((1, 2, side, side, 3), np.uint8), "what?", max_length=2)
         assert len(answer) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["lvt_small", "video_only_small"])
+def test_a_tower_of_stages_is_read_frame_by_frame(shared, tokenizer, tmp_path, file):
+    """VideoPrism's, of either kind: its tokens are means over frames, or all of them."""
+    llm = chosen(golden(shared, "llava"), r"model\.(?!mm_)|lm_head")
+    llama_folder(tmp_path / "llm", llm, tokenizer, "tokenizer.json")
+    given = Given(
+        chat="llava",
+        llm=tmp_path / "llm",
+        vision=shared / f"golden/videoprism/{file}.npz_layout.npz",
+        random=["connector"],
+    )
+    for tokens, count in (("mean", 16), ("frames", 32)):
+        convert_chat(given, tmp_path / tokens, {"chat.tokens": tokens})
+        found = read_model_config(tmp_path / tokens)
+        assert found.spec.visual.pool == "mean" and found.preprocessing["mean"] == [0.0] * 3
+        model = load(tmp_path / tokens, frames=2)
+        assert model.module.slots(2) == count
+        video = np.zeros((1, 2, 24, 24, 3), np.uint8)
+        assert len(model.generate(video, "what?", max_length=2)) == 1

@@ -16,7 +16,8 @@ from vlt.convert.llama import META_DROPPED, is_meta, meta_rules, read_meta
 from vlt.convert.prefixes import told_family
 from vlt.convert.reading import read_checkpoint
 from vlt.convert.report import summary
-from vlt.convert.sizes import count_layers
+from vlt.convert.sizes import count_layers, count_stages
+from vlt.convert.stacked import unstack
 from vlt.convert.table import Row
 from vlt.models.spec import ChatSpec
 
@@ -109,7 +110,9 @@ def read_part(role: str, path: Path, key: str | None = None, family: str | None 
 def _read_published_part(role: str, path: Path, key: str | None, asked: str | None) -> Part:
     checkpoint = read_checkpoint(path, key)
     family = told_family(checkpoint, asked)
-    tensors = {name: Lazy.of(f"{path}: {name}", x) for name, x in checkpoint.tensors.items()}
+    apart, _ = unstack(family.stacked or "(?!)", checkpoint.tensors, path)
+    family = family.of_stages(count_stages(family.stages, map(family.canonical, apart)))
+    tensors = {name: Lazy.of(f"{path}: {name}", x) for name, x in apart.items()}
     if family.kinds:
         raise ConversionError(f"{path}: layout {family.name} is no part of a chat model")
     part = _placed(role, path, family, tensors)

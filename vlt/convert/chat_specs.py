@@ -15,7 +15,7 @@ from vlt.convert.huggingface import clip_spec, count
 from vlt.convert.lazy import Lazy
 from vlt.convert.llama import huggingface_spec, inferred_spec, meta_spec
 from vlt.convert.qformer import qformer_spec
-from vlt.convert.sizes import check_layers, common_size, count_layers, infer_vision
+from vlt.convert.sizes import check_layers, common_size, count_layers, infer_vision, told_heads
 from vlt.models.interpolation import resize_positions
 from vlt.models.leaf_names import PLACES
 from vlt.models.sizes import SIZES
@@ -121,14 +121,16 @@ def chat_spec(
     mlp = any(path.startswith("connector/fc1/") for path in leaves)
     simple = settings.get("chat.connector", "mlp" if mlp else "linear")
     branch = "branch" in random or any(path.startswith(f"{_BRANCH}/") for path in leaves)
+    visual = _visual(chat, together, random, settings, notes)
     return ChatSpec(
-        visual=_visual(chat, together, random, settings, notes),
+        visual=visual,
         text=dataclasses.replace(_text(together, settings, notes), start_id=kind.start),
         connector="qformer" if qformer else simple,
         qformer=qformer,
-        read=kind.read,
+        # The LayerNorm behind the second stage is in the weights of either kind of VideoPrism.
+        read=1 if visual.stages else kind.read,
         tokens=settings.get("chat.tokens", "mean"),
-        cls=settings.get("chat.cls", kind.cls[branch]),
+        cls=settings.get("chat.cls", kind.cls[branch] if visual.cls else "none"),
     )
 
 
@@ -153,6 +155,7 @@ def _visual(
         check_layers(part.path / "config.json", spec.layers, leaves, "visual/blocks_")
         return spec
     known = _stated_heads(part, "vision_config", "visual.heads")
+    known |= {key: n for key, n in told_heads(part.rows).items() if key == "visual.heads"}
     family = part.family
     if family.visual.get("pool") == "attention":
         # A language model reads the tokens, and nothing pools them.

@@ -280,7 +280,7 @@ def _check_chat(spec: ChatSpec) -> None:
     if spec.cls != "none" and (not visual.cls or spec.tokens == "st_pool"):
         why = "means over patches" if visual.cls else "a tower without class token"
         raise ValueError(f"spec.cls={spec.cls!r}: {why} take spec.cls='none'")
-    if spec.tokens != "frames" and visual.temporal_frames:
+    if spec.tokens != "frames" and visual.temporal_frames and not visual.stages:
         raise ValueError(
             f"spec.tokens={spec.tokens!r}: a tower that holds the patches of all frames in one "
             "group takes spec.tokens='frames'"
