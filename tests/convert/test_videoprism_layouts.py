@@ -35,7 +35,7 @@ def converted(shared, tmp_path_factory):
     return home
 
 
-def test_both_layouts_are_one_model(converted):
+def test_both_layouts_are_one_model(shared, converted):
     config, params = read_model_folder(converted / "npz")
     other, same = read_model_folder(converted / "hf")
     assert config.spec == other.spec and config.spec.visual.stages == (3, 2, 2)
@@ -43,6 +43,10 @@ def test_both_layouts_are_one_model(converted):
     assert (config.view.sampler, config.view.frames) == ("linspace_open", 4)
     assert (config.preprocessing["resize"], other.preprocessing["resize"]) == ("lanczos", "bicubic")
     jax.tree.map(np.testing.assert_array_equal, params, same)
+    # The authors' names in another kind of file.
+    named = shared / "golden/videoprism/lvt_small.safetensors"
+    convert(named, converted / "named", tokenizer=str(converted / "words"))
+    jax.tree.map(np.testing.assert_array_equal, params, read_model_folder(converted / "named")[1])
 
 
 @pytest.mark.parametrize("name", ["npz", "encoder"])

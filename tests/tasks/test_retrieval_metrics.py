@@ -169,3 +169,14 @@ def test_confusion_counts_agree_with_the_metrics() -> None:
 def test_recognition_refuses_a_label_that_is_no_class() -> None:
     with pytest.raises(ValueError, match="true column 6"):
         recognition_metrics(np.zeros((2, 6)), np.array([0, 6]))
+
+
+def test_equal_texts_share_their_videos() -> None:
+    """The first two captions are one text: either's video is right for both, and the reverse."""
+    similarity = np.array([[0.1, 0.9, 0.0], [0.8, 0.2, 0.1], [0.0, 0.1, 0.3]])
+    truth, texts = np.arange(3), ["a dog", "a dog", "a cat"]
+    apart = retrieval_metrics(similarity, truth)
+    shared = retrieval_metrics(similarity, truth, texts=texts)
+    assert (apart["t2v_R@1"], shared["t2v_R@1"]) == (pytest.approx(100 / 3), 100)
+    assert (apart["v2t_R@1"], shared["v2t_R@1"]) == (pytest.approx(100 / 3), 100)
+    assert retrieval_metrics(similarity, truth, texts=["a", "b", "c"]) == apart

@@ -49,7 +49,7 @@ def read_npz(path: Path) -> dict[str, Any]:
             raise ConversionError(f"cannot be read: {error}") from error
         if not zipfile.is_zipfile(path):
             raise ConversionError(f"broken zip archive, or cut short at {len(data):,} bytes")
-        return _nested(_read(Archive(path, data), data))
+        return nested(_read(Archive(path, data), data))
 
 
 def _read(archive: Archive, data: mmap.mmap) -> Tensors:
@@ -78,7 +78,11 @@ def _array(content: memoryview) -> np.ndarray:
     return make_array(whole, dtype, 0, shape, dense_stride(shape, fortran))
 
 
-def _nested(arrays: Tensors) -> dict[str, Any]:
+def nested(arrays: Tensors) -> dict[str, Any]:
+    """Arrays in dicts by the words that slashes part in their names.
+
+    Raises ConversionError: a name that another begins with, or twice.
+    """
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *words, last = name.split("/", _MOST_WORDS)

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
-from vlt.convert.npz_files import is_npz, read_npz
+from vlt.convert.npz_files import is_npz, nested, read_npz
 from vlt.convert.safetensors_files import read_safetensors
 from vlt.convert.state_dict import StateDict, state_dict
 from vlt.convert.torch_files import read_torch_file
@@ -99,7 +99,9 @@ def _load(path: Path) -> Any:
     # The size of a header, then JSON; torch writes zip archives and pickles.
     torch = start.startswith((b"PK\3\4", b"\x80"))
     if start[8:] == b"{" or (path.suffix == ".safetensors" and not torch):
-        return read_safetensors(path)
+        found = read_safetensors(path)
+        # Flax's names, as of .npz.
+        return nested(found) if found and all("/" in name for name in found) else found
     if (start.startswith(b"PK") or path.suffix == ".npz") and is_npz(path):
         return read_npz(path)
     return read_torch_file(path)
