@@ -17,6 +17,8 @@ from configs import common
 from vlt.adapters.lora import LoRA
 from vlt.adapters.msta import MSTA
 from vlt.data.manifest import ManifestError
+from vlt.data.resources import ASSETS
+from vlt.data.tokenize import Tokenizer
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.sizes import SIZES
@@ -413,6 +415,22 @@ def test_configs_that_do_not_fit_are_answered(folder):
         make_task(config(folder), SPEC, Numbers())
     with pytest.raises(ValueError, match="needs a model of kind dual_encoder, not captioner"):
         make_task(config(folder), SIZES["blip_b16_captioner"], Numbers())
+
+
+def test_a_name_that_no_text_can_hold_is_refused(folder):
+    """A template is cut with a warning; what is left of such a name may be another's, too."""
+    words = Tokenizer.load(ASSETS / "tiny_clip/tokenizer", SPEC.text.context)
+    long, short = " ".join(["red circle"] * 40), "blue square"
+    (folder / "m.jsonl").write_text(
+        "".join(
+            json.dumps({"video": f"{len(name)}.mp4", "label": name}) + "\n"
+            for name in (short, long)
+        )
+    )
+    with pytest.raises(ValueError, match="class, 'red circle .* tokens by itself"):
+        make_task(config(folder, template="{}"), SPEC, words)
+    (folder / "m.jsonl").write_text(json.dumps({"video": "a.mp4", "label": short}) + "\n")
+    make_task(config(folder, template="red " * SPEC.text.context + "{}"), SPEC, words)
 
 
 def test_shapes_alone_need_no_files(tmp_path):
