@@ -210,7 +210,7 @@ def _means(runs: Sequence[Scores], names: Sequence[str]) -> dict[str, float]:
         values = [scores.of(measure) for scores in runs if scores.has(measure)]
         if values:
             cells[measure.key] = float(np.mean(values))
-            if len(values) > 1 and measure.chance in ("pairs", "items") or name == "CIDEr":
+            if len(values) > 1 and measure.chance != "none" and name != "step":
                 cells[f"{measure.key}{DEVIATION}"] = float(np.std(values))
     return cells
 
