@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vlt.reporting.curves import COLORS, SHARP, ticks
 
 SIDE = 560  # of the square that holds axes and dots, pixels
-LEFT, RIGHT, TOP, BOTTOM = 60, 20, 40, 56  # from its border to the axes
+LEFT, RIGHT, TOP, BOTTOM = 60, 20, 40, 62  # from its border to the axes
 LINE, GAP = 19, 16  # of a name; between square and names
 LARGEST, SMALLEST = 15.0, 4.0  # radius of a dot
 AROUND = tuple((math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)) for k in range(8))
