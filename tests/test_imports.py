@@ -25,7 +25,7 @@ STOREYS = (
     ("loaded",),
     ("api",),
     ("door", "bench"),
-    ("indices", "serving"),
+    ("indices", "serving", "mteb_encoder"),
 )
 DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
 DOORS |= {"classify", "cut", "embed", "search", "serve", "adapt", "study"}
