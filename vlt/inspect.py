@@ -1,8 +1,9 @@
-"""`vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4 [--traffic]] [--json]`
+"""`vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4] [--json]`
 
 What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
 weights or a device. With --leaves each leaf, its rule and what reads it (`vlt.training.leaves`);
-with a topology, what a training step needs on such a TPU slice (`vlt.training.ahead`).
+with a topology, what a training step needs on such a TPU slice (`vlt.training.ahead`), with
+--traffic what it moves there, with --policies which rematerialisation is the best.
 """
 
 import dataclasses
@@ -27,7 +28,13 @@ from vlt.models.spec import ChatSpec
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import by_path
 from vlt.pytrees.patterns import first_match
-from vlt.training.ahead import AheadError, compile_ahead, format_compiled, format_traffic
+from vlt.training.ahead import (
+    AheadError,
+    compile_ahead,
+    compile_policies,
+    format_compiled,
+    format_traffic,
+)
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
 
@@ -233,7 +240,8 @@ def main(_: list[str]) -> None:
             text = f"{format_leaves(leaves)}\n\n{text}"
         if options.topology:
             print(f"{options.topology}: this takes minutes", file=sys.stderr)
-            compiled = compile_ahead(options.config, options.topology, options.batch)
+            compile_step = compile_policies if options.policies else compile_ahead
+            compiled = compile_step(options.config, options.topology, options.batch)
             report |= compiled
             text += f"\n\n{format_compiled(compiled)}"
             if options.traffic and compiled["fits"]:

@@ -14,6 +14,7 @@ from helpers import ROOT, environment
 from configs import common
 from vlt.configuration import load_config
 from vlt.costs.accelerators import CHIPS, TopologyError, check_topology, chips_of
+from vlt.training import ahead
 from vlt.training.ahead import (
     compile_ahead,
     does_not_fit,
@@ -154,3 +155,27 @@ def test_a_step_that_does_not_fit():
 def test_an_unknown_slice_is_answered_in_a_sentence():
     done = inspected("--topology=v5e:3x3")
     assert done.returncode and "known: v5e:1x1" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_policy_with_the_best_roofline_that_fits(monkeypatch):
+    found = {"none": None, "block": 0.03, "dots": 0.02, "offload": 0.05}
+
+    def compile_ahead(config, topology, batch):
+        step = found[config.model.remat]
+        fitting = {"hbm_bytes_per_device": 10**9, "roofline": {"step_s": step}} if step else {}
+        return {"policy": config.model.remat, "fits": step is not None} | fitting
+
+    monkeypatch.setattr(ahead, "compile_ahead", compile_ahead)
+    config = common.base()
+    report = ahead.compile_policies(config, "v5e:2x4")
+    assert report["best_remat"] == report["policy"] == "dots" and config.model.remat == "none"
+    lines = ahead._of_policies(report)
+    assert [line.split()[-1] for line in lines] == ["fit", "GB", "best", "GB"]
+    found.update(block=None, dots=None, offload=None)
+    assert ahead.compile_policies(config, "v5e:2x4")["policy"] == "none", "the config's own"
+
+
+def test_what_is_run_again_takes_time_and_is_no_use():
+    chip = CHIPS["v5e"]
+    found = roofline(chip, 197e12, 0, 0, run=2 * 197e12)
+    assert (found["step_s"], found["utilisation"]) == (2, 0.5)

@@ -4,6 +4,7 @@ libtpu compiles for any slice on a CPU machine; nothing is allocated or executed
 """
 
 import contextlib
+import copy
 import math
 import os
 import re
@@ -22,6 +23,7 @@ from vlt.costs.accelerators import CHIPS, Chip, check_topology
 from vlt.costs.flops import count
 from vlt.model_io.loading import build_for_shapes
 from vlt.models.chat import ChatModel
+from vlt.models.remat import POLICIES
 from vlt.models.video_model import VideoModel
 from vlt.runtime.mesh import BATCH_AXES, make_mesh
 from vlt.tasks.build import make_task
@@ -96,6 +98,33 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
     if not report["fits"]:
         report |= out_of_memory_report(config, report, mesh, _overfull(report))
     return report
+
+
+def compile_policies(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
+    """`compile_ahead` with every policy of `model.remat`, one after another.
+
+    Returns:
+      what `compile_ahead` does of the policy whose step is the fastest at best, of those that fit
+      (where none does, of the config's own); `remat` with each one's `fits`, memory and least time,
+      and `best_remat`, its name, or empty.
+    """
+    reports = {
+        policy: compile_ahead(_with_remat(config, policy), topology, batch) for policy in POLICIES
+    }
+    times = {k: found["roofline"]["step_s"] for k, found in reports.items() if found["fits"]}
+    best = min(times, key=lambda policy: times[policy], default="")
+    told = {
+        policy: {"fits": found["fits"], "step_s": times.get(policy)}
+        | {"hbm_bytes_per_device": found.get("hbm_bytes_per_device")}
+        for policy, found in reports.items()
+    }
+    return reports[best or config.model.remat] | {"remat": told, "best_remat": best}
+
+
+def _with_remat(config: Any, policy: str) -> Any:
+    changed = copy.deepcopy(config)
+    changed.model.remat = policy
+    return changed
 
 
 def _training(
@@ -304,7 +333,21 @@ def format_compiled(report: Mapping[str, Any]) -> str:
         "memory of each chip:",
         *(_line(f"  {kind}", _gigabytes(size)) for kind, size in report["bytes"].items()),
     ]
-    return "\n".join(lines + (_of_fitting(report) if report["fits"] else _of_misfit(report)))
+    lines += _of_fitting(report) if report["fits"] else _of_misfit(report)
+    return "\n".join(lines + _of_policies(report))
+
+
+def _of_policies(report: Mapping[str, Any]) -> list[str]:
+    """Of `compile_policies`."""
+    lines = []
+    for policy, found in report.get("remat", {}).items():
+        said = "does not fit"
+        if found["fits"]:
+            held = _gigabytes(found["hbm_bytes_per_device"])
+            best = ", the best" if policy == report["best_remat"] else ""
+            said = f"{1e3 * found['step_s']:.2f} ms at the least, {held}{best}"
+        lines.append(_line(f"model.remat={policy}", said))
+    return lines
 
 
 def _of_fitting(report: Mapping[str, Any]) -> list[str]:
