@@ -4,6 +4,7 @@ The patches of a group alternate between sources and destinations. Each source i
 destination most like it; the r best matched sources are merged into theirs. All counts are static.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -61,38 +62,60 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
     with a one-hot matrix: it has no scatter, neither here nor in the gradient, and costs a
     thousandth of the model.
     """
-    kept = matching.kept.shape[-1]
-    order = jnp.concatenate([matching.kept, matching.merged], axis=-1)
+    order, staying = _order(tokens, matching), tokens.x.shape[2] - matching.merged.shape[-1]
+    alone = tokens.protected + matching.kept.shape[-1]  # tokens that nothing is merged into
 
-    def split(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Tokens that stay as they are, merged sources, destinations."""
-        patches = x[:, :, tokens.protected :]
-        sources = permute(patches[:, :, matching.first :: 2], order)
-        stay = jnp.concatenate([x[:, :, : tokens.protected], sources[:, :, :kept]], axis=2)
-        return stay, sources[:, :, kept:], patches[:, :, 1 - matching.first :: 2]
+    def split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Tokens that stay, the destinations last, and merged sources."""
+        moved = permute(x, order)
+        return moved[:, :, :staying], moved[:, :, staying:]
+
+    def behind(x: jax.Array, filling: float) -> jax.Array:
+        """What belongs to destinations, with `filling` for the tokens before them."""
+        widths = ((0, 0), (0, 0), (alone, 0), *((0, 0),) * (x.ndim - 3))
+        return jnp.pad(x, widths, constant_values=filling)
 
     def total(weight: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.einsum("bgtr,bgrd->bgtd", weight, x.astype(jnp.float32), precision=PRECISION)
+        product = partial(jnp.einsum, "bgtr,bgrd->bgtd", precision=PRECISION)
+        return behind(product(weight, x.astype(jnp.float32)), 0)
 
-    size = jnp.ones(tokens.x.shape[:3]) if tokens.size is None else tokens.size
-    stay, merged, own = split(size)
+    stay, merged = split(jnp.ones(tokens.x.shape[:3]) if tokens.size is None else tokens.size)
+    own = stay[:, :, alone:]
     one_hot = matching.into[:, :, None] == jnp.arange(own.shape[-1])[:, None]
     weight = one_hot * merged[:, :, None]
     new = own + weight.sum(-1)
-    size = jnp.concatenate([stay, new], axis=2)
+    size = jnp.concatenate([stay[:, :, :alone], new], axis=2)
 
     def mean(x: jax.Array) -> jax.Array:
-        stay, merged, destinations = split(x)
-        mixed = destinations * (own / new)[..., None] + total(weight / new[..., None], merged)
-        return jnp.concatenate([stay, mixed.astype(stay.dtype)], axis=2)
+        stay, merged = split(x)
+        mixed = stay * behind(own / new, 1)[..., None] + total(weight / new[..., None], merged)
+        return mixed.astype(x.dtype)
 
     x, members = mean(tokens.x), tokens.members
     places = None if tokens.places is None else mean(tokens.places)
     if members is not None:
-        stay, merged, destinations = split(members)
-        added = destinations + total(one_hot.astype(jnp.float32), merged)
-        members = jnp.concatenate([stay, added], axis=2)
+        stay, merged = split(members)
+        members = stay + total(one_hot.astype(jnp.float32), merged)
     return tokens.replace(x=x, places=places, size=size, members=members)
+
+
+def _order(tokens: Tokens, matching: Matching) -> jax.Array:
+    """All tokens [b, g, n]: protected, kept sources, destinations, merged sources."""
+    first, count = tokens.protected, tokens.x.shape[2]
+    sources = first + matching.first
+
+    def all_alike(places: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(places, (*matching.kept.shape[:2], places.size))
+
+    return jnp.concatenate(
+        [
+            all_alike(jnp.arange(first)),
+            sources + 2 * matching.kept,
+            all_alike(jnp.arange(first + 1 - matching.first, count, 2)),
+            sources + 2 * matching.merged,
+        ],
+        axis=-1,
+    )
 
 
 def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:
@@ -147,7 +170,8 @@ def check_r(name: str, r: int, visual: VisionSpec, layers: int) -> None:
 @jax.custom_vjp
 def permute(x: jax.Array, order: jax.Array) -> jax.Array:
     """Rows x [b, g, s, ...] in the order [b, g, s], a permutation."""
-    return jnp.take_along_axis(x, order.reshape(*order.shape, *(1,) * (x.ndim - 3)), axis=2)
+    index = order.reshape(*order.shape, *(1,) * (x.ndim - 3))
+    return jnp.take_along_axis(x, index, axis=2, mode="promise_in_bounds")
 
 
 def _permute_forward(x: jax.Array, order: jax.Array) -> tuple[jax.Array, jax.Array]:
