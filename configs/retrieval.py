@@ -46,7 +46,7 @@ def options(method: str, backbone: str, frames: int) -> dict[str, Any]:
     # As many tokens go as at B/16, in proportion to patches and blocks.
     gone = round(10 * visual.patches / 196 * 12 / visual.layers)
     last = visual.layers - 2
-    return {
+    known: dict[str, dict[str, Any]] = {
         "lora": {"rank": 8},
         "tempme": {
             "layers": (last - 2, last - 1, last),  # that join clips, the published ones of twelve
@@ -57,7 +57,8 @@ def options(method: str, backbone: str, frames: int) -> dict[str, Any]:
             "keep_intra": 80,
         },
         "btadapter": {"alignment": "none"},  # of the losses VTC alone
-    }[method]
+    }
+    return known[method]
 
 
 def rules(method: str) -> tuple[tuple[str, Any], ...]:

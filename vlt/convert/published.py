@@ -52,7 +52,7 @@ from vlt.model_io.folder import (
 )
 from vlt.model_io.view import View
 from vlt.models.leaf_names import SCALE
-from vlt.models.spec import ChatSpec, EncoderSpec, Spec
+from vlt.models.spec import ChatSpec, DualEncoderSpec, EncoderSpec, Spec
 
 Settings = Mapping[str, Any]
 
@@ -305,9 +305,9 @@ def _spec(
 
 def _with_scale(spec: Spec, family: Family, leaves: Tensors) -> Spec:
     """The spec, which fixes the scale of cosines where the layout and the settings give none."""
-    if not family.fixed_scale or SCALE in leaves:
+    if not isinstance(spec, DualEncoderSpec) or SCALE in leaves:
         return spec
-    return dataclasses.replace(spec, fixed_scale=family.fixed_scale)  # type: ignore[call-arg]
+    return dataclasses.replace(spec, fixed_scale=family.fixed_scale)
 
 
 def _preprocessing(

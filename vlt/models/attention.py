@@ -204,7 +204,8 @@ def attend_by_heads(
 
     def one(head: tuple[jax.Array, ...]) -> jax.Array:
         # Without leading axes: a product of two matrices is faster than a batch of one.
-        found = [attend(some, *head[1:], cap) for some in jnp.array_split(head[0], parts)]
+        query, key, value = head
+        found = [attend(some, key, value, cap) for some in jnp.array_split(query, parts)]
         return jnp.concatenate(found)
 
     heads = tuple(x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
