@@ -20,7 +20,7 @@ from vlt.model_io.build import abstract_params
 from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.sizes import SIZES
-from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
+from vlt.models.spec import DualEncoderSpec, PoolerSpec, TextSpec, VisionSpec
 from vlt.models.tokens import Tokens
 from vlt.training.rules import partition
 
@@ -203,3 +203,24 @@ def test_recomputed_blocks_give_the_same():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         build_methods({"lora": options})
+
+
+def test_attention_pooling_is_left_alone_unless_asked():
+    visual = VisionSpec(16, 4, 8, 1, 2, 16, pool="attention", pooler=PoolerSpec(2, 8, 16))
+    spec = DualEncoderSpec(visual, TINY.text, embed_dim=4)
+
+    def in_pooler(**options):
+        paths = flax.traverse_util.flatten_dict(
+            abstract_params(DualEncoder(spec, (LoRA(rank=2, **options),))), sep="/"
+        )
+        return {
+            path.removeprefix("visual/pooler/")
+            for path in paths
+            if "visual/pooler/" in path and "lora" in path
+        }
+
+    assert not in_pooler()
+    attention = "cross_attention"
+    shared = {f"{attention}/lora_a", f"{attention}/query/lora_a"}  # the query reads the probe
+    names = {f"{attention}/{name}/lora_b" for name in ("query", "key", "value")}
+    assert in_pooler(pooler=True) == shared | names

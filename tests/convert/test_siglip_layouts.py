@@ -96,6 +96,9 @@ def test_tensors_that_do_not_fit_are_listed(shared, tokenizer, tmp_path):
         np.savez(tmp_path / "x.npz", **{n: x for n, x in changed.items() if x is not None})
         with pytest.raises(ConversionError, match=message):
             convert(tmp_path / "x.npz", tmp_path / "no", tokenizer=tokenizer)
+    cut = parse_settings(["text.context=32"])
+    with pytest.raises(ConversionError, match="reads the last of 64 tokens, all of them"):
+        convert(siglip_files.npz(shared), tmp_path / "no", settings=cut, tokenizer=tokenizer)
     with pytest.raises(ConversionError, match="visual.heads=8: the tensors are of 4"):
         convert(
             siglip_files.npz(shared),

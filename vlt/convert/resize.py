@@ -95,12 +95,15 @@ def cut_context(
 ) -> tuple[ModelConfig, Tensors, str]:
     """The model for texts of up to `context` tokens, with the first positions alone.
 
-    Raises ConversionError: no CLIP, or not fewer positions than there are.
+    Raises ConversionError: no CLIP, one that is read at its last position, or not fewer positions
+    than there are.
     """
     spec, key = config.spec, f"--set text.context={context}"
     if not isinstance(spec, DualEncoderSpec):
         raise ConversionError(f"{key}: is for CLIP, this is {spec.kind}")
     old = spec.text.context
+    if spec.text.readout == "last":
+        raise ConversionError(f"{key}: the text tower reads the last of {old} tokens, all of them")
     if not 2 <= context <= old:
         raise ConversionError(f"{key}: the text tower has positions for 2 to {old} tokens")
     spec = dataclasses.replace(spec, text=dataclasses.replace(spec.text, context=context))
