@@ -237,7 +237,7 @@ def test_any_value_in_any_place_is_a_config_or_a_sentence(tmp_path_factory, plac
         ("spec.visual.heads", 3, "spec.visual.heads=3 does not divide width=8"),
         ("spec.visual.patch_size", 0, "spec.visual.patch_size must be between 1 and 4096, got 0"),
         ("spec.visual.patch_size", 17, "spec.visual.patch_size=17 is more than image_size=16"),
-        ("spec.visual.activation", "tanh", "spec.visual.activation='tanh'; choose from gelu, qui"),
+        ("spec.visual.activation", "mish", "spec.visual.activation='mish'; choose from gelu, gel"),
         ("spec.text.norm_eps", float("nan"), "spec.text.norm_eps must be a finite number, got nan"),
         ("spec.text", None, "spec.text must be {.*}, got None"),
         ("spec.embed_dim", 0, "spec.embed_dim of a dual_encoder must be >= 1, got 0"),
