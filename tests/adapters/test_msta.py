@@ -13,6 +13,7 @@ from random_leaves import random_params
 from small_blip import SPEC as BLIP
 from torch_msta import HEADS, TorchTowers
 
+from vlt.adapters import msta
 from vlt.adapters.msta import MSTA
 from vlt.adapters.prompt import Prompt
 from vlt.costs.flops import count
@@ -396,3 +397,19 @@ def test_what_it_is_not_for_is_refused():
     with pytest.raises(ValueError, match="msta finds patches by their places.*tome"):
         make_model(APART, {"tome": {"r": 1}, "msta": {}})
     assert build_methods({"msta": {"layers": [0, 1]}})[0].layers == (0, 1)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_taps_are_a_convolution_on_tpus(axis):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 5, 4, 12)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 32)), jnp.float32)  # 4 groups of 3 in and 8 out
+
+    def found(convolve):
+        def loss(x, kernel):
+            return jnp.sin(convolve(x, kernel, 4, axis)).sum()
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)
+
+    expected, given = found(msta._sum_of_taps), found(msta._convolved)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, 1e-5, 1e-5), expected, given)

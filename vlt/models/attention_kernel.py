@@ -204,7 +204,8 @@ class _Kernel:
         results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for some in found.values() for x in some]
         logits = math.prod(self._grid) * len(sizes.heads) * sizes.rows * sizes.asked * sizes.keys
         needed = _bytes(sizes, arrays[0].dtype.itemsize, self._terms[:2])
-        count, moved = len(arrays) - len(terms), [*arrays, *results]
+        count = len(arrays) - len(terms)
+        moved: list[Any] = [*arrays, *results]
         return pl.pallas_call(
             functools.partial(_by_row, step, sizes, tree, count, len(results)),
             grid=self._grid,
