@@ -32,6 +32,7 @@ def execute(path: pathlib.Path, folder: pathlib.Path, steps: int = 0) -> nbforma
         for cell in notebook.cells:
             short = rf"\g<0> --config.train.steps={steps}"
             cell.source = re.sub(r"^vlt train --config=\S+", short, cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"^vlt adapt", rf"\g<0> --steps={steps}", cell.source, flags=re.M)
     client = NotebookClient(
         notebook,
         timeout=SECONDS,

@@ -151,7 +151,7 @@ MISTAKES = {
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_a_command_line_that_does_not_fit_is_answered_in_a_sentence(arguments, tmp_path):
     done = command("train", f"--workdir={tmp_path / 'run'}", *arguments)
-    assert done.returncode == 1 and done.stdout == ""
+    assert done.returncode == 2 and done.stdout == ""
     assert re.search(MISTAKES[arguments], done.stderr), done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -162,11 +162,11 @@ def test_a_command_line_that_does_not_fit_is_answered_in_a_sentence(arguments, t
 def test_other_commands_share_the_checks(name):
     missing, wrong = command(name), command(name, CONFIG, "--config.model.frames=0")
     for done, words in ((missing, "is missing"), (wrong, "config.model.frames=0: must be")):
-        assert done.returncode == 1 and words in done.stderr, done.stderr
+        assert done.returncode == 2 and words in done.stderr, done.stderr
         assert "FATAL" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_drawing_without_arguments_says_what_to_type():
     done = command("draw")
-    assert done.returncode == 1 and "vlt draw --config=" in done.stderr
+    assert done.returncode == 2 and "vlt draw --config=" in done.stderr
     assert "FATAL" not in done.stderr

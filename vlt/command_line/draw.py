@@ -7,11 +7,9 @@ those of `config.compare` that merge; without any, the config's own, after its v
 where the file has one.
 """
 
-import sys
-
 from absl import flags
 
-from vlt.configuration import define_config, parse_flags_and_arguments
+from vlt.configuration import define_config, misused, parse_flags_and_arguments
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -28,8 +26,8 @@ def parse(argv: list[str]) -> list[str]:
     flags.DEFINE_string("out", None, "Folder of the pictures.")
     arguments, options = parse_flags_and_arguments(argv, __doc__), flags.FLAGS
     if not arguments[1:] or not options.out or not (options["config"].present or options.workdir):
-        sys.exit(
-            "error: a video, --out and --config or --workdir are needed: "
+        misused(
+            "a video, --out and --config or --workdir are needed: "
             "vlt draw --config=tempme VIDEO --out=DIR"
         )
     return arguments

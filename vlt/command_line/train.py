@@ -9,7 +9,6 @@ The same command goes on with a run that was stopped. An evaluation without --co
 that the run has written down.
 """
 
-import sys
 from pathlib import Path
 
 from absl import flags
@@ -23,6 +22,7 @@ from vlt.configuration import (
     checked,
     define_config,
     load_config,
+    misused,
     parse_flags,
     sweep_rows,
     values_typed,
@@ -59,7 +59,7 @@ def _keys(argv: list[str]) -> str:
     try:
         return f"\n--config.KEY=VALUE of {name}:\n{listed(load_config(name))}\n"
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        misused(str(error))
 
 
 def _compare(config: ConfigDict, settings: list[str]) -> None:
@@ -68,7 +68,7 @@ def _compare(config: ConfigDict, settings: list[str]) -> None:
         config.compare = sweep_rows(settings)
         checked(config)
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        misused(str(error))
 
 
 def _with_config_of_run(argv: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -56,7 +57,7 @@ def parse_flags(argv: Sequence[str], about: str = "") -> list[str]:
             raise _missing_config(command)
         checked(config)
     except (ConfigError, flags.Error) as error:
-        sys.exit(f"error: {_in_words(str(error))}")
+        misused(_in_words(str(error)))
     return arguments
 
 
@@ -68,7 +69,13 @@ def parse_flags_and_arguments(argv: Sequence[str], about: str) -> list[str]:
         check_flags(argv)
         return flags.FLAGS(list(argv))
     except (ConfigError, flags.Error) as error:
-        sys.exit(f"error: {_in_words(str(error))}")
+        misused(_in_words(str(error)))
+
+
+def misused(reason: str) -> NoReturn:
+    """Ends the process as every command does whose arguments do not fit."""
+    print(f"error: {reason}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _command(program: str) -> str:
