@@ -131,6 +131,29 @@ def test_broken_files_are_listed_and_tried_again(copied, model):
         vlt.index(uri, model=model).search("a red circle")
 
 
+def test_a_folder_that_vanished_and_a_full_disk_lose_nothing(copied, model, monkeypatch):
+    videos, uri = copied
+    vlt.index(uri, [str(videos)], model, window="whole")
+    moved = videos.rename(videos.with_name("elsewhere"))
+    with pytest.raises(StoreError, match="videos is gone, with 6 videos of this index, which stay"):
+        vlt.index(uri, [str(videos)], model, window="whole")
+    moved.rename(videos)
+    kept = Store(str(uri)).entries()
+    assert len(kept) == 6
+    shutil.copy(next(videos.iterdir()), videos / "more.mov")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lancedb.table.LanceTable, "add", full)
+        with pytest.raises(StoreError, match="No space left on device; what was written before is"):
+            vlt.index(uri, [str(videos)], model, window="whole")
+    assert Store(str(uri)).entries() == kept and len(Store(str(uri)).read()) == 6
+    vlt.index(uri, [str(videos)], model, window="whole")
+    assert len(Store(str(uri)).entries()) == 7
+
+
 def test_windows_that_touch_are_one_range():
     spans = np.array([(0, 4), (4, 8), (12, 16), (0, 4), (8, 12), (9, 12)], float)
     windows = Windows(np.array(["a", "a", "a", "b", "a", "b"], object), spans, np.zeros((6, 2)))

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,17 +22,19 @@ HOST = "http://127.0.0.1"
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """Of a model that merges, beside one that answers."""
+    """Of a model that merges."""
     model = vlt.load("tiny_clip", methods={"tome": {"r": 1}})
     videos = served.videos(tmp_path_factory.mktemp("shapes"), pairs=1)
     index = vlt.index(
         tmp_path_factory.mktemp("made") / "index", [str(videos)], model, window="whole"
     )
-    with Library(index, vlt.load("tiny_chat")) as library:
+    with Library(index) as library:
         yield library
 
 
-def test_tokens_and_answers_of_a_clip(library):
+@pytest.mark.slow
+def test_tokens_and_answers_of_a_clip(library, monkeypatch):
+    monkeypatch.setattr(library, "chat", vlt.load("tiny_chat"))
     with testclient.TestClient(make_app(library, ["127.0.0.1"]), HOST) as page:
         about = page.get("/api/about").json()
         assert about["merges"] and about["chats"]
@@ -46,7 +49,7 @@ def test_tokens_and_answers_of_a_clip(library):
         assert page.post("/api/ask?video=0&start=0&end=2.5", **asked).status_code == 400
 
 
-def test_work_for_a_connection_that_was_closed_ends(library, monkeypatch):
+def test_work_for_a_connection_that_was_closed_ends():
     ended, stopped = threading.Event(), threading.Event()
 
     def ask(number, span, question, stop):
@@ -55,8 +58,7 @@ def test_work_for_a_connection_that_was_closed_ends(library, monkeypatch):
         ended.set()
         return ""
 
-    monkeypatch.setattr(library, "ask", ask)
-    with served.server(make_app(library, ["127.0.0.1"])) as port:
+    with served.server(make_app(SimpleNamespace(ask=ask), ["127.0.0.1"])) as port:
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(
                 b"POST /api/ask?video=0&start=0&end=1 HTTP/1.1\r\nHost: 127.0.0.1\r\nx-vlt: 1\r\n"

@@ -14,7 +14,7 @@ from vlt.data.clips import ClipRequest, DecoderPool
 from vlt.data.errors import VideoError
 from vlt.data.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
 from vlt.indexing.rows import FileEntry, Windows
-from vlt.indexing.store import Store
+from vlt.indexing.store import Store, StoreError
 from vlt.indexing.windows import WindowRule
 from vlt.inference.batching import map_readable
 from vlt.inference.prefetch import read_ahead
@@ -54,16 +54,30 @@ def update(
         elsewhere: what another index, of which this is a part, knows.
 
     Raises:
-        StoreError: the index cannot be written. What was written before is whole.
+        StoreError: the index cannot be written, and what was written before is whole; or a folder
+            that is asked for is gone with all that the index has of it.
     """
-    store.drop_unfinished()
     own = store.entries()
+    _refuse_gone(paths, own)
+    store.drop_unfinished()
     store.drop([path for path in own if not os.path.exists(path)])
     known = {**(elsewhere or {}), **own}
     changed = [entry for entry in map(_entry_of, paths) if not _is_known(store, entry, known)]
     with contextlib.closing(_embedded(changed, encode, look, rule)) as found:
         yield from _written(store, found)
     store.compact()
+
+
+def _refuse_gone(paths: Sequence[str], known: Iterable[str]) -> None:
+    """Raises StoreError for a folder that is not there now, whose videos would all be dropped."""
+    for path in paths:
+        if not os.path.exists(path):
+            below = sum(each.startswith(os.path.join(path, "")) for each in known)
+            if below:
+                raise StoreError(
+                    f"{path} is gone, with {below:,} videos of this index, which stay in it; is "
+                    "its disk there? Called without this name, the command drops what is gone"
+                )
 
 
 def _entry_of(path: str) -> FileEntry:
