@@ -33,7 +33,9 @@ def clip_spec(folder: Path, model_type: str = "clip") -> DualEncoderSpec:
         ends["pad_id"] = count(path, text, "pad_token_id", 0)
         if (highest := max(ends.values())) >= text_spec.vocab:
             raise ConversionError(f"{path}: id {highest} of a vocabulary of {text_spec.vocab}")
-        text_spec = dataclasses.replace(text_spec, readout="end", **ends)
+        text_spec = dataclasses.replace(
+            text_spec, readout="end", end_id=ends["end_id"], pad_id=ends["pad_id"]
+        )
         return DualEncoderSpec(vision_spec, text_spec, joint)
     # 2 marks old files: transformers then pools at the highest id.
     if text.eos_token_id not in (2, text_spec.vocab - 1):

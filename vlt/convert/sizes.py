@@ -72,7 +72,7 @@ def infer_spec(
     for key, heads in (told or {}).items():
         if settings.get(key, heads) != heads:
             raise ConversionError(f"--set {key}={settings[key]}: the tensors are of {heads}")
-    settings = dict(settings) | (told or {})
+    settings = {**settings, **(told or {})}
     visual = infer_vision(leaves, family, settings, notes)
     if family.kind == EncoderSpec.kind:
         return EncoderSpec(visual), notes
@@ -147,7 +147,7 @@ def infer_vision(
             raise ConversionError(
                 f"--set visual.image_size={side}: not a multiple of the patches' {patch}"
             )
-    told = {
+    told: dict[str, Any] = {
         "image_size": side,
         "patch_size": patch,
         "width": width,

@@ -321,8 +321,8 @@ class VisionTransformer(nn.Module):
         members = _own_patch(x, spec.cls) if capture and not spec.stages else None
         places = None
         if spec.rope:
-            places = frame_places(spec.rope, *grid, spec.cls)
-            places = jnp.broadcast_to(places, (*x.shape[:3], 2))
+            own = frame_places(spec.rope, *grid, spec.cls)
+            places = jnp.broadcast_to(own, (*x.shape[:3], 2))
         return Tokens(x, members=members, cls=spec.cls, protected=spec.cls, places=places)
 
     def _together(self, x: jax.Array) -> jax.Array:
