@@ -109,12 +109,12 @@ def _terms(
         shape = () if x is None else (1,) * (5 - x.ndim) + x.shape
         if x is None:
             found.append(None)
-        elif shape[:3] == (1, 1, 1):
-            shared = x.reshape(shape[3:]).astype(jnp.float32)
-            found.append(jnp.broadcast_to(shared, logits))
         elif shape[2:4] == (1, 1) and x is pattern.bias:
             own = x.reshape(*shape[:2], shape[4]).astype(jnp.float32)
             return found[0], None, jnp.broadcast_to(own, (*rows, logits[1]))
+        elif shape[:3] == (1, 1, 1):
+            shared = x.reshape(shape[3:]).astype(jnp.float32)
+            found.append(jnp.broadcast_to(shared, logits))
         else:
             return None
     return found[0], found[1], None
