@@ -24,8 +24,8 @@ BACKBONES: dict[str, tuple[str, dict[str, object]]] = {
 INTRO = """\
 ## Methods on backbones
 
-Each is one line of a config away: `--config.model.checkpoint=checkpoints/pe_b16`, say. A cell says
-which of the words above the backbone lacks; where there is none, the method fits, with the options
+`--config.model.checkpoint=checkpoints/pe_b16 --config.model.size=` puts any config's methods on
+another backbone, whose context and size of frames the config must have, too. A cell says which of the words above the backbone lacks; where there is none, the method fits, with the options
 it has by default (EViT and DiffRate need no class token with `attention='received'`, and BT-Adapter
 none but with `class_token='backbone'`). A test takes a step in every cell, or is told why not."""
 

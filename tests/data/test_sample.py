@@ -188,3 +188,13 @@ def test_unknown_rules_and_empty_videos():
     for n, frames, clips in ((0, 8, 1), (8, 0, 1), (8, 8, 0)):
         with pytest.raises(ValueError, match="must be >= 1"):
             sample("linspace", n, frames, rng=np.random.default_rng(0), clips=clips)
+
+
+def test_linspace_floor_is_pes_rule():
+    """int(i (n - 1) / 7): both ends, and frames of a short video repeat."""
+    for n in (1, 5, 8, 100, 301):
+        expected = [int(i * (n - 1) / 7) for i in range(8)]
+        np.testing.assert_array_equal(
+            sample("linspace_floor", n, 8, rng=np.random.default_rng(0)), expected
+        )
+    assert sample("linspace_floor", 9, 1, rng=np.random.default_rng(0)).tolist() == [0]
