@@ -25,9 +25,10 @@ INTRO = """\
 ## Methods on backbones
 
 `--config.model.checkpoint=checkpoints/pe_b16 --config.model.size=` puts any config's methods on
-another backbone, whose context and size of frames the config must have, too. A cell says which of the words above the backbone lacks; where there is none, the method fits, with the options
-it has by default (EViT and DiffRate need no class token with `attention='received'`, and BT-Adapter
-none but with `class_token='backbone'`). A test takes a step in every cell, or is told why not."""
+another backbone, whose context and size of frames the config must have, too. A cell says which of
+the words above the backbone lacks; where there is none, the method fits, with the options it has by
+default (EViT and DiffRate need no class token with `attention='received'`, and BT-Adapter none but
+with `class_token='backbone'`). A test takes a step in every cell, or is told why not."""
 
 
 def spec_of(column: str) -> Spec:
