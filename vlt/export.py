@@ -44,12 +44,12 @@ from vlt.training.trained import trained_model
 FORMATS = {
     "orbax": MODEL_FOLDER,
     "safetensors": SAFETENSORS,
-    "huggingface": HUGGINGFACE_FOLDER,
     "stablehlo": Kind(
         "an exported program",
         lambda folder: (folder / "video.stablehlo").is_file(),
         re.compile(r"(video|text)\.stablehlo"),
     ),
+    "huggingface": HUGGINGFACE_FOLDER,
 }
 
 

@@ -53,7 +53,7 @@ SETTINGS = {
         "preprocessing.resize": "bicubic, bilinear, nearest or lanczos",
         "visual.image_size": "pixels; position embeddings are interpolated",
     },
-    "where no config.json says it": {
+    "where no config.json says it, nor a shape, as in files of pe, eva02 and siglip_hf": {
         "activation": "gelu or quick_gelu, of both towers",
         "visual.activation": "gelu or quick_gelu",
         "text.activation": "gelu or quick_gelu",
@@ -66,7 +66,8 @@ SETTINGS = {
         "visual.temporal_frames": "frames that the vision tower sees together: makes a ViCLIP of a "
         "CLIP, or is another number than a ViCLIP's",
     },
-    "xclip, xclip_hf, dgl, vop, mv_adapter and all others but blip, blip_hf, umt": {
+    "xclip, xclip_hf, dgl, vop, mv_adapter and all others but blip, blip_hf, umt, siglip, "
+    "siglip_hf, videoprism, videoprism_hf, videoprism_encoder, videoprism_encoder_hf": {
         "text.context": "tokens of a text, of the positions that there are"
     },
     "videoprism, videoprism_hf": {
