@@ -102,7 +102,7 @@ def cut_context(
     if not isinstance(spec, DualEncoderSpec):
         raise ConversionError(f"{key}: is for CLIP, this is {spec.kind}")
     old = spec.text.context
-    if spec.text.readout == "last":
+    if spec.text.whole:
         raise ConversionError(f"{key}: the text tower reads the last of {old} tokens, all of them")
     if not 2 <= context <= old:
         raise ConversionError(f"{key}: the text tower has positions for 2 to {old} tokens")

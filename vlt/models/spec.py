@@ -144,6 +144,11 @@ class TextSpec:
     embedding_scale: bool = False
     class_token: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether a text must fill the context, whose last token is read, padding or not."""
+        return self.readout == "last" and not self.class_token
+
 
 @dataclasses.dataclass(frozen=True)
 class BertSpec:

@@ -104,7 +104,7 @@ class TextTransformer(nn.Module):
                 f"{ids.shape[1]} text tokens and {length - ids.shape[1]} of methods, but "
                 f"the tower's context is {spec.context}"
             )
-        if spec.readout == "last" and not self.is_initializing() and length < spec.context:
+        if spec.whole and not self.is_initializing() and length < spec.context:
             raise ValueError(
                 f"{ids.shape[1]} text tokens, but the tower reads the last of {spec.context}: pad"
             )

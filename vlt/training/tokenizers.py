@@ -31,7 +31,7 @@ def make_tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
         raise ValueError(
             f"model.context={context}: the model's texts have at most {text.context} tokens"
         )
-    if isinstance(text, TextSpec) and text.readout == "last" and context < text.context:
+    if isinstance(text, TextSpec) and text.whole and context < text.context:
         raise ValueError(
             f"model.context={context}: the text tower reads the last of {text.context} tokens, "
             "which all texts are filled up to; set it to that"
