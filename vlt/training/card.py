@@ -90,8 +90,7 @@ def _videos(model: ModelConfig) -> list[str]:
 def _metrics(config: ConfigDict, workdir: Path, changed: Any) -> list[str]:
     checkpoints = TrainingCheckpoints(workdir, 1, config.train.best_metric)
     step = checkpoints.chosen()
-    found = {} if changed or step is None else checkpoints.metrics(step)
-    if not found:
-        return ["Of these weights none were measured in the run."]
+    if changed or step is None or not (found := checkpoints.metrics(step)):
+        return ["The run measured nothing of these weights."]
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted(found.items())]
     return [f"Of {checkpoints.describe(step)}:", "", "| metric | value |", "|---|---|", *rows]
