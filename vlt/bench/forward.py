@@ -20,6 +20,7 @@ from vlt.model_io.build import (
     merges_tokens,
     seen_inputs,
 )
+from vlt.model_io.loading import build_for_shapes
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.video_model import VideoModel
 
@@ -130,7 +131,9 @@ def videos_per_second(config: Mapping[str, Any], batch: int) -> float:
 
 def deployed(config: Mapping[str, Any], cls_only: bool | None = None) -> VideoModel:
     """The module of `config.model` without what merges into its weights."""
-    model = merged_form(build_model(config))
+    # Where no size is given, the checkpoint's.
+    built = build_model(config) if config["size"] else build_for_shapes(config)
+    model = merged_form(built)
     return model if cls_only is None else model.clone(cls_only=cls_only)
 
 
