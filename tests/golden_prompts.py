@@ -11,13 +11,6 @@ from vlt.model_io.folder import read_model_folder
 TOKENIZER = Path(__file__).resolve().parents[1] / "vlt/assets/tiny_clip/tokenizer"
 
 
-def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
-    """Of a golden file; videos [b, t, H, W, 3]."""
-    with np.load(shared / f"golden/{name}.npz") as file:
-        golden = dict(file)
-    return golden | {"video": golden["video"].transpose(0, 1, 3, 4, 2).astype(np.float32)}
-
-
 def converted(shared: Path, name: str, folder: Path, *settings: str):
     """The module of a golden file's weights, all tokens computed, its config and its parameters."""
     source = shared / f"golden/{name}.safetensors"

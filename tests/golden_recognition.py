@@ -14,13 +14,6 @@ from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.spec import DualEncoderSpec
 
 
-def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
-    """What the published modules give; videos [b, t, H, W, 3]."""
-    golden = dict(np.load(shared / f"golden/{name}.npz"))
-    golden["video"] = golden["video"].transpose(0, 1, 3, 4, 2)
-    return golden
-
-
 def converted(shared: Path, name: str, folder: Path, *settings: str) -> LoadedModel:
     """The model of a file of weights, through a new folder in that one."""
     write_tokenizer(folder / "tokenizer")

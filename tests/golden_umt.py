@@ -35,14 +35,6 @@ def source(shared: Path, name: str) -> Path:
     return shared / f"golden/umt/{name}.safetensors"
 
 
-def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
-    """What the published code put out; videos with their channels last, ids of 32 bits."""
-    with np.load(shared / f"golden/umt/{name}.npz") as file:
-        found = dict(file)
-    found = {key: x.astype(np.int32) if x.dtype == np.int64 else x for key, x in found.items()}
-    return found | {"video": np.moveaxis(found["video"], 2, -1)}
-
-
 def weights(shared: Path, name: str) -> dict[str, np.ndarray]:
     """Its tensors by published name."""
     return load_file(source(shared, name))

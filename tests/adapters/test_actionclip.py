@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
-from golden_recognition import check_gradients, numbers
+from golden_numbers import numbers
+from golden_recognition import check_gradients
 from random_leaves import random_params
 from scipy.special import softmax
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from golden_numbers import numbers
 from golden_prompts import close
-from golden_recognition import check_gradients, converted, numbers
+from golden_recognition import check_gradients, converted
 
 from vlt.adapters.dgl import DGL
 from vlt.convert import ConversionError, convert, reverse

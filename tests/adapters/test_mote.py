@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from golden_recognition import base_clip, check_gradients, converted, numbers
+from golden_numbers import numbers
+from golden_recognition import base_clip, check_gradients, converted
 from optax import softmax_cross_entropy_with_integer_labels
 
 from vlt.adapters import mote

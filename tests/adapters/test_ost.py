@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_recognition import check_gradients, converted, numbers
+from golden_numbers import numbers
+from golden_recognition import check_gradients, converted
 
 from vlt.adapters.ost import OST, transport_plan
 from vlt.models.vit import normalize

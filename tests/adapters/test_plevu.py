@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from golden_numbers import numbers
 from golden_prompts import TOKENIZER, close
 
 from vlt.adapters.plevu import PLEVU
@@ -26,7 +27,7 @@ SCALE = 1 / 0.07
 def golden(shared):
     """What the published code puts out. Its texts are as long as the tower's context, of which
     prompts take five tokens at the end, all of them padding."""
-    found = golden_prompts.numbers(shared, NAME)
+    found = numbers(shared, NAME)
     assert not found["text_ids"][:, 72:].any()
     return found | {"text_ids": found["text_ids"][:, :72]}
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from golden_recognition import check_gradients, converted, numbers
+from golden_numbers import numbers
+from golden_recognition import check_gradients, converted
 
 from vlt.adapters.btadapter import BTAdapter
 from vlt.adapters.mug import Mug

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
-from golden_recognition import base_clip, converted, numbers
+from golden_numbers import numbers
+from golden_recognition import base_clip, converted
 from optax import softmax_cross_entropy_with_integer_labels
 
 from vlt.adapters.vificlip import ViFiCLIP

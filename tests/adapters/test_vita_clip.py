@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_recognition import check_gradients, converted, numbers
+from golden_numbers import numbers
+from golden_recognition import check_gradients, converted
 
 from vlt.adapters.vita_clip import VitaCLIP
 from vlt.merging.tome import ToMe

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from flax import traverse_util
+from golden_numbers import numbers
 from golden_prompts import close
 from random_leaves import random_params
 
@@ -31,7 +32,7 @@ FRAMES = 5
 @pytest.fixture(scope="module")
 def golden(shared):
     """What the published modules put out."""
-    return golden_prompts.numbers(shared, "vop/basic")
+    return numbers(shared, "vop/basic")
 
 
 @pytest.fixture(scope="module")
@@ -155,9 +156,7 @@ def context(tensors):
 def reading(shared):
     """Numbers and weights of one reading of the variants."""
     path = shared / "golden/vop/variants_our_reading.safetensors"
-    return golden_prompts.numbers(shared, "vop/variants_our_reading"), (
-        safetensors.numpy.load_file(path)
-    )
+    return numbers(shared, "vop/variants_our_reading"), (safetensors.numpy.load_file(path))
 
 
 def _quick(variant):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from golden_numbers import numbers
 from golden_umt import GRADIENT, LOSS, PROBABILITY, TEXT, TOKENS
 
 from vlt.convert.table import to_leaves
@@ -38,7 +39,7 @@ def time_major(x, frames=FRAMES):
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    return golden_umt.numbers(shared, "retrieval")
+    return numbers(shared, "umt/retrieval")
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_a_single_frame_is_an_image(folder, golden):
 
 @pytest.fixture(scope="module")
 def questions(shared):
-    return golden_umt.numbers(shared, "qa")
+    return numbers(shared, "umt/qa")
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +282,7 @@ MERGED = {"layers": (2, 3, 4), "join": (2, 2, 3), "r": 1, "keep_cross": 70, "kee
 def test_tempme(shared, pool, name):
     """Our reading: no class token, and one vector, of the plain mean of the tokens that are left
     or of their mean by sizes."""
-    golden = golden_umt.numbers(shared, "tempme_our_reading")
+    golden = numbers(shared, "umt/tempme_our_reading")
     tensors = golden_umt.weights(shared, "tempme_our_reading")
     positions = {
         f"blocks_{name.rpartition('.')[2]}": tensors.pop(name)
