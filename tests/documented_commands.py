@@ -107,6 +107,9 @@ CASES: dict[str, Case] = {
     ),
     "python -m vlt.inspect --config=... [--json]": run(f"python -m vlt.inspect {TINY} --json"),
     "python -m vlt.inspect --config=... --leaves": run(f"python -m vlt.inspect {TINY} --leaves"),
+    "python -m vlt.inspect --config=... --topology=v5e:2x4 [--batch=N] --traffic": run(
+        f"python -m vlt.inspect {TINY} --topology=v5e:2x4 --batch=8 --traffic", needs="libtpu"
+    ),
     "python -m vlt.inspect --config=... --topology=v5e:16x16 [--batch=N]": run(
         f"python -m vlt.inspect {TINY} --topology=v5e:16x16 --batch=256", needs="libtpu"
     ),

@@ -97,6 +97,7 @@ def test_frames_searches_and_prompts_that_do_not_fit(model):
         model.generate(videos, " ".join(["red"] * 12))
 
 
+@pytest.mark.slow
 def test_batches_change_no_caption(model, clips):
     paths = find_videos([str(clips)])
     assert len(paths) == 11  # two full batches, and three of which one is unreadable

@@ -109,7 +109,7 @@ def test_own_videos_are_looked_at_in_the_same_way_by_every_config(name):
     assert (config.model.size, config.model.frames, config.model.context) == ("clip_b32", 12, 77)
 
 
-EVERY = 48  # of the variants of a file, one in the quick run
+EVERY = 64  # of the variants of a file, one in the quick run
 
 
 def _marked(index: int, name: str):

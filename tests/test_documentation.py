@@ -156,7 +156,7 @@ def test_flags_in_sentences_exist():
     known = {name for file in files for name in _defined(_tree(file))}
     known |= {f"no{name}" for name in known} | {"help"} | {"gpus-per-task", "gpu-bind"}  # sbatch's
     known |= {"short-side", "fps", "frames", "quality", "keyframe-interval", "crf"}  # of FORMS
-    known |= {"direct_num_workers", "direct_running_mode"}  # Beam's
+    known |= {"runner", "direct_num_workers", "direct_running_mode"}  # Beam's
     found = {flag for text in TEXTS.values() for flag in documents.flags(text)}
     assert {flag for flag in found if not flag.startswith("config.")} - known == set()
 

@@ -181,6 +181,7 @@ def rising(x):
     return np.linspace(0, 4, x.size, dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_learned_rates_become_counts(tmp_path):
     learned = {"kept": None, "merged": None, "granularity": 1}
     run(tmp_path / "run", ".*/diffrate/.*", rising, diffrate=learned)

@@ -136,6 +136,7 @@ def test_a_file_that_cannot_be_read_is_named(model, files, tmp_path):
         model.encode_video([files[0], None])
 
 
+@pytest.mark.slow
 def test_captions_of_files_are_those_of_their_frames(files):
     captioner = vlt.load("tiny_blip", frames=8)
     expected = captioner.generate(captioner.read_videos(files), beams=1)

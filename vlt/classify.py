@@ -89,15 +89,19 @@ def _print_csv(results: Iterable[tuple[str, Probabilities | VideoError]], count:
     return print_results(
         rows,
         count,
-        lambda each: {},
+        _as_fields,
         as_json=False,
-        row=lambda path, each: _csv_row(path, each[0], f"{each[1]:.4f}"),
+        row=_csv_row,
     )
 
 
-def _csv_row(*values: str) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
+def _as_fields(found: tuple[str, float]) -> dict[str, Any]:
+    return dict([found])
+
+
+def _csv_row(path: str, found: tuple[str, float]) -> str:
+    line, (label, share) = io.StringIO(), found
+    csv.writer(line, lineterminator="").writerow((path, label, f"{share:.4f}"))
     return line.getvalue()
 
 

@@ -129,6 +129,7 @@ def put_out(method: ActionCLIP, leaves: dict, frames: np.ndarray) -> np.ndarray:
     return made if method.sim_header == "Transf_cls" else frames + made
 
 
+@pytest.mark.slow
 def test_shifted_frames_and_a_training_step(shared, tmp_path):
     golden, model = numbers(shared, SHIFT), converted(shared, tmp_path, SHIFT)
     assert model.config.source["layout"] == "actionclip_shift"

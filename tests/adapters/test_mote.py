@@ -70,6 +70,7 @@ def test_evaluation(golden, model):
     np.testing.assert_allclose(similarity, golden["eval/similarity"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_training_step(golden, model, monkeypatch):
     experts = jax.nn.one_hot(golden["train/expert"], 4)
     shares = jnp.stack([golden[f"train/merge_weights_layer{i}"] for i in range(2)])

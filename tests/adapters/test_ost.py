@@ -65,6 +65,7 @@ def test_scores(golden, model):
     np.testing.assert_allclose(scale * alone, golden["logits_video0_alone"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_step(golden, model):
     """Divergences both ways, summed, of a batch and what describes its classes."""
     module, params = model

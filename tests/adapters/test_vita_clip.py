@@ -128,6 +128,7 @@ def test_contexts_of_classes(golden, model, position):
     assert np.abs(found[0] - other[0]).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_loss_and_gradients(golden, model):
     """Of all leaves, and so of those that the published code trains."""
 

@@ -287,6 +287,7 @@ def test_counts_of_sizes(size, frames, trained, products, norms):
     assert round(kinds["layer_norm"], 2) == norms and found["pair_gmacs"] > 0
 
 
+@pytest.mark.slow
 def test_a_folder_scores_videos_with_texts(golden, model, folder, tmp_path):
     """By vlt.load, as the published code does; as programs of one alone it is refused."""
     loaded = vlt.load(str(folder / "model"))

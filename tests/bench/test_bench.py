@@ -128,6 +128,7 @@ def test_forward_is_compared_column_by_column(monkeypatch):
     assert full["times_the_operations"] == 1.0
 
 
+@pytest.mark.slow
 def test_without_merging_there_is_no_share():
     found = forward.bench_forward(config(LORA).model, batch=1, rounds=1)
     assert "merging_share" not in found and "against" not in found
@@ -222,6 +223,7 @@ def test_steps_are_compared_column_by_column(monkeypatch, full_step):
     assert found["against"] == {"other": {"step_s": 3.0, "times_as_fast": 1.5}}
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_is_planned_and_not_taken(monkeypatch, full_step):
     real = step.Step
     monkeypatch.setattr(real, "start", None)

@@ -97,6 +97,7 @@ def test_memory_that_grows_is_not_flat():
     assert growth(100e6 + 50e6 * (clips > 500)) == 0  # what is filled once
 
 
+@pytest.mark.slow
 def test_a_short_campaign(folder):
     done = subprocess.run(
         [sys.executable, "-m", "vlt.bench.damaged_videos", str(folder), "--count=40", "--seed=3",

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import safetensors.numpy
 import torch
 from helpers import environment, run_python
@@ -55,6 +56,7 @@ def test_key_and_nonfinite_weights(clip, clip_folder, tmp_path, tokenizer, capsy
     assert "logit_scale: 1 NaN and 0 infinite of 1 values" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_works_without_torch_and_network(clip_folder: Path, tmp_path: Path, tokenizer: str):
     code = """
     import socket, sys

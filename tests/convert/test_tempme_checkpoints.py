@@ -68,7 +68,7 @@ def test_there_and_back(golden, tmp_path, tokenizer):
     _same_bits(golden, safetensors.numpy.load_file(tmp_path / "back.safetensors"))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("merge", [False, True])
 def test_converted_and_merged_models_give_the_published_embeddings(
     shared, golden, tmp_path, tokenizer, merge

@@ -92,6 +92,7 @@ def test_best_of_given_answers(parts, tmp_path):
     check(parts, SECTION | {"answers": str(path)}, expected)
 
 
+@pytest.mark.slow
 def test_written_answers(parts):
     read, mask = states(parts)
     search = Search(**SECTION["search"])

@@ -211,6 +211,7 @@ def hosts(tmp_path, monkeypatch) -> pathlib.Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_on_two_hosts_from_setup_to_fetch(hosts, monkeypatch, capfd):
     def tpu_vm(verb: str, *arguments: str) -> str:
         launch(monkeypatch, "tpu_vm", verb, *PLACE, *arguments)

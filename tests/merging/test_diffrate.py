@@ -172,7 +172,7 @@ def test_options_that_do_not_fit(options, message):
     assert message in str(error.value)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["pe_b16", "eva02_b16", "siglip2_b16"])
 def test_price_of_towers_that_pool_turn_or_gate(size):
     """All of it but for matching, of a video whose tokens all stay."""

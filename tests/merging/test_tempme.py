@@ -283,6 +283,7 @@ def test_sizes_and_members_of_every_layer(params):
     assert (out["block_3"].cls, out["block_3"].x.shape[1]) == (4, 1)
 
 
+@pytest.mark.slow
 def test_last_block_of_cls_tokens_alone_is_exact(params):
     np.testing.assert_allclose(
         encode_small(params)[0], encode_small(params, cls_only=False)[0], atol=1e-6

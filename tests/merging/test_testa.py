@@ -66,6 +66,7 @@ def test_frames_merge_as_in_a_naive_rewrite(t, r):
         np.testing.assert_allclose(after.members[b], held, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_starts_as_clip_and_lora_folds_into_it():
     """Without merging: temporal attention puts out zero while LoRA's updates are zero."""
     model, bare = small(TESTA((1, 2), 0, 0), LoRA(2)), small()

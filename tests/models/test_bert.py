@@ -82,6 +82,7 @@ def test_the_decoder_says_what_comes_next(peer, params):
     equal(logits(params, ids[:, None], source), theirs.logits, ATOL)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_decoder(peer, params):
     ids, source = texts(SMALL, 2, 6), sources(SMALL, 2)
     weights = np.random.default_rng(3).normal(size=(2, 6, SMALL.vocab)).astype(np.float32)

@@ -138,6 +138,7 @@ def test_parity_can_fail(
     assert np.abs(out[layer] - theirs).max() > 3 * max(HIDDEN, LOGITS)
 
 
+@pytest.mark.slow
 def test_another_image_size(captioner: PreTrainedModel, tmp_path: Path, words: str):
     captioner.save_pretrained(tmp_path / "hf")
     settings = parse_settings(["visual.image_size=56"])

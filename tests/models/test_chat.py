@@ -142,13 +142,14 @@ def instructed(golden):
     return channels_last(videos) / 8, golden.numbers["qformer_ids"]
 
 
+@pytest.mark.slow
 def test_instructblip_with_a_branch(instructblip):
     tokens, out = encode(instructblip.model(), instructblip.params, *instructed(instructblip))
     close(out["video_tokens"], instructblip.numbers["bt/tokens_cls_first"], TOKENS)
     close(tokens, instructblip.numbers["bt/inputs_llm"], TOKENS)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["frames", "image"])
 def test_instructblip_whose_padding_stands_within(instructblip, layout):
     numbers, spec = instructblip.numbers, dataclasses.replace(instructblip.spec, tokens="frames")

@@ -409,6 +409,7 @@ def test_the_table_of_backbones_is_that_of_these_towers():
             assert missing(name, spec_of(column)) == missing(name, SPECS[kind]), (column, name)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("kind", "label"),
     [("pe_core", "btadapter"), ("siglip", "tempme"), ("eva02", "diffrate by all")],

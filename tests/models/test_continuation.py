@@ -96,6 +96,7 @@ def minigpt4_prompt(stored):
     return places(np.concatenate([segments[0], [-1] * 8, segments[1]]), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "bt"])
 def test_minigpt4(models, kind):
     model, params, stored = models("minigpt4")

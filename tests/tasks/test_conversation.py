@@ -180,6 +180,7 @@ def test_minigpt4_trains_its_projection(shared, form):
     close(found["connector/projection/bias"], numbers[f"{prefix}.bias"])
 
 
+@pytest.mark.slow
 def test_instructblip_trains_all_that_stands_between(shared):
     instructblip = golden(shared, "instructblip")
     numbers = instructblip.numbers

@@ -162,6 +162,7 @@ def test_videos_of_another_size_are_found_by_their_first_clip(refused):
     assert "has frames of 32 x 32 pixels, but the model is for 224 x 224" in said
 
 
+@pytest.mark.slow
 def test_an_evaluation_alone_needs_no_metric_of_training(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config("tests/loop_config.py", {"train.best_metric": "gone/t2v_R@1"})

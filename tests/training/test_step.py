@@ -113,6 +113,7 @@ def test_step_that_is_not_finite_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, again.trained, state.trained)
 
 
+@pytest.mark.slow
 def test_masks_differ_from_step_to_step_and_repeat_with_the_seed():
     model, task, optimizer, schedule, trained, frozen = setup(mask_rate=0.5)
     step = jax.jit(make_train_step(model, task, optimizer, schedule))

@@ -69,6 +69,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(workdir, "HEARTBEAT", 0.5)
 
 
+@pytest.mark.slow
 def test_of_runs_that_start_together_exactly_one_has_the_folder(tmp_path):
     children = [holder() for _ in range(3)]
     folders = [tmp_path / str(number) for number in range(10)]

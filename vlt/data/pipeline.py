@@ -338,7 +338,7 @@ def _text(choose: Callable[[int, float], Any], example: Example, evaluation: boo
     return choose(example.record, 0.0 if evaluation else example.draw)
 
 
-def _numbers_of_videos(records: Sequence[Record]) -> Sequence[int]:
+def _numbers_of_videos(records: Sequence[Record]) -> Sequence[int] | np.ndarray:
     """int32 of each record, equal where records name one video."""
     if isinstance(records, PackedRecords):
         return WhenAsked(len(records), lambda index: number_of(records[index].video))
@@ -365,7 +365,9 @@ def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: An
     rows = local_rows(mesh, section["batch_size"]).tolist()
     data = VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)
     records = data.records
-    packed = isinstance(records, PackedRecords)
-    told = records.name() if packed else "\n".join(record.id for record in records)
+    if isinstance(records, PackedRecords):
+        told = records.name()
+    else:
+        told = "\n".join(record.id for record in records)
     check_alike(f"{data.name}: {data.manifest}", told)
     return data

@@ -161,7 +161,7 @@ def _compared_on_host(
 def _down(true: np.ndarray) -> np.ndarray:
     """How many of each column are true; in bytes, so many as these can count at a time."""
     parts = np.split(true.view(np.uint8), range(255, len(true), 255))
-    return np.sum([part.sum(0, dtype=np.uint8) for part in parts], 0, dtype=np.int64)
+    return np.array([part.sum(0, dtype=np.uint8) for part in parts]).sum(0, dtype=np.int64)
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

@@ -60,11 +60,12 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
         model's.
     """
     kind, _ = check_topology(topology)
-    mesh, serves = make_mesh(config.mesh, topology_devices(topology)), not config.train.steps
+    serves = not config.train.steps
+    if serves and not isinstance(build_for_shapes(config.model), ChatModel):
+        raise ValueError("--topology compiles a training step, and this config trains nothing")
+    mesh = make_mesh(config.mesh, topology_devices(topology))
     with jax.set_mesh(mesh):  # whose chips "auto" means
         model = build_for_shapes(config.model)
-    if serves and not isinstance(model, ChatModel):
-        raise ValueError("--topology compiles a training step, and this config trains nothing")
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     parts *= 1 if serves else config.optimizer.accumulate
     asked = batch or (1 if serves else config.data.train.get("batch_size"))
