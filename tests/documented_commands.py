@@ -118,7 +118,7 @@ CASES: dict[str, Case] = {
         "--nostep"
     ),
     "python -m vlt.export --workdir=DIR OUT [--merge] [--average=FIRST:LAST] [--blend=MODEL:SHARE] "
-    "[--format=orbax|safetensors|stablehlo]": run(
+    "[--format=orbax|safetensors|stablehlo|huggingface]": run(
         "python -m vlt.export --workdir=runs/tempme exported --merge",
     ),
     "python -m vlt.draw --config=... VIDEO --out=DIR": run(
