@@ -151,6 +151,7 @@ METHOD = """
 """
 
 
+@pytest.mark.slow
 def test_a_method_from_outside(tmp_path, monkeypatch):
     package = tmp_path / "others"
     package.mkdir()

@@ -108,6 +108,7 @@ def test_batches_change_no_caption(model, clips):
     assert texts == model.generate(frames(paths[:-1])) and len(set(texts)) > 3
 
 
+@pytest.mark.slow
 def test_the_command(folder, clips):
     code = "import sys; from vlt import caption; print(caption.main(sys.argv[1:]))"
     arguments = [clips, clips / "absent.mov", f"--model={folder}", "--json", "--set=beams=2"]

@@ -33,7 +33,7 @@ def report_of(variant: str, **changes) -> dict:
     return inspect_config(load_config(f"video_chat:{variant}", overrides))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", COUNTS)
 def test_counts_of_chat_models(variant):
     report = report_of(variant)

@@ -296,6 +296,7 @@ def test_what_the_released_code_trains():
         assert counts["trainable_params_video"] == video
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("variant", "trained"),
     [

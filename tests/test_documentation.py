@@ -113,6 +113,7 @@ def _flags(module: str) -> set[str]:
     return found | {f"no{name}" for name in found} | {"help"}
 
 
+@functools.cache
 def _imported(tree: ast.AST, packages: tuple[str, ...]) -> list[ast.AST]:
     """Files of these packages that a file imports."""
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
@@ -127,6 +128,7 @@ def _tree(file: pathlib.Path) -> ast.AST:
     return ast.parse(file.read_text("utf-8"))
 
 
+@functools.cache
 def _defined(tree: ast.AST) -> set[str]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     calls = [c for c in calls if re.match("add_argument|DEFINE_", getattr(c.func, "attr", ""))]
@@ -219,6 +221,7 @@ def test_command_runs(command, desk):
         shell(line, desk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snippet", documents.snippets(TEXTS["configs/README.md"]))
 def test_config_of_ones_own_is_one(snippet, tmp_path):
     """It is read, fits a model, and its rules fit that."""

@@ -78,7 +78,7 @@ def test_btadapter_on_clip_l14() -> None:
     assert report["trainable_weights_video"] == 4 * (12 + 5) * 1024**2 + 64 * 1024 + 768 * 1024
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "trained", "gmacs", "tokens"),
     [

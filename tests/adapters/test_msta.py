@@ -193,6 +193,7 @@ def test_a_shared_projection_is_one_leaf_with_the_sum_of_both_gradients():
         np.testing.assert_allclose(both[path], video[path] + text[path], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_starts_with_kaimings_normal_of_the_fan_out():
     spec = dataclasses.replace(SIZES["viclip_b16"], visual=SIZES["clip_b16"].visual)
     block = Block(12, 3072, "quick_gelu", 1e-5, methods=(MSTA(shared=False),))

@@ -56,6 +56,7 @@ def with_mug(model, **options):
     return model.module.clone(methods=methods, cls_only=False)
 
 
+@pytest.mark.quick(1)
 def test_traces_losses_and_gradients(case):
     """Of the mean over time; the loss is the sum of both directions. Beside Mug's scores."""
     golden, model, *_ = case

@@ -17,6 +17,7 @@ def _command(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment(1), capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_there_and_back(clip_folder: Path, tmp_path: Path, tokenizer: str):
     done = _command(clip_folder, tmp_path / "model", "--tokenizer", tokenizer)
     assert done.returncode == 0, done.stderr

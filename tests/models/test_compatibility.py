@@ -431,7 +431,7 @@ def test_every_pair_takes_a_step_or_is_refused(kind, first):
             (check_step if (i < j) == ((i + j) % 2 == 0) else check_shapes)(model)
 
 
-@pytest.mark.quick(10)
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("kind", SPECS)
 def test_many_pairs_fit(kind):
     """Else nothing were tried above."""

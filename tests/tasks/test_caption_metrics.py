@@ -72,7 +72,7 @@ def test_all_metrics_on_msvd(golden, msvd, name):
     assert found == pytest.approx(in_percent(golden["full_set"][name]), rel=0, abs=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", PROTOCOLS[1:])
 def test_without_java_the_others_are_the_same_on_msvd(golden, msvd, name):
     found = caption_metrics(*protocol(name, msvd), java=False)
@@ -85,6 +85,7 @@ def test_without_java_the_others_are_the_same_on_msvd(golden, msvd, name):
         assert found == pytest.approx(alone, rel=0, abs=TOLERANCE)
 
 
+@pytest.mark.slow
 @JAVA
 def test_all_metrics_of_ten_videos(golden, msvd):
     ten = {i: texts for i, texts in msvd.items() if int(i) <= 10}

@@ -214,6 +214,7 @@ def similarities() -> None:
     print(training.lower(state, frozen, training.batch_shapes(64)).compile().as_text())
 
 
+@pytest.mark.slow
 def test_no_device_has_all_similarities():
     code = "import test_meshes as t; t.similarities()"
     program_text = run_python(code, devices=8)
