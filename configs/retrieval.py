@@ -88,14 +88,7 @@ def retrieval(dataset: str, backbone: str, method: str) -> ConfigDict:
     for name in METHODS[method]:
         config.model[name] = options(name, backbone, frames)
     config.rules = rules(method)
-    config.optimizer.update(
-        name="adamw_hf",
-        lr=RATES[method],
-        b2=0.999,
-        eps=1e-6,
-        clip=1.0,
-        schedule={"name": "cosine", "warmup": 0.1},
-    )
+    tempme.optimizer(config, RATES[method])
     config.task.update(losses(backbone))
     sampler = "fps1_linspace" if apart else reading.sampler
     videos = functools.partial(
@@ -105,13 +98,7 @@ def retrieval(dataset: str, backbone: str, method: str) -> ConfigDict:
     config.data.train = videos(f"data/{dataset}/{data['train']}.jsonl", batch_size=128)
     test = videos(f"data/{dataset}/{data['test']}.jsonl", batch_size=16)
     config.evals = {dataset: common.retrieval(data["protocol"], test)}
-    config.train.update(
-        steps=5 * data["epoch"],
-        eval_every=data["epoch"],
-        checkpoint_every=500,
-        best_metric=f"{dataset}/t2v_R@1",
-    )
-    config.table = tempme.paper_table(dataset)
+    tempme.five_epochs(config, dataset, data["epoch"])
     return config
 
 

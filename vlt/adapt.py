@@ -25,7 +25,7 @@ from vlt.main import columns, run_all, slug
 from vlt.model_io.folder import read_model_config
 from vlt.models.spec import DualEncoderSpec
 from vlt.reporting.tables import format_table
-from vlt.runtime.compilation import keep_programs
+from vlt.runtime.libraries import prepare_libraries
 from vlt.runtime.memory import free_on_device, free_on_host
 from vlt.storage.files import write_whole
 
@@ -70,7 +70,7 @@ def _adapt(options: argparse.Namespace) -> int:
     print(cost(config, len(train), len(held_out)), file=sys.stderr, flush=True)
     if options.dry_run:
         return 0
-    keep_programs()
+    prepare_libraries()
     workdir = folder / "run"
     rows = run_all(config, workdir)
     export(workdir / slug(AFTER), options.out, "orbax")

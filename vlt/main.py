@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import statistics
@@ -24,7 +23,7 @@ from vlt.command_line.train import parse
 from vlt.evaluation import summarize
 from vlt.reporting.tables import Column, format_table, mean_results, write_results
 from vlt.runtime import processes, stopping
-from vlt.runtime.compilation import keep_programs
+from vlt.runtime.libraries import prepare_libraries
 from vlt.runtime.stopping import Stopped
 from vlt.storage.files import write_whole
 from vlt.training.metrics_log import PERFORMANCE, read_metrics
@@ -39,9 +38,7 @@ def main(_: list[str]) -> None:
     options = flags.FLAGS
     name = configuration.run_name(config_flags.get_config_filename(options["config"]))
     workdir = Path(options.workdir or f"runs/{name}")
-    keep_programs()
-    # TensorFlow comes with clu's writers; it has nothing to say here.
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    prepare_libraries()
     try:
         with stopping.signals(), _ended_by_signals():
             prepare(workdir)

@@ -182,7 +182,7 @@ def test_what_is_no_kept_row_is_named(tmp_path):
 
 def run_door(monkeypatch, *arguments, calls=None):
     monkeypatch.setattr(door, "CLAIMS", OURS)
-    monkeypatch.setattr(door, "_prepare", lambda: None)
+    monkeypatch.setattr(door, "prepare_libraries", lambda: None)
     monkeypatch.setattr(door, "check", lambda runs: None)
     monkeypatch.setattr(running, "measured", fake([] if calls is None else calls))
     return door.main(list(arguments))

@@ -57,9 +57,9 @@ def openai_block(source: str, target: str) -> list[Rule]:
     ]
 
 
-def hf_attention(source: str, target: str) -> list[Rule]:
-    """An attention layer of transformers' CLIP."""
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
+def hf_attention(source: str, target: str, out: str = "out_proj") -> list[Rule]:
+    """An attention layer of transformers' CLIP. out: its last layer; others name it otherwise."""
+    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", out: "out"}
     return [r for s, t in names.items() for r in dense(f"{source}.{s}", f"{target}/{t}")]
 
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.table import LINEAR, Rule, Tensors, Transform
+from vlt.convert.table import (
+    HEADS,
+    HEADS_BIAS,
+    HEADS_OUT,
+    KEEP,
+    LINEAR,
+    Rule,
+    Tensors,
+    Transform,
+)
 from vlt.model_io.view import View
 from vlt.models.spec import Spec
 
@@ -184,3 +193,44 @@ def fused(source: str, target: str, leaf: str, transform: Transform) -> Rule:
     """One tensor that holds the queries', the keys' and the values' `leaf`."""
     paths = tuple(f"{target}/{name}/{leaf}" for name in ("query", "key", "value"))
     return Rule(source, paths, transform)
+
+
+def flax_dense(source: str, target: str) -> list[Rule]:
+    """A Flax Dense layer with bias."""
+    return [
+        Rule(f"{source}.kernel", (f"{target}/kernel",), KEEP),
+        Rule(f"{source}.bias", (f"{target}/bias",)),
+    ]
+
+
+def flax_norm(source: str, target: str) -> list[Rule]:
+    """A Flax LayerNorm."""
+    return [Rule(f"{source}.{leaf}", (f"{target}/{leaf}",)) for leaf in ("scale", "bias")]
+
+
+def flax_attention(
+    source: str,
+    target: str,
+    leaves: tuple[str, str] = ("kernel", "bias"),
+    out: str = "out",
+    out_kernel: Transform = HEADS_OUT,
+) -> list[Rule]:
+    """Attention of Flax, whose leaves have an axis of heads.
+
+    leaves: what its kernels and biases are called. out, out_kernel: the layer behind the heads, and
+    what becomes of its kernel.
+    """
+    kernel, bias = leaves
+    rules = [
+        rule
+        for name in ("query", "key", "value")
+        for rule in (
+            Rule(f"{source}.{name}.{kernel}", (f"{target}/{name}/kernel",), HEADS),
+            Rule(f"{source}.{name}.{bias}", (f"{target}/{name}/bias",), HEADS_BIAS),
+        )
+    ]
+    return [
+        *rules,
+        Rule(f"{source}.{out}.{kernel}", (f"{target}/out/kernel",), out_kernel),
+        Rule(f"{source}.{out}.{bias}", (f"{target}/out/bias",)),
+    ]

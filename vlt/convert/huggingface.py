@@ -129,6 +129,16 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
             f"{path}: hidden_act must be {' or '.join(_ACTIVATIONS)}, got "
             f"{_shown(tower.hidden_act)}"
         )
+    layers = count(path, tower, "num_hidden_layers")
+    told = {"layers": layers, "activation": _ACTIVATIONS[tower.hidden_act]}
+    return size_fields(path, tower) | told
+
+
+def size_fields(path: Path, tower: Any) -> dict[str, Any]:
+    """Those that a tower's sizes make, but for its layers.
+
+    Raises ConversionError: numbers that make no tower.
+    """
     width, heads = count(path, tower, "hidden_size"), count(path, tower, "num_attention_heads")
     if width % heads:
         raise ConversionError(
@@ -137,10 +147,8 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
         )
     return {
         "width": width,
-        "layers": count(path, tower, "num_hidden_layers"),
         "heads": heads,
         "mlp_width": count(path, tower, "intermediate_size"),
-        "activation": _ACTIVATIONS[tower.hidden_act],
         "norm_eps": fraction(path, tower, "layer_norm_eps"),
     }
 

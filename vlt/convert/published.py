@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_spec
 from vlt.convert.huggingface_blip import ORIGINAL, blip_spec, stated_kind
+from vlt.convert.huggingface_videoprism import encoder_spec, videoprism_spec
 from vlt.convert.kinds import choose_kind, remade
 from vlt.convert.llama import is_meta
 from vlt.convert.methods import infer_methods, trained_frames
@@ -36,9 +37,7 @@ from vlt.convert.umt import refuse_classifier
 from vlt.convert.videoprism import (
     VIDEOPRISM_ENCODER_HF,
     VIDEOPRISM_HF,
-    encoder_spec,
     refuse_giant,
-    videoprism_spec,
 )
 from vlt.convert.xclip import XCLIP_HF, xclip_spec
 from vlt.model_io.folder import (
@@ -56,8 +55,9 @@ from vlt.models.spec import ChatSpec, DualEncoderSpec, EncoderSpec, Spec
 
 Settings = Mapping[str, Any]
 
-# What reads a config.json, by the layout of a dual encoder; CLIP's where none is named.
-_CONFIGS = {
+# What reads a config.json, by layout; CLIP's for other dual encoders.
+_CONFIGS: dict[str, Callable[[Path], Spec]] = {
+    VIDEOPRISM_ENCODER_HF.name: encoder_spec,
     XCLIP_HF.name: xclip_spec,
     SIGLIP_HF.name: siglip_spec,
     VIDEOPRISM_HF.name: videoprism_spec,
@@ -292,9 +292,7 @@ def _spec(
     if stated:
         raise ConversionError(f"--set {stated[0]}: {checkpoint.path}/config.json says it")
     notes.append("heads, activation, epsilon: config.json")
-    if family.name == VIDEOPRISM_ENCODER_HF.name:
-        spec = encoder_spec(checkpoint.path)
-    elif family.kind == "dual_encoder":
+    if family.name in _CONFIGS or family.kind == "dual_encoder":
         spec = _CONFIGS.get(family.name, clip_spec)(checkpoint.path)
     else:
         spec, about = blip_spec(checkpoint.path, family.kind, settings)

@@ -18,6 +18,7 @@ from vlt.convert.families import get_family
 from vlt.convert.family import Family
 from vlt.convert.huggingface import clip_json
 from vlt.convert.huggingface_blip import blip_json
+from vlt.convert.huggingface_videoprism import encoder_json, videoprism_json
 from vlt.convert.npz_files import is_npz, write_npz
 from vlt.convert.preprocessing import preprocessor_json
 from vlt.convert.reading import TORCH_SUFFIXES, read_json
@@ -30,8 +31,6 @@ from vlt.convert.tied import renamed, tie
 from vlt.convert.videoprism import (
     VIDEOPRISM_ENCODER_HF,
     VIDEOPRISM_HF,
-    encoder_json,
-    videoprism_json,
 )
 from vlt.convert.xclip import XCLIP_HF, xclip_json
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer

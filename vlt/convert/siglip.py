@@ -7,9 +7,9 @@ of what attention pools; no mask in the text tower, whose last position is read.
 from pathlib import Path
 from typing import Any
 
-from vlt.convert.clip import VIDEOS, hf_block
+from vlt.convert.clip import VIDEOS, hf_block, openai_attention
 from vlt.convert.errors import ConversionError
-from vlt.convert.family import Family, dense, fused, norm
+from vlt.convert.family import Family, dense, flax_attention, flax_dense, flax_norm, norm
 from vlt.convert.huggingface import (
     count,
     image_fields,
@@ -19,19 +19,7 @@ from vlt.convert.huggingface import (
     tower_json,
 )
 from vlt.convert.json_files import read_json
-from vlt.convert.table import (
-    CONV,
-    FIRST_OF_2,
-    FIRST_OF_3,
-    HEADS,
-    HEADS_BIAS,
-    HEADS_OUT,
-    KEEP,
-    SCALAR,
-    SPLIT,
-    SPLIT_LINEAR,
-    Rule,
-)
+from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, SCALAR, Rule
 from vlt.models.spec import DualEncoderSpec, PoolerSpec, TextSpec, VisionSpec
 
 MODEL_TYPE = "siglip"
@@ -70,9 +58,7 @@ def _hf_rules() -> tuple[Rule, ...]:
         *hf_block(f"{vision}encoder.layers.{{i}}", "visual/blocks_{i}"),
         *norm(f"{vision}post_layernorm", "visual/post_norm"),
         Rule(f"{head}probe", (f"{_POOLER}/probe",), FIRST_OF_3),
-        fused(f"{head}attention.in_proj_weight", _ATTENTION, "kernel", SPLIT_LINEAR),
-        fused(f"{head}attention.in_proj_bias", _ATTENTION, "bias", SPLIT),
-        *dense(f"{head}attention.out_proj", f"{_ATTENTION}/out"),
+        *openai_attention(f"{head}attention", _ATTENTION),
         *norm(f"{head}layernorm", f"{_POOLER}/norm"),
         *dense(f"{head}mlp.fc1", f"{_POOLER}/mlp/fc1"),
         *dense(f"{head}mlp.fc2", f"{_POOLER}/mlp/fc2"),
@@ -84,36 +70,6 @@ def _hf_rules() -> tuple[Rule, ...]:
         Rule("logit_scale", ("logit_scale",), SCALAR),
         Rule("logit_bias", ("logit_bias",), SCALAR),
     )
-
-
-def flax_dense(source: str, target: str) -> list[Rule]:
-    """A Flax Dense layer with bias."""
-    return [
-        Rule(f"{source}.kernel", (f"{target}/kernel",), KEEP),
-        Rule(f"{source}.bias", (f"{target}/bias",)),
-    ]
-
-
-def flax_norm(source: str, target: str) -> list[Rule]:
-    """A Flax LayerNorm."""
-    return [Rule(f"{source}.{leaf}", (f"{target}/{leaf}",)) for leaf in ("scale", "bias")]
-
-
-def flax_attention(source: str, target: str) -> list[Rule]:
-    """A Flax MultiHeadDotProductAttention."""
-    inner = [
-        rule
-        for name in ("query", "key", "value")
-        for rule in (
-            Rule(f"{source}.{name}.kernel", (f"{target}/{name}/kernel",), HEADS),
-            Rule(f"{source}.{name}.bias", (f"{target}/{name}/bias",), HEADS_BIAS),
-        )
-    ]
-    return [
-        *inner,
-        Rule(f"{source}.out.kernel", (f"{target}/out/kernel",), HEADS_OUT),
-        Rule(f"{source}.out.bias", (f"{target}/out/bias",)),
-    ]
 
 
 def _flax_mlp(source: str, target: str) -> list[Rule]:

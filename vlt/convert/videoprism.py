@@ -4,24 +4,19 @@ Zhao et al., arXiv:2402.13217. Blocks attend within frames, then along time at e
 then over all patches, which attention pools. LayerNorms are published as their scale minus one.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlt.convert.clip import hf_attention
 from vlt.convert.errors import ConversionError
-from vlt.convert.family import Family, dense
-from vlt.convert.huggingface import count, fraction, load_config, text_fields
-from vlt.convert.siglip import flax_dense
+from vlt.convert.family import Family, dense, flax_attention, flax_dense
 from vlt.convert.table import (
     FIRST_OF_1,
     FIRST_OF_2,
     FIRST_OF_3,
-    HEADS,
-    HEADS_BIAS,
     HEADS_FIRST,
     Rule,
     Tensors,
@@ -29,7 +24,7 @@ from vlt.convert.table import (
 )
 from vlt.convert.viclip import TUBELET
 from vlt.model_io.view import View
-from vlt.models.spec import DualEncoderSpec, EncoderSpec, PoolerSpec, TextSpec, VisionSpec
+from vlt.models.spec import EncoderSpec
 
 MODEL_TYPE = "videoprism"
 CAP = 50.0  # of attention's logits
@@ -56,10 +51,8 @@ TEXT: dict[str, Any] = {
     "logit_cap": CAP,
 }
 _PIXELS: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3, "crop": "none"}  # from 0 to 1
-_ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "relu": "relu"}  # transformers' and ours
 _POOLER, _ATTENTION = "visual/pooler", "visual/pooler/cross_attention"
 _GIANT = 1408  # wide
-_PARTS = ("query", "key", "value")
 
 
 def _patches(kernel: np.ndarray) -> list[np.ndarray]:
@@ -87,41 +80,24 @@ def _norm(source: str, target: str, scale: str) -> list[Rule]:
     ]
 
 
-def _flax_attention(source: str, target: str) -> list[Rule]:
-    rules = [
-        rule
-        for name in _PARTS
-        for rule in (
-            Rule(f"{source}.{name}.w", (f"{target}/{name}/kernel",), HEADS),
-            Rule(f"{source}.{name}.b", (f"{target}/{name}/bias",), HEADS_BIAS),
-        )
-    ]
-    return [
-        *rules,
-        Rule(f"{source}.post.w", (f"{target}/out/kernel",), HEADS_FIRST),
-        Rule(f"{source}.post.b", (f"{target}/out/bias",)),
-    ]
+def _attention(source: str, target: str) -> list[Rule]:
+    return flax_attention(source, target, ("w", "b"), "post", HEADS_FIRST)
 
 
 def _flax_block(source: str, target: str) -> list[Rule]:
     return [
         *_norm(f"{source}.layer_norm", f"{target}/norm1", "scale"),
-        *_flax_attention(f"{source}.self_attention", f"{target}/attention"),
+        *_attention(f"{source}.self_attention", f"{target}/attention"),
         *_norm(f"{source}.ff_layer.layer_norm", f"{target}/norm2", "scale"),
         *flax_dense(f"{source}.ff_layer.ffn_layer1.linear", f"{target}/mlp/fc1"),
         *flax_dense(f"{source}.ff_layer.ffn_layer2.linear", f"{target}/mlp/fc2"),
     ]
 
 
-def _hf_attention(source: str, target: str) -> list[Rule]:
-    names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
-    return [rule for s, t in names.items() for rule in dense(f"{source}.{s}", f"{target}/{t}")]
-
-
 def _hf_block(source: str, target: str) -> list[Rule]:
     return [
         *_norm(f"{source}.layernorm_before", f"{target}/norm1", "weight"),
-        *_hf_attention(f"{source}.attention", f"{target}/attention"),
+        *hf_attention(f"{source}.attention", f"{target}/attention", "o_proj"),
         *_norm(f"{source}.layernorm_after", f"{target}/norm2", "weight"),
         *dense(f"{source}.mlp.fc1", f"{target}/mlp/fc1"),
         *dense(f"{source}.mlp.fc2", f"{target}/mlp/fc2"),
@@ -163,6 +139,11 @@ def _hf_encoder(prefix: str) -> list[Rule]:
     ]
 
 
+def _stacks(*stages: str) -> str:
+    """What `Family.stacked` says of the stages' blocks."""
+    return "|".join(re.escape(stage.removesuffix("_")) for stage in stages)
+
+
 _HEAD, _HF_HEAD = "contrastive_vision_pooler", "video_model.head"
 _STAGES = (
     "vision_encoder.spatial_encoder.transformers_stack.x_layers_",
@@ -191,7 +172,7 @@ VIDEOPRISM = Family(
         *_encoder("vision_encoder."),
         *_blocks(_STAGES, _flax_block, "visual"),
         Rule(f"{_HEAD}.pooling_attention_query", (f"{_POOLER}/probe",), FIRST_OF_1),
-        *_flax_attention(f"{_HEAD}.pooling_attention", _ATTENTION),
+        *_attention(f"{_HEAD}.pooling_attention", _ATTENTION),
         Rule(
             f"{_HEAD}.pooling_attention.per_dim_scale.per_dim_scale",
             (f"{_ATTENTION}/channel_scale",),
@@ -203,9 +184,7 @@ VIDEOPRISM = Family(
         *_norm("text_encoder.unimodal_ln", "text/final_norm", "scale"),
     ),
     stages=_STAGES,
-    stacked="|".join(
-        stage.removesuffix("_").replace(".", r"\.") for stage in (*_STAGES, _TEXT_STAGE)
-    ),
+    stacked=_stacks(*_STAGES, _TEXT_STAGE),
     root="params",
     pixels=_PIXELS | {"resize": "lanczos"},
     **_COMMON,
@@ -220,7 +199,7 @@ VIDEOPRISM_HF = Family(
         *_hf_encoder("video_model.vision_model."),
         *_blocks(_HF_STAGES, _hf_block, "visual"),
         Rule(f"{_HF_HEAD}.pooling_attention_query", (f"{_POOLER}/probe",), FIRST_OF_3),
-        *_hf_attention(_HF_HEAD, _ATTENTION),
+        *hf_attention(_HF_HEAD, _ATTENTION, "o_proj"),
         Rule(f"{_HF_HEAD}.per_dim_scale", (f"{_ATTENTION}/channel_scale",)),
         *_norm("video_model.head_layernorm", f"{_POOLER}/norm", "weight"),
         Rule("text_model.embeddings.token_embedding.weight", ("text/token_embedding/embedding",)),
@@ -248,7 +227,7 @@ VIDEOPRISM_ENCODER = Family(
     sign=r"^temporal_pos_emb\.emb_var$",
     rules=(*_encoder(""), *_blocks(_ALONE, _flax_block, "visual")),
     stages=_ALONE,
-    stacked="|".join(stage.removesuffix("_").replace(".", r"\.") for stage in _ALONE),
+    stacked=_stacks(*_ALONE),
     root="params",
     pixels=_PIXELS | {"resize": "lanczos"},
     **_TOWER,
@@ -273,139 +252,3 @@ def refuse_giant(tensors: Tensors, path: object) -> None:
                 f"{path}: {name} is of VideoPrism g, whose text tower has norms before and after "
                 "each layer (primer_hybrid), which is not published and not converted; B and L are"
             )
-
-
-def encoder_spec(folder: Path) -> EncoderSpec:
-    """The spec that the config.json of a VideoPrism video encoder gives.
-
-    Raises ConversionError: no such model, or sizes that it does not have.
-    """
-    path = folder / "config.json"
-    visual = vision_spec(path, load_config(path, f"{MODEL_TYPE}_vision_model"))
-    return EncoderSpec(dataclasses.replace(visual, pool="mean", pooler=None))
-
-
-def encoder_json(visual: VisionSpec) -> dict[str, Any]:
-    """config.json of a transformers VideoPrismVisionModel."""
-    named = {"architectures": ["VideoPrismVisionModel"], "model_type": f"{MODEL_TYPE}_vision_model"}
-    return named | vision_json(visual)
-
-
-def videoprism_spec(folder: Path) -> DualEncoderSpec:
-    """The spec that the config.json of a VideoPrism LvT gives.
-
-    Raises ConversionError: no such model, or sizes that it does not have.
-    """
-    path = folder / "config.json"
-    config = load_config(path, MODEL_TYPE)
-    vision, text = config.vision_config, config.text_config
-    visual = vision_spec(path, vision, count(path, vision, "num_auxiliary_layers"))
-    words = TEXT | tower_fields(path, text) | {"layers": count(path, text, "num_hidden_layers")}
-    context, vocab = text_fields(path, text)
-    text_spec = TextSpec(vocab=vocab, **words | {"context": context})
-    if text_spec.width != visual.width:
-        raise ConversionError(
-            f"{path}: text_config.hidden_size is {text_spec.width}, but what is pooled of a video "
-            f"is {visual.width} wide"
-        )
-    return DualEncoderSpec(visual, text_spec, visual.width)
-
-
-def vision_spec(path: Path, vision: Any, *auxiliary: int) -> VisionSpec:
-    """The video encoder's, with so many blocks over all patches, which attention then pools."""
-    stages = (
-        count(path, vision, "num_spatial_layers"),
-        count(path, vision, "num_temporal_layers"),
-        *auxiliary,
-    )
-    fields = tower_fields(path, vision)
-    pooler = PoolerSpec(fields["heads"], 4 * fields["width"], channel_scale=True)
-    tubelet = [*vision.tubelet_size]
-    if len(tubelet) != 3 or tubelet[0] != 1 or len({*tubelet[1:]}) != 1:
-        raise ConversionError(f"{path}: tubelet_size is {tubelet}, not that of a square of 1 frame")
-    sides = vision.image_size if isinstance(vision.image_size, int) else {*vision.image_size}
-    side = sides if isinstance(sides, int) else sides.pop() if len(sides) == 1 else 0
-    if not 1 <= tubelet[1] <= side or side % tubelet[1]:
-        raise ConversionError(
-            f"{path}: image_size is {vision.image_size}; square images of whole patches of "
-            f"{tubelet[1]} are taken"
-        )
-    return VisionSpec(
-        image_size=side,
-        patch_size=tubelet[1],
-        layers=sum(stages),
-        stages=stages,
-        temporal_frames=count(path, vision, "num_frames"),
-        pooler=pooler,
-        **VISUAL | fields,
-    )
-
-
-def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
-    """Fields of a spec that every tower has, but for its layers.
-
-    Raises ConversionError: an unknown activation, or numbers that make no tower.
-    """
-    if tower.hidden_act not in _ACTIVATIONS or not tower.qkv_bias:
-        raise ConversionError(
-            f"{path}: hidden_act must be {' or '.join(_ACTIVATIONS)} and qkv_bias true, got "
-            f"{str(tower.hidden_act)[:60]!r} and {tower.qkv_bias}"
-        )
-    width, heads = count(path, tower, "hidden_size"), count(path, tower, "num_attention_heads")
-    if width % heads:
-        raise ConversionError(
-            f"{path}: num_attention_heads is {heads}, which does not divide hidden_size, {width}"
-        )
-    cap = tower.attn_logit_softcapping
-    if type(cap) not in (int, float) or not 0 < cap <= 1e4:
-        raise ConversionError(f"{path}: attn_logit_softcapping must be > 0 and at most 10000")
-    return {
-        "width": width,
-        "heads": heads,
-        "mlp_width": count(path, tower, "intermediate_size"),
-        "activation": _ACTIVATIONS[tower.hidden_act],
-        "norm_eps": fraction(path, tower, "layer_norm_eps"),
-        "logit_cap": float(cap),
-    }
-
-
-def videoprism_json(spec: DualEncoderSpec) -> dict[str, Any]:
-    """config.json of a transformers VideoPrismClipModel."""
-    text = spec.text
-    return {
-        "architectures": ["VideoPrismClipModel"],
-        "model_type": MODEL_TYPE,
-        "vision_config": {"model_type": "videoprism_vision_model", **vision_json(spec.visual)},
-        "text_config": {
-            "model_type": "videoprism_text_model",
-            "vocab_size": text.vocab,
-            "max_position_embeddings": text.context,
-            "num_hidden_layers": text.layers,
-            **_tower_json(text),
-        },
-    }
-
-
-def vision_json(visual: VisionSpec) -> dict[str, Any]:
-    """Inverse of `vision_spec`."""
-    spatial, temporal, *auxiliary = visual.stages
-    return {
-        "image_size": visual.image_size,
-        "tubelet_size": [1, visual.patch_size, visual.patch_size],
-        "num_frames": visual.temporal_frames,
-        "num_spatial_layers": spatial,
-        "num_temporal_layers": temporal,
-        "num_auxiliary_layers": sum(auxiliary),
-        **_tower_json(visual),
-    }
-
-
-def _tower_json(tower: VisionSpec | TextSpec) -> dict[str, Any]:
-    return {
-        "hidden_size": tower.width,
-        "num_attention_heads": tower.heads,
-        "intermediate_size": tower.mlp_width,
-        "hidden_act": "gelu_python" if tower.activation == "gelu" else tower.activation,
-        "layer_norm_eps": tower.norm_eps,
-        "attn_logit_softcapping": tower.logit_cap,
-    }

@@ -13,7 +13,7 @@ from vlt.data.checksum import sha256_of
 from vlt.data.clips import ClipRequest, DecoderPool
 from vlt.data.errors import VideoError
 from vlt.data.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
-from vlt.indexing.rows import FileEntry, Windows
+from vlt.indexing.rows import FileEntry, Windows, in_parts
 from vlt.indexing.store import Store, StoreError
 from vlt.indexing.windows import WindowRule
 from vlt.inference.batching import map_readable
@@ -148,9 +148,9 @@ def _read(
             if isinstance(spans, VideoError):
                 failed.append(Window(entry, (0.0, 0.0), spans))
                 continue
-            for at in range(0, len(spans), BATCH):
+            for some in in_parts(spans, BATCH):
                 asked.append(entry)
-                yield _spans_request(look, entry.path, spans[at : at + BATCH])
+                yield _spans_request(look, entry.path, some)
 
     with contextlib.closing(read_ahead(pool, requests(), 2 * WORKERS)) as batches:
         for batch, answers in batches:

@@ -8,9 +8,9 @@ import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from vlt.indexing.rows import About, FileEntry
+from vlt.indexing.rows import About, FileEntry, in_parts
 from vlt.indexing.store import Store, StoreError, check_same, remove, tables_of, writing
 
 FINISHED, JOINED = "finished", "joined"  # marks of a part, and of an index
@@ -130,13 +130,8 @@ def _joined(store: Store, part: Store) -> int:
     """Adds a part's videos to an index, in the place of what it knew of them."""
     known = store.entries()
     new = [entry for entry in part.entries().values() if known.get(entry.path) != entry]
-    for some in _some(new):
+    for some in in_parts(new, AT_ONCE):
         paths = [entry.path for entry in some]
         store.drop(paths)
         store.add(some, part.of_videos(paths))
     return len(new)
-
-
-def _some(entries: list[FileEntry]) -> Iterator[list[FileEntry]]:
-    for at in range(0, len(entries), AT_ONCE):
-        yield entries[at : at + AT_ONCE]

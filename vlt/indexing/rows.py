@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 FORMAT = 1
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +120,9 @@ def file_rows(entries: Sequence[FileEntry]) -> Any:
     return pa.Table.from_pylist(
         [dataclasses.asdict(entry) for entry in entries], schema=pa.schema(fields)
     )
+
+
+def in_parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """So many of them at a time, in order."""
+    for at in range(0, len(items), size):
+        yield items[at : at + size]

@@ -24,6 +24,7 @@ from vlt.indexing.rows import (
     FileEntry,
     Windows,
     file_rows,
+    in_parts,
     vectors_of,
     window_rows,
     windows_of,
@@ -33,6 +34,7 @@ from vlt.pytrees.fields import from_values
 GRAPH = "neighbours"  # what LanceDB calls its index
 EDGES, BREADTH = 12, 100  # of the graph's nodes; candidates while it is built (m, ef_construction)
 REFINED = 2  # times as many candidates are compared once more by the vectors as they are kept
+NAMED_AT_ONCE = 500  # videos in one condition
 _KEY = b"vlt"
 
 
@@ -108,7 +110,7 @@ class Store:
 
     def drop(self, paths: Iterable[str]) -> None:
         """Takes videos away, rows of `files` first."""
-        for some in _some(paths):
+        for some in in_parts(list(paths), NAMED_AT_ONCE):
             with _told(self.uri):
                 self.files.delete(_among(some))
                 self.windows.delete(_among(some))
@@ -278,12 +280,6 @@ def check_same(uri: str, found: About, asked: About) -> None:
                 f"{uri} was made with {field.name}={there!r}, not {here!r}; give the same, or "
                 "another --out"
             )
-
-
-def _some(paths: Iterable[str], size: int = 500) -> Iterator[list[str]]:
-    listed = list(paths)
-    for at in range(0, len(listed), size):
-        yield listed[at : at + size]
 
 
 def _among(paths: Sequence[str]) -> str:

@@ -43,27 +43,20 @@ def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:
 
 
 def resize_positions(
-    table: np.ndarray,
-    side: int,
-    cls: int = 1,
-    kind: str = "bicubic",
-    oblong: tuple[int, int] | None = None,
+    table: np.ndarray, side: int, cls: int = 1, kind: str = "bicubic"
 ) -> np.ndarray:
     """[cls + s * s, d] -> [cls + side * side, d]; the class token's row stays.
 
     torch.nn.functional.interpolate(mode=kind, align_corners=False), without antialiasing. kind:
     `bicubic` or `bilinear`; `triangle` is the latter with antialiasing, as jax.image has it.
-    oblong: rows and columns of another grid than a square one.
     """
     old = math.isqrt(len(table) - cls)
-    rows, columns = oblong or (side, side)
-    if (rows, columns) == (old, old):
+    if side == old:
         return table
-    weights = {"bicubic": _bicubic, "bilinear": bilinear, "triangle": _triangle}[kind]
+    weights = {"bicubic": _bicubic, "bilinear": bilinear, "triangle": _triangle}[kind](old, side)
     grid = table[cls:].reshape(old, old, -1).astype(np.float64)
-    of_row, of_column = weights(old, rows), weights(old, columns)
-    grid = np.einsum("iy,jx,yxd->ijd", of_row, of_column, grid, optimize=True)
-    return np.concatenate([table[:cls], grid.reshape(rows * columns, -1).astype(table.dtype)])
+    grid = np.einsum("iy,jx,yxd->ijd", weights, weights, grid, optimize=True)
+    return np.concatenate([table[:cls], grid.reshape(side * side, -1).astype(table.dtype)])
 
 
 def resize_rows(table: np.ndarray, count: int) -> np.ndarray:

@@ -1,17 +1,16 @@
 """`vlt study`: runs what claims need and is not kept yet, and writes the page of all claims."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import logging
 
 from vlt.command_line.study import parse
 from vlt.configuration import ConfigError
 from vlt.pytrees.fields import did_you_mean
 from vlt.runtime import stopping
-from vlt.runtime.compilation import keep_programs
+from vlt.runtime.libraries import prepare_libraries
 from vlt.runtime.stopping import Stopped
 from vlt.storage.files import check_target
 from vlt.study.claim import PAPERS, Claim
@@ -75,7 +74,8 @@ def _study(claims: Sequence[Claim], options: argparse.Namespace) -> int:
     print(told(kept.left(runs), runs, kept.pace(runs)), flush=True)
     if options.plan:
         return 0
-    _prepare()
+    prepare_libraries()
+    logging.set_stderrthreshold("warning")
     check_target(options.out / PAGE)
     check(kept.left(runs))
     stopped = False
@@ -90,16 +90,6 @@ def _study(claims: Sequence[Claim], options: argparse.Namespace) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         stopping.end(stopping.status())
     return 1 if any(kept.by_name[run.name].failed for run in runs) else 0
-
-
-def _prepare() -> None:
-    """As `vlt.main` does: programs are kept, grain's worker processes read flags, and TensorFlow,
-    which comes with clu's writers, has nothing to say."""
-    keep_programs()
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    logging.set_stderrthreshold("warning")
 
 
 def _say(text: str) -> None:

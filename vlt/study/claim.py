@@ -44,6 +44,11 @@ class Comparison:
     margin: float = 0.0
 
 
+def above(measure: str, left: Row, *others: Row, margin: float = 0.0) -> tuple[Comparison, ...]:
+    """`left` above each of the others."""
+    return tuple(Comparison(left.name, each.name, measure, margin=margin) for each in others)
+
+
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """Bars of a measure, or dots: `y` upwards over `x`.

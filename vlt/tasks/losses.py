@@ -1,10 +1,14 @@
 """Contrastive and alignment losses over a global batch."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from vlt.runtime.mesh import batch_parts
+
+Without = Callable[[jax.Array], jax.Array]
 
 
 def info_nce(
@@ -17,21 +21,40 @@ def info_nce(
 
     ids: [b, l], rows that are equal are no negatives of each other.
     """
+
+    def add(total: jax.Array, others: jax.Array, without: Without, _: jax.Array) -> jax.Array:
+        logits = scale * jnp.matmul(x, others.T, preferred_element_type=jnp.float32)
+        return jnp.logaddexp(total, jax.nn.logsumexp(without(logits), axis=-1))
+
+    total = _over_chunks(add, jnp.full(len(x), -jnp.inf), y, ids)
+    own = scale * jnp.einsum("be,be->b", x, y, preferred_element_type=jnp.float32)
+    return (total - own).mean()
+
+
+def _over_chunks(
+    add: Callable[[jax.Array, jax.Array, Without, jax.Array], jax.Array],
+    start: jax.Array,
+    y: jax.Array,
+    ids: jax.Array | None,
+) -> jax.Array:
+    """`add(total, others, without, own)` over chunks of y, whose logits are computed again for the
+    gradient: `without` takes those of equal texts out, `own` [b, c] is where a row is its own."""
     parts = batch_parts()
     columns = jnp.arange(len(y))
     chunks = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (y, columns, ids))
 
     @jax.checkpoint
-    def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+    def step(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         others, places, their_ids = chunk
-        logits = scale * jnp.matmul(x, others.T, preferred_element_type=jnp.float32)
-        if ids is not None:
-            logits = _without_equal_texts(logits, (ids, columns), (their_ids, places))
-        return jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=-1)), None
 
-    total, _ = jax.lax.scan(add, jnp.full(len(x), -jnp.inf), chunks)
-    own = scale * jnp.einsum("be,be->b", x, y, preferred_element_type=jnp.float32)
-    return (total - own).mean()
+        def without(logits: jax.Array) -> jax.Array:
+            if ids is None:
+                return logits
+            return _without_equal_texts(logits, (ids, columns), (their_ids, places))
+
+        return add(total, others, without, columns[:, None] == places), None
+
+    return jax.lax.scan(step, start, chunks)[0]
 
 
 def _without_equal_texts(
@@ -75,23 +98,13 @@ def sigmoid(
     Not divided by the pairs: a larger batch has a larger loss. Over several devices and with `ids`
     as `info_nce`; pairs that are no negatives do not count.
     """
-    parts = batch_parts()
-    columns = jnp.arange(len(y))
-    chunks = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (y, columns, ids))
 
-    @jax.checkpoint
-    def add(total: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        others, places, their_ids = chunk
+    def add(total: jax.Array, others: jax.Array, without: Without, own: jax.Array) -> jax.Array:
         logits = scale * jnp.matmul(x, others.T, preferred_element_type=jnp.float32) + bias
-        own = columns[:, None] == places
-        terms = -jax.nn.log_sigmoid(jnp.where(own, logits, -logits))
-        if ids is not None:
-            same = (ids[:, None] == their_ids[None]).all(-1) & ~own
-            terms = jnp.where(same, 0.0, terms)
-        return total + terms.sum(-1), None
+        logits = without(logits)
+        return total - jax.nn.log_sigmoid(jnp.where(own, logits, -logits)).sum(-1)
 
-    total, _ = jax.lax.scan(add, jnp.zeros(len(x)), chunks)
-    return total.mean()
+    return _over_chunks(add, jnp.zeros(len(x)), y, ids).mean()
 
 
 def token_alignment(student: jax.Array, teacher: jax.Array) -> jax.Array:

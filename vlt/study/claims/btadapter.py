@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from vlt.study.claim import Claim, Comparison, Picture, Row
-from vlt.study.claims.token_mixing import above
+from vlt.study.claim import Claim, Comparison, Picture, Row, above
 
 CONFIG, CHAT = "btadapter", "video_chat:"
 FROZEN = (".*", "frozen")

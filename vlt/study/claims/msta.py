@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vlt.study.claim import HM, Claim, Comparison, Picture, Row
-from vlt.study.claims.token_mixing import above
+from vlt.study.claim import HM, Claim, Comparison, Picture, Row, above
 
 CONFIG = "msta:all"
 _PAPER = "msta"

@@ -1,6 +1,6 @@
 """Claims of Token Mixing (Liu et al.), on captions of moving shapes over the tiny BLIP."""
 
-from vlt.study.claim import Claim, Comparison, Picture, Row
+from vlt.study.claim import Claim, Comparison, Picture, Row, above
 
 CONFIG = "token_mixing:all"
 COLUMNS = ("trained", "GMACs", "peak", "step", "CIDEr", "twins")
@@ -45,11 +45,6 @@ _TABLE_1 = (
     "MSVD CIDEr: Mix 146.9, Temp FT 144.7, Dual Attn 144.7, ST-Adapter 141.7; BitFit 132.5, "
     "Adapter 127.3"
 )
-
-
-def above(measure: str, left: Row, *others: Row, margin: float = 0.0) -> tuple[Comparison, ...]:
-    """`left` above each of the others."""
-    return tuple(Comparison(left.name, each.name, measure, margin=margin) for each in others)
 
 
 CLAIMS = (
