@@ -24,9 +24,9 @@ BACKBONES: dict[str, tuple[str, dict[str, object]]] = {
 INTRO = """\
 ## Methods on backbones
 
-`--config.model.checkpoint=checkpoints/pe_b16 --config.model.size=` puts any config's methods on
-another backbone, whose context and size of frames the config must have, too. A cell says which of
-the words above the backbone lacks; where there is none, the method fits, with the options it has by
+`--config.model.checkpoint=checkpoints/pe_b16` puts any config's methods on another backbone, and
+sizes, context and size of frames are what that says. A cell says which of the words above the
+backbone lacks; where there is none, the method fits, with the options it has by
 default (EViT and DiffRate need no class token with `attention='received'`, and BT-Adapter none but
 with `class_token='backbone'`). A test takes a step in every cell, or is told why not."""
 

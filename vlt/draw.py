@@ -19,6 +19,7 @@ from vlt.data.clips import ClipRequest, read_clip
 from vlt.data.resources import resolve
 from vlt.inference.token_maps import CAPTION, CAPTION_PRUNED, enlarged, token_maps
 from vlt.model_io.build import merges_tokens
+from vlt.model_io.following import follow_checkpoint
 from vlt.model_io.loading import LoadedModel, build_described, load_model
 from vlt.reporting.paint import PRUNED, paint, picture
 from vlt.storage.files import check_target, new_file
@@ -59,7 +60,7 @@ def of_config(
         ConfigError, ModelFolderError, ValueError: a config or its checkpoint is not as it must be.
     """
     overrides = overrides or {}
-    config = configuration.load_config(name, overrides)
+    config = follow_checkpoint(configuration.load_config(name, overrides), overrides)
     if not against and not config.compare:
         against = _tome_beside(name)
     configs = [_load_other(other, overrides) for other in against]
@@ -117,7 +118,7 @@ def _load_other(name: str, overrides: Mapping[str, Any]) -> tuple[str, ConfigDic
             config = configuration.apply_overrides(config, {key: value})
         except configuration.ConfigError:
             continue  # an option of a method that it does not have
-    return _short(name), config
+    return _short(name), follow_checkpoint(config, overrides)
 
 
 def _model(title: str, config: ConfigDict, load: Callable[[], LoadedModel]) -> Model | None:

@@ -18,9 +18,11 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from vlt.command_line.inspect import parse
+from vlt.configuration import keys_typed
 from vlt.costs.flops import Counts, count, count_first
 from vlt.model_io.build import abstract_params, example_inputs, forward, merged_form
 from vlt.model_io.folder import ModelFolderError
+from vlt.model_io.following import follow_checkpoint
 from vlt.model_io.loading import build_for_shapes
 from vlt.models.chat import ChatModel
 from vlt.models.leaf_names import BLIP_NOT_WEIGHTS, EMBEDDINGS, NOT_VIDEO, NOT_WEIGHTS
@@ -232,16 +234,17 @@ def main(_: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")
     options = flags.FLAGS
     try:
-        report = inspect_config(options.config)
+        config = follow_checkpoint(options.config, keys_typed(sys.argv))
+        report = inspect_config(config)
         text = format_report(report)
         if options.leaves:
-            leaves = leaves_of(options.config, build_for_shapes(options.config.model))
+            leaves = leaves_of(config, build_for_shapes(config.model))
             report["leaves"] = [dataclasses.asdict(leaf) for leaf in leaves]
             text = f"{format_leaves(leaves)}\n\n{text}"
         if options.topology:
             print(f"{options.topology}: this takes minutes", file=sys.stderr)
             compile_step = compile_policies if options.policies else compile_ahead
-            compiled = compile_step(options.config, options.topology, options.batch)
+            compiled = compile_step(config, options.topology, options.batch)
             report |= compiled
             text += f"\n\n{format_compiled(compiled)}"
             if options.traffic and compiled["fits"]:

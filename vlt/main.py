@@ -65,13 +65,26 @@ def _run(config: ConfigDict, workdir: Path) -> None:
         # Anew, since joining others changes who handles signals.
         with stopping.signals(), held(workdir):
             _log_into(workdir)
-            _run_and_print(config, workdir)
+            _run_and_print(_with_checkpoint(config), workdir)
     except Exception as error:
         processes.leave(error)
         if isinstance(error, _expected_errors()):
             sys.exit(f"error: {error}")
         raise
     processes.leave()
+
+
+def _with_checkpoint(config: ConfigDict) -> ConfigDict:
+    """With what follows where a checkpoint alone was typed."""
+    if "model.checkpoint" not in {*(typed := configuration.keys_typed(sys.argv)), *_swept()}:
+        return config
+    from vlt.model_io.following import follow_checkpoint  # imports the models
+
+    return follow_checkpoint(config, typed)
+
+
+def _swept() -> set[str]:
+    return {setting.partition("=")[0].removeprefix("config.") for setting in flags.FLAGS.sweep}
 
 
 def _log_into(workdir: Path) -> None:

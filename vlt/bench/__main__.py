@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ from vlt.bench.door import tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.step import bench_step, step_memory
 from vlt.command_line.bench import parse
-from vlt.configuration import load_config
+from vlt.configuration import keys_typed, load_config
+from vlt.model_io.following import follow_checkpoint
 
 
 def main(_: list[str]) -> None:
@@ -21,7 +23,8 @@ def main(_: list[str]) -> None:
 
 
 def _bench() -> None:
-    config, options = flags.FLAGS.config, flags.FLAGS
+    options = flags.FLAGS
+    config = follow_checkpoint(options.config, keys_typed(sys.argv))
     others = {name: load_config(name) for name in options.against}
     result: dict[str, Any] = {}
     if options.forward:

@@ -21,7 +21,7 @@ HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 class _Parser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         # Of sys.argv, as ml_collections takes values from there.
-        return with_options(load_config(argument), _keys_typed(sys.argv)).lock()
+        return with_options(load_config(argument), keys_typed(sys.argv)).lock()
 
 
 def define_config() -> flags.FlagHolder:
@@ -146,10 +146,10 @@ def check_flags(argv: Sequence[str]) -> None:
     name = values_typed(argv, "config").get("config")
     if not name:
         return
-    with_options(load_config(name), _keys_typed(argv))
+    with_options(load_config(name), keys_typed(argv))
 
 
-def _keys_typed(argv: Sequence[str]) -> dict[str, str]:
-    """{dotted key: value}, of a key with an index the key alone."""
+def keys_typed(argv: Sequence[str]) -> dict[str, str]:
+    """{dotted key: value} of --config.KEY=VALUE, of a key with an index the key alone."""
     typed = values_typed(argv, r"config\.[^=]+")
     return {key.removeprefix("config.").partition("[")[0]: text for key, text in typed.items()}

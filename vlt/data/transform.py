@@ -52,6 +52,8 @@ INTERPOLATIONS = {
 SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side, in `multi_scale_crop`
 SCALE_GAP = 1  # most steps between the scales of height and width
 CROPS = 3  # of `three_crops`
+# Steps that give frames of one size, the last to run first.
+FINAL_STEPS = ("crop", "three_crops", "random_crop", "multi_scale_crop", "random_resized_crop")
 
 
 def apply_transform(spec: Mapping[str, Any], frames: np.ndarray, seed: int) -> np.ndarray:
@@ -98,6 +100,36 @@ def check_transform(spec: Mapping[str, Any]) -> None:
         raise ValueError(f"jitter hue must be between 0 and 0.5, got {jitter['hue']!r}")
     if spec.get("per_frame") and "three_crops" in spec:
         raise ValueError("per_frame and three_crops cannot be combined")
+
+
+def final_size(spec: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
+    """The step that decides the size of frames, and (height, width); '' where no step does."""
+    for step in FINAL_STEPS:
+        if step in spec:
+            value = spec[step]
+            size = value["size"] if isinstance(value, Mapping) or hasattr(value, "items") else value
+            return step, (size, size)
+    resized = spec.get("resize")
+    if isinstance(resized, (list, tuple)):
+        return "resize", (resized[0], resized[1])
+    return "", (0, 0)
+
+
+def with_side(spec: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """The steps, which give frames of another size: all their sizes in proportion. Those that
+    leave it to the videos stay as they are."""
+    step, (height, width) = final_size(spec)
+
+    def scaled(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            pairs = zip(value, (height, width), strict=True)
+            return tuple(round(each * side / old) for each, old in pairs)
+        if hasattr(value, "items"):
+            return {**value, "size": scaled(value["size"])}
+        return round(value * side / min(height, width))
+
+    sizes = (*FINAL_STEPS, "resize") if step else ()
+    return {name: scaled(value) if name in sizes else value for name, value in spec.items()}
 
 
 def _resize(frames, size, rng, method):

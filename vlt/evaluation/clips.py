@@ -8,6 +8,7 @@ from typing import Any
 from absl import logging
 
 from vlt.data.pipeline import VideoData
+from vlt.data.transform import final_size
 from vlt.models.spec import Spec
 
 # Of a data section, to train on or to evaluate on; `classes` besides where labels have a file.
@@ -15,8 +16,6 @@ DATA_KEYS = (
     "manifest", "batch_size", "sampler", "transform", "captions", "clean", "max_words", "prefix",
     "group", "cache", "on_error", "max_error_rate", "allow_truncated", "backend",
 )  # fmt: skip
-# Steps that give frames of one size, the last to run first.
-FINAL_STEPS = ("crop", "three_crops", "random_crop", "multi_scale_crop", "random_resized_crop")
 
 
 def fitted(section: Mapping[str, Any], spec: Spec) -> Mapping[str, Any]:
@@ -58,7 +57,7 @@ def check_clips(section: Mapping[str, Any], spec: Spec, frames: int = 0) -> None
         raise ValueError(
             f"sampler.frames={sampled}, but model.frames={frames}: set both to the same number"
         )
-    step, size = _final_size(section["transform"])
+    step, size = final_size(section["transform"])
     if step:
         _check_size(f"transform.{step} makes frames", size, spec)
 
@@ -69,7 +68,7 @@ def check_first_clip(data: VideoData, spec: Spec) -> None:
     Raises:
         ValueError: its frames have other pixels than the model's, or no video can be read.
     """
-    if not _final_size(data.transform)[0]:
+    if not final_size(data.transform)[0]:
         height, width = data.clip_shape()[1:3]
         what = f"the first clip of {data.manifest} has frames"
         _check_size(what, (height, width), spec, "; transform.resize and transform.crop change it")
@@ -81,16 +80,3 @@ def _check_size(what: str, size: tuple[int, int], spec: Spec, advice: str = "") 
         raise ValueError(
             f"{what} of {size[0]} x {size[1]} pixels, but the model is for {side} x {side}{advice}"
         )
-
-
-def _final_size(transform: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
-    """The step that decides the size of frames, and (height, width); '' where no step does."""
-    for step in FINAL_STEPS:
-        if step in transform:
-            value = transform[step]
-            size = value["size"] if isinstance(value, Mapping) or hasattr(value, "items") else value
-            return step, (size, size)
-    resized = transform.get("resize")
-    if isinstance(resized, (list, tuple)):
-        return "resize", (resized[0], resized[1])
-    return "", (0, 0)

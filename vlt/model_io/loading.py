@@ -199,7 +199,7 @@ def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
 
 def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
-        spec = _as_asked(build_model(config).spec, config)
+        spec = as_asked(build_model(config).spec, config)
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
         clip = spec.visual.pre_norm  # as CLIP's towers have it, and those of BLIP and EVA-CLIP not
         clip |= spec.kind == "dual_encoder"
@@ -207,8 +207,8 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
         return None, ModelConfig(_family(spec), spec, {}, pixels)
     folder = resolve(config["checkpoint"])
     stored = read_model_config(folder)
-    size, spec = config["size"], _as_asked(stored.spec, config)
-    if size and (size not in SIZES or _as_asked(SIZES[size], config) != spec):
+    size, spec = config["size"], as_asked(stored.spec, config)
+    if size and (size not in SIZES or as_asked(SIZES[size], config) != spec):
         raise ModelFolderError(
             f"{folder} is not of config.model.size={size!r}{_differences(size, spec, config)}; "
             "set the size that fits, or '' to take the checkpoint's"
@@ -230,7 +230,7 @@ def _differences(size: str, spec: Spec, config: Mapping[str, Any]) -> str:
     """The fields in which a folder's sizes are not those of a name, or the nearest name."""
     if size not in SIZES:
         return f", which there is not{near(size, SIZES)}"
-    both = (_as_asked(SIZES[size], config), spec)
+    both = (as_asked(SIZES[size], config), spec)
     named, own = (traverse_util.flatten_dict(each.to_dict(), sep=".") for each in both)
     told = [
         f"{field} is {shown(own.get(field))}, not {shown(named.get(field))}"
@@ -240,7 +240,7 @@ def _differences(size: str, spec: Spec, config: Mapping[str, Any]) -> str:
     return ": " + ", ".join(told)
 
 
-def _as_asked(spec: Spec, config: Mapping[str, Any]) -> Spec:
+def as_asked(spec: Spec, config: Mapping[str, Any]) -> Spec:
     """The spec, of a chat model with what the config says of a video, of a ViCLIP with embeddings
     of so many frames at least. Where a tower has stages it interpolates them itself."""
     frames = config["frames"]
