@@ -1,13 +1,12 @@
 """Attention's kernel in programs of TPU slices that are not here, and over a mesh of CPUs."""
 
-import importlib.util
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 from helpers import run_python
 from jax.sharding import NamedSharding, PartitionSpec
+from slices import TOPOLOGIES, needs_libtpu
 
 from vlt.configuration import load_config
 from vlt.costs import hlo
@@ -16,10 +15,6 @@ from vlt.models.tokens import Pattern
 from vlt.runtime.mesh import BATCH_AXES, make_mesh
 from vlt.training.ahead import compile_ahead, topology_devices
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'"
-)
-TOPOLOGIES = ("v5e:2x2", "v5p:2x2x1", "v6e:2x2")
 CONFIGS = (
     "configs/msta.py:base2novel_k400",
     "configs/tempme.py:msrvtt_b16",

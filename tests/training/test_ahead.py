@@ -1,6 +1,5 @@
 """Training steps compiled for TPU slices that are not here."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +9,7 @@ import time
 import jax
 import pytest
 from helpers import ROOT, environment
+from slices import needs_libtpu
 
 from configs import common
 from vlt.configuration import load_config
@@ -22,10 +22,6 @@ from vlt.training.ahead import (
     knobs,
     progress,
     roofline,
-)
-
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'"
 )
 
 

@@ -4,13 +4,17 @@ The patches of a group alternate between sources and destinations. Each source i
 destination most like it; the r best matched sources are merged into theirs. All counts are static.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from vlt.models.attention import heads_together
+from vlt.models.fused import tpu_kernels
 from vlt.models.spec import VisionSpec
+from vlt.models.splitting import split_over_mesh
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
@@ -60,7 +64,7 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
     A destination becomes the mean of itself and the sources merged into it, weighted by size;
     sizes and members add up, a place is a mean as x is. Only the merged rows go through a product
     with a one-hot matrix: it has no scatter, neither here nor in the gradient, and costs a
-    thousandth of the model.
+    thousandth of the model. On TPUs a kernel makes the means.
     """
     order, staying = _order(tokens, matching), tokens.x.shape[2] - matching.merged.shape[-1]
     alone = tokens.protected + matching.kept.shape[-1]  # tokens that nothing is merged into
@@ -79,7 +83,7 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
         product = partial(jnp.einsum, "bgtr,bgrd->bgtd", precision=PRECISION)
         return behind(product(weight, x.astype(jnp.float32)), 0)
 
-    stay, merged = split(jnp.ones(tokens.x.shape[:3]) if tokens.size is None else tokens.size)
+    stay, merged = split(_sizes(tokens))
     own = stay[:, :, alone:]
     one_hot = matching.into[:, :, None] == jnp.arange(own.shape[-1])[:, None]
     weight = one_hot * merged[:, :, None]
@@ -91,7 +95,12 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
         mixed = stay * behind(own / new, 1)[..., None] + total(weight / new[..., None], merged)
         return mixed.astype(x.dtype)
 
-    x, members = mean(tokens.x), tokens.members
+    by_kernel = _kernel(tokens.x, staying)
+    if by_kernel is None:
+        x = mean(tokens.x)
+    else:
+        x = by_kernel(tokens.x, _targets(order, alone, matching.into), _sizes(tokens))
+    members = tokens.members
     places = None if tokens.places is None else mean(tokens.places)
     if members is not None:
         stay, merged = split(members)
@@ -118,6 +127,43 @@ def _order(tokens: Tokens, matching: Matching) -> jax.Array:
     )
 
 
+def _sizes(tokens: Tokens) -> jax.Array:
+    return jnp.ones(tokens.x.shape[:3]) if tokens.size is None else tokens.size
+
+
+def _targets(order: jax.Array, alone: int, into: jax.Array) -> jax.Array:
+    """Where each token goes, [b, g, n], of tokens in this order [b, g, n] that stay or merge.
+
+    A sum over all tokens that are none but one: a TPU looks up single numbers slowly.
+    """
+    staying = order.shape[-1] - into.shape[-1]
+    of_staying = jnp.broadcast_to(jnp.arange(staying), (*order.shape[:2], staying))
+    targets = jnp.concatenate([of_staying, alone + into], axis=-1)
+    found = order[:, :, None] == jnp.arange(order.shape[-1])[:, None]
+    return jnp.where(found, targets[:, :, None], 0).sum(-1)
+
+
+def _kernel(x: jax.Array, staying: int) -> Callable[..., jax.Array] | None:
+    """What makes means of tokens x by their targets and sizes as a TPU's kernel, where one does."""
+    how = tpu_kernels()
+    if not how:
+        return None
+    # Where no TPU is, what belongs to one is not imported either.
+    from vlt.merging import merge_kernel
+
+    if not merge_kernel.fits(x, staying):
+        return None
+
+    def local(*arrays: jax.Array) -> jax.Array:
+        """On one device, [b, g, n, d]."""
+        groups = (array.reshape(-1, *array.shape[2:]) for array in arrays)
+        means = merge_kernel.means(*groups, staying, how == "interpreted")
+        return means.reshape(*arrays[0].shape[:2], *means.shape[1:])
+
+    batch = ("batch",)
+    return split_over_mesh(local, (batch,) * 3, batch, {"batch": x.shape[0]}, how == "interpreted")
+
+
 def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:
     """Merges the r most similar patches of every group; metric [b, g, n, e] of all its tokens.
 
@@ -136,7 +182,10 @@ def mean_keys(attended: AttentionOutput, turned: bool = False) -> jax.Array:
     Of rotary attention those before they were turned by places, or with `turned` those after it.
     """
     unturned = None if turned else attended.unturned
-    return (attended.keys if unturned is None else unturned).mean(2)
+    keys = attended.keys if unturned is None else unturned
+    # Slices of what the dense layer put out: so a TPU writes out no heads apart, and no float32.
+    of_heads = jnp.split(heads_together(keys), keys.shape[2], axis=-1)
+    return reduce(jnp.add, (key.astype(jnp.float32) for key in of_heads)) / keys.shape[2]
 
 
 def proportional_attention(tokens: Tokens, pattern: Pattern) -> Pattern:

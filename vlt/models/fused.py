@@ -1,4 +1,4 @@
-"""Which attention never writes its logits out, and how it is split over a mesh.
+"""Which attention never writes its logits out, and whether kernels are taken at all.
 
 | platform | what computes it | of what |
 |---|---|---|
@@ -11,16 +11,13 @@ those, other shapes and CPUs have attention as `vlt.models.attention` writes it.
 """
 
 import functools
-import math
-from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from vlt.models.platforms import traced_for
+from vlt.models.splitting import split_over_mesh
 from vlt.models.tokens import Attend, Pattern
 
 IMPLEMENTATIONS = ("auto", "plain", "fused")
@@ -39,14 +36,18 @@ def fused(query: jax.Array, key: jax.Array, pattern: Pattern) -> Attend | None:
     By `implementation`: `auto`, where the platform has it; `plain`, nothing; `fused`, the TPU's
     kernel on every platform, interpreted where it is none.
     """
-    chosen, platform = implementation.value, traced_for()
-    if chosen == "plain" or (chosen == "auto" and platform == "cpu"):
-        return None
-    if chosen == "auto" and platform in ("gpu", "cuda"):
+    if implementation.value == "auto" and traced_for() in ("gpu", "cuda"):
         return _cudnn(query.shape[2]) if _cudnn_takes(query, key, pattern) else None
-    if chosen == "auto" and platform != "tpu":
-        return None
-    return _kernel(query, key, pattern, interpret=platform != "tpu")
+    how = tpu_kernels()
+    return _kernel(query, key, pattern, how == "interpreted") if how else None
+
+
+def tpu_kernels() -> str:
+    """How kernels of the TPU are run here: `compiled`, `interpreted`, or not at all: ``."""
+    chosen = implementation.value
+    if traced_for() == "tpu":
+        return "" if chosen == "plain" else "compiled"
+    return "interpreted" if chosen == "fused" else ""
 
 
 def _cudnn_takes(query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
@@ -69,9 +70,6 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
     terms, channels = _terms(pattern, query, key), query.shape[-1]
     if terms is None or min(query.shape[-2], key.shape[-2]) < FEWEST:
         return None
-    split = _splitting(query, interpret)
-    if split is None:
-        return None
     # Where no TPU is, what belongs to one is not imported either.
     from vlt.models import attention_kernel
 
@@ -88,7 +86,11 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
         y = attention_kernel.attention(query, key, value, terms, mine, interpret)
         return y.reshape(three[0].shape)
 
-    return functools.partial(split(local), *terms)
+    tokens = ("batch", None, None, "heads")
+    arguments = ((), (), ("batch",), tokens, tokens, tokens)
+    sizes = {"batch": query.shape[0], "heads": query.shape[2]}
+    split = split_over_mesh(local, arguments, tokens, sizes, interpret)
+    return split and functools.partial(split, *terms)
 
 
 def _rows(x: jax.Array) -> jax.ShapeDtypeStruct:
@@ -118,43 +120,3 @@ def _terms(
         else:
             return None
     return found[0], found[1], None
-
-
-Splitting = Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]
-
-
-def _splitting(query: jax.Array, interpret: bool) -> Splitting | None:
-    """How a function of [b, g, q|m, d] is split over the mesh that is set; None where it cannot be.
-
-    Without a mesh a program of several devices would have to be split by the compiler, which
-    cannot look into a kernel.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return _as_it_is if interpret or jax.device_count() == 1 else None
-    if mesh.size == 1 or mesh.manual_axes:
-        return _as_it_is
-    batch, _, _, heads = nn.logical_to_mesh_axes(("batch", None, None, "heads"))
-    if query.shape[0] % _parts(mesh, batch) or query.shape[2] % _parts(mesh, heads):
-        return None
-    rows, tokens = PartitionSpec(batch), PartitionSpec(batch, None, None, heads)
-
-    def split(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        return jax.shard_map(
-            function,
-            in_specs=(PartitionSpec(), PartitionSpec(), rows, tokens, tokens, tokens),
-            out_specs=tokens,
-            check_vma=False,
-        )
-
-    return split
-
-
-def _parts(mesh: jax.sharding.AbstractMesh, axes: Any) -> int:
-    """Into how many parts axes of the mesh split a dimension."""
-    names = () if axes is None else (axes,) if isinstance(axes, str) else axes
-    return math.prod(mesh.shape[axis] for axis in names)
-
-
-def _as_it_is(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    return function
