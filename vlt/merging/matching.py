@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from vlt.models.attention import heads_together
 from vlt.models.fused import tpu_kernels
 from vlt.models.spec import VisionSpec
-from vlt.models.splitting import split_over_mesh
+from vlt.models.splitting import splits
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
@@ -146,22 +146,14 @@ def _targets(order: jax.Array, alone: int, into: jax.Array) -> jax.Array:
 def _kernel(x: jax.Array, staying: int) -> Callable[..., jax.Array] | None:
     """What makes means of tokens x by their targets and sizes as a TPU's kernel, where one does."""
     how = tpu_kernels()
-    if not how:
+    if not how or not splits({"batch": x.shape[0]}, how == "interpreted"):
         return None
     # Where no TPU is, what belongs to one is not imported either.
     from vlt.merging import merge_kernel
 
     if not merge_kernel.fits(x, staying):
         return None
-
-    def local(*arrays: jax.Array) -> jax.Array:
-        """On one device, [b, g, n, d]."""
-        groups = (array.reshape(-1, *array.shape[2:]) for array in arrays)
-        means = merge_kernel.means(*groups, staying, how == "interpreted")
-        return means.reshape(*arrays[0].shape[:2], *means.shape[1:])
-
-    batch = ("batch",)
-    return split_over_mesh(local, (batch,) * 3, batch, {"batch": x.shape[0]}, how == "interpreted")
+    return partial(merge_kernel.means, left=staying, interpret=how == "interpreted")
 
 
 def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:

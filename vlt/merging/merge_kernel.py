@@ -6,13 +6,15 @@ go where makes the means.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+from vlt.models.splitting import split_over_mesh
 
 STEP_TOKENS = 1024  # smaller groups go several in one step of the grid
 MEMORY = 48 * 2**20  # bytes on chip that a kernel may take
@@ -40,13 +42,13 @@ def _bytes(groups: int, x: jax.Array, left: int) -> int:
 def means(
     x: jax.Array, targets: jax.Array, sizes: jax.Array, left: int, interpret: bool = False
 ) -> jax.Array:
-    """Means [r, left, d] of the tokens [r, n, d] that have the same target, weighted by size.
+    """Means [b, g, left, d] of the tokens [b, g, n, d] that have the same target, by their sizes.
 
     Sums are float32. No gradient reaches the sizes.
 
     Args:
-      targets: int32 [r, n], each below `left`; every one of these is a target.
-      sizes: [r, n]. interpret: on any platform, slowly.
+      targets: int32 [b, g, n], each below `left`; every one of these is a target.
+      sizes: [b, g, n]. interpret: on any platform, slowly.
     """
     return _call(_forward_step, FORWARD, x, targets, sizes, left, interpret)
 
@@ -59,7 +61,7 @@ def _means_forward(
 
 def _means_backward(left: int, interpret: bool, saved: Any, gradient: jax.Array) -> Any:
     targets, sizes = saved
-    tokens = targets.shape[1]
+    tokens = targets.shape[2]
     found = _call(_backward_step, BACKWARD, gradient, targets, sizes, tokens, interpret)
     return found, None, jnp.zeros_like(sizes)
 
@@ -76,7 +78,27 @@ def _call(
     count: int,
     interpret: bool,
 ) -> jax.Array:
-    """A kernel that makes `count` tokens of those of each group."""
+    """A kernel that makes `count` tokens of those of each group, on every device of its groups."""
+
+    def local(x: jax.Array, targets: jax.Array, sizes: jax.Array) -> jax.Array:
+        rows = [array.reshape(-1, *array.shape[2:]) for array in (x, targets, sizes)]
+        found = _call_here(step, name, rows, count, interpret)
+        return found.reshape(*x.shape[:2], *found.shape[1:])
+
+    # Split within the gradient's rule: what it is split in is then not summed over other axes.
+    batch = ("batch",)
+    return split_over_mesh(local, (batch,) * 3, batch, {"batch": x.shape[0]})(x, targets, sizes)
+
+
+def _call_here(
+    step: Callable[..., None],
+    name: str,
+    arrays: Sequence[jax.Array],
+    count: int,
+    interpret: bool,
+) -> jax.Array:
+    """The same of rows [r, n, d] on one device."""
+    x, targets, sizes = arrays
     rows, tokens, width = x.shape
     groups = max(n for n in range(1, _most_groups(x) + 1) if rows % n == 0)
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.platforms import traced_for
-from vlt.models.splitting import split_over_mesh
+from vlt.models.splitting import split_over_mesh, splits
 from vlt.models.tokens import Attend, Pattern
 
 IMPLEMENTATIONS = ("auto", "plain", "fused")
@@ -70,6 +70,9 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
     terms, channels = _terms(pattern, query, key), query.shape[-1]
     if terms is None or min(query.shape[-2], key.shape[-2]) < FEWEST:
         return None
+    sizes = {"batch": query.shape[0], "heads": query.shape[2]}
+    if not splits(sizes, interpret):
+        return None
     # Where no TPU is, what belongs to one is not imported either.
     from vlt.models import attention_kernel
 
@@ -88,9 +91,7 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
 
     tokens = ("batch", None, None, "heads")
     arguments = ((), (), ("batch",), tokens, tokens, tokens)
-    sizes = {"batch": query.shape[0], "heads": query.shape[2]}
-    split = split_over_mesh(local, arguments, tokens, sizes, interpret)
-    return split and functools.partial(split, *terms)
+    return functools.partial(split_over_mesh(local, arguments, tokens, sizes), *terms)
 
 
 def _rows(x: jax.Array) -> jax.ShapeDtypeStruct:
