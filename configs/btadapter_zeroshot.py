@@ -2,6 +2,7 @@
 
     configs/btadapter_zeroshot.py:{msrvtt,didemo,lsmdc,activitynet}    text-video retrieval
     configs/btadapter_zeroshot.py:{k400,hmdb51,ucf101}                 recognition
+    configs/btadapter_zeroshot.py:msrvtt_stan                          STAN's weights, retrieval
 
 The model folder is a converted or an exported BT-Adapter. It is gated where the checkpoint holds
 gates and plain where it holds none. The published evaluation drops the gates of gated weights; that
@@ -53,6 +54,15 @@ def retrieval(name: str) -> ConfigDict:
     return config
 
 
+def stan() -> ConfigDict:
+    """STAN over ViT-B/32 as its authors pre-trained it. Mug-STAN's weights are scored by words and
+    frames with --config.model.methods="('btadapter', 'mug')"."""
+    config = retrieval("msrvtt")
+    config.model.update(checkpoint="checkpoints/stan_b32", size="clip_b32")
+    config.model.btadapter = {"gates": "none", "class_token": "backbone", "alignment": "none"}
+    return config
+
+
 def recognition(name: str) -> ConfigDict:
     """Nearest class name, as it stands in the list of classes; 16 frames, one centre crop."""
     config = evaluation(frames=16, context=32)
@@ -66,6 +76,7 @@ def recognition(name: str) -> ConfigDict:
 VARIANTS = {
     **{name: functools.partial(retrieval, name) for name in RETRIEVAL},
     **{name: functools.partial(recognition, name) for name in RECOGNITION},
+    "msrvtt_stan": stan,
 }
 
 

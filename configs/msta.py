@@ -7,7 +7,7 @@ configs/msta.py:fewshot_DATA[_kK]                    K of `SHOTS` videos a class
 configs/msta.py:base2novel_DATA                      16 videos of each base class, three samplings
 configs/msta.py:..._METHOD                           each by another method, of `METHODS`
 configs/msta.py:base2novel_k400_NAME                 Tables 6 and 7, one of `ABLATIONS`
-configs/msta.py:full_k400_xclip_published            X-CLIP's own weights, evaluated
+configs/msta.py:full_k400_NAME                       published weights, one of `PUBLISHED`
 configs/msta.py:own                                  your videos, data.train.manifest
 
 The paper has no code. Hyper-parameters are its Table 1's.
@@ -253,11 +253,22 @@ def compared(protocol: str, name: str) -> ConfigDict:
     return configuration.apply_overrides(config, recipe(protocol, config)) if recipe else config
 
 
-def published_xclip() -> ConfigDict:
-    """X-CLIP's own weights of Kinetics-400, as they are."""
-    overrides = {"model.checkpoint": "checkpoints/xclip_b16", "model.methods": ()}
+# Weights of Kinetics-400 that their authors published: whose recipe they are evaluated by, folder
+# and size.
+PUBLISHED = {
+    "xclip_published": ("xclip", "xclip_b16", "clip_b16"),
+    "vitaclip_weights": ("vitaclip_published", "vita_clip_b16", "vita_clip_b16"),
+    "actionclip_published": ("actionclip", "actionclip_b16", "clip_b16"),
+}
+
+
+def published(name: str) -> ConfigDict:
+    """Weights of `PUBLISHED`, as they are."""
+    method, folder, size = PUBLISHED[name]
+    model = {"checkpoint": f"checkpoints/{folder}", "size": size, "methods": ()}
+    overrides = {f"model.{key}": value for key, value in model.items()}
     still = {"rules": (FROZEN,), "train.steps": 0}
-    return configuration.apply_overrides(compared("full_k400", "xclip"), overrides | still)
+    return configuration.apply_overrides(compared("full_k400", method), overrides | still)
 
 
 def moving_shapes() -> ConfigDict:
@@ -365,7 +376,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
         )
         for name, overrides in ABLATIONS.items()
     },
-    "full_k400_xclip_published": published_xclip,
+    **{f"full_k400_{name}": functools.partial(published, name) for name in PUBLISHED},
 }
 
 

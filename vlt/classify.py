@@ -34,13 +34,16 @@ def classify(
     """Each path with the probability of every label, highest first, or why it cannot be read.
 
     Raises:
-        ValueError: fewer than two labels, or a template without its one {}.
+        ValueError: fewer than two labels, a template without its one {}, or a label that is a
+            longer text in it than the model reads.
     """
     refuse_pair_scores(model)
     if len(labels) < 2:
         raise ValueError(f"--labels: {len(labels)} given; at least two are needed to choose from")
     checked_template(template, "--template")
-    texts = model.encode_text([template.format(label) for label in labels])
+    named = [template.replace("{}", label) for label in labels]
+    _check_lengths(model, labels, named)
+    texts = model.encode_text(named)
     scale = jnp.exp(log_scale(model.module, model.params)).clip(max=100.0)
 
     def choose(frames: np.ndarray) -> list[Probabilities]:
@@ -48,6 +51,16 @@ def classify(
         return [_sorted(labels, np.asarray(row)) for row in shares]
 
     return map_videos(choose, model.config, paths)
+
+
+def _check_lengths(model: Any, labels: Sequence[str], texts: Sequence[str]) -> None:
+    longest = model.module.longest_text
+    for label, text in zip(labels, texts, strict=True):
+        if (words := model.words(text)) > longest:
+            raise ValueError(
+                f"--labels: {label!r:.80} is a text of {words} tokens in --template, and the model "
+                f"reads {longest}; take a shorter name or template"
+            )
 
 
 def _sorted(labels: Sequence[str], shares: np.ndarray) -> Probabilities:

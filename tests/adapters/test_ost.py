@@ -89,10 +89,10 @@ def test_a_training_step(golden, model):
 def test_a_model_that_reads_sentences_needs_some(golden, model):
     module, params = model
     task = Recognition(golden["spatial_ids"][:, 0], contrast="sum")
-    with pytest.raises(ValueError, match="sentences name 0 kinds, and the model reads sentences"):
+    with pytest.raises(ValueError, match=r"task.sentences=\(\): the model reads sentences"):
         task.initial_state(module, params, {})
     told = Recognition(golden["spatial_ids"], contrast="sum", kinds=1)
-    with pytest.raises(ValueError, match="sentences name 1 kinds, and the model reads no sent"):
+    with pytest.raises(ValueError, match="sentences name 1 kinds, and no method of the model"):
         told.initial_state(module.clone(methods=()), params, {})
 
 

@@ -183,7 +183,10 @@ def test_options_that_cannot_be(options, message):
     ("options", "message"),
     [
         ({"text_depth": 2}, "vificlip.visual_depth=9: the tower has 4 blocks"),
-        ({"visual_tokens": 0, "text_tokens": 18, "text_depth": 4}, "leave 2 of the 20 positions"),
+        (
+            {"visual_tokens": 0, "text_tokens": 18, "text_depth": 4},
+            "leave 2 of the text tower.s 20 ",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit(options, message):

@@ -157,7 +157,7 @@ def test_twice_the_frames_are_seen_in_runs(golden, model):
     ("options", "frames", "message"),
     [
         ({}, 12, "12 frames, vita_clip.frames is 8: take as many, or a multiple"),
-        ({"text_prompts": 75}, 8, "text_prompts=75 leave no room for a class name among the 77"),
+        ({"text_prompts": 75}, 8, "text_prompts=75 leave 2 of the text tower's 77 positions"),
     ],
 )
 def test_sizes_that_do_not_fit(options, frames, message):

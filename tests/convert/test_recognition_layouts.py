@@ -166,6 +166,10 @@ HEAD = "fusion_model_state_dict.transformer.resblocks"
         ({f"{HEAD}.1.mlp.fc_up.3.weight": None}, r"missing: .*\.1\.mlp\.fc_up\.3\.weight \(for"),
         ({f"{HEAD}.0.mlp.mote_fusion_weight": (3,)}, r"wrong_shape: .*\.0\.mlp\.mote_fusion_weig"),
         ({"model_state_dict.visual.proj": None}, r"missing: model_state_dict\.visual\.proj \(for"),
+        (
+            {"fusion_model_state_dict.frame_position_embeddings.weight": None},
+            r"missing: fusion_model_state_dict\.frame_position_embeddings\.weight",
+        ),
         ({f"{HEAD}.0.mlp.router.weight": (4, 64)}, r"unexpected: .*mlp\.router\.weight"),
     ],
 )

@@ -14,7 +14,8 @@ from PIL import Image
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 from vlt.data.manifest import read_manifest
 from vlt.data.pipeline import VideoData
-from vlt.data.resources import resolve
+from vlt.data.resources import ASSETS, resolve
+from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, recognition
 from vlt.evaluation.protocols import ProtocolError
 from vlt.evaluation.recognition_protocols import RECOGNITION_PROTOCOLS, RecognitionProtocol, Views
@@ -267,6 +268,27 @@ def test_packaged_templates_can_be_read():
     listed = read_templates({"templates": "action_templates.txt"})
     assert len(listed) == len(set(listed)) >= 8
     assert resolve("action_templates.txt").is_file()
+
+
+def test_texts_that_do_not_tell_classes_are_refused_before_anything_is_looked_at(parts, files):
+    """Of videos that nobody trained on, too."""
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
+    words = Tokenizer.load(ASSETS / "tiny_clip/tokenizer", SPEC.text.context)
+
+    def refused(*names, **changes):
+        (files / "classes.txt").write_text("\n".join((*CLASSES, *names)) + "\n")
+        sections = {"r": section_of(files, template="{}") | changes}
+        with pytest.raises(ValueError, match="^evals.r: ") as told:
+            Evaluator(sections, parts[0].module, mesh, words, DecoderPool(0), files)
+        return str(told.value)
+
+    assert "'red red red red red red', has 8 tokens by itself; a text has 6" in refused("red " * 6)
+    same = refused("red", "blue", template="red red red red {}")
+    assert "'23 4' and '15' are the same once they are cut to 6 tokens" in same
+    told = {"sentence_templates": ("{}",), "sentences": (str(files / "s.json"),)}
+    listed = {str(index): ["3"] for index in range(len(CLASSES))}
+    (files / "s.json").write_text(json.dumps(listed))
+    assert "sentences name 1 kinds, and no method of the model reads them" in refused(**told)
 
 
 def test_rows_without_labels(parts):

@@ -100,7 +100,12 @@ def test_classify_gives_probabilities_of_all_labels(videos, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [("one", "1 given; at least two"), ("a,,b", "label"), ("a,b --template=c", "must have one")],
+    [
+        ("one", "1 given; at least two"),
+        ("a,,b", "label"),
+        ("a,b --template=c", "must have one"),
+        (f"a,{'b ' * 15}", "b b' is a text of 17 tokens in --template, and the model reads 16"),
+    ],
 )
 def test_what_is_no_choice_of_labels_is_told(videos, capsys, labels, message):
     labels, _, template = labels.partition(" --template=")

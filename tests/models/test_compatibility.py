@@ -336,6 +336,7 @@ def test_no_two_methods_merge_tokens(kind):
         ("chat", ("clip4clip",), "clip4clip needs .*dual_encoder and retriever have"),
         ("chat", ("caption_reconstruction",), "reads the embedding.*has a language model"),
         ("chat", ("vl_adapter",), "vl_adapter is in the layers of a BERT, .*causal"),
+        ("chat", ("mv_adapter tied",), "mv_adapter.tie='in': .*; set towers=.* and tie='n"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_a_sentence_when_the_model_is_built(kind, names, message):

@@ -95,7 +95,7 @@ def test_many_missing_classes_are_counted(tmp_path):
 
 
 def test_files_that_are_missing_or_not_json_are_named(tmp_path):
-    with pytest.raises(DescriptionError, match="none.json: No such file"):
+    with pytest.raises(DescriptionError, match="none.json: there is no such file of"):
         read_descriptions(tmp_path / "none.json", ["run"])
     (tmp_path / "a.json").write_text('{"0": ["a."')
     with pytest.raises(DescriptionError, match="a.json is not JSON: Expecting"):

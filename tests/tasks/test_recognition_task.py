@@ -418,7 +418,8 @@ def test_configs_that_do_not_fit_are_answered(folder):
 
 
 def test_a_name_that_no_text_can_hold_is_refused(folder):
-    """A template is cut with a warning; what is left of such a name may be another's, too."""
+    """A template is cut with a warning, if classes are told; of such a name what is left may be
+    another's, too."""
     words = Tokenizer.load(ASSETS / "tiny_clip/tokenizer", SPEC.text.context)
     long, short = " ".join(["red circle"] * 40), "blue square"
     (folder / "m.jsonl").write_text(
@@ -431,6 +432,11 @@ def test_a_name_that_no_text_can_hold_is_refused(folder):
         make_task(config(folder, template="{}"), SPEC, words)
     (folder / "m.jsonl").write_text(json.dumps({"video": "a.mp4", "label": short}) + "\n")
     make_task(config(folder, template="red " * SPEC.text.context + "{}"), SPEC, words)
+    rows = [json.dumps({"video": name, "label": name}) for name in (short, "blue circle")]
+    (folder / "m.jsonl").write_text("\n".join(rows) + "\n")
+    make_task(config(folder, template="red red {}"), SPEC, words)
+    with pytest.raises(ValueError, match="'blue circle' and 'blue square' are the same once .* 6"):
+        make_task(config(folder, template="red red red {}"), SPEC, words)
 
 
 def test_shapes_alone_need_no_files(tmp_path):

@@ -209,6 +209,8 @@ def test_a_tokenizer_that_is_not_there_is_said(refused):
 def test_texts_fit_the_text_tower(refused):
     said = refused(**{"model.context": 17})
     assert said == "model.context=17: the model's texts have at most 16 tokens"
+    said = refused(**{"model.methods": ("vop",), "model.context": 9})
+    assert said == "model.context=9: the model's texts have at most 8 tokens beside 8 of methods"
 
 
 def test_a_tokenizer_of_another_model_is_refused(refused, tmp_path):

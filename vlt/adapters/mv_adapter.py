@@ -20,7 +20,7 @@ from vlt.models.block import Block
 from vlt.models.layers import KAIMING_UNIFORM, LayerNorm, uniform
 from vlt.models.options import TOWERS, check_layers, require_some
 from vlt.models.points import BlockScope, Method
-from vlt.models.spec import Spec
+from vlt.models.spec import Spec, TextSpec
 from vlt.models.tokens import Tokens
 
 TIES = ("out", "in", "none")
@@ -71,8 +71,15 @@ class MVAdapter(Method):
         require_some("mv_adapter", "towers", self.towers, TOWERS)
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for other frames than the table's, and for tied blocks that there are
-        not."""
+        """Raises ValueError for other frames than the table's, for tied blocks that there are not,
+        and for anything but a vision tower's adapters beside another model than a text tower."""
+        of_texts = "text" in self.towers or self.tie != "none"
+        if of_texts and not isinstance(spec.text, TextSpec):
+            raise ValueError(
+                f"mv_adapter.towers={self.towers} with mv_adapter.tie={self.tie!r}: its adapters "
+                "of texts are for a causal text tower, and a tie for both towers of it; set "
+                "towers=('visual',) and tie='none'"
+            )
         if "visual" in self.towers:
             self.check_frames(frames)
         for tower in self.towers if self.tie != "none" else ():

@@ -17,6 +17,7 @@ from vlt.models.spec import BertSpec, Spec
 from vlt.models.tokens import Tokens
 
 NORMAL = nn.initializers.normal(0.02)
+FEWEST_WORDS = 3  # the first, one word, and the one that is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +74,10 @@ class ViFiCLIP(Method):
                 raise ValueError(f"vificlip.{tower}_depth={depth}: the tower has {layers} blocks")
         if self.text_tokens and not isinstance(spec.text, BertSpec):
             left = spec.text.context - self.text_tokens
-            if left < 3:
+            if left < FEWEST_WORDS:
                 raise ValueError(
-                    f"vificlip.text_tokens={self.text_tokens} leave {left} of the "
-                    f"{spec.text.context} positions of a text"
+                    f"vificlip.text_tokens={self.text_tokens} leave {left} of the text tower's "
+                    f"{spec.text.context} positions for words, which need {FEWEST_WORDS}"
                 )
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:

@@ -29,6 +29,7 @@ from vlt.models.spec import Spec, VisionSpec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 POSITIONS = ("end", "middle", "front")
+FEWEST_WORDS = 3  # the first, one word, and the one that is read
 NORMAL = nn.initializers.normal(0.02)
 XAVIER = nn.initializers.xavier_uniform()
 
@@ -99,10 +100,11 @@ class VitaCLIP(Method):
         """Raises ValueError for frames that make no whole runs, and for contexts that leave no room
         for a text."""
         self.check_frames(frames)
-        if self.text_prompts and self.text_prompts + 3 > spec.text.context:
+        left = spec.text.context - self.text_prompts
+        if self.text_prompts and left < FEWEST_WORDS:
             raise ValueError(
-                f"vita_clip.text_prompts={self.text_prompts} leave no room for a class name among "
-                f"the {spec.text.context} tokens of a text"
+                f"vita_clip.text_prompts={self.text_prompts} leave {left} of the text tower's "
+                f"{spec.text.context} positions for words, which need {FEWEST_WORDS}"
             )
 
     def check_frames(self, count: int) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from vlt.adapters.actionclip import ActionCLIP
+from vlt.adapters.btadapter import BTAdapter
+from vlt.adapters.mote import MoTE
+from vlt.adapters.vita_clip import VitaCLIP
 from vlt.convert.dgl import dgl_options
 from vlt.convert.errors import ConversionError
 from vlt.convert.mv_adapter import mv_adapter_options
@@ -66,6 +69,12 @@ def trained_frames(leaves: Leaves) -> int | None:
     return next(filter(None, counts), None)
 
 
+def _rows(leaves: Leaves, table: str, usual: int) -> int:
+    """Of a table of frames; of one that is not there as many as usual, so that it is missing rather
+    than too short."""
+    return common_size(leaves, table, axis=0) if table in leaves else usual
+
+
 def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
     """It has no leaves, so a setting says whether a file was trained with it."""
     layers = settings.get("token_mixing.layers")
@@ -90,11 +99,11 @@ def _actionclip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -
         return {"sim_header": "LSTM"}
     cls = any(path.startswith(("class_", "layers_", "final_norm")) for path in own)
     table = "class_position_embedding" if cls else "position_embedding"
-    rows = common_size(leaves, f"{_FRAMES_HEAD}/{table}", axis=0) - cls
+    rows = _rows(leaves, f"{_FRAMES_HEAD}/{table}", ActionCLIP.max_frames + cls) - cls
     return {
         "sim_header": "Transf_cls" if cls else "Transf",
         "layers": max(count_layers(leaves, f"{_FRAMES_HEAD}/{'layers' if cls else 'blocks'}_"), 1),
-        "max_frames": rows if table in own else ActionCLIP.max_frames,
+        "max_frames": rows,
     }
 
 
@@ -121,7 +130,7 @@ def _mote(leaves: Leaves) -> Options | None:
     return {
         "layers": count_layers(leaves, f"{_HEAD}/blocks_"),
         "experts": max((int(found[1]) + 1 for found in experts if found), default=1),
-        "max_frames": common_size(leaves, f"{_HEAD}/position_embedding", axis=0),
+        "max_frames": _rows(leaves, f"{_HEAD}/position_embedding", MoTE.max_frames),
         "classes": len(known) if known.ndim == 2 else 1,
     }
 
@@ -135,7 +144,7 @@ def _vita_clip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) ->
     context = leaves.get("text/vita_clip/context", np.zeros((0, 0)))
     prompts = leaves.get(f"{_PROMPTS}/global_prompts", np.zeros((0, 0, 0)))
     options = {
-        "frames": common_size(leaves, f"{_PROMPTS}/time_embedding", axis=0),
+        "frames": _rows(leaves, f"{_PROMPTS}/time_embedding", VitaCLIP.frames),
         "global_prompts": prompts.shape[1] if prompts.ndim == 3 else 1,
         "local": any(path.startswith(f"{_PROMPTS}/local_prompts_") for path in leaves),
         "summary": any("/vita_clip/summary_" in path for path in leaves),
@@ -175,7 +184,7 @@ def _btadapter(leaves: Leaves) -> Options | None:
         ),
         "gates": "vector" if gated else "none",
         "alignment": "normalized" if aligned else "none",
-        "max_frames": common_size(leaves, f"{_BRANCH}/time_embedding", axis=0),
+        "max_frames": _rows(leaves, f"{_BRANCH}/time_embedding", BTAdapter.max_frames),
     }
 
 

@@ -154,6 +154,8 @@ class Evaluator:
                 if "prompt" in kind.keys:
                     tokenizer.prompt(section["prompt"])
                 self.metrics += [f"{name}/{metric}" for metric in kind.check(section, data)]
+                if "templates" in kind.keys:
+                    recognition.check_texts(section, data.classes, tokenizer, module)
             self._data[name] = (section, data)
         self._predictor = Predictor(module, mesh, tokenizer, workdir, watchdog, trained_classes)
 

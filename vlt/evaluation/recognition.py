@@ -9,6 +9,7 @@ import numpy as np
 
 from vlt.data.pipeline import VideoData
 from vlt.data.sample import RANDOM_SAMPLERS
+from vlt.data.tokenize import Tokenizer
 from vlt.evaluation.confusion import confusion_picture, write_classes
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.recognition_protocols import (
@@ -19,12 +20,13 @@ from vlt.evaluation.recognition_protocols import (
 )
 from vlt.evaluation.retrieval import Found, embed_texts, encode_videos, pair_scores
 from vlt.models.dual_encoder import log_scale
+from vlt.models.video_model import VideoModel
 from vlt.pytrees.fields import near
 from vlt.storage.files import new_file
 from vlt.tasks.recognition import MAX_LOGIT_SCALE, averaged, grouped
 from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
 from vlt.tasks.sentences import read_sentences
-from vlt.tasks.templates import read_templates
+from vlt.tasks.templates import check_sentences, class_texts, read_templates
 
 # What is made of several templates.
 COMBINED = ("cosines", "vectors", "probabilities")
@@ -94,6 +96,16 @@ def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:
             f"unknown combine: {section['combine']!r}{near(section['combine'], COMBINED)}"
         )
     return [*recognition_metrics(np.ones((1, 1)), np.zeros(1, int)), "classes", "videos"]
+
+
+def check_texts(
+    section: Mapping[str, Any], names: Sequence[str], tokenizer: Tokenizer, module: VideoModel
+) -> None:
+    """Raises ValueError where texts that name classes do not tell them (`class_texts`), or where
+    sentences that describe them are given and not read, or the other way round."""
+    check_sentences(module, len(section["sentences"]))
+    if not section["sentences"]:
+        class_texts(names, read_templates(section), tokenizer, module.longest_text)
 
 
 def _labels(section: Mapping[str, Any], data: VideoData) -> tuple[np.ndarray, str]:
@@ -200,7 +212,6 @@ def embed_sentences(
     Raises:
         ValueError: no method of the model reads sentences; and as `read_sentences`.
     """
-    if not predictor.module.reads_sentences:
-        raise ValueError("sentences: no method of the model reads them")
+    check_sentences(predictor.module, len(section["sentences"]))
     found = embed_texts(predictor, params, read_sentences(section, names))
     return jax.tree.map(np.asarray, grouped(found, len(names), len(section["sentences"])))

@@ -15,6 +15,7 @@ from vlt.models.spec import (
     Spec,
     TextSpec,
     VisionSpec,
+    with_visual,
 )
 
 
@@ -150,6 +151,8 @@ SIZES: dict[str, Spec] = {
     "clip_b32": _clip(32, 768, 12, 512, 512),
     "clip_b16": _clip(16, 768, 12, 512, 512),
     "clip_l14": _clip(14, 1024, 24, 768, 768),
+    # Vita-CLIP's code has a bias of patches, zeros, beside CLIP's weights.
+    "vita_clip_b16": with_visual(_clip(16, 768, 12, 512, 512), patch_bias=True),
     "viclip_b16": _clip(16, 768, 12, 512, 512, context=32, temporal_frames=8),
     "viclip_l14": _clip(14, 1024, 24, 768, 768, context=32, temporal_frames=8),
     # Proportions of ViT-L/14 at half its width, for benchmarks on small machines.

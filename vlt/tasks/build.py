@@ -1,6 +1,6 @@
 """From a config's `task` section to a task."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from vlt.tasks.recognition import Descriptions, Recognition
 from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.sentences import read_sentences
 from vlt.tasks.task import Task
-from vlt.tasks.templates import read_templates
+from vlt.tasks.templates import class_texts, read_templates
 from vlt.tasks.weight_interpolation import WeightInterpolation
 
 SOME_CLASSES, SOME_SENTENCES = 8, 4  # of each kind, where only shapes matter and no number is given
@@ -75,38 +75,10 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
         ids = tokenizer(read_sentences(section, names, "task."))
         return Recognition(ids.reshape(len(names), -1, ids.shape[-1]), kinds, **options)
     templates = read_templates(section, "task.")
-    texts = [t.replace("{}", name) for name in names for t in templates]
-    ids = _whole(texts, names, tokenizer, spec)
+    ids = class_texts(names, templates, tokenizer, spec.text.context)
     if len(templates) > 1:
         ids = ids.reshape(len(names), len(templates), -1)
     return Recognition(ids, kinds, **options)
-
-
-def _whole(texts: list[str], names: Sequence[str], tokenizer: Tokenizer, spec: Spec) -> np.ndarray:
-    """Ids of texts of classes.
-
-    Raises:
-        ValueError: one is longer than `model.context`, which could be longer; or a name is by
-            itself.
-    """
-    cut = tokenizer.cut
-    ids = tokenizer(texts)
-    if tokenizer.cut == cut:
-        return ids
-    if tokenizer.context < spec.text.context:
-        long = max(texts, key=len)
-        raise ValueError(
-            f"{tokenizer.cut - cut} texts of classes are longer than model.context="
-            f"{tokenizer.context} tokens, such as {long!r:.120}; the text tower has "
-            f"{spec.text.context}, of which methods may need some"
-        )
-    for name in names:
-        if (length := tokenizer.length(name)) > tokenizer.context:
-            raise ValueError(
-                f"the name of a class, {name!r:.120}, has {length} tokens by itself; a text has "
-                f"{tokenizer.context}, and what is cut off would not tell it from others"
-            )
-    return ids
 
 
 def _recognition_options(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,11 @@ def read_descriptions(path: Path, names: Sequence[str]) -> list[list[str]]:
     Raises:
         DescriptionError: no such file, not of the layout, or classes too few or too many.
     """
+    if not path.exists():
+        raise DescriptionError(
+            f"{path}: there is no such file of descriptions of classes; python -m "
+            "data_pipelines.describe_actions makes one"
+        )
     try:
         found = read_json(path)
     except TextFileError as error:

@@ -17,6 +17,7 @@ from vlt.runtime.mesh import map_sharded_rows
 from vlt.tasks import losses
 from vlt.tasks.mixing import Mixing, mixed
 from vlt.tasks.task import Batch, Features, StepInputs, Task, Terms, named_rngs
+from vlt.tasks.templates import check_sentences
 
 MAX_LOGIT_SCALE = 100.0  # of cosines
 SENTENCES = 256  # that are embedded at once
@@ -156,12 +157,7 @@ class Recognition(Task):
                 f"a method of the model is for {known} classes, but {len(self.classes)} are "
                 "trained on: set its option `classes`"
             )
-        if model.reads_sentences != bool(self.kinds):
-            has = "reads sentences of classes" if model.reads_sentences else "reads no sentences"
-            raise ValueError(
-                f"task.sentences name {self.kinds} kinds, and the model {has}: it takes both, or "
-                "neither"
-            )
+        check_sentences(model, self.kinds, "task.")
 
     def initial_params(self, model: VideoModel, params: dict[str, Any]) -> dict[str, Any]:
         """With the classes that methods keep, as the text tower has them before the first step."""

@@ -1,11 +1,15 @@
-"""Sentences with a place for the name of a class."""
+"""Texts of classes: sentences with a place for the name of a class, or that describe it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlt.data.resources import resolve
 from vlt.data.text_files import read_lines
+from vlt.data.tokenize import Tokenizer
+from vlt.models.video_model import VideoModel
 
 
 def checked_template(template: str, where: str) -> str:
@@ -41,3 +45,70 @@ def _lines(path: Path, where: str) -> list[tuple[int, str]]:
     if not found:
         raise ValueError(f"{where}templates: {path} holds no template")
     return found
+
+
+def class_texts(
+    names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer, longest: int
+) -> np.ndarray:
+    """Ids [c * k, l] of c classes in k templates, class after class. What is longer than a text is
+    cut, with a warning, as long as it tells its class.
+
+    longest: tokens of a text that `model.context` may have.
+
+    Raises:
+        ValueError: a text is cut, and `model.context` could be more; a name is longer than a text
+            by itself; or texts of two classes are the same once they are cut.
+    """
+    texts = [template.replace("{}", name) for name in names for template in templates]
+    before = tokenizer.cut
+    ids = tokenizer(texts)
+    if count := tokenizer.cut - before:
+        if tokenizer.context < longest:
+            raise ValueError(
+                f"{count} texts of classes are longer than model.context={tokenizer.context} "
+                f"tokens, such as {max(texts, key=len)!r:.120}; the text tower has {longest}, of "
+                "which methods may need some"
+            )
+        _check_names(names, tokenizer)
+        owners = [name for name in names for _ in templates]
+        _check_cut(owners, texts, ids, tokenizer)
+    return ids
+
+
+def _check_names(names: Sequence[str], tokenizer: Tokenizer) -> None:
+    for name in names:
+        if (length := tokenizer.length(name)) > tokenizer.context:
+            raise ValueError(
+                f"the name of a class, {name!r:.120}, has {length} tokens by itself; a text has "
+                f"{tokenizer.context}, and what is cut off would not tell it from others"
+            )
+
+
+def _check_cut(
+    names: Sequence[str], texts: Sequence[str], ids: np.ndarray, tokenizer: Tokenizer
+) -> None:
+    """names: of the class of each text."""
+    of_rows: dict[bytes, str] = {}
+    for name, text, row in zip(names, texts, ids, strict=True):
+        if tokenizer.length(text) <= tokenizer.context:
+            continue
+        other = of_rows.setdefault(row.tobytes(), name)
+        if other != name:
+            raise ValueError(
+                f"the texts of the classes {other!r:.120} and {name!r:.120} are the same once they "
+                f"are cut to {tokenizer.context} tokens: {text!r:.120}; take a shorter template"
+            )
+
+
+def check_sentences(model: VideoModel, kinds: int, where: str = "") -> None:
+    """Raises ValueError where a model that reads sentences is given none, or another one some."""
+    if model.reads_sentences and not kinds:
+        raise ValueError(
+            f"{where}sentences=(): the model reads sentences that describe classes; name files of "
+            "them, one for each kind (python -m data_pipelines.describe_actions makes such)"
+        )
+    if kinds and not model.reads_sentences:
+        raise ValueError(
+            f"{where}sentences name {kinds} kinds, and no method of the model reads them; leave "
+            "them out, or take ost into model.methods"
+        )

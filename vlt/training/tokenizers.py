@@ -27,9 +27,10 @@ def make_tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
     text, context = module.spec.text, config.model.context
     chat = isinstance(module, ChatModel)
     tower = "language model" if chat else "text tower"
-    if context > text.context:
+    if context > (longest := module.longest_text):
+        taken = f" beside {text.context - longest} of methods" if longest < text.context else ""
         raise ValueError(
-            f"model.context={context}: the model's texts have at most {text.context} tokens"
+            f"model.context={context}: the model's texts have at most {longest} tokens{taken}"
         )
     if isinstance(text, TextSpec) and text.whole and context < text.context:
         raise ValueError(
