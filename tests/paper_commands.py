@@ -5,10 +5,11 @@ from documented_case import Case, run, skipped
 MAIN = "python -m vlt.main"
 MERGES = "--tokenizer bpe_simple_vocab_16e6.txt.gz"
 BERT = "--tokenizer bert-base-uncased --set visual.image_size=224"
-STEPS = (
+FEW_STEPS = (
     "--config.train.steps=2 --config.data.train.batch_size=4 --config.data.workers=1 "
-    '--config.evals="{}" --config.train.best_metric= --config.model.size='
+    '--config.evals="{}" --config.train.best_metric='
 )
+STEPS = f"{FEW_STEPS} --config.model.size="
 LABELS = (
     '--config.task.class_count=0 --config.task.descriptions="()" --config.task.consistency=0.0 '
     '--config.repeats="()"'
@@ -103,6 +104,12 @@ PAPERS: dict[str, Case] = {
     ),
     "python -m vlt.bench --config=configs/zeroshot.py:msrvtt_videoprism_b --nostep": skipped(
         "takes minutes; the one of PE-Core is tried with one frame"
+    ),
+    # The checkpoint of another size brings it along.
+    f"{MAIN} --config=configs/tempme.py:msrvtt_b16_lora "
+    "--config.model.checkpoint=checkpoints/pe_b16": run(
+        f"{MAIN} --config=configs/tempme.py:msrvtt_b16_lora --workdir=runs/of_checkpoint "
+        f"--config.model.checkpoint=checkpoints/clip_b32 {FEW_STEPS}"
     ),
     # configs/btadapter.md; that webvid_l14 is trained is a case of README.md
     **as_printed(
