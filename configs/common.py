@@ -234,6 +234,17 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
     return section
 
 
+def classification_task(classes: int = 0) -> ConfigDict:
+    """Cross-entropy of what a method over a vision tower alone puts out of each class."""
+    return ConfigDict(
+        {
+            "name": "classification",
+            "class_count": classes,  # how many there must be, 0 for any
+            "label_smoothing": 0.0,  # share of the target that all classes have
+        }
+    )
+
+
 def matching(protocol: str, data: ConfigDict) -> ConfigDict:
     """Text-video retrieval whose nearest candidates by embeddings are ranked by matching."""
     section = retrieval(protocol, data)
@@ -346,6 +357,15 @@ def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) ->
     )
     section.update(data)
     section.update({"sampler": {"clips": clips}})  # of a video, whose probabilities are added
+    return section
+
+
+def classification(data: ConfigDict, protocol: str = "own_data", clips: int = 1) -> ConfigDict:
+    """The labels of a data section, told apart by what was trained on them; else as
+    `recognition`."""
+    section = ConfigDict({"kind": "classification", "protocol": protocol, "allow_subset": False})
+    section.update(data)
+    section.update({"sampler": {"clips": clips}})
     return section
 
 

@@ -1,7 +1,8 @@
-"""Backbones of today as they are, on text-video retrieval and, VideoPrism, on Kinetics-400.
+"""Backbones of today as they are, on text-video retrieval and, where the authors have been there,
+on Kinetics-400.
 
 configs/zeroshot.py:DATA_BACKBONE     retrieval, DATA of `DATASETS`, BACKBONE of `BACKBONES`
-configs/zeroshot.py:k400_videoprism_b recognition; _l the larger one
+configs/zeroshot.py:k400_BACKBONE     recognition, BACKBONE of `NAMED`
 
 Frames, pixels, words and what becomes of frames are those with which the authors measured, where
 they say so; configs/retrieval.md has their numbers.
@@ -71,8 +72,14 @@ BACKBONES: dict[str, Reading] = {
     "videoprism_b": _VIDEOPRISM,
     "videoprism_l": dataclasses.replace(_VIDEOPRISM, frames=8),
 }
-# A class's name as VideoPrism's authors put it.
-TEMPLATE = "a video of {}."
+# How the authors name classes: VideoPrism's in one sentence, PE-Core's in CLIP's 28, whose unit
+# vectors' mean is made one.
+_SENTENCE: dict[str, Any] = {"template": "a video of {}."}
+_SENTENCES: dict[str, Any] = {"templates": "person_templates.txt", "combine": "vectors"}
+NAMED = {
+    **dict.fromkeys(("videoprism_b", "videoprism_l"), _SENTENCE),
+    **dict.fromkeys(("pe_b16", "pe_l14", "pe_g14"), _SENTENCES),
+}
 
 
 def model(backbone: str, frames: int = 0) -> ConfigDict:
@@ -116,10 +123,13 @@ def retrieval(dataset: str, backbone: str) -> ConfigDict:
 def recognition(backbone: str) -> ConfigDict:
     """Nearest class of Kinetics-400."""
     reading, config = BACKBONES[backbone], model(backbone)
-    manifest, transform = "data/k400/test.jsonl", steps(backbone)
+    config.model.frame_norm = False  # PE-Core's mean, too, is of frames as they are
+    validation = backbone.startswith("pe_")
+    manifest = f"data/k400/{'val' if validation else 'test'}.jsonl"
+    transform = steps(backbone)
     data = common.videos(manifest, reading.sampler, reading.frames, 16, transform=transform)
     config.evals = {"k400": common.recognition(data)}
-    config.evals.k400.template = TEMPLATE
+    config.evals.k400.update(NAMED[backbone])
     config.table = (("k400/top1", "top-1"), ("k400/top5", "top-5"))
     return config
 
@@ -130,10 +140,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
         for dataset in DATASETS
         for backbone in BACKBONES
     },
-    **{
-        f"k400_{backbone}": functools.partial(recognition, backbone)
-        for backbone in ("videoprism_b", "videoprism_l")
-    },
+    **{f"k400_{backbone}": functools.partial(recognition, backbone) for backbone in NAMED},
 }
 
 

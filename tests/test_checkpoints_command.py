@@ -44,7 +44,8 @@ def test_commands_convert_into_the_folder_that_configs_name(entry):
     assert (vlt, command, options.target) == ("vlt", "convert", f"checkpoints/{entry.name}")
     assert parse_settings(options.set) is not None
     if not entry.is_chat:
-        assert options.tokenizer or "base" in parse_settings(options.set)
+        textless = FAMILIES[entry.family].kind == "encoder"
+        assert textless or options.tokenizer or "base" in parse_settings(options.set)
     elif options.delta:
         assert options.llm
 

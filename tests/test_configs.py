@@ -29,7 +29,7 @@ from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
 
 FILES = (
-    "btadapter", "btadapter_zeroshot", "clip", "msta", "retrieval", "tempme", "tiny_blip",
+    "btadapter", "btadapter_zeroshot", "clip", "msta", "probe", "retrieval", "tempme", "tiny_blip",
     "tiny_chat", "tiny_clip", "tiny_viclip", "token_mixing", "umt_qa", "video_chat", "zeroshot",
 )  # fmt: skip
 RETRIEVAL = tuple(retrieval_metrics(np.ones((1, 1)), np.zeros(1, int)))

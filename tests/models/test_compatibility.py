@@ -161,6 +161,7 @@ METHODS = {
     "actionclip cls": ("actionclip", {"sim_header": "Transf_cls", "layers": 1}),
     "adapter": ("adapter", VISUAL | {"positions": ("before_attention", "before_mlp")}),
     "adaptformer": ("adaptformer", {"bottleneck": 4}),
+    "attention_probe": ("attention_probe", {"classes": 3}),
     "btadapter": ("btadapter", {"depth": 2, "mask_rate": 0.5}),
     "caption_reconstruction": ("caption_reconstruction", {}),
     "clip4clip": ("clip4clip", {"sim_header": "seqLSTM"}),

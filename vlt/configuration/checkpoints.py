@@ -53,7 +53,7 @@ class Published:
         """What converts it; '' where there is nothing to convert."""
         if self.is_chat:
             return f"vlt convert {self.folder} {self.options}"
-        return f"vlt convert {self.file} {self.folder} {self.options}" if self.file else ""
+        return f"vlt convert {self.file} {self.folder} {self.options}".rstrip() if self.file else ""
 
 
 def _openai(name: str, model: str, sha256: str, size: int) -> Published:
@@ -121,19 +121,15 @@ def _metaclip2(name: str, model: str, size: int) -> Published:
     return Published(name, about, "clip_hf", "CC-BY-NC-4.0", url, model, options, size, note=note)
 
 
-def _videoprism(name: str, model: str, file: str, size: int) -> Published:
+def _videoprism(name: str, model: str, file: str, size: int, text: bool = True) -> Published:
+    """text: whether it has a text tower."""
+    family, options, note = "videoprism_encoder", "", "its video encoder alone, without texts"
+    if text:
+        family, options = "videoprism", "--tokenizer sentencepiece.model"
+        note = "sentencepiece.model is T5's cc_en.32000, which its page points to"
+    licence = "Apache-2.0 (code), CC-BY-4.0 (all else)"
     url, about = f"{_HUB}/google/{model}", f"VideoPrism, {model}"
-    return Published(
-        name,
-        about,
-        "videoprism",
-        "Apache-2.0 (code), CC-BY-4.0 (all else)",
-        url,
-        file,
-        "--tokenizer sentencepiece.model",
-        size,
-        note="sentencepiece.model is T5's cc_en.32000, which its page points to",
-    )
+    return Published(name, about, family, licence, url, file, options, size, note=note)
 
 
 _UMT_NOTE = "the licence is its repository's, github.com/OpenGVLab/unmasked_teacher"
@@ -202,6 +198,20 @@ _ALL = (
         "videoprism-lvt-large-f8r288",
         "flax_lvt_large_f8r288_repeated.npz",
         2_319_508_480,
+    ),
+    _videoprism(
+        "videoprism_encoder_b",
+        "videoprism-base-f16r288",
+        "flax_base_f16r288_repeated.npz",
+        457_460_736,
+        text=False,
+    ),
+    _videoprism(
+        "videoprism_encoder_l",
+        "videoprism-large-f8r288",
+        "flax_large_f8r288_repeated.npz",
+        1_415_860_224,
+        text=False,
     ),
     Published(
         "mote_b16",

@@ -224,6 +224,16 @@ def plain_encoder(file: pathlib.Path) -> Any:
     return encoder
 
 
+class NoTexts:
+    """In the place of a tokenizer, of a model that reads no text."""
+
+    def entries(
+        self, texts: Mapping[str, Sequence[str]], rows: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Nothing, whatever texts there are."""
+        return {}
+
+
 def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
     """Copies the files that a tokenizer is read from, and nothing else, into a folder.
 

@@ -42,6 +42,7 @@ class Kind(NamedTuple):
     check: names of the metrics that `run` will find; raises what is wrong before anything is run.
     keys: of its section, besides those of its data.
     views: whether it takes several views of a video.
+    trained_classes: whether a video's class must be one of those that a method was trained on.
     summarize: ({name: section}, metrics of each repeat) -> what all evaluations of the kind say
         together.
     """
@@ -51,6 +52,7 @@ class Kind(NamedTuple):
     check: Check
     keys: tuple[str, ...]
     views: bool = False
+    trained_classes: bool = False
     summarize: Callable[..., Metrics] | None = None
 
 
@@ -71,6 +73,15 @@ KINDS: dict[str, Kind] = {
         recognition.check_recognition,
         _RECOGNITION,
         views=True,
+        summarize=recognition.summarize,
+    ),
+    "classification": Kind(
+        "encoder",
+        recognition.classification,
+        recognition.check_classification,
+        _PROTOCOL,
+        views=True,
+        trained_classes=True,
         summarize=recognition.summarize,
     ),
     "captioning": Kind(
@@ -150,6 +161,8 @@ class Evaluator:
                 check_clips(section, module.spec, 0 if other_frames else frames)
                 data = videos_of(section, mesh, tokenizer, pool, name=name, workdir=workdir)
                 _check_data(section, data)
+                if kind.trained_classes:
+                    _check_classes(section, data, trained_classes)
                 check_first_clip(data, module.spec)
                 if "prompt" in kind.keys:
                     tokenizer.prompt(section["prompt"])
@@ -198,4 +211,20 @@ def _check_data(section: Mapping[str, Any], data: VideoData) -> None:
     if section["on_error"] == "replace":
         raise ValueError(
             "on_error='replace' would change what is measured; set it to 'raise' or 'skip'"
+        )
+
+
+def _check_classes(
+    section: Mapping[str, Any], data: VideoData, trained_classes: Sequence[str]
+) -> None:
+    kind = section["kind"]
+    if not trained_classes:
+        raise ValueError(
+            f"kind={kind!r}: no method of the model tells classes apart; add attention_probe to "
+            "model.methods"
+        )
+    if strangers := [name for name in data.classes if name not in trained_classes]:
+        raise ValueError(
+            f"kind={kind!r}: {len(strangers)} of {len(data.classes)} classes, such as "
+            f"{strangers[0]!r:.120}, are none of the {len(trained_classes)} of data.train"
         )

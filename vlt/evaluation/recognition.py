@@ -65,11 +65,36 @@ def recognition(
         cosines = _class_scores(predictor, params, texts, views)
         by_view = _by_class(cosines, len(data.classes), combine)
         scores.append(view_scores(by_view, scale))
-    labels, found = labels[np.concatenate(read)], np.concatenate(scores)
+    measured = _measured(predictor, data, np.concatenate(scores), labels[np.concatenate(read)])
+    return measured | {"protocol": label}
+
+
+def classification(
+    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
+) -> Metrics:
+    """The likeliest class of every video, of those that a probe was trained on and the test set
+    has, by a named protocol. Of several views of a video probabilities are added.
+
+    Raises:
+        ProtocolError: a test set that is not the protocol's.
+        ValueError: rows without labels.
+    """
+    labels, label = _labels(section, data)
+    columns = [predictor.trained_classes.index(name) for name in data.classes]
+    program = predictor.compiled(("classify_views", data.views), _classifier(predictor, data.views))
+    read, logits = predictor.videos(program, params, data, step)
+    found = view_scores(logits[..., columns].astype(np.float64), scale=1.0)
+    return _measured(predictor, data, found, labels[read]) | {"protocol": label}
+
+
+def _measured(
+    predictor: Predictor, data: VideoData, found: np.ndarray, labels: np.ndarray
+) -> Metrics:
+    """Metrics of scores [n, c] of videos with these labels [n]; writes what is taken for what."""
     if predictor.writes:
         _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
     metrics = dict(recognition_metrics(found, labels))
-    return metrics | {"classes": len(data.classes), "videos": len(labels), "protocol": label}
+    return metrics | {"classes": len(data.classes), "videos": len(labels)}
 
 
 def summarize(sections: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Metrics:
@@ -95,6 +120,16 @@ def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:
         raise ValueError(
             f"unknown combine: {section['combine']!r}{near(section['combine'], COMBINED)}"
         )
+    return _names()
+
+
+def check_classification(section: Mapping[str, Any], data: VideoData) -> list[str]:
+    """Names of what `classification` finds. Raises as it does."""
+    _labels(section, data)
+    return _names()
+
+
+def _names() -> list[str]:
     return [*recognition_metrics(np.ones((1, 1)), np.zeros(1, int)), "classes", "videos"]
 
 
@@ -146,6 +181,16 @@ def _encoder(predictor: Predictor, views: int) -> Any:
         return jax.tree.map(lambda x: x.reshape(len(video), views, *x.shape[1:]), found)
 
     return encode
+
+
+def _classifier(predictor: Predictor, views: int) -> Any:
+    def classify(params: Any, video: jax.Array) -> jax.Array:
+        """[b, views * t, H, W, 3] -> logits [b, views, c]."""
+        clips = video.reshape(len(video) * views, -1, *video.shape[2:])
+        logits, _ = predictor.module.apply({"params": params}, clips, method="encode_video")
+        return logits.reshape(len(video), views, -1)
+
+    return classify
 
 
 def _class_scores(predictor: Predictor, params: Any, texts: Found, views: Found) -> np.ndarray:

@@ -26,6 +26,7 @@ WORDS = {
     "key_choice": "chooses which tokens attention reads",
     "every_frame": "has leaves for each frame",
     "word_places": "puts tokens into places among the words",
+    "tokens_alone": "reads the tokens of a vision tower that stands alone",
 }
 
 
@@ -77,8 +78,11 @@ def lacks(spec: Spec) -> dict[str, str]:
             f"models of kind {spec.kind} have none ({' and '.join(JOINT_KINDS)} have)"
         )
     if isinstance(spec, EncoderSpec):
-        found |= dict.fromkeys(("text_tower", "text_blocks", "bert"), "this model reads no text")
-    elif isinstance(spec.text, BertSpec):
+        return found | dict.fromkeys(
+            ("text_tower", "text_blocks", "bert", "language_model"), "this model reads no text"
+        )
+    found["tokens_alone"] = f"models of kind {spec.kind} make embeddings or texts of them"
+    if isinstance(spec.text, BertSpec):
         found["pooled_alone"] = "this model's BERT reads every token"
         found["text_tower"] = "this model has a BERT"
         found["text_blocks"] = "this model's BERT has none"

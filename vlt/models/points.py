@@ -290,7 +290,8 @@ class Method:
         """Point 9: the final LayerNorm's tokens [b, g, n, d]; of a dual encoder those alone that
         embeddings are made of: CLS tokens, or the mean of a frame's patches.
 
-        Returns as many, in any order where a text model attends to all of them.
+        Returns as many, in any order where a text model attends to all of them; of a tower alone
+        whatever it is read for.
         """
         return x
 

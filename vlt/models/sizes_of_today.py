@@ -1,8 +1,16 @@
 """Sizes of SigLIP, MetaCLIP 2, EVA02-CLIP, VideoPrism and PE-Core."""
 
+import dataclasses
 from typing import Any
 
-from vlt.models.spec import DualEncoderSpec, PoolerSpec, TextSpec, VisionSpec
+from vlt.models.spec import (
+    DualEncoderSpec,
+    EncoderSpec,
+    PoolerSpec,
+    Spec,
+    TextSpec,
+    VisionSpec,
+)
 
 
 def _eva02(image: int, patch: int, width: int, layers: int, text_width: int) -> DualEncoderSpec:
@@ -161,6 +169,16 @@ def _videoprism(width: int, spatial: int, frames: int) -> DualEncoderSpec:
     return DualEncoderSpec(visual, text, width, fixed_scale=100.0)
 
 
+def _videoprism_encoder(width: int, spatial: int, frames: int) -> EncoderSpec:
+    """VideoPrism's video encoders alone, without the last blocks and what pools them."""
+    visual = _videoprism(width, spatial, frames).visual
+    stages = visual.stages[:2]
+    visual = dataclasses.replace(
+        visual, layers=sum(stages), stages=stages, pool="mean", pooler=None
+    )
+    return EncoderSpec(visual)
+
+
 # Sides of patches, width, layers, heads, width of the MLP.
 _SIGLIP = {
     "b16": (16, 768, 12, 12, 3072),
@@ -169,7 +187,7 @@ _SIGLIP = {
 }
 
 
-SIZES_OF_TODAY: dict[str, DualEncoderSpec] = {
+SIZES_OF_TODAY: dict[str, Spec] = {
     # By sides of images; the first of each is the one that goes without saying.
     **{
         f"siglip{version}_{tower}{'' if image == images[0] else f'_{image}'}": _siglip(
@@ -199,6 +217,8 @@ SIZES_OF_TODAY: dict[str, DualEncoderSpec] = {
     "eva02_l14_336": _eva02(336, 14, 1024, 24, 768),
     "videoprism_b": _videoprism(768, 12, 16),
     "videoprism_l": _videoprism(1024, 24, 8),
+    "videoprism_encoder_b": _videoprism_encoder(768, 12, 16),
+    "videoprism_encoder_l": _videoprism_encoder(1024, 24, 8),
     "pe_t16": _pe_core(384, 16, 192, 12, 3, _erf_text(32, 512, 12)),
     "pe_s16": _pe_core(384, 16, 384, 12, 6, _erf_text(32, 512, 12)),
     "pe_b16": _pe_core(224, 16, 768, 12, 12, _erf_text(32, 1024, 24)),

@@ -12,6 +12,7 @@ from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.fields import near
 from vlt.tasks.batch_matching import BatchMatching
 from vlt.tasks.captioning import Captioning
+from vlt.tasks.classification import Classification
 from vlt.tasks.conversation import Conversation
 from vlt.tasks.descriptions import read_descriptions, tokenized
 from vlt.tasks.matching import Matching
@@ -62,11 +63,7 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
         told = np.zeros((count, context), np.int32)
         kinds = [Descriptions(told, np.arange(count)) for _ in section["descriptions"]]
         return Recognition(classes, kinds, **options)
-    names = class_names(config["data"]["train"])
-    if section["class_count"] not in (0, len(names)):
-        raise ValueError(
-            f"task.class_count={section['class_count']}, but data.train has {len(names)} classes"
-        )
+    names = _trained_classes(config)
     kinds = [
         tokenized(read_descriptions(resolve(path), names), tokenizer)
         for path in section["descriptions"]
@@ -79,6 +76,26 @@ def _recognition(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | N
     if len(templates) > 1:
         ids = ids.reshape(len(names), len(templates), -1)
     return Recognition(ids, kinds, **options)
+
+
+def _classification(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
+    section = config["task"]
+    count = section["class_count"]
+    if tokenizer is not None:
+        count = len(_trained_classes(config))
+    return Classification(count, section["label_smoothing"])
+
+
+def _trained_classes(config: Mapping[str, Any]) -> list[str]:
+    """Names of the classes of data.train.
+
+    Raises:
+        ValueError: not as many as `task.class_count` says.
+    """
+    names, count = class_names(config["data"]["train"]), config["task"]["class_count"]
+    if count not in (0, len(names)):
+        raise ValueError(f"task.class_count={count}, but data.train has {len(names)} classes")
+    return names
 
 
 def _recognition_options(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +124,7 @@ TASKS: dict[str, tuple[str, Make]] = {
     "question_answering": ("answerer", _answering),
     "recognition": ("dual_encoder", _recognition),
     "conversation": ("chat", _conversation),
+    "classification": ("encoder", _classification),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vlt.model_io.build import abstract_params, example_inputs, input_names
-from vlt.models.spec import Spec
+from vlt.models.spec import EncoderSpec, Spec
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import path_name
 from vlt.runtime.mesh import (
@@ -139,7 +139,8 @@ def with_sharding(tree: Any, shardings: Any) -> Any:
 
 def _check_heads(mesh: Mesh, spec: Spec) -> None:
     parts = mesh.shape["tensor"]
-    for tower in (spec.visual, spec.text):
+    texts = () if isinstance(spec, EncoderSpec) else (spec.text,)
+    for tower in (spec.visual, *texts):
         if tower.heads % parts:
             raise MeshError(
                 f"mesh.tensor={parts} does not divide the {tower.heads} heads of a tower; "

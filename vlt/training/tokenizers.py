@@ -8,22 +8,24 @@ from ml_collections import ConfigDict
 from vlt.data.chat_batches import ChatBatches
 from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.instructions import Instructions
-from vlt.data.tokenize import Tokenizer
+from vlt.data.tokenize import NoTexts, Tokenizer
 from vlt.model_io.build import instruction_length
 from vlt.model_io.folder import QFORMER
 from vlt.models.chat import ChatModel
-from vlt.models.spec import TextSpec
+from vlt.models.spec import EncoderSpec, TextSpec
 from vlt.models.video_model import VideoModel
 
 
 def make_tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
-    """The tokenizer of `config.model`; of a chat model `ChatBatches`.
+    """The tokenizer of `config.model`; of a chat model `ChatBatches`, of a vision tower alone none.
 
     Raises:
         ValueError: no such folder, or more tokens, or longer texts, than the language model or text
             tower has embeddings for; of a chat model also a template that cannot be, or no
             tokenizer for a Q-Former that reads questions.
     """
+    if isinstance(module.spec, EncoderSpec):
+        return NoTexts()
     text, context = module.spec.text, config.model.context
     chat = isinstance(module, ChatModel)
     tower = "language model" if chat else "text tower"
