@@ -1,6 +1,7 @@
 """The arrows between the rooms of vlt/: they run one way, as ARCHITECTURE.md draws them."""
 
 import ast
+import functools
 import pathlib
 import re
 
@@ -55,7 +56,12 @@ def imports(path: pathlib.Path, known: dict[str, pathlib.Path]) -> set[str]:
 
 
 MODULES = modules()
-ARROWS = {name: imports(path, MODULES) - {name} for name, path in MODULES.items()}
+
+
+@functools.cache
+def arrows() -> dict[str, set[str]]:
+    """What each module imports; parsed only where it is asked for."""
+    return {name: imports(path, MODULES) - {name} for name, path in MODULES.items()}
 
 
 def room(module: str) -> str:
@@ -63,7 +69,7 @@ def room(module: str) -> str:
 
 
 def between_rooms() -> set[tuple[str, str]]:
-    pairs = {(room(a), room(b)) for a, others in ARROWS.items() for b in others}
+    pairs = {(room(a), room(b)) for a, others in arrows().items() for b in others}
     return {(a, b) for a, b in pairs if a and b and a != b}
 
 
@@ -87,14 +93,14 @@ def test_doors_are_opened_from_the_street():
 
 def test_no_file_imports_itself_by_a_detour():
     """Takes away what imports nothing that is left, until nothing changes."""
-    left = {name: set(others) for name, others in ARROWS.items()}
+    left = {name: set(others) for name, others in arrows().items()}
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
     assert not left, f"in a circle, or on the way to one: {sorted(left)}"
 
 
 def test_towers_know_no_method_and_methods_no_task():
-    for module, others in ARROWS.items():
+    for module, others in arrows().items():
         if room(module) == "models":
             assert {room(other) for other in others} <= {"models", "pytrees"}, module
         if room(module) in METHODS:
@@ -103,12 +109,12 @@ def test_towers_know_no_method_and_methods_no_task():
 
 def test_the_loop_and_the_tasks_are_told_names():
     """The loop has its task from `tasks.build`; no task has the name of a data set's test."""
-    for module in ARROWS:
+    for module, others in arrows().items():
         if room(module) == "training":
-            tasks = {other for other in ARROWS[module] if room(other) == "tasks"}
+            tasks = {other for other in others if room(other) == "tasks"}
             assert tasks <= {"vlt.tasks.build", "vlt.tasks.task"}, module
         if room(module) == "tasks":
-            assert not {other for other in ARROWS[module] if other.endswith("protocols")}, module
+            assert not {other for other in others if other.endswith("protocols")}, module
 
 
 def test_no_room_but_the_benchmark_needs_what_stands_on_it():

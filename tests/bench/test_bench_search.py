@@ -4,13 +4,12 @@ import json
 
 import pytest
 
-pytest.importorskip("lancedb")
-
-from vlt.bench import search
-
 
 @pytest.mark.slow
 def test_both_ways_are_measured(capsys, tmp_path):
+    pytest.importorskip("lancedb")  # takes two seconds, in every process that collects tests
+    from vlt.bench import search
+
     arguments = ["--exact=1000", "--graph=2000", "--width=32", "--queries=10", "--json"]
     search.main([*arguments, f"--folder={tmp_path}"])
     found = json.loads(capsys.readouterr().out)

@@ -28,7 +28,7 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
     Raises:
       ConfigError: a key that does not exist (with the nearest that do) or a value of another type.
     """
-    changed = copy.deepcopy(config).unlock()
+    changed = _copy(config, {}).unlock()
     known = set(keys_of(config))
     for key in sorted(overrides, key=lambda key: key not in known):  # what names methods, first
         *branches, last = key.split(".")
@@ -42,6 +42,16 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
         else:
             branch[last] = overrides[key]
     return changed
+
+
+def _copy(config: ConfigDict, memo: dict[int, Any]) -> ConfigDict:
+    """As `copy.deepcopy`, which asks each section for a method that none has; a ConfigDict then
+    searches for keys of a name like that."""
+    copied = memo[id(config)] = ConfigDict(None, config.is_type_safe, config.convert_dict)
+    for name, value in config.items(preserve_field_references=True):
+        is_section = isinstance(value, ConfigDict) and id(value) not in memo
+        copied[name] = _copy(value, memo) if is_section else copy.deepcopy(value, memo)
+    return copied
 
 
 def _add_section(config: ConfigDict, key: str, known: Iterable[str]) -> None:
