@@ -13,7 +13,7 @@ from configs import common
 from vlt.adapters.attention_probe import Probe
 from vlt.configuration import load_config
 from vlt.data.moving_shapes import SIZE
-from vlt.export import export, trained_model
+from vlt.export import export
 from vlt.main import run_all
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import ModelConfig, write_model_folder
@@ -143,7 +143,7 @@ def test_a_probe_is_trained_evaluated_and_exported(encoder, tmp_path):
     told = [entry["loss"] for entry in read_metrics(tmp_path / "run") if "loss" in entry]
     assert told[-1] < told[0] - 0.02
     assert (tmp_path / "run/classes-own.txt").exists()
-    export(trained_model(tmp_path / "run"), tmp_path / "exported")
+    export(tmp_path / "run", tmp_path / "exported", "model")
     stored = json.loads((tmp_path / "exported/config.json").read_text())
     assert stored["methods"]["attention_probe"] == {"classes": 24, "heads": 0}
     config = on_actions(tmp_path / "exported", **{"train.steps": 0})

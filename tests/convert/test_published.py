@@ -13,7 +13,7 @@ import safetensors.numpy
 import torch
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.preprocessing import preprocessing
+from vlt.convert.preprocessing import FILES, FILTERS, preprocessing
 from vlt.convert.reading import read_checkpoint
 from vlt.model_io.folder import (
     ModelFolderError,
@@ -22,6 +22,7 @@ from vlt.model_io.folder import (
     write_model_folder,
 )
 from vlt.model_io.view import View
+from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
 Tensors = dict[str, np.ndarray]
@@ -508,6 +509,28 @@ def test_preprocessing_is_taken_from_the_source(clip_folder, tmp_path, tokenizer
         "resize": "bilinear",
         "crop": "center",
     }
+
+
+@pytest.mark.parametrize("size", ["clip_b16", "metaclip2_b16", "siglip2_b16", "videoprism_b"])
+@pytest.mark.parametrize("code", [*FILTERS, None, 4, True])
+def test_a_folder_says_how_its_images_are_resized(tmp_path, size, code):
+    """Of transformers' models of today: bicubic where it says nothing, as they have it."""
+    spec, prism = SIZES[size], size.startswith("videoprism")
+    side = {"height": spec.visual.image_size, "width": spec.visual.image_size}
+    cut = {"size": {"shortest_edge": side["height"]}, "crop_size": side}
+    fields = cut if "clip" in size else {"size": side}
+    fields |= {} if code is None else {"resample": code}
+    pixels = {"mean": [0.0] * 3, "std": [1.0] * 3, "resize": "lanczos", "crop": "none"}
+    fields |= {"do_normalize": False} if prism else {}
+    name, part = ("processor_config.json", "video_processor") if prism else (FILES[0], "")
+    (tmp_path / name).write_text(json.dumps({part: fields} if part else fields))
+    if code in (4, True):
+        with pytest.raises(ConversionError, match=f"unknown resample: {code}; choose from"):
+            preprocessing(tmp_path, spec, pixels if prism else None)
+        return
+    entry, where = preprocessing(tmp_path, spec, pixels if prism else None)
+    assert (entry["resize"], where) == (FILTERS[3 if code is None else code], name)
+    assert entry["image_size"] == side["height"] and (not prism or entry["std"] == [1.0] * 3)
 
 
 @pytest.mark.parametrize(

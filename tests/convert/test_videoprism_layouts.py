@@ -29,7 +29,12 @@ def converted(shared, tmp_path_factory):
     home = tmp_path_factory.mktemp("videoprism")
     words = videoprism_files.tokenizer(home / "words")
     convert(videoprism_files.npz(shared), home / "npz", tokenizer=words)
-    convert(videoprism_files.folder(shared, home / "published"), home / "hf")
+    published = videoprism_files.folder(shared, home / "published")
+    side = {"height": videoprism_files.SIDE, "width": videoprism_files.SIDE}
+    processor = {"size": side, "resample": 2, "do_normalize": False}
+    told = json.dumps({"video_processor": processor})
+    (published / "processor_config.json").write_text(told)
+    convert(published, home / "hf")
     encoder = shared / "golden/videoprism/video_only_small.npz_layout.npz"
     convert(encoder, home / "encoder")
     return home
@@ -41,7 +46,10 @@ def test_both_layouts_are_one_model(shared, converted):
     assert config.spec == other.spec and config.spec.visual.stages == (3, 2, 2)
     assert config.spec.fixed_scale == 100 and "logit_scale" not in params
     assert (config.view.sampler, config.view.frames) == ("linspace_open", 4)
-    assert (config.preprocessing["resize"], other.preprocessing["resize"]) == ("lanczos", "bicubic")
+    assert (config.preprocessing["resize"], other.preprocessing["resize"]) == (
+        "lanczos",
+        "bilinear",
+    )
     jax.tree.map(np.testing.assert_array_equal, params, same)
     # The authors' names in another kind of file.
     named = shared / "golden/videoprism/lvt_small.safetensors"

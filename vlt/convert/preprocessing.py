@@ -1,6 +1,7 @@
 """The `preprocessing` entry of a model folder, and the processor files of Hugging Face folders.
 
-CLIP resizes the short side and cuts the central square; BLIP, SigLIP and PE resize to the square.
+CLIP resizes the short side and cuts the central square; BLIP, SigLIP, PE and VideoPrism resize to
+the square.
 """
 
 import reprlib
@@ -14,23 +15,30 @@ from vlt.models.spec import ChatSpec, Spec
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 
 HALF = (0.5, 0.5, 0.5)  # pixels from -1 to 1
+FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 # PIL's codes.
 FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
-def preprocessing(folder: Path | None, spec: Spec) -> tuple[dict[str, Any], str]:
+def preprocessing(
+    folder: Path | None, spec: Spec, pixels: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], str]:
     """The model folder's `preprocessing` entry, and where it comes from.
+
+    pixels: a layout's own, of which the processor says nothing but how frames are resized:
+    transformers' VideoPrism is told not to normalise where it is called.
 
     Raises ConversionError when the processor does what that entry can't express.
     """
-    for name in ("preprocessor_config.json", "processor_config.json"):
+    for name in FILES:
         if folder is not None and (folder / name).exists():
             fields = read_json(folder / name)
-            fields = fields.get("image_processor", fields)
+            part = "video_processor" if "video_processor" in fields else "image_processor"
+            fields = fields.get(part, fields)
             if not isinstance(fields, dict):
-                raise ConversionError(f"{folder / name}: image_processor is not an object")
-            return _processor(folder / name, fields, spec)
-    return default_preprocessing(spec), f"{_owner(spec)}'s, assumed"
+                raise ConversionError(f"{folder / name}: {part} is not an object")
+            return _processor(folder / name, fields, spec, pixels or {})
+    return default_preprocessing(spec) | dict(pixels or {}), f"{_owner(spec)}'s, assumed"
 
 
 def with_settings(
@@ -60,17 +68,21 @@ def default_preprocessing(spec: Spec) -> dict[str, Any]:
 
 
 def _owner(spec: Spec) -> str:
+    if spec.visual.stages:
+        return "VideoPrism"
     if spec.visual.pool == "attention":
         return "SigLIP"
     clip = spec.kind == "dual_encoder" or (isinstance(spec, ChatSpec) and spec.qformer is None)
     return "CLIP" if clip else "BLIP"
 
 
-def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str, Any], str]:
-    entry = default_preprocessing(spec)
+def _processor(
+    path: Path, fields: dict[str, Any], spec: Spec, pixels: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    entry = default_preprocessing(spec) | pixels
     if _is_squared(fields):
         entry["crop"] = "none"
-    steps = ["do_resize", "do_rescale", "do_normalize"]
+    steps = ["do_resize", "do_rescale", *(["do_normalize"] if not pixels else [])]
     if entry["crop"] == "center":
         steps.append("do_center_crop")
         _check_short_side(path, fields, entry["image_size"])
@@ -87,11 +99,10 @@ def _processor(path: Path, fields: dict[str, Any], spec: Spec) -> tuple[dict[str
         )
     if type(factor) not in (int, float) or abs(255 * factor - 1) > 1e-3:
         raise ConversionError(f"{path}: rescale_factor={reprlib.repr(factor)}; must be 1/255")
-    entry |= {
-        "mean": _colours(path, fields, "image_mean", entry["mean"]),
-        "std": _colours(path, fields, "image_std", entry["std"]),
-        "resize": FILTERS[resample],
-    }
+    entry["resize"] = FILTERS[resample]
+    if not pixels:
+        entry["mean"] = _colours(path, fields, "image_mean", entry["mean"])
+        entry["std"] = _colours(path, fields, "image_std", entry["std"])
     if min(entry["std"]) <= 0:
         raise ConversionError(f"{path}: image_std must be > 0, got {entry['std']}")
     return entry, path.name

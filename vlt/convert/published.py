@@ -311,10 +311,11 @@ def _with_scale(spec: Spec, family: Family, leaves: Tensors) -> Spec:
 def _preprocessing(
     checkpoint: Checkpoint, family: Family, spec: Spec, settings: Settings, notes: list[str]
 ) -> dict[str, Any]:
-    if family.pixels:
+    transformers = family.name.endswith("_hf") and checkpoint.folder is not None
+    if family.pixels and not transformers:
         entry, where = default_preprocessing(spec) | family.pixels, f"as in {family.name}"
     else:
-        entry, where = preprocessing(checkpoint.folder, spec)
+        entry, where = preprocessing(checkpoint.folder, spec, family.pixels)
     return with_settings(entry, where, settings, notes)
 
 
