@@ -99,11 +99,6 @@ PAPERS: dict[str, Case] = {
     f"{MAIN} --config=configs/probe.py:k400_b": run(
         "python -m vlt.inspect --config=configs/probe.py:k400_b"
     ),
-    f"{MAIN} --config=configs/tempme.py:msrvtt_b16_lora "
-    "--config.model.checkpoint=checkpoints/pe_b16": run(
-        "python -m vlt.inspect --config=configs/tempme.py:msrvtt_b16_lora "
-        "--config.model.checkpoint=checkpoints/pe_b16"
-    ),
     **as_printed("python -m vlt.inspect --config=configs/retrieval.py:msrvtt_siglip2_b16_tempme"),
     "python -m vlt.bench --config=configs/zeroshot.py:msrvtt_pe_b16 --config.model.frames=16 "
     "--nostep": run(
