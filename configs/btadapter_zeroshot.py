@@ -10,6 +10,7 @@ reading is `--config.model.methods="('btadapter',)" --config.model.btadapter.gat
 """
 
 import functools
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -73,7 +74,7 @@ def recognition(name: str) -> ConfigDict:
     return config
 
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     **{name: functools.partial(retrieval, name) for name in RETRIEVAL},
     **{name: functools.partial(recognition, name) for name in RECOGNITION},
     "msrvtt_stan": stan,

@@ -210,7 +210,7 @@ def test_texts_fit_the_text_tower(refused):
     said = refused(**{"model.context": 17})
     assert said == "model.context=17: the model's texts have at most 16 tokens"
     said = refused(**{"model.methods": ("vop",), "model.context": 9})
-    assert said == "model.context=9: the model's texts have at most 8 tokens beside 8 of methods"
+    assert said == "model.context=9: the model's texts have at most 8 tokens beside 8 of vop"
 
 
 def test_a_tokenizer_of_another_model_is_refused(refused, tmp_path):

@@ -30,7 +30,8 @@ def make_tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
     chat = isinstance(module, ChatModel)
     tower = "language model" if chat else "text tower"
     if context > (longest := module.longest_text):
-        taken = f" beside {text.context - longest} of methods" if longest < text.context else ""
+        names = ", ".join(method.name for method in module.methods if method.text_positions)
+        taken = f" beside {text.context - longest} of {names}" if names else ""
         raise ValueError(
             f"model.context={context}: the model's texts have at most {longest} tokens{taken}"
         )
