@@ -45,6 +45,12 @@ LLAMA = (
     ("text/token_embedding/embedding", (None, "tensor")),
     ("text/head/kernel", ("tensor", None)),
 )
+# The queries' own MLPs of a Q-Former; its attention is as that of all towers.
+QFORMER = (
+    ("connector/.*mlp_queries/fc1/kernel", (None, "tensor")),
+    ("connector/.*mlp_queries/fc1/bias", ("tensor",)),
+    ("connector/.*mlp_queries/fc2/kernel", ("tensor", None)),
+)
 VIDEOS = 100_000  # of VideoInstruct-100K, in whole hundreds
 
 # Overrides of `llava_tune`; the branch is out of all of them.
@@ -250,6 +256,7 @@ def with_queries(size: str, prompt_tokens: int) -> ConfigDict:
         context=512,
     )
     config.rules = (FROZEN,)
+    config.sharding.params = (*config.sharding.params, *QFORMER)
     return config
 
 

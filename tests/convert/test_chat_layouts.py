@@ -1,8 +1,10 @@
 """Chat models of parts that lie apart, and back: the golden LLaVA, MiniGPT-4 and InstructBLIP."""
 
+import functools
 import json
 import struct
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -10,14 +12,17 @@ import safetensors.numpy
 import torch
 from chat_files import SETTINGS, chosen, golden, leaves, llama_folder, same, save
 from flax import traverse_util
-from golden_chat import Golden
+from golden_chat import Golden, channels_last
 
 from vlt import load
 from vlt.convert import ConversionError, Given, convert, convert_chat, reverse
 from vlt.convert.__main__ import main
 from vlt.model_io.folder import read_model_config
+from vlt.models.continuation import Ending, padded, read, write_whole
+from vlt.models.search import Search
 
 NAMES = ("llava", "minigpt4", "instructblip")
+IMAGE = "<image>"
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +122,10 @@ def test_a_qformer_of_parts(name, whole, shared, tokenizer, tmp_path):
     assert words.exists() == (name == "instructblip")
 
 
-def test_huggingface_instructblip(whole, shared, tokenizer, tmp_path):
-    folder = tmp_path / "hf"
+@pytest.fixture(scope="module")
+def huggingface(shared, tokenizer, tmp_path_factory):
+    """The model folder of InstructBLIP as transformers saves it."""
+    folder = tmp_path_factory.mktemp("hf")
     save(folder / "model.safetensors", golden(shared, "instructblip_hf"))
     config = shared / "golden/chat/instructblip_hf_small_config.json"
     (folder / "config.json").write_bytes(config.read_bytes())
@@ -126,16 +133,49 @@ def test_huggingface_instructblip(whole, shared, tokenizer, tmp_path):
     (folder / "qformer_tokenizer").mkdir()
     words = (tokenizer / "bert_vocab.txt").read_bytes()
     (folder / "qformer_tokenizer/vocab.txt").write_bytes(words)
-    convert(folder, tmp_path / "model")
-    found, expected = leaves(tmp_path / "model"), leaves(whole / "instructblip")
+    convert(folder, folder / "model")
+    return folder / "model"
+
+
+def test_huggingface_instructblip(huggingface, whole, shared, tmp_path):
+    found, expected = leaves(huggingface), leaves(whole / "instructblip")
     expected = {path: x for path, x in expected.items() if "btadapter" not in path}
     assert found["text/token_embedding/embedding"].shape == (514, 64)  # and the image token
+    added = json.loads((huggingface / "tokenizer/tokenizer.json").read_text())["added_tokens"]
+    assert [(x["content"], x["id"]) for x in added[3:]] == [("[PAD]", 512), (IMAGE, 513)]
     for path, axis in (("text/token_embedding/embedding", 0), ("text/head/kernel", 1)):
         found[path] = np.take(found[path], range(513), axis)
     same(found, expected)
-    reverse(tmp_path / "model", tmp_path / "back.safetensors", "instructblip_hf")
+    reverse(huggingface, tmp_path / "back.safetensors", "instructblip_hf")
     back = safetensors.numpy.load_file(tmp_path / "back.safetensors")
     same(back, golden(shared, "instructblip_hf"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("highest_precision")
+def test_huggingface_instructblip_answers_as_there(huggingface, shared):
+    """In transformers 5.24, which counts tokens of an image as words that occurred already."""
+    model = load(huggingface)
+    stored, lavis = (
+        np.load(shared / f"golden/chat/{name}_small.npz")
+        for name in ("instructblip_hf", "instructblip")
+    )
+    videos = channels_last(lavis["videos_bcthw_times8_int8"].swapaxes(1, 2))[:, :1] / 8
+    see = jax.jit(lambda p, *x: model.module.apply({"params": p}, *x, method="encode_video")[0])
+    tokens = see(model.params, videos, lavis["qformer_ids"])
+    video, prompts = np.arange(8), []
+    for row, kept in zip(lavis["llm_ids_left"], lavis["llm_mask_left"] > 0, strict=True):
+        ids = np.concatenate([np.full(8, 513), row[kept]]).astype(np.int32)
+        prompts.append((ids, np.pad(video, (0, kept.sum()), constant_values=-1)))
+    words, skipped = padded(prompts, 32)
+    ask = functools.partial(write_whole, model.module, model.params, words, tokens, skipped)
+    logits = read(model.module, model.params, words, tokens, skipped, 48).logits
+    np.testing.assert_allclose(logits, stored["logits_last"], atol=5e-4)
+    options = {"max_length": 15, "min_length": 0, "semantics": "transformers"}
+    greedy = ask(Search("greedy", **options), Ending(2), prompt=False)
+    assert greedy.tolist() == stored["greedy_ids"].tolist()
+    beams = Search("beam", 5, repetition_penalty=1.5, **options)
+    assert ask(beams, Ending(2), prompt=True).tolist() == stored["beam_ids"].tolist()
 
 
 def test_tuned_files_go_before_what_they_were_tuned_from(whole, shared, tokenizer, tmp_path):

@@ -12,6 +12,7 @@ from vlt.api import VideoChat
 from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.inference.speech import check_rows
 from vlt.model_io.folder import ModelConfig
+from vlt.models.continuation import advance, begin, read, read_on, with_room
 
 sys.path.append(str(ROOT / "tests" / "models"))
 from golden_chat import Golden, channels_last
@@ -55,6 +56,12 @@ def videos(golden):
 SHORT = {"max_length": 20}
 
 
+def programs(model):
+    """How many there are of what reads videos, prompts and turns, and writes."""
+    compiled = (read, read_on, with_room, begin, advance, model._watcher._see)
+    return {each: each._cache_size() for each in compiled}
+
+
 def said(tokenizer, ids):
     ids = ids.tolist()
     return tokenizer.decode(ids[: ids.index(2)] if 2 in ids else ids).strip()
@@ -77,23 +84,23 @@ def test_what_was_read_is_kept(llava, videos, monkeypatch):
     """Turns, a second video, and answers in which stale keys would show."""
     from vlt.inference import dialogue as module
 
-    read = []
+    lengths = []
     for name in ("read", "read_on"):
         original = getattr(module, name)
 
         def noted(*args, name=name, original=original):
-            read.append((name, args[2].ids.shape[1]))
+            lengths.append((name, args[2].ids.shape[1]))
             return original(*args)
 
         monkeypatch.setattr(module, name, noted)
     kept = llava.chat(videos["T8"])
     answers = [kept.ask(QUESTION, **SHORT)]
-    assert [name for name, _ in read] == ["read"]
+    assert [name for name, _ in lengths] == ["read"]
     answers.append(kept.ask("Is the dog running?", **SHORT))
     kept.show(videos["T6"])
     answers.append(kept.ask("<video>\nHow many people are there?", **SHORT))
-    assert [name for name, _ in read] == ["read", "read_on", "read_on"]
-    assert max(length for name, length in read[1:]) < read[0][1]
+    assert [name for name, _ in lengths] == ["read", "read_on", "read_on"]
+    assert max(length for name, length in lengths[1:]) < lengths[0][1]
     anew = llava.chat(videos["T8"])
     for turn, answer in enumerate(answers):
         anew._reading = None
@@ -102,6 +109,13 @@ def test_what_was_read_is_kept(llava, videos, monkeypatch):
         asked = kept.turns[turn].question
         assert anew.ask(asked, **SHORT) == answer
     assert len(set(answers)) == 3
+    compiled = programs(llava)
+    other = llava.chat(videos["T8"][:, ::-1])
+    for turn in kept.turns:
+        if turn.videos and other.turns:
+            other.show(videos["T6"][:, ::-1])
+        other.ask(turn.question, **SHORT)
+    assert programs(llava) == compiled, "other videos and turns of these sizes compile nothing"
     assert kept.videos == ["video 1", "video 1"]
     saved = json.loads(json.dumps(kept.to_dict()))
     assert [len(turn["videos"]) for turn in saved["turns"]] == [1, 0, 1]

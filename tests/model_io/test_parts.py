@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from vlt import load
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import AS_STORED, load_model
 from vlt.pytrees.paths import by_path
@@ -29,6 +30,19 @@ def test_a_branch_is_taken_as_it_is(donor):
         np.testing.assert_array_equal(found[path], donor[path])
     fresh = by_path(load_model(config(()), 0).params)
     assert any((fresh[path] != found[path]).any() for path in taken)
+
+
+def test_a_loaded_model_takes_parts(donor, caplog):
+    parts = (("visual/btadapter", "tiny_branch"),)
+    model = load("tiny_chat", frames=8, methods={"btadapter": BRANCH}, parts=parts)
+    found = by_path(model.params)
+    taken = [path for path in found if path.startswith("visual/btadapter/")]
+    assert taken and all((found[path] == donor[path]).all() for path in taken)
+    assert "as training starts" not in caplog.text
+    with pytest.raises(ValueError, match="no leaf under 'visual/btadapter'"):
+        load("tiny_chat", parts=parts)
+    with pytest.raises(ValueError, match="parts=.*tiny_branch.*: must be"):
+        load("tiny_chat", parts="tiny_branch")
 
 
 def test_a_tower_is_taken_and_the_rest_is_new(donor):

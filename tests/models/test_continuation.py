@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_chat import Golden
+from golden_chat import Golden, channels_last
 
+from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.models.continuation import (
     Ending,
     advance,
@@ -67,6 +68,7 @@ def answered(model, params, words, reading, search, prompt=True, stops=(), chunk
     return np.asarray(ids)[:, :, history:], np.asarray(scores)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("video", ["T8", "T6"])
 @pytest.mark.parametrize("variant", ["published", "no_halving"])
 def test_llava(models, video, variant):
@@ -117,6 +119,25 @@ def test_minigpt4(models, kind):
     ids, scores = ask(beams)
     assert ids[0].tolist() == stored[f"{kind}/beam_ids_with_dummy_bos"][:, 1:].tolist()
     np.testing.assert_allclose(scores[0], stored[f"{kind}/beam_scores"], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_minigpt4_in_a_batch(models, shared):
+    """Of two images, behind padding."""
+    model, params, stored = models("minigpt4")
+    tokenizer = ChatTokenizer.load(shared / "golden/chat/tokenizer")
+    prompts = []
+    for text in stored["batch/texts"]:
+        before, behind = map(tokenizer.words, str(text).split("<ImageHere>"))
+        ids, video = places(np.array([1, *before, *[-1] * 8, *behind]), -1)
+        prompts.append((np.maximum(ids, 0), video))
+    kept = stored["batch/attention_mask"].sum(1)
+    assert [len(ids) for ids, _ in prompts] == kept.tolist()
+    images = channels_last(stored["video_times8_int8"])[:2, None] / 8
+    see = jax.jit(lambda p, x: model.apply({"params": p}, x, method="encode_video")[0])
+    search = dataclasses.replace(GREEDY, max_length=16)
+    ids, _ = answers(model, params, prompts, see(params, images), search, prompt=False)
+    assert ids[:, 0].tolist() == stored["batch/greedy_ids_with_dummy_bos"][:, 1:].tolist()
 
 
 @pytest.mark.quick(1)

@@ -11,7 +11,7 @@ import pytest
 from helpers import run_python
 from test_step import assert_same_gradients
 
-from configs import btadapter, common
+from configs import btadapter, common, video_chat
 from vlt.adapters.btadapter import BTAdapter
 from vlt.adapters.msta import MSTA
 from vlt.data.chat_batches import VIDEO_SLOT
@@ -28,6 +28,7 @@ from vlt.models.spec import (
     DualEncoderSpec,
     LlamaSpec,
     PoolerSpec,
+    QFormerSpec,
     TextSpec,
     VisionSpec,
 )
@@ -84,6 +85,18 @@ CHAT = make_model(
 )
 
 
+QUERIES = make_model(
+    ChatSpec(
+        VISION,
+        LlamaSpec(WORDS, 20, 32, 1, 4, 64),
+        "qformer",
+        QFormerSpec(2, 32, 2, 4, 64, 32, vocab=20, context=WORDS, dropout=0.0),
+    ),
+    {},
+    FRAMES,
+)
+
+
 def spoken() -> dict[str, np.ndarray]:
     """Dialogues about videos whose answers have other numbers of words on every device."""
     ids = texts(BATCH, 3)
@@ -114,6 +127,7 @@ CASES: dict[str, tuple[Any, Task, str]] = {
         ".*",
     ),
     "conversation": (CHAT, Conversation(), "visual/btadapter/.*|connector/.*"),
+    "conversation by queries": (QUERIES, Conversation(instructed=True), "connector/.*"),
     "conversation accumulated": (CHAT, Conversation(), "visual/btadapter/.*|connector/.*"),
 }
 
@@ -123,6 +137,8 @@ def program(name: str, mesh: dict[str, int]) -> TrainingProgram:
     config = common.base()
     config.model.update(frames=FRAMES, context=WORDS)
     config.optimizer.update(lr=1e-2, accumulate=2 if "accumulated" in name else 1)
+    if model is QUERIES:
+        config.sharding.params = (*config.sharding.params, *video_chat.QFORMER)
     config.sharding.min_elements = 512  # kernels, embeddings, and queues
     frozen = ((".*", "frozen"),) if trained != ".*" else ()
     config.rules = ((trained, {"lr": 1.0}), *frozen)

@@ -24,6 +24,8 @@ ADDED = {
     6: IMAGE + VIDEO,
     7: _PAD + IMAGE + VIDEO,
 }
+# Of InstructBLIP; in the place of the second, transformers 5 puts tokens of an image.
+INSTRUCTED = (*_PAD, "<image>")
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _DECODE = "[DEC]"
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vlt.convert.chat_parts import Together
-from vlt.convert.chat_words import ADDED, IMAGE, VIDEO, Words
+from vlt.convert.chat_words import ADDED, IMAGE, INSTRUCTED, VIDEO, Words
 from vlt.convert.errors import ConversionError
 from vlt.convert.lazy import Lazy
 
@@ -51,8 +51,12 @@ def fit_vocabulary(
 
 def _named(chat: str, words: Words, rows: int, notes: list[str]) -> Words:
     """The words with those that rows behind the tokenizer's are known to be of."""
-    known = ADDED.get(rows - words.size, ()) if chat == "llava" else ADDED[1][: rows - words.size]
-    if rows > words.size and known and not words.added:
+    known: tuple[str, ...] = () if words.added else ADDED.get(rows - words.size, ())
+    if chat != "llava":
+        named = INSTRUCTED if chat == "instructblip" else ADDED[1]
+        lacking = [word for word in named if word not in words.ids]
+        known = tuple(lacking[: max(rows - words.size, 0)])
+    if known:
         notes.append(f"words added to the tokenizer: {', '.join(known)}")
         return words.with_words(known)
     return words

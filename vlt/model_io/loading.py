@@ -22,7 +22,7 @@ from vlt.model_io.folder import (
     read_model_folder,
 )
 from vlt.model_io.needs import check_memory
-from vlt.model_io.parts import part_methods, read_parts
+from vlt.model_io.parts import part_methods, read_parts, under
 from vlt.models.interpolation import resize_temporal
 from vlt.models.narrow import narrowed
 from vlt.models.sizes import SIZES
@@ -141,16 +141,18 @@ def load_folder(
     }
     loaded = load_model(options, seed=0)
     if loaded.module.methods:
-        _tell_new(folder, loaded.params)
+        _tell_new(folder, loaded.params, [part for part, _ in parts])
     if frames or methods:
         return loaded
     config = dataclasses.replace(loaded.config, frames=stored.frames, view=stored.view)
     return dataclasses.replace(loaded, config=config)
 
 
-def _tell_new(folder: Path, params: dict[str, Any]) -> None:
+def _tell_new(folder: Path, params: dict[str, Any], parts: Sequence[str]) -> None:
+    """parts: paths under which other folders gave the leaves."""
     stored = by_path(load_shapes(folder / "weights"))
-    if new := [path for path in by_path(params) if path not in stored]:
+    own = {path for path in by_path(params) if not any(under(path, part) for part in parts)}
+    if new := own - stored.keys():
         logging.warning(
             "%s has none of %d leaves, which are as training starts: %s",
             folder,

@@ -33,7 +33,7 @@ def read_parts(parts: Parts, module: VideoModel, loaded: Mapping[str, Any]) -> d
     wanted, known = by_path(abstract_params(module)), by_path(loaded)
     found: dict[str, Any] = {}
     for path, name in parts:
-        own = {leaf: x for leaf, x in wanted.items() if _under(leaf, path)}
+        own = {leaf: x for leaf, x in wanted.items() if under(leaf, path)}
         if not own:
             raise ValueError(f"model.parts: the model has no leaf under {path!r}")
         if both := [leaf for leaf in own if leaf in known]:
@@ -48,7 +48,7 @@ def read_parts(parts: Parts, module: VideoModel, loaded: Mapping[str, Any]) -> d
                     f"{list(x.shape)}"
                 )
             found[leaf] = np.asarray(held[leaf])
-        if left := [leaf for leaf in held if _under(leaf, path) and leaf not in own]:
+        if left := [leaf for leaf in held if under(leaf, path) and leaf not in own]:
             logging.info("model.parts: left out of %s: %s", folder, ", ".join(left))
     return found
 
@@ -58,5 +58,6 @@ def part_methods(parts: Parts) -> set[str]:
     return {path.rpartition("/")[2] for path, _ in parts}
 
 
-def _under(leaf: str, path: str) -> bool:
+def under(leaf: str, path: str) -> bool:
+    """Whether a leaf is in the part of this path."""
     return leaf.startswith(f"{path}/")
