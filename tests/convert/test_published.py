@@ -524,7 +524,7 @@ def test_a_folder_says_how_its_images_are_resized(tmp_path, size, code):
     fields |= {"do_normalize": False} if prism else {}
     name, part = ("processor_config.json", "video_processor") if prism else (FILES[0], "")
     (tmp_path / name).write_text(json.dumps({part: fields} if part else fields))
-    if code in (4, True):
+    if code is True or code == 4:
         with pytest.raises(ConversionError, match=f"unknown resample: {code}; choose from"):
             preprocessing(tmp_path, spec, pixels if prism else None)
         return
