@@ -133,7 +133,8 @@ def _export(store: Store, file: Path) -> None:
     windows, content = store.read(), io.BytesIO()
     if file.suffix == ".npz":
         names = windows.paths.astype(str)
-        np.savez(content, paths=names, spans=windows.spans, vectors=windows.vectors)
+        vectors = windows.vectors.astype(store.about.dtype)
+        np.savez(content, paths=names, spans=windows.spans, vectors=vectors)
     else:
         import pyarrow.parquet
 

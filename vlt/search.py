@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vlt.command_line.search import parse
@@ -12,7 +13,7 @@ from vlt.data.text_files import read_lines
 from vlt.data.texts import printable
 from vlt.door import run_door
 from vlt.indexing.index import Index
-from vlt.indexing.neighbours import described
+from vlt.indexing.neighbours import described, neighbours
 from vlt.indexing.search import Found
 from vlt.indexing.store import Store
 from vlt.indices import model_of
@@ -34,8 +35,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    model = model_of(Store(options.index), options.model, options.workdir)
-    index, failed = Index(options.index, model, options.neighbours), 0
+    store, failed = Store(options.index), 0
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(neighbours, store, options.neighbours)
+        model = model_of(store, options.model, options.workdir)
+    index = Index(options.index, model, options.neighbours, reading.result)
     print(described(index.store, options.neighbours), file=sys.stderr)
     for name, query in _queries(options, model):
         try:

@@ -1,6 +1,7 @@
 """`vlt.index(...)`: an index as an object that is searched."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,21 @@ class Index:
         model: a dual encoder or a retriever, as `vlt.load` gives it.
         way: how windows are found: `exact`, all compared in memory; `graph`, nearly all of the
             nearest without reading the others; `auto`, by how many there are.
+        reading: what ends in them, where they are read already, while the model is loaded.
 
     Raises:
         StoreError: no index there, or one of another model.
     """
 
-    def __init__(self, uri: str, model: Any, way: str = "auto"):
-        self.store, self.model, self.way = Store(str(uri)), model, way
+    def __init__(
+        self,
+        uri: str,
+        model: Any,
+        way: str = "auto",
+        reading: Callable[[], Neighbours] | None = None,
+    ):
+        self.store, self.model = Store(str(uri)), model
+        self._read = reading or (lambda: neighbours(self.store, way))
         told = self.store.about
         if told.fingerprint != model.fingerprint:
             raise StoreError(
@@ -85,4 +94,4 @@ class Index:
 
     @functools.cached_property
     def _neighbours(self) -> Neighbours:
-        return neighbours(self.store, self.way)
+        return self._read()

@@ -6,7 +6,6 @@ milliseconds. Beyond, reading them takes longer than anybody waits, and LanceDB'
 bytes, whose finds are compared once more by the vectors as they are kept.
 """
 
-import dataclasses
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +17,7 @@ from vlt.runtime.memory import free_on_host
 
 WAYS = ("auto", "exact", "graph")
 MOST_COMPARED = 1 << 29  # bytes of float32 vectors: 262,144 of 512 numbers
-SAMPLE = 10_000  # windows that tell what is usual in an index that is not read
+SAMPLE = 10_000  # windows that tell what is usual
 NEAREST, EACH = 200, 20  # windows asked of a graph: at least, and for each range that is wanted
 
 
@@ -46,19 +45,18 @@ class Compared:
     """All windows of an index, each compared with the vector."""
 
     def __init__(self, store: Store):
-        """Reads them; vectors are widened once, not for every query."""
-        self._store, found = store, store.read()
-        self._windows = dataclasses.replace(found, vectors=found.vectors.astype(np.float32))
+        self._store, self._windows = store, store.read()
 
     def near(
         self, vector: np.ndarray, top: int, where: str = "", without: str = ""
     ) -> tuple[Windows, np.ndarray, Usual]:
         every = scores_of(self._windows, vector)
+        usual = Usual.of(every[:: 1 + len(every) // SAMPLE], len(every))
         if not where and not without:
-            return self._windows, every, Usual.of(every)
+            return self._windows, every, usual
         among = self._store.read(where) if where else self._windows
         among = among.without(without) if without else among
-        return among, scores_of(among, vector), Usual.of(every)
+        return among, scores_of(among, vector), usual
 
     def of_video(self, path: str) -> Windows:
         return self._windows.at(self._windows.rows_of.get(path, np.empty(0, int)))

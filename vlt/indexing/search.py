@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -53,9 +53,10 @@ def best_ranges(
             break
         if taken[best]:
             continue
+        rows = windows.rows_of[windows.paths[best]]
         least = middle + NEIGHBOURS * (float(scores[best]) - middle)
-        high = (scores >= least) & ~taken
-        inside = _around(best, windows.rows_of[windows.paths[best]], windows.spans, high)
+        high = (scores[rows] >= least) & ~taken[rows]
+        inside = rows[_around(int(np.flatnonzero(rows == best)[0]), windows.spans[rows], high)]
         taken[inside] = True
         start, end = windows.spans[inside, 0].min(), windows.spans[inside, 1].max()
         score = float(scores[best])
@@ -68,7 +69,8 @@ def best_ranges(
 def _best_first(scores: np.ndarray, some: int) -> Iterator[int]:
     """Rows by score, the first of equal ones first; the others are sorted when they are reached."""
     least = -np.inf if some >= len(scores) else np.partition(scores, -some)[-some]
-    for rows in (np.flatnonzero(scores >= least), np.flatnonzero(scores < least)):
+    for those in (np.greater_equal, np.less):
+        rows = np.flatnonzero(those(scores, least))
         yield from rows[np.argsort(-scores[rows], kind="stable")].tolist()
 
 
@@ -100,14 +102,11 @@ class Usual:
         return -math.expm1(self.count * math.log1p(-beyond)) if beyond < 1 else 1.0
 
 
-def _around(
-    best: int, rows: Sequence[int] | np.ndarray, spans: np.ndarray, high: np.ndarray
-) -> list[int]:
-    """Rows of windows that touch the best one, or each other, and score high."""
-    rows = list(rows)
-    at = rows.index(best)
+def _around(best: int, spans: np.ndarray, high: np.ndarray) -> list[int]:
+    """Which windows of a video, in order of time, touch the best one, or each other, and score
+    high."""
     inside = [best]
-    for side in (rows[at + 1 :], rows[:at][::-1]):
+    for side in (range(best + 1, len(spans)), range(best - 1, -1, -1)):
         edge = best
         for row in side:
             touches = spans[row, 0] <= spans[edge, 1] and spans[edge, 0] <= spans[row, 1]

@@ -149,7 +149,7 @@ class Store:
         starts = np.linspace(0, max(0, count - run), max(1, size // run)).astype(int)
         rows = np.unique(starts[:, None] + np.arange(run))
         taken = self.windows.take_offsets(rows[rows < count].tolist()).select(["vector"])
-        return vectors_of(taken.to_arrow(), self.about.embed_dim).astype(np.float32)
+        return vectors_of(taken.to_arrow(), self.about.embed_dim)
 
     def nearest(
         self, vector: np.ndarray, count: int, where: str = "", without: str = ""
