@@ -7,6 +7,7 @@ matrix, ties included.
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from jax.experimental import multihost_utils
 from vlt.runtime.processes import is_single_process
 from vlt.tasks.retrieval_metrics import TIES, checked_truth, summary_of_counts
 
-BLOCK = (2048, 8192)  # texts and videos whose scores are held at once: 64 MB
+BLOCK = (2048, 4096)  # texts and videos whose scores are held at once: 32 MB
+AT_ONCE = 2  # blocks on a host: while one is counted, which one core does, another is multiplied
+ROWS = 255  # of a block that are counted together, as many as a byte can count
 
 
 def retrieval_metrics_of_embeddings(
@@ -107,16 +110,20 @@ def _counted(
         for side, rows in (("row", texts), ("column", videos))
         for name in ("above", "least")
     }
-    mine = itertools.islice(
-        _blocks(texts, videos, block), jax.process_index(), None, jax.process_count()
-    )
-    for rows, columns in mine:
+
+    def count(rows: slice, columns: slice) -> tuple[slice, slice, dict[str, np.ndarray]]:
         place = truth[rows] - columns.start
         wide = columns.stop - columns.start
         place = np.where((place >= 0) & (place < wide), place, wide)
         found = compared(texts[rows], videos[columns], own[rows], best[columns], place, above)
-        for key, value in found.items():
-            counts[key][rows if key.endswith("row") else columns] += np.asarray(value)
+        return rows, columns, {key: np.asarray(value) for key, value in found.items()}
+
+    blocks = _blocks(texts, videos, block)
+    mine = itertools.islice(blocks, jax.process_index(), None, jax.process_count())
+    with ThreadPoolExecutor(AT_ONCE if _on_host() else 1) as threads:
+        for rows, columns, found in threads.map(lambda each: count(*each), mine):
+            for key, value in found.items():
+                counts[key][rows if key.endswith("row") else columns] += value
     return counts if is_single_process() else _summed(counts)
 
 
@@ -148,20 +155,19 @@ def _compared_on_host(
     scores = text @ video.T
     inside = np.flatnonzero(place < len(video))
     scores[inside, place[inside]] = -np.inf
-    found = {
-        "least_row": np.array([np.count_nonzero(x >= o) for x, o in zip(scores, own, strict=True)]),
-        "least_column": _down(scores >= best),
-    }
-    if above:
-        higher = [np.count_nonzero(x > o) for x, o in zip(scores, own, strict=True)]
-        found |= {"above_row": np.array(higher), "above_column": _down(scores > best)}
+    names = ("least", "above") if above else ("least",)
+    found = {f"{name}_row": np.empty(len(text), np.int64) for name in names}
+    found |= {f"{name}_column": np.zeros(len(video), np.int64) for name in names}
+    true = np.empty((min(ROWS, len(text)), len(video)), bool)
+    for rows in _slices(len(text), ROWS):  # few enough to stay in the cache
+        part, flags = scores[rows], true[: rows.stop - rows.start]
+        for name in names:
+            higher = np.greater_equal if name == "least" else np.greater
+            higher(part, best, out=flags)
+            found[f"{name}_column"] += flags.view(np.uint8).sum(0, dtype=np.uint8)
+            higher(part, own[rows, None], out=flags)
+            found[f"{name}_row"][rows] = [np.count_nonzero(each) for each in flags]
     return found
-
-
-def _down(true: np.ndarray) -> np.ndarray:
-    """How many of each column are true; in bytes, so many as these can count at a time."""
-    parts = np.split(true.view(np.uint8), range(255, len(true), 255))
-    return np.array([part.sum(0, dtype=np.uint8) for part in parts]).sum(0, dtype=np.int64)
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:
