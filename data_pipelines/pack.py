@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from vlt.data.manifest import ManifestError, record_of
-from vlt.data.packed import SUFFIX, packed_row
+from vlt.data.packed import OPTIONS, SUFFIX, packed_row
 from vlt.data.rows import READERS
 from vlt.storage.files import new_file
 
@@ -35,7 +35,7 @@ def pack(manifest: Path) -> tuple[Path, int]:
     if reader is None or not manifest.is_file():
         raise ManifestError(manifest, f"a file that ends in one of {', '.join(READERS)} is needed")
     with new_file(out) as path:
-        writer = ArrayRecordWriter(str(path), "group_size:1")
+        writer = ArrayRecordWriter(str(path), OPTIONS)
         for line, row in reader(manifest):
             if record_of(manifest, line, row).label is not None:
                 raise ManifestError(manifest, "has `label`; such rows cannot be packed", line)

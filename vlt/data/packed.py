@@ -20,6 +20,10 @@ from vlt.data.text_files import parse_json
 
 SUFFIX = ".array_record"
 HELD = 4096  # rows, or what was made of them, that are kept
+# Rows are compressed so many together: opening reads a line of an index for each such group, of
+# which 10 million would take seconds and hundreds of megabytes.
+OPTIONS = "group_size:64"
+READ_AT_ONCE = 1 << 15  # bytes
 
 T = TypeVar("T")
 
@@ -45,7 +49,7 @@ class PackedRecords(Sequence[Record]):
                 which must all be known before the first step.
         """
         self.path = pathlib.Path(path)
-        self._rows = _opened(self.path)
+        self._reader = _opened(self.path)
         self._record = functools.lru_cache(HELD)(self._read)
         if not len(self):
             raise ManifestError(self.path, "holds no rows")
@@ -53,7 +57,7 @@ class PackedRecords(Sequence[Record]):
             raise ManifestError(self.path, "has `label`; rows with labels cannot be packed")
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return int(self._reader.num_records())
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
@@ -72,7 +76,7 @@ class PackedRecords(Sequence[Record]):
 
     def _read(self, index: int) -> Record:
         try:
-            row = parse_json(self._rows[index].decode())
+            row = parse_json(self._reader.read([index])[0].decode())
         except (RuntimeError, ValueError) as error:
             raise ManifestError(self.path, f"is damaged: {error}", index + 1) from None
         if not isinstance(row, dict):
@@ -95,15 +99,20 @@ def _said(record: Record) -> list[str]:
     return [name for name, value in values.items() if value]
 
 
-def _opened(path: pathlib.Path) -> Sequence[bytes]:
-    from grain.sources import ArrayRecordDataSource
+def _opened(path: pathlib.Path) -> Any:
+    """A reader of ArrayRecord itself: grain's opens a file twice, and wants a group a row."""
+    from array_record.python.array_record_module import ArrayRecordReader
 
     if not path.is_file():
         raise ManifestError(path, "there is no such file")
     try:
-        return ArrayRecordDataSource(str(path))
+        options = "readahead_buffer_size:0"  # for rows in any order
+        reader = ArrayRecordReader(str(path), options, file_reader_buffer_size=READ_AT_ONCE)
     except (RuntimeError, OSError, ValueError) as error:
         raise ManifestError(path, f"cannot be opened: {error}") from None
+    if not reader.ok():
+        raise ManifestError(path, "cannot be opened: no ArrayRecord file, or a damaged one")
+    return reader
 
 
 class WhenAsked(Sequence[T]):

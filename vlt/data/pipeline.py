@@ -212,9 +212,9 @@ class VideoData:
             raise self._wrong("on_error", "'raise' or 'skip' in an evaluation")
         count = len(self.records)
         reader = self._reader(self._single(), keep_failed=True, start=step * count)
-        padding = [PADDING] * (-count % self._config["batch_size"])
-        positions = grain.MapDataset.source([*range(count), *padding])
         size = self._config["batch_size"]
+        padded = grain.MapDataset.range(count + -count % size)
+        positions = padded.map(lambda i: i if i < count else PADDING)
         return Stream(self._batches(reader, positions, self._rows, size, evaluation=True), place)
 
     def _single(self) -> Sequence[Sequence[int]]:
