@@ -271,6 +271,9 @@ def published(name: str) -> ConfigDict:
     return configuration.apply_overrides(compared("full_k400", method), overrides | still)
 
 
+SHAPES = "moving_shapes:actions"
+
+
 def moving_shapes() -> ConfigDict:
     """Actions of moving shapes: base classes to train on, novel ones of the same motions."""
     config = base(48, 1.0, (), 24, "")
@@ -281,14 +284,14 @@ def moving_shapes() -> ConfigDict:
     config.model.lora.rank = 16
     config.task.update(template="{}", **NO_DESCRIPTIONS)
     config.optimizer.update(lr=6e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
-    data = "moving_shapes:actions:train:2160"
+    data = f"{SHAPES}:train:2160"
     config.data.train = common.videos(
         f"{data}:base.jsonl", "linspace", FRAMES, 32,
         # Nothing to do for the generated clips; for anybody's own videos.
         transform={"resize": 32, "crop": 32},
         classes=f"{data}:base_classes.txt", cache=True,
     )  # fmt: skip
-    test = "moving_shapes:actions:test:900"
+    test = f"{SHAPES}:test:900"
     for part in ("base", "novel"):
         videos = common.videos(f"{test}:{part}.jsonl", "linspace", FRAMES, 40, cache=True)
         config.evals[part] = common.recognition(videos, f"moving_shapes_{part}")
@@ -318,6 +321,17 @@ def on_tiny_clip(name: str, lr: float, **options: Any) -> dict[str, Any]:
     return METHODS[name] | TINY_CLIP | plain | {"optimizer.lr": lr} | own
 
 
+def described_shapes() -> dict[str, Any]:
+    """Sentences of the classes of moving shapes, of each kind, as overrides of `on_tiny_clip`."""
+    parts = {"task": f"{SHAPES}:train:2160:base"}
+    parts |= {f"evals__{part}": f"{SHAPES}:test:900:{part}" for part in ("base", "novel")}
+    found: dict[str, Any] = {}
+    for section, part in parts.items():
+        files = tuple(f"{part}_{kind}.json" for kind in ("spatial", "temporal"))
+        found |= {f"{section}__sentences": files, f"{section}__sentence_templates": ("{}", "{}")}
+    return found
+
+
 def every_method() -> ConfigDict:
     """All methods of recognition on actions of moving shapes; those of a CLIP over the tiny one.
 
@@ -343,6 +357,7 @@ def every_method() -> ConfigDict:
         "MoTE": on_tiny_clip(
             "mote", 3e-4, task__templates="", model__mote__classes=24, model__mote__layers=2
         ),
+        "OST": on_tiny_clip("ost", 3e-4, **described_shapes()),
     }
     config.compare = (*config.compare, *rows.items())
     return config

@@ -11,6 +11,7 @@ from evaluated import Words, clip, data, predictor
 from helpers import run_python
 from PIL import Image
 
+from vlt.adapters.ost import OST
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 from vlt.data.manifest import read_manifest
 from vlt.data.pipeline import VideoData
@@ -19,6 +20,7 @@ from vlt.data.tokenize import Tokenizer
 from vlt.evaluation import Evaluator, recognition
 from vlt.evaluation.protocols import ProtocolError
 from vlt.evaluation.recognition_protocols import RECOGNITION_PROTOCOLS, RecognitionProtocol, Views
+from vlt.evaluation.retrieval import embed_texts
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
@@ -289,6 +291,23 @@ def test_texts_that_do_not_tell_classes_are_refused_before_anything_is_looked_at
     listed = {str(index): ["3"] for index in range(len(CLASSES))}
     (files / "s.json").write_text(json.dumps(listed))
     assert "sentences name 1 kinds, and no method of the model reads them" in refused(**told)
+
+
+@pytest.mark.slow
+def test_sentences_describe_classes_to_a_model_that_reads_them(tmp_path):
+    given = predictor(model().clone(methods=(OST(),)), tmp_path), params()
+    files = []
+    for kind in (3, 5):
+        told = {str(i): [f"{kind} {i}", str(kind + i)] for i in range(len(CLASSES))}
+        files.append(tmp_path / f"{kind}.json")
+        files[-1].write_text(json.dumps(told))
+    named = {"sentences": [*map(str, files)], "sentence_templates": ("{}", "{class} {}")}
+    texts = recognition.embed_sentences(*given, CLASSES, SECTION | named)["sentences"]
+    assert texts.shape == (len(CLASSES), 2, 2, SPEC.embed_dim)
+    alone = embed_texts(*given, ["3 2", "16 27 7"])["features"]
+    np.testing.assert_allclose(texts[2][[0, 1], [0, 1]], alone, rtol=1e-4, atol=1e-5)
+    found = recognition.recognition(*given, SECTION | named, labelled(), 0)
+    assert found["videos"] == VIDEOS - 1 and 0 < found["top5"] <= 100
 
 
 def test_rows_without_labels(parts):
