@@ -41,6 +41,12 @@ EQUIVALENT = {
         "1 -> 2",
     ): "one text more, or a word behind the one that is read and sees no later ones",
     (
+        "vlt/pytrees/checksum.py",
+        "place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)",
+        "place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) -> "
+        "place * jnp.uint32(size) - jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)",
+    ): "every place has the other sign, and is told from the others as before",
+    (
         "vlt/storage/trees.py",
         "digest.update(array.reshape(-1).view(np.uint8).data)",
         "1 -> 2",
@@ -83,8 +89,8 @@ def own_tests(checkout: Path, file: str) -> list[str]:
 
 
 def importing_tests(checkout: Path, file: str) -> list[str]:
-    """Test files that import the module or a package that does, or have the name of a module that
-    does.
+    """Test files that import the module, or a package or a door that does, or have the name of a
+    module that does.
 
     Those of its room first, then those that import least. A helper's imports are a test file's own.
     """
@@ -95,7 +101,8 @@ def importing_tests(checkout: Path, file: str) -> list[str]:
         if module_name(file) in imported(path.read_text("utf-8")):
             user = str(path.relative_to(checkout))
             found |= {checkout / test for test in own_tests(checkout, user)}
-            wanted |= {module_name(user)} if path.name == "__init__.py" else set()
+            through = path.name == "__init__.py" or path.parent == checkout / "vlt"
+            wanted |= {module_name(user)} if through else set()
     found |= {path for path, names in tests.items() if names & wanted}
     room = checkout / "tests" / Path(file).parent.relative_to("vlt")
     ordered = sorted(found, key=lambda path: (path.parent != room, len(tests[path]), path))

@@ -117,6 +117,10 @@ def test_tests_of_a_module(checkout):
     (checkout / "tests/room/test_room.py").write_text("import vlt.room\n")
     assert command.own_tests(checkout, "vlt/room/__init__.py") == ["tests/room/test_room.py"]
     assert command.importing_tests(checkout, used)[0] == "tests/room/test_room.py"
+    (checkout / "vlt/door.py").write_text("from vlt.room.counts import more\n")
+    (checkout / "tests/room/test_opened.py").write_text("from vlt import door\n")
+    assert "tests/room/test_opened.py" in command.importing_tests(checkout, counts)
+    (checkout / "tests/room/test_opened.py").unlink()
     (checkout / "tests/test_room_used.py").touch()
     (checkout / "tests/room/test_used_twice.py").touch()
     assert command.own_tests(checkout, used) == [

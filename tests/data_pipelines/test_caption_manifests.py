@@ -47,7 +47,7 @@ def rows(folder: pathlib.Path, name: str) -> list[dict]:
     return [json.loads(line) for line in (folder / f"out/{name}.jsonl").read_text().splitlines()]
 
 
-def videodatainfo(counts: dict[str, int]) -> dict:
+def videodatainfo(counts: dict[str, int], captions: int = 20) -> dict:
     """MSR-VTT's own form, videos called by their split and number."""
     names = [(f"{split}{n}", split) for split, count in counts.items() for n in range(count)]
     return {
@@ -56,7 +56,7 @@ def videodatainfo(counts: dict[str, int]) -> dict:
         "sentences": [
             {"video_id": name, "caption": f"caption {c}", "sen_id": c}
             for name, _ in names
-            for c in range(20)
+            for c in range(captions)
         ],
     }
 
@@ -80,7 +80,8 @@ def test_msrvtt_is_split_as_its_file_says(tmp_path, merged):
 
 
 def test_msrvtt_of_another_split_is_refused(tmp_path):
-    dump(tmp_path / "MSRVTT_data.json", videodatainfo(MSRVTT | {"train": 6512, "test": 2991}))
+    counts = MSRVTT | {"train": 6512, "test": 2991}
+    dump(tmp_path / "MSRVTT_data.json", videodatainfo(counts, captions=1))
     with pytest.raises(AnnotationError) as raised:
         write(msrvtt_captions.SPLITS, tmp_path, "train7", allow_subset=True)
     assert "test: 2,991 instead of 2,990 videos" in str(raised.value)

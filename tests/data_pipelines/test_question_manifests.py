@@ -33,11 +33,12 @@ def videos(folder: pathlib.Path, numbers: range) -> pathlib.Path:
     return folder / "videos"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[str]]:
+def made(
+    root: pathlib.Path, counts: dict[str, int], count: int, **options: object
+) -> tuple[pathlib.Path, list[str]]:
     """Manifests of MSRVTT-QA's own files, without a list of answers; and what was said of them."""
-    root, first = tmp_path_factory.mktemp("qa"), 0
-    for name, count in COUNTS.items():
+    first = 0
+    for name, asked in counts.items():
         questions = [
             {
                 "answer": f"answer {n % 4500 if n % 7 else 4499}",
@@ -46,17 +47,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, list[s
                 "question": f"what is {n}?",
                 "video_id": VIDEOS[name][n % len(VIDEOS[name])],
             }
-            for n in range(count)
+            for n in range(asked)
         ]
         dump(root / f"{name}_qa.json", questions)
-        first += count
-    folder = videos(root, range(10_000))
-    return root, write_questions_and_answers(SPLITS, [root], folder, root / "out")
+        first += asked
+    folder = videos(root, range(count))
+    return root, write_questions_and_answers(SPLITS, [root], folder, root / "out", **options)
 
 
 @pytest.mark.slow
-def test_counts_and_rows_of_the_whole_set(made):
-    root, lines = made
+def test_counts_and_rows_of_the_whole_set(tmp_path):
+    root, lines = made(tmp_path, COUNTS, 10_000)
     assert [line.partition(": ")[2] for line in lines] == [
         "6,513 videos, 158,581 questions (from train_qa.json)",
         "497 videos, 12,278 questions (from val_qa.json)",
@@ -74,8 +75,9 @@ def test_counts_and_rows_of_the_whole_set(made):
     }
 
 
-def test_answers_without_a_list_are_the_most_frequent_of_training(made):
-    answers = read_classes(made[0] / "out/answers.txt")
+def test_answers_without_a_list_are_the_most_frequent_of_training(tmp_path):
+    made(tmp_path, {"train": 9000}, 100, allow_subset=True, missing="drop")
+    answers = read_classes(tmp_path / "out/answers.txt")
     assert len(answers) == 4000 and answers[0] == "answer 4499"
     asked = [Question("why?", (answer,), "") for answer in ("a", "b", "c", "b", "c", "d")]
     assert frequent_answers({"v": asked[:2], "w": asked[2:]}, 3) == ["b", "c", "a"]

@@ -109,6 +109,13 @@ def test_parts_of_a_chat_model_that_do_not_fit_are_a_sentence(changed, message):
         spec_from_dict(dataclasses.replace(CHAT, **changed).to_dict())
 
 
+def test_the_heads_of_every_tower_share_its_width():
+    for name, spec in SIZES.items():
+        for part in ("visual", "text"):
+            tower = vars(spec).get(part)
+            assert tower is None or tower.width % tower.heads == 0, (name, part)
+
+
 UMT = SIZES["umt_b16_retriever"]
 
 

@@ -28,6 +28,13 @@ def test_bars_are_as_long_as_their_means_are_above_the_level():
     assert right > columns(image, 1, "#9ccbe6").max(), "the dot of the better run"
 
 
+def test_the_longest_name_stands_between_the_margin_and_its_bar():
+    image = draw_bars("t", [Bar("HHHHHH", [60.0]), Bar("H", [70.0])], level=50.0)
+    bar = columns(image, 0, "#9ccbe6")
+    name = columns(image.crop((0, 0, bar.min(), image.height)), 0, "black")
+    assert MARGIN <= name.min() < name.max() <= bar.min() - 8
+
+
 def test_hollow_bars_and_dots_are_outlines():
     filled, hollow = (draw_bars("t", [Bar("a", [60.0, 80.0], h)], level=50.0) for h in (0, 1))
     assert len(columns(filled, 0, "#9ccbe6")) and not len(columns(hollow, 0, "#9ccbe6"))
