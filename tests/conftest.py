@@ -64,11 +64,17 @@ def pytest_pycollect_makemodule(
 
 def needs_torch(file: pathlib.Path) -> bool:
     """Whether a file of tests imports torch where it begins, or a helper that does."""
-    imported = re.findall(r"^(?:from|import) (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    if "torch" in imported:
-        return True
-    helpers = (folder / f"{name}.py" for name in imported for folder in PATHS[1:])
-    return any(needs_torch(helper) for helper in helpers if helper.is_file())
+    left, seen = [file], {file}  # helpers may import each other
+    while left:
+        text = left.pop().read_text(encoding="utf-8")
+        imported = re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE)
+        if "torch" in imported:
+            return True
+        helpers = {folder / f"{name}.py" for name in imported for folder in PATHS[1:]}
+        new = {helper for helper in helpers - seen if helper.is_file()}
+        left += new
+        seen |= new
+    return False
 
 
 @pytest.hookimpl(tryfirst=True)

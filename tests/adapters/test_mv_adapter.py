@@ -18,8 +18,9 @@ from vlt.convert import ConversionError, convert, reverse
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
 from vlt.model_io.build import abstract_params, make_model
-from vlt.model_io.folder import write_model_folder
+from vlt.model_io.folder import read_model_config, write_model_folder
 from vlt.model_io.loading import load_folder
+from vlt.model_io.view import View
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.sizes import SIZES
 from vlt.tasks.losses import contrastive
@@ -69,7 +70,7 @@ def outcome(golden, model):
 
 
 @pytest.mark.slow
-def test_options_are_read_off_the_tensors(model):
+def test_options_are_read_off_the_tensors(folder, model):
     assert model.config.methods == {
         "mv_adapter": {
             "bottleneck": 16,
@@ -82,6 +83,7 @@ def test_options_are_read_off_the_tensors(model):
         }
     }
     assert (model.config.frames, model.config.frame_norm) == (4, True)
+    assert read_model_config(folder / "model").view == View("fps1_linspace", 4)
 
 
 def test_trace(golden, outcome):

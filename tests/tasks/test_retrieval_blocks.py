@@ -44,7 +44,9 @@ def test_devices_count_what_the_host_counts(above):
     rng = np.random.default_rng(0)
     text, video = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (300, 5))
     place = np.array([0, 5, 4, 1] * 75)
-    rest = rng.integers(-3, 4, 300), rng.integers(-3, 4, 5), place, above
+    best = rng.integers(-3, 4, 5)
+    best[2] = -99  # below all 300, more than a byte counts
+    rest = rng.integers(-3, 4, 300), best, place, above
     expected = retrieval_blocks._compared_on_host(text, video, *rest)
     found = retrieval_blocks._compared(text, video, *rest)
     assert found.keys() == expected.keys()
