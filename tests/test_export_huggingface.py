@@ -14,6 +14,7 @@ from vlt.convert.plain import write_plain
 from vlt.data.resources import resolve
 from vlt.export import export, trained_model
 from vlt.model_io.folder import read_model_config, read_model_folder
+from vlt.training.checkpoints import TrainingCheckpoints
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (3, 1, 32, 32, 3), dtype=np.uint8)
 
@@ -31,11 +32,11 @@ def computed(folder, kind, ids, frames, model):
     return out.image_embeds.numpy(), out.text_embeds.numpy()
 
 
-def close(workdir, folder, kind, frames=FRAMES):
+def close(workdir, folder, kind, frames=FRAMES, average=None):
     """An export computes in transformers what the run's model does, and is converted back."""
     from transformers import AutoTokenizer
 
-    found = trained_model(workdir)
+    found = trained_model(workdir, average)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     context = found.module.spec.text.context
     ids = np.array(
@@ -76,6 +77,21 @@ def test_merged_lora_of_a_clip(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_mean_of_checkpoints_of_a_clip(tmp_path):
+    """transformers computes what the mean of their weights does, and neither of them."""
+    transformers = pytest.importorskip("transformers")
+    workdir = run(tmp_path / "run", "visual/blocks_3/mlp/.*|text/blocks_1/mlp/.*", jitter)
+    checkpoints = TrainingCheckpoints(workdir, 3)
+    first = checkpoints.load_part(3, "trained")
+    checkpoints.save(5, {"trained": jax.tree.map(lambda x: 0.5 * x, first)}, {})
+    checkpoints.close()
+    export(workdir, tmp_path / "hf", "huggingface", average=(3, 5))
+    close(workdir, tmp_path / "hf", transformers.CLIPModel, average=(3, 5))
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        close(workdir, tmp_path / "hf", transformers.CLIPModel)
+
+
+@pytest.mark.slow
 def test_a_fully_tuned_siglip_lower_cases_in_transformers_too(shared, tmp_path):
     transformers = pytest.importorskip("transformers")
     source = siglip_files.folder(shared, tmp_path / "hf-base")
@@ -83,7 +99,6 @@ def test_a_fully_tuned_siglip_lower_cases_in_transformers_too(shared, tmp_path):
     from configs import common
     from vlt.configuration import save_run
     from vlt.model_io.loading import load_model
-    from vlt.training.checkpoints import TrainingCheckpoints
     from vlt.training.rules import partition
 
     config = common.base()
