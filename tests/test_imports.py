@@ -25,8 +25,9 @@ STOREYS = (
     ("indexing",),
     ("loaded",),
     ("api",),
-    ("door", "bench"),
+    ("door",),
     ("indices", "serving", "mteb_encoder"),
+    ("bench",),
 )
 DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
 DOORS |= {"classify", "cut", "embed", "search", "serve", "adapt", "study"}

@@ -7,13 +7,14 @@ from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from vlt.api import load
 from vlt.configuration import is_run
 from vlt.data.spans import NEEDED
 from vlt.door import load_kind
-from vlt.indexing.embedding import Encode, update
+from vlt.indexing.embedding import BATCH, Encode, update
 from vlt.indexing.index import Index
 from vlt.indexing.neighbours import prepare
 from vlt.indexing.parts import FINISHED, Shard, known_before
@@ -22,6 +23,7 @@ from vlt.indexing.store import Store, StoreError, writing
 from vlt.indexing.windows import WindowRule
 from vlt.inference.discover import find_videos
 from vlt.inference.prefetch import clip_request
+from vlt.runtime.mesh import batch_sharding, make_mesh, replicated
 
 KINDS = ("dual_encoder", "retriever")
 LACKS = "has no space that videos and texts share"
@@ -103,7 +105,8 @@ def embed(
             elsewhere, paths = known_before(uri, about), shard.of(paths)
         store = Store.open_or_create(uri, about, part)
         store.mark(FINISHED, here=False)
-        yield from update(store, paths, encoder(model), look, rule, elsewhere)
+        batch = BATCH * jax.local_device_count()
+        yield from update(store, paths, encoder(model), look, rule, elsewhere, batch)
         if shard:
             store.mark(FINISHED)
         else:
@@ -132,5 +135,16 @@ def refuse_pair_scores(model: Any) -> None:
 
 
 def encoder(model: Any) -> Encode:
-    """uint8 [b, t, H, W, 3] -> unit vectors [b, e]."""
-    return lambda frames: np.asarray(model.encode_video(frames), np.float32)
+    """uint8 [b, t, H, W, 3] -> unit vectors [b, e], by all devices of this process, which b
+    must be a multiple of; the model is on each of them then."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return lambda frames: np.asarray(model.encode_video(frames), np.float32)
+    mesh = make_mesh({"data": len(devices)}, devices)
+    model.params = jax.device_put(model.params, replicated(mesh))
+
+    def encode(frames: np.ndarray) -> np.ndarray:
+        placed = jax.device_put(frames, batch_sharding(mesh))
+        return np.asarray(model.encode_video(placed), np.float32)
+
+    return encode

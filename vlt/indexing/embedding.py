@@ -19,12 +19,12 @@ from vlt.indexing.windows import WindowRule
 from vlt.inference.batching import map_readable
 from vlt.inference.prefetch import read_ahead
 
-BATCH = 8  # windows
+BATCH = 8  # windows, of each device
 WORKERS = 2
 TIMEOUT = 600.0  # seconds in which a file is looked through, or some of its windows are read
 WRITE_EVERY = 20.0  # seconds
 
-Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [BATCH, t, h, w, 3] -> unit vectors [BATCH, e]
+Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [b, t, h, w, 3] -> unit vectors [b, e]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ def update(
     look: ClipRequest,
     rule: WindowRule,
     elsewhere: Mapping[str, FileEntry] | None = None,
+    batch: int = BATCH,
 ) -> Generator[FileEntry, None, None]:
     """Brings an index up to date with videos; yields each that was read, or could not be.
 
@@ -52,6 +53,7 @@ def update(
     Args:
         encode: of the model. look: how it looks at a window (sampler, frames, transform).
         elsewhere: what another index, of which this is a part, knows.
+        batch: how many windows the model embeds at once.
 
     Raises:
         StoreError: the index cannot be written, and what was written before is whole; or a folder
@@ -63,7 +65,7 @@ def update(
     store.drop([path for path in own if not os.path.exists(path)])
     known = {**(elsewhere or {}), **own}
     changed = [entry for entry in map(_entry_of, paths) if not _is_known(store, entry, known)]
-    with contextlib.closing(_embedded(changed, encode, look, rule)) as found:
+    with contextlib.closing(_embedded(changed, encode, look, rule, batch)) as found:
         yield from _written(store, found)
     store.compact()
 
@@ -124,19 +126,23 @@ def _write(store: Store, found: Sequence[tuple[FileEntry, Windows]]) -> list[Fil
 
 
 def _embedded(
-    entries: Sequence[FileEntry], encode: Encode, look: ClipRequest, rule: WindowRule
+    entries: Sequence[FileEntry],
+    encode: Encode,
+    look: ClipRequest,
+    rule: WindowRule,
+    batch: int,
 ) -> Generator[tuple[FileEntry, Windows], None, None]:
     """Each video in turn with its windows; with none, and why, where it cannot be read."""
     with (
         DecoderPool(WORKERS, TIMEOUT, SPAN_WORKER) as pool,
-        contextlib.closing(_read(pool, entries, look, rule)) as windows,
+        contextlib.closing(read_windows(pool, entries, look, rule)) as windows,
     ):
-        vectors = _encoded(windows, encode)
+        vectors = _encoded(windows, encode, batch)
         for _, group in itertools.groupby(vectors, key=lambda each: each[0].entry.path):
             yield _gathered(list(group))
 
 
-def _read(
+def read_windows(
     pool: DecoderPool, entries: Sequence[FileEntry], look: ClipRequest, rule: WindowRule
 ) -> Generator[Window, None, None]:
     """Windows of all files, `BATCH` of a file read at once."""
@@ -196,12 +202,12 @@ def _windows_of(
 
 
 def _encoded(
-    windows: Iterable[Window], encode: Encode
+    windows: Iterable[Window], encode: Encode, size: int
 ) -> Iterator[tuple[Window, np.ndarray | VideoError]]:
     remaining = iter(windows)
-    while batch := list(itertools.islice(remaining, BATCH)):
+    while batch := list(itertools.islice(remaining, size)):
         clips = [window.clip for window in batch]
-        vectors = map_readable(lambda frames: list(encode(frames)), clips, BATCH)
+        vectors = map_readable(lambda frames: list(encode(frames)), clips, size)
         yield from zip(batch, vectors, strict=True)
 
 
