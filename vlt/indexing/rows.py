@@ -113,7 +113,8 @@ def window_rows(windows: Windows, schema: Any) -> Any:
     import pyarrow as pa
 
     kind = schema.field("vector").type
-    flat = windows.vectors.astype(kind.value_type.to_pandas_dtype()).reshape(-1)
+    # Not by pyarrow's `to_pandas_dtype`, for which some of its versions import pandas.
+    flat = windows.vectors.astype(f"f{kind.value_type.bit_width // 8}").reshape(-1)
     columns = [
         pa.array(windows.paths.tolist(), pa.string()),
         pa.array(windows.spans[:, 0]),
