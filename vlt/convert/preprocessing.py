@@ -79,7 +79,7 @@ def _owner(spec: Spec) -> str:
 def _processor(
     path: Path, fields: dict[str, Any], spec: Spec, pixels: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-    entry = default_preprocessing(spec) | pixels
+    entry = default_preprocessing(spec) | dict(pixels)
     if _is_squared(fields):
         entry["crop"] = "none"
     steps = ["do_resize", "do_rescale", *(["do_normalize"] if not pixels else [])]
