@@ -45,6 +45,7 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r"model\.\w+\.(rank|bottleneck|width|tokens|reduction|granularity)", int, 1, 10**6, ""),
     (r"model\.\w+\.(kernel|join)\.\d+", int, 1, 10**6, ""),
     (r"model\.\w+\.max_frames", int, 1, FRAMES, ""),
+    (r"model\.\w+\.(classes|heads)", int, 0, 10**6, ""),
     (r"model\.\w+\.(r|frame_r|(kept|merged)\.\d+)", int, 0, 10**6, ""),
     (r"model\.\w+\.(depth|layers)", int, 1, LAYERS, ""),
     (r"model\.\w+\.(text_)?layers\.\d+", int, 0, LAYERS, ""),
