@@ -24,6 +24,7 @@ def base() -> ConfigDict:
                 "dtype": "float32",
                 # "auto": a fused kernel on accelerators, where there is one for the pattern;
                 # "plain": a softmax between two products; "fused": the TPU's, on CPUs interpreted.
+                # So with tokens that are merged: the TPU has a kernel for them, too.
                 "attention": "auto",
                 "cls_only": True,  # the last block computes only what is read (exact)
                 "frame_norm": False,  # unit frame embeddings before their mean

@@ -367,7 +367,7 @@ def _of_fitting(report: Mapping[str, Any]) -> list[str]:
         _line("fits", f"in {_gigabytes(report['hbm_bytes_of_chip'])}"),
         "collectives of each chip:",
         *moved,
-        _line("attention kernels", _counted(report["kernels"])),
+        _line("kernels", _counted(report["kernels"])),
         _line("at the chip's peaks", f"{shares} ms"),
         _line("step, at the least", f"{step_ms:.2f} ms, by {estimate['bound_by']}"),
         _line("utilisation, at the most", f"{used:.0%}"),
