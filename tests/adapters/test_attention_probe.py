@@ -143,9 +143,9 @@ def test_a_probe_is_trained_evaluated_and_exported(encoder, tmp_path):
     told = [entry["loss"] for entry in read_metrics(tmp_path / "run") if "loss" in entry]
     assert told[-1] < told[0] - 0.02
     assert (tmp_path / "run/classes-own.txt").exists()
-    export(tmp_path / "run", tmp_path / "exported", "model")
+    export(tmp_path / "run", tmp_path / "exported", "orbax")
     stored = json.loads((tmp_path / "exported/config.json").read_text())
-    assert stored["methods"]["attention_probe"] == {"classes": 24, "heads": 0}
+    assert stored["methods"]["attention_probe"] == {"classes": 24}
     config = on_actions(tmp_path / "exported", **{"train.steps": 0})
     config.model.methods = ()
     again = run_all(config, tmp_path / "again", "eval")[0]

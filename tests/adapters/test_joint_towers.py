@@ -48,7 +48,8 @@ def test_those_that_take_each_token_alone_or_know_its_frame_are_for_both():
         name for name, method in method_classes().items() if "frame_groups" not in method.needs
     }
     text_alone, scores_alone = {"vl_adapter", "token_rows"}, {"mug", "ost"}
-    assert joint == FOR_BOTH.keys() | text_alone | scores_alone
+    of_a_tower_alone = {"attention_probe"}
+    assert joint == FOR_BOTH.keys() | text_alone | scores_alone | of_a_tower_alone
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def asked():
     return RNG.integers(0, 255, (2, 2, 16, 16, 3)).astype(np.uint8), ids, labels
 
 
+@pytest.mark.slow
 def test_likelihood_is_that_of_each_dialogue_alone(model, asked):
     module, params = model
     apply = jax.jit(module.apply)

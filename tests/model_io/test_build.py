@@ -9,7 +9,9 @@ from configs import common
 from vlt.methods import build_methods
 from vlt.model_io.build import build_model, method_options
 
-LISTED = "actionclip, adapter, adaptformer, btadapter, .*, tome, vificlip, .*, xclip$"
+LISTED = (
+    "actionclip, adapter, adaptformer, attention_probe, btadapter, .*, tome, vificlip, .*, xclip$"
+)
 
 
 @pytest.mark.parametrize("name", ["matching", "branch", "over_time", "", "../lora"])

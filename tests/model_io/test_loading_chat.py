@@ -45,6 +45,7 @@ def config_of(folder, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_words_that_a_config_trains_are_those_of_the_folder(folder):
     table = load_folder(folder).params["text"]["token_embedding"]["embedding"]
     loaded = load_model(config_of(folder, methods=("token_rows",)), 0)

@@ -234,8 +234,8 @@ def test_sections_of_common_have_all_keys(refused):
     sections = [
         common.retrieval("own_data", data), common.matching("own_data", data),
         common.captioning("own_data", data), common.answering("own_data", "", data),
-        common.recognition(data), common.twins("twins", 4), common.twins("caption_twins", 4),
-        common.twins("twin_captions", 4), common.answers("m.jsonl", 4),
+        common.recognition(data), common.classification(data), common.twins("twins", 4),
+        common.twins("caption_twins", 4), common.twins("twin_captions", 4), common.answers("m.jsonl", 4),
         common.answer_twins("m.jsonl", 4), common.written_answers("own_data", data),
         common.ranked_answers("own_data", "", data),
     ]  # fmt: skip
