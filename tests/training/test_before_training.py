@@ -235,9 +235,9 @@ def test_sections_of_common_have_all_keys(refused):
         common.retrieval("own_data", data), common.matching("own_data", data),
         common.captioning("own_data", data), common.answering("own_data", "", data),
         common.recognition(data), common.classification(data), common.twins("twins", 4),
-        common.twins("caption_twins", 4), common.twins("twin_captions", 4), common.answers("m.jsonl", 4),
-        common.answer_twins("m.jsonl", 4), common.written_answers("own_data", data),
-        common.ranked_answers("own_data", "", data),
+        common.twins("caption_twins", 4), common.twins("twin_captions", 4),
+        common.answers("m.jsonl", 4), common.answer_twins("m.jsonl", 4),
+        common.written_answers("own_data", data), common.ranked_answers("own_data", "", data),
     ]  # fmt: skip
     assert {section.kind for section in sections} == set(KINDS)
     for section in sections:
