@@ -99,3 +99,32 @@ def test_is_in_the_program_of_a_slice(topology, groups, tokens, r, dtype):
     assert {name: entry["count"] for name, entry in found.items()} == {
         "merge_forward": 1, "merge_backward": 1
     }  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("groups", "tokens", "r", "share"), [(384, 197, 8, 0.35), (64, 600, 60, 0.25)]
+)
+def test_moves_less_than_the_permutation(groups, tokens, r, share):
+    """On one v5e chip, matching and the gradient included, of 768 channels in bfloat16."""
+    (device, *_) = topology_devices("v5e:1x1")
+    mesh = make_mesh({"data": 1}, [device])
+
+    def of(width, dtype):
+        split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        return jax.ShapeDtypeStruct((groups, 1, tokens, width), dtype, sharding=split)
+
+    def moved(name):
+        def new(x, keys, size):
+            matching = match(keys[:, :, 1:], r, 1)
+            y, back = jax.vjp(lambda x: merge(Tokens(x, size[..., 0]), matching).x, x)
+            return y, back(y)
+
+        given = of(768, jnp.bfloat16), of(64, jnp.float32), of(1, jnp.float32)
+        with jax.set_mesh(mesh), implementation(name):
+            return hlo.memory_traffic(hlo.parse(jax.jit(new).lower(*given).compile().as_text()))
+
+    plain, fused = moved("plain"), moved("auto")
+    print(f"{plain / 1e9:.2f} GB by a permutation, {fused / 1e9:.2f} GB by the kernel")
+    assert fused < share * plain
