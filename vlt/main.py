@@ -76,7 +76,8 @@ def _run(config: ConfigDict, workdir: Path) -> None:
 
 def _with_checkpoint(config: ConfigDict) -> ConfigDict:
     """With what follows where a checkpoint alone was typed."""
-    if "model.checkpoint" not in {*(typed := configuration.keys_typed(sys.argv)), *_swept()}:
+    typed = configuration.keys_typed(sys.argv)
+    if "model.checkpoint" not in {*typed, *_swept()}:
         return config
     from vlt.model_io.following import follow_checkpoint  # imports the models
 

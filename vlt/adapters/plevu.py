@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from vlt.adapters.clip4clip import FrameTransformer
-from vlt.adapters.vop import FEWEST_WORDS
 from vlt.models.block import Block
 from vlt.models.layers import KAIMING_UNIFORM, XAVIER_QKV
-from vlt.models.options import TOWERS
+from vlt.models.options import TOWERS, check_room_for_words
 from vlt.models.points import AnyTower, Method, TowerScope
 from vlt.models.spec import Spec, TextSpec
 from vlt.models.tokens import Tokens
@@ -64,12 +63,8 @@ class PLEVU(Method):
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError where no room is left for words, or heads do not divide the width."""
-        left = spec.text.context - self.text_positions
-        if left < FEWEST_WORDS:
-            raise ValueError(
-                f"plevu.prefix={self.prefix} and plevu.postfix={self.postfix} leave {left} of the "
-                f"text tower's {spec.text.context} positions for words, which need {FEWEST_WORDS}"
-            )
+        prompts = f"plevu.prefix={self.prefix} and plevu.postfix={self.postfix}"
+        check_room_for_words(prompts, self.text_positions, spec.text.context)
         if spec.embed_dim % self.heads:
             raise ValueError(
                 f"plevu.heads={self.heads} must divide the {spec.embed_dim} channels of frame "

@@ -12,12 +12,12 @@ from typing import ClassVar
 
 import flax.linen as nn
 
+from vlt.models.options import check_room_for_words
 from vlt.models.points import AnyTower, BlockScope, Method
 from vlt.models.spec import BertSpec, Spec
 from vlt.models.tokens import Tokens
 
 NORMAL = nn.initializers.normal(0.02)
-FEWEST_WORDS = 3  # the first, one word, and the one that is read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +73,8 @@ class ViFiCLIP(Method):
             if tower in self.towers and depth > layers:
                 raise ValueError(f"vificlip.{tower}_depth={depth}: the tower has {layers} blocks")
         if self.text_tokens and not isinstance(spec.text, BertSpec):
-            left = spec.text.context - self.text_tokens
-            if left < FEWEST_WORDS:
-                raise ValueError(
-                    f"vificlip.text_tokens={self.text_tokens} leave {left} of the text tower's "
-                    f"{spec.text.context} positions for words, which need {FEWEST_WORDS}"
-                )
+            prompts = f"vificlip.text_tokens={self.text_tokens}"
+            check_room_for_words(prompts, self.text_tokens, spec.text.context)
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
         """Point 0: the first set."""

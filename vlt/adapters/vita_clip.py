@@ -23,13 +23,12 @@ import jax.numpy as jnp
 
 from vlt.models.attention import Attention
 from vlt.models.layers import KAIMING_UNIFORM, LayerNorm, uniform
-from vlt.models.options import require_some
+from vlt.models.options import check_room_for_words, require_some
 from vlt.models.points import AnyTower, BlockScope, Method
 from vlt.models.spec import Spec, VisionSpec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 
 POSITIONS = ("end", "middle", "front")
-FEWEST_WORDS = 3  # the first, one word, and the one that is read
 NORMAL = nn.initializers.normal(0.02)
 XAVIER = nn.initializers.xavier_uniform()
 
@@ -100,12 +99,9 @@ class VitaCLIP(Method):
         """Raises ValueError for frames that make no whole runs, and for contexts that leave no room
         for a text."""
         self.check_frames(frames)
-        left = spec.text.context - self.text_prompts
-        if self.text_prompts and left < FEWEST_WORDS:
-            raise ValueError(
-                f"vita_clip.text_prompts={self.text_prompts} leave {left} of the text tower's "
-                f"{spec.text.context} positions for words, which need {FEWEST_WORDS}"
-            )
+        if self.text_prompts:
+            prompts = f"vita_clip.text_prompts={self.text_prompts}"
+            check_room_for_words(prompts, self.text_prompts, spec.text.context)
 
     def check_frames(self, count: int) -> None:
         """Raises ValueError for so many frames that make no whole runs."""

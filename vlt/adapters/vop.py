@@ -19,13 +19,12 @@ import jax.numpy as jnp
 
 from vlt.adapters.lstm import LSTM
 from vlt.models.layers import KAIMING_UNIFORM, uniform
-from vlt.models.options import TOWERS, require_some
+from vlt.models.options import TOWERS, check_room_for_words, require_some
 from vlt.models.points import AnyTower, BlockScope, Method, TowerScope
 from vlt.models.spec import Spec
 from vlt.models.tokens import Tokens, join_clips
 
 VARIANTS = ("basic", "P", "C", "F", "F+P", "F+C")
-FEWEST_WORDS = 3  # the first, one word, and the one that is read
 INIT = nn.initializers.normal(0.02)
 
 
@@ -112,12 +111,8 @@ class VoP(Method):
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError where no room is left for words, or no block for all frames."""
-        left = spec.text.context - self.text_positions
-        if left < FEWEST_WORDS:
-            raise ValueError(
-                f"vop.prefix={self.prefix} and vop.suffix={self.suffix} leave {left} of the text "
-                f"tower's {spec.text.context} positions for words, which need {FEWEST_WORDS}"
-            )
+        prompts = f"vop.prefix={self.prefix} and vop.suffix={self.suffix}"
+        check_room_for_words(prompts, self.text_positions, spec.text.context)
         if self._has("F") and self.frames_apart >= spec.visual.layers:
             raise ValueError(
                 f"vop.frames_apart={self.frames_apart}: the vision tower has {spec.visual.layers} "

@@ -11,8 +11,7 @@ import itertools
 import math
 import os
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from vlt.api import load
 from vlt.bench.door import count, tell
+from vlt.bench.timing import seconds
 from vlt.data.clips import DecoderPool
 from vlt.data.errors import VideoError
 from vlt.data.spans import SPAN_WORKER
@@ -44,7 +44,7 @@ def bench(model: Any, paths: Sequence[str], window: str, rounds: int) -> dict[st
             encode(batch)
 
     parts = (lambda: read(paths, look, rule), tower, lambda: made(model, paths, window))
-    turns = [[_seconds(part) for part in parts] for _ in range(rounds)]
+    turns = [[seconds(part) for part in parts] for _ in range(rounds)]
     reading, towers, whole = np.median(turns, axis=0).tolist()
     shares = [(one + other) / every for one, other, every in turns]
     return {
@@ -80,12 +80,6 @@ def made(model: Any, paths: Sequence[str], window: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in embed(f"{folder}/index", paths, model, window, way="exact"):
             pass
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,7 +7,6 @@ first one's state, and reads what the first read after it.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vlt.bench.door import count, tell
+from vlt.bench.timing import peak_gb
 from vlt.data.packed import OPTIONS, SUFFIX, packed_row
 from vlt.data.pipeline import VideoData
 
@@ -30,7 +30,6 @@ SECTION = {
     "backend": "pyav",
 }  # fmt: skip
 STEPS = 3
-GB = 1 << 20  # of what the system calls kilobytes
 
 
 class _Frames:
@@ -70,8 +69,7 @@ def read(file: str, folder: str, state: Mapping[str, Any] | None) -> dict[str, A
         states.append(stream.state)
         seconds = seconds or time.time()
     stream.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GB
-    return {"ids": found, "state": states[0], "at": seconds, "peak_gb": peak}
+    return {"ids": found, "state": states[0], "at": seconds, "peak_gb": peak_gb()}
 
 
 def bench(rows: int, folder: str) -> dict[str, Any]:

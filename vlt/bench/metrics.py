@@ -9,19 +9,18 @@ the whole matrix, to the last rank.
 import argparse
 import itertools
 import json
-import resource
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from vlt.bench.door import count, tell
+from vlt.bench.timing import peak_gb
 from vlt.tasks.retrieval_blocks import BLOCK, retrieval_metrics_of_embeddings
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 
 NOISE = 1.5  # of a text, of its video's own numbers
 COPIES = 50  # one of so many videos is that before it
-GB = 1 << 20  # of what the system calls kilobytes
 
 
 def make(number: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +52,7 @@ def bench(number: int, width: int, ties: str, blocks: int, checked: int) -> dict
     started = time.perf_counter()
     retrieval_metrics_of_embeddings(texts, videos, np.arange(number), ties)
     spent = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GB
+    peak = peak_gb()
     least.append(floor(texts, videos, blocks))
     few = texts[:checked], videos[:checked]
     truth = np.arange(len(few[0]))

@@ -1,5 +1,6 @@
 """Clocks and the matmul rate."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +20,11 @@ def seconds(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def turns(*functions: Callable[[], Any], rounds: int = ROUNDS) -> np.ndarray:

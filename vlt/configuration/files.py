@@ -88,10 +88,10 @@ def checked(config: ConfigDict) -> ConfigDict:
 def _runs(config: ConfigDict) -> Iterator[ConfigDict]:
     """The config, and those of its rows and repeats."""
     yield config
-    for _, row in rows_of(config) if config.get("compare") else [("", config)]:
+    for _, row in rows_of(config):
         if row is not config:
             yield row
-        yield from (run for _, run in (repeats_of(row) if row.get("repeats") else []))
+        yield from (run for _, run in repeats_of(row) if run is not row)
 
 
 def _import_methods(names: Any) -> None:

@@ -182,9 +182,9 @@ def repeats_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
 
 
 def _expanded(config: ConfigDict, key: str) -> list[tuple[str, ConfigDict]]:
-    entries: Sequence[Any] = config.get(key) or (("", {}),)
-    overrides = {key: ()} if key in config else {}
-    return [(title, apply_overrides(config, overrides | dict(more))) for title, more in entries]
+    entries: Sequence[Any] = config.get(key) or ()
+    rows = [(title, apply_overrides(config, {key: ()} | dict(more))) for title, more in entries]
+    return rows or [("", config)]
 
 
 def flatten(config: ConfigDict) -> dict[str, str]:

@@ -107,7 +107,7 @@ def final_size(spec: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
     for step in FINAL_STEPS:
         if step in spec:
             value = spec[step]
-            size = value["size"] if isinstance(value, Mapping) or hasattr(value, "items") else value
+            size = value["size"] if hasattr(value, "items") else value
             return step, (size, size)
     resized = spec.get("resize")
     if isinstance(resized, (list, tuple)):

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from vlt.models.on_chip import MEMORY, product, reserved
 from vlt.models.splitting import split_over_mesh
 
 STEP_TOKENS = 1024  # smaller groups go several in one step of the grid
-MEMORY = 48 * 2**20  # bytes on chip that a kernel may take
 FORWARD, BACKWARD = "merge_forward", "merge_backward"
 
 
@@ -114,7 +114,7 @@ def _call_here(
         out_shape=jax.ShapeDtypeStruct((rows, count, width), x.dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",),
-            vmem_limit_bytes=max(2 * _bytes(groups, x, count), 16 * 2**20),
+            vmem_limit_bytes=reserved(_bytes(groups, x, count)),
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * rows * count * tokens * width,
@@ -153,8 +153,5 @@ def _weights(targets: jax.Array, sizes: jax.Array, left: int) -> jax.Array:
 
 
 def _product(x: jax.Array, y: jax.Array, over: int, of: int) -> jax.Array:
-    """Matrix product over these axes, in float32 of what is float32, and summed in it."""
-    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    return jax.lax.dot_general(
-        x, y, (((over,), (of,)), ((), ())), precision=exact, preferred_element_type=jnp.float32
-    )
+    """Over these axes, exact of what is float32."""
+    return product(x, y, over, of, jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None)

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from vlt.models.on_chip import MEMORY, product, reserved
+
 LANES = 128  # channels that a TPU's registers hold beside each other
 SUBLANES = 16  # tokens of 16-bit channels in one tile
 CHUNK = 128  # queries whose logits are on chip at a time
 STEP_TOKENS = 256  # shorter sequences go several in one step of the grid
-MEMORY = 48 * 2**20  # bytes on chip that a kernel may take
 FORWARD, BACKWARD = "attention_forward", "attention_backward"
 
 
@@ -215,7 +216,7 @@ class _Kernel:
             scratch_shapes=scratch,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel"),
-                vmem_limit_bytes=max(2 * needed, 16 * 2**20),
+                vmem_limit_bytes=reserved(needed),
             ),
             cost_estimate=pl.CostEstimate(
                 flops=2 * products * logits * sizes.channels,
@@ -273,7 +274,7 @@ def _forward_step(
             weights, total = _weights(
                 _alone(query, head, sizes), _whole(key, head, sizes), terms, some, row, sizes
             )
-            y = _product(weights.astype(value.dtype), _whole(value, head, sizes), 1, 0)
+            y = product(weights.astype(value.dtype), _whole(value, head, sizes), 1, 0)
             parts.append(y / total)
         outs[0][row, some] = _together(parts, sizes).astype(outs[0].dtype)
 
@@ -305,17 +306,17 @@ def _backward_step(
             own_query, own_gradient = _alone(query, head, sizes), _alone(gradient, head, sizes)
             weights, total = _weights(own_query, own_key, terms, some, row, sizes)
             share = weights / total
-            felt = _product(own_gradient, own_value, 1, 1)
+            felt = product(own_gradient, own_value, 1, 1)
             felt = share * (felt - (share * felt).sum(-1, keepdims=True))
             if len(outs) > 3:
                 outs[3][0, row] += felt.sum(0, keepdims=True)
             if terms.scale is not None:
                 felt = felt * terms.scale[some]
             felt = (felt * sizes.channels**-0.5).astype(key.dtype)
-            of_queries.append(_product(felt, own_key, 1, 0))
-            of_keys.append(_product(felt, _whole(query, head, sizes), 0, 0))
+            of_queries.append(product(felt, own_key, 1, 0))
+            of_keys.append(product(felt, _whole(query, head, sizes), 0, 0))
             of_values.append(
-                _product(share.astype(gradient.dtype), _whole(gradient, head, sizes), 0, 0)
+                product(share.astype(gradient.dtype), _whole(gradient, head, sizes), 0, 0)
             )
         outs[0][row, some] = _together(of_queries, sizes).astype(outs[0].dtype)
         key_sum[...] += _together(of_keys, sizes)
@@ -330,7 +331,7 @@ def _weights(
     query: jax.Array, key: jax.Array, terms: LogitTerms, some: Any, row: jax.Array, sizes: Sizes
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax before its division [chunk, m], and what it is divided by."""
-    logits = _product(query, key, 1, 1) * sizes.channels**-0.5
+    logits = product(query, key, 1, 1) * sizes.channels**-0.5
     if terms.scale is not None:
         logits = logits * terms.scale[some]
     if terms.bias is not None:
@@ -339,12 +340,6 @@ def _weights(
         logits = logits + terms.key_bias[row]
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     return weights, weights.sum(-1, keepdims=True)
-
-
-def _product(x: jax.Array, y: jax.Array, over: int, of: int) -> jax.Array:
-    """Matrix product over these axes, summed in float32."""
-    dimensions = (((over,), (of,)), ((), ()))
-    return jax.lax.dot_general(x, y, dimensions, preferred_element_type=jnp.float32)
 
 
 def _rows(sizes: Sizes, chunk: jax.Array) -> Any:
