@@ -331,6 +331,14 @@ CASES: dict[str, Case] = {
         "python -m vlt.bench --config=configs/msta.py:base2novel_k400 "
         f"--against=configs/msta.py:base2novel_k400_frozen --nostep {ONE_ROUND}"
     ),
+    "python -m vlt.bench.metrics": run("python -m vlt.bench.metrics --number=500 --checked=200"),
+    "python -m vlt.bench.manifest": run("python -m vlt.bench.manifest --rows=1000"),
+    "python -m vlt.bench.search --exact 200000 --graph 50000": run(
+        "python -m vlt.bench.search --exact 1000 --graph 1000 --queries 2"
+    ),
+    "python -m pytest tests/merging/test_merge_kernel.py -m slow -k moves -s": skipped(
+        "it runs one of these tests"
+    ),
     "python -m vlt.bench.shards VIDEO...": run(
         f"python -m vlt.bench.shards {VIDEO} --rounds=1", needs="apache_beam"
     ),
