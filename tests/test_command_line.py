@@ -85,6 +85,22 @@ CASES = {
     ("checkpoints", "clip_b23"): ("2", "usage: vlt checkpoints"),
     ("checkpoints",): ("0", "name "),
     ("checkpoints", "--json"): ("0", '{"checkpoints": [{"name": "clip_b32"'),
+    # `sys.exit` prints these as the process ends.
+    ("train", "--config=btadapter:webvid_l14"): (
+        "error: config.model.checkpoint=checkpoints/clip_l14: no such folder; vlt checkpoints clip",
+        "",
+    ),
+    ("train", "--config=btadapter", "--config.data.train.manifest=a.csv"): (
+        "error: config.data.train.manifest=a.csv: there is no such file",
+        "",
+    ),
+    ("eval", "--config=btadapter", "--sweep=evals.twins.manifest=a.csv,b.csv"): (
+        "error: config.evals.twins.manifest=a.csv: there is no such file\n"
+        "error: config.evals.twins.manifest=b.csv: there is no such file",
+        "",
+    ),
+    ("search", "a dog", "--index=absent"): ("error: absent: no index there; `vlt embed", ""),
+    ("serve", "--index=absent"): ("error: absent: no index there; `vlt embed", ""),
     **{(name, "--help"): ("", "") for name in COMMANDS},
 }
 
@@ -98,6 +114,7 @@ def test_nothing_large_is_imported_for_help_and_mistakes(tmp_path):
     )  # fmt: skip
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(CASES), done.stderr
+    assert not list(tmp_path.iterdir()), "a mistake makes no folder"
     for (line, (status, said)), (ended, printed, large) in zip(CASES.items(), answers, strict=True):
         assert not large, line
         if line[1:] == ("--help",):

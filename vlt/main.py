@@ -19,7 +19,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vlt import configuration
-from vlt.command_line.train import parse
+from vlt.command_line.train import folder_of_run, parse
 from vlt.evaluation import summarize
 from vlt.reporting.tables import Column, format_table, mean_results, write_results
 from vlt.runtime import processes, stopping
@@ -35,9 +35,7 @@ NOTHING_NEW = "stopped; nothing new was saved; the same command goes on"
 
 def main(_: list[str]) -> None:
     """Entry point of the command."""
-    options = flags.FLAGS
-    name = configuration.run_name(config_flags.get_config_filename(options["config"]))
-    workdir = Path(options.workdir or f"runs/{name}")
+    options, workdir = flags.FLAGS, folder_of_run()
     prepare_libraries()
     try:
         with stopping.signals(), _ended_by_signals():

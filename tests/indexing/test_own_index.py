@@ -189,6 +189,7 @@ def test_what_is_wrong_with_an_index(made, shapes, model, tmp_path):
     videos = [str(shapes.parent / "videos")]
     with pytest.raises(StoreError, match=r"no index there; `vlt embed VIDEO... --out="):
         vlt.index(tmp_path / "none", model=model)
+    assert not (tmp_path / "none").exists()
     with pytest.raises(StoreError, match=r"fingerprint .* is another model"):
         vlt.index(made, videos, vlt.load("tiny_clip"), window="whole")
     with pytest.raises(StoreError, match="this model's fingerprint is"):

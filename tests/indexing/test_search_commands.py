@@ -77,8 +77,12 @@ def test_search_says_what_a_score_means_and_what_is_no_picture(index, tmp_path, 
     (tmp_path / "a.png").write_text("no picture")
     assert search.main([f"--image={tmp_path / 'a.png'}", f"--index={index}"]) == 1
     assert "cannot be read as a picture" in capsys.readouterr().err
-    assert search.main(["a cross", f"--index={tmp_path}/none"]) == 1
-    assert "no index there; `vlt embed" in capsys.readouterr().err
+
+
+def test_an_absent_index_is_told_and_not_made(tmp_path):
+    with pytest.raises(SystemExit, match="no index there; `vlt embed"):
+        search.main(["a cross", f"--index={tmp_path}/none"])
+    assert not (tmp_path / "none").exists()
 
 
 def test_classify_gives_probabilities_of_all_labels(videos, capsys, tmp_path):

@@ -8,6 +8,8 @@ uploaded is kept.
 import argparse
 from pathlib import Path
 
+from vlt.command_line.own_videos import check_index
+
 HERE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -40,4 +42,5 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         parser.error(f"--host={options.host}: others can reach it, so it needs --token=SECRET")
     if options.token and len(options.token) < 8:
         parser.error("--token: at least 8 characters are needed")
+    check_index(options.index)
     return options

@@ -9,11 +9,13 @@ The same command goes on with a run that was stopped. An evaluation without --co
 that the run has written down.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
+from vlt.command_line.inputs import absent_inputs
 from vlt.command_line.keys import listed
 from vlt.configuration import (
     HELP,
@@ -21,9 +23,11 @@ from vlt.configuration import (
     ConfigError,
     checked,
     define_config,
+    is_run,
     load_config,
     misused,
     parse_flags,
+    run_name,
     sweep_rows,
     values_typed,
 )
@@ -48,7 +52,22 @@ def parse(argv: list[str]) -> list[str]:
     arguments = parse_flags(argv, __doc__ + _keys(argv))
     if flags.FLAGS.sweep:
         _compare(flags.FLAGS.config, flags.FLAGS.sweep)
+    _check_inputs(flags.FLAGS.config)
     return arguments
+
+
+def folder_of_run() -> Path:
+    """The workdir: as it was typed, or else runs/CONFIG[-VARIANT]."""
+    name = run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
+    return Path(flags.FLAGS.workdir or f"runs/{name}")
+
+
+def _check_inputs(config: ConfigDict) -> None:
+    """Ends the process where a new run lacks what it reads; one that goes on may be finished."""
+    if is_run(folder_of_run()):
+        return
+    if absent := absent_inputs(config, training=flags.FLAGS.mode == "train"):
+        sys.exit("\n".join(f"error: {each}" for each in absent))
 
 
 def _keys(argv: list[str]) -> str:

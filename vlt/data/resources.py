@@ -3,12 +3,18 @@
 from pathlib import Path
 
 ASSETS = Path(__file__).parents[1] / "assets"
+MADE = "moving_shapes:"
 PACKAGED = (
     *("tiny_clip", "tiny_blip", "tiny_viclip", "tiny_chat", "tiny_branch"),
     "action_templates.txt",
     "actionclip_templates.txt",
     "person_templates.txt",
 )
+
+
+def is_made(name: str) -> bool:
+    """Whether the project makes what a config names so, and it cannot be absent."""
+    return name.startswith(MADE)
 
 
 def resolve(name: str) -> Path:
@@ -27,7 +33,7 @@ def resolve(name: str) -> Path:
     """
     if name in PACKAGED:
         return ASSETS / name
-    if name.startswith("moving_shapes:"):
+    if is_made(name):
         return _moving_shapes(name)
     return Path(name).expanduser()
 

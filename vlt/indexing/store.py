@@ -30,6 +30,7 @@ from vlt.indexing.rows import (
     windows_of,
 )
 from vlt.pytrees.fields import from_values
+from vlt.storage.places import is_absent, is_folder, no_index
 
 GRAPH = "neighbours"  # what LanceDB calls its index
 EDGES, BREADTH = 12, 100  # of the graph's nodes; candidates while it is built (m, ef_construction)
@@ -50,13 +51,15 @@ class Store:
 
     def __init__(self, uri: str, part: str = ""):
         self.uri, self.part = uri, part
+        if is_absent(uri):  # connecting would make the folder
+            raise StoreError(no_index(uri))
         self._database = _connect(uri)
         try:
             self.windows = self._database.open_table(f"windows{part}")
             self.files = self._database.open_table(f"files{part}")
             told = (self.windows.schema.metadata or {})[_KEY]
         except (ValueError, KeyError, FileNotFoundError, RuntimeError) as error:
-            raise StoreError(f"{uri}: no index there; `vlt embed VIDEO... --out={uri}`") from error
+            raise StoreError(no_index(uri)) from error
         fields = json.loads(told)
         if fields.get("format", 0) > FORMAT:
             raise StoreError(
@@ -207,7 +210,7 @@ def writing(uri: str, part: str = "") -> Iterator[None]:
     Raises:
         StoreError: somebody writes into it already.
     """
-    if "://" in uri:
+    if not is_folder(uri):
         yield
         return
     Path(uri).mkdir(parents=True, exist_ok=True)
