@@ -5,7 +5,7 @@ import contextlib
 import csv
 import io
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +22,62 @@ from vlt.indices import KINDS, LACKS, refuse_pair_scores
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
+from vlt.loaded import VideoTextModel, VideoTokens
 from vlt.models.dual_encoder import log_scale
+from vlt.models.spec import EncoderSpec
 from vlt.tasks.templates import checked_template
 
+ANY = "{}"  # the template of labels as they are
 Probabilities = dict[str, float]
+Logits = Callable[[np.ndarray], jax.Array]  # frames [b, t, H, W, 3] -> [b, labels]
 
 
 def classify(
-    model: Any, paths: Sequence[str], labels: Sequence[str], template: str = "{}"
+    model: Any, paths: Sequence[str], labels: Sequence[str], template: str = ANY
 ) -> Generator[tuple[str, Probabilities | VideoError], None, None]:
     """Each path with the probability of every label, highest first, or why it cannot be read.
 
     Raises:
         ValueError: fewer than two labels, a template without its one {}, or a label that is a
-            longer text in it than the model reads.
+            longer text in it than the model reads; for a probe, other than its own number of
+            labels, or no probe on a tower alone.
     """
-    refuse_pair_scores(model)
     if len(labels) < 2:
         raise ValueError(f"--labels: {len(labels)} given; at least two are needed to choose from")
+    logits = _of_classes if isinstance(model, VideoTokens) else _of_texts
+    logits_of = logits(model, labels, template)
+
+    def choose(frames: np.ndarray) -> list[Probabilities]:
+        shares = jax.nn.softmax(logits_of(frames), axis=-1)
+        return [_sorted(labels, np.asarray(row)) for row in shares]
+
+    return map_videos(choose, model.config, paths)
+
+
+def _of_texts(model: VideoTextModel, labels: Sequence[str], template: str) -> Logits:
+    """By how like a video is to each label in the template."""
+    refuse_pair_scores(model)
     checked_template(template, "--template")
     named = [template.replace("{}", label) for label in labels]
     _check_lengths(model, labels, named)
     texts = model.encode_text(named)
     scale = jnp.exp(log_scale(model.module, model.params)).clip(max=100.0)
+    return lambda frames: scale * model.encode_video(frames) @ texts.T
 
-    def choose(frames: np.ndarray) -> list[Probabilities]:
-        shares = jax.nn.softmax(scale * model.encode_video(frames) @ texts.T, axis=-1)
-        return [_sorted(labels, np.asarray(row)) for row in shares]
 
-    return map_videos(choose, model.config, paths)
+def _of_classes(model: VideoTokens, labels: Sequence[str], template: str) -> Logits:
+    """By the classes that a probe was trained on, whose names in their order the labels are."""
+    if not model.module.known_classes:
+        raise ValueError("a vision tower alone tells no labels apart; train a probe: configs/probe")
+    if len(labels) != model.module.known_classes:
+        raise ValueError(
+            f"--labels: {len(labels)} given, and the model's probe tells "
+            f"{model.module.known_classes} classes apart; all of them are needed, in the order of "
+            "its training (data.train.classes, or else sorted)"
+        )
+    if template != ANY:
+        raise ValueError(f"--template={template}: a probe reads no texts; leave it out")
+    return lambda frames: model.encode_video(frames)[:, 0]
 
 
 def _check_lengths(model: Any, labels: Sequence[str], texts: Sequence[str]) -> None:
@@ -79,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _classify(options: argparse.Namespace) -> int:
     labels, paths = labels_of(options.labels), find_videos(options.videos)
-    model = load_kind(options.model, options.workdir, KINDS, LACKS)
+    model = load_kind(options.model, options.workdir, (*KINDS, EncoderSpec.kind), LACKS)
     with contextlib.closing(classify(model, paths, labels, options.template)) as results:
         best = ((path, _best(found, options.top)) for path, found in results)
         if options.csv:

@@ -10,9 +10,11 @@ import pytest
 
 import vlt
 from configs import common
+from vlt import classify
 from vlt.adapters.attention_probe import Probe
 from vlt.configuration import load_config
 from vlt.data.moving_shapes import SIZE
+from vlt.data.resources import resolve
 from vlt.export import export
 from vlt.main import run_all
 from vlt.model_io.build import abstract_params, make_model
@@ -108,16 +110,41 @@ def test_what_does_not_fit_is_a_sentence():
         task.initial_state(make_model(SMALL, {"attention_probe": {"classes": 4}}, 4), {}, {})
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
+def random_folder(folder: Path, methods: dict) -> Path:
     """A model folder of a small encoder with random weights."""
-    folder, rng = tmp_path_factory.mktemp("encoder"), np.random.default_rng(0)
-    shapes = abstract_params(make_model(SMALL, {}, 4))
+    rng = np.random.default_rng(0)
+    shapes = abstract_params(make_model(SMALL, methods, 4))
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     pixels = {"image_size": SIZE, "mean": [0.0] * 3, "std": [1.0] * 3}
-    config = ModelConfig("videoprism", SMALL, {}, pixels)
+    config = ModelConfig("videoprism", SMALL, methods, pixels)
     write_model_folder(folder / "model", config, params, folder / "none")
     return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    return random_folder(tmp_path_factory.mktemp("encoder"), {})
+
+
+def test_a_probe_classifies_videos_among_its_classes(encoder, tmp_path, capsys):
+    folder = random_folder(tmp_path, {"attention_probe": {"classes": 3}})
+    video = str(resolve("moving_shapes:clips:test:16").parent / "videos")
+    line = [video, f"--model={folder}", "--labels=hop,run,skip"]
+    assert classify.main([*line, "--json"]) == 0
+    told = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
+    model = vlt.load(folder)
+    logits = np.float64(model.encode_video([each["video"] for each in told])[:, 0])
+    for each, wanted in zip(told, softmax(logits), strict=True):
+        shares = [each["labels"][name] for name in ("hop", "run", "skip")]
+        np.testing.assert_allclose(shares, wanted, atol=1e-4)  # four places are printed
+    wrong = {
+        "--labels=hop,run": "2 given, and the model's probe tells 3 classes apart",
+        "--template=a {}": "a probe reads no texts",
+        f"--model={encoder}": "a vision tower alone tells no labels apart; train a probe",
+    }
+    for option, words in wrong.items():
+        assert classify.main([*line, option]) == 1
+        assert words in capsys.readouterr().err
 
 
 def on_actions(encoder: Path, **overrides):

@@ -2,9 +2,10 @@
 
 VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'), read as the
 model's folder records. Each label becomes a text by --template, and probabilities are over all of
-them. The best are printed, or with --json an object of `video` and `labels`, {label: probability};
-with --csv a row `video,label,probability` each. Videos that cannot be read are named on stderr, and
-the exit status is 1.
+them. A model that was trained on classes without texts (configs/probe.py) takes the names of those,
+in their order. The best are printed, or with --json an object of `video` and `labels`, {label:
+probability}; with --csv a row `video,label,probability` each. Videos that cannot be read are named
+on stderr, and the exit status is 1.
 """
 
 import argparse
