@@ -15,7 +15,8 @@ from helpers import ROOT
 
 from vlt.checkpoints import main, state_of, verify
 from vlt.command_line.convert import parse
-from vlt.configuration.checkpoints import CHECKPOINTS, Published, how_to_get
+from vlt.configuration.checkpoints import CHECKPOINTS, how_to_get
+from vlt.configuration.published import Published
 from vlt.convert import parse_settings
 from vlt.convert.families import FAMILIES
 from vlt.data.resources import ASSETS

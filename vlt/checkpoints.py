@@ -12,7 +12,8 @@ from typing import Any
 from absl import logging
 
 from vlt.command_line.checkpoints import parse
-from vlt.configuration.checkpoints import CHECKPOINTS, MERGES, MERGES_URL, Published
+from vlt.configuration.checkpoints import CHECKPOINTS, MERGES, MERGES_URL
+from vlt.configuration.published import Published
 
 
 def state_of(checkpoint: Published) -> str:

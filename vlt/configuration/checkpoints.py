@@ -3,57 +3,15 @@
 What is said of licences and files is what their publishers' pages or repositories say.
 """
 
-import dataclasses
 from pathlib import Path
 
-FOLDER = "checkpoints"
+from vlt.configuration.chat_checkpoints import CHAT_MODELS
+from vlt.configuration.published import FOLDER, HUB, Published
+
 MERGES = "bpe_simple_vocab_16e6.txt.gz"
 MERGES_URL = "https://github.com/openai/CLIP/tree/main/clip"
 _MERGES = f"--tokenizer {MERGES}"
 _BERT = "--tokenizer bert-base-uncased --set visual.image_size=224"
-
-
-@dataclasses.dataclass(frozen=True)
-class Published:
-    """A checkpoint to convert.
-
-    Attributes:
-        name: of its folder in `checkpoints`. about: what it is.
-        family: its layout, of `vlt.convert`. licence: of the weights.
-        url: of the file, or of the page that has it. file: its name; '' where none is published.
-        options: what `vlt convert` is given beside source and target.
-        size: bytes of the converted weights, float32; 0 where that is not known. sha256: of the
-            file, where its address gives it; '' where it is not known.
-        note: what else to know.
-    """
-
-    name: str
-    about: str
-    family: str
-    licence: str
-    url: str
-    file: str
-    options: str
-    size: int
-    sha256: str = ""
-    note: str = ""
-
-    @property
-    def folder(self) -> Path:
-        """Where configs look for it."""
-        return Path(FOLDER) / self.name
-
-    @property
-    def is_chat(self) -> bool:
-        """Whether it is a chat model, made of parts that `options` name."""
-        return self.options.startswith("--chat")
-
-    @property
-    def command(self) -> str:
-        """What converts it; '' where there is nothing to convert."""
-        if self.is_chat:
-            return f"vlt convert {self.folder} {self.options}"
-        return f"vlt convert {self.file} {self.folder} {self.options}".rstrip() if self.file else ""
 
 
 def _openai(name: str, model: str, sha256: str, size: int) -> Published:
@@ -68,14 +26,6 @@ def _blip(name: str, about: str, file: str, size: int, note: str = "") -> Publis
     folder = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models"
     url = f"{folder}/{file}" if file else "https://github.com/salesforce/BLIP"
     return Published(name, about, "blip", "BSD-3-Clause", url, file, _BERT, size, note=note)
-
-
-def _chat(
-    name: str, about: str, family: str, url: str, file: str, parts: str, note: str
-) -> Published:
-    """Made of parts; their pages say under which licences, LLaMA's among them."""
-    options = f"--chat={family} {parts}"
-    return Published(name, about, family, "see its page", url, file, options, 0, note=note)
 
 
 def _dgl(data: str, about: str, file: str, size: int) -> Published:
@@ -95,19 +45,19 @@ def _umt(kind: str, about: str, options: str, size: int) -> Published:
 
 def _pe(name: str, model: str, size: int) -> Published:
     """PE-Core; another licence in its repository is that of its language models."""
-    url, about = f"{_HUB}/facebook/{model}", f"{model}, vision and text tower"
+    url, about = f"{HUB}/facebook/{model}", f"{model}, vision and text tower"
     return Published(name, about, "pe", "Apache-2.0", url, f"{model}.pt", _MERGES, size)
 
 
 def _eva02(name: str, file: str, size: int) -> Published:
-    url, about = f"{_HUB}/QuanSun/EVA-CLIP", file.removesuffix(".pt")
+    url, about = f"{HUB}/QuanSun/EVA-CLIP", file.removesuffix(".pt")
     return Published(name, about, "eva02", "MIT", url, file, _MERGES, size)
 
 
 def _siglip2(name: str, model: str, size: int) -> Published:
     """A folder of the hub, which brings Gemma's vocabulary."""
     options = f"--tokenizer {model}"
-    url, about = f"{_HUB}/google/{model}", f"SigLIP 2, {model}"
+    url, about = f"{HUB}/google/{model}", f"SigLIP 2, {model}"
     note = "a folder of the hub; its vocabulary is Gemma's, under terms of its own"
     licence = "Apache-2.0"
     return Published(name, about, "siglip_hf", licence, url, model, options, size, note=note)
@@ -116,7 +66,7 @@ def _siglip2(name: str, model: str, size: int) -> Published:
 def _metaclip2(name: str, model: str, size: int) -> Published:
     """A folder of the hub, which brings XLM-V's vocabulary."""
     options = f"--tokenizer {model}"
-    url, about = f"{_HUB}/facebook/{model}", f"MetaCLIP 2, {model}"
+    url, about = f"{HUB}/facebook/{model}", f"MetaCLIP 2, {model}"
     note = "a folder of the hub; not for commercial use"
     return Published(name, about, "clip_hf", "CC-BY-NC-4.0", url, model, options, size, note=note)
 
@@ -128,13 +78,11 @@ def _videoprism(name: str, model: str, file: str, size: int, text: bool = True) 
         family, options = "videoprism", "--tokenizer sentencepiece.model"
         note = "sentencepiece.model is T5's cc_en.32000, which its page points to"
     licence = "Apache-2.0 (code), CC-BY-4.0 (all else)"
-    url, about = f"{_HUB}/google/{model}", f"VideoPrism, {model}"
+    url, about = f"{HUB}/google/{model}", f"VideoPrism, {model}"
     return Published(name, about, family, licence, url, file, options, size, note=note)
 
 
 _UMT_NOTE = "the licence is its repository's, github.com/OpenGVLab/unmasked_teacher"
-_HUB = "https://huggingface.co"
-_LAVIS = "--vision=eva_vit_g.pth"
 
 _ALL = (
     _openai(
@@ -264,7 +212,7 @@ _ALL = (
         "X-CLIP over CLIP ViT-B/16, 8 frames, of Kinetics-400",
         "xclip_hf",
         "MIT",
-        f"{_HUB}/microsoft/xclip-base-patch16",
+        f"{HUB}/microsoft/xclip-base-patch16",
         "xclip-base-patch16",
         _MERGES,
         779_716_612,
@@ -298,7 +246,7 @@ _ALL = (
         "STAN over CLIP ViT-B/32, pre-trained on WebVid-10M",
         "stan",
         "see its page",
-        f"{_HUB}/farewellthree/Mug_STAN_Weight",
+        f"{HUB}/farewellthree/Mug_STAN_Weight",
         "FILE",
         _MERGES,
         0,
@@ -406,64 +354,7 @@ _ALL = (
         " --set kind=answerer",
         1_017_743_592,
     ),
-    _chat(
-        "llava_7b",
-        "LLaVA Lightning 7B v1-1",
-        "llava",
-        f"{_HUB}/liuhaotian/LLaVA-Lightning-7B-delta-v1-1",
-        "LLaVA-Lightning-7B-delta-v1-1",
-        "--llm=LLaMA-7B --delta=LLaVA-Lightning-7B-delta-v1-1 --vision=clip-vit-large-patch14",
-        "a delta over LLaMA-7B, which Meta gives out; the tower is openai/clip-vit-large-patch14",
-    ),
-    _chat(
-        "llava_image_7b",
-        "LLaVA 7B v1-1 before its first stage",
-        "llava",
-        f"{_HUB}/lmsys/vicuna-7b-delta-v1.1",
-        "vicuna-7b-delta-v1.1",
-        "--llm=LLaMA-7B --delta=vicuna-7b-delta-v1.1 --vision=clip-vit-large-patch14 "
-        "--random=connector",
-        "a delta over LLaMA-7B, which Meta gives out; its connector is what the stage trains",
-    ),
-    _chat(
-        "btadapter_llava_7b",
-        "LLaVA Lightning 7B v1-1 with BT-Adapter",
-        "llava",
-        f"{_HUB}/farewellthree/BTAdapter-Weight",
-        "btadapter_weight.bin",
-        "--llm=LLaMA-7B --delta=LLaVA-Lightning-7B-delta-v1-1 --vision=clip-vit-large-patch14 "
-        "--branch=btadapter_weight.bin --connector=mm_projector.bin",
-        "what its tuning saves; with the pre-trained branch's file alone, leave --connector out",
-    ),
-    _chat(
-        "llava15_7b",
-        "LLaVA-1.5 7B",
-        "llava",
-        f"{_HUB}/liuhaotian/llava-v1.5-7b",
-        "llava-v1.5-7b",
-        "--llm=llava-v1.5-7b --vision=clip-vit-large-patch14-336",
-        "merged weights; the tower is openai/clip-vit-large-patch14-336",
-    ),
-    _chat(
-        "minigpt4_7b",
-        "MiniGPT-4 of Vicuna-7B v0",
-        "minigpt4",
-        "https://github.com/Vision-CAIR/MiniGPT-4",
-        "pretrained_minigpt4_7b.pth",
-        f"--llm=LLaMA-7B --delta=vicuna-7b-delta-v0 {_LAVIS} "
-        "--connector=blip2_pretrained_flant5xxl.pth --connector=pretrained_minigpt4_7b.pth",
-        "a delta over LLaMA-7B, which Meta gives out; its repository names the other files",
-    ),
-    _chat(
-        "instructblip_7b",
-        "InstructBLIP of Vicuna-7B v1.1",
-        "instructblip",
-        "https://github.com/salesforce/LAVIS/tree/main/projects/instructblip",
-        "instruct_blip_vicuna7b_trimmed.pth",
-        f"--llm=LLaMA-7B --delta=vicuna-7b-delta-v1.1 {_LAVIS} "
-        "--connector=instruct_blip_vicuna7b_trimmed.pth --qformer-tokenizer=vocab.txt",
-        "vocab.txt is bert-base-uncased's; a delta over LLaMA-7B, which Meta gives out",
-    ),
+    *CHAT_MODELS,
 )
 CHECKPOINTS = {each.name: each for each in _ALL}
 

@@ -7,7 +7,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from vlt.configuration import apply_overrides
-from vlt.configuration.checkpoints import FOLDER
+from vlt.configuration.published import FOLDER
 from vlt.data.moving_shapes.scene import SIZE
 from vlt.data.resources import resolve
 from vlt.data.transform import final_size, with_side
