@@ -7,7 +7,14 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from vlt.convert import ConversionError, convert, random_checkpoint, reverse
+from vlt.convert import (
+    ConversionError,
+    Given,
+    convert,
+    convert_chat,
+    random_checkpoint,
+    reverse,
+)
 from vlt.data.resources import resolve
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_folder
 from vlt.models.sizes import SIZES
@@ -42,6 +49,23 @@ def test_is_converted_as_published_ones_are(size, family, name, tmp_path):
     assert first.keys() == second.keys()
     # The way to a temperature and back is of logarithms.
     assert all(np.allclose(first[n], second[n], rtol=1e-6, atol=0) for n in first)
+
+
+def test_a_chat_model_is_made_of_a_language_model_and_a_tower(tmp_path):
+    llm, vision, model = (tmp_path / name for name in ("llm", "vision", "model"))
+    assert "layout llama" in random_checkpoint("tiny_chat", llm, "llama")
+    random_checkpoint("tiny_clip", vision, "clip_hf")
+    given = Given(chat="llava", llm=llm, vision=vision, random=["connector"])
+    convert_chat(given, model, {}, None, False, None, False)
+    config, params = read_model_folder(model)
+    assert config.spec.text == SIZES["tiny_chat"].text
+    shapes = traverse_util.flatten_dict(model_shapes(config.spec, {}), sep="/")
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    assert {p: x.shape for p, x in leaves.items()} == {p: x.shape for p, x in shapes.items()}
+    words, ours = tensors(llm), leaves["text/head/kernel"]
+    assert np.array_equal(words["lm_head.weight"].T, ours)
+    with pytest.raises(ConversionError, match="family='llama' writes its language model"):
+        random_checkpoint("tiny_chat", tmp_path / FOLDER, "llava")
 
 
 def test_what_a_layout_fixes_is_not_drawn(tmp_path):

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 from flax import traverse_util
 
+from vlt.convert.chat_layouts import LLAMA
 from vlt.convert.errors import ConversionError
 from vlt.convert.families import get_family
 from vlt.convert.preprocessing import default_preprocessing
-from vlt.convert.reverse import is_folder, write_published
+from vlt.convert.reverse import is_folder, reverse, write_published
 from vlt.convert.table import Tensors
 from vlt.convert.tokenizer import write_tokenizer
 from vlt.data import moving_shapes
-from vlt.model_io.folder import ModelConfig, model_shapes
+from vlt.data.resources import resolve
+from vlt.model_io.folder import ModelConfig, model_shapes, write_model_folder
 from vlt.models.sizes import SIZES
 from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.fields import near
@@ -31,7 +33,8 @@ def random_checkpoint(
 
     Args:
         size: a name of `vlt.models.sizes.SIZES`, such as "tiny_clip" or "clip_b16", or a spec.
-        target: a .safetensors file, or for layouts clip_hf and blip_hf a new folder.
+        target: a .safetensors file, or for layouts clip_hf, blip_hf and llama, which has of a chat
+            model the language model alone, a new folder.
         family: its layout, as `vlt convert --family` has them.
         tokenizer: of a folder, as `convert` takes it; the tiny sizes have that of moving shapes.
         seed: of the weights.
@@ -46,6 +49,8 @@ def random_checkpoint(
     if isinstance(size, str) and size not in SIZES:
         raise ConversionError(f"unknown size {size!r}{near(size, SIZES)}")
     spec = SIZES[size] if isinstance(size, str) else size
+    if family == LLAMA.name and isinstance(spec, ChatSpec):
+        return _language_model(spec, Path(target), tokenizer, seed, overwrite)
     layout = get_family(family).for_spec(spec)
     pixels = default_preprocessing(spec) | layout.pixels
     config = ModelConfig(layout.model, spec, {}, pixels)
@@ -56,6 +61,18 @@ def random_checkpoint(
         fixed = {path: np.array(value, np.float32) for path, value in layout.constants.items()}
         leaves = _random_leaves(spec, seed) | fixed
         return write_published(Path(target), layout, config, leaves, files, overwrite)
+
+
+def _language_model(
+    spec: ChatSpec, target: Path, tokenizer: str | None, seed: int, overwrite: bool
+) -> str:
+    config = ModelConfig("chat", spec, {}, default_preprocessing(spec))
+    leaves = traverse_util.unflatten_dict(_random_leaves(spec, seed), sep="/")
+    words = Path(tokenizer) if tokenizer else resolve("tiny_chat") / "tokenizer"
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        write_model_folder(model, config, leaves, words)
+        return reverse(model, target, overwrite=overwrite, part="llm")
 
 
 def _random_leaves(spec: Spec, seed: int) -> Tensors:
@@ -70,7 +87,10 @@ def _random_leaves(spec: Spec, seed: int) -> Tensors:
 
 def _write_tokenizer(tokenizer: str | None, files: Path, spec: Spec) -> None:
     if isinstance(spec, ChatSpec):
-        raise ConversionError("a chat model has no layout that holds all of it, with its tokenizer")
+        raise ConversionError(
+            "a chat model has no layout that holds all of it, with its tokenizer; family='llama' "
+            "writes its language model"
+        )
     if tokenizer is not None:
         write_tokenizer(tokenizer, files, spec.text)
     elif spec.text.vocab == len(moving_shapes.VOCABULARY):
