@@ -451,6 +451,8 @@ CASES: dict[str, Case] = {
     "vlt chat VIDEO... --model=runs/chat_model": run(
         f"echo 'what do you see ?' | vlt chat {VIDEO} --model=tiny_chat"
     ),
+    "vlt convert --chat": run("vlt convert --help"),
+    "vlt checkpoints llava_7b": run("vlt checkpoints llava_7b"),
     "vlt convert path/to/clip-vit-large-patch14 checkpoints/clip_l14": run(
         "vlt convert path/to/clip-vit-large-patch14 checkpoints/clip_l14 --overwrite"
     ),
