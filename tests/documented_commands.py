@@ -180,7 +180,7 @@ CASES: dict[str, Case] = {
         f"python -m vlt.chat {VIDEO} --model=tiny_chat --ask 'what do you see ?' --json"
     ),
     "python -m vlt.embed VIDEO... --model=DIR --out=INDEX [--window=4s|shots|whole] [--stride=2s] "
-    "[--export=FILE] [--json]": run(
+    "[--dtype=float16|float32|int8] [--export=FILE] [--json]": run(
         "python -m vlt.embed my/videos --model=tiny_clip --out=all --window=1s --stride=1s --json "
         "--export=all.npz",
         needs="lancedb",

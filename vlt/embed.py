@@ -15,7 +15,7 @@ from vlt.data.manifest import READERS, read_manifest
 from vlt.door import load_kind, run_door
 from vlt.indexing.neighbours import described, prepare
 from vlt.indexing.parts import Shard, commit
-from vlt.indexing.rows import FileEntry, window_rows
+from vlt.indexing.rows import FileEntry, kept, window_rows
 from vlt.indexing.store import Store, StoreError, writing
 from vlt.indexing.windows import WindowRule
 from vlt.indices import KINDS, LACKS, embed
@@ -133,7 +133,7 @@ def _export(store: Store, file: Path) -> None:
     windows, content = store.read(), io.BytesIO()
     if file.suffix == ".npz":
         names = windows.paths.astype(str)
-        vectors = windows.vectors.astype(store.about.dtype)
+        vectors = kept(windows.vectors, store.about.dtype)
         np.savez(content, paths=names, spans=windows.spans, vectors=vectors)
     else:
         import pyarrow.parquet

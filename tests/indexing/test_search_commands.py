@@ -56,6 +56,21 @@ def test_embed_tells_of_each_video_and_exports(index, videos, capsys, tmp_path):
     assert "made with" in capsys.readouterr().err
 
 
+def test_vectors_of_bytes_are_searched_and_exported(videos, tmp_path, capsys):
+    asked = [str(videos), MODEL, f"--out={tmp_path / 'index'}", "--window=whole", "--dtype=int8"]
+    assert embed.main([*asked, f"--export={tmp_path / 'feats.npz'}"]) == 1, "one is no video"
+    with np.load(tmp_path / "feats.npz") as stored:
+        assert stored["vectors"].dtype == np.int8 and len(stored["vectors"]) == 4
+    clip = str(sorted(videos.iterdir())[0])
+    capsys.readouterr()
+    assert search.main([f"--index={tmp_path / 'index'}", f"--video={clip}", "--json"]) == 0
+    best = told(capsys)[0]
+    assert best["video"] == clip and best["score"] > 0.999
+    with pytest.raises(SystemExit):
+        embed.main([*asked, "--neighbours=graph"])
+    assert "no graph is made of int8 vectors" in capsys.readouterr().err
+
+
 def test_search_answers_texts_clips_and_pictures(index, videos, capsys, tmp_path, monkeypatch):
     clip = str(sorted(videos.iterdir())[0])
     frame = vlt.load("tiny_clip").read_videos(clip)[0, 0]

@@ -39,7 +39,11 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     parser.add_argument("--frames", type=int, metavar="N", help="of each window; the model's")
     parser.add_argument("--sampler", metavar="NAME", help="which frames (vlt/data/sample.py)")
     parser.add_argument(
-        "--dtype", choices=("float16", "float32"), default="float16", help="of the vectors kept"
+        "--dtype",
+        choices=("float16", "float32", "int8"),
+        default="float16",
+        help="of the vectors kept; int8, in bytes, half as large, is compared in memory alone "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--export",
@@ -59,6 +63,8 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         parser.error("a VIDEO is needed, or --commit")
     if not options.model and options.workdir is None:
         parser.error("one of --model and --workdir is needed, as in --model=tiny_clip")
+    if options.dtype == "int8" and options.neighbours == "graph":
+        parser.error("--neighbours=graph: no graph is made of int8 vectors; take another --dtype")
     if options.export and options.export.suffix not in (".parquet", ".npz"):
         parser.error(f"--export={options.export}: a .parquet or .npz file is needed")
     return options

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-from vlt.indexing.rows import Windows
+from vlt.indexing.rows import BYTES, Windows
 from vlt.indexing.search import Usual, scores_of
-from vlt.indexing.store import Store
+from vlt.indexing.store import Store, StoreError
 from vlt.runtime.memory import free_on_host
 
 WAYS = ("auto", "exact", "graph")
@@ -82,7 +82,15 @@ class Graph:
 
 
 def chosen(store: Store, way: str = "auto") -> str:
-    """`exact` or `graph`: of `auto`, by how many bytes there are and how many fit in memory."""
+    """`exact` or `graph`: of `auto`, by how many bytes there are and how many fit in memory.
+
+    Raises:
+        StoreError: a graph of vectors of `BYTES`, which LanceDB cannot make.
+    """
+    if store.about.dtype == BYTES:
+        if way == "graph":
+            raise StoreError(f"{store.uri}: no graph is made of {BYTES} vectors; all are compared")
+        return "exact"
     if way != "auto":
         return way
     free = free_on_host()

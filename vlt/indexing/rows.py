@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 FORMAT = 1
+BYTES = "int8"  # of vectors: whole numbers up to 127, in each vector by its largest
+DTYPES = {8: BYTES, 16: "float16", 32: "float32"}  # by their bits
 THREADS = 4  # that widen vectors
 
 T = TypeVar("T")
@@ -94,18 +96,32 @@ def windows_of(rows: Any, embed_dim: int) -> Windows:
 
 
 def vectors_of(rows: Any, embed_dim: int) -> np.ndarray:
-    """Their column `vector`: float32 [n, e], widened by chunks, a few at once."""
+    """Their column `vector`: float32 [n, e], widened by chunks, a few at once.
+
+    Of `BYTES` each vector is a unit vector again.
+    """
     found = np.empty((len(rows), embed_dim), np.float32)
     chunks = rows.column("vector").chunks
     ends = np.cumsum([len(chunk) for chunk in chunks], dtype=int)
 
     def widen(end: int, chunk: Any) -> None:
         flat = chunk.flatten().to_numpy(zero_copy_only=False)
-        found[end - len(chunk) : end] = flat.reshape(-1, embed_dim)
+        wide = found[end - len(chunk) : end]
+        wide[:] = flat.reshape(-1, embed_dim)
+        if flat.dtype == np.int8:
+            wide /= np.linalg.norm(wide, axis=-1, keepdims=True)
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(widen, ends.tolist(), chunks))
     return found
+
+
+def kept(vectors: np.ndarray, dtype: str) -> np.ndarray:
+    """Unit vectors [n, e] as an index keeps them."""
+    if dtype != BYTES:
+        return vectors.astype(dtype)
+    wide = vectors.astype(np.float32)
+    return np.rint(127 / np.abs(wide).max(-1, keepdims=True) * wide).astype(np.int8)
 
 
 def window_rows(windows: Windows, schema: Any) -> Any:
@@ -114,7 +130,7 @@ def window_rows(windows: Windows, schema: Any) -> Any:
 
     kind = schema.field("vector").type
     # Not by pyarrow's `to_pandas_dtype`, for which some of its versions import pandas.
-    flat = windows.vectors.astype(f"f{kind.value_type.bit_width // 8}").reshape(-1)
+    flat = kept(windows.vectors, DTYPES[kind.value_type.bit_width]).reshape(-1)
     columns = [
         pa.array(windows.paths.tolist(), pa.string()),
         pa.array(windows.spans[:, 0]),

@@ -261,9 +261,8 @@ def _check_cpu() -> None:
 def _create(database: Any, about: About, part: str) -> None:
     import pyarrow as pa
 
-    kind = pa.float16() if about.dtype == "float16" else pa.float32()
     fields = [("path", pa.string()), ("start", pa.float64()), ("end", pa.float64())]
-    vector = ("vector", pa.list_(kind, about.embed_dim))
+    vector = ("vector", pa.list_(getattr(pa, about.dtype)(), about.embed_dim))
     told = {_KEY: json.dumps(dataclasses.asdict(about)).encode()}
     database.create_table(f"files{part}", schema=file_rows([]).schema, exist_ok=True)
     database.create_table(f"windows{part}", schema=pa.schema([*fields, vector], metadata=told))
