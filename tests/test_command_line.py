@@ -99,6 +99,11 @@ CASES = {
         "error: config.evals.twins.manifest=b.csv: there is no such file",
         "",
     ),
+    ("eval", "--config=btadapter", "--config.evals.twins.manifest=data/k400/val.jsonl"): (
+        "error: config.evals.twins.manifest=data/k400/val.jsonl: there is no such file; python -m "
+        "data_pipelines.kinetics makes it",
+        "",
+    ),
     ("search", "a dog", "--index=absent"): ("error: absent: no index there; `vlt embed", ""),
     ("serve", "--index=absent"): ("error: absent: no index there; `vlt embed", ""),
     **{(name, "--help"): ("", "") for name in COMMANDS},
