@@ -198,7 +198,8 @@ def test_the_page_has_every_claim_with_its_verdict(tmp_path, monkeypatch, capsys
     assert (
         "**holds**" in better and "branch 87.5, frozen 50.0 (twins v2t, %, +37.5 +-2.9)" in better
     )
-    assert "**not run**" in deeper and "`python -m vlt.study --claims=deeper`" in deeper
+    assert "Of 2 claims: 1 holds, 1 not all run." in head, "they share a row"
+    assert "**not all run**" in deeper and "`python -m vlt.study --claims=deeper`" in deeper
     assert len(calls) == 4 and "about" in capsys.readouterr().out
     assert (tmp_path / "pictures/claim-better.png").exists()
     run_door(monkeypatch, *where, calls=calls)

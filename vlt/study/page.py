@@ -1,6 +1,7 @@
 """CLAIMS.md: what came of every claim, from what is kept of its rows."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ class Result:
         if len(self.findings) < len(self.claim.decides):
             if any(row.failed for row in self.kept):
                 return "no verdict: a row failed"
-            return NOT_RUN if self.left else "not of a quick study"
+            if not self.left:
+                return "not of a quick study"
+            return "not all run" if self.kept else NOT_RUN
         found = verdict_of(self.findings)
         if found != verdict.NONE:
             return found
@@ -68,7 +71,7 @@ def write_page(
     """Writes OUT/CLAIMS.md and the pictures; returns the first table as text."""
     results = [result_of(claim, kept, seeds, quick) for claim in claims]
     table = _table(results, quick)
-    parts = [_title(quick), table, _about(results, seeds, quick), _rule()]
+    parts = [_title(quick), _counted(results), table, _about(results, seeds, quick), _rule()]
     for result in results:
         image = draw_claim(result.claim, result.rows)
         if image is not None:
@@ -87,6 +90,13 @@ def command_of(claims: Sequence[str], quick: bool) -> str:
 def _title(quick: bool) -> str:
     marked = "**A quick study: an eighth of the steps, one seed, few rows, no verdicts.**"
     return "\n\n".join(["# Claims of the papers, in miniature", *([marked] * quick)])
+
+
+def _counted(results: Sequence[Result]) -> str:
+    """How many claims there are of each verdict."""
+    found = Counter(result.verdict.partition(":")[0] for result in results)
+    told = ", ".join(f"{count} {name}" for name, count in found.most_common())
+    return f"Of {len(results)} claims: {told}."
 
 
 def _about(results: Sequence[Result], seeds: int, quick: bool) -> str:
