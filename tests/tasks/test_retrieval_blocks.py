@@ -33,8 +33,9 @@ def test_a_copy_of_a_video_is_a_tie():
     videos[32:] = videos[:32]
     texts = (videos + rng.standard_normal(videos.shape)).astype(np.float32)[::-1]
     truth = np.arange(64)[::-1]
+    scores = np.tile(texts @ videos[:32].T, 2)  # else a copy's last bits depend on its place
     for ties in TIES:
-        expected = retrieval_metrics(texts @ videos.T, truth, ties)
+        expected = retrieval_metrics(scores, truth, ties)
         assert retrieval_metrics_of_embeddings(texts, videos, truth, ties, (16, 16)) == expected
     assert expected["t2v_R@1"] > 0
 
