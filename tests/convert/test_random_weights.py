@@ -66,6 +66,10 @@ def test_a_chat_model_is_made_of_a_language_model_and_a_tower(tmp_path):
     assert np.array_equal(words["lm_head.weight"].T, ours)
     with pytest.raises(ConversionError, match="family='llama' writes its language model"):
         random_checkpoint("tiny_chat", tmp_path / FOLDER, "llava")
+    chat = SIZES["tiny_chat"]
+    more = dataclasses.replace(chat, text=dataclasses.replace(chat.text, vocab=500))
+    with pytest.raises(ConversionError, match="500 tokens; tokenizer=: a folder"):
+        random_checkpoint(more, tmp_path / FOLDER, "llama")
 
 
 def test_what_a_layout_fixes_is_not_drawn(tmp_path):

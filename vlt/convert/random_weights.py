@@ -7,6 +7,7 @@ import numpy as np
 from flax import traverse_util
 
 from vlt.convert.chat_layouts import LLAMA
+from vlt.convert.chat_words import read_words, write_words
 from vlt.convert.errors import ConversionError
 from vlt.convert.families import get_family
 from vlt.convert.preprocessing import default_preprocessing
@@ -51,6 +52,11 @@ def random_checkpoint(
     spec = SIZES[size] if isinstance(size, str) else size
     if family == LLAMA.name and isinstance(spec, ChatSpec):
         return _language_model(spec, Path(target), tokenizer, seed, overwrite)
+    if isinstance(spec, ChatSpec) and is_folder(Path(target)):
+        raise ConversionError(
+            "a chat model has no layout that holds all of it, with its tokenizer; family='llama' "
+            "writes its language model"
+        )
     layout = get_family(family).for_spec(spec)
     pixels = default_preprocessing(spec) | layout.pixels
     config = ModelConfig(layout.model, spec, {}, pixels)
@@ -68,10 +74,10 @@ def _language_model(
 ) -> str:
     config = ModelConfig("chat", spec, {}, default_preprocessing(spec))
     leaves = traverse_util.unflatten_dict(_random_leaves(spec, seed), sep="/")
-    words = Path(tokenizer) if tokenizer else resolve("tiny_chat") / "tokenizer"
     with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "model"
-        write_model_folder(model, config, leaves, words)
+        model, files = Path(folder) / "model", Path(folder) / "tokenizer"
+        _write_tokenizer(tokenizer, files, spec)
+        write_model_folder(model, config, leaves, files)
         return reverse(model, target, overwrite=overwrite, part="llm")
 
 
@@ -86,17 +92,17 @@ def _random_leaves(spec: Spec, seed: int) -> Tensors:
 
 
 def _write_tokenizer(tokenizer: str | None, files: Path, spec: Spec) -> None:
-    if isinstance(spec, ChatSpec):
-        raise ConversionError(
-            "a chat model has no layout that holds all of it, with its tokenizer; family='llama' "
-            "writes its language model"
-        )
-    if tokenizer is not None:
-        write_tokenizer(tokenizer, files, spec.text)
-    elif spec.text.vocab == len(moving_shapes.VOCABULARY):
-        moving_shapes.write_tokenizer(files)
-    else:
+    is_chat = isinstance(spec, ChatSpec)
+    own = SIZES["tiny_chat"].text.vocab if is_chat else len(moving_shapes.VOCABULARY)
+    if tokenizer is None and spec.text.vocab != own:
         raise ConversionError(
             f"the text tower has {spec.text.vocab} tokens; tokenizer=: a folder, a file or a name "
             "on the hub is needed"
         )
+    if isinstance(spec, ChatSpec):
+        words = Path(tokenizer) if tokenizer else resolve("tiny_chat") / "tokenizer"
+        write_words(read_words(words), files, spec)
+    elif tokenizer is not None:
+        write_tokenizer(tokenizer, files, spec.text)
+    else:
+        moving_shapes.write_tokenizer(files)

@@ -8,6 +8,7 @@ from typing import Any
 from absl import logging
 
 from vlt.data.pipeline import VideoData
+from vlt.data.resources import is_made
 from vlt.data.transform import final_size
 from vlt.models.spec import Spec
 
@@ -24,7 +25,7 @@ def fitted(section: Mapping[str, Any], spec: Spec) -> Mapping[str, Any]:
     Generated clips have their model's size as they are, so their sections have no transform, nor
     keys by which a command could give them one.
     """
-    if section["transform"] or section["manifest"].startswith("moving_shapes:"):
+    if section["transform"] or is_made(section["manifest"]):
         return section
     side = spec.visual.image_size
     logging.warning("%s: frames are resized and cut to %d x %d", section["manifest"], side, side)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vlt.data.manifest import Record
+from vlt.data.resources import is_made
 
 OWN_DATA = "own_data"
 ADVICE = "for a part of the test set take allow_subset=True, for your own videos protocol=own_data"
@@ -174,7 +175,7 @@ def protocol_of(section: Mapping[str, Any], texts: str) -> Protocol:
     manifest the name would be wrong, and it is `own_data`.
     """
     name = section["protocol"]
-    if name == "moving_shapes" and not section["manifest"].startswith("moving_shapes:"):
+    if name == "moving_shapes" and not is_made(section["manifest"]):
         name = OWN_DATA
     return named_protocol(name, texts)
 

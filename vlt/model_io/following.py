@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from vlt.configuration import apply_overrides
 from vlt.configuration.published import FOLDER
 from vlt.data.moving_shapes.scene import SIZE
-from vlt.data.resources import resolve
+from vlt.data.resources import is_made, resolve
 from vlt.data.transform import final_size, with_side
 from vlt.model_io.folder import read_model_config
 from vlt.model_io.loading import as_asked
@@ -107,7 +107,7 @@ def _transforms(config: ConfigDict, side: int) -> Iterator[tuple[str, dict[str, 
         if "transform" not in section:
             continue
         steps = section.transform.to_dict()
-        if not final_size(steps)[0] and section.manifest.startswith("moving_shapes:"):
+        if not final_size(steps)[0] and is_made(section.manifest):
             steps |= {"resize": SIZE, "crop": SIZE}  # what their frames are
         changed = with_side(steps, side)
         if changed != steps:
