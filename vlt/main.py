@@ -30,6 +30,7 @@ from vlt.training.metrics_log import PERFORMANCE, read_metrics
 from vlt.training.workdir import OtherConfigError, WorkdirError, claim, go_back, held, prepare
 
 BENCH_BATCH = 32  # videos
+OF_TRAINING = ("step_ms", "peak_mb")  # columns that an evaluation alone does not fill
 NOTHING_NEW = "stopped; nothing new was saved; the same command goes on"
 
 
@@ -111,7 +112,7 @@ def _run_and_print(config: ConfigDict, workdir: Path) -> None:
         go_back(workdir, Path(options.restore))
     rows = run_all(config, workdir, options.mode)
     if processes.is_primary():
-        print_tables(config, rows)
+        print_tables(config, rows, options.mode)
         if config.compare and options.mode == "train":
             print_summary(config, workdir)
 
@@ -126,6 +127,7 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
         WorkdirError: a folder is no run's, or another run that lives writes there.
     """
     configuration.checked(config)
+    shown = columns(config, mode)
     with held(workdir):
         claim(workdir, config, mode)
         rows = []
@@ -133,10 +135,9 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
             folder = workdir / slug(title) if title else workdir
             rows.append({"row": title or workdir.name} | run_row(row_config, folder, mode))
             if processes.is_primary() and len(rows) < len(config.compare):
-                so_far = format_table(rows, columns(config))
-                print(f"\n{so_far}\n", file=sys.stderr, flush=True)
+                print(f"\n{format_table(rows, shown)}\n", file=sys.stderr, flush=True)
         if processes.is_primary():
-            write_results(workdir, rows, columns(config))
+            write_results(workdir, rows, shown)
     return rows
 
 
@@ -166,17 +167,19 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
 
     start = time.perf_counter()
     with Run(config, workdir, training=mode == "train") as run:
+        results: dict[str, Any] = {"trained_params": run.trained_count}
         if mode == "eval":
-            return {"trained_params": run.trained_count} | evaluate_chosen(run)
-        if processes.is_primary():
-            overview(run)
-        results: dict[str, Any] = {"trained_params": run.trained_count} | train(run)
-        results["note"] = note(run)
+            results |= evaluate_chosen(run)
+        else:
+            if processes.is_primary():
+                overview(run)
+            results |= train(run) | {"note": note(run)}
     if not processes.is_primary():
         return results  # no other reads what the first adds
-    results |= performance(workdir) | {"seconds": time.perf_counter() - start}
     results |= model_facts(config)
-    write_whole(finished, json.dumps(results, indent=1) + "\n")
+    if mode == "train":
+        results |= performance(workdir) | {"seconds": time.perf_counter() - start}
+        write_whole(finished, json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -247,16 +250,17 @@ def performance(workdir: Path) -> dict[str, float]:
     }
 
 
-def columns(config: ConfigDict) -> list[Column]:
+def columns(config: ConfigDict, mode: str) -> list[Column]:
     """The results table's columns: what every run has, and `config.table`."""
     ours = [Column("row", "model"), Column("trained_params", "trained", ",d")]
     ours.append(Column("step_ms", "step ms", ".0f"))
-    return ours + [Column(*entry) for entry in config.table]
+    every = ours + [Column(*entry) for entry in config.table]
+    return [column for column in every if mode == "train" or column.key not in OF_TRAINING]
 
 
-def print_tables(config: ConfigDict, rows: list[dict[str, Any]]) -> None:
+def print_tables(config: ConfigDict, rows: list[dict[str, Any]], mode: str = "train") -> None:
     """Prints the results, and each further table of the config."""
-    print(format_table(rows, columns(config)))
+    print(format_table(rows, columns(config, mode)))
     for title, entries in config.more_tables.items():
         print(f"\n{title}")
         cells = [Column("row", "model"), *(Column(*entry) for entry in entries)]

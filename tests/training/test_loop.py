@@ -292,6 +292,7 @@ def test_workdir_of_another_config_is_refused(whole):
 EVALUATING = (
     "--config.train.eval_every=5", "--config.train.checkpoint_every=100",
     "--config.train.keep_last=1", "--config.train.best_metric=-looks/t2v_MnR",
+    "--config.table=(('looks/t2v_R@1', 'R@1'), ('inspect/video_gmacs', 'GMACs', '.4f'))",
 )  # fmt: skip
 
 
@@ -334,6 +335,8 @@ def test_the_table_the_evaluation_and_the_export_say_which_checkpoint(evaluating
     assert (f"vlt.export take {told}" in trained_run.stdout) == (checkpoints.best() != 12)
     evaluated = run(workdir, *EVALUATING, "--mode=eval")
     assert evaluated.returncode == 0 and told in evaluated.stderr
+    head, _, row = evaluated.stdout.splitlines()[:3]
+    assert "GMACs" in head and "step ms" not in head and " - " not in row, evaluated.stdout
     exported = subprocess.run(
         [sys.executable, "-m", "vlt.export", f"--workdir={workdir}", str(tmp_path / "model")],
         cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=200,
