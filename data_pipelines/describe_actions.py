@@ -20,6 +20,7 @@ from typing import Any
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.label_files import read_class_names
 from data_pipelines.manifests import write_lines
+from vlt.command_line import why
 from vlt.data.text_files import parse_json, read_json
 from vlt.data.texts import printable
 from vlt.judging.endpoint import SHOWN, Endpoint, EndpointError
@@ -193,7 +194,7 @@ def main() -> None:
         names = read_class_names(arguments.labels)
         paths = write_descriptions(names, endpoint, arguments.out, arguments.sentences)
     except (AnnotationError, DescriptionError, EndpointError, OSError) as error:
-        parser.exit(1, f"{error}\n")
+        parser.exit(1, f"{why(error)}\n")
     print(f"written: {', '.join(map(str, paths))}")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.manifests import write_lines
+from vlt.command_line import why
 from vlt.data.manifest import READERS, ManifestError, read_manifest
 from vlt.data.texts import shown
 
@@ -80,4 +81,4 @@ def run(parser: argparse.ArgumentParser, work: Callable[..., list[str]]) -> None
     try:
         print("\n".join(work(**vars(parser.parse_args()))))
     except (AnnotationError, ManifestError, OSError) as error:
-        parser.error(str(error))
+        parser.error(why(error))

@@ -23,6 +23,7 @@ from data_pipelines.annotation_files import (
 )
 from data_pipelines.dialogue_files import read_dialogues
 from data_pipelines.question_files import read_questions
+from vlt.command_line import why
 from vlt.data.texts import printable, wrong_characters
 from vlt.storage.files import new_file
 
@@ -363,5 +364,5 @@ def main(
     try:
         lines = write(splits, **vars(parser.parse_args()))
     except (AnnotationError, OSError) as error:
-        parser.error(str(error))
+        parser.error(why(error))
     print("\n".join(lines))

@@ -2,6 +2,7 @@
 
 import argparse
 
+from vlt.command_line import why
 from vlt.data.moving_shapes.knobs import Knobs
 from vlt.data.moving_shapes.scene import FAMILIES, SPLITS
 from vlt.data.moving_shapes.writer import CONTENTS, generate
@@ -24,7 +25,7 @@ def main() -> None:
     try:
         manifest = generate(**options, knobs=Knobs(**turned))
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        parser.error(why(error))
     print(manifest)
 
 

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vlt.command_line import why
 from vlt.data.manifest import ManifestError, record_of
 from vlt.data.packed import OPTIONS, SUFFIX, packed_row
 from vlt.data.rows import READERS
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         out, count = pack(options.manifest)
     except (ManifestError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {why(error)}", file=sys.stderr)
         return 1
     print(f"{out}: {count:,} rows")
     return 0

@@ -152,7 +152,6 @@ def test_lines_of_text_and_what_is_said_of_errors(folder, clips, capsys, model, 
     ("arguments", "said"),
     [
         (["--model=tiny_clip"], "tiny_clip is a dual_encoder, which writes no captions"),
-        (["--model=absent"], "absent: no such folder"),
         (["--set=beam=2"], "--set beam=2: key=value with one of method, beams"),
         (["--set=beams=two"], "--set beams=two: invalid literal"),
         (["--set=beams=0"], "beams must be >= 1, got 0"),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import environment
+from helpers import ROOT, environment
 
 import vlt
 from vlt.command_line import COMMANDS, convert, export
@@ -104,6 +104,35 @@ CASES = {
         "data_pipelines.kinetics makes it",
         "",
     ),
+    **dict.fromkeys(
+        (
+            ("caption", "a.mp4", "--model=absent"),
+            ("chat", "a.mp4", "--model=absent"),
+            ("classify", "a.mp4", "--labels=a,b", "--model=absent"),
+            ("embed", "a.mp4", "--model=absent", "--out=index"),
+            ("search", "a dog", f"--index={ROOT}", "--model=absent"),
+            ("serve", f"--index={ROOT}", "--model=absent"),
+            ("adapt", f"--videos={ROOT}", f"--captions={__file__}", "--model=absent", "--out=x"),
+            ("convert", "absent", "x.safetensors", "--reverse"),
+        ),
+        ("error: absent: no such folder", ""),
+    ),
+    ("embed", "a.mp4", "--model=checkpoints/clip_b16", "--out=index"): (
+        "error: checkpoints/clip_b16: no such folder; vlt checkpoints clip_b16 says",
+        "",
+    ),
+    **dict.fromkeys(
+        (("export", "--workdir=absent", "x"), ("caption", "a.mp4", "--workdir=absent")),
+        ("error: absent/config.json does not exist: absent is not the folder of a run", ""),
+    ),
+    **dict.fromkeys(
+        (
+            ("convert", "absent", "x"),
+            ("convert", "--chat=llava", f"--llm={ROOT}", "--branch=absent", "x"),
+            ("adapt", f"--videos={ROOT}", "--captions=absent", "--model=tiny_clip", "--out=x"),
+        ),
+        ("error: absent: no such file or folder", ""),
+    ),
     ("search", "a dog", "--index=absent"): ("error: absent: no index there; `vlt embed", ""),
     ("serve", "--index=absent"): ("error: absent: no index there; `vlt embed", ""),
     **{(name, "--help"): ("", "") for name in COMMANDS},
@@ -144,13 +173,17 @@ def test_what_is_listed_twice_is_the_same():
     assert tuple(FORMATS) == export.FORMATS
 
 
-@pytest.mark.parametrize("line", [("convert", "absent", "b"), ("checkpoints", "--verify=absent")])
+@pytest.mark.parametrize(
+    "line",
+    [("cut", "absent", "--out=x", "--start=0", "--end=1"), ("checkpoints", "--verify=absent")],
+)
 def test_the_status_is_that_of_the_door(line, monkeypatch, capsys, tmp_path):
     from vlt.__main__ import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["vlt", *line])
-    assert main() == 1 and "absent" in capsys.readouterr().err
+    assert main() == 1
+    assert re.match("error: absent: .*[Nn]o such file", capsys.readouterr().err)
 
 
 def test_a_reader_that_has_gone_ends_it_quietly(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import logging
 
+from vlt.command_line import why
 from vlt.command_line.checkpoints import parse
 from vlt.configuration.checkpoints import CHECKPOINTS, MERGES, MERGES_URL
 from vlt.configuration.published import Published
@@ -115,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             print(verify(options.verify, options.names))
         except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {why(error)}", file=sys.stderr)
             return 1
         return 0
     logging.set_verbosity(logging.ERROR)  # what Orbax says of a damaged folder is in its error

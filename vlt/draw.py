@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 from PIL import Image
 
 from vlt import configuration
+from vlt.command_line import why
 from vlt.command_line.draw import parse
 from vlt.data.clips import ClipRequest, read_clip
 from vlt.data.resources import resolve
@@ -229,7 +230,7 @@ def main(arguments: list[str]) -> None:
     except ModelFolderError as error:
         sys.exit(f"error: {error}; --random draws without weights")
     except (CheckpointError, OSError, ValueError, VideoError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {why(error)}")
     print(*files, sep="\n")
 
 

@@ -250,7 +250,7 @@ def main(_: list[str]) -> None:
             if options.traffic and compiled["fits"]:
                 text += f"\n\n{format_traffic(compiled)}"
     except (AheadError, ModelFolderError, ValueError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(f"error: {error}")
     print(json.dumps(report) if options.json else text)
 
 

@@ -250,7 +250,7 @@ def performance(workdir: Path) -> dict[str, float]:
     }
 
 
-def columns(config: ConfigDict, mode: str) -> list[Column]:
+def columns(config: ConfigDict, mode: str = "train") -> list[Column]:
     """The results table's columns: what every run has, and `config.table`."""
     ours = [Column("row", "model"), Column("trained_params", "trained", ",d")]
     ours.append(Column("step_ms", "step ms", ".0f"))

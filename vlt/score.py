@@ -31,9 +31,7 @@ def run(options: argparse.Namespace) -> None:
         predictions, references = (_answers if asked else _captions)(options)
         scores = answer_metrics(predictions, references) if asked else {}
         scores |= caption_metrics(predictions, references)
-    except (ScoringError, ManifestError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-    except RuntimeError as error:  # Java's programs
+    except (ScoringError, ManifestError, RuntimeError) as error:  # the last of Java's programs
         sys.exit(f"error: {error}")
     if options.json:
         print(json.dumps(scores))

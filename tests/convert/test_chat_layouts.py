@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import struct
 
 import jax
@@ -291,6 +292,20 @@ def test_halves_are_stored_where_nothing_trains_them(whole, shared, tokenizer, t
     same(again, chosen(half, r"model\.(?!mm)|lm_head"))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_that_was_trained_here_goes_to_the_layout_of_its_connector(whole, name, tmp_path):
+    shutil.copytree(whole / name, tmp_path / "model")
+    file = tmp_path / "model/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"family": "chat", "source": {}}))
+    told = reverse(tmp_path / "model", tmp_path / "back.safetensors").splitlines()[0]
+    assert told.endswith(f"tensors, layout {name}")
+
+
+def test_a_packaged_model_goes_by_its_name(tmp_path):
+    told = reverse("tiny_chat", tmp_path / "connector.safetensors", part="connector")
+    assert told.splitlines()[0].endswith("2 tensors, layout llava")
+
+
 def test_weights_that_are_no_numbers(shared, tokenizer, tmp_path):
     tensors = golden(shared, "llava")
     tensors["model.mm_projector.bias"] = np.full(64, np.nan, np.float32)
@@ -312,8 +327,8 @@ def test_the_command(whole, shared, tmp_path, capsys):
         == 0
     )
     assert "116 tensors, layout llava" in capsys.readouterr().out
-    assert main(["--chat=llava", "--llm=absent", str(tmp_path / "n")]) == 1
-    assert "absent: no such file or folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="error: absent: no such file or folder"):
+        main(["--chat=llava", "--llm=absent", str(tmp_path / "n")])
     assert main([source, str(tmp_path / "n"), "--part=llm"]) == 1
     assert "--part has no use without --reverse" in capsys.readouterr().err
 

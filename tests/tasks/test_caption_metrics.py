@@ -246,7 +246,7 @@ def test_command_prints_a_table_json_or_what_is_wrong(tmp_path, monkeypatch, cap
     score.main()
     assert json.loads(capsys.readouterr().out)["BLEU-1"] == pytest.approx(200 / 3)
     write_predictions(tmp_path / "p.json", {"a": "one"})
-    with pytest.raises(SystemExit, match="ScoringError: 1 ids without a prediction: b"):
+    with pytest.raises(SystemExit, match="error: 1 ids without a prediction: b"):
         score.main()
 
 
@@ -333,7 +333,7 @@ def test_command_says_which_file_is_wrong(tmp_path, monkeypatch):
     (tmp_path / "p.json").write_text('{"a": "x\\ud83d"}')
     (tmp_path / "r.jsonl").write_text('{"video": "a", "caption": "x\\ud83d"}')
     monkeypatch.setattr(sys, "argv", ["score", str(tmp_path / "p.json"), "none"])
-    with pytest.raises(SystemExit, match="ScoringError: .*p.json: .*`a` is not UTF-8 text"):
+    with pytest.raises(SystemExit, match="error: .*p.json: .*`a` is not UTF-8 text"):
         score.main()
     (tmp_path / "p.json").write_text('{"a": "x"}')
     monkeypatch.setattr(

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from vlt.command_line import why
 from vlt.data.errors import VideoError
 
 
@@ -23,4 +24,4 @@ def tell(main: Callable[[], None]) -> None:
             raise
         sys.exit("error: the peer is torch, which is not installed: pip install torch==2.13.0")
     except (OSError, ValueError, VideoError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {why(error)}")

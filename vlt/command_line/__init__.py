@@ -65,6 +65,13 @@ def reader_gone() -> int:
     return 128 + signal.SIGPIPE
 
 
+def why(error: Exception) -> str:
+    """What a command says of an error: of the system's, the file and the reason alone."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 COMMANDS = {
     "train": FlagsCommand("train a config, evaluate, print a table", "train", "vlt.main:main"),
     "eval": FlagsCommand(

@@ -10,6 +10,8 @@ own. Called again after it was stopped, the same command goes on.
 import argparse
 from pathlib import Path
 
+from vlt.command_line.present import check_model, check_paths
+
 METHODS = ("tempme", "lora", "btadapter")
 
 
@@ -53,4 +55,6 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     for name in ("frames", "batch", "steps"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             parser.error(f"--{name}={getattr(options, name)}: at least 1 is needed")
+    check_paths(options.videos, options.captions)
+    check_model(options.model)
     return options

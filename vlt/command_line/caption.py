@@ -12,6 +12,7 @@ status is 1.
 import argparse
 
 from vlt.command_line.own_videos import make_parser
+from vlt.command_line.present import check_model
 
 MODEL = "tiny_blip"
 
@@ -27,4 +28,6 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         metavar="KEY=VALUE",
         help="of the search: beams, max_length, ... (vlt/models/search.py); repeatable",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    check_model(options.model, options.workdir)
+    return options

@@ -19,6 +19,7 @@ Lines that are piped in are shown before their answers.
 import argparse
 
 from vlt.command_line.own_videos import make_parser
+from vlt.command_line.present import check_model
 
 SPACINGS = ("train", "fast", "modern")
 WEIGHTS = ("bfloat16", "int8")
@@ -60,6 +61,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         parser.error("one of --model and --workdir is needed, as in --model=tiny_chat")
     if options.json and not options.ask:
         parser.error("--json: a dialogue is for people, and /save writes it; --ask asks for JSON")
+    check_model(options.model, options.workdir)
     return options
 
 

@@ -11,6 +11,7 @@ on stderr, and the exit status is 1.
 import argparse
 
 from vlt.command_line.own_videos import make_parser
+from vlt.command_line.present import check_model
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,4 +32,5 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         parser.error(f"--top={options.top}: at least one label is needed")
     if options.csv and options.json:
         parser.error("--csv and --json are two forms of the same; take one")
+    check_model(options.model, options.workdir)
     return options

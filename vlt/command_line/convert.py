@@ -2,6 +2,10 @@
 
 import argparse
 import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlt.command_line.present import check_model, check_paths
 
 # As `vlt.convert.families` has them, with a few words on each.
 LAYOUTS = {
@@ -165,7 +169,19 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     if len(options.paths) > 2 or (len(options.paths) == 1 and not (alone and _given(options))):
         parser.error("give a source and a target (of a chat model's parts, the target alone)")
     options.source, options.target = [None, *options.paths][-2:]
+    if options.reverse:
+        check_model(options.source)
+    else:
+        check_paths(*_read(options))
     return options
+
+
+def _read(options: argparse.Namespace) -> Iterator[Path]:
+    """Files and folders that are read; a tokenizer may also be a name on the hub."""
+    once = (options.source, options.llm, options.delta, options.vision, options.qformer_tokenizer)
+    for path in (*once, *options.connector, *options.branch):
+        if path:
+            yield Path(path)
 
 
 def _given(options: argparse.Namespace) -> bool:

@@ -19,6 +19,7 @@ import argparse
 from pathlib import Path
 
 from vlt.command_line.own_videos import add_neighbours, make_parser
+from vlt.command_line.present import check_model
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,4 +68,5 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         parser.error("--neighbours=graph: no graph is made of int8 vectors; take another --dtype")
     if options.export and options.export.suffix not in (".parquet", ".npz"):
         parser.error(f"--export={options.export}: a .parquet or .npz file is needed")
+    check_model(options.model, options.workdir)
     return options

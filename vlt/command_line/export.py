@@ -18,6 +18,8 @@ It takes the run's best checkpoint, or its latest. What changes the weights, in 
 import argparse
 from pathlib import Path
 
+from vlt.command_line.present import check_model
+
 FORMATS = ("orbax", "safetensors", "stablehlo", "huggingface")
 
 
@@ -35,7 +37,9 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     parser.add_argument("--average", type=_span, metavar="FIRST:LAST", help="mean of checkpoints")
     parser.add_argument("--blend", type=_share, metavar="MODEL:SHARE", help="mix with a model")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    check_model(None, options.workdir)
+    return options
 
 
 def _span(text: str) -> tuple[int, int]:

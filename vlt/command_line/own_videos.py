@@ -1,10 +1,7 @@
 """What every command takes that runs a model over one's own videos."""
 
 import argparse
-import sys
 from pathlib import Path
-
-from vlt.storage.places import is_absent, no_index
 
 
 def make_parser(
@@ -38,9 +35,3 @@ def add_neighbours(parser: argparse.ArgumentParser, what: str) -> None:
         help=f"{what}: all windows compared in memory, or by a graph that finds nearly all of the "
         "nearest; auto takes the graph beyond 0.5 GB of float32 vectors, or half the free memory",
     )
-
-
-def check_index(uri: str) -> None:
-    """Ends the process where an index is to be opened and its folder is not there."""
-    if is_absent(uri):
-        sys.exit(f"error: {no_index(uri)}")

@@ -12,7 +12,8 @@ high for a query that none of them shows, and, where that is above 5%, that noth
 import argparse
 from pathlib import Path
 
-from vlt.command_line.own_videos import add_neighbours, check_index
+from vlt.command_line.own_videos import add_neighbours
+from vlt.command_line.present import check_index, check_model
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +50,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     if not (options.queries or options.file or options.video or options.image):
         parser.error("a QUERY, or one of --queries, --video and --image, is needed")
     check_index(options.index)
+    check_model(options.model, options.workdir)
     return options
 
 

@@ -8,7 +8,7 @@ uploaded is kept.
 import argparse
 from pathlib import Path
 
-from vlt.command_line.own_videos import check_index
+from vlt.command_line.present import check_index, check_model
 
 HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -43,4 +43,5 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     if options.token and len(options.token) < 8:
         parser.error("--token: at least 8 characters are needed")
     check_index(options.index)
+    check_model(options.model, options.workdir)
     return options

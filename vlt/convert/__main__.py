@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from vlt.command_line import why
 from vlt.command_line.convert import parse
 from vlt.convert import ConversionError, Given, convert, convert_chat, parse_settings, reverse
 from vlt.model_io.folder import ModelFolderError
@@ -21,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         print(_run(options), end="")
     except (ConversionError, ModelFolderError, CheckpointError, WriteError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {why(error)}", file=sys.stderr)
         return 1
     return 0
 

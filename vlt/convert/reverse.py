@@ -33,6 +33,7 @@ from vlt.convert.videoprism import (
     VIDEOPRISM_HF,
 )
 from vlt.convert.xclip import XCLIP_HF, xclip_json
+from vlt.data.resources import resolve
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.methods import build_methods
 from vlt.model_io.folder import (
@@ -73,17 +74,17 @@ def reverse(
             replaced.
         WriteError: the target is a link, or cannot be written.
     """
-    target = Path(target)
+    source, target = resolve(str(source)), Path(target)
     _check_target(target, overwrite)
     config = read_model_config(source)
     if isinstance(config.spec, ChatSpec):
-        return _reverse_chat(ChatWriter(Path(source), config, family, part), target, overwrite)
+        return _reverse_chat(ChatWriter(source, config, family, part), target, overwrite)
     if part:
         raise ConversionError(f"--part={part}: {source} is no chat model, and has no such parts")
     config, params = read_model_folder(source)
-    layout = _layout(Path(source), config, family)
+    layout = _layout(source, config, family)
     leaves = dict(traverse_util.flatten_dict(params, sep="/"))
-    return write_published(target, layout, config, leaves, Path(source) / "tokenizer", overwrite)
+    return write_published(target, layout, config, leaves, source / "tokenizer", overwrite)
 
 
 def write_published(

@@ -48,8 +48,8 @@ class Published:
 class ChatWriter:
     """What a layout has of a model folder of kind chat.
 
-    family: its name; the one that the folder was converted from, or a part's, when absent. part: of
-    `PARTS`; all when absent.
+    family: its name; when absent the one that the folder was converted from, else that of its
+    connector, or of a language model alone LLAMA's. part: of `PARTS`; all when absent.
 
     Raises ConversionError: an unknown part, or leaves that the layout has no place for.
     """
@@ -123,7 +123,14 @@ def _layout(config: ModelConfig, family: str | None, part: str | None) -> Family
         return dataclasses.replace(LLAMA, name=META, rules=meta_rules(config.spec.text.heads))
     if family is None and part == "llm":
         return LLAMA
-    return get_family(family or config.source.get("layout", config.family))
+    return get_family(family or config.source.get("layout") or _like(config.spec))
+
+
+def _like(spec: ChatSpec) -> str:
+    """The layout of the chat model that has such a connector, of one that was trained here."""
+    if spec.qformer is None:
+        return "llava"
+    return "instructblip" if spec.instructed else "minigpt4"
 
 
 def _groups(tensors: list[Published], most: int) -> list[list[Published]]:
