@@ -25,11 +25,11 @@ CHANCE = 50.0  # of twins
 
 
 def draw_claim(claim: Claim, rows: Mapping[str, Runs]) -> Image.Image | None:
-    """The picture of a claim, of what was run; None where nothing was."""
+    """The picture of a claim, of what was run; None where less than two of its rows were."""
     scored = {
         row.name: _values(claim.picture.y, rows[row.name]) for row in claim.rows if row.name in rows
     }
-    if not any(scored.values()):
+    if sum(map(bool, scored.values())) < min(2, len(claim.rows)):
         return None
     measure = MEASURES[claim.picture.y]
     if claim.picture.x:
