@@ -1,4 +1,4 @@
-"""`vlt COMMAND ...`, and the same as `python -m vlt COMMAND ...`."""
+"""`vlt COMMAND ...`, also run as `python -m vlt COMMAND ...`."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from vlt.pytrees.fields import did_you_mean
 
 
 def main() -> int | None:
-    """Runs a command; the exit status, 2 where there is no such command."""
+    """Runs a command and returns its exit status, 2 if there is no such command."""
     name, *arguments = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
         print(usage())

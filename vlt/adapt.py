@@ -34,15 +34,15 @@ FEWEST = 8  # videos, of which two are held out
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000  # share of the videos, and how many at most
 PASSES, MOST_STEPS = 50, 1000
 MOST_BATCH = 32
-FRAMES = 12  # where the model's folder tells no number
-SMALL = 192  # width of a tower below which the recipe is that of moving shapes
-# Configs whose recipes these are: of published towers, and of small ones with the row's overrides.
+FRAMES = 12  # where the model folder gives no number
+SMALL = 192  # width of a tower below which the recipe for moving shapes is used
+# Sources of the recipes: a config for published towers; for small ones, a config and its row.
 RECIPES = {
     "tempme": ("tempme:own", "tempme", "TempMe"),
     "lora": ("tempme:own_lora", "tempme", "LoRA"),
     "btadapter": ("btadapter:own", "btadapter", "BT-Adapter"),
 }
-# Parts of a config that make a recipe.
+# Parts of a config that make up a recipe.
 RECIPE = ("rules", "optimizer", "task")
 
 
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _adapt(options))
 
 
@@ -84,18 +84,17 @@ def _adapt(options: argparse.Namespace) -> int:
 
 
 def read_manifest_below(file: Path, folder: Path) -> list[Record]:
-    """Rows whose videos are named below another folder than the file's own.
+    """Reads rows whose videos are named relative to `folder` instead of the file's own folder.
 
     Raises:
-        ManifestError: as `read_manifest`; ValueError: a row without caption, or a video that is not
-            there.
+        ManifestError: as `read_manifest`; ValueError: a row without a caption, or a missing video.
     """
     found = []
     for record in read_manifest(file, check_videos=False):
         name = Path(record.video)
         if name.is_relative_to(file.parent):
             name = name.relative_to(file.parent)
-        path = folder / name  # which is the name where that is a whole path
+        path = folder / name  # just the name if that is an absolute path
         if not path.is_file():
             raise ValueError(f"{file}, line {record.line}: no video {name} in {folder}")
         if not record.captions:
@@ -105,14 +104,14 @@ def read_manifest_below(file: Path, folder: Path) -> list[Record]:
 
 
 def split(records: Sequence[Record], group: str = "") -> tuple[list[Record], list[Record]]:
-    """Rows to train on, and those of videos that are held out: the same ones each time.
+    """Splits rows into those to train on and those of held-out videos, the same ones each time.
 
-    group: column whose equal values stay together.
+    group: column whose equal values stay on one side.
 
     Raises:
         ValueError: too few videos, or rows without that column.
     """
-    first: dict[str, str] = {}  # video of each group
+    first: dict[str, str] = {}  # first video of each group
     for record in records:
         if group and group not in record.extra:
             raise ValueError(f"--group={group}: line {record.line} has no such column")
@@ -134,7 +133,7 @@ def _digest(path: str) -> str:
 
 
 def write_rows(file: Path, records: Sequence[Record], group: str) -> None:
-    """A manifest of these rows, with a column `group` where there are groups."""
+    """Writes a manifest of these rows, with a column `group` if there are groups."""
     file.parent.mkdir(parents=True, exist_ok=True)
     rows = (
         {"video": record.video, "caption": list(record.captions)}
@@ -145,9 +144,9 @@ def write_rows(file: Path, records: Sequence[Record], group: str) -> None:
 
 
 def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDict:
-    """The config of a method, a model and a machine: rows `before` and `after`.
+    """The config for a method, a model and this machine, with the rows `before` and `after`.
 
-    folder: of the manifests.
+    folder: holds the manifests. rows: number of rows to train on.
     """
     stored = read_model_config(resolve(options.model))
     visual = stored.spec.visual
@@ -164,7 +163,7 @@ def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDic
     crop = {"resize": size, "crop": size}
     for section, name in ((config.data.train, "train"), (config.evals.own, "held_out")):
         section.manifest = str(folder.resolve() / f"{name}.jsonl")
-        section.transform = ConfigDict(crop)  # in the place of the recipe's, which are of its size
+        section.transform = ConfigDict(crop)  # instead of the recipe's, which is for another size
         section.on_error = "replace" if name == "train" else "skip"
     config.data.train.group = "group" if options.group else ""
     config.data.train.batch_size = options.batch or batch_that_fits(config, visual, rows)
@@ -177,7 +176,7 @@ def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDic
 
 
 def _take_small_recipe(config: ConfigDict, method: str) -> None:
-    """Those of the package's own towers, which learn faster."""
+    """Takes the recipe for the package's own towers, which learn faster."""
     _, name, row = RECIPES[method]
     recipe = load_config(name)
     recipe = apply_overrides(recipe, dict(recipe.compare)[row])
@@ -192,7 +191,7 @@ def _take_small_recipe(config: ConfigDict, method: str) -> None:
 
 
 def _fit_depth(config: ConfigDict, layers: int) -> None:
-    """TempMe joins clips in the last layers but one, as many as make them one."""
+    """Makes TempMe join clips in the layers just before the last, until one clip is left."""
     if "tempme" not in config.model.methods:
         return
     join = joins(config.model.frames)
@@ -201,7 +200,7 @@ def _fit_depth(config: ConfigDict, layers: int) -> None:
 
 
 def joins(frames: int) -> tuple[int, ...]:
-    """At most three factors of a number of frames, ascending: (2, 2, 3) of 12."""
+    """Splits a number of frames into at most three factors, ascending: (2, 2, 3) for 12."""
     left, found = frames, list[int]()
     for factor in range(2, frames + 1):
         while left % factor == 0:
@@ -213,8 +212,9 @@ def joins(frames: int) -> tuple[int, ...]:
 
 
 def batch_that_fits(config: ConfigDict, visual: Any, rows: int) -> int:
-    """The largest power of two, at most `MOST_BATCH` and the rows, whose activations take half of
-    the free memory: 34 bytes a token, width and layer in halves (Korthikanti et al., 2022)."""
+    """The largest power of two, up to `MOST_BATCH` and `rows`, whose activations fit in half of the
+    free memory: 34 bytes per token, channel and layer in half precision (Korthikanti et al., 2022),
+    here twice that."""
     tokens = config.model.frames * ((visual.image_size // visual.patch_size) ** 2 + 1)
     each = 2 * 34 * tokens * visual.width * visual.layers
     free = free_on_device() or free_on_host() or 1 << 32
@@ -223,7 +223,7 @@ def batch_that_fits(config: ConfigDict, visual: Any, rows: int) -> int:
 
 
 def cost(config: ConfigDict, train: int, held_out: int) -> str:
-    """What a run will take, in a few lines, by the matmul rate of this machine."""
+    """Tells in a few lines what a run will take, judging by this machine's matmul rate."""
     told = inspect_config(config)
     batch, steps = config.data.train.batch_size, config.train.steps
     gmacs = told["video_gmacs_run"] + told["text_gmacs"]
@@ -246,7 +246,7 @@ def _time(seconds: float) -> str:
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Retrieval before and after."""
+    """Retrieval scores before and after."""
     return {
         row["row"]: {
             key.removeprefix("own/"): value

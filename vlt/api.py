@@ -41,10 +41,10 @@ class VideoChat(Model):
         tokenizer: ChatTokenizer,
         words: Path,
     ):
-        """words: folder of the Q-Former's tokenizer, where it reads questions.
+        """words: folder of the Q-Former's tokenizer, if the Q-Former reads questions.
 
         Raises:
-            ValueError: a tokenizer that is not the language model's, or not the Q-Former's.
+            ValueError: the tokenizer is not the language model's, or `words` not the Q-Former's.
         """
         super().__init__(module, params, config, tokenizer)
         check_rows(tokenizer.size, module.spec.text.vocab)
@@ -57,17 +57,17 @@ class VideoChat(Model):
         template: str | None = None,
         spacing: str = "train",
     ) -> Dialogue:
-        """A dialogue, about a video or several: files, or [b, t, H, W, 3].
+        """Starts a dialogue about one or more videos: files, or frames [b, t, H, W, 3].
 
         Args:
-            frames: of files; the folder's by default.
-            template: of vlt.data.prompts; the usual one of the checkpoint's family by default.
-            spacing: of vlt.data.chat_tokenizer.
+            frames: number of frames to read from a file; the folder's by default.
+            template: one of vlt.data.prompts; by default the usual one for the checkpoint's family.
+            spacing: one of vlt.data.chat_tokenizer.
 
         Raises:
-            ValueError: a template or a spacing that is unknown, or not the checkpoint's; frames
-                that the model is not for.
-            VideoError: a file that cannot be read, which it names.
+            ValueError: an unknown spacing, a template that is unknown or not the checkpoint's, or
+                frames that the model is not for.
+            VideoError: a file cannot be read; the message names it.
         """
         speech = self._speech(template, spacing)
         dialogue = Dialogue(speech, self.params, self._watcher, self._seen)
@@ -84,11 +84,11 @@ class VideoChat(Model):
         seed: int = 0,
         **search: Any,
     ) -> list[str]:
-        """Answers to a question about each of [b, t, H, W, 3], or of files, in batches.
+        """Answers a question about each video of [b, t, H, W, 3], or about each file, in batches.
 
         Args:
             prompt: the question, or one for each video.
-            seed: of what is drawn. search: fields of `vlt.models.search.Search`.
+            seed: seeds the sampling. search: fields of `vlt.models.search.Search`.
 
         Raises:
             ValueError, VideoError: as `chat` and `Dialogue.stream`.
@@ -118,9 +118,9 @@ class VideoChat(Model):
         seed: int = 0,
         **search: Any,
     ) -> list[list[str]]:
-        """Answers to all questions about each of [b, t, H, W, 3], each asked alone: b lists.
+        """Answers all questions about each video of [b, t, H, W, 3], each asked alone: b lists.
 
-        A video is encoded once. The rest is as `generate` has it.
+        Each video is encoded once. The other arguments are as in `generate`.
         """
         speech, seen = self._speech(template, spacing), self._watcher.see(self._video(frames))
         asked = [[question] * len(seen) for question in questions]
@@ -135,12 +135,12 @@ class VideoChat(Model):
         template: str | None = None,
         spacing: str = "train",
     ) -> list[str]:
-        """The likeliest of given answers to a question about each of [b, t, H, W, 3], or of files.
+        """Picks the likeliest candidate answer for each video of [b, t, H, W, 3], or for each file.
 
-        Likelihoods are of whole answers (`vlt.inference.ranking.answer_losses`).
+        Likelihoods are those of whole answers (`vlt.inference.ranking.answer_losses`).
 
         Raises:
-            ValueError, VideoError: as `generate`; also for no candidates, or one that is no text.
+            ValueError, VideoError: as `generate`; also without candidates, or if one is not a text.
         """
         speech = self._speech(template, spacing)
         listed = as_texts(candidates)
@@ -179,7 +179,7 @@ class VideoChat(Model):
         return Speech.of(module, self._tokenizer, self.config.family, template, spacing)
 
     def _seen(self, videos: Any, frames: int | None) -> list[Seen]:
-        """Each video by itself, so that any number of them needs one program."""
+        """Encodes each video by itself, so that any number of them needs only one program."""
         paths = as_paths(videos)
         if paths is not None:
             read = ((path, self.read_videos([path], frames)) for path in paths)
@@ -213,25 +213,26 @@ def load(
     """Loads a converted, exported or packaged model ("tiny_clip").
 
     Args:
-        frames: of the videos it is for, and that are read of files; the folder's by default.
-        frame_norm: whether embeddings of frames become unit vectors before their mean; the folder's
-            by default, which is what the model is evaluated with.
-        methods: names of methods to add, or {name: options}: "tome" merges tokens as the model is.
-            Leaves that a method adds start as training starts them, and are named in the log.
-        dtype: of activations, 'float32' or 'bfloat16'.
+        frames: number of frames that the model takes and that are read from files; the folder's by
+            default.
+        frame_norm: whether embeddings of frames are normalised to unit length before they are
+            averaged; by default the folder's setting, which the model is evaluated with.
+        methods: names of methods to add, or {name: options}: "tome" merges tokens in the model as
+            it is. Leaves that a method adds start as in training, and are named in the log.
+        dtype: dtype of activations, 'float32' or 'bfloat16'.
         weights: how a chat model's language model is held: as it is stored, or in fewer bits, as
-            'bfloat16' or 'int8' (of vlt/models/narrow.py).
-        parts: pairs of a path and the model folder that has the leaves under it, such as
+            'bfloat16' or 'int8' (vlt/models/narrow.py).
+        parts: pairs of a path and the model folder that the leaves under it come from, such as
             (("visual/btadapter", "tiny_branch"),) with methods=("btadapter",).
 
-    Returns a `VideoTextModel`, a `VideoCaptioner`, a `VideoChat` or, of a vision tower alone, a
-    `VideoTokens`, whichever the folder holds.
+    Returns a `VideoTextModel`, a `VideoCaptioner`, a `VideoChat` or, for a lone vision tower, a
+    `VideoTokens`, depending on what the folder holds.
 
     Raises:
-        ModelFolderError: absent, half written, not what its config.json says, or with leaves for
-            another number of frames.
-        ValueError: no path, a kind of model that has no such object, an unknown method, option
-            or dtype, or parts that do not fit; less memory than a chat model needs.
+        ModelFolderError: the folder is absent, half written, not what its config.json says, or has
+            leaves for another number of frames.
+        ValueError: not a path, a kind of model that has no such object, an unknown method, option
+            or dtype, parts that do not fit, or less memory than a chat model needs.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(
@@ -247,7 +248,7 @@ def load(
 
 
 def as_model(loaded: LoadedModel) -> Any:
-    """The object for a model that is in memory already.
+    """The object for a model that is already in memory.
 
     Raises:
         ModelFolderError: its tokenizer is absent or damaged.

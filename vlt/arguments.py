@@ -1,7 +1,7 @@
-"""What users hand to the Python interface: videos and token ids, checked before a model sees them.
+"""Checks what users pass to the Python interface, videos and token ids, before a model sees it.
 
-An array of another shape, order or scale than a model's fails deep inside it, or worse, gives
-vectors that look like any other. So each message says what came and what is needed.
+An array whose shape, axis order or scale is not the model's fails deep inside it or, worse, yields
+vectors that look like any others. So each message says what was given and what is needed.
 """
 
 import os
@@ -16,16 +16,16 @@ from vlt.models.spec import VisionSpec
 from vlt.pytrees.fields import shown
 
 NEEDED = "uint8 RGB or normalised float32 frames [b, t, H, W, 3] are needed"
-LARGEST = 20.0  # normalised values are below 5; those of 8 bits go to 255
+LARGEST = 20.0  # normalised values are below 5; 8-bit ones go up to 255
 
 
 def as_video(frames: Any, spec: VisionSpec) -> jax.Array:
-    """uint8 or float32 [b, t, H, W, 3] from an array, or from lists of equal arrays.
+    """uint8 or float32 [b, t, H, W, 3] from an array, or from lists of arrays of one shape.
 
-    Anything with numpy's or jax's array protocol is taken.
+    Accepts anything with numpy's or jax's array protocol.
 
     Raises:
-        ValueError: another shape or type, no frames, values that are not finite or too large.
+        ValueError: another shape or type, no frames, or values that are not finite or too large.
     """
     video = frames if isinstance(frames, jax.Array) else _host_array(frames, NEEDED, "frames")
     if 0 in video.shape:
@@ -41,10 +41,10 @@ def as_video(frames: Any, spec: VisionSpec) -> jax.Array:
 
 
 def as_paths(videos: Any) -> list[str] | None:
-    """Paths of video files from one or several; None for what may be frames.
+    """A list of the given path or paths of video files; None for what may be frames.
 
     Raises:
-        ValueError: paths and something else.
+        ValueError: paths are mixed with something else.
     """
     if isinstance(videos, np.ndarray) and videos.dtype.kind in "OU":
         videos = videos.tolist()
@@ -62,7 +62,7 @@ def as_paths(videos: Any) -> list[str] | None:
 
 
 def looks_unnormalised(video: jax.Array) -> bool:
-    """Whether these are floats from 0 to 1, as they are before mean and deviation of pixels."""
+    """Whether these are floats from 0 to 1, like pixels before mean and deviation are applied."""
     return _has_floats(video) and bool(video.min() >= 0) and bool(video.max() <= 1)
 
 
@@ -74,7 +74,7 @@ def as_ids(ids: Any, vocab: int, context: int) -> jax.Array:
     """int32 [b, l] from whole numbers [b, l], l at most `context`.
 
     Raises:
-        ValueError: another shape or type, no ids, or ids that the vocabulary does not have.
+        ValueError: another shape or type, no ids, or ids outside the vocabulary.
     """
     needed = f"token ids [b, l] are needed, whole numbers from 0 to {vocab - 1}, l <= {context}"
     ids = ids if isinstance(ids, jax.Array) else _host_array(ids, needed, "texts")
@@ -92,10 +92,10 @@ def as_ids(ids: Any, vocab: int, context: int) -> jax.Array:
 
 
 def as_texts(texts: Any) -> list[str] | None:
-    """Texts from one or several, in any sequence or array; None for what may be token ids.
+    """A list of the given text or texts, from any sequence or array; None for possible token ids.
 
     Raises:
-        ValueError: none, something else among them, or characters that have no UTF-8.
+        ValueError: no text, texts mixed with something else, or characters without UTF-8 encoding.
     """
     if isinstance(texts, str):
         texts = [texts]
@@ -120,7 +120,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def check_text(text: Any, name: str) -> None:
-    """Raises ValueError where `text` is none, or has no UTF-8."""
+    """Raises ValueError if `text` is not a text, or cannot be encoded as UTF-8."""
     if not isinstance(text, str):
         raise ValueError(f"{name} is {shown(text)}, of type {type(text).__name__}, not a text")
     try:
@@ -155,7 +155,7 @@ def _stacked(arrays: list[np.ndarray], needed: str, name: str) -> np.ndarray:
 
 
 def _cast(video: Any) -> str:
-    """What makes frames of another type right, where their values may stay as they are."""
+    """The cast that corrects frames of another type, if their values are right as they are."""
     if video.dtype.kind in "iu":
         return "; frames.astype(np.uint8) is right where all are from 0 to 255"
     return "; frames.astype(np.float32) is right where they are normalised"
@@ -185,7 +185,7 @@ def _hint(shape: tuple[int, ...], side: int) -> str:
 
 
 def _check_values(video: Any) -> None:
-    """Of floats, which are as they enter the tower."""
+    """Checks floats, which enter the tower as they are."""
     low, high = float(video.min()), float(video.max())
     if not np.isfinite([low, high]).all():
         wrong = np.argwhere(~np.isfinite(np.asarray(video)))

@@ -19,7 +19,7 @@ from vlt.loaded import VideoCaptioner
 def captions(
     model: VideoCaptioner, paths: Sequence[str], prompt: str = "", **search: Any
 ) -> Generator[tuple[str, str | VideoError], None, None]:
-    """Each path with its caption, or with why it could not be read, in order.
+    """Yields each path with its caption, or with the reason it could not be read, in order.
 
     Raises:
         ValueError: as `VideoCaptioner.generate`.
@@ -33,12 +33,12 @@ def load_captioner(model: str, workdir: Path | None) -> VideoCaptioner:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when every video has a caption."""
+    """Runs the command; returns 0 when every video has a caption."""
     return run(parse("python -m vlt.caption", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _print_captions(options))
 
 

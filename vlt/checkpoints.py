@@ -1,4 +1,4 @@
-"""`vlt checkpoints [NAME ...] [--verify FILE]`: what configs ask for, where it is published."""
+"""`vlt checkpoints [NAME ...] [--verify FILE]`: checkpoints of configs, and where to get them."""
 
 import argparse
 import dataclasses
@@ -18,9 +18,9 @@ from vlt.configuration.published import Published
 
 
 def state_of(checkpoint: Published) -> str:
-    """'no' where its folder is not, 'yes', or 'damaged' or 'other' and why.
+    """'no' if its folder does not exist, 'yes', or 'damaged' or 'other' with the reason.
 
-    Read are the folder's config and the shapes of its weights; their values, whoever loads them.
+    Checks the folder's config and the shapes of its weights; values are checked when loaded.
     """
     if not checkpoint.folder.exists():
         return "no"
@@ -37,7 +37,7 @@ def state_of(checkpoint: Published) -> str:
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of the weights of a model folder in float32. Raises as `read_model_folder`."""
+    """Bytes of a model folder's weights in float32. Raises as `read_model_folder`."""
     from vlt.model_io.folder import model_shapes, read_model_config
     from vlt.pytrees.paths import by_path
     from vlt.storage.trees import check_same, load_shapes
@@ -55,7 +55,7 @@ def megabytes(size: int) -> str:
 
 
 def described(checkpoint: Published) -> dict[str, Any]:
-    """What is known of a checkpoint, and its state here."""
+    """What is known about a checkpoint, and its state on this machine."""
     facts = dataclasses.asdict(checkpoint)
     del facts["options"]
     return facts | {
@@ -66,7 +66,7 @@ def described(checkpoint: Published) -> dict[str, Any]:
 
 
 def format_checkpoints(entries: Sequence[dict[str, Any]]) -> str:
-    """A table whose rows are followed by where to get the checkpoint."""
+    """A table in which each row is followed by where to get the checkpoint."""
     row = "{:<18}  {:<13}  {:<12}  {:>8}  {}"
     lines = [row.format("name", "family", "licence", "size", "here")]
     for each in entries:
@@ -82,12 +82,12 @@ def format_checkpoints(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def verify(file: Path, names: Sequence[str]) -> str:
-    """Says that a file is the one that the publisher of a checkpoint gives the sum of.
+    """Confirms that a file has the sha256 that the publisher of a checkpoint gives.
 
-    names: of the checkpoints that it may be; all by default.
+    names: checkpoints that it may be; all by default.
 
     Raises:
-        ValueError: it is not, or the sum of the published file is not known here.
+        ValueError: it has not, or the sum of the published file is not known here.
         OSError: it cannot be read.
     """
     with file.open("rb") as opened:
@@ -106,12 +106,12 @@ def verify(file: Path, names: Sequence[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when all went well."""
+    """Runs the command; returns 0 when all went well."""
     return run(parse("python -m vlt.checkpoints", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     if options.verify:
         try:
             print(verify(options.verify, options.names))
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"error: {why(error)}", file=sys.stderr)
             return 1
         return 0
-    logging.set_verbosity(logging.ERROR)  # what Orbax says of a damaged folder is in its error
+    logging.set_verbosity(logging.ERROR)  # the error already holds what Orbax logs of damage
     entries = [described(CHECKPOINTS[name]) for name in options.names or CHECKPOINTS]
     print(json.dumps({"checkpoints": entries}) if options.json else format_checkpoints(entries))
     return 0

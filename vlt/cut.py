@@ -23,24 +23,24 @@ TIMEOUT = 3600.0  # seconds for one range
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """From `start` to `end` of a video, in seconds."""
+    """A range of a video, from `start` to `end` in seconds."""
 
     video: str
     start: float
     end: float
 
     def name(self) -> str:
-        """Of its file, without suffix."""
+        """The name of its file, without the suffix."""
         return f"{Path(self.video).stem[:100]}_{self.start:.2f}-{self.end:.2f}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when every range was cut."""
+    """Runs the command; returns 0 when every range was cut."""
     return run(parse("python -m vlt.cut", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _cut_all(options))
 
 
@@ -65,10 +65,10 @@ def _cut_all(options: argparse.Namespace) -> int:
 
 
 def _read(name: str) -> Iterator[Range]:
-    """Of a file, or of stdin.
+    """Reads ranges from a file, or from stdin.
 
     Raises:
-        ValueError: a line that holds no range; names it.
+        ValueError: a line holds no range; the message names it.
     """
     lines: Iterable[tuple[int, str]] = enumerate(sys.stdin, 1) if name == "-" else read_lines(name)
     for number, line in lines:
@@ -90,7 +90,7 @@ def _check(each: Range) -> None:
 
 
 def _cut(pool: DecoderPool, each: Range, out: Path) -> dict[str, Any]:
-    """What was written. A file that is there already stays."""
+    """Cuts a range and tells what was written. A file that already exists is kept."""
     for suffix in SUFFIXES:
         if (file := out / f"{each.name()}{suffix}").exists():
             return {"file": str(file), "kept": True}

@@ -1,4 +1,4 @@
-"""The frame of a command that runs a model over videos: the model, how it ends."""
+"""What commands that run a model over videos share: how they load the model, and how they end."""
 
 import dataclasses
 import sys
@@ -17,21 +17,21 @@ from vlt.runtime import stopping
 from vlt.storage.trees import CheckpointError
 from vlt.training.trained import trained_model
 
-EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError)  # a user can mend
+EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError)  # a user can fix these
 
 
 def load_kind(
     model: str, workdir: Path | None, kinds: tuple[str, ...], lacks: str, weights: str = ""
 ) -> Any:
-    """The model of a folder, or of a run, as `vlt.load` gives it.
+    """Loads the model of a folder or of a run, as `vlt.load` returns it.
 
     Args:
-        kinds: of spec, that the command is for. lacks: what others do not do, as a verb.
-        weights: as of `vlt.load`.
+        kinds: kinds of spec that the command takes. lacks: what others lack, as a verb phrase.
+        weights: as in `vlt.load`.
 
     Raises:
-        ModelFolderError, ConfigError, CheckpointError: nothing whole is there.
-        ValueError: another kind of model, or one that there is no memory for.
+        ModelFolderError, ConfigError, CheckpointError: the folder or run is absent or incomplete.
+        ValueError: another kind of model, or one that needs more memory than there is.
     """
     if workdir is None:
         loaded = load_folder(model, weights=weights)
@@ -44,7 +44,7 @@ def load_kind(
 
 
 def parse_search(pairs: Iterable[str], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """['key=value', ...] -> fields of `Search`. defaults: of a model, where not Search's.
+    """['key=value', ...] -> fields of `Search`. defaults: a model's, where they are not Search's.
 
     Raises:
         ValueError: an unknown key, a value of another type, or one out of range.
@@ -59,15 +59,15 @@ def parse_search(pairs: Iterable[str], defaults: Mapping[str, Any] | None = None
             options[key] = types[key](text)
         except ValueError as error:
             raise ValueError(f"--set {pair}: {error}") from error
-    Search(**(dict(defaults or {}) | options))  # before any video is read
+    Search(**(dict(defaults or {}) | options))  # checks them before any video is read
     return options
 
 
 def run_door(body: Callable[[], int]) -> int:
-    """The exit status of a command: that of its body, or 1 after a sentence on what is wrong.
+    """Runs a command's body and returns its exit status, or 1 after printing what is wrong.
 
-    Ctrl-C or SIGTERM ends it with what is printed so far and the status that shells expect, and so
-    does a reader of its output that has gone, such as `head`.
+    Ctrl-C and SIGTERM end it with what is printed so far and the status that shells expect, and so
+    does a closed pipe, such as one to `head`.
     """
     with stopping.signals():
         try:

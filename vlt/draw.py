@@ -30,8 +30,8 @@ from vlt.storage.files import check_target, new_file
 class Model:
     """A model to draw.
 
-    layers: blocks in the vision tower. request: how it reads a video, path left out. load: reads
-    its weights.
+    layers: number of blocks in the vision tower. request: how it reads a video, without the path.
+    load: reads its weights.
     """
 
     title: str
@@ -50,15 +50,15 @@ def of_config(
     against: Sequence[str] = (),
     random: bool = False,
 ) -> list[Model]:
-    """The models of a config that merge, see the module.
+    """The models of a config that merge tokens (see vlt/command_line/draw.py).
 
     Args:
-        name: as `load_config` takes it. overrides: {dotted key: value}, of every config drawn that
-            has the key. against: configs that are drawn before it. random: no weights are read.
+        name: as `load_config` takes it. overrides: {dotted key: value}, for every config drawn that
+            has the key. against: configs to draw before it. random: whether no weights are read.
 
     Raises:
         NothingMerges: no method of any of them merges tokens.
-        ConfigError, ModelFolderError, ValueError: a config or its checkpoint is not as it must be.
+        ConfigError, ModelFolderError, ValueError: a config or its checkpoint is invalid.
     """
     overrides = overrides or {}
     config = follow_checkpoint(configuration.load_config(name, overrides), overrides)
@@ -81,7 +81,7 @@ def of_config(
 
 
 def of_run(workdir: Path) -> list[Model]:
-    """The models that merge of a run, or of all runs in a folder, at their best checkpoints.
+    """The models that merge tokens, of a run or all runs in a folder, at their best checkpoints.
 
     Raises:
         NothingMerges: no method of any of them merges tokens.
@@ -123,7 +123,7 @@ def _load_other(name: str, overrides: Mapping[str, Any]) -> tuple[str, ConfigDic
 
 
 def _model(title: str, config: ConfigDict, load: Callable[[], LoadedModel]) -> Model | None:
-    """None where nothing merges."""
+    """The model to draw, or None if it merges nothing."""
     module, _, _ = build_described(config.model)
     if not merges_tokens(module):
         return None
@@ -132,7 +132,7 @@ def _model(title: str, config: ConfigDict, load: Callable[[], LoadedModel]) -> M
     section = next(iter(config.evals.values()))
     visual = module.spec.visual
     size = visual.image_size
-    # Generated clips have the model's size as they are; anybody's own videos may not.
+    # Generated clips already have the model's size; a user's own videos may not.
     request = ClipRequest.of_section(section, "", {"resize": size, "crop": size})
     names = " + ".join(type(method).__name__ for method in module.methods)
     title = title if title == names else f"{title} ({names})"
@@ -149,7 +149,9 @@ def _that_merge(models: Sequence[Model | None], name: str) -> list[Model]:
 def draw(
     models: Sequence[Model], videos: Sequence[str], layers: Sequence[int] = (), note: str = ""
 ) -> list[Image.Image]:
-    """A picture of each video. layers: blocks, from 0; the last by default. note: for the title.
+    """Draws a picture of each video.
+
+    layers: blocks, from 0; the last by default. note: added to the title.
 
     Raises:
         VideoError: a file is not a video, or a broken one.

@@ -25,12 +25,12 @@ from vlt.storage.files import write_whole
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when every video could be read."""
+    """Runs the command; returns 0 when every video could be read."""
     return run(parse("python -m vlt.embed", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _embed(options))
 
 
@@ -93,7 +93,7 @@ def _commit(uri: str, way: str) -> int:
 
 
 def _paths(names: Sequence[str]) -> list[str]:
-    """The files that names stand for; of a manifest, its videos."""
+    """The files that names stand for; for a manifest, the videos it lists."""
     found: dict[str, None] = {}
     for name in names:
         if Path(name).suffix in READERS and Path(name).is_file():
@@ -115,7 +115,7 @@ def _summary(store: Store, asked: int, progress: Progress, way: str) -> None:
 
 
 def _held(store: Store, way: str) -> str:
-    """What is in an index, in a line."""
+    """One line on what an index holds."""
     entries = store.entries().values()
     hours = sum(entry.duration for entry in entries) / 3600
     sound = sum(not entry.error for entry in entries)
@@ -123,10 +123,10 @@ def _held(store: Store, way: str) -> str:
 
 
 def _export(store: Store, file: Path) -> None:
-    """Writes all windows to a file that is new.
+    """Writes all windows to a new file.
 
     Raises:
-        StoreError: there is one already.
+        StoreError: the file already exists.
     """
     if file.exists():
         raise StoreError(f"--export={file}: there is such a file; give another name")

@@ -1,4 +1,4 @@
-"""`vlt export --workdir=DIR OUT`: what to deploy of a run."""
+"""`vlt export --workdir=DIR OUT`: a run's model, to be deployed."""
 
 import argparse
 import dataclasses
@@ -40,7 +40,7 @@ from vlt.training.averaging import blended
 from vlt.training.card import model_card
 from vlt.training.trained import trained_model
 
-# What a format is written as.
+# What each format writes.
 FORMATS = {
     "orbax": MODEL_FOLDER,
     "safetensors": SAFETENSORS,
@@ -54,7 +54,7 @@ FORMATS = {
 
 
 def merged_model(model: LoadedModel) -> LoadedModel:
-    """The same function of videos and texts, its methods folded by `Method.fold_for_inference`."""
+    """The same function of videos and texts, with methods folded by `Method.fold_for_inference`."""
     params, kept = model.params, {}
     for (name, options), method in zip(
         model.config.methods.items(), model.module.methods, strict=True
@@ -70,7 +70,7 @@ def merged_model(model: LoadedModel) -> LoadedModel:
 
 
 def _options(method: Method) -> dict[str, Any]:
-    """Those that are not at their default."""
+    """A method's options that are not at their defaults."""
     values = {field: getattr(method, field.name) for field in dataclasses.fields(method)}
     return {field.name: value for field, value in values.items() if value != field.default}
 
@@ -98,7 +98,7 @@ def export(
     average: tuple[int, int] | None = None,
     blend: tuple[str, float] | None = None,
 ) -> None:
-    """Writes a run's model; with `merged`, its methods folded as far as they fold.
+    """Writes a run's model; with `merged`, its methods are folded as far as possible.
 
     average: first and last step of the checkpoints to average. blend: another model's folder and
     its share of the weights.
@@ -107,7 +107,7 @@ def export(
         ModelFolderError: the target exists, and `overwrite` is off or it may not be replaced.
         WriteError: the target is a link, or cannot be written.
         CheckpointError, ModelFolderError, ValueError: there is nothing to average or blend.
-        ConversionError: huggingface, and transformers has no such model.
+        ConversionError: the form is huggingface, and transformers has no such model.
     """
     check_replaceable(target, overwrite, FORMATS[form])
     model = trained_model(workdir, average)
@@ -134,7 +134,7 @@ def export(
 
 
 def _write_safetensors(model: LoadedModel, target: Path) -> None:
-    """Leaves under our paths, config.json's content as metadata."""
+    """Writes leaves under our paths, with config.json's content as metadata."""
     leaves = traverse_util.flatten_dict(model.params, sep="/")
     arrays = {path: np.ascontiguousarray(leaf) for path, leaf in leaves.items()}
     metadata = {"format": "np", "vlt": json.dumps(model.config.to_dict())}
@@ -143,7 +143,7 @@ def _write_safetensors(model: LoadedModel, target: Path) -> None:
 
 
 def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
-    """video.stablehlo and text.stablehlo: (inputs) -> unit vectors, for any batch size.
+    """Writes video.stablehlo and text.stablehlo: (inputs) -> unit vectors, for any batch size.
 
     Raises:
         ValueError: a model whose videos have no vector apart from texts.
@@ -169,12 +169,12 @@ def _write_stablehlo(model: LoadedModel, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when all went well."""
+    """Runs the command; returns 0 when all went well."""
     return run(parse("python -m vlt.export", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     try:
         export(
             options.workdir,

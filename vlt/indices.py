@@ -36,17 +36,18 @@ def index(
     window: str = "4s",
     stride: str | None = None,
 ) -> Index:
-    """An index of videos, brought up to date with `videos` where there are any.
+    """Opens an index of videos, brought up to date with `videos` if any are given.
 
     Args:
         uri: a folder, or s3://..., gs://...
         videos: files, folders and patterns.
-        model: as `vlt.load` gives it, or its folder; that of the index by default.
+        model: as `vlt.load` returns it, or its folder; by default the model of the index.
         window, stride: as `vlt embed` takes them.
 
     Raises:
-        StoreError: no index there and no videos, or one of another model or other windows.
-        ValueError: a folder without a video file, or a window that is none.
+        StoreError: there is no index, and no videos or no model; or it has another model or other
+            windows.
+        ValueError: a folder without a video file, or an invalid window.
     """
     if model is None:
         model = model_of(Store(str(uri)))
@@ -74,9 +75,9 @@ def embed(
     """Brings an index up to date; yields each video that was embedded, or could not be read.
 
     Args:
-        name: of the model, by which the index finds it again.
+        name: the model's, by which the index finds it again.
         way: how windows are to be found, one of `neighbours.WAYS`.
-        shard: of the videos those that are its own, into a part for `parts.commit`.
+        shard: whose videos alone are embedded, into a part for `parts.commit`.
 
     Raises:
         StoreError, ValueError: as `index`.
@@ -114,10 +115,10 @@ def embed(
 
 
 def model_of(store: Store, model: str | None = None, workdir: Path | None = None) -> Any:
-    """The model of an index: that which made it, where no other folder or run is named.
+    """Loads the model of an index: the one that made it, unless another folder or run is named.
 
     Raises:
-        StoreError: the index does not say where its model is. What `load_kind` raises.
+        StoreError: the index does not say where its model is. Also whatever `load_kind` raises.
     """
     name = model or store.about.model
     if workdir is None and not name:
@@ -135,8 +136,8 @@ def refuse_pair_scores(model: Any) -> None:
 
 
 def encoder(model: Any) -> Encode:
-    """uint8 [b, t, H, W, 3] -> unit vectors [b, e], by all devices of this process, which b
-    must be a multiple of; the model is on each of them then."""
+    """uint8 [b, t, H, W, 3] -> unit vectors [b, e], on all devices of this process, of whose number
+    b must be a multiple; copies the model to each of them."""
     devices = jax.local_devices()
     if len(devices) == 1:
         return lambda frames: np.asarray(model.encode_video(frames), np.float32)

@@ -1,9 +1,10 @@
 """`vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4] [--json]`
 
-What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
-weights or a device. With --leaves each leaf, its rule and what reads it (`vlt.training.leaves`);
-with a topology, what a training step needs on such a TPU slice (`vlt.training.ahead`), with
---traffic what it moves there, with --policies which rematerialisation is the best.
+Describes a config: its parameters, multiply-accumulates and tokens, from shapes alone, without
+data, weights or a device. With --leaves, each leaf, its rule and what reads it
+(`vlt.training.leaves`); with --topology, what a training step needs on that TPU slice
+(`vlt.training.ahead`), with --traffic what it moves there, with --policies which rematerialisation
+is best.
 """
 
 import dataclasses
@@ -40,30 +41,30 @@ from vlt.training.ahead import (
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
 
-INSTRUCTION = 16  # tokens that a Q-Former's price is told for
+INSTRUCTION = 16  # tokens of the instruction that a Q-Former is priced with
 
 
 def inspect_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config is, by key.
+    """Describes a config, by key.
 
-    `video_gmacs` prices the model as published: evaluation, every token of every block, no mask,
-    what can be merged into weights merged. `video_gmacs_by_kind` is the same by kind of operation
-    and `video_multiply_adds` without normalisations. `video_gmacs_run` prices the forward pass that
-    this config runs: with its savings and, where something is trained, with the mask and the
-    outputs of training. `trainable_params_published` is the count of CLIP4Clip and TempMe, which
-    leaves out embeddings of patches, words, class and positions and the logit scale. Where a method
-    scores pairs, what it reads of a video is in the video's price, and `pair_gmacs` is the price of
-    one video with one text.
+    `video_gmacs` prices the model as published: in evaluation, with every token of every block,
+    without a mask, and with everything merged into weights that can be. `video_gmacs_by_kind` is
+    the same by kind of operation, and `video_multiply_adds` the same without normalisations.
+    `video_gmacs_run` prices the forward pass that this config runs: with its savings and, if
+    anything is trained, with the mask and the outputs of training. `trainable_params_published` is
+    the count of CLIP4Clip and TempMe, which leaves out embeddings of patches, words, class and
+    positions and the logit scale. If a method scores pairs, what it reads of a video is in the
+    video's price, and `pair_gmacs` is the price of one video with one text.
 
-    Of a chat model `video_gmacs` are the vision tower's with its branch, `connector_gmacs` those of
-    what follows it, with an instruction of 16 tokens where one is read; `tokens_to_llm` of a video
-    are read by the language model, and `prefill_gmacs` are its price of a prompt of
-    `prefill_tokens`: those, and the `prompt_tokens` of the config.
+    For a chat model, `video_gmacs` is the price of the vision tower with its branch, and
+    `connector_gmacs` that of what follows it, with an instruction of 16 tokens if one is read. The
+    language model reads `tokens_to_llm` tokens of a video, and `prefill_gmacs` is its price for a
+    prompt of `prefill_tokens`: those, and the `prompt_tokens` of the config.
 
     Raises:
       ValueError: an unknown size, method or option.
       vlt.model_io.folder.ModelFolderError: a checkpoint that is half written, of another size,
-        frame count or layers than the config's, or absent where the config names no size.
+        frame count or layers than the config's, or absent while the config names no size.
       vlt.training.rules.RuleError: rules that do not fit the parameters.
     """
     model = build_for_shapes(config["model"])
@@ -113,8 +114,8 @@ def _operations(
 
 
 def _embed(model: VideoModel) -> Callable[..., Any]:
-    """(params, video) -> its embedding, with what scores of pairs read of it, and all that is put
-    out."""
+    """(params, video) -> its embedding, with what a method that scores pairs reads of it, and all
+    outputs."""
 
     def call(params: Any, video: jax.Array) -> Any:
         embedding, out = forward(model, "encode_video", capture=True)(params, video)
@@ -124,7 +125,7 @@ def _embed(model: VideoModel) -> Callable[..., Any]:
 
 
 def _told(cost: Counts, run: Counts, tokens: list[list[int]]) -> dict[str, Any]:
-    """What is said of a vision tower."""
+    """The keys of `inspect_config` that are about a vision tower."""
     return {
         "video_gmacs": cost.total / 1e9,
         "video_gmacs_by_kind": {k: v / 1e9 for k, v in dataclasses.asdict(cost).items()},
@@ -138,12 +139,12 @@ def _told(cost: Counts, run: Counts, tokens: list[list[int]]) -> dict[str, Any]:
 def _of_chat(
     config: Mapping[str, Any], model: ChatModel, params: Any, trained: bool
 ) -> dict[str, Any]:
-    """As `_operations`, of a chat model."""
+    """Like `_operations`, for a chat model."""
     published, spec = merged_form(model), model.spec
     shapes = params if published.methods == model.methods else abstract_params(published)
     video, *_ = example_inputs(spec, config["frames"], config["context"])
     told = [jax.ShapeDtypeStruct((1, INSTRUCTION), jnp.int32)] * spec.instructed
-    # What leaves the last block, though nothing reads it, is in the price as published.
+    # The price as published includes what leaves the last block, though nothing reads it.
     cost, (tokens, out) = count_first(_look(published, capture=True), shapes, video, *told)
     run = count(_look(model, train=trained), params, video, *told)
     read, to_llm = out["video_tokens"], tokens.shape[1]
@@ -165,8 +166,8 @@ def _of_chat(
 
 
 def _look(model: ChatModel, train: bool = False, capture: bool = False) -> Callable[..., Any]:
-    """(params, video, instruction where one is read) -> what the vision tower computes, and what
-    the language model reads of it, with all that is put out."""
+    """(params, video, instruction if one is read) -> what the vision tower computes, and what the
+    language model reads of it, with all outputs."""
 
     def call(params: Any, *inputs: jax.Array) -> Any:
         tokens, out = forward(model, "encode_video", train, capture)(params, *inputs)
@@ -177,14 +178,14 @@ def _look(model: ChatModel, train: bool = False, capture: bool = False) -> Calla
 
 
 def _connect(model: ChatModel) -> Callable[..., Any]:
-    """(params, tokens, instruction where one is read) -> what the language model reads."""
+    """(params, tokens, instruction if one is read) -> what the language model reads."""
     return lambda params, *inputs: model.apply(
         {"params": params}, *inputs, method=lambda model, *inputs: model.connector(*inputs)
     )
 
 
 def _read(model: ChatModel, whole: bool) -> Callable[..., Any]:
-    """(params, embeddings [1, 1, n, d]) -> logits of what follows the last, or each."""
+    """(params, embeddings [1, 1, n, d]) -> logits after the last one or, if `whole`, each one."""
 
     def call(params: Any, x: jax.Array) -> Any:
         places = jnp.arange(x.shape[2])[None]
@@ -195,12 +196,12 @@ def _read(model: ChatModel, whole: bool) -> Callable[..., Any]:
 
 
 def _embedded(spec: ChatSpec, length: int) -> jax.ShapeDtypeStruct:
-    """Of a prompt of so many tokens."""
+    """The shape of the embeddings of a prompt of `length` tokens."""
     return jax.ShapeDtypeStruct((1, 1, length, spec.text.width), jnp.float32)
 
 
 def _sizes(tree: Any, dimensions: int = 0) -> dict[str, int]:
-    """Elements of each leaf with at least so many dimensions, by '/'-joined path."""
+    """Elements of each leaf with at least `dimensions` dimensions, by '/'-joined path."""
     return {path: leaf.size for path, leaf in by_path(tree).items() if leaf.ndim >= dimensions}
 
 
@@ -230,7 +231,7 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def main(_: list[str]) -> None:
     """Prints the report of the config given on the command line."""
-    # Shapes only: an accelerator, where there is one, is left to those who compute.
+    # Shapes only: an accelerator, if there is one, is left to other programs.
     jax.config.update("jax_platforms", "cpu")
     options = flags.FLAGS
     try:

@@ -1,4 +1,4 @@
-"""`vlt judge --qa PREDICTIONS REFERENCES --out=DIR --endpoint=URL ...`: answers and their judge."""
+"""`vlt judge --qa PREDICTIONS REFERENCES --out=DIR --endpoint=URL ...`: has answers judged."""
 
 import argparse
 import dataclasses
@@ -37,12 +37,12 @@ class QuestionSet(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when every question has its scores."""
+    """Runs the command; returns 0 when every question has its scores."""
     return run(parse("python -m vlt.judge", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     try:
         judge = _judge(options)
         sets = list(_question_sets(options))
@@ -63,7 +63,7 @@ def _judge(options: argparse.Namespace) -> Judge | None:
     name = options.key_env or ""
     key = os.environ.get(name, "").strip()
     if name and not key:
-        # What is no name of a variable may be the key itself.
+        # A text that cannot be a variable's name may be the key itself.
         named = name if re.fullmatch("[A-Z_][A-Z0-9_]*", name) else "of the given name"
         raise EndpointError(f"--key-env: no environment variable {named}, or it is empty")
     fields = dict(map(_field, options.set))
@@ -104,7 +104,7 @@ def _collect(
     sets: Sequence[QuestionSet],
     reader: Reader,
 ) -> str:
-    """Adds replies to the records; why no more of them came, '' where that is as it should be."""
+    """Adds replies to the records; returns why some did not come, or '' if nothing failed."""
     if options.replay:
         records.replay(options.replay)
     if judge is None:
@@ -168,7 +168,7 @@ def _report(
 
 
 def _offline(given: QuestionSet) -> dict[str, Any]:
-    """Percent of the answers that there are, without a judge."""
+    """Metrics of the given answers in percent, without a judge."""
     predicted = {identity: texts[0] for identity, texts in given.predicted.items()}
     return answer_metrics(predicted, {asked.id: asked.answers for asked in given.asked})
 

@@ -1,4 +1,4 @@
-"""A model in memory, as an object that encodes videos and texts, or captions."""
+"""A model in memory, as an object that encodes videos and texts, or captions videos."""
 
 import contextlib
 import dataclasses
@@ -41,7 +41,7 @@ class Model:
     Attributes:
         module: the Flax module; `module.apply({"params": params}, ...)` for everything else.
         params: its parameters.
-        config: sizes, methods, preprocessing, frames; `view` is what of a video it sees.
+        config: sizes, methods, preprocessing, frames; `view` is what it sees of a video.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of its weights and of how it computes: equal for two models that embed alike."""
+        """A hash of its weights and of how it computes: equal for two models that embed alike."""
         methods = sorted(self.config.methods.items())
         text = f"{fingerprint(self.params)} {self.config.frame_norm} {methods}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -62,16 +62,16 @@ class Model:
     def read_videos(
         self, paths: Any, frames: int | None = None, sampler: str | None = None
     ) -> np.ndarray:
-        """What the model sees of a video file, or of several: uint8 RGB [b, t, H, W, 3].
+        """Reads what the model sees of one or more video files: uint8 RGB [b, t, H, W, 3].
 
-        Resized and cut as in the model's evaluation.
+        Frames are resized and cropped as in the model's evaluation.
 
         Args:
-            frames, sampler: how many are taken by which rule of vlt.data.sample, where not as
-                `model.config.view` has it; rules that draw give the same each time.
+            frames, sampler: how many frames are taken, and by which rule of vlt.data.sample; by
+                default as in `model.config.view`. Random rules give the same frames each time.
 
         Raises:
-            VideoError: a file that cannot be read, which it names.
+            VideoError: a file cannot be read; the message names it.
             ValueError: no paths, an unknown rule, or frames that the model is not for.
         """
         files = as_paths(paths)
@@ -84,7 +84,7 @@ class Model:
         return np.stack(_of_files(lambda video: video, config, files))
 
     def looking_at(self, frames: int | None, sampler: str | None = None) -> ModelConfig:
-        """The config with another number of frames, or another rule that takes them."""
+        """The config with another number of frames, or another rule for taking them."""
         view = self.config.view
         if sampler is not None:
             check_sampler(sampler)
@@ -94,7 +94,7 @@ class Model:
         return dataclasses.replace(self.config, view=view)
 
     def _each_video(self, function: Callable[[Any], Any], videos: Any) -> Any:
-        """The function's results of frames, or of files, which are read while it runs."""
+        """The function's results for frames, or for files, which are read while it runs."""
         paths = as_paths(videos)
         if paths is None:
             return function(videos)
@@ -117,7 +117,7 @@ class Model:
         return video
 
     def _as_ids(self, tokens: np.ndarray) -> jax.Array:
-        """What the tokenizer made of texts."""
+        """The ids that the tokenizer made of texts, checked against the model."""
         text = self.module.spec.text
         try:
             return as_ids(tokens, text.vocab, self.module.longest_text)
@@ -141,10 +141,10 @@ class VideoTokens(Model):
     """A vision tower alone."""
 
     def encode_video(self, frames: Any) -> jax.Array:
-        """As `VideoTextModel.encode_video` takes them -> tokens [b, t * n, d], frame after frame.
+        """Videos as in `VideoTextModel.encode_video` -> tokens [b, t * n, d], frame after frame.
 
         Raises:
-            ValueError, VideoError: as there.
+            ValueError, VideoError: as in `VideoTextModel.encode_video`.
         """
         return jnp.asarray(self._each_video(lambda video: self._encode_video(video)[0], frames))
 
@@ -155,15 +155,15 @@ class VideoTextModel(Model):
     def encode_video(self, frames: Any, normalize: bool = True) -> jax.Array:
         """uint8 RGB, or already normalised float32, [b, t, H, W, 3], or files -> [b, e].
 
-        A path, or a list of paths, stands for what `read_videos` gives of them.
+        A path, or a list of paths, stands for what `read_videos` returns for them.
 
-        Arrays of numpy, jax or torch, or lists of equal ones. Floats from 0 to 1 alone look as if
-        they were not normalised, which is told once.
+        Takes arrays of numpy, jax or torch, or lists of arrays of one shape. Warns once about
+        floats that all lie from 0 to 1, which look as if they were not normalised.
 
         Raises:
-            ValueError: frames of another shape or type, as many as the model is not for, or values
-                that no normalised frame has.
-            VideoError: a file that cannot be read, which it names.
+            ValueError: frames of another shape or type, of a number that the model is not for, or
+                with values that no normalised frame has.
+            VideoError: a file cannot be read; the message names it.
         """
 
         def encode(video: Any) -> jax.Array:
@@ -173,19 +173,18 @@ class VideoTextModel(Model):
         return jnp.asarray(self._each_video(encode, frames))
 
     def encode_text(self, texts: Any, normalize: bool = True) -> jax.Array:
-        """A text, texts, or token ids [b, l], whole numbers of the model's vocabulary -> [b, e].
+        """A text, texts, or token ids [b, l], integers of the model's vocabulary -> [b, e].
 
         Raises:
-            ValueError: none, or neither texts nor such ids.
+            ValueError: no text, or neither texts nor such ids.
         """
         unit, out = self._apply("encode_text", self._ids(texts))
         return unit if normalize else out["text_features"]
 
     def scores(self, frames: Any, texts: Any) -> jax.Array:
-        """How like v videos are to c texts, both as the encoders take them: [v, c].
+        """The similarity of v videos to c texts, both as the encoders take them: [v, c].
 
-        Cosines, or what a method makes of a video and a text together; the logit scale comes after
-        it.
+        Cosines, or what a method computes from a video and a text together, before the logit scale.
 
         Raises:
             ValueError, VideoError: as `encode_video` and `encode_text`.
@@ -213,14 +212,14 @@ class VideoTextModel(Model):
         )
 
     def _ids(self, texts: Any) -> jax.Array:
-        """Of texts, or as they are."""
+        """The ids of texts; ids are checked and stay as they are."""
         words, spec = as_texts(texts), self.module.spec.text
         if words is None:
             return as_ids(texts, spec.vocab, self.module.longest_text)
         return self._as_ids(self._tokenizer(words))
 
     def words(self, text: str) -> int:
-        """How many tokens a text has, those included that mark its start and end."""
+        """The number of tokens in a text, including those that mark its start and end."""
         return self._tokenizer.length(text)
 
 
@@ -228,16 +227,16 @@ class VideoCaptioner(Model):
     """A captioner."""
 
     def generate(self, frames: Any, prompt: str = "", seed: int = 0, **search: Any) -> list[str]:
-        """Captions of uint8 RGB, or already normalised float32, [b, t, H, W, 3], or of files.
+        """Captions uint8 RGB, or already normalised float32, [b, t, H, W, 3], or files.
 
         Args:
-            prompt: how the captions begin; it is not part of what comes back.
-            seed: of what nucleus search draws.
+            prompt: how the captions begin; it is not part of what is returned.
+            seed: seeds the sampling of nucleus search.
             search: fields of `vlt.models.search.Search`.
 
         Raises:
-            ValueError, VideoError: frames or files as `VideoTextModel.encode_video` refuses them, a
-                prompt or a max_length longer than the model allows, or a search that cannot be.
+            ValueError, VideoError: frames or files that `VideoTextModel.encode_video` refuses, a
+                prompt or a max_length longer than the model allows, or an invalid search.
         """
         longest = min(Search.max_length, self.module.spec.text.context)
         options = from_values(Search, {"max_length": longest} | search, "generate", "option")
@@ -257,7 +256,7 @@ class VideoCaptioner(Model):
 
 
 def _of_files(function: Callable[[Any], Any], config: ModelConfig, paths: list[str]) -> list[Any]:
-    """The function's results of each file's frames. Raises VideoError for the first unreadable."""
+    """The function's result for each file's frames. Raises VideoError at the first unreadable."""
     results = []
     with contextlib.closing(map_videos(function, config, paths)) as found:
         for _, result in found:

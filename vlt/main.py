@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback until `main` sees to signals
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback until `main` handles signals
 
 import jax
 from absl import app, flags, logging
@@ -49,7 +49,7 @@ def main(_: list[str]) -> None:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Ends the process, where a signal ends the block: well, if the same command goes on."""
+    """Ends the process if a signal ends the block: with success if the same command goes on."""
     try:
         yield
     except Stopped as stopped:
@@ -61,7 +61,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _run(config: ConfigDict, workdir: Path) -> None:
     try:
-        # Anew, since joining others changes who handles signals.
+        # Again, since joining the other processes changes who handles signals.
         with stopping.signals(), held(workdir):
             _log_into(workdir)
             _run_and_print(_with_checkpoint(config), workdir)
@@ -74,7 +74,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _with_checkpoint(config: ConfigDict) -> ConfigDict:
-    """With what follows where a checkpoint alone was typed."""
+    """The config with what follows from its checkpoint, if that alone was typed."""
     typed = configuration.keys_typed(sys.argv)
     if "model.checkpoint" not in {*typed, *_swept()}:
         return config
@@ -88,7 +88,7 @@ def _swept() -> set[str]:
 
 
 def _log_into(workdir: Path) -> None:
-    """Everything into a file of the workdir; warnings also to the terminal."""
+    """Logs everything to a file in the workdir, and warnings to the terminal as well."""
     own = "vlt" if processes.is_primary() else f"vlt-{jax.process_index()}"
     logging.get_absl_handler().use_absl_log_file(own, str(workdir))
     logging.set_stderrthreshold("warning")
@@ -118,13 +118,13 @@ def _run_and_print(config: ConfigDict, workdir: Path) -> None:
 
 
 def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict[str, Any]]:
-    """Runs the config, or each row of its comparison, as often as it repeats, in folders of their
-    own; writes the results.
+    """Runs the config, or each row of its comparison, as often as it is to be repeated, in folders
+    of their own; writes and returns the results.
 
     Raises:
         OtherConfigError: a folder holds a run of another config; the message names the keys.
-        ConfigError: a number out of bounds.
-        WorkdirError: a folder is no run's, or another run that lives writes there.
+        ConfigError: a number is out of bounds.
+        WorkdirError: a folder is not that of a run, or another live run writes there.
     """
     configuration.checked(config)
     shown = columns(config, mode)
@@ -156,7 +156,7 @@ def run_row(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
 
 
 def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
-    """One run's results; a finished one is read back and trains nothing."""
+    """The results of one run; those of a finished run are read back without training."""
     finished = workdir / "run.json"
     if mode == "train" and processes.broadcast_from_primary(finished.exists()):
         return json.loads(finished.read_text(encoding="utf-8"))
@@ -175,7 +175,7 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
                 overview(run)
             results |= train(run) | {"note": note(run)}
     if not processes.is_primary():
-        return results  # no other reads what the first adds
+        return results  # nobody reads what they would add
     results |= model_facts(config)
     if mode == "train":
         results |= performance(workdir) | {"seconds": time.perf_counter() - start}
@@ -184,7 +184,7 @@ def run_one(config: ConfigDict, workdir: Path, mode: str) -> dict[str, Any]:
 
 
 def evaluate_chosen(run: Any) -> dict[str, Any]:
-    """Metrics of the checkpoint that is exported, too: the best, or else the latest."""
+    """Metrics of the checkpoint that would be exported: the best, or else the latest."""
     step = processes.broadcast_from_primary(run.checkpoints.chosen())
     if step is None and run.config.train.steps:
         raise OtherConfigError(f"{run.workdir} holds no checkpoint to evaluate")
@@ -196,7 +196,7 @@ def evaluate_chosen(run: Any) -> dict[str, Any]:
 
 
 def note(run: Any) -> str:
-    """What to say below a table of the last step where another one is exported; '' else."""
+    """The note below a table of the last step if another step is exported; else ''."""
     step, last = run.checkpoints.chosen(), run.config.train.steps
     if step in (None, last):
         return ""
@@ -207,7 +207,7 @@ def note(run: Any) -> str:
 
 
 def model_facts(config: ConfigDict) -> dict[str, Any]:
-    """What the table asks of the model itself: `inspect/KEY`, and `bench/videos_per_s`."""
+    """What the table asks about the model itself: `inspect/KEY`, and `bench/videos_per_s`."""
     wanted = {key for key, *_ in config.table}
     facts: dict[str, Any] = {}
     if any(key.startswith("inspect/") for key in wanted):
@@ -222,12 +222,12 @@ def model_facts(config: ConfigDict) -> dict[str, Any]:
 
 
 def overview(run: Any) -> None:
-    """Tells what is about to be trained, and on what."""
+    """Prints what is about to be trained, and on which devices."""
     from clu import parameter_overview  # imports TensorFlow
 
     from vlt.training.rules import partition
 
-    # The host's copies: of what is on devices no process may have a whole.
+    # The host's copies, since no process may hold a whole array on its devices.
     trained, _ = partition(run.model.params, run.config.rules)
     table = parameter_overview.get_parameter_overview(trained, max_lines=40)
     print(table, file=sys.stderr)
@@ -240,7 +240,7 @@ def overview(run: Any) -> None:
 
 
 def performance(workdir: Path) -> dict[str, float]:
-    """Of the training step: median time in ms, and peak memory in 10^6 bytes."""
+    """The training step's median time in ms, and peak memory in 10^6 bytes."""
     entries = [e for e in read_metrics(workdir) if f"{PERFORMANCE}step_s" in e]
     if not entries:
         return {}
@@ -289,7 +289,7 @@ def slug(title: str) -> str:
 
 
 def _expected_errors() -> tuple[type[Exception], ...]:
-    """What a user can mend, told without a traceback."""
+    """Errors that a user can fix, reported without a traceback."""
     from vlt.data.errors import VideoError
     from vlt.data.skips import TooManyErrors
     from vlt.model_io.folder import ModelFolderError

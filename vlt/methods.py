@@ -1,8 +1,8 @@
 """Every method by its name: that of its file in vlt/adapters or vlt/merging, or of another module.
 
-A file that holds a method names its class in `METHOD`; one without holds what methods share. A
-method of another package goes by its import path, `others.warmth`, of which a config's section has
-the last part, `warmth`.
+A file that holds a method names its class in `METHOD`; one without it holds what methods share. A
+method of another package is named by its import path, `others.warmth`; its section in a config is
+named by the last part, `warmth`.
 """
 
 import importlib
@@ -23,7 +23,7 @@ def build_methods(options: Mapping[str, Mapping[str, Any]]) -> tuple[Method, ...
 
     Raises:
         ValueError: unknown method or option, with the nearest names; a value of another type; a
-            module of another package that nobody has imported.
+            module of another package that has not been imported.
     """
     return tuple(
         from_values(method_class(name), fields, f"method {name!r}", "option")
@@ -47,7 +47,7 @@ def method_class(name: str) -> type[Method]:
 
 
 def method_classes() -> dict[str, type[Method]]:
-    """Every method there is, by name."""
+    """Every method of this package, by name."""
     found = {name: _method_in(package, name) for name, package in _modules().items()}
     return {name: method for name, method in found.items() if method is not None}
 
@@ -62,12 +62,12 @@ def _modules() -> dict[str, str]:
 
 
 def _method_in(package: str, name: str) -> type[Method] | None:
-    """The method of a module; None where it holds what methods share."""
+    """The method of a module; None if the module holds what methods share."""
     return getattr(importlib.import_module(f"{package}.{name}"), "METHOD", None)
 
 
 def _outside(name: str) -> type[Method]:
-    # A model folder of a stranger may name any module: importing one would run it.
+    # A stranger's model folder may name any module, and importing one would run it.
     if name not in sys.modules:
         raise ValueError(
             f"unknown method {shown(name)}: it would be of another package, which no model folder "

@@ -1,11 +1,11 @@
-"""Any model of this package as an encoder of MTEB (extra `mteb`), whose suites of videos judge it.
+"""Models of this package as encoders for MTEB (extra `mteb`) and its suites of video tasks.
 
     import mteb
     from vlt.mteb_encoder import Encoder
 
     mteb.evaluate(Encoder("checkpoints/siglip2_b16"), mteb.get_tasks(["MSRVTTT2V"]))
 
-A video is seen as `vlt.load(...).config.view` says, its frames taken by our rules, not by MTEB's.
+A video is seen as `vlt.load(...).config.view` says: its frames are taken by our rules, not MTEB's.
 """
 
 import functools
@@ -28,14 +28,14 @@ MODALITIES = ("text", "video", "image", "audio")  # entries of MTEB's batches
 
 
 class Encoder:
-    """MTEB's `EncoderProtocol` of a dual encoder or a retriever.
+    """MTEB's `EncoderProtocol` for a dual encoder or a retriever.
 
-    model: of `vlt.load`, or the folder of one. revision, device: as MTEB's own command gives them;
-    where JAX computes is not theirs to say. options: of `vlt.load` for a folder, such as frames.
+    model: from `vlt.load`, or its folder. revision, device: as MTEB's own command passes them; they
+    do not decide where JAX computes. options: those of `vlt.load` for a folder, such as frames.
 
     Raises:
-        ValueError: a model without embeddings of both, or whose methods score pairs of a video and
-            a text, which no two vectors stand for.
+        ValueError: a model without embeddings of videos and texts, or one whose methods score pairs
+            of a video and a text, which no two vectors can represent.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Encoder:
         self.name = Path(model).name if isinstance(model, (str, Path)) else found.config.family
 
     def encode(self, inputs: Iterable[Mapping[str, Any]], **about: Any) -> np.ndarray:
-        """Batches of texts, of videos or of pictures -> unit vectors [n, e] (of a model whose
-        scores are means over frames the vectors that its scores are products of).
+        """Batches of texts, of videos or of pictures -> unit vectors [n, e] (for a model whose
+        scores are means over frames, the vectors whose products are its scores).
 
-        about: the task, its split and what else MTEB says, which changes nothing.
+        about: the task, its split and whatever else MTEB passes, which has no effect.
 
         Raises:
-            ValueError: sound, or several kinds together: no vector of this model is of both.
-            VideoError: a file that cannot be read, which it names.
+            ValueError: sound, or several kinds in one batch, for which the model has no vector.
+            VideoError: a file cannot be read; the message names it.
         """
         return np.concatenate([self._batch(batch) for batch in inputs])
 
@@ -85,19 +85,19 @@ class Encoder:
         return np.asarray(self.model.encode_video(np.stack(seen)))
 
     def _frames(self, video: Any) -> np.ndarray:
-        """What the model sees of a decoder of torchcodec's, of all frames of a video, or of a
-        picture: uint8 [t, H, W, 3]."""
+        """What the model sees of a torchcodec decoder, of all frames of a video, or of a picture:
+        uint8 [t, H, W, 3]."""
         if hasattr(video, "get_frames_at"):
             data = video.metadata
             indices = self._indices(data.num_frames, data.average_fps or 0.0)
             return self._cut(video.get_frames_at(indices=indices.tolist()).data)
-        if hasattr(video, "convert"):  # a picture of Pillow's
+        if hasattr(video, "convert"):  # a Pillow image
             video = np.asarray(video.convert("RGB"))[None]
         return self._cut(video[self._indices(len(video), 0.0)])
 
     def _indices(self, count: int, fps: float) -> np.ndarray:
         look = clip_request(self.model.config, "")
-        rng = np.random.default_rng(look.seed)  # not drawn from: no view has a rule that draws
+        rng = np.random.default_rng(look.seed)  # never used: no view has a random rule
         return sample(look.sampler, count, look.frames, rng=rng, fps=fps)
 
     def _cut(self, frames: Any) -> np.ndarray:
@@ -105,18 +105,18 @@ class Encoder:
         return apply_transform(look.transform, _channels_last(frames), look.seed)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
-        """Scores [n, m] of all pairs, as `VideoTextModel.scores` has them."""
+        """Scores [n, m] of all pairs, as `VideoTextModel.scores` computes them."""
         first, second = (np.asarray(x, np.float32) for x in (embeddings1, embeddings2))
         return np.atleast_2d(first) @ np.atleast_2d(second).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
-        """Scores [n] of the pairs in the same places."""
+        """Scores [n] of the pairs at the same indices."""
         first, second = (np.asarray(x, np.float32) for x in (embeddings1, embeddings2))
         return (first * second).sum(-1)
 
     @functools.cached_property
     def mteb_model_meta(self) -> Any:
-        """What MTEB writes down of a model. Raises ImportError without the extra."""
+        """What MTEB records about a model. Raises ImportError without the extra."""
         from mteb.models.model_meta import ModelMeta, ScoringFunction
 
         module = self.model.module
@@ -144,8 +144,8 @@ class Encoder:
 
 
 def _file(video: Any, spare: Path) -> str | None:
-    """The file of a video that is one, or a dict of a `path` or of `bytes`, which are written to
-    `spare`; None of anything else."""
+    """The file of a video given as a path, or as a dict with a `path` or with `bytes`, which are
+    written to `spare` with a suffix; None for anything else."""
     if isinstance(video, (str, Path)):
         return str(video)
     if not isinstance(video, Mapping):
@@ -158,7 +158,7 @@ def _file(video: Any, spare: Path) -> str | None:
 
 
 def _channels_last(frames: Any) -> np.ndarray:
-    """uint8 [t, H, W, 3] of frames whose channels are last, or second as torch has them."""
+    """uint8 [t, H, W, 3] from frames whose channels are last, or second as in torch."""
     array = np.asarray(frames)
     if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
         raise ValueError(f"frames are {array.dtype}{list(array.shape)}, not uint8 [t, H, W, 3]")

@@ -1,4 +1,4 @@
-"""`vlt score PREDICTIONS REFERENCES [--json]`: scores captions, or answers, written before."""
+"""`vlt score PREDICTIONS REFERENCES [--json]`: scores captions, or answers, written earlier."""
 
 import argparse
 import json
@@ -25,13 +25,13 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     try:
         asked = holds_questions(options.references)
         predictions, references = (_answers if asked else _captions)(options)
         scores = answer_metrics(predictions, references) if asked else {}
         scores |= caption_metrics(predictions, references)
-    except (ScoringError, ManifestError, RuntimeError) as error:  # the last of Java's programs
+    except (ScoringError, ManifestError, RuntimeError) as error:  # the last from Java programs
         sys.exit(f"error: {error}")
     if options.json:
         print(json.dumps(scores))
@@ -55,7 +55,7 @@ def _captions(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, li
 
 
 def _answers(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The same of questions."""
+    """Predicted and reference answers by id."""
     asked = read_asked([options.references])
     answered = read_answered(options.predictions, asked)
     predictions = {identity: texts[0] for identity, texts in answered.items()}

@@ -19,18 +19,18 @@ from vlt.indexing.store import Store
 from vlt.indices import model_of
 from vlt.inference.pictures import still
 
-UNUSUAL = 0.05  # a chance above it is no find
+UNUSUAL = 0.05  # a higher chance means that nothing was found
 
-Query = tuple[str, Callable[[], Any]]  # as it was given, and what is searched for
+Query = tuple[str, Callable[[], Any]]  # as it was given, and a function that reads it
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when every query was answered."""
+    """Runs the command; returns 0 when every query was answered."""
     return run(parse("python -m vlt.search", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _search(options))
 
 
@@ -99,7 +99,7 @@ def _meaning(best: Found) -> str:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03.5"""
+    """Formats seconds as 1:02:03.5, or 2:03.5 below an hour."""
     minutes, rest = divmod(round(seconds, 1), 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

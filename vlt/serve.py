@@ -1,4 +1,4 @@
-"""`vlt serve --index=INDEX`: a page in the browser on which one's own videos are searched."""
+"""`vlt serve --index=INDEX`: a page in the browser to search one's own videos."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _serve(options))
 
 

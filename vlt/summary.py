@@ -23,7 +23,7 @@ Runs = list[tuple[str, Path, ConfigDict]]  # title, folder and config of one run
 
 
 def draw(workdir: Path, runs: Runs) -> list[Path]:
-    """Draws `curves.png` and `twins.png` as far as the runs have what is in them; the files.
+    """Draws `curves.png` and `twins.png`, as far as runs have the data; returns the files.
 
     Pictures that are newer than all runs stay as they are.
 
@@ -45,14 +45,14 @@ def draw(workdir: Path, runs: Runs) -> list[Path]:
 
 
 def closing(config_name: str, workdir: Path, runs: Runs, pictures: list[Path]) -> str:
-    """Where results, pictures and the first trained row's checkpoints are; commands to go on."""
+    """Where results, pictures and the first trained row's checkpoints are, and how to go on."""
     files = ", ".join(["results.md", *(picture.name for picture in pictures)])
     lines, commands = [f"In {workdir}: {files}"], []
     trained = [folder for _, folder, config in runs if config.train.steps]
     if trained:
         lines.append(f"Checkpoints: {trained[0] / 'checkpoints'}, and so for each row")
         commands.append(f"vlt.export --workdir={_quoted(trained[0])} {_quoted(workdir, '-model')}")
-    # Where rows repeat themselves from several seeds, one more says nothing new.
+    # If rows are repeated with several seeds anyway, one more says nothing new.
     if all(folder.parent == workdir for _, folder, _ in runs):
         again = f"vlt.main --config={_quoted(config_name)} --config.seed=1"
         commands.append(f"{again} --workdir={_quoted(workdir, '-seed1')}")
@@ -66,7 +66,7 @@ def _quoted(path: str | Path, ending: str = "") -> str:
 
 
 def _curves(runs: Runs) -> Image.Image | None:
-    """Loss, and twin accuracy by video, over the steps; None where there is neither."""
+    """Loss, and twin accuracy by video, over the steps; None if there is neither."""
     entries = [(title, read_metrics(folder)) for title, folder, _ in runs]
     twins = next((f"{name}/twins_v2t" for name in _twin_evaluations(runs)), "")
     titles = {"loss": "Training loss", twins: "Twins told apart, video to text (%)"}
@@ -82,12 +82,12 @@ def _curves(runs: Runs) -> Image.Image | None:
 
 
 def _twin_evaluations(runs: Runs) -> list[str]:
-    """Names of the evaluations of twins, of the first row."""
+    """Names of the first row's evaluations of twins."""
     return [name for name, section in runs[0][2].evals.items() if section.kind in TWINS]
 
 
 def _twins(runs: Runs) -> Image.Image | None:
-    """The first held-out pair with what every row chose; None where twins are not evaluated."""
+    """The first held-out pair with what every row chose; None if twins are not evaluated."""
     for name in _twin_evaluations(runs):
         files = [folder / f"twins-{name}.json" for _, folder, _ in runs]
         if all(file.exists() for file in files):

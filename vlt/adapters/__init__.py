@@ -1,1 +1,1 @@
-"""Adapters and temporal models, one file a method."""
+"""Adapters and temporal models, one file per method."""

@@ -1,9 +1,9 @@
-"""ActionCLIP: heads over the embeddings of frames, and a shift of patches along time (Wang et al.,
-arXiv:2109.08472, Section 3.3).
+"""ActionCLIP: heads over frame embeddings, and channels of patches shifted along time.
 
-In-network prompt: before every block, an eighth of the channels of each patch are those of the next
-frame and an eighth those of the frame before (TSM, arXiv:1811.08383), the residual stream's too.
-Post-network prompt: of the embeddings f of frames, video = unit(mean_t(f + H(f))).
+Wang et al., arXiv:2109.08472, Section 3.3. In-network prompt: before every block, each patch takes
+an eighth of its channels from the next frame and an eighth from the previous one (TSM,
+arXiv:1811.08383), in the residual stream as well. Post-network prompt: for frame embeddings f,
+video = unit(mean_t(f + H(f))).
 """
 
 import dataclasses
@@ -25,21 +25,22 @@ from vlt.models.spec import Spec
 from vlt.models.tokens import Pattern, Tokens
 
 HEADERS = ("meanP", "Transf", "LSTM", "Conv_1D", "Transf_cls")
-CLS_HEADS, CLS_WIDTH, CLS_DROPOUT = 8, 2048, 0.1  # of Transf_cls, whatever the width
-PARTS = 8  # of the channels, one of which is shifted to each side
+CLS_HEADS, CLS_WIDTH, CLS_DROPOUT = 8, 2048, 0.1  # for Transf_cls, whatever the width
+PARTS = 8  # of the channels; one is shifted in each direction
 
 
 @dataclasses.dataclass(frozen=True)
 class ActionCLIP(Method):
     """Leaves: visual/actionclip.
 
-    sim_header: H (the published flag's name). `meanP`, nothing; `Transf`, blocks over all frames
-        with learned positions; `LSTM`, one layer forwards in time; `Conv_1D`, each channel
-        convolved over three frames, at first a shift of a quarter of them to each side;
-        `Transf_cls`, post-LN layers over the frames and a class token, which alone is the video.
-    layers: of Transf and Transf_cls. max_frames: rows of their positions.
+    sim_header: H (the published flag's name). `meanP`, no H; `Transf`, blocks over all frames with
+        learned positions; `LSTM`, one layer forwards in time; `Conv_1D`, a convolution of each
+        channel over three frames, which at first shifts a quarter of the channels each way;
+        `Transf_cls`, post-LN layers over the frames and a class token, whose output alone is the
+        video's embedding.
+    layers: number of layers of `Transf` and `Transf_cls`. max_frames: rows of their position table.
     shift: whether patches are shifted in every block.
-    published: whether Conv_1D takes the memory of [t, e] embeddings for [e, t], as the published
+    published: whether `Conv_1D` reads the memory of [t, e] embeddings as [e, t], as the published
         code does, which mixes channels with time.
 
     Raises:
@@ -70,12 +71,12 @@ class ActionCLIP(Method):
             )
 
     def needs_here(self) -> frozenset[str]:
-        """A shift finds patches by their places."""
+        """Adds `patch_places` where patches are shifted."""
         return super().needs_here() | ({"patch_places"} if self.shift else set())
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for more frames than positions, for heads that do not divide the width
-        of embeddings, and for a width that does not divide into parts to shift."""
+        of embeddings, and for a tower width that does not divide into parts to shift."""
         positions = self.sim_header in ("Transf", "Transf_cls")
         if positions and frames > self.max_frames:
             raise ValueError(f"{frames} frames, actionclip.max_frames is {self.max_frames}")
@@ -92,8 +93,8 @@ class ActionCLIP(Method):
             )
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: the patches of each frame with channels of those at their place in the frames
-        beside it, zeros where there is none."""
+        """Point 1: gives each patch channels of the patches at its place in the adjacent frames,
+        zeros where there is no such frame."""
         if not self.shift:
             return tokens
         kept, patches = jnp.split(tokens.x, [tokens.protected], axis=2)
@@ -124,7 +125,7 @@ METHOD = ActionCLIP
 
 
 def shifted(x: jax.Array) -> jax.Array:
-    """[b, t, n, d]: of d, the first eighth from frame t + 1, the second from t - 1."""
+    """[b, t, n, d] with the first eighth of d taken from frame t + 1, the second from t - 1."""
     size = x.shape[-1] // PARTS
     padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
     later, earlier = padded[:, 2:, :, :size], padded[:, :-2, :, size : 2 * size]
@@ -132,7 +133,7 @@ def shifted(x: jax.Array) -> jax.Array:
 
 
 class FreshTransformer(FrameTransformer):
-    """Blocks that start at random."""
+    """Blocks with random initial weights."""
 
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:
@@ -160,20 +161,20 @@ class FrameConvolution(nn.Module):
 
 
 def shift_of_quarters(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """Kernel [3, e] that reads the frame before for the first quarter of the channels, the next for
-    the last, and the frame itself for those between."""
+    """Kernel [3, e] that reads the previous frame for the first quarter of the channels, the next
+    frame for the last quarter, and the frame itself for those between."""
     channel, quarter = jnp.arange(shape[1]), shape[1] // 4
     last = channel >= shape[1] - quarter
     return jnp.stack([channel < quarter, (channel >= quarter) & ~last, last]).astype(jnp.float32)
 
 
 def cut_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """0.02 times the remainder of normal numbers by 2, as the published head starts from."""
+    """0.02 times the remainder of a normal sample divided by 2: the published head's start."""
     return 0.02 * jnp.fmod(jax.random.normal(key, shape, dtype), 2)
 
 
 class ClassTransformer(nn.Module):
-    """Post-LN layers over a class token and the frames, of which the token is put out."""
+    """Post-LN layers over a class token and the frames; the output is the token's alone."""
 
     layers: int
     max_frames: int
@@ -203,7 +204,7 @@ class PostNormLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[b, 1, n, d] -> the same."""
+        """[b, 1, n, d] -> [b, 1, n, d]."""
         rate = CLS_DROPOUT * self.train
 
         def dense(width: int, name: str) -> nn.Dense:

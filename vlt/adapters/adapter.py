@@ -8,9 +8,10 @@
 | | activation="sigmoid", middle=True, init_std=0.02, towers=("visual",) |
 | Token Mixing as released, twice that | positions=("before_attention", "before_mlp"), the same |
 
-TempMe's paper gives a count that only one adapter of width 8 a layer, with biases, in both towers
-fits, but neither its position nor its activation: after the MLP, and Houlsby's, are readings. So is
-before the MLP for Token Mixing's table, which counts one where the released code has two.
+TempMe's paper gives a count that fits only one adapter of width 8 per layer, with biases, in both
+towers. It gives neither the position nor the activation: after the MLP, and Houlsby's activation,
+are inferred. So is the position before the MLP for Token Mixing's table, which counts one adapter
+where the released code has two.
 """
 
 import dataclasses
@@ -31,12 +32,13 @@ NONLINEAR = ACTIVATIONS | {"sigmoid": jax.nn.sigmoid}
 
 @dataclasses.dataclass(frozen=True)
 class Adapter(Method):
-    """x + up(activation(down(x))), near the identity. Leaves: blocks_i/adapter_{position}.
+    """x + up(activation(down(x))), near x at the start. Leaves: blocks_i/adapter_{position}.
 
     bottleneck: width r. positions: `attention` and `mlp` read those layers' outputs, before the
         residual sum; `before_attention` and `before_mlp` read the residual stream, unnormalised.
-    activation: of `NONLINEAR`. middle: one more dense layer [r, r], after the activation.
-    init_std: of the truncated normal weights; biases start at zero. towers: the towers it is in.
+    activation: one of `NONLINEAR`. middle: whether a dense layer [r, r] follows the activation.
+    init_std: standard deviation of the truncated normal weights; biases start at zero. towers: the
+        towers it is in.
 
     Raises:
         ValueError: bottleneck below 1; no or unknown positions or towers; unknown activation.

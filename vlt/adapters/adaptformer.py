@@ -15,11 +15,11 @@ from vlt.models.tokens import Tokens
 
 @dataclasses.dataclass(frozen=True)
 class AdaptFormer(Method):
-    """x + MLP(LN(x)) + scale * up(relu(down(x))), the bare block at the start.
+    """x + MLP(LN(x)) + scale * up(relu(down(x))), which starts as the plain block.
 
-    bottleneck: width r; 64 on the vision tower is 1,189,632 parameters on a ViT-B. scale: s, fixed.
-    dropout: rate on the bottleneck, in training. towers: the towers it is in; MSTA's row of 7.9M
-    on ViCLIP fits 256 on both alone.
+    bottleneck: width r; 64 in the vision tower makes 1,189,632 parameters on a ViT-B. scale: s,
+    fixed. dropout: rate on the bottleneck, in training. towers: the towers it is in; MSTA's row of
+    7.9M on ViCLIP fits only 256 in both.
 
     Raises:
         ValueError: bottleneck below 1; dropout out of range; no or unknown towers.

@@ -1,9 +1,9 @@
-"""VideoPrism's attention probe: a frozen encoder's tokens told apart (arXiv:2402.13217, Section 4).
+"""VideoPrism's attention probe: a classifier on a frozen encoder (arXiv:2402.13217, Section 4).
 
     logits = W LN(Attention(query, all tokens of all frames)) + b
 
-One learned query reads them, as the video-text models' pooler does, but with queries, keys and
-values as wide as the tower; then a linear layer has a row of weights for each class.
+One learned query reads the tokens, as in the video-text models' pooler, but with queries, keys and
+values as wide as the tower; a linear layer with a row of weights for each class follows.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from vlt.models.spec import PoolerSpec, Spec, VisionSpec
 
 @dataclasses.dataclass(frozen=True)
 class AttentionProbe(Method):
-    """Leaves: visual/attention_probe. What such a model puts out of a video are logits [b, 1, c].
+    """Leaves: visual/attention_probe. The model's output for a video is logits [b, 1, c].
 
-    classes: c, how many are trained on. heads: of the query's attention, 0 for the tower's.
+    classes: c, the number trained on. heads: heads of the query's attention, 0 for the tower's.
 
     Raises:
         ValueError: classes below 1, heads below 0.
@@ -63,7 +63,7 @@ class AttentionProbe(Method):
 
 
 class Probe(nn.Module):
-    """The query's attention, and the linear layer behind it."""
+    """The query's attention, and the linear layer after it."""
 
     spec: VisionSpec
     classes: int

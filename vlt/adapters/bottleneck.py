@@ -9,8 +9,8 @@ import jax
 class Bottleneck(nn.Module):
     """up(dropout(activation(down(x)))), [..., d] -> [..., d].
 
-    width: r. down_init, up_init: of kernels; biases start at zero. middle: one more dense layer
-    [r, r] after the activation, with `down_init`. dropout: rate, 0 outside of training.
+    width: r. down_init, up_init: initialisers of kernels; biases start at zero. middle: whether a
+    dense layer [r, r] follows the activation, with `down_init`. dropout: rate, 0 outside training.
     """
 
     width: int

@@ -20,23 +20,25 @@ Layout = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class BranchOptions:
-    """What the branch is built by.
+    """Options of the branch.
 
-    depth: K, the layers of the branch.
-    gates: how backbone and branch are weighed (Eq. 4, 5): `vector`, a sigmoid per channel with the
-        published slopes; `scalar`, the paper's one weight with slope 1; `none`, plain sums.
+    depth: K, the number of layers in the branch.
+    gates: how backbone and branch are weighted (Eq. 4, 5): `vector`, a sigmoid per channel with the
+        published slopes; `scalar`, the paper's single weight with slope 1; `none`, plain sums.
     inputs: `last_k`, branch layer j reads block L-K+1+j; `last_k_plus_1`, the paper's L-K+j.
-    video_cls: `mixed`, the mean of learned token and mean CLS; `learned`, the paper's token alone.
-    interaction: False feeds the branch once and sums at the end (Table 6).
+    video_cls: `mixed`, the mean of the learned token and the frames' mean CLS; `learned`, the
+        paper's token alone.
+    interaction: False feeds the branch once and combines both sides only at the end (Table 6).
     alignment: projection of the branch's tokens for MBTA: `normalized`, unit vectors after a
         LayerNorm; `linear`, the paper's bare W' (Eq. 7); `none`, no MBTA.
-    class_token: of the video CLS: `own`, a leaf that starts at zero; `backbone`, the tower's own
-        class embedding (STAN). Where frames have none, it enters without a position and mixes with
-        nothing on its way.
-    time_module: `attention` over time at each position, or `conv`, STAN's convolution over time,
-        rows and columns, 3 of each, without a LayerNorm.
-    drop_path: rate at the last layer, rising linearly from 0.
-    max_frames: rows of the time embedding. spatial_norm_eps: of the spatial layers' LayerNorms.
+    class_token: what the video CLS is made from: `own`, a leaf that starts at zero; `backbone`, the
+        tower's class embedding (STAN). Where frames have no CLS, it enters without a position and
+        is mixed with nothing between layers.
+    time_module: `attention` over time at each position, or `conv`, STAN's convolution over 3
+        frames, rows and columns, without a LayerNorm.
+    drop_path: rate at the last layer, to which it rises linearly from 0.
+    max_frames: rows of the time embedding. spatial_norm_eps: epsilon of the spatial layers'
+        LayerNorms.
     """
 
     depth: int = 4
@@ -106,10 +108,11 @@ class Branch(nn.Module):
     ) -> tuple[jax.Array, jax.Array, list[tuple[jax.Array, jax.Array]]]:
         """states[m] [b, t, cls + n, d] left block m; layout maps [b, t, n, d] to [b, t, k, d].
 
-        position, class_embedding: the backbone's, [cls + n, d] and [d], the latter where
-        `class_token` is. layers: how many are run, beside the last states; None for all. places:
-        of the patches [b, t, n, 2], where attention is rotary; the video CLS does not turn. Returns
-        the video CLS [b, d], the patches [b, t, k, d], and both after every layer.
+        position, class_embedding: the backbone's, [cls + n, d] and [d]; the latter only where
+        `class_token` is `backbone`. layers: number of layers to run, beside the last states; None
+        for all. places: places of the patches [b, t, n, 2], where attention is rotary; the video
+        CLS is not turned. Returns the video CLS [b, d], the patches [b, t, k, d], and both after
+        every layer.
         """
         options = self.options
         layers = options.depth if layers is None else layers
@@ -124,7 +127,7 @@ class Branch(nn.Module):
             patches = self.temporal[j](patches)
             cls, patches = self.spatial[j](cls, patches, places)
             captured.append((cls, patches))
-        if self.is_initializing():  # the others are in the weights, though nothing reads them
+        if self.is_initializing():  # the other layers have weights too, though nothing reads them
             for j in range(layers, options.depth):
                 self.spatial[j](cls, self.temporal[j](patches), places)
         return cls, patches, captured
@@ -153,7 +156,7 @@ class Branch(nn.Module):
     def _mix(
         self, cls: jax.Array, patches: jax.Array, x: jax.Array, layout: Layout
     ) -> tuple[jax.Array, jax.Array]:
-        """Input of a later layer (Eq. 4): the branch's state and the backbone's."""
+        """Input of a later layer (Eq. 4): the branch's state combined with the backbone's."""
         own = self.spec.cls
         backbone = layout(x[:, :, own:])
         if self.options.gates == "none":
@@ -169,11 +172,11 @@ class Branch(nn.Module):
         return mix(self.final_weight(), frame_cls, cls[:, None])
 
     def final_weight(self) -> jax.Array:
-        """Of the backbone, by the final gate (Eq. 5)."""
+        """Weight of the backbone by the final gate (Eq. 5)."""
         return self._gate(self.final_gate, 1e4)
 
     def _gate(self, weight: jax.Array, slope: float) -> jax.Array:
-        """Weight of the backbone. Slopes are published; they speed up the gate's learning."""
+        """Weight of the backbone. The published slopes speed up the gate's learning."""
         if self.options.gates == "scalar":
             return jax.nn.sigmoid(-weight).astype(self.dtype)
         return jax.nn.sigmoid(slope * weight).astype(self.dtype)
@@ -235,7 +238,7 @@ class ConvolutionLayer(nn.Module):
 
     @nn.compact
     def __call__(self, patches: jax.Array) -> jax.Array:
-        """[b, t, n, d], all the patches of square frames -> the same."""
+        """[b, t, n, d] -> [b, t, n, d], all patches of square frames."""
         b, t, n, width = patches.shape
         side = math.isqrt(n)
         x = nn.Conv(
@@ -267,8 +270,8 @@ class SpatialLayer(nn.Module):
     def __call__(
         self, cls: jax.Array, patches: jax.Array, places: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """cls [b, d], patches [b, t, k, d] at places [b, t, k, 2], where attention is rotary; with
-        `cls_only` the patches come back unchanged."""
+        """cls [b, d], patches [b, t, k, d] -> the same. places: [b, t, k, 2], where attention is
+        rotary. With `cls_only` the patches are returned unchanged."""
         b, t, k, d = patches.shape
         x = jnp.concatenate([jnp.broadcast_to(cls[:, None, None], (b, t, 1, d)), patches], axis=2)
         x = self._norm("norm1")(x)

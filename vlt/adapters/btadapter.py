@@ -1,9 +1,9 @@
 """BT-Adapter: a branching temporal adapter beside a frozen CLIP (Liu et al., Sections 3.1, 3.3).
 
 K divided space-time layers read the outputs of the last K blocks. Where paper and published code
-differ, the published reading is the default and the paper's an option of `BTAdapter`. STAN (Liu et
-al., arXiv:2301.11116), from which it comes, is `gates="none"`, `class_token="backbone"` and
-`alignment="none"`, with both towers trained; gates make a STAN that starts as CLIP.
+differ, the code's reading is the default and the paper's is an option of `BTAdapter`. STAN (Liu et
+al., arXiv:2301.11116), from which it derives, is `gates="none"`, `class_token="backbone"` and
+`alignment="none"`, with both towers trained; with gates, STAN starts as CLIP.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ from vlt.models.vit import normalize
 
 @dataclasses.dataclass(frozen=True)
 class BTAdapter(BranchOptions, Method):
-    """Options of the branch, and of what is made of it. Leaves live under `visual/btadapter`.
+    """Options of the branch and of how its output is used. Leaves live under `visual/btadapter`.
 
     pool: `project_then_mean` over time, or the paper's `mean_then_project` (Eq. 5).
     mask_rate: share of patches dropped from the branch in training (Section 3.3).
-    mask_layout: `tube`, the same patches in every frame; `released`, as the published code indexes.
+    mask_layout: `tube`, the same patches in every frame; `released`, the published code's indexing.
 
-    Of a tower that pools its tokens (SigLIP, PE) a frame is what was pooled, and the video CLS
-    passes the final LayerNorm before both are weighed.
+    In a tower that pools its tokens (SigLIP, PE), a frame is its pooled embedding, and the video
+    CLS passes the final LayerNorm before the two are combined.
 
-    In a chat model the branch reads no block that the language model does not, and puts out
-    `language_tokens`, of which these options are (Section 3.4):
+    In a chat model the branch reads no block after the one that the language model reads, and its
+    output is `language_tokens`, to which these options apply (Section 3.4):
 
-    spare: layers at the end of the branch that are in the weights but not run: 1 of a branch that
-        stands beside a whole tower, 0 of one that was tuned for conversation.
-    combine: of both sides' tokens: `half`, their mean, as published, or `gate`, by the final gate,
-        the paper's learned balance.
-    temporal_halving: attends over T/2 frames where there are at most `max_frames`, as the released
-        scripts do.
+    spare: layers at the end of the branch that have weights but are not run: 1 for a branch that
+        stands beside a whole tower, 0 for one that was tuned for conversation.
+    combine: how both sides' tokens are combined: `half`, their mean, as published, or `gate`, by
+        the final gate, the paper's learned balance.
+    temporal_halving: whether to attend over T/2 frames where there are at most `max_frames`, as the
+        released scripts do.
     """
 
     name: ClassVar[str] = "btadapter"
@@ -95,8 +95,8 @@ class BTAdapter(BranchOptions, Method):
         return super().needs_here() | (set() if own else {"class_token"})
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for a chat model that reads too few blocks, or none of the branch, or
-        of a tower without class token."""
+        """Raises ValueError for a chat model that reads too few blocks for the branch, that runs
+        none of its layers, or whose vision tower has no class token."""
         if not isinstance(spec, ChatSpec):
             return
         if not spec.visual.cls:
@@ -118,7 +118,7 @@ class BTAdapter(BranchOptions, Method):
     def side_branch(
         self, tower: TowerScope, hidden: Sequence[Tokens], train: bool, capture: bool
     ) -> tuple[Tokens, dict[str, Any]]:
-        """Point 8. With `train`, `out` has what MBTA and MBCA compare (Eq. 7, 8)."""
+        """Point 8. With `train`, the extra outputs have what MBTA and MBCA compare (Eq. 7, 8)."""
         states, own = [without_prompts(tokens) for tokens in hidden], tower.spec.cls
         branch = Branch(
             tower.spec,
@@ -164,11 +164,11 @@ class BTAdapter(BranchOptions, Method):
         return Tokens(combined[:, :, None], pooled=pooled), out
 
     def _places(self, tokens: Tokens) -> jax.Array | None:
-        """Of the patches, where attention is rotary."""
+        """Places of the patches where attention is rotary, else None."""
         return None if tokens.places is None else tokens.places[:, :, tokens.protected :]
 
     def _class_embedding(self, tower: TowerScope) -> jax.Array | None:
-        """The tower's, where the video CLS is made of it."""
+        """The tower's class embedding where the video CLS is made from it, else None."""
         return tower.class_embedding if self.class_token == "backbone" else None
 
     def _alignment(
@@ -187,7 +187,7 @@ class BTAdapter(BranchOptions, Method):
         states: list[jax.Array],
         places: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """The video CLS [b, 1, d] and patches [b, n, d], averaged over time and over both sides."""
+        """Video CLS [b, 1, d] and patches [b, n, d], averaged over time, both sides combined."""
         layers = self.depth - self.spare
         if len(states) < layers + (self.inputs == "last_k_plus_1"):
             raise ValueError(
@@ -224,7 +224,7 @@ class BTAdapter(BranchOptions, Method):
         if isinstance(spec, ChatSpec):
             first += self.spare - (spec.read - 1)
         for j in range(self.depth):
-            # Of a tower whose last block was taken off, the last layer begins as the one before it.
+            # Where the tower's last block was removed, the last layer copies the block before it.
             beside = f"blocks_{min(first + j, spec.visual.layers - 1)}"
             branch[f"spatial_{j}"] = copy_leaves(branch[f"spatial_{j}"], visual[beside])
         return params | {"visual": visual | {"btadapter": branch}}
@@ -234,17 +234,17 @@ METHOD = BTAdapter
 
 
 def draw_kept(rng: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
-    """Patches that stay of [..., n], ascending, int [..., n - int(rate * n)]."""
+    """Random indices of patches [..., n] to keep, ascending, int [..., n - int(rate * n)]."""
     order = jax.random.uniform(rng, shape).argsort(-1)
     return jnp.sort(order[..., int(rate * shape[-1]) :], axis=-1)
 
 
 def mask_layouts(kind: str, kept: jax.Array) -> tuple[Layout, Layout]:
-    """How branch and teacher tokens [b, t, n, d] are gathered to [b, t, k, d].
+    """Functions that gather branch and teacher tokens [b, t, n, d] to [b, t, k, d].
 
     `tube` keeps the same patches in every frame on both sides. `released` reproduces the published
-    code: an index laid out frame-major is applied to patch-major branch tokens, so that neither
-    the groups nor the pairing with the teacher are those of the paper.
+    code: a frame-major index is applied to patch-major branch tokens, so neither the groups nor
+    the pairing with the teacher are those of the paper.
     """
 
     def tube(x: jax.Array) -> jax.Array:
@@ -265,8 +265,8 @@ def mask_layouts(kind: str, kept: jax.Array) -> tuple[Layout, Layout]:
 
 
 def average_frames(x: jax.Array, count: int) -> jax.Array:
-    """Means of `count` consecutive frames [b, t, n, d] -> [b, t / count, n, d], the last of those
-    that are left."""
+    """Means of `count` consecutive frames, [b, t, n, d] -> [b, ceil(t / count), n, d]; the last is
+    the mean of the frames that remain."""
     whole, rest = jnp.split(x, [x.shape[1] // count * count], axis=1)
     means = whole.reshape(len(x), -1, count, *x.shape[2:]).mean(2)
     if not rest.shape[1]:
@@ -277,7 +277,7 @@ def average_frames(x: jax.Array, count: int) -> jax.Array:
 def halve_time(x: jax.Array) -> jax.Array:
     """Frames i and i + t/2 share a group, [b, t, n, d] -> [b, t / 2, 2n, d], n-major.
 
-    Of an odd number, for which the published code fails, the one in the middle is in both halves.
+    If t is odd, where the published code fails, the middle frame is in both halves.
     """
     b, t, n, d = x.shape
     half = (t + 1) // 2

@@ -1,8 +1,8 @@
-"""A text-only training signal that keeps words which no single frame shows.
+"""A text-only training signal that preserves words which no single frame shows.
 
-A contrastive loss on single frames drives captions that differ only in motion together, because
-nothing in a frame tells them apart, and a frozen text tower cannot name a direction afterwards.
-Here a linear head has to spell the caption from the text embedding. It reads no frame.
+A contrastive loss on single frames pulls together captions that differ only in motion, because
+nothing in a frame tells them apart, and a text tower frozen afterwards cannot name a direction.
+Here a linear head has to spell out the caption from the text embedding. It reads no frame.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class CaptionReconstruction(Method):
     def text_head(
         self, tower: TextScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Point 9 of the text tower: logits of every position [b, l, v]."""
+        """Point 9 of the text tower: in training, `token_logits` [b, l, v] of every position."""
         if not train:
             return features, {}
         spec = tower.spec

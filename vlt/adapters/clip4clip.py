@@ -1,8 +1,8 @@
-"""CLIP4Clip's sequential heads on the embeddings of frames (Luo et al., arXiv:2104.08860, 3.3).
+"""CLIP4Clip's sequential heads on frame embeddings (Luo et al., arXiv:2104.08860, Section 3.3).
 
-The parameter-free head, mean pooling, is `model.frame_norm=True` and no method. The sequential
-heads come before it and need it too: unit norm of every frame, then the mean. The tight one scores
-a video and a text together.
+The parameter-free head, mean pooling, is `model.frame_norm=True` and needs no method. The
+sequential heads come before it and need it too: every frame is scaled to unit norm, then the mean
+is taken. The tight head scores a video and a text together.
 """
 
 import dataclasses
@@ -23,21 +23,21 @@ from vlt.models.tokens import Tokens
 
 HEADERS = ("seqTransf", "seqLSTM", "tightTransf")
 HEAD_WIDTH = 64
-NORM_EPS = 1e-12  # of the published head, where CLIP has 1e-5
+NORM_EPS = 1e-12  # as in the published head; CLIP has 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class CLIP4Clip(Method):
-    """f + sequence model(f) for frame embeddings f [b, t, e], leaves visual/clip4clip/; or scores
-    of a text and f [v, t, e], leaves clip4clip/.
+    """f + sequence model(f) for frame embeddings f [b, t, e], leaves visual/clip4clip/; or, with
+    `tightTransf`, scores of texts with f [v, t, e], leaves clip4clip/.
 
     sim_header: `seqTransf`, transformer blocks over all frames with learned positions; `seqLSTM`,
-        one layer forwards in time; `tightTransf`, such blocks over a text and the frames of a
-        video, a text's embedding first, and an MLP on what becomes of it. (The published flag's
-        names.) The paper has types of tokens for the last, its code has none; its scores are
-        published without a temperature, `task.scale=1.0`.
-    layers, max_frames: blocks and rows of the position table of the transformers, which start as
-        copies of the text tower's first.
+        one layer forwards in time; `tightTransf`, such blocks over a text's embedding and the
+        frames of a video after it, and an MLP on the text's output. (The published flag's names.)
+        For the last, the paper has token types, its code has none; its scores are published without
+        a temperature, `task.scale=1.0`.
+    layers, max_frames: number of blocks, and rows of the position table, of the transformers, whose
+        weights start as copies of the text tower's first ones.
 
     Raises:
         ValueError: unknown sim_header.
@@ -54,20 +54,21 @@ class CLIP4Clip(Method):
         require_some("clip4clip", "sim_header", (self.sim_header,), HEADERS)
 
     def needs_here(self) -> frozenset[str]:
-        """Whether it scores pairs."""
+        """Adds `pair_scores` for the tight head."""
         return self.needs | ({"pair_scores"} if self.tight else set())
 
     def breaks_here(self) -> frozenset[str]:
-        """What else scores pairs is not asked for more."""
+        """The tight head rules out other methods that score pairs."""
         return self.breaks | ({"pair_scores"} if self.tight else set())
 
     @property
     def tight(self) -> bool:
-        """Whether videos and texts meet."""
+        """Whether a video and a text are scored together."""
         return self.sim_header == "tightTransf"
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError where blocks cannot be copies of the text tower's."""
+        """Raises ValueError where the text tower's blocks or positions cannot be copied, and for
+        more frames than positions."""
         text, header = spec.text, f"clip4clip.sim_header={self.sim_header!r}"
         if self.sim_header == "seqLSTM":
             return
@@ -118,13 +119,13 @@ class CLIP4Clip(Method):
     def score(
         self, model: Scope, video: Embedded, text: Embedded, scores: jax.Array, train: bool
     ) -> jax.Array:
-        """Point 9, of the tight head: raw scores [v, c]."""
+        """Point 9 of the tight head: raw scores [v, c]."""
         head = PairTransformer(self.layers, self.max_frames, model.dtype, name="clip4clip")
         frames, texts = video["frames"], text["features"]
         return head(frames, texts).astype(scores.dtype)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
-        """Blocks and positions start as the text tower's first."""
+        """Blocks and positions start as copies of the text tower's first ones."""
         if self.sim_header == "seqLSTM":
             return params
         visual, text = params["visual"], params["text"]
@@ -142,7 +143,7 @@ METHOD = CLIP4Clip
 class FrameTransformer(nn.Module):
     """Blocks over frames that all see each other.
 
-    heads: 0 for as many as have 64 channels. position_std: of the table at the start.
+    heads: 0 for heads of 64 channels. position_std: standard deviation of the initial table.
     """
 
     layers: int
@@ -158,7 +159,7 @@ class FrameTransformer(nn.Module):
         return self.transform(frames, lambda layer, *sizes, **options: Block(*sizes, **options))
 
     def transform(self, frames: jax.Array, make: Callable[..., Block]) -> jax.Array:
-        """The same, of blocks that `make(layer, ...)` makes, given sizes, dtype and name."""
+        """The same, with blocks that `make(layer, ...)` builds from sizes, dtype and name."""
         length, width = frames.shape[1:]
         init = nn.initializers.normal(self.position_std)
         position = self.param("position_embedding", init, (self.max_frames, width))
@@ -179,7 +180,7 @@ class FrameTransformer(nn.Module):
 
 
 class PairTransformer(FrameTransformer):
-    """Blocks over a text and the frames of a video, and a score of what becomes of the text."""
+    """Blocks over a text and the frames of a video, and a score from the text's output."""
 
     @nn.compact
     def __call__(  # type: ignore[override]

@@ -1,17 +1,18 @@
-"""DGL: global and local prompts out of one latent space (Yang et al., AAAI 2024).
+"""DGL: global and local prompts from one latent space (Yang et al., AAAI 2024).
 
-A video has g global prompts beside its frames, each frame p local ones beside its patches. In every
-block, with the block's own weights, a frame reads itself and the global prompts, and the global
-prompts read themselves and all frames. They go through all blocks; local prompts, and p that stand
-behind the first token of a text, are replaced before each. These come from one latent space:
+A video has g global prompts beside its frames, and each frame has p local prompts beside its
+patches. In every block, with the block's own weights, a frame attends to itself and the global
+prompts, and the global prompts attend to themselves and all frames. Global prompts pass through all
+blocks; local prompts, and p prompts after the first token of a text, are replaced before each
+block. These come from one latent space:
 
-| latent | prompts of a frame | of a text | parameters on a CLIP-B |
+| latent | prompts of a frame | prompts of a text | parameters on a CLIP-B |
 |---|---|---|---|
 | linear | the latent, for all frames alike | a linear map of it | 827,392 |
-| transformer | rows of one for each frame | rows that went through a block and an MLP | 9,575,168 |
+| transformer | rows of a block's output per frame | other rows, through an MLP | 9,575,168 |
 
-The counts are for 12 frames. In the published code as many prompts stand behind a text's last word,
-where a causal tower's readout does not see them: their leaves are here, and nothing reads them.
+The counts are for 12 frames. The published code also puts p prompts after a text's last word, where
+a causal tower's readout does not see them: they have leaves here, which nothing reads.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ OUTPUTS = (
     "average_frame_cls_token",
     "average_global_prompt_and_frame_cls_token",
 )
-HEAD_WIDTH = 64  # of the latent's attention
+HEAD_WIDTH = 64  # in the latent's attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,12 @@ class DGL(Method):
     All frames stand in one group: global prompts, class tokens, local prompts, patches. Prompts
     have no positions.
 
-    latent: `linear` or `transformer`; `table`, what either comes to when it is folded.
-    frames: t, of which each has prompts of its own, of a transformer's latent; 0 where all have the
-        same.
-    global_tokens, tokens: g and p; the published code works with 4 and 4 alone.
-    output: what is the video's embedding: of the first global prompt, or means, of global prompts,
-        of class tokens, or of both together. (The published flag's names.)
+    latent: `linear` or `transformer`; `table`, what either becomes when it is folded.
+    frames: t, where each frame has prompts of its own from a transformer's latent; 0 where all have
+        the same.
+    global_tokens, tokens: g and p; the published code works only with 4 and 4.
+    output: what the video's embedding is made from: the first global prompt, or the mean of the
+        global prompts, of the class tokens, or of both. (The published flag's names.)
 
     Raises:
         ValueError: unknown latent or output; counts below 1; frames that do not go with the latent.
@@ -99,8 +100,8 @@ class DGL(Method):
         return ("visual", "text")
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for other frames than there are prompts for, and for prompts that leave
-        no room for words."""
+        """Raises ValueError for another number of frames than there are prompts for, and for
+        prompts that leave no room for words."""
         self.check_frames(frames)
         left = spec.text.context - 2 * self.tokens
         if left < 3:
@@ -111,7 +112,7 @@ class DGL(Method):
             )
 
     def check_frames(self, count: int) -> None:
-        """Raises ValueError where so many frames have no prompts of their own."""
+        """Raises ValueError for another number of frames than have prompts of their own."""
         if self.frames and count != self.frames:
             raise ValueError(
                 f"{count} frames, but dgl's prompts are for {self.frames} (dgl.frames): take as "
@@ -119,12 +120,12 @@ class DGL(Method):
             )
 
     def shared_module(self, spec: Spec) -> nn.Module | None:
-        """Point 11: what prompts of both towers come from."""
+        """Point 11: the latent that the prompts of both towers come from."""
         layers = max(spec.visual.layers, spec.text.layers)
         return Latent(self, layers, spec.visual.width, spec.text.width, spec.visual.patch_size)
 
     def stem(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Point 0, in the vision tower: one group of all frames behind the global prompts.
+        """Point 0, in the vision tower: puts all frames into one group, after the global prompts.
 
         Raises:
             ValueError: another number of frames than there are prompts for.
@@ -139,20 +140,20 @@ class DGL(Method):
         )
 
         def together(x: jax.Array) -> jax.Array:
-            """[b, t, n, ...] -> [b, 1, n * t, ...], frames next to each other."""
+            """[b, t, n, ...] -> [b, 1, n * t, ...], all frames' token 0 first."""
             return x.swapaxes(1, 2).reshape(b, 1, -1, *x.shape[3:])
 
         tokens = tokens.rearrange(together, protected=frames).insert(0, prompts)
         return tokens.replace(cls=self._read(frames), frames=frames)
 
     def _read(self, frames: int) -> int:
-        """Tokens at the beginning of a group that are read in the end."""
+        """Number of leading tokens of a group that are read in the end."""
         if self.output == "global_prompt0":
             return 1
         return self.global_tokens + ("cls" in self.output) * frames
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: this block's local prompts in the place of those of the block before."""
+        """Point 2: puts this block's local prompts in the place of the previous block's."""
         prompts = self._prompts(block, tokens)
         tokens = tokens.replace(carried={**tokens.carried, self.name: prompts})
         at, new = self._place(block, tokens), self._laid_out(block, tokens, prompts[block.layer])
@@ -162,24 +163,24 @@ class DGL(Method):
         return tokens.replace(x=tokens.x.at[:, :, at : at + new.shape[2]].set(new))
 
     def _prompts(self, block: BlockScope, tokens: Tokens) -> jax.Array:
-        """Of all blocks: [layers, t or 1, p, d] of frames, [layers, 1, p, d] of texts."""
+        """Prompts of all blocks: [layers, t or 1, p, d] of frames, [layers, 1, p, d] of texts."""
         if self.name in tokens.carried:
             return tokens.carried[self.name]
         assert block.shared is not None
         return block.shared[type(self).__name__](block.tower)
 
     def _place(self, block: BlockScope, tokens: Tokens) -> int:
-        """Where a group's local prompts begin, or a text's."""
+        """Index at which the local prompts of a group, or of a text, begin."""
         return 1 if block.tower == "text" else self.global_tokens + tokens.frames
 
     def _laid_out(self, block: BlockScope, tokens: Tokens, prompts: jax.Array) -> jax.Array:
-        """Prompts [t or 1, p, d] as they stand in a group, [1, p * t, d]."""
+        """Prompts [t or 1, p, d] in the order of a group, [1, p * t, d]."""
         if block.tower == "visual":
             prompts = jnp.broadcast_to(prompts, (tokens.frames, *prompts.shape[1:]))
         return prompts.swapaxes(0, 1).reshape(1, -1, prompts.shape[-1])
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
-        """Point 4, in the vision tower: frames apart, and all of them for the global prompts."""
+        """Point 4, in the vision tower: each frame attends apart, global prompts attend to all."""
         if block.tower == "text":
             self._check_alone(tokens, self.tokens)
             return pattern
@@ -205,7 +206,7 @@ class DGL(Method):
         return dataclasses.replace(self, latent="table")
 
     def fold_for_inference(self, params: dict) -> tuple[Method | None, dict]:
-        """With tables of the prompts, leaves shared_DGL/{visual, text}, in the latent's place."""
+        """Replaces the latent by tables of its prompts, leaves shared_DGL/{visual, text}."""
         if self.latent == "table":
             return self, params
         layers = max(sum(name.startswith("blocks_") for name in params[t]) for t in self.towers)
@@ -222,8 +223,8 @@ METHOD = DGL
 class Latent(nn.Module):
     """The prompts of every block of both towers.
 
-    layers: of the deeper tower. width, text_width: of the towers. patch_size: by which prompts
-    start, as the published code has them.
+    layers: number of blocks of the deeper tower. width, text_width: the towers' widths. patch_size:
+    sets the bound that prompts start from, as in the published code.
     """
 
     options: DGL
@@ -243,7 +244,7 @@ class Latent(nn.Module):
         prompts = self._by_layer(self.param("latent", init, shape))
         maps = [self._dense(self.text_width, name) for name in ("prefix", "postfix")]
         if text and self.is_initializing():
-            maps[1](prompts)  # which no text sees
+            maps[1](prompts)  # makes leaves that no text reads
         return (maps[0](prompts) if text else prompts)[:, None]
 
     def _transformer(self, text: bool) -> jax.Array:
@@ -283,17 +284,18 @@ class Latent(nn.Module):
 
 
 def bound(patch_size: int, width: int) -> float:
-    """Of the uniform start of prompts: Xavier's of the patch projection."""
+    """Bound of the uniform distribution prompts start from: Xavier's for the patch projection."""
     return math.sqrt(6 / (3 * patch_size**2 + width))
 
 
 def attend_apart(
     query: jax.Array, key: jax.Array, value: jax.Array, count: int, frames: int
 ) -> jax.Array:
-    """Heads of a group [b, 1, h, q, d] read those of it [b, 1, h, m, d].
+    """Attention of queries [b, 1, h, q, d] to keys and values [b, 1, h, m, d] of one group.
 
-    The first `count` read all; what follows is of `frames` frames, next to each other, of which
-    each reads itself and the first. There may be fewer queries than keys, of the first tokens.
+    The first `count` tokens attend to all. The rest belong to `frames` frames, interleaved; each
+    frame attends to itself and to the first. If there are fewer queries than keys, they are those
+    of the first tokens.
     """
     whole = attend(query[..., :count, :], key, value)
     if query.shape[-2] <= count:
@@ -305,7 +307,7 @@ def attend_apart(
         return x.reshape(b, h, -1, frames, d).transpose(0, 3, 1, 2, 4)
 
     def seen(x: jax.Array) -> jax.Array:
-        """Keys or values of each frame, those of the first in front."""
+        """Keys or values that each frame reads, those of the first tokens in front."""
         own = by_frame(x[..., count:, :])
         first = jnp.broadcast_to(x[..., :count, :], (*own.shape[:3], count, own.shape[-1]))
         return jnp.concatenate([first, own], axis=-2)

@@ -1,8 +1,8 @@
 """Dual-channel attention: attention over time beside attention within frames (CogVideo).
 
-Hong et al., arXiv:2205.15868, as Token Mixing's benchmark has it (Eq. 5): at every position, CLS
-included, frames attend to each other with weights of their own. Paper, released code and CogVideo
-weigh the channels differently, and the paper's count is of whole blocks:
+Hong et al., arXiv:2205.15868, as in Token Mixing's benchmark (Eq. 5): at every position, CLS
+included, frames attend to each other with separate weights. Paper, released code and CogVideo
+weight the channels differently, and the paper's count is of whole blocks:
 
 | form | options | weights on a ViT-B |
 |---|---|---|
@@ -35,13 +35,13 @@ class DualAttention(OverTime):
     """A temporal channel T beside the spatial S in every block of the vision tower.
 
     Leaves: blocks_i/temporal_attention, which starts as a copy of the block's attention (with
-    `whole_block` blocks_i/temporal_block, of the block), and blocks_i/temporal_gate a, which starts
-    at 0. A rule of its own may raise the gate's learning rate.
+    `whole_block`, blocks_i/temporal_block, a copy of the block), and blocks_i/temporal_gate,
+    which holds a and starts at 0. A separate rule may raise the gate's learning rate.
 
     gate: `tanh`, S + tanh(a) T, the plain model at the start; `convex`, w S + (1 - w) T with
-        w = sigmoid(a), both halves at the start; `channel`, the same with an a for each channel.
-    whole_block: T is what a block over time adds, attention and MLP, and S what this block adds;
-        else they are the outputs of attention.
+        w = sigmoid(a), half of each at the start; `channel`, the same with an a for each channel.
+    whole_block: whether T is what a block over time adds, attention and MLP, and S what this block
+        adds; otherwise they are the outputs of attention.
 
     Raises:
         ValueError: unknown gate, and as `OverTime`.
@@ -60,7 +60,7 @@ class DualAttention(OverTime):
     def parallel_attention(
         self, block: BlockScope, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 5: attention over the frames, of the positions that are asked for."""
+        """Point 5: attention over the frames, at the positions that had queries."""
         if self.whole_block:
             return y
         source = self.along_time(block, normed)
@@ -77,7 +77,7 @@ class DualAttention(OverTime):
     def mlp_path(
         self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 7: a whole block over the frames, on what entered this one."""
+        """Point 7: a whole block over the frames, applied to what entered this one."""
         if not self.whole_block:
             return y
         source = self.along_time(block, entry.x)
@@ -96,7 +96,7 @@ class DualAttention(OverTime):
         return y + self._change(block, tokens.x - entry.x + y, temporal.swapaxes(1, 2))
 
     def _change(self, block: BlockScope, spatial: jax.Array, temporal: jax.Array) -> jax.Array:
-        """What the temporal channel makes of the spatial one, [b, t, n, d]."""
+        """What the gated temporal channel adds to the spatial one, [b, t, n, d]."""
         shape = (spatial.shape[-1],) if self.gate == "channel" else ()
         gate = block.param("temporal_gate", nn.initializers.zeros, shape)
         if self.gate == "tanh":
@@ -104,7 +104,7 @@ class DualAttention(OverTime):
         return jax.nn.sigmoid(-gate).astype(temporal.dtype) * (temporal - spatial)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
-        """The temporal channel starts as the block's own attention, or the block."""
+        """The temporal channel starts as a copy of the block's attention, or of the block."""
         visual = dict(params["visual"])
         for layer in range(spec.visual.layers):
             block = dict(visual[f"blocks_{layer}"])

@@ -1,7 +1,7 @@
 """LoRA: low-rank updates of frozen dense layers (Hu et al., arXiv:2106.09685).
 
 W' = W + scale * A B. TempMe's form shares one A among the projections of an attention layer
-(TempMe's released code); the usual form has one A for every layer it adapts.
+(TempMe's released code); the usual form has an A for every layer it adapts.
 """
 
 import dataclasses
@@ -22,14 +22,15 @@ SHARING = ("query", "key", "value")  # the layers that read the attention's inpu
 
 @dataclasses.dataclass(frozen=True)
 class LoRA(Method):
-    """Starts as the identity: A uniform in +-1/sqrt(in), B zeros. No dropout, no bias.
+    """Starts without effect: A uniform in +-1/sqrt(in), B zeros. No dropout, no bias.
 
-    rank: r. targets: names of the dense layers, of `TARGETS`; a language model alone has `gate`.
-    share_a: one A [d, r] for query, key and value of an attention layer (TempMe). Leaves:
-        attention/lora_a and attention/{target}/lora_b [r, out]; else lora_a beside every lora_b, as
-        for the query of a cross-attention, which reads something else than key and value.
-    alpha: scale is alpha / rank; None for 1.
-    towers: the towers it is in. pooler: whether also in the layers of attention pooling.
+    rank: r. targets: names of dense layers, from `TARGETS`; only a language model has `gate`.
+    share_a: whether query, key and value of an attention layer have one A [d, r] (TempMe). Leaves:
+        attention/lora_a and attention/{target}/lora_b [r, out]; otherwise lora_a beside every
+        lora_b, as always for the query of a cross-attention, whose input is not that of key and
+        value.
+    alpha: the scale is alpha / rank; None for 1.
+    towers: the towers it is in. pooler: whether it is also in the layers of attention pooling.
 
     Raises:
         ValueError: rank below 1; no or unknown targets or towers; share_a with a target whose input
@@ -58,7 +59,7 @@ class LoRA(Method):
             )
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for a layer that no tower has."""
+        """Raises ValueError for a target that no chosen tower has."""
         if "gate" in self.targets and not ("text" in self.towers and isinstance(spec, ChatSpec)):
             raise ValueError(
                 "lora.targets has 'gate', a layer of language models; there is none in "
@@ -88,7 +89,7 @@ class LoRA(Method):
         return True
 
     def fold_for_inference(self, params: dict) -> tuple[Method | None, dict]:
-        """None, and the tree with kernels W + scale * A B and no other leaf of LoRA."""
+        """None, and the tree with kernels W + scale * A B in the place of LoRA's leaves."""
         return None, self._fold(params, None)
 
     def _fold(self, tree: dict, shared_a: Any) -> dict:

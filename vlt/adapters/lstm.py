@@ -8,9 +8,9 @@ from vlt.models.layers import uniform
 
 
 class LSTM(nn.Module):
-    """Torch's layer: gates input, forget, cell, output, with a bias of the input and of the state.
+    """Torch's layer: gates input, forget, cell, output, with biases of the input and of the state.
 
-    Flax's cells have the second alone. reverse: from the last step to the first.
+    Flax's cells have only the latter. reverse: whether to run from the last step to the first.
     """
 
     width: int

@@ -1,15 +1,15 @@
-"""MoTE: experts of temporal layers over the embeddings of frames (Zhu et al., arXiv:2410.10589).
+"""MoTE: temporal layers with experts over frame embeddings (Zhu et al., arXiv:2410.10589).
 
     video = unit(mean_t(f + H(f)))
 
-H: pre-LN blocks over the frames f, whose MLPs are experts. In training each block takes one
-expert, drawn for the whole batch, later ones more often; a second pass takes a mean of their
-weights, by softmax((1, 2, ...) / tau) with tau drawn for each block, and has to recognise the class
-as well, and to stay near f. Afterwards their plain mean is taken, which is one MLP.
+H: pre-LN blocks over the frames f, whose MLPs have several experts. In training each block uses one
+expert, drawn for the whole batch, later ones more often. A second pass uses a mean of the experts'
+weights, by softmax((1, 2, ...) / tau) with tau drawn for each block; it has to recognise the class
+as well, and to stay near f. After training the experts' plain mean is used, which is one MLP.
 
-Where other classes are to be recognised than those of training, H counts less, the farther they
-are: exp((s - 1) / 0.05), s the mean over the nearest of the classes asked for of their largest
-cosine to the nearest of those of training.
+Where classes other than those of training are to be recognised, H counts less the farther they are,
+by exp((s - 1) / 0.05): among the classes asked for and those of training that are nearest to the
+video, s is the mean over the former of their largest cosine with the latter.
 """
 
 import dataclasses
@@ -38,11 +38,13 @@ class MoTE(Method):
     """Leaves: visual/mote, and mote/classes. The losses of the second pass have weights in
     `task.losses`: 0.5 for mote_merged, 0.1 for mote_distance.
 
-    layers, experts: of H; with one expert blocks are plain. heads: of its attention, 0 for one of
-        64 channels each. max_frames: rows of its positions.
-    classes: how many are trained on; their texts' embeddings, which training puts into mote/classes
-        before its first step, are what classes asked for are compared with. 0 for H as it is.
-    nearest: how many of them are compared. bandwidth: by how much a cosine may fall short.
+    layers, experts: number of blocks of H, and of experts in each; one expert makes plain blocks.
+    heads: heads of H's attention, 0 for heads of 64 channels. max_frames: rows of its position
+        table.
+    classes: how many are trained on; classes asked for are compared with the embeddings of their
+        texts, which training puts into mote/classes before its first step. 0 for H as it is.
+    nearest: how many of the nearest classes are compared. bandwidth: by how much s may fall short
+        of 1 before the weight of H is 1/e.
 
     Raises:
         ValueError: layers, experts, max_frames or nearest below 1; bandwidth not above 0; heads or
@@ -72,11 +74,11 @@ class MoTE(Method):
             raise ValueError(f"mote.bandwidth must be > 0, got {self.bandwidth}")
 
     def needs_here(self) -> frozenset[str]:
-        """Pairs are scored where classes are compared."""
+        """Adds `pair_scores` where classes are compared."""
         return super().needs_here() | ({"pair_scores"} if self.classes else set())
 
     def breaks_here(self) -> frozenset[str]:
-        """And by no other method then."""
+        """Rules out other methods that score pairs where classes are compared."""
         return super().breaks_here() | ({"pair_scores"} if self.classes else set())
 
     @property
@@ -88,7 +90,7 @@ class MoTE(Method):
         return bool(self.classes)
 
     def init_from_classes(self, params: dict, classes: jax.Array) -> dict:
-        """They are what other classes are compared with."""
+        """Stores `classes`, which other classes are compared with."""
         return params | {"mote": {"classes": classes}}
 
     def check(self, spec: Spec, frames: int) -> None:
@@ -109,10 +111,11 @@ class MoTE(Method):
     def head(
         self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Point 9 of the vision tower: f + H(f), of one expert a block in training.
+        """Point 9 of the vision tower: f + H(f), with one expert per block in training.
 
-        Extra outputs: `mote_change` H(f), and in training `mote_merged` f + H(f) of the second
-        pass, both [b, t, e], and `mote_distance` [b] of that to f.
+        Extra outputs: `mote_change`, H(f), and in training with several experts `mote_merged`,
+        f + H(f) of the second pass, both [b, t, e], and `mote_distance` [b], the mean square of
+        that H(f).
         """
         blocks = ExpertTransformer(
             self.layers,
@@ -137,7 +140,7 @@ class MoTE(Method):
     def score(
         self, model: Scope, video: Embedded, text: Embedded, scores: jax.Array, train: bool
     ) -> jax.Array:
-        """Point 9: cosines, where not in training H counts by what the classes have in common."""
+        """Point 9: cosines; outside training, H is weighted by `similarity` of the classes."""
         width = text["features"].shape[-1]
         known = KnownClasses((self.classes, width), name="mote")()
         if train:
@@ -149,8 +152,8 @@ class MoTE(Method):
         return normalize(changed.mean(1)) @ asked.T
 
     def similarity(self, frames: jax.Array, asked: jax.Array, known: jax.Array) -> jax.Array:
-        """Of frames [v, t, e], the mean over the nearest of unit vectors `asked` [c, e] of their
-        largest cosine to the nearest of `known` [k, e]: [v]."""
+        """s [v] of frames [v, t, e]: among the unit vectors `asked` [c, e] and `known` [k, e] that
+        are nearest to a video, the mean over `asked` of their largest cosine with `known`."""
         mean = normalize(frames.mean(1))
 
         def nearest(classes: jax.Array) -> jax.Array:
@@ -161,7 +164,7 @@ class MoTE(Method):
         return cosines.max(-1).mean(-1)
 
     def fold_for_inference(self, params: dict) -> tuple[Method, dict]:
-        """Of each block one MLP: the mean of its experts."""
+        """Replaces each block's experts by one MLP, their mean."""
         if self.experts == 1:
             return self, params
         head = dict(params["visual"]["mote"])
@@ -186,13 +189,13 @@ METHOD = MoTE
 
 
 def draw_experts(key: jax.Array, layers: int, experts: int) -> jax.Array:
-    """[layers, experts] one of which is 1: the j-th, from 1, with probability softmax(j)."""
+    """One-hot [layers, experts]: expert j, counted from 1, is drawn with probability softmax(j)."""
     chosen = jax.random.categorical(key, jnp.arange(1.0, experts + 1), shape=(layers,))
     return jax.nn.one_hot(chosen, experts)
 
 
 def draw_merging(key: jax.Array, layers: int, experts: int) -> jax.Array:
-    """[layers, experts] shares that are softmax((1, 2, ...) / tau), tau one of `TEMPERATURES`."""
+    """Shares [layers, experts]: softmax((1, 2, ...) / tau), with tau drawn from `TEMPERATURES`."""
     drawn = jax.random.choice(key, jnp.array(TEMPERATURES), (layers, 1))
     return jax.nn.softmax(jnp.arange(1.0, experts + 1) / drawn)
 
@@ -214,14 +217,14 @@ class KnownClasses(nn.Module):
 
 
 class ExpertTransformer(FrameTransformer):
-    """H."""
+    """H: blocks over frames whose MLPs have several experts."""
 
     experts: int = 1
 
     @nn.compact
     def __call__(self, frames: jax.Array, shares: jax.Array | None = None) -> jax.Array:
-        """[b, t, e] -> [b, t, e]. shares: [layers, experts] of their weights; as in evaluation by
-        default."""
+        """[b, t, e] -> [b, t, e]. shares: [layers, experts], how the experts' weights are mixed;
+        None mixes them as in evaluation."""
         return self.transform(frames, functools.partial(self._block, shares)).astype(frames.dtype)
 
     def _block(self, shares: jax.Array | None, layer: int, *sizes: Any, **options: Any) -> Block:
@@ -245,8 +248,8 @@ class ExpertBlock(Block):
 
 
 class Experts(nn.Module):
-    """MLPs whose weights are added up by `shares` [experts], or by softmax of the leaf
-    `fusion_weight`, which nothing trains."""
+    """MLPs whose weights are summed by `shares` [experts], or by the softmax of the leaf
+    `fusion_weight`, which is never trained."""
 
     experts: int
     width: int

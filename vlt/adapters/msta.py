@@ -1,17 +1,17 @@
 """MSTA: adapters of both towers that meet in a shared projection (Chen et al., Section 3.2).
 
-Beside block j of either tower stands a bottleneck whose middle W_s both towers have in common
-(Eq. 8, 10 to 13, with ReLU as sigma):
+Beside block j of each tower stands a bottleneck whose middle layer W_s the towers share (Eq. 8, 10
+to 13, with ReLU as sigma):
 
     h = relu(W_s relu(W_vd x)),   x' = Block(x) + scale (W_us h + W_ut h)         vision
     x' = Block(x) + scale W_tu relu(W_s relu(W_td x))                             text
 
-W_ut is a depthwise convolution over the frames of each patch (Algorithm 2). The paper has no code;
-what it leaves open follows MMA, the image adapter it extends, and is an option here:
+W_ut is a depthwise convolution over the frames of each patch (Algorithm 2). The paper comes without
+code; what it leaves open follows MMA, the image adapter it extends, and is an option here:
 
 | open | default | other |
 |---|---|---|
-| the adapter's input | adapter_input="ln1", as MMA | "raw", as Eq. 8 is written |
+| the adapter's input | adapter_input="ln1", as in MMA | "raw", as Eq. 8 is written |
 | CLS in the convolution | cls_temporal="none" | "replicate" |
 | dropout | dropout_position="after_shared" | "before_shared" |
 | MMA's gradient scaling | gradient_scaling=True | False |
@@ -45,7 +45,7 @@ CHOICES = {
     "cls_temporal": ("none", "replicate"),
     "dropout_position": ("after_shared", "before_shared"),
 }
-# Kaiming's rule of the fan out; torch's fan of a grouped convolution is not divided by the groups.
+# Kaiming's rule for the fan out, which torch does not divide by the groups of a convolution.
 KAIMING_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -55,16 +55,16 @@ class MSTA(Method):
 
     bottleneck: width m (Dims). scale: lambda; 0 is the frozen model.
     layers: vision blocks that have an adapter, from 0; () for all. text_layers: the text blocks
-        that share with them, one by one; () for the same numbers.
-    shared: False leaves W_s and its relu out. towers: the towers it is in.
+        that share with them, in the same order; () for the same indices.
+    shared: False leaves out W_s and its relu. towers: the towers it is in.
     dropout: rate on the bottleneck, in training. dropout_position: `after_shared` or
-        `before_shared`, behind W_s or in front of it.
-    adapter_input: `ln1`, the block's first LayerNorm of what enters it, or `raw`.
-    cls_temporal: `none`, tokens that are no patches take the spatial path alone; `replicate`, CLS
-        tokens pass the convolution too, that of a joint tower as if it were in every frame, and
-        the mean of what comes out is added.
-    gradient_scaling: the adapter's leaves get gradients as if lambda were 1, while what reaches the
-        block's input is the true one.
+        `before_shared`, after W_s or before it.
+    adapter_input: `ln1`, what enters the block, through its first LayerNorm, or `raw`, without it.
+    cls_temporal: `none`, tokens other than patches take only the spatial path; `replicate`, CLS
+        tokens pass through the convolution too; those of a joint tower are repeated for every
+        frame, and the mean of the outputs is added.
+    gradient_scaling: whether the adapter's leaves get gradients as if lambda were 1, while the
+        gradient that reaches the block's input is the true one.
 
     Raises:
         ValueError: bottleneck below 1; scale below 0; dropout out of range; an unknown choice.
@@ -118,7 +118,7 @@ class MSTA(Method):
             check_layers("msta.text_layers", text, spec.text.layers)
 
     def blocks(self, tower: str, depth: int) -> tuple[int, ...]:
-        """The blocks of a tower of so many that have an adapter."""
+        """The blocks that have an adapter in a tower of `depth` blocks."""
         chosen = self.layers if tower == "visual" else self.text_layers or self.layers
         return chosen or tuple(range(depth))
 
@@ -129,7 +129,7 @@ class MSTA(Method):
     def parallel_block(
         self, block: BlockScope, entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
-        """Point 7: reads what entered the block, adds to what it puts out."""
+        """Point 7: reads what entered the block and adds to its output."""
         blocks = self.blocks(block.tower, block.depth)
         if block.layer not in blocks:
             return tokens
@@ -160,7 +160,7 @@ class SharedProjections(nn.Module):
 
 
 class SidePath(nn.Module):
-    """A_v of a vision tower, A_t of a text tower."""
+    """The adapter: A_v of a vision tower, A_t of a text tower."""
 
     options: MSTA
     visual: bool
@@ -192,7 +192,7 @@ class SidePath(nn.Module):
         return y
 
     def _over_time(self, hidden: Tokens, convolve: "TemporalUp") -> jax.Array:
-        """W_ut of hidden.x [b, g, n, m], zero where a token takes the spatial path alone."""
+        """W_ut on hidden.x [b, g, n, m], zero where a token takes only the spatial path."""
         first, x = hidden.protected, hidden.x
         patches = self._of_patches(hidden, convolve)
         y = jnp.pad(patches, ((0, 0), (0, 0), (first, 0), (0, 0)))
@@ -206,7 +206,7 @@ class SidePath(nn.Module):
         return y.at[:, :, : hidden.cls].set(cls)
 
     def _of_patches(self, hidden: Tokens, convolve: "TemporalUp") -> jax.Array:
-        """W_ut of the patches, [b, g, n - protected, d]."""
+        """W_ut on the patches, [b, g, n - protected, d]."""
         x = hidden.x[:, :, hidden.protected :]
         if hidden.frames == 1:
             return convolve(x, 1)
@@ -216,16 +216,16 @@ class SidePath(nn.Module):
 
 
 class TemporalUp(nn.Module):
-    """A grouped convolution over three frames with zeros around them, in as many groups as divide
-    both widths; consecutive channels in and out make a group, as torch's Conv3d has them."""
+    """A zero-padded grouped convolution over three frames, in as many groups as divide both
+    widths; consecutive channels in and out make a group, as in torch's Conv3d."""
 
     width: int
     dtype: jax.typing.DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array, axis: int) -> jax.Array:
-        """[b, ., ., m] -> [b, ., ., d] along the frames' axis; leaves kernel [3, m / groups, d] and
-        bias [d]."""
+        """[b, ., ., m] -> [b, ., ., d] along `axis`, the frames'; leaves kernel [3, m / groups, d]
+        and bias [d]."""
         m = x.shape[-1]
         groups = math.gcd(m, self.width)
         kernel = self.param("kernel", KAIMING_NORMAL, (3, m // groups, self.width))
@@ -248,8 +248,8 @@ def _sum_of_taps(x: jax.Array, kernel: jax.Array, groups: int, axis: int) -> jax
 
 
 def _convolved(x: jax.Array, kernel: jax.Array, groups: int, axis: int) -> jax.Array:
-    # There a group's few channels would each be laid apart: with zeros between the groups it is a
-    # matrix product a tap, for a twentieth more operations of a block.
+    # A TPU would lay out each group's few channels apart. With zeros between the groups it is one
+    # matrix product per tap, for a twentieth more operations in a block.
     window = [3 if i == axis else 1 for i in (1, 2)]
     entering, leaving = (jnp.arange(n) * groups // n for n in (x.shape[-1], kernel.shape[-1]))
     own = (entering[:, None] == leaving).astype(kernel.dtype)

@@ -1,8 +1,8 @@
-"""Mug: a video and a text by frames and words that choose each other (Mug-STAN, Liu et al.,
-arXiv:2311.15075, Section 3.3).
+"""Mug: scores of a video and a text by frames and words that choose each other.
 
-S [l, t] are cosines of words and frames. Each word reads the frames by softmax(tau S), each frame
-the words, and what they find decides how much they count:
+Mug-STAN, Liu et al., arXiv:2311.15075, Section 3.3. S [l, t] are the cosines of words and frames.
+Each word reads the frames by softmax(tau S), each frame reads the words, and what they find decides
+how much they count:
 
     u_i = sum_j softmax_j(tau S)_ij S_ij;  w_j = sum_i softmax_i(tau S)_ij S_ij
     score = (sum_i softmax_i(tau u)_i u_i + sum_j softmax_j(tau w)_j w_j) / 2
@@ -24,18 +24,18 @@ LOWEST = float(jnp.finfo(jnp.float32).min)
 
 @dataclasses.dataclass(frozen=True)
 class Mug(Method):
-    """No leaves: another score of the embeddings that there are.
+    """No leaves: another score of the same embeddings.
 
-    interaction: `mug_frame_token_simple`, as above; `mug_frame_token`, which weighs words and
-        frames by how like they are to the mean of what they read, and multiplies the sum of words
-        with the sum of frames; `mug_frame_text`, for which a text is one word, the one that is read
-        in the end. (The published names.)
-    scale: tau, of all softmaxes.
-    published: of `mug_frame_token`, whether padding counts in the sum of words, as in the published
-        code, which takes for padding what has a product of exactly 0.
+    interaction: `mug_frame_token_simple`, as above; `mug_frame_token`, which weights words and
+        frames by their similarity to the mean of what they read, and takes the product of the sum
+        of words and the sum of frames; `mug_frame_text`, for which a text is one word, the one that
+        is read in the end. (The published names.)
+    scale: tau, in all softmaxes.
+    published: for `mug_frame_token`, whether padding counts in the sum of words, as in the
+        published code, which takes anything with a product of exactly 0 for padding.
 
     Raises:
-        ValueError: an unknown interaction, or published with another than `mug_frame_token`.
+        ValueError: an unknown interaction, or published with any but `mug_frame_token`.
     """
 
     name: ClassVar[str] = "mug"
@@ -61,7 +61,7 @@ class Mug(Method):
     def score(
         self, model: Scope, video: Embedded, text: Embedded, scores: jax.Array, train: bool
     ) -> jax.Array:
-        """Point 9."""
+        """Point 9: scores [v, c] of the chosen interaction."""
         frames = normalize(video["frames"])
         if self.interaction == "mug_frame_text":
             tokens, words = normalize(text["features"])[:, None], None
@@ -90,7 +90,7 @@ class Mug(Method):
         of_words: jax.Array,
         of_frames: jax.Array,
     ) -> jax.Array:
-        """Products of a weighted sum of words and one of frames."""
+        """Products [v, c] of a weighted sum of words and a weighted sum of frames."""
         read = jnp.einsum("vclt,vte->vcle", of_words, frames)
         likeness = jnp.einsum("vcle,cle->vcl", read, tokens)
         kept = None if self.published or words is None else words[..., 0]
@@ -101,7 +101,7 @@ class Mug(Method):
         return jnp.einsum("vce,vce->vc", chosen, shown)
 
     def _weights(self, x: jax.Array, axis: int, kept: jax.Array | None = None) -> jax.Array:
-        """softmax(tau x) along an axis, of what is kept."""
+        """softmax(tau x) along an axis, over what is kept."""
         logits = self.scale * x
         return jax.nn.softmax(logits if kept is None else jnp.where(kept, logits, LOWEST), axis)
 

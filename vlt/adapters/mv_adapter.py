@@ -1,11 +1,11 @@
-"""MV-Adapter: bottlenecks behind the MLPs of both towers (Jin et al., CVPR 2024, Section 3).
+"""MV-Adapter: bottlenecks after the MLPs of both towers (Jin et al., CVPR 2024, Section 3).
 
-y + scale A(y) stands in the place of an MLP's output y. In the vision tower, from what is left of y
-in r channels, the class tokens of t frames and the means of their patches become one sequence, with
-a learned token before it; a block lets them read each other, and a gate made of the learned token
-and of both of a frame calibrates its class token. In the text tower a block lets the words read
-those before them. In the last layers the projections down of both towers are scaled by one vector
-that they share.
+y + scale A(y) replaces an MLP's output y. In the vision tower, y is projected down to r channels,
+where the class tokens of t frames and the means of their patches become one sequence, with a
+learned token before it; a block lets them read each other, and a gate made from the learned token
+and both tokens of a frame calibrates its class token. In the text tower a block lets each word read
+those before it. In the last layers the down-projections of both towers are scaled by a vector that
+they share.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ NORM_EPS = 1e-5
 @dataclasses.dataclass(frozen=True)
 class MVAdapter(Method):
     """Leaves: blocks_i/mv_adapter/ of both towers; shared_MVAdapter/factor_k, shared by the
-    blocks k of tied_layers.
+    blocks tied_layers[k] of both.
 
-    bottleneck: r. heads: of the blocks among r channels. gate: hidden channels of the gate. scale:
-        of A. towers: the towers it is in.
-    frames, words: rows of the position tables: t, and the most tokens of a text. The published code
-        takes texts of exactly so many, to the same effect.
-    tie: what the shared vector scales, the channels that come `out` of the projection down
+    bottleneck: r. heads: heads of the blocks over r channels. gate: hidden channels of the gate.
+        scale: factor of A. towers: the towers it is in.
+    frames, words: what the position tables have room for: t frames, and the most tokens of a text.
+        The published code takes texts of exactly that many, to the same effect.
+    tie: what the shared vector scales, the channels that come `out` of the down-projection
         (published for MSR-VTT) or those that go `in` (for the other data sets), or `none`.
     tied_layers: the blocks of both towers that it ties, from 0. factor: channels of the vector.
 
@@ -71,8 +71,8 @@ class MVAdapter(Method):
         require_some("mv_adapter", "towers", self.towers, TOWERS)
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for other frames than the table's, for tied blocks that there are not,
-        and for anything but a vision tower's adapters beside another model than a text tower."""
+        """Raises ValueError for another number of frames than the table's, for tied blocks that do
+        not exist, and, without a causal text tower, for anything but untied vision adapters."""
         of_texts = "text" in self.towers or self.tie != "none"
         if of_texts and not isinstance(spec.text, TextSpec):
             raise ValueError(
@@ -87,7 +87,7 @@ class MVAdapter(Method):
             check_layers(f"mv_adapter.tied_layers in the {tower} tower", self.tied_layers, depth)
 
     def check_frames(self, count: int) -> None:
-        """Raises ValueError for other frames than the table's."""
+        """Raises ValueError for another number of frames than the table's."""
         if count != self.frames:
             raise ValueError(
                 f"{count} frames, but mv_adapter's positions are for {self.frames} "
@@ -99,13 +99,13 @@ class MVAdapter(Method):
         return "visual" in self.towers
 
     def shared_module(self, spec: Spec) -> nn.Module | None:
-        """Point 11: the vectors."""
+        """Point 11: the shared vectors."""
         return None if self.tie == "none" else Factors(self.factor)
 
     def mlp_path(
         self, block: BlockScope, entry: Tokens, tokens: Tokens, normed: jax.Array, y: jax.Array
     ) -> jax.Array:
-        """Point 7."""
+        """Point 7: y + scale A(y)."""
         factor = None
         if self.tie != "none" and block.layer in self.tied_layers:
             assert block.shared is not None
@@ -120,20 +120,20 @@ METHOD = MVAdapter
 
 
 class Factors(nn.Module):
-    """The vectors that both towers have in common."""
+    """The vectors that both towers share."""
 
     width: int
 
     @nn.compact
     def __call__(self, pair: int) -> jax.Array:
-        """[width] of the pair of blocks of this number."""
+        """The vector [width] of this pair of blocks."""
         return self.param(f"factor_{pair}", nn.initializers.zeros, (self.width,))
 
 
 class Down(nn.Module):
-    """The projection to r channels, some of whose channels a shared vector scales.
+    """The projection to r channels, whose outputs or inputs a shared vector scales.
 
-    The vector starts at zero, so that the scales start as the random bias of what reads it.
+    The vector starts at zero, so the scales start as the random bias of the layer that reads it.
     """
 
     width: int
@@ -155,7 +155,7 @@ class Down(nn.Module):
 
 
 class VideoAdapter(nn.Module):
-    """A of the vision tower."""
+    """The adapter A of the vision tower."""
 
     options: MVAdapter
     dtype: jax.typing.DTypeLike
@@ -175,7 +175,7 @@ class VideoAdapter(nn.Module):
         return dense(x.shape[-1], nn.initializers.zeros, "up", self.dtype)(hidden)
 
     def _calibrated(self, frames: jax.Array, means: jax.Array) -> jax.Array:
-        """Class tokens of frames [b, t, r] by themselves and the means of patches, [b, t, r]."""
+        """Class tokens [b, t, r], calibrated by all of them and the means of patches [b, t, r]."""
         b, t, r = frames.shape
         first = self.param("class_token", nn.initializers.normal(r**-0.5), (r,))
         first = jnp.broadcast_to(first.astype(self.dtype), (b, 1, r))
@@ -190,7 +190,7 @@ class VideoAdapter(nn.Module):
 
 
 class TextAdapter(nn.Module):
-    """A of the text tower."""
+    """The adapter A of the text tower."""
 
     options: MVAdapter
     dtype: jax.typing.DTypeLike
@@ -213,8 +213,8 @@ class TextAdapter(nn.Module):
 def sequence(
     adapter: VideoAdapter | TextAdapter, x: jax.Array, rows: int, causal: bool
 ) -> jax.Array:
-    """[b, n, r] with positions, a table of so many rows, through a LayerNorm, a block and its
-    activation: [b, n, r]. Leaves of the adapter."""
+    """[b, n, r] -> [b, n, r]: positions from a table of `rows` rows are added, then come a
+    LayerNorm, a block and its activation. The leaves are the adapter's."""
     length, r = x.shape[1:]
     table = adapter.param("position_embedding", nn.initializers.normal(0.01), (rows, r))
     x = x + table[:length].astype(x.dtype)
@@ -235,7 +235,7 @@ def sequence(
 
 
 def mean_of_patches(tokens: Tokens, x: jax.Array) -> jax.Array:
-    """Of each frame or clip, [b, g, n, r] -> [b, g, r]; a merged patch counts as those it holds."""
+    """Means of each group, [b, g, n, r] -> [b, g, r]; a merged patch counts as all it holds."""
     x = x[:, :, tokens.protected :]
     if tokens.size is None:
         return x.mean(2)
@@ -251,6 +251,6 @@ def dense(
 
 
 def torch_dense(width: int, inputs: int, name: str, dtype: jax.typing.DTypeLike) -> nn.Dense:
-    """A dense layer that starts as torch's."""
+    """A dense layer with torch's initialisation."""
     bias = uniform(inputs**-0.5)
     return nn.Dense(width, dtype=dtype, kernel_init=KAIMING_UNIFORM, bias_init=bias, name=name)

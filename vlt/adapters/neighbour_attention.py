@@ -1,7 +1,7 @@
-"""Attention to the frames beside each (Open-VCLIP, Weng et al., arXiv:2302.00624, temporal view).
+"""Attention to adjacent frames (Open-VCLIP, Weng et al., arXiv:2302.00624, temporal view).
 
 In every block of the vision tower the tokens of a frame also read the keys and values of the two
-frames beside it. Nothing is learned, and plain weights fit.
+adjacent frames. Nothing is learned, and plain weights fit.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ MISSING = ("zeros", "masked")
 class NeighbourAttention(Method):
     """Keys and values of frames t + 1, t - 1 and t for the queries of frame t. No leaves.
 
-    missing: what the first and the last frame read of the neighbour that they do not have: `zeros`,
-        keys and values of 0 that take their share of the softmax, as published; `masked`, nothing.
-    renormalize: scores are cosines with the mean of the frames. The published score is the mean of
-        the frames' cosines.
+    missing: what the first and the last frame read for the neighbour that they lack: `zeros`, keys
+        and values of 0 that take their share of the softmax, as published; `masked`, nothing.
+    renormalize: whether scores are cosines with the mean of the frames. The published score is the
+        mean of the frames' cosines.
 
     Raises:
         ValueError: unknown missing.
@@ -46,7 +46,7 @@ class NeighbourAttention(Method):
         return not self.renormalize
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
-        """Point 4: the frames are the groups."""
+        """Point 4: adds the keys and values of the neighbouring groups, which are frames."""
         if self.missing == "masked":
             t, n = tokens.x.shape[1:3]
             pattern = pattern.add_bias(jnp.asarray(_bias(t, n)))
@@ -57,13 +57,13 @@ METHOD = NeighbourAttention
 
 
 def with_neighbours(x: jax.Array) -> jax.Array:
-    """[b, t, h, n, d] -> [b, t, h, 3 n, d]: of the next frame, the one before, and its own."""
+    """[b, t, h, n, d] -> [b, t, h, 3 n, d]: the next frame's, the previous one's, and its own."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     return jnp.concatenate([padded[:, 2:], padded[:, :-2], x], axis=3)
 
 
 def _bias(frames: int, tokens: int) -> np.ndarray:
-    """[t, 1, 1, 3 n] zero, and lowest where there is no frame."""
+    """[t, 1, 1, 3 n], zero, and the lowest float32 where there is no frame."""
     bias = np.zeros((frames, 3, tokens), np.float32)
     lowest = np.finfo(np.float32).min
     bias[-1, 0] = bias[0, 1] = lowest

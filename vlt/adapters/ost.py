@@ -1,8 +1,8 @@
 """OST: frames matched with sentences that describe a class (Chen et al., arXiv:2312.00096).
 
-A class has N spatial and N temporal sentences. Of each kind, with S [t, N] the cosines of frames
-and sentences, an optimal transport plan P between both, each uniform, is found by Sinkhorn's
-algorithm for the costs 1 - S, and the class scores
+A class has N spatial and N temporal sentences. For each kind, with S [t, N] the cosines of frames
+and sentences, Sinkhorn's algorithm finds an optimal transport plan P with uniform marginals for the
+costs 1 - S, and the class scores
 
     (<P, S> + mean S) / 2
 
@@ -21,12 +21,12 @@ from vlt.models.vit import normalize
 
 @dataclasses.dataclass(frozen=True)
 class OST(Method):
-    """No leaves. A text alone is the one sentence of either kind.
+    """No leaves. A text without sentences is the one sentence of both kinds.
 
-    entropy: weight of the plan's entropy. steps: of Sinkhorn's algorithm. The published code ends
-        when the mean change of a scaling, over all pairs of a call, is below 0.01 (five steps in
-        what was tried), so that a video's scores depend on the others beside it and on how they are
-        shared among devices; a fixed number does not.
+    entropy: weight of the plan's entropy. steps: steps of Sinkhorn's algorithm. The published code
+        ends when the mean change of a scaling, over all pairs of a call, is below 0.01 (five steps
+        in what was tried), so a video's scores depend on the others in the call and on how they are
+        split among devices; with a fixed number they do not.
 
     Raises:
         ValueError: entropy not above 0; steps below 1.
@@ -61,7 +61,7 @@ class OST(Method):
     def text_head(
         self, tower: TextScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Point 9 of the text tower: `sentences` [b, 1, 1, e], of every kind the text."""
+        """Point 9 of the text tower: `sentences` [b, 1, 1, e], the text itself for every kind."""
         return features, {"sentences": features[:, None, None]}
 
     def score(
@@ -79,7 +79,7 @@ METHOD = OST
 
 
 def transport_plan(cosines: jax.Array, entropy: float, steps: int) -> jax.Array:
-    """Sinkhorn's plans [..., t, n] for costs 1 - cosines [..., t, n], marginals 1/t and 1/n."""
+    """Sinkhorn's plans [..., t, n] for costs 1 - cosines [..., t, n] and marginals 1/t, 1/n."""
     t, n = cosines.shape[-2:]
     kernel = jax.lax.stop_gradient(jnp.exp((cosines - 1) / entropy))
     columns = jnp.ones((*kernel.shape[:-2], 1, n))

@@ -1,4 +1,4 @@
-"""What methods share that let every position of a frame attend along time."""
+"""Base of the methods in which every position of a frame attends along time."""
 
 import dataclasses
 
@@ -14,9 +14,9 @@ from vlt.models.spec import Spec
 class OverTime(Method):
     """Base of methods with attention over the frames at each position.
 
-    temporal_position: `none`, as Token Mixing's benchmark has them: what they put out does not
-        depend on the order of frames; `learned`, a table of `max_frames` rows, zero at the start,
-        is added to what that attention reads.
+    temporal_position: `none`, as in Token Mixing's benchmark, where outputs do not depend on the
+        order of frames; `learned`, a table of `max_frames` rows, zero at the start, is added to
+        what that attention reads.
     max_frames: rows of that table.
 
     Raises:

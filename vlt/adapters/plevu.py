@@ -1,6 +1,6 @@
-"""Efficient-Prompt: rows among the words, blocks over frames (Ju et al., arXiv:2112.04478).
+"""Efficient-Prompt: prompts among words, blocks over frames (Ju et al., arXiv:2112.04478).
 
-TempMe's tables call it PLEVU, by the words of its title. Both towers stay as they are.
+TempMe's tables call it PLEVU, after the words of its title. Both towers stay unchanged.
 """
 
 import dataclasses
@@ -21,16 +21,17 @@ from vlt.models.tokens import Tokens
 
 @dataclasses.dataclass(frozen=True)
 class PLEVU(Method):
-    """Prompts around the words of a text, and blocks(f + position) of frame embeddings f [b, t, e].
+    """Prompts around a text's words, and blocks(f + position) for frame embeddings f [b, t, e].
 
-    Leaves: text/plevu_prompt [context, d], a row for every position, of which a text reads those of
-    the positions that its prompts come to, so that the ones behind its words depend on its length;
-    visual/plevu/ with a table of t positions and `layers` blocks. Frames are not normalised before,
-    and nothing is added to what the blocks put out.
+    Leaves: text/plevu_prompt [context, d], a row for every position; a text reads the rows of the
+    positions where its prompts stand, so those after its words depend on its length. visual/plevu/
+    has a table of t positions and `layers` blocks. Frames are not normalised before the blocks, and
+    nothing is added to their output.
 
-    prefix, postfix: prompts behind the first token, and before the one that is read. 16 and 16 are
-        those of its published commands; its code's own default is none.
-    layers: blocks. The paper's 6.35 million parameters are of 2. heads: of each.
+    prefix, postfix: number of prompts after the first token, and before the one that is read. The
+        published commands have 16 and 16; the code's own default is none.
+    layers: number of blocks. The paper's 6.35 million parameters are those of 2. heads: heads of
+        each block.
 
     Raises:
         ValueError: counts that are too small.
@@ -72,7 +73,7 @@ class PLEVU(Method):
             )
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Point 0 of the text tower: prompts around the words, before positions."""
+        """Point 0 of the text tower: inserts prompts around the words, before positions."""
         if tower.tower == "visual":
             return tokens
         assert isinstance(tower.spec, TextSpec) and tokens.readout is not None
@@ -111,7 +112,7 @@ METHOD = PLEVU
 
 
 class TemporalModelling(FrameTransformer):
-    """Blocks that start as torch's."""
+    """Blocks with torch's initialisation."""
 
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:

@@ -1,7 +1,8 @@
-"""Visual prompt tuning: learned tokens among the patches (Jia et al., arXiv:2203.12119), and words.
+"""Visual prompt tuning: learned tokens among patches and words (Jia et al., arXiv:2203.12119).
 
-Prompts stand behind the CLS tokens of a frame, and behind the first token of a text, where every
-later word sees them; before a language model's first, which may be padding. They have no positions.
+Prompts stand after the CLS tokens of a frame, and after the first token of a text, where every
+later word sees them; for a language model, before the first token, which may be padding. They have
+no positions.
 """
 
 import dataclasses
@@ -21,11 +22,11 @@ from vlt.models.tokens import Tokens
 class Prompt(Method):
     """`tokens` prompts in every frame (or clip) and every text; deep by default, as in TempMe.
 
-    tokens: p. deep: own prompts in every block, leaves blocks_i/prompt [p, d], gone after it; else
-        one set that enters before the first block and is carried on, leaves visual/prompt and
-        text/prompt. towers: the towers they are in.
-    matched: carried prompts are tokens like patches to methods that remove or merge; else they are
-        kept out of it.
+    tokens: p. deep: whether every block has prompts of its own, leaves blocks_i/prompt [p, d],
+        removed after it; otherwise one set enters before the first block and is carried on, leaves
+        visual/prompt and text/prompt. towers: the towers they are in.
+    matched: whether methods that remove or merge tokens treat carried prompts like patches;
+        otherwise the prompts are protected from them.
 
     Raises:
         ValueError: tokens below 1; no or unknown towers; matched prompts that are deep.
@@ -53,8 +54,8 @@ class Prompt(Method):
         return self.tokens if "text" in self.towers else 0
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for matched prompts where patches have places among those of other
-        frames."""
+        """Raises ValueError for matched prompts in a tower that holds the patches of all frames in
+        one group."""
         if self.matched and spec.visual.together:
             raise ValueError(
                 "prompt.matched=True: no method matches tokens of a tower that holds the patches "
@@ -62,33 +63,33 @@ class Prompt(Method):
             )
 
     def breaks_here(self) -> frozenset[str]:
-        """Matched prompts stand among the patches."""
+        """Adds `patch_places` for matched prompts, which stand among the patches."""
         return self.breaks | ({"patch_places"} if self.matched else set())
 
     def stem(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Point 0: shallow prompts."""
+        """Point 0: inserts shallow prompts."""
         return tokens if self.deep else self._insert(tower, tokens)
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: deep prompts."""
+        """Point 2: inserts deep prompts."""
         return self._insert(block, tokens) if self.deep and not remembered(tokens) else tokens
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: without the prompts, which have left already where only CLS tokens are read."""
+        """Point 2: removes deep prompts; where only CLS tokens are read, they are already gone."""
         if not self.deep or block.cls_read or remembered(tokens):
             return tokens
         place = _place(block, tokens, tokens.protected - self.tokens)
         return tokens.remove(place, self.tokens)
 
     def _insert(self, module: AnyTower | BlockScope, tokens: Tokens) -> Tokens:
-        """Prompts of `module` behind the protected tokens or the first of a text."""
+        """Inserts prompts of `module` after the protected tokens or the first of a text."""
         prompts = module.param("prompt", xavier_uniform, (self.tokens, tokens.x.shape[-1]))
         place = _place(module, tokens, tokens.protected)
         return tokens.insert(place, prompts, not self.matched)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
-        """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as the published
-        code has them for patches of p pixels: Xavier's bound of the patch projection."""
+        """Prompts of the vision tower start uniform in +-sqrt(6 / (3 p^2 + d)), as in the
+        published code, for patches of p pixels: Xavier's bound for the patch projection."""
         if "visual" not in self.towers:
             return params
         visual = spec.visual
@@ -111,18 +112,18 @@ METHOD = Prompt
 
 
 def remembered(tokens: Tokens) -> bool:
-    """Whether a language model goes on behind prompts whose keys and values it has."""
+    """Whether a language model continues after prompts whose keys and values are cached."""
     return tokens.index is not None
 
 
 def _place(module: AnyTower | BlockScope, tokens: Tokens, protected: int) -> int:
-    """Before which token prompts stand."""
-    language_model = tokens.places is not None  # no other text has any
+    """Index of the token that prompts stand before."""
+    language_model = tokens.places is not None  # other texts have none
     return max(protected, 1) if module.tower == "text" and not language_model else protected
 
 
 def xavier_bound(width: int) -> float:
-    """The bound for d inputs and d outputs: the text tower's, which has no patches."""
+    """Xavier's bound for d inputs and d outputs: for the text tower, which has no patches."""
     return math.sqrt(6 / (width + width))
 
 

@@ -1,7 +1,8 @@
 """Separate space-time attention inside the backbone (BT-Adapter's Table 6, "+4 layer separate-ST").
 
-A temporal layer before the attention of some CLIP layers, on the patches, with a learned time
-embedding where the first of them reads. Both start at zero, so the model starts as CLIP.
+A temporal layer reads the patches before the attention of some CLIP layers; the first of them also
+adds a learned time embedding. The embedding and each temporal layer's last projection start at
+zero, so the model starts as CLIP.
 """
 
 import dataclasses

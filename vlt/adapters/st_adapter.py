@@ -8,7 +8,7 @@
 | its own paper, twice that | positions=("before_attention", "before_mlp"), the same |
 
 Token Mixing's convolution is dense where the paper's is depthwise, which makes it eight times as
-large; its CLS tokens pass both dense layers, the paper's none.
+large; its CLS tokens pass through both dense layers, the paper's through neither.
 """
 
 import dataclasses
@@ -32,12 +32,13 @@ NAMES = {"before_attention": "st_adapter", "before_mlp": "st_adapter_mlp"}
 class STAdapter(Method):
     """x + up(conv(down(x))) on the residual stream of the vision tower's blocks, no activation.
 
-    Leaves: blocks_i/st_adapter, before the MLP blocks_i/st_adapter_mlp.
+    Leaves: blocks_i/st_adapter; for the position before the MLP, blocks_i/st_adapter_mlp.
 
-    positions: `before_attention`, `before_mlp`. width: of the bottleneck. kernel: taps over frames,
-    rows and columns, all odd. depthwise: each channel has its own kernel, zero at the start, when
-    the block is the plain one, and only patches are read; else the convolution is dense and starts
-    as torch's, and tokens that are no patches take down and up alone.
+    positions: `before_attention`, `before_mlp`. width: width of the bottleneck. kernel: taps over
+    frames, rows and columns, all odd. depthwise: whether each channel has its own kernel, zero at
+    the start, so that the block starts as the plain one, and only patches are read; otherwise the
+    convolution is dense with torch's initialisation, and tokens other than patches pass through
+    down and up alone.
 
     Raises:
         ValueError: no or unknown positions; width below 1; a kernel that is not three odd numbers.
@@ -79,7 +80,7 @@ METHOD = STAdapter
 
 
 class Bottleneck(nn.Module):
-    """tokens.x [b, g, n, d] -> [b, g, n, d]; protected tokens are no patches."""
+    """tokens.x [b, g, n, d] -> [b, g, n, d]; protected tokens are not patches."""
 
     options: STAdapter
     dtype: jax.typing.DTypeLike
@@ -104,7 +105,7 @@ class Bottleneck(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Over frames, rows and columns, zeros around them; leaves as torch's Conv3d has them."""
+    """A zero-padded convolution over frames, rows and columns; leaves as in torch's Conv3d."""
 
     kernel: tuple[int, ...]
     depthwise: bool
@@ -112,7 +113,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Patches [b, t, h * w, c] of square frames -> the same."""
+        """[b, t, h * w, c] -> [b, t, h * w, c], patches of square frames."""
         b, t, n, c = x.shape
         side = math.isqrt(n)
         shape = (*self.kernel, 1 if self.depthwise else c, c)
@@ -126,9 +127,9 @@ class Convolution(nn.Module):
 
 
 def convolve_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x [b, t, h, w, c] with kernel [kt, kh, kw, c, c], of the same size.
+    """Convolves x [b, t, h, w, c] with kernel [kt, kh, kw, c, c] to the same size.
 
-    On a CPU a two-dimensional convolution for each tap in time takes two thirds of the time of a
+    On a CPU, a two-dimensional convolution for each tap in time takes two thirds of the time of a
     three-dimensional one.
     """
     b, t, *frame = x.shape
@@ -143,9 +144,9 @@ def convolve_dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same with kernel [kt, kh, kw, 1, c], of each channel its own.
+    """Convolves each channel of x [b, t, h, w, c] with its own kernel, [kt, kh, kw, 1, c].
 
-    On a CPU a grouped convolution takes a hundred times as long as these sums.
+    On a CPU, a grouped convolution takes a hundred times as long as these sums.
     """
     t, h, w = x.shape[1:4]
     taps = kernel.shape[:3]

@@ -1,8 +1,8 @@
 """Transformer blocks over time on top of the vision tower (ViViT's factorised encoder).
 
 Two rows of Token Mixing's benchmark have them: Temporal fine-tuning trains these blocks, Full
-(ViViT, arXiv:2103.15691) everything. As released for BLIP, a captioner attends along time at every
-position of the frames, a model with a joint space at the CLS tokens alone.
+(ViViT, arXiv:2103.15691) trains everything. A captioner attends along time at every position of the
+frames, as released for BLIP; a model with a joint space does so only at the CLS tokens.
 """
 
 import dataclasses
@@ -18,18 +18,19 @@ from vlt.models.remat import rematerialised
 from vlt.models.spec import Spec, VisionSpec
 from vlt.models.tokens import Tokens
 
-NORM_EPS = 1e-5  # of the released blocks, where the ViT has 1e-6
+NORM_EPS = 1e-5  # as in the released blocks; the ViT has 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class TemporalTransformer(OverTime):
-    """Pre-LN blocks behind the tower's final LayerNorm. Leaves: visual/temporal_transformer/.
+    """Pre-LN blocks after the tower's final LayerNorm. Leaves: visual/temporal_transformer/.
 
     They start as copies of the tower's first `layers` blocks but have, as released, no bias on
-    queries, keys and values; 4 are 28,311,552 weights on a ViT-B. Heads are the tower's (released:
-    12, whatever the width; 1024 of a ViT-L cannot be split so).
+    queries, keys and values; 4 blocks have 28,311,552 weights on a ViT-B. Their number of heads is
+    the tower's (12 in the released code, whatever the width, which does not divide the 1024 of a
+    ViT-L).
 
-    layers: how many blocks.
+    layers: number of blocks.
 
     Raises:
         ValueError: layers below 1, and as `OverTime`.
@@ -60,7 +61,7 @@ class TemporalTransformer(OverTime):
         return blocks(x)
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
-        """Block j starts as block j of the tower."""
+        """Block j starts as a copy of block j of the tower."""
         visual = params["visual"]
         leaves = dict(visual["temporal_transformer"])
         for layer in range(self.layers):
@@ -73,7 +74,7 @@ METHOD = TemporalTransformer
 
 
 class TimeBlocks(nn.Module):
-    """`options.layers` blocks over the frames, at each position of them."""
+    """`options.layers` blocks over the frames, at each position."""
 
     options: TemporalTransformer
     spec: VisionSpec

@@ -1,7 +1,7 @@
-"""Some words of a frozen language model are trained: those that were added to its vocabulary.
+"""Trains only those words of a frozen language model that were added to its vocabulary.
 
-LLaVA and BT-Adapter add tokens around an image or a video and train their embeddings alone
-(Liu et al., Section 3.4), of a table of 32,006 rows.
+LLaVA and BT-Adapter add tokens around an image or a video and train only their embeddings, in a
+table of 32,006 rows (Liu et al., Section 3.4).
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from vlt.models.spec import Spec
 class TokenRows(Method):
     """The last rows of the table of words are a leaf of their own, text/token_rows [r, d].
 
-    It takes them out of text/token_embedding/embedding and, merged, puts them back.
+    They are taken out of text/token_embedding/embedding and, when merged, put back.
 
-    rows: r, the tokens that were added last.
+    rows: r, the number of tokens that were added last.
 
     Raises:
         ValueError: rows below 1.
@@ -55,7 +55,7 @@ class TokenRows(Method):
         text = params["text"]
         table = text["token_embedding"]["embedding"]
         if len(table) < spec.text.vocab:
-            return params  # of a model that was not loaded
+            return params  # the model was not loaded: its table lacks these rows
         table, rows = table[: -self.rows], table[-self.rows :]
         text = text | {"token_embedding": {"embedding": table}, "token_rows": rows}
         return params | {"text": text}
@@ -65,7 +65,7 @@ class TokenRows(Method):
         return True
 
     def fold_for_inference(self, params: dict) -> tuple[Method | None, dict]:
-        """None, and the whole table."""
+        """None, and the tree with the whole table."""
         text = dict(params["text"])
         rows = text.pop("token_rows")
         table = jnp.concatenate([text["token_embedding"]["embedding"], rows])

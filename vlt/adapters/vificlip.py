@@ -1,10 +1,9 @@
-"""ViFi-CLIP's second stage: prompts in both towers of a CLIP that was trained on videos (Rasheed et
-al., arXiv:2212.03640, Section 3.3).
+"""ViFi-CLIP's second stage: prompts in both towers of a CLIP that was trained on videos.
 
-A frame has v prompts without positions, a text a context of w vectors between its start token and
-its words, with positions. Those of the first set enter before anything else, those of each further
-set, up to the tower's depth, take the place of what the block before made of the last; behind it
-what is left goes on as tokens among the others.
+Rasheed et al., arXiv:2212.03640, Section 3.3. A frame has v prompts without positions; a text has a
+context of w vectors, with positions, between its start token and its words. The first set enters
+before anything else. Up to the tower's depth, each further set replaces what the previous block
+made of the last one; after that, the prompts go on as tokens among the others.
 """
 
 import dataclasses
@@ -22,12 +21,13 @@ NORMAL = nn.initializers.normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class ViFiCLIP(Method):
-    """Leaves: visual/vificlip_prompt, text/vificlip_prompt and blocks_i/vificlip_prompt from block
-    1 to the depth, each [v or w, d].
+    """Leaves: visual/vificlip_prompt, text/vificlip_prompt and, in blocks 1 to depth - 1,
+    blocks_i/vificlip_prompt, each [v or w, d].
 
-    visual_tokens, text_tokens: v and w, 0 for none. visual_depth, text_depth: sets of them. The
-    published ones are these for base-to-novel, and 10, 12 for few-shot. (Prompts stand behind the
-    class token here, at the end there, which is the same without positions.)
+    visual_tokens, text_tokens: v and w, 0 for none. visual_depth, text_depth: number of sets. The
+    defaults are the published ones for base-to-novel; for few-shot they are 10 tokens and 12 sets.
+    (Prompts stand after the class token here, at the end in the published code, which is the same
+    without positions.)
 
     Raises:
         ValueError: numbers below 0, depths below 1, or no prompt at all.
@@ -62,7 +62,7 @@ class ViFiCLIP(Method):
         return self.text_tokens
 
     def breaks_here(self) -> frozenset[str]:
-        """Where words stand, too, if there are any among them."""
+        """Adds `word_places` where prompts stand among words."""
         return self.breaks | ({"word_places"} if self.text_tokens else set())
 
     def check(self, spec: Spec, frames: int) -> None:
@@ -77,7 +77,7 @@ class ViFiCLIP(Method):
             check_room_for_words(prompts, self.text_tokens, spec.text.context)
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Point 0: the first set."""
+        """Point 0: inserts the first set."""
         count, place = self._prompts(tower.tower, tokens)
         prompts = tower.param("vificlip_prompt", NORMAL, (count, tokens.x.shape[-1]))
         return tokens.insert(place, prompts.astype(tokens.x.dtype)).replace(
@@ -85,10 +85,10 @@ class ViFiCLIP(Method):
         )
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: each further set, in the place of the one before.
+        """Point 1: puts each further set in the place of the one before.
 
         Raises:
-            ValueError: frames were joined, with the prompts of each.
+            ValueError: another method joined frames, each with its prompts.
         """
         depth = self.text_depth if block.tower == "text" else self.visual_depth
         if not 0 < block.layer < depth:
@@ -104,7 +104,7 @@ class ViFiCLIP(Method):
         return tokens.replace(x=x)
 
     def _prompts(self, tower: str, tokens: Tokens) -> tuple[int, int]:
-        """How many there are, and before which token the first stands."""
+        """The number of prompts, and the index of the first."""
         return (self.text_tokens, 1) if tower == "text" else (self.visual_tokens, tokens.cls)
 
 

@@ -1,16 +1,16 @@
-"""Vita-CLIP: prompts of frames, of the video and of its summary, and of texts (Wasim et al.,
-arXiv:2304.03307, Section 3).
+"""Vita-CLIP: prompts of frames, of the video, of its summary, and of texts.
 
-Time embeddings are added to every token before the tower's first LayerNorm. In each block, from the
-class token c_t of frame t as it enters, q_t = W c_t, each frame attends to
+Wasim et al., arXiv:2304.03307, Section 3. Time embeddings are added to every token before the
+tower's first LayerNorm. In each block, with q_t = W c_t for the class token c_t with which frame t
+enters, each frame attends to
 
     local prompts     p_i + q_i of every frame i, t of them
-    global prompts    g learned tokens, own ones in each block
+    global prompts    g learned tokens, separate ones in each block
     summary           s_t = q_t + MHSA(LN q)_t, attention over the frames
 
-beside its own tokens; local prompts and summary leave before the MLP, global prompts after it. A
-text is [start][context][class name][.][end], its context learned, for each class if asked for
-(CoOp, arXiv:2109.01134).
+beside its own tokens; local prompts and summary are removed before the MLP, global prompts after
+it. A text is [start][context][class name][.][end], with a learned context, for each class if asked
+for (CoOp, arXiv:2109.01134).
 """
 
 import dataclasses
@@ -37,18 +37,18 @@ XAVIER = nn.initializers.xavier_uniform()
 class VitaCLIP(Method):
     """Leaves: visual/vita_clip, visual/blocks_i/vita_clip, text/vita_clip.
 
-    frames: t; a video of a multiple of them is seen in runs of t, between which nothing passes, and
-        its time embeddings are each repeated (as published).
-    global_prompts: g, 0 for none. local, summary: whether there are such prompts.
-    text_prompts: vectors of a text's context, 0 for none. classes: of how many classes each has a
-        context of its own, 0 for one that all share. Texts that are not said to be of these classes
-        are then embedded without any, as CLIP does.
+    frames: t; a video with a multiple of t frames is read in runs of t, between which nothing
+        passes, and each of its time embeddings is repeated (as published).
+    global_prompts: g, 0 for none. local, summary: whether there are local prompts, or a summary.
+    text_prompts: number of vectors in a text's context, 0 for none. classes: number of classes that
+        each have a context of their own, 0 for one that all share. Texts that are not said to be of
+        these classes are then embedded without context, as in CLIP.
     position: where the class name stands: at the `end` of the context, in the `middle` or in
-        `front`; of a text, what stands before its last word, the full stop, is the name.
+        `front`; the name is all of a text that stands before its last word, the full stop.
 
     Raises:
-        ValueError: frames below 1; another number below 0; no prompt at all; contexts of classes
-            without a context; unknown position.
+        ValueError: frames below 1; another number below 0; contexts of classes without a context;
+            unknown position.
     """
 
     name: ClassVar[str] = "vita_clip"
@@ -88,7 +88,7 @@ class VitaCLIP(Method):
         return self.text_prompts
 
     def breaks_here(self) -> frozenset[str]:
-        """Contexts have their places among the words."""
+        """Adds `word_places` where contexts stand among words."""
         return self.breaks | ({"word_places"} if self.text_prompts else set())
 
     @property
@@ -96,25 +96,25 @@ class VitaCLIP(Method):
         return self.classes
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for frames that make no whole runs, and for contexts that leave no room
-        for a text."""
+        """Raises ValueError for frames that do not make whole runs, and for contexts that leave no
+        room for a text."""
         self.check_frames(frames)
         if self.text_prompts:
             prompts = f"vita_clip.text_prompts={self.text_prompts}"
             check_room_for_words(prompts, self.text_prompts, spec.text.context)
 
     def check_frames(self, count: int) -> None:
-        """Raises ValueError for so many frames that make no whole runs."""
+        """Raises ValueError unless `count` frames make whole runs."""
         if count % self.frames:
             raise ValueError(
                 f"{count} frames, vita_clip.frames is {self.frames}: take as many, or a multiple"
             )
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Point 0: time embeddings; the contexts of texts.
+        """Point 0: adds time embeddings, or the contexts of texts.
 
         Raises:
-            ValueError: frames that make no whole runs.
+            ValueError: frames that do not make whole runs.
         """
         if tower.tower == "text":
             return self._with_context(tower, tokens)
@@ -127,7 +127,7 @@ class VitaCLIP(Method):
         return tokens.replace(x=tokens.x + time[:, None], carried=carried)
 
     def _with_context(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Words [b, 1, l, d] with vectors of the context among them."""
+        """Words [b, 1, l, d] with the context's vectors among them."""
         width, count = tokens.x.shape[-1], self.text_prompts
         shape = (self.classes, count, width) if self.classes else (count, width)
         context = TextContext(shape, name=self.name)().astype(tokens.x.dtype)
@@ -144,15 +144,15 @@ class VitaCLIP(Method):
         return tokens.replace(x=x[:, None], readout=tokens.readout + count)
 
     def _order(self, readout: jax.Array, length: int) -> jax.Array:
-        """[b, l + n] which of l words and n vectors behind them stands where.
+        """Indices [b, l + n] into l words and n vectors after them, by where each stands.
 
-        Between the start token and the name, which ends before the full stop and the token that is
-        read, stand the first of the vectors, behind the name the rest.
+        The first of the vectors stand between the start token and the name, which ends before the
+        full stop and the token that is read; the rest follow the name.
         """
         count = self.text_prompts
         before = {"end": count, "middle": count // 2, "front": 0}[self.position]
         place = jnp.arange(length + count)
-        name = readout[:, None] - 2  # words of it
+        name = readout[:, None] - 2  # number of its words
         return jnp.select(
             [place < 1, place < 1 + before, place < 1 + before + name, place < 1 + count + name],
             [place, length - 1 + place, place - before, length - 1 + place - name],
@@ -160,7 +160,7 @@ class VitaCLIP(Method):
         )
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: all prompts, behind the class tokens; the global ones last."""
+        """Point 2: inserts all prompts after the class tokens, the global ones last."""
         if block.tower == "text":
             return tokens
         carried = tokens.carried[self.name]
@@ -171,7 +171,7 @@ class VitaCLIP(Method):
             made = FramePrompts(self, block.heads, block.norm_eps, block.dtype, name=self.name)
             local, summary = made(frames, carried["local"][block.layer])
             runs = frames.shape[1]
-            # Of the clips of a run each has them all.
+            # Each clip of a run has all of the run's.
             new += [] if local is None else [jnp.repeat(local, groups // runs, axis=1)]
             new += [] if summary is None else [summary.reshape(b, groups, -1, d)]
         if self.global_prompts:
@@ -180,10 +180,10 @@ class VitaCLIP(Method):
         return tokens.insert(tokens.cls, jnp.concatenate(new, axis=2)) if new else tokens
 
     def _class_tokens(self, tokens: Tokens, count: int) -> jax.Array:
-        """Those of `count` frames by runs, [b * runs, t, d].
+        """Class tokens of `count` frames by runs, [b, runs, t, d].
 
         Raises:
-            ValueError: frames were merged, or joined to clips that no run is made of.
+            ValueError: frames were merged, or joined into clips that do not make up runs.
         """
         b, groups, _, d = tokens.x.shape
         if groups * tokens.cls != count or self.frames % tokens.cls:
@@ -196,7 +196,7 @@ class VitaCLIP(Method):
     def after_attention(
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
-        """Point 6: without local prompts and summary.
+        """Point 6: removes local prompts and summary.
 
         Raises:
             ValueError: a method that merges comes later, and would find fewer tokens than attention
@@ -214,7 +214,7 @@ class VitaCLIP(Method):
         return tokens.remove(tokens.cls, count) if count else tokens
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: without global prompts."""
+        """Point 2: removes global prompts."""
         if block.tower == "text" or block.cls_read or not self.global_prompts:
             return tokens
         return tokens.remove(tokens.cls, self.global_prompts)
@@ -224,14 +224,14 @@ METHOD = VitaCLIP
 
 
 class VideoPrompts(nn.Module):
-    """What the vision tower adds that depends on no video."""
+    """What the vision tower adds to every video alike."""
 
     options: VitaCLIP
     spec: VisionSpec
 
     @nn.compact
     def __call__(self) -> dict[str, Any]:
-        """`time` [t, d], `global` [blocks, g, d], and of each block `local` [t, d], or None."""
+        """`time` [t, d], `global` [blocks, g, d] and, of each block, `local` [t, d], or None."""
         options, spec = self.options, self.spec
         bound = uniform(math.sqrt(6 / (3 * spec.patch_size**2 + spec.width)))
         shape, blocks = (options.frames, spec.width), range(spec.layers)
@@ -247,7 +247,7 @@ class VideoPrompts(nn.Module):
 
 
 class FramePrompts(nn.Module):
-    """What a block makes of the class tokens of a run of frames."""
+    """The prompts that a block makes from the class tokens of a run of frames."""
 
     options: VitaCLIP
     heads: int
@@ -259,7 +259,7 @@ class FramePrompts(nn.Module):
         self, frames: jax.Array, prompts: jax.Array | None
     ) -> tuple[jax.Array | None, jax.Array | None]:
         """Class tokens [b, runs, t, d], prompts [t, d] -> local prompts and summaries
-        [b, runs, t, d], each None where it is not asked for."""
+        [b, runs, t, d], each None where there are none."""
         width = frames.shape[-1]
         query = nn.Dense(
             width,

@@ -1,7 +1,7 @@
 """VL-Adapter: bottlenecks in the language model (Sung et al., arXiv:2112.06825).
 
-One after each attention layer and MLP of BERT, on its output before the residual sum. The released
-code is for T5 and BART; their layer norms are trained, too.
+One follows each attention layer and MLP of BERT, on its output before the residual sum. The
+released code is for T5 and BART, and trains their layer norms, too.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from vlt.models.points import DenseScope, Method
 from vlt.models.spec import Spec
 
 POSITIONS = ("attention", "cross_attention", "mlp")
-LAST = {"attention": "out", "cross_attention": "out", "mlp": "fc2"}  # dense layers of each
+LAST = {"attention": "out", "cross_attention": "out", "mlp": "fc2"}  # the last dense layer of each
 INIT = nn.initializers.normal(0.01)
 
 
@@ -26,7 +26,7 @@ class VLAdapter(Method):
 
     Leaves: text/blocks_i/{position}/{out or fc2}/vl_adapter.
 
-    positions: of `POSITIONS`. reduction: width of the text model by that of the bottleneck.
+    positions: some of `POSITIONS`. reduction: the text model's width divided by the bottleneck's.
 
     Raises:
         ValueError: no or unknown positions.
@@ -42,7 +42,7 @@ class VLAdapter(Method):
         require_some("vl_adapter", "positions", self.positions, POSITIONS)
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError where nothing is left of the text model's width."""
+        """Raises ValueError unless the reduction is between 1 and the text model's width."""
         if not 1 <= self.reduction <= spec.text.width:
             raise ValueError(
                 f"vl_adapter.reduction must be between 1 and the text model's width, "

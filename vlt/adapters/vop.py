@@ -1,12 +1,12 @@
 """VoP: prompts in every block of both towers (Huang et al., CVPR 2023, arXiv:2211.12764).
 
-Deep prompts of a frame stand behind its class token, those of a text behind its first token and
-before its last position, which is padding in any but the longest text. The variants make some of a
-frame's prompts those of its place in time (P) or of what is seen in all frames (C), or let the last
-blocks see all frames together (F). Only the method without them was published; P, C and F are read
-off the paper's text, which leaves open that
+Deep prompts of a frame stand after its class token, those of a text after its first token and
+before its last position, which is padding in all but the longest texts. The variants make some of a
+frame's prompts depend on its place in time (P) or on what is seen in all frames (C), or let the
+last blocks see all frames together (F). Only the method without them was published; P, C and F
+follow the paper's text. Two points that it leaves open are read as follows:
 
-- C reads class tokens as they enter a block, in the first before `pre_norm`;
+- C reads class tokens as they enter a block, in the first block before `pre_norm`;
 - the frame embeddings of F are added to class tokens and patches, not to prompts.
 """
 
@@ -30,26 +30,27 @@ INIT = nn.initializers.normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class VoP(Method):
-    """Prompts in every frame and in every text, own ones in each block.
+    """Prompts in every frame and in every text, separate ones in each block.
 
-    Leaves: text/vop_prompt [L, prefix + suffix, d]; with K blocks whose prompts are partly those of
-    each frame, visual/vop_prompt [L - K, tokens, d], visual/vop_generic [K, tokens - specific, d],
+    Leaves: text/vop_prompt [L, prefix + suffix, d]; where K blocks have some prompts that are each
+    frame's own, visual/vop_prompt [L - K, tokens, d], visual/vop_generic [K, tokens - specific, d],
     and for P visual/vop_position [K, t, specific, d], for C shared_VoP/; for F
     visual/blocks_i/vop_frame [t, d].
 
-    The first block's enter the vision tower before `pre_norm` and the text tower before positions,
-    which they take from the words; those of the last block stay.
+    The first block's prompts enter the vision tower before `pre_norm`, and the text tower before
+    positions, which they take from the words; the last block's prompts stay.
 
-    tokens, prefix, suffix: prompts of each frame, and of a text before and behind its words.
-    variant: `basic`, or of the paper's `P`, `C`, `F`, `F+P` and `F+C`. P and C are in all blocks,
-        beside F in those that see frames apart.
-    specific: how many of `tokens` are those of each frame (P, C).
-    frames_apart: K^s, the blocks of F that see frames apart.
-    readout: `published` reads the token `prefix` + `suffix` places behind where the end of a text
+    tokens, prefix, suffix: number of prompts of each frame, and of a text before and after its
+        words.
+    variant: `basic`, or one of the paper's `P`, `C`, `F`, `F+P` and `F+C`. P and C are in all
+        blocks, or with F in those that see frames apart.
+    specific: how many of `tokens` each frame has of its own (P, C).
+    frames_apart: K^s, the number of blocks of F that see frames apart.
+    readout: `published` reads the token `prefix` + `suffix` places after where the end of a text
         was among the words alone. In all but the longest texts that is padding before the suffix,
-        which then nothing reads: its gradient is zero. `end` reads the end of a text.
-    renormalize: scores are cosines with the mean of the frames. The published score is the mean of
-        the cosines with each.
+        so nothing reads the suffix and its gradient is zero. `end` reads the end of a text.
+    renormalize: whether scores are cosines with the mean of the frames. The published score is the
+        mean of the cosines with each.
 
     Raises:
         ValueError: unknown variant or readout; counts that are too small.
@@ -85,7 +86,7 @@ class VoP(Method):
             )
 
     def _has(self, *letters: str) -> bool:
-        """Whether the variant is one of these, or has one."""
+        """Whether any part of the variant is one of these letters."""
         return any(part in letters for part in self.variant.split("+"))
 
     @property
@@ -110,7 +111,7 @@ class VoP(Method):
         return self.breaks | ({"frame_groups", "patch_places"} if self._has("F") else set())
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError where no room is left for words, or no block for all frames."""
+        """Raises ValueError where no room is left for words, or no block to see all frames."""
         prompts = f"vop.prefix={self.prefix} and vop.suffix={self.suffix}"
         check_room_for_words(prompts, self.text_positions, spec.text.context)
         if self._has("F") and self.frames_apart >= spec.visual.layers:
@@ -120,7 +121,7 @@ class VoP(Method):
             )
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Point 0: the first block's prompts."""
+        """Point 0: inserts the first block's prompts."""
         if tower.tower == "text":
             return self._among_words(tower, tokens)
         leaves = self._leaves(tower, tokens.x.shape[1])
@@ -129,7 +130,7 @@ class VoP(Method):
         return tokens.insert(tokens.cls, together(tokens, *parts))
 
     def stem(self, tower: AnyTower, tokens: Tokens) -> Tokens:
-        """Point 0: takes the first block's prompts, normalised now, out until it begins."""
+        """Point 0: takes out the first block's prompts, now normalised, until that block begins."""
         if tower.tower == "text":
             return tokens
         leaves, at = tokens.carried[self.name], tokens.cls
@@ -140,7 +141,7 @@ class VoP(Method):
         return tokens.remove(at, self.tokens).replace(carried=carried)
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: all frames in one group, before the first block of F that sees them so."""
+        """Point 1: joins all frames in one group before the first block of F that sees them so."""
         if block.tower == "text" or not self._has("F") or block.layer != self.frames_apart:
             return tokens
         frames, width = tokens.x.shape[1], tokens.x.shape[-1]
@@ -149,7 +150,7 @@ class VoP(Method):
         return join_clips(tokens.replace(x=x), frames)
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: the block's prompts; of a text in the places of those before."""
+        """Point 2: inserts the block's prompts, in a text in place of the previous block's."""
         leaves = tokens.carried[self.name]
         if block.tower == "text":
             return self._replaced(leaves["prompt"][block.layer], tokens) if block.layer else tokens
@@ -157,12 +158,12 @@ class VoP(Method):
         return tokens.insert(tokens.cls, together(tokens, *parts))
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: without the frames' prompts, but for the last block's."""
+        """Point 2: removes the frames' prompts, except the last block's."""
         if block.tower == "text" or block.layer == block.depth - 1:
             return tokens
         generated = block.layer < len(tokens.carried[self.name].get("generic", ()))
         of_each = self.specific if generated else 0
-        # Of joined clips, which have a class token of each frame, so do prompts stand.
+        # Joined clips have these prompts of each frame, as they have its class token.
         return tokens.remove(tokens.cls, self.tokens - of_each + of_each * tokens.cls)
 
     def shared_module(self, spec: Spec) -> nn.Module | None:
@@ -170,7 +171,7 @@ class VoP(Method):
         return ContextPrompts(self.specific) if self._has("C") else None
 
     def _leaves(self, tower: AnyTower, frames: int) -> dict[str, Any]:
-        """The vision tower's prompts, of all blocks."""
+        """Leaves of the vision tower's prompts in all blocks."""
         layers, width = tower.spec.layers, tower.spec.width
         generated = layers if self._has("P", "C") else 0
         if self._has("F"):
@@ -187,7 +188,7 @@ class VoP(Method):
     def _prompts(
         self, scope: TowerScope | BlockScope, layer: int, tokens: Tokens
     ) -> tuple[jax.Array, jax.Array | None]:
-        """A block's prompts of all groups [p, d], and those of each frame [b or 1, t, p, d]."""
+        """A block's prompts for all groups [p, d], and those of each frame [b or 1, t, p, d]."""
         leaves = tokens.carried[self.name]
         generated = len(leaves.get("generic", ()))
         if layer >= generated:
@@ -213,7 +214,7 @@ class VoP(Method):
         return tokens.replace(protected=1 + self.prefix, carried=carried)
 
     def _replaced(self, prompts: jax.Array, tokens: Tokens) -> Tokens:
-        """A text with prompts [prefix + suffix, d] where those of the block before were."""
+        """A text with prompts [prefix + suffix, d] in place of the previous block's."""
         x, last = tokens.x, tokens.x.shape[2] - 1
         prompts = jnp.broadcast_to(prompts.astype(x.dtype), (*x.shape[:2], *prompts.shape))
         first, then = prompts[:, :, : self.prefix], prompts[:, :, self.prefix :]
@@ -226,7 +227,7 @@ METHOD = VoP
 
 
 def together(tokens: Tokens, generic: jax.Array, specific: jax.Array | None) -> jax.Array:
-    """Prompts of the tokens' groups [b, g, p, d]: those of all, then those of a group's frames."""
+    """Prompts [b, g, p, d] of each group: those for all, then those of the group's frames."""
     b, groups, _, width = tokens.x.shape
     generic = jnp.broadcast_to(generic, (b, groups, generic.shape[-2], width))
     if specific is None or not specific.size:

@@ -1,15 +1,15 @@
-"""X-CLIP: messages between frames, a transformer over frames, and prompts from the video for texts
-(Ni et al., arXiv:2208.02816, Sections 3.2 and 3.3).
+"""X-CLIP: messages between frames, a transformer over frames, and prompts from a video for texts.
 
-In each block a frame's class token c_t, as it enters, makes a message of d channels:
+Ni et al., arXiv:2208.02816, Sections 3.2 and 3.3. In each block the class token c_t with which a
+frame enters makes a message of d channels,
 
     m = W c;  m_t = (m + MHSA(LN m))_t, attention over the frames
 
-which the frame's tokens attend to, and which leaves before the MLP. The video's embedding is the
-mean of f_t + (blocks over frames)(f + positions)_t for the embeddings f_t of frames. A text u and
-the video's patches s, the last block's in the joint space, their mean over time, make the text that
-the video is compared with, u + alpha U(u, s); its layers attend from texts to patches. U is a
-residual stream that begins with u, so alpha = 0.1 adds a tenth of the text to itself, too.
+which the frame's tokens attend to, and which is removed before the MLP. The video's embedding is
+the mean of f_t + (blocks over frames)(f + positions)_t for frame embeddings f_t. It is compared
+with u + alpha U(u, s), where u is a text and s are the last block's patches, in the joint space and
+averaged over time; the layers of U attend from texts to patches. U is a residual stream that begins
+with u, so alpha = 0.1 also adds a tenth of the text to itself.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from vlt.models.spec import Spec
 from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 from vlt.models.vit import normalize
 
-HEAD_WIDTH = 64  # of attention among embeddings
+HEAD_WIDTH = 64  # in attention among embeddings
 NORM_EPS = 1e-5
 NORMAL = nn.initializers.normal(0.02)
-# Of queries, keys and values as one matrix [3d, d], as torch has them.
+# Xavier's for queries, keys and values as one matrix [3d, d], as in torch.
 XAVIER = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 
 
@@ -38,14 +38,14 @@ XAVIER = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
 class XCLIP(Method):
     """Leaves: visual/blocks_i/xclip, visual/xclip_context, visual/xclip_frames, xclip_prompts.
 
-    Not CLIP at the start: no part of it begins at zero.
+    The model does not start as CLIP: no part of it starts at zero.
 
-    mit_layers: blocks over the embeddings of frames, whose table of positions has as many rows as
-        the videos have frames. prompt_layers: of what makes prompts. alpha: what all channels of
-        its weight begin at.
+    mit_layers: number of blocks over frame embeddings, whose position table has as many rows as
+        the videos have frames. prompt_layers: number of layers that make prompts. alpha: what all
+        channels of the prompts' weight start at.
 
     Raises:
-        ValueError: no layer of either kind.
+        ValueError: mit_layers or prompt_layers below 1.
     """
 
     name: ClassVar[str] = "xclip"
@@ -80,7 +80,7 @@ class XCLIP(Method):
         return ("context",)
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: the message, behind the class token.
+        """Point 2: inserts the message after the class token.
 
         Raises:
             ValueError: another method joined frames.
@@ -96,7 +96,7 @@ class XCLIP(Method):
     def after_attention(
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
-        """Point 6: without the message."""
+        """Point 6: removes the message."""
         return tokens.remove(1, 1)
 
     def side_branch(
@@ -105,7 +105,7 @@ class XCLIP(Method):
         """Point 8: `context` [b, n, e], the patches that prompts are made from.
 
         Raises:
-            ValueError: another method left none.
+            ValueError: another method left no patches.
         """
         tokens = hidden[-1]
         if not tokens.patches:
@@ -119,7 +119,7 @@ class XCLIP(Method):
     def head(
         self, tower: TowerScope, features: jax.Array, train: bool
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """Point 9: frames that have seen each other."""
+        """Point 9: frame embeddings after the transformer over frames."""
         return FrameTransformer(self.mit_layers, tower.dtype, name="xclip_frames")(features), {}
 
     def score(
@@ -136,7 +136,7 @@ METHOD = XCLIP
 
 
 class Message(nn.Module):
-    """What frames tell each other in one block."""
+    """The messages that frames pass to each other in one block."""
 
     heads: int
     norm_eps: float
@@ -192,7 +192,7 @@ class FrameTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, frames: jax.Array) -> jax.Array:
-        """[b, t, e] -> [b, t, e], the blocks' output and what came in."""
+        """[b, t, e] -> [b, t, e], the blocks' output added to the input."""
         position = self.param("position_embedding", NORMAL, frames.shape[1:])
         x = (frames + position).astype(self.dtype)[:, None]
         for layer in range(self.layers):
@@ -220,8 +220,8 @@ class Prompts(nn.Module):
 
 
 class Layer(nn.Module):
-    """A pre-LN block among embeddings that reads itself, or others as they are, without biases of
-    queries, keys and values."""
+    """A pre-LN block over embeddings, which attend to each other, or to `source` as it is and
+    without biases of queries, keys and values."""
 
     dtype: jax.typing.DTypeLike
 
@@ -246,5 +246,5 @@ class Layer(nn.Module):
 
 
 def heads_of(width: int) -> int:
-    """Of attention among embeddings."""
+    """Number of heads of attention among embeddings."""
     return max(width // HEAD_WIDTH, 1)

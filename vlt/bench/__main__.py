@@ -18,7 +18,7 @@ from vlt.model_io.following import follow_checkpoint
 
 
 def main(_: list[str]) -> None:
-    """Prints the figures of the config given on the command line."""
+    """Prints the figures for the config given on the command line."""
     tell(_bench)
 
 

@@ -1,9 +1,10 @@
 """`python -m vlt.bench.conversation [--dtype=bfloat16] [--json]`: answers beside those of torch.
 
-A LLaMA of random weights reads a prompt and writes an answer of full length, greedily, in turn
-with transformers' `generate` and its cache: same weights, same ids, a thread for each core. Shares
-are of what was measured in the same run: of the matmul rate for a prompt, and for an answer of the
-time that reading all weights once a token takes, at the rate of a sum over as many bytes.
+A LLaMA with random weights reads a prompt and writes an answer of full length, greedily, in turn
+with transformers' `generate` and its cache: same weights, same ids, one thread per core. Shares
+refer to rates measured in the same run: for a prompt, to the matmul rate; for an answer, to the
+rate of a sum over as many bytes as the weights, which are read once per token (all but the token
+embedding).
 """
 
 import argparse
@@ -24,7 +25,7 @@ from vlt.models.search import Search
 from vlt.models.spec import LlamaSpec
 from vlt.models.tokens import KeysValues
 
-NARROW = LlamaSpec(2048, 32000, 512, 16, 4, 1376)  # of 7B an eighth of the width, half the layers
+NARROW = LlamaSpec(2048, 32000, 512, 16, 4, 1376)  # an eighth of 7B's width, half its layers
 
 
 class Decoder(nn.Module):
@@ -57,7 +58,7 @@ def bench_conversation(
 ) -> dict[str, Any]:
     """Medians over rounds of both sides' seconds, and of the rounds' ratios.
 
-    `same_ids` is the share of an answer's ids in which both agree.
+    `same_ids` is the share of the answers' ids on which both agree.
     """
     from vlt.bench.torch_llama import TorchDecoder  # torch is an extra
 
@@ -104,7 +105,7 @@ def bench_conversation(
 
 
 def _answer(model: nn.Module, params: Any, ids: jax.Array, length: int) -> np.ndarray:
-    """ids [b, length] that follow the prompts [b, n]."""
+    """Answers to the prompts [b, n]: ids [b, length]."""
     rows, prompt = ids.shape
     search = Search("greedy", max_length=length, min_length=length)
     words, skipped = Words(ids, jnp.full_like(ids, -1)), jnp.zeros(rows, jnp.int32)
@@ -120,7 +121,7 @@ def _answer(model: nn.Module, params: Any, ids: jax.Array, length: int) -> np.nd
 
 
 def _memory_rate(size: int) -> float:
-    """Bytes a second that a sum over so many reads, at best, of all cores."""
+    """Best rate, in bytes a second, at which a sum over `size` bytes reads them, on all cores."""
     import torch
 
     values = torch.ones(size // 4)

@@ -1,8 +1,8 @@
-"""`python -m vlt.bench.conversion`: memory that the conversion of a 7B takes at most.
+"""`python -m vlt.bench.conversion`: peak memory of converting a 7B model.
 
-Makes up a LLaVA of random bfloat16 in shards of at most 10 GB, as Hugging Face has them, in a
-folder that is removed again; 14 GB of shards and as much of a model folder must have room. Converts
-it in a process of its own.
+Writes a LLaVA of random bfloat16 weights in shards of at most 10 GB, as on Hugging Face, to a
+temporary folder, which needs room for 14 GB of shards and a model folder of the same size. Converts
+it in a separate process.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def llama_shapes(spec: LlamaSpec) -> Shapes:
-    """Names and shapes of transformers."""
+    """Names and shapes of a LLaMA's tensors in transformers."""
     shapes: Shapes = {"model.embed_tokens.weight": (spec.vocab, spec.width)}
     square, wide = (spec.width, spec.width), (spec.mlp_width, spec.width)
     for i in range(spec.layers):
@@ -49,7 +49,7 @@ def llama_shapes(spec: LlamaSpec) -> Shapes:
 
 
 def tower_shapes(spec: VisionSpec, width: int) -> Shapes:
-    """LLaVA's names of CLIP's tower, and of the projector to `width`."""
+    """LLaVA's names and shapes of the tensors of CLIP's tower and of the projector to `width`."""
     tower, d = "model.vision_tower.vision_tower.vision_model", spec.width
     shapes: Shapes = {
         f"{tower}.embeddings.class_embedding": (d,),
@@ -69,7 +69,7 @@ def tower_shapes(spec: VisionSpec, width: int) -> Shapes:
 
 
 def write_shards(folder: pathlib.Path, shapes: Shapes, spec: LlamaSpec) -> int:
-    """Writes a Hugging Face folder of random numbers; bytes of the largest shard."""
+    """Writes a Hugging Face folder of random numbers; returns the bytes of its largest shard."""
     shards: list[Shapes] = [{}]
     for name, shape in shapes.items():
         if shards[-1] and 2 * _size(shards[-1]) + 2 * int(np.prod(shape)) > SHARD:
@@ -113,7 +113,7 @@ def _values(shapes: Shapes) -> Iterator[np.ndarray]:
 
 
 def peak(command: list[str]) -> tuple[int, float]:
-    """Bytes that a command had in memory at most, and its seconds."""
+    """Runs a command; returns its peak memory in bytes, and its seconds."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     spent = time.perf_counter() - start
@@ -121,7 +121,7 @@ def peak(command: list[str]) -> tuple[int, float]:
 
 
 def main() -> None:
-    """Prints the peak, and how it compares with the largest shard."""
+    """Prints the peak memory, and how it compares with the largest shard."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.conversion", description=__doc__)
     parser.add_argument("tokenizer", help="a LLaMA's tokenizer.json or tokenizer.model")
     parser.add_argument("--layers", type=count, default=32)

@@ -9,7 +9,7 @@ import numpy as np
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".ts", ".gif", ".txt", "")
 _MOST_FLIPS = 64
-# Headers are a small part of a file, and what is in them matters most.
+# Headers are a small part of a file, but their content matters most.
 _HEADER = 2048
 
 
@@ -17,7 +17,8 @@ _HEADER = 2048
 class Damaged:
     """A damaged copy.
 
-    path: of the copy. kind: a key of DAMAGES. source: the sound file. changed: whether any byte is.
+    path: path of the copy. kind: a key of DAMAGES. source: path of the sound file.
+    changed: whether any byte differs.
     """
 
     path: str
@@ -32,7 +33,7 @@ def truncate(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
 
 
 def flip(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
-    """1 to 64 bits are inverted: anywhere, or in the first or the last 2 KB."""
+    """Inverts 1 to 63 bits, anywhere or in the first or last 2 KB."""
     size = len(content)
     start, end = [(0, size), (0, min(_HEADER, size)), (max(0, size - _HEADER), size)][
         rng.integers(3)
@@ -44,14 +45,14 @@ def flip(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
 
 
 def splice(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
-    """The beginning of the file and the end of another one, or of the same."""
+    """The beginning of the file, followed by the end of another file or of the same one."""
     if rng.random() < 0.5:
         other = content
     return content[: rng.integers(len(content))] + other[rng.integers(len(other)) :]
 
 
 def keep(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
-    """The same bytes, for a file whose name is of another container."""
+    """The same bytes, for a copy whose suffix is that of another container."""
     return content
 
 
@@ -64,7 +65,7 @@ DAMAGES: dict[str, Callable[[bytes, np.random.Generator, bytes], bytes]] = {
 
 
 def damage(sources: Sequence[str], folder: str, count: int, seed: int) -> Iterator[Damaged]:
-    """Writes `count` damaged copies, kinds and files in turn; a function of the seed."""
+    """Writes `count` damaged copies, cycling over kinds and files; determined by the seed."""
     for i in range(count):
         rng = np.random.default_rng((seed, i))
         kind = list(DAMAGES)[i % len(DAMAGES)]

@@ -1,13 +1,13 @@
 """`python -m vlt.bench.damaged_videos FOLDER`: what becomes of damaged copies of its videos.
 
-The law: a damaged file is reported by a typed error, or gives as many frames as the sound one; no
-decoder crashes or hangs. And with its sha256 in the manifest every changed byte is reported. Each
-copy is opened and some frames of it are read, as in training; then it is decoded as a whole.
+The law: a damaged file either raises a typed error or yields as many frames as the sound one, and
+no decoder crashes or hangs. With its sha256 in the manifest, every changed byte is reported. Each
+copy is opened and some of its frames are read, as in training; then it is decoded in full.
 
-Then the memory of one decoder process over many clips, of sound and of damaged files in turn.
-Flat is: between its medians over the second and over the last fifth it grows by less than 16 MB.
+Then the memory of one decoder process is measured over many clips of sound and damaged files in
+turn. It is flat if its median grows by less than 16 MiB from the second fifth to the last.
 
-The status is 1 where any of this does not hold.
+The exit status is 1 if any of this does not hold.
 """
 
 import argparse
@@ -32,14 +32,14 @@ from vlt.data.errors import ChangedFile, DecoderDied, DecodeTimeout, VideoError
 
 COUNTER = (sys.executable, "-m", "vlt.bench.frame_count")
 SAME, REPORTED, CHANGED = "same frames", "reported", "with sha256"
-# What breaks the law.
+# Outcomes that break the law.
 FEWER, MORE, CRASHED, HUNG, MISSED = "fewer", "more", "crashed", "hung", "sha256 missed"
 COLUMNS = (SAME, REPORTED, FEWER, MORE, CRASHED, HUNG, CHANGED, MISSED)
 FLAT = 16 << 20  # bytes
 
 
 def outcome(pool: DecoderPool, request: Request, frames: int) -> tuple[str, str]:
-    """One of COLUMNS, and the type of the error or ''."""
+    """One of COLUMNS, and the name of the error's type or ''."""
     try:
         found = int(pool.read(request).view(np.int64)[0])
     except VideoError as error:
@@ -49,12 +49,12 @@ def outcome(pool: DecoderPool, request: Request, frames: int) -> tuple[str, str]
 
 
 def worst(outcomes: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """That which comes last in COLUMNS."""
+    """The outcome that comes last in COLUMNS."""
     return max(outcomes, key=lambda found: COLUMNS.index(found[0]))
 
 
 def is_noticed(pool: DecoderPool, path: str, sha256: str) -> bool:
-    """Whether reading a clip of the file tells that its sum is another one."""
+    """Whether reading a clip of the file reports that its sha256 is not the given one."""
     try:
         pool.read(ClipRequest(path, "linspace", SAMPLED, sha256=sha256))
     except ChangedFile as error:
@@ -65,7 +65,7 @@ def is_noticed(pool: DecoderPool, path: str, sha256: str) -> bool:
 
 
 def sound_videos(folder: str, pool: DecoderPool) -> dict[str, int]:
-    """Frames of the folder's files that decode as a whole, by path, the smallest file first."""
+    """Frame counts, by path, of the folder's files that decode in full, smallest file first."""
     paths = [str(path) for path in pathlib.Path(folder).iterdir() if path.is_file()]
     found = {}
     for path in sorted(paths, key=lambda path: (os.path.getsize(path), path)):
@@ -79,7 +79,7 @@ def sound_videos(folder: str, pool: DecoderPool) -> dict[str, int]:
 def campaign(
     damaged: Sequence[Damaged], sound: dict[str, int], pool: DecoderPool, clips: DecoderPool
 ) -> tuple[dict[str, collections.Counter[str]], list[str]]:
-    """Outcomes by kind of damage, types of errors among them; and a line for each broken law."""
+    """Counts of outcomes and error types by kind of damage; a line per copy that breaks the law."""
     sums = {path: sha256_of(path) for path in sound}
 
     def look(copy: Damaged) -> list[str]:
@@ -101,7 +101,7 @@ def campaign(
 
 
 def resident(pool: DecoderPool, paths: Sequence[str], decodes: int) -> np.ndarray:
-    """Bytes of the pool's only process after each clip of the files in turn: int64 [decodes].
+    """Resident bytes of the pool's only process after each clip, files in turn: int64 [decodes].
 
     Raises: RuntimeError: the process was replaced by another.
     """
@@ -118,13 +118,13 @@ def resident(pool: DecoderPool, paths: Sequence[str], decodes: int) -> np.ndarra
 
 
 def growth(sizes: np.ndarray) -> float:
-    """Bytes from the median of the second fifth to that of the last one."""
+    """Growth in bytes from the median of the second fifth to that of the last."""
     fifths = np.array_split(sizes, 5)
     return float(np.median(fifths[4]) - np.median(fifths[1]))
 
 
 def lines_of(table: dict[str, collections.Counter[str]]) -> list[str]:
-    """The table, and below it what was reported."""
+    """The table, followed by the types of the reported errors."""
     rows = table | {"all": sum(table.values(), collections.Counter())}
     lines = [f"{'':12}" + "".join(f"{name:>14}" for name in ("files", *COLUMNS))]
     for kind, found in rows.items():
@@ -140,7 +140,7 @@ def _progress(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints both results; ends with status 1 where they are not as they should be."""
+    """Prints both results; exits with status 1 if either is not as it should be."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.damaged_videos", description=__doc__)
     parser.add_argument("folder", help="of videos; those that are not sound are left out")
     parser.add_argument("--count", type=count, default=200, help="damaged copies")

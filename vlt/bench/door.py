@@ -9,14 +9,14 @@ from vlt.data.errors import VideoError
 
 
 def count(text: str) -> int:
-    """The type of a number of things, of which there is at least one."""
+    """The argparse type of a count, at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number >= 1")
     return int(text)
 
 
 def tell(main: Callable[[], None]) -> None:
-    """Calls it, and ends with status 1 and a sentence where a user can mend what is wrong."""
+    """Calls `main`; exits with status 1 and a sentence on an error that the user can fix."""
     try:
         main()
     except ModuleNotFoundError as error:

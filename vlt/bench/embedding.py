@@ -1,8 +1,9 @@
 """`python -m vlt.bench.embedding VIDEO...`: windows a second that `vlt embed` puts into an index.
 
-Beside what reading and the tower allow together on the same cores, 1 / (1 / reading + 1 / tower),
-each measured alone, turn by turn: the windows of all videos read by as many processes, and as many
-batches of them embedded. Videos are taken again under other names until there are `--videos`.
+Compared with what reading and the tower allow together on the same cores, 1 / (1 / reading +
+1 / tower). Each is measured alone, in turn: the windows of all videos are read by as many
+processes, and as many batches of them are embedded. Videos are repeated under other names until
+there are `--videos`.
 """
 
 import argparse
@@ -32,12 +33,12 @@ from vlt.inference.prefetch import clip_request
 
 
 def bench(model: Any, paths: Sequence[str], window: str, rounds: int) -> dict[str, float]:
-    """Windows/s of each part, and the share that embedding reaches of what they allow together."""
+    """Windows/s of each part, and the share of their combined rate that embedding reaches."""
     encode, look = encoder(model), clip_request(model.config, "")
     rule = WindowRule.parse(window)
     clips, size = read(paths, look, rule), BATCH * jax.local_device_count()
     batch = np.stack(list(itertools.islice(itertools.cycle(clips), size)))
-    made(model, paths[:1], window)  # libraries are loaded, and the tower is compiled
+    made(model, paths[:1], window)  # loads libraries and compiles the tower
 
     def tower() -> None:
         for _ in range(math.ceil(len(clips) / size)):
@@ -76,7 +77,7 @@ def read(paths: Sequence[str], look: Any, rule: WindowRule) -> list[np.ndarray]:
 
 
 def made(model: Any, paths: Sequence[str], window: str) -> None:
-    """Puts the videos into a new index, without the graph of a large one."""
+    """Embeds the videos into a new index, without the graph that a large one has."""
     with tempfile.TemporaryDirectory() as folder:
         for _ in embed(f"{folder}/index", paths, model, window, way="exact"):
             pass

@@ -1,13 +1,13 @@
 """`python -m vlt.bench.failures --workdir=DIR [--kills=20]`: what becomes of a harmed main job.
 
-The job is `configs/btadapter.py`, shortened. One run is left alone; each other one is harmed, goes
-on by the same command, and must end with the same parameters and metrics, bit for bit:
+The job is `configs/btadapter.py`, shortened. One run is left alone; each of the others is harmed,
+resumed with the same command, and must end with the same parameters and metrics, bit for bit:
 
-- killed (SIGKILL) at a random moment, every second one while it saves a checkpoint;
-- its last checkpoint cut, or changed in one bit: refused, until the user says --restore;
-- its disk full in the middle of a save (where a file system can be mounted, which takes root).
+- killed (SIGKILL) at a random moment, every second run while it saves a checkpoint;
+- its last checkpoint cut, or changed in one bit: refused until the user passes --restore;
+- its disk full in the middle of a save (where a file system can be mounted, which requires root).
 
-Ends with status 1 if any of them does not.
+Exits with status 1 if any of them does not.
 """
 
 import argparse
@@ -49,14 +49,14 @@ Row = dict[str, Any]
 
 
 class HarmError(RuntimeError):
-    """A run that did not do what it must."""
+    """A run did not do what it must."""
 
 
 class Job:
     """Runs of the job in folders of their own.
 
     Args:
-        folder: of all of them; `whole` in it is left alone.
+        folder: holds the folders of all runs; the run in `whole` is left alone.
     """
 
     def __init__(self, folder: Path):
@@ -64,21 +64,21 @@ class Job:
         self.whole = folder / "whole"
 
     def start(self, workdir: Path, *flags: str) -> subprocess.Popen:
-        """Starts it, or lets it go on."""
+        """Starts the job, or resumes it."""
         command = [sys.executable, "-m", "vlt.main", *JOB, f"--workdir={workdir}", *flags]
         return subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
 
     def finish(self, workdir: Path, *flags: str) -> None:
-        """Runs it to its end. Raises HarmError if that is none."""
+        """Runs the job to its end. Raises HarmError if it fails."""
         process = self.start(workdir, *flags)
         _, errors = process.communicate()
         if process.returncode:
             raise HarmError(f"status {process.returncode}: {_last_line(errors)}")
 
     def refused(self, workdir: Path) -> str:
-        """Why it does not go on. Raises HarmError if it does."""
+        """The reason the job gives for not resuming. Raises HarmError if it resumes."""
         process = self.start(workdir)
         _, errors = process.communicate()
         if process.returncode == 0:
@@ -86,14 +86,14 @@ class Job:
         return _last_line(errors)
 
     def copy_of_whole(self, name: str) -> Path:
-        """The run that was left alone, up to the last but one checkpoint and its last."""
+        """A copy of the run that was left alone, without the file that says it has ended."""
         workdir = self.folder / name
         shutil.copytree(self.whole, workdir, symlinks=True)
         (workdir / "run.json").unlink()
         return workdir
 
     def check_same(self, workdir: Path) -> None:
-        """Raises HarmError where a finished run differs from the one that was left alone."""
+        """Raises HarmError if a finished run differs from the one that was left alone."""
         wanted, found = final_state(self.whole), final_state(workdir)
         differing = wanted.keys() ^ found.keys()
         differing |= {p for p in wanted.keys() & found.keys() if (wanted[p] != found[p]).any()}
@@ -111,7 +111,7 @@ def final_state(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def logged(workdir: Path) -> list[Mapping[str, Any]]:
-    """Metrics without what depends on the machine's speed."""
+    """Logged metrics, except those that depend on the machine's speed."""
     return [
         {name: value for name, value in entry.items() if not name.startswith(PERFORMANCE)}
         for entry in read_metrics(workdir)
@@ -119,7 +119,7 @@ def logged(workdir: Path) -> list[Mapping[str, Any]]:
 
 
 def killed(job: Job, number: int, random: np.random.Generator) -> Row:
-    """A run that is killed once, at a random step: while it saves, if the number is odd."""
+    """A run that is killed once, at a random step; while it saves, if `number` is odd."""
     workdir = job.folder / f"killed-{number}"
     step = int(random.integers(1, STEPS - 1))
     process = job.start(workdir)
@@ -175,7 +175,7 @@ def flip(file: Path, random: np.random.Generator) -> str:
 
 
 def damaged(job: Job, harm: Callable[..., str], random: np.random.Generator) -> Row:
-    """A run whose last checkpoint's largest file is harmed: it names it, and goes on when told."""
+    """A run that names its last checkpoint, whose largest file is harmed, and resumes when told."""
     workdir = job.copy_of_whole(harm.__name__)
     folder = workdir / "checkpoints" / str(STEPS)
     files = [file for file in folder.rglob("*") if file.is_file()]
@@ -216,7 +216,7 @@ def full_disk(job: Job) -> Row:
 
 @contextlib.contextmanager
 def _small_disk(folder: Path) -> Iterator[Path | None]:
-    """A file system of `DISK_MB`, or None where none can be mounted."""
+    """A mounted file system of `DISK_MB`, or None where none can be mounted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
@@ -243,7 +243,7 @@ def _last_line(text: str) -> str:
 
 
 def campaign(folder: Path, kills: int, seed: int) -> list[Row]:
-    """Rows of the table; one whose `same` is not 'yes' failed."""
+    """Rows of the table: `same` is 'yes', 'NO' for a failure, or '-' for a harm not tried."""
     job, random = Job(folder), np.random.default_rng(seed)
     job.finish(job.whole)
     harms: list[Callable[[], Row]] = [

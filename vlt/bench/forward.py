@@ -45,18 +45,18 @@ def bench_forward(
     against: Configs | None = None,
     rounds: int = ROUNDS,
 ) -> dict[str, Any]:
-    """The vision tower on `batch` videos at random weights, LoRA and the like merged.
+    """Times the vision tower on `batch` videos at random weights, LoRA and the like merged.
 
     Args:
-        config: `config.model`. against: others, by name, all timed turn by turn.
+        config: `config.model`. against: other such configs, by name, all timed in turn.
         peer: '' or 'torch', transformers' CLIP in inference mode with scaled-dot-product attention,
-            which merges tokens where the config does; of ViCLIP, `vlt.bench.torch_viclip`.
-        cls_only: of config and others, instead of what they say.
+            which merges tokens where the config does; for ViCLIP, `vlt.bench.torch_viclip`.
+        cls_only: replaces that of `config` and `against`, unless None.
 
     Returns:
-        Among others `merging_share`, where the config merges: the part of its time that is gone
-        when slices leave the same token counts; and `against`: {name: how many times as fast the
-        config is, and how many times fewer its operations are}.
+        Among others `merging_share`, if the config merges: the share of its time that is saved
+        when slicing gives the same token counts; and `against`: {name: its time and operations, how
+        many times as fast the config is, and how many times fewer operations it needs}.
     """
     main = prepare(deployed(config, cls_only), batch)
     others = {k: prepare(deployed(c, cls_only), batch) for k, c in (against or {}).items()}
@@ -125,20 +125,20 @@ def _figures(main: Forward, batch: int, forward_s: float) -> dict[str, Any]:
 
 
 def videos_per_second(config: Mapping[str, Any], batch: int) -> float:
-    """Rate of the vision tower as it is deployed, at random weights."""
+    """Videos a second of the vision tower as it is deployed, at random weights."""
     return batch / float(np.median(turns(prepare(deployed(config), batch).run)))
 
 
 def deployed(config: Mapping[str, Any], cls_only: bool | None = None) -> VideoModel:
-    """The module of `config.model` without what merges into its weights."""
-    # Where no size is given, the checkpoint's.
+    """The module of `config.model`, without the methods that merge into its weights."""
+    # Without a size, that of the checkpoint.
     built = build_model(config) if config["size"] else build_for_shapes(config)
     model = merged_form(built)
     return model if cls_only is None else model.clone(cls_only=cls_only)
 
 
 def prepare(model: VideoModel, batch: int, params: Any = None) -> Forward:
-    """Compiles the vision tower; random weights where none are given."""
+    """Compiles the vision tower, with random weights if none are given."""
     if params is None:
         params = jax.jit(lambda: without_text(init_params(model, jax.random.key(0))))()
     inputs = (random_video(model, batch), *_instruction(model, batch))
@@ -152,13 +152,13 @@ def prepare(model: VideoModel, batch: int, params: Any = None) -> Forward:
 
 
 def _instruction(model: VideoModel, batch: int) -> list[jax.Array]:
-    """For a Q-Former that reads questions: one of the shortest length that is compiled for."""
+    """A question of the shortest length compiled for, if a Q-Former reads questions; else none."""
     inputs = example_inputs(model.spec, model.frames, STEP, batch)
     return [jnp.ones(x.shape, x.dtype) for x in seen_inputs(model.spec, inputs)[1:]]
 
 
 def without_text(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves that encode videos."""
+    """The leaves that encode videos."""
     return {name: leaves for name, leaves in params.items() if name != "text"}
 
 

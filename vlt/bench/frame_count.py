@@ -1,4 +1,4 @@
-"""A process that counts frames: what vlt.data.worker is to clips."""
+"""A process that counts frames, as vlt.data.worker reads clips."""
 
 import dataclasses
 
@@ -7,19 +7,19 @@ import numpy as np
 from vlt.data import worker
 from vlt.data.decode import Video
 
-SAMPLED = 8  # frames that are read of a video
+SAMPLED = 8  # frames read from a video
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Whose frames to count: after reading some, or after decoding the `whole` file."""
+    """A file whose frames to count, after reading some or after decoding the `whole` file."""
 
     path: str
     whole: bool
 
 
 def count(request: Request) -> np.ndarray:
-    """How many frames a file has: int64 [1], seen as uint8. Raises: errors.VideoError."""
+    """The number of frames of a file: int64 [1], viewed as uint8. Raises: errors.VideoError."""
     with Video(request.path) as video:
         if request.whole:
             for _ in video.frames([]):

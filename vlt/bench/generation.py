@@ -1,8 +1,8 @@
 """`python -m vlt.bench.generation [--vision] [--json]`: beam search beside transformers' in torch.
 
-Both caption the same tokens of the same videos with the same random weights, turn by turn, with
-texts of the full length; with --vision from pixels too. transformers' BLIP runs in inference mode
-with a thread for each core. Its texts are compared first.
+Both caption the same tokens of the same videos with the same random weights, in turn, writing
+texts of full length; with --vision, also from pixels. transformers' BLIP runs in inference mode
+with one thread per core. The texts of both are compared first.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def bench_generation(
 ) -> dict[str, Any]:
     """Medians over rounds of both sides' seconds a batch, and the median of the rounds' ratios.
 
-    `same_texts` is the share of texts in which both agree to the last token.
+    `same_texts` is the share of texts on which both agree to the last token.
     """
     from vlt.bench.torch_blip import TorchCaptioner  # torch is an extra
 

@@ -1,7 +1,8 @@
 """`python -m vlt.bench.input VIDEO...`: clips a second of the decoder processes.
 
-Beside twice the rate of bare decoding and resizing of the same frames in one process, turn by turn,
-one decoding thread on both sides. What a training run waits for is in its metrics (wait_share).
+Compared with `--workers` times the rate at which one process decodes and resizes the same frames,
+in turn, with one decoding thread per process. How long a training run waits for its input is in its
+metrics (wait_share).
 """
 
 import argparse
@@ -16,7 +17,7 @@ from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 
 
 def bench(requests: list[ClipRequest], workers: int = 2) -> dict[str, float]:
-    """Medians over rounds: clips/s of one bare process, and of `workers` processes together."""
+    """Medians over rounds: clips/s of one bare process and of `workers` processes together."""
     with DecoderPool(workers) as pool, ThreadPoolExecutor(2 * workers) as threads:
 
         def pooled() -> None:

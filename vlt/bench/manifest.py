@@ -1,8 +1,8 @@
 """`python -m vlt.bench.manifest`: the start of a run on a packed manifest of very many rows.
 
-Makes one of so many rows in a temporary folder. Then, in a new process each: seconds from its start
-to the first batch, with all imports, and its peak memory. The second process goes on from the
-first one's state, and reads what the first read after it.
+Writes one of `--rows` rows to a temporary folder. Then measures, in two new processes, the seconds
+from the start to the first batch, including all imports, and the peak memory. The second process
+resumes from the first one's state; `same` says whether it reads what the first read after it.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class _Words:
 
 
 def make(file: Path, rows: int) -> None:
-    """Writes a packed manifest of so many rows."""
+    """Writes a packed manifest of `rows` rows."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(file), OPTIONS)
@@ -59,7 +59,7 @@ def make(file: Path, rows: int) -> None:
 
 
 def read(file: str, folder: str, state: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a process reads first: ids of each batch, and the state after the first of them."""
+    """What a process reads first: ids of each batch, and the state and time after the first."""
     section, words = SECTION | {"manifest": file}, _Words()
     data = VideoData(section, words, _Frames(), name="x", workdir=folder)  # type: ignore[arg-type]
     stream = data.train(state=state)
@@ -73,7 +73,7 @@ def read(file: str, folder: str, state: Mapping[str, Any] | None) -> dict[str, A
 
 
 def bench(rows: int, folder: str) -> dict[str, Any]:
-    """Figures of a manifest of so many rows."""
+    """Figures for a manifest of `rows` rows."""
     file = Path(folder) / f"rows{SUFFIX}"
     make(file, rows)
     first, again = (_process(str(file), folder, state) for state in (None, "state"))

@@ -1,9 +1,9 @@
 """`python -m vlt.bench.metrics`: exact metrics of retrieval between very many texts and videos.
 
-Of random unit vectors, each text near to its video, some videos twice: seconds of the metrics by
-blocks, beside those of the products alone, of which as many blocks are timed as `--floor` asks;
-peak memory of the process; and, of the first of them, whether the metrics by blocks are those of
-the whole matrix, to the last rank.
+On random unit vectors, each text near its video and some videos duplicated: seconds of the metrics
+computed by blocks, beside those of the products alone, extrapolated from `--floor` blocks; peak
+memory of the process; and, for the first `--checked` vectors, whether the metrics by blocks equal
+those of the whole matrix, to the last rank.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from vlt.bench.timing import peak_gb
 from vlt.tasks.retrieval_blocks import BLOCK, retrieval_metrics_of_embeddings
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 
-NOISE = 1.5  # of a text, of its video's own numbers
-COPIES = 50  # one of so many videos is that before it
+NOISE = 1.5  # of a text, relative to its video's own numbers
+COPIES = 50  # one in this many videos is a copy of the one before it
 
 
 def make(number: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +37,7 @@ def make(number: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def floor(texts: np.ndarray, videos: np.ndarray, blocks: int) -> float:
-    """Seconds of all products, from so many blocks of them."""
+    """Seconds that all products take, extrapolated from `blocks` blocks of them."""
     rows, columns = (range(0, len(x), size) for x, size in zip((texts, videos), BLOCK, strict=True))
     started, done = time.perf_counter(), 0
     for row, column in itertools.islice(itertools.product(rows, columns), blocks):
@@ -46,7 +46,7 @@ def floor(texts: np.ndarray, videos: np.ndarray, blocks: int) -> float:
 
 
 def bench(number: int, width: int, ties: str, blocks: int, checked: int) -> dict[str, float | bool]:
-    """Figures of so many texts and videos."""
+    """Figures for `number` texts and videos."""
     texts, videos = make(number, width)
     least = [floor(texts, videos, blocks)]
     started = time.perf_counter()

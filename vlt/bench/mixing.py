@@ -1,7 +1,7 @@
 """`python -m vlt.bench.mixing [--size=...]`: a token-mixing block beside a plain block, in turn.
 
-Both are the last block of a vision tower, with the same random weights and tokens: its forward
-pass, and the gradient of its weights and input.
+Both are the last block of a vision tower, with the same random weights and tokens. Timed are the
+forward pass, and the gradient with respect to weights and input.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def _gradient(forward: Forward) -> Callable[..., Any]:
 
 
 def main() -> None:
-    """Prints the figures of the size given on the command line."""
+    """Prints the figures for the size given on the command line."""
     parser = argparse.ArgumentParser(prog="python -m vlt.bench.mixing", description=__doc__)
     parser.add_argument("--size", default="blip_b16_captioner", choices=SIZES, metavar="SIZE")
     parser.add_argument("--frames", type=door.count, default=8)

@@ -1,10 +1,10 @@
 """`python -m vlt.bench.search`: queries of large indices of windows, beside the exact answer.
 
-Windows are random unit vectors, in runs that lie around a centre, as those of a video do; queries
-are such windows with noise. For a number of windows that is compared in memory and for one that is
-found by a graph: median milliseconds of a query, ranges of time included; the share of the ten
-nearest windows that are found; bytes of the index on disk, of each byte of vectors; and the seconds
-of a new process from opening the index to its first answer.
+Windows are random unit vectors in runs that lie around a centre, as those of a video do; queries
+are such windows with noise. For `--exact` windows compared in memory and for `--graph` windows
+found by a graph: median milliseconds of a query, including its ranges of time; the share of the ten
+nearest windows that the graph finds; bytes of the index on disk per byte of vectors; and the
+seconds that a new process takes from opening the index to its first answer.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from vlt.indexing.rows import About, FileEntry, Windows
 from vlt.indexing.search import best_ranges, scores_of
 from vlt.indexing.store import Store
 
-VIDEO = 50  # windows of one
-SPREAD = 0.8  # of its windows around their centre, of the centres' own
-NOISE = 0.3  # of a query
+VIDEO = 50  # windows per video
+SPREAD = 0.8  # of a video's windows around their centre, relative to that of the centres
+NOISE = 0.3  # of a query, relative to a window
 VIDEOS_AT_ONCE = 1000
 TOP = 10
 
 
 def make_index(uri: str, windows: int, width: int, dtype: str) -> Store:
-    """An index of so many random windows."""
+    """Makes an index of `windows` random windows."""
     about = About("", "bench", width, "linspace", 1, {}, "time", 4.0, 4.0, dtype)
     store = Store.open_or_create(uri, about)
     rng = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def queries_of(store: Store, number: int) -> np.ndarray:
-    """Unit vectors [n, e] near to windows of an index."""
+    """Unit vectors [n, e] near windows of an index."""
     rng = np.random.default_rng(1)
     vectors = store.sample(100 * number)[:: max(1, min(100, store.count() // number))][:number]
     noise = rng.standard_normal(vectors.shape, np.float32) / np.sqrt(vectors.shape[1])
@@ -67,7 +67,7 @@ def queries_of(store: Store, number: int) -> np.ndarray:
 
 
 def bench(store: Store, way: str, queries: np.ndarray) -> dict[str, Any]:
-    """Figures of one way of finding windows."""
+    """Figures for one way of finding windows."""
     started = time.perf_counter()
     prepare(store, way)
     built = time.perf_counter() - started
@@ -89,7 +89,7 @@ def _seconds(finder: Neighbours, query: np.ndarray) -> float:
 
 
 def recall(store: Store, queries: np.ndarray) -> float:
-    """Share of the `TOP` nearest windows, compared one by one, that are found."""
+    """Share of the `TOP` nearest windows, by exact comparison, that the graph finds."""
     every = store.read()
     nearest = [_best(every, query) for query in queries]
     del every
@@ -113,13 +113,13 @@ def _size(uri: str) -> int:
 
 
 def cold(uri: str, way: str) -> float:
-    """Seconds of a new process from opening an index to its first answer."""
+    """Seconds that a new process takes from opening an index to its first answer."""
     command = [sys.executable, "-m", "vlt.bench.search", f"--first={uri}", f"--way={way}"]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def first_answer(uri: str, way: str) -> float:
-    """The same, of this process."""
+    """As `cold`, in this process."""
     started = time.perf_counter()
     store = Store(uri)
     _seconds(neighbours(store, way), np.full(store.about.embed_dim, 0.01, np.float32))
@@ -127,7 +127,7 @@ def first_answer(uri: str, way: str) -> float:
 
 
 def run(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Figures of both ways."""
+    """Yields both ways of finding windows, each with its figures."""
     for way, windows in (("exact", options.exact), ("graph", options.graph)):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             store = make_index(f"{folder}/index", windows, options.width, options.dtype)

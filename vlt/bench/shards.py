@@ -1,8 +1,8 @@
-"""`python -m vlt.bench.shards VIDEO...`: clips a second out of shards, beside the videos.
+"""`python -m vlt.bench.shards VIDEO...`: clips a second read from shards, beside the videos.
 
-Makes shards of the videos, of JPEG frames and of re-encoded clips, in a temporary folder. Then
-reads clips from the files and from each kind of shard, turn by turn, by the same sampler and
-transform: by processes, as training does, and by threads of this process.
+Writes the videos to shards of JPEG frames and of re-encoded clips, in a temporary folder. Then
+reads clips from the files and from each kind of shard, in turn, with the same sampler and
+transform: in other processes, as training does, and in threads of this process.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vlt.data.manifest import read_manifest
 
 
 def make_shards(videos: Sequence[str], form: Clips | Frames, out: str) -> list[str]:
-    """Writes the videos to one shard in folder `out`: what a manifest calls them, in order.
+    """Writes the videos to one shard in folder `out`; returns their names in a manifest, in order.
 
     Raises: FolderError: none of them can be read.
     """
@@ -43,7 +43,7 @@ def make_shards(videos: Sequence[str], form: Clips | Frames, out: str) -> list[s
 def bench(
     sources: dict[str, list[ClipRequest]], workers: int, rounds: int
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Clips/s by source (medians over rounds) and the seconds [rounds, sources]."""
+    """Clips/s by source (medians over rounds), and the seconds [rounds, sources]."""
     with DecoderPool(workers) as pool, ThreadPoolExecutor(2 * max(1, workers)) as threads:
 
         def read(requests: list[ClipRequest]) -> None:

@@ -1,9 +1,9 @@
 """`python -m vlt.bench.slices --config=... --topology=... --out=FILE`: what fits on which slice.
 
-For every config and slice the training step is compiled (`vlt.inspect --topology`) at the config's
-batch, rounded up to a multiple of the chips, and with `--largest` at the largest power of two of
-videos a chip that fits. Each compilation is a process of its own, ended after `--limit` seconds.
-Cells that FILE has already are not compiled again; the table of all is printed in the end.
+For every config and slice, the training step is compiled (`vlt.inspect --topology`) at the config's
+batch, rounded up to a multiple of the chips, and with `--largest` also at the largest power of two
+of videos a chip that fits. Each compilation runs in its own process, ended after `--limit` seconds.
+Cells already in FILE are not compiled again; the table of all cells is printed at the end.
 """
 
 import argparse
@@ -24,17 +24,17 @@ from vlt.reporting.tables import Column, format_table
 from vlt.storage.files import append
 
 LIMIT = 600.0  # seconds
-# Above this share of the memory a prediction by a line is believed, and not compiled.
+# A linear prediction above this share of the memory is trusted without compiling.
 SURE = 1.25
 
 Cell = dict[str, Any]
 
 
 class Cells:
-    """The cells of a file of JSON lines, and those that it lacks.
+    """The cells of a file of JSON lines; those that it lacks are compiled and appended.
 
     Args:
-      limit: seconds of a compilation.
+      limit: most seconds of a compilation.
     """
 
     def __init__(self, file: Path, limit: float = LIMIT):
@@ -43,7 +43,7 @@ class Cells:
         self.all: list[Cell] = [json.loads(line) for line in text.splitlines()]
 
     def at(self, config: str, topology: str, batch: int) -> Cell:
-        """A config (with its overrides) on a slice with so many videos: read, or compiled."""
+        """The cell of a config (with overrides) on a slice, at `batch` videos: read or compiled."""
         asked = {"config": config, "topology": topology, "batch_asked": batch}
         for cell in self.all:
             if all(cell[key] == value for key, value in asked.items()):
@@ -56,7 +56,7 @@ class Cells:
 
 
 def compiled(config: str, topology: str, batch: int, limit: float) -> Cell:
-    """What `vlt.inspect` says of a slice, or that it took too long or failed."""
+    """What `vlt.inspect` reports for a slice, or that it took too long or failed."""
     name, *overrides = shlex.split(config)
     command = [sys.executable, "-m", "vlt.inspect", f"--config={name}", *overrides, "--json"]
     command += [f"--topology={topology}", f"--batch={batch}"]
@@ -75,7 +75,7 @@ def compiled(config: str, topology: str, batch: int, limit: float) -> Cell:
 
 
 def fill(cells: Cells, config: str, topology: str, largest: bool) -> None:
-    """Compiles what the table needs of a config on a slice."""
+    """Compiles what the table needs for a config on a slice."""
     kind, shape = check_topology(topology)
     chips, memory = chips_of(shape), CHIPS[kind].hbm_bytes
     batch = load_config(config.split()[0]).data.train.batch_size
@@ -85,7 +85,7 @@ def fill(cells: Cells, config: str, topology: str, largest: bool) -> None:
 
 
 def find_largest(compile_at: Callable[[int], Cell], cell: Cell, memory: float) -> None:
-    """Compiles powers of two of videos a chip, up from a cell that fits, then down to one."""
+    """Compiles powers of two of videos a chip: up while they fit, then down until one does."""
     per_chip = cell["batch"] // cell["chips"]
     while cell.get("fits") and (larger := larger_power(cell, memory)):
         per_chip, cell = larger, compile_at(larger)
@@ -95,9 +95,9 @@ def find_largest(compile_at: Callable[[int], Cell], cell: Cell, memory: float) -
 
 
 def larger_power(cell: Cell, memory: float) -> int | None:
-    """The power of two above a cell's videos a chip that should be the last to fit, or might.
+    """The last power of two above a cell's videos a chip that should fit, or the next, if it might.
 
-    None if all are surely too large. Memory is taken to grow with every video alike.
+    None if all are surely too large. Memory is assumed to grow linearly with the videos.
     """
     held, per_chip = cell["bytes"], cell["batch"] // cell["chips"]
     fixed = held["parameters"] + held["optimizer"] + held["program"]
@@ -110,12 +110,12 @@ def larger_power(cell: Cell, memory: float) -> int | None:
 
 
 def rounded(batch: int, chips: int) -> int:
-    """Up to a multiple of the chips."""
+    """The batch, rounded up to a multiple of the chips."""
     return -(-batch // chips) * chips
 
 
 def rows(cells: list[Cell]) -> list[dict[str, Any]]:
-    """Of the table."""
+    """Rows of the table."""
     return [
         cell
         | {"per_chip": cell["batch"] // cell["chips"] if "batch" in cell else math.nan}
@@ -146,7 +146,7 @@ COLUMNS = [
 
 
 def main() -> None:
-    """Compiles what is missing, one after another, and prints the table."""
+    """Compiles the missing cells, one after another, and prints the table."""
     parser = argparse.ArgumentParser(
         prog="python -m vlt.bench.slices",
         description=__doc__,

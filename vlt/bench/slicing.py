@@ -1,9 +1,9 @@
-"""Merging methods that reach their token counts by slicing: what matching and merging cost.
+"""Merging methods that reach their token counts by slicing, to tell what matching and merging cost.
 
-The method's points are called as ever, but of what they return only the shapes are used, so that
-matching, sorting, gathering and averaging are dead code and not in the compiled program. Token
-sizes stay, and with them proportional attention. Their price in time is the difference to the
-method itself.
+The method's points are called as usual, but only the shapes of their results are used, so that
+matching, sorting, gathering and averaging are dead code, absent from the compiled program. Token
+sizes stay, and with them proportional attention. What the removed operations cost is the difference
+in time to the method itself.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ MOVING_POINTS = ("before_attention", "after_attention", "after_block")  # where 
 
 
 def sliced(model: VideoModel) -> VideoModel:
-    """The module with tokens cut where it merges; same parameters, same shapes in every block."""
+    """The module, slicing tokens where it merges; same parameters, same shapes in every block."""
     return model.clone(methods=tuple(_sliced(m) if m.merges else m for m in model.methods))
 
 
@@ -38,7 +38,7 @@ def _slicing_point(method: type[Method], name: str) -> Any:
 
 
 def _cut(tokens: Tokens, like: Tokens) -> Tokens:
-    """The first tokens of every group, or of the groups that `like` joins."""
+    """The first tokens of each group, groups joined as in `like`, as many tokens as it has."""
     if tokens.x.shape == like.x.shape:
         return like
     groups, count = like.x.shape[1:3]
@@ -46,7 +46,7 @@ def _cut(tokens: Tokens, like: Tokens) -> Tokens:
     def move(x: jax.Array) -> jax.Array:
         return x.reshape(x.shape[0], groups, -1, *x.shape[3:])[:, :, :count]
 
-    # Where sizes begin, XLA must not see that all are 1.
+    # Where sizes are introduced, XLA must not see that all are 1.
     size = jax.lax.optimization_barrier(jnp.ones(tokens.x.shape[:3], jnp.float32))
     if tokens.size is None and like.size is not None:
         tokens = tokens.replace(size=size)

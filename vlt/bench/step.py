@@ -23,11 +23,11 @@ from vlt.runtime.mesh import make_mesh, shard_batch
 from vlt.tasks.build import make_task
 from vlt.training.program import TrainingProgram
 
-STEPS = 1000  # of the learning rate's schedule
+STEPS = 1000  # length of the learning rate schedule
 
 
 class Step:
-    """A config's compiled training step, and the state that it changes once `start` made one."""
+    """A config's compiled training step and, after `start`, the state that it updates."""
 
     def __init__(self, config: Any, batch: int) -> None:
         self.config, self.batch = config, batch
@@ -38,7 +38,7 @@ class Step:
         self.compiled = self.program.lower(*self.program.shapes(), shapes).compile()
 
     def start(self) -> "Step":
-        """Random weights, videos and texts."""
+        """Makes random weights, videos and texts."""
         params = jax.jit(lambda: init_params(self.model, jax.random.key(0)))()
         self.state, self.frozen = self.program.placed(params)
         self.inputs = shard_batch(random_batch(self.program, self.batch), self.program.mesh)
@@ -63,7 +63,7 @@ def random_batch(program: TrainingProgram, size: int) -> dict[str, np.ndarray]:
 
 
 def _vocabulary(spec: Spec, text: str) -> int:
-    """Of what reads a text."""
+    """Vocabulary size of the model that reads a text."""
     if text == "instruction" and isinstance(spec, ChatSpec) and spec.qformer is not None:
         return spec.qformer.vocab
     return spec.text.vocab
@@ -72,7 +72,7 @@ def _vocabulary(spec: Spec, text: str) -> int:
 def bench_step(
     config: Any, batch: int, against: Mapping[str, Any] | None = None, rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """A training step beside the vision tower's forward pass without methods, and beside others'.
+    """Times a training step, the vision tower's forward pass without methods, and others' steps.
 
     Args:
         config: the whole config. against: other configs, by name.
@@ -112,14 +112,14 @@ def step_memory(
 
 
 def backbone_forward(step: Step) -> Callable[[], jax.Array]:
-    """The vision tower without methods, at the step's weights and on its videos."""
+    """The vision tower's forward pass without methods, at the step's weights and on its videos."""
     bare = step.model.clone(methods=(), cls_only=False)
     shapes = abstract_params(bare)
     forward = jax.jit(lambda p, *x: bare.apply({"params": p}, *x, method="encode_video")[0])
     names = seen_inputs(bare.spec, input_names(bare.spec))
 
     def run() -> jax.Array:
-        # Read at every call: the step gives its old state away.
+        # Read at every call, since the step donates its old state.
         params = merge(step.state.trained, step.frozen)
         return forward(copy_leaves(shapes, params), *(step.inputs[name] for name in names))
 

@@ -16,26 +16,26 @@ MATMUL_REPEATS = 10
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Time of one call, results on the device included."""
+    """Seconds of one call, until its results are ready on the device."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
 
 
 def peak_gb() -> float:
-    """The most memory that this process has held."""
+    """Peak resident memory of this process, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def turns(*functions: Callable[[], Any], rounds: int = ROUNDS) -> np.ndarray:
-    """Seconds [rounds, functions], called in turn after one call of each to warm up."""
+    """Seconds [rounds, functions] of functions called in turn, after one warm-up call of each."""
     for function in functions:
         jax.block_until_ready(function())
     return np.array([[seconds(function) for function in functions] for _ in range(rounds)])
 
 
 def ratio(times: np.ndarray, slow: int, fast: int) -> float:
-    """How many times as fast one function is: what disturbs a round disturbs both."""
+    """How many times as fast one function is: the median over rounds, whose noise hits both."""
     return float(np.median(times[:, slow] / times[:, fast]))
 
 

@@ -1,4 +1,4 @@
-"""The torch peer of generation: transformers' BLIP with our weights, a thread for each core."""
+"""The torch peer of generation: transformers' BLIP with our weights, one thread per core."""
 
 import os
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class TorchCaptioner:
         tensors, _ = to_tensors(BLIP_HF.for_kind("captioner").rules, leaves)
         self._model = BlipForConditionalGeneration(BlipConfig(**blip_json(model.spec))).eval()
         arrays = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
-        # Tied weights alone are missing.
+        # Only tied weights are missing.
         assert not self._model.load_state_dict(arrays, strict=False).unexpected_keys
         self._model.tie_weights()
         self._spec, self._search = model.spec.text, search
@@ -34,7 +34,7 @@ class TorchCaptioner:
 
     @staticmethod
     def states(tokens: jax.Array) -> torch.Tensor:
-        """The same tokens."""
+        """The same tokens, as a torch tensor."""
         return torch.from_numpy(np.array(tokens))
 
     @torch.inference_mode()
@@ -47,7 +47,7 @@ class TorchCaptioner:
 
     @torch.inference_mode()
     def generate(self, tokens: torch.Tensor) -> np.ndarray:
-        """ids [b, max_length] of tokens [b, m, d]."""
+        """tokens [b, m, d] -> ids [b, max_length]."""
         return self._model.text_decoder.generate(
             input_ids=torch.full((len(tokens), 1), self._spec.decode_id),
             encoder_hidden_states=tokens,

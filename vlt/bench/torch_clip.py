@@ -1,7 +1,7 @@
 """The torch peer: transformers' CLIP vision tower with our weights, and token merging on it.
 
-Merging is written from the description alone, in the way torch users write it: gather, then
-scatter-add. The last block computes all of its tokens, as transformers' does.
+Merging is written from its description alone, the way torch users write it: gather, then
+scatter-add. The last block computes all of its tokens, as in transformers.
 """
 
 import os
@@ -27,7 +27,7 @@ POSITIONS = "clip_position"
 
 
 class Clips(NamedTuple):
-    """Tokens x [groups, n, d], CLS tokens first; size [groups, n] or None; how many are CLS."""
+    """Tokens x [groups, n, d], CLS tokens first; size [groups, n] or None; cls: number of CLS."""
 
     x: torch.Tensor
     size: torch.Tensor | None = None
@@ -39,10 +39,11 @@ def clip_video_encoder(
 ) -> Callable[[jax.Array], np.ndarray]:
     """uint8 video [b, t, H, W, 3] -> unit vectors [b, e]: mean of unit frame embeddings.
 
-    Inference mode, scaled-dot-product attention, a thread for each core.
+    Inference mode, scaled-dot-product attention, one thread per core.
 
     Raises:
-        ValueError: methods besides one of ToMe and TempMe, or frame embeddings of any length.
+        ValueError: methods other than one of (proportional) ToMe and TempMe, or frame embeddings
+            that are not of unit length.
     """
     merging = model.methods[0] if model.methods else None
     if not model.frame_norm or len(model.methods) > 1 or not _known(merging):
@@ -129,7 +130,7 @@ def _merged(
 
 
 def _plan(merging: ToMe | TempMe, layer: int) -> tuple[int, float | None, float]:
-    """Clips that are joined, and what goes across and within clips: a share, or a count from 1."""
+    """How many clips join, and what merges across and within clips: a share, or a count from 1."""
     if isinstance(merging, ToMe) or layer < merging.layers[0]:
         return 1, None, merging.r
     intra = (100 - merging.keep_intra) / 100
@@ -147,7 +148,7 @@ def _removed(tokens: Clips, amount: float) -> int:
 
 
 def _across_clips(tokens: Clips, joined: int, position: torch.Tensor | None, share: float) -> Clips:
-    """Joins neighbouring clips; matching does not see the clips' positions."""
+    """Joins neighbouring clips and merges; matching does not see the clips' positions."""
     metric = _join(tokens.x, joined, tokens.cls)
     x = metric
     if position is not None:
@@ -179,7 +180,7 @@ def _attention(
 
 
 def merge(tokens: Clips, metric: torch.Tensor, r: int) -> Clips:
-    """The r patches of one half that are most like one of the other half go into it."""
+    """Merges the r patches of one half most like a patch of the other half into that patch."""
     if r == 0:
         return tokens
     cls, first = tokens.cls, tokens.cls % 2

@@ -1,4 +1,4 @@
-"""transformers' LLaMA in torch, with the weights of ours."""
+"""transformers' LLaMA in torch, with our weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ MLP = {"gate": "gate_proj", "fc1": "up_proj", "fc2": "down_proj"}
 
 
 class TorchDecoder:
-    """Greedy answers of a fixed length, with the cache that `generate` has."""
+    """Writes greedy answers of a fixed length with `generate` and its cache."""
 
     def __init__(self, spec: LlamaSpec, params: dict[str, Any], dtype: str):
         config = transformers.LlamaConfig(

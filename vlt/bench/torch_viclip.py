@@ -1,7 +1,7 @@
 """ViCLIP's vision tower in torch, the peer of `vlt.bench`'s forward pass.
 
 Written from the equations: scaled-dot-product attention over all tokens of the video, inference
-mode, a thread for each core. It computes every token of the last block.
+mode, one thread per core. It computes every token of the last block.
 """
 
 import os
@@ -58,7 +58,7 @@ class _Block(nn.Module):
     def __init__(self, spec: VisionSpec) -> None:
         super().__init__()
         self.ln_1, self.ln_2 = (nn.LayerNorm(spec.width, spec.norm_eps) for _ in range(2))
-        self.attn = nn.MultiheadAttention(spec.width, spec.heads)  # its weights alone are used
+        self.attn = nn.MultiheadAttention(spec.width, spec.heads)  # only its weights are used
         layers = {"c_fc": (spec.width, spec.mlp_width), "c_proj": (spec.mlp_width, spec.width)}
         self.mlp = nn.ModuleDict({name: nn.Linear(*sizes) for name, sizes in layers.items()})
 

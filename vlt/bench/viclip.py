@@ -1,7 +1,7 @@
 """`python -m vlt.bench.viclip [--cls_only] [--json]`: ViCLIP's vision tower beside torch, in turn.
 
 Both have the same random weights. The peer (vlt/bench/torch_viclip.py) computes every token of the
-last block; so do we, but with --cls_only. Rates are those of `vlt.bench`.
+last block; so do we, except with --cls_only. Rates are those of `vlt.bench`.
 """
 
 import argparse

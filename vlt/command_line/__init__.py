@@ -1,8 +1,8 @@
 """The commands of `vlt`: what each takes, and which module does the work.
 
-A file of this folder says what one command takes, and imports nothing large: a mistake is answered,
-and help given, before JAX is imported, which takes a second. Its `parse` returns what the door
-wants, or ends the process with a sentence or with help.
+Each file of this folder defines the arguments of one command and imports nothing large: mistakes
+are reported and help is printed before JAX is imported, which takes a second. Its `parse` returns
+what the door takes, or ends the process with a sentence or with help.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from typing import Any
 class Command:
     """A command of `vlt`.
 
-    about: its line of help. arguments: the file of this folder. door: MODULE:FUNCTION, which gets
-    what `parse` returns.
+    about: its line of help. arguments: the file of this folder that parses them.
+    door: MODULE:FUNCTION, which is called with what `parse` returns.
     """
 
     about: str
@@ -27,15 +27,15 @@ class Command:
     door: str
 
     def run(self, argv: list[str]) -> int | None:
-        """Parses the arguments, then imports the door and calls it; its exit status."""
+        """Parses the arguments, then imports the door and calls it; returns the exit status."""
         return self.call(self.parser()(argv[0], argv[1:]))
 
     def parser(self) -> Callable[..., Any]:
-        """What checks the arguments: of (program, arguments), or here of all that was typed."""
+        """The file's `parse`: takes (program, arguments), or in a `FlagsCommand` the whole argv."""
         return importlib.import_module(f"{__name__}.{self.arguments}").parse
 
     def call(self, parsed: Any) -> int | None:
-        """Calls the door. While that is imported, Ctrl-C ends the process without a traceback."""
+        """Calls the door. Ctrl-C during its import ends the process without a traceback."""
         previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
         module, _, function = self.door.partition(":")
         door = getattr(importlib.import_module(module), function)
@@ -45,28 +45,28 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class FlagsCommand(Command):
-    """One that takes absl's flags, as --config and its values are. added: flags always given."""
+    """A command with absl flags, such as --config and its values. added: flags always given."""
 
     added: tuple[str, ...] = ()
 
     def run(self, argv: list[str]) -> int | None:
-        from absl import app  # not for other commands' help
+        from absl import app  # not needed for other commands' help
 
         app.run(self.call, [*argv, *self.added], flags_parser=self.parser())
-        return 0  # not reached, `app.run` ends the process
+        return 0  # not reached: `app.run` ends the process
 
 
 def reader_gone() -> int:
-    """The exit status where the reader of the output, such as `head`, has gone.
+    """The exit status after the reader of the output, such as `head`, has closed the pipe.
 
-    What Python would flush at its end, and fail once more, goes nowhere.
+    Points stdout at the null device, since Python's flush at exit would fail once more.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 128 + signal.SIGPIPE
 
 
 def why(error: Exception) -> str:
-    """What a command says of an error: of the system's, the file and the reason alone."""
+    """The message that a command prints; of a system error, only the file and the reason."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

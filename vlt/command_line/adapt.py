@@ -1,10 +1,10 @@
-"""A dual encoder adapted to your videos, for `vlt embed` and `vlt search`.
+"""Adapts a dual encoder to your videos, for `vlt embed` and `vlt search`.
 
 CAPTIONS is a .jsonl, .csv or .parquet file with `video`, a path below the folder of --videos, and
-`caption`. A part of the videos is held out; the rest trains the method, over the model as it is, by
-the recipe of its paper. What that costs here is told before it starts; at the end stands a table of
-how well captions find the held-out videos, before and after, and the model is in a folder of its
-own. Called again after it was stopped, the same command goes on.
+`caption`. Some of the videos are held out; the rest train the method on top of the model as it is,
+with the recipe of its paper. The cost on this machine is printed before training starts. At the
+end, a table shows how well captions find the held-out videos before and after, and the adapted
+model is in a folder of its own. The same command resumes a run that was stopped.
 """
 
 import argparse
@@ -16,7 +16,7 @@ METHODS = ("tempme", "lora", "btadapter")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

@@ -1,8 +1,8 @@
 """vlt bench --config=NAME[:variant] [--against=NAME[:variant]] [--peer=torch] [--json]
 
-Speed here, of the vision tower and of a training step, as a share of the matmul rate measured in
-the same run; whatever is compared is timed turn by turn. Further measurements are programs of their
-own, `python -m vlt.bench.NAME`, listed in vlt/bench/__init__.py.
+Measures speed on this machine: of the vision tower, also as a share of the matmul rate measured in
+the same run, and of a training step; everything compared is timed in turn. Further benchmarks are
+separate programs, `python -m vlt.bench.NAME`, listed in vlt/bench/__init__.py.
 """
 
 from absl import flags
@@ -13,7 +13,7 @@ ROUNDS = 7
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Defines the flags of `vlt.bench` and parses them, as `parse_flags`."""
+    """Defines the flags of `vlt.bench` and parses them with `parse_flags`."""
     define_config()
     flags.DEFINE_multi_string("against", [], "NAME[:variant] to measure turn by turn; repeatable.")
     flags.DEFINE_integer("batch", 1, "Videos at a time.", lower_bound=1)

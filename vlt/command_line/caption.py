@@ -1,12 +1,12 @@
-"""Captions of videos.
+"""Writes captions of videos.
 
 VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'). It is read as
-the model's folder records: by the sampler, frames and size of its evaluation, or, in folders that
-say nothing, at the centres of equal segments, in as many frames as it was trained with, else 8.
+the model folder records: with the sampler, frames and size of its evaluation; if the folder records
+none, at the centres of equal segments, with as many frames as in training, or else 8.
 
-A line `path: caption` is printed for each; with --json an object of `video` and `caption`, or
-`error`. Videos that cannot be read are named on stderr, the others are captioned, and the exit
-status is 1.
+Prints a line `path: caption` for each video; with --json, an object with `video` and `caption`, or
+`error`. Videos that cannot be read are named on stderr and the others are captioned; the exit
+status is then 1.
 """
 
 import argparse
@@ -18,7 +18,7 @@ MODEL = "tiny_blip"
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = make_parser(program, __doc__, MODEL)
     parser.add_argument("--prompt", default="", help="how captions begin; it is not printed")
     parser.add_argument(

@@ -1,19 +1,19 @@
-"""Questions about videos, and answers.
+"""Answers questions about videos.
 
 VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'). It is read as
-the model's folder records, but for --frames. A video that cannot be read is named on stderr.
+the model folder records, except for --frames. A video that cannot be read is named on stderr.
 
-With --ask, each question is put to each video by itself: a line `path: question answer` is printed,
-or with --json an object of `video`, `question` and `answer`, or `error`; the exit status is 1 where
-a video could not be read. Without, a dialogue about all the videos: a line is a question, and
-answers appear as they are written. In it
+With --ask, each question is asked about each video separately: prints a line `path: question
+answer`, or with --json an object with `video`, `question` and `answer`, or `error`; the exit status
+is 1 if a video could not be read. Without --ask, starts a dialogue about all the videos: each line
+is a question, and answers appear as they are written. Its commands:
   /video FILE...   shows more videos, which the next question is about
-  /frames N        so many frames of each video that is shown from now on
-  /reset           begins anew, without videos
+  /frames N        reads N frames of each video shown from now on
+  /reset           starts over, without videos
   /save FILE       writes the dialogue as JSON
-  /help            says which there are
-  /quit            ends, as Ctrl-D does
-Lines that are piped in are shown before their answers.
+  /help            lists these commands
+  /quit            ends the dialogue, as Ctrl-D does
+Lines that are piped in are echoed before their answers.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WEIGHTS = ("bfloat16", "int8")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = make_parser(program, __doc__, "")
     parser.add_argument(
         "--ask", action="append", default=[], metavar="TEXT", help="a question; repeatable"

@@ -1,8 +1,8 @@
-"""The checkpoints that configs ask for, in the folder `checkpoints` here.
+"""Lists the checkpoints that configs ask for in the local folder `checkpoints`.
 
-Lists each with its layout, the licence of the weights as the publisher's page or repository states
-it, the size of the converted folder, whether that is here and whole, where it is published, and the
-command that converts it. Nothing is downloaded.
+Shows for each its layout, the licence of the weights as the publisher's page or repository states
+it, the size of the converted folder and whether that is present and intact, where it is published,
+and the command that converts it. Nothing is downloaded.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from vlt.pytrees.fields import did_you_mean
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

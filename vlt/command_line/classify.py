@@ -1,11 +1,11 @@
-"""Which of your labels a video shows.
+"""Tells which of your labels a video shows.
 
 VIDEO is a file, a folder (every video file below it) or a pattern ('clips/**/*.mp4'), read as the
-model's folder records. Each label becomes a text by --template, and probabilities are over all of
-them. A model that was trained on classes without texts (configs/probe.py) takes the names of those,
-in their order. The best are printed, or with --json an object of `video` and `labels`, {label:
-probability}; with --csv a row `video,label,probability` each. Videos that cannot be read are named
-on stderr, and the exit status is 1.
+model folder records. Each label becomes a text by --template, and probabilities are over all
+labels. A model trained on classes without texts (configs/probe.py) takes the names of those
+classes, in their order. Prints the most probable labels; with --json, an object with `video` and
+`labels`, {label: probability}; with --csv, a row `video,label,probability` for each. Videos that
+cannot be read are named on stderr, and the exit status is then 1.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from vlt.command_line.present import check_model
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = make_parser(program, __doc__, "")
     parser.add_argument(
         "--labels", required=True, metavar="FILE|A,B,C", help="one a line of a file, or by commas"

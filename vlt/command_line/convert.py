@@ -1,4 +1,4 @@
-"""What `vlt convert` takes."""
+"""The arguments of `vlt convert`."""
 
 import argparse
 import textwrap
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlt.command_line.present import check_model, check_paths
 
-# As `vlt.convert.families` has them, with a few words on each.
+# The layouts of `vlt.convert.families`, with a few words on each.
 LAYOUTS = {
     "eva02": "EVA02-CLIP as its authors saved it",
     "pe": "PE-Core as its authors published it",
@@ -49,7 +49,7 @@ LAYOUTS = {
     "llama": "LLaMA and Vicuna as transformers saves them, or Meta's folder",
 }
 
-# What tensors can't tell, or need not be as they say: {layouts: {key: value}}.
+# What the tensors do not tell, or what may differ from them: {layouts: {key: value}}.
 SETTINGS = {
     "every layout": {
         "preprocessing.mean": "three numbers, of pixels from 0 to 1",
@@ -132,7 +132,7 @@ def _settings() -> str:
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description="A published checkpoint to a model folder, or back.",
@@ -177,7 +177,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
 
 
 def _read(options: argparse.Namespace) -> Iterator[Path]:
-    """Files and folders that are read; a tokenizer may also be a name on the hub."""
+    """Files and folders that are read, except the tokenizer, which may be a name on the hub."""
     once = (options.source, options.llm, options.delta, options.vision, options.qformer_tokenizer)
     for path in (*once, *options.connector, *options.branch):
         if path:

@@ -1,11 +1,11 @@
-"""Ranges of videos as files of their own: those that `vlt search` found, or one.
+"""Cuts ranges of videos, those that `vlt search` found or a single one, into files of their own.
 
 RANGES is a file of JSON Lines with `video`, `start` and `end` in seconds, as `vlt search --json`
-prints them, or - for stdin; VIDEO with --start and --end is one range. Where a range begins and
-ends at keyframes its packets are copied as they are; elsewhere its frames, no other ones, are
-encoded anew. Sound is copied. Files are called after the video and the range; one that is there
-already is left as it is. A line is printed for each, or with --json an object of `video`, `start`,
-`end`, `file` and `copied`, or `error`; the exit status is 1 where a range could not be cut.
+prints them, or - for stdin; VIDEO with --start and --end is one range. If a range begins and ends
+at keyframes, its packets are copied as they are; otherwise exactly its frames are re-encoded. Sound
+is copied. Files are named after the video and the range; one that exists already is left as it is.
+Prints a line for each, or with --json an object with `video`, `start`, `end`, `file` and `copied`,
+or `error`; the exit status is 1 if a range could not be cut.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

@@ -1,10 +1,10 @@
 """vlt draw --config=NAME[:variant] VIDEO ... --out=DIR
 
-Which patches become one token: writes DIR/VIDEO.png for every video file, the frames that the
-config's first evaluation samples, then a row for each model. Patches of one token are filled with
-their mean colour over all frames and outlined in one colour (TempMe, Figures 4 and 7). Models are
-those of `config.compare` that merge; without any, the config's own, after its variant VARIANT_tome
-where the file has one.
+Draws which patches become one token: writes DIR/VIDEO.png for every video file, with the frames
+that the config's first evaluation samples, then a row for each model. Patches of one token are
+filled with their mean colour over all frames and outlined in one colour (TempMe, Figures 4 and 7).
+The models are those of `config.compare` that merge; without `config.compare`, the config's own,
+after its variant VARIANT_tome if the file has one.
 """
 
 from absl import flags
@@ -13,7 +13,7 @@ from vlt.configuration import define_config, misused, parse_flags_and_arguments
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Defines the flags of `vlt.draw` and parses them; ends the process where one is missing."""
+    """Defines the flags of `vlt.draw` and parses them; ends the process if one is missing."""
     define_config()
     flags.DEFINE_multi_string(
         "against", [], "Another config to draw first, with the same overrides."

@@ -1,18 +1,18 @@
-"""An index of your videos, for `vlt search`.
+"""Builds an index of your videos, for `vlt search`.
 
 VIDEO is a file, a folder (every video file below it), a pattern ('clips/**/*.mp4') or a manifest
-(.jsonl, .csv), whose videos are meant. Each is cut into windows of time, and each of these is
-embedded as the model's evaluation sees a whole video. Called again, the same command embeds what is
-new or changed and drops what no longer exists; ended at any moment, it goes on where it was.
+(.jsonl, .csv), which stands for its videos. Each video is cut into windows of time, and each window
+is embedded the way the model's evaluation sees a whole video. Run again, the same command embeds
+what is new or changed and drops what no longer exists; interrupted at any moment, it resumes there.
 
-A line is printed for each video that was embedded, or with --json an object of `video`, `windows`
-and `duration`, or `error`. Videos that cannot be read are named on stderr, kept in the index's own
-list with the reason, and tried again the next time; the exit status is then 1.
+Prints a line for each video that was embedded, or with --json an object with `video`, `windows` and
+`duration`, or `error`. Videos that cannot be read are named on stderr, listed in the index with the
+reason, and tried again the next time; the exit status is then 1.
 
-Many machines share the work by --shard=0/N to --shard=N-1/N with the same VIDEO...: each embeds
-the files that are its own, the same ones in any order, into a part beside the index. `vlt embed
---commit --out=INDEX` joins the parts once all have ended. Videos that no longer exist are dropped
-by the next `vlt embed` without --shard.
+Several machines can share the work with --shard=0/N to --shard=N-1/N and the same VIDEO...: each
+embeds its own share of the files, whatever their order, into a part beside the index. `vlt embed
+--commit --out=INDEX` joins the parts once all have finished. Videos that no longer exist are
+dropped by the next `vlt embed` without --shard.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from vlt.command_line.present import check_model
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = make_parser(program, __doc__, "", videos="*")
     parser.add_argument(
         "--out", required=True, metavar="INDEX", help="a folder, or s3://..., gs://..."

@@ -1,18 +1,18 @@
-"""What to deploy of a run.
+"""Exports a run for deployment.
 
 orbax: a model folder for `vlt.load`. safetensors: the weights under our names, config.json as
 metadata (`vlt convert --reverse` writes published names). stablehlo: both encoders as programs for
-any batch size that need none of our code. huggingface: a folder that transformers loads and
-computes the same with, and a model card, of a CLIP, MetaCLIP 2, SigLIP or BLIP without methods; of
-LoRA with --merge.
+any batch size that need none of our code. huggingface: a folder with a model card that
+transformers loads, with the same results, of a CLIP, MetaCLIP 2, SigLIP or BLIP without methods; of
+one with LoRA if --merge is given.
 
-It takes the run's best checkpoint, or its latest. What changes the weights, in this order:
+Takes the run's best checkpoint, or else its latest. Options change the weights, in this order:
 
 --average=FIRST:LAST: the mean of all checkpoints that the run keeps of these steps.
---merge: folds methods as far as they fold, LoRA into the weights, DiffRate's rates into counts;
-    else they stay as they were trained.
---blend=MODEL:SHARE: that share of another model's weights, wherever both have them, such as 0.5 of
-    the CLIP that training started from (WiSE-FT of ViCLIP, patching of Open-VCLIP).
+--merge: folds methods as far as possible, LoRA into the weights, DiffRate's rates into counts;
+    otherwise they stay as they were trained.
+--blend=MODEL:SHARE: mixes in that share of another model's weights, wherever both have them, such
+    as 0.5 of the CLIP that training started from (WiSE-FT of ViCLIP, patching of Open-VCLIP).
 """
 
 import argparse
@@ -24,7 +24,7 @@ FORMATS = ("orbax", "safetensors", "stablehlo", "huggingface")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

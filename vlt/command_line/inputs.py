@@ -1,4 +1,4 @@
-"""What a new run would read and is not there: said before its folder is made."""
+"""Inputs that a new run would read but that are missing, reported before its folder is made."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -10,17 +10,17 @@ from vlt import configuration
 from vlt.configuration.checkpoints import how_to_get
 from vlt.data.resources import is_made, resolve
 
-# Keys of data, evaluations and tasks that name a file, or several.
+# Keys of data, evaluations and tasks that name one or several files.
 FILES = ("manifest", "classes", "answers", "templates", "descriptions", "sentences")
-# Folders of `data` whose program of data_pipelines has another name.
+# Folders of `data` whose program in data_pipelines has another name.
 PROGRAMS = {"k400": "kinetics", "descriptions": "describe_actions"}
 
 
 def absent_inputs(config: ConfigDict, training: bool) -> list[str]:
-    """A sentence for each folder or file that the config, its rows or repeats name in vain.
+    """A sentence for each missing folder or file that the config, its rows or repeats name.
 
     Args:
-        training: whether the training set is read, too.
+        training: whether the training set is read as well.
     """
     rows = (row for _, row in configuration.rows_of(config))
     runs = (run for row in rows for _, run in configuration.repeats_of(row))
@@ -48,7 +48,7 @@ def _files(section: ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _how_to_make(name: str) -> str:
-    """What an error adds of data/NAME/FILE, where `data_pipelines` knows that data set."""
+    """What an error adds about data/NAME/FILE, if `data_pipelines` knows that data set."""
     parts = Path(name).parts
     program = PROGRAMS.get(parts[1], parts[1]) if len(parts) > 2 and parts[0] == "data" else ""
     if not program.isidentifier() or find_spec(f"data_pipelines.{program}") is None:

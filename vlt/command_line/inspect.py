@@ -1,9 +1,9 @@
 """vlt inspect --config=NAME[:variant] [--leaves] [--topology=v5e:4x4] [--json]
 
-What a config is: parameters, multiply-accumulates and tokens, from shapes alone, without data,
-weights or a device. With --leaves each leaf, its rule and what reads it; with a topology, what a
+Describes a config: parameters, multiply-accumulates and tokens, from shapes alone, without data,
+weights or a device. With --leaves, each leaf, its rule and what reads it; with a topology, what a
 training step needs on such a TPU slice, with --traffic what it moves there, and with --policies
-which rematerialisation is the best.
+which rematerialisation is best.
 """
 
 from absl import flags
@@ -12,7 +12,7 @@ from vlt.configuration import define_config, parse_flags
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Defines the flags of `vlt.inspect` and parses them, as `parse_flags`."""
+    """Defines the flags of `vlt.inspect` and parses them with `parse_flags`."""
     define_config()
     flags.DEFINE_string("topology", "", "TPU slice to compile the training step for: v5e:4x4.")
     flags.DEFINE_integer(

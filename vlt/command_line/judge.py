@@ -1,16 +1,16 @@
-"""Scores of answers to questions about videos, by a judge: a language model, which reads them.
+"""Scores answers to questions about videos with a judge, a language model that reads them.
 
-PREDICTIONS are what a model answered, REFERENCES the questions with the true answers: the files of
-the VideoChatGPT benchmark, of MSVD-, MSRVTT- or ActivityNet-QA (whose answers are a file of their
-own), or a manifest. Predictions are {"id" or "video", "question", "pred" or "answer"}, in a list or
-one a line, as `vlt chat --json` and evaluations write them.
+PREDICTIONS is what a model answered, REFERENCES the questions with the true answers: the files of
+the VideoChatGPT benchmark, of MSVD-, MSRVTT- or ActivityNet-QA (whose answers are in a separate
+file), or a manifest. Predictions are {"id" or "video", "question", "pred" or "answer"}, in a list
+or one per line, as `vlt chat --json` and evaluations write them.
 
-OUT/requests.jsonl is written before anything is asked; OUT/answers.jsonl gets each reply as it
-comes, so that the same command goes on where it was stopped. Without a judge, the requests alone
-are written. OUT/unread.jsonl lists the requests that have no score, and results.json the scores,
-beside which stand the judge, the date, and how many questions were asked, scored and missing; the
-exit status is 1 where any is missing. Scores of different judges do not compare; exact match,
-contains and token F1, beside those of --qa, need none.
+OUT/requests.jsonl is written before anything is asked; each reply is added to OUT/answers.jsonl as
+it arrives, so that the same command resumes where it was stopped. Without a judge, only the
+requests are written. OUT/unread.jsonl lists the requests that have no score, and results.json holds
+the scores with the judge, the date, and how many questions were asked, scored and missing; the exit
+status is 1 if any is missing. Scores of different judges are not comparable; exact match, contains
+and token F1, given beside those of --qa, need no judge.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PUBLISHED = ("truncate", "yes_in_text", "first_question_twice")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

@@ -1,4 +1,4 @@
-"""What `--help` lists of a config: its keys, their values, and what their source says of them.
+"""What `--help` lists for a config: its keys, their values, and what the source says of them.
 
 Words are the comments beside the keys of configs/common.py and what a method's docstring says of
 its options, both read as text, so that nothing large is imported.
@@ -14,21 +14,21 @@ from ml_collections import ConfigDict
 
 from vlt.configuration import PACKAGED
 
-WIDTH = 44  # of a key with its value, where words follow on the same line
-VALUE = 60  # characters of a value
+WIDTH = 44  # columns for a key with its value, before its words
+VALUE = 60  # longest value shown, in characters
 _PACKAGE = Path(__file__).parents[1]
 _METHODS = ("adapters", "merging")
 
 
 class Told(NamedTuple):
-    """What a source says of a key or an option: its default as it is written there, and words."""
+    """What the source says of a key or an option: its default as written there, and words."""
 
     default: str
     words: str
 
 
 def listed(config: ConfigDict) -> str:
-    """A line for each key that --config.KEY=VALUE can set, options of the config's methods too."""
+    """A line for each key that --config.KEY=VALUE can set, with the options of its methods."""
     sections = sections_of((PACKAGED / "common.py").read_text(encoding="utf-8"))
     values = dict(_leaves(config))
     words = {key: words_of(key, sections) for key in values}
@@ -55,8 +55,8 @@ def _line(key: str, value: str, about: str) -> str:
 
 
 def words_of(key: str, sections: Mapping[str, Mapping[str, Told]]) -> str:
-    """Of a key of every config; of one of its name in sections that are put there; else of the
-    section that it is in."""
+    """The words of a key: those in `base`, else of the longest key in another section that it ends
+    in, else of the section that it is in."""
     found = [(key, sections["base"][key].words)] if key in sections["base"] else []
     for function, told in sections.items():
         if function != "base" and function.endswith("_task") == key.startswith("task."):
@@ -68,9 +68,9 @@ def words_of(key: str, sections: Mapping[str, Mapping[str, Told]]) -> str:
 
 
 def sections_of(source: str) -> dict[str, dict[str, Told]]:
-    """{function: {dotted key: what is told}} of the dicts that functions write out.
+    """{function: {dotted key: what is told}} of the dicts that a source's functions write out.
 
-    Words are the comment on the line of a key, or on lines of their own above it.
+    Words are the comment on the line of a key, or on separate lines above it.
     """
     lines = source.splitlines()
     found: dict[str, dict[str, Told]] = {}
@@ -95,7 +95,7 @@ def _keys(node: ast.Dict, prefix: str = "") -> Iterator[tuple[str, int, ast.expr
 
 
 def _beside(lines: list[str], line: int) -> str:
-    """The comment of a line, counted from 1."""
+    """The comment on a line, counted from 1, or else on the lines above it."""
     if comment := re.search(r"[,{(})]\s*# (.*)", lines[line - 1]):
         return comment[1]
     above: list[str] = []
@@ -105,7 +105,7 @@ def _beside(lines: list[str], line: int) -> str:
 
 
 def options_of(method: str) -> dict[str, Told]:
-    """What is told of each option of a method of this package; nothing of another's."""
+    """What the source says of each option of a method of this package; {} for any other method."""
     for folder in _METHODS:
         file = _PACKAGE / folder / f"{method}.py"
         if file.is_file():
@@ -116,7 +116,7 @@ def options_of(method: str) -> dict[str, Told]:
 
 
 def _options(file: Path, node: ast.ClassDef) -> dict[str, Told]:
-    """Those of the classes that it is made of first."""
+    """The options of a method's class, those of its base classes first."""
     found: dict[str, Told] = {}
     for base in node.bases:
         name = ast.unparse(base)
@@ -133,7 +133,7 @@ def _options(file: Path, node: ast.ClassDef) -> dict[str, Told]:
 
 
 def _value(file: Path, node: ast.expr) -> str:
-    """A value as it is written; what a name of the file stands for, or one that it imports."""
+    """A value as it is written; for a name that the file assigns or imports, what it stands for."""
     if isinstance(node, ast.Name):
         origin = _imported(file, node.id) or file
         for line in ast.parse(origin.read_text(encoding="utf-8")).body:
@@ -148,7 +148,7 @@ def _classes(file: Path) -> dict[str, ast.ClassDef]:
 
 
 def _imported(file: Path, name: str) -> Path | None:
-    """The file of this package that a file has a name from."""
+    """The file of this package from which a file imports a name."""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and any(alias.name == name for alias in node.names):
             parts = (node.module or "").split(".")
@@ -162,7 +162,7 @@ def _field(node: ast.ClassDef, name: str) -> str:
 
 
 def described(docstring: str, options: Iterable[str]) -> dict[str, str]:
-    """{option: words} of what follows 'option: ' or 'option, option: ' in a docstring."""
+    """{option: words}, the text after 'option: ' or 'option, option: ' in a docstring."""
     names = "|".join(options)
     start = re.compile(rf"(?:^|(?<=[.:;)] ))((?:(?:{names}), )*(?:{names})): ")
     found: dict[str, str] = {}

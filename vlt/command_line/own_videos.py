@@ -1,4 +1,4 @@
-"""What every command takes that runs a model over one's own videos."""
+"""The arguments of every command that runs a model over one's own videos."""
 
 import argparse
 from pathlib import Path
@@ -7,11 +7,11 @@ from pathlib import Path
 def make_parser(
     program: str, description: str | None, model: str, videos: str = "+"
 ) -> argparse.ArgumentParser:
-    """The options of every such command: VIDEO..., --model or --workdir, and --json.
+    """Makes a parser of the shared arguments: VIDEO..., --model or --workdir, and --json.
 
     Args:
-        program: as typed. model: taken where neither --model nor --workdir is given.
-        videos: how many, as argparse writes it.
+        program: as typed. model: default of --model, for when --workdir is not given either.
+        videos: how many, as argparse's `nargs`.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -27,7 +27,7 @@ def make_parser(
 
 
 def add_neighbours(parser: argparse.ArgumentParser, what: str) -> None:
-    """--neighbours, of what makes an index or searches in it."""
+    """Adds --neighbours, for commands that make an index or search in one."""
     parser.add_argument(
         "--neighbours",
         choices=("auto", "exact", "graph"),

@@ -1,4 +1,4 @@
-"""Folders and files that a command reads: told to be absent before anything large is imported."""
+"""Checks that what a command reads exists, before anything large is imported."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from vlt.storage.places import is_absent, no_index
 
 
 def check_model(model: str | None, workdir: Path | None = None) -> None:
-    """Ends the process where the folder of the model, or of the run, is not there."""
+    """Ends the process if the folder of the model, or of the run, does not exist."""
     from vlt.configuration import ConfigError, load_saved
     from vlt.configuration.checkpoints import how_to_get
     from vlt.data.resources import resolve
@@ -22,13 +22,13 @@ def check_model(model: str | None, workdir: Path | None = None) -> None:
 
 
 def check_paths(*paths: Path) -> None:
-    """Ends the process where one is not there."""
+    """Ends the process if one of the paths does not exist."""
     for path in paths:
         if not path.exists():
             sys.exit(f"error: {path}: no such file or folder")
 
 
 def check_index(uri: str) -> None:
-    """Ends the process where an index is to be opened and its folder is not there."""
+    """Ends the process if the folder of an index that is to be opened does not exist."""
     if is_absent(uri):
         sys.exit(f"error: {no_index(uri)}")

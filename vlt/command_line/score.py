@@ -2,18 +2,18 @@
 
 PREDICTIONS holds {id: caption}, as evaluations write it, COCO's list, or what `vlt caption --json`
 prints; REFERENCES is a manifest, {id: captions} or COCO's annotations. A captioned file has the id
-of its row in a manifest, or that which is its path, its name, or its name without suffix.
+of its row in a manifest, or else the id that equals its path, its name, or its name without suffix.
 
-References that hold questions make it a score of answers: exact match, whether a prediction
-contains the answer, and the F1 of their words (after SQuAD: lower case, without punctuation and
-articles) stand before the metrics of captions. Both files are then as `vlt judge` takes them.
+If the references hold questions, answers are scored: exact match, whether a prediction contains the
+answer, and the F1 of their words (after SQuAD: lower case, without punctuation and articles) come
+before the metrics of captions. Both files are then as `vlt judge` takes them.
 """
 
 import argparse
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

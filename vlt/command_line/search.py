@@ -1,12 +1,12 @@
-"""Where your videos show something, by an index of `vlt embed`.
+"""Finds where your videos show something, using an index of `vlt embed`.
 
-QUERY is a text; --video and --image ask for what looks alike. For each query the best ranges of
-time are printed, best first, with their score, the cosine of the best window in them: neighbouring
-windows that score nearly as high are one range. With --json, an object a range of `query`, `video`,
-`start`, `end`, `score` and `chance`.
+QUERY is a text; --video and --image search for what looks similar. Prints the best ranges of time
+for each query, best first, each with its score, the cosine of its best window; neighbouring windows
+that score nearly as high are one range. With --json, prints an object for each range with `query`,
+`video`, `start`, `end`, `score` and `chance`.
 
 --calibrate says what a score means: the chance that the best window of this index would score as
-high for a query that none of them shows, and, where that is above 5%, that nothing stands out.
+high for a query that no window shows and, if that is above 5%, that nothing stands out.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from vlt.command_line.present import check_index, check_model
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

@@ -1,8 +1,8 @@
-"""A page in the browser on which your videos are searched, by an index of `vlt embed`.
+"""Serves a web page for searching your videos, using an index of `vlt embed`.
 
-It is for this machine alone: another --host needs a --token, which visitors give once, as in
-http://HOST:PORT/?token=TOKEN. Nothing but the videos of the index is served, and nothing that is
-uploaded is kept.
+By default only this machine can reach it: another --host needs a --token, which visitors give once,
+as in http://HOST:PORT/?token=TOKEN. Of your files, only the videos of the index are served, and
+nothing that is uploaded is kept.
 """
 
 import argparse
@@ -14,7 +14,7 @@ HERE = ("127.0.0.1", "localhost", "::1")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

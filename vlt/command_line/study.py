@@ -1,14 +1,14 @@
-"""Claims of the papers, tested in miniature on moving shapes, and a page that says what came of it.
+"""Tests claims of the papers in miniature, on moving shapes, and writes a page of the results.
 
 A claim is rows of configs and comparisons of them; its verdict, `holds`, `does not` or `undecided`,
 is computed from at least 3 seeds and 520 pairs of twins. The plan and how long it takes are printed
-first. Each row is kept as a JSON file when it has ended, and claims that share one run it once:
-stopped, killed, or with other claims or more seeds, the same command goes on from what is kept. A
+first. Each row is saved as a JSON file when it ends, and a row that claims share runs once; after a
+stop or a kill, or with other claims or more seeds, the same command continues from what is saved. A
 row whose config has changed since then runs again.
 
 OUT/CLAIMS.md is the page, OUT/claims holds the rows, OUT/pictures/claim-NAME.png are the pictures.
-All claims with three seeds take about six hours on two cores; --quick, half an hour, has an eighth
-of the steps and one seed, for claims that need few rows, and gives no verdicts.
+All claims with three seeds take about six hours on two cores; --quick takes half an hour, with an
+eighth of the steps and one seed, for claims that need few rows, and gives no verdicts.
 """
 
 import argparse
@@ -20,7 +20,7 @@ WORKDIR = Path("runs/study")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments, or those of this process; ends it where they do not fit."""
+    """Parses the arguments, by default those of this process; exits if they do not fit."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=__doc__,

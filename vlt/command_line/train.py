@@ -5,8 +5,8 @@ checkpoint of a run, or else the latest
 Trains, evaluates, and prints a table. NAME is a file of the folder `configs`, here or in the
 package, or a path; --config.KEY=VALUE replaces a value of it, for example --config.train.steps=100,
 and --config=NAME --help lists all of them.
-The same command goes on with a run that was stopped. An evaluation without --config takes the one
-that the run has written down.
+The same command resumes a run that was stopped. An evaluation without --config takes the one that
+the run has saved.
 """
 
 import sys
@@ -34,7 +34,7 @@ from vlt.configuration import (
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Defines the flags of `vlt.main` and parses them, as `parse_flags`."""
+    """Defines the flags of `vlt.main` and parses them with `parse_flags`."""
     define_config()
     flags.DEFINE_string("workdir", "", "Folder of the run; runs/CONFIG[-VARIANT] by default.")
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate what is trained.")
@@ -57,13 +57,13 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def folder_of_run() -> Path:
-    """The workdir: as it was typed, or else runs/CONFIG[-VARIANT]."""
+    """The workdir as it was typed, or else runs/CONFIG[-VARIANT]."""
     name = run_name(config_flags.get_config_filename(flags.FLAGS["config"]))
     return Path(flags.FLAGS.workdir or f"runs/{name}")
 
 
 def _check_inputs(config: ConfigDict) -> None:
-    """Ends the process where a new run lacks what it reads; one that goes on may be finished."""
+    """Ends the process if a new run lacks an input; one that exists already may have finished."""
     if is_run(folder_of_run()):
         return
     if absent := absent_inputs(config, training=flags.FLAGS.mode == "train"):
@@ -71,7 +71,7 @@ def _check_inputs(config: ConfigDict) -> None:
 
 
 def _keys(argv: list[str]) -> str:
-    """What --help adds where it is asked of a config; ends the process where there is no such."""
+    """What --help adds for a config that is given; ends the process if there is no such config."""
     name = values_typed(argv, "config").get("config")
     if not name or not HELP & set(argv):
         return ""
@@ -82,7 +82,7 @@ def _keys(argv: list[str]) -> str:
 
 
 def _compare(config: ConfigDict, settings: list[str]) -> None:
-    """Makes a sweep the rows of the config; ends the process where one does not fit."""
+    """Makes the settings of a sweep the config's rows; ends the process if one does not fit."""
     try:
         config.compare = sweep_rows(settings)
         checked(config)
@@ -91,7 +91,7 @@ def _compare(config: ConfigDict, settings: list[str]) -> None:
 
 
 def _with_config_of_run(argv: list[str]) -> list[str]:
-    """What was typed, and that --config for an evaluation of a workdir that has none."""
+    """The typed arguments; an evaluation of a workdir without --config gets the saved one added."""
     typed = values_typed(argv, "config", "mode", "workdir")
     if typed.get("mode") != "eval" or not typed.get("workdir") or "config" in typed:
         return argv

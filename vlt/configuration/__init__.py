@@ -1,4 +1,4 @@
-"""Configs: read from a file and a variant, changed, written down, compared.
+"""Configs: read from a file and a variant, changed, saved and compared.
 
 A config file is a Python module with `get_config(variant='')` and, where it has variants, a mapping
 `VARIANTS` of their names to functions that return the config:
@@ -8,7 +8,7 @@ A config file is a Python module with `get_config(variant='')` and, where it has
     def get_config(variant: str = "") -> ConfigDict:
         return configuration.choose_variant(VARIANTS, variant)
 
-It takes parts of others by `from . import common`: of its own folder, or else of the package."""
+It takes parts of others by `from . import common`, from its own folder or else the package."""
 
 from vlt.configuration.errors import ConfigError
 from vlt.configuration.files import (

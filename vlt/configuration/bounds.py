@@ -1,8 +1,8 @@
-"""Between what bounds the numbers of a config must lie, whatever is done with them.
+"""The bounds within which the numbers of a config must lie, whatever they are used for.
 
-One table for every command and every way a number comes into a config. What only other settings or
-the data can tell (a batch that the mesh splits, layers that a tower has) is checked where it is
-known.
+One table for every command and every way a number gets into a config. What depends on other
+settings or the data (a batch that the mesh splits, layers that a tower has) is checked where that
+is known.
 """
 
 import functools
@@ -11,15 +11,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-MOST = 10**9  # of what nothing else limits
+MOST = 10**9  # for what nothing else limits
 BELOW_ONE = 1 - 1e-9
 SIDE = 2**14  # pixels
 FRAMES = 10**4
 LAYERS = 1000
 
-# Regex of a dotted key, whole numbers or any, the least and the greatest, and what to add. The
-# first that matches counts. Elements of tuples are keyed by their index. Where the last part of a
-# key is any, or an option of a method, words, truth values and None are let through.
+# Regex of a dotted key, whole numbers or any, the least and the greatest, and a note. The first
+# that matches counts. Elements of tuples are keyed by their index. Where the last part of the regex
+# is any key, or an option of a method, strings, booleans and None pass.
 BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     ("seed", int, 0, 2**32 - 1, ""),
     (r"train\.(steps|eval_every)", int, 0, MOST, "0 means none"),
@@ -73,12 +73,12 @@ BOUNDS: tuple[tuple[str, type, float, float, str], ...] = (
     (r"task\.scale", float, 0, math.inf, "0 means the model's own"),
     (r"task\..*", float, 0, 1e6, ""),
 )
-# What holds other configs' values, or none.
+# Keys that hold other configs' values, or none.
 NOT_CHECKED = ("compare", "repeats", "table", "more_tables")
 
 
 def out_of_bounds(config: Mapping[str, Any]) -> str:
-    """The first number of a config that is out of its bounds, in a sentence; '' where none is."""
+    """A sentence on the first number of a config that is out of its bounds; '' if none is."""
     for key, value in leaves({k: v for k, v in config.items() if k not in NOT_CHECKED}):
         if wrong := _misfit(key, value):
             return f"config.{key}={value!r}: must be {wrong}"
@@ -87,12 +87,12 @@ def out_of_bounds(config: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def bound_of(key: str) -> tuple[str, type, float, float, str] | None:
-    """The entry of `BOUNDS` for a dotted key."""
+    """The entry of `BOUNDS` for a dotted key, or None."""
     return next((bound for bound in BOUNDS if re.fullmatch(bound[0], key)), None)
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys, and what is at the end of each."""
+    """Yields dotted keys, and the value at the end of each."""
     inner: Any
     if hasattr(value, "items"):
         inner = value.items()
@@ -106,7 +106,7 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _misfit(key: str, value: Any) -> str:
-    """What the value of a key would have to be; '' where it is."""
+    """What the value of a key must be, if it is wrong; else ''."""
     bound = bound_of(key)
     if bound is None:
         return "a number" if isinstance(value, float) and math.isnan(value) else ""

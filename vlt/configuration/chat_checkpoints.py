@@ -1,4 +1,4 @@
-"""The published chat models, each made of parts that other pages publish."""
+"""The published chat models, each made of parts that are published on other pages."""
 
 from vlt.configuration.published import HUB, Published
 
@@ -8,7 +8,7 @@ _LAVIS = "--vision=eva_vit_g.pth"
 def _chat(
     name: str, about: str, family: str, url: str, file: str, parts: str, note: str
 ) -> Published:
-    """Made of parts; their pages say under which licences, LLaMA's among them."""
+    """A chat model made of parts, whose pages state their licences, LLaMA's among them."""
     options = f"--chat={family} {parts}"
     return Published(name, about, family, "see its page", url, file, options, 0, note=note)
 

@@ -1,6 +1,6 @@
 """The published checkpoints that the package's configs ask for, as `checkpoints/NAME`.
 
-What is said of licences and files is what their publishers' pages or repositories say.
+Licences and files are as stated on their publishers' pages or in their repositories.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ _BERT = "--tokenizer bert-base-uncased --set visual.image_size=224"
 
 
 def _openai(name: str, model: str, sha256: str, size: int) -> Published:
-    """The publisher's addresses name the sum."""
+    """A CLIP of OpenAI's, whose address contains the sha256."""
     file = f"{model}.pt"
     url = f"https://openaipublic.azureedge.net/clip/models/{sha256}/{file}"
     about = f"OpenAI's CLIP {model}"
@@ -29,14 +29,14 @@ def _blip(name: str, about: str, file: str, size: int, note: str = "") -> Publis
 
 
 def _dgl(data: str, about: str, file: str, size: int) -> Published:
-    """Its page names the latents; the command takes the name that its code saves under."""
+    """Its page names the latents; the command takes the file name that its code saves under."""
     url = f"https://drive.google.com/file/d/{file}/view"
     name = "ckpt.best.pth.tar"
     return Published(f"dgl_{data}", about, "dgl", "none stated", url, name, _MERGES, size)
 
 
 def _umt(kind: str, about: str, options: str, size: int) -> Published:
-    """Both are made of one file, of the stage of videos with texts."""
+    """Both kinds are made from one file, that of the video-text stage."""
     file = "b16_25m.pth"
     url = f"https://pjlab-gvm-data.oss-cn-shanghai.aliyuncs.com/umt/multi_modality/{file}"
     name, options = f"umt_b16_{kind}", f"--tokenizer bert-base-uncased{options}"
@@ -44,7 +44,7 @@ def _umt(kind: str, about: str, options: str, size: int) -> Published:
 
 
 def _pe(name: str, model: str, size: int) -> Published:
-    """PE-Core; another licence in its repository is that of its language models."""
+    """PE-Core; the other licence in its repository is for its language models."""
     url, about = f"{HUB}/facebook/{model}", f"{model}, vision and text tower"
     return Published(name, about, "pe", "Apache-2.0", url, f"{model}.pt", _MERGES, size)
 
@@ -55,7 +55,7 @@ def _eva02(name: str, file: str, size: int) -> Published:
 
 
 def _siglip2(name: str, model: str, size: int) -> Published:
-    """A folder of the hub, which brings Gemma's vocabulary."""
+    """A folder on the hub, which includes Gemma's vocabulary."""
     options = f"--tokenizer {model}"
     url, about = f"{HUB}/google/{model}", f"SigLIP 2, {model}"
     note = "a folder of the hub; its vocabulary is Gemma's, under terms of its own"
@@ -64,7 +64,7 @@ def _siglip2(name: str, model: str, size: int) -> Published:
 
 
 def _metaclip2(name: str, model: str, size: int) -> Published:
-    """A folder of the hub, which brings XLM-V's vocabulary."""
+    """A folder on the hub, which includes XLM-V's vocabulary."""
     options = f"--tokenizer {model}"
     url, about = f"{HUB}/facebook/{model}", f"MetaCLIP 2, {model}"
     note = "a folder of the hub; not for commercial use"
@@ -360,7 +360,7 @@ CHECKPOINTS = {each.name: each for each in _ALL}
 
 
 def how_to_get(folder: str | Path) -> str:
-    """What an error says after 'no such folder'; '' of a folder that no config asks for."""
+    """What an error adds after 'no such folder'; '' for a folder that no config asks for."""
     path = Path(folder)
     if path.parent.name != FOLDER or path.name not in CHECKPOINTS:
         return ""

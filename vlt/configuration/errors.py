@@ -1,4 +1,4 @@
-"""What is wrong with a config."""
+"""The error for what is wrong with a config."""
 
 
 class ConfigError(ValueError):

@@ -1,4 +1,4 @@
-"""Config files: found by name, imported, and their variants."""
+"""Config files: found by name and imported, and their variants."""
 
 import importlib.machinery
 import importlib.util
@@ -17,7 +17,7 @@ from vlt.configuration.record import SAVED, is_run, load_saved
 from vlt.configuration.values import apply_overrides, repeats_of, rows_of
 from vlt.pytrees.fields import did_you_mean
 
-# The package's config files; in a checkout a link to the folder `configs` beside it.
+# The package's config files; in a checkout, a link to the folder `configs` beside the package.
 PACKAGED = pathlib.Path(__file__).resolve().parents[1] / "configs"
 _modules = count()
 
@@ -26,7 +26,7 @@ def choose_variant(variants: Mapping[str, Callable[[], ConfigDict]], variant: st
     """Calls the function of a variant.
 
     Raises:
-      ConfigError: lists the variants and those with a name like the one asked for.
+      ConfigError: there is no such variant; lists the variants and those with similar names.
     """
     if variant not in variants:
         names = ", ".join(name or "(none)" for name in variants)
@@ -40,13 +40,13 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
     """Reads a config outside absl flags.
 
     Args:
-      name: 'NAME' of a file in the folder or the package `configs`, or a path; then ':variant'.
-        Or WORKDIR/config.json, of a run.
-      overrides: {dotted key: value}, as `apply_overrides`.
+      name: 'NAME' of a file in the folder or the package `configs`, or a path; then ':variant', if
+        any. Or WORKDIR/config.json of a run.
+      overrides: {dotted key: value}, as in `apply_overrides`.
 
     Raises:
       ConfigError: no such file (lists the folder's), variant (lists the file's) or key, or a
-        number out of bounds.
+        value that does not fit, such as a number out of bounds.
     """
     if pathlib.Path(name).name == SAVED:
         config = _of_run(pathlib.Path(name))
@@ -57,7 +57,7 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Config
 
 
 def _of_run(file: pathlib.Path) -> ConfigDict:
-    """What a run has written down. It may be a stranger's, so it imports no methods."""
+    """The config that a run has saved. It may be a stranger's, so no methods are imported."""
     config = load_saved(file.parent)
     if not is_run(file.parent):
         raise ConfigError(f"{file} is not the config of a run")
@@ -71,12 +71,12 @@ def _of_run(file: pathlib.Path) -> ConfigDict:
 
 
 def checked(config: ConfigDict) -> ConfigDict:
-    """The config, in whose rows and repeats, too, every value has its form (`forms`), every number
-    is within its bounds (`bounds`), and every method of another package is imported.
+    """Returns the config after checking it, its rows and its repeats: every value has its form
+    (`forms`), and every number is within its bounds (`bounds`). Imports methods of other packages.
 
     Raises:
-      ConfigError: a value has not, and the message names key, value and what would be right; or no
-        such module.
+      ConfigError: a value does not fit, and the message names its key, the value and what would be
+        right; or there is no such module.
     """
     for each in _runs(config):
         if wrong := wrong_form(each) or out_of_bounds(each):
@@ -95,7 +95,8 @@ def _runs(config: ConfigDict) -> Iterator[ConfigDict]:
 
 
 def _import_methods(names: Any) -> None:
-    """Here alone: a config is the user's code, a folder that names methods may be a stranger's."""
+    """Imports methods of other packages. Only here, as a config is the user's code, while a folder
+    that names methods may be a stranger's."""
     for name in names if isinstance(names, (list, tuple)) else ():
         if isinstance(name, str) and "." in name:
             try:
@@ -109,7 +110,7 @@ def _import_methods(names: Any) -> None:
 def split_name(name: str) -> tuple[pathlib.Path, str]:
     """Splits 'file.py:variant' and finds the file: as a path, or among the package's.
 
-    A name alone, such as 'btadapter', is that of configs/btadapter.py.
+    A bare name, such as 'btadapter', stands for configs/btadapter.py.
 
     Raises:
       ConfigError: there is no such file; lists the config files beside it and the package's.
@@ -128,15 +129,15 @@ def split_name(name: str) -> tuple[pathlib.Path, str]:
 
 
 def path_of(name: str) -> pathlib.Path:
-    """'btadapter' -> configs/btadapter.py; what has a folder or a suffix is a path already."""
+    """'btadapter' -> configs/btadapter.py; a name with a folder or a suffix is already a path."""
     file = pathlib.Path(name)
     alone = file.parent == pathlib.Path() and not file.suffix
     return pathlib.Path("configs") / f"{name}.py" if alone else file
 
 
 def config_names(folder: pathlib.Path = pathlib.Path("configs")) -> list[str]:
-    """What --config takes: the config files of a folder, as paths, unless it is `configs`, whose
-    files and the package's have names."""
+    """What --config takes: paths of the config files in `folder`, unless it is `configs`, and names
+    of those in `configs` and the package."""
     local = pathlib.Path("configs")
     found = [] if folder == local else [str(file) for file in _config_files(folder)]
     known = [file.stem for place in (local, PACKAGED) for file in _config_files(place)]
@@ -149,14 +150,14 @@ def _config_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def run_name(name: str) -> str:
-    """'btadapter:masked', or 'configs/btadapter.py:masked', -> 'btadapter-masked': of its runs."""
+    """'btadapter:masked' or 'configs/btadapter.py:masked' -> 'btadapter-masked', for its runs."""
     path, _, variant = name.partition(":")
     stem = pathlib.Path(path).stem
     return f"{stem}-{variant}" if variant else stem
 
 
 def _import(file: pathlib.Path) -> Any:
-    """The file as a module of a package of its own, whose name no other package can have taken."""
+    """Imports the file as a module of a new package, whose name no other package can have taken."""
     package = importlib.machinery.ModuleSpec(f"_configs_{next(_modules)}", None, is_package=True)
     package.submodule_search_locations = [str(file.resolve().parent), str(PACKAGED)]
     name = f"{package.name}.{file.stem.replace('.', '_')}"

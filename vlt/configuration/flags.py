@@ -20,14 +20,14 @@ HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 class _Parser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
-        # Of sys.argv, as ml_collections takes values from there.
+        # From sys.argv, as ml_collections takes its values from there.
         return with_options(load_config(argument), keys_typed(sys.argv)).lock()
 
 
 def define_config() -> flags.FlagHolder:
     """Defines the flag of a config file, found as `configuration.load_config` finds it."""
     holder = config_flags.DEFINE_config_file("config", None, "NAME[:variant], or a file's path")
-    # ml_collections' own parser knows the current folder alone.
+    # ml_collections' own parser only looks in the current folder.
     flags.FLAGS["config"].parser = _Parser()
     return holder
 
@@ -35,10 +35,10 @@ def define_config() -> flags.FlagHolder:
 def parse_flags(argv: Sequence[str], about: str = "") -> list[str]:
     """The `flags_parser` of `absl.app.run` for a command that takes --config and no arguments.
 
-    Ends the process with a sentence where a flag, the config or a value of it does not fit, and
-    after --help. What needs no config is looked at first, since a config may import the models.
+    Ends the process with a sentence if a flag, the config or a value of it does not fit, and after
+    --help. What needs no config is checked first, since a config may import the models.
 
-    about: what --help says before the flags; the docstring of the main module by default.
+    about: what --help prints before the flags; the docstring of the main module by default.
     """
     command = _command(argv[0])
     _answer_help(argv, about)
@@ -62,7 +62,7 @@ def parse_flags(argv: Sequence[str], about: str = "") -> list[str]:
 
 
 def parse_flags_and_arguments(argv: Sequence[str], about: str) -> list[str]:
-    """The same for a command that takes arguments, and can do without --config."""
+    """As `parse_flags`, for a command that takes arguments and can do without --config."""
     _answer_help(argv, about)
     try:
         check_names(argv)
@@ -73,13 +73,13 @@ def parse_flags_and_arguments(argv: Sequence[str], about: str) -> list[str]:
 
 
 def misused(reason: str) -> NoReturn:
-    """Ends the process as every command does whose arguments do not fit."""
+    """Ends the process the way every command does if its arguments do not fit."""
     print(f"error: {reason}", file=sys.stderr)
     sys.exit(2)
 
 
 def _command(program: str) -> str:
-    """What was typed: 'vlt train', or `program` is the file of a module."""
+    """The command as typed: `program`, or 'python -m ...' if that is the file of a module."""
     file = pathlib.Path(program)
     if file.suffix != ".py":
         return program
@@ -87,7 +87,7 @@ def _command(program: str) -> str:
 
 
 def _answer_help(argv: Sequence[str], about: str) -> None:
-    """Ends the process after what --help asks for: the flags of the command, not absl's."""
+    """If --help is given, prints the flags of the command, not absl's, and ends the process."""
     if not HELP & set(argv[1:]):
         return
     by_module = flags.FLAGS.flags_by_module_dict()
@@ -106,7 +106,7 @@ def values_typed(argv: Sequence[str], *names: str) -> dict[str, str]:
 
 
 def check_names(argv: Sequence[str]) -> None:
-    """Raises flags.UnrecognizedFlagError for a flag that is none, before any value is read."""
+    """Raises flags.UnrecognizedFlagError for an unknown flag, before any value is read."""
     known, words = {*flags.FLAGS, "flagfile", "undefok"}, iter(argv[1:])
     for word in words:
         if word == "--":
@@ -129,7 +129,7 @@ def _missing_config(command: str) -> ConfigError:
 
 
 def _in_words(error: str) -> str:
-    """A flag parser's error without Python's names for what is wrong."""
+    """A flag parser's error, without Python's own terms for what is wrong."""
     error = re.sub(r"invalid literal for int\(\).*", "must be a whole number", error)
     return re.sub(r"could not convert string to float.*", "must be a number", error)
 
@@ -137,7 +137,7 @@ def _in_words(error: str) -> str:
 def check_flags(argv: Sequence[str]) -> None:
     """Checks `--config=file.py:variant --config.key=value` before ml_collections parses them.
 
-    Its own answer to an unknown file comes at the first use of the config, and its answers to an
+    Its own error for an unknown file comes only at the first use of the config, and those for an
     unknown variant or key end in the traceback of a flag parser.
 
     Raises:
@@ -150,6 +150,6 @@ def check_flags(argv: Sequence[str]) -> None:
 
 
 def keys_typed(argv: Sequence[str]) -> dict[str, str]:
-    """{dotted key: value} of --config.KEY=VALUE, of a key with an index the key alone."""
+    """{dotted key: value} of --config.KEY=VALUE; of a key with an index, only the key."""
     typed = values_typed(argv, r"config\.[^=]+")
     return {key.removeprefix("config.").partition("[")[0]: text for key, text in typed.items()}

@@ -1,8 +1,8 @@
-"""What the tuples and dicts of a config hold, whatever is done with them.
+"""What the tuples and dicts of a config must hold, whatever they are used for.
 
-One table for every command, as `vlt.configuration.bounds` is for numbers. What only the model, the
-data or the mesh can tell (a leaf that a rule matches, an axis that there is) is checked where it is
-known.
+One table for every command, as `vlt.configuration.bounds` is for numbers. What depends on the
+model, the data or the mesh (whether a rule matches a leaf, whether an axis exists) is checked where
+that is known.
 """
 
 import functools
@@ -16,17 +16,17 @@ Check = Callable[[Any], bool]
 
 
 def word(value: Any) -> bool:
-    """A text that is not empty."""
+    """Whether it is a string that is not empty."""
     return isinstance(value, str) and bool(value)
 
 
 def text(value: Any) -> bool:
-    """A text, which may be empty."""
+    """Whether it is a string, which may be empty."""
     return isinstance(value, str)
 
 
 def pattern(value: Any) -> bool:
-    """A regex."""
+    """Whether it is a valid regex."""
     try:
         return isinstance(value, str) and re.compile(value) is not None
     except re.error:
@@ -34,32 +34,32 @@ def pattern(value: Any) -> bool:
 
 
 def section(value: Any) -> bool:
-    """A dict whose keys are texts."""
+    """Whether it is a dict whose keys are strings."""
     return hasattr(value, "items") and all(isinstance(key, str) for key, _ in value.items())
 
 
 def number(value: Any) -> bool:
-    """No truth value is one."""
+    """Whether it is a number, which a boolean is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def treatment(value: Any) -> bool:
-    """Of a leaf, in a rule."""
+    """Whether it is the treatment of a leaf in a rule: a string or a section."""
     return isinstance(value, str) or section(value)
 
 
 def axes(value: Any) -> bool:
-    """Axes of the mesh that split one dimension."""
+    """Whether it names the axes of the mesh that split one dimension, or is None."""
     return value is None or word(value) or each(word)(value)
 
 
 def each(check: Check) -> Check:
-    """Any number of such, in a tuple."""
+    """A check for tuples of any length whose parts all pass `check`."""
     return lambda value: isinstance(value, (list, tuple)) and all(map(check, value))
 
 
 def entry(*checks: Check, more: int = 0) -> Check:
-    """A tuple of one of each; the last `more` may be absent."""
+    """A check for tuples with one part for each of `checks`; the last `more` may be absent."""
 
     def fits(value: Any) -> bool:
         least, most = len(checks) - more, len(checks)
@@ -73,7 +73,7 @@ def entry(*checks: Check, more: int = 0) -> Check:
 
 
 def values(check: Check) -> Check:
-    """Such by name, in a dict."""
+    """A check for dicts, by name, whose values all pass `check`."""
     return lambda value: section(value) and all(check(part) for _, part in value.items())
 
 
@@ -81,8 +81,8 @@ COLUMNS = each(entry(word, text, text, more=1))
 COLUMNS_WANTED = "of columns, each (metric, title) or (metric, title, format)"
 ROWS = each(entry(text, section))
 ROWS_WANTED = "a tuple of rows, each (name, {dotted key: value})"
-# Regex of a dotted key, what its value must be, and the same in words. Every entry that matches
-# counts, and sections stand before what is in them.
+# Regex of a dotted key, the check of its value, and what it must be in words. Every entry that
+# matches counts, and sections come before what is in them.
 FORMS: tuple[tuple[str, Check, str], ...] = (
     (
         r"(model|optimizer|task|data|evals|train|mesh|sharding|data\.train|evals\.\w+)",
@@ -120,7 +120,7 @@ FORMS: tuple[tuple[str, Check, str], ...] = (
     ("table", COLUMNS, f"a tuple {COLUMNS_WANTED}"),
     ("more_tables", values(COLUMNS), f"a dict, by title, of tuples {COLUMNS_WANTED}"),
 )
-# What every command reads of a section, in a config that has all of these.
+# Keys of each section that every command reads, in a config that has all of these sections.
 NEEDED = {
     "model": ("checkpoint", "size", "methods", "frames", "context", "dtype"),
     "optimizer": ("name", "lr", "accumulate", "schedule"),
@@ -132,7 +132,7 @@ NEEDED = {
 
 
 def wrong_form(config: Mapping[str, Any]) -> str:
-    """The first value of a config that has another form, in a sentence; '' where none has."""
+    """A sentence on the first value of a config that has the wrong form; '' if none has."""
     whole = all(name in config for name in NEEDED)
     for key, value in _nodes(config):
         if wanted := misfit(key, value):
@@ -144,7 +144,7 @@ def wrong_form(config: Mapping[str, Any]) -> str:
 
 
 def misfit(key: str, value: Any) -> str:
-    """What the value of a key would have to be; '' where it is."""
+    """What the value of a key must be, if it is wrong; else ''."""
     return next((wanted for check, wanted in _forms_of(key) if not check(value)), "")
 
 
@@ -154,7 +154,7 @@ def _forms_of(key: str) -> list[tuple[Callable[[Any], bool], str]]:
 
 
 def _nodes(value: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; a section's before those in it."""
+    """Yields dotted keys and their values, a section before what is in it."""
     for name, inner in value.items():
         yield (path := f"{key}.{name}" if key else str(name)), inner
         if hasattr(inner, "items"):
@@ -162,5 +162,5 @@ def _nodes(value: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _shown(value: Any) -> str:
-    """In one line, which a ConfigDict's own words are not."""
+    """The value on one line, unlike the repr of a ConfigDict."""
     return shown(value.to_dict() if hasattr(value, "to_dict") else value)

@@ -1,4 +1,4 @@
-"""What is told of a published checkpoint that configs ask for, as `checkpoints/NAME`."""
+"""What is known of a published checkpoint that configs ask for as `checkpoints/NAME`."""
 
 import dataclasses
 from pathlib import Path
@@ -12,13 +12,14 @@ class Published:
     """A checkpoint to convert.
 
     Attributes:
-        name: of its folder in `checkpoints`. about: what it is.
-        family: its layout, of `vlt.convert`. licence: of the weights.
-        url: of the file, or of the page that has it. file: its name; '' where none is published.
-        options: what `vlt convert` is given beside source and target.
-        size: bytes of the converted weights, float32; 0 where that is not known. sha256: of the
-            file, where its address gives it; '' where it is not known.
-        note: what else to know.
+        name: name of its folder in `checkpoints`. about: what it is.
+        family: its layout in `vlt.convert`. licence: licence of the weights.
+        url: address of the file, or of the page that has it. file: the file's name; '' if none is
+            published.
+        options: what `vlt convert` is given besides source and target.
+        size: bytes of the converted weights in float32; 0 if unknown. sha256: that of the file, if
+            its address contains it; '' if unknown.
+        note: anything else worth knowing.
     """
 
     name: str
@@ -39,12 +40,12 @@ class Published:
 
     @property
     def is_chat(self) -> bool:
-        """Whether it is a chat model, made of parts that `options` name."""
+        """Whether it is a chat model, made of parts named in `options`."""
         return self.options.startswith("--chat")
 
     @property
     def command(self) -> str:
-        """What converts it; '' where there is nothing to convert."""
+        """The command that converts it; '' if there is nothing to convert."""
         if self.is_chat:
             return f"vlt convert {self.folder} {self.options}"
         return f"vlt convert {self.file} {self.folder} {self.options}".rstrip() if self.file else ""

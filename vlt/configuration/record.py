@@ -1,4 +1,4 @@
-"""What a run's folder says of its config, and of what it ran on."""
+"""The record of a run's config, and of the software it ran on, in the run's folder."""
 
 import importlib.metadata
 import json
@@ -18,7 +18,7 @@ _PACKAGES = (
     *("transformers", "tokenizers", "safetensors"),
 )
 SAVED = "config.json"
-# That the config of every run has, and other projects' config.json together have not.
+# Keys that every run's config has, and that no other project's config.json has all of.
 _RUN_KEYS = {"compare", "evals", "mesh", "model", "repeats", "rules", "task", "train"}
 
 
@@ -26,7 +26,7 @@ def save_run(workdir: str | pathlib.Path, config: ConfigDict) -> None:
     """Writes config.json (read by `load_saved`), config.txt and versions.json into the workdir."""
     folder = pathlib.Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    # First, since the others alone do not make a folder a run's.
+    # First, since the other files alone do not make a folder that of a run.
     write_whole(folder / SAVED, json.dumps(plain(config), indent=2) + "\n")
     write_whole(folder / "config.txt", resolved_text(config))
     write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
@@ -59,7 +59,7 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of the packages that decide a result and of this project's commit."""
+    """Versions of Python, of the packages that affect results and of this project's commit."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """This checkout's commit, '-dirty' after it where files were changed; 'none' outside one."""
+    """This checkout's commit, with '-dirty' if files were changed; 'none' outside a checkout."""
     here = pathlib.Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -78,7 +78,7 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # else it is another project's repository
+        git("ls-files", "--error-unmatch", here.name)  # fails in another project's repository
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "none"

@@ -1,4 +1,4 @@
-"""Values of configs: replaced, compared, written down; rows and repeats made of them."""
+"""Values of configs: replacing, comparing and writing them; making rows and repeats of them."""
 
 import ast
 import copy
@@ -12,25 +12,25 @@ from vlt.configuration.errors import ConfigError
 from vlt.pytrees.fields import did_you_mean
 
 ABSENT = "(absent)"
-# Keys whose values name what has options in a section of its own.
+# Keys whose values name something with options in a section of its own.
 NAMING = ("model.methods", "optimizer.name", "optimizer.schedule", "optimizer.schedule.name")
 
 
 def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """Returns a copy with some values replaced; what refers to one of them follows it.
+    """Returns a copy with some values replaced; fields that refer to them follow.
 
     Args:
       overrides: {dotted key: value}. A value keeps the type of the one it replaces (an int may
         become a float, a list a tuple); a dict replaces a whole branch. An option that the config
-        does not hold is added where it is one of a method that `model.methods` names, of the
-        schedule, or of the optimizer by name; whether they have it is seen where they are made.
+        does not hold is added if it belongs to a method that `model.methods` names, to the
+        schedule, or to the optimizer by name; whether they have it is checked when they are made.
 
     Raises:
-      ConfigError: a key that does not exist (with the nearest that do) or a value of another type.
+      ConfigError: a key does not exist (lists the nearest that do) or a value is of another type.
     """
     changed = _copy(config, {}).unlock()
     known = set(keys_of(config))
-    for key in sorted(overrides, key=lambda key: key not in known):  # what names methods, first
+    for key in sorted(overrides, key=lambda key: key not in known):  # names before their options
         *branches, last = key.split(".")
         if key not in known:
             _add_section(changed, key, known)
@@ -45,8 +45,8 @@ def apply_overrides(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigD
 
 
 def _copy(config: ConfigDict, memo: dict[int, Any]) -> ConfigDict:
-    """As `copy.deepcopy`, which asks each section for a method that none has; a ConfigDict then
-    searches for keys of a name like that."""
+    """As `copy.deepcopy`, which looks up a method that sections lack; a ConfigDict then searches
+    its keys for similar names."""
     copied = memo[id(config)] = ConfigDict(None, config.is_type_safe, config.convert_dict)
     for name, value in config.items(preserve_field_references=True):
         is_section = isinstance(value, ConfigDict) and id(value) not in memo
@@ -58,7 +58,7 @@ def _add_section(config: ConfigDict, key: str, known: Iterable[str]) -> None:
     """Makes the section of an option that a config does not hold.
 
     Raises:
-      ConfigError: it is no option of what the config or one of its rows names.
+      ConfigError: it is not an option of anything that the config or one of its rows names.
     """
     names = {"model": _methods(config), "optimizer": _chosen(config)}
     part, _, rest = key.partition(".")
@@ -72,7 +72,7 @@ def _add_section(config: ConfigDict, key: str, known: Iterable[str]) -> None:
 
 
 def _methods(config: ConfigDict) -> set[str]:
-    """Names of the sections of all methods of the config and of its rows."""
+    """Names of the sections of all methods of the config and its rows."""
     rows = (dict(overrides).get("model.methods", ()) for _, overrides in config.get("compare", ()))
     listed = (config.get("model", {}).get("methods", ()), *rows)
     return {str(name).rpartition(".")[2] for methods in listed for name in methods}
@@ -84,12 +84,12 @@ def _chosen(config: ConfigDict) -> set[str]:
 
 
 def with_options(config: ConfigDict, typed: Mapping[str, str]) -> ConfigDict:
-    """The config with those of `typed` that it does not hold, and what names their sections.
+    """The config with the keys of `typed` that it does not hold, and what names their sections.
 
-    typed: {dotted key: what stands behind '=' on a command line}.
+    typed: {dotted key: text after '=' on a command line}.
 
     Raises:
-      ConfigError: a key that is no option either.
+      ConfigError: a key is not an option either.
     """
     known = set(keys_of(config))
     absent = {key: literal(text) for key, text in typed.items() if key not in known}
@@ -102,7 +102,7 @@ def with_options(config: ConfigDict, typed: Mapping[str, str]) -> ConfigDict:
 
 
 def literal(text: str) -> Any:
-    """A value as it is written in Python, or else the text itself."""
+    """The value of a Python literal, or else the text itself."""
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -110,10 +110,10 @@ def literal(text: str) -> Any:
 
 
 def sweep_rows(settings: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...]:
-    """Rows of a comparison from 'key=a,b' each: the product of several.
+    """Rows of a comparison from settings 'key=a,b': the product of their values.
 
     Raises:
-      ConfigError: no key, no value, or a key twice.
+      ConfigError: a setting lacks its key or a value, or a key is given twice.
     """
     values: dict[str, list[Any]] = {}
     for setting in settings:
@@ -135,7 +135,7 @@ def sweep_rows(settings: Sequence[str]) -> tuple[tuple[str, dict[str, Any]], ...
 
 
 def _split(text: str) -> list[str]:
-    """At the commas that are in no brackets."""
+    """Splits a text at the commas outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -172,12 +172,12 @@ def keys_of(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def rows_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """(title, config) of each row of the config's comparison; itself, as '', where it has none."""
+    """(title, config) of each row of the config's comparison; of itself, as '', if it has none."""
     return _expanded(config, "compare")
 
 
 def repeats_of(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    """As `rows_of`, of the runs whose means a row shows."""
+    """As `rows_of`, for the runs whose means a row shows."""
     return _expanded(config, "repeats")
 
 
@@ -188,7 +188,7 @@ def _expanded(config: ConfigDict, key: str) -> list[tuple[str, ConfigDict]]:
 
 
 def flatten(config: ConfigDict) -> dict[str, str]:
-    """{dotted key: literal value}, sorted; a tuple with containers in it is one key per element."""
+    """{dotted key: literal value}, sorted; a tuple that holds containers gets a key per element."""
     return dict(sorted(_literals("", plain(config))))
 
 
@@ -206,7 +206,7 @@ def _literals(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def plain(value: Any, key: str = "config") -> Any:
-    """Nested dicts with sorted keys, tuples and JSON's scalars."""
+    """Converts a value to nested dicts with sorted keys, tuples and JSON's scalars."""
     if isinstance(value, ConfigDict):
         value = value.to_dict()
     if isinstance(value, Mapping):
@@ -222,7 +222,7 @@ def plain(value: Any, key: str = "config") -> Any:
 
 
 def resolved_text(config: ConfigDict) -> str:
-    """One 'dotted.key = literal' a line, sorted: the same text for equal configs."""
+    """One 'dotted.key = literal' per line, sorted: the same text for equal configs."""
     return "".join(f"{key} = {value}\n" for key, value in flatten(config).items())
 
 

@@ -1,4 +1,4 @@
-"""Published checkpoints to model folders and back: strict, and without running what files hold."""
+"""Converts published checkpoints to model folders and back: strict, and runs no code from files."""
 
 from vlt.convert.chat import Given, convert_chat
 from vlt.convert.errors import ConversionError, UnsafePickleError

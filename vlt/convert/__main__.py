@@ -13,12 +13,12 @@ from vlt.storage.trees import CheckpointError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when all went well."""
+    """Runs the command; returns 0 on success."""
     return run(parse("python -m vlt.convert", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """The same, with arguments that are already parsed."""
     try:
         print(_run(options), end="")
     except (ConversionError, ModelFolderError, CheckpointError, WriteError, OSError) as error:

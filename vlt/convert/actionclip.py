@@ -1,4 +1,4 @@
-"""ActionCLIP's layout: OpenAI's names, and a head over frames in another entry of one file."""
+"""ActionCLIP's layout: OpenAI's names, and a head over frames in another entry of the file."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ _DEPTHWISE = Transform(
 
 
 def _layer(source: str, target: str, names: dict[str, str]) -> list[Rule]:
-    """A layer whose attention is torch's. names: of its other parts, by their published ones."""
+    """A layer with torch's attention. names: published names of `attention`, `norm1`, `norm2`."""
     attention = f"{target}/attention"
     inside = f"{source}.{names['attention']}"
     return [
@@ -55,7 +55,7 @@ def _heads() -> list[Rule]:
 
 
 def _towers(block: str) -> list[Rule]:
-    """block: of the vision tower, by its number."""
+    """Both towers and the scale. block: published name of a vision block, with `{i}` in it."""
     rules = (*openai_vision("visual.", CONV), *openai_text(""), SCALE)
     inside = "visual.transformer.resblocks.{i}"
     named = [(rule, rule.source.replace(inside, block)) for rule in rules]
@@ -67,7 +67,7 @@ ACTIONCLIP = Family(
     sign=r"^fusion_model_state_dict\.",
     renames=(
         (r"^((fusion_)?model_state_dict)\.module\.", r"\1."),
-        # Mean pooling is saved without a second entry.
+        # A model with mean pooling is saved without a second entry.
         (r"^(?!(fusion_)?model_state_dict\.)", f"{_MODEL}."),
     ),
     dropped=r"model_state_dict\.(input_resolution|context_length|vocab_size)",

@@ -1,4 +1,4 @@
-"""Zip archives that cannot take more than their file has; stored entries are views of it."""
+"""Zip archives whose content is bounded by the file's size; stored entries are views of it."""
 
 import mmap
 import struct
@@ -18,16 +18,16 @@ _ALWAYS = 2**20
 class Archive:
     """The entries of a zip file, by name.
 
-    All that is read of it may take 8 times the file and 1 MiB: compressed entries are rare (torch
-    stores), and entries that lie over each other are none of torch's.
+    All that is read from it may take at most 8 times the file's size plus 1 MiB: compressed entries
+    are rare (torch stores entries as they are), and torch writes no overlapping entries.
 
-    Raises: ConversionError for an archive that is broken, or has two entries of one name.
+    Raises: ConversionError for an archive that is broken, or has two entries of the same name.
     """
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except Exception as error:  # of a broken archive, zipfile may raise almost anything
+        except Exception as error:  # on a broken archive, zipfile may raise almost anything
             raise ConversionError(f"broken zip archive: {error}") from error
         self._data = data
         self._left = _EXPANSION * len(data) + _ALWAYS
@@ -58,7 +58,7 @@ class Archive:
         if entry.file_size != entry.compress_size or end > len(self._data):
             raise ConversionError(f"broken zip archive: {entry.filename[:200]!r} is cut short")
         view = memoryview(self._data)[start:end]
-        # torch can be told to save without checksums, and writes 0.
+        # torch can be told to save without checksums, and then writes 0.
         if entry.CRC and zlib.crc32(view) != entry.CRC:
             raise ConversionError(f"broken zip archive: Bad CRC-32 for {entry.filename[:200]!r}")
         release(self._data)
@@ -82,7 +82,7 @@ class Archive:
 
 
 def local_entry(data: mmap.mmap, position: int) -> tuple[int, str]:
-    """Where the content of the entry with this header starts, and the entry's name.
+    """Where the content of the entry with the header at `position` starts, and the entry's name.
 
     Raises: ConversionError.
     """

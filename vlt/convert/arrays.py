@@ -1,4 +1,4 @@
-"""The one place where bytes of a file become an array, and the element types that there are."""
+"""The one place where bytes of a file become an array, and the supported element types."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ DTYPES: dict[str, np.dtype] = {
     }.items()
 }
 
-# numpy's codes of the plain numbers, without the sign of their byte order.
+# numpy's codes for plain numbers, without the character for their byte order.
 NUMPY_CODES = (
     *("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"),
     *("f2", "f4", "f8", "c8", "c16"),
@@ -45,12 +45,12 @@ _MOST_ELEMENTS = 2**48
 
 
 def is_count(value: Any) -> bool:
-    """Whether it is a plain int of at least 0: no bool, no number of numpy's, no subclass."""
+    """Whether the value is a plain int of at least 0: not a bool, a numpy number or a subclass."""
     return type(value) is int and value >= 0
 
 
 def bytes_of(dtype: np.dtype, size: tuple[int, ...]) -> int:
-    """Bytes of an array of this size, written out."""
+    """Number of bytes that an array of this size takes when written out."""
     return math.prod(size) * dtype.itemsize
 
 
@@ -60,9 +60,9 @@ def make_array(
     """The read-only view [*size] of `data`; offset and stride in elements.
 
     Everything is computed with Python's integers, and numpy checks the result against the buffer
-    once more.
+    again.
 
-    Raises: ConversionError for a view that leaves `data`, or is none.
+    Raises: ConversionError for a view that reaches outside `data`, or that is invalid.
     """
     numbers = (offset, *size, *stride)
     if len(size) > _MOST_DIMENSIONS:
@@ -79,13 +79,13 @@ def make_array(
     held = data.nbytes // dtype.itemsize
     if last >= held:
         raise ConversionError(f"a tensor of size {list(size)} reaches past its {held} elements")
-    # The stride of a dimension of one element is never walked, and may be any number.
+    # The stride of a dimension of one element is never used, and may be any number.
     steps = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
     return np.ndarray(size, dtype, data, offset * dtype.itemsize, steps)
 
 
 def dense_stride(size: tuple[int, ...], fortran: bool = False) -> tuple[int, ...]:
-    """Strides, in elements, of an array without gaps."""
+    """Strides, in elements, of a contiguous array."""
     order = size[:-1] if fortran else size[:0:-1]
     stride = tuple(itertools.accumulate(order, lambda a, b: a * b, initial=1))[: len(size)]
     return stride if fortran else stride[::-1]

@@ -1,6 +1,6 @@
 """BLIP's two layouts: as its authors (and Token Mixing's) saved it, and as transformers does.
 
-One table a task, with the names of the published files.
+One table per task, with the names of the published files.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from vlt.models.retriever import START_TEMPERATURE
 _DECODER = "text_decoder.bert"
 _HEAD = "text_decoder.cls.predictions"
 
-# Where transformers spells a name in its own way, in the order of replacement.
+# Parts of names that transformers spells differently, in the order of replacement.
 _HUGGINGFACE = {
     "visual_encoder.cls_token": "vision_model.embeddings.class_embedding",
     "visual_encoder.pos_embed": "vision_model.embeddings.position_embedding",
@@ -66,7 +66,7 @@ def bert(source: str, target: str) -> list[Rule]:
 
 
 def language_head(source: str, target: str) -> list[Rule]:
-    """The head of logits, without the embeddings that it is tied to."""
+    """The head that computes logits, without the embeddings that it is tied to."""
     return [
         *dense(f"{source}.transform.dense", f"{target}/transform"),
         *norm(f"{source}.transform.LayerNorm", f"{target}/norm"),

@@ -8,9 +8,9 @@ from vlt.convert.family import Family, dense, fused, norm
 from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, LINEAR, SPLIT_LINEAR, Rule, Transform
 from vlt.model_io.view import View
 
-# Temperature of losses that were trained with a constant one: ln(1 / 0.01).
+# Logit scale of models that were trained with a constant temperature: ln(1 / 0.01).
 LOG_100 = 4.605170185988092
-VIEW = View("segment_middle", 12)  # of MSR-VTT (section 4.1)
+VIEW = View("segment_middle", 12)  # for MSR-VTT (section 4.1)
 _BRANCH = "visual/btadapter"
 _CONV_OVER_TIME = Transform(
     "OITHW -> THWIO",
@@ -21,7 +21,7 @@ _CONV_OVER_TIME = Transform(
 
 
 def _eva_attention(source: str, target: str) -> list[Rule]:
-    """No bias of the keys."""
+    """EVA's attention, whose keys have no bias."""
     return [
         Rule(f"{source}.q_bias", (f"{target}/query/bias",)),
         Rule(f"{source}.v_bias", (f"{target}/value/bias",)),
@@ -53,7 +53,7 @@ def clip_tower(prefix: str) -> list[Rule]:
 
 
 def clip_branch(prefix: str) -> list[Rule]:
-    """The branch beside it."""
+    """The branch beside CLIP's vision tower."""
     return [
         Rule(f"{prefix}balance1", (f"{_BRANCH}/final_gate",)),
         Rule(f"{prefix}balance2", (f"{_BRANCH}/layer_gate",)),
@@ -63,7 +63,7 @@ def clip_branch(prefix: str) -> list[Rule]:
 
 
 def _branch_layers(prefix: str) -> list[Rule]:
-    """Its layers, and what of time they are told."""
+    """The branch's layers, and its time embedding."""
     temporal, target = f"{prefix}_T_layers.{{i}}", f"{_BRANCH}/temporal_{{i}}"
     return [
         Rule(f"{prefix}_time_embed.weight", (f"{_BRANCH}/time_embedding",)),
@@ -75,7 +75,7 @@ def _branch_layers(prefix: str) -> list[Rule]:
 
 
 def eva_tower(prefix: str, block: Callable[[str, str], list[Rule]] = _eva_block) -> list[Rule]:
-    """EVA-CLIP's vision tower, without what is behind its blocks. block: rules of one of them."""
+    """EVA-CLIP's vision tower, without what follows its blocks. block: makes the rules of one."""
     return [
         Rule(f"{prefix}cls_token", ("visual/class_embedding",), FIRST_OF_3),
         Rule(f"{prefix}patch_embed.proj.weight", ("visual/patch_embedding/kernel",), CONV),
@@ -86,7 +86,7 @@ def eva_tower(prefix: str, block: Callable[[str, str], list[Rule]] = _eva_block)
 
 
 def eva_branch(prefix: str) -> list[Rule]:
-    """The branch beside it."""
+    """The branch beside EVA-CLIP's vision tower."""
     temporal, target = f"{prefix}btadapter_T.{{i}}", f"{_BRANCH}/temporal_{{i}}"
     return [
         Rule(f"{prefix}btadapter_cls", (f"{_BRANCH}/class_token",), FIRST_OF_3),

@@ -1,4 +1,4 @@
-"""From published parts to the model folder of a chat model, tensor by tensor."""
+"""Builds the model folder of a chat model from published parts, tensor by tensor."""
 
 import dataclasses
 import re
@@ -46,22 +46,23 @@ from vlt.pytrees.paths import by_path
 from vlt.storage.trees import save_leaf_by_leaf
 
 Settings = Mapping[str, Any]
-# What may be asked to start at random. The projection is the part of a connector that MiniGPT-4's
-# first stage trains behind a Q-Former of BLIP-2.
+# Parts that can be requested to start at random. The projection is the part of a connector that
+# MiniGPT-4's first stage trains after BLIP-2's Q-Former.
 RANDOM = {part: pattern for part, pattern in PARTS.items() if part != "llm"} | {
     "projection": r"connector/(projection|fc[12])/.*"
 }
-_FRAMES = 64  # of BT-Adapter's conversations
+_FRAMES = 64  # in BT-Adapter's conversations
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
     """What a chat model is made of.
 
-    chat: of `CHATS`; '' to tell it from `source`. source: a file or folder that may hold all parts;
-    llm, vision: those of a part; delta: what is added to llm. connector, branch: one or more, the
-    later before the earlier. random: parts that nobody gives, and that training starts from.
-    qformer_tokenizer: BERT's words, where no folder holds them. family: of the source.
+    chat: a key of `CHATS`; '' to infer it from the first part, `source` where given. source: a file
+    or folder that may hold all parts; llm, vision: one that holds that part; delta: what is added
+    to llm. connector, branch: one or more, of which later ones take precedence. random: parts that
+    no file gives and that start as in training. qformer_tokenizer: BERT's words, where no folder
+    holds them. family: that of `source`.
     """
 
     chat: str = ""
@@ -87,12 +88,12 @@ def convert_chat(
 ) -> str:
     """Writes the model folder of a chat model; returns the compact report.
 
-    Weights of the language model are stored as they come, in 16 bits mostly; those of other parts
-    in float32, since they may be trained. They pass one by one: memory holds a few tensors.
-    key: of a source alone.
+    The language model's weights are stored as published, mostly in 16 bits, and those of other
+    parts in float32, since they may be trained. They are processed one by one, so that memory holds
+    only a few tensors. key: applies to `source` only.
 
     Raises:
-        ConversionError: as `vlt.convert.convert`; also a part that nobody gave, or that is a delta.
+        ConversionError: as `vlt.convert.convert`; also a part that is missing, or that is a delta.
         ModelFolderError: the target exists.
     """
     check_replaceable(target, overwrite, MODEL_FOLDER)
@@ -137,7 +138,7 @@ def _config(
     settings: Settings,
     notes: list[str],
 ) -> ModelConfig:
-    """All that config.json says but for the source; adds to the notes."""
+    """Everything in config.json except `source`; adds to the notes."""
     spec = chat_spec(chat, together, random, settings, notes)
     methods = infer_branch(together, "branch" in random, settings, notes)
     spec = resize_tower(together, spec, settings, notes)
@@ -151,7 +152,7 @@ def _config(
 
 
 def _pixels(together: Together, spec: ChatSpec) -> tuple[dict[str, Any], str]:
-    """The `preprocessing` entry, and where it comes from: what the vision tower was trained on."""
+    """The `preprocessing` that the vision tower was trained with, and where it comes from."""
     layouts = [origin.family for origin in together.origins("vision")]
     if layouts and layouts[-1].pixels:
         entry = default_preprocessing(spec) | layouts[-1].pixels
@@ -160,7 +161,7 @@ def _pixels(together: Together, spec: ChatSpec) -> tuple[dict[str, Any], str]:
 
 
 def _write_weights(folder: Path, leaves: Mapping[str, Lazy]) -> list[str]:
-    """Writes leaf after leaf; lines on those that are not finite."""
+    """Writes the leaves one by one; returns a line on each that is not finite."""
     found: list[str] = []
     stored = _stored(leaves)
     save_leaf_by_leaf(folder, _checked(stored, found), total_bytes(stored))
@@ -176,7 +177,7 @@ def _check_random(random: Sequence[str]) -> None:
 
 
 def _read(given: Given, key: str | None) -> list[Part]:
-    """Every part, a base and its delta as one."""
+    """Reads every part; a base and its delta become one."""
     found = [read_part("source", given.source, key, given.family)] if given.source else []
     if given.delta and not given.llm:
         raise ConversionError(f"--delta={given.delta}: --llm gives the base that it is added to")
@@ -193,7 +194,7 @@ def _read(given: Given, key: str | None) -> list[Part]:
 
 
 def _chat(given: Given, parts: Sequence[Part]) -> str:
-    """The kind of chat model, asked for or told from the source."""
+    """The kind of chat model, as asked for or inferred from the first part."""
     if given.chat:
         if given.chat not in CHATS:
             raise ConversionError(f"unknown --chat: {given.chat!r}{near(given.chat, CHATS)}")
@@ -214,7 +215,7 @@ def _folder_of(together: Together, part: str) -> Path | None:
 
 
 def _qformer_words(given: Given, folder: Path | None) -> Path | None:
-    """transformers saves them in a folder of their own."""
+    """Path of the Q-Former's words; transformers saves them in a folder of their own."""
     inside = folder / "qformer_tokenizer" if folder else None
     return given.qformer_tokenizer or (inside if inside and inside.is_dir() else None)
 
@@ -228,8 +229,8 @@ def _complete(
 ) -> dict[str, Lazy]:
     """All leaves of the model: those given, and those that may start at random.
 
-    Raises ConversionError that lists every part that nobody gave, and every leaf that is missing,
-    unexpected or of a wrong shape.
+    Raises ConversionError that lists, in at most 60 lines, every part that is missing and every
+    leaf that is missing, unexpected or of a wrong shape.
     """
     try:
         tree = model_shapes(spec, methods)
@@ -259,7 +260,7 @@ def _complete(
 
 
 def _absent_parts(shapes: Mapping[str, Any], held: Sequence[str]) -> list[str]:
-    """A line on each part of which there is nothing; its leaves are then not listed."""
+    """A line on each wholly missing part; drops its paths from `shapes`, to leave them unlisted."""
     lines = []
     for part, pattern in PARTS.items():
         wanted = [path for path in shapes if re.fullmatch(pattern, path)]
@@ -277,7 +278,7 @@ def _fresh(
     fresh: Sequence[str],
     leaves: Mapping[str, Lazy],
 ) -> dict[str, Lazy]:
-    """Leaves as training starts them; spatial layers of a branch are copies of the tower's."""
+    """Leaves as training starts them; a branch's spatial layers are copies of the tower's."""
     if not fresh:
         return {}
     model = make_model(spec, methods, ANY_FRAMES)
@@ -298,7 +299,7 @@ def _fresh(
 
 
 def _stored(leaves: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """As they are stored: the language model's 16 bits stay, all else is float32."""
+    """The leaves as stored: the language model's 16-bit leaves stay, all others become float32."""
     return {path: _as_stored(path, leaf) for path, leaf in leaves.items()}
 
 
@@ -318,7 +319,7 @@ def _as_stored(path: str, leaf: Lazy) -> Lazy:
 
 
 def _checked(leaves: Mapping[str, Lazy], found: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Path and values of each; adds lines on those that are not finite."""
+    """Yields path and values of each leaf; adds a line to `found` on each that is not finite."""
     for path, leaf in leaves.items():
         values = leaf.values()
         if line := about_nonfinite(leaf.origin, values):
@@ -327,7 +328,7 @@ def _checked(leaves: Mapping[str, Lazy], found: list[str]) -> Iterator[tuple[str
 
 
 def _dtypes(leaves: Mapping[str, Lazy]) -> dict[str, str]:
-    """Of leaves that were not published in float32."""
+    """{path: dtype} of the leaves that were not published in float32."""
     return {path: x.dtype.name for path, x in leaves.items() if x.dtype != np.float32}
 
 
@@ -346,7 +347,7 @@ def _heading(
     random: Sequence[str],
     notes: Sequence[str],
 ) -> str:
-    """What the model is, where each part came from, and what else is to be known."""
+    """What the model is, where each part came from, and the notes."""
     spec = config.spec
     assert isinstance(spec, ChatSpec)
     table = [("part", "tensors", "loaded from", "layout")]

@@ -1,6 +1,6 @@
 """Layouts of chat models and of their parts: LLaVA's, LAVIS', and transformers' InstructBLIP.
 
-A file may hold a whole model or one part of it: what it holds is told when it is read.
+A file may hold a whole model or one part of it; reading it tells which.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from vlt.convert.table import CONV, FIRST_OF_2, FIRST_OF_3, SPLIT_LINEAR, Rule
 from vlt.models.spec import ChatSpec
 
 _DROPPED = r"(.*\.)?(position_ids|rotary_emb\.inv_freq|attention\.masked_bias)"
-# Of BLIP-2's stages: the heads of its own training, and its language models.
+# Tensors of BLIP-2's stages: the heads of its own training, and its language models.
 _OTHER_MODELS = (
     r"Qformer\.cls\..*|(t5|opt)_(model|proj)\..*|(vision_proj|text_proj|itm_head)\..*|temp"
 )

@@ -21,7 +21,7 @@ from vlt.convert.stacked import unstack
 from vlt.convert.table import Row
 from vlt.models.spec import ChatSpec
 
-# What belongs to a part, by path; a projector's file may bring the words that it was tuned with.
+# Paths that belong to each part; a projector's file may also hold the words it was tuned with.
 PARTS = {
     "llm": r"text/.*",
     "vision": r"visual/(?!btadapter/).*",
@@ -30,9 +30,9 @@ PARTS = {
 }
 _OWN = PARTS | {"connector": r"connector/.*|text/token_embedding/embedding", "source": r".*"}
 _EMBEDDING = "text/token_embedding/embedding"
-_FEW_ROWS = 8  # of added words alone, no vocabulary
-_EVA_BLOCKS = 40  # of EVA-CLIP-G, of whose blocks the last is not read
-# Of a tower or a branch, what only a joint space with texts reads.
+_FEW_ROWS = 8  # up to this many rows are added words alone, not a vocabulary
+_EVA_BLOCKS = 40  # of EVA-CLIP-G; the last one is not read
+# Leaves of a tower or a branch that only a joint space with texts uses.
 _JOINT_SPACE = r"visual/(projection|pooler|btadapter/alignment)/.*"
 
 
@@ -40,9 +40,9 @@ _JOINT_SPACE = r"visual/(projection|pooler|btadapter/alignment)/.*"
 class Part:
     """What one file or folder gives.
 
-    role: of `PARTS`, or `source` for what may hold all. rows: by path of the first leaf. config: of
-    a Hugging Face folder; params: Meta's. left_out: names of tensors that a chat model doesn't
-    read.
+    role: a key of `PARTS`, or `source` for one that may hold all. rows: one per tensor that found
+    its place. config: the config.json of a Hugging Face folder; params: Meta's params.json.
+    left_out: names of tensors that a chat model doesn't read.
     """
 
     role: str
@@ -64,7 +64,7 @@ class Part:
         return any(re.fullmatch(PARTS[part], path) for path in self.leaves)
 
     def lose(self, pattern: str, why: str) -> None:
-        """Leaves out the leaves whose paths match."""
+        """Removes the leaves whose paths match, and notes why."""
         gone = [path for path in self.leaves if re.fullmatch(pattern, path)]
         for path in gone:
             del self.leaves[path]
@@ -73,7 +73,7 @@ class Part:
 
 
 def _grouped(paths: Sequence[str]) -> list[str]:
-    """Paths without the numbers of layers, with counts."""
+    """Paths cut to three words, with `*` for numbers of layers, and their counts."""
     counts: dict[str, int] = {}
     for path in paths:
         key = "/".join(re.sub(r"_\d+$", "_*", word) for word in path.split("/")[:3])
@@ -82,10 +82,10 @@ def _grouped(paths: Sequence[str]) -> list[str]:
 
 
 def read_part(role: str, path: Path, key: str | None = None, family: str | None = None) -> Part:
-    """What a file or folder holds of a chat model; nothing but names and sizes is read yet.
+    """Reads what a file or folder holds of a chat model; so far only names and sizes.
 
-    Raises ConversionError: unreadable, of no known family, names or sizes that its layout has no
-    place for (all are listed), or nothing of the part that it was given for.
+    Raises ConversionError: unreadable, of no known family, has names or sizes that its layout has
+    no place for (all are listed), or holds nothing of the part that it was given for.
     """
     if path.is_dir() and is_meta(path):
         part = _read_meta_part(role, path)
@@ -132,7 +132,7 @@ def _read_meta_part(role: str, path: Path) -> Part:
 
 
 class _Fields:
-    """A dict as attributes."""
+    """An object whose attributes are the entries of a dict."""
 
     def __init__(self, fields: Mapping[str, Any]):
         self.__dict__.update(fields)
@@ -154,7 +154,7 @@ def _placed(role: str, path: Path, family: Family, tensors: dict[str, Lazy]) -> 
 
 
 def _without_last_block(part: Part) -> None:
-    """MiniGPT-4 and InstructBLIP read what enters the last of EVA-CLIP-G's 40 blocks."""
+    """Removes the last of EVA-CLIP-G's 40 blocks: MiniGPT-4 and InstructBLIP read its input."""
     blocks = count_layers(part.leaves, "visual/blocks_")
     if blocks == _EVA_BLOCKS:
         part.lose(rf"visual/blocks_{blocks - 1}/.*", "the last block, which is not read")
@@ -162,9 +162,9 @@ def _without_last_block(part: Part) -> None:
 
 
 def with_delta(base: Part, delta: Part) -> Part:
-    """The language model of a base and a delta, and the projector, where the delta brings one.
+    """The language model that a base and a delta add up to, with the delta's projector, if any.
 
-    Raises ConversionError: as `add_delta`.
+    Raises ConversionError: as `add_delta` and `check_base_config`.
     """
     check_base_config(base.config or base.params, str(base.path))
     leaves, kind = add_delta(base.leaves, delta.leaves, str(base.path), str(delta.path))
@@ -177,8 +177,8 @@ def with_delta(base: Part, delta: Part) -> Part:
 
 @dataclasses.dataclass
 class Together:
-    """leaves: of all parts, by path. origin: the part that each came from. new_rows: of words that
-    a projector was tuned with, alone."""
+    """leaves: those of all parts, by path. origin: the part that each came from. new_rows: rows of
+    just the words that a projector was tuned with."""
 
     leaves: dict[str, Lazy] = dataclasses.field(default_factory=dict)
     origin: dict[str, Part] = dataclasses.field(default_factory=dict)
@@ -190,7 +190,7 @@ class Together:
         return {p: leaf for p, leaf in self.leaves.items() if re.fullmatch(PARTS[part], p)}
 
     def origins(self, part: str) -> list[Part]:
-        """Where they come from, each once."""
+        """The `Part`s that the leaves of a part come from, each once."""
         found: list[Part] = []
         for path in self.of(part):
             if path in self.origin and self.origin[path] not in found:
@@ -199,10 +199,10 @@ class Together:
 
 
 def put_together(parts: Sequence[Part]) -> Together:
-    """The leaves of all parts. What a file was given for goes before what it holds beside that,
-    and of several files for one part the later before the earlier.
+    """Merges the leaves of all parts. A file that was given for a part takes precedence over one
+    that also happens to hold it, and of several files for one part the later over the earlier.
 
-    Raises ConversionError: a language model that is a delta.
+    Raises ConversionError: the language model is a delta.
     """
     together = Together()
     for part in parts:

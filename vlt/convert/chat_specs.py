@@ -29,7 +29,7 @@ _TAKEN = (
     r"(chat|preprocessing)\.\w+|btadapter\.(gates|spare)|qformer\.heads|"
     r"text\.(heads|norm_eps|context|new_rows)|visual\.(heads|norm_eps|activation|image_size)"
 )
-# Of towers that start at random, by what is read of them: CLIP-L/14, and EVA-CLIP-G's 39 blocks.
+# Vision towers that start at random, by `ChatSpec.read`: CLIP-L/14, and 39 blocks of EVA-CLIP-G.
 _VISION = {
     2: SIZES["clip_l14"].visual,
     1: with_visual(SIZES["eva_clip_g"], layers=39).visual,
@@ -43,9 +43,10 @@ _QFORMER_WORDS = (
 class Chat:
     """A kind of chat model.
 
-    read: of `ChatSpec`. cls: its class token's place, and with a branch. unread: regex of leaves
-    that files hold and the model has not. words: whether its Q-Former reads an instruction.
-    start: id that prompts begin with. language: what its published files were trained with.
+    read: as in `ChatSpec`. cls: where its class token stands, without and with a branch. unread:
+    regex of leaves that files hold but the model lacks. words: whether its Q-Former reads an
+    instruction. start: id of the token that prompts begin with. language: the language model that
+    its published files were trained with.
     """
 
     read: int
@@ -64,7 +65,7 @@ CHATS = {
         "Vicuna v0, or LLaMA-2 chat",
         rf"visual/post_norm/.*|{_QFORMER_WORDS}",
     ),
-    # LAVIS' tokenizer has </s> for the token that starts a text as well.
+    # LAVIS' tokenizer uses </s> as the token that starts a text, too.
     "instructblip": Chat(
         1, ("first", "first"), "Vicuna v1.1", r"visual/post_norm/.*", words=True, start=2
     ),
@@ -72,7 +73,7 @@ CHATS = {
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises ConversionError for a setting of other models."""
+    """Raises ConversionError for a setting that only other models have."""
     for key in settings:
         if not re.fullmatch(_TAKEN, key):
             raise ConversionError(f"--set {key}: a chat model has no use for it")
@@ -81,9 +82,9 @@ def check_settings(settings: Settings) -> None:
 def resize_tower(
     together: Together, spec: ChatSpec, settings: Settings, notes: list[str]
 ) -> ChatSpec:
-    """The spec for images of the size that is set, its positions interpolated in `together`.
+    """The spec for the image size that is set; the positions in `together` are interpolated to it.
 
-    Raises ConversionError: not a whole number of patches.
+    Raises ConversionError: the size is not a whole number of patches.
     """
     size, visual = settings.get("visual.image_size", spec.visual.image_size), spec.visual
     if size == visual.image_size or PLACES not in together.leaves:
@@ -110,9 +111,9 @@ def chat_spec(
     settings: Settings,
     notes: list[str],
 ) -> ChatSpec:
-    """The spec of the parts, those that start at random of the published sizes; adds to the notes.
+    """The spec of the parts, of published sizes where they start at random; adds to the notes.
 
-    Raises ConversionError: what neither a config nor a setting says, and leaves can't tell.
+    Raises ConversionError: something that no config or setting says and that leaves can't tell.
     """
     kind, leaves = CHATS[chat], together.leaves
     qformer = None
@@ -127,7 +128,7 @@ def chat_spec(
         text=dataclasses.replace(_text(together, settings, notes), start_id=kind.start),
         connector="qformer" if qformer else simple,
         qformer=qformer,
-        # The LayerNorm behind the second stage is in the weights of either kind of VideoPrism.
+        # Both kinds of VideoPrism have the LayerNorm after the second stage in their weights.
         read=1 if visual.stages else kind.read,
         tokens=settings.get("chat.tokens", "mean"),
         cls=settings.get("chat.cls", kind.cls[branch] if visual.cls else "none"),
@@ -165,7 +166,7 @@ def _visual(
 
 
 def _stated_heads(part: Part, section: str, key: str) -> dict[str, int]:
-    """{key: heads} that a section of a config.json gives, if there is one."""
+    """{key: heads} from a section of config.json, empty where it gives none."""
     stated = (part.config or {}).get(section, {})
     path = part.path / "config.json"
     if not isinstance(stated, dict):
@@ -237,7 +238,7 @@ def infer_branch(
 ) -> dict[str, dict[str, Any]]:
     """{method: options} of the branch, if there is one; adds leaves that its files leave out.
 
-    Raises ConversionError: settings of a branch that there is not.
+    Raises ConversionError: settings for a branch that does not exist.
     """
     leaves = together.of("branch")
     if not leaves and not random:
@@ -257,8 +258,9 @@ def infer_branch(
 
 
 def _gates(together: Together, leaves: Mapping[str, Lazy], depth: int, notes: list[str]) -> str:
-    """Vector gates where they are there. A branch that was tuned for conversation has been trained
-    with gates that its file leaves out: they stay where training starts."""
+    """Vector gates where a branch beside CLIP has them or starts at random. A branch that was tuned
+    for conversation was trained with gates that its file leaves out: they stay at 0, where training
+    starts."""
     paths = [f"{_BRANCH}/{gate}" for gate in ("layer_gate", "final_gate")]
     clip = "visual/pre_norm/scale" in together.leaves  # a branch beside EVA-CLIP has no gates
     held = [path for path in paths if path in leaves]

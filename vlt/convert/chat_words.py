@@ -1,4 +1,4 @@
-"""Tokenizer files of a chat model: LLaMA's, in one form, and BERT's of a Q-Former's instruction."""
+"""Tokenizer files of a chat model: LLaMA's, in one form, and BERT's for Q-Former instructions."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from vlt.models.spec import ChatSpec
 IMAGE = ("<im_patch>", "<im_start>", "<im_end>")
 VIDEO = ("<vid_patch>", "<vid_start>", "<vid_end>")
 _PAD = ("[PAD]",)
-# By how many rows there are behind the words of tokenizer.model: LLaVA's, of v0 behind [PAD].
+# Added words by the number of rows after those of tokenizer.model: LLaVA's, in v0 after [PAD].
 ADDED = {
     1: _PAD,
     3: IMAGE,
@@ -24,7 +24,7 @@ ADDED = {
     6: IMAGE + VIDEO,
     7: _PAD + IMAGE + VIDEO,
 }
-# Of InstructBLIP; in the place of the second, transformers 5 puts tokens of an image.
+# InstructBLIP's added words; transformers 5 puts the tokens of an image in place of the second.
 INSTRUCTED = (*_PAD, "<image>")
 _SPECIAL = ("<unk>", "<s>", "</s>")
 _DECODE = "[DEC]"
@@ -32,8 +32,8 @@ _DECODE = "[DEC]"
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """A LLaMA tokenizer. content: as tokenizer.json has it. added: words behind its pieces, with
-    their ids."""
+    """A LLaMA tokenizer. content: that of tokenizer.json. added: words after its pieces, with their
+    ids."""
 
     content: Mapping[str, Any]
     pieces: Mapping[str, int]
@@ -49,7 +49,7 @@ class Words:
         return max(self.ids.values()) + 1
 
     def with_words(self, words: Iterable[str]) -> "Words":
-        """The same with words that it may lack, which get the next ids."""
+        """The tokenizer with these words; those that it lacks get the next ids."""
         added = dict(self.added)
         for word in words:
             if word not in self.ids and word not in added:
@@ -58,9 +58,9 @@ class Words:
 
 
 def read_words(source: Path | None) -> Words:
-    """LLaMA's tokenizer of a folder, or of its tokenizer.json or tokenizer.model.
+    """Reads LLaMA's tokenizer from a folder, or from its tokenizer.json or tokenizer.model.
 
-    Raises ConversionError: none there, or of another kind.
+    Raises ConversionError: there is none, or it is of another kind.
     """
     if source is None:
         raise ConversionError(
@@ -110,7 +110,7 @@ def _pieces(file: Path, content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _checked(file: Path, words: Words) -> Words:
-    """Raises ConversionError unless ids are whole numbers from 0 on, each of one word."""
+    """Raises ConversionError unless ids are 0, 1, 2, ..., the first three <unk>, <s> and </s>."""
     ids = [*words.ids.values()]
     if not all(type(x) is int for x in ids) or sorted(ids) != [*range(len(ids))]:
         raise ConversionError(f"{file}: ids of its words are not 0 to {len(ids) - 1}, each once")
@@ -120,7 +120,7 @@ def _checked(file: Path, words: Words) -> Words:
 
 
 def write_words(words: Words, target: Path, spec: ChatSpec) -> None:
-    """Writes tokenizer.json and tokenizer_config.json into the new folder `target`, and tries them.
+    """Writes tokenizer.json and tokenizer_config.json into the new folder `target` and checks them.
 
     Raises ConversionError: more words than rows of embeddings, or files that do not load.
     """
@@ -159,16 +159,16 @@ def _try(folder: Path, words: Words) -> None:
     try:
         encoder = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         found = [encoder.token_to_id(word) for word in words.added]
-    except Exception as error:  # of the library, which has no class of its own
+    except Exception as error:  # the library has no error class of its own
         raise ConversionError(f"the tokenizer does not load: {error}") from error
     if found != [*words.added.values()]:
         raise ConversionError(f"the tokenizer gives {[*words.added]} the ids {found}")
 
 
 def write_qformer_words(source: Path | None, target: Path, spec: ChatSpec) -> None:
-    """Writes the tokenizer of a Q-Former's instruction into a folder, [DEC] behind BERT's words.
+    """Writes the tokenizer for a Q-Former's instructions into a folder: BERT's words, then [DEC].
 
-    Raises ConversionError: none there, or of another number of words than the Q-Former has rows.
+    Raises ConversionError: there is none, or it has more or fewer words than the Q-Former has rows.
     """
     assert spec.qformer is not None
     file = source / "vocab.txt" if source and source.is_dir() else source

@@ -1,4 +1,4 @@
-"""CLIP as OpenAI published it, on whose names others built, and as transformers saves it."""
+"""CLIP as OpenAI published it, with names that others build on, and as transformers saves it."""
 
 import dataclasses
 from typing import Any
@@ -8,13 +8,13 @@ from vlt.convert.table import CONV, KEEP, LINEAR, SPLIT, SPLIT_LINEAR, Rule, Tra
 from vlt.model_io.view import View
 
 SCALE = Rule("logit_scale", ("logit_scale",))
-# A CLIP sees images; of videos it is evaluated as CLIP4Clip's mean pooling (Luo et al.,
-# arXiv:2104.08860, Section 3.3) is on MSR-VTT: 12 frames, the mean of their unit vectors.
+# A CLIP sees images; on videos it is evaluated like CLIP4Clip's mean pooling (Luo et al.,
+# arXiv:2104.08860, Section 3.3) on MSR-VTT: 12 frames, the mean of their unit vectors.
 VIDEOS: dict[str, Any] = {"frame_norm": True, "view": View("segment_middle", 12)}
 
 
 def openai_vision(prefix: str, patch: Transform) -> list[Rule]:
-    """The vision tower. patch: what becomes of the patch embedding's kernel."""
+    """The vision tower. patch: transform of the patch embedding's kernel."""
     return [
         Rule(f"{prefix}class_embedding", ("visual/class_embedding",)),
         Rule(f"{prefix}conv1.weight", ("visual/patch_embedding/kernel",), patch),
@@ -47,7 +47,7 @@ def openai_attention(source: str, target: str) -> list[Rule]:
 
 
 def openai_block(source: str, target: str) -> list[Rule]:
-    """A block of it."""
+    """A block of OpenAI's CLIP."""
     return [
         *norm(f"{source}.ln_1", f"{target}/norm1"),
         *openai_attention(f"{source}.attn", f"{target}/attention"),
@@ -58,13 +58,13 @@ def openai_block(source: str, target: str) -> list[Rule]:
 
 
 def hf_attention(source: str, target: str, out: str = "out_proj") -> list[Rule]:
-    """An attention layer of transformers' CLIP. out: its last layer; others name it otherwise."""
+    """An attention layer of transformers' CLIP. out: name of its output layer, which varies."""
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", out: "out"}
     return [r for s, t in names.items() for r in dense(f"{source}.{s}", f"{target}/{t}")]
 
 
 def hf_block(source: str, target: str) -> list[Rule]:
-    """A block of it."""
+    """A block of transformers' CLIP."""
     return [
         *norm(f"{source}.layer_norm1", f"{target}/norm1"),
         *hf_attention(f"{source}.self_attn", f"{target}/attention"),
@@ -75,7 +75,7 @@ def hf_block(source: str, target: str) -> list[Rule]:
 
 
 def hf_text(prefix: str) -> list[Rule]:
-    """Its text tower."""
+    """The text tower of transformers' CLIP."""
     model, embeddings = f"{prefix}text_model", f"{prefix}text_model.embeddings"
     return [
         Rule(f"{embeddings}.token_embedding.weight", ("text/token_embedding/embedding",)),
@@ -87,7 +87,7 @@ def hf_text(prefix: str) -> list[Rule]:
 
 
 def hf_vision(prefix: str) -> list[Rule]:
-    """Its vision tower, without the projection."""
+    """The vision tower of transformers' CLIP, without the projection."""
     embeddings = f"{prefix}embeddings"
     return [
         Rule(f"{embeddings}.class_embedding", ("visual/class_embedding",)),
@@ -102,7 +102,7 @@ def hf_vision(prefix: str) -> list[Rule]:
 CLIP_HF = Family(
     name="clip_hf",
     sign=r"^vision_model\.embeddings\.",
-    # In config.json; a bare weight file does not tell.
+    # Stated in config.json; a bare weight file does not tell.
     activation=None,
     **VIDEOS,
     rules=(

@@ -1,4 +1,4 @@
-"""Weights that were published as differences from LLaMA's, and what shows that a sum is right.
+"""Weights that were published as differences from LLaMA's, and checks that a sum is right.
 
 Vicuna v0 and v1.1 (FastChat), LLaVA v0 and lightning v1-1: base + delta, in their own precision.
 """
@@ -16,17 +16,17 @@ VOCABULARY = ("text/token_embedding/embedding", "text/head/kernel")
 _ROWS = dict(zip(VOCABULARY, (0, 1), strict=True))  # the axis of words
 _PROJECTION = r"connector/(projection|fc[12])/(kernel|bias)"
 _NORMS = r"text/(blocks_\d+/norm[12]|final_norm)/scale"
-_LEAST_NORM = 0.02  # mean of a model's norms; those of LLaMA's are about 0.4, of a delta about 0
-_LEAST_POSITIVE = 0.9  # share of them
+_LEAST_NORM = 0.02  # least mean of a model's norm scales; LLaMA's is about 0.4, a delta's about 0
+_LEAST_POSITIVE = 0.9  # least share of positive scales
 _MOST_OVERLAP = 0.5
-_COMPARED = 4  # of the first blocks' projections, to tell a base that is merged already
+_COMPARED = 4  # projections of the first blocks that are compared to detect a merged base
 
 
 def add_delta(base: Leaves, delta: Leaves, base_name: str, delta_name: str) -> tuple[dict, str]:
-    """Leaves of the model, by path, and what kind of delta it was.
+    """The model's leaves by path, and which kind of delta it was.
 
-    Raises ConversionError: they do not fit, or what is in them shows that the delta is none, or the
-    base another model or merged already.
+    Raises ConversionError: they do not fit, or their values show that the delta is not one, or that
+    the base is another model or already merged.
     """
     base = {path: leaf for path, leaf in base.items() if path.startswith("text/")}
     names = f"{base_name} + {delta_name}"
@@ -71,7 +71,7 @@ def _kind(base: Leaves, delta: Leaves, names: str) -> str:
 
 
 def _more_rows(path: str, base: Lazy, delta: Lazy, names: str) -> int:
-    """Words that the delta has more of, 0 for what has none."""
+    """How many words more the delta has than the base; 0 for leaves of the same shape."""
     axis = _ROWS.get(path)
     if base.shape == delta.shape:
         return 0
@@ -90,7 +90,7 @@ def _more_rows(path: str, base: Lazy, delta: Lazy, names: str) -> int:
 
 
 def _sum(base: Lazy, delta: Lazy, axis: int | None) -> Lazy:
-    """The sum, of the delta's shape and precision; words that the base lacks are the delta's."""
+    """The sum, in the delta's shape and precision; words the base lacks are the delta's own."""
 
     def read() -> np.ndarray:
         first, second = base.values(), delta.values()
@@ -106,7 +106,7 @@ def _sum(base: Lazy, delta: Lazy, axis: int | None) -> Lazy:
 
 
 def _check_unmerged(base: Leaves, delta: Leaves, names: str) -> None:
-    """A model to which a delta was added holds it: base and delta then overlap by one whole."""
+    """Refuses a base that the delta was already added to: it overlaps with the delta by about 1."""
     paths = [path for path in base if re.fullmatch(r"text/blocks_\d+/attention/\w+/kernel", path)]
     product = square = 0.0
     for path in paths[:_COMPARED]:
@@ -122,7 +122,7 @@ def _check_unmerged(base: Leaves, delta: Leaves, names: str) -> None:
 
 
 def check_merged(leaves: Leaves, name: str) -> None:
-    """Raises ConversionError where a language model is a delta that nothing was added to."""
+    """Raises ConversionError where a language model is a delta that was not added to a base."""
     if norms_are_small(leaves):
         raise ConversionError(
             f"{name}: {norms_text(leaves)}: a delta, not a model. Give its base as --llm and this "
@@ -136,13 +136,13 @@ def _check_norms(leaves: Leaves, name: str) -> None:
 
 
 def norms_are_small(leaves: Leaves) -> bool:
-    """Whether RMSNorms scale by about 0, or down to the other sign: in a delta they do."""
+    """Whether RMSNorm scales are about 0 on average or often not positive, as in a delta."""
     mean, positive = _norms(leaves)
     return mean < _LEAST_NORM or positive < _LEAST_POSITIVE
 
 
 def norms_text(leaves: Leaves) -> str:
-    """The evidence."""
+    """The evidence, for error messages."""
     mean, positive = _norms(leaves)
     return f"its RMSNorm weights have a mean of {mean:.2g}, and {positive:.0%} of them are positive"
 

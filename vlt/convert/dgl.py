@@ -17,7 +17,7 @@ DGL = Family(
     sign=r"(^|\.)(visual\.prompt_embeddings|visual_prompt_embedding|unified_prompt_\w+\..*)$",
     renames=((r"^module\.", ""), (r"^(?!clip\.)", "clip.")),
     dropped=rf"clip\.({OPENAI.dropped}|visual\.position_ids)",
-    view=View("segment_centre", 12),  # of MSR-VTT
+    view=View("segment_centre", 12),  # for MSR-VTT
     rules=tuple(
         dataclasses.replace(rule, source=f"clip.{rule.source}")
         for rule in (
@@ -38,9 +38,9 @@ DGL = Family(
 
 
 def dgl_options(leaves: Leaves) -> dict[str, Any] | None:
-    """Options of the method that the leaves are of, None where they are not.
+    """Options of DGL, read off its leaves; None where there are none.
 
-    Raises ConversionError: not one latent, or rows that are not as many for each frame.
+    Raises ConversionError: not exactly one latent, or rows that do not divide among the frames.
     """
     if not any(p == "visual/global_prompt" or p.startswith(f"{_LATENT}/") for p in leaves):
         return None

@@ -1,4 +1,4 @@
-"""Errors of conversion: typed, and naming the file."""
+"""Typed errors of conversion, which name the file."""
 
 
 class ConversionError(Exception):

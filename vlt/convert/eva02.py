@@ -1,6 +1,6 @@
 """EVA02-CLIP (Fang et al., arXiv:2303.11331; Sun et al., arXiv:2303.15389) as its authors saved it.
 
-Its vision tower turns queries and keys by places, gates its MLP and has two LayerNorms more in a
+Its vision tower rotates queries and keys by position, gates its MLP and has two more LayerNorms per
 block; its text tower is CLIP's.
 """
 

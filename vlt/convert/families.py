@@ -1,4 +1,4 @@
-"""The families of checkpoints, and which of them a file is of."""
+"""The families of checkpoints, and which of them a file belongs to."""
 
 import re
 
@@ -32,7 +32,7 @@ from vlt.convert.vop import VOP
 from vlt.convert.xclip import XCLIP, XCLIP_HF
 from vlt.pytrees.fields import near
 
-# In the order in which their signs are looked for: what builds on CLIP or LLaMA has its names, too.
+# In the order in which their signs are tried: what builds on CLIP or LLaMA has its names, too.
 FAMILIES = {
     family.name: family
     for family in (
@@ -74,7 +74,7 @@ FAMILIES = {
 
 
 def family_of(names: list[str], path: object) -> Family:
-    """The family whose signs the tensor names bear, or ConversionError."""
+    """The first family whose sign one of the tensor names matches, or ConversionError."""
     for family in FAMILIES.values():
         if any(re.search(family.sign, name) for name in names):
             return family
@@ -85,7 +85,7 @@ def family_of(names: list[str], path: object) -> Family:
 
 
 def get_family(name: str) -> Family:
-    """A family by name, or ConversionError that lists them."""
+    """A family by name, or ConversionError that suggests or lists names."""
     if name not in FAMILIES:
         raise ConversionError(f"unknown --family: {name!r}{near(name, FAMILIES)}")
     return FAMILIES[name]

@@ -25,10 +25,10 @@ from vlt.models.spec import Spec
 class Kind:
     """One of several models that a layout is for.
 
-    parts: first words of the names that only some of the models have; all of them, and no others,
-    tell this one. starts: leaves that only training reads and the layout has no place for, with
-    the value that training starts from. made: the part that this kind starts without, and what
-    makes it of the tensors of another kind, where this one is asked for.
+    parts: first words of names that only some of the models have; a file with all of these, and no
+    others, is of this kind. starts: leaves that only training reads and the layout has no place
+    for, with the value that training starts from. made: the part that a file may lack where this
+    kind is asked for, and the function that makes it from the tensors of another kind.
     """
 
     parts: tuple[str, ...]
@@ -39,43 +39,43 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A published layout: what its names are, and what its code has that tensors can't tell.
+    """A published layout: its names, and what its code fixes that tensors can't tell.
 
     Attributes:
-        name: of `--family`.
+        name: its name for `--family`.
         sign: regex of names that tell this family from those after it in `FAMILIES`.
-        rules: its table. renames: (regex, replacement) that bring every published spelling to the
-            table's own.
+        rules: its table. renames: (regex, replacement) pairs that turn every published spelling
+            into the table's own.
         dropped: regex of buffers that hold no weights. left_out: regex of tensors that only
-            training or another model reads. optional: the same, {setting that keeps it: regex}.
+            training or another model reads. optional: the same, {setting that keeps them: regex}.
             aliases: {regex of a tensor's second name: its first}. doubled: {regex of a first name:
             its second}, where the published code asks for both. ties: names of a checkpoint ->
-            {second name: first}, where these follow from what is there.
+            {second name: first}, where these depend on which names are present.
         constants: leaves that the checkpoint leaves out, because its code fixes them. starts: see
             `Kind`.
-        zeros: {leaf: another of its shape}: leaves that the layout has where a model has none, as
-            zeros.
+        zeros: {leaf: another of its shape}: leaves that the layout has and a model may lack, which
+            are then written as zeros.
         activation: None where it must be set by hand. head_width: columns of an attention head.
-            head_widths: {width of a tower: the same}, where they are others. pool_heads: of
-            attention pooling; 0 for the tower's.
-        model: the family that a converted folder names. kind: of its spec. kinds: by kind of spec,
-            where the layout is for several; `for_kind` then gives the one with rules.
-        visual, text: fields of the towers' specs that are not CLIP's. image_sizes: {(patches in a
-            row, their side): pixels} of images that are no whole number of patches. pixels: entries
-            of `preprocessing` that its code has unlike the defaults.
-        adapter: regex of the names that a file may hold alone, to be completed from another folder.
+            head_widths: {width of a tower: the same}, where it differs. pool_heads: heads of
+            attention pooling; 0 for as many as the tower's.
+        model: the family that a converted folder names. kind: that of its spec. kinds: by kind of
+            spec, where the layout is for several; `for_kind` then gives the one with rules.
+        visual, text: fields of the towers' specs that differ from CLIP's. image_sizes: {(patches in
+            a row, their side): pixels} of images that are not a whole number of patches. pixels:
+            entries of `preprocessing` where its code differs from the defaults.
+        adapter: regex of names; a file that holds only these is completed from another folder.
             alone: what such a file is, and what to do.
-            completed: regex of the leaves that are then taken from it.
-        superseded: {leaf: regex of others}: beside one of which it is left out, unread.
-            methods: options of methods that this layout tells, and no leaf.
+            completed: regex of the leaves that are then taken from that folder.
+        superseded: {leaf: regex of others}: the leaf is left out if one of the others is present.
+            methods: options of methods that this layout tells, but no leaf does.
         stacked: regex of the words before the number of a layer, where one array may hold all
-            layers, see `vlt.convert.stacked`. root: the first word of the names in numpy's .npz
-            that it is published as; empty for torch's and safetensors files.
-        fixed_scale: of cosines, where the layout has no place for it.
-        stages: what the names of blocks of each of `VisionSpec.stages` begin with, up to their
-            number; `of_stages` then gives the layout of so many of each.
-        frame_norm: whether its code averages unit vectors of frames. options: of methods, that its
-            code fixes. view: what of a video its evaluation sees.
+            layers, see `vlt.convert.stacked`. root: the first word of the names in the .npz file
+            that it is published as; empty for torch and safetensors files.
+        fixed_scale: scale of the cosines, where the layout has no place for it.
+        stages: for each of `VisionSpec.stages`, what the names of its blocks begin with, up to
+            their number; `of_stages` then gives the layout for given counts of blocks.
+        frame_norm: whether its code averages unit vectors of frames. options: options of methods
+            that its code fixes. view: which frames of a video its evaluation sees, and how.
     """
 
     name: str
@@ -129,9 +129,9 @@ class Family:
         return name
 
     def for_spec(self, spec: Spec) -> "Family":
-        """The layout of a model of these sizes, with its rules.
+        """The layout of a model with this spec, with its rules.
 
-        Raises ConversionError: the layout has no such kind, or no such stages.
+        Raises ConversionError: the layout has no such kind, or another number of stages.
         """
         chosen = self.for_kind(spec.kind)
         if len(chosen.stages) != len(spec.visual.stages):
@@ -142,7 +142,7 @@ class Family:
         return chosen.of_stages(spec.visual.stages)
 
     def of_stages(self, blocks: Sequence[int]) -> "Family":
-        """The layout of a tower with so many blocks in each stage, which count through."""
+        """The layout for these numbers of blocks per stage; leaves are numbered across stages."""
         if not self.stages:
             return self
         starts = itertools.accumulate(blocks, initial=0)
@@ -190,7 +190,7 @@ def norm(source: str, target: str) -> list[Rule]:
 
 
 def fused(source: str, target: str, leaf: str, transform: Transform) -> Rule:
-    """One tensor that holds the queries', the keys' and the values' `leaf`."""
+    """One tensor that holds the `leaf` of queries, keys and values."""
     paths = tuple(f"{target}/{name}/{leaf}" for name in ("query", "key", "value"))
     return Rule(source, paths, transform)
 
@@ -215,10 +215,10 @@ def flax_attention(
     out: str = "out",
     out_kernel: Transform = HEADS_OUT,
 ) -> list[Rule]:
-    """Attention of Flax, whose leaves have an axis of heads.
+    """Flax's attention, whose leaves have an axis of heads.
 
-    leaves: what its kernels and biases are called. out, out_kernel: the layer behind the heads, and
-    what becomes of its kernel.
+    leaves: names of its kernels and of its biases. out, out_kernel: name of the layer after the
+    heads, and the transform of its kernel.
     """
     kernel, bias = leaves
     rules = [

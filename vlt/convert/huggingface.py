@@ -1,4 +1,4 @@
-"""What a CLIP's config.json says beside the tensors, and that file written back."""
+"""Reads what a CLIP's config.json says beyond its tensors, and writes that file back."""
 
 import dataclasses
 import reprlib
@@ -9,17 +9,17 @@ from vlt.convert.errors import ConversionError
 from vlt.convert.json_files import read_json
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 
-# transformers' names of activations, and ours.
+# transformers' names for activations, and ours.
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-METACLIP2 = "metaclip_2"  # model_type of a CLIP that is read at its end token
-_MOST = 10**6  # of what a config counts: vocabularies have the largest numbers
+METACLIP2 = "metaclip_2"  # model_type of a CLIP whose text is read at its end token
+_MOST = 10**6  # for counts in a config; vocabularies have the largest
 
 
 def clip_spec(folder: Path, model_type: str = "clip") -> DualEncoderSpec:
-    """The spec that a CLIP's config.json gives, or that of a model of another type made like it.
+    """The spec in the config.json of a CLIP, or of a model of another type that is built like it.
 
-    Raises ConversionError: neither a CLIP nor a MetaCLIP 2, or a CLIP that pools text elsewhere
-    than at the highest id.
+    Raises ConversionError: neither of `model_type` nor a MetaCLIP 2, or a CLIP that pools text
+    elsewhere than at the highest id.
     """
     path = folder / "config.json"
     stated = read_json(path).get("model_type")
@@ -47,9 +47,9 @@ def clip_spec(folder: Path, model_type: str = "clip") -> DualEncoderSpec:
 
 
 def load_config(path: Path, model_type: str) -> Any:
-    """transformers' config of a file; it fills in what that leaves at its defaults.
+    """Loads a file as transformers' config, which fills in the defaults that the file leaves out.
 
-    Raises ConversionError: of another type, or refused.
+    Raises ConversionError: of another type, or refused by transformers.
     """
     from transformers import AutoConfig
 
@@ -63,14 +63,14 @@ def load_config(path: Path, model_type: str) -> Any:
         return AutoConfig.from_pretrained(
             path.parent, local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # its validation raises many kinds
+    except Exception as error:  # its validation raises many kinds of errors
         raise ConversionError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def count(path: Path, config: Any, key: str, least: int = 1) -> int:
-    """A whole number of a config, from `least` to a million.
+    """A whole number in a config, from `least` to a million.
 
-    Raises ConversionError: it is something else.
+    Raises ConversionError: it is anything else.
     """
     value: Any = getattr(config, key, None)
     if type(value) is not int or not least <= value <= _MOST:
@@ -82,9 +82,9 @@ def count(path: Path, config: Any, key: str, least: int = 1) -> int:
 
 
 def fraction(path: Path, config: Any, key: str) -> float:
-    """A number of a config, from 0 up to but not including 1.
+    """A number in a config, from 0 up to but not including 1.
 
-    Raises ConversionError: it is something else.
+    Raises ConversionError: it is anything else.
     """
     value: Any = getattr(config, key, None)
     if type(value) not in (int, float) or not 0 <= value < 1:
@@ -104,9 +104,9 @@ def _shown(value: Any) -> str:
 
 
 def image_fields(path: Path, visual: Any) -> tuple[int, int]:
-    """Sides of the image and of a patch, in pixels.
+    """Side lengths of the image and of a patch, in pixels.
 
-    Raises ConversionError: an image of less than a patch.
+    Raises ConversionError: the image is smaller than a patch.
     """
     image, patch = count(path, visual, "image_size"), count(path, visual, "patch_size")
     if image < patch:
@@ -115,14 +115,14 @@ def image_fields(path: Path, visual: Any) -> tuple[int, int]:
 
 
 def text_fields(path: Path, text: Any) -> tuple[int, int]:
-    """Context and vocabulary, in tokens."""
+    """Sizes of the context and of the vocabulary, in tokens."""
     return count(path, text, "max_position_embeddings"), count(path, text, "vocab_size")
 
 
 def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
     """Fields of a spec that every tower has.
 
-    Raises ConversionError: an unknown activation, or numbers that make no tower.
+    Raises ConversionError: an unknown activation, or numbers that are invalid for a tower.
     """
     if tower.hidden_act not in tuple(_ACTIVATIONS):
         raise ConversionError(
@@ -135,9 +135,9 @@ def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
 
 
 def size_fields(path: Path, tower: Any) -> dict[str, Any]:
-    """Those that a tower's sizes make, but for its layers.
+    """A tower's fields `width`, `heads`, `mlp_width` and `norm_eps`.
 
-    Raises ConversionError: numbers that make no tower.
+    Raises ConversionError: numbers that are invalid for a tower.
     """
     width, heads = count(path, tower, "hidden_size"), count(path, tower, "num_attention_heads")
     if width % heads:
@@ -179,7 +179,7 @@ def clip_json(spec: DualEncoderSpec) -> dict[str, Any]:
 
 
 def tower_json(tower: Any, embed_dim: int) -> dict[str, Any]:
-    """Inverse of `tower_fields`. Raises ConversionError: an activation that none of these has."""
+    """Inverse of `tower_fields`. Raises ConversionError: an activation not in `_ACTIVATIONS`."""
     if tower.activation not in _ACTIVATIONS.values():
         raise ConversionError(f"activation {tower.activation}: no name of transformers' is known")
     return {

@@ -1,4 +1,4 @@
-"""What a BLIP's config.json says beside the tensors, and that file written back."""
+"""Reads what a BLIP's config.json says beyond its tensors, and writes that file back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +21,14 @@ _CLASSES = {
     "BlipForImageTextRetrieval": "retriever",
     "BlipForQuestionAnswering": "answerer",
 }
-_JOINT = 768  # projection_dim of both towers, which no tensor of these models has
+_JOINT = 768  # projection_dim of both towers, which no tensor of these models depends on
 _LABEL_SMOOTHING = 0.1
-# What BLIP's own code has where transformers' configs have values of their own: may be set.
+# The values of BLIP's own code where transformers' configs have others; they may be set.
 ORIGINAL = {"visual.norm_eps": 1e-6, "text.dropout": 0.1}
 
 
 def stated_kind(config: Mapping[str, Any]) -> str | None:
-    """The kind of BLIP whose class a config.json names, if it does."""
+    """The kind of BLIP whose class a config.json names; None where it names none."""
     named = config.get("architectures")
     if config.get("model_type") != "blip" or not isinstance(named, list):
         return None
@@ -36,10 +36,10 @@ def stated_kind(config: Mapping[str, Any]) -> str | None:
 
 
 def blip_spec(folder: Path, kind: str, settings: Mapping[str, Any]) -> tuple[BlipSpec, list[str]]:
-    """The spec that a BLIP's config.json gives, and notes on what is unlike the original.
+    """The spec that a BLIP's config.json gives, and notes on what differs from the original.
 
-    settings: those of `ORIGINAL` go before what the file says.
-    Raises ConversionError: not a BLIP, or what a spec can't say.
+    settings: those in `ORIGINAL` take precedence over the file.
+    Raises ConversionError: not a BLIP, or something that a spec can't say.
     """
     path = folder / "config.json"
     config = load_config(path, "blip")

@@ -1,4 +1,4 @@
-"""What a VideoPrism's config.json says beside the tensors, and that file written back."""
+"""Reads what a VideoPrism's config.json says beyond its tensors, and writes that file back."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ _ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "relu": "relu"}  # transf
 def encoder_spec(folder: Path) -> EncoderSpec:
     """The spec that the config.json of a VideoPrism video encoder gives.
 
-    Raises ConversionError: no such model, or sizes that it does not have.
+    Raises ConversionError: not such a model, or sizes that it can't have.
     """
     path = folder / "config.json"
     visual = vision_spec(path, load_config(path, f"{MODEL_TYPE}_vision_model"))
@@ -31,7 +31,7 @@ def encoder_json(visual: VisionSpec) -> dict[str, Any]:
 def videoprism_spec(folder: Path) -> DualEncoderSpec:
     """The spec that the config.json of a VideoPrism LvT gives.
 
-    Raises ConversionError: no such model, or sizes that it does not have.
+    Raises ConversionError: not such a model, or sizes that it can't have.
     """
     path = folder / "config.json"
     config = load_config(path, MODEL_TYPE)
@@ -49,7 +49,7 @@ def videoprism_spec(folder: Path) -> DualEncoderSpec:
 
 
 def vision_spec(path: Path, vision: Any, *auxiliary: int) -> VisionSpec:
-    """The video encoder's, with so many blocks over all patches, which attention then pools."""
+    """The video encoder's spec. auxiliary: blocks over all patches, which attention then pools."""
     stages = (
         count(path, vision, "num_spatial_layers"),
         count(path, vision, "num_temporal_layers"),
@@ -79,9 +79,9 @@ def vision_spec(path: Path, vision: Any, *auxiliary: int) -> VisionSpec:
 
 
 def tower_fields(path: Path, tower: Any) -> dict[str, Any]:
-    """Fields of a spec that every tower has, but for its layers.
+    """Fields of a spec that every tower has, except for its layers.
 
-    Raises ConversionError: an unknown activation, or numbers that make no tower.
+    Raises ConversionError: an unknown activation, no `qkv_bias`, or numbers that are invalid.
     """
     if tower.hidden_act not in _ACTIVATIONS or not tower.qkv_bias:
         raise ConversionError(

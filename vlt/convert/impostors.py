@@ -1,4 +1,4 @@
-"""What a file is that stands where a checkpoint should be: a pointer, a page, an archive."""
+"""Says what a file in place of a checkpoint is: a pointer, a web page, an archive."""
 
 import re
 from pathlib import Path
@@ -25,10 +25,10 @@ _OTHER_FORMATS = {
 
 
 def describe_impostor(path: Path) -> str | None:
-    """What the first bytes show a file to be that is no checkpoint, and what to do; else None.
+    """What a file that is not a checkpoint is, by its first bytes, and what to do; else None.
 
     A noun phrase for messages: '{path}: {description}'. Bytes that may be a checkpoint's give None,
-    with one exception: a pickle of protocol 0 is text, so ask only when reading has failed.
+    with one exception: a pickle of protocol 0 is text, so call this only after reading has failed.
 
     Raises: OSError.
     """
@@ -51,7 +51,7 @@ def _pointer(text: bytes) -> str | None:
 
 
 def _bytes(size: re.Match[bytes] | None) -> str:
-    # 18 digits, 1 exabyte: a longer number is no file's size.
+    # 18 digits are up to 1 exabyte; a longer number is not a file size.
     return f"a file of {int(size[1]):,} bytes" if size and len(size[1]) <= 18 else "a file"
 
 
@@ -97,6 +97,6 @@ def _text(head: bytes) -> str | None:
 
 
 def _quoted(text: str) -> str:
-    """One line of at most 100 characters, with nothing that a terminal obeys."""
+    """The text in one quoted line of at most 100 characters, control characters escaped."""
     line = " ".join(text.split())
     return repr(line if len(line) <= 100 else f"{line[:97]}...")

@@ -1,4 +1,4 @@
-"""JSON that strangers wrote: read whole, or refused in a sentence."""
+"""Reads JSON from untrusted sources: as a whole, or refused with a one-sentence error."""
 
 import collections
 import json
@@ -28,9 +28,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, where: object) -> dict[str, Any]:
-    """The object in JSON text of UTF-8.
+    """The object in JSON text, in UTF-8.
 
-    Raises ConversionError: not JSON, nested too deeply, a key twice in one object, or no object.
+    Raises ConversionError: not JSON, nested too deeply, a key twice in an object, or not an object.
     """
     try:
         content = json.loads(data.decode("utf-8"), object_pairs_hook=_distinct)

@@ -1,4 +1,4 @@
-"""Which of a layout's kinds of model a checkpoint is: told from the names of its tensors."""
+"""Tells which of a layout's kinds of model a checkpoint is, from the names of its tensors."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from vlt.convert.reading import Checkpoint
 
 
 def remade(family: Family, checkpoint: Checkpoint, asked: str | None) -> None:
-    """Makes what the kind that is asked for starts without, of the tensors that there are."""
+    """Adds the part that the kind asked for may lack, made from the tensors that are present."""
     made = family.kinds[asked].made if asked is not None and asked in family.kinds else None
     if made is None:
         return
@@ -23,8 +23,9 @@ def choose_kind(family: Family, names: Iterable[str], asked: str | None, path: o
     """The layout of the kind of model that tensors of these names make up.
 
     asked: the kind that a setting or a config.json names. A checkpoint that has the parts of all
-    kinds (BLIP's pre-training) gives that one.
-    Raises ConversionError: parts of no kind, or of another than asked for (missing ones are named).
+    kinds (BLIP's pre-training) is taken as that one.
+    Raises ConversionError: parts of no kind, of another than asked for (missing ones are named), or
+    of all kinds with none asked for.
     """
     if not family.kinds:
         if asked is not None:
@@ -50,7 +51,7 @@ def choose_kind(family: Family, names: Iterable[str], asked: str | None, path: o
 
 
 def _one_of_all(family: Family, asked: str) -> Family:
-    """The layout of one kind, which leaves out the tensors that only other kinds have."""
+    """The layout of one kind, leaving out the tensors that only other kinds have."""
     chosen = family.for_kind(asked)
     own = {rule.source for rule in chosen.rules}
     others = {

@@ -1,4 +1,4 @@
-"""Tensors that are read when they are written: no model of 7B ever lies in memory whole."""
+"""Tensors that are read only when they are written: no 7B model is ever in memory as a whole."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from vlt.convert.table import Placed, Rule, Transform, to_leaves
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lazy:
-    """An array that `read` makes. origin: the tensors of which, for messages."""
+    """An array that `read` returns. origin: the tensors that it is made from, for messages."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -22,7 +22,7 @@ class Lazy:
 
     @classmethod
     def of(cls, origin: str, array: np.ndarray) -> "Lazy":
-        """An array, a view of a file mostly, whose pages are let go by `values`."""
+        """Wraps an array, mostly a view of a file, whose pages `values` releases."""
         return cls(array.shape, array.dtype, lambda: array, origin)
 
     @property
@@ -35,11 +35,11 @@ class Lazy:
 
     @property
     def stand_in(self) -> np.ndarray:
-        """Zeros of this shape, in the room of one."""
+        """Zeros of this shape, in the memory of a single one."""
         return np.broadcast_to(np.zeros((), self.dtype), self.shape)
 
     def through(self, transform: Transform, part: int, shape: tuple[int, ...]) -> "Lazy":
-        """One of the leaves that a transform makes of it."""
+        """Leaf number `part` of those that a transform makes from this array."""
 
         def read() -> np.ndarray:
             try:
@@ -50,7 +50,7 @@ class Lazy:
         return Lazy(shape, self.dtype, read, self.origin)
 
     def values(self) -> np.ndarray:
-        """The array, written out; what it was read from has left memory again."""
+        """A contiguous copy of the array; the pages that it was read from are released."""
         array = self.read()
         copy = np.array(array, order="C")
         release_pages(array)
@@ -67,7 +67,7 @@ def place(
     dropped: str,
     left_out: str,
 ) -> tuple[Placed, dict[str, Lazy]]:
-    """As `to_leaves`, of tensors that are not read yet, with the leaves by path."""
+    """Like `to_leaves`, for tensors that are not read yet; also returns the leaves by path."""
     stand_ins = {name: tensor.stand_in for name, tensor in tensors.items()}
     placed = to_leaves(rules, stand_ins, canonical, dropped, left_out)
     leaves = {}
@@ -79,7 +79,7 @@ def place(
 
 
 def concatenated(parts: list[Lazy], axis: int) -> Lazy:
-    """Tensors behind each other. Raises ConversionError where they do not fit."""
+    """Tensors concatenated along an axis. Raises ConversionError where they do not fit."""
     first = parts[0]
     if any(part.ndim <= axis for part in parts) or len({_beside(p, axis) for p in parts}) > 1:
         shapes = ", ".join(str(list(part.shape)) for part in parts)
@@ -98,5 +98,5 @@ def _beside(part: Lazy, axis: int) -> Any:
 
 
 def total_bytes(leaves: Leaves) -> int:
-    """Bytes of all, written out."""
+    """Number of bytes of all leaves, written out."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())

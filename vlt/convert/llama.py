@@ -20,7 +20,7 @@ from vlt.models.spec import LlamaSpec
 _HEAD_WIDTH = 128
 _BLOCK = "text/blocks_{i}"
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
-# Axis along which Meta's shards of a tensor lie behind each other; of others, all are the same.
+# Axis along which Meta's shards of a tensor are joined; other tensors are the same in all shards.
 _AXES = {
     r"layers\.\d+\.attention\.w[qkv]\.weight|layers\.\d+\.feed_forward\.w[13]\.weight": 0,
     r"output\.weight": 0,
@@ -30,7 +30,7 @@ META_DROPPED = r"rope\.freqs"
 
 
 def llama_rules(prefix: str = "") -> tuple[Rule, ...]:
-    """The names of transformers."""
+    """transformers' names."""
     layer = f"{prefix}model.layers.{{i}}"
     projections = {
         "self_attn.q_proj": "attention/query",
@@ -55,7 +55,7 @@ def llama_rules(prefix: str = "") -> tuple[Rule, ...]:
 
 
 def meta_rules(heads: int) -> tuple[Rule, ...]:
-    """Meta's names. heads: whose rows lie in Meta's order in queries and keys."""
+    """Meta's names. heads: number of heads; in queries and keys, their rows are in Meta's order."""
     layer, turned = "layers.{i}", _turned(heads)
     return (
         Rule("tok_embeddings.weight", ("text/token_embedding/embedding",)),
@@ -74,7 +74,7 @@ def meta_rules(heads: int) -> tuple[Rule, ...]:
 
 
 def _turned(heads: int) -> Transform:
-    """Meta turns neighbouring rows 2j and 2j + 1 of a head, transformers j and j + d / 2."""
+    """Meta rotates neighbouring rows 2j and 2j + 1 of a head, transformers j and j + d / 2."""
 
     def regroup(x: np.ndarray, pair: int, other: int) -> np.ndarray:
         if x.shape[0] % (2 * heads):
@@ -91,12 +91,12 @@ def _turned(heads: int) -> Transform:
 
 
 def is_meta(folder: Path) -> bool:
-    """Whether a folder holds what Meta published."""
+    """Whether a folder holds a LLaMA as Meta published it."""
     return (folder / "params.json").is_file() and not (folder / "config.json").exists()
 
 
 def read_meta(folder: Path) -> tuple[dict[str, Lazy], dict[str, Any]]:
-    """The tensors of Meta's shards, whole, and params.json.
+    """The tensors of Meta's shards, joined, and the content of params.json.
 
     Raises ConversionError: a shard is missing or of another model, or its norms are not the same.
     """
@@ -144,7 +144,7 @@ def _check_width(
 
 
 def meta_spec(folder: Path, params: Mapping[str, Any], leaves: Mapping[str, Any]) -> LlamaSpec:
-    """The spec that params.json gives. Raises ConversionError: what a spec can't say."""
+    """The spec that params.json gives. Raises ConversionError: something a spec can't say."""
     path, stated = folder / "params.json", SimpleNamespace(**params)
     heads = count(path, stated, "n_heads")
     _check_grouped(path, "n_kv_heads", params.get("n_kv_heads") or heads, heads)
@@ -175,9 +175,9 @@ def _check_grouped(path: Path, key: str, found: Any, heads: int) -> None:
 
 
 def huggingface_spec(path: Path, config: Mapping[str, Any], leaves: Mapping[str, Any]) -> LlamaSpec:
-    """The spec that a config.json gives of a LLaMA, or of a model that extends one.
+    """The spec in the config.json of a LLaMA, or of a model that extends one.
 
-    Raises ConversionError: another kind of model, or what a spec can't say.
+    Raises ConversionError: another kind of model, or something that a spec can't say.
     """
     stated = SimpleNamespace(**config)
     heads = count(path, stated, "num_attention_heads")
@@ -215,9 +215,9 @@ _CONTEXT = "max_position_embeddings"
 def inferred_spec(
     leaves: Mapping[str, Any], settings: Mapping[str, Any], notes: list[str]
 ) -> LlamaSpec:
-    """The spec of tensors beside which no config lies.
+    """The spec of tensors that come without a config.
 
-    Raises ConversionError: what tensors can't tell is not set.
+    Raises ConversionError: something that tensors can't tell is not set.
     """
     if "text.norm_eps" not in settings:
         raise ConversionError(

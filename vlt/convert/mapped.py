@@ -1,4 +1,4 @@
-"""Files as memory: arrays are views of them, and their pages are let go once they were read."""
+"""Memory-mapped files: arrays are views of them, and pages are released once read."""
 
 import mmap
 from pathlib import Path
@@ -9,7 +9,7 @@ _ALIGNMENT = 16
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """The content of a file that is not empty, to be read alone.
+    """The content of a non-empty file, read-only.
 
     Raises: OSError, ValueError.
     """
@@ -18,7 +18,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def aligned(data: memoryview, to: int = _ALIGNMENT) -> memoryview:
-    """The same bytes, copied if they lie where numbers of so many bytes may not."""
+    """The same bytes, copied if they do not start at a multiple of `to`."""
     if not data.nbytes:
         return data
     flat = np.frombuffer(data, np.uint8)
@@ -27,13 +27,13 @@ def aligned(data: memoryview, to: int = _ALIGNMENT) -> memoryview:
 
 
 def release(data: mmap.mmap) -> None:
-    """Lets go of the memory that pages of the file take; reading brings them back."""
+    """Releases the memory that pages of the file take; reading brings them back."""
     if hasattr(mmap, "MADV_DONTNEED"):
         data.madvise(mmap.MADV_DONTNEED)
 
 
 def release_pages(array: np.ndarray) -> None:
-    """The same, of the file that an array is a view of, if it is one."""
+    """Releases the pages of the file that an array is a view of, if it is one."""
     if (data := file_of(array)) is not None:
         release(data)
 

@@ -32,10 +32,10 @@ _CLIP_POSITION = re.compile(r"visual/blocks_(\d+)/clip_position")
 def infer_methods(
     leaves: Leaves, patch_size: int, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Options], list[str]]:
-    """Methods whose leaves are there with the options that these decide, and a note on each option
-    that tensors can't tell.
+    """Methods whose leaves are present, with the options that these determine, and a note on each
+    option that tensors can't tell.
 
-    Raises ConversionError when such an option must be set, or is set for nothing.
+    Raises ConversionError when such an option must be set, or is set where nothing uses it.
     """
     notes: list[str] = []
     found = {
@@ -70,19 +70,19 @@ def trained_frames(leaves: Leaves) -> int | None:
 
 
 def _rows(leaves: Leaves, table: str, usual: int) -> int:
-    """Of a table of frames; of one that is not there as many as usual, so that it is missing rather
-    than too short."""
+    """Rows of a table of frames; `usual` for an absent one, so that it is reported as
+    missing rather than too short."""
     return common_size(leaves, table, axis=0) if table in leaves else usual
 
 
 def _token_mixing(settings: Mapping[str, Any]) -> Options | None:
-    """It has no leaves, so a setting says whether a file was trained with it."""
+    """Token mixing has no leaves, so a setting says whether a file was trained with it."""
     layers = settings.get("token_mixing.layers")
     return None if layers is None else {"layers": layers}
 
 
 def _actionclip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -> Options | None:
-    """The head whose leaves are there; a convolution reads frames as the published code does."""
+    """The head whose leaves are present; by default a convolution reads frames as published."""
     own = {
         path.removeprefix(f"{_FRAMES_HEAD}/") for path in leaves if path.startswith(_FRAMES_HEAD)
     }
@@ -108,7 +108,7 @@ def _actionclip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -
 
 
 def _vificlip(leaves: Leaves) -> Options | None:
-    """Prompts of both towers; one set more than blocks have, up to the deepest."""
+    """Prompts of both towers; the depth is one more than the index of the deepest block."""
     name = "vificlip_prompt"
     if not any(path.endswith(f"/{name}") for path in leaves):
         return None
@@ -122,7 +122,7 @@ def _vificlip(leaves: Leaves) -> Options | None:
 
 
 def _mote(leaves: Leaves) -> Options | None:
-    """As many experts as any block has: of a block that has fewer, tensors are missing."""
+    """As many experts as any block has, so that a block with fewer shows as missing tensors."""
     if not any(path.startswith(f"{_HEAD}/") for path in leaves):
         return None
     known = leaves.get("mote/classes", np.zeros((0, 0)))
@@ -136,7 +136,7 @@ def _mote(leaves: Leaves) -> Options | None:
 
 
 def _vita_clip(leaves: Leaves, settings: Mapping[str, Any], notes: list[str]) -> Options | None:
-    """Prompts of the kinds that there are; a position that tensors can't tell."""
+    """Prompts of the kinds present; tensors can't tell their position, which may be set."""
     if not any(path.startswith(f"{_PROMPTS}/") for path in leaves):
         if "vita_clip.position" in settings:
             raise ConversionError("--set vita_clip.position: there are no prompts of Vita-CLIP")
@@ -169,8 +169,8 @@ def _xclip(leaves: Leaves) -> Options | None:
 
 
 def _btadapter(leaves: Leaves) -> Options | None:
-    """Gated where either balance tensor is present, plain where none is; STAN's class token where
-    there is no other either."""
+    """Gated where either balance tensor is present, plain where none is; without gates and without
+    a class token of its own, the branch has STAN's."""
     if not any(path.startswith(_BRANCH) for path in leaves):
         return None
     gated = any(f"{_BRANCH}/{gate}" in leaves for gate in ("layer_gate", "final_gate"))
@@ -193,7 +193,7 @@ def _is_stan(leaves: Leaves, gated: bool) -> bool:
 
 
 def _lora(leaves: Leaves) -> Options | None:
-    """TempMe's form: in every attention of both towers, or tensors are missing."""
+    """LoRA in TempMe's form: in every attention of both towers, else tensors are missing."""
     if not any(re.search(r"/lora_[ab]$", path) for path in leaves):
         return None
     return {"rank": common_size(leaves, r".*/lora_a")}
@@ -238,7 +238,7 @@ def _clips(leaves: Leaves) -> dict[int, int]:
 
 
 def _join(clips: Mapping[int, int], notes: list[str]) -> tuple[int, ...]:
-    """Clips that each layer joins: what enters it by what enters the next."""
+    """Clips that each layer joins: those that enter it, divided by those that enter the next."""
     for (layer, entering), (following, fewer) in pairwise(clips.items()):
         if entering % fewer:
             raise ConversionError(

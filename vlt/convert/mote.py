@@ -1,5 +1,5 @@
-"""MoTE's layout: CLIP and the head behind it, in two entries of one file. The text tower, which it
-leaves as it is, is in no published one.
+"""MoTE's layout: CLIP and the head after it, in two entries of one file. No published file has the
+text tower, which MoTE leaves unchanged.
 """
 
 from vlt.convert.clip import openai_text, openai_vision

@@ -39,7 +39,7 @@ def _block(source: str, target: str) -> list[Rule]:
 
 
 def _ties(names: Iterable[str]) -> dict[str, str]:
-    """The shared vectors stand in the list and, by the numbers of their blocks, in both towers."""
+    """{second name: first} of shared vectors: they are in a list and, by block, in both towers."""
     names, found = [*names], {}
     for blocks in _BLOCKS.values():
         tied = re.compile(rf"{re.escape(blocks)}\.(\d+)\.mlp\.adapter\.md_proj\.weight")
@@ -56,7 +56,7 @@ MV_ADAPTER = Family(
     dropped=rf"clip\.({OPENAI.dropped})",
     ties=_ties,
     frame_norm=True,
-    view=View("fps1_linspace", 12),  # of MSR-VTT
+    view=View("fps1_linspace", 12),  # for MSR-VTT
     options={"mv_adapter": {"heads": 2, "scale": 0.1}},
     rules=(
         Rule("clip.visual.class_embedding", ("visual/class_embedding",)),
@@ -78,7 +78,7 @@ MV_ADAPTER = Family(
 
 
 def mv_adapter_options(leaves: Leaves) -> dict[str, Any] | None:
-    """Options of the method that the leaves are of, None where they are not."""
+    """Options of MV-Adapter, read off its leaves; None where there are none."""
     if not any("/mv_adapter/" in path for path in leaves):
         return None
     adapter = r"{}/blocks_\d+/mv_adapter/"

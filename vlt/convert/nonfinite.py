@@ -1,4 +1,4 @@
-"""Weights that are no numbers."""
+"""Weights that are NaN or infinite."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ def check_finite(path: object, tensors: Mapping[str, np.ndarray], allowed: bool)
 
 
 def refuse_nonfinite(path: object, lines: list[str], allowed: bool) -> None:
-    """Raises ConversionError where there are lines on tensors that are not finite."""
+    """Raises ConversionError where there are lines on non-finite tensors, unless allowed."""
     if lines and not allowed:
         more = [f"... and {len(lines) - _LISTED} tensors more"] if len(lines) > _LISTED else []
         heading = (
@@ -30,7 +30,7 @@ def refuse_nonfinite(path: object, lines: list[str], allowed: bool) -> None:
 
 
 def about_nonfinite(name: str, tensor: np.ndarray) -> str | None:
-    """What is not finite in a tensor, in a line; None where all is."""
+    """A line on the values of a tensor that are not finite; None where all are."""
     bad = ~np.isfinite(tensor)
     if not bad.any():
         return None

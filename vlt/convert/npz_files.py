@@ -1,7 +1,7 @@
-"""numpy's .npz archives, as JAX's projects publish weights in: read without numpy.load.
+"""numpy's .npz archives, in which JAX projects publish weights, read without numpy.load.
 
-What numpy.load does with `allow_pickle=False`, within the bounds of `Archive`: an entry may claim
-to be larger than all the file.
+Does what numpy.load does with `allow_pickle=False`, within the bounds of `Archive`, since an entry
+may claim to be larger than the whole file.
 """
 
 import io
@@ -23,7 +23,7 @@ from vlt.convert.table import Tensors
 
 _SUFFIX = ".npy"
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_LONGEST_HEADER = 10_000  # characters, of an array's type and shape
+_LONGEST_HEADER = 10_000  # in characters: an array's type and shape
 _MOST_WORDS = 64  # between the slashes of a name
 
 
@@ -32,15 +32,15 @@ def is_npz(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception:  # of a broken archive, zipfile may raise almost anything
+    except Exception:  # on a broken archive, zipfile may raise almost anything
         return path.suffix == ".npz"
     return bool(names) and all(name.endswith(_SUFFIX) for name in names)
 
 
 def read_npz(path: Path) -> dict[str, Any]:
-    """The arrays, read-only, in dicts by the words that slashes part in their names.
+    """The arrays, read-only, in dicts nested by the slash-separated words of their names.
 
-    Raises ConversionError: broken, entries of one name, or an array that holds no plain numbers.
+    Raises ConversionError: broken, two entries of one name, or an array not of plain numbers.
     """
     with naming(path):
         try:
@@ -68,7 +68,7 @@ def _array(content: memoryview) -> np.ndarray:
     except (KeyError, ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
         raise ConversionError(f"no array of numpy's: {str(error)[:200]}") from error
     if dtype == np.dtype("V2"):
-        dtype = np.dtype(ml_dtypes.bfloat16)  # of which numpy writes the size alone
+        dtype = np.dtype(ml_dtypes.bfloat16)  # numpy writes only its size
     if dtype.kind not in "biufc" and dtype != ml_dtypes.bfloat16:
         raise ConversionError(f"an array of {str(dtype)[:80]}, not of numbers; it is not read")
     held = content[start.tell() :]
@@ -79,9 +79,9 @@ def _array(content: memoryview) -> np.ndarray:
 
 
 def nested(arrays: Tensors) -> dict[str, Any]:
-    """Arrays in dicts by the words that slashes part in their names.
+    """Arrays in dicts nested by the slash-separated words of their names.
 
-    Raises ConversionError: a name that another begins with, or twice.
+    Raises ConversionError: a name that another one begins with, or that occurs twice.
     """
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
@@ -98,7 +98,7 @@ def nested(arrays: Tensors) -> dict[str, Any]:
 
 
 def write_npz(path: Path, tensors: Tensors, root: str) -> None:
-    """Writes tensors of dotted names as arrays of names with slashes, under a first word `root`."""
+    """Writes tensors with slashes for the dots in their names, after a first word `root`."""
     named = {f"{root}/{name.replace('.', '/')}": x for name, x in tensors.items()}
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **named)

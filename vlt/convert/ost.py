@@ -1,5 +1,5 @@
-"""OST's layout, ViFi-CLIP's of a whole model: OpenAI's names in two encoders. That sentences are
-matched has no tensors: a config adds the method.
+"""The layout of OST, and of a whole ViFi-CLIP: OpenAI's names in two encoders. OST's matching of
+sentences has no tensors; a config adds the method.
 """
 
 from vlt.convert.clip import SCALE, openai_text, openai_vision

@@ -1,6 +1,6 @@
-"""PE-Core (Bolya et al., arXiv:2504.13181) as its authors published it: OpenAI's names, and a pool.
+"""PE-Core (Bolya et al., arXiv:2504.13181) as its authors publish it: OpenAI's names and a pooler.
 
-Turning by places has no tensors. PE-Lang and PE-Spatial are towers alone, for other uses.
+Rotary positions have no tensors. PE-Lang and PE-Spatial are towers alone, for other uses.
 """
 
 import re
@@ -19,7 +19,7 @@ PE = Family(
     renames=((r"^module\.", ""),),
     dropped=OPENAI.dropped,
     activation="gelu",
-    head_widths={1536: 96},  # of G
+    head_widths={1536: 96},  # PE-Core G
     pool_heads=8,
     model="pe_core",
     visual={"pool": "attention", "rope": "pe"},
@@ -40,8 +40,8 @@ PE = Family(
 
 
 def refuse_unpooled(tensors: Tensors, path: object) -> None:
-    """Raises ConversionError of PE-Lang and PE-Spatial: blocks of OpenAI's names and nothing behind
-    them."""
+    """Raises ConversionError for PE-Lang and PE-Spatial: blocks with OpenAI's names and nothing
+    after them."""
     names = {re.sub(r"^(module\.|visual\.)*", "", name) for name in tensors}
     blocks = any(name.startswith("transformer.resblocks.") for name in names)
     behind = ("ln_post.", "proj", "attn_pool.", "token_embedding.")

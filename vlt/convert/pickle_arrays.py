@@ -1,4 +1,4 @@
-"""Tensors and arrays that a call makes: placeholders of checked numbers."""
+"""Tensors and arrays that a pickle's calls make: placeholders whose numbers are checked."""
 
 import re
 import struct
@@ -29,7 +29,7 @@ STORAGE_KINDS = {
     for module in ("torch", "torch.storage")
     for name, kind in _STORAGES.items()
 }
-# numpy's spelling of a struct format: scalars become Python's numbers.
+# struct formats by numpy's codes: scalars become Python's numbers.
 _SCALARS = dict(zip(NUMPY_CODES[:12], "?bhiqBHIQefd", strict=True)) | {"c8": "ff", "c16": "dd"}
 
 
@@ -41,7 +41,7 @@ def _device(args: tuple) -> str:
 
 
 def _tensor(args: tuple) -> Tensor:
-    """_rebuild_tensor(storage, offset, size, stride), and _v2 with (requires_grad, hooks, flags)"""
+    """_rebuild_tensor(storage, offset, size, stride); _v2 adds (requires_grad, hooks, flags)."""
     if not 4 <= len(args) <= 7 or (len(args) == 7 and args[6]):
         raise ConversionError("a tensor that is conjugated, negated or of an unknown form")
     return _checked_tensor("", *args[:4])
@@ -74,7 +74,7 @@ def _parameter(args: tuple) -> Tensor:
 
 
 def _subclass(args: tuple) -> Tensor:
-    """(function, class, its arguments, state): the tensor alone."""
+    """(function, class, arguments, state) -> the tensor that the function makes, alone."""
     if len(args) == 4 and type(args[0]) is Name and type(args[2]) is tuple:
         build = _TENSORS.get(args[0].full)
         if build:
@@ -106,7 +106,7 @@ def _empty_array(args: tuple) -> NumpyArray:
 
 
 def _array_from_buffer(args: tuple) -> NumpyArray:
-    """(data, dtype, shape, "C" or "F"), of protocol 5"""
+    """(data, dtype, shape, "C" or "F"), as protocol 5 writes an array."""
     if len(args) != 4 or args[3] not in ("C", "F"):
         raise ConversionError("a numpy array of an unknown form")
     array = NumpyArray()
@@ -115,7 +115,7 @@ def _array_from_buffer(args: tuple) -> NumpyArray:
 
 
 def fill_array(array: NumpyArray, state: Any) -> None:
-    """Gives an array its state: (version, shape, dtype, fortran, data).
+    """Sets an array's state, (version, shape, dtype, fortran, data).
 
     Raises: ConversionError for a state of another form, or a second one.
     """
@@ -132,7 +132,7 @@ def fill_array(array: NumpyArray, state: Any) -> None:
 
 
 def order_type(kind: NumpyType, state: Any) -> None:
-    """Gives a dtype its byte order: (version, order, ...).
+    """Sets a dtype's byte order from its state, (version, order, ...).
 
     Raises: ConversionError for a state of another form.
     """
@@ -142,13 +142,13 @@ def order_type(kind: NumpyType, state: Any) -> None:
 
 
 def _numpy_scalar(args: tuple) -> Any:
-    """(dtype, bytes) -> a number of Python's."""
+    """(dtype, bytes) -> a Python number, or Opaque for text and times."""
     kind, data = (*args, None, None)[:2]
     if type(kind) is not NumpyType or len(args) != 2:
         raise ConversionError("a numpy number of an unknown form")
     if not kind.code:
         return Opaque("numpy.generic")
-    if type(data) is str and len(data) <= 16:  # of Python 2
+    if type(data) is str and len(data) <= 16:  # as Python 2 wrote it
         data = data.encode("utf-8")
     form = (">" if kind.order == ">" else "<") + _SCALARS[kind.code]
     if type(data) is not bytes or len(data) != struct.calcsize(form):

@@ -1,4 +1,4 @@
-"""Plain containers that a call makes, within limits of one pickle."""
+"""Plain containers that a pickle's calls make, within limits per pickle."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ _MOST_TUPLE_KEYS = 10_000
 
 
 class Limits:
-    """What one pickle may do: keys of dicts and sets, and copies of what it holds."""
+    """Limits of one pickle: on keys of dicts and sets, and on copies of what it holds."""
 
     def __init__(self) -> None:
         self.copies = 0
@@ -21,11 +21,11 @@ class Limits:
         self._tuples = 0
 
     def key(self, value: Any) -> Any:
-        """`value`, if it may be a key of a dict or a member of a set.
+        """Returns `value` if it may be a key of a dict or a member of a set.
 
-        Its hash must be cheap, and not of the writer's choice: Python salts the hashes of text, but
+        Its hash must be cheap, and not chosen by the writer: Python salts the hashes of text, but
         integers from 2**60 on, tuples of numbers and nested tuples can be made to collide, and a
-        long dict of them takes hours. So integers are smaller, and tuples short, flat and few.
+        long dict of them takes hours. So integers must be smaller, and tuples short, flat and few.
 
         Raises: ConversionError.
         """
@@ -60,7 +60,7 @@ def _flat_key(value: Any) -> Any:
 
 
 def _one(args: tuple, *kinds: type) -> Any:
-    """The only argument, of one of these types; an empty one of the first if there is none."""
+    """The only argument, which must have one of these types; none gives an empty `kinds[0]`."""
     if not args:
         return kinds[0]()
     if len(args) != 1 or type(args[0]) not in kinds:
@@ -69,7 +69,7 @@ def _one(args: tuple, *kinds: type) -> Any:
 
 
 def _dict(args: tuple, limits: Limits) -> dict:
-    """Of a dict or of pairs."""
+    """A dict from a dict or from pairs."""
     given = _one(args, dict, list, tuple)
     if type(given) is dict:
         return given
@@ -80,12 +80,12 @@ def _dict(args: tuple, limits: Limits) -> dict:
 
 
 def _default_dict(args: tuple, limits: Limits) -> dict:
-    """Of a factory, which would fill gaps and never does here, and a dict or pairs."""
+    """A dict from (factory, dict or pairs); the factory would fill gaps, and never does here."""
     return _dict(args[1:], limits)
 
 
 def _list(args: tuple, limits: Limits) -> list:
-    """Of a list, tuple or set. A deque's length does not matter."""
+    """A list from a list, tuple or set; a deque's maximum length is ignored."""
     given = _one(args[:1], list, tuple, set)
     if type(given) is list:
         return given
@@ -94,21 +94,21 @@ def _list(args: tuple, limits: Limits) -> list:
 
 
 def _tuple(args: tuple, limits: Limits) -> tuple:
-    """Of a tuple or list."""
+    """A tuple from a tuple or list."""
     given = _one(args, tuple, list)
     limits.copy(given)
     return tuple(given)
 
 
 def _set(args: tuple, limits: Limits) -> set:
-    """Of a list, tuple or set."""
+    """A set from a list, tuple or set."""
     given = _one(args, list, tuple, set)
     limits.copy(given)
     return {limits.key(member) for member in given}
 
 
 def _complex(args: tuple, limits: Limits) -> complex:
-    """Of up to two numbers."""
+    """A complex number from up to two numbers."""
     del limits
     if len(args) > 2 or any(type(arg) not in (int, float) for arg in args):
         raise ConversionError("a complex number that is made of no numbers")
@@ -119,7 +119,7 @@ def _complex(args: tuple, limits: Limits) -> complex:
 
 
 def _encode(args: tuple, limits: Limits) -> bytes:
-    """Of text and the encoding latin-1, as protocols up to 2 write bytes."""
+    """Bytes from text and the encoding latin-1, as protocols up to 2 write them."""
     if [*map(type, args)] != [str, str] or args[1] not in ("latin1", "latin-1"):
         raise ConversionError("bytes that are not made of latin-1 text")
     limits.copy(args[0])
@@ -130,14 +130,14 @@ def _encode(args: tuple, limits: Limits) -> bytes:
 
 
 def _bytes(args: tuple, limits: Limits) -> bytes:
-    """Of bytes, of text and its encoding, or none."""
+    """Bytes from bytes, from text and its encoding, or from nothing."""
     if len(args) == 1 and type(args[0]) is bytes:
         return args[0]
     return _encode(args, limits) if args else b""
 
 
 def _size(args: tuple, limits: Limits) -> tuple:
-    """A torch.Size, of counts."""
+    """A torch.Size, which must hold counts."""
     size = _tuple(args, limits)
     if not all(map(is_count, size)):
         raise ConversionError("a torch.Size that holds no counts")

@@ -11,14 +11,15 @@ from vlt.convert.placeholders import Name, Opaque, Storage
 
 _MOST_OBJECTS = 20_000_000
 _MOST_MARKS = 10_000
-_COPIES = 4  # elements a byte of the pickle
+_COPIES = 4  # elements per byte of the pickle
 
 
 class Machine:
-    """One pickle while it is read.
+    """The state of one pickle while it is read.
 
-    data, position: the bytes and the place in them. may_refer: whether it may refer to storages,
-    which are noted by key. stack, marks, memo: as in pickle.py; a mark keeps the stack below it.
+    data, position: the bytes, and where the next one is. may_refer: whether the pickle may refer to
+    storages, which are recorded by key. stack, marks, memo: as in pickle.py; a mark keeps the stack
+    below it.
     """
 
     def __init__(self, data: bytes | mmap.mmap, position: int, storages: bool) -> None:
@@ -35,7 +36,7 @@ class Machine:
         self.start = position
 
     def take(self, count: int) -> bytes:
-        """The next bytes; exactly so many."""
+        """Takes the next `count` bytes, no fewer."""
         if count > len(self.data) - self.position:
             raise ConversionError("broken pickle: it is cut short")
         self.position += count
@@ -51,7 +52,7 @@ class Machine:
         return self.take(end - self.position + 1)[:-1]
 
     def decimal(self) -> int:
-        """A line that is an integer."""
+        """Reads a line that is an integer."""
         text = self.line().removesuffix(b"L")
         if not re.fullmatch(rb" *[+-]?[0-9]{1,2000} *", text):
             raise ConversionError("broken pickle: a line that is not an integer")
@@ -88,7 +89,7 @@ class Machine:
         self.stack = []
 
     def pop_mark(self) -> list[Any]:
-        """The values above the last mark."""
+        """Pops the values above the last mark."""
         if not self.marks:
             raise ConversionError("broken pickle: no mark is on its stack")
         items, self.stack = self.stack, self.marks.pop()
@@ -109,7 +110,7 @@ class Machine:
         return args
 
     def copying(self) -> Limits:
-        """The limits, with as many copies as the pickle so far allows."""
+        """The limits, with as many copies as the bytes read so far allow."""
         self.limits.copies = _COPIES * (self.position - self.start) + 1000
         return self.limits
 

@@ -1,18 +1,19 @@
-"""What a pickle may name, and what a call of each name makes: the closed table.
+"""The closed table of names that a pickle may use, and of what a call of each makes.
 
 A name is text and stays text; nothing is imported, looked up or run, whatever a pickle names. So
-the rule below is not what keeps a file from running code. It decides which files are read:
+the rules below are not what keeps a file from running code. They decide which files are read:
 
 - `ARRAY_CALLS` and `CONTAINER_CALLS`: names with a meaning for weights and plain containers; each
   has its function in vlt.convert.pickle_arrays or pickle_containers.
-- `_INERT`: objects of Python's own modules and of torch and numpy that sound checkpoints carry
-  beside their weights (paths, dates, counters, ...). They become `Opaque`, what they hold is lost.
+- `_INERT`: objects of Python's own modules and of torch and numpy that honest checkpoints carry
+  beside their weights (paths, dates, counters, ...). They become `Opaque`; what they hold is lost.
 - `_HELD`: names that may be a value, but make nothing.
-- All else in Python's own modules, torch and numpy is refused by name: that is where the functions
-  are that hostile pickles call, and modules pickled whole.
+- All else in Python's own modules, torch (apart from optimizer, layer and TorchScript classes) and
+  numpy is refused by name: the functions that hostile pickles call are found there, as are modules
+  pickled whole.
 - Classes of any other package (named tuples, enums and settings of somebody's project, omegaconf,
-  lightning, ...) become `Opaque`: a name that is instantiated, or called and spelled like a class.
-  A call of what is spelled like a function is refused.
+  lightning, ...) become `Opaque` where they are instantiated, or called and spelled like a class.
+  A call of a name that is spelled like a function is refused.
 """
 
 import sys
@@ -65,7 +66,7 @@ _HELD = frozenset(
         *STORAGE_KINDS,
     )
 )
-# Tensors that torch writes, and that hold no plain array of numbers.
+# Tensors that torch writes, but that hold no plain array of numbers.
 _NO_ARRAYS = {
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor",
     "torch._utils._rebuild_sparse_csr_tensor": "a sparse tensor",
@@ -89,9 +90,9 @@ _KNOWN |= _RECONSTRUCTORS | _NEW_OBJECTS | _ATTRIBUTES | _TYPES
 
 
 def admit(full: str) -> Name:
-    """The placeholder of a name.
+    """The placeholder for a name.
 
-    Raises: UnsafePickleError for a name outside of the table; ConversionError for a tensor without
+    Raises: UnsafePickleError for a name outside the table; ConversionError for a tensor without
     plain numbers.
     """
     if full in _NO_ARRAYS:
@@ -105,7 +106,7 @@ def admit(full: str) -> Name:
 
 
 def refusal(full: str) -> str:
-    """What is said of a name, or of an inert value, that a pickle may not call."""
+    """The error message for a name, or an inert value, that a pickle may not call."""
     shown = full.encode("unicode_escape").decode()
     shown = shown if len(shown) <= 200 else f"{shown[:197]}..."
     return (
@@ -115,7 +116,7 @@ def refusal(full: str) -> str:
 
 
 def _is_foreign(full: str) -> bool:
-    """A name in no module of Python's own, torch or numpy, and nothing of Python's machinery."""
+    """Whether a name is outside Python's own modules, torch and numpy, with no `__` attribute."""
     package, *rest = full.split(".")
     if package in _CLOSED and package != "__main__":
         return False
@@ -125,12 +126,12 @@ def _is_foreign(full: str) -> bool:
 
 
 def _is_torch_class(full: str) -> bool:
-    """An optimizer or scheduler, or a layer's class as a setting."""
+    """Whether it is an optimizer or scheduler, or a layer's class, which a setting may name."""
     return full.startswith(("torch.optim.", "torch.nn.modules.")) and _is_class_like(full)
 
 
 def _is_script(full: str) -> bool:
-    """A class of TorchScript, which only its archive defines."""
+    """Whether it is a TorchScript class, which only its archive defines."""
     return full.startswith("__torch__.") and all(part.isidentifier() for part in full.split("."))
 
 
@@ -160,7 +161,7 @@ def call(name: Name, args: tuple, limits: Limits) -> Any:
 
 
 def instantiate(name: Name, args: tuple, limits: Limits) -> Any:
-    """What `name`, which is a class, makes.
+    """What instantiating the class `name` makes.
 
     Raises: UnsafePickleError for a name that makes nothing; ConversionError.
     """

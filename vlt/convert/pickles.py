@@ -1,14 +1,15 @@
-"""A pickle reader that can run nothing.
+"""A pickle reader that cannot run code.
 
 It is a machine of its own rather than a subclass of pickle.Unpickler, whose opcodes call what they
 find: REDUCE any callable, BUILD any `__setstate__`, APPENDS any `extend`. Here each opcode is one
-short function of a closed table. Values are plain ones of Python's exact types, and the
-placeholders of vlt.convert.placeholders, which act in no way; a call is looked up by name in
-vlt.convert.pickle_names. No value's method is called but those of exact lists, dicts and sets.
-Arrays are made afterwards, by vlt.convert.resolve.
+short function of a closed table. Values are of Python's exact plain types, or the placeholders of
+vlt.convert.placeholders, which have no behaviour; a call is looked up by name in
+vlt.convert.pickle_names. The only methods called on values are those of exact lists, dicts and
+sets. Arrays are made afterwards, by vlt.convert.resolve.
 
-Format: pickletools.py. Out-of-band buffers, extension codes and text ids are refused. Claimed
-lengths are compared with what is there before anything is made; what is made is counted.
+Format: pickletools.py. Out-of-band buffers, extension codes and persistent ids in text form are
+refused. Claimed lengths are checked against the bytes present before anything is made, and
+objects are counted as they are made.
 """
 
 import codecs
@@ -32,8 +33,8 @@ _PLAIN_BUILD = (dict, list, set, Opaque)
 
 
 class Parsed(NamedTuple):
-    """value: of plain values and placeholders. end: position behind the pickle. storages: by key,
-    as first referred to."""
+    """value: made of plain values and placeholders. end: position after the pickle. storages: by
+    key, each as first referred to."""
 
     value: Any
     end: int
@@ -41,9 +42,9 @@ class Parsed(NamedTuple):
 
 
 def parse(data: bytes | mmap.mmap, position: int = 0, storages: bool = False) -> Parsed:
-    """The pickle at `position`.
+    """Reads the pickle at `position`.
 
-    storages: whether it may refer to bytes outside of the pickle, as torch's do.
+    storages: whether it may refer to bytes outside the pickle, as torch's do.
 
     Raises: ConversionError for a broken pickle, UnsafePickleError for one that asks for code.
     """
@@ -61,7 +62,7 @@ def parse(data: bytes | mmap.mmap, position: int = 0, storages: bool = False) ->
 
 
 def _text(data: bytes) -> str | bytes:
-    """Text if it is UTF-8; Python 2's strings may be any bytes."""
+    """The text if the bytes are UTF-8, else the bytes: Python 2's strings may hold any."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -69,7 +70,7 @@ def _text(data: bytes) -> str | bytes:
 
 
 def _sized(width: int, convert: Callable[[bytes], Any]) -> Callable[[Machine], None]:
-    """Pushes what follows a length of `width` bytes."""
+    """Makes a handler that pushes what follows a length of `width` bytes."""
 
     def push(machine: Machine) -> None:
         machine.make(convert(machine.take(machine.number(width))))
@@ -194,7 +195,7 @@ def _protocol(machine: Machine) -> None:
 
 
 def _frame(machine: Machine) -> None:
-    # Frames help those who read piece by piece; all is here.
+    # Frames help streaming readers; here all bytes are present.
     if machine.number(8) > len(machine.data) - machine.position:
         raise ConversionError("broken pickle: it is cut short")
 
@@ -259,7 +260,7 @@ def _new_with_keywords(machine: Machine) -> None:
 
 
 def _build(machine: Machine) -> None:
-    """A state. Only arrays of numpy, its dtypes and TorchScript modules have one that matters."""
+    """Sets a state, which matters only for numpy's arrays and dtypes and TorchScript modules."""
     state = machine.pop()
     target = machine.top()
     if type(target) is NumpyArray:
@@ -273,8 +274,8 @@ def _build(machine: Machine) -> None:
 
 
 def _storage(machine: Machine) -> None:
-    """('storage', type, key, location, count[, None or (view key, first, count)]), or a class, as
-    ('module', class, file, source)"""
+    """('storage', type, key, location, count[, None or (view key, first, count)]), or for a class
+    ('module', class, file, source)."""
     pid = machine.pop()
     if not machine.may_refer or type(pid) is not tuple or not 4 <= len(pid) <= 6:
         raise ConversionError("refers to an unknown object outside of the pickle")

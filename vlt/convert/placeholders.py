@@ -1,7 +1,7 @@
-"""What a pickle's values are while it is read: things without behaviour.
+"""Placeholders without behaviour, which stand for values while a pickle is read.
 
 None has a state that a pickle could set, a `__dict__` or a hook that Python would call: only the
-functions of vlt.convert.pickles and vlt.convert.pickle_names look into them, by exact type. All
+functions of vlt.convert's pickle reader and vlt.convert.resolve look into them, by exact type. All
 compare and hash by identity.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Name:
-    """A function or class that a pickle names: its name alone, nothing is looked up."""
+    """A function or class that a pickle names: its name alone; nothing is looked up."""
 
     full: str
 
@@ -31,16 +31,16 @@ class Opaque:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Module:
-    """A TorchScript module: its attributes, tensors and modules among them."""
+    """A TorchScript module: its attributes, which include tensors and modules."""
 
     attributes: dict[Any, Any]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Storage:
-    """`count` elements of the bytes that the file keeps under `key`, from element `first` on.
+    """`count` elements of the bytes that the file stores under `key`, from element `first` on.
 
-    kind: a name of vlt.convert.arrays.DTYPES. whole: elements under the key.
+    kind: a name in vlt.convert.arrays.DTYPES. whole: number of all elements under the key.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class Tensor:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class NumpyType:
-    """numpy's dtype. code: a key of vlt.convert.arrays.NUMPY_CODES, or "" for text and times."""
+    """A numpy dtype. code: one of vlt.convert.arrays.NUMPY_CODES, or "" for text and times."""
 
     code: str
     order: str
@@ -71,9 +71,9 @@ class NumpyType:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class NumpyArray:
-    """numpy's array, empty until the pickle gives its state.
+    """A numpy array, empty until the pickle sets its state.
 
-    data: text where Python 2 wrote bytes that are UTF-8 by chance.
+    data: text where Python 2 wrote bytes that happen to be UTF-8.
     """
 
     shape: tuple[int, ...] = ()

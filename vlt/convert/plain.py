@@ -1,4 +1,4 @@
-"""Models as folders that transformers loads and computes the same with: towers that stay plain."""
+"""Writes models without methods as folders that transformers loads with the same results."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -32,11 +32,12 @@ def write_plain(
     card: str,
     overwrite: bool,
 ) -> None:
-    """Writes a CLIP, MetaCLIP 2, SigLIP or BLIP as transformers has it, with `card` as README.md.
+    """Writes a CLIP, MetaCLIP 2, SigLIP or BLIP as transformers saves it, with `card` as README.md.
 
     Raises:
-        ConversionError: methods are left, or the model has what transformers' lacks; it is named.
-        ModelFolderError, WriteError: as of `vlt.convert.reverse`.
+        ConversionError: methods are left, or the model has something that transformers' lacks,
+            which is named.
+        ModelFolderError, WriteError: as in `vlt.convert.reverse`.
     """
     layout = plain_layout(config)
     leaves = dict(traverse_util.flatten_dict(params, sep="/"))
@@ -76,14 +77,14 @@ def plain_layout(config: ModelConfig) -> Family:
 
 
 def _reader(layout: Family, spec: Spec) -> Callable[[Path], Spec]:
-    """What reads the spec of a folder of the layout."""
+    """The function that reads the spec of a folder in this layout."""
     if isinstance(spec, BlipSpec):
         return lambda folder: blip_spec(folder, spec.kind, {})[0]
     return siglip_spec if layout is SIGLIP_HF else clip_spec
 
 
 def _check_same(ours: Spec, theirs: Spec) -> None:
-    """Raises ConversionError that names what transformers' model would have otherwise."""
+    """Raises ConversionError, naming the field, where transformers' model would differ."""
     for name, value in _fields(ours).items():
         other = _fields(theirs).get(name)
         if name not in _ELSEWHERE and other != value:
@@ -92,7 +93,8 @@ def _check_same(ours: Spec, theirs: Spec) -> None:
             )
 
 
-# Of fresh weights alone, of a tokenizer where no token is hidden, or checked by `blip_json`.
+# init_std serves fresh weights alone, pad_id the tokenizer where no padding is masked, and
+# `blip_json` checks encode_id.
 _ELSEWHERE = ("visual.init_std", "text.init_std", "text.pad_id", "text.encode_id")
 
 

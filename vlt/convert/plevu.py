@@ -30,9 +30,9 @@ PLEVU = Family(
 
 
 def plevu_options(leaves: Leaves, settings: Settings, notes: list[str]) -> dict[str, Any] | None:
-    """Options of the method that the leaves are of, None where they are not; adds to the notes.
+    """PLEVU's options, or None if there are no leaves of it; adds to the notes.
 
-    The table of prompts has a row for every position of a text, however many are read.
+    The table of prompts has a row for every position of a text, however many of them are read.
     """
     chosen = {k.removeprefix("plevu."): v for k, v in settings.items() if k.startswith("plevu.")}
     if not any("/plevu" in path for path in leaves):

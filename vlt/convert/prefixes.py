@@ -1,4 +1,4 @@
-"""The family told from the names of tensors, also behind words that frameworks put in front."""
+"""Tells the family from the names of tensors, even behind words that frameworks put in front."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from vlt.convert.state_dict import entries_with_tensors
 
 
 def told_family(checkpoint: Checkpoint, asked: str | None = None) -> Family:
-    """The family of that name, or the one told from the checkpoint's names.
+    """The family named `asked`, or else the one that the checkpoint's names tell.
 
-    Words that all names begin with, and for which the family has no place, are taken off the
-    checkpoint's names and noted in its `taken_off`: the fewest after which the names fit.
+    Words that all names begin with, and that the family has no place for, are taken off the
+    checkpoint's names and recorded in its `taken_off`: the fewest after which the names fit.
 
-    Raises ConversionError: no family known, with or without them.
+    Raises ConversionError: no known family, with these words or without them.
     """
     names = [*checkpoint.tensors]
     for prefix in _shared(names):
@@ -34,7 +34,7 @@ def told_family(checkpoint: Checkpoint, asked: str | None = None) -> Family:
 
 
 def _shared(names: Sequence[str]) -> Iterator[str]:
-    """What all names begin with, by whole words: none, one, two, ..."""
+    """Yields the prefixes that all names share, of no words, one word, two words, ..."""
     first, *_ = words = [name.split(".") for name in names]
     for count in range(min(map(len, words))):
         if any(parts[:count] != first[:count] for parts in words):

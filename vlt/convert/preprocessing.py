@@ -1,7 +1,7 @@
 """The `preprocessing` entry of a model folder, and the processor files of Hugging Face folders.
 
-CLIP resizes the short side and cuts the central square; BLIP, SigLIP, PE and VideoPrism resize to
-the square.
+CLIP resizes the short side and crops the central square; BLIP, SigLIP, PE and VideoPrism resize to
+a square.
 """
 
 import reprlib
@@ -25,10 +25,10 @@ def preprocessing(
 ) -> tuple[dict[str, Any], str]:
     """The model folder's `preprocessing` entry, and where it comes from.
 
-    pixels: a layout's own, of which the processor says nothing but how frames are resized:
-    transformers' VideoPrism is told not to normalise where it is called.
+    pixels: the layout's own values, if any; the processor then changes only how frames are resized,
+    since transformers' VideoPrism is told not to normalise when it is called.
 
-    Raises ConversionError when the processor does what that entry can't express.
+    Raises ConversionError when the processor does something that the entry can't express.
     """
     for name in FILES:
         if folder is not None and (folder / name).exists():
@@ -44,7 +44,7 @@ def preprocessing(
 def with_settings(
     entry: dict[str, Any], where: str, settings: Mapping[str, Any], notes: list[str]
 ) -> dict[str, Any]:
-    """The entry with what settings say of it; adds a note on `where` it comes from."""
+    """Applies the settings to the entry and returns it; adds a note on `where` it comes from."""
     for key in ("mean", "std", "resize"):
         if f"preprocessing.{key}" in settings:
             entry[key] = settings[f"preprocessing.{key}"]
@@ -54,7 +54,7 @@ def with_settings(
 
 
 def default_preprocessing(spec: Spec) -> dict[str, Any]:
-    """CLIP's, BLIP's, or, of a tower that attention pools, SigLIP 2's and PE's."""
+    """CLIP's entry, BLIP's, or, for a tower with attention pooling, that of SigLIP 2 and PE."""
     if spec.visual.pool == "attention":
         pixels = {"mean": list(HALF), "std": list(HALF), "resize": "bilinear", "crop": "none"}
         return {"image_size": spec.visual.image_size} | pixels
@@ -109,14 +109,14 @@ def _processor(
 
 
 def _is_squared(fields: dict[str, Any]) -> bool:
-    """Whether a processor says that it resizes to the square, whatever the model."""
+    """Whether a processor itself says that it resizes to a square, whatever the model."""
     size = fields.get("size")
     squared = isinstance(size, dict) and {"height", "width"} <= size.keys()
     return squared and fields.get("do_center_crop") is False
 
 
 def _colours(path: Path, fields: dict[str, Any], key: str, usual: Sequence[float]) -> list[float]:
-    """Three numbers, one a colour channel."""
+    """Three numbers, one per colour channel."""
     values = fields.get(key, usual)
     numbers = isinstance(values, Sequence) and all(type(x) in (int, float) for x in values)
     if not numbers or len(values) != 3 or not all(abs(x) < 1000 for x in values):
@@ -149,15 +149,15 @@ def _check_square(path: Path, fields: dict[str, Any], image_size: int) -> None:
 
 
 def _sides(size: Any, *keys: str) -> set[int]:
-    """The lengths that a size has under its keys, or is; none where they are no whole numbers."""
+    """The lengths under `keys` of a size, or the size itself; empty unless all are integers."""
     lengths: list[Any] = [size.get(key) for key in keys] if isinstance(size, dict) else [size]
     return {*lengths} if all(type(length) is int for length in lengths) else set()
 
 
 def preprocessor_json(entry: dict[str, Any], squared: str = "BlipImageProcessor") -> dict[str, Any]:
-    """preprocessor_config.json that says the same as a `preprocessing` entry.
+    """The preprocessor_config.json that says the same as a `preprocessing` entry.
 
-    squared: transformers' class that resizes to the square.
+    squared: the class of transformers that resizes to a square.
     """
     side = entry["image_size"]
     square = {"height": side, "width": side}

@@ -1,4 +1,4 @@
-"""From a published checkpoint to a model folder."""
+"""Converts a published checkpoint to a model folder."""
 
 import dataclasses
 import re
@@ -55,7 +55,7 @@ from vlt.models.spec import ChatSpec, DualEncoderSpec, EncoderSpec, Spec
 
 Settings = Mapping[str, Any]
 
-# What reads a config.json, by layout; CLIP's for other dual encoders.
+# Readers of config.json by layout; other dual encoders use CLIP's.
 _CONFIGS: dict[str, Callable[[Path], Spec]] = {
     VIDEOPRISM_ENCODER_HF.name: encoder_spec,
     XCLIP_HF.name: xclip_spec,
@@ -77,14 +77,14 @@ def convert(
     """Converts a published checkpoint to a model folder and returns the compact report.
 
     settings: as `parse_settings` returns them. tokenizer: a folder, a file of merges or words, or a
-    hub name; wanted where the source has none. key: the entry of the file that has the tensors, an
-    average of the weights, say, where they are not in the usual one; dots go into nested entries.
-    allow_nonfinite: whether values that are no numbers, or infinite, are converted and reported.
+    hub name; needed where the source has none. key: the entry of the file that has the tensors, if
+    not the usual one (an average of the weights, say); dots go into nested entries.
+    allow_nonfinite: whether NaN and infinite values are converted and reported.
 
     Raises:
-        ConversionError: unreadable, unsafe, of no known family; tensors missing, unexpected or
-            of a wrong shape (all are listed), or not finite; something that tensors can't tell is
-            not set.
+        ConversionError: the source is unreadable, unsafe or of no known family; tensors are
+            missing, unexpected, of a wrong shape (all are listed) or not finite; something that
+            tensors can't tell is not set.
         ModelFolderError: the target exists, or `settings['base']` is no model folder.
     """
     settings = settings or {}
@@ -123,7 +123,7 @@ def convert(
 
 
 def _of_kind(checkpoint: Checkpoint, family: Family, settings: Settings) -> Family:
-    """The layout of the kind of model that the checkpoint is, or that it completes."""
+    """The layout for the checkpoint's kind of model, or for its base's if it needs one."""
     for key in ("masked_words",):
         if key in settings and key not in family.optional:
             raise ConversionError(f"--set {key}: layout {family.name} has no such head")
@@ -140,7 +140,7 @@ def _of_kind(checkpoint: Checkpoint, family: Family, settings: Settings) -> Fami
 
 
 def _is_alone(checkpoint: Checkpoint, family: Family) -> bool:
-    """Whether it holds nothing but what another folder completes."""
+    """Whether the checkpoint holds only tensors that another folder must complete."""
     pattern = family.adapter
     names = map(family.canonical, checkpoint.tensors)
     return pattern is not None and all(re.fullmatch(pattern, name) for name in names)
@@ -225,7 +225,7 @@ def _scale_to_train(family: Family, scale: float, notes: list[str]) -> np.ndarra
 
 
 def _leave_out(family: Family, placed: Placed) -> None:
-    """Takes out leaves that others stand in the place of."""
+    """Leaves out the leaves that others supersede."""
     for path, others in family.superseded.items():
         if path in placed.leaves and any(re.fullmatch(others, leaf) for leaf in placed.leaves):
             row = next(row for row in placed.rows if path in row.targets)
@@ -235,13 +235,13 @@ def _leave_out(family: Family, placed: Placed) -> None:
 
 
 def _view(config: ModelConfig, family: Family) -> View:
-    """As the family is evaluated, in as many frames as the model is for."""
+    """The view that the family is evaluated on, with as many frames as the model is for."""
     frames = config.frames or config.spec.visual.temporal_frames or family.view.frames
     return dataclasses.replace(family.view, frames=frames)
 
 
 def _source(checkpoint: Checkpoint, family: Family, placed: Placed) -> dict[str, Any]:
-    """What the way back needs to know of the published checkpoint."""
+    """What `reverse` needs to know about the published checkpoint."""
     source = {
         "layout": family.name,
         "file": checkpoint.path.name,
@@ -255,7 +255,7 @@ def _source(checkpoint: Checkpoint, family: Family, placed: Placed) -> dict[str,
 def _base(
     checkpoint: Checkpoint, family: Family, settings: Settings, notes: list[str]
 ) -> tuple[ModelConfig | None, Tensors]:
-    """The model folder that completes a file of adapter tensors alone."""
+    """Config and leaves of the model folder that completes a file of adapter tensors alone."""
     if not _is_alone(checkpoint, family):
         if "base" in settings:
             raise ConversionError(f"{checkpoint.path}: holds a whole model; leave out --set base")
@@ -302,7 +302,7 @@ def _spec(
 
 
 def _with_scale(spec: Spec, family: Family, leaves: Tensors) -> Spec:
-    """The spec, which fixes the scale of cosines where the layout and the settings give none."""
+    """The spec, with the layout's fixed scale of cosines where no leaf gives one."""
     if not isinstance(spec, DualEncoderSpec) or SCALE in leaves:
         return spec
     return dataclasses.replace(spec, fixed_scale=family.fixed_scale)
@@ -325,7 +325,7 @@ def _shapes(
     methods: Mapping[str, dict[str, Any]],
     frames: int | None,
 ) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of the model."""
+    """{path: shape} of the model's leaves."""
     try:
         tree = model_shapes(spec, methods, frames)
     except ValueError as error:
@@ -340,7 +340,7 @@ def _check(
     leaves: Tensors,
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    """Raises ConversionError that lists every tensor missing, unexpected or of a wrong shape."""
+    """Raises ConversionError, listing every tensor missing, unexpected or of a wrong shape."""
     unexpected, wrong_shape = dict(placed.unexpected), dict(placed.wrong_shape)
     for path, leaf in leaves.items():
         if path not in shapes:
@@ -368,7 +368,7 @@ def _check(
 def _float32(checkpoint: Checkpoint, path: str, leaf: np.ndarray) -> np.ndarray:
     """A float32 copy that keeps every value."""
     real = leaf.dtype.kind != "c"
-    with np.errstate(over="ignore"):  # told by the comparison
+    with np.errstate(over="ignore"):  # the comparison below catches it
         result = np.asarray(leaf, np.float32, order="C") if real else leaf
     if not real or not np.array_equal(result.astype(leaf.dtype), leaf, equal_nan=True):
         raise ConversionError(f"{checkpoint.path}: {path}: float32 can't hold its {leaf.dtype}")

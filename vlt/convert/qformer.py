@@ -1,6 +1,6 @@
-"""The Q-Former with what stands before and behind it: LAVIS' names, and transformers'.
+"""The Q-Former, and the norm and queries before it, in LAVIS' names and in transformers'.
 
-BLIP-2's stages (Li et al., arXiv:2301.12597), MiniGPT-4 and InstructBLIP.
+For BLIP-2's stages (Li et al., arXiv:2301.12597), MiniGPT-4 and InstructBLIP.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from vlt.convert.table import FIRST_OF_2, Rule, Transform
 from vlt.models.spec import QFormerSpec
 
 _ROOT = "connector/qformer"
-# Where transformers spells a name in its own way, in the order of replacement.
+# transformers' spellings where they differ, in the order of replacement.
 _HUGGINGFACE = {
     "Qformer.bert.embeddings.LayerNorm": "qformer.embeddings.layernorm",
     "Qformer.bert.": "qformer.",
@@ -43,7 +43,7 @@ def _mlp(source: str, suffix: str, target: str) -> list[Rule]:
 
 
 def qformer_rules() -> list[Rule]:
-    """LAVIS' names, with those of an instruction's words and of their feed-forward layers."""
+    """Rules in LAVIS' names, with an instruction's word embeddings and feed-forward layers."""
     embeddings, layer = "Qformer.bert.embeddings", "Qformer.bert.encoder.layer.{i}"
     block = f"{_ROOT}/blocks_{{i}}"
     words, places = (f"{embeddings}.{kind}_embeddings.weight" for kind in ("word", "position"))
@@ -61,7 +61,7 @@ def qformer_rules() -> list[Rule]:
 
 
 def huggingface_qformer() -> list[Rule]:
-    """transformers' names of the same."""
+    """The same rules in transformers' names."""
     return [dataclasses.replace(rule, source=_respelled(rule.source)) for rule in qformer_rules()]
 
 
@@ -91,7 +91,7 @@ def qformer_spec(
 ) -> QFormerSpec:
     """Sizes of a Q-Former, read off its leaves; adds to the notes.
 
-    Raises ConversionError: heads that do not divide the width.
+    Raises ConversionError for heads that do not divide the width.
     """
     width = common_size(leaves, rf"{_ROOT}/(embedding_norm|blocks_\d+/\w+_norm)/(scale|bias)")
     return QFormerSpec(
@@ -112,7 +112,7 @@ def _rows(leaves: Mapping[str, Any], path: str) -> int:
 
 
 def _cross_every(leaves: Iterable[str]) -> int:
-    """Layers from one that reads the image to the next; a single one makes it all of them."""
+    """Layers from one that reads the image to the next; 2 where fewer than two do."""
     pattern = re.compile(rf"{_ROOT}/blocks_(\d+)/cross_attention/")
     layers = sorted({int(m[1]) for path in leaves if (m := pattern.match(path))})
     return layers[1] - layers[0] if len(layers) > 1 else 2

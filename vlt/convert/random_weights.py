@@ -1,4 +1,4 @@
-"""Published layouts with random weights: to try a conversion on, and all that follows it."""
+"""Published layouts with random weights, to try out a conversion and all that follows it."""
 
 import tempfile
 from pathlib import Path
@@ -30,19 +30,21 @@ def random_checkpoint(
     seed: int = 0,
     overwrite: bool = False,
 ) -> str:
-    """Writes a checkpoint as it is published, with random weights; returns a report.
+    """Writes a checkpoint in a published layout, with random weights; returns a report.
 
     Args:
         size: a name of `vlt.models.sizes.SIZES`, such as "tiny_clip" or "clip_b16", or a spec.
-        target: a .safetensors file, or for layouts clip_hf, blip_hf and llama, which has of a chat
-            model the language model alone, a new folder.
-        family: its layout, as `vlt convert --family` has them.
-        tokenizer: of a folder, as `convert` takes it; the tiny sizes have that of moving shapes.
-        seed: of the weights.
-        overwrite: whether an earlier one at the target is replaced.
+        target: a .safetensors file, or a .npz where the layout is published as one; a new folder
+            for layouts that transformers loads as a folder, and for llama, which is the language
+            model alone of a chat model.
+        family: its layout, by a name that `vlt convert --family` takes.
+        tokenizer: for a folder, as `convert` takes it; tiny sizes default to that of moving shapes,
+            tiny_chat to its own.
+        seed: seeds the weights.
+        overwrite: whether to replace an earlier checkpoint at the target.
 
     Raises:
-        ConversionError: an unknown size or layout, a layout that is not for such a model, or no
+        ConversionError: an unknown size or layout, a layout that is not for this model, or no
             tokenizer of its size.
         ModelFolderError: the target exists and may not be replaced.
         WriteError: the target is a link, or cannot be written.
@@ -82,7 +84,7 @@ def _language_model(
 
 
 def _random_leaves(spec: Spec, seed: int) -> Tensors:
-    """Near what training starts from, but no two tensors alike: scales at 1, the rest at 0."""
+    """Leaves near the values training starts from (scales 1, the rest 0), but no two alike."""
     rng = np.random.default_rng(seed)
     shapes = traverse_util.flatten_dict(model_shapes(spec, {}), sep="/")
     return {

@@ -1,4 +1,4 @@
-"""Tensors of a published checkpoint, whatever file they are in. Runs nothing that a file holds."""
+"""Reads the tensors of a published checkpoint, whatever its file format; runs nothing in it."""
 
 import dataclasses
 from pathlib import Path
@@ -17,8 +17,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 @dataclasses.dataclass
 class Checkpoint(StateDict):
-    """path: the file or folder. config: of a Hugging Face folder, its config.json; None for a
-    file."""
+    """path: the file or folder. config: config.json of a Hugging Face folder; None for a file."""
 
     path: Path = Path()
     config: dict[str, Any] | None = None
@@ -28,18 +27,20 @@ class Checkpoint(StateDict):
         return self.path if self.path.is_dir() else None
 
     def take_off(self, prefix: str) -> None:
-        """Takes words off the names of all tensors, and of what else has them."""
+        """Removes a prefix from the names of tensors and other entries, and records it."""
         self.tensors = {name.removeprefix(prefix): x for name, x in self.tensors.items()}
         self.other = [name.removeprefix(prefix) for name in self.other]
         self.taken_off += [prefix] if prefix else []
 
 
 def read_checkpoint(path: Path, key: str | None = None) -> Checkpoint:
-    """A safetensors or torch file whatever its name, an index of shards, or a Hugging Face folder.
+    """Reads a safetensors, torch or .npz file of any name, an index of shards or a Hugging Face
+    folder.
 
-    key: as of `state_dict`.
+    key: as in `state_dict`.
 
-    Raises ConversionError: nothing there, unreadable, or no tensors; UnsafePickleError.
+    Raises ConversionError: there is no such file, it is unreadable, or it has no tensors;
+    UnsafePickleError.
     """
     if path.is_dir():
         return _read_folder(path, key)
@@ -91,16 +92,16 @@ def _read_file(path: Path, key: str | None) -> StateDict:
 
 
 def _load(path: Path) -> Any:
-    """What a file holds, told from its first bytes: names are changed by those who pass it on."""
+    """Reads a file, whose first bytes tell its format: files get renamed as they are passed on."""
     if not path.is_file():
         raise ConversionError(f"{path}: no such file, or not a plain one")
     with path.open("rb") as file:
         start = file.read(9)
-    # The size of a header, then JSON; torch writes zip archives and pickles.
+    # safetensors: a header's size, then JSON. torch: zip archives and pickles.
     torch = start.startswith((b"PK\3\4", b"\x80"))
     if start[8:] == b"{" or (path.suffix == ".safetensors" and not torch):
         found = read_safetensors(path)
-        # Flax's names, as of .npz.
+        # Flax's names, as in .npz files.
         return nested(found) if found and all("/" in name for name in found) else found
     if (start.startswith(b"PK") or path.suffix == ".npz") and is_npz(path):
         return read_npz(path)

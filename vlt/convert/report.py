@@ -12,12 +12,12 @@ from vlt.models.spec import BertSpec, EncoderSpec, LlamaSpec, TextSpec
 
 
 def full_table(rows: Iterable[Row]) -> str:
-    """One line a tensor: name, shape, dtype, path, transform."""
+    """One line per tensor: name, shape, dtype, path, transform."""
     return _aligned([_cells([row]) for row in rows])
 
 
 def compact_table(rows: Iterable[Row]) -> str:
-    """One line a rule: tensors of successive layers and of one shape and dtype together."""
+    """One line per rule: tensors of its layers that share a shape and dtype are joined."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault((row.rule.source, row.shape, row.dtype), []).append(row)
@@ -62,7 +62,7 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
 
 
 def aligned_table(lines: Sequence[tuple[str, ...]]) -> str:
-    """Rows of cells in columns."""
+    """Aligns rows of cells in columns."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -112,7 +112,7 @@ def _about_text(text: TextSpec | BertSpec | LlamaSpec) -> str:
 def summary(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
     """Tensors by the first words of their names, with counts: `text_encoder_m.* (200)`.
 
-    As many words as no name of `others` begins with.
+    The words are the fewest that no name of `others` begins with.
     """
     taken = {words for name in others for words in _beginnings(name)}
     counts = collections.Counter(
@@ -122,6 +122,6 @@ def summary(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
 
 
 def _beginnings(name: str) -> list[str]:
-    """Its first word, its first two, and so on."""
+    """The name's first word, its first two, and so on."""
     words = name.split(".")
     return [".".join(words[:count]) for count in range(1, len(words) + 1)]

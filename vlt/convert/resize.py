@@ -1,4 +1,4 @@
-"""Models of published weights for other images, videos and texts than they were trained on."""
+"""Adapts published weights to other sizes of images, videos and texts than in their training."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from vlt.models.interpolation import resize_positions, resize_rows, resize_tempo
 from vlt.models.leaf_names import FRAMES, PLACES, WORDS
 from vlt.models.spec import DualEncoderSpec, with_visual
 
-FEWEST_FRAMES = 2  # of a tower with frame embeddings: a single one tells no frames apart
+FEWEST_FRAMES = 2  # of a tower with frame embeddings, which serve to tell frames apart
 # Settings that change a model's sizes, whatever its checkpoint says of them.
 RESIZED = ("visual.image_size", "visual.temporal_frames", "text.context")
 
@@ -21,9 +21,9 @@ RESIZED = ("visual.image_size", "visual.temporal_frames", "text.context")
 def resize(
     config: ModelConfig, leaves: Tensors, settings: Mapping[str, Any], notes: list[str]
 ) -> tuple[ModelConfig, Tensors]:
-    """The model with the sizes that are set of `RESIZED`, and a note on each.
+    """Gives the model the sizes of `RESIZED` that are set, and adds a note on each.
 
-    Raises ConversionError: sizes that this model can't have.
+    Raises ConversionError for sizes that this model can't have.
     """
     steps = (resize_image, resize_frames, cut_context)
     for key, step in zip(RESIZED, steps, strict=True):
@@ -36,9 +36,9 @@ def resize(
 def resize_image(
     config: ModelConfig, leaves: Tensors, size: int
 ) -> tuple[ModelConfig, Tensors, str]:
-    """The model for square images of `size` pixels, and what was done.
+    """The model for square images of `size` pixels, and a note on what was done.
 
-    Raises ConversionError: not a whole number of patches.
+    Raises ConversionError where `size` is not a whole number of patches.
     """
     visual = config.spec.visual
     if size < visual.patch_size or size % visual.patch_size:
@@ -61,11 +61,11 @@ def resize_image(
 def resize_frames(
     config: ModelConfig, leaves: Tensors, frames: int
 ) -> tuple[ModelConfig, Tensors, str]:
-    """The ViCLIP for videos of up to `frames` frames, or VideoPrism for as many, and what was done.
+    """The ViCLIP for videos of up to `frames` frames, or the VideoPrism for that many, and a note.
 
-    A CLIP becomes one whose frame embeddings are zeros, as ViCLIP's training starts: of one frame
-    it computes what the CLIP does.
-    Raises ConversionError: no CLIP, one with methods, or too few frames.
+    A CLIP becomes a ViCLIP with frame embeddings of zeros, as ViCLIP's training starts: on one
+    frame it computes what the CLIP does.
+    Raises ConversionError: not a CLIP, one with methods, or too few frames.
     """
     key = f"--set visual.temporal_frames={frames}"
     if config.spec.kind != "dual_encoder" or config.methods:
@@ -93,10 +93,10 @@ def resize_frames(
 def cut_context(
     config: ModelConfig, leaves: Tensors, context: int
 ) -> tuple[ModelConfig, Tensors, str]:
-    """The model for texts of up to `context` tokens, with the first positions alone.
+    """The model for texts of up to `context` tokens, with the first positions alone, and a note.
 
-    Raises ConversionError: no CLIP, one that is read at its last position, or not fewer positions
-    than there are.
+    Raises ConversionError: not a CLIP, one that is read at its last position, or a `context` below
+    2 or above the number of positions.
     """
     spec, key = config.spec, f"--set text.context={context}"
     if not isinstance(spec, DualEncoderSpec):
@@ -108,5 +108,5 @@ def cut_context(
         raise ConversionError(f"{key}: the text tower has positions for 2 to {old} tokens")
     spec = dataclasses.replace(spec, text=dataclasses.replace(spec.text, context=context))
     config = dataclasses.replace(config, spec=spec)
-    tables = {WORDS: leaves[WORDS][:context]} if WORDS in leaves else {}  # else a fixed one
+    tables = {WORDS: leaves[WORDS][:context]} if WORDS in leaves else {}  # else it is fixed
     return config, leaves | tables, f"text positions: first of {old}"

@@ -1,4 +1,4 @@
-"""From placeholders to dicts and arrays, in time and memory that the file's size allows."""
+"""Turns placeholders into dicts and arrays, in time and memory bounded by the file's size."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ def read_pickle(path: Path) -> Any:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Puts the file's name in front of ConversionErrors."""
+    """Puts the file's name in front of the messages of ConversionErrors."""
     try:
         yield
     except ConversionError as error:
@@ -41,17 +41,17 @@ def naming(path: Path) -> Iterator[None]:
 def resolve(
     value: Any, file_size: int, bytes_under: Callable[[Storage], memoryview] | None = None
 ) -> Any:
-    """Plain containers of plain values and arrays; TorchScript modules become dicts.
+    """Makes plain containers of plain values and arrays; TorchScript modules become dicts.
 
-    What the pickle shares stays shared: each container is made once. If all of it were written out
-    without sharing (as dotted names, texts and arrays), it may not be longer than 8 times the file
-    and 16 MiB: so nobody who walks the result meets more than the file's size allows.
+    What the pickle shares stays shared: each container is made once. Written out without sharing
+    (as dotted names, texts and arrays), the result may not be longer than 8 times the file plus
+    16 MiB, so that walking it takes no more than the file's size allows.
 
     Args:
-      bytes_under: the whole bytes of a storage.
+      bytes_under: returns the whole bytes of a storage.
 
-    Raises: ConversionError for what is larger, deeper than 100 containers, or contains itself, and
-      for tensors that leave their storage.
+    Raises: ConversionError for a result that is larger, deeper than 100 containers, or contains
+      itself, and for tensors that leave their storage.
     """
     found = _Resolver(bytes_under, _EXPANSION * file_size + _ALWAYS).resolve(value, 0)
     return found.value
@@ -59,7 +59,7 @@ def resolve(
 
 @dataclasses.dataclass(slots=True)
 class _Found:
-    """length: bytes when written out. leaves: how many values have a name of their own then."""
+    """length: bytes when written out. leaves: number of values that then have their own name."""
 
     value: Any
     length: int = _LEAF
@@ -70,7 +70,7 @@ class _Resolver:
     def __init__(self, bytes_under: Callable[[Storage], memoryview] | None, most: int) -> None:
         self.bytes_under = bytes_under
         self.most = most
-        # By id of the placeholder, which its container keeps alive. None: being made.
+        # By id of the value, which its container keeps alive; None while it is being made.
         self.made: dict[int, _Found | None] = {}
 
     def resolve(self, value: Any, depth: int) -> _Found:
@@ -159,7 +159,7 @@ def _key_length(key: Any) -> int:
     return len(key) if type(key) in (str, bytes) else len(str(key))
 
 
-# What a reader has no use for where it stands alone.
+# Placeholders that are of no use to a reader on their own.
 _ALONE = {Storage: "torch.storage", NumpyType: "numpy.dtype"}
 _MAKERS: dict[type, Callable[[_Resolver, Any, int], _Found]] = {
     dict: _Resolver.of_dict,

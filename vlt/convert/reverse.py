@@ -1,4 +1,4 @@
-"""From a model folder back to the published layout."""
+"""Converts a model folder back to its published layout."""
 
 import functools
 import json
@@ -63,15 +63,15 @@ def reverse(
 ) -> str:
     """Writes a model folder's weights under their published names and dtypes; returns a report.
 
-    target: a .safetensors file, or a .npz where that is how the layout is published; for layouts
-    clip_hf, siglip_hf, xclip_hf, blip_hf and llama also a new folder that transformers can load.
-    family: another layout than the one the model came from. part: of a chat model, what is written:
-    llm, vision, connector or branch; all of it by default.
+    target: a .safetensors file, or a .npz where the layout is published as one; for layouts
+    clip_hf, siglip_hf, videoprism_hf, videoprism_encoder_hf, xclip_hf, blip_hf and llama also a new
+    folder that transformers can load. family: another layout than the one the model came from.
+    part: the part of a chat model to write: llm, vision, connector or branch; by default all of it.
 
     Raises:
-        ConversionError: no layout known, or leaves without a place in it (all are listed).
-        ModelFolderError: the source is no whole model folder, or the target exists and may not be
-            replaced.
+        ConversionError: no known layout, or leaves without a place in it (all are listed).
+        ModelFolderError: the source is not a complete model folder, or the target exists and may
+            not be replaced.
         WriteError: the target is a link, or cannot be written.
     """
     source, target = resolve(str(source)), Path(target)
@@ -97,10 +97,10 @@ def write_published(
     more: Mapping[str, str] | None = None,
     check: Callable[[Path], None] = lambda folder: None,
 ) -> str:
-    """The same of a model in memory. tokenizer: a folder, read where the layout is one.
+    """As `reverse`, for a model in memory. tokenizer: a folder, read if the target is a folder.
 
-    more: further files of a folder, {name: text}. check: raises for what a folder must not be,
-    which is then not written.
+    more: further files for a folder, {name: text}. check: called on the finished folder; if it
+    raises, the folder is not written.
     """
     _check_target(target, overwrite)
     as_folder = is_folder(target)
@@ -140,7 +140,7 @@ def write_published(
 
 
 def is_folder(target: Path) -> bool:
-    """Whether a target is a folder to write, not a file."""
+    """Whether a target is to be written as a folder, not as a file."""
     return target.suffix not in _FILES
 
 
@@ -191,7 +191,7 @@ def _check_options(family: Family, config: ModelConfig) -> None:
 def _published(
     family: Family, leaves: Tensors, dtypes: Mapping[str, str], heads: Callable[[str], int]
 ) -> tuple[Tensors, list[str]]:
-    """Tensors by published name, of the dtypes they came in, contiguous; and notes."""
+    """Contiguous tensors by published name, in the dtypes they came in; and notes."""
     for path, value in family.constants.items():
         placed = any(path in rule.targets and rule.source in dtypes for rule in family.rules)
         if path in leaves and not placed and leaves.pop(path) != np.float32(value):

@@ -26,13 +26,13 @@ from vlt.pytrees.paths import by_path
 from vlt.storage.trees import load_leaves, load_shapes
 
 META = "llama_meta"
-SHARD = 5 * 10**9  # bytes, of transformers
-_READ = 2**27  # bytes that are read at a time
+SHARD = 5 * 10**9  # bytes, as in transformers
+_READ = 2**27  # bytes to read at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A tensor to write: its name, the leaves that it is made of, shape and precision."""
+    """A tensor to write: its name, the leaves that it is made of, its shape and its dtype."""
 
     name: str
     rule: Rule
@@ -46,12 +46,13 @@ class Published:
 
 
 class ChatWriter:
-    """What a layout has of a model folder of kind chat.
+    """Writes a model folder of kind chat in a published layout.
 
-    family: its name; when absent the one that the folder was converted from, else that of its
-    connector, or of a language model alone LLAMA's. part: of `PARTS`; all when absent.
+    family: its name; by default LLAMA's for the language model alone, else that of the layout that
+    the folder was converted from, or of one with its connector. part: of `PARTS`; by default all.
 
-    Raises ConversionError: an unknown part, or leaves that the layout has no place for.
+    Raises ConversionError: an unknown part, one that the folder lacks, or leaves that the layout
+    has no place for.
     """
 
     def __init__(self, folder: Path, config: ModelConfig, family: str | None, part: str | None):
@@ -80,7 +81,7 @@ class ChatWriter:
         return found
 
     def values(self, tensors: list[Published]) -> Iterator[np.ndarray]:
-        """Tensor after tensor; adds a note on each that loses digits."""
+        """Yields the tensors' values one by one; adds a note on each that is rounded."""
         for tensor, array in self._joined(tensors):
             rounded = array.astype(tensor.dtype)
             if not np.array_equal(rounded.astype(array.dtype), array, equal_nan=True):
@@ -95,11 +96,11 @@ class ChatWriter:
                 yield tensor, tensor.rule.transform.join([leaves[p] for p in tensor.paths])
 
     def write_file(self, file: Path) -> None:
-        """One safetensors file."""
+        """Writes one safetensors file."""
         self._write(file, self.tensors)
 
     def write_folder(self, folder: Path) -> None:
-        """A language model as transformers reads it: config.json, shards, tokenizer."""
+        """Writes a language model as transformers reads it: config.json, shards, tokenizer."""
         config = llama_json(self.spec.text)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         shards = _groups(self.tensors, SHARD)
@@ -127,14 +128,14 @@ def _layout(config: ModelConfig, family: str | None, part: str | None) -> Family
 
 
 def _like(spec: ChatSpec) -> str:
-    """The layout of the chat model that has such a connector, of one that was trained here."""
+    """The layout of the published model with the same connector, for one that was trained here."""
     if spec.qformer is None:
         return "llava"
     return "instructblip" if spec.instructed else "minigpt4"
 
 
 def _groups(tensors: list[Published], most: int) -> list[list[Published]]:
-    """Tensors behind each other, of so many bytes together at most; a larger one is alone."""
+    """Groups of successive tensors, of at most `most` bytes each; a larger tensor is alone."""
     groups: list[list[Published]] = [[]]
     size = 0
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Tensors of a safetensors file as numpy, those of element types that numpy lacks among them."""
+"""Reads safetensors files as numpy arrays, including element types that numpy lacks."""
 
 import mmap
 import struct
@@ -15,7 +15,7 @@ from vlt.convert.json_files import parse_json
 from vlt.convert.mapped import aligned, map_file
 
 _SIZE = struct.Struct("<Q")
-_MOST_HEADER = 100_000_000  # bytes, of the format
+_MOST_HEADER = 100_000_000  # bytes, the format's limit
 _DTYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,
@@ -42,11 +42,11 @@ CODES = {np.dtype(kind): code for code, kind in _DTYPES.items()}
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """The tensors by name, as read-only views of the file.
 
-    Raises ConversionError: broken, cut short, another kind of file, a name twice, or an element
-    type that is no number of its own bytes (tensor and type are named).
+    Raises ConversionError: the file is broken, cut short or of another kind, holds a name twice,
+    or an element type outside `_DTYPES` (tensor and type are named).
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:  # checks the places of all
+        with safetensors.safe_open(path, framework="numpy") as file:  # checks all offsets
             size, text = _header(path)
             header = parse_json(text, path)  # the library takes the last of two equal names
             types = {name: file.get_slice(name).get_dtype() for name in file.offset_keys()}
@@ -78,7 +78,7 @@ def _view(path: Path, data: mmap.mmap, start: int, name: str, entry: dict) -> np
 
 
 def _header(path: Path) -> tuple[int, bytes]:
-    """What a file says its header's size is, and the header, as much of it as there is."""
+    """The header's size as the file states it, and as much of the header as there is."""
     with path.open("rb") as file:
         start = file.read(_SIZE.size)
         size = _SIZE.unpack(start)[0] if len(start) == _SIZE.size else 0
@@ -86,12 +86,12 @@ def _header(path: Path) -> tuple[int, bytes]:
 
 
 def _trouble(path: Path, error: Exception) -> str:
-    """What is wrong with a file that the library refused."""
+    """Describes what is wrong with a file that the library refused."""
     return describe_impostor(path) or _cut_short(path) or f"broken safetensors file: {error}"
 
 
 def _cut_short(path: Path) -> str | None:
-    """How much of a file is there, if less than its header says."""
+    """Says how much of a file is there, if that is less than its header claims; else None."""
     present, (size, header) = path.stat().st_size, _header(path)
     if not header.startswith(b"{"):
         return None
@@ -110,7 +110,7 @@ def _cut_short(path: Path) -> str | None:
 
 
 def _data_size(header: dict) -> int:
-    """Bytes behind a header, as the tensors' places in it say."""
+    """Number of bytes after a header, by the tensors' offsets in it."""
     ends = [0]
     for entry in header.values():
         places = entry.get("data_offsets") if isinstance(entry, dict) else None

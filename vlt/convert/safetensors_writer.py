@@ -1,4 +1,4 @@
-"""safetensors files of tensors that come one after another, in one file or in shards."""
+"""Writes a safetensors file, whole or one shard, from tensors that come one after another."""
 
 import json
 import struct
@@ -16,7 +16,7 @@ _ALIGNMENT = 8
 def write_safetensors(
     file: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]], values: Iterable[np.ndarray]
 ) -> None:
-    """Writes the tensors of `shapes`, in its order, as `values` brings them.
+    """Writes the tensors that `shapes` names, whose values `values` yields in the same order.
 
     Raises OSError.
     """

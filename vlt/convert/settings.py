@@ -84,7 +84,7 @@ def _published_or_layers(text: str) -> str | tuple[int, ...]:
     return text if text == "published" else _joined(text)
 
 
-# vlt.command_line.convert tells what they mean.
+# vlt.command_line.convert documents them.
 KEYS: dict[str, Callable[[str], Any]] = {
     "activation": str,
     "visual.activation": str,
@@ -127,8 +127,8 @@ KEYS: dict[str, Callable[[str], Any]] = {
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """['key=value', ...] -> {key: value}. `activation` sets both towers'.
 
-    Raises ConversionError: unknown key, with the nearest one, one given twice, or a value that
-    can't be read.
+    Raises ConversionError: an unknown key (the nearest is suggested), a key given twice, or a value
+    that can't be read.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:

@@ -1,7 +1,8 @@
 """SigLIP and SigLIP 2 of fixed resolutions, as their authors' .npz and as transformers saves them.
 
-Zhai et al., arXiv:2303.15343; Tschannen et al., arXiv:2502.14786. No class token and no projection
-of what attention pools; no mask in the text tower, whose last position is read.
+Zhai et al., arXiv:2303.15343; Tschannen et al., arXiv:2502.14786. The vision tower has no class
+token and does not project what attention pools; the text tower has no mask and is read at its last
+position.
 """
 
 from pathlib import Path
@@ -126,7 +127,7 @@ SIGLIP = Family(
 def siglip_spec(folder: Path) -> DualEncoderSpec:
     """The spec that a SigLIP's config.json gives.
 
-    Raises ConversionError: no SigLIP of a fixed resolution, or one without its pooling head.
+    Raises ConversionError: not a SigLIP of a fixed resolution, or one without its pooling head.
     """
     path = folder / "config.json"
     if read_json(path).get("model_type") == "siglip2":
@@ -152,7 +153,7 @@ def siglip_spec(folder: Path) -> DualEncoderSpec:
 
 
 def siglip_json(spec: DualEncoderSpec) -> dict[str, Any]:
-    """config.json of a transformers SiglipModel."""
+    """The config.json of a transformers SiglipModel."""
     visual, text = (tower_json(tower, spec.embed_dim) for tower in (spec.visual, spec.text))
     for fields in (visual, text):
         del fields["projection_dim"]

@@ -23,19 +23,19 @@ from vlt.models.spec import (
 )
 from vlt.models.spec_reading import check_question_width
 
-Leaves = Mapping[str, Any]  # of which shapes are read
+Leaves = Mapping[str, Any]  # only their shapes are read
 Settings = Mapping[str, Any]
 
 _ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "relu")
 _POOLER = "visual.pooler"  # as settings call it
-FIXED_SIDE = 224  # pixels, where positions are no tensor
+FIXED_SIDE = 224  # pixels, where no table of positions gives it
 _NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
 
 
 def told_heads(rows: Iterable[Row]) -> dict[str, int]:
-    """Heads of attention by the setting that has them, of layouts that keep heads apart.
+    """{setting: number of attention heads}, for layouts whose tensors have an axis of heads.
 
-    Raises ConversionError: layers of one tower are of different heads.
+    Raises ConversionError: layers of one tower have different numbers of heads.
     """
     told: dict[str, int] = {}
     for row in rows:
@@ -49,7 +49,7 @@ def told_heads(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def heads_at(spec: Spec, path: str) -> int:
-    """Heads of the attention that the leaf at a path is of."""
+    """Number of heads of the attention layer that the leaf at `path` belongs to."""
     pooler = spec.visual.pooler
     if pooler is not None and path.startswith("visual/pooler/"):
         return pooler.heads
@@ -62,9 +62,9 @@ def infer_spec(
 ) -> tuple[Spec, list[str]]:
     """The spec, and a note on each thing in it that tensors can't tell.
 
-    told: `told_heads` of the tensors.
+    told: what `told_heads` returns for the tensors.
 
-    A size whose leaf is absent comes out as 1 (of frame embeddings, as `FEWEST_FRAMES`): it is
+    A size whose leaf is absent becomes 1 (`FEWEST_FRAMES` for frame embeddings); the leaf is then
     reported as missing.
     Raises ConversionError when heads or activation must be set, or are set wrongly.
     """
@@ -93,7 +93,7 @@ def infer_spec(
 def _umt_spec(
     leaves: Leaves, family: Family, visual: VisionSpec, settings: Settings, notes: list[str]
 ) -> BlipSpec:
-    """Sizes of the text model that reads the video; a decoder follows from them."""
+    """The spec, by sizes of the text model that reads the video; a decoder's follow from them."""
     tower = "question" if family.kind == "answerer" else "text"
     sizes = _text_sizes(leaves, family, settings, notes, tower)
     if "text.dropout" in settings:
@@ -101,7 +101,7 @@ def _umt_spec(
     crossing = [layer for path in leaves if (layer := _crossing_layer(path, tower)) is not None]
     text = BertSpec(
         source_width=visual.width,
-        # Of BERT, until a tokenizer says it.
+        # BERT's, until a tokenizer gives them.
         decode_id=101,
         encode_id=101,
         fusion_layer=min(crossing, default=0),
@@ -128,7 +128,7 @@ def infer_vision(
 ) -> VisionSpec:
     """The vision tower's spec; adds to the notes.
 
-    Raises ConversionError as `infer_spec`.
+    Raises ConversionError as `infer_spec` does.
     """
     width = common_size(leaves, f"visual/{_NORMS}")
     patch = common_size(leaves, "visual/patch_embedding/kernel", axis=0)
@@ -180,7 +180,7 @@ def _pooler(leaves: Leaves, family: Family, settings: Settings, heads: int) -> P
 def _text_sizes(
     leaves: Leaves, family: Family, settings: Settings, notes: list[str], tower: str = "text"
 ) -> dict[str, Any]:
-    """Fields that a `TextSpec` and a `BertSpec` share. tower: whose leaves tell them."""
+    """Fields that a `TextSpec` and a `BertSpec` share. tower: the one whose leaves give them."""
     width = common_size(leaves, f"{tower}/{_NORMS}")
     return {
         "context": family.text.get("context")
@@ -198,7 +198,7 @@ def _text_sizes(
 def _bert_spec(
     sizes: dict[str, Any], source_width: int, settings: Settings, notes: list[str]
 ) -> BertSpec:
-    """BLIP adds its two tokens at the end of BERT's vocabulary."""
+    """The spec of BLIP's text model, whose two tokens are at the end of BERT's vocabulary."""
     decode, encode = sizes["vocab"] - 2, sizes["vocab"] - 1
     notes.append(f"text: [DEC] {decode}, [ENC] {encode}, the last two of the vocabulary")
     if "text.dropout" in settings:
@@ -207,7 +207,7 @@ def _bert_spec(
 
 
 def common_size(leaves: Leaves, pattern: str, axis: int = -1) -> int:
-    """Size of an axis that most leaves of matching paths have (one may differ), or 1."""
+    """Size of `axis` that most leaves at matching paths share (one may differ); 1 if none match."""
     sizes = collections.Counter(
         leaf.shape[axis]
         for path, leaf in leaves.items()
@@ -217,9 +217,9 @@ def common_size(leaves: Leaves, pattern: str, axis: int = -1) -> int:
 
 
 def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
-    """Layers under `prefix`, by the highest index: a gap then shows as missing tensors.
+    """Number of layers under `prefix`, by the highest index: a gap then shows as missing tensors.
 
-    Raises ConversionError: the gap is so wide that the index is a mistake.
+    Raises ConversionError: the gap is so wide that the index must be a mistake.
     """
     pattern = re.compile(re.escape(prefix) + r"([0-9]+)[/.]")
     layers = {int(m[1]) for path in leaves if (m := pattern.match(path))}
@@ -230,14 +230,14 @@ def count_layers(leaves: Mapping[str, Any], prefix: str) -> int:
 
 
 def count_stages(stages: Sequence[str], names: Iterable[str]) -> tuple[int, ...]:
-    """Blocks of each stage, of the names of tensors; 1 where they are missing, to be reported."""
+    """Number of blocks in each stage, by tensor names; 1 where all are missing, to be reported."""
     found = dict.fromkeys(names)
     return tuple(max(count_layers(found, stage), 1) for stage in stages)
 
 
 def check_sizes(path: object, spec: Spec, leaves: Leaves) -> None:
-    """Raises ConversionError where a config's layers or patches are far more than the tensors are
-    for: nothing is built for a number alone."""
+    """Raises ConversionError where a config claims far more layers or patches than the tensors are
+    for, so that nothing is built for a mere number."""
     layers = ((f"{name} layers", f"{name}/blocks_") for name in ("visual", "text"))
     present = {what: count_layers(leaves, prefix) for what, prefix in layers}
     present["patches"] = common_size(leaves, "visual/position_embedding", axis=0) - 1
@@ -252,7 +252,7 @@ def check_sizes(path: object, spec: Spec, leaves: Leaves) -> None:
 
 
 def check_layers(path: object, claimed: int, leaves: Leaves, prefix: str) -> None:
-    """The same, of the layers under one prefix."""
+    """Raises ConversionError likewise, for the layers under one prefix."""
     present = count_layers(leaves, prefix)
     if _too_many(claimed, present):
         tower = prefix.partition("/")[0]
@@ -266,7 +266,7 @@ def _too_many(claimed: int, present: int) -> bool:
 
 
 def heads_of(tower: str, width: int, head_width: int, settings: Settings, notes: list[str]) -> int:
-    """Heads of attention, set or by their usual width; adds to the notes.
+    """Number of attention heads, as set or by their usual width; adds to the notes.
 
     Raises ConversionError: they do not divide the width.
     """

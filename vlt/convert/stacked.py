@@ -1,4 +1,4 @@
-"""Tensors of all layers in one array, as Flax's `nn.scan` saves them, taken apart and put back."""
+"""Splits arrays that hold all layers, as Flax's `nn.scan` saves them, and stacks them again."""
 
 import re
 
@@ -11,11 +11,12 @@ _MOST_LAYERS = 1000
 
 
 def unstack(pattern: str, tensors: Tensors, path: object) -> tuple[Tensors, list[str]]:
-    """The tensors with one for each layer, and the names of those that held all layers.
+    """The tensors, split into one for each layer, and the names of those that held all layers.
 
-    pattern: regex of the words before the layers' number: of `a.encoderblock`,
+    pattern: regex of the words before a layer's number: with `a.encoderblock`,
     `a.encoderblock.b.kernel` becomes `a.encoderblock_0.b.kernel`, `a.encoderblock_1.b.kernel`, ...
-    Raises ConversionError: a name that a tensor of one layer has, too, or one without layers.
+    Raises ConversionError: a name that another tensor has, too, or a tensor whose first axis can't
+    be layers.
     """
     apart: Tensors = {}
     stacked = []
@@ -38,7 +39,7 @@ def unstack(pattern: str, tensors: Tensors, path: object) -> tuple[Tensors, list
 
 
 def stack(pattern: str, tensors: Tensors) -> Tensors:
-    """Inverse of `unstack`: tensors of layers that differ in their number alone become one."""
+    """Inverse of `unstack`: stacks tensors whose names differ only in the layer's number."""
     layers: dict[str, dict[int, np.ndarray]] = {}
     together: Tensors = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The tensors in what a checkpoint file holds: beside an optimizer, in wrappers, nested."""
+"""Finds the tensors in what a checkpoint file holds: beside an optimizer, in wrappers, nested."""
 
 import collections
 import dataclasses
@@ -17,10 +17,10 @@ WRAPPERS = (
     *("student", "params", "weights", "ema", "model_ema", "ema_model", "state_dict_ema"),
     *("ema_state_dict", "model_ema_state_dict", "params_ema", "teacher"),
 )
-# Entries that make one model together, of which names keep the entry: the two towers, and what is
-# behind them (ActionCLIP, MoTE).
+# Entries that together make one model, and stay in its tensors' names: the two towers, and what
+# follows them (ActionCLIP, MoTE).
 SIBLINGS = ("model_state_dict", "fusion_model_state_dict")
-# Modules that wrap another, and leave their name wherever that stands in the names of its tensors.
+# Modules that wrap another, and whose own names may stand anywhere in those of its tensors.
 _INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel, beside its module
 _TORCHSCRIPT_STATE = ("training", "_is_full_backward_hook")
@@ -31,9 +31,9 @@ Tensors = dict[str, np.ndarray]
 
 @dataclasses.dataclass
 class StateDict:
-    """tensors: by published name. other: names of what else there is. notes: what was chosen.
-    entry: where the tensors were in what the file holds. taken_off: words that stood in the names
-    and are left out."""
+    """tensors: by published name. other: names of everything else. notes: what was chosen.
+    entry: the entry of the file that held the tensors. taken_off: words that were removed from the
+    names."""
 
     tensors: Tensors
     other: list[str] = dataclasses.field(default_factory=list)
@@ -46,11 +46,11 @@ def state_dict(path: Path, saved: Any, key: str | None = None) -> StateDict:
     """The tensors of a flat, wrapped or nested (TorchScript) dict.
 
     key: the entry to take, with dots for nested ones, or the words that names of a flat dict begin
-    with. By default both `SIBLINGS` where both hold tensors, the first of `WRAPPERS` that does, or
-    the whole.
+    with. By default both `SIBLINGS` if both hold tensors, else the first of `WRAPPERS` that does,
+    else the whole dict.
 
-    Raises ConversionError: no dict, no tensors, no such entry (those with tensors are listed), or
-    two values of one name.
+    Raises ConversionError: not a dict, no tensors, no such entry (those with tensors are listed),
+    or two values of one name.
     """
     if not isinstance(saved, dict):
         raise ConversionError(f"{path}: holds a {type(saved).__name__}, not a dict of tensors")
@@ -72,9 +72,9 @@ def state_dict(path: Path, saved: Any, key: str | None = None) -> StateDict:
 
 
 def entries_with_tensors(tensors: Tensors, entry: str = "") -> str:
-    """What `key` can take, as words in front of names, and how many tensors each has.
+    """Values that `key` can take, as prefixes of names, with the number of tensors under each.
 
-    entry: where in the file the tensors were.
+    entry: the entry of the file that held the tensors.
     """
     start = f"{entry}." if entry else ""
     counts: collections.Counter[str] = collections.Counter()
@@ -100,7 +100,7 @@ def _entry(path: Path, saved: dict, key: str) -> StateDict:
 
 
 def _alternatives(saved: dict, chosen: str, sample: str) -> list[str]:
-    """Notes on other entries that hold a tensor of the name `sample`: averages, say."""
+    """Notes on other entries that hold a tensor of the name `sample`, such as averages."""
     return [
         f"not taken: the entry {_spelled(name)}, with tensors of the same names "
         f"(--key {_spelled(name)})"
@@ -110,7 +110,7 @@ def _alternatives(saved: dict, chosen: str, sample: str) -> list[str]:
 
 
 def _is_same(a: str, b: str) -> bool:
-    """Whether the names are the same, but for words in front of one."""
+    """Whether the names are the same, apart from words in front of one."""
     return f".{a}".endswith(f".{b}") or f".{b}".endswith(f".{a}")
 
 
@@ -124,7 +124,7 @@ def _tensor_names(tree: Any) -> Iterator[str]:
 
 
 def _flat(path: Path, tree: dict) -> StateDict:
-    """Nested dict -> dotted names."""
+    """Flattens a nested dict to dotted names."""
     result = StateDict({})
     seen: set[str] = set()
     for name, leaf in _leaves(tree):
@@ -142,7 +142,7 @@ def _flat(path: Path, tree: dict) -> StateDict:
 
 
 def _leaves(tree: dict, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of all that is no dict: vlt.convert.resolve bounds how much that is."""
+    """Yields (dotted name, value) of all but dicts; vlt.convert.resolve bounds how many."""
     for key, value in tree.items():
         name = prefix + _spelled(key)
         if isinstance(value, dict) and depth < _DEEPEST:
@@ -152,7 +152,7 @@ def _leaves(tree: dict, prefix: str = "", depth: int = 0) -> Iterator[tuple[str,
 
 
 def _spelled(key: Any) -> str:
-    """A key in names: texts and numbers; of others the type, in brackets. Safe to print."""
+    """A key as part of a name: text or an integer, else its type in brackets. Safe to print."""
     if type(key) is int and abs(key) < 2**63:
         return str(key)
     if not isinstance(key, str):
@@ -161,7 +161,7 @@ def _spelled(key: Any) -> str:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether it is an array of numbers: one of texts, times or objects holds no weights."""
+    """Whether it is an array of numbers; arrays of text, times or objects hold no weights."""
     return isinstance(value, np.ndarray) and value.dtype.kind not in "OSUMm"
 
 

@@ -18,8 +18,8 @@ Tensors = dict[str, np.ndarray]
 class Transform:
     """How one published tensor becomes one or more leaves, and back.
 
-    rank: of the tensor. heads: its axis of attention's heads, which `join` leaves together with
-    the channels of a head, the axis behind it.
+    rank: of the tensor; None for any. heads: its axis of attention heads, which `join` leaves
+    merged with the next axis, the channels of a head.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Transform:
     heads: int | None = None
 
     def tensor(self, parts: list[np.ndarray], heads: int) -> np.ndarray:
-        """The published tensor, of so many heads, of the leaves that it became."""
+        """The published tensor, with this number of heads, from the leaves that it became."""
         joined, axis = self.join(parts), self.heads
         if axis is None:
             return joined
@@ -64,12 +64,12 @@ SPLIT_LINEAR = Transform(
     lambda x: [part.T for part in _thirds(x)],
     lambda parts: np.concatenate([part.T for part in parts]),
 )
-# Of Flax's attention: kernels [d, h, d/h] and biases [h, d/h] of queries, keys and values, and the
-# kernel [h, d/h, d] behind them.
+# For Flax's attention: kernels [d, h, d/h] and biases [h, d/h] of queries, keys and values, and the
+# output kernel [h, d/h, d].
 HEADS = Transform("join heads", 3, lambda x: [x.reshape(len(x), -1)], KEEP.join, heads=1)
 HEADS_BIAS = Transform("join heads", 2, lambda x: [x.reshape(-1)], KEEP.join, heads=0)
 HEADS_OUT = Transform("join heads", 3, lambda x: [x.reshape(-1, x.shape[2])], KEEP.join, heads=0)
-# VideoPrism's kernel [d, h, d/h] behind them.
+# VideoPrism's output kernel [d, h, d/h].
 HEADS_FIRST = Transform(
     "join heads, transpose", 3, lambda x: [x.reshape(len(x), -1).T], LINEAR.join, heads=1
 )
@@ -89,8 +89,8 @@ MIDDLE_OF_4 = Transform(
 class Rule:
     """source: published name. targets: '/'-joined paths of the leaves it becomes.
 
-    numbers: what `{i}` is in the targets of layers that count on from another stack's; from 0 in
-    the source.
+    numbers: range of `{i}` in the targets, where numbers continue those of another stack; in the
+    source they start from 0.
     """
 
     source: str
@@ -104,12 +104,12 @@ class Rule:
         return _pattern(self.source)
 
     def paths(self, index: int | None) -> tuple[str, ...]:
-        """Of the leaves that the tensor of this number becomes."""
+        """Paths of the leaves that the tensor with this number becomes."""
         number = "" if index is None else str(index + (self.numbers.start if self.numbers else 0))
         return tuple(target.replace("{i}", number) for target in self.targets)
 
     def source_of(self, path: str, target: int = 0) -> tuple[str, int | None] | None:
-        """Name and number of the tensor that becomes the leaf at `path`, if that is this target."""
+        """Name and number of the tensor that becomes the leaf at `path`, if this target fits it."""
         match = self._target_patterns[target].fullmatch(path)
         if not match:
             return None
@@ -148,7 +148,7 @@ class Row:
 
 @dataclasses.dataclass
 class Placed:
-    """leaves: by path, as views of the tensors. rows: one a tensor that found its place. dropped:
+    """leaves: by path, as views of the tensors. rows: one per tensor that found its place. dropped:
     buffers without weights. left_out: tensors that only training or another model reads.
     unexpected, wrong_shape: {published name: what is wrong}."""
 
@@ -167,10 +167,10 @@ def to_leaves(
     dropped: str,
     left_out: str,
 ) -> Placed:
-    """Published tensors -> leaves; the first rule that matches wins, failures are collected.
+    """Published tensors -> leaves; the first rule that matches wins, and failures are collected.
 
     canonical: brings a published name to the spelling of the rules. dropped, left_out: regexes of
-    what is in `Placed` under these names.
+    the names that `Placed` lists in these fields.
     """
     rules = tuple(rules)
     placed = Placed()
@@ -214,7 +214,7 @@ def to_tensors(
 ) -> tuple[Tensors, list[str]]:
     """Leaves -> published tensors, and the paths that no rule has a place for.
 
-    heads: of the attention that the leaf at a path is of.
+    heads: returns the number of heads of the attention that the leaf at a path belongs to.
     """
     sources, left = sources_of(rules, leaves)
     tensors = {
@@ -244,7 +244,7 @@ def sources_of(
 
 
 def source_name(rules: Iterable[Rule], path: str) -> str:
-    """Published name of the tensor that holds the leaf at `path`; the path where there is none."""
+    """Published name of the tensor that holds the leaf at `path`; the path if there is none."""
     for rule in rules:
         for target in range(len(rule.targets)):
             if source := rule.source_of(path, target):

@@ -9,7 +9,7 @@ from vlt.model_io.view import View
 
 
 def _tempme_lora(source: str, target: str) -> list[Rule]:
-    """One A for q, k and v."""
+    """LoRA with one A for q, k and v."""
     return [
         Rule(f"{source}.TVPt_LoRA_a", (f"{target}/lora_a",), LINEAR),
         fused(f"{source}.TVPt_LoRA_b", target, "lora_b", SPLIT_LINEAR),
@@ -33,7 +33,7 @@ TEMPME = Family(
     renames=((r"^module\.", ""), (r"^(?!clip\.)", "clip.")),
     dropped=rf"clip\.({OPENAI.dropped})",
     frame_norm=True,
-    view=View("fps1_linspace", 12),  # of MSR-VTT
+    view=View("fps1_linspace", 12),  # as on MSR-VTT
     options={"lora": {"scale": 1.0}},
     rules=tuple(dataclasses.replace(rule, source=f"clip.{rule.source}") for rule in _RULES),
 )

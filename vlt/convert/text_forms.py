@@ -1,8 +1,8 @@
-"""How texts become ids where the class of a tokenizer folder says it wrongly: SigLIP, MetaCLIP 2,
+"""How texts become ids where the class that a tokenizer folder names is wrong: SigLIP, MetaCLIP 2,
 VideoPrism.
 
-All published SigLIP 2 folders name a class that lower-cases nothing, others pad on the left: what
-is written here goes before it.
+All published SigLIP 2 folders name a class that does not lower-case, others pad on the left; the
+form written here takes precedence.
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ from vlt.convert.json_files import read_json
 from vlt.data.tokenize import FORM, Form, Tokenizer, plain_encoder
 from vlt.models.spec import TextSpec
 
-_SPARE_ROWS = 64  # of an embedding, behind the last token; or a hundredth of all
+_SPARE_ROWS = 64  # of an embedding after the last token; or 1% of all, if more
 _ENDS, _PADS = ("<eos>", "</s>"), ("<pad>",)
 
 
 def write_form(source: str, folder: Path, text: TextSpec) -> None:
-    """Writes the form of a text tower's texts into a folder of its tokenizer, and tries it.
+    """Writes the form of a text tower's texts into its tokenizer's folder, and tries it.
 
-    Raises ConversionError: no tokenizer.json, no token that ends a text, or of another vocabulary.
+    Raises ConversionError: no tokenizer.json, no token that ends a text or not the tower's, another
+    vocabulary, or a tokenizer that does not load.
     """
     file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not file.exists():
@@ -49,8 +50,8 @@ def write_form(source: str, folder: Path, text: TextSpec) -> None:
 
 
 def write_into_tokenizer(folder: Path, context: int) -> None:
-    """Puts the form of a folder's texts into its tokenizer.json itself, so that transformers makes
-    the same ids of them, padded to `context`. A folder without a form, or with one that cleans
+    """Puts the form of a folder's texts into its tokenizer.json itself, so that transformers turns
+    them into the same ids, padded to `context`. A folder without a form, or with one that cleans
     nothing, stays as it is."""
     from tokenizers import Regex, normalizers, processors
 
@@ -74,12 +75,12 @@ def write_into_tokenizer(folder: Path, context: int) -> None:
     named |= {"padding_side": "right", "model_max_length": context}
     settings.write_text(json.dumps(named, indent=2) + "\n")
     for name in ("spiece.model", "tokenizer.model", "special_tokens_map.json"):
-        (folder / name).unlink(missing_ok=True)  # of a class that is no longer named
+        (folder / name).unlink(missing_ok=True)  # for a class that is no longer named
 
 
 def _read_last(source: str, file: Path, named: dict[str, int], config: dict[str, Any]) -> Form:
-    """SigLIP's: an end token alone. Of single pieces' probabilities (T5's), canonical texts padded
-    with it; of byte pairs (Gemma's), texts in lower case and padding of their own."""
+    """SigLIP's form: an end token, but no start token. For a unigram model (T5's), canonical
+    texts padded with it; for byte pairs (Gemma's), texts in lower case and a token for padding."""
     end = _named(config, "eos_token", _ENDS, named)
     if end is None:
         raise ConversionError(f"--tokenizer {source}: has no token that ends a text, as </s>")
@@ -89,7 +90,7 @@ def _read_last(source: str, file: Path, named: dict[str, int], config: dict[str,
 
 
 def _read_at_end(source: str, file: Path, named: dict[str, int], config: dict[str, Any]) -> Form:
-    """Of MetaCLIP 2: what the tokenizer puts around a text, which is left as it is."""
+    """MetaCLIP 2's form: the ids that the tokenizer puts around a text, which is not cleaned."""
     try:
         around = plain_encoder(file)("")["input_ids"]
     except ValueError as error:
@@ -104,7 +105,7 @@ def _read_at_end(source: str, file: Path, named: dict[str, int], config: dict[st
 def _named(
     config: dict[str, Any], key: str, usual: tuple[str, ...], named: dict[str, int]
 ) -> int | None:
-    """Id of the token that a config names under a key, or of the first usual one that there is."""
+    """Id of the token that a config names under `key`, else of the first usual one there is."""
     token = config.get(key)
     token = token.get("content") if isinstance(token, dict) else token
     return next((named[name] for name in (token, *usual) if name in named), None)
@@ -124,7 +125,7 @@ def _ids(file: Path) -> dict[str, int]:
 
 
 def _check_size(source: str, named: dict[str, int], text: TextSpec) -> None:
-    # T5's class adds words for gaps of a text, which no clean text has.
+    # T5's class adds words that stand for gaps in a text, which no clean text has.
     own = [index for name, index in named.items() if not re.fullmatch(r"<extra_id_\d+>", name)]
     size = max(own, default=-1) + 1
     if not 0 <= text.vocab - size <= max(_SPARE_ROWS, text.vocab // 100):

@@ -13,7 +13,7 @@ from vlt.convert.table import Tensors
 def untie(family: Family, tensors: Tensors, path: object) -> tuple[Tensors, dict[str, str]]:
     """The tensors without the second names, and {second name: first} of those that had both.
 
-    Raises ConversionError: the tensors of the two names are not the same.
+    Raises ConversionError: the tensors under two such names differ.
     """
     tensors = dict(tensors)
     published = {family.canonical(name): name for name in tensors}
@@ -33,13 +33,13 @@ def untie(family: Family, tensors: Tensors, path: object) -> tuple[Tensors, dict
 
 
 def renamed(names: Mapping[str, str], name: str) -> str | None:
-    """The other name by the first {regex: replacement} that the whole name matches; else None."""
+    """The name as rewritten by the first {regex: replacement} that matches all of it, or None."""
     found = ((re.fullmatch(regex, name), other) for regex, other in names.items())
     return next((match.expand(other) for match, other in found if match), None)
 
 
 def tie(tensors: Tensors, aliases: Mapping[str, str]) -> Tensors:
-    """The tensors with their second names, `aliases` as `untie` gave them."""
+    """The tensors with their second names added; `aliases` is as `untie` returns it."""
     return tensors | {
         second: tensors[first] for second, first in aliases.items() if first in tensors
     }

@@ -1,4 +1,4 @@
-"""Tokenizer files of a model folder: copied, from the hub, or from a list of its entries."""
+"""Tokenizer files of a model folder: copied, from the hub, or made from a vocabulary file."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a whole tokenizer."""
+    """Whether a folder holds a complete tokenizer."""
     whole: list[tuple[str, ...]] = [("tokenizer.json",), ("vocab.json", "merges.txt")]
     whole += [("vocab.txt",), *((name,) for name in SENTENCEPIECE)]
     return any(all((folder / name).exists() for name in names) for names in whole)
@@ -35,7 +35,7 @@ def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> Non
 
     source: a folder, OpenAI's bpe_simple_vocab_16e6.txt.gz, BERT's vocab.txt or SentencePiece's
     .model, or a name on the hub.
-    Raises ConversionError: no tokenizer there, or not one of this text tower.
+    Raises ConversionError: no tokenizer there, or not one for this text tower.
     """
     path = Path(source)
     if path.is_dir():
@@ -60,7 +60,7 @@ def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> Non
 
 def with_its_ids(spec: Spec, folder: Path) -> Spec:
     """The spec with the ids that the tokenizer in a folder has for the special tokens of a plain
-    BERT vocabulary. Others are as they were."""
+    BERT vocabulary. Other specs are returned unchanged."""
     text = spec.text
     if not isinstance(text, BertSpec) or text.decode_id != text.encode_id:
         return spec
@@ -75,7 +75,7 @@ def _special_ids(folder: Path) -> tuple[int, int, int]:
 
 
 def _check_plain_bert(source: str, folder: Path, text: BertSpec) -> None:
-    """The tokenizer has as many words as the checkpoint, and begins and ends texts with BERT's."""
+    """Checks the tokenizer's size, that it has [CLS] and [MASK], and that [SEP] ends a text."""
     size = vocabulary_size(folder)
     if size != text.vocab:
         raise ConversionError(
@@ -89,7 +89,7 @@ def _check_plain_bert(source: str, folder: Path, text: BertSpec) -> None:
 
 
 def _check_bert(source: str, folder: Path, text: BertSpec) -> None:
-    """The tokenizer has BERT's words, or these and [DEC] and [ENC], which BLIP adds."""
+    """Checks that the tokenizer has BERT's words, with or without BLIP's [DEC] and [ENC]."""
     size, without = vocabulary_size(folder), min(text.decode_id, text.encode_id)
     if size not in (without, text.vocab):
         raise ConversionError(
@@ -149,7 +149,7 @@ def vocabulary_size(folder: Path) -> int:
 
 
 def _ids(content: dict[str, Any]) -> list[Any]:
-    """Ids in a tokenizer.json; its vocabulary is a dict of them, or a list in their order."""
+    """Ids in a tokenizer.json, whose vocabulary is a dict of them or a list in their order."""
     model, added = content.get("model"), content.get("added_tokens", [])
     vocabulary = model.get("vocab", {}) if isinstance(model, dict) else {}
     if isinstance(vocabulary, list):
@@ -168,7 +168,7 @@ def _words(file: Path) -> list[str]:
 
 
 def _from_pieces(path: Path, target: Path) -> None:
-    """tokenizer.json of a model of SentencePiece."""
+    """Writes the tokenizer.json of a SentencePiece model."""
     try:
         tokenizer = plain_tokenizer(read_model(path))
     except ValueError as error:
@@ -197,7 +197,7 @@ def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
         _from_pieces(pieces, target)
     config = target / "tokenizer_config.json"
     if not config.exists():
-        # Old folders leave it out; vlt reads no folder without.
+        # Old folders leave it out; vlt reads no folder without it.
         kind = "BertTokenizer" if isinstance(text, BertSpec) else "CLIPTokenizer"
         config.write_text(json.dumps({"tokenizer_class": kind}) + "\n", "utf-8")
 

@@ -1,6 +1,6 @@
-"""torch's three file formats as numpy: zip archives, TorchScript archives, the old pickle format.
+"""Reads torch's three file formats as numpy: zip and TorchScript archives, and the old pickles.
 
-Formats: torch/serialization.py (zip since 1.6, else five pickles and the storages behind them).
+Formats: torch/serialization.py (zip since 1.6, else five pickles, then the storages).
 The file is mapped into memory, and arrays are views of it where it keeps them whole and aligned.
 """
 
@@ -25,7 +25,7 @@ _ZIP = b"PK\x03\x04"
 
 
 def read_torch_file(path: Path) -> Any:
-    """The saved object, tensors as read-only numpy arrays, TorchScript modules as nested dicts.
+    """The saved object: tensors as read-only numpy arrays, TorchScript modules as nested dicts.
 
     Objects of classes that are not loaded are vlt.convert.placeholders.Opaque.
 
@@ -72,7 +72,7 @@ def _cut_short(size: int, least: int) -> str:
 
 
 def _least_size(data: mmap.mmap) -> int:
-    """Bytes that an archive without its end must have had, as its pickle tells; 0 if it doesn't."""
+    """Least size in bytes of an archive cut short, as its pickle tells; 0 if it doesn't."""
     try:
         start, name = local_entry(data, 0)
         if not name.endswith("/data.pkl"):
@@ -106,7 +106,7 @@ def _read_legacy(path: Path, data: mmap.mmap) -> Any:
 
 
 def _parse_legacy(path: Path, data: mmap.mmap) -> Parsed:
-    """The third of the pickles in front: magic number, protocol, system, the object."""
+    """Reads the object, the last of four pickles: magic number, protocol, system, the object."""
     try:
         magic = parse(data)
     except UnsafePickleError:
@@ -133,7 +133,7 @@ def _is(value: Any, number: int) -> bool:
 def _storages_behind(
     data: mmap.mmap, keys: Parsed, used: dict[str, Storage]
 ) -> dict[str, memoryview]:
-    """The bytes that follow the list of their keys, each behind its count of elements."""
+    """The storages that follow the list of keys, each preceded by its element count."""
     sizes = {key: _nbytes(used[key]) for key in keys.value if key in used}
     if len(sizes) != len(keys.value):
         raise ConversionError("its list of storages does not fit the tensors that use them")

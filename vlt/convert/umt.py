@@ -1,8 +1,8 @@
-"""UMT's layouts: its tower, BERT of a plain vocabulary, and the heads of retrieval or answering.
+"""UMT's layout: its tower, BERT with a plain vocabulary, and heads for retrieval or answering.
 
-Pre-trained files name the text model `text_encoder.bert` and hold a head for masked words, decoders
-of the distillation and, some, its teacher. Fine-tuned ones leave all of these out. Files of the
-single-modality stage hold the tower alone, as `encoder`.
+Pre-trained files name the text model `text_encoder.bert` and hold a head for masked words, the
+distillation's decoders and, in some, its teacher. Fine-tuned ones leave all of these out. Files of
+the single-modality stage hold the tower alone, as `encoder`.
 """
 
 import re
@@ -39,8 +39,8 @@ def _bert(source: str, target: str) -> list[Rule]:
 
 
 def with_decoder(tensors: Tensors) -> Tensors:
-    """With the tensors of a decoder, as its authors start one: embeddings and head of the text
-    model that was pre-trained, and its layers that read the video."""
+    """Adds the tensors of a decoder, as its authors start one: from the embeddings and head of the
+    pre-trained text model, and from its layers that read the video."""
     root = r"(?P<root>(module\.)?)text_encoder(\.bert)?\."
     layers = [re.match(rf"{root}encoder\.layer\.(\d+)\.crossattention\.", n) for n in tensors]
     first = min((int(m[4]) for m in layers if m), default=0)
@@ -59,7 +59,7 @@ def with_decoder(tensors: Tensors) -> Tensors:
 
 
 def refuse_classifier(tensors: Tensors, path: object) -> None:
-    """Raises ConversionError of a tower that was fine-tuned with a head for classes."""
+    """Raises ConversionError for a tower that was fine-tuned with a head for classes."""
     plain = {name.removeprefix("module."): x for name, x in tensors.items()}
     patch, head = plain.get("patch_embed.proj.weight"), plain.get("head.weight")
     if patch is None or head is None or np.ndim(patch) != 5 or "cls_token" in plain:

@@ -1,6 +1,7 @@
 """ViCLIP's layout: OpenAI's names in two encoders, and a temperature beside them.
 
-Published files hold it bare or as `model`, training's with the prefix `module.` or as `module`.
+Published files hold it bare or as `model`; training saves it with the prefix `module.` or as
+`module`.
 """
 
 import numpy as np
@@ -10,15 +11,15 @@ from vlt.convert.family import Family
 from vlt.convert.table import CONV, FIRST_OF_2, Rule, Transform
 from vlt.model_io.view import View
 
-# ImageNet's pixels, not CLIP's, resized to the square.
+# ImageNet's statistics, not CLIP's, and frames resized to a square.
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "crop": "none"}
 
 
 def inflate_kernel(kernel: np.ndarray, frames: int, center: bool = True) -> np.ndarray:
-    """A kernel [out, in, p, p] over `frames` frames [out, in, frames, p, p].
+    """Extends a kernel [out, in, p, p] to `frames` frames, [out, in, frames, p, p].
 
-    center: the middle frame (of an even number the later one) has it whole and the others zeros;
-    else each frame has an equal part. On a still video both give what the kernel gives on a frame.
+    center: the middle frame (the later of two) gets the whole kernel and the others zeros; else
+    each frame gets an equal part. On a still video both compute what the kernel does on one frame.
     """
     if not center:
         return np.repeat(kernel[:, :, None] / np.asarray(frames, kernel.dtype), frames, axis=2)
@@ -48,7 +49,8 @@ def _to_temperature(parts: list[np.ndarray]) -> np.ndarray:
 TUBELET = Transform(
     "OIFHW of 1 frame -> HWIO", 5, _of_one_frame, lambda parts: inflate_kernel(CONV.join(parts), 1)
 )
-# In float64, rounded to float32 both ways: back within 1e-6 of the temperature, not bit for bit.
+# In float64, rounded to float32 both ways: a round trip returns the temperature within 1e-6, not
+# bit for bit.
 _TEMPERATURE = Transform("ln(1 / t)", 0, _to_scale, _to_temperature)
 
 VICLIP = Family(

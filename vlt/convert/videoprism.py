@@ -1,7 +1,7 @@
 """VideoPrism's video-text models (LvT) and video encoders, as .npz and as transformers saves them.
 
-Zhao et al., arXiv:2402.13217. Blocks attend within frames, then along time at each place; of LvT
-then over all patches, which attention pools. LayerNorms are published as their scale minus one.
+Zhao et al., arXiv:2402.13217. Blocks attend within frames, then along time at each place; in LvT
+then over all patches, which attention pools. LayerNorm scales are published minus one.
 """
 
 import re
@@ -27,8 +27,8 @@ from vlt.model_io.view import View
 from vlt.models.spec import EncoderSpec
 
 MODEL_TYPE = "videoprism"
-CAP = 50.0  # of attention's logits
-CONTEXT = 64  # words of a text, beside the class token
+CAP = 50.0  # of attention logits
+CONTEXT = 64  # words of a text, not counting the class token
 SCALE = 100.0  # of cosines; no checkpoint holds the temperature it was trained with
 VISUAL: dict[str, Any] = {
     "activation": "gelu",
@@ -52,7 +52,7 @@ TEXT: dict[str, Any] = {
 }
 _PIXELS: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3, "crop": "none"}  # from 0 to 1
 _POOLER, _ATTENTION = "visual/pooler", "visual/pooler/cross_attention"
-_GIANT = 1408  # wide
+_GIANT = 1408  # width of VideoPrism g
 
 
 def _patches(kernel: np.ndarray) -> list[np.ndarray]:
@@ -62,18 +62,18 @@ def _patches(kernel: np.ndarray) -> list[np.ndarray]:
     return [kernel.reshape(side, side, 3, -1)]
 
 
-# Rows are in the order of rows, columns and colours of a patch.
+# The rows of the kernel run over the rows, columns and colours of a patch.
 _LINEAR_PATCHES = Transform(
     "rows -> HWI", 2, _patches, lambda parts: parts[0].reshape(-1, parts[0].shape[-1])
 )
-# Back within 6e-8, not bit for bit: float32 has fewer places at 1 than below.
+# A round trip is within 6e-8, not bit for bit: float32 is coarser at 1 than below.
 _LESS_ONE = Transform(
     "+ 1", 1, lambda x: [np.asarray(x, np.float32) + 1], lambda parts: parts[0] - 1
 )
 
 
 def _norm(source: str, target: str, scale: str) -> list[Rule]:
-    """A LayerNorm whose scale is published minus one, as this leaf."""
+    """A LayerNorm whose scale is published minus one, under the name `scale`."""
     return [
         Rule(f"{source}.{scale}", (f"{target}/scale",), _LESS_ONE),
         Rule(f"{source}.bias", (f"{target}/bias",)),
@@ -111,7 +111,7 @@ def _blocks(
 
 
 def _encoder(prefix: str) -> list[Rule]:
-    """Tables and LayerNorms of the video encoder."""
+    """The video encoder's patch embedding, tables of positions and LayerNorms."""
     return [
         Rule(
             f"{prefix}patch_projection.linear.kernel",
@@ -140,7 +140,7 @@ def _hf_encoder(prefix: str) -> list[Rule]:
 
 
 def _stacks(*stages: str) -> str:
-    """What `Family.stacked` says of the stages' blocks."""
+    """The regex in `Family.stacked` for the stages' blocks."""
     return "|".join(re.escape(stage.removesuffix("_")) for stage in stages)
 
 
@@ -244,7 +244,7 @@ VIDEOPRISM_ENCODER_HF = Family(
 
 
 def refuse_giant(tensors: Tensors, path: object) -> None:
-    """Raises ConversionError of VideoPrism g's video-text model, whose text tower is another."""
+    """Raises ConversionError for VideoPrism g's video-text model, whose text tower differs."""
     for name, tensor in tensors.items():
         word = re.search(r"cls_emb$", name) and np.shape(tensor)[-1:] == (_GIANT,)
         if word or re.search(r"^text_encoder\..*\.(pre|post)_layer_norm\.", name):

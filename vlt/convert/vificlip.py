@@ -1,5 +1,5 @@
-"""ViFi-CLIP's layouts, of a whole model and with its second stage's prompts. Neither has the
-embedding of words, which it leaves as it is: the texts of its classes are kept embedded.
+"""ViFi-CLIP's layout with its second stage's prompts; `vlt.convert.ost` has that of a whole model.
+Neither has the embedding of words, which training does not change: class texts are kept embedded.
 """
 
 import dataclasses

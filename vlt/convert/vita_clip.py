@@ -26,7 +26,7 @@ VITA_CLIP = Family(
     renames=((r"^module\.", ""),),
     dropped=r"prompt_learner\.token_(prefix|suffix)",
     visual={"patch_bias": True},
-    # CLIP's patches have no bias, which the published code loads as zeros.
+    # CLIP's patch embedding has no bias; the published code loads zeros for it.
     zeros={"visual/patch_embedding/bias": "visual/pre_norm/bias"},
     view=View("segment_centre", 8),
     rules=(

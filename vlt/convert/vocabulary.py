@@ -1,4 +1,4 @@
-"""Words that chat models added to LLaMA's, and rows for those that the weights lack."""
+"""Words that chat models add to LLaMA's, and rows for those that the weights lack."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ def fit_vocabulary(
 ) -> Words:
     """The words that the model has, with rows for all of them in `together`; adds to the notes.
 
-    LLaVA's weights hold rows of words that no tokenizer.model has (`ADDED` says which, by their
-    number); a LLaVA with a branch has three more. Rows that nobody gives are the mean of all
-    others, as where training starts, or with text.new_rows=image copies of those of images.
+    LLaVA's weights hold rows for words that no tokenizer.model has (`ADDED` says which, by their
+    number); a LLaVA with a branch has three more. Rows that no file gives are the mean of all
+    others, as where training starts, or with text.new_rows=image copies of the image words' rows.
 
-    Raises ConversionError: more words than rows, or rows that fit nothing.
+    Raises ConversionError: given rows that fit neither the embedding nor the image words.
     """
     if EMBEDDING not in together.leaves or HEAD not in together.leaves:
-        return words  # told as missing later on
+        return words  # reported as missing later
     words = _named(chat, words, together.leaves[EMBEDDING].shape[0], notes)
     if chat == "llava":
         wanted = IMAGE if together.new_rows is not None else ()
@@ -50,7 +50,7 @@ def fit_vocabulary(
 
 
 def _named(chat: str, words: Words, rows: int, notes: list[str]) -> Words:
-    """The words with those that rows behind the tokenizer's are known to be of."""
+    """The words, with those that the rows after the tokenizer's are known to stand for."""
     known: tuple[str, ...] = () if words.added else ADDED.get(rows - words.size, ())
     if chat != "llava":
         named = INSTRUCTED if chat == "instructblip" else ADDED[1]
@@ -104,7 +104,7 @@ def _grown(leaf: Lazy, axis: int, count: int, copies: Mapping[int, int]) -> Lazy
 
 
 def _put_new_rows(together: Together, words: Words, notes: list[str]) -> None:
-    """LLaVA's first stage saves the rows of the words that it trained alone: the last of images."""
+    """Inserts the rows that LLaVA's first stage saves, those of the last image words alone."""
     given, leaf = together.new_rows, together.leaves[EMBEDDING]
     assert given is not None
     last = words.ids[IMAGE[-1]] + 1

@@ -1,7 +1,7 @@
 """VoP without variants over CLIP, as ModelScope has it (`vop_retrieval`).
 
-Every tensor of the CLIP but its scale is there twice, with the model and with one of the encoders.
-A file of `vop_retrieval_se` is a CLIP alone, some of whose weights were trained.
+Every tensor of the CLIP but its scale is stored twice, under the model and under one of the
+encoders. A file of `vop_retrieval_se` is a CLIP alone, some of whose weights were trained.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ VOP = Family(
 
 
 def vop_options(leaves: Leaves, notes: list[str]) -> dict[str, Any] | None:
-    """Options of the method that the leaves are of, None where they are not; adds to the notes.
+    """VoP's options, or None if there are no leaves of it; adds to the notes.
 
-    The prompts of both sides of a text are one tensor.
+    The prompts on both sides of a text are one tensor; each is assumed to have half.
     """
     if not any(path.endswith("/vop_prompt") for path in leaves):
         return None

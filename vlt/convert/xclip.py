@@ -36,7 +36,7 @@ def _message(source: str, target: str, attention: list[Rule]) -> list[Rule]:
 
 
 def _prompts(norm_name: str) -> list[Rule]:
-    """What makes texts' prompts; its attention has biases behind the heads alone."""
+    """The generator of prompts for texts; its attention has a bias in the output layer alone."""
     source, target = "prompts_generator.decoder.{i}", f"{_PROMPTS}/blocks_{{i}}"
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
     return [
@@ -83,7 +83,7 @@ XCLIP_HF = Family(
     sign=r"(^|\.)(vision_model\.encoder\.layers\.\d+\.message_|prompts_visual_layernorm\.)",
     view=_VIEW,
     rules=(
-        # transformers spells this norm right here, and not in its CLIP.
+        # transformers spells this norm correctly here, but not in its CLIP.
         *norm("vision_model.pre_layernorm", "visual/pre_norm"),
         *(rule for rule in hf_vision("vision_model.") if ".pre_layrnorm." not in rule.source),
         Rule("visual_projection.weight", ("visual/projection/kernel",), LINEAR),
@@ -104,7 +104,7 @@ XCLIP_HF = Family(
 def xclip_spec(folder: Path) -> DualEncoderSpec:
     """The spec that an X-CLIP's config.json gives.
 
-    Raises ConversionError: not an X-CLIP, or one whose parts differ from the published.
+    Raises ConversionError: not an X-CLIP, or one whose parts differ from the published ones.
     """
     path = folder / "config.json"
     config, spec = load_config(path, "xclip"), clip_spec(folder, "xclip")
@@ -131,7 +131,7 @@ def xclip_spec(folder: Path) -> DualEncoderSpec:
 
 
 def xclip_json(config: ModelConfig) -> dict[str, Any]:
-    """config.json of a transformers XCLIPModel."""
+    """The config.json of a transformers XCLIPModel."""
     assert isinstance(config.spec, DualEncoderSpec)
     (method,) = build_methods(config.methods)
     width, fields = config.spec.embed_dim, clip_json(config.spec)

@@ -1,1 +1,1 @@
-"""What programs cost: operations, bytes, and what accelerators have of both."""
+"""What programs cost in operations and bytes, and what accelerators offer of both."""

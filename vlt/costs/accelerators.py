@@ -1,4 +1,4 @@
-"""TPU chips and the slices of them that Google Cloud rents out, as its documentation says."""
+"""TPU chips and the slices of them that Google Cloud rents out, according to its documentation."""
 
 import math
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Chip(NamedTuple):
 
     Attributes:
       flops: bfloat16 operations a second; a multiply-accumulate is two.
-      hbm_bytes: of its memory, as far as programs may use it.
+      hbm_bytes: bytes of its memory that programs may use.
       hbm_rate: bytes a second to and from that memory.
       ici_rate: bytes a second that it sends to its neighbours, over all links together.
       topologies: shapes of its slices, in chips.
@@ -40,10 +40,10 @@ class TopologyError(ValueError):
 
 
 def check_topology(name: str, hint: str = "") -> tuple[str, str]:
-    """Kind of chip and shape of a slice, 'v5e' and '4x4' of 'v5e:4x4'.
+    """Splits the name of a slice into chip and shape: 'v5e:4x4' into 'v5e' and '4x4'.
 
     Raises:
-      TopologyError: there is no such slice; lists them all.
+      TopologyError: there is no such slice; the message lists all there are.
     """
     kind, _, shape = name.partition(":")
     if kind in CHIPS and shape in CHIPS[kind].topologies:
@@ -55,5 +55,5 @@ def check_topology(name: str, hint: str = "") -> tuple[str, str]:
 
 
 def chips_of(shape: str) -> int:
-    """Chips of a slice, 16 of '4x4'."""
+    """Number of chips in a slice: 16 for '4x4'."""
     return math.prod(map(int, shape.split("x")))

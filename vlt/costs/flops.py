@@ -4,7 +4,7 @@ The convention is the one that fits most of TempMe's printed GFLOPs (fvcore's, o
 multiply-accumulate a FLOP): linear layers, convolutions, attention's two products and every other
 matrix product, plus each normalisation at 5 per element. Softmax, activations, additions, gathers,
 embedding look-ups and scatters are free. A gather written as a product with a one-hot matrix is a
-matrix product here, because that is what runs. A kernel (Pallas) is what it declares.
+matrix product here, because that is what runs. A Pallas kernel counts as what it declares.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ class Counts:
     """Multiply-accumulates by kind; one multiply-accumulate is two FLOPs.
 
     Attributes:
-      linear: dot_general without batch dimensions, so layers with weights, patches included.
-      product: dot_general with them: attention's two, matching scores, merging; kernels.
+      linear: dot_general without batch dimensions: layers with weights, patch embedding included.
+      product: dot_general with them: attention's two products, matching scores, merging; kernels.
       convolution: conv_general_dilated; a dilated input counts its zeros.
       layer_norm: 5 per normalised element (LayerNorm, RMSNorm and GroupNorm alike).
     """
@@ -45,7 +45,7 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """With normalisations: the published convention."""
+        """Everything, normalisations included: the published convention."""
         return self.multiply_adds + self.layer_norm
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -67,7 +67,7 @@ def count(fn: Callable[..., Any], *args: Any) -> Counts:
       *args: pytrees of arrays or of jax.ShapeDtypeStruct; only shapes and types are used.
 
     Returns:
-      What one call costs: a scan counts its length, a cond its dearest branch.
+      The cost of one call: a scan counts once per step, a cond as its most expensive branch.
 
     Raises:
       ValueError: a while loop (whose length is unknown) holds counted work, or the program has
@@ -77,7 +77,7 @@ def count(fn: Callable[..., Any], *args: Any) -> Counts:
 
 
 def count_first(fn: Callable[..., tuple[Any, Any]], *args: Any) -> tuple[Counts, Any]:
-    """As `count`, of what the first output of `fn` needs; and the shapes of the second."""
+    """`count` of what the first output of `fn` needs, and the shapes of the second."""
     closed, (first, second) = jax.make_jaxpr(fn, return_shape=True)(*args)
     counted = len(jax.tree.leaves(first))
     used = [output < counted for output in range(len(closed.jaxpr.outvars))]
@@ -104,7 +104,7 @@ def _count_eqn(eqn: JaxprEqn, producers: Producers) -> Counts:
         raise ValueError(f"cannot count inside {name}: count the program without it")
     inner = [_count_jaxpr(jaxpr) for jaxpr in _inner_jaxprs(eqn)]
     if name == "cond":
-        # The last of equals: where platforms differ, the form that all others share.
+        # Among equals the last: of platform-dependent branches, the one that all others share.
         return max(reversed(inner), key=lambda counts: counts.total)
     if name == "while" and any(counts.total for counts in inner):
         raise ValueError("a while loop of unknown length does counted work: use jax.lax.scan")
@@ -144,7 +144,7 @@ def _size(value: Var | Literal) -> int:
 
 
 def _normalised_elements(rsqrt: JaxprEqn, producers: Producers) -> int:
-    """Elements of the array whose mean (of squares) feeds `rsqrt`; 0 where none does.
+    """Number of elements of the array whose mean (of squares) feeds `rsqrt`; 0 if none does.
 
     A normalisation divides a sum by its length; L2-normalisation does not, and is free.
     """
@@ -154,7 +154,7 @@ def _normalised_elements(rsqrt: JaxprEqn, producers: Producers) -> int:
         for eqn in [] if isinstance(value, Literal) else producers.get(value, []):
             if eqn.primitive.name != "reduce_sum":
                 divided = is_mean or eqn.primitive.name == "div"
-                # Larger operands would be another sum's, by dot_general or in a jitted helper.
+                # A larger operand belongs to another sum, in a dot_general or a jitted helper.
                 small = [v for v in eqn.invars if _size(v) <= _size(value)]
                 pending += [(operand, divided) for operand in small]
             elif is_mean:
@@ -163,7 +163,7 @@ def _normalised_elements(rsqrt: JaxprEqn, producers: Producers) -> int:
 
 
 def _producers(jaxpr: Jaxpr) -> Producers:
-    """Equations behind each value: for a jitted helper (jnp.var), its call and its last one."""
+    """Equations that produce each value; for a jitted helper (jnp.var), its call and last one."""
     producers: Producers = {}
     for eqn in jaxpr.eqns:
         producers |= {value: [eqn] for value in eqn.outvars}

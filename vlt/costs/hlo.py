@@ -1,6 +1,6 @@
 """What a compiled program moves, read off its text (XLA's HLO).
 
-A loop's body counts as often as the text says that it runs, and once where it does not say.
+A loop's body counts as often as the text says it runs, or once where the text does not say.
 """
 
 import math
@@ -12,7 +12,7 @@ COLLECTIVES = (
     *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute"),
     "collective-broadcast",
 )
-# No bytes move: names for other values, or the end of a move that began elsewhere.
+# These move no bytes: they rename other values, or end a move that began elsewhere.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
 _FREE |= {"call", "opt-barrier", "after-all", "partition-id", "replica-id", "iota"}
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"%([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _KERNEL = 'custom_call_target="tpu_custom_call"'
 _ASKED = re.compile(r'"flops":"(\d+)"')
-# What reads of its first operand no more than it puts out.
+# These read no more of their first operand than they output.
 _PICKING = {"gather", "dynamic-slice", "slice"}
 _ON_CHIP = re.compile(r"S\([1-9]\d*\)")  # a memory space other than the device's main memory
 
@@ -32,10 +32,10 @@ class Instruction(NamedTuple):
     """One line of a computation.
 
     Attributes:
-      shape: of its result, as text. operands: names of its operands, of a parameter its number.
-      called: computations.
-      trips: of a loop, how often its body runs, 1 where the text does not say.
-      operations: that a kernel declares, 2 a multiply-accumulate; None for what is no kernel.
+      shape: the result's shape, as text. operands: their names; for a parameter, its number.
+      called: names of the computations it calls.
+      trips: how often a loop's body runs; 1 where the text does not say.
+      operations: those a kernel declares, 2 per multiply-accumulate; None if it is no kernel.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Instruction(NamedTuple):
     operations: int | None = None
 
 
-Program = dict[str, list[Instruction]]  # by computation, the entry under ''
+Program = dict[str, list[Instruction]]  # by computation's name; the entry's is ''
 
 
 def parse(text: str) -> Program:
-    """Computations of a module's text."""
+    """Parses a module's text into its computations."""
     program: Program = {}
     current: list[Instruction] = []
     for line in text.split("\n"):
@@ -75,7 +75,7 @@ def _operations(text: str) -> int:
 
 
 def _closing(text: str) -> int:
-    """Where the parenthesis ends that was opened before the text."""
+    """Index of the parenthesis that closes one opened before the text; its length if none does."""
     depth = 1
     for place, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -85,7 +85,7 @@ def _closing(text: str) -> int:
 
 
 def nbytes(shape: str, main_memory: bool = False) -> int:
-    """Bytes of a shape's arrays, padding left out; with `main_memory` of those that lie there."""
+    """Bytes of a shape's arrays without padding; with `main_memory`, only of those stored there."""
     total = 0
     for kind, dims, layout in _ARRAY.findall(shape):
         if not (main_memory and _ON_CHIP.search(layout)):
@@ -102,7 +102,7 @@ def executed(program: Program, computation: str = "") -> Iterator[Instruction]:
 def _repeated(
     program: Program, computation: str = "", times: int = 1
 ) -> Iterator[tuple[Instruction, int]]:
-    """As `executed`, each with how often it runs."""
+    """Like `executed`, each with how often it runs."""
     for instruction in program[computation]:
         yield instruction, times
         if instruction.opcode in ("while", "conditional", "call"):
@@ -111,7 +111,7 @@ def _repeated(
 
 
 def collectives(program: Program) -> dict[str, dict[str, int]]:
-    """{kind: {"count": its calls, "bytes": what one device has of their results}}."""
+    """{kind: {"count": its calls, "bytes": size of their results on one device}}."""
     found: dict[str, dict[str, int]] = {}
     for instruction, times in _repeated(program):
         kind = instruction.opcode.removesuffix("-start")
@@ -123,7 +123,7 @@ def collectives(program: Program) -> dict[str, dict[str, int]]:
 
 
 def kernels(program: Program) -> dict[str, dict[str, int]]:
-    """{name of a kernel: {"count": its calls, "operations": that they declare, all together}}."""
+    """{name of a kernel: {"count": its calls, "operations": total that they declare}}."""
     found: dict[str, dict[str, int]] = {}
     for instruction, times in _repeated(program):
         if instruction.operations is not None:
@@ -134,31 +134,31 @@ def kernels(program: Program) -> dict[str, dict[str, int]]:
 
 
 def _kind(instruction: Instruction) -> str:
-    """Its name without the number."""
+    """An instruction's name without its number."""
     return re.sub(r"[.\d]+$", "", instruction.name)
 
 
 def _result_bytes(instruction: Instruction) -> int:
-    """Of an asynchronous start, whose tuple holds operands and results, the largest array."""
+    """Bytes of a result; of the largest array for an async start, whose tuple has operands too."""
     if instruction.opcode.endswith("-start") and instruction.shape.startswith("("):
         return max(_array_bytes(instruction.shape), default=0)
     return nbytes(instruction.shape)
 
 
 def _array_bytes(shape: str) -> list[int]:
-    """Bytes of each array of a shape that is no scalar."""
+    """Bytes of each array in a shape, scalars left out."""
     return [nbytes(match[0]) for match in _ARRAY.finditer(shape) if match[2]]
 
 
 def memory_traffic(program: Program) -> int:
-    """Bytes that go to and from main memory: what every instruction reads and writes of it."""
+    """Bytes that go to and from main memory: the sum of what every instruction reads and writes."""
     return sum(moved for _, moved, _ in _moves(program))
 
 
 def traffic(program: Program) -> list[dict[str, Any]]:
-    """`memory_traffic` by kind of instruction, the most first: `kind`, `count`, `bytes`.
+    """`memory_traffic` by kind of instruction, largest first: `kind`, `count`, `bytes`.
 
-    The kind is the compiler's name, which says what was joined: `convert_reduce_fusion`.
+    The kind is the compiler's name, which says what was fused: `convert_reduce_fusion`.
     """
     found: dict[str, dict[str, Any]] = {}
     for instruction, moved, times in _moves(program):
@@ -176,7 +176,7 @@ def _moves(program: Program) -> Iterator[tuple[Instruction, int, int]]:
         opcode = instruction.opcode
         if opcode in _FREE or opcode.endswith("-done"):
             continue
-        if opcode.endswith("-start"):  # from one memory to another: the main one is touched once
+        if opcode.endswith("-start"):  # between two memories: main memory is touched once
             moved = min(_array_bytes(instruction.shape), default=0)
         else:
             moved = _touched(program, instruction, shapes)
@@ -184,7 +184,7 @@ def _moves(program: Program) -> Iterator[tuple[Instruction, int, int]]:
 
 
 def _touched(program: Program, instruction: Instruction, shapes: Mapping[str, str]) -> int:
-    """Bytes that an instruction reads and writes of main memory."""
+    """Bytes of main memory that an instruction reads and writes."""
     operands = list(dict.fromkeys(name for name in instruction.operands if name in shapes))
     whole = {name: nbytes(shapes[name], main_memory=True) for name in operands}
     result = nbytes(instruction.shape, main_memory=True)
@@ -202,7 +202,7 @@ def _touched(program: Program, instruction: Instruction, shapes: Mapping[str, st
 
 
 def _read_inside(body: list[Instruction], place: int) -> int | None:
-    """Bytes that a fusion reads of one operand where it only picks some; None where it does not."""
+    """Bytes a fusion reads of one operand if it only picks parts of it; None otherwise."""
     names = {i.name for i in body if i.opcode == "parameter" and i.operands == (str(place),)}
     if not names:
         return None

@@ -4,9 +4,9 @@ from typing import Any
 
 
 def memory(compiled: Any) -> dict[str, int]:
-    """Bytes of a compiled program, which need not have run.
+    """Bytes of memory a compiled program takes; it need not have run.
 
-    peak_bytes: arguments + outputs + temporaries - outputs that take the place of arguments.
+    peak_bytes: arguments + outputs + temporaries - outputs that reuse the memory of arguments.
     """
     found = compiled.memory_analysis()
     parts = {

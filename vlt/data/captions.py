@@ -1,4 +1,4 @@
-"""What is done to captions and questions before they are tokenized."""
+"""Clean-up of captions and questions before they are tokenized."""
 
 import dataclasses
 import re
@@ -10,18 +10,18 @@ _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 
 
 def blip_caption(text: str) -> str:
-    """BLIP's pre_caption: lower case, punctuation to spaces, no spaces side by side."""
+    """BLIP's pre_caption: lower case, punctuation replaced by spaces, runs of spaces merged."""
     spaced = _PUNCTUATION.sub(" ", text.lower())
     return re.sub(r"\s{2,}", " ", spaced).strip()
 
 
 def blip_question(text: str) -> str:
-    """BLIP's pre_question: lower case, punctuation left out."""
+    """BLIP's pre_question: lower case, punctuation removed."""
     return _PUNCTUATION.sub("", text.lower()).rstrip()
 
 
 def umt(text: str) -> str:
-    """UMT's pre_text: lower case, punctuation left out, hyphens and slashes to spaces."""
+    """UMT's pre_text: lower case, punctuation removed, hyphens and slashes replaced by spaces."""
     bare = re.sub(r"[,.'!?\"()*#:;~]", "", text.lower())
     spaced = re.sub(r"[-/]", " ", bare).replace("<person>", "person")
     return re.sub(r"\s{2,}", " ", spaced).strip()
@@ -37,12 +37,12 @@ RULES: dict[str, Callable[[str], str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-    """From a text of a manifest to what is tokenized of it, without the prompt.
+    """Turns a text of a manifest into what is tokenized, the prompt not included.
 
     Attributes:
       rule: a key of `RULES`.
-      max_words: only so many words are kept, or all with 0. BLIP keeps 30 of a caption and 50 of a
-        question.
+      max_words: number of words that are kept; 0 keeps all. BLIP keeps 30 of a caption and 50 of
+        a question.
     """
 
     rule: str = ""

@@ -10,15 +10,15 @@ from vlt.data.dialogue_rows import NO_LABEL, training_rows
 from vlt.data.instructions import Instructions
 from vlt.data.prompts import VIDEO, Piece, Turn, render, template
 
-VIDEO_SLOT = -1  # an id in whose place a token of the video stands
+VIDEO_SLOT = -1  # stands for a token of the video
 
 
 class ChatBatches:
-    """Dialogues to padded ids, by one template, for a model that reads `slots` tokens of a video.
+    """Turns dialogues into padded ids, by one template; a video has `slots` tokens.
 
     Attributes:
-        context: length of a row. size: number of ids that there are. instructions: as given.
-        template: of the dialogues. tokenizer: as given.
+        context: length of a row. size: size of the vocabulary. instructions: as given.
+        template: that of the dialogues. tokenizer: as given.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class ChatBatches:
         context: int,
         instructions: Instructions | None = None,
     ):
-        """used: a name of `vlt.data.prompts.TEMPLATES`. spacing: of `vlt.data.chat_tokenizer`.
-        instructions: for a Q-Former that reads questions.
+        """used: a key of `vlt.data.prompts.TEMPLATES`. spacing: one of `SPACINGS` in
+        `vlt.data.chat_tokenizer`. instructions: for a Q-Former that reads questions.
 
         Raises ValueError for an unknown template.
         """
@@ -42,10 +42,10 @@ class ChatBatches:
     def entries(
         self, texts: Mapping[str, Sequence[Any]], rows: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Of a batch's `turns`, or `question` and `answer`, what its `text` and `labels` are, and
+        """A batch's `text` and `labels`, made from its `turns` or its `question` and `answer`, and
         its `instruction` where a Q-Former reads one.
 
-        rows: which they are of, for messages.
+        rows: names of the rows, for messages.
         """
         dialogues = texts.get("turns") or [
             [Turn(*pair, videos=1)] if all(pair) else []
@@ -60,13 +60,13 @@ class ChatBatches:
     def __call__(
         self, dialogues: Sequence[Sequence[Turn]], rows: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Ids int32 [b, context] with VIDEO_SLOT where tokens of videos stand and 0 at the end, and
-        labels [b, context] as of `DialogueRows`; of a dialogue without turns nothing but padding.
+        """Ids int32 [b, context], VIDEO_SLOT for each token of a video and 0 for padding at the
+        end, and labels [b, context] as in `DialogueRows`; a dialogue without turns is all padding.
 
-        A longer dialogue is cut behind.
+        A dialogue longer than the context is cut at its end.
 
         Raises:
-            ValueError: what `render`, `encode` and `training_rows` raise of a dialogue.
+            ValueError: as `render`, `encode` and `training_rows` raise it.
         """
         ids = np.zeros((len(dialogues), self.context), np.int32)
         labels = np.full_like(ids, NO_LABEL)
@@ -81,16 +81,16 @@ class ChatBatches:
         return ids, labels
 
     def speaking(self, used: str) -> "ChatBatches":
-        """The same by another template, or itself for ''."""
+        """A copy that uses another template, or itself for ''."""
         given = (self._spacing, self._slots, self.context, self.instructions)
         return ChatBatches(self.tokenizer, used, *given) if used else self
 
     def questions(self, asked: Sequence[str], rows: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Prompts that ask for answers, int32 [b, n] each: ids, 0 for padding in front, and at each
-        place which token of the video stands there, -1 for a word, -2 for padding.
+        """Prompts that ask for answers, two arrays int32 [b, n]: ids, padded with 0 in front, and
+        the index of the video's token at each place, -1 for a word, -2 for padding.
 
         Raises:
-            ValueError: one that leaves no room in the context, which `rows` name.
+            ValueError: a prompt leaves no room in the context; `rows` name it in the message.
         """
         prompts = [self._prompt([Turn(question, videos=1)]) for question in asked]
         longest = max(map(len, prompts))

@@ -1,12 +1,12 @@
-"""Dialogues to ids, with a LLaMA tokenizer.
+"""Turns dialogues into ids with a LLaMA tokenizer.
 
-The published systems read one prompt in three ways, which differ around added tokens (`<vid_start>`
-and its like):
-    train: of slow tokenizers of transformers up to 4.31, which training scripts use. White space
-        beside an added token is lost, and a text behind one begins a word.
-    fast: of fast ones of 4.31, which inference of LLaVA and BT-Adapter loads. White space stays,
-        and a text behind an added token gets one space more.
-    modern: of transformers 5. White space stays; a text gets a space in front unless it has one.
+The published systems tokenize a prompt in three ways, which differ around added tokens
+(`<vid_start>` and the like):
+    train: slow tokenizers of transformers up to 4.31, as training scripts use them. White space
+        next to an added token is lost, and a text after one begins a word.
+    fast: fast tokenizers of 4.31, as LLaVA and BT-Adapter load them for inference. White space
+        stays, and a text after an added token gets one extra space.
+    modern: transformers 5. White space stays; a text gets a leading space unless it has one.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ from vlt.data.texts import SHOWN, wrong_characters
 from vlt.pytrees.fields import near
 
 SPACINGS = ("train", "fast", "modern")
-SPACE = "\u2581"  # SentencePiece's
+SPACE = "\u2581"  # SentencePiece's mark for a space
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
     """A dialogue as ids [l].
 
-    video: int32 [l] which of the videos' tokens, counted through all videos, stands at each place;
-    -1 for a word. answer: bool [l] whether it is of an answer, or the end of one.
+    video: int32 [l], the index of the video token at each place, counted across all videos;
+    -1 for a word. answer: bool [l], whether the token belongs to an answer or ends one.
     """
 
     ids: np.ndarray
@@ -43,11 +43,11 @@ class Prompt:
 
 
 class ChatTokenizer:
-    """SentencePiece's ids of texts, from a folder's `tokenizer.json`.
+    """Texts to SentencePiece ids and back, by a folder's `tokenizer.json`.
 
     Attributes:
-        size: number of ids.
-        start_id, end_id: of the tokens that begin and end a text, as tokenizer_config.json says.
+        size: size of the vocabulary.
+        start_id, end_id: ids of the tokens that begin and end a text, by tokenizer_config.json.
     """
 
     def __init__(self, encoder: Any, start: str = START, end: str = END):
@@ -57,9 +57,11 @@ class ChatTokenizer:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "ChatTokenizer":
-        """Raises:
-        FileNotFoundError: there is no tokenizer.json, or no tokenizer_config.json.
-        ValueError: they are broken, or of another kind of tokenizer than LLaMA's.
+        """Loads the tokenizer of a folder.
+
+        Raises:
+            FileNotFoundError: there is no tokenizer.json, or no tokenizer_config.json.
+            ValueError: one of them is broken, or the tokenizer is not of LLaMA's kind.
         """
         import tokenizers
 
@@ -70,7 +72,7 @@ class ChatTokenizer:
         try:
             encoder = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        except Exception as error:  # of the library, which has no class of its own
+        except Exception as error:  # the library has no exception class of its own
             raise ValueError(f"{folder}: a tokenizer file is broken: {error}") from error
         if not getattr(encoder.model, "byte_fallback", False):
             raise ValueError(f"{folder}/tokenizer.json is no SentencePiece BPE, which LLaMA's is")
@@ -79,11 +81,11 @@ class ChatTokenizer:
         return cls(encoder, start or START, end or END)
 
     def has(self, token: str) -> bool:
-        """Whether there is a token of this name."""
+        """Whether there is a token with this name."""
         return self._encoder.token_to_id(token) is not None
 
     def id_of(self, token: str) -> int:
-        """The id of a token by its name. Raises ValueError where there is none."""
+        """The id of the token with this name. Raises ValueError if there is none."""
         found = self._encoder.token_to_id(token)
         if found is None:
             known = [added.content for added in self._encoder.get_added_tokens_decoder().values()]
@@ -93,11 +95,11 @@ class ChatTokenizer:
     def encode(
         self, pieces: Sequence[Piece], used: Template, videos: Sequence[int], spacing: str = "train"
     ) -> Prompt:
-        """The ids of a rendered dialogue whose videos have so many tokens each, in order.
+        """Encodes a rendered dialogue. videos: the number of tokens of each video, in order.
 
         Raises:
-            ValueError: another number of places than of videos, a token that the tokenizer does not
-                have, a text that is none, or an unknown spacing.
+            ValueError: there are not as many places as videos, the tokenizer lacks a token, a text
+                is invalid (`wrong_characters`), or the spacing is unknown.
         """
         if spacing not in SPACINGS:
             raise ValueError(f"spacing={spacing!r}{near(spacing, SPACINGS)}")
@@ -122,18 +124,18 @@ class ChatTokenizer:
         return Prompt(columns[:, 0], columns[:, 1], columns[:, 2].astype(bool))
 
     def words(self, text: str, start: bool = True) -> list[int]:
-        """SentencePiece's ids of a text; start: with the space that it puts in front.
+        """SentencePiece's ids of a text. start: whether to put its usual space in front.
 
-        No text becomes a special token. Raises ValueError for what is no text.
+        No text becomes a special token. Raises ValueError for an invalid text.
         """
         return [token.id for token in self._tokens(text, start)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens and the space in front."""
+        """The text of ids, without special tokens and the leading space."""
         return str(self._encoder.decode(list(ids), skip_special_tokens=True))
 
     def answer(self, ids: Sequence[int], used: Template) -> str:
-        """The answer that ids are, up to what ends it, and without white space around."""
+        """The answer that ids spell, up to what ends it, without surrounding white space."""
         ids = list(ids)
         if self.end_id in ids:
             ids = ids[: ids.index(self.end_id)]
@@ -143,7 +145,7 @@ class ChatTokenizer:
         return text.strip()
 
     def stops(self, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """Ids that texts can end with, at the start of a word and within one."""
+        """The ids that texts may appear as: each text at the start of a word and within one."""
         found = [tuple(self.words(text, start)) for text in texts for start in (True, False)]
         return tuple(dict.fromkeys(found))
 
@@ -158,7 +160,7 @@ class ChatTokenizer:
     def _text(
         self, run: Sequence[Piece], spacing: str, behind: bool, ahead: bool
     ) -> list[tuple[int, int, bool]]:
-        """Of texts side by side, which are one; behind, ahead of an added token."""
+        """Encodes adjacent texts as one. behind, ahead: an added token precedes, follows them."""
         text = "".join(piece.text for piece in run)
         answer = [piece.answer for piece in run for _ in piece.text]
         if spacing == "train":
@@ -169,7 +171,7 @@ class ChatTokenizer:
         tokens = self._tokens(text, start)
         if tokens and start:
             answer = [False, *answer]
-        # Offsets are of bytes, the space in front included.
+        # Offsets count bytes, the space in front included.
         sizes = [len(letter.encode()) for letter in _spaced(text, start)] if tokens else []
         marks = np.repeat(np.array(answer, bool), sizes)
         return [(token.id, -1, bool(marks[slice(*token.offsets)].any())) for token in tokens]
@@ -180,7 +182,7 @@ def _spaced(text: str, start: bool) -> str:
 
 
 def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
-    """Texts side by side together, but for those apart, and each token alone."""
+    """Groups adjacent texts; one marked apart begins a new group, and each token is alone."""
     runs: list[list[Piece]] = []
     for piece in pieces:
         if runs and not (piece.token or piece.apart or runs[-1][0].token):
@@ -191,5 +193,5 @@ def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 
 def _added(run: Sequence[Piece]) -> bool:
-    """Whether it is a token that a checkpoint added to LLaMA's."""
+    """Whether the run is a token that a checkpoint added to LLaMA's."""
     return bool(run) and run[0].token and run[0].text not in (START, END, VIDEO)

@@ -1,4 +1,4 @@
-"""The sum of a file's bytes, by which every change of a file is found."""
+"""Checksums of files, which reveal any change of their bytes."""
 
 import hashlib
 
@@ -17,7 +17,7 @@ def sha256_of(path: str) -> str:
 
 
 def verify(path: str, sha256: str) -> None:
-    """Raises errors.ChangedFile unless the file's sum is `sha256`; errors.CannotOpen."""
+    """Raises errors.ChangedFile unless the file's SHA-256 is `sha256`; errors.CannotOpen."""
     found = sha256_of(path)
     if found != sha256.lower():
         reason = f"its sha256 is {found} instead of the manifest's {sha256}"

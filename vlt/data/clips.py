@@ -1,8 +1,8 @@
-"""One clip of a video file, read here or in a pool of decoder processes.
+"""Reads a clip of a video file, in this process or in a pool of decoder processes.
 
 A decoder that loops in C holds Python's global lock, so only another process can stop it. The
-pool's processes are plain subprocesses (grain's own workers may start such, and no multiprocessing
-children); each reads clips one after another until its standard input ends.
+pool's processes are plain subprocesses (grain's own workers may start those, but no multiprocessing
+children); each reads one clip after another until its standard input ends.
 """
 
 import dataclasses
@@ -31,25 +31,25 @@ from vlt.data.shards import StoredFrames, read_record, shard_of
 from vlt.data.transform import apply_transform
 
 WORKER = (sys.executable, "-m", "vlt.data.worker")
-# Seconds in which a new process must have imported what it needs.
+# Seconds that a new process has to import what it needs.
 _START_LIMIT = 120.0
 _CLOSED = "the decoder pool is closed"
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipRequest:
-    """What to read of which file.
+    """What to read from which file.
 
     Attributes:
       path: the video file, or the record of a shard (vlt.data.shards).
       sampler: a name in `vlt.data.sample.SAMPLERS`.
       frames: number of frames of a clip.
       transform: a plain dict, see `vlt.data.transform`.
-      seed: of the random sampler and the random transform; not negative.
+      seed: seeds the random sampler and the random transform; not negative.
       backend: 'pyav' or 'decord'.
-      allow_truncated: whether a cut file is the video of the frames that exist.
-      clips: number of clips, one after another in what is read.
-      sha256: what the file's bytes must have, each time it is read; '' for any.
+      allow_truncated: whether a truncated file counts as a video of the frames that exist.
+      clips: number of clips, one after another in the array that is read.
+      sha256: checksum that the file must have, each time it is read; '' for any.
     """
 
     path: str
@@ -66,7 +66,7 @@ class ClipRequest:
     def of_section(
         cls, section: Any, path: str, transform: Mapping[str, Any] | None = None
     ) -> "ClipRequest":
-        """How a data section of a config looks at a file. transform: where the section has none."""
+        """The request of a config's data section. transform: used where the section has none."""
         return cls(
             path,
             section.sampler.name,
@@ -78,7 +78,7 @@ class ClipRequest:
 
 
 def read_clip(request: ClipRequest) -> np.ndarray:
-    """Samples, decodes and transforms: uint8 RGB [t, h, w, 3]. A function of file and request.
+    """Samples, decodes and transforms: uint8 RGB [t, h, w, 3], determined by file and request.
 
     Raises: errors.VideoError, ValueError for a request that no file can satisfy.
     """
@@ -90,7 +90,7 @@ def read_clip(request: ClipRequest) -> np.ndarray:
 
 
 def open_video(path: str, *, allow_truncated: bool = False) -> Video | StoredFrames:
-    """The video of a file, or of a shard's record; a context manager.
+    """Opens a file, or a shard's record, as a video, which is a context manager.
 
     Raises: what `Video` raises, errors.BrokenShard.
     """
@@ -141,7 +141,7 @@ class DecoderPool:
         self._command = command
         self._running: list[_Process] = []
         self._free: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
-        # Held while processes are started or all ended, so that none is started after.
+        # Held while a process is started or all are ended, so that none is started afterwards.
         self._changing = threading.RLock()
         self.close = weakref.finalize(self, _end, self._running, self._free, self._changing)
         for _ in range(workers):
@@ -155,16 +155,16 @@ class DecoderPool:
 
     @property
     def processes(self) -> list[subprocess.Popen]:
-        """The decoder processes that run now."""
+        """The decoder processes that are running."""
         return [process.child for process in self._running]
 
     def read(self, request: Any) -> np.ndarray:
         """`read_clip(request)` in a process of the pool: uint8 RGB [t, h, w, 3].
 
-        Of another `command` the request is what that answers, with a `path`.
+        With another `command`, the request is one that this command answers, with a `path`.
 
-        Raises: what `read_clip` raises; DecodeTimeout, DecoderDied; RuntimeError where the pool is
-          closed, also while this waits, or its processes do not start.
+        Raises: what `read_clip` raises; DecodeTimeout, DecoderDied; RuntimeError if the pool is
+          closed, even during this call, or its processes do not start.
         """
         if not self.close.alive:
             raise RuntimeError(_CLOSED)
@@ -187,7 +187,7 @@ class DecoderPool:
         return answer
 
     def _told(self, error: Exception, process: "_Process", path: str) -> Exception:
-        """What an error in asking a process means to who asked."""
+        """The error to raise to the caller for an error in asking a process."""
         if not self.close.alive:
             return RuntimeError(_CLOSED)
         if isinstance(error, TimeoutError):
@@ -202,7 +202,7 @@ class DecoderPool:
     def _take(self) -> "_Process":
         process = self._free.get()
         if process is None:
-            self._free.put(None)  # for the next that waits
+            self._free.put(None)  # for the next reader that waits
             raise RuntimeError(_CLOSED)
         return process
 
@@ -213,7 +213,7 @@ class DecoderPool:
             try:
                 self._running.append(_Process(self._command))
             except OSError as error:
-                self.close()  # a pool that shrinks would let its readers wait for ever
+                self.close()  # in a pool that shrinks, readers would wait forever
                 raise RuntimeError(f"a decoder did not start: {error}") from error
             self._free.put(self._running[-1])
 
@@ -269,12 +269,12 @@ class _Process:
         return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
     def kill(self) -> None:
-        """Ends the process; who waits for its answer meets the end of it."""
+        """Ends the process; a thread that waits for its answer gets an EOFError."""
         self.child.kill()
         self.child.wait()
 
     def hang_up(self) -> None:
-        """Closes the pipes, which nobody may use any more."""
+        """Closes the pipes, which must not be used afterwards."""
         self._to.close()
         self._from.close()
 

@@ -1,8 +1,8 @@
-"""Opening a file with libav: which formats are read, and nothing beside the file itself.
+"""Opens a file with libav: only the formats listed here, and nothing but the file itself.
 
-Much that libav opens is no video: playlists, scripts and session descriptions make it read other
-files, ask servers or listen at ports. So only the formats listed here are opened, over no other
-protocol than `file`, and a picture of more pixels than MOST_PIXELS is not decoded.
+libav opens much that is not video: playlists, scripts and session descriptions make it read other
+files, contact servers or listen on ports. So only the formats listed here are opened, over no
+protocol but `file`, and pictures of more than MOST_PIXELS pixels are not decoded.
 """
 
 import io
@@ -17,19 +17,19 @@ from av.stream import Disposition
 
 from vlt.data import errors
 
-# 8K (7680 x 4320) twice: 200 MB as RGB.
+# Twice the pixels of 8K (7680 x 4320): 200 MB as RGB.
 MOST_PIXELS = 1 << 26
-# How often the short side of a frame may fit into the long one.
+# Largest ratio of a frame's long side to its short side.
 MOST_THIN = 100
 _OPTIONS = {"max_pixels": str(MOST_PIXELS)}
 
 _VIDEO = "mov matroska avi flv asf ogg mpeg mpegts mxf rm nut wtv dv ivf gif apng yuv4mpegpipe"
-_BARE = "h264 hevc mjpeg"  # streams without a container that are read
-# Streams without a container, which libav also sees in files whose container's header is damaged.
+_BARE = "h264 hevc mjpeg"  # raw streams, without a container, that are read
+# Raw streams that are refused: libav also takes files with a damaged container header for them.
 _RAW = ("h261", "h263", "m4v", "mpegvideo", "cavsvideo", "dirac", "obu", "vc1")
-_SOUND = "wav mp3 flac aac"  # read to tell that it is sound alone
+_SOUND = "wav mp3 flac aac"  # opened to report that the file holds sound alone
 _FORMATS = ",".join([*_VIDEO.split(), *_BARE.split(), *_RAW, *_SOUND.split()])
-# What else is taken for a video, by its first bytes (regular expressions), with libav's name.
+# What else is taken for a video: regular expressions for the first bytes -> libav's name.
 _KINDS = {
     b"#EXTM3U": "a playlist (hls)",
     rb"\[playlist\]": "a playlist",
@@ -52,14 +52,14 @@ _FILE_KINDS = {
 
 
 _PYAV = int(av.__version__.partition(".")[0])
-# Of `av.open`: tags that are no UTF-8 are no error. From PyAV 19 on they never are.
+# Options of `av.open` by which tags that are not UTF-8 are no error; from PyAV 19 they never are.
 LENIENT_TAGS: dict[str, Any] = {"metadata_errors": "replace"} if _PYAV < 19 else {}
 
 
 def open_container(path: str, content: bytes | None) -> InputContainer:
-    """The file, or its bytes, opened for reading. path: its name in messages too.
+    """Opens a file, or its bytes, for reading. path: also its name in messages.
 
-    Raises: errors.CannotOpen; errors.NotAVideo where its format is known to be another.
+    Raises: errors.CannotOpen; errors.NotAVideo if its format is known not to be video.
     """
     if content is None:
         check_is_file(path)
@@ -79,8 +79,8 @@ def open_container(path: str, content: bytes | None) -> InputContainer:
 
 
 def check_is_file(path: str) -> None:
-    """Raises errors.CannotOpen unless the path is a regular file: opening another may wait for
-    ever."""
+    """Raises errors.CannotOpen unless the path is a regular file: opening another may block
+    forever."""
     if os.path.isfile(path):
         return
     try:
@@ -101,7 +101,7 @@ def _refusal(path: str, content: bytes | None, error: Exception) -> errors.Video
     known = (kind for magic, kind in _KINDS.items() if re.match(magic, start, re.DOTALL))
     if kind := next(known, ""):
         return errors.NotAVideo(path, f"not a video: libav reads it as {kind}")
-    if isinstance(error, av.ArgumentError):  # what libav says of a format that is not listed
+    if isinstance(error, av.ArgumentError):  # libav's error for a format that is not listed
         return errors.NotAVideo(path, "not a video: its format is not one that is read as video")
     cause = getattr(error, "strerror", None) or error
     return errors.CannotOpen(path, f"cannot be opened: {cause}")
@@ -142,8 +142,8 @@ def video_stream(path: str, container: InputContainer) -> av.VideoStream:
 
 
 def check_size(path: str, height: int, width: int) -> None:
-    """Raises errors.WrongFrames where frames are too large, or so thin that resizing their short
-    side makes them so."""
+    """Raises errors.WrongFrames if frames are too large, or so thin that resizing their short
+    side would make them too large."""
     size = f"its frames have {height:,} x {width:,} pixels"
     if height * width > MOST_PIXELS:
         raise errors.WrongFrames(path, f"{size}; at most {MOST_PIXELS:,} are read")

@@ -1,8 +1,8 @@
-"""A range of time of a video file, written as a file of its own.
+"""Cuts a time range out of a video file, into a file of its own.
 
-The compressed packets are copied where they stand for themselves: from a keyframe to another, or to
-the end. Elsewhere the frames of the range, no other ones, are encoded anew as H.264. Sound is
-copied.
+Compressed packets are copied where they can be decoded on their own: from a keyframe to another, or
+to the end, or to any frame where there are no B-frames. Otherwise exactly the frames of the range
+are re-encoded as H.264. Sound is copied.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ from vlt.data import errors
 from vlt.data.containers import open_container, video_stream
 from vlt.data.decode import Video
 
-TICK = Fraction(1, 90_000)  # seconds, of frames that are encoded
+TICK = Fraction(1, 90_000)  # seconds, the time base of encoded frames
 QUALITY = {"crf": "16", "preset": "veryfast"}
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")
-AT_ONCE = 32  # frames
+AT_ONCE = 32  # frames that are decoded together
 MP4_SOUND = ("aac", "ac3", "alac")
-NO_TEMPLATE = ("libdav1d",)  # a decoder alone, from which PyAV makes no stream to copy to
+NO_TEMPLATE = ("libdav1d",)  # only decodes, so PyAV cannot make a stream to copy to from it
 
 
 @dataclasses.dataclass(frozen=True)
 class CutRequest:
-    """From `start` to `end`, in seconds from the first frame, the last one not included.
+    """A range from `start` to `end`, in seconds from the first frame, `end` not included.
 
-    stem: path of the new file without its suffix, which depends on what is in it. An existing file
+    stem: path of the new file without its suffix, which depends on the content. An existing file
     of that name is replaced.
     """
 
@@ -44,7 +44,7 @@ class CutRequest:
 
 
 def cut(request: CutRequest) -> np.ndarray:
-    """Writes the range: JSON of `file`, its name, and `copied`, whether packets were; uint8 [n].
+    """Writes the range; returns JSON, uint8 [n]: `file` (its path) and `copied` (if packets were).
 
     Raises:
         errors.VideoError: the file cannot be read; WrongFrames where it has no frame in the range.
@@ -73,7 +73,7 @@ def _frames_of(video: Video, request: CutRequest) -> range:
 
 
 def _stands_for_itself(video: Video, frames: range) -> bool:
-    """Whether the packets of these frames can be decoded without others, and are all of them."""
+    """Whether the packets of these frames, and no others, suffice to decode all of them."""
     index = video.index
     if index.doubt or index.open_gop or video.codec in NO_TEMPLATE:
         return False
@@ -83,7 +83,7 @@ def _stands_for_itself(video: Video, frames: range) -> bool:
 
 
 def _suffix(path: str, video: Video, copied: bool) -> str:
-    """A container that takes what the new file holds."""
+    """The suffix of a container that can hold the new file's streams."""
     if copied:
         known = {"mov,": Path(path).suffix.lower() or ".mp4", "matroska,": ".mkv", "avi": ".avi"}
         found = next((x for start, x in known.items() if video.container.startswith(start)), ".mkv")
@@ -106,7 +106,7 @@ def _new(target: Path) -> Iterator[Path]:
 
 
 def _copy(video: Video, frames: range, request: CutRequest, target: Path) -> None:
-    """Packets of both streams, moved to begin at 0."""
+    """Copies the packets of picture and sound, shifted to begin at 0."""
     shown = video.index.pts[frames.start : frames.stop]
     with open_container(request.path, None) as source, av.open(str(target), "w") as made:
         picture = video_stream(request.path, source)
@@ -129,12 +129,12 @@ def _copy(video: Video, frames: range, request: CutRequest, target: Path) -> Non
 
 
 def _encode(video: Video, frames: range, request: CutRequest, target: Path) -> None:
-    """Frames at the times that they had, and the packets of the sound."""
+    """Encodes the frames, timed as before, and copies the packets of the sound."""
     times = video.timestamps()
     with av.open(str(target), "w") as made, open_container(request.path, None) as source:
         first = video.read([frames.start])[0]
         stream: Any = made.add_stream("libx264", options=QUALITY)
-        # H.264 of 4:2:0 has even sides: an odd one loses a row or a column.
+        # H.264 in 4:2:0 needs even sides: an odd one loses a row or a column.
         stream.height, stream.width = (side - side % 2 for side in first.shape[:2])
         stream.pix_fmt, stream.time_base = "yuv420p", TICK
         stream.codec_context.time_base = TICK
@@ -161,14 +161,14 @@ def _copy_sound(source: Any, sound: Any, track: Any, made: Any, span: tuple[floa
 
 
 def _seconds(video: Video, frames: range) -> tuple[float, float]:
-    """When the range begins and ends, by the file's own clock."""
+    """Start and end of the range in seconds, by the file's own clock."""
     times = video.timestamps()
     after = times[frames.stop] if frames.stop < len(video) else times[0] + video.info().duration
     return float(times[frames.start]), float(after)
 
 
 def _move_sound(packet: Any, span: tuple[float, float]) -> bool:
-    """Whether a packet of sound belongs to the range; moves it there if so."""
+    """Whether a packet of sound lies in the range; if so, shifts it to the range's new start."""
     if not span[0] <= float(packet.pts * packet.time_base) < span[1]:
         return False
     _move(packet, round(span[0] / packet.time_base))

@@ -28,19 +28,19 @@ from vlt.data.whole import find_break
 
 BACKENDS = ("pyav", "decord")
 
-# The file was cut when its last frame ends before this share of the promised duration.
+# A file counts as cut if its last frame ends before this share of the promised duration.
 _WHOLE_FROM = 0.9
-# Matroska's tag of a track's own end.
+# Matroska's tag for a track's own end.
 _TRACK_END = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What a file holds, counted, not read from its header.
+    """What a file holds, found by counting, not read from its header.
 
     Attributes:
       frames: number of frames that decode.
-      fps: mean frames a second over `timestamps` (of a single frame: the header's).
+      fps: mean frames a second over `timestamps` (for a single frame, the header's rate).
       duration: seconds from the first frame's start to the last one's end.
       timestamps: float64 [frames], seconds, in the order in which the frames decode.
       codec, container: libav's names.
@@ -65,7 +65,7 @@ def decode(
     display matrix asks (vlt.data.orientation).
 
     `indices` count from 0, in any order, repeats allowed. `backend="decord"` gives the same pixels
-    or raises UnsupportedByDecord. One decoding thread.
+    or raises UnsupportedByDecord. Decoding uses one thread.
 
     Raises: what `Video` and `Video.read` raise.
     """
@@ -82,11 +82,11 @@ def probe(path: str | os.PathLike, *, allow_truncated: bool = False) -> VideoInf
 class Video:
     """An open video file: its best video stream, one decoding thread. A context manager.
 
-    With `allow_truncated` a file that was cut is the video of the frames that exist. `content` are
-    the bytes of a file that is not on disk under `path`, its name in messages.
+    With `allow_truncated`, a truncated file is a video of the frames that exist. `content` holds
+    the bytes of a file that is not on disk; `path` is then only its name in messages.
 
-    Raises: CannotOpen, NotAVideo, Truncated, NoFrames; WrongFrames where the frames are too
-      large, or a file that is not whole changes their size.
+    Raises: CannotOpen, NotAVideo, Truncated, NoFrames; WrongFrames if the frames are too large, or
+      change size in a file that is not whole.
     """
 
     def __init__(
@@ -130,18 +130,18 @@ class Video:
 
     @property
     def fps(self) -> float:
-        """Mean frames a second; the header's where there is but one frame."""
+        """Mean frames a second; the header's rate if there is only one frame."""
         span = (max(self._pts) - min(self._pts)) * self._tick
         return (len(self) - 1) / span if span else self._header_fps
 
     @property
     def codec(self) -> str:
-        """libav's name of the decoder."""
+        """libav's name for the decoder."""
         return self._codec.name
 
     @property
     def container(self) -> str:
-        """libav's names of the container format."""
+        """libav's names for the container format."""
         return self._container.format.name
 
     @property
@@ -151,7 +151,7 @@ class Video:
 
     @property
     def seeks(self) -> bool:
-        """Whether the file has a keyframe beside its first frame."""
+        """Whether the file has a keyframe besides its first frame."""
         return len(self.index.keyframes) > 1
 
     def timestamps(self) -> np.ndarray:
@@ -173,10 +173,10 @@ class Video:
         """The frames at `indices`: uint8 RGB [len(indices), H, W, 3].
 
         Raises:
-          WrongFrames: an index outside 0..len(self) - 1, also where reading showed that fewer
-            frames exist than the packets promised (len(self) then is their true number); or frames
-            of different sizes.
-          Truncated: reading met an error or a corrupt frame, and cut files are not allowed.
+          WrongFrames: an index is outside 0..len(self) - 1, perhaps because reading showed that
+            fewer frames exist than the packets promised (len(self) is then their true number); or
+            frames differ in size.
+          Truncated: reading met an error or a corrupt frame, and truncated files are not allowed.
           UnsupportedTurn: see `orientation`. UnsupportedByDecord: see `decord_backend`.
         """
         if backend not in BACKENDS:
@@ -193,14 +193,14 @@ class Video:
     def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """The frames at `indices` (ascending), uint8 RGB [H, W, 3], one at a time.
 
-        The whole file is decoded, once, whatever its length in little memory: also for errors that
-        lie where no frame is wanted.
+        The whole file is decoded once, in little memory whatever its length, so that errors are
+        found even where no frame is wanted.
 
         Raises:
-          Truncated: reading met an error or a corrupt frame, and cut files are not allowed.
+          Truncated: reading met an error or a corrupt frame, and truncated files are not allowed.
           UnsupportedTurn: see `orientation`.
-          WrongFrames: the frames are others than the packets promised (len(self) and `timestamps`
-            then tell of those that exist), or of different sizes.
+          WrongFrames: the frames are not those that the packets promised (len(self) and
+            `timestamps` then describe those that exist), or they differ in size.
         """
         promised, size, same, count = self._pts, None, True, 0
         places = iter(indices)
@@ -223,7 +223,7 @@ class Video:
             raise errors.WrongFrames(self.path, reason)
 
     def scan(self) -> None:
-        """Decodes the whole file; what comes out, and nothing else, is its frames from now on."""
+        """Decodes the whole file; exactly the frames that come out are its frames from now on."""
         self.index.doubt = self.index.doubt or "the whole file was decoded"
         self._pts, self._error = [], ""
         step = max(1, round(1 / (self._header_fps * self._tick)))
@@ -233,7 +233,7 @@ class Video:
             self._sizes[frame.height, frame.width] = None
 
     def source(self) -> str | io.BytesIO:
-        """What another decoder opens: the file's name, which is no protocol's, or its bytes."""
+        """What another decoder opens: the absolute path, which names no protocol, or the bytes."""
         return os.path.abspath(self.path) if self._content is None else io.BytesIO(self._content)
 
     def first_frame(self) -> av.VideoFrame:
@@ -260,7 +260,7 @@ class Video:
         return max(self._pts) * self._tick + (self.index.last_duration * self._tick or 1 / self.fps)
 
     def _cut(self) -> str:
-        """How the file is cut; '' where it is whole."""
+        """How the file is truncated or damaged; '' if it is whole."""
         if self._error:
             after = f"after {len(self)} frames the decoder ends in: {self._error}"
             return f"truncated or damaged: {after}"
@@ -275,10 +275,10 @@ class Video:
         return ""
 
     def _missed_end(self) -> float:
-        """Seconds at which the picture should end, where its frames end far before; else 0.
+        """Seconds at which the picture should end, if its frames end far earlier; else 0.
 
-        The container's duration is that of its longest stream, so it tells of the picture only
-        where no other stream lasts as long.
+        The container's duration is that of its longest stream, so it applies to the picture only
+        if no other stream lasts as long.
         """
         first, end = min(self._pts) * self._tick, self._end()
         whole = (self._container.duration or 0) / av.time_base
@@ -292,7 +292,7 @@ class Video:
 
     @functools.cached_property
     def _others_end(self) -> float:
-        """Seconds at which the last packet of the streams beside the picture ends."""
+        """Seconds at which the last packet of the other streams ends."""
         end = 0.0
         with open_container(self.path, self._content) as container:
             others = [s for s in container.streams if s.index != self._stream.index]
@@ -374,7 +374,7 @@ class Video:
         return (frame for i, frame in enumerate(frames) if i in keep)
 
     def _all_frames(self) -> Iterator[av.VideoFrame]:
-        """Decodes from the start with a fresh decoder; an error ends it and is kept."""
+        """Decodes from the start with a fresh decoder; an error ends the iteration and is kept."""
         self.close()
         self._open()
         try:
@@ -389,7 +389,7 @@ class Video:
 
 
 def _tagged_end(stream: av.VideoStream, container: str) -> float:
-    """Seconds at which a track of Matroska ends by its own tag; 0 where it has none."""
+    """Seconds at which a Matroska track ends, by its own tag; 0 if it has none."""
     if not container.startswith("matroska"):
         return 0.0
     tags = (value for name, value in stream.metadata.items() if name.startswith("DURATION"))

@@ -1,11 +1,11 @@
 """decord as a second decoder, held to the frames that PyAV finds.
 
-decord 0.6.0 is right where it reads a file in order, and wrong without a word where it seeks among
+decord 0.6.0 is right where it reads a file in order, and silently wrong where it seeks among
 pictures that are shown before the keyframe preceding them (open GOP, in H.264 and HEVC), or in AVI
-files with B-frames. Of pictures of more than 8 bits, and of some samplings of colour, it gives
-other pixels; of mirrored ones, those that are stored. Such files, and those whose frames it
-miscounts, are refused. Its libav cannot be told which formats to open: so it gets only files of
-containers that are known by their first bytes, in which it sees no playlist.
+files with B-frames. For pictures of more than 8 bits, and for some colour samplings, it gives other
+pixels; mirrored pictures come out as they are stored. Such files, and those whose frames it
+miscounts, are refused. Its libav cannot be told which formats to open, so it gets only files whose
+containers are recognised by their first bytes, which it cannot take for playlists.
 """
 
 import io
@@ -20,15 +20,15 @@ from vlt.data import errors
 from vlt.data.index import PacketIndex
 from vlt.data.orientation import display_matrix
 
-# Each begins with bytes of its own.
+# Each is recognised by its first bytes.
 _CONTAINERS = ("mov,", "matroska,", "avi", "flv", "asf", "gif")
-# Pixel formats of which decord gave PyAV's pixels, with every codec and colour space tried.
+# Pixel formats for which decord gave PyAV's pixels, in every codec and colour space tried.
 _PIXELS = {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "yuv411p"}
 _PIXELS |= {"gray", "gbrp", "rgb24", "rgba", "bgr0", "bgra"}
 
 
 class OpenVideo(Protocol):
-    """What is asked of a `vlt.data.decode.Video`."""
+    """The part of `vlt.data.decode.Video` that is used here."""
 
     path: str
     index: PacketIndex
@@ -49,9 +49,9 @@ class OpenVideo(Protocol):
 
 
 def read(video: OpenVideo, wanted: np.ndarray) -> np.ndarray:
-    """Frames of an open video by decord: uint8 RGB [len(wanted), H, W, 3]; `wanted` ascends.
+    """Reads frames of an open video by decord: uint8 RGB [len(wanted), H, W, 3]; `wanted` ascends.
 
-    Raises: UnsupportedByDecord naming file and reason; ImportError where decord is not installed.
+    Raises: UnsupportedByDecord naming file and reason; ImportError if decord is not installed.
     """
     _refuse(video, _known_wrong(video))
     decord = _import_decord()

@@ -7,14 +7,14 @@ import numpy as np
 
 from vlt.data.chat_tokenizer import Prompt
 
-NO_LABEL = -100  # of a token that is given, not learned
+NO_LABEL = -100  # label of a token that is given, not learned
 
 
 class DialogueRows(NamedTuple):
-    """Of b dialogues, padded behind, int32 [b, l].
+    """Rows of b dialogues, padded at the end, int32 [b, l] each.
 
-    ids: 0 where padded. labels: the id of each token of an answer, and of what ends it; else
-    `NO_LABEL`. mask: 1 on the dialogue, 0 behind it. video: as `Prompt` has it.
+    ids: 0 in the padding. labels: the id of each token of an answer, and of what ends it; else
+    `NO_LABEL`. mask: 1 on the dialogue, 0 after it. video: as in `Prompt`.
     """
 
     ids: np.ndarray
@@ -26,12 +26,12 @@ class DialogueRows(NamedTuple):
 def training_rows(
     prompts: Sequence[Prompt], names: Sequence[str], longest: int = 2048
 ) -> DialogueRows:
-    """Rows as long as the longest of them, the others padded; what is beyond `longest` is cut off.
+    """Rows padded to the length of the longest; what lies beyond `longest` is cut off.
 
-    names: of the dialogues, for messages.
+    names: the dialogues' names, for messages.
 
     Raises:
-        ValueError: no token of a row is learned, or a video's tokens are cut.
+        ValueError: a row has no token to learn, or a video's tokens are cut.
     """
     for prompt, name in zip(prompts, names, strict=True):
         _check(prompt, name, longest)

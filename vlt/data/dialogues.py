@@ -7,20 +7,20 @@ from vlt.data.prompts import VIDEO, Turn
 from vlt.data.text_files import parse_json
 from vlt.data.texts import shown, trimmed, wrong_characters
 
-ROLES = (("human", "user"), ("gpt", "assistant"))  # of a question, of an answer
+ROLES = (("human", "user"), ("gpt", "assistant"))  # who asks, who answers
 FORMS = 'a list of {"from": "human" or "gpt", "value": text}, in turn, or of [question, answer]'
 
 
 def checked_dialogue(value: Any) -> tuple[Turn, ...]:
     """The turns of LLaVA's [{"from": "human", "value": ...}, {"from": "gpt", ...}, ...] or of
-    [[question, answer], ...], also written out as JSON; texts stay as they are written.
+    [[question, answer], ...], either also as a JSON string; texts stay as they are written.
 
-    One question has the place of the row's video, VIDEO. Where none says it, the video is the first
-    question's, and its place that of the template.
+    One question may mark the place of the row's video with VIDEO. If none does, the video belongs
+    to the first question, at the place that the template gives it.
 
     Raises:
-        ValueError: another form, a speaker out of turn, a text that is none or empty, or VIDEO in
-            an answer or several times.
+        ValueError: the form is another, a speaker is out of turn, a text is invalid or empty, or
+            VIDEO stands in an answer or several times.
     """
     if isinstance(value, str):
         value = parse_json(value)

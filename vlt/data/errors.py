@@ -24,11 +24,11 @@ class VideoError(Exception):
 
 
 class CannotOpen(VideoError):
-    """Missing, unreadable, or no container that libav knows."""
+    """The file is missing, unreadable, or in no container that libav knows."""
 
 
 class NotAVideo(VideoError):
-    """Opens, but is a still image, a text, or sound alone."""
+    """The file opens, but is a still image, a text, or sound alone."""
 
 
 class Truncated(VideoError):
@@ -38,7 +38,7 @@ class Truncated(VideoError):
 
 
 class NoFrames(VideoError):
-    """Opens, and not one frame decodes."""
+    """The file opens, but not a single frame decodes."""
 
 
 class WrongFrames(VideoError):
@@ -46,27 +46,27 @@ class WrongFrames(VideoError):
 
 
 class UnsupportedTurn(VideoError):
-    """Its display matrix asks for more than mirrors and quarter turns."""
+    """The display matrix asks for more than mirrors and quarter turns."""
 
 
 class WrongSeek(VideoError):
-    """Jumping to a frame shows another one than decoding the file in order."""
+    """Seeking to a frame shows a different one than decoding the file in order."""
 
 
 class BrokenShard(VideoError):
-    """A shard that is missing, cut, changed or of another run, or has no such record."""
+    """A shard is missing, cut, changed or from another run, or lacks the record."""
 
 
 class ChangedFile(VideoError):
-    """Its bytes are not those that the manifest's `sha256` tells of."""
+    """The file's bytes do not match the manifest's `sha256`."""
 
 
 class NoText(VideoError):
-    """Nothing is left of its captions or its question after clean-up."""
+    """Nothing is left of the video's captions or question after clean-up."""
 
 
 class UnsupportedByDecord(VideoError):
-    """decord cannot read this file, or is known or seen to return other frames of it."""
+    """decord cannot read this file, or is known or seen to return wrong frames for it."""
 
 
 class DecodeTimeout(VideoError):
@@ -74,9 +74,9 @@ class DecodeTimeout(VideoError):
 
 
 class DecoderDied(VideoError):
-    """The decoder's process ended without an answer (a crash in a codec library)."""
+    """The decoder process ended without an answer (a codec library crashed) or gave a bad one."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is none of `known`, with the nearest of them."""
+    """The error for a name that is not in `known`; it names the nearest ones."""
     return ValueError(f"unknown {kind} {name!r}{near(name, known)}")

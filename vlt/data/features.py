@@ -1,4 +1,4 @@
-"""Features of videos in files: numpy's .npz of plain numbers, of which reading runs nothing."""
+"""Features of videos in files: numpy's .npz of plain numbers; reading one runs no code."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 
 from vlt.storage.files import new_file
 
-NAME = "features"  # of the array in a file
+NAME = "features"  # name of the array in a file
 
 
 class FeatureError(ValueError):
@@ -19,7 +19,7 @@ def write_features(path: pathlib.Path, features: np.ndarray) -> None:
     """Writes features [t, n, d] in 16 bits, whole or not at all.
 
     Raises:
-        FeatureError: they are not finite, in 16 bits.
+        FeatureError: a feature is not finite in 16 bits.
         WriteError: the file cannot be written.
     """
     with np.errstate(over="ignore"):
@@ -31,10 +31,10 @@ def write_features(path: pathlib.Path, features: np.ndarray) -> None:
 
 
 def read_features(path: str | os.PathLike[str]) -> np.ndarray:
-    """Features float16 [t, n, d].
+    """Reads features, float16 [t, n, d].
 
     Raises:
-        FeatureError: no such file, a damaged one, one of another kind, or what is not finite.
+        FeatureError: the file is missing, damaged or of another kind, or a feature is not finite.
     """
     try:
         file = np.load(path, allow_pickle=False)

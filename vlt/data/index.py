@@ -9,7 +9,7 @@ import av
 from av import logging
 from av.container import InputContainer
 
-# Errors that libav logs are counted only while PyAV listens; nothing of them is printed.
+# Errors that libav logs are counted only while PyAV listens; none of them is printed.
 if logging.get_level() is None:
     logging.set_level(logging.PANIC)
 
@@ -21,17 +21,17 @@ _CODECS = {
     *("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4"),
     *("ffv1", "png", "mjpeg", "qtrle", "rawvideo", "huffyuv", "utvideo"),
 }
-# Whose packets are not told apart by their times, but each gives one frame.
+# Codecs whose packets cannot be told apart by their times, but give one frame each.
 _ORDERLY_CODECS = {"gif", "mpeg1video", "mpeg2video"}
 # An MPEG-4 packet this short says "repeat the last frame" and yields none of its own.
 _MPEG4_EMPTY_PACKET = 8
-# What a picture of MPEG-4 begins with; packed B-frames share a packet, and an empty one follows.
+# What an MPEG-4 picture begins with; packed B-frames share a packet, and an empty one follows.
 _MPEG4_PICTURE = b"\0\0\1\xb6"
 
 
 class Surprise(Exception):
-    """A frame that the index did not promise came out, or a promised one did not, or libav saw an
-    error: what it shows then may depend on what was decoded before."""
+    """A frame came out that the index did not promise, a promised one did not, or libav met an
+    error, after which its output may depend on what was decoded before."""
 
 
 @dataclasses.dataclass
@@ -46,11 +46,11 @@ class PacketIndex:
       last_duration: duration of the packet shown last, in the stream's time base.
       packets: the packets in decoding order, or None where they are too large to keep.
       open_gop: whether a picture is shown before a keyframe that precedes it in decoding order.
-      pictures: how many frames the packets promise; 0 where they do not tell.
+      pictures: how many frames the packets promise; 0 if they do not say.
       discarded: whether an edit list cuts packets off.
-      durations: of the shown packets.
+      durations: those of the shown packets.
       torn: whether packets, or parts of them, are missing.
-      doubt: why the index cannot stand for the frames ('' where it can).
+      doubt: why the index cannot be trusted to describe the frames ('' if it can).
     """
 
     pts: list[int] = dataclasses.field(default_factory=list)
@@ -128,19 +128,19 @@ def build_index(container: InputContainer, stream: av.VideoStream) -> PacketInde
     starts_whole = index.keyframes[:1] == [0] and index.keyframe_pts[:1] <= index.pts[:1]
     if not starts_whole:
         index.doubt = index.doubt or "frames before the first keyframe"
-    same_times = len(index.place) < len(index.pts)  # e.g. of the two fields of a frame
+    same_times = len(index.place) < len(index.pts)  # e.g. the two fields of a frame
     one_each = codec in _CODECS and starts_whole and not same_times
     if not one_each and codec not in _ORDERLY_CODECS:
         index.pictures = 0
-    # Of two pictures that share the last packet of a cut stream, one does not come out.
+    # If two pictures share the last packet of a cut stream, one of them does not come out.
     index.pictures = min(index.pictures, count)
     index.torn |= _cuts_off_wrongly(index) or _falls_short(index, stream)
     return index
 
 
 def _falls_short(index: PacketIndex, stream: av.VideoStream) -> bool:
-    """Whether there are fewer packets than the header lists, and no edit list explains it: what is
-    left does not last as long as the header says, or that says nothing sensible."""
+    """Whether there are fewer packets than the header lists, and no edit list explains it: those
+    left do not last as long as the header says, or the header's duration makes no sense."""
     if not 0 < len(index.pts) < stream.frames:
         return False
     if not stream.duration or index.last_duration > stream.duration:
@@ -150,9 +150,9 @@ def _falls_short(index: PacketIndex, stream: av.VideoStream) -> bool:
 
 
 def _cuts_off_wrongly(index: PacketIndex) -> bool:
-    """Whether an edit list cuts off a packet that belongs among those shown: its time is damaged.
+    """Whether an edit list cuts off a packet that should be shown, because its time is damaged.
 
-    That shows where all packets last equally long, and those shown leave a gap.
+    This can be told only where all packets last equally long: those shown then leave a gap.
     """
     if not (index.pts and index.discarded and index.durations == {index.last_duration}):
         return False
@@ -164,8 +164,8 @@ def frames_at(
 ) -> Iterator[av.VideoFrame]:
     """The frames at the presentation times `wanted` (ascending), decoding from keyframes.
 
-    Nothing in between is skipped, also where no other frame is said to depend on it: what is
-    damaged there would show in order, in it or in those after it.
+    Nothing in between is skipped, not even frames that no other is said to depend on: reading in
+    order, damage in them would show, in themselves or in later frames.
 
     `packets` are all packets of the stream, `codec` a decoder that has seen none of them.
 

@@ -1,4 +1,4 @@
-"""What a Q-Former reads of a question (InstructBLIP, arXiv:2305.06500, section 2.3)."""
+"""Questions as a Q-Former reads them (InstructBLIP, arXiv:2305.06500, section 2.3)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +9,18 @@ import numpy as np
 from vlt.data.prompts import VIDEO, Turn
 from vlt.data.tokenize import pretrained
 
-INSTRUCTION = 128  # tokens that are read of a question, the last ones
-STEP = 16  # tokens from one length of rows to the next
+INSTRUCTION = 128  # most tokens that are read of a question, its last ones
+STEP = 16  # row lengths are multiples of this many tokens
 
 
 class Instructions:
-    """Questions to ids of a Q-Former's tokenizer."""
+    """Turns questions into ids of a Q-Former's tokenizer."""
 
     def __init__(self, words: Path, vocab: int, length: int = 0):
-        """words: folder of the tokenizer. length: of a row; 0: as long as the longest, in `STEP`s.
+        """words: the tokenizer's folder. length: of a row; 0 for the longest's, in steps of `STEP`.
 
         Raises:
-            ValueError: no such folder, or a tokenizer of another number of words than `vocab`.
+            ValueError: there is no such folder, or its tokenizer does not have `vocab` words.
         """
         if not words.is_dir():
             raise ValueError(
@@ -34,7 +34,7 @@ class Instructions:
             )
 
     def __call__(self, questions: Sequence[str]) -> np.ndarray:
-        """Ids int32 [b, l], 0 behind the end; of a longer question its end, behind [CLS]."""
+        """Ids int32 [b, l], padded with 0; a question that is too long keeps [CLS] and its end."""
         most = min(INSTRUCTION, self._length or INSTRUCTION)
         rows = [self._encoder(question)["input_ids"] for question in questions]
         rows = [row if len(row) <= most else [row[0], *row[len(row) - most + 1 :]] for row in rows]
@@ -45,14 +45,14 @@ class Instructions:
         return ids
 
     def of_dialogues(self, dialogues: Sequence[Sequence[Turn]]) -> np.ndarray:
-        """Ids of the question that shows each dialogue's video; of one without turns those of ''.
+        """Ids of the question that holds each dialogue's video; those of '' if it has no turns.
 
-        A video is read once, so that later questions find what the first one asked for.
+        A video is read once, so later questions find what the first one asked for.
         """
         return self([_instruction(turns) for turns in dialogues])
 
 
 def _instruction(turns: Sequence[Turn]) -> str:
-    """The question that has the video, without the place where it says that."""
+    """The question that holds the video, without the mark of its place."""
     asked = [turn.question for turn in turns if turn.videos]
     return asked[0].replace(VIDEO, "").strip() if asked else ""

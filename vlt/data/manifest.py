@@ -1,13 +1,13 @@
-"""Manifests: which videos a data set has and what is said of them.
+"""Manifests: which videos a data set has and what is said about them.
 
 JSON Lines (.jsonl), CSV (.csv) or Parquet (.parquet) with a column `video` (path, relative to the
 manifest) and one of `caption` (text or list of texts), `label`, `question` with `answer` (text or
-list of texts), or `conversations` (vlt/data/dialogues.py). `id` names a row, `sha256` is the sum of
-the file's bytes, checked whenever it is read; further columns are kept. A path may also name the
-record of a shard (vlt/data/shards.py).
+list of texts), or `conversations` (vlt/data/dialogues.py). `id` names a row, `sha256` is the
+file's checksum, verified whenever the file is read; further columns are kept. A path may also name
+the record of a shard (vlt/data/shards.py).
 
-White space around texts, labels and names of columns is taken off; a list may be written out as
-text, as pandas does; paths stay as they are written.
+White space around texts, labels and column names is stripped; a list may be written out as text, as
+pandas does; paths stay as they are written.
 """
 
 import dataclasses
@@ -44,10 +44,10 @@ class Record:
         id: the row's `id`, or else its `video` as written there.
         video: path of the file, the manifest's folder included.
         captions: none, one or several.
-        turns: of a dialogue about the video; none where the row has no `conversations`.
+        turns: those of a dialogue about the video; none if the row has no `conversations`.
         extra: all other columns.
-        line: line of the file (from 1), of a Parquet file the row (from 1).
-        sha256: what the file's bytes must have, in hexadecimal; '' where the row does not tell.
+        line: line of the file, or row of a Parquet file, both from 1.
+        sha256: checksum that the file must have, in hexadecimal; '' if the row gives none.
     """
 
     id: str
@@ -67,7 +67,7 @@ def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> li
 
     Args:
         path: a .jsonl, .csv or .parquet file.
-        check_videos: whether every video file must be there now.
+        check_videos: whether every video file must exist now.
 
     Raises:
         ManifestError: the file is missing, empty or of another kind, or a row is wrong.
@@ -94,7 +94,7 @@ def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> li
 
 
 def record_of(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
-    """A row of a manifest, checked. Raises: ManifestError."""
+    """Checks a row of a manifest and makes its record. Raises: ManifestError."""
 
     def fail(reason: str) -> ManifestError:
         return ManifestError(path, reason, line)
@@ -128,7 +128,7 @@ def record_of(path: pathlib.Path, line: int, row: dict[str, Any]) -> Record:
 
 
 def _checked_video(value: Any) -> str:
-    """The path as it is: names of files may have spaces around them."""
+    """The path, unchanged: file names may begin or end with spaces."""
     if re.match(r"[a-z][a-z0-9+.-]*://", checked_text(value), re.IGNORECASE):
         raise ValueError(f"must be the path of a file, not an address: {value!r:.80}")
     return value
@@ -154,7 +154,7 @@ CHECKS = {
 
 
 def _check_labels(path: pathlib.Path, records: Sequence[Record]) -> None:
-    """Raises ManifestError for labels that differ in looks alone, or two labels of one video."""
+    """Raises ManifestError for labels that only look alike, or for a video with two labels."""
     lines: dict[str, int] = {}
     of_videos: dict[str, Record] = {}
     for record in records:
@@ -179,11 +179,11 @@ def _refuse_look_alikes(path: pathlib.Path, lines: Mapping[str, int]) -> None:
 
 
 def read_classes(path: str | os.PathLike[str]) -> list[str]:
-    """Class names in the order of their indices: one a line, or of a .csv with `id,name`.
+    """Class names in the order of their indices: one per line, or from a .csv with `id,name`.
 
     Raises:
-        ManifestError: the file is missing, empty or not UTF-8, a name comes twice, also but for
-            case and spaces, or is none (`checked_label`), or ids do not count from 0.
+        ManifestError: the file is missing, empty or not UTF-8; a name occurs twice, even if case or
+            spaces differ, or is invalid (`checked_label`); or ids do not count from 0.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -206,7 +206,7 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _labelled(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """Lines and names of a table of classes."""
+    """Line numbers and names of a table of classes."""
     for index, (number, row) in enumerate(csv_rows(path)):
         if row.get("id") != str(index) or not trimmed(row.get("name", "")):
             raise ManifestError(path, f"must be id {index} and a name, got {row}", number)
@@ -214,7 +214,7 @@ def _labelled(path: pathlib.Path) -> Iterator[tuple[int, str]]:
 
 
 def group_rows(path: pathlib.Path, records: Sequence[Record], column: str) -> list[list[int]]:
-    """Indices of records whose values of `column` are equal, in the order of the manifest.
+    """Groups of indices of records with equal values of `column`, in the order of the manifest.
 
     Raises:
         ManifestError: a row lacks the column or has several values there, or groups differ in size.
@@ -250,5 +250,5 @@ def _check_videos(path: pathlib.Path, records: Sequence[Record]) -> None:
 
 
 def _path(video: str) -> str:
-    """A path for a message, in which spaces around it are seen."""
+    """A path for a message, quoted if white space around it would not be seen."""
     return printable(video) if video == trimmed(video) else repr(video)

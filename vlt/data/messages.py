@@ -1,7 +1,7 @@
-"""What a decoder process and its reader say to each other: JSON, and the bytes of an array.
+"""Messages between a decoder process and its reader: JSON, and the bytes of an array.
 
-A message is an 8-byte length, so many bytes of a JSON object, and, where that tells a `shape`, the
-bytes of a uint8 array. A decoder has read files of strangers, so what it says is checked: an error
+A message is an 8-byte length, a JSON object of that many bytes and, if the object has a `shape`,
+the bytes of a uint8 array. A decoder reads untrusted files, so its messages are checked: an error
 is one of a closed list, rebuilt from its text; sizes are bounded; nothing is executed.
 """
 
@@ -36,7 +36,7 @@ _OTHER_ERRORS: dict[str, Callable[[str], Exception]] = {
 
 
 class BadAnswer(Exception):
-    """What came is no message, in words."""
+    """What was received is not a valid message; says why."""
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
@@ -46,7 +46,7 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 
 def pack_request(request: Any, limit: float) -> bytes:
-    """A request (a dataclass) and the seconds that it may take."""
+    """The bytes of a request (a dataclass) and the seconds that it may take."""
     return pack({"request": request, "limit": limit})
 
 
@@ -64,7 +64,7 @@ def pack_answer(answer: np.ndarray | Exception) -> bytes:
 
 
 def unpack(text: bytes) -> dict[str, Any]:
-    """The object of a message. Raises: BadAnswer."""
+    """The JSON object of a message. Raises: BadAnswer."""
     try:
         message = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -75,7 +75,7 @@ def unpack(text: bytes) -> dict[str, Any]:
 
 
 def shape_or_error(message: Mapping[str, Any]) -> tuple[int, ...] | Exception:
-    """What the head of an answer tells. Raises: BadAnswer."""
+    """The shape or the error in the head of an answer. Raises: BadAnswer."""
     match message:
         case {"shape": [*shape], **rest} if not rest and len(shape) <= _MOST_AXES:
             if all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) <= MOST_BYTES:
@@ -90,10 +90,10 @@ def shape_or_error(message: Mapping[str, Any]) -> tuple[int, ...] | Exception:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for, as what it has one for."""
+    """Converts a value that JSON cannot express to one that it can."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "items"):  # a mapping, or a ConfigDict, which is none by its type
+    if hasattr(value, "items"):  # a mapping, or a ConfigDict, which is not one by type
         return dict(value.items())
     if isinstance(value, np.generic):
         return value.item()

@@ -1,10 +1,10 @@
-"""How a frame is turned before it is shown, by the display matrix that comes with it.
+"""Turns a frame as it is to be shown, by the display matrix that comes with it.
 
 The matrix [a b u; c d v; x y w] sends the pixel (p, q), q downwards, to (a p + c q, b p + d q),
-moved by (x, y) into view (ISO/IEC 14496-12, 6.2.2). Of it the mirror and the quarter turn are
-obeyed, to the nearest quarter within MOST_OFF degrees. Sizes stay those of the stored picture, as
+shifted by (x, y) into view (ISO/IEC 14496-12, 6.2.2). Only its mirrors and quarter turns are
+applied, at the nearest quarter within MOST_OFF degrees. Sizes stay those of the stored picture, as
 with pixels that are not square. A matrix of zeros says nothing: the picture stays as it is stored.
-A tag `rotate` without a matrix is passed over, as libav's own tools do.
+A `rotate` tag without a matrix is ignored, as libav's own tools do.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 from vlt.data import errors
 
 MOST_OFF = 10.0  # degrees
-_NO_SHEAR = 0.01  # cosine of the angle between the axes, at most
+_NO_SHEAR = 0.01  # largest cosine of the angle between the axes
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:
 
 
 def oriented(image: np.ndarray, matrix: tuple[int, ...], path: str) -> np.ndarray:
-    """The picture [H, W, ...] as the matrix shows it, a view. path: for messages.
+    """A view of the picture [H, W, ...], turned as the matrix asks. path: for messages.
 
     Raises: errors.UnsupportedTurn: the matrix asks for more than mirrors and quarter turns.
     """
@@ -49,7 +49,7 @@ def oriented(image: np.ndarray, matrix: tuple[int, ...], path: str) -> np.ndarra
 
 
 def _axis(x: int, y: int) -> tuple[int, int] | None:
-    """(0 for x or 1 for y, sign) of the axis next to the direction; None between two of them."""
+    """(0 for x or 1 for y, sign) of the axis near the direction; None if it is near neither."""
     largest = 0 if abs(x) >= abs(y) else 1
     long, short = (x, y)[largest], (x, y)[1 - largest]
     if not long or math.degrees(math.atan2(abs(short), abs(long))) > MOST_OFF:

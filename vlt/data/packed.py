@@ -1,8 +1,8 @@
-"""Manifests of millions of rows, of which nothing is read before it is needed.
+"""Manifests of millions of rows, which are read only when they are needed.
 
-`NAME.array_record`, as `python -m data_pipelines.pack` writes it: a record (JSON) a row, in the
-order of the manifest that it was made of. Opening one takes no longer for more rows. What is wrong
-with a row is told when the row is read, since only then is it looked at.
+`NAME.array_record`, as `python -m data_pipelines.pack` writes it, holds one JSON record per row, in
+the order of the manifest that it was made from. Opening one takes no longer for more rows. An error
+in a row is reported when the row is read, since only then is it looked at.
 """
 
 import functools
@@ -19,9 +19,9 @@ from vlt.data.manifest import ManifestError, Record, read_manifest, record_of
 from vlt.data.text_files import parse_json
 
 SUFFIX = ".array_record"
-HELD = 4096  # rows, or what was made of them, that are kept
-# Rows are compressed so many together: opening reads a line of an index for each such group, of
-# which 10 million would take seconds and hundreds of megabytes.
+HELD = 4096  # rows, or values made from them, that are cached
+# Rows are compressed in groups of this size: opening reads an index entry for each group, and 10
+# million entries would take seconds and hundreds of megabytes.
 OPTIONS = "group_size:64"
 READ_AT_ONCE = 1 << 15  # bytes
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 def open_manifest(path: pathlib.Path, check_videos: bool) -> Sequence[Record]:
     """The rows of a manifest, packed or not.
 
-    check_videos: whether every video file must be there now, which of packed ones is not asked.
+    check_videos: whether every video file must exist now; in a packed one none is checked.
 
     Raises:
         ManifestError: as `read_manifest`, or as `PackedRecords`.
@@ -40,13 +40,13 @@ def open_manifest(path: pathlib.Path, check_videos: bool) -> Sequence[Record]:
 
 
 class PackedRecords(Sequence[Record]):
-    """The rows of such a file."""
+    """The rows of a packed manifest."""
 
     def __init__(self, path: str | os.PathLike[str]):
         """
         Raises:
-            ManifestError: there is no such file, it is damaged, holds no rows, or rows with labels,
-                which must all be known before the first step.
+            ManifestError: there is no such file, or it is damaged, holds no rows, or holds rows
+                with labels, which must all be known before the first step.
         """
         self.path = pathlib.Path(path)
         self._reader = _opened(self.path)
@@ -71,7 +71,7 @@ class PackedRecords(Sequence[Record]):
         return self._record(int(index))
 
     def name(self) -> str:
-        """What tells them from others: the same for the same rows."""
+        """A name that tells these rows from others: the same for the same rows."""
         return f"{len(self)} rows, {self.path.stat().st_size} bytes, the last {self[len(self) - 1]}"
 
     def _read(self, index: int) -> Record:
@@ -89,7 +89,7 @@ class PackedRecords(Sequence[Record]):
 
 
 def _said(record: Record) -> list[str]:
-    """What a row says of its video."""
+    """The columns in which a row says something about its video."""
     values = {
         "`caption`": record.captions,
         "`question`": record.question,
@@ -100,13 +100,13 @@ def _said(record: Record) -> list[str]:
 
 
 def _opened(path: pathlib.Path) -> Any:
-    """A reader of ArrayRecord itself: grain's opens a file twice, and wants a group a row."""
+    """ArrayRecord's own reader: grain's opens a file twice and requires a group for each row."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     if not path.is_file():
         raise ManifestError(path, "there is no such file")
     try:
-        options = "readahead_buffer_size:0"  # for rows in any order
+        options = "readahead_buffer_size:0"  # since rows are read in any order
         reader = ArrayRecordReader(str(path), options, file_reader_buffer_size=READ_AT_ONCE)
     except (RuntimeError, OSError, ValueError) as error:
         raise ManifestError(path, f"cannot be opened: {error}") from None
@@ -116,7 +116,7 @@ def _opened(path: pathlib.Path) -> Any:
 
 
 class WhenAsked(Sequence[T]):
-    """What a function makes of each of so many indices, made when it is asked for."""
+    """The values of a function for indices 0 to `count` - 1, each computed when asked for."""
 
     def __init__(self, count: int, function: Callable[[int], T]):
         self._count, self._function = count, functools.lru_cache(HELD)(function)
@@ -131,7 +131,7 @@ class WhenAsked(Sequence[T]):
 
 
 def number_of(video: str) -> int:
-    """An int32 by which rows that name one video know each other, nearly always no others."""
+    """An int32 that is equal for rows that name one video, and almost never for others."""
     return int(np.int32(np.uint32(zlib.crc32(os.path.normpath(video).encode(errors="replace")))))
 
 

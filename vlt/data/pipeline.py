@@ -37,7 +37,7 @@ from vlt.runtime.processes import check_alike
 RANDOM_STEPS = {"random_resized_crop", "multi_scale_crop", "random_crop", "flip", "jitter"}
 RANDOM_STEPS |= {"grayscale", "rand_augment", "blip_augment"}
 
-CACHE_BYTES = 8 << 30  # of clips that are kept where `cache` is set; the rest are read each time
+CACHE_BYTES = 8 << 30  # of clips that are kept if `cache` is set; the rest are read each time
 
 Place = Callable[[Batch], Any]
 
@@ -58,14 +58,14 @@ class VideoData:
     """The videos of one manifest, to train on or to evaluate on.
 
     Attributes:
-        name: of the stream.
+        name: name of the stream.
         manifest: path of the manifest.
         records: the rows; `ids` in batches are indices into them, -1 is padding.
         classes: class names, in the order of their indices.
         labels: class index of every record, int32 [records], or None without labels.
-        transform: of frames, a plain dict.
-        clean: what a caption or question goes through before the tokenizer, without the prompt.
-        views: how many clips of t frames follow each other in a `video` [b, views * t, H, W, 3]:
+        transform: the transform of frames, a plain dict.
+        clean: clean-up of captions and questions before the tokenizer, without the prompt.
+        views: number of clips of t frames, one after another in a `video` [b, views * t, H, W, 3]:
             those of the sampler, times the crops of each.
     """
 
@@ -83,13 +83,13 @@ class VideoData:
     ):
         """
         Args:
-            config: `config.data.train` or one of `config.evals`: manifest, batch_size (of all
-                processes together), sampler, transform, captions, clean, max_words, prefix, group,
-                cache, on_error, max_error_rate, allow_truncated, backend and, if class names have a
-                file, classes.
-            name: of the stream, in messages and in WORKDIR/skipped.jsonl.
-            rows: of each batch, those that this process reads, ascending; all if None.
-            process_index: of several; those after the first have files skipped-INDEX.jsonl.
+            config: `config.data.train` or one of `config.evals`: manifest, batch_size (over
+                all processes), sampler, transform, captions, clean, max_words, prefix, group,
+                cache, on_error, max_error_rate, allow_truncated, backend and, if class names come
+                from a file, classes.
+            name: name of the stream, in messages and in WORKDIR/skipped.jsonl.
+            rows: the rows of each batch that this process reads, ascending; all if None.
+            process_index: that of this process; those after the first write skipped-INDEX.jsonl.
 
         Raises:
             ManifestError: the manifest or the file of classes cannot be used.
@@ -125,10 +125,10 @@ class VideoData:
         self._skips = SkipLog(path, name, self.records, config["max_error_rate"])
         self._kept: dict[int, np.ndarray] = {}  # clips by record, where `cache` is set
         self._kept_bytes = 0
-        self._shape: tuple[int, ...] | None = None  # of a clip, once one was read
+        self._shape: tuple[int, ...] | None = None  # of a clip, once one has been read
 
     def _check_dialogues(self, chat: bool) -> None:
-        """Raises ManifestError unless dialogues are what the model reads, and nothing else."""
+        """Raises ManifestError if a chat model lacks dialogues, or if another model has some."""
         if chat and not {"turns", "question"} & self._texts.keys():
             reason = "has neither `conversations` nor `question`, one of which a chat model needs"
             raise ManifestError(self.manifest, reason)
@@ -157,24 +157,24 @@ class VideoData:
         return self._skips.ids
 
     def train(self, place: Place = _on_host, state: Mapping[str, Any] | None = None) -> Stream:
-        """An endless stream of batches, each epoch in another order.
+        """An endless stream of batches, each epoch in a different order.
 
         A batch holds `video` uint8 [b, t, H, W, 3], `ids` int32 [b], `video_id` int32 [b] (equal
         where rows name one video) and, if the manifest has them, `text`, `question` and `answer`
-        int32 [b, l] (of several captions or answers one is drawn, alike in a group) and `label`
-        int32 [b]; b is this process's share, and the shares of all are the batch of one. Rows of a
-        group are neighbours. No record comes twice in a batch, unless in the place of one that
-        could not be read.
+        int32 [b, l] (one of several captions or answers is drawn, alike within a group) and `label`
+        int32 [b]; b is this process's share, and all shares together are the batch of a single
+        process. Rows of a group are neighbours. No record occurs twice in a batch, except in place
+        of one that could not be read.
 
         Args:
             place: puts a batch where it is used.
-            state: of the stream to continue, by however many processes it was read.
+            state: state of the stream to continue, whatever number of processes read it.
 
         Raises:
             ManifestError: rows have no group, or groups differ in size.
             ValueError: the manifest does not fill one batch, a batch or this process's share of it
                 would split a group, there are several views of a video, or on_error is 'skip' and
-                others read with this process, whom it would be ahead of.
+                other processes read too, which this one could get ahead of.
         """
         if self.views > 1:
             raise ValueError(f"{self.name}: training takes one view of a video, not {self.views}")
@@ -203,7 +203,7 @@ class VideoData:
         where its video could not be read and on_error is 'skip'.
 
         Args:
-            step: how long the model was trained; a video that fails now is bad from here on.
+            step: how long the model was trained; a video that fails now counts as bad from here on.
 
         Raises:
             ValueError: on_error is 'replace', which would change what is measured.
@@ -222,7 +222,7 @@ class VideoData:
         return WhenAsked(len(self.records), lambda index: (index,))
 
     def _own_units(self, members: int) -> np.ndarray:
-        """Which units of a batch are this process's, int [u], where each has so many rows."""
+        """Which units of a batch this process reads, int [u]; each has `members` rows."""
         if self._config["batch_size"] % members:
             raise self._wrong("batch_size", f"a multiple of {members} rows a group")
         own = np.unique(self._rows // members)
@@ -239,7 +239,7 @@ class VideoData:
         per_batch: int,
         evaluation: bool = False,
     ) -> grain.IterDataset[Batch]:
-        """Of each `per_batch` positions the `own`, which this process reads."""
+        """Batches of the units that this process reads, the `own` of each `per_batch` positions."""
         everything = positions.map_with_index(reader.fetch)
         share = len(own)
         mine = grain.MapDataset.range(len(positions) // per_batch * share).map(
@@ -283,7 +283,7 @@ class VideoData:
         return frames
 
     def _features(self, record: int) -> np.ndarray:
-        """What data_pipelines.features kept of a video, in the place of its frames [t, n, d]."""
+        """A video's features [t, n, d], kept by data_pipelines.features, in place of its frames."""
         row = self.records[record]
         found = read_features(self.manifest.parent / str(row.extra[FEATURES]))
         if len(found) != self._sampler["frames"]:
@@ -318,13 +318,13 @@ class VideoData:
         return np.stack([empty if e.frames is None else e.frames for e in examples])
 
     def clip_shape(self) -> tuple[int, ...]:
-        """Of the clip of the first video that can be read, (t, H, W, 3).
+        """The shape (t, H, W, 3) of the clip of the first video that can be read.
 
         Raises:
             ValueError: none can be read.
         """
         for record in range(len(self.records)):
-            with contextlib.suppress(VideoError):  # told of where it is read for its own sake
+            with contextlib.suppress(VideoError):  # reported where it is read for its own sake
                 return self._read(record, self._seed).shape
         raise ValueError(f"{self.name}: no video of {self.manifest} could be read")
 
@@ -339,28 +339,28 @@ def _text(choose: Callable[[int, float], Any], example: Example, evaluation: boo
 
 
 def _numbers_of_videos(records: Sequence[Record]) -> Sequence[int] | np.ndarray:
-    """int32 of each record, equal where records name one video."""
+    """An int32 for each record, equal where records name one video."""
     if isinstance(records, PackedRecords):
         return WhenAsked(len(records), lambda index: number_of(records[index].video))
     return _numbered([record.video for record in records])
 
 
 def _numbered(names: Sequence[str]) -> np.ndarray:
-    """int32 [names], equal where names are."""
+    """A number for each name, int32 [names], equal where names are equal."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(name, len(first)) for name in names], np.int32)
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A ConfigDict or a dict as a dict that a worker process can be sent."""
+    """A ConfigDict or a dict as a plain dict, which can be sent to a worker process."""
     return value.to_dict() if hasattr(value, "to_dict") else dict(value)
 
 
 def videos_of(section: Mapping[str, Any], mesh: Mesh, *given: Any, **options: Any) -> VideoData:
-    """A `VideoData` of what this process reads of a data section, for the devices it has.
+    """The `VideoData` of a data section, with the rows that this process's devices need.
 
-    Raises: as VideoData; MeshError for a batch that the mesh cannot split; DistributedError where
-        processes see manifests of other rows.
+    Raises: as VideoData; MeshError for a batch that the mesh cannot split; DistributedError if
+        processes see manifests with different rows.
     """
     rows = local_rows(mesh, section["batch_size"]).tolist()
     data = VideoData(section, *given, rows=rows, process_index=jax.process_index(), **options)

@@ -1,7 +1,7 @@
-"""How language models of video are spoken to: templates of dialogues, as data.
+"""Prompts of video language models: templates of dialogues, as data.
 
-A template's texts are cut at its `tokens`, each of which is one id, and at VIDEO, where a video's
-tokens stand. What users write is cut at VIDEO alone: no text of theirs becomes a special token.
+A template's texts are split at its `tokens`, each of which is one id, and at VIDEO, where a video's
+tokens stand. What users write is split at VIDEO alone: none of it becomes a special token.
 """
 
 import dataclasses
@@ -60,18 +60,19 @@ ENERGY = (
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """The grammar of one family of checkpoints.
+    """The dialogue format of one family of checkpoints.
 
-    system: what a dialogue begins with. user, assistant: in front of a question and of an answer;
-        opening: what asks for the answer that the model is to write. after_user, after_assistant.
-    question: a question and its videos, where the question itself does not say VIDEO. video: what
-        stands for one video, its tokens as VIDEO. patch: the token whose id its places bear.
-    tokens: texts of the above that are one id each. exchange: turns that were before the first.
-    stops: texts that end an answer, beside the tokenizer's end token.
-    penalize_prompt: whether a repetition penalty, and the length of a beam, know the prompt; else
-        they know the answer, and a start token before it, as transformers up to 4.31 has it of
-        prompts of embeddings.
-    apart: whether an answer, with what ends it, is read apart from what stands before it.
+    system: what a dialogue begins with. user, assistant: what precedes a question, an answer;
+        opening: what precedes the answer that the model is to write. after_user, after_assistant:
+        what follows a question, an answer.
+    question: a question and its videos, if the question itself does not contain VIDEO. video: what
+        stands for one video, with VIDEO for its tokens. patch: the token whose id stands there.
+    tokens: texts in the above that are one id each. exchange: turns that precede the first.
+    stops: texts that end an answer, besides the tokenizer's end token.
+    penalize_prompt: whether a repetition penalty, and the length of a beam, count the prompt; else
+        they count the answer, and a start token before it, as transformers up to 4.31 does for
+        prompts given as embeddings.
+    apart: whether an answer, with what ends it, is tokenized apart from what precedes it.
     """
 
     system: str
@@ -91,13 +92,13 @@ class Template:
 
 
 def _vicuna(system: str, **fields: object) -> Template:
-    """Of Vicuna 1.1: two separators, no space behind </s>."""
+    """A template of Vicuna 1.1: two separators, no space after </s>."""
     made = Template(f"{START}{system} ", "USER: ", "ASSISTANT: ", "ASSISTANT:", " ", END)
     return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
 
 
 def _vicuna_v0(system: str, exchange: tuple[str, str], **fields: object) -> Template:
-    """Of Vicuna 0: one separator."""
+    """A template of Vicuna 0: one separator."""
     made = Template(f"{START}{system}###", "Human: ", "Assistant: ", "Assistant:", "###", "###")
     made = dataclasses.replace(made, exchange=(exchange,), stops=("###",))
     return dataclasses.replace(made, **fields)  # type: ignore[arg-type]
@@ -120,7 +121,7 @@ def _minigpt4(system: str, after_user: str) -> Template:
     )
 
 
-# LLaVA's names for what stands around an image, and in its places.
+# LLaVA's tokens around an image, and in its places.
 _IMAGE = {
     "video": "<im_start><video><im_end>",
     "patch": "<im_patch>",
@@ -128,10 +129,10 @@ _IMAGE = {
 }
 
 TEMPLATES: dict[str, Template] = {
-    # Inference of BT-Adapter and Video-ChatGPT; their training, and LLaVA's.
+    # For inference with BT-Adapter and Video-ChatGPT; for their training, and LLaVA's.
     "video_chatgpt_v1": _vicuna(VIDEO_CHATGPT),
     "vicuna_v1_1": _vicuna(CURIOUS_USER),
-    # LLaVA: of June 2023; under the same name since 1.0; of 1.5, without tokens around an image.
+    # LLaVA's: of June 2023; of the same name since 1.0; of 1.5, without tokens around an image.
     "llava_v1": _vicuna(LLAVA, **_IMAGE),
     "llava_v1_since_1.0": _vicuna(CURIOUS_HUMAN, **_IMAGE),
     "llava_v1_5": _vicuna(
@@ -144,13 +145,13 @@ TEMPLATES: dict[str, Template] = {
     "llava_v0": _vicuna_v0(LLAVA, ("Hi!", "Hi there!  How can I help you today?\n"), **_IMAGE),
     "vicuna_v0": _vicuna_v0(CURIOUS_HUMAN, ENERGY),
     "minigpt4": _minigpt4(MINIGPT4, "###"),
-    # Its instructions have a space more, and no system text.
+    # MiniGPT-4's instructions have an extra space, and no system text.
     "minigpt4_training": dataclasses.replace(_minigpt4("", " ###"), apart=True),
-    # Vicuna's without a system text, of the tiny chat model in the package.
+    # Vicuna's without a system text, for the tiny chat model in the package.
     "plain": dataclasses.replace(_vicuna(""), system=START),
-    # The same of a language model's training on texts alone: no place for a video.
+    # The same for training a language model on texts alone: no place for a video.
     "words": dataclasses.replace(_vicuna(""), system=START, question="{question}", video=""),
-    # The raw question behind the video; of several turns, each on a line, which is our reading.
+    # The raw question after the video; several turns stand on a line each, which is our reading.
     "instructblip": Template(
         "",
         "",
@@ -182,7 +183,7 @@ TEMPLATES: dict[str, Template] = {
 
 
 def template(name: str) -> Template:
-    """The template of this name. Raises ValueError, which lists them, for another."""
+    """The template of this name. Raises ValueError, which suggests others, for an unknown one."""
     if name not in TEMPLATES:
         raise ValueError(f"template={name!r}{near(name, TEMPLATES)}")
     return TEMPLATES[name]
@@ -190,7 +191,7 @@ def template(name: str) -> Template:
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A question with its videos, and the answer, or '' for the one that is to be written."""
+    """A question with its videos, and the answer, or '' for one that the model is to write."""
 
     question: str
     answer: str = ""
@@ -199,9 +200,10 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A text, or one token by its name; VIDEO for a video's.
+    """A text, or one token by its name; VIDEO for a video's tokens.
 
-    answer: whether a model wrote it. apart: whether it is read apart from a text before it.
+    answer: whether it is the model's to write. apart: whether it is tokenized apart from a text
+    before it.
     """
 
     text: str
@@ -211,10 +213,10 @@ class Piece:
 
 
 def render(used: Template, turns: Sequence[Turn]) -> list[Piece]:
-    """The dialogue, piece by piece; texts side by side belong together, but for those apart.
+    """The dialogue, piece by piece; adjacent texts belong together unless marked apart.
 
     Raises:
-        ValueError: a question has VIDEO in another number than it has videos.
+        ValueError: a question has VIDEO, but not as often as it has videos.
     """
     pieces = list(_pieces(used.system, used.tokens))
     given = [Turn(*exchange) for exchange in used.exchange]
@@ -256,7 +258,7 @@ def _split(text: str) -> list[str]:
 
 
 def _pieces(text: str, tokens: tuple[str, ...]) -> Iterator[Piece]:
-    """The texts and tokens of one of a template's texts."""
+    """Splits one of a template's texts into texts and tokens."""
     for part in _cut(tokens).split(text):
         if part:
             yield Piece(part, token=part == VIDEO or part in tokens)

@@ -1,14 +1,14 @@
 """RandAugment (Cubuk et al., arXiv:1909.13719) on the frames of a clip, by two papers' settings.
 
-Operations are drawn with replacement; each is left out half of the time. What is applied has a
-magnitude m and a sign; all frames of a clip share them.
+Operations are drawn with replacement; each is left out half of the time. An applied operation has
+a magnitude m and a sign, which all frames of a clip share.
 
 TempMe's is "rand-m7-n4-mstd0.5-inc1" of Pillow's own operations: four of the fifteen, m from
 N(7, 0.5), clipped to [0, 10]. Ranges: rotation 30 m/10 degrees, colour, contrast, brightness and
 sharpness by the factor 1 +- 0.9 m/10, shear 0.3 m/10, translation 0.45 m/10 of the side, posterize
 to 4 - int(4 m/10) bits, solarize from 256 - int(256 m/10), add int(110 m/10) to values below 128.
 
-BLIP's, of question answering: two of ten, m = 5. Different are translation by 10 m/10 pixels, the
+BLIP's, for question answering: two of ten, m = 5. It differs in translation by 10 m/10 pixels, the
 factor 0.1 + 1.8 m/10 of brightness and sharpness (1 at m = 5: nothing changes), and bilinear
 resampling.
 """
@@ -24,7 +24,7 @@ from vlt.data import errors
 
 DEFAULTS = {"ops": 4, "magnitude": 7.0, "deviation": 0.5}
 BLIP_DEFAULTS = {"ops": 2, "magnitude": 5.0}
-PROBABILITY = 0.5  # of an operation that was drawn
+PROBABILITY = 0.5  # of applying an operation that was drawn
 LARGEST = 10.0  # magnitude
 FILL = (128, 128, 128)  # where a geometric operation uncovers the canvas
 
@@ -38,9 +38,9 @@ def rand_augment(
     """Applies drawn operations to a clip: uint8 [t, H, W, 3] -> uint8 [t, H, W, 3].
 
     Args:
-      spec: `DEFAULTS` or what differs from them: ops (number drawn), magnitude (mean, 0 to 10),
-        deviation (standard, of the magnitude).
-      method: Pillow's resampling of the geometric operations.
+      spec: what differs from `DEFAULTS`: ops (number drawn), magnitude (mean, 0 to 10), deviation
+        (standard deviation of the magnitude).
+      method: Pillow's resampling for the geometric operations.
     """
     drawn = draw(rng, OPERATIONS, **(DEFAULTS | dict(spec)))
     return _apply(frames, OPERATIONS, drawn, method)
@@ -49,7 +49,7 @@ def rand_augment(
 def blip_augment(
     frames: np.ndarray, spec: Mapping[str, Any], rng: np.random.Generator, method: int
 ) -> np.ndarray:
-    """The same by BLIP's setting; spec: `BLIP_DEFAULTS` or what differs from them."""
+    """The same by BLIP's setting. spec: what differs from `BLIP_DEFAULTS`."""
     drawn = draw(rng, BLIP_OPERATIONS, **(BLIP_DEFAULTS | dict(spec)))
     return _apply(frames, BLIP_OPERATIONS, drawn, Image.Resampling.BILINEAR)
 
@@ -78,7 +78,7 @@ def draw(
     magnitude: float,
     deviation: float = 0.0,
 ) -> list[tuple[str, float, int]]:
-    """(operation, magnitude, sign) of those that are applied, in order."""
+    """Draws the operations to apply, in order: (operation, magnitude, sign)."""
     drawn = []
     for name in rng.choice(list(operations), ops):
         if rng.random() < PROBABILITY:
@@ -123,7 +123,7 @@ def _rotate(image, magnitude, sign, method):
 
 
 def _posterize(image, magnitude, sign, method):
-    # Pillow's own refuses to keep no bits, as magnitude 10 does.
+    # Pillow's own posterize refuses to keep no bits, as magnitude 10 asks.
     step = 2 ** (4 + int(4 * magnitude / LARGEST))
     return image.point([value // step * step for value in range(256)] * 3)
 

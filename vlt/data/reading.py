@@ -1,7 +1,7 @@
-"""Reading the rows of a data stream, and what becomes of those that cannot be read.
+"""Reads the rows of a data stream, and decides what becomes of those that cannot be read.
 
-Threads fetch ahead, in any order; then one thread settles, in the order of the stream, what enters
-a batch. So two runs of the same seed decide alike however their decoders race.
+Threads fetch ahead, in any order; then one thread decides, in the order of the stream, what enters
+a batch. So two runs with the same seed decide alike, however their decoders race.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Example:
     Attributes:
         record: index of the record; PADDING fills up a batch.
         frames: uint8 [t, H, W, 3], or None where there are none.
-        draw: in [0, 1), the same for all of a unit; chooses among several captions.
+        draw: random, in [0, 1), the same for all of a unit; chooses among several captions.
     """
 
     record: int
@@ -45,7 +45,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """What the decoders made of the unit at a position, and of those that may replace it."""
+    """What reading the unit at a position gave, and reading those that may replace it."""
 
     position: int
     unit: int
@@ -53,7 +53,7 @@ class Fetched:
 
 
 class Reader:
-    """Reads units: records that belong into the same batch."""
+    """Reads units: records that belong in the same batch."""
 
     def __init__(
         self,
@@ -69,16 +69,16 @@ class Reader:
         """
         Args:
             policy: what to do about a unit that cannot be read: 'raise' its error, 'skip' it, or
-                'replace' it by another one, chosen by the position.
-            keep_failed: a skipped unit stays as examples without frames.
-            start: position of the pass among all passes, for the log of skips.
+                'replace' it with another one, chosen by the position.
+            keep_failed: whether a skipped unit stays, as examples without frames.
+            start: position at which the pass begins, counted over all passes, for the log of skips.
         """
         self._read_clip, self._units, self._skips = read, units, skips
         self._policy, self._seed = policy, seed
         self._keep_failed, self._start = keep_failed, start
 
     def fetch(self, position: int, unit: int) -> Fetched:
-        """Reads the unit, and if that fails those that the policy puts in its place."""
+        """Reads the unit and, as long as that fails, those that the policy puts in its place."""
         tries: dict[int, list[Example] | Failure] = {}
         if unit != PADDING:
             for candidate in self._candidates(position, unit):

@@ -1,4 +1,4 @@
-"""Names in configs that stand for files the project holds or makes itself."""
+"""Names in configs that stand for files that the project ships or makes itself."""
 
 from pathlib import Path
 
@@ -13,23 +13,23 @@ PACKAGED = (
 
 
 def is_made(name: str) -> bool:
-    """Whether the project makes what a config names so, and it cannot be absent."""
+    """Whether the project makes what this name stands for, so that it cannot be absent."""
     return name.startswith(MADE)
 
 
 def resolve(name: str) -> Path:
-    """The path a config names.
+    """The path that a config's name stands for.
 
     `tiny_clip`, `tiny_blip`, `tiny_viclip`, `tiny_chat` and `tiny_branch` (a tiny CLIP with
-    BT-Adapter) are model folders in the package,
-    `action_templates.txt` is a list of sentences that name an action, `actionclip_templates.txt`
-    ActionCLIP's 16, `person_templates.txt` CLIP's 28 for Kinetics.
-    `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a file of a generated data set (its manifest by
-    default), made on first use in the cache folder; `clips,noise=24,distractors=1` are harder clips
-    (`vlt.data.moving_shapes.knobs`). Anything else is a path.
+    BT-Adapter) are model folders in the package, `action_templates.txt` is a list of sentences that
+    name an action, `actionclip_templates.txt` ActionCLIP's 16, `person_templates.txt` CLIP's 28 for
+    Kinetics. `moving_shapes:CONTENT:SPLIT:COUNT[:FILE]` is a file of a generated data set (its
+    manifest by default), made on first use in the cache folder; the content
+    `clips,noise=24,distractors=1` is harder clips (`vlt.data.moving_shapes.knobs`). Anything else
+    is a path.
 
     Raises:
-        ValueError: a moving_shapes name of another form, or a knob that there is not.
+        ValueError: a moving_shapes name has another form or an unknown knob.
     """
     if name in PACKAGED:
         return ASSETS / name

@@ -41,10 +41,10 @@ def _read_csv(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def csv_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Lines and rows of a CSV file with a header; of a row of several lines, the last.
+    """Line numbers and rows of a CSV file with a header; a row's number is that of its last line.
 
     Raises:
-        ManifestError: it is no text or no such CSV.
+        ManifestError: the file is not text, or not such CSV.
     """
     columns: list[str] = []
     with manifest_errors():
@@ -60,7 +60,7 @@ def csv_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _csv_fields(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """Fields of the rows that have any, and the last line of each."""
+    """The number of the last line and the fields of each row that has any."""
     reader = csv.reader((text for _, text in read_lines(path)), strict=True, skipinitialspace=True)
     before = 0
     try:
@@ -105,7 +105,7 @@ def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _values(path: pathlib.Path, name: str, column: Iterable[Any], before: int) -> list[Any]:
-    """Values of a column of Arrow's, of which `before` rows were read before."""
+    """Values of an Arrow column, after `before` rows that were read earlier."""
     found: list[Any] = []
     for cell in column:
         try:
@@ -117,10 +117,10 @@ def _values(path: pathlib.Path, name: str, column: Iterable[Any], before: int) -
 
 
 def _columns(path: pathlib.Path, names: Iterable[str], line: int | None = None) -> list[str]:
-    """Names of columns without the space around them; those without a name may be several.
+    """Column names, stripped of white space; several columns may be without a name.
 
     Raises:
-        ManifestError: a name comes twice, or that of an own column twice but for case.
+        ManifestError: a name occurs twice; one of `OWN_COLUMNS`, even if the case differs.
     """
     found, first = [trimmed(name) for name in names], dict[str, str]()
     for name in filter(None, found):

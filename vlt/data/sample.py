@@ -1,8 +1,8 @@
 """Which frames of a video a model sees: the papers' sampling rules, by name.
 
-A rule gives ascending int64 indices in 0..n-1. Unless it says otherwise these are `frames`; where
-more are asked for than the n that exist, indices repeat, as they do in the paper's code. `sample`
-gives those of one clip of a video or of several.
+A rule gives ascending int64 indices in 0..n-1, `frames` of them unless it says otherwise; where
+more are asked for than the n that exist, indices repeat, as in the paper's code. `sample` gives the
+indices of one clip of a video or of several.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def segment_middle(n: int, frames: int, rng: np.random.Generator, fps: float) ->
 def conversation_middle(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
     """(round(s i) + round(s (i + 1))) // 2, s = (n - 1) / T (BT-Adapter, conversation).
 
-    T = min(n, frames): of a shorter video this rule returns fewer than `frames` indices.
+    T = min(n, frames): for a shorter video this rule returns fewer than `frames` indices.
     """
     edges = _edges(n, min(n, frames))
     return (edges[:-1] + edges[1:]) // 2
@@ -47,7 +47,7 @@ def linspace_floor(n: int, frames: int, rng: np.random.Generator, fps: float) ->
 
 
 def linspace_open(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
-    """floor(linspace(0, n, frames)) without its end: the first of each segment (VideoPrism)."""
+    """floor(linspace(0, n, frames)), its end left out: the start of each segment (VideoPrism)."""
     return np.linspace(0, n, frames, endpoint=False).astype(np.int64)
 
 
@@ -70,7 +70,7 @@ def segment_centre(n: int, frames: int, rng: np.random.Generator, fps: float) ->
 
 
 def random_frames(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
-    """Any `frames` frames (Token Mixing, training, and its tests of retrieval and questions)."""
+    """`frames` random frames (Token Mixing: training, and testing of retrieval and questions)."""
     repeats = _repeats(n, frames)
     return np.sort(rng.choice(n * repeats, frames, replace=False)) // repeats
 
@@ -89,8 +89,8 @@ def random_segments(n: int, frames: int, rng: np.random.Generator, fps: float) -
     """One random frame of each of `frames` segments of n // frames frames (ViFi-CLIP's training,
     which MSTA follows; its tests take `segment_centre`).
 
-    What the division leaves over at the end is never seen. A video of fewer frames than wanted
-    gives round(i n / frames), at most its last frame, where the published rule starts again.
+    The frames left over at the end are never seen. A video with fewer frames than wanted gives
+    round(i n / frames), at most its last frame, where the published rule starts over.
     """
     length = n // frames
     if length:
@@ -99,10 +99,10 @@ def random_segments(n: int, frames: int, rng: np.random.Generator, fps: float) -
 
 
 def viclip_middle(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
-    """The middle, (a + b) // 2, of each interval a..b of frames; b is in it (ViCLIP, testing).
+    """The middle, (a + b) // 2, of each interval a..b of frames, b included (ViCLIP, testing).
 
-    Intervals begin at floor(i n / frames). A video of fewer frames gives each of them, then its
-    last again.
+    Intervals begin at floor(i n / frames). A video with fewer frames gives each of them, then
+    repeats its last.
     """
     edges = _interval_edges(n, frames)
     return _fill((edges[:-1] + edges[1:] - 1) // 2, frames)
@@ -111,7 +111,8 @@ def viclip_middle(n: int, frames: int, rng: np.random.Generator, fps: float) -> 
 def viclip_random(n: int, frames: int, rng: np.random.Generator, fps: float) -> np.ndarray:
     """One random frame of each interval of `viclip_middle`, never its last (ViCLIP, training).
 
-    Where an interval holds one frame only, any `frames` frames.
+    If an interval holds only one frame: random frames of the whole video, each at most once, the
+    last repeated where the video has too few.
     """
     edges = _interval_edges(n, frames)
     low, last = edges[:-1], edges[1:] - 1
@@ -152,9 +153,9 @@ def sample(
 ) -> np.ndarray:
     """Indices of the frames that rule `name` takes from a video: int64 [clips * frames].
 
-    Clip follows clip, each ascending. Of a random rule each clip is a draw of its own.
-    Of another rule the frames for all clips together are dealt out in turn, so that each clip spans
-    the video.
+    Clips follow one another, each ascending. A random rule draws each clip separately. With any
+    other rule, the frames for all clips together are dealt out in turn, so that each clip spans the
+    video.
 
     Args:
       name: a key of `SAMPLERS`.
@@ -182,7 +183,7 @@ def check_sampler(name: str) -> None:
 
 
 def _repeats(n: int, frames: int) -> int:
-    """How often each frame of a short video stands, side by side, so that more than `frames` do:
+    """How often each frame of a short video is repeated in place, for more than `frames` in all:
     doubled until then, as in Token Mixing's code."""
     repeats = 1
     while n * repeats <= frames:
@@ -201,5 +202,5 @@ def _interval_edges(n: int, frames: int) -> np.ndarray:
 
 
 def _fill(indices: np.ndarray, frames: int) -> np.ndarray:
-    """The last index repeated until there are `frames`."""
+    """Repeats the last index until there are `frames` indices."""
     return np.pad(indices, (0, frames - len(indices)), mode="edge")

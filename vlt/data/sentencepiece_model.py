@@ -1,7 +1,7 @@
-"""Models of SentencePiece as tokenizers of the `tokenizers` package: LLaMA's, Gemma's, T5's.
+"""SentencePiece models as tokenizers of the `tokenizers` package: LLaMA's, Gemma's, T5's.
 
-A file (Kudo and Richardson, arXiv:1808.06226) is a message of Protocol Buffers, of which this reads
-what a tokenizer of byte pairs, or of single pieces' probabilities, needs.
+A model file (Kudo and Richardson, arXiv:1808.06226) is a Protocol Buffers message, of which only
+what a byte-pair or a unigram tokenizer needs is read.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _LONGEST = 64  # characters of a piece
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """kind: of SentencePiece, 1 for a normal one."""
+    """A piece. kind: SentencePiece's, 1 for a normal one."""
 
     text: str
     score: float
@@ -28,10 +28,10 @@ class Piece:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """pieces: in the order of their ids. kind: 1 for single pieces' probabilities, 2 for byte
-    pairs. byte_fallback: whether what no piece has becomes bytes. changes: a compiled map of
-    characters. prefix: whether a space is put before a text. merged_spaces: whether several spaces
-    become one, and those at the ends go."""
+    """pieces: in the order of their ids. kind: 1 for unigram (single pieces' probabilities), 2 for
+    byte pairs. byte_fallback: whether what no piece covers becomes bytes. changes: a compiled map
+    of characters. prefix: whether a space is put before a text. merged_spaces: whether runs of
+    spaces become one, and those at the ends are dropped."""
 
     pieces: list[Piece]
     kind: int
@@ -42,11 +42,11 @@ class Model:
 
 
 def read_pieces(path: Path) -> list[Piece]:
-    """The pieces of a LLaMA in the order of their ids.
+    """Reads the pieces of a LLaMA tokenizer, in the order of their ids.
 
     Raises:
-        ValueError: no such file, or not one of byte pairs with bytes to fall back on, which changes
-            no character but spaces, and puts one before a text.
+        ValueError: there is no such file, or it is not a byte-pair model with byte fallback that
+            changes no characters but spaces and puts a space before a text.
     """
     model = read_model(path)
     fits = model.kind == _BYTE_PAIRS and model.byte_fallback and model.prefix
@@ -59,10 +59,10 @@ def read_pieces(path: Path) -> list[Piece]:
 
 
 def read_model(path: Path) -> Model:
-    """All that a text's ids depend on.
+    """Reads all that a text's ids depend on.
 
     Raises:
-        ValueError: no such file, or no model of SentencePiece.
+        ValueError: there is no such file, or it is not a SentencePiece model.
     """
     try:
         data = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
@@ -84,7 +84,7 @@ def read_model(path: Path) -> Model:
 
 
 def _last(fields: Any, number: int, default: Any = b"") -> Any:
-    """The last value of a field of a message, given as bytes or as its fields."""
+    """The last value of a field; the message is given as bytes or as its fields."""
     pairs = fields if isinstance(fields, list) else [*_fields(memoryview(fields))]
     return next((value for n, value in reversed(pairs) if n == number), default)
 
@@ -96,7 +96,7 @@ def _piece(data: Any) -> Piece:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a message: ints of varints, bytes of all else."""
+    """(number, value) of a message's fields: an int for a varint, bytes for all else."""
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
@@ -127,11 +127,11 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def plain_tokenizer(model: Model) -> Any:
-    """The same as a tokenizers.Tokenizer that puts nothing around a text.
+    """The model as a tokenizers.Tokenizer that puts nothing around a text.
 
     Raises:
-        ValueError: a model of neither kind, without an unknown piece, or of byte pairs that changes
-            characters.
+        ValueError: the model is of neither kind, has no unknown piece, or is one of byte pairs that
+            changes characters or merges spaces.
     """
     from tokenizers import AddedToken, Tokenizer, models
 
@@ -157,7 +157,7 @@ def plain_tokenizer(model: Model) -> Any:
 
 
 def _set_spaces(tokenizer: Any, model: Model) -> None:
-    """Characters and spaces of a text, as single pieces' probabilities are asked for."""
+    """Sets how a unigram tokenizer treats the characters and spaces of a text."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     steps: list[Any] = [normalizers.Precompiled(model.changes)] if model.changes else []
@@ -171,7 +171,7 @@ def _set_spaces(tokenizer: Any, model: Model) -> None:
 
 
 def tokenizer_of(pieces: list[Piece]) -> Any:
-    """The same as a tokenizers.Tokenizer, which puts the start token in front."""
+    """LLaMA's pieces as a tokenizers.Tokenizer that puts the start token in front."""
     from tokenizers import AddedToken, processors
 
     ids = {piece.text: index for index, piece in enumerate(pieces)}
@@ -190,9 +190,9 @@ def tokenizer_of(pieces: list[Piece]) -> Any:
 def byte_pair_tokenizer(
     ids: dict[str, int], merges: list[tuple[str, str]], prefix: bool = True, **options: Any
 ) -> Any:
-    """A tokenizers.Tokenizer of pieces that spaces begin, and of bytes for what no piece has.
+    """A tokenizers.Tokenizer with `SPACE` for spaces, and bytes for what no piece covers.
 
-    prefix: whether a space is put before a text. options: of the library's BPE.
+    prefix: whether a space is put before a text. options: those of the library's BPE.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
@@ -212,7 +212,7 @@ def byte_pair_tokenizer(
 
 
 def _merges(pieces: list[Piece], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Pairs of pieces that are one piece, those of the best score first."""
+    """Pairs of pieces that join to one piece, those with the best score first."""
     found = []
     for piece in pieces:
         if piece.kind != _NORMAL or len(piece.text) > _LONGEST:

@@ -2,9 +2,9 @@
 
 A folder of shards holds `shards.json`, the shards, and a manifest whose rows name records instead
 of files: `video` is `NAME.array_record#N`, record N (from 0) of a shard beside the manifest. A
-record is msgpack: `run`, the run that made it, `video`, what it was made of, and either `content`,
-the bytes of a video file, or `frames`, JPEG files, with `fps`. Either is read as the video of the
-frames that it holds: samplers count those and nothing else.
+record is msgpack: `run`, the run that made it, `video`, what it was made from, and either
+`content`, the bytes of a video file, or `frames`, JPEG files, with `fps`. Either is read as a video
+of the frames that it holds: samplers count those and nothing else.
 """
 
 import functools
@@ -28,20 +28,20 @@ from vlt.data.containers import check_size
 INDEX = "shards.json"
 SUFFIX = ".array_record"
 FORMS = ("clips", "frames")
-# Shards that a process keeps open: more than this are opened anew when their turn comes.
+# Number of shards that a process keeps open; beyond it, shards are reopened when needed.
 _OPEN_SHARDS = 256
 
 _REFERENCE = re.compile(rf"(.+{re.escape(SUFFIX)})#([0-9]{{1,18}})")
 
 
 def shard_of(video: str) -> str | None:
-    """Path of the shard that a manifest's `video` is a record of; None where it is a file."""
+    """Path of the shard whose record a manifest's `video` names; None if it names a file."""
     found = _REFERENCE.fullmatch(video)
     return found[1] if found else None
 
 
 def broken_shards(videos: Iterable[str]) -> dict[str, str]:
-    """{path: why it cannot be read} of the shards that hold `videos`, by names and sizes alone."""
+    """{path: why it cannot be read} for the shards of `videos`; checks names and sizes alone."""
     shards = dict.fromkeys(filter(None, map(shard_of, videos)))
     found = {}
     for shard in shards:
@@ -77,7 +77,7 @@ def read_record(video: str) -> Mapping[str, Any]:
 
 
 def _check_record(video: str, record: Any) -> None:
-    """Raises errors.BrokenShard unless the record holds what its docstring says and no more."""
+    """Raises errors.BrokenShard unless the record holds what the module docstring says, no more."""
     match record:
         case {"run": str(), "video": str(), "content": bytes(), **rest} if not rest:
             return
@@ -107,7 +107,7 @@ def pack_record(record: Mapping[str, Any]) -> bytes:
 
 @functools.lru_cache(_OPEN_SHARDS)
 def _open(shard: str) -> Sequence[bytes]:
-    from grain.sources import ArrayRecordDataSource  # a second, which files do not need
+    from grain.sources import ArrayRecordDataSource  # takes a second, which files do not need
 
     _check_size(shard)
     try:
@@ -150,7 +150,7 @@ def _index(folder: str) -> Mapping[str, Any]:
 
 
 class StoredFrames:
-    """The video whose frames are JPEG files: read as a `vlt.data.decode.Video` is.
+    """A video whose frames are JPEG files; it is read like a `vlt.data.decode.Video`.
 
     path: its name in messages. fps: frames a second.
     """
@@ -170,7 +170,7 @@ class StoredFrames:
     def read(self, indices: Sequence[int], *, backend: str = "pyav") -> np.ndarray:
         """The frames at `indices`, in any order: uint8 RGB [len(indices), H, W, 3].
 
-        Raises: errors.WrongFrames (none such, too large, or of two sizes), errors.BrokenShard,
+        Raises: errors.WrongFrames (no such frame, too large, or two sizes), errors.BrokenShard,
           errors.UnsupportedByDecord.
         """
         if backend == "decord":

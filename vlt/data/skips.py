@@ -1,4 +1,4 @@
-"""Videos that could not be read: remembered on disk before anything depends on it."""
+"""Videos that could not be read, recorded on disk before anything depends on it."""
 
 import json
 import os
@@ -14,19 +14,19 @@ from vlt.data.errors import VideoError
 from vlt.data.manifest import Record
 from vlt.storage.files import append
 
-FEW = 100  # the error rate of fewer records than this is taken as if there were so many
+FEW = 100  # the error rate over fewer records than this is taken as if there were this many
 
 
 class TooManyErrors(RuntimeError):
-    """More videos fail than the configuration admits."""
+    """More videos fail than the configuration allows."""
 
 
 class SkipLog:
     """The bad records of one data stream, kept in a file of JSON lines.
 
     A record that failed at one position of the stream is bad from there on, also after a resume: a
-    decoder that ran out of time once might not do so again, and the resumed run would see other
-    data than the run it continues. So a line is on the disk before `add` returns.
+    decoder that ran out of time once might not do so again, and the resumed run would see different
+    data from the run it continues. So a line is on disk before `add` returns.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class SkipLog:
         records: Sequence[Record],
         max_error_rate: float,
     ):
-        """Reads what the file already knows of `stream`.
+        """Reads the entries that the file already has for `stream`.
 
         Raises:
-            ValueError: the file tells of a record that `records` has not, or is no such file.
+            ValueError: an entry's record does not match `records`, or the file is not such a log.
         """
         self._path, self._stream = pathlib.Path(path), stream
         self._records, self._max_error_rate = records, max_error_rate
@@ -89,7 +89,7 @@ class SkipLog:
         return start is not None and start <= position
 
     def see(self, records: Sequence[int]) -> None:
-        """Counts records that the stream came to, for the error rate."""
+        """Counts records that the stream has reached, for the error rate."""
         self._seen[list(records)] = True
 
     @property
@@ -98,10 +98,10 @@ class SkipLog:
         return [self._records[record].id for record in sorted(self._bad_from)]
 
     def add(self, record: int, position: int, error: VideoError) -> None:
-        """Writes the failure to disk and the log.
+        """Writes the failure to disk and logs it.
 
         Raises:
-            TooManyErrors: the share of bad ones among the records seen is over the limit.
+            TooManyErrors: the share of bad records among those seen is over the limit.
         """
         with self._lock:
             entry = {

@@ -1,4 +1,4 @@
-"""A process that reads spans of videos, and cuts them: what vlt.data.worker is to clips."""
+"""A process that reads and cuts spans of videos, as vlt.data.worker reads clips."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ Request = CutRequest | SpansRequest | TimelineRequest
 
 
 def request_of(**fields: Any) -> Request:
-    """Which request these are the fields of."""
+    """The request that has these fields."""
     if "stem" in fields:
         return CutRequest(**fields)
     return SpansRequest(**fields) if "spans" in fields else TimelineRequest(**fields)
 
 
 def answer(request: Request) -> np.ndarray:
-    """Clips, or what is told of a video or of a file that was written."""
+    """Clips, or JSON about a video or about a file that was written."""
     if isinstance(request, CutRequest):
         return cut(request)
     return read_spans(request) if isinstance(request, SpansRequest) else read_timeline(request)

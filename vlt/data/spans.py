@@ -1,8 +1,8 @@
-"""Spans of time of a video file, each read as if it was the whole.
+"""Time spans of a video file, each read as if it were the whole.
 
 `SPAN_WORKER`, run by a `vlt.data.clips.DecoderPool`, answers both requests of this file. It keeps
-the video open that it read last, so that the packets of a long one are listed once, however many
-requests its spans take.
+the last video open, so that the packets of a long one are listed once, however many requests its
+spans take.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ SPAN_WORKER = (sys.executable, "-m", "vlt.data.span_worker")
 NEEDED = "shots are found by PySceneDetect: pip install 'vlt[shots]'"
 HELD_BYTES = 256 << 20  # of decoded frames at once
 
-Span = tuple[float, float]  # seconds from the first frame, the last one not included
+Span = tuple[float, float]  # start and end, in seconds from the first frame, the end not included
 
 
 @dataclasses.dataclass(frozen=True)
 class TimelineRequest:
-    """Which file to look through. shots: whether to find its cuts, which decodes all of it."""
+    """Which file to examine. shots: whether to find its cuts, which decodes all of it."""
 
     path: str
     shots: bool = False
@@ -39,13 +39,13 @@ class TimelineRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-    """When a file shows what.
+    """How long a file lasts, and when its shots begin.
 
     Attributes:
       frames: number of frames that decode.
-      duration: seconds from the first one's start to the last one's end.
-      cuts: seconds at which a new shot begins, without the first.
-      sha256: of the file's bytes.
+      duration: seconds from the first frame's start to the last one's end.
+      cuts: seconds at which a new shot begins, the first shot left out.
+      sha256: checksum of the file's bytes.
     """
 
     frames: int
@@ -56,17 +56,17 @@ class Timeline:
 
 @dataclasses.dataclass(frozen=True)
 class SpansRequest(ClipRequest):
-    """A clip of each of several spans; all other fields as of one clip.
+    """Asks for a clip of each of several spans; all other fields are as for one clip.
 
-    A span without a frame of its own shows the one before it.
+    A span that contains no frame shows the one before it.
     """
 
     spans: Sequence[Span] = ()
 
 
 def read_timeline(request: TimelineRequest) -> np.ndarray:
-    """A `Timeline` as JSON, uint8 [n]. Raises: errors.VideoError; ImportError without PySceneDetect
-    where shots are asked for."""
+    """A `Timeline` as JSON, uint8 [n]. Raises: errors.VideoError; ImportError if shots are
+    asked for without PySceneDetect."""
     video = _open(request.path, request.allow_truncated, _stamp(request.path))
     cuts = _cuts(video) if request.shots else ()
     found = Timeline(len(video), video.info().duration, cuts, sha256_of(request.path))
@@ -74,9 +74,9 @@ def read_timeline(request: TimelineRequest) -> np.ndarray:
 
 
 def timeline_of(answer: np.ndarray, path: str) -> Timeline:
-    """What `read_timeline` told, of a process that has read a stranger's file.
+    """Parses what `read_timeline` answered, in a process that has read an untrusted file.
 
-    Raises: errors.DecoderDied where it is no timeline.
+    Raises: errors.DecoderDied if it is not a timeline.
     """
     try:
         told = json.loads(answer.tobytes())
@@ -106,7 +106,7 @@ def read_spans(request: SpansRequest) -> np.ndarray:
 
 
 def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
-    """Spans that overlap share what is decoded of them, as far as memory allows."""
+    """Reads spans in groups: overlapping ones share decoded frames, as far as memory allows."""
     taken = [_indices(video, request, span) for span in request.spans]
     clips: list[np.ndarray] = []
     group = 1
@@ -122,7 +122,7 @@ def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
 
 
 def _indices(video: Video, request: SpansRequest, span: Span) -> np.ndarray:
-    """The frames that the sampler takes of a span, repeated at its end where it takes fewer."""
+    """The frames that the sampler takes from a span, the last repeated if they are too few."""
     times = video.timestamps()
     first, after = np.searchsorted(times - times[0], span)
     if first >= after:
@@ -138,11 +138,11 @@ def _indices(video: Video, request: SpansRequest, span: Span) -> np.ndarray:
 
 
 def _stamp(path: str) -> tuple[int, int]:
-    """What changes when a file does."""
+    """Modification time and size, which change when a file does."""
     try:
         found = os.stat(path)
     except OSError:
-        return (0, 0)  # opening it says what is wrong
+        return (0, 0)  # opening it reports what is wrong
     return (found.st_mtime_ns, found.st_size)
 
 

@@ -1,7 +1,7 @@
 """Batches read ahead of their use, each with the state of the data stream right after it.
 
-As grain's ThreadPrefetchIterDataset, of which `next` and `close` would wait for a decode that
-hangs however long it does: here a signal ends both, and close lets the reader go.
+Like grain's ThreadPrefetchIterDataset, whose `next` and `close` would wait for a decode that hangs
+for however long it does: here a signal ends both, and `close` then abandons the reading thread.
 """
 
 import queue
@@ -25,8 +25,8 @@ class Stream(Iterator[Any]):
 
     Attributes:
         state: a dict of ints that belongs to the batch last returned, however many are already
-            prepared, and the same in all processes. A stream made with it returns the batch that
-            would have come next, whichever share of it is this process's.
+            prepared, and is the same in all processes. A stream made with it returns the batch that
+            would have come next, whichever share of it this process reads.
         wait_seconds: time spent in `next` so far.
     """
 
@@ -80,7 +80,7 @@ class Stream(Iterator[Any]):
         Raises:
             StopIteration: the pass is over, or the stream was closed.
             VideoError: under the policy `raise`, the first video that could not be read.
-            Stopped: a signal has come; the state is that of the batch before.
+            Stopped: a signal has arrived; the state is that of the previous batch.
         """
         if self._closed.is_set():
             raise StopIteration
@@ -102,7 +102,7 @@ class Stream(Iterator[Any]):
                 stopping.check(waited=time.perf_counter() - start)
 
     def close(self) -> None:
-        """Stops reading ahead. A decode that is under way ends first, unless a signal has come."""
+        """Stops reading ahead. Waits for a decode under way to end, unless a signal has arrived."""
         self._closed.set()
         start = time.perf_counter()
         while self._thread.is_alive() and not stopping.requested():
@@ -112,6 +112,6 @@ class Stream(Iterator[Any]):
 
 
 def _scaled(state: Mapping[str, Any], old: int, new: int) -> dict[str, int]:
-    """The position in a stream of which batches have `new` elements, where it is `old`."""
+    """Converts a position for batches of `old` elements to that for batches of `new` elements."""
     batches, rest = divmod(state["next_index"], old)
     return {"next_index": batches * new + rest}

@@ -1,4 +1,4 @@
-"""How the names of video files end, where a folder is searched for them."""
+"""Suffixes of video files, by which they are found in a folder."""
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp"),

@@ -1,4 +1,4 @@
-"""What the rows of a manifest say of their videos: captions, class indices, questions."""
+"""What the rows of a manifest say about their videos: captions, class indices, questions."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ LONGEST_NUMBER = 4000  # digits; int() takes 4300
 
 
 class Targets:
-    """Captions, labels and questions of records; either all rows have them or none.
+    """Captions, labels and questions of records; each is present in all rows or in none.
 
     Attributes:
         captions: for every record the texts of each caption column, cleaned and with the prompt in
@@ -35,7 +35,7 @@ class Targets:
         classes: class names.
         questions: for every record its question, cleaned, or None without questions.
         spoken: whether records have dialogues.
-        textless: records of whose captions or question nothing was left.
+        textless: records of whose captions, or of whose question, clean-up left nothing.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Targets:
         Args:
             columns: names of the columns with captions.
             classes: class names in their order; if empty, the labels that occur, sorted.
-            cleaning: of captions and questions; answers stay as they are.
+            cleaning: clean-up of captions and questions; answers stay as they are.
             prefix: the prompt, put before every caption.
-            drop_empty: texts of which the clean-up leaves nothing are left out, and told.
+            drop_empty: whether texts that are empty after clean-up are left out, with a warning.
 
         Raises:
-            ManifestError: a row lacks what others have, a caption is no text, a label no class, or
-                texts are empty after clean-up and not to be dropped.
+            ManifestError: a row lacks what others have, a caption is not text, a label not a class,
+                or texts are empty after clean-up and not to be dropped.
         """
         self._manifest, self._records = manifest, records
         self._cleaning, self._prefix = cleaning, prefix
@@ -81,7 +81,7 @@ class Targets:
             self._tell_empty(drop_empty)
 
     def _each(self, function: Callable[[int], T]) -> Sequence[T]:
-        """Of every record, at once; of packed ones each when it is asked for."""
+        """The function's value for every record; for packed ones, computed when asked for."""
         count = len(self._records)
         return WhenAsked(count, function) if self._packed else [function(i) for i in range(count)]
 
@@ -93,7 +93,7 @@ class Targets:
         return record in self.textless
 
     def _all_have(self, column: str, has: Callable[[Record], bool]) -> bool:
-        if self._packed:  # another row without it is told of when it is read
+        if self._packed:  # a row without it is reported when it is read
             return has(self._records[0])
         present = [has(record) for record in self._records]
         if any(present) and not all(present):
@@ -102,7 +102,7 @@ class Targets:
         return all(present)
 
     def _captions(self, index: int, columns: Sequence[str]) -> list[list[str]]:
-        """Cleaned texts of each column of which something is left."""
+        """Cleaned texts of each column, with the prompt; columns with no texts left are omitted."""
         every = [self._texts(self._records[index], column) for column in columns]
         cleaned = [[self._clean(index, text) for text in listed] for listed in every]
         left = [[self._prefix + text for text in listed if text] for listed in cleaned]
@@ -169,8 +169,8 @@ class Targets:
         return f"the classes are {', '.join(self.classes[:SHOWN])}, ..."
 
     def texts(self) -> dict[str, Callable[[int, float], Any]]:
-        """Texts of a batch: name -> (record, draw in [0, 1)) -> the text that `draw` chooses; of
-        `turns` a dialogue's."""
+        """Texts of a batch: name -> (record, draw in [0, 1)) -> the text that `draw` chooses; for
+        `turns`, the dialogue."""
         found: dict[str, Callable[[int, float], Any]] = {}
         if self.captions is not None:
             found["text"] = self._caption
@@ -183,7 +183,7 @@ class Targets:
         return found
 
     def _caption(self, record: int, draw: float) -> str:
-        """`draw` chooses the column, what is left of it the text."""
+        """`draw` chooses the column, and its remainder the text."""
         assert self.captions is not None
         columns = self.captions[record]
         column, rest = divmod(draw * len(columns), 1.0)
@@ -211,7 +211,7 @@ def class_names(section: Mapping[str, Any]) -> list[str]:
 
 
 def _sorted_labels(records: Sequence[Record]) -> list[str]:
-    """The labels that occur, numbers in their order before words in theirs."""
+    """The labels that occur: numbers in numeric order, then words in string order."""
     found = {r.label for r in records if r.label is not None}
     return sorted(found, key=lambda s: (0, int(s), s) if _is_number(s) else (1, 0, s))
 

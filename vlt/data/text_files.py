@@ -1,6 +1,6 @@
-"""Text files of users and strangers: UTF-8, JSON and JSON Lines, with what is wrong with them.
+"""Reads untrusted text files, UTF-8, JSON and JSON Lines, and says what is wrong with them.
 
-Whatever a file holds, reading it ends in its content or in a `TextFileError`.
+Whatever a file holds, reading it gives its content or raises a `TextFileError`.
 """
 
 import json
@@ -13,9 +13,9 @@ from vlt.data.texts import wrong_characters
 
 LONGEST_LINE = 1 << 25  # bytes
 MOST_DIGITS = 1000  # of a whole number
-SHOWN = 60  # characters of what is wrong, in a message
+SHOWN = 60  # characters of a wrong value in a message
 
-_OTHER_FILES = {  # how files begin that people take for text
+_OTHER_FILES = {  # first bytes of files that people take for text
     b"version https://git-lfs": "a git-lfs pointer: fetch the file itself with `git lfs pull`",
     b"\x1f\x8b": "compressed by gzip: unpack it first",
     b"PK\x03\x04": "a zip archive: unpack it first",
@@ -35,10 +35,11 @@ class TextFileError(ValueError):
 
 
 def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """Numbers (from 1) and texts of the lines of a UTF-8 file, line ends and all, without its mark.
+    """Line numbers (from 1) and lines of a UTF-8 file, line ends kept, byte order mark dropped.
 
     Raises:
-        TextFileError: no such file, another kind of file, a line that is not UTF-8 or too long.
+        TextFileError: there is no such file, it is of another kind, or a line is not UTF-8 or too
+            long.
     """
     try:
         with open(path, "rb") as file:
@@ -87,7 +88,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file.
 
     Raises:
-        TextFileError: as `read_lines`, or as `parse_json` raises ValueError.
+        TextFileError: as `read_lines`, or where `parse_json` raises ValueError.
     """
     try:
         return parse_json(read_text(path))
@@ -98,7 +99,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
-    """Line numbers and values of a file of one JSON value a line; blank lines are left out.
+    """Line numbers and values of a file with one JSON value per line; blank lines are skipped.
 
     Raises:
         TextFileError: as `read_json`.
@@ -114,11 +115,11 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
 
 
 def parse_json(text: str) -> Any:
-    """The value that a JSON text stands for.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: not JSON, a key twice in one object, NaN or an infinity, numbers too long or
-            values too deep to be read, or characters that no text has (`wrong_characters`).
+        ValueError: the text is not JSON, or has a key twice in one object, NaN or an infinity, too
+            long a number, too deeply nested values, or invalid characters (`wrong_characters`).
     """
     try:
         value = json.loads(
@@ -129,7 +130,7 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"not JSON: {error.msg} at {line}column {error.colno}") from None
     except RecursionError:
         raise ValueError("not JSON that can be read: its values lie too deep") from None
-    if "\\u" in text:  # in what is UTF-8 they come from escapes alone
+    if "\\u" in text:  # in UTF-8 text they come from escapes alone
         _refuse_wrong_characters(value)
     return value
 
@@ -154,7 +155,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _refuse_wrong_characters(value: Any) -> None:
-    """Raises ValueError for a text that is none, with the way to it."""
+    """Raises ValueError for an invalid text, with the path to it."""
     waiting: list[tuple[str, Any]] = [("", value)]
     while waiting:
         way, value = waiting.pop()

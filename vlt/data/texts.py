@@ -1,6 +1,6 @@
-"""Texts as people and their tools write them: what is one, what is several, what only looks alike.
+"""Checks texts as people and their tools write them: single ones, lists, names that look alike.
 
-All of it is of captions, labels, questions, answers and names of classes, wherever they come from.
+These are captions, labels, questions, answers and names of classes, wherever they come from.
 """
 
 import ast
@@ -14,20 +14,20 @@ SHOWN = 80  # characters of a value in a message
 
 _ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
 _AROUND = _ZERO_WIDTH + "".join(filter(str.isspace, map(chr, range(0x3001))))
-# What a terminal would act on, or turn around; and what no stream can encode.
+# What a terminal would act on, or show reversed; and what no stream can encode.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MISSING = frozenset(("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL"))
 _WITH_POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?|[+-]?\d+e[+-]?\d+", re.IGNORECASE)
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*+'|"(?:[^"\\]|\\.)*+")"""
-# Texts of a list or tuple, as Python and JSON write them.
+# A list or tuple of texts, as Python and JSON write it.
 _WRITTEN_LIST = re.compile(
     rf"\[\s*+{_QUOTED}(?:\s*+,\s*+{_QUOTED})*+\s*+,?\s*+\]"
     rf"|\(\s*+{_QUOTED}(?:(?:\s*+,\s*+{_QUOTED})++\s*+,?|\s*+,)\s*+\)",
     re.DOTALL,
 )
 _OTHER_VALUES = re.compile(
-    # Cut off or mixed with other values; nested, and sets; dictionaries; nothing and numbers;
-    # numpy's and bytes.
+    # Lists that are cut off or mixed with other values; nested lists, and sets; dictionaries; empty
+    # lists and lists of numbers; numpy's arrays and bytes.
     rf"[\[({{][\[(\s]*+{_QUOTED}\s*+(?:,\s*+(?:['\"\[]|None\b|nan\b|null\b|\Z)|['\"]|\Z)"
     rf"|[\[{{][\[(\s]*+{_QUOTED}[\s,\])}}]*[\]}}]\Z"
     rf"|{{\s*+{_QUOTED}\s*+:"
@@ -38,12 +38,12 @@ _OTHER_VALUES = re.compile(
 
 
 def trimmed(text: str) -> str:
-    """The text without white space, and characters of no width, around it."""
+    """The text without surrounding white space and zero-width characters."""
     return text.strip(_AROUND)
 
 
 def wrong_characters(text: str) -> str:
-    """Which character of it no text has, a NUL or half of a surrogate pair; '' without any."""
+    """Describes an invalid character of a text, a NUL or half of a surrogate pair; '' if none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -68,7 +68,7 @@ def checked_text(value: Any) -> str:
     """The text, trimmed.
 
     Raises:
-        ValueError: it is empty, no text, or what tools write for a missing value or a list.
+        ValueError: it is empty, not text, or what tools write for a missing value or a list.
     """
     if not isinstance(value, str) or not trimmed(value):
         raise ValueError(f"must be text and not empty, got {shown(value)}")
@@ -84,10 +84,11 @@ def checked_text(value: Any) -> str:
 
 
 def checked_texts(value: Any) -> tuple[str, ...]:
-    """Texts, trimmed: of one text, of a list, or of a list written out by Python or as JSON.
+    """The trimmed texts of one text, of a list, or of a list written out by Python or as JSON.
 
     Raises:
-        ValueError: none, something else, or what looks like a list and cannot be read as one.
+        ValueError: there are none, it is something else, or it looks like a list but cannot be read
+            as one.
     """
     written = _read_list(trimmed(value)) if isinstance(value, str) else []
     listed = written or ([value] if isinstance(value, str) else value)
@@ -98,7 +99,7 @@ def checked_texts(value: Any) -> tuple[str, ...]:
 
 
 def _read_list(text: str) -> list[str]:
-    """The texts of a list that is written out; [] where the text is something else."""
+    """The texts of a list that is written out; [] if the text is something else."""
     if not _WRITTEN_LIST.fullmatch(text):
         return []
     for read in (json.loads, ast.literal_eval):
@@ -110,10 +111,10 @@ def _read_list(text: str) -> list[str]:
 
 
 def checked_label(value: Any) -> str:
-    """The name of a class, trimmed; of a whole number its digits.
+    """The name of a class, trimmed; for a whole number, its digits.
 
     Raises:
-        ValueError: as `checked_text`, a number with a point, or a control character.
+        ValueError: as `checked_text`; it is a number with a point, or has a control character.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
@@ -134,8 +135,8 @@ def checked_label(value: Any) -> str:
 
 
 def look(name: str) -> str:
-    """Equal for names that differ in case, white space, characters of no width or the way in which
-    Unicode writes a letter, and in nothing else."""
+    """A key that is equal for names that differ only in case, white space, zero-width characters or
+    the way in which Unicode writes a letter."""
     plain = unicodedata.normalize("NFKC", name).translate(dict.fromkeys(map(ord, _ZERO_WIDTH)))
     return "".join(unicodedata.normalize("NFKC", plain.casefold()).split())
 

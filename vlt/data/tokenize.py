@@ -18,19 +18,19 @@ from absl import logging
 from vlt.data.texts import wrong_characters
 from vlt.pytrees.fields import from_values, near, shown
 
-# Else transformers, where it is imported, complains that there is no torch, which is not needed.
+# Otherwise transformers complains when imported that there is no torch, which is not needed.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 PAD = 0
 SHOWN = 80  # characters of a text in a message
-CLIP_MERGES = 48_894  # of the published list CLIP uses these
+CLIP_MERGES = 48_894  # how many of the published list CLIP uses
 _MOST_MERGES = 2**24  # characters; the published list has 3 million
 CLIP_START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 )
 CLEANING, FORM = "vlt_cleaning", "vlt_form"  # our keys in tokenizer_config.json
-# All that a tokenizer is read from; a folder's code is never among it.
+# All files that a tokenizer is read from; a folder's code is never among them.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -49,13 +49,13 @@ TOKENIZER_NAMES = "|".join(map(re.escape, TOKENIZER_FILES))  # as a pattern
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What becomes of a text, whatever the class is that a folder names.
+    """How a text becomes ids, whatever class a folder names.
 
-    cleaning: of `CLEANINGS`, before words are looked for. start, end: ids around its words, None
-    for none. pad: the id that fills a row.
+    cleaning: a key of `CLEANINGS`, applied before the text is split into words. start, end: ids
+    around its words, None for none. pad: the id that fills up a row.
 
     Raises:
-        ValueError: an unknown cleaning.
+        ValueError: the cleaning is unknown.
     """
 
     cleaning: str
@@ -71,11 +71,11 @@ class Form:
 
 
 class Tokenizer:
-    """Texts to padded ids: start token, text, end token, zeros; or as a `Form` says.
+    """Turns texts into padded ids: start token, text, end token, zeros; or as a `Form` says.
 
     Attributes:
         context: length of a row.
-        size: number of tokens that there are.
+        size: number of tokens in the vocabulary.
         cut: how many texts so far were longer than the context.
     """
 
@@ -116,7 +116,7 @@ class Tokenizer:
         """Token ids, int32 [b, context], padded after the end; a cut text keeps its end token.
 
         Raises:
-            ValueError: a text that is none (`wrong_characters`).
+            ValueError: a text is invalid (`wrong_characters`).
         """
         rows = np.full((len(texts), self.context), self._pad, np.int32)
         for row, ids in zip(rows, self._ids(texts), strict=True):
@@ -130,11 +130,11 @@ class Tokenizer:
     def entries(
         self, texts: Mapping[str, Sequence[str]], rows: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Of each of a batch's texts by name, its ids under that name. rows: which they are of."""
+        """The ids of a batch's texts, by the same names. rows: the rows they belong to."""
         return {name: self(found) for name, found in texts.items()}
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Of whole texts, start and end token included."""
+        """Ids of whole texts, start and end token included."""
         for text in texts:
             if wrong := wrong_characters(text):
                 raise ValueError(f"{text[:SHOWN]!r} {wrong}")
@@ -148,14 +148,14 @@ class Tokenizer:
         return [[*start, *ids, *end] for ids in words]
 
     def length(self, text: str) -> int:
-        """Tokens of a whole text, whatever the context. Raises ValueError for what is no text."""
+        """Number of tokens of a whole text, context aside. Raises ValueError if it is invalid."""
         return len(self._ids([text])[0])
 
     def prompt(self, text: str) -> np.ndarray:
-        """Token ids of how a text begins, int32 [l]: start token, no end token.
+        """Token ids of the beginning of a text, int32 [l]: start token, no end token.
 
         Raises:
-            ValueError: it leaves no room in the context, or is no text.
+            ValueError: it leaves no room in the context, or is invalid.
         """
         ids = self._ids([text])[0]
         ids = ids if self._end is None else ids[:-1]
@@ -168,7 +168,7 @@ class Tokenizer:
     def decode(self, ids: np.ndarray) -> list[str]:
         """Texts of ids [b, l], each up to its end token, without special tokens.
 
-        Spaces before punctuation are closed, as in BLIP's captions.
+        Spaces before punctuation are removed, as in BLIP's captions.
         """
         rows = [row[: row.index(self._end)] if self._end in row else row for row in ids.tolist()]
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": True}
@@ -182,10 +182,10 @@ class Tokenizer:
 
 
 def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:
-    """transformers' tokenizer of a folder or a name on the hub; code that comes with it never runs.
+    """transformers' tokenizer from a folder or a hub name; code that comes with it never runs.
 
     Raises:
-        ValueError: absent, broken, or of code of its own.
+        ValueError: it is absent, broken, or needs code of its own.
     """
     from transformers import AutoTokenizer
 
@@ -194,7 +194,7 @@ def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:
         encoder("")
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # of many kinds; panics of tokenizers are no Exceptions
+    except BaseException as error:  # of many kinds; panics in tokenizers are not Exceptions
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"{source}: a tokenizer of code of its own (auto_map), which is never run; one of "
@@ -206,10 +206,10 @@ def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:
 
 
 def plain_encoder(file: pathlib.Path) -> Any:
-    """transformers' tokenizer of a tokenizer.json alone: of no class, without settings.
+    """transformers' tokenizer from a tokenizer.json alone: no specific class, no settings.
 
     Raises:
-        ValueError: absent or broken.
+        ValueError: it is absent or broken.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -225,12 +225,12 @@ def plain_encoder(file: pathlib.Path) -> Any:
 
 
 class NoTexts:
-    """In the place of a tokenizer, of a model that reads no text."""
+    """Takes the place of a tokenizer for a model that reads no text."""
 
     def entries(
         self, texts: Mapping[str, Sequence[str]], rows: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Nothing, whatever texts there are."""
+        """No entries, whatever texts there are."""
         return {}
 
 
@@ -238,8 +238,8 @@ def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
     """Copies the files that a tokenizer is read from, and nothing else, into a folder.
 
     Raises:
-        ValueError: one is a link that leads out of the folder (and is none of the hub's cache,
-            whose files are links to blobs), or is no plain file.
+        ValueError: one is a link that leads out of the folder (other than in the hub's cache, whose
+            files are links to blobs), or is not a plain file.
     """
     target.mkdir(parents=True, exist_ok=True)
     homes = [folder.resolve()]
@@ -257,7 +257,7 @@ def copy_tokenizer(folder: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _fixed(text: str) -> str:
-    """What OpenAI's CLIP does to a text before it looks for words."""
+    """Cleans text as OpenAI's CLIP does before it splits it into words."""
     import html
 
     import ftfy
@@ -266,14 +266,14 @@ def _fixed(text: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """What transformers' SigLIP 1 does: lower case, no ASCII punctuation, single spaces."""
+    """Cleans text like transformers' SigLIP 1: lower case, no ASCII punctuation, single spaces."""
     bare = text.lower().translate(str.maketrans("", "", string.punctuation))
     return re.sub(r"\s+", " ", bare).strip()
 
 
 def _sentence(text: str) -> str:
-    """What VideoPrism's authors do: ASCII punctuation is space, lower case, single spaces, a full
-    stop."""
+    """Cleans text like VideoPrism's authors: ASCII punctuation becomes spaces, then lower case,
+    single spaces, a full stop."""
     spaced = text.translate(dict.fromkeys(map(ord, string.punctuation), " "))
     return f"{' '.join(spaced.lower().split())}."
 

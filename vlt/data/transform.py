@@ -1,10 +1,10 @@
-"""Frame transforms on the host: uint8 [t, H, W, 3] in and out, one draw of chance a clip.
+"""Frame transforms on the host: uint8 [t, H, W, 3] in and out, one random draw per clip.
 
-A transform is a plain dict of the config. Its steps run in this order, whatever the dict's:
+A transform is a plain dict in the config. Its steps run in this order, whatever the dict's:
 
 | key | value | does |
 |---|---|---|
-| `rand_augment` | dict(ops=4, magnitude=7, deviation=0.5) or {} | drawn changes of whole frames |
+| `rand_augment` | dict(ops=4, magnitude=7, deviation=0.5) or {} | random changes of whole frames |
 | `resize` | short side, or (height, width) | resizes; the long side is int(size * long / short) |
 | `random_resized_crop` | size, or dict(size=, area=(0.08, 1), aspect=(3/4, 4/3)) | a random part |
 | `multi_scale_crop` | size | one of fixed parts, of one of ten shapes, resized |
@@ -13,16 +13,16 @@ A transform is a plain dict of the config. Its steps run in this order, whatever
 | `crop` | size | the central square |
 | `flip` | probability | mirrors left and right |
 | `jitter` | dict(brightness=, contrast=, saturation=, hue=, ...) | changes colours, see below |
-| `grayscale` | probability | takes the colours away |
+| `grayscale` | probability | removes colours |
 | `blip_augment` | dict(ops=2, magnitude=5) or {} | as `rand_augment`, by BLIP's setting |
-| `interpolation` | 'bicubic' (default), 'bilinear', 'nearest', 'lanczos' | where pixels resample |
-| `per_frame` | False (default) or True | each frame of a clip has draws of its own |
+| `interpolation` | 'bicubic' (default), 'bilinear', 'nearest', 'lanczos' | how to resample |
+| `per_frame` | False (default) or True | separate draws for each frame of a clip |
 
 Resizing is Pillow's, with antialiasing: what torchvision does to PIL images and the papers report.
-All frames of a clip get the same crop, mirror, colours and drawn changes, but with `per_frame`, as
-Token Mixing's question answering is trained. `jitter` may have a `probability` that it is done,
-drawn once a clip, and a `per_frame` of its own, by which each frame changes by other amounts: the
-published setting that MSTA follows has both. Pixels stay
+All frames of a clip get the same crop, mirror, colours and drawn operations, except with
+`per_frame`, as in the training of Token Mixing's question answering. `jitter` may have a
+`probability` of being applied, drawn once per clip, and a `per_frame` of its own, with which each
+frame changes by different amounts: the published setting that MSTA follows has both. Pixels stay
 uint8; subtracting the mean and dividing by the deviation happen on the device, where the model's
 preprocessing is known.
 """
@@ -52,7 +52,7 @@ INTERPOLATIONS = {
 SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side, in `multi_scale_crop`
 SCALE_GAP = 1  # most steps between the scales of height and width
 CROPS = 3  # of `three_crops`
-# Steps that give frames of one size, the last to run first.
+# Steps that give all frames one size, the last to run listed first.
 FINAL_STEPS = ("crop", "three_crops", "random_crop", "multi_scale_crop", "random_resized_crop")
 
 
@@ -116,8 +116,8 @@ def final_size(spec: Mapping[str, Any]) -> tuple[str, tuple[int, int]]:
 
 
 def with_side(spec: Mapping[str, Any], side: int) -> dict[str, Any]:
-    """The steps, which give frames of another size: all their sizes in proportion. Those that
-    leave it to the videos stay as they are."""
+    """The steps with all sizes scaled, so that frames have sides of `side`. Steps that leave the
+    size of frames to the videos stay as they are."""
     step, (height, width) = final_size(spec)
 
     def scaled(value: Any) -> Any:
@@ -159,7 +159,7 @@ def _random_resized_crop(frames, spec, rng, method):
 
 def _random_part(height, width, area, aspect, rng) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a part whose share of the area is uniform in `area` and whose
-    width / height is log-uniform in `aspect`; after ten misfits the central one."""
+    width / height is log-uniform in `aspect`; after ten misfits, a central part."""
     for _ in range(10):
         part = height * width * rng.uniform(*area)
         ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
@@ -173,8 +173,8 @@ def _random_part(height, width, area, aspect, rng) -> tuple[int, int, int, int]:
 
 
 def _multi_scale_crop(frames, size, rng, method):
-    """A part whose sides are drawn from `SCALES` of the short side, at a corner or in the centre;
-    places are a quarter of the room apart, in whole pixels, as ViFi-CLIP's code has it."""
+    """Crops a part whose sides are drawn from `SCALES` of the short side, at a corner or centre;
+    offsets are multiples of a quarter of the room, in whole pixels, as in ViFi-CLIP's code."""
     height, width = frames.shape[1:3]
     sides = [int(min(height, width) * scale) for scale in SCALES]
     shapes = [
@@ -198,7 +198,7 @@ def _centre_crop(frames, size, rng, method):
 
 
 def _three_crops(frames, size, rng, method):
-    """Both ends and the middle of the longer side, the middle of the shorter one."""
+    """Crops at both ends and the middle of the longer side, in the middle of the shorter one."""
     room = _room(frames, size)
     step, longer = max(room) // 2, int(room[1] >= room[0])
     crops = []

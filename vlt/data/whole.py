@@ -1,7 +1,7 @@
-"""Whether a file's container is whole, by its own structure: libav passes over what is missing.
+"""Checks whether a file's container is whole, by its structure: libav skips what is missing.
 
-Of the containers here every piece tells its size, so where one piece does not begin at the end of
-the one before, or the last one ends after the file, frames may be gone. Of others nothing is said.
+In the containers here every piece states its size, so where a piece does not begin at the end of
+the one before, or the last one ends after the file, frames may be missing. Others are not checked.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ _IN_SEGMENT |= {_CLUSTER, _TRACKS, _VOID, _CHECKSUM}
 _NUMBERS = {0xE7, 0xAB, 0xA7}  # Timestamp, PrevSize, Position
 # And SilentTracks, EncryptedBlock.
 _IN_CLUSTER = _NUMBERS | {0x5854, 0xAF, _SIMPLE_BLOCK, _BLOCK_GROUP, _VOID, _CHECKSUM}
-# 188 bytes; with a time stamp in front; with a checksum behind. And where the sync byte lies.
+# (size, place of the sync byte): plain; with a time stamp in front; with a checksum at the end.
 _TRANSPORT_PACKETS = ((188, 0), (192, 4), (204, 0))
 _SYNC = 0x47
 
 
 class Break(Exception):
-    """Where the structure ends to make sense, in words."""
+    """Where the structure stops making sense, in words."""
 
 
 def find_break(path: str, content: bytes | None, container: str) -> str:
-    """How the structure of a file shows that a part is missing or damaged; '' where it does not.
+    """How the structure of a file shows that a part is missing or damaged; '' if it does not.
 
-    content: of a file that is not on disk, or None. container: libav's name of its format.
+    content: bytes of a file that is not on disk, or None. container: libav's name for its format.
     """
     check = next((c for name, c in _CHECKS.items() if container.startswith(name)), None)
     if check is None:
@@ -67,7 +67,7 @@ def _check_mp4(data: Bytes) -> None:
         if size < 8 or not kind.isalnum():
             if fragmented:
                 raise Break(f"no box begins at byte {at}")
-            return  # Rubbish at the end, where all frames are listed before it.
+            return  # Garbage at the end; all frames are listed before it.
         fragmented |= kind == b"moof"
         if at + size > len(data):
             raise _ends_after(f"the box {kind.decode()!r}", at + size, len(data))
@@ -110,14 +110,15 @@ def _check_cluster(data: Bytes, start: int, end: int, tracks: set[int]) -> None:
 def _elements(
     data: Bytes, at: int, end: int, known: set[int] | None = None
 ) -> Iterator[tuple[int, int, int]]:
-    """Id, start and end of the elements that fill data[at:end]; of unknown size, to the end."""
+    """Id, start and end of the elements that fill data[at:end]. One of unknown size is the last: a
+    segment that extends to the end, or another element, which is left out."""
     while at < end:
         width = 9 - data[at].bit_length()
         kind = int.from_bytes(data[at : at + width])
         size, start = _number(data, at + width)
         if width > 4 or (known and kind not in known):
             raise Break(f"no element of Matroska begins at byte {at}")
-        if size is None:  # of a live stream: its children and what follows are told apart by ids
+        if size is None:  # in a live stream: only ids tell its children from what follows
             if kind != _SEGMENT:
                 return
             size = end - start
@@ -128,7 +129,7 @@ def _elements(
 
 
 def _number(data: Bytes, at: int) -> tuple[int | None, int]:
-    """A number of variable length and its end; None stands for all ones, "unknown"."""
+    """The number of variable length at a place, and its end; None for all ones, "unknown"."""
     width = 9 - data[at].bit_length()
     if width > 8:
         raise Break(f"no number of Matroska is at byte {at}")
@@ -139,7 +140,7 @@ def _number(data: Bytes, at: int) -> tuple[int | None, int]:
 
 def _check_avi(data: Bytes) -> None:
     at, riffs, promised, pictures = 0, 0, 0, 0
-    while data[at : at + 4] == b"RIFF":  # one, or of large files several
+    while data[at : at + 4] == b"RIFF":  # one, or several in large files
         end = at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")
         if end > len(data):
             raise _ends_after("the RIFF", end, len(data))
@@ -182,8 +183,8 @@ def _color_table(flags: int) -> int:
 
 
 def _skip_blocks(data: Bytes, at: int, even: bool = False) -> int:
-    """The end of a chain of blocks. even: all but the last are as long as the first, as encoders
-    write pictures; in the middle of one, another picture's bytes follow no such rule."""
+    """The end of a chain of blocks. even: whether all but the last must be as long as the
+    first, as encoders write pictures; where one breaks off, another's bytes do not fit this."""
     first, last = data[at], data[at]
     while data[at]:
         if even and last != first:

@@ -1,7 +1,7 @@
 """A decoder process: `python -m vlt.data.worker`, started by `vlt.data.clips.DecoderPool`.
 
-It says that it runs, then answers requests one by one until its standard input ends, which it does
-when the parent dies, however. The messages are those of `vlt.data.messages`.
+It reports that it runs, then answers requests one by one until its standard input ends, as it does
+when the parent dies in any way. The messages are those of `vlt.data.messages`.
 """
 
 import os
@@ -21,14 +21,14 @@ def main(
     read: Callable[[Any], np.ndarray] | None = None,
     request_of: Callable[..., Any] = types.SimpleNamespace,
 ) -> None:
-    """Answers until there is nobody left to ask.
+    """Answers requests until nobody is left to send any.
 
-    read: what is done with a request: uint8 of any shape; clips are read by default. request_of:
-    makes the request of its fields.
+    read: answers a request with uint8 of any shape; by default it reads clips. request_of: makes
+    a request from its fields.
     """
     if read is None:
         read, request_of = read_clip, ClipRequest
-    # Who stops a job may signal all of its processes; these are still needed, and end with it.
+    # Stopping a job may signal all of its processes; decoders are still needed, and end with it.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -39,7 +39,7 @@ def main(
         while header := sys.stdin.buffer.read(messages.LENGTH.size):
             (size,) = messages.LENGTH.unpack(header)
             asked = messages.unpack(sys.stdin.buffer.read(size))
-            # Should the parent be gone when a decoder hangs, the kernel ends this process.
+            # If the parent is gone when a decoder hangs, the kernel ends this process.
             signal.setitimer(signal.ITIMER_REAL, 2 * asked["limit"] + 1)
             answer = _answer(read, request_of, asked["request"])
             signal.setitimer(signal.ITIMER_REAL, 0)

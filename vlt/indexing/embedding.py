@@ -1,4 +1,4 @@
-"""Videos to windows to vectors: read ahead, embedded a batch at a time, written as they come."""
+"""From videos to windows to vectors: read ahead, embedded in batches, written as they come."""
 
 import contextlib
 import dataclasses
@@ -19,9 +19,9 @@ from vlt.indexing.windows import WindowRule
 from vlt.inference.batching import map_readable
 from vlt.inference.prefetch import read_ahead
 
-BATCH = 8  # windows, of each device
+BATCH = 8  # windows for each device
 WORKERS = 2
-TIMEOUT = 600.0  # seconds in which a file is looked through, or some of its windows are read
+TIMEOUT = 600.0  # seconds to scan a file, or to read some of its windows
 WRITE_EVERY = 20.0  # seconds
 
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [b, t, h, w, 3] -> unit vectors [b, e]
@@ -45,19 +45,20 @@ def update(
     elsewhere: Mapping[str, FileEntry] | None = None,
     batch: int = BATCH,
 ) -> Generator[FileEntry, None, None]:
-    """Brings an index up to date with videos; yields each that was read, or could not be.
+    """Brings an index up to date with videos; yields each one that it read or failed to read.
 
-    Videos that are as the index knows them are not embedded again; those that changed are, those
-    that could not be read are tried again, and those that no longer exist are dropped.
+    Videos that are as the index knows them are not embedded again; changed ones are, unreadable
+    ones are tried again, and those that no longer exist are dropped.
 
     Args:
-        encode: of the model. look: how it looks at a window (sampler, frames, transform).
-        elsewhere: what another index, of which this is a part, knows.
+        encode: embeds frames with the model. look: how the model sees a window (sampler, frames,
+            transform).
+        elsewhere: what the whole index knows, if this is a part of one.
         batch: how many windows the model embeds at once.
 
     Raises:
-        StoreError: the index cannot be written, and what was written before is whole; or a folder
-            that is asked for is gone with all that the index has of it.
+        StoreError: the index cannot be written (what was written before is whole), or one of the
+            paths is a folder that is gone with all the videos that the index has from it.
     """
     own = store.entries()
     _refuse_gone(paths, own)
@@ -71,7 +72,7 @@ def update(
 
 
 def _refuse_gone(paths: Sequence[str], known: Iterable[str]) -> None:
-    """Raises StoreError for a folder that is not there now, whose videos would all be dropped."""
+    """Raises StoreError for a folder that is gone: its videos would all be dropped."""
     for path in paths:
         if not os.path.exists(path):
             below = sum(each.startswith(os.path.join(path, "")) for each in known)
@@ -86,12 +87,12 @@ def _entry_of(path: str) -> FileEntry:
     try:
         found = os.stat(path)
     except OSError:
-        return FileEntry(path, 0, 0)  # reading it says what is wrong
+        return FileEntry(path, 0, 0)  # reading it tells what is wrong
     return FileEntry(path, found.st_size, found.st_mtime_ns)
 
 
 def _is_known(store: Store, entry: FileEntry, known: dict[str, FileEntry]) -> bool:
-    """Whether a file is as it was: by size and time, or else by its bytes."""
+    """Whether a file is unchanged, by its size and time, or else by its bytes."""
     before = known.get(entry.path)
     if before is None or before.error or entry.size != before.size:
         return False
@@ -107,7 +108,7 @@ def _is_known(store: Store, entry: FileEntry, known: dict[str, FileEntry]) -> bo
 def _written(
     store: Store, found: Iterable[tuple[FileEntry, Windows]]
 ) -> Generator[FileEntry, None, None]:
-    """Yields videos once they are written, which some are together."""
+    """Yields videos once they are written, several at a time."""
     waiting: list[tuple[FileEntry, Windows]] = []
     written = time.monotonic()
     for each in found:
@@ -132,7 +133,7 @@ def _embedded(
     rule: WindowRule,
     batch: int,
 ) -> Generator[tuple[FileEntry, Windows], None, None]:
-    """Each video in turn with its windows; with none, and why, where it cannot be read."""
+    """Yields each video with its windows; with none, and the reason, if it cannot be read."""
     with (
         DecoderPool(WORKERS, TIMEOUT, SPAN_WORKER) as pool,
         contextlib.closing(read_windows(pool, entries, look, rule)) as windows,
@@ -145,8 +146,8 @@ def _embedded(
 def read_windows(
     pool: DecoderPool, entries: Sequence[FileEntry], look: ClipRequest, rule: WindowRule
 ) -> Generator[Window, None, None]:
-    """Windows of all files, `BATCH` of a file read at once."""
-    asked: list[FileEntry] = []  # of each request, in order
+    """Yields the windows of all files, reading up to `BATCH` windows of a file at once."""
+    asked: list[FileEntry] = []  # the file of each request, in order
     failed: list[Window] = []
 
     def requests() -> Iterator[SpansRequest]:
@@ -168,7 +169,7 @@ def read_windows(
 def _planned(
     pool: DecoderPool, entries: Sequence[FileEntry], look: ClipRequest, rule: WindowRule
 ) -> Iterator[tuple[FileEntry, Sequence[Span] | VideoError]]:
-    """Each file with its windows, or why it cannot be looked through."""
+    """Yields each file with its windows, or with the reason that it cannot be scanned."""
     asked = [TimelineRequest(e.path, rule.kind == "shots", look.allow_truncated) for e in entries]
     with contextlib.closing(read_ahead(pool, asked, 2 * WORKERS)) as batches:
         told = (answer for _, answers in batches for answer in answers)

@@ -1,4 +1,4 @@
-"""`vlt.index(...)`: an index as an object that is searched."""
+"""`vlt.index(...)`: an index as a searchable object."""
 
 import functools
 from collections.abc import Callable
@@ -16,13 +16,14 @@ class Index:
 
     Args:
         uri: a folder, or a store such as s3://bucket/name.
-        model: a dual encoder or a retriever, as `vlt.load` gives it.
-        way: how windows are found: `exact`, all compared in memory; `graph`, nearly all of the
-            nearest without reading the others; `auto`, by how many there are.
-        reading: what ends in them, where they are read already, while the model is loaded.
+        model: a dual encoder or a retriever, as `vlt.load` returns it.
+        way: how windows are found: `exact` compares all of them in memory; `graph` finds nearly all
+            of the nearest without reading the others; `auto` chooses by how many there are.
+        reading: returns the windows' `Neighbours`, if those are already being read while the model
+            loads.
 
     Raises:
-        StoreError: no index there, or one of another model.
+        StoreError: there is no index, or it is of another model.
     """
 
     def __init__(
@@ -45,26 +46,27 @@ class Index:
         return self._count
 
     def search(self, query: Any, top: int = 10, where: str = "") -> list[Found]:
-        """Ranges of time that show what a text tells, or what a clip shows, best first.
+        """Finds time ranges that show what a text describes or a clip shows, best first.
 
         Args:
             query: a text, or frames [t, H, W, 3] or [1, t, H, W, 3].
-            top: how many.
+            top: how many ranges.
             where: an SQL condition on `path`, `start` and `end`: "path LIKE 'trip/%'".
 
         Raises:
-            StoreError: an empty index, or a condition that is none.
-            ValueError: a query that is neither, or a text longer than the model reads.
+            StoreError: an empty index, or an invalid condition.
+            ValueError: a query that is neither text nor frames, or a text longer than the model
+                reads.
         """
         if not len(self):
             raise StoreError(f"{self.store.uri} has no video; `vlt embed VIDEO...` adds some")
         return self._best(self.vector(query), top, where)
 
     def like(self, path: str, at: float, top: int = 10, where: str = "") -> list[Found]:
-        """Ranges of other videos that look like what a video shows at a time, in seconds.
+        """Finds ranges of other videos that look like what a video shows `at` seconds into it.
 
         Raises:
-            StoreError: the video is not in the index, or a condition that is none.
+            StoreError: the video is not in the index, or the condition is invalid.
         """
         shown = self._neighbours.of_video(path)
         if not len(shown):

@@ -1,9 +1,9 @@
-"""Which windows of an index are nearest to a vector: all compared in memory, or by a graph.
+"""Finds the windows of an index nearest to a vector: compares all in memory, or uses a graph.
 
 A product with all vectors is exact and, up to `MOST_COMPARED` bytes of them, a matter of
-milliseconds. Beyond, reading them takes longer than anybody waits, and LanceDB's IVF_HNSW_SQ
-(Malkov and Yashunin, HNSW) finds nearly all of the nearest without: a graph over vectors rounded to
-bytes, whose finds are compared once more by the vectors as they are kept.
+milliseconds. Beyond that, reading them takes longer than anybody waits, and LanceDB's IVF_HNSW_SQ
+(Malkov and Yashunin, HNSW) finds nearly all of the nearest without it: a graph over vectors rounded
+to bytes, whose candidates are compared again by the stored vectors.
 """
 
 from typing import Protocol
@@ -17,8 +17,8 @@ from vlt.runtime.memory import free_on_host
 
 WAYS = ("auto", "exact", "graph")
 MOST_COMPARED = 1 << 29  # bytes of float32 vectors: 262,144 of 512 numbers
-SAMPLE = 10_000  # windows that tell what is usual
-NEAREST, EACH = 200, 20  # windows asked of a graph: at least, and for each range that is wanted
+SAMPLE = 10_000  # windows from which the usual scores are estimated
+NEAREST, EACH = 200, 20  # windows asked of a graph: at least, and for each wanted range
 
 
 class Neighbours(Protocol):
@@ -27,18 +27,18 @@ class Neighbours(Protocol):
     def near(
         self, vector: np.ndarray, top: int, where: str = "", without: str = ""
     ) -> tuple[Windows, np.ndarray, Usual]:
-        """Windows, at least the nearest of them, with their scores, and what is usual.
+        """Returns windows, at least the nearest ones, their scores, and the usual scores.
 
         Args:
             vector: a unit vector [e]. top: how many ranges are wanted.
-            where: an SQL condition on windows. without: a video whose windows do not count.
+            where: an SQL condition on windows. without: a video whose windows are left out.
 
         Raises:
-            StoreError: a condition that is none.
+            StoreError: an invalid condition.
         """
 
     def of_video(self, path: str) -> Windows:
-        """Those of a video; none where it is not in the index."""
+        """The windows of a video; none if it is not in the index."""
 
 
 class Compared:
@@ -63,7 +63,7 @@ class Compared:
 
 
 class Graph:
-    """Windows as LanceDB finds them; ranges join those among the nearest alone."""
+    """Windows as LanceDB finds them; ranges join only windows among the nearest."""
 
     def __init__(self, store: Store):
         self._store, self._count = store, store.count()
@@ -82,10 +82,10 @@ class Graph:
 
 
 def chosen(store: Store, way: str = "auto") -> str:
-    """`exact` or `graph`: of `auto`, by how many bytes there are and how many fit in memory.
+    """`exact` or `graph`; `auto` chooses by the bytes of the vectors and those free in memory.
 
     Raises:
-        StoreError: a graph of vectors of `BYTES`, which LanceDB cannot make.
+        StoreError: a graph of `BYTES` vectors is asked for, which LanceDB cannot make.
     """
     if store.about.dtype == BYTES:
         if way == "graph":
@@ -99,12 +99,12 @@ def chosen(store: Store, way: str = "auto") -> str:
 
 
 def neighbours(store: Store, way: str = "auto") -> Neighbours:
-    """What finds windows, one of `WAYS`."""
+    """The `Neighbours` of an index. way: one of `WAYS`."""
     return Compared(store) if chosen(store, way) == "exact" else Graph(store)
 
 
 def prepare(store: Store, way: str = "auto") -> None:
-    """Makes the graph where windows are to be found by one, and takes it away for `exact`."""
+    """Makes the graph if windows are to be found by one, and drops it for `exact`."""
     if way == "exact":
         store.drop_graph()
     elif chosen(store, way) == "graph" and store.count() and not store.in_graph():
@@ -112,7 +112,7 @@ def prepare(store: Store, way: str = "auto") -> None:
 
 
 def described(store: Store, way: str = "auto") -> str:
-    """How windows are found, in a line."""
+    """One line on how windows are found."""
     count = f"{store.uri}: {store.count():,} windows"
     if chosen(store, way) == "exact":
         return f"{count}, all compared"

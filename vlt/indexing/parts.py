@@ -1,7 +1,7 @@
-"""An index made by several at once: each writes a part of it, and one joins them.
+"""An index made by several processes at once: each writes a part of it, and one joins the parts.
 
 Several writers to one table of an object store collide, so every shard has tables of its own beside
-the index's. Which videos are a shard's follows from their paths alone.
+the index's. Which shard a video belongs to follows from its path alone.
 """
 
 import contextlib
@@ -14,23 +14,23 @@ from vlt.indexing.rows import About, FileEntry, in_parts
 from vlt.indexing.store import Store, StoreError, check_same, remove, tables_of, writing
 
 FINISHED, JOINED = "finished", "joined"  # marks of a part, and of an index
-AT_ONCE = 200  # videos whose windows are joined together
+AT_ONCE = 200  # videos whose windows are written together
 _PART = re.compile(r"windows-(\d+)-of-(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One of `count`, from 0."""
+    """One of `count` shards, numbered from 0."""
 
     index: int
     count: int
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Of `3/16`.
+        """Parses a text such as `3/16`.
 
         Raises:
-            ValueError: it is no such share.
+            ValueError: the text names no shard.
         """
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if not found or not int(found[1]) < int(found[2]):
@@ -39,11 +39,11 @@ class Shard:
 
     @property
     def part(self) -> str:
-        """What its tables' names end in."""
+        """The suffix of its tables' names."""
         return f"-{self.index}-of-{self.count}"
 
     def of(self, paths: Iterable[str]) -> list[str]:
-        """Those that are this shard's, whatever the others are."""
+        """The paths that belong to this shard, whatever the others are."""
         return [path for path in paths if _number(path) % self.count == self.index]
 
 
@@ -52,10 +52,10 @@ def _number(path: str) -> int:
 
 
 def known_before(uri: str, about: About) -> dict[str, FileEntry]:
-    """What an index holds already, nothing where there is none.
+    """The entries that an index already holds; none if there is no index.
 
     Raises:
-        StoreError: it was made otherwise, or parts of it were joined and not all taken away.
+        StoreError: it was made differently, or parts were joined to it but not all removed.
     """
     if "windows" not in tables_of(uri):
         return {}
@@ -67,12 +67,12 @@ def known_before(uri: str, about: About) -> dict[str, FileEntry]:
 
 
 def commit(uri: str) -> int:
-    """Joins the parts of all shards to the index and takes them away; how many videos came in.
+    """Joins the parts of all shards to the index and removes them; returns how many videos came in.
 
-    Ended at any moment it goes on when it is called again.
+    If it is interrupted at any moment, another call goes on from there.
 
     Raises:
-        StoreError: no part there, one that has not ended, or parts of another model or other
+        StoreError: there is no part, one is not finished, or parts have another model or other
             windows than the index.
     """
     with contextlib.ExitStack() as held:
@@ -95,7 +95,7 @@ def _is_joined(uri: str) -> bool:
 
 
 def _join(uri: str, shards: list[Shard]) -> tuple[Store, int]:
-    """The index with all parts in it, and how many videos came in."""
+    """Joins all parts to the index; returns it and how many videos came in."""
     parts = [Store(uri, shard.part) for shard in shards]
     _check_all(uri, shards, parts)
     store = Store.open_or_create(uri, parts[0].about)
@@ -111,7 +111,7 @@ def _shards(uri: str) -> list[Shard]:
 
 
 def _check_all(uri: str, shards: list[Shard], parts: list[Store]) -> None:
-    """Raises StoreError unless every shard is there and has ended."""
+    """Raises StoreError unless every shard is there and finished, and all were made alike."""
     if not shards:
         raise StoreError(f"{uri}: no shard there; `vlt embed VIDEO... --shard=0/N --out={uri}`")
     counts = sorted({shard.count for shard in shards})
@@ -127,7 +127,7 @@ def _check_all(uri: str, shards: list[Shard], parts: list[Store]) -> None:
 
 
 def _joined(store: Store, part: Store) -> int:
-    """Adds a part's videos to an index, in the place of what it knew of them."""
+    """Adds a part's videos to an index, replacing what it knew of them; returns how many."""
     known = store.entries()
     new = [entry for entry in part.entries().values() if known.get(entry.path) != entry]
     for some in in_parts(new, AT_ONCE):

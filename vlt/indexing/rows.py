@@ -1,4 +1,4 @@
-"""What an index holds, as arrays and as rows of pyarrow's tables."""
+"""What an index holds, as arrays and as rows of pyarrow tables."""
 
 import dataclasses
 import functools
@@ -9,20 +9,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 FORMAT = 1
-BYTES = "int8"  # of vectors: whole numbers up to 127, in each vector by its largest
+BYTES = "int8"  # dtype of vectors as integers up to 127, each scaled by its largest value
 DTYPES = {8: BYTES, 16: "float16", 32: "float32"}  # by their bits
-THREADS = 4  # that widen vectors
+THREADS = 4  # to widen vectors
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What an index was made by; what is added to it must be made by the same.
+    """What an index was made with; whatever is added to it must be made with the same.
 
-    model: the folder, as it was given. fingerprint: of its weights and sizes. sampler, frames,
-    transform: what of a window the model sees. window, length, stride: a `WindowRule`'s fields.
-    dtype: of the vectors. format: of this file.
+    model: the folder, as it was given. fingerprint: identifies its weights and how it
+    computes. sampler, frames, transform: what the model sees of a window. window, length, stride:
+    the fields of a `WindowRule`. dtype: dtype of the vectors. format: version of this record.
     """
 
     model: str
@@ -40,7 +40,7 @@ class About:
 
 @dataclasses.dataclass(frozen=True)
 class FileEntry:
-    """A video of an index. error: why it cannot be read, or ''; it has no windows then."""
+    """A video of an index. error: why it cannot be read, and then has no windows, or ''."""
 
     path: str
     size: int
@@ -72,16 +72,16 @@ class Windows:
         return dict(zip(number, np.split(order, edges), strict=True)) if number else {}
 
     def at(self, rows: np.ndarray) -> "Windows":
-        """Those of some rows, which may be a mask."""
+        """The windows at some rows, given by indices or by a mask."""
         return Windows(self.paths[rows], self.spans[rows], self.vectors[rows])
 
     def without(self, path: str) -> "Windows":
-        """Those of other videos."""
+        """The windows of all other videos."""
         return self.at(self.paths != path)
 
     @classmethod
     def joined(cls, parts: Sequence["Windows"]) -> "Windows":
-        """Those of several videos; none of no parts."""
+        """The windows of all parts; none for no parts."""
         if not parts:
             return cls()
         names = [field.name for field in dataclasses.fields(cls)]
@@ -89,16 +89,16 @@ class Windows:
 
 
 def windows_of(rows: Any, embed_dim: int) -> Windows:
-    """Rows of the table `windows`, of pyarrow, as arrays."""
+    """Rows of the pyarrow table `windows` as arrays."""
     spans = [rows.column(name).to_numpy() for name in ("start", "end")]
     paths = np.asarray(rows.column("path").to_pylist(), object)
     return Windows(paths, np.stack(spans, -1), vectors_of(rows, embed_dim))
 
 
 def vectors_of(rows: Any, embed_dim: int) -> np.ndarray:
-    """Their column `vector`: float32 [n, e], widened by chunks, a few at once.
+    """The column `vector` of rows: float32 [n, e], widened by chunks, a few at once.
 
-    Of `BYTES` each vector is a unit vector again.
+    `BYTES` vectors are scaled back to unit length.
     """
     found = np.empty((len(rows), embed_dim), np.float32)
     chunks = rows.column("vector").chunks
@@ -125,7 +125,7 @@ def kept(vectors: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def window_rows(windows: Windows, schema: Any) -> Any:
-    """A table of pyarrow, with the columns of `windows`."""
+    """A pyarrow table with the columns of `windows`."""
     import pyarrow as pa
 
     kind = schema.field("vector").type
@@ -141,7 +141,7 @@ def window_rows(windows: Windows, schema: Any) -> Any:
 
 
 def file_rows(entries: Sequence[FileEntry]) -> Any:
-    """A table of pyarrow, with the columns of `files`."""
+    """A pyarrow table with the columns of `files`."""
     import pyarrow as pa
 
     kinds: dict[Any, Any] = {str: pa.string(), int: pa.int64(), float: pa.float64()}
@@ -152,6 +152,6 @@ def file_rows(entries: Sequence[FileEntry]) -> Any:
 
 
 def in_parts(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """So many of them at a time, in order."""
+    """Yields up to `size` items at a time, in order."""
     for at in range(0, len(items), size):
         yield items[at : at + size]

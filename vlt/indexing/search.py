@@ -8,17 +8,17 @@ import numpy as np
 
 from vlt.indexing.rows import Windows
 
-NEIGHBOURS = 0.5  # how far towards the best a score must lie to lengthen its range
-SORTED = 20  # windows for each range that is wanted, before all others are sorted, too
-FEWEST = 30  # windows that tell what is usual
+NEIGHBOURS = 0.5  # how far from usual to best a score must lie to extend the best's range
+SORTED = 20  # windows sorted first for each wanted range; the others only if needed
+FEWEST = 30  # windows needed to tell what is usual
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A range of time of a video that a query finds.
+    """A time range of a video that a query finds.
 
-    start, end: seconds. score: cosine of its best window. chance: how likely the best of as many
-    windows that have nothing to do with the query scores as high; None where too few tell.
+    start, end: seconds. score: cosine of its best window. chance: how likely it is that the best of
+    as many windows unrelated to the query scores as high; None if there are too few to tell.
     """
 
     path: str
@@ -36,13 +36,13 @@ def scores_of(windows: Windows, query: np.ndarray) -> np.ndarray:
 def best_ranges(
     windows: Windows, scores: np.ndarray, top: int, usual: "Usual | None" = None
 ) -> list[Found]:
-    """The `top` ranges of the highest scores, highest first.
+    """The `top` ranges with the highest scores, highest first.
 
-    A range is the best window that is left, with its neighbours in time: those that touch it and
-    score at least halfway from what is usual to the best.
+    A range is the best window left, with its neighbours in time: those that touch it and score at
+    least halfway from the usual score to the best.
 
     Args:
-        usual: scores of what the query is compared with, all of an index's; `scores` by default.
+        usual: the usual scores of all windows of an index; those of `scores` by default.
     """
     background = usual or Usual.of(scores)
     middle = background.middle
@@ -67,7 +67,7 @@ def best_ranges(
 
 
 def _best_first(scores: np.ndarray, some: int) -> Iterator[int]:
-    """Rows by score, the first of equal ones first; the others are sorted when they are reached."""
+    """Yields rows, highest score first and equal ones in order; sorts those after `some` lazily."""
     least = -np.inf if some >= len(scores) else np.partition(scores, -some)[-some]
     for those in (np.greater_equal, np.less):
         rows = np.flatnonzero(those(scores, least))
@@ -76,10 +76,10 @@ def _best_first(scores: np.ndarray, some: int) -> Iterator[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Usual:
-    """Scores of an index's windows, taken for normal around their median, with the width of their
-    middle half, so that those few that the query does find do not count.
+    """Scores of an index's windows, taken as normal around their median, with the width of their
+    middle half, so that the few windows that do match the query do not count.
 
-    count: of them. middle, width: their median, and their standard deviation.
+    count: number of scores. middle, width: their median and their standard deviation.
     """
 
     count: int
@@ -88,14 +88,14 @@ class Usual:
 
     @classmethod
     def of(cls, scores: np.ndarray, count: int | None = None) -> "Usual":
-        """Those of a query; of a sample, `count` is how many there are."""
+        """The usual scores of a query; for a sample, `count` is how many there are in all."""
         low, middle, high = np.percentile(scores, (25, 50, 75)) if len(scores) else (0.0, 0.0, 0.0)
         count = len(scores) if count is None else count
         return cls(count, float(middle), float(high - low) / 1.349)
 
     def chance(self, score: float) -> float | None:
-        """How likely the highest of so many is at least this score; None of too few, or equal
-        ones."""
+        """How likely the highest of `count` scores is at least this one; None if there are too few
+        of them, or their width is 0."""
         if self.count < FEWEST or self.width <= 0:
             return None
         beyond = 0.5 * math.erfc((score - self.middle) / self.width / math.sqrt(2))
@@ -103,8 +103,8 @@ class Usual:
 
 
 def _around(best: int, spans: np.ndarray, high: np.ndarray) -> list[int]:
-    """Which windows of a video, in order of time, touch the best one, or each other, and score
-    high."""
+    """The best window of a video, with those before and after it that score high and touch it, in
+    a chain. spans: in order of time."""
     inside = [best]
     for side in (range(best + 1, len(spans)), range(best - 1, -1, -1)):
         edge = best

@@ -1,8 +1,8 @@
-"""An index on disk or in an object store: tables of LanceDB, written so that no end loses a file.
+"""An index on disk or in an object store: LanceDB tables, written so that a kill loses no file.
 
 `windows` has one row for each window of a video, `files` one for each video. A video's windows are
-written before its row in `files`: windows whose video has none are what a killed run left, and go
-when the index is next opened for writing.
+written before its row in `files`: windows whose video has no such row were left by a killed run,
+and are dropped when the index is next updated.
 """
 
 import contextlib
@@ -32,21 +32,21 @@ from vlt.indexing.rows import (
 from vlt.pytrees.fields import from_values
 from vlt.storage.places import is_absent, is_folder, no_index
 
-GRAPH = "neighbours"  # what LanceDB calls its index
-EDGES, BREADTH = 12, 100  # of the graph's nodes; candidates while it is built (m, ef_construction)
-REFINED = 2  # times as many candidates are compared once more by the vectors as they are kept
+GRAPH = "neighbours"  # name of the index in LanceDB
+EDGES, BREADTH = 12, 100  # per node of the graph; candidates while it is built (m, ef_construction)
+REFINED = 2  # times as many candidates are compared again by the stored vectors
 NAMED_AT_ONCE = 500  # videos in one condition
 _KEY = b"vlt"
 
 
 class StoreError(ValueError):
-    """No index, one of another model or format, or one that cannot be written; in a sentence."""
+    """No index, one of another model or format, or one that cannot be written; says which."""
 
 
 class Store:
     """An index that exists, or a part of one that a shard wrote (vlt/indexing/parts.py).
 
-    Raises: StoreError where none does, or one of a newer format.
+    Raises: StoreError if there is none, or its format is newer.
     """
 
     def __init__(self, uri: str, part: str = ""):
@@ -69,10 +69,10 @@ class Store:
 
     @classmethod
     def open_or_create(cls, uri: str, about: About, part: str = "") -> "Store":
-        """The index at `uri`, made where there is none.
+        """Opens the index at `uri`, or creates it if there is none.
 
         Raises:
-            StoreError: one is there that was made otherwise; names what differs.
+            StoreError: the index there was made differently; the message names what differs.
         """
         if f"windows{part}" not in tables_of(uri):
             _create(_connect(uri), about, part)
@@ -81,11 +81,11 @@ class Store:
         return store
 
     def marks(self) -> set[str]:
-        """Words that were set on it."""
+        """The words set as marks on the index."""
         return set(self.files.tags.list())
 
     def mark(self, word: str, here: bool = True) -> None:
-        """Sets a word on it, or takes it away."""
+        """Sets a word as a mark on the index, or, with `here` False, removes it."""
         with _told(self.uri):
             if word in self.marks():
                 self.files.tags.delete(word)
@@ -98,7 +98,7 @@ class Store:
         return {row["path"]: FileEntry(**row) for row in rows}
 
     def add(self, entries: Sequence[FileEntry], windows: Windows) -> None:
-        """Videos that are not in the index, with all of their windows."""
+        """Adds videos that are not in the index, with all of their windows."""
         with _told(self.uri):
             if len(windows):
                 self.windows.add(window_rows(windows, self.windows.schema))
@@ -106,35 +106,35 @@ class Store:
                 self.files.add(file_rows(entries))
 
     def update(self, entry: FileEntry) -> None:
-        """Another row in `files` for a video whose windows stay."""
+        """Replaces the row in `files` of a video whose windows stay."""
         with _told(self.uri):
             rows = self.files.merge_insert("path").when_matched_update_all()
             rows.execute(file_rows([entry]))
 
     def drop(self, paths: Iterable[str]) -> None:
-        """Takes videos away, rows of `files` first."""
+        """Removes videos, their rows in `files` first."""
         for some in in_parts(list(paths), NAMED_AT_ONCE):
             with _told(self.uri):
                 self.files.delete(_among(some))
                 self.windows.delete(_among(some))
 
     def drop_unfinished(self) -> None:
-        """Takes away what a killed run left of videos."""
+        """Removes the windows that a killed run left without a row in `files`."""
         held = self.windows.search().select(["path"]).to_arrow().column("path").unique()
         self.drop(set(held.to_pylist()) - self.entries().keys())
 
     def compact(self) -> None:
         """Joins what many small writes left, and drops earlier versions."""
         with _told(self.uri), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that others may read earlier versions
+            warnings.simplefilter("ignore", UserWarning)  # it warns of readers of old versions
             for table in (self.windows, self.files):
                 table.optimize(cleanup_older_than=datetime.timedelta(0))
 
     def read(self, where: str = "") -> Windows:
-        """Windows of which an SQL condition on `path`, `start` and `end` holds; all without one.
+        """Windows that meet an SQL condition on `path`, `start` and `end`; all without one.
 
         Raises:
-            StoreError: a condition that is none.
+            StoreError: an invalid condition.
         """
         return self._windows(self.windows.search(), where)
 
@@ -143,11 +143,11 @@ class Store:
         return self.read(_among(paths))
 
     def count(self) -> int:
-        """Of all windows."""
+        """The number of windows."""
         return int(self.windows.count_rows())
 
     def sample(self, size: int) -> np.ndarray:
-        """Vectors float32 [n, e] of so many windows, or all, in runs from everywhere."""
+        """Vectors float32 [n, e] of about `size` windows, or all, in runs spread over the table."""
         count, run = self.count(), 100
         starts = np.linspace(0, max(0, count - run), max(1, size // run)).astype(int)
         rows = np.unique(starts[:, None] + np.arange(run))
@@ -157,13 +157,13 @@ class Store:
     def nearest(
         self, vector: np.ndarray, count: int, where: str = "", without: str = ""
     ) -> Windows:
-        """So many windows nearest to a vector, nearly all of them right, nearest first.
+        """The `count` windows nearest to a vector, nearly all of them right, nearest first.
 
         Args:
-            where: as of `read`. without: a video whose windows do not count.
+            where: as in `read`. without: a video whose windows are left out.
 
         Raises:
-            StoreError: a condition that is none.
+            StoreError: an invalid condition.
         """
         others = f"NOT {_among([without])}" if without else ""
         condition = f"({where}) AND {others}" if where and others else where or others
@@ -172,13 +172,13 @@ class Store:
         return self._windows(query.limit(count), condition, where)
 
     def in_graph(self) -> int:
-        """Windows that the graph holds; 0 where there is none."""
+        """Number of windows in the graph; 0 if there is none."""
         if not any("vector" in index.columns for index in self.windows.list_indices()):
             return 0
         return int(self.windows.index_stats(GRAPH).num_indexed_rows)
 
     def make_graph(self) -> None:
-        """Of all windows; those that are added later come in by `compact`."""
+        """Makes the graph of all windows; `compact` adds those that come later."""
         from lancedb.index import BTree, HnswSq
 
         kind = HnswSq(distance_type="cosine", m=EDGES, ef_construction=BREADTH)
@@ -187,7 +187,7 @@ class Store:
             self.windows.create_index("path", config=BTree())
 
     def drop_graph(self) -> None:
-        """Where there is one."""
+        """Drops the graph, and the index of paths beside it, if there are any."""
         for index in self.windows.list_indices():
             with _told(self.uri):
                 self.windows.drop_index(index.name)
@@ -204,11 +204,10 @@ class Store:
 
 @contextlib.contextmanager
 def writing(uri: str, part: str = "") -> Iterator[None]:
-    """Whoever else wants to write into an index, or a part of one, on this machine's disk is
-    refused meanwhile.
+    """Keeps all others from writing to an index, or to a part of one, on this machine's disk.
 
     Raises:
-        StoreError: somebody writes into it already.
+        StoreError: another process is writing to it already.
     """
     if not is_folder(uri):
         yield
@@ -234,7 +233,7 @@ def tables_of(uri: str) -> set[str]:
 
 
 def remove(uri: str, part: str) -> None:
-    """Takes a part's tables away, `windows`, by which it is known to be there, last."""
+    """Removes a part's tables; `windows`, which tells that the part is there, goes last."""
     for name in ("files", "windows"):
         with _told(uri):
             _connect(uri).drop_table(f"{name}{part}", ignore_missing=True)
@@ -250,7 +249,7 @@ def _connect(uri: str) -> Any:
 
 
 def _check_cpu() -> None:
-    """Raises StoreError on an x86 without AVX2, where LanceDB ends the process without a word."""
+    """Raises StoreError on an x86 CPU without AVX2, where LanceDB ends the process silently."""
     info = Path("/proc/cpuinfo")
     if platform.machine() in ("x86_64", "AMD64") and info.exists():
         flags = next((x for x in info.read_text().splitlines() if x.startswith("flags")), "avx2")
@@ -269,7 +268,7 @@ def _create(database: Any, about: About, part: str) -> None:
 
 
 def check_same(uri: str, found: About, asked: About) -> None:
-    """Raises StoreError, and says what differs, where an index was made otherwise."""
+    """Raises StoreError, which says what differs, if an index was made differently."""
     if found.fingerprint != asked.fingerprint:
         raise StoreError(
             f"{uri} is an index of {found.model} (fingerprint {found.fingerprint}), and "
@@ -285,13 +284,13 @@ def check_same(uri: str, found: About, asked: About) -> None:
 
 
 def _among(paths: Sequence[str]) -> str:
-    """An SQL condition; a quote in a name is doubled."""
+    """An SQL condition that selects these paths; a quote in a name is doubled."""
     return "path IN (" + ", ".join("'" + path.replace("'", "''") + "'" for path in paths) + ")"
 
 
 @contextlib.contextmanager
 def _told(uri: str) -> Iterator[None]:
-    """What LanceDB says of a full disk or a store that is not writable, as a StoreError."""
+    """Raises what LanceDB says of a full disk or an unwritable store as a StoreError."""
     try:
         yield
     except (OSError, RuntimeError) as error:

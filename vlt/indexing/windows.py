@@ -1,4 +1,4 @@
-"""Windows in time that a video is cut into, each embedded for itself."""
+"""Windows in time that a video is cut into, each embedded by itself."""
 
 import dataclasses
 import math
@@ -13,8 +13,8 @@ _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 class WindowRule:
     """How a video is cut.
 
-    kind: `time`, windows of `length` seconds that begin every `stride` seconds, the last one at the
-    video's end; `shots`, from cut to cut; `whole`, one window.
+    kind: `time`, windows of `length` seconds that begin every `stride` seconds, the last one ending
+    with the video; `shots`, from cut to cut; `whole`, one window.
     """
 
     kind: str
@@ -23,10 +23,10 @@ class WindowRule:
 
     @classmethod
     def parse(cls, window: str, stride: str | None = None) -> "WindowRule":
-        """Of `4s`, `shots` or `whole`, and `2s`; the stride is half a window by default.
+        """Parses `4s`, `shots` or `whole`, and a stride, `2s`, which is half a window by default.
 
         Raises:
-            ValueError: neither is such a rule.
+            ValueError: an invalid window or stride, or a stride for windows that have none.
         """
         if window in ("whole", "shots"):
             if stride is not None:
@@ -36,7 +36,7 @@ class WindowRule:
         return cls("time", length, _seconds("--stride", stride) if stride else length / 2)
 
     def cut(self, timeline: Timeline) -> list[Span]:
-        """Windows of a video, in order: all of it, and nothing beyond."""
+        """The windows of a video, in order: they cover all of it, and nothing beyond."""
         if self.kind == "shots":
             edges = [0.0, *timeline.cuts, timeline.duration]
             return list(zip(edges, edges[1:], strict=False))

@@ -1,4 +1,4 @@
-"""A function of a batch of clips, mapped over any number of video files."""
+"""Maps a function of a batch of clips over any number of video files."""
 
 import contextlib
 from collections.abc import Callable, Generator, Sequence
@@ -20,11 +20,11 @@ T = TypeVar("T")
 def map_videos(
     function: Callable[[np.ndarray], Sequence[T]], config: ModelConfig, paths: Sequence[str]
 ) -> Generator[tuple[str, T | VideoError], None, None]:
-    """Each path with what the function makes of its clip, or with why it cannot be read, in order.
+    """Yields each path with the function's result for its clip, or why it cannot be read, in order.
 
     Args:
         function: uint8 [b, t, H, W, 3] -> b results; b is the same in every call.
-        config: of the model, which says what frames it takes.
+        config: the model's, which says what frames it takes.
     """
     size = min(BATCH, len(paths))
     requests = (clip_request(config, path) for path in paths)
@@ -41,10 +41,10 @@ def map_videos(
 def map_readable(
     function: Callable[[np.ndarray], Sequence[T]], clips: Sequence[Clip], size: int
 ) -> list[T | VideoError]:
-    """The function's results of the clips; errors among these stay as they are.
+    """The function's results for the clips; errors among the clips stay as they are.
 
-    The function is called once, or not at all where nothing could be read, with the clips repeated
-    to `size`, so that one compiled program serves every batch.
+    The function is called once, or not at all if nothing could be read, with the first readable
+    clip repeated to fill up `size`, so that one compiled program serves every batch.
     """
     readable = [clip for clip in clips if not isinstance(clip, VideoError)]
     if not readable:

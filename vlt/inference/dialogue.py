@@ -37,12 +37,12 @@ class Seen:
 class Dialogue:
     """Questions about videos, and a chat model's answers.
 
-    Every answer is the one that the whole dialogue, read anew, would get: where the ids of a longer
-    dialogue begin as those that were read, what was read is not read again.
+    Every answer is the one that the whole dialogue would get if it were read from the start: the
+    ids that a longer dialogue shares at its beginning with those already read are not read again.
 
     Attributes:
         turns: `Turn`s so far.
-        videos: names of the videos, those included that the next question will be about.
+        videos: names of the videos, including those that the next question will be about.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Dialogue:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew, without videos."""
+        """Starts over, without videos."""
         self.turns: list[Turn] = []
         self._seen: list[Seen] = []
-        self._read = np.zeros(0, np.int32)  # what stands in the cache, as `_signature`
+        self._read = np.zeros(0, np.int32)  # what the cache holds, as a `_signature`
         self._reading: Reading | None = None
 
     @property
@@ -68,7 +68,7 @@ class Dialogue:
         return [seen.name for seen in self._seen]
 
     def show(self, videos: Any, frames: int | None = None) -> None:
-        """Shows videos, which the next question is about: files, or [b, t, H, W, 3].
+        """Shows the videos that the next question is about: files, or frames [b, t, H, W, 3].
 
         Raises:
             ValueError, VideoError: as `VideoTextModel.encode_video`.
@@ -76,7 +76,7 @@ class Dialogue:
         self._seen += self._see(videos, frames)
 
     def ask(self, question: str, seed: int = 0, **search: Any) -> str:
-        """The answer. search: fields of `vlt.models.search.Search`.
+        """Returns the answer. search: fields of `vlt.models.search.Search`.
 
         Raises:
             ValueError: as `stream`.
@@ -84,14 +84,13 @@ class Dialogue:
         return "".join(self.stream(question, seed, **search))
 
     def stream(self, question: str, seed: int = 0, **search: Any) -> Iterator[str]:
-        """The answer piece by piece, as its tokens come; of beams in one.
+        """Yields the answer piece by piece, as its tokens come; with beams, in one piece.
 
-        Where the iterator is not used up, nothing was said. seed: of what is drawn.
+        Unless the iterator is exhausted, the turn does not count. seed: seeds the sampling.
 
         Raises:
-            ValueError: no question, none of a video where the dialogue has none yet, a dialogue
-                longer than the model's context, more or fewer places than videos, or a search that
-                cannot be.
+            ValueError: no question, no video shown yet, a dialogue longer than the model's context,
+                more or fewer places than videos, or an invalid search.
         """
         if not isinstance(question, str) or not trimmed(question):
             raise ValueError(f"question={shown(question)}: a text is needed, and not an empty one")
@@ -136,11 +135,11 @@ class Dialogue:
             yield text[len(told) :]
 
     def _read_prompt(self, prompt: Prompt, tokens: jax.Array, search: Search) -> Reading:
-        """What the prompt leads to; of it, what was not read yet is read, and a little more."""
+        """Reads what was not read yet of the prompt, and a little more, on top of the cache."""
         module, params = self._speech.module, self._params
         reading, self._reading = self._reading, None  # used up
         if module.spec.instructed:
-            reading = None  # each question has other tokens of a video
+            reading = None  # a video's tokens depend on the question
         known = _common(self._read, _signature(prompt))
         count = bucket(len(prompt) - min(known, len(prompt) - 1))
         end = len(prompt) + (0 if reading is None else int(reading.skipped[0]))
@@ -162,15 +161,15 @@ class Dialogue:
         ids: list[int],
         search: Search,
     ) -> None:
-        """Keeps the cache, with the answer but for its last token, which was not read yet."""
-        if search.method == "beam":  # of beams the cache is a copy, unless there is one alone
+        """Keeps the cache with the answer, except for its last token, which was not read yet."""
+        if search.method == "beam":  # beams have a copy of the cache, unless there is just one
             self._read, self._reading = signature, reading if search.beams > 1 else None
             return
         self._read = np.concatenate([signature, np.array(ids[:-1], np.int32)])
         self._reading = reading.replace(cache=answer.cache, end=reading.end + len(ids) - 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: template, spacing, and question, answer and names of videos of each turn."""
+        """For JSON: template, spacing, and each turn's question, answer and names of videos."""
         names = iter(self.videos)
         turns = [
             {
@@ -184,12 +183,12 @@ class Dialogue:
 
 
 def _signature(prompt: Prompt) -> np.ndarray:
-    """[l] ids of words, and below 0 which token of a video stands there."""
+    """[l] ids of words; -1 - n where token n of the videos stands."""
     return np.where(prompt.video < 0, prompt.ids, -1 - prompt.video).astype(np.int32)
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> int:
-    """How many entries both begin with."""
+    """The length of the prefix that both share."""
     length = min(len(first), len(second))
     differ = np.flatnonzero(first[:length] != second[:length])
     return int(differ[0]) if differ.size else length

@@ -1,4 +1,4 @@
-"""Which video files a command line names."""
+"""The video files that a command line names."""
 
 import glob
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ def find_videos(names: Iterable[str]) -> list[str]:
     """The files that names of files, folders and patterns stand for, each once.
 
     A folder stands for every video file below it, sorted; a name that is neither a folder nor a
-    pattern for itself, whether or not it exists, so that reading it says what is wrong.
+    pattern stands for itself, whether or not it exists, so that reading it tells what is wrong.
 
     Raises:
         ValueError: a folder without a video file, or a pattern that matches nothing.

@@ -1,4 +1,4 @@
-"""A picture as a model sees a video that shows nothing else."""
+"""A picture as a video that shows nothing else, as a model sees it."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -13,10 +13,10 @@ from vlt.model_io.folder import ModelConfig
 
 
 def still(config: ModelConfig, source: str | Path | BinaryIO, name: str) -> np.ndarray:
-    """Frames [t, H, W, 3], as many as the model takes. name: of the source, in messages.
+    """Frames [t, H, W, 3], as many as the model takes. name: the source's name in messages.
 
     Raises:
-        CannotOpen: no picture, or none that is there.
+        CannotOpen: the source is missing, or is not a picture.
     """
     look = clip_request(config, name)
     try:

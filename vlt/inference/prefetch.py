@@ -1,4 +1,4 @@
-"""Clips read ahead of their use: a bounded number, in order, whatever some files are."""
+"""Clips read ahead of their use: a bounded number, in order, even if some files are broken."""
 
 import itertools
 from collections import deque
@@ -14,11 +14,11 @@ from vlt.model_io.folder import ModelConfig
 from vlt.model_io.view import FRAMES
 
 Clip = np.ndarray | VideoError
-R = TypeVar("R")  # what a process of the pool answers
+R = TypeVar("R")  # a request that the pool's processes answer
 
 
 def clip_request(config: ModelConfig, path: str) -> ClipRequest:
-    """What the model of a folder sees of a video file: what it is evaluated on."""
+    """The request for what a model sees of a video file, which is what it is evaluated on."""
     view = config.view
     frames = view.frames or config.frames or config.spec.visual.temporal_frames or FRAMES
     return ClipRequest(path, view.sampler, frames, view.transform(config.preprocessing))
@@ -27,12 +27,12 @@ def clip_request(config: ModelConfig, path: str) -> ClipRequest:
 def read_ahead(
     pool: DecoderPool, requests: Iterable[R], size: int
 ) -> Generator[tuple[list[R], list[Clip]], None, None]:
-    """`size` requests at a time, the last time fewer, with their clips uint8 [t, H, W, 3], or what
-    else the pool's processes answer.
+    """Yields `size` requests at a time, fewer the last time, with their clips uint8 [t, H, W, 3],
+    or whatever else the pool's processes answer.
 
-    In the place of a clip that cannot be read, or not within the pool's time limit, stands why. At
-    most two batches are held: one in use, and one that is read meanwhile. Where the iterator is
-    closed early, or ends in an exception, the pool is closed, which ends the reads under way.
+    A clip that cannot be read, or not within the pool's time limit, is replaced by the error. At
+    most two batches are held: one in use, and one being read meanwhile. If the iterator is closed
+    early or ends in an exception, the pool is closed, which ends the reads under way.
 
     Raises:
         RuntimeError: the pool's processes do not start.

@@ -24,16 +24,16 @@ def print_results(
     progress: bool = True,
     row: Callable[[str, T], str] | None = None,
 ) -> int:
-    """Prints the results of so many videos as they come; returns the exit status.
+    """Prints the results of `count` videos as they come; returns the exit status.
 
-    That is 0 when every video was read, else 1. As JSON, a video that was not has `error` in the
-    place of its fields. A list holds several results of a video, each on a line of its own. Nothing
-    that is printed acts on a terminal.
+    The status is 0 if every video was read, else 1. As JSON, an unreadable video has `error` in
+    place of its fields. A list holds several results for a video, each printed on its own line.
+    Nothing printed acts on a terminal.
 
     Args:
-        fields: what a JSON object says of a result, beside `video`. line: the same as text.
+        fields: the fields of a result's JSON object, besides `video`. line: the same as text.
         progress: whether stderr tells how many are done.
-        row: a whole line of a video and a result, where that is not `video: line`.
+        row: the whole line for a video and a result, if it is not `video: line`.
     """
     failed, done = 0, Progress(count)
     row = row or (lambda path, each: f"{path}: {line(each)}")
@@ -56,14 +56,14 @@ def print_results(
 
 
 class Progress:
-    """Says `done of count` on stderr, every few seconds, and how fast where videos have lengths."""
+    """Prints `done of count` on stderr every few seconds, and the speed if videos have lengths."""
 
     def __init__(self, count: int):
         self._count, self.done, self._seconds = count, 0, 0.0
         self._begun = self._told = time.monotonic()
 
     def step(self, seconds: float = 0.0) -> None:
-        """One more is done, a video of so many seconds."""
+        """Counts one more as done, a video that lasts `seconds`."""
         self.done += 1
         self._seconds += seconds
         if time.monotonic() - self._told > PROGRESS_EVERY:
@@ -72,7 +72,7 @@ class Progress:
             print(f"{self.done} of {self._count}{speed}", file=sys.stderr)
 
     def speed(self) -> str:
-        """Videos a second, and hours of video an hour, since the beginning."""
+        """Videos per second, and hours of video per hour, since the start."""
         passed = time.monotonic() - self._begun
         return f"{self.done / passed:.3g} videos/s, {self._seconds / passed:.3g} h of video/h"
 

@@ -1,6 +1,6 @@
-"""How likely given answers are to a chat model: the choice among candidates of a question.
+"""How likely a chat model finds given answers, to choose among candidates for a question.
 
-The prompt, video included, is read once; what differs of the candidates is read in groups on it.
+The prompt, video included, is read once; the parts that differ among candidates follow in groups.
 """
 
 import functools
@@ -19,19 +19,19 @@ from vlt.inference.speech import Speech
 from vlt.models.continuation import Reading, bucket, padded, read
 
 AT_ONCE = 8  # candidates whose keys, values and logits are held together
-STEP = 8  # tokens from one size of compiled candidates to the next
+STEP = 8  # tokens by which the lengths of compiled candidates differ
 
 
 def answer_losses(
     speech: Speech, params: Any, tokens: jax.Array, question: str, candidates: Sequence[str]
 ) -> np.ndarray:
-    """Minus the log-likelihood of each answer to a question about one video, [n] in nats.
+    """The negative log-likelihood of each answer to a question about one video, [n] in nats.
 
-    Summed over an answer's tokens and what ends it, not their mean, so that long answers are the
-    less likely ones, as published code of InstructBLIP (arXiv:2305.06500) has it.
+    Summed over an answer's tokens and what ends it, not averaged, so that long answers are less
+    likely, as in the published code of InstructBLIP (arXiv:2305.06500).
 
     Args:
-        tokens: [1, k, d] of the video.
+        tokens: [1, k, d], the video's.
 
     Raises:
         ValueError: no candidates, or a prompt that does not fit (`Speech.prompt`).
@@ -58,7 +58,7 @@ def answer_losses(
 
 
 def _shared(prompts: Sequence[Prompt]) -> int:
-    """Tokens with which all begin, before the first of any answer."""
+    """The number of tokens with which all prompts begin, before the first one of any answer."""
     least = min(int(prompt.answer.argmax()) for prompt in prompts)
     heads = np.stack([prompt.ids[:least] for prompt in prompts])
     differ = (heads != heads[0]).any(0)
@@ -69,7 +69,7 @@ def _shared(prompts: Sequence[Prompt]) -> int:
 def _losses(
     model: nn.Module, params: Any, reading: Reading, ids: jax.Array, learned: jax.Array
 ) -> jax.Array:
-    """Of ids [g, l] behind what was read of one prompt, summed over those learned: [g]."""
+    """Losses of ids [g, l] that follow what was read of a prompt, summed over `learned`: [g]."""
     groups, length = ids.shape
     cache = jax.tree.map(lambda x: jnp.repeat(x, groups, axis=1), reading.cache)
     places = reading.end + jnp.arange(length) - reading.skipped[:, None]

@@ -1,4 +1,4 @@
-"""How a chat model is spoken to: questions to prompts, what it writes to answers."""
+"""How to speak to a chat model: from questions to prompts, from what it writes to answers."""
 
 import dataclasses
 import functools
@@ -23,11 +23,11 @@ from vlt.models.continuation import (
 from vlt.models.search import Beams, Search
 from vlt.pytrees.fields import from_values, near
 
-# Nothing is drawn, unless it is asked for; beams are those that the published systems had.
+# Nothing is sampled unless asked for; beams are those that the published systems had.
 DEFAULTS = {"method": "greedy", "max_length": 256, "min_length": 0, "semantics": "4.31"}
 DEFAULTS |= {"top_p": 1.0}
-PADDED_ROWS = 64  # embeddings are made up to a multiple of this by Hugging Face
-# By family, the first whose tokens the tokenizer has; of both readings that of inference.
+PADDED_ROWS = 64  # Hugging Face pads embeddings to a multiple of this
+# By family; the first one whose tokens the tokenizer has is used. All are those of inference.
 USUAL = {
     "llava": ("video_chatgpt_v1", "llava_v1", "llava_v1_5"),
     "minigpt4": ("minigpt4",),
@@ -54,11 +54,11 @@ class Speech:
         name: str | None = None,
         spacing: str = "train",
     ) -> "Speech":
-        """name: of the template, else the usual one of the checkpoint's family.
+        """Chooses and checks the template. name: by default the usual one for the family.
 
         Raises:
-            ValueError: a template that is unknown, or not for this checkpoint, an unknown spacing,
-                or a tokenizer of another number of tokens than the model has embeddings.
+            ValueError: a template that is unknown or not for this checkpoint, an unknown spacing,
+                or a tokenizer whose number of tokens does not match the model's embeddings.
         """
         if spacing not in SPACINGS:
             raise ValueError(f"spacing={spacing!r}{near(spacing, SPACINGS)}")
@@ -81,10 +81,10 @@ class Speech:
         return TEMPLATES[self.name]
 
     def prompt(self, turns: Sequence[Turn], videos: Sequence[int]) -> Prompt:
-        """The ids of a dialogue whose videos have so many tokens.
+        """Encodes a dialogue as ids. videos: number of tokens of each video.
 
         Raises:
-            ValueError: it is longer than the model's context, or has not a place for each video.
+            ValueError: it is longer than the model's context, or has not one place for each video.
         """
         pieces = render(self.template, turns)
         prompt = self.tokenizer.encode(pieces, self.template, videos, self.spacing)
@@ -103,9 +103,9 @@ class Speech:
         return f" (a video's tokens are as many as its frames: {videos[0]:,} in the first)"
 
     def search(self, options: dict[str, Any], taken: int) -> Search:
-        """Fields of `Search` as a search for answers, which end with the context at the latest.
+        """The `Search` for answers, which end with the context at the latest.
 
-        taken: tokens of the longest prompt.
+        options: fields of `Search`. taken: number of tokens in the longest prompt.
         """
         search: Search = from_values(Search, DEFAULTS | options, "chat", "option")
         left = self.module.spec.text.context - taken
@@ -120,12 +120,12 @@ class Speech:
         return Ending(self.tokenizer.end_id, stops)
 
     def text(self, ids: Sequence[int]) -> str:
-        """The answer that ids are, up to what ends it, and without white space around."""
+        """Decodes ids into an answer, up to what ends it, without surrounding white space."""
         return self.tokenizer.answer(ids, self.template)
 
     def shown(self, ids: Sequence[int]) -> str:
-        """What is certain of the text whose first ids these are."""
-        text = self.text(ids).rstrip("\ufffd")  # bytes of a letter that is not whole yet
+        """The part of the text that is certain from its first ids."""
+        text = self.text(ids).rstrip("\ufffd")  # bytes of a character that is incomplete yet
         longest = max(map(len, self.template.stops), default=1)
         for count in range(longest - 1, 0, -1):  # a stop may have begun
             if any(text.endswith(stop[:count]) for stop in self.template.stops):
@@ -140,7 +140,7 @@ class Speech:
         search: Search,
         rng: jax.Array | None,
     ) -> list[str]:
-        """Answers to prompts of any lengths, videos' tokens [b, k, d]: what each gets alone."""
+        """Answers to prompts of any lengths, with videos' tokens [b, k, d]: each as if alone."""
         length = bucket(max(map(len, prompts)))
         words, skipped = padded([(prompt.ids, prompt.video) for prompt in prompts], length)
         room = bucket(length + search.max_length)
@@ -168,7 +168,7 @@ def best(state: Any, search: Search, ending: Ending, history: int, unseen: jax.A
 
 
 def check_rows(tokens: int, rows: int) -> None:
-    """Raises ValueError where a tokenizer is not of the model with so many embeddings."""
+    """Raises ValueError if the tokenizer's tokens do not match the model's rows of embeddings."""
     if tokens == rows or (tokens < rows < tokens + PADDED_ROWS and not rows % PADDED_ROWS):
         return
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Which patches of a clip a model's methods made one token."""
+"""Which patches of a clip a model's methods merge into one token."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ import numpy as np
 from vlt.models.video_model import VideoModel
 from vlt.reporting.paint import PRUNED
 
-SIDE = 128  # pixels of a frame that is drawn, at least
+SIDE = 128  # pixels up to which a frame's side is enlarged
 CAPTION = "Patches with one fill and border, in all frames, are one token; others are alone."
 CAPTION_PRUNED = " Dark ones are in none."
 
 
 class TokenMap(NamedTuple):
-    """tokens: int [t, rows, cols] the token that each patch is in, or PRUNED. left: all tokens
-    after that block, class tokens included; before: all that entered the first."""
+    """tokens: int [t, rows, cols], the token that each patch is in, or PRUNED. left: number of
+    tokens after the block, class tokens included. before: number that entered the first block."""
 
     tokens: np.ndarray
     left: int
@@ -28,9 +28,9 @@ class TokenMap(NamedTuple):
 def token_maps(
     model: VideoModel, params: Any, clips: Sequence[np.ndarray], layers: Sequence[int]
 ) -> list[list[TokenMap]]:
-    """[clip][layer] of uint8 clips [t, H, W, 3] of one shape.
+    """Token maps [clip][layer] of uint8 clips [t, H, W, 3] of one shape.
 
-    All tokens of every block are computed. A patch is in the token that has more than half of it.
+    All tokens of every block are computed. A patch is in the token that holds more than half of it.
     """
     model = model.clone(cls_only=False)
     side = model.spec.visual.image_size // model.spec.visual.patch_size
@@ -51,12 +51,12 @@ def token_maps(
 
 
 def _owner(members: jax.Array) -> jax.Array:
-    """Shares [1, g, n, patches] -> tokens [patches], counted through all groups."""
+    """Shares [1, g, n, patches] -> tokens [patches], numbered across all groups."""
     members = members.reshape(-1, members.shape[-1])
     return jnp.where(members.max(0) > 0.5, members.argmax(0), PRUNED)
 
 
 def enlarged(clip: np.ndarray) -> np.ndarray:
-    """Small frames by a whole factor, pixels as they are."""
+    """Enlarges small frames by a whole factor, repeating pixels."""
     factor = max(1, SIDE // clip.shape[1])
     return clip.repeat(factor, 1).repeat(factor, 2)

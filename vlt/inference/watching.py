@@ -1,4 +1,4 @@
-"""Videos to the tokens that a chat model reads of them."""
+"""From videos to the tokens that a chat model reads."""
 
 import functools
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from vlt.models.chat import ChatModel
 class Watcher:
     """A chat model's vision tower and connector.
 
-    A Q-Former that reads the question is asked again with each; the tower sees a video once.
+    A Q-Former that reads questions runs again for each one; the tower sees a video only once.
     """
 
     def __init__(self, module: ChatModel, params: Any, words: Path):
-        """words: folder of the Q-Former's tokenizer, where it reads instructions.
+        """words: folder of the Q-Former's tokenizer, if it reads instructions.
 
         Raises:
-            ValueError: it has none, or of another number of words than the Q-Former.
+            ValueError: the folder has no tokenizer, or one with another vocabulary size.
         """
         self._module, self._params = module, params
         self._instructed = module.spec.instructed
@@ -31,12 +31,12 @@ class Watcher:
         self._ids = Instructions(words, qformer.vocab) if qformer and self._instructed else None
 
     def see(self, video: jax.Array) -> jax.Array:
-        """What is kept of [b, t, H, W, 3]: tokens [b, k, d], or what the Q-Former reads."""
+        """Encodes [b, t, H, W, 3] into what is kept: tokens [b, k, d], or the Q-Former's input."""
         seen: jax.Array = self._see(self._params, video)
         return seen.reshape(len(video), -1, *seen.shape[1:]) if self._instructed else seen
 
     def tokens(self, seen: jax.Array, questions: Sequence[str]) -> jax.Array:
-        """[b, k, d] of what was seen, one question of each video."""
+        """Tokens [b, k, d] of what was seen, with one question for each video."""
         if self._ids is None:
             return seen
         ids = np.repeat(self._ids(questions), seen.shape[1], axis=0)

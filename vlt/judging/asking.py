@@ -1,4 +1,4 @@
-"""Many requests to a judge, several at a time, each until its reply can be read, within bounds."""
+"""Sends a judge many requests, several at a time, each until a reply is readable, within bounds."""
 
 import dataclasses
 import datetime
@@ -13,30 +13,30 @@ from typing import Protocol
 from vlt.judging.endpoint import MOST_BYTES, Completion, EndpointError, Messages
 from vlt.judging.records import Reply, Request
 
-# Failures one after the other, after which a judge is not asked further: of one that never
-# answered, and of one that did. A single request may be refused for what it says.
+# Failures in a row after which a judge is not asked any more: one that never answered, and one
+# that did. A single request may be refused for what it says.
 FIRST_FAILURES, MOST_FAILURES = 3, 5
 SHOWN = 300  # characters of what a command says
 
 
 class Judge(Protocol):
-    """Whatever answers messages within a bounded time."""
+    """Anything that answers messages within a bounded time."""
 
     def complete(self, messages: Messages) -> Completion:
-        """Raises EndpointError where there is no answer."""
+        """Returns the answer. Raises EndpointError if there is none."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A program that is run for each request: the messages as JSON to its input, the reply from its
-    output. timeout: seconds for one."""
+    """A program that is run for each request: it reads the messages as JSON and prints the reply.
+    timeout: seconds for one request."""
 
     line: str
     timeout: float = 120.0
 
     def complete(self, messages: Messages) -> Completion:
-        """Raises EndpointError where the program fails, is too slow or says too much."""
+        """Returns its output. Raises EndpointError if it fails, is too slow or prints too much."""
         try:
             done = subprocess.run(
                 shlex.split(self.line),
@@ -58,7 +58,7 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A reply that came, or why none did."""
+    """A reply to a request, or why none came."""
 
     request: Request
     reply: Reply | None = None
@@ -72,18 +72,18 @@ def ask_all(
     readable: Callable[[Reply], bool],
     parallel: int = 4,
 ) -> Iterator[Outcome]:
-    """What comes of the requests, as it comes.
+    """Asks a judge all requests and yields the outcomes as they come.
 
-    A reply that is not `readable` is asked for again. A judge that fails at `FIRST_FAILURES`
-    requests before any other, or at `MOST_FAILURES` in a row, is not asked further.
+    A reply that is not `readable` is asked for again. A judge that fails at its first
+    `FIRST_FAILURES` requests, or at `MOST_FAILURES` in a row, is not asked any more.
 
     Args:
-        name: of the judge, where it does not say one.
+        name: the judge's, if it does not state one.
         requests: each with how often it may be asked.
-        parallel: requests at a time.
+        parallel: number of requests at a time.
 
     Raises:
-        EndpointError: the judge is not asked further; what came before was yielded.
+        EndpointError: the judge is not asked any more; all earlier outcomes were yielded.
     """
     waiting: queue.SimpleQueue[tuple[Request, int]] = queue.SimpleQueue()
     for each in requests:
@@ -104,7 +104,7 @@ def ask_all(
 
     workers = min(parallel, len(requests))
     for _ in range(workers):
-        # Daemons: whoever stops this program does not wait for a judge.
+        # Daemons, so that stopping this program does not wait for a judge.
         threading.Thread(target=work, daemon=True).start()
     try:
         yield from _until_it_fails(found, workers)

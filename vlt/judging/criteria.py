@@ -1,8 +1,8 @@
 """What a judge is asked: the five scores of the VideoChatGPT benchmark (Maaz et al.,
 arXiv:2306.05424, Section 5), and whether an answer of MSVD-, MSRVTT- or ActivityNet-QA is right.
 
-The words are ours. Published scores were asked for with others, of models that are gone: a score
-compares with those of the same judge and the same words.
+The wording is ours. Published scores come from other wordings and from models that are gone: a
+score is comparable only with those of the same judge and the same wording.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ from collections.abc import Collection
 from vlt.judging.endpoint import Messages
 from vlt.tasks.answered_questions import Asked
 
-# What published programs do that they should not; each is off by default.
+# Mistakes of published programs that can be reproduced; each is off by default.
 PUBLISHED = {
     "truncate": "a score of 4.8 counts as 4",
     "yes_in_text": "any verdict with 'yes' in it counts as right, also 'yes or no'",
     "first_question_twice": "the judge of consistency reads the first question in both places",
 }
-QUESTION_SETS = {  # and what is asked of each
+QUESTION_SETS = {  # with the criteria of each
     "generic": ("correctness", "detail", "context"),
     "temporal": ("temporal",),
     "consistency": ("consistency",),
@@ -28,8 +28,8 @@ FIVE = ("correctness", "detail", "context", "temporal", "consistency")
 
 @dataclasses.dataclass(frozen=True)
 class Criterion:
-    """aim: what is judged. points: what to look at. verdict: whether right or wrong is asked too.
-    two: whether two questions have one answer."""
+    """aim: what is judged. points: what to look at. verdict: whether the judge also says right or
+    wrong. two: whether two questions have one answer."""
 
     aim: str
     points: tuple[str, ...]
@@ -91,7 +91,7 @@ CRITERIA = {
 def messages(
     name: str, asked: Asked, predicted: tuple[str, ...], published: Collection[str] = ()
 ) -> Messages:
-    """The question to the judge, by the name of its criterion. published: of `PUBLISHED`."""
+    """The messages to the judge. name: the criterion's. published: keys of `PUBLISHED`."""
     criterion = CRITERIA[name]
     rules = "\n".join(f"- {point}" for point in criterion.points)
     system = (

@@ -1,4 +1,4 @@
-"""Questions to a server that speaks OpenAI's chat completions: an own one, or that of a company.
+"""Asks a server that speaks OpenAI's chat completions: one's own, or a company's.
 
 What the server sends is bounded in bytes and in time, and no message shows the key, whatever the
 server says.
@@ -29,13 +29,13 @@ FIRST_WAIT = 1.0  # seconds before the second attempt; doubled before each furth
 PASSING = (408, 425, 429)  # client errors that another attempt may not meet
 SHOWN = 300  # characters of an answer in a message
 MOST_BYTES = 1 << 20  # of an answer
-LONGEST_NAME = 200  # characters of a model's
+LONGEST_NAME = 200  # characters of a model's name
 
 Messages = Sequence[Mapping[str, str]]  # {"role": ..., "content": ...}
 
 
 class Completion(NamedTuple):
-    """An answer, and the model that the server says it is of; '' where it does not say."""
+    """An answer, and the model that the server says gave it; '' if it does not say."""
 
     text: str
     model: str = ""
@@ -62,14 +62,14 @@ class Endpoint:
 
     Attributes:
       url: such as http://localhost:8000/v1, with or without /chat/completions.
-      model: its name there; '' where the server has but one.
-      key: sent as a bearer token, unless ''; white space around it is taken off.
+      model: its name there; '' if the server has only one.
+      key: sent as a bearer token, unless ''; surrounding white space is removed.
       timeout: seconds for a whole answer.
-      attempts: at an answer before the server counts as one that does not answer.
+      attempts: how often to ask before the server counts as one that does not answer.
       options: further fields of every question, such as {"temperature": 0}.
 
     Raises:
-      EndpointError: no address of a server, or a key that cannot be sent.
+      EndpointError: a wrong address, timeout or number of attempts, or a key that cannot be sent.
     """
 
     url: str
@@ -96,7 +96,7 @@ class Endpoint:
         return self.complete([{"role": "user", "content": prompt}]).text
 
     def complete(self, messages: Messages) -> Completion:
-        """The answer, after as many attempts as it takes.
+        """Returns the answer, after as many attempts as it takes.
 
         Raises:
           EndpointError: a refusal, or no answer in `attempts` attempts.
@@ -147,7 +147,7 @@ class Endpoint:
         return found
 
     def _safe(self, text: str, instead: str = "[key]") -> str:
-        """The text for a message: without the key, in whatever way it is written, or controls."""
+        """The text for a message, without control characters or the key, however it is encoded."""
         if self.key:
             quoted, encoded = urllib.parse.quote(self.key, safe=""), self.key.encode()
             forms = (json.dumps(self.key)[1:-1], quoted, base64.b64encode(encoded).decode())
@@ -157,7 +157,7 @@ class Endpoint:
 
 
 def _check_address(url: str) -> None:
-    """Raises EndpointError without showing what may be secret: users, passwords and queries."""
+    """Raises EndpointError for a wrong address, without showing its user, password or query."""
     if not url.startswith(("http://", "https://")):
         raise EndpointError(f"{url!r:.80}: must begin with http:// or https://")
     try:
@@ -183,7 +183,7 @@ def _is_local(url: str) -> bool:
 
 
 def _within(seconds: float, work: Callable[[], Completion]) -> Completion:
-    """What `work` returns or raises, within so many seconds: sockets bound but each single wait.
+    """Returns or raises what `work` does, within `seconds`: sockets bound only each single wait.
 
     Raises: TimeoutError.
     """
@@ -206,7 +206,7 @@ def _within(seconds: float, work: Callable[[], Completion]) -> Completion:
 
 
 def _read(response: Any, end: float) -> str:
-    """The body, as text.
+    """Reads the body as text.
 
     Raises: ValueError for more than `MOST_BYTES`; TimeoutError after `end`.
     """
@@ -221,7 +221,7 @@ def _read(response: Any, end: float) -> str:
 
 
 def _completion(body: str) -> Completion | None:
-    """What a body says; None where it is no completion."""
+    """The completion in a body; None if it holds none."""
     try:
         content = parse_json(body)
         text = content["choices"][0]["message"]["content"]

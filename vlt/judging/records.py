@@ -1,9 +1,9 @@
-"""What a judge is asked and what it replied, on disk: a run that was stopped goes on from there.
+"""What a judge is asked and what it replies, kept on disk so that a stopped run can go on.
 
 FOLDER/requests.jsonl has a line {"id", "criterion", "messages"} for each request, and is written
 before anything is asked. FOLDER/answers.jsonl gets a line {"id", "criterion", "answer", "judge",
-"date"} for each reply as it comes; such a file, or what another program makes of the requests, can
-be replayed.
+"date"} for each reply as it comes; such a file, even one that another program made from the
+requests, can be replayed.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Reply:
-    """What a judge said. date: when, as YYYY-MM-DD; judge: its name. Both '' where not known."""
+    """What a judge said. judge: its name. date: when, as YYYY-MM-DD. Both are '' if unknown."""
 
     id: str
     criterion: str
@@ -78,10 +78,10 @@ class Records:
         append(self._answers, json.dumps(dataclasses.asdict(reply), ensure_ascii=False) + "\n")
 
     def replay(self, path: pathlib.Path) -> None:
-        """Adds the replies of a file that are not here yet.
+        """Adds those replies of a file that are not here yet.
 
         Raises:
-            JudgingError: it is no such file, or has replies to other requests.
+            JudgingError: it is not a file of replies, or has replies to other requests.
         """
         replies = list(read_replies(path))
         for reply in replies:
@@ -106,7 +106,7 @@ class Records:
             )
 
     def _drop_torn_line(self) -> None:
-        """Of a process that was killed while it wrote: that reply is asked for again."""
+        """Drops a line that a killed process left half written; that reply is asked for again."""
         content = self._answers.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
@@ -127,7 +127,7 @@ def read_replies(path: pathlib.Path) -> Iterable[Reply]:
     """The replies of a file, in its order.
 
     Raises:
-        JudgingError: no file of one reply a line.
+        JudgingError: the file does not hold one reply per line.
     """
     fields = [field.name for field in dataclasses.fields(Reply)]
     try:

@@ -1,4 +1,4 @@
-"""What a judge replied: a score and maybe a verdict, of a text that may hold anything."""
+"""Reads a judge's reply: a score and maybe a verdict, from a text that may hold anything."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ LONGEST = 100_000  # characters of a reply
 LONGEST_DICTIONARY, MOST_DICTIONARIES = 1000, 20
 SHOWN = 100
 BEST = 5
-_DICTIONARY = re.compile(r"\{[^{}]*\}")  # a plain one holds no other
+_DICTIONARY = re.compile(r"\{[^{}]*\}")  # plain, holding no other
 _NUMBER = re.compile(r"\d(\.\d{1,6})?")
 
 
@@ -21,20 +21,20 @@ class ReplyError(ValueError):
 
 
 class Verdict(NamedTuple):
-    """score: 0 to 5. right: whether the prediction is, where that was asked."""
+    """score: 0 to 5. right: whether the prediction is right; None if that was not asked."""
 
     score: float
     right: bool | None
 
 
 def read_reply(text: str, verdict: bool, published: Collection[str] = ()) -> Verdict:
-    """The score, and where `verdict` is asked whether the answer is right, of the last dictionary
-    of plain values in a reply, as JSON or Python write it; nothing of it is executed.
+    """Reads the score and, if `verdict`, whether the answer is right, from the last dictionary of
+    plain values in a reply, as JSON or Python write it; nothing in it is executed.
 
-    What a model thinks aloud before is left out. published: of `criteria.PUBLISHED`.
+    What a model thinks aloud before it is left out. published: keys of `criteria.PUBLISHED`.
 
     Raises:
-        ReplyError: none, no score from 0 to 5, or no verdict.
+        ReplyError: no dictionary, no score from 0 to 5, no verdict, or too long a reply.
     """
     if len(text) > LONGEST:
         raise ReplyError(f"a reply of {len(text):,} characters, more than {LONGEST:,}")

@@ -1,4 +1,4 @@
-"""Scores of what a judge replied, with how many questions they are of, and whose they are."""
+"""Scores from a judge's replies, with the number of questions behind them and the judge's name."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
@@ -24,7 +24,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Unread:
-    """A request without a score. answer: the last reply to it, '' where there is none."""
+    """A request without a score. answer: the last reply to it, '' if there is none."""
 
     id: str
     criterion: str
@@ -34,16 +34,16 @@ class Unread:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """Reads replies. published: of `criteria.PUBLISHED`."""
+    """Reads replies. published: keys of `criteria.PUBLISHED`."""
 
     published: Collection[str] = ()
 
     def verdict(self, reply: Reply) -> Verdict:
-        """Raises ReplyError where the reply holds none."""
+        """The verdict in a reply. Raises ReplyError if it holds none."""
         return read_reply(reply.answer, CRITERIA[reply.criterion].verdict, self.published)
 
     def readable(self, reply: Reply) -> bool:
-        """Whether it holds a verdict."""
+        """Whether a reply holds a verdict."""
         try:
             self.verdict(reply)
         except ReplyError:
@@ -58,10 +58,10 @@ def row(
     records: Records,
     reader: Reader,
 ) -> tuple[dict[str, Any], list[Unread]]:
-    """The table's row of a criterion, and the requests that have no score.
+    """The table's row for a criterion, and the requests that have no score.
 
-    Means are over what is scored; `missing` are the questions that are not, for want of a
-    prediction, of a reply or of a score in it.
+    Means are over the scored questions; `missing` counts the others, which lack a prediction, a
+    reply or a score in it.
     """
     verdicts: list[Verdict] = []
     judges: list[Reply] = []
@@ -89,7 +89,7 @@ def row(
 
 
 def mean_row(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The mean of the benchmark's five scores; none where one of them is not there."""
+    """A row with the mean of the benchmark's five scores; no row if one of them is missing."""
     five = [each for each in rows if each["criterion"] in FIVE and each["scored"]]
     if len(five) < len(FIVE):
         return []

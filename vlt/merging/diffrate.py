@@ -1,12 +1,12 @@
 """DiffRate: how many patches each block prunes and merges is learned (Chen et al., ICCV 2023).
 
 A block sorts its patches by the CLS token's attention, drops the tail, then merges the next part of
-the tail into the most similar of those that stay. While the counts are learned every token stays,
-those that are gone with size 0, which takes them out of the softmax and lets a gradient through;
-with counts that are known the tokens are sliced off.
+the tail into the most similar of those that stay. While the counts are learned, every token stays;
+those removed have size 0, which takes them out of the softmax but lets a gradient through. Once the
+counts are known, tokens are sliced off.
 
-Where this differs from the published code: it clamps sizes from below in training alone, here
-similarities below 0 count as 0 in training and inference; and masked tokens do not attend to
+Differences from the published code: it clamps sizes from below in training only, while here
+similarities below 0 count as 0 in training and inference; and here masked tokens do not attend to
 themselves.
 """
 
@@ -32,7 +32,7 @@ RATES = ("prune", "merge")
 
 
 def linear_schedule(patches: int, last: int, layers: int) -> tuple[tuple[int, ...], ...]:
-    """(kept, merged) of every block, from `patches` to `last` in equal steps, half by pruning."""
+    """(kept, merged) of every block, `patches` to `last` in equal steps, pruning then merging."""
     total = 2 * layers
     counts = [round(patches - (patches - last) * step / total) for step in range(1, total + 1)]
     return tuple(counts[::2]), tuple(counts[1::2])
@@ -48,10 +48,10 @@ class DiffRate(Method):
     kept, merged: patches of a frame that pruning, then merging, leaves in each block. None for both
         learns them; all choices are equally likely at first, and block 0 compresses nothing, as
         published. The defaults go from 50 to 20 tokens in 12 equal steps. That is inferred: the
-        tables of TempMe give the 20 tokens of B/32 (49 of B/16) and the price, 36.8 GMACs (138.5).
-    granularity: step between the counts to choose from, patches, patches - granularity, ...
-    target: GMACs of a video; while counts are learned, `out` has their excess.
-    attention: by which patches are sorted, as of `EViT`.
+        tables of TempMe give the 20 tokens of B/32 (49 of B/16) and the cost, 36.8 GMACs (138.5).
+    granularity: step between the counts to choose from: patches, patches - granularity, ...
+    target: GMACs of a video; while counts are learned, their excess is an extra output of training.
+    attention: the attention by which patches are sorted, as in `EViT`.
 
     Raises:
         ValueError: unknown attention.
@@ -74,7 +74,8 @@ class DiffRate(Method):
         return super().needs_here() | ranking_needs(self.attention)
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError for counts of another tower, that rise, or are below 1."""
+        """Raises ValueError for a granularity out of range, for learned counts where they cannot
+        be learned, and for counts that are for another tower, rise, or are below 1."""
         patches, blocks = spec.visual.patches, spec.visual.layers
         if not 1 <= self.granularity <= patches:
             raise ValueError(
@@ -109,7 +110,7 @@ class DiffRate(Method):
             )
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: theta of the block, for points 6 and 8."""
+        """Point 1: makes theta of the block, for points 6 and 8."""
         if self.kept is not None or block.layer == 0:
             return tokens
         theta = Rates(len(self._choices(tokens.patches)), name="diffrate")()
@@ -124,7 +125,7 @@ class DiffRate(Method):
     def after_attention(
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
-        """Point 6: patches sorted, pruned and merged."""
+        """Point 6: sorts, prunes and merges patches."""
         learned = self.kept is None or self.merged is None
         if not tokens.patches or (learned and block.layer == 0):
             return tokens
@@ -142,7 +143,7 @@ class DiffRate(Method):
         return jnp.arange(patches, 0, -self.granularity)
 
     def _masked(self, patches: Tokens, theta: Mapping[str, jax.Array]) -> Tokens:
-        """What `_sliced` does, with every token still there and the gone ones of size 0."""
+        """Does what `_sliced` does, but keeps every token and gives those removed size 0."""
         rank = jnp.arange(patches.x.shape[2])
         choices = self._choices(rank.size)
         alive = (_size(patches)[0, 0] > 0).sum()
@@ -171,14 +172,14 @@ class DiffRate(Method):
         for tokens in hidden[1:]:
             kept, merged = (expected(tokens.carried[self.name][k], choices) for k in RATES)
             least = jnp.minimum(left[-1], jnp.minimum(kept, merged))
-            # As published: both counts feel the price, whichever of them is the smaller.
+            # As published, both counts get a gradient from the cost, whichever is smaller.
             left.append(straight_through(least, kept + merged))
         counts = [hidden[0].protected + count for count in left]
         gmacs = video_gmacs(spec, tower.embed_dim, hidden[0].x.shape[1], counts)
         return hidden[-1], {"gmacs_excess": gmacs - self.target}
 
     def fold_for_inference(self, params: dict) -> tuple[Method, dict]:
-        """The method with the counts found as options, and the tree without theta."""
+        """The method with the learned counts as options, and the tree without theta."""
         if self.kept is not None:
             return self, params
         visual = dict(params["visual"])
@@ -198,7 +199,7 @@ METHOD = DiffRate
 
 
 class Rates(nn.Module):
-    """theta of one block: a logit for each of the counts it may keep, twice."""
+    """theta of one block: a logit for each count it may keep, for pruning and for merging."""
 
     choices: int
 
@@ -215,12 +216,12 @@ def straight_through(value: jax.Array, carrier: jax.Array) -> jax.Array:
 def expected(theta: jax.Array, choices: jax.Array) -> jax.Array:
     """The mean count under softmax(theta), rounded up; the gradient is the mean's."""
     mean = jax.nn.softmax(theta) @ choices.astype(theta.dtype)
-    # Less than an integer by rounding alone, or more, must not be told apart.
+    # A mean just below an integer and one just above it, by rounding alone, must count alike.
     return straight_through(jnp.ceil(mean - 1e-3), mean)
 
 
 def survival(theta: jax.Array, choices: jax.Array, lives: jax.Array) -> jax.Array:
-    """`lives` [n] as 0 or 1, with the gradient of the chance that a patch of that rank is kept."""
+    """`lives` [n] as 0 or 1, with the gradient of the probability that its rank is kept."""
     rank = jnp.arange(lives.size)
     chance = (choices[:, None] > rank) * jax.nn.softmax(theta)[:, None]
     return straight_through(lives.astype(theta.dtype), chance.sum(0))
@@ -229,14 +230,14 @@ def survival(theta: jax.Array, choices: jax.Array, lives: jax.Array) -> jax.Arra
 def video_gmacs(
     spec: VisionSpec, embed_dim: int, frames: int, tokens: Sequence[jax.Array]
 ) -> jax.Array:
-    """Price of a video as vlt.costs.flops has it, but for matching. tokens: of a frame that enter
-    block 0, then that leave each block."""
+    """Cost of a video as in vlt.costs.flops, except for matching. tokens: number of a frame's
+    tokens that enter block 0, then of those that leave each block."""
     width, patches, hidden = spec.width, spec.patches, spec.mlp_width
     macs = patches * 3 * spec.patch_size**2 * width + spec.projection * embed_dim * width
     if spec.pre_norm:
         macs += NORM_COST * width * (patches + spec.cls)
     macs = jnp.float32(macs)
-    heads = NORM_COST * width * spec.sub_norm  # behind the heads, and of the hidden units
+    heads = NORM_COST * width * spec.sub_norm  # after the heads; below, of hidden units
     units = (2 + spec.gated_mlp) * width * hidden + NORM_COST * hidden * spec.sub_norm
     for entering, leaving in zip(tokens, tokens[1:], strict=False):
         macs += entering * (width * (4 * width + 2 * entering + NORM_COST) + heads)
@@ -245,7 +246,7 @@ def video_gmacs(
 
 
 def _pool_macs(spec: VisionSpec, tokens: jax.Array) -> jax.Array | int:
-    """Price of the final LayerNorm and what pools so many tokens of a frame."""
+    """Cost of the final LayerNorm and the pooler for this many tokens of a frame."""
     width, pooler = spec.width, spec.pooler
     if pooler is None:
         return NORM_COST * width * (1 if spec.cls else tokens)
@@ -260,7 +261,7 @@ def _size(tokens: Tokens) -> jax.Array:
 
 
 def _sorted_patches(tokens: Tokens, attention: jax.Array) -> Tokens:
-    """Patches alone, by falling attention; the gone ones behind all others."""
+    """The patches alone, by falling attention; those removed come last."""
     first = tokens.protected
     score = jnp.where(_size(tokens)[:, :, first:] > 0, attention, -1.0)
     order = jnp.argsort(jax.lax.stop_gradient(score), axis=-1, descending=True)
@@ -278,7 +279,7 @@ def _behind_protected(tokens: Tokens, patches: Tokens) -> Tokens:
 
 
 def _sliced(patches: Tokens, kept: int, merged: int) -> Tokens:
-    """The first `kept` of sorted patches, those from `merged` on merged into those before."""
+    """The first `kept` of sorted patches, with those from `merged` on merged into those before."""
     targets = patches.rearrange(lambda x: x[:, :, :merged])
     if merged == kept:
         return targets
@@ -287,10 +288,10 @@ def _sliced(patches: Tokens, kept: int, merged: int) -> Tokens:
 
 
 def _absorb(targets: Tokens, sources: Tokens, may_take: Any, gives: Any) -> Tokens:
-    """Each source that `gives` [m] goes to the most similar target that `may_take` [n].
+    """Merges each source that `gives` [m] into the most similar target that `may_take` [n].
 
-    x and places are plain means of what a target holds now. Sizes add up, a source's times its
-    similarity.
+    x and places become plain means of the tokens in a target. Sizes add up, each source's times
+    its similarity.
     """
     unit = [normalize(jax.lax.stop_gradient(t.x.astype(jnp.float32))) for t in (targets, sources)]
     similarity = jnp.einsum("bgnd,bgmd->bgmn", *unit, precision=PRECISION)

@@ -1,6 +1,6 @@
 """EViT: patches the CLS token attends to least are fused into one (Liang et al., arXiv:2202.07800).
 
-Every layer prunes by itself; nothing is learned. The published training starts at keep rate 1 and
+Every layer prunes on its own; nothing is learned. The published training starts at keep rate 1 and
 lowers it by a cosine. That changes shapes from step to step, so it is left out: the keep rate is
 that of inference from the first step.
 """
@@ -23,10 +23,11 @@ RANKS = ("class_token", "received")
 
 @dataclasses.dataclass(frozen=True)
 class EViT(Method):
-    """layers: blocks that prune, from 0. keep: share of the patches each of them leaves.
+    """layers: blocks that prune, from 0. keep: share of the patches that each of them keeps.
 
-    attention: that by which patches are ranked: `class_token`, what that pays them; `received`, the
-        mean of what all tokens of their group do, where there is no class token.
+    attention: the attention by which patches are ranked: `class_token`, what the class token pays
+        them; `received`, the mean of what all tokens of their group do, where there is no class
+        token.
 
     Raises:
         ValueError: unknown attention.
@@ -57,9 +58,9 @@ class EViT(Method):
     ) -> Tokens:
         """Point 6: [protected | the patches kept, by falling attention | the fused token].
 
-        The fused token is the sum of the dropped ones, each times the CLS token's attention to it
-        (heads averaged, not normalised again), and a patch like others from then on. Its place is
-        the mean of theirs by the same weights.
+        The fused token is the sum of the dropped ones, each times the attention that ranked it
+        (heads averaged, not renormalised), and is a patch like any other from then on. Its place is
+        the mean of theirs with the same weights.
         """
         if block.layer not in self.layers:
             return tokens
@@ -88,13 +89,13 @@ METHOD = EViT
 
 
 def ranking_needs(attention: str) -> frozenset[str]:
-    """What a method needs that ranks patches by this attention."""
+    """What a method that ranks patches by this attention needs."""
     return frozenset({"class_token"} if attention == "class_token" else ())
 
 
 def paid_attention(attended: AttentionOutput, tokens: Tokens, attention: str) -> jax.Array:
-    """To the patches, heads averaged, [b, g, n - protected]: by the first CLS token, or by all, of
-    which each counts as often as it has patches."""
+    """Attention to the patches, heads averaged, [b, g, n - protected]: by the first CLS token, or
+    by all tokens, each counted as often as it has patches."""
     paid = attended.probabilities()
     if attention == "class_token":
         return paid[:, :, :, 0, tokens.protected :].mean(2)

@@ -37,9 +37,9 @@ class Matching(NamedTuple):
 
 
 def match(metric: jax.Array, r: int, first: int) -> Matching:
-    """The r sources most similar to any destination, by cosine.
+    """Matches the r sources most similar to any destination, by cosine.
 
-    The first of equals wins. Float32, and nothing is differentiated.
+    Ties go to the first. Computed in float32, without gradients.
 
     Args:
         metric: [b, g, p, e] of the patches alone. r: at most p // 2. first: the patch, 0 or 1, from
@@ -49,7 +49,7 @@ def match(metric: jax.Array, r: int, first: int) -> Matching:
     sources, destinations = unit[:, :, first::2], unit[:, :, 1 - first :: 2]
     scores = jnp.einsum("bgse,bgte->bgst", sources, destinations, precision=PRECISION)
     best = scores.max(-1)
-    # argmax, in half the time on a CPU: these loops are vectorised.
+    # An argmax in half the time on a CPU, since these loops are vectorised.
     places = jnp.arange(scores.shape[-1])
     partner = jnp.where(scores == best[..., None], places, len(places)).min(-1)
     order = jnp.argsort(-best)
@@ -62,9 +62,9 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
     """Protected tokens, kept sources, then all destinations, [b, g, n - r, d].
 
     A destination becomes the mean of itself and the sources merged into it, weighted by size;
-    sizes and members add up, a place is a mean as x is. Only the merged rows go through a product
-    with a one-hot matrix: it has no scatter, neither here nor in the gradient, and costs a
-    thousandth of the model. On TPUs a kernel makes the means.
+    sizes and members add up, and places are averaged as x is. Only the merged rows go through a
+    product with a one-hot matrix, which needs no scatter, neither here nor in the gradient, and
+    costs a thousandth of the model. On TPUs a kernel computes the means.
     """
     order, staying = _order(tokens, matching), tokens.x.shape[2] - matching.merged.shape[-1]
     alone = tokens.protected + matching.kept.shape[-1]  # tokens that nothing is merged into
@@ -75,7 +75,7 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
         return moved[:, :, :staying], moved[:, :, staying:]
 
     def behind(x: jax.Array, filling: float) -> jax.Array:
-        """What belongs to destinations, with `filling` for the tokens before them."""
+        """Values of the destinations, with `filling` for the tokens before them."""
         widths = ((0, 0), (0, 0), (alone, 0), *((0, 0),) * (x.ndim - 3))
         return jnp.pad(x, widths, constant_values=filling)
 
@@ -109,7 +109,7 @@ def merge(tokens: Tokens, matching: Matching) -> Tokens:
 
 
 def _order(tokens: Tokens, matching: Matching) -> jax.Array:
-    """All tokens [b, g, n]: protected, kept sources, destinations, merged sources."""
+    """Indices of all tokens [b, g, n]: protected, kept sources, destinations, merged sources."""
     first, count = tokens.protected, tokens.x.shape[2]
     sources = first + matching.first
 
@@ -132,9 +132,9 @@ def _sizes(tokens: Tokens) -> jax.Array:
 
 
 def _targets(order: jax.Array, alone: int, into: jax.Array) -> jax.Array:
-    """Where each token goes, [b, g, n], of tokens in this order [b, g, n] that stay or merge.
+    """Index each token goes to, [b, g, n]; `order` [b, g, n] lists staying, then merged tokens.
 
-    A sum over all tokens that are none but one: a TPU looks up single numbers slowly.
+    A sum in which all terms but one are zero, since a TPU looks up single numbers slowly.
     """
     staying = order.shape[-1] - into.shape[-1]
     of_staying = jnp.broadcast_to(jnp.arange(staying), (*order.shape[:2], staying))
@@ -144,11 +144,11 @@ def _targets(order: jax.Array, alone: int, into: jax.Array) -> jax.Array:
 
 
 def _kernel(x: jax.Array, staying: int) -> Callable[..., jax.Array] | None:
-    """What makes means of tokens x by their targets and sizes as a TPU's kernel, where one does."""
+    """The TPU kernel that averages tokens x by targets and sizes, None where it does not apply."""
     how = tpu_kernels()
     if not how or not splits({"batch": x.shape[0]}, how == "interpreted"):
         return None
-    # Where no TPU is, what belongs to one is not imported either.
+    # Without a TPU, nothing that belongs to one is imported either.
     from vlt.merging import merge_kernel
 
     if not merge_kernel.fits(x, staying):
@@ -171,11 +171,11 @@ def merge_patches(tokens: Tokens, metric: jax.Array, r: int) -> Tokens:
 def mean_keys(attended: AttentionOutput, turned: bool = False) -> jax.Array:
     """What tokens are compared by after attention: keys averaged over heads, [b, g, n, d/h].
 
-    Of rotary attention those before they were turned by places, or with `turned` those after it.
+    With rotary attention, the keys before they are turned by places, or after it with `turned`.
     """
     unturned = None if turned else attended.unturned
     keys = attended.keys if unturned is None else unturned
-    # Slices of what the dense layer put out: so a TPU writes out no heads apart, and no float32.
+    # Slices of the dense layer's output: a TPU writes out neither separate heads nor float32.
     of_heads = jnp.split(heads_together(keys), keys.shape[2], axis=-1)
     return reduce(jnp.add, (key.astype(jnp.float32) for key in of_heads)) / keys.shape[2]
 
@@ -183,7 +183,7 @@ def mean_keys(attended: AttentionOutput, turned: bool = False) -> jax.Array:
 def proportional_attention(tokens: Tokens, pattern: Pattern) -> Pattern:
     """Each token counts as a key as often as it has patches: softmax(logits + log size).
 
-    The logit bias takes less time in the gradient than `Pattern.key_weight`, which can be 0.
+    The logit bias takes less time in the gradient than `Pattern.key_weight`, which may be 0.
     """
     if tokens.size is None:
         return pattern
@@ -210,7 +210,7 @@ def check_r(name: str, r: int, visual: VisionSpec, layers: int) -> None:
 
 @jax.custom_vjp
 def permute(x: jax.Array, order: jax.Array) -> jax.Array:
-    """Rows x [b, g, s, ...] in the order [b, g, s], a permutation."""
+    """Rows of x [b, g, s, ...] in the order [b, g, s], a permutation."""
     index = order.reshape(*order.shape, *(1,) * (x.ndim - 3))
     return jnp.take_along_axis(x, index, axis=2, mode="promise_in_bounds")
 

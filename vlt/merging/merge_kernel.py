@@ -1,8 +1,8 @@
-"""Merged tokens as one TPU kernel: tokens are read once and their means written once.
+"""Token merging as one TPU kernel: tokens are read once and their means written once.
 
-A look-up would write tokens in another order, which the mean then reads again, and its gradient as
-well. Here the tokens of a group are on chip together, and a product with the matrix that says which
-go where makes the means.
+A gather would write tokens in another order, which the mean then reads again, and so would its
+gradient. Here the tokens of a group are on chip together, and a product with the matrix that says
+which go where computes the means.
 """
 
 import functools
@@ -17,22 +17,22 @@ from jax.experimental.pallas import tpu as pltpu
 from vlt.models.on_chip import MEMORY, product, reserved
 from vlt.models.splitting import split_over_mesh
 
-STEP_TOKENS = 1024  # smaller groups go several in one step of the grid
+STEP_TOKENS = 1024  # several smaller groups share a step of the grid
 FORWARD, BACKWARD = "merge_forward", "merge_backward"
 
 
 def fits(x: jax.Array, left: int) -> bool:
-    """Whether a step for groups x [..., n, d], of which `left` tokens stay, has room on chip."""
+    """Whether a step for groups x [..., n, d], of which `left` tokens stay, fits on chip."""
     return _bytes(_most_groups(x), x, left) <= MEMORY
 
 
 def _most_groups(x: jax.Array) -> int:
-    """Of a step of the grid."""
+    """The most groups in a step of the grid."""
     return max(1, STEP_TOKENS // x.shape[-2])
 
 
 def _bytes(groups: int, x: jax.Array, left: int) -> int:
-    """On chip: tokens and means of this step and the next, and a matrix in its making."""
+    """Bytes on chip: tokens and means of this step and the next, and a matrix as it is built."""
     tokens, width = x.shape[-2:]
     moved = 2 * groups * (tokens + left) * width * x.dtype.itemsize
     return moved + 4 * left * (3 * tokens + width)
@@ -42,13 +42,13 @@ def _bytes(groups: int, x: jax.Array, left: int) -> int:
 def means(
     x: jax.Array, targets: jax.Array, sizes: jax.Array, left: int, interpret: bool = False
 ) -> jax.Array:
-    """Means [b, g, left, d] of the tokens [b, g, n, d] that have the same target, by their sizes.
+    """Means [b, g, left, d] of the tokens [b, g, n, d] with the same target, weighted by sizes.
 
     Sums are float32. No gradient reaches the sizes.
 
     Args:
-      targets: int32 [b, g, n], each below `left`; every one of these is a target.
-      sizes: [b, g, n]. interpret: on any platform, slowly.
+      targets: int32 [b, g, n], each below `left`; every index below it is a target.
+      sizes: [b, g, n]. interpret: run on any platform, slowly.
     """
     return _call(_forward_step, FORWARD, x, targets, sizes, left, interpret)
 
@@ -78,14 +78,14 @@ def _call(
     count: int,
     interpret: bool,
 ) -> jax.Array:
-    """A kernel that makes `count` tokens of those of each group, on every device of its groups."""
+    """Runs a kernel that makes `count` tokens from those of each group, on each device's groups."""
 
     def local(x: jax.Array, targets: jax.Array, sizes: jax.Array) -> jax.Array:
         rows = [array.reshape(-1, *array.shape[2:]) for array in (x, targets, sizes)]
         found = _call_here(step, name, rows, count, interpret)
         return found.reshape(*x.shape[:2], *found.shape[1:])
 
-    # Split within the gradient's rule: what it is split in is then not summed over other axes.
+    # Split inside the gradient's rule, so that gradients are not summed over other mesh axes.
     batch = ("batch",)
     return split_over_mesh(local, (batch,) * 3, batch, {"batch": x.shape[0]})(x, targets, sizes)
 
@@ -97,7 +97,7 @@ def _call_here(
     count: int,
     interpret: bool,
 ) -> jax.Array:
-    """The same of rows [r, n, d] on one device."""
+    """The same for rows [r, n, d] on one device."""
     x, targets, sizes = arrays
     rows, tokens, width = x.shape
     groups = max(n for n in range(1, _most_groups(x) + 1) if rows % n == 0)
@@ -153,5 +153,5 @@ def _weights(targets: jax.Array, sizes: jax.Array, left: int) -> jax.Array:
 
 
 def _product(x: jax.Array, y: jax.Array, over: int, of: int) -> jax.Array:
-    """Over these axes, exact of what is float32."""
+    """Product over these axes, exact for float32 inputs."""
     return product(x, y, over, of, jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None)

@@ -1,8 +1,8 @@
-"""Random masking: training sees a part of the patches (ViCLIP, arXiv:2307.06942, Section 4.1).
+"""Random masking: training sees only some of the patches (ViCLIP, arXiv:2307.06942, Section 4.1).
 
-As published: a fixed share of the patches of a group is left out, each sample by its own draw; the
-others keep their order and their positions, and the CLS token always stays. With frames that attend
-jointly a group is the whole video, else one frame (FLIP, arXiv:2212.00794).
+As published, a fixed share of the patches of a group is left out, drawn anew for each sample; the
+others keep their order and their positions, and the CLS token always stays. Where frames attend
+jointly, a group is the whole video, otherwise one frame (FLIP, arXiv:2212.00794).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from vlt.models.tokens import Tokens
 class PatchDropout(Method):
     """rate: share of a group's patches left out in training, rounded down to a whole number.
 
-    Draws from the stream `mask`. Exported models and evaluations are without it.
+    Draws from the stream `mask`. Exported models and evaluations do not use it.
 
     Raises:
         ValueError: a rate outside [0, 1).

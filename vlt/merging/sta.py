@@ -1,4 +1,4 @@
-"""STA: patches that follow from the frames before them are pruned (Ding et al., ICCV 2023).
+"""STA: prunes patches that repeat what earlier frames show (Ding et al., ICCV 2023).
 
 Semantic-aware temporal accumulation; nothing is learned. TempMe's tables run it on CLIP without
 saying how. Keeping 60% of the patches twice, at a third and at two thirds of the tower, costs the
@@ -22,11 +22,11 @@ from vlt.models.vit import normalize
 
 @dataclasses.dataclass(frozen=True)
 class STA(Method):
-    """layers: blocks after which patches are pruned, from 0. keep: share of them that each leaves.
+    """layers: blocks after which patches are pruned, from 0. keep: share of them that each keeps.
 
-    Frames are accumulated from the first to the last, at every second of `layers` backwards.
+    Frames are accumulated from the first to the last, and backwards at every second of `layers`.
     Patches are ordered between attention and MLP, where the keys are at hand, and cut off after the
-    MLP; their importance is therefore read before the MLP, in the published code after it.
+    MLP; their importance is therefore read before the MLP, where the published code reads it after.
     """
 
     name: ClassVar[str] = "sta"
@@ -38,7 +38,7 @@ class STA(Method):
 
     def check(self, spec: Spec, frames: int) -> None:
         """Raises ValueError for layers the tower does not have, and for shares outside (0, 1) or
-        so small that the first frame, where half the patches can go, cannot follow."""
+        too small for the first frame, where at most half of the patches can go."""
         check_layers("sta.layers", self.layers, spec.visual.layers)
         if not 0 < self.keep < 1:
             raise ValueError(f"sta.keep must be > 0 and < 1, got {self.keep}")
@@ -55,7 +55,7 @@ class STA(Method):
     def after_attention(
         self, block: BlockScope, tokens: Tokens, attended: AttentionOutput
     ) -> Tokens:
-        """Point 6: patches by falling worth."""
+        """Point 6: orders patches by falling worth."""
         if block.layer not in self.layers or not tokens.patches:
             return tokens
         first = tokens.protected
@@ -73,7 +73,7 @@ class STA(Method):
         )
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: the tail goes."""
+        """Point 2: cuts off the tail."""
         if block.layer not in self.layers or not tokens.patches:
             return tokens
         end = tokens.protected + math.ceil(self.keep * tokens.patches)
@@ -88,9 +88,9 @@ def order_patches(keys: jax.Array, importance: jax.Array, kept: int) -> jax.Arra
 
     keys: [b, t, n, e] unit vectors. importance: [b, t, n] from 0 to 1.
 
-    In the first frame the even patches most like an odd one go. A patch of frame t takes in what
-    the patches kept of frame t - 1 have accumulated, by softmax over its frame of their similarity,
-    and goes where that is much and its importance little.
+    In the first frame, the even patches most like an odd one go. A patch of frame t takes over what
+    the kept patches of frame t - 1 have accumulated, by a softmax of similarity over the patches of
+    frame t, and goes where that is much and its importance little.
     """
     best = _similarity(keys[:, 0, ::2], keys[:, 0, 1::2]).max(-1)
     worth = jnp.full(keys.shape[:1] + keys.shape[2:3], -jnp.inf).at[:, ::2].set(best)
@@ -123,6 +123,6 @@ def _similarity(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _min_max(x: jax.Array) -> jax.Array:
-    """[b, t, n] to 0 at each frame's least value, 1 at its largest."""
+    """Scales [b, t, n] to 0 at each frame's least value and 1 at its largest."""
     low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
     return (x - low) / (high - low).clip(1e-12)

@@ -2,7 +2,7 @@
 
 Early blocks merge the patches of a frame (ImgMe). Listed layers join neighbouring clips, merge
 across them before attention and within the joined clip after it (ClipMe). Every frame's class token
-stays, so that the video's embedding is the mean over all frames.
+stays, so the video's embedding is the mean over all frames.
 """
 
 import dataclasses
@@ -28,17 +28,17 @@ class TempMe(Method):
 
     layers, join: which layers join clips, ascending, and how many become one there; 1 merges twice
         within each clip (Table 9, token reduction only).
-    r: patches that each earlier block takes from a frame.
+    r: patches that each earlier block merges in a frame.
     keep_cross, keep_intra: R_C and R_I, percent of a clip's tokens that stay in the step before and
-        after attention. Removed counts are truncated, and never exceed half of the patches. Later
-        layers that are not listed do the step after attention alone.
-    positions: a trained embedding for every clip that is joined, leaf `clip_position` [clips, d],
-        zeros at first. The published code leaves them out of the sum where keep_cross is 100; here
-        they are always added, as in the paper.
-    turned_keys: as of `ToMe`.
+        the step after attention. Removed counts are truncated, and never exceed half of the
+        patches. Later layers that are not listed do only the step after attention.
+    positions: whether every clip that is joined has a trained embedding, leaf `clip_position`
+        [clips, d], zero at the start. The published code does not add it where keep_cross is 100;
+        here it is always added, as in the paper.
+    turned_keys: as in `ToMe`.
 
     Raises:
-        ValueError: options that contradict each other, or out of range.
+        ValueError: options that contradict each other or are out of range.
     """
 
     name: ClassVar[str] = "tempme"
@@ -71,11 +71,11 @@ class TempMe(Method):
         self.tokens_after(spec, frames)
 
     def tokens_after(self, spec: Spec, frames: int) -> list[tuple[int, int]]:
-        """[clips, tokens of each] that leave every layer, without tokens of other methods.
+        """(clips, tokens of each) that leave every layer, without tokens of other methods.
 
         Raises:
-            ValueError: the tower ends before `layers`, r is more than can merge, or `frames` do not
-                divide by `join`.
+            ValueError: the tower ends before `layers`, r is more than can merge, or `join` does not
+                divide `frames`.
         """
         depth = spec.visual.layers
         if self.layers[-1] >= depth:
@@ -99,7 +99,7 @@ class TempMe(Method):
         return counts
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Cross-clip step: similarity is that of the residual stream without positions."""
+        """Cross-clip step; similarity is that of the residual stream without positions."""
         if block.layer not in self.layers:
             return tokens
         joined = self._joined(block.layer)
@@ -122,7 +122,7 @@ class TempMe(Method):
         return merge_patches(tokens, mean_keys(attended, self.turned_keys), r)
 
     def _joined(self, layer: int) -> int:
-        """Clips that become one at the entry of a layer."""
+        """Number of clips that become one where they enter a layer."""
         return dict(zip(self.layers, self.join, strict=True)).get(layer, 1)
 
     def _cross(self, layer: int, cls: int, patches: int) -> int:
@@ -136,5 +136,5 @@ METHOD = TempMe
 
 
 def _removed(cls: int, patches: int, keep: float) -> int:
-    """Tokens that a step removes: a share of all, class tokens included, but patches only."""
+    """Number of patches a step removes, as a share of all tokens, class tokens included."""
     return min(patches // 2, int((cls + patches) * ((100 - keep) / 100)))

@@ -1,10 +1,10 @@
 """TESTA: frames, then patches within frames, are aggregated (Ren et al., Findings of EMNLP 2023).
 
-Published on divided space-time attention: in every block temporal attention, frame aggregation,
-spatial attention, patch aggregation. TempMe's tables run it on CLIP without saying how. Inferred:
-0.59M trained parameters are LoRA of rank 8 in both towers and in the temporal attention of four
-vision layers (589,824). Which layers, and how much each merges, is not known: the defaults cost
-40.45 GMACs, the tables print 40.6.
+Published on divided space-time attention: every block has temporal attention, frame aggregation,
+spatial attention and patch aggregation. TempMe's tables run it on CLIP without saying how. It is
+inferred that the 0.59M trained parameters are LoRA of rank 8 in both towers and in the temporal
+attention of four vision layers (589,824). Which layers, and how much each merges, is not known: the
+defaults cost 40.45 GMACs, the tables print 40.6.
 """
 
 import dataclasses
@@ -37,11 +37,11 @@ class TESTA(Method):
     """Leaves: `visual/blocks_{i}/testa` and `testa_norm`, for i in `layers`.
 
     Temporal attention starts from the block's own norm, queries, keys and output, and from values
-    of zero, so that the model starts as CLIP. It has the methods of the block: with `lora` its
-    projections have theirs, and may stay frozen.
+    of zero, so the model starts as CLIP. The block's methods act on it too: with `lora`, its
+    projections have updates of their own and may stay frozen.
 
     layers: blocks with temporal attention and frame aggregation, from 0. frame_r: frames that each
-        of them merges. r: patches that every block takes from each frame. Attention does not weigh
+        of them merges. r: patches that every block merges in each frame. Attention does not weight
         tokens by size, as published. The embedding is the plain mean over the frames that are left.
     """
 
@@ -69,7 +69,7 @@ class TESTA(Method):
             frames -= self.frame_r
 
     def before_attention(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 1: attention over the frames at each patch, then frames merge whole."""
+        """Point 1: attention over the frames at each patch, then whole frames merge."""
         if block.layer not in self.layers:
             return tokens
         patches = tokens.x[:, :, tokens.protected :].swapaxes(1, 2)
@@ -107,11 +107,12 @@ METHOD = TESTA
 
 
 def merge_frames(tokens: Tokens, keys: jax.Array, r: int) -> Tokens:
-    """The r of every second frame that are most like one of the others merge into those.
+    """Of every second frame, merges the r that are most like one of the others into that one.
 
-    keys: [b, n, t, e] of the patches of each frame. Destination of a frame is the one that most of
-    its patches choose. Its likeness is the least of theirs: what the published code's mode over
-    distinct numbers comes to. Kept frames come first, then all destinations; CLS tokens merge too.
+    keys: [b, n, t, e] of the patches of each frame. A frame's destination is the one that most of
+    its patches choose. Its similarity is the least of its patches', which is what the published
+    code's mode over distinct numbers yields. Kept frames come first, then all destinations; CLS
+    tokens merge too.
     """
     if r == 0:
         return tokens
@@ -125,7 +126,7 @@ def merge_frames(tokens: Tokens, keys: jax.Array, r: int) -> Tokens:
         return jnp.broadcast_to(index[:, None], (len(index), tokens.x.shape[2], index.shape[1]))
 
     kept, gone = jnp.sort(order[:, r:]), order[:, :r]
-    # Frames are the tokens of a group for each patch.
+    # For each patch, the frames are the tokens of a group.
     turned = tokens.rearrange(_turn, cls=0, protected=0)
     merged = merge(turned, Matching(every(kept), every(gone), every(into), first=0))
     return merged.rearrange(_turn, cls=tokens.cls, protected=tokens.protected)

@@ -31,11 +31,11 @@ class TokenMixing(Method):
     """Mixes frames in the attention of some blocks of the vision tower. No leaves.
 
     keys: what all queries read: `all_cls`, the CLS tokens of all frames and patch p of frame
-        p mod t; `own_cls`, the same, of the CLS tokens that of the query's frame alone;
+        p mod t; `own_cls`, the same, but of the CLS tokens only that of the query's frame;
         `positions`, token s of frame s mod t, CLS included.
-    cross_factor: times the logits of the patches of other frames than the query's.
-    layers: blocks that mix, from 0; () for the last; `published` for all from `PUBLISHED_FROM`,
-        which is the last of a ViT-B and 13 of a ViT-L.
+    cross_factor: factor on the logits of patches from other frames than the query's.
+    layers: blocks that mix, from 0; () for the last; `published` for all from `PUBLISHED_FROM` on,
+        which are the last of a ViT-B and 13 of a ViT-L.
 
     Raises:
         ValueError: unknown keys or layers; cross_factor below 0.
@@ -70,7 +70,7 @@ class TokenMixing(Method):
             )
 
     def mixing_blocks(self, depth: int) -> Sequence[int]:
-        """The blocks that mix in a tower of so many."""
+        """The blocks that mix in a tower of `depth` blocks."""
         if isinstance(self.layers, str):
             return range(PUBLISHED_FROM, depth)
         return self.layers or (depth - 1,)
@@ -82,7 +82,7 @@ class TokenMixing(Method):
         b, t, q, d = pattern.queries.shape
         n = tokens.x.shape[2]
         index = selected(t, n, self.keys)
-        other = index // n != np.arange(t)[:, None]  # [t, m], of a query's frame and a key
+        other = index // n != np.arange(t)[:, None]  # [t, m], by a query's frame and a key
         is_cls = index % n == 0
         if self.cross_factor != 1:
             factor = np.where(other & ~is_cls, self.cross_factor, 1).astype(np.float32)
@@ -105,10 +105,10 @@ METHOD = TokenMixing
 
 
 def selected(frames: int, tokens: int, keys: str = "all_cls") -> np.ndarray:
-    """Flat positions, frame * tokens + token, of what queries read; `tokens` of a frame, CLS first.
+    """Flat positions, frame * tokens + token, of what queries read.
 
-    Order: CLS tokens of all frames, then frame by frame. Tokens of other methods, behind the CLS,
-    take turns as patches do.
+    A frame has `tokens` tokens, CLS first. Order: CLS tokens of all frames, then frame by frame.
+    Tokens of other methods, after the CLS, take turns as patches do.
     """
     if keys == "positions":
         return _in_turn(frames, tokens, first=0)
@@ -116,7 +116,7 @@ def selected(frames: int, tokens: int, keys: str = "all_cls") -> np.ndarray:
 
 
 def _in_turn(frames: int, tokens: int, first: int) -> np.ndarray:
-    """Tokens from `first` on, each of the next frame, ordered by frame."""
+    """Flat positions of tokens from `first` on, each in the next frame, ordered by frame."""
     return np.concatenate(
         [f * tokens + np.arange(first + f, tokens, frames) for f in range(frames)]
     )

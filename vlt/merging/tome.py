@@ -13,9 +13,10 @@ from vlt.models.tokens import AttentionOutput, Pattern, Tokens
 class ToMe(Method):
     """Merging between attention and MLP of the visual tower; nothing is learned.
 
-    r: patches a block takes from each frame (TempMe: 2 at B/32, 10 at B/16).
-    proportional: attention counts a token as often as it has patches.
-    turned_keys: compares keys as rotary attention turned them by places, not what they were made.
+    r: patches that a block merges in each frame (TempMe: 2 at B/32, 10 at B/16).
+    proportional: whether attention counts a token as often as it has patches.
+    turned_keys: whether keys are compared after rotary attention has turned them by places, instead
+        of before.
     """
 
     name: ClassVar[str] = "tome"

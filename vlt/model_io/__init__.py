@@ -1,1 +1,1 @@
-"""Models from configs and folders, and into them."""
+"""Models built from configs, read from folders and written to them."""

@@ -52,10 +52,10 @@ def method_options(
 ) -> dict[str, dict[str, Any]]:
     """{name: options} of a model: those `stored` in its folder, then those the config adds.
 
-    Where both name a method, the options that the config gives go first.
+    If both name a method, the options that the config gives take precedence.
 
     Raises:
-        ValueError: `config.methods` are no names, or name a method twice.
+        ValueError: `config.methods` are not names, or name a method twice.
     """
     _check_names(config["methods"])
     options = {name: dict(fields) for name, fields in stored.items()}
@@ -86,7 +86,8 @@ def build_model(
     Args:
         config: `config.model`.
         spec, stored, preprocessing: sizes, methods with options, and pixel statistics of a model
-            folder; else `config.size` and CLIP's. What the config says of a method goes first.
+            folder; by default `config.size`, none, and CLIP's. What the config says of a method
+            takes precedence.
 
     Raises:
         ValueError: unknown size, method, option or dtype, or a method that does not fit the rest.
@@ -137,7 +138,7 @@ def _check_weights(weights: str, spec: Spec) -> None:
 def make_model(
     spec: Spec, methods: Mapping[str, Mapping[str, Any]], frames: int = ANY_FRAMES, **fields: Any
 ) -> VideoModel:
-    """The module of a spec's kind. fields: of `VideoModel`.
+    """Builds the module for a spec's kind. fields: further fields of `VideoModel`.
 
     Raises:
         ValueError: unknown method or option, options that do not fit the sizes or the frames, or
@@ -156,7 +157,7 @@ def make_model(
 
 
 def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> None:
-    """Raises ValueError where methods of the model, or leaves of theirs, are for other frames."""
+    """Raises ValueError if the model's methods or their leaves are for other numbers of frames."""
     known = f"; this model was trained on {model.frames} frames: sample as many"
     try:
         for method in model.methods:
@@ -171,14 +172,14 @@ def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> N
 
 
 def merged_form(model: Model) -> Model:
-    """The module that is deployed: methods folded, and without those whose leaves go into
-    converted weights."""
+    """The module that is deployed: with methods folded, and without those whose leaves are merged
+    into converted weights."""
     folded = (method.folded for method in model.methods)
     return model.clone(methods=tuple(method for method in folded if method is not None))
 
 
 def input_names(spec: Spec) -> tuple[str, ...]:
-    """What a model is called with, in order, by the names that batches have for it."""
+    """The inputs that a model is called with, in order, by their names in batches."""
     if isinstance(spec, ChatSpec):
         return ("video", "text", "instruction") if spec.instructed else ("video", "text")
     if isinstance(spec, EncoderSpec):
@@ -200,7 +201,7 @@ def example_inputs(
 
 
 def instruction_length(spec: ChatSpec, context: int) -> int:
-    """Tokens of a question that a Q-Former reads beside prompts of so many."""
+    """Number of tokens of a question that a Q-Former reads beside prompts of `context` tokens."""
     longest = 0 if spec.qformer is None else spec.qformer.context
     return min(context, longest, INSTRUCTION)
 
@@ -237,10 +238,10 @@ def init_params(model: VideoModel, rng: jax.Array) -> dict[str, Any]:
 
 
 def abstract_params(model: VideoModel) -> dict[str, Any]:
-    """Shapes and dtypes of all leaves, at no cost; of one model they are found once."""
+    """Shapes and dtypes of all leaves, at no cost; found only once for each model."""
     try:
         hash(model)
-    except TypeError:  # an option, of a method from outside, that has no hash
+    except TypeError:  # an outside method's option cannot be hashed
         return _shapes(model)
     return jax.tree.map(lambda leaf: leaf, _remembered_shapes(model))
 

@@ -37,10 +37,10 @@ from vlt.storage.files import (
 from vlt.storage.trees import CheckpointError, check_same, load_shapes, load_tree, save_tree
 
 _FORMAT = 1
-QFORMER = "qformer"  # folder in the tokenizer's
+QFORMER = "qformer"  # subfolder of the tokenizer's folder
 CROPS = ("center", "none")
 LARGEST_CONFIG = 2**20  # bytes of a config.json
-# Of Orbax, with the processes that wrote, or the pieces that one wrote.
+# Orbax's files, written by several processes, or in pieces by one.
 _WEIGHTS_FILES = (
     r"_CHECKPOINT_METADATA|orbax\.checkpoint|commit_success\.txt|state|"
     r"state/(_METADATA|_sharding|array_metadatas(/process_\d+)?|"
@@ -57,9 +57,9 @@ class ModelConfig:
     """What config.json says.
 
     methods: {name: options}. preprocessing: image_size, mean and std of 0-1 pixels, resize, crop.
-    frames: number of frames the model was trained with, if any. frame_norm: whether embeddings of
-    frames become unit vectors before their mean. source: layout of the published checkpoint, for
-    the way back. view: what of a video it is evaluated on.
+    frames: number of frames the model was trained with, if any. frame_norm: whether frame
+    embeddings are normalised to unit length before they are averaged. source: layout of the
+    published checkpoint, for conversion back. view: what of a video the model is evaluated on.
     """
 
     family: str
@@ -72,7 +72,7 @@ class ModelConfig:
     view: View = View()
 
     def to_dict(self) -> dict[str, Any]:
-        """As in config.json."""
+        """The fields as they are in config.json."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields |= {"spec": self.spec.to_dict(), "view": dataclasses.asdict(self.view)}
         return {"format": _FORMAT} | fields
@@ -82,8 +82,8 @@ class ModelConfig:
         """Inverse of `to_dict`.
 
         Raises:
-            ValueError: a field is missing, unknown, of another type or out of range, or methods
-                that do not fit; it names the field.
+            ValueError: a field is missing, unknown, of another type or out of range, or methods do
+                not fit; the message names the field.
         """
         rest = {key: value for key, value in fields.items() if key not in ("format", "spec")}
         spec = spec_from_dict(fields.get("spec"))
@@ -130,7 +130,7 @@ def write_model_folder(
     """Writes a whole model folder, or nothing. tokenizer: a folder whose files are copied.
 
     Raises:
-        ModelFolderError: the folder exists and `overwrite` is off, or it is no model folder, or
+        ModelFolderError: the folder exists, and `overwrite` is off, it is not a model folder, or it
             holds more than one does.
         CheckpointSaveError, WriteError: it could not be written.
     """
@@ -140,10 +140,10 @@ def write_model_folder(
 
 
 def write_beside_weights(folder: Path, config: ModelConfig, tokenizer: Path, report: str) -> None:
-    """Writes what a model folder holds beside its weights, into one that is being made.
+    """Writes what a model folder holds beside its weights into one that is being made.
 
     Raises:
-        ModelFolderError: a file of the tokenizer is no plain one of its folder.
+        ModelFolderError: a tokenizer file is not a plain file inside its folder.
     """
     try:
         copy_tokenizer(tokenizer, folder / "tokenizer")
@@ -157,10 +157,10 @@ def write_beside_weights(folder: Path, config: ModelConfig, tokenizer: Path, rep
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
-    """config.json alone.
+    """Reads config.json alone.
 
     Raises:
-        ModelFolderError: no such folder, not a model folder, half written or another format.
+        ModelFolderError: no such folder, not a model folder, half written or of another format.
     """
     path = Path(folder) / "config.json"
     if path.parent.is_file():
@@ -212,10 +212,10 @@ def read_model_folder(
     abstract: Mapping[str, Any] | None = None,
     change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> tuple[ModelConfig, dict[str, Any]]:
-    """Config and parameters, checked against the shapes of the model that the config describes.
+    """Reads config and parameters, checked against the shapes of the model the config describes.
 
-    abstract: shapes, with shardings where leaves belong on devices; the model's own when absent.
-    change: as of `vlt.storage.trees.load_tree`. Leaves that are stored in 16 bits stay so.
+    abstract: shapes, with shardings if leaves belong on devices; the model's own when absent.
+    change: as in `vlt.storage.trees.load_tree`. Leaves that are stored in 16 bits stay so.
 
     Raises:
         ModelFolderError: as `read_model_config`, or the weights are absent, damaged, or of another
@@ -231,8 +231,8 @@ def read_model_folder(
 
 
 def check_weights(folder: Path) -> None:
-    """Raises ModelFolderError where weights are absent, or not of the shapes of the model that the
-    folder's config describes; reads no values."""
+    """Raises ModelFolderError if weights are absent, or their shapes are not those of the model
+    that the folder's config describes; reads no values."""
     config, weights = read_model_config(folder), folder / "weights"
     try:
         wanted = model_shapes(config.spec, config.methods, config.frames)
@@ -256,8 +256,8 @@ def model_shapes(
 class Kind:
     """A kind of folder or file that is written whole, and replaced whole.
 
-    what: its name. recognized: whether a path is one. entries: what it holds, by relative paths;
-    None for a file.
+    what: its name. recognized: tells whether a path is one. entries: matches relative paths
+    of what it holds; None for a file.
     """
 
     what: str
@@ -267,11 +267,11 @@ class Kind:
 
 @contextmanager
 def new_folder(folder: Path, overwrite: bool, kind: Kind) -> Iterator[Path]:
-    """A folder to fill that takes its name, or another's place, when the block ends well.
+    """Yields a folder to fill; if the block succeeds, it becomes `folder` or takes its place.
 
     Raises:
         ModelFolderError, WriteError: as `check_replaceable`; nothing was changed.
-        WriteError: what was written has no room, or may not be written.
+        WriteError: there is no room to write, or no permission.
     """
     folder = folder.absolute()
     check_replaceable(folder, overwrite, kind)
@@ -279,7 +279,7 @@ def new_folder(folder: Path, overwrite: bool, kind: Kind) -> Iterator[Path]:
     unfinished.mkdir()
     try:
         yield unfinished
-        check_replaceable(folder, overwrite, kind)  # what came there in the meantime stays, too
+        check_replaceable(folder, overwrite, kind)  # keeps what came there in the meantime, too
         replaced = unfinished_name(folder)
         if folder.exists():
             folder.rename(replaced)
@@ -317,7 +317,7 @@ def check_replaceable(target: Path, overwrite: bool, kind: Kind) -> None:
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file begins as safetensors does: the size of a header, and JSON."""
+    """Whether a file begins like a safetensors file: with the size of a header, then JSON."""
     if not file.is_file():
         return False
     with file.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""Configs whose checkpoint was changed alone: what else follows from that."""
+"""Configs in which only the checkpoint was changed: what else follows from that."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -20,19 +20,19 @@ CHECKPOINT, SIZE_KEY, CONTEXT = "model.checkpoint", "model.size", "model.context
 
 
 def follow_checkpoint(config: ConfigDict, typed: Collection[str]) -> ConfigDict:
-    """The config, and rows of its comparison, with what the checkpoint says where that alone was
-    replaced: `model.size`, `model.context` (at most the tower's, or all of it where texts fill it
-    up) and the sizes of frames in all transforms. What changes is told in the log.
+    """The config, and the rows of its comparison, with what the checkpoint says if only that was
+    replaced: `model.size`, `model.context` (at most the tower's, or all of it if texts fill it up)
+    and the sizes of frames in all transforms. Changes are logged.
 
-    A size that was replaced, too, by anything but '', is taken at its word, and so is each of the
-    other keys. Methods' options stay as they are. Nothing changes where the size fits, or the
-    folder is neither there nor `checkpoints/NAME` of a name of sizes.
+    A size that was also replaced, by anything but '', is taken at its word, and so is each of the
+    other keys. Methods' options stay as they are. Nothing changes if the size fits, or if the
+    folder is neither there nor `checkpoints/NAME`, where NAME is that of a known size.
 
     Args:
         typed: dotted keys that were replaced by hand.
 
     Raises:
-        ModelFolderError: the folder is no whole model folder.
+        ModelFolderError: the folder is not a complete model folder.
     """
     config = _told(config, typed)
     rows = []
@@ -61,7 +61,7 @@ def _tell(what: str, config: ConfigDict, changes: Mapping[str, Any]) -> None:
 
 
 def _changes(config: ConfigDict, typed: Collection[str]) -> dict[str, Any]:
-    """{key: value} that follow, of those that were not typed."""
+    """{key: value} that follow from the checkpoint, without keys that were typed."""
     model = config.model
     if CHECKPOINT not in typed or (SIZE_KEY in typed and model.size):
         return {}
@@ -84,7 +84,7 @@ def _fits(model: Mapping[str, Any], spec: Spec) -> bool:
 
 
 def _described(checkpoint: str) -> tuple[str, Spec | None]:
-    """`model.size` and sizes of a checkpoint; None where nothing tells of them."""
+    """`model.size` and sizes of a checkpoint; None if nothing tells them."""
     folder = resolve(checkpoint) if checkpoint else None
     if folder is not None and folder.exists():
         return "", read_model_config(folder).spec
@@ -101,14 +101,14 @@ def _context(context: int, spec: Spec) -> int:
 
 
 def _transforms(config: ConfigDict, side: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and steps of the sections whose frames have another size."""
+    """Yields key and steps of the transforms whose frames have another size."""
     sections = {f"evals.{name}": section for name, section in config.evals.items()}
     for name, section in {"data.train": config.data.train, **sections}.items():
         if "transform" not in section:
             continue
         steps = section.transform.to_dict()
         if not final_size(steps)[0] and is_made(section.manifest):
-            steps |= {"resize": SIZE, "crop": SIZE}  # what their frames are
+            steps |= {"resize": SIZE, "crop": SIZE}  # the size of generated frames
         changed = with_side(steps, side)
         if changed != steps:
             yield f"{name}.transform", changed

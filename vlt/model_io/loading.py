@@ -33,7 +33,7 @@ from vlt.pytrees.fields import near, shown
 from vlt.pytrees.paths import by_path
 from vlt.storage.trees import load_shapes
 
-# `config.model` of a folder that is used as it is, but for what the folder itself says.
+# `config.model` for a folder that is used as it is, except for what the folder itself says.
 AS_STORED = {
     "size": "",
     "tokenizer": "",
@@ -60,10 +60,11 @@ class LoadedModel:
 def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
     """Builds `config.model` and fills its parameters.
 
-    Leaves of the checkpoint's model are all loaded, strictly. Leaves of methods that the config
+    All leaves of the checkpoint's model are loaded, strictly. Leaves of methods that the config
     adds come from `config.parts` (vlt/model_io/parts.py) or are initialised with `seed`, and named
-    in the log. Without a checkpoint all are. A ViCLIP's frame embeddings are interpolated where the
-    config has more frames than they are for. `config.weights` says how a language model's are held.
+    in the log. Without a checkpoint, all leaves are. A ViCLIP's frame embeddings are interpolated
+    if the config has more frames than they are for. `config.weights` says how a language model's
+    weights are held.
 
     Raises:
         ModelFolderError: the checkpoint is absent, half written or another model than the config's.
@@ -94,10 +95,10 @@ def load_model(config: Mapping[str, Any], seed: int) -> LoadedModel:
 
 
 def tokenizer_folder(config: Mapping[str, Any], folder: Path | None) -> Path:
-    """The tokenizer files of `config.model`, whose checkpoint is this folder.
+    """The folder of tokenizer files for `config.model`, whose checkpoint is `folder`.
 
     Raises:
-        ModelFolderError: neither config nor checkpoint has any.
+        ModelFolderError: the config names none, and there is no checkpoint.
     """
     if config["tokenizer"]:
         return resolve(config["tokenizer"])
@@ -117,15 +118,16 @@ def load_folder(
     weights: str = "",
     parts: Sequence[tuple[str, str]] = (),
 ) -> LoadedModel:
-    """The model of a folder (or of a name of vlt/data/resources.py) as it stands, or changed.
+    """Loads the model of a folder (or of a name in vlt/data/resources.py) as it is, or changed.
 
-    frames, frame_norm, methods, dtype, weights, parts: as in a config's `model` section; None as in
-    the folder. Methods are added to the folder's; {name: options} gives options. Leaves that they
-    lack there start as training starts them, and are named in the log.
+    frames, frame_norm, methods, dtype, weights, parts: as in a config's `model` section; None takes
+    the folder's. Methods are added to the folder's; {name: options} gives options. Leaves of theirs
+    that the folder lacks start as in training, and are named in the log.
 
     Raises:
-        ModelFolderError: absent, half written, not what its config.json says, or for other frames.
-        ValueError: unknown method, option or dtype, or what does not fit the rest.
+        ModelFolderError: the folder is absent, half written, not what its config.json says, or for
+            another number of frames.
+        ValueError: unknown method, option or dtype, or something that does not fit the rest.
     """
     folder = resolve(path)
     stored = read_model_config(folder)
@@ -149,7 +151,7 @@ def load_folder(
 
 
 def _tell_new(folder: Path, params: dict[str, Any], parts: Sequence[str]) -> None:
-    """parts: paths under which other folders gave the leaves."""
+    """Warns of leaves that the folder lacks. parts: paths whose leaves came from other folders."""
     stored = by_path(load_shapes(folder / "weights"))
     own = {path for path in by_path(params) if not any(under(path, part) for part in parts)}
     if new := own - stored.keys():
@@ -162,7 +164,7 @@ def _tell_new(folder: Path, params: dict[str, Any], parts: Sequence[str]) -> Non
 
 
 def build_described(config: Mapping[str, Any]) -> tuple[VideoModel, Path | None, ModelConfig]:
-    """The module of `config.model`, the checkpoint's folder and what that says; reads no weights.
+    """The module of `config.model`, the checkpoint's folder and its config; reads no weights.
 
     Raises:
         ModelFolderError: the folder is absent, half written, or of another size, frame count or
@@ -192,7 +194,7 @@ def _builds_with(frames: int | None, config: Mapping[str, Any], stored: ModelCon
 
 
 def build_for_shapes(config: Mapping[str, Any]) -> VideoModel:
-    """As `build_described`; a checkpoint that is not there yet is described by `config.size`."""
+    """The module as in `build_described`; `config.size` stands in for an absent checkpoint."""
     absent = config["checkpoint"] and not resolve(config["checkpoint"]).is_dir()
     if absent and config["size"]:
         config = dict(config) | {"checkpoint": ""}
@@ -203,7 +205,7 @@ def _describe(config: Mapping[str, Any]) -> tuple[Path | None, ModelConfig]:
     if not config["checkpoint"]:
         spec = as_asked(build_model(config).spec, config)
         pixels = {"image_size": spec.visual.image_size, "mean": CLIP_MEAN, "std": CLIP_STD}
-        clip = spec.visual.pre_norm  # as CLIP's towers have it, and those of BLIP and EVA-CLIP not
+        clip = spec.visual.pre_norm  # CLIP's towers have it, those of BLIP and EVA-CLIP do not
         clip |= spec.kind == "dual_encoder"
         pixels |= {"resize": "bicubic", "crop": "center" if clip else "none"}
         return None, ModelConfig(_family(spec), spec, {}, pixels)
@@ -229,7 +231,7 @@ def _family(spec: Spec) -> str:
 
 
 def _differences(size: str, spec: Spec, config: Mapping[str, Any]) -> str:
-    """The fields in which a folder's sizes are not those of a name, or the nearest name."""
+    """The fields in which a folder's sizes differ from a named size, or the nearest known name."""
     if size not in SIZES:
         return f", which there is not{near(size, SIZES)}"
     both = (as_asked(SIZES[size], config), spec)
@@ -243,8 +245,9 @@ def _differences(size: str, spec: Spec, config: Mapping[str, Any]) -> str:
 
 
 def as_asked(spec: Spec, config: Mapping[str, Any]) -> Spec:
-    """The spec, of a chat model with what the config says of a video, of a ViCLIP with embeddings
-    of so many frames at least. Where a tower has stages it interpolates them itself."""
+    """The spec as the config asks for it: for a chat model with what the config says of a video,
+    for a ViCLIP with embeddings of at least the config's frames. A tower with stages interpolates
+    them itself."""
     frames = config["frames"]
     spec = with_video(spec, config.get("video", {}), frames)
     if spec.visual.stages or not 0 < spec.visual.temporal_frames < frames:
@@ -273,7 +276,7 @@ def _read_params(folder: Path, module: VideoModel, frames: int) -> dict[str, Any
 
 
 def _check_finite(folder: Path, params: dict[str, Any]) -> None:
-    """Raises ModelFolderError that names a leaf in which numbers are missing."""
+    """Raises ModelFolderError, which names the leaf, if any weights are not finite."""
     for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
         if not np.isfinite(leaf).all():
             wrong = np.argwhere(~np.isfinite(leaf))
@@ -284,9 +287,9 @@ def _check_finite(folder: Path, params: dict[str, Any]) -> None:
 
 
 def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:
-    """Raises ModelFolderError where config and checkpoint have leaves of one kind, but of other
-    shapes or in other layers. A kind that either has alone is new, or left out by an option.
-    Methods that the config adds are left out: those begin with the leaves as they are."""
+    """Raises ModelFolderError if config and checkpoint have leaves of one kind, but with other
+    shapes or in other layers. A kind that only one of them has is new, or left out by an option.
+    Methods that the config adds are not checked: they begin with the leaves as they are."""
     _check_settled(config, stored, module)
     known = module.clone(methods=tuple(m for m in module.methods if m.name in stored.methods))
     trees = model_shapes(stored.spec, stored.methods, stored.frames), abstract_params(known)
@@ -306,7 +309,7 @@ def _check_fits(config: Mapping[str, Any], stored: ModelConfig, module: VideoMod
 
 
 def _check_settled(config: Mapping[str, Any], stored: ModelConfig, module: VideoModel) -> None:
-    """Raises ModelFolderError where the config has another value of an option that is settled."""
+    """Raises ModelFolderError if the config has another value for an option that is settled."""
     kept = {method.name: method for method in build_methods(stored.methods)}
     for method in module.methods:
         settled = method.settled if method.name in kept else ()
@@ -327,7 +330,7 @@ def _kind(path: str) -> str:
 def _complete(
     module: VideoModel, have: dict[str, Any], stored: set[str], seed: int
 ) -> dict[str, Any]:
-    """Loaded leaves by path, and fresh ones where the model has more."""
+    """Completes loaded leaves, given by path, with fresh ones for the rest of the model."""
 
     def fresh(key: jax.Array) -> dict[str, jax.Array]:
         leaves = traverse_util.flatten_dict(init_params(module, key), sep="/")

@@ -16,15 +16,15 @@ from vlt.runtime import memory
 from vlt.storage.trees import load_shapes
 
 PIECES = 2**29  # bytes of leaves that are read while others are held
-SPARE = 2**28  # bytes of the interpreter, compiled programs and what is small
+SPARE = 2**28  # bytes for the interpreter, compiled programs and small things
 
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """Bytes of a chat model that answers about one video.
+    """Bytes that a chat model needs to answer about one video.
 
     weights: as they are held. cache: keys and values of a dialogue as long as the context. video:
-    of the frames in the vision tower's largest block.
+    the frames in the vision tower's largest block.
     """
 
     weights: int
@@ -33,16 +33,16 @@ class Needs:
 
     @property
     def total(self) -> int:
-        """All, while weights are read, too."""
+        """The bytes needed in all, also while weights are being read."""
         return self.weights + max(self.cache + self.video, PIECES) + SPARE
 
 
 def needs(
     stored: Mapping[str, Any], spec: ChatSpec, frames: int, dtype: Any, weights: str
 ) -> Needs:
-    """Of shapes by path, as they are stored, and a video of so many frames.
+    """The needs of a model with `stored` shapes by path, for a video of `frames` frames.
 
-    dtype: of activations. weights: of vlt/models/narrow.py.
+    dtype: dtype of activations. weights: one of `WEIGHTS` of vlt/models/narrow.py.
     """
     held = narrowed_shapes(stored, weights).values()
     size, text, visual = jnp.dtype(dtype).itemsize, spec.text, spec.visual
@@ -58,9 +58,9 @@ def needs(
 
 
 def check_memory(folder: Path, module: VideoModel, frames: int) -> None:
-    """Raises ValueError where a chat model's folder needs more memory than there is.
+    """Raises ValueError if a chat model's folder needs more memory than there is.
 
-    It says how much that is, and which `weights`, or how many frames, there is room for.
+    The message says how much it needs, and for which `weights` or how many frames there is room.
     """
     spec, there = module.spec, _there()
     if not isinstance(spec, ChatSpec) or there is None:
@@ -86,7 +86,7 @@ def check_memory(folder: Path, module: VideoModel, frames: int) -> None:
 
 
 def _there() -> int | None:
-    """Of host and accelerator the less: both hold the weights."""
+    """Free bytes of host or accelerator, whichever has less, since both hold the weights."""
     known = [free for free in (memory.free_on_host(), memory.free_on_device()) if free is not None]
     return min(known, default=None)
 
@@ -94,7 +94,7 @@ def _there() -> int | None:
 def _fitting(
     total: Callable[[str, int], int], there: int, weights: str, frames: int
 ) -> Iterator[str]:
-    """What there is room for, the most frames of each form of the weights."""
+    """Yields what there is room for: the most frames with each form of the weights."""
     for form in WEIGHTS[WEIGHTS.index(weights) :]:
         most = max((n for n in range(1, frames + 1) if total(form, n) <= there), default=0)
         if most:

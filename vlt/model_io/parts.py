@@ -19,14 +19,14 @@ def read_parts(parts: Parts, module: VideoModel, loaded: Mapping[str, Any]) -> d
     """{path: leaf} of the module's leaves under each (path, folder), from that model folder.
 
     `visual` is a vision tower, `visual/btadapter` a branch that was trained elsewhere. What the
-    folder has there beyond the module's leaves is left out, and told in the log.
+    folder has there beyond the module's leaves is left out, which is logged.
 
     Args:
-        loaded: what the checkpoint has.
+        loaded: the checkpoint's leaves.
 
     Raises:
-        ModelFolderError: a folder that cannot be read, or has leaves of other shapes or none.
-        ValueError: no leaf of the module is under a path, or the checkpoint has it.
+        ModelFolderError: a folder cannot be read, or lacks leaves or has them in other shapes.
+        ValueError: no leaf of the module is under a path, or the checkpoint already has one.
     """
     if not parts:
         return {}
@@ -54,10 +54,10 @@ def read_parts(parts: Parts, module: VideoModel, loaded: Mapping[str, Any]) -> d
 
 
 def part_methods(parts: Parts) -> set[str]:
-    """Names that methods' leaves in parts bear."""
+    """The names of the methods whose leaves are in parts: the last components of paths."""
     return {path.rpartition("/")[2] for path, _ in parts}
 
 
 def under(leaf: str, path: str) -> bool:
-    """Whether a leaf is in the part of this path."""
+    """Whether a leaf is in the part at this path."""
     return leaf.startswith(f"{path}/")

@@ -1,4 +1,4 @@
-"""What of a video a model is evaluated on, as its folder records it."""
+"""What a model sees of a video in its evaluation, as its folder records it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from vlt.models.spec import Spec
 from vlt.models.spec_reading import MOST_TOKENS
 from vlt.pytrees.fields import near, shown
 
-FRAMES = 8  # of a model for any number of them
+FRAMES = 8  # for a model that takes any number of them
 LARGEST = 4096  # pixels of a side
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """`view` of config.json, all of it absent in folders that are older than it.
+    """`view` of config.json, which older folders lack.
 
-    sampler: a rule of vlt.data.sample that draws nothing. frames: how many it takes; None for what
-    the model was trained with or has embeddings of, else `FRAMES`. resize, crop, interpolation: as
-    in vlt.data.transform; None for what `preprocessing` says.
+    sampler: a rule of vlt.data.sample without randomness. frames: how many it takes; None for as
+    many as the model was trained with or has embeddings for, else `FRAMES`. resize, crop,
+    interpolation: as in vlt.data.transform; None for what `preprocessing` says.
     """
 
     sampler: str = "segment_centre"
@@ -31,8 +31,8 @@ class View:
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> "View | None":
-        """What an evaluation's section takes of a video; None where that is no such view: several,
-        or one that draws."""
+        """What an evaluation's section takes of a video; None if that cannot be a view: several
+        clips, random frames, or other steps of transform."""
         sampler, steps = section["sampler"], dict(section["transform"])
         sizes = {name: steps.pop(name, None) for name in ("resize", "crop", "interpolation")}
         if steps or sampler["name"] in RANDOM_SAMPLERS or sampler.get("clips", 1) > 1:
@@ -42,7 +42,7 @@ class View:
         return cls(sampler["name"], sampler["frames"], **sizes)
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError unless it gives a model of these sizes its frames."""
+        """Raises ValueError unless it yields frames that a model of these sizes takes."""
         check_sampler(self.sampler)
         if self.sampler in RANDOM_SAMPLERS:
             raise ValueError(
@@ -66,7 +66,7 @@ class View:
             )
 
     def transform(self, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-        """Steps of vlt.data.transform. preprocessing: of the folder."""
+        """Steps of vlt.data.transform. preprocessing: the folder's."""
         side, cut = preprocessing["image_size"], preprocessing.get("crop") == "center"
         given = {"resize": self.resize, "crop": self.crop}
         steps = {name: value for name, value in given.items() if value is not None}

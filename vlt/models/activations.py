@@ -1,4 +1,4 @@
-"""Activations by the names that sizes have for them."""
+"""Activations by the names that model sizes use."""
 
 from collections.abc import Callable
 

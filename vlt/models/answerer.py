@@ -1,7 +1,7 @@
 """BLIP's question answering: one BERT reads the question about a video, another writes the answer.
 
-BLIP (Li et al., arXiv:2201.12086), section 5.3 and Figure 5. UMT's decoder is as deep as its
-question encoder has layers that read the video.
+BLIP (Li et al., arXiv:2201.12086), section 5.3 and Figure 5. UMT's decoder has as many
+layers as its question encoder has layers that read the video.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class Answerer(VideoModel):
         """Tokens [b, m, d] and a question about each video, ids [b, l] -> states, and their mask.
 
         States [b, l, d] are what `decode` reads, with the mask [b, l] as its `source_bias`.
-        Whatever token stands first, [ENC] is read in its place.
+        The first token, whatever it is, is read as [ENC].
         """
         ids = beginning_with(self.spec.text.encode_id, ids)
         states, _ = self.question(ids[:, None], tokens, train=train)
@@ -70,9 +70,9 @@ class Answerer(VideoModel):
         train: bool = False,
         capture: bool = False,
     ) -> dict[str, Any]:
-        """ids [b, l] of both -> `logits` [b, l, v] of what follows each token of the answer.
+        """Question and answer, ids [b, l] -> `logits` [b, l, v] for what follows each answer token.
 
-        Whatever token stands first in an answer, [DEC] is read in its place.
+        The first token of an answer, whatever it is, is read as [DEC].
         """
         tokens, visual = self.encode_video(video, train, capture)
         states, mask = self.encode_question(tokens, question, train)

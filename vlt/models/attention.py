@@ -1,8 +1,8 @@
-"""Multi-head attention: who reads whom is a `Pattern`, what computes it is chosen here.
+"""Multi-head attention: a `Pattern` says who reads whom; what computes it is chosen here.
 
-On accelerators that is a fused kernel where there is one for the pattern (`vlt.models.fused`), on
-CPUs heads one by one where they are long, else a softmax between two products. A method that asks
-for probabilities has them from those products.
+On accelerators it is a fused kernel if one supports the pattern (`vlt.models.fused`); on CPUs, long
+sequences are computed head by head; otherwise it is a softmax between two products. A method that
+asks for probabilities gets them from those products.
 """
 
 import functools
@@ -20,22 +20,22 @@ from vlt.models.points import Method
 from vlt.models.rotary import Rotary
 from vlt.models.tokens import Attend, AttentionOutput, KeysValues, Pattern
 
-# Logits of one head from which on a CPU takes heads one by one, and in parts.
+# Logits per head from which on a CPU computes heads one by one, and in parts.
 CPU_CHUNK_LOGITS = 2**20
 LOWEST = float(jnp.finfo(jnp.float32).min)  # a bias of this hides a key
 
 
 class Attention(nn.Module):
-    """Multi-head attention within each group. qkv_bias: of queries, keys and values alike.
+    """Multi-head attention within each group. qkv_bias: whether queries, keys and values have one.
 
-    inner_width: of queries, keys and values, of all heads together; 0 for that of the tokens.
-    channel_scale: a learned scale of each channel of a query, the same in every head: 1 at 0, where
-    it starts, softplus(x) / log 2 elsewhere (VideoPrism).
-    out_bias: of the layer behind the heads.
-    qkv_init: of the kernels of queries, keys and values; None for `kernel_init`, as of `out`.
-    rotary: turns queries and keys by the pattern's places, where it has some.
+    inner_width: width of queries, keys and values, all heads together; 0 for that of the tokens.
+    channel_scale: a learned scale of each query channel, the same in every head: softplus(x) /
+    log 2, which is 1 at 0, where x starts (VideoPrism).
+    out_bias: whether the layer after the heads has a bias.
+    qkv_init: for the kernels of queries, keys and values; None for `kernel_init`, which `out` uses.
+    rotary: turns queries and keys by the pattern's places, if it has any.
     logit_cap: c of c * tanh(logits / c), which bounds logits (VideoPrism); 0 for none.
-    sub_norm: epsilon of a LayerNorm of what all heads found (EVA02); None for none.
+    sub_norm: epsilon of a LayerNorm over the output of all heads (EVA02); None for none.
     """
 
     heads: int
@@ -63,8 +63,8 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, AttentionOutput]:
         """Queries [b, g, q, d] read the source [b, g, m, d]. Returns [b, g, q, d].
 
-        known: keys, turned already, and values of earlier calls. Without `index` they are read in
-        the source's place; with it the source's are written at that position among them, and all
+        known: keys, already turned, and values of earlier calls. Without `index` they are read
+        instead of the source; with it, the source's are written into them at that position and all
         are read.
         """
         width = pattern.queries.shape[-1]
@@ -132,9 +132,10 @@ class Attention(nn.Module):
         pattern: Pattern,
         together: Sequence[jax.Array],
     ) -> tuple[jax.Array, Callable[[], jax.Array]]:
-        """What queries find [b, g, q, d], and on call the probabilities [b, g, h, q, m].
+        """Attention's output [b, g, q, d], and a function for the probabilities [b, g, h, q, m].
 
-        together: the three [b, g, n, d], heads not apart yet, where nothing was done to them since.
+        together: queries, keys and values [b, g, n, d] before the split into heads; fewer than
+        three where they were changed since.
         """
         plain = pattern.attend is not None or self.dropout or self.logit_cap
         if not plain and (known := fused(query, key, pattern)):
@@ -147,7 +148,7 @@ class Attention(nn.Module):
     def _attend_heads(
         self, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
     ) -> tuple[jax.Array, Callable[[], jax.Array]]:
-        """What queries find [b, g, h, q, d/h], and on call the probabilities."""
+        """Attention's output [b, g, h, q, d/h], and a function for the probabilities."""
         if pattern.attend is not None:
             return self._attend_apart(pattern.attend, query, key, value, pattern)
         if self._by_heads(query, key, pattern):
@@ -165,7 +166,7 @@ class Attention(nn.Module):
     def _attend_apart(
         self, attend: Attend, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern
     ) -> tuple[jax.Array, Callable[[], jax.Array]]:
-        """`_attend` by a method's own function."""
+        """`_attend_heads` with a method's own function."""
         if self.dropout or self.logit_cap or not pattern.plain:
             raise ValueError(
                 "Pattern.attend stands in the place of the softmax: no method beside it, mask, cap "
@@ -178,7 +179,7 @@ class Attention(nn.Module):
         return attend(query, key, value), probabilities
 
     def _by_heads(self, query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
-        """Whether a CPU takes the heads one by one."""
+        """Whether a CPU computes the heads one by one."""
         return (
             pattern.plain
             and not self.dropout
@@ -187,7 +188,7 @@ class Attention(nn.Module):
 
 
 def heads_together(x: jax.Array) -> jax.Array:
-    """[b, g, h, n, d/h] -> [b, g, n, d], as dense layers have it."""
+    """[b, g, h, n, d/h] -> [b, g, n, d], the layout of dense layers."""
     return x.swapaxes(-2, -3).reshape(*x.shape[:-3], x.shape[-2], x.shape[-3] * x.shape[-1])
 
 
@@ -199,7 +200,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, cap: float = 0.0)
 def attend_by_heads(
     query: jax.Array, key: jax.Array, value: jax.Array, cap: float = 0.0
 ) -> jax.Array:
-    """`attend`, some queries of one head after another, whose logits fit into a CPU's cache."""
+    """`attend` head by head, a few queries at a time, so that logits fit into a CPU's cache."""
     parts = -(-query.shape[-2] * key.shape[-2] // CPU_CHUNK_LOGITS)
 
     def one(head: tuple[jax.Array, ...]) -> jax.Array:
@@ -215,7 +216,7 @@ def attend_by_heads(
 def attention_weights(
     query: jax.Array, key: jax.Array, pattern: Pattern | None = None, cap: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax of the logits before its division [..., q, m], and what it is divided by."""
+    """Unnormalised softmax of the logits [..., q, m], and the sums to divide it by."""
     bias, scale = (None, None) if pattern is None else (pattern.bias, pattern.scale)
     logits = attention_logits(query, key, bias, scale, cap)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
@@ -225,7 +226,7 @@ def attention_weights(
 
 
 def weighted_values(weights: jax.Array, total: jax.Array, value: jax.Array) -> jax.Array:
-    """What queries find [..., q, d], of `attention_weights` and values [..., m, d]."""
+    """Attention's output [..., q, d] from `attention_weights` and values [..., m, d]."""
     known = _led_as(value, weights.astype(value.dtype))
     y = jnp.einsum("...qm,...md->...qd", known, value)
     y = y.reshape(*weights.shape[:-1], -1) if value.ndim < weights.ndim else y
@@ -240,7 +241,7 @@ def attention_logits(
     scale: jax.Array | None = None,
     cap: float = 0.0,
 ) -> jax.Array:
-    """Scaled scores [..., q, m] in float32 from heads [..., q|m, d], within +-cap before a bias."""
+    """Scaled scores [..., q, m] in float32 from heads [..., q|m, d], capped before a bias."""
     shape, scaled = query.shape[:-1], _led_as(key, query * query.shape[-1] ** -0.5)
     logits = jnp.einsum("...qd,...md->...qm", scaled, key).astype(jnp.float32)
     logits = logits.reshape(*shape, -1) if key.ndim < query.ndim else logits
@@ -250,27 +251,29 @@ def attention_logits(
 
 
 def written(known: jax.Array, new: jax.Array, index: jax.Array | int) -> jax.Array:
-    """`known` [b, g, h, m, d], or with these three axes in one, with new [b, g, h, n, d] at `index`
-    of m: in the shape of `known`."""
+    """`known` with `new` [b, g, h, n, d] written at `index` of its axis m.
+
+    known: [b, g, h, m, d], or with the first three axes merged into one, as in the result.
+    """
     new = new.reshape(*known.shape[:-2], *new.shape[-2:])
     axis = known.ndim - 2
     return jax.lax.dynamic_update_slice_in_dim(known, new, index, axis=axis)
 
 
 def _led_as(key: jax.Array, x: jax.Array) -> jax.Array:
-    """x [b, g, h, n, d] with these three axes in one where keys [..., m, d] have them so.
+    """x [b, g, h, n, d] with its first three axes merged where those of keys [..., m, d] are.
 
-    In another shape XLA writes what a loop keeps twice, for who reads it and for who keeps it.
+    With unlike shapes, XLA writes an array that a loop carries twice: to read it and to keep it.
     """
     return x.reshape(*key.shape[:-2], *x.shape[-2:]) if key.ndim < x.ndim else x
 
 
 def causal_bias(length: int) -> jax.Array:
-    """[l, l] zero up to the diagonal; finite above it, so that a row of nothing else is defined."""
+    """[l, l], 0 up to the diagonal; finite above it, so that a fully masked row is defined."""
     return jnp.triu(jnp.full((length, length), LOWEST), 1)
 
 
 def causal_bias_behind(index: jax.Array | int, length: int, room: int) -> jax.Array:
-    """[length, room] of tokens that stand from `index` on among `room` keys."""
+    """`causal_bias` [length, room] for tokens at positions from `index` on among `room` keys."""
     asked = index + jnp.arange(length)[:, None]
     return jnp.where(jnp.arange(room) > asked, LOWEST, 0.0)

@@ -1,9 +1,9 @@
 """Attention as one TPU kernel: logits and probabilities never leave the chip.
 
-The sequences here are short, 16 to some thousand tokens: all keys and values of a head stay on chip
-beside the logits of some queries. So a softmax is taken in one pass, and its gradient needs nothing
-but what went in. Queries, keys and values are read, and what is found is written, once and as the
-dense layers around have them, [rows, tokens, heads * channels]; heads are never laid apart.
+The sequences here are short, 16 to a few thousand tokens: all keys and values of a head stay on
+chip beside the logits of some queries. So a softmax takes one pass, and its gradient needs only the
+inputs. Queries, keys and values are read once, and the output is written once, in the layout of the
+surrounding dense layers, [rows, tokens, heads * channels]; heads are never split in memory.
 """
 
 import functools
@@ -18,15 +18,15 @@ from jax.experimental.pallas import tpu as pltpu
 
 from vlt.models.on_chip import MEMORY, product, reserved
 
-LANES = 128  # channels that a TPU's registers hold beside each other
+LANES = 128  # channels that a TPU's registers hold side by side
 SUBLANES = 16  # tokens of 16-bit channels in one tile
 CHUNK = 128  # queries whose logits are on chip at a time
-STEP_TOKENS = 256  # shorter sequences go several in one step of the grid
+STEP_TOKENS = 256  # several shorter sequences share one step of the grid
 FORWARD, BACKWARD = "attention_forward", "attention_backward"
 
 
 class LogitTerms(NamedTuple):
-    """What changes logits, in the order of `Pattern`, float32; None for nothing.
+    """Float32 terms that change logits, in the order in which they apply; None for no change.
 
     Attributes:
       scale, bias: [q, m], the same in all rows and heads; no gradient reaches them.
@@ -39,10 +39,11 @@ class LogitTerms(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Of one step of the grid: rows, queries up to whole chunks, keys, channels, heads' channels.
+    """Sizes of one step of the grid, whose queries are padded to whole chunks.
 
     Attributes:
-      chunk: queries that are taken at a time. asked: queries that there are.
+      rows: its sequences. chunk: queries processed at a time. asked: queries without padding.
+      keys: number of keys. lanes: channels of all heads in the step. channels: those of one head.
     """
 
     rows: int
@@ -54,17 +55,17 @@ class Sizes(NamedTuple):
 
     @property
     def chunks(self) -> int:
-        """How often `chunk` goes into the queries, rounded up."""
+        """Number of chunks that cover the queries."""
         return -(-self.asked // self.chunk)
 
     @property
     def heads(self) -> range:
-        """Of one step."""
+        """Indices of the heads in one step."""
         return range(self.lanes // self.channels)
 
 
 def sizes_of(query: Any, key: Any, heads: int) -> Sizes:
-    """Steps of the grid for queries [r, q, d] and keys [r, m, d]."""
+    """Sizes of the grid's steps for queries [r, q, d] and keys [r, m, d]."""
     rows, asked, width = query.shape
     channels = width // heads
     whole = math.lcm(channels, LANES)
@@ -77,12 +78,12 @@ def sizes_of(query: Any, key: Any, heads: int) -> Sizes:
 
 
 def fits(query: Any, key: Any, heads: int, of_all: Sequence[Any]) -> bool:
-    """Whether the gradient's kernel, the larger one, has room on chip. of_all: terms [q, m]."""
+    """Whether the gradient's kernel, the larger one, fits on chip. of_all: shared terms [q, m]."""
     return _bytes(sizes_of(query, key, heads), query.dtype.itemsize, of_all) <= MEMORY
 
 
 def _bytes(sizes: Sizes, itemsize: int, of_all: Sequence[Any]) -> int:
-    """On chip: arrays of this step and the next, sums of the keys' gradients, some logits."""
+    """Bytes on chip: arrays of this step and the next, gradient sums, some logits, shared terms."""
     queries = sizes.rows * sizes.chunks * sizes.chunk * sizes.lanes
     keys = sizes.rows * sizes.keys * sizes.lanes
     arrays = 2 * itemsize * (3 * queries + 4 * keys)
@@ -99,12 +100,13 @@ def attention(
     heads: int,
     interpret: bool = False,
 ) -> jax.Array:
-    """What queries [r, q, d] find in keys and values [r, m, d], [r, q, d]; softmax in float32.
+    """Attention of queries [r, q, d] to keys and values [r, m, d]: [r, q, d]; softmax in float32.
 
-    heads: the d channels are of so many, one after another. interpret: on any platform, slowly.
+    heads: number of heads, whose channels stand one after another in d. interpret: runs on any
+    platform, slowly.
 
     Raises:
-      ValueError: a gradient of the scale or bias that all rows share is asked for.
+      ValueError: the gradient of a scale or bias that all rows share is asked for.
     """
     return _forward(query, key, value, terms, heads, interpret)
 
@@ -174,7 +176,7 @@ def _backward(
 
 
 class _Kernel:
-    """Arrays in steps: some rows, all tokens, the channels of whole heads."""
+    """Runs a kernel in steps, each over some rows, all tokens and the channels of whole heads."""
 
     def __init__(
         self, query: jax.Array, key: jax.Array, heads: int, terms: LogitTerms, interpret: bool
@@ -182,7 +184,7 @@ class _Kernel:
         self.sizes = sizes = sizes_of(query, key, heads)
         self._interpret = interpret
         self._grid = (len(query) // sizes.rows, query.shape[-1] // sizes.lanes)
-        short = sizes.chunks * sizes.chunk - sizes.asked  # else what is read there is undefined
+        short = sizes.chunks * sizes.chunk - sizes.asked  # else reads there are undefined
         scale, bias = (x if x is None else jnp.pad(x, ((0, short), (0, 0))) for x in terms[:2])
         own = terms.key_bias
         self._terms = LogitTerms(scale, bias, own if own is None else own[:, None])
@@ -196,9 +198,10 @@ class _Kernel:
         products: int,
         scratch: Sequence[Any] = (),
     ) -> Sequence[jax.Array]:
-        """given, found: arrays, and others of whose shapes results are, by how they are split.
+        """Runs `step` over the grid. given, found: inputs, and arrays with the shapes and dtypes of
+        the results, by how they are split.
 
-        products: matrix products of all queries with all keys.
+        products: number of matrix products of all queries with all keys.
         """
         sizes, (terms, tree) = self.sizes, jax.tree.flatten(self._terms)
         arrays = [x for some in given.values() for x in some] + terms
@@ -228,7 +231,7 @@ class _Kernel:
         )(*arrays)
 
     def _parts(self, arrays: Mapping[str, Sequence[Any]]) -> list[pl.BlockSpec]:
-        """What a step sees of each array."""
+        """The block of each array that a step sees."""
         sizes = self.sizes
         tokens = {"queries": sizes.chunks * sizes.chunk, "keys": sizes.keys}
 
@@ -250,7 +253,7 @@ class _Kernel:
 def _by_row(
     step: Callable[..., None], sizes: Sizes, tree: Any, arrays: int, found: int, *refs: Any
 ) -> None:
-    """A step of the grid, row by row."""
+    """Runs a step of the grid row by row."""
     terms_end = arrays + tree.num_leaves
     terms = jax.tree.unflatten(tree, refs[arrays:terms_end])
     outs, scratch = refs[terms_end : terms_end + found], refs[terms_end + found :]
@@ -330,7 +333,7 @@ def _backward_step(
 def _weights(
     query: jax.Array, key: jax.Array, terms: LogitTerms, some: Any, row: jax.Array, sizes: Sizes
 ) -> tuple[jax.Array, jax.Array]:
-    """Softmax before its division [chunk, m], and what it is divided by."""
+    """Unnormalised softmax [chunk, m], and the sums to divide it by."""
     logits = product(query, key, 1, 1) * sizes.channels**-0.5
     if terms.scale is not None:
         logits = logits * terms.scale[some]
@@ -347,29 +350,29 @@ def _rows(sizes: Sizes, chunk: jax.Array) -> Any:
 
 
 def _asked(x: jax.Array, chunk: jax.Array, sizes: Sizes) -> jax.Array:
-    """Of a chunk [n, lanes] the queries that there are, and 0 behind them."""
+    """A chunk [n, lanes] with 0 in the rows after the last query."""
     place = chunk * sizes.chunk + jax.lax.broadcasted_iota(jnp.int32, (sizes.chunk, 1), 0)
     return jnp.where(place < sizes.asked, x, jnp.zeros_like(x))
 
 
-# Where lanes hold several heads, a head is taken by setting the channels of the others to 0 on one
-# side of a product: as fast as a product of fewer channels, and nothing is moved across lanes.
+# Where lanes hold several heads, one is selected by setting the channels of the others to 0 on one
+# side of a product: as fast as a product of fewer channels, and nothing moves across lanes.
 
 
 def _alone(x: jax.Array, head: int, sizes: Sizes) -> jax.Array:
-    """A head's channels [n, lanes] with 0 in the place of the others, or alone [n, channels]."""
+    """A head's channels, [n, lanes] with those of other heads set to 0, or alone [n, channels]."""
     if sizes.lanes == LANES != sizes.channels:
         return jnp.where(_of_head(head, sizes), x, jnp.zeros_like(x))
     return x[:, head * sizes.channels : (head + 1) * sizes.channels]
 
 
 def _whole(x: jax.Array, head: int, sizes: Sizes) -> jax.Array:
-    """What stands on the other side of a product with `_alone`."""
+    """The other operand of a product with `_alone`."""
     return x if sizes.lanes == LANES else _alone(x, head, sizes)
 
 
 def _together(parts: Sequence[jax.Array], sizes: Sizes) -> jax.Array:
-    """Each head's channels from its own part, [n, lanes]."""
+    """Joins parts into [n, lanes], with each head's channels from its own part."""
     if sizes.lanes != LANES:
         return jnp.concatenate(parts, axis=-1)
     found = parts[0]

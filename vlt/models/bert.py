@@ -4,8 +4,8 @@ The same layers encode texts (bidirectional), match them with a video (the same,
 cross-attention) and write captions (causal, with cross-attention and a language-model head).
 Post-LN throughout (BLIP, arXiv:2201.12086, section 3.1).
 
-UMT's (Li et al., ICCV 2023) reads a video in its last layers alone, so that a text by itself passes
-those before them, and what left them goes on into those.
+UMT's (Li et al., ICCV 2023) reads a video in its last layers only, so that a text by itself passes
+through the earlier layers, and their output can go on into the last ones.
 """
 
 from typing import Any
@@ -24,12 +24,12 @@ from vlt.models.tokens import KeysValues, Pattern
 
 
 def beginning_with(token: int, ids: jax.Array) -> jax.Array:
-    """ids [..., l], also of the host, with `token` in the place of each text's first."""
+    """ids [..., l], on device or host, with each text's first token replaced by `token`."""
     return jnp.asarray(ids).at[..., 0].set(token)
 
 
 class Memory(flax.struct.PyTreeNode):
-    """What a layer has read: keys and values of its own text and of the source it crosses to."""
+    """What a layer has read: keys and values of its text and of its cross-attention's source."""
 
     own: KeysValues
     source: KeysValues | None
@@ -38,7 +38,7 @@ class Memory(flax.struct.PyTreeNode):
 class Bert(nn.Module):
     """Embeddings, post-LN layers and, with `head`, logits over the vocabulary.
 
-    A text's groups [b, g, l] (beams) read the same source and nothing of each other.
+    Groups of a text [b, g, l] (beams) read the same source and do not read each other.
     """
 
     spec: BertSpec
@@ -64,14 +64,14 @@ class Bert(nn.Module):
         """ids [b, g, l], source [b, m, s] -> hidden states [b, g, l, d] or logits [b, g, l, v].
 
         Args:
-            alone: pass `BertSpec.text_layers` and no more. states: [b, g, l, d] that have left
-                them, for the layers that follow. to_words: logits, where there is a `head`.
-            causal: tokens see those before them alone; else all but padding (id 0).
-            source_bias: [b, m] added to the logits of cross-attention, to mask it.
-            memory: of earlier calls, keys of the text with room for this one's at `index`; the
-                source's are read from it, too.
+            alone: run only the first `BertSpec.text_layers` layers. states: [b, g, l, d] output of
+                those layers, to start from instead. to_words: return logits if there is a `head`.
+            causal: tokens see only themselves and those before; otherwise all but padding (id 0).
+            source_bias: [b, m] added to the logits of cross-attention, to mask the source.
+            memory: keys and values of earlier calls: the text's, with room for this call's at
+                `index`, and the source's, which are read instead of `source`.
 
-        Returns the memory after it as well. Hidden states are of `dtype`, logits float32.
+        Also returns the memory after this call. Hidden states have `dtype`, logits float32.
         """
         spec = self.spec
         embedding = Embedding(
@@ -112,7 +112,7 @@ class Bert(nn.Module):
         return nn.Dropout(spec.dropout, deterministic=not train)(x)
 
     def _bias(self, ids: jax.Array, causal: bool, index: jax.Array | int, length: int) -> jax.Array:
-        """Masks of self-attention, broadcastable to [b, g, h, l, length]."""
+        """Mask of self-attention, broadcastable to [b, g, h, l, length]."""
         if not causal:
             return jnp.where(ids == 0, LOWEST, 0.0)[:, :, None, None]
         if length == ids.shape[-1]:
@@ -124,7 +124,7 @@ class Bert(nn.Module):
 
 
 class PostNormLayer(nn.Module):
-    """The parts of a layer whose LayerNorms come after each sum."""
+    """Parts of a layer that has a LayerNorm after each sum."""
 
     spec: BertSpec | QFormerSpec
     layer: int
@@ -133,7 +133,7 @@ class PostNormLayer(nn.Module):
     dtype: Any
 
     def attention(self, name: str) -> Attention:
-        """Of queries, keys and values of any width."""
+        """An attention layer, for queries, keys and values of any width."""
         return Attention(
             self.spec.heads,
             methods=self.methods,
@@ -144,7 +144,7 @@ class PostNormLayer(nn.Module):
         )
 
     def mlp(self, name: str = "mlp") -> Mlp:
-        """The two dense layers."""
+        """The MLP of two dense layers."""
         spec = self.spec
         return Mlp(spec.mlp_width, spec.activation, self.methods, self.dtype, spec.init, name=name)
 
@@ -169,7 +169,7 @@ class BertLayer(PostNormLayer):
         memory: Memory | None,
         index: jax.Array | int,
     ) -> tuple[jax.Array, Memory]:
-        """x [b, g, l, d] -> the same, and what was read."""
+        """x [b, g, l, d] -> the same shape, and the keys and values that were read."""
         own, crossed = (None, None) if memory is None else (memory.own, memory.source)
         y, attended = self.attention("attention")(
             Pattern(x, x, bias=bias), own, None if own is None else index
@@ -189,7 +189,7 @@ class BertLayer(PostNormLayer):
 
 
 class LanguageHead(nn.Module):
-    """Logits over the vocabulary, with the word embeddings as last weights."""
+    """Logits over the vocabulary, with the word embeddings as the last layer's weights."""
 
     spec: BertSpec
     dtype: Any

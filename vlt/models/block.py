@@ -18,13 +18,13 @@ from vlt.models.tokens import AttentionOutput, KeysValues, Pattern, Tokens
 class Block(nn.Module):
     """x + Attention(LN(x)), then x + MLP(LN(x)), with points 1 to 7 between.
 
-    causal: tokens see those before them. tower, layer, depth: where the block stands, and how many
-    the tower has, for methods to read.
-    cls_read: nobody reads any but the CLS tokens afterwards. shared: modules that both towers use.
-    drop_path: share of sequences, one a frame, whose attention or MLP is left out. rotary: how
-    attention turns queries and keys by the tokens' places. llama: RMSNorm in the place of
-    LayerNorm, a gated MLP, and no bias in any layer. remember: hand on keys and values, as
-    `Tokens.cache`. kernel_init, qkv_init, logit_cap: as in `Attention`. gated, sub_norm: as
+    causal: tokens see only themselves and those before. tower, layer, depth: where the block stands
+    and how many blocks its tower has, for methods to read.
+    cls_read: only the CLS tokens are read afterwards. shared: modules that both towers use.
+    drop_path: share of sequences, one per frame, whose attention or MLP is dropped. rotary: how
+    attention turns queries and keys by the tokens' places. llama: RMSNorm instead of LayerNorm, a
+    gated MLP, and no bias in any layer. remember: pass keys and values on as `Tokens.cache`.
+    kernel_init, qkv_init, logit_cap: as in `Attention`. gated, sub_norm: as
     `VisionSpec.gated_mlp` and `sub_norm`.
     """
 
@@ -119,7 +119,7 @@ class Block(nn.Module):
         )
 
     def _read(self, tokens: Tokens, normed: jax.Array) -> tuple[Tokens, jax.Array]:
-        """What of both is read after the block: all, or CLS tokens alone."""
+        """The part of both that is read after the block: all tokens, or only the CLS tokens."""
         if not self.cls_read:
             return tokens, normed
         cls = tokens.cls
@@ -128,7 +128,7 @@ class Block(nn.Module):
     def _attend(
         self, tokens: Tokens, normed: jax.Array, entry: Tokens, entry_normed: jax.Array
     ) -> tuple[Tokens, AttentionOutput]:
-        """`entry`, those of the tokens that are read, after they attended to all."""
+        """`entry`, the tokens that are read afterwards, once they have attended to all tokens."""
         pattern = Pattern(
             entry_normed,
             normed,
@@ -147,7 +147,7 @@ class Block(nn.Module):
         return entry.replace(x=entry.x + DropPath(self.drop_path)(y)), attended
 
     def _mask(self, tokens: Tokens) -> jax.Array | None:
-        """Added to the logits: which keys each token may read."""
+        """Bias of the logits that says which keys each token may read; None for all."""
         if tokens.absent is not None:
             return jnp.where(tokens.absent[:, :, None, None], LOWEST, 0.0)
         if not self.causal and tokens.valid is None:

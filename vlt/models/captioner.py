@@ -40,7 +40,7 @@ class Captioner(VideoModel):
     ) -> dict[str, Any]:
         """ids [b, l] of whole captions -> `logits` [b, l, v] of what follows each token.
 
-        Whatever token stands first, [DEC] is read in its place.
+        The first token, whatever it is, is read as [DEC].
         """
         tokens, visual = self.encode_video(video, train, capture)
         ids = beginning_with(self.spec.text.decode_id, ids)

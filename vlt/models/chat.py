@@ -20,8 +20,8 @@ from vlt.models.video_model import VideoModel
 class ChatModel(VideoModel):
     """Tokens of a video among the words of a prompt, and the words that follow.
 
-    A prompt's ids are below 0 as often as its videos have tokens; those take these places in
-    their order.
+    A prompt has one negative id for each token of its videos; the tokens fill these slots in
+    order.
     """
 
     spec: ChatSpec
@@ -43,12 +43,12 @@ class ChatModel(VideoModel):
         """Videos -> the k tokens of each that the language model reads [b, k, d], and `out`.
 
         Args:
-            video: uint8 RGB or normalised float [b, t, H, W, 3], or cached features [b, t, n, d]
-                of the tower, which left its block `spec.feature_blocks`.
+            video: uint8 RGB or normalised float [b, t, H, W, 3], or features [b, t, n, d]
+                cached after the first `spec.feature_blocks` blocks of the tower.
             instruction: ids [b, l] that the Q-Former of an InstructBLIP reads, 0 for padding.
 
-        `out["video_tokens"]` [b, m, d] are those that the connector read, `out["queries"]` what a
-        Q-Former found.
+        `out["video_tokens"]` holds the tokens that the connector read, [b, m, d], or [b * t, m, d]
+        if a Q-Former reads each frame by itself; `out["queries"]` holds a Q-Former's output.
         """
         states, out = self.visual(self.pixels(video), train, capture)
         found = out.pop("language_tokens", None)
@@ -76,14 +76,14 @@ class ChatModel(VideoModel):
         return jnp.concatenate([over_space, states.mean(1)], axis=1)
 
     def _placed(self, tokens: jax.Array) -> jax.Array:
-        """Tokens [..., cls + n, d] with the class token where `spec.cls` has it."""
+        """Tokens [..., cls + n, d] with the class token where `spec.cls` says."""
         if not self.spec.visual.cls or self.spec.cls == "first":
             return tokens
         cls, patches = tokens[..., :1, :], tokens[..., 1:, :]
         return patches if self.spec.cls == "none" else jnp.concatenate([patches, cls], axis=-2)
 
     def slots(self, frames: int) -> int:
-        """How many tokens of a video of so many frames the language model reads."""
+        """Number of tokens that the language model reads for a video of `frames` frames."""
         side, ids = self.spec.visual.image_size, jnp.zeros((1, 1), jnp.int32)
         video = jax.ShapeDtypeStruct((1, frames, side, side, 3), jnp.uint8)
         given = (video, ids) if self.spec.instructed else (video,)
@@ -92,10 +92,10 @@ class ChatModel(VideoModel):
         return jax.eval_shape(call, key, *given)[0][0].shape[1]
 
     def embed(self, ids: jax.Array, tokens: jax.Array | None = None) -> jax.Array:
-        """ids [b, l] -> [b, l, d], with `tokens` [b, k, d] of the videos in the places of slots.
+        """ids [b, l] -> [b, l, d], with `tokens` [b, k, d] of the videos in the slots, ids below 0.
 
-        Tokens of several videos of a prompt stand one behind the other. Who makes the ids sees to
-        it that there are as many slots as tokens: values are not known here.
+        Tokens of a prompt's videos follow one another. The caller must provide as many slots as
+        tokens: the ids' values are not known here.
         """
         words = self.text.embed(jnp.maximum(ids, 0))
         if tokens is None:
@@ -115,10 +115,10 @@ class ChatModel(VideoModel):
         remember: bool = False,
         whole: bool = False,
     ) -> tuple[jax.Array, list[KeysValues]]:
-        """Embeddings x [b, g, l, d] at places [b, l] -> float32 logits [b, g, v] of what follows
-        the last, or [b, g, l, v] of each with `whole`, and the cache.
+        """Embeddings x [b, g, l, d] at places [b, l] -> float32 logits [b, g, v] for what
+        follows the last, or [b, g, l, v] for what follows each with `whole`; and the cache.
 
-        The rest is as `Llama` has it.
+        The other arguments are those of `Llama`.
         """
         states, cache = self.text(x, places, valid, cache, index, remember)
         return self.text.logits(states if whole else states[:, :, -1]), cache
@@ -131,8 +131,8 @@ class ChatModel(VideoModel):
         train: bool = False,
         capture: bool = False,
     ) -> dict[str, Any]:
-        """ids [b, l] of whole conversations, padded behind -> `logits` [b, l, v] of what follows
-        each token."""
+        """ids [b, l] of whole conversations, padded at the end -> `logits` [b, l, v] for what
+        follows each token."""
         tokens, visual = self.encode_video(video, instruction, train, capture)
         places = jnp.arange(ids.shape[1])[None]
         states, _ = self.text(self.embed(ids, tokens)[:, None], places, train=train)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from vlt.models.points import Method
 from vlt.models.spec import JOINT_KINDS, BertSpec, ChatSpec, DualEncoderSpec, EncoderSpec, Spec
 
-# What a method may need, as the sentence of a refusal goes on; a kind of model lacks some of it,
+# What a method may need, phrased to continue an error message; some kinds of model lack some of it,
 # and other methods break some of it.
 WORDS = {
     "frame_groups": "needs every frame in a group of its own",
@@ -31,7 +31,7 @@ WORDS = {
 
 
 def check_methods(methods: Sequence[Method], spec: Spec) -> None:
-    """Raises ValueError where a method needs what the model lacks or another method breaks."""
+    """Raises ValueError if a method needs what the model lacks or another method breaks."""
     missing = lacks(spec)
     for method in methods:
         for word in WORDS:
@@ -52,7 +52,7 @@ def check_methods(methods: Sequence[Method], spec: Spec) -> None:
 
 
 def averages_patches(spec: Spec) -> bool:
-    """Whether means over frames are taken of the tokens that stand in the same places."""
+    """Whether tokens that stand in the same place are averaged over frames."""
     return isinstance(spec, ChatSpec) and spec.tokens != "frames"
 
 

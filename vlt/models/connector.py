@@ -1,4 +1,4 @@
-"""What hands tokens of a video to a language model: a projection, or a Q-Former before one."""
+"""From a video's tokens to a language model's: a projection, or a Q-Former before one."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from vlt.models.tokens import Pattern
 
 
 class Connector(nn.Module):
-    """Tokens of the vision tower's width to ones of the language model's.
+    """Maps tokens of the vision tower's width to the language model's width.
 
     `linear` (LLaVA, arXiv:2304.08485, section 4.1) and `mlp` (LLaVA-1.5, arXiv:2310.03744, section
-    3.2) keep their number; of `qformer` there are as many as queries (BLIP-2, arXiv:2301.12597,
-    section 3.1), whatever is read.
+    3.2) keep their number; `qformer` returns as many as it has queries (BLIP-2, arXiv:2301.12597,
+    section 3.1), however many it reads.
     """
 
     spec: ChatSpec
@@ -29,9 +29,9 @@ class Connector(nn.Module):
     def __call__(
         self, x: jax.Array, instruction: jax.Array | None = None, train: bool = False
     ) -> tuple[jax.Array, dict[str, Any]]:
-        """x [b, n, d] and, of a Q-Former that reads them, ids [b, l] -> [b, k, D], and `out`.
+        """x [b, n, d] and, for a Q-Former that reads them, ids [b, l] -> [b, k, D], and `out`.
 
-        `out` has the Q-Former's `queries` and, with an instruction, `instruction`: its states.
+        `out` has a Q-Former's output `queries` and, with an instruction, its states `instruction`.
 
         Raises:
             ValueError: an instruction is missing, or nothing reads it.
@@ -68,9 +68,9 @@ class Connector(nn.Module):
 
 
 class QFormer(nn.Module):
-    """BERT's layers over learned queries, which read an image by cross-attention in some of them,
-    and the words of an instruction, which do not, and have MLPs of their own (InstructBLIP,
-    arXiv:2305.06500, section 2.3)."""
+    """BERT's layers over learned queries and the words of an instruction, each with MLPs of their
+    own; in some layers the queries, but not the words, read an image by cross-attention
+    (InstructBLIP, arXiv:2305.06500, section 2.3)."""
 
     spec: QFormerSpec
     dtype: Any = jnp.float32
@@ -86,7 +86,7 @@ class QFormer(nn.Module):
         """Queries [q, d], source [b, m, s], ids [b, l] (0 for padding) -> states [b, q + l, d].
 
         Raises:
-            ValueError: an instruction of more tokens than there are positions.
+            ValueError: the instruction has more tokens than there are positions.
         """
         spec = self.spec
         x = jnp.broadcast_to(queries.astype(self.dtype), (len(source), *queries.shape))
@@ -122,13 +122,13 @@ class QFormer(nn.Module):
 
 
 class QFormerLayer(PostNormLayer):
-    """Self-attention of queries and words, cross-attention of queries, an MLP for each of both."""
+    """Self-attention of queries and words, cross-attention of queries, and an MLP for each."""
 
     spec: QFormerSpec
 
     @nn.compact
     def __call__(self, x: jax.Array, source: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """x [b, 1, q + l, d], source [b, 1, m, s] -> the same. bias: of self-attention."""
+        """x [b, 1, q + l, d], source [b, 1, m, s] -> the shape of x. bias: for self-attention."""
         y, _ = self.attention("attention")(Pattern(x, x, bias=bias))
         x = self.add("attention_norm", x, y)
         queries, words = jnp.split(x, [self.spec.queries], axis=2)

@@ -1,9 +1,9 @@
 """Answers to prompts in which videos stand among words, from a language model with a cache.
 
-A prompt is read into the cache of keys and values once, and each token of an answer then alone.
-Prompts of unequal length stand in one batch behind padding, which takes no place and is not read.
-What follows a prompt is asked for again and again: the cache of a dialogue grows with its turns.
-Sizes of prompts and of caches are few (`bucket`), and each has one compiled program.
+A prompt is read into the cache of keys and values once, then each token of an answer by itself.
+Prompts of unequal length are batched behind padding, which takes no place and is not read.
+A dialogue is continued turn after turn, and its cache grows with each.
+Prompts and caches come in few sizes (`bucket`), each with one compiled program.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from vlt.models.search import Beams, BeamSearch, Sampling, Search, State, pick
 from vlt.models.tokens import KeysValues
 
 STEP = 64  # tokens from one size of a prompt or a cache to the next
-START_ID = 1  # of LLaMA, whatever a checkpoint's tokenizer begins with
+START_ID = 1  # LLaMA's, whatever a checkpoint's tokenizer begins with
 CHUNK = 8  # tokens of an answer that are computed before the first of them is shown
 
 
 class Words(flax.struct.PyTreeNode):
-    """Prompts, or what follows them: ids [b, n]; and [b, n] which token of a video stands there.
+    """Prompts, or what follows them: ids [b, n], and which token of a video stands there [b, n].
 
-    video: -1 for a word, else an index into the second axis of a batch's video tokens.
+    video: -1 for a word, otherwise an index into the second axis of a batch's video tokens.
     """
 
     ids: jax.Array
@@ -37,9 +37,9 @@ class Words(flax.struct.PyTreeNode):
 
 
 class Reading(flax.struct.PyTreeNode):
-    """What was read: logits [b, v] of what follows, and the cache of each block.
+    """What was read: logits [b, v] for what follows, and the cache of each block.
 
-    end: places of the cache that are taken. skipped: [b] the first of them, which are padding.
+    end: number of slots taken in the cache. skipped: [b] how many of the first ones are padding.
     """
 
     logits: jax.Array
@@ -49,22 +49,23 @@ class Reading(flax.struct.PyTreeNode):
 
     @property
     def room(self) -> int:
-        """Places of the cache."""
+        """Number of slots in the cache."""
         return int(self.cache[0].keys.shape[3])
 
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """What ends an answer. stops: ids; beams know `end_id` alone."""
+    """What ends an answer. stops: sequences of ids; beams end only with `end_id`."""
 
     end_id: int
     stops: tuple[tuple[int, ...], ...] = ()
 
 
 def bucket(length: int) -> int:
-    """The least of the sizes that are compiled for, of at least `length`.
+    """The smallest size that is compiled for and is at least `length`.
 
-    Steps of 64, and of an eighth from 512 on, so that no more than that is computed in vain.
+    Sizes are multiples of 64 and, above 512, of an eighth of the next power of two, so that less
+    than a quarter of `length` is added there.
     """
     step = max(STEP, 2 ** max(0, math.ceil(math.log2(max(length, 1))) - 3))
     return -(-length // step) * step
@@ -74,14 +75,14 @@ def bucket(length: int) -> int:
 def read(
     model: nn.Module, params: Any, words: Words, tokens: jax.Array, skipped: jax.Array, room: int
 ) -> Reading:
-    """Prompts from their start on.
+    """Reads prompts from their start.
 
     Args:
         model: a module with `embed(ids)` and `decode(x, places, valid, cache, index, remember)`, as
             `ChatModel` has.
-        tokens: [b, k, d] of videos.
-        skipped: [b] places of padding in front of each prompt.
-        room: places of the cache, n or more.
+        tokens: [b, k, d], the tokens of videos.
+        skipped: [b] length of the padding in front of each prompt.
+        room: slots of the cache, at least n.
     """
     n = words.ids.shape[1]
     places = jnp.maximum(jnp.arange(n) - skipped[:, None], 0)
@@ -101,9 +102,9 @@ def read(
 def read_on(
     model: nn.Module, params: Any, words: Words, tokens: jax.Array, reading: Reading, end: jax.Array
 ) -> Reading:
-    """The same of what follows: `words` stand in front of place `end`, where the reading ends then.
+    """Continues a reading: `words` take the slots before `end`, where the reading then ends.
 
-    What they cover of the reading is read anew.
+    Slots of the reading that they cover are read again.
     """
     n = words.ids.shape[1]
 
@@ -118,7 +119,7 @@ def read_on(
 def _decode(
     model: Any, x: jax.Array, cache: list[KeysValues], index: jax.Array, skipped: jax.Array
 ) -> tuple[jax.Array, list[KeysValues]]:
-    """x [b, g, n, d] that stand from place `index` of the cache on."""
+    """Decodes x [b, g, n, d], which takes the cache's slots from `index` on."""
     places = jnp.maximum(index + jnp.arange(x.shape[2]) - skipped[:, None], 0)
     valid = jnp.arange(cache[0].keys.shape[-2]) >= skipped[:, None]
     found: tuple[jax.Array, list[KeysValues]] = model.decode(
@@ -128,7 +129,7 @@ def _decode(
 
 
 def _spliced(model: Any, words: Words, tokens: jax.Array) -> jax.Array:
-    """Embeddings [b, n, d] of words, and in their places tokens of videos."""
+    """Embeddings [b, n, d] of words, with tokens of videos in their places."""
     x = model.embed(words.ids)
     if not tokens.shape[1]:
         return jnp.asarray(x)
@@ -153,9 +154,9 @@ def with_room(reading: Reading, room: int) -> Reading:
 def searching(
     search: Search, ending: Ending, history: int, unseen: jax.Array | int, rng: jax.Array | None
 ) -> Sampling | BeamSearch:
-    """The rules of a search for answers, whose texts begin with `history` tokens before them.
+    """The rules of a search for answers, whose texts begin with `history` earlier tokens.
 
-    unseen: [b, 1], as `BeamSearch` has it.
+    unseen: [b, 1], as in `BeamSearch`.
     """
     whole = dataclasses.replace(
         search,
@@ -168,7 +169,7 @@ def searching(
 
 
 class Answer(flax.struct.PyTreeNode):
-    """An answer under way: the search's state, and the cache of its texts [b, g, ...]."""
+    """An answer in progress: the search's state, and the cache of its texts [b, g, ...]."""
 
     state: State
     cache: list[KeysValues]
@@ -183,12 +184,12 @@ def begin(
     ending: Ending,
     rng: jax.Array | None = None,
 ) -> State:
-    """The first token of each answer.
+    """Searches for the first token of each answer.
 
     Args:
-        known: [b, h] ids that count as written before the answer, for a repetition penalty and as
-            length of a beam: the prompt's, an id outside of the vocabulary where it has padding; or
-            one start token. unseen: [b, 1], see `BeamSearch`.
+        known: [b, h] ids that count as written before the answer, for a repetition penalty and the
+            length of a beam: the prompt's, with an id outside the vocabulary for padding; or one
+            start token. unseen: [b, 1], see `BeamSearch`.
     """
     rules: Any = searching(search, ending, known.shape[1], unseen, rng)
     state: State = rules.step(rules.start(known[:, None]), reading.logits[:, None])
@@ -210,9 +211,9 @@ def advance(
     history: int,
     rng: jax.Array | None = None,
 ) -> Answer:
-    """The answers up to `until` tokens, of which `history` were before them, or their ends.
+    """Continues answers to their ends or to `until` tokens, of which `history` precede them.
 
-    reading: `end` and `skipped` of the prompts'.
+    reading: `end` and `skipped` of the prompts' reading.
     """
     rules = searching(search, ending, history, unseen, rng)
     end, skipped = reading
@@ -237,7 +238,7 @@ def advance(
         return found  # type: ignore[no-any-return]
 
     def flat(cache: list[KeysValues]) -> list[KeysValues]:
-        """[b * g * h, m, d], as attention multiplies: in another shape, XLA copies all of it."""
+        """[b * g * h, m, d], as attention multiplies; in any other shape, XLA copies all of it."""
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), cache)
 
     def whole(cache: list[KeysValues]) -> list[KeysValues]:
@@ -258,11 +259,11 @@ def write(
     rng: jax.Array | None = None,
     chunk: int = CHUNK,
 ) -> Iterator[Answer]:
-    """Answers to what was read, longer each time; the first of one token, the last whole.
+    """Yields answers to what was read, longer each time: the first of one token, the last whole.
 
-    All but beams write on in the reading's cache, which is theirs then: with them, it is in the
-    last answer. known, unseen: as of `begin`. chunk: tokens from one time to the next. What was
-    yielded is used up when the next is asked for.
+    Except with beams, answers take over the reading's cache and are written into it; the last one
+    holds it. known, unseen: as in `begin`. chunk: tokens added each time. An answer's buffers are
+    donated when the next one is asked for, after which it cannot be used.
 
     Raises:
         ValueError: the cache has no room for the longest answer.
@@ -307,9 +308,9 @@ def write_whole(
     ending: Ending,
     prompt: bool,
 ) -> jax.Array:
-    """Whole answers to prompts, int32 [b, max_length], 0 behind their ends; can be traced.
+    """Whole answers to prompts, int32 [b, max_length], 0 after their ends; can be traced.
 
-    The arguments are those of `read`, `write` and `written_before`. Nothing is drawn.
+    The arguments are those of `read`, `write` and `written_before`. Nothing is sampled.
     """
     room = bucket(words.ids.shape[1] + search.max_length)
     reading = read(model, params, words, tokens, skipped, room)
@@ -334,7 +335,7 @@ def _for_beams(cache: list[KeysValues], groups: int) -> list[KeysValues]:
 
 
 def padded(prompts: list[tuple[np.ndarray, np.ndarray]], length: int) -> tuple[Words, jax.Array]:
-    """Pairs of ids and video indices [l], as `Words` [b, length], and [b] the padding in front."""
+    """Pairs of ids and video indices [l] as `Words` [b, length], and [b] padding before each."""
     ids = np.zeros((len(prompts), length), np.int32)
     video = np.full((len(prompts), length), -1, np.int32)
     for row, (words, places) in enumerate(prompts):
@@ -347,9 +348,9 @@ def padded(prompts: list[tuple[np.ndarray, np.ndarray]], length: int) -> tuple[W
 def written_before(
     words: Words, skipped: jax.Array, search: Search, vocab: int, prompt: bool
 ) -> tuple[jax.Array, jax.Array]:
-    """`known` and `unseen` of `begin`. prompt: whether the prompts count, or LLaMA's <s> alone.
+    """`known` and `unseen` for `begin`. prompt: whether the prompts count, or only LLaMA's <s>.
 
-    Prompts are looked through for a repetition penalty alone; else their length is enough.
+    Only a repetition penalty needs the prompts' ids; otherwise their length is enough.
     """
     rows, n = words.ids.shape
     if prompt and search.repetition_penalty != 1:

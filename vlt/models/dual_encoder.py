@@ -13,7 +13,7 @@ from vlt.models.text import TextTransformer
 from vlt.models.video_model import VideoModel
 from vlt.models.vit import normalize
 
-PAIRS = 2**14  # of videos and texts that a device scores at once
+PAIRS = 2**14  # pairs of a video and a text that a device scores at once
 
 
 class DualEncoder(VideoModel):
@@ -46,10 +46,10 @@ class DualEncoder(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """uint8 RGB or normalised float [b, t, H, W, 3] -> unit vectors [b, e], and `out`.
 
-        With `frame_scores` the mean of the frames' unit vectors instead, whose product with a
-        text's is the mean of their cosines. absent: [b, t], see `VisionTransformer`.
+        With `frame_scores`, the mean of the frames' unit vectors instead, whose product with a
+        text's vector is the mean of their cosines. absent: [b, t], see `VisionTransformer`.
         `out["frames"]` [b, t, e] are the embeddings of frames, `out["raw_frames"]` those before
-        `frame_norm`, where a method scores pairs.
+        `frame_norm`, if a method scores pairs.
         """
         embedding, out = self.visual(self.pixels(video), train, capture, absent)
         found = embedding if self.frame_scores else normalize(embedding)
@@ -64,26 +64,26 @@ class DualEncoder(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """ids [b, l] -> unit vectors [b, e], and `out`.
 
-        classes: [b] which of the classes that the model is trained on each text names.
+        classes: [b] which of the training classes each text names.
         """
         embedding, out = self.text(ids, train, capture, classes)
         return normalize(embedding), out | {"text_features": embedding}
 
     def video_parts(self, out: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """What `scores` reads of the `out` of `encode_video`."""
+        """What `scores` reads from the `out` of `encode_video`."""
         extras = {name: out[name] for m in self.methods for name in m.video_extras}
         return {"frames": out["raw_frames" if self.scores_pairs else "frames"], **extras}
 
     def text_parts(self, out: Mapping[str, Any]) -> dict[str, jax.Array]:
-        """What `scores` reads of the `out` of `encode_text`."""
+        """What `scores` reads from the `out` of `encode_text`."""
         extras = {name: out[name] for m in self.methods for name in m.text_extras}
         return {"features": out["text_features"], **extras}
 
     def scores(self, video: Embedded, text: Embedded, train: bool = False) -> jax.Array:
         """`video_parts` of v videos and `text_parts` of c texts -> scores [v, c].
 
-        Cosines of videos and texts, or what methods make of them; the logit scale comes after it.
-        Of many pairs some videos' are computed at a time, and once more for the gradient.
+        Cosines of videos and texts, or what methods make of them; the logit scale is applied later.
+        Many pairs are computed a block of videos at a time, and again for the gradient.
         """
         blocks = blocks_of_pairs(len(video["frames"]), len(text["features"]))
         if blocks == 1 or self.is_initializing():
@@ -97,14 +97,14 @@ class DualEncoder(VideoModel):
             variable_broadcast="params",
             split_rngs={"params": False, "dropout": True, "mask": True},
         )
-        # Every so many rows make a block: those that a device holds stay there.
+        # A block takes every n-th row, so that rows stay on the device that holds them.
         some = jax.tree.map(lambda x: x.reshape(-1, blocks, *x.shape[1:]).swapaxes(0, 1), video)
         _, found = scan(self, None, some)
         return found.swapaxes(0, 1).reshape(-1, found.shape[-1])
 
     @nn.compact
     def scores_at_once(self, video: Embedded, text: Embedded, train: bool = False) -> jax.Array:
-        """`scores` of all pairs together, of any number."""
+        """`scores` of all pairs at once, however many."""
         unit_frames = self.frame_norm or self.frame_scores
         mean = (normalize(video["frames"]) if unit_frames else video["frames"]).mean(1)
         scores = (mean if self.frame_scores else normalize(mean)) @ normalize(text["features"]).T
@@ -116,9 +116,9 @@ class DualEncoder(VideoModel):
     def __call__(
         self, video: jax.Array, ids: jax.Array, train: bool = False, capture: bool = False
     ) -> dict[str, Any]:
-        """Both embeddings and all that the towers put out, in one dict.
+        """Both embeddings and all outputs of the towers, in one dict.
 
-        With `scores` [b, b] of every video with every text where a method scores pairs.
+        It has `scores` [b, b] of every video with every text if a method scores pairs.
         """
         video_embedding, visual = self.encode_video(video, train, capture)
         text_embedding, text = self.encode_text(ids, train, capture)
@@ -138,7 +138,7 @@ class DualEncoder(VideoModel):
 
 
 def log_scale(model: VideoModel, params: Mapping[str, Any]) -> jax.Array | np.float32:
-    """Natural logarithm of what cosines are multiplied by: a leaf, or fixed by the spec."""
+    """Natural logarithm of the scale of cosines: a leaf, or fixed by the spec."""
     if "logit_scale" not in params and isinstance(model.spec, DualEncoderSpec):
         return np.log(np.float32(model.spec.fixed_scale))
     scale: jax.Array = params["logit_scale"]
@@ -146,7 +146,7 @@ def log_scale(model: VideoModel, params: Mapping[str, Any]) -> jax.Array | np.fl
 
 
 def blocks_of_pairs(videos: int, texts: int) -> int:
-    """Into how many parts, as equal as can be, videos are divided for `PAIRS` at a time."""
+    """Number of equal blocks of videos with which a device scores at most `PAIRS` at a time."""
     mesh = jax.sharding.get_abstract_mesh()
     rows = PAIRS * (1 if mesh.empty else mesh.size) // max(texts, 1)
     fitting = (n for n in range(1, videos + 1) if videos % n == 0 and videos // n <= rows)

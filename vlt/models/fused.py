@@ -1,13 +1,13 @@
-"""Which attention never writes its logits out, and whether kernels are taken at all.
+"""Which attention never writes its logits out, and whether kernels are used at all.
 
-| platform | what computes it | of what |
+| platform | what computes it | for what |
 |---|---|---|
 | TPU | `vlt.models.attention_kernel` | at least 16 queries and keys, which fit on chip |
 | GPU | cuDNN, by `jax.nn.dot_product_attention` | 16 bits, heads of a multiple of 8 channels, |
 | | | at most 128, nothing that changes logits |
 
-Neither knows dropout, learned weights of keys, or a bias of its own for every query of every row;
-those, other shapes and CPUs have attention as `vlt.models.attention` writes it.
+Neither supports dropout, learned weights of keys, or a separate bias for every query of every row;
+with those, with other shapes and on CPUs, `vlt.models.attention` computes it.
 """
 
 import functools
@@ -21,20 +21,20 @@ from vlt.models.splitting import split_over_mesh, splits
 from vlt.models.tokens import Attend, Pattern
 
 IMPLEMENTATIONS = ("auto", "plain", "fused")
-# `model.attention` of the model whose program is traced; programs of another are traced anew.
+# `model.attention` of the model being traced; programs with another value are traced again.
 implementation = jax.make_user_context("auto")
 
 FEWEST = 16  # queries and keys of a kernel: fewer leave a chip's tiles empty
-CUDNN_CHANNELS = 128  # of a head
+CUDNN_CHANNELS = 128  # most channels of a head
 
 
 def fused(query: jax.Array, key: jax.Array, pattern: Pattern) -> Attend | None:
     """What computes attention of heads [b, g, h, q|m, c] without writing logits out, if anything.
 
-    It takes queries, keys and values [b, g, q|m, h * c], and gives what queries find in this form.
+    It takes queries, keys and values [b, g, q|m, h * c], and returns its output in this layout.
 
-    By `implementation`: `auto`, where the platform has it; `plain`, nothing; `fused`, the TPU's
-    kernel on every platform, interpreted where it is none.
+    `implementation` decides: `auto`, what the platform has; `plain`, nothing; `fused`, the TPU's
+    kernel on every platform, interpreted where it is not a TPU.
     """
     if implementation.value == "auto" and traced_for() in ("gpu", "cuda"):
         return _cudnn(query.shape[2]) if _cudnn_takes(query, key, pattern) else None
@@ -43,7 +43,7 @@ def fused(query: jax.Array, key: jax.Array, pattern: Pattern) -> Attend | None:
 
 
 def tpu_kernels() -> str:
-    """How kernels of the TPU are run here: `compiled`, `interpreted`, or not at all: ``."""
+    """How the TPU's kernels run here: `compiled`, `interpreted`, or '' for not at all."""
     chosen = implementation.value
     if traced_for() == "tpu":
         return "" if chosen == "plain" else "compiled"
@@ -66,14 +66,14 @@ def _cudnn(heads: int) -> Attend:
 
 
 def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool) -> Attend | None:
-    """The TPU's kernel, for what it takes."""
+    """The TPU's kernel; None for inputs that it does not take."""
     terms, channels = _terms(pattern, query, key), query.shape[-1]
     if terms is None or min(query.shape[-2], key.shape[-2]) < FEWEST:
         return None
     sizes = {"batch": query.shape[0], "heads": query.shape[2]}
     if not splits(sizes, interpret):
         return None
-    # Where no TPU is, what belongs to one is not imported either.
+    # Imported here, so that without a TPU nothing that belongs to one is imported.
     from vlt.models import attention_kernel
 
     scale, bias, _ = terms
@@ -81,7 +81,7 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
         return None
 
     def local(scale: Any, bias: Any, key_bias: Any, *three: jax.Array) -> jax.Array:
-        """On one device, [b, g, q|m, d]."""
+        """Attention on one device, [b, g, q|m, d]."""
         query, key, value = (x.reshape(-1, *x.shape[2:]) for x in three)
         own = None if key_bias is None else key_bias.reshape(-1, key_bias.shape[-1])
         terms = attention_kernel.LogitTerms(scale, bias, own)
@@ -95,7 +95,7 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
 
 
 def _rows(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """[b, g, h, n, c], heads together: [b * g, n, h * c]."""
+    """The shape of x [b, g, h, n, c] with heads together: [b * g, n, h * c]."""
     b, g, h, n, c = x.shape
     return jax.ShapeDtypeStruct((b * g, n, h * c), x.dtype)
 
@@ -103,7 +103,7 @@ def _rows(x: jax.Array) -> jax.ShapeDtypeStruct:
 def _terms(
     pattern: Pattern, query: jax.Array, key: jax.Array
 ) -> tuple[jax.Array | None, jax.Array | None, jax.Array | None] | None:
-    """Scale and bias [q, m] of all rows, and bias of keys [b, g, m]; None for any other pattern."""
+    """Scale and bias [q, m] for all rows, and keys' bias [b, g, m]; None for any other pattern."""
     rows, logits = query.shape[:2], (query.shape[-2], key.shape[-2])
     if pattern.key_weight is not None:
         return None

@@ -1,8 +1,8 @@
 """Texts from a decoder by greedy, beam or nucleus search: one compiled program for given shapes.
 
 The prompt is read once, with the video. From then on each layer keeps keys and values of the text,
-with room for the longest one and reordered as beams change places, and those of the video once,
-however many beams read them. The search ends when no text can become better.
+with room for the longest one and reordered with the beams, and a single copy of the video's,
+however many beams read it. The search ends when no text can become better.
 """
 
 import functools

@@ -11,7 +11,7 @@ def store_gradient(x: jax.Array) -> jax.Array:
     """x, whose gradient is computed once and stored.
 
     A residual stream's gradient is a sum over all later blocks. XLA's CPU backend would compute it
-    anew wherever a block reads it, so that a backward pass costs the square of the depth.
+    again wherever a block reads it, so that a backward pass costs the square of the depth.
     """
     return x
 
@@ -26,7 +26,7 @@ def _store_backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
 
 
 def _called(x: jax.Array) -> jax.Array:
-    """x through a call that stays one: a CPU's barriers are gone before operations are fused."""
+    """x through a call that is not inlined: CPUs drop barriers before they fuse operations."""
     with set_xla_metadata(inlineable="false"):
         return jax.jit(jax.lax.optimization_barrier)(x)
 
@@ -36,7 +36,7 @@ store_gradient.defvjp(_store_forward, _store_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def scale_gradient(x: jax.Array, factor: float) -> jax.Array:
-    """x, with `factor` times its gradient."""
+    """x, whose gradient is multiplied by `factor`."""
     return x
 
 

@@ -1,5 +1,5 @@
-"""Position embeddings: fixed ones, and learned ones for other images and videos, as torch
-interpolates them."""
+"""Position embeddings: fixed ones, and learned ones interpolated for other images and videos as
+torch does it."""
 
 import math
 
@@ -20,10 +20,10 @@ def sinusoid(count: int, width: int) -> np.ndarray:
 
 
 def sinusoid_halves(count: int, width: int) -> np.ndarray:
-    """The table as tensor2tensor has it, float32 [count, width].
+    """The table in tensor2tensor's layout, float32 [count, width].
 
     Sines in the first half of the columns, cosines in the second, both of position times rates that
-    fall from 1 to 1 / 10000, in float32: from float64's, tables differ by 2e-6.
+    fall from 1 to 1 / 10000, in float32: a float64 table differs by 2e-6.
     """
     half = width // 2
     steps = np.arange(half, dtype=np.float32) * np.float32(-math.log(10000.0) / max(half - 1, 1))
@@ -32,9 +32,9 @@ def sinusoid_halves(count: int, width: int) -> np.ndarray:
 
 
 def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:
-    """[t, d] -> [frames, d]: more rows by linear interpolation, fewer are the first.
+    """[t, d] -> [frames, d]: interpolates linearly to more rows, or keeps the first ones.
 
-    torch.nn.functional.interpolate(mode="linear", align_corners=False).
+    As torch.nn.functional.interpolate(mode="linear", align_corners=False).
     """
     old = len(table)
     if frames <= old:
@@ -45,10 +45,10 @@ def resize_temporal(table: np.ndarray, frames: int) -> np.ndarray:
 def resize_positions(
     table: np.ndarray, side: int, cls: int = 1, kind: str = "bicubic"
 ) -> np.ndarray:
-    """[cls + s * s, d] -> [cls + side * side, d]; the class token's row stays.
+    """[cls + s * s, d] -> [cls + side * side, d]; the class token's row is kept.
 
-    torch.nn.functional.interpolate(mode=kind, align_corners=False), without antialiasing. kind:
-    `bicubic` or `bilinear`; `triangle` is the latter with antialiasing, as jax.image has it.
+    As torch.nn.functional.interpolate(mode=kind, align_corners=False), without antialiasing. kind:
+    `bicubic` or `bilinear`; `triangle` is the latter with antialiasing, as in jax.image.
     """
     old = math.isqrt(len(table) - cls)
     if side == old:
@@ -65,22 +65,22 @@ def resize_rows(table: np.ndarray, count: int) -> np.ndarray:
 
 
 def _triangle(old: int, new: int) -> np.ndarray:
-    """[new, old]: what each old sample adds to each new one, those near it in the coarser grid."""
+    """[new, old]: weights of old samples in new ones, 0 beyond one step of the coarser grid."""
     at = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.maximum(1 - np.abs(at[:, None] - np.arange(old)) / max(old / new, 1), 0)
     return weights / weights.sum(1, keepdims=True)
 
 
 def bilinear(old: int, new: int) -> np.ndarray:
-    """[new, old]: what each old sample adds to each new one; those outside repeat the edge's."""
+    """[new, old]: weight of each old sample in each new one; samples outside repeat the edge."""
     at = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(old)), 0)
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:
-    """[new, old]: what each old sample adds to each new one; those outside repeat the edge's.
+    """[new, old]: weight of each old sample in each new one; samples outside repeat the edge.
 
-    Rounded to float32 where torch rounds: without, results are 5e-6 off its own.
+    Rounded to float32 where torch rounds; otherwise results differ from torch's by 5e-6.
     """
     at = _fused(np.arange(new) + 0.5, float(np.float32(old) / np.float32(new)), -0.5)
     first = np.floor(at).astype(int)
@@ -94,15 +94,15 @@ def _bicubic(old: int, new: int) -> np.ndarray:
 
 
 def _near(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic kernel at distances of up to 1."""
+    """The cubic kernel of Keys at distances of up to 1."""
     return _fused(_fused(x, _A + 2, -_A - 3) * x, x, 1)
 
 
 def _far(x: np.ndarray) -> np.ndarray:
-    """The same at distances of 1 to 2."""
+    """The same kernel at distances of 1 to 2."""
     return _fused(_fused(_fused(x, _A, -5 * _A), x, 8 * _A), x, -4 * _A)
 
 
 def _fused(a: np.ndarray, b: np.ndarray | float, c: float) -> np.ndarray:
-    """a * b + c, rounded once to float32, as processors do."""
+    """a * b + c, rounded once to float32, as processors' fused instructions do."""
     return (a.astype(np.float64) * b + c).astype(np.float32)

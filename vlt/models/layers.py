@@ -15,12 +15,12 @@ from vlt.models.products import dot_general, promoted
 
 # Torch's default: uniform in +-1/sqrt(in), Kaiming's rule with a = sqrt(5).
 KAIMING_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-# Its attention's, of queries, keys and values together: Xavier's rule for d inputs, 3 d outputs.
+# Its default for attention's joint queries, keys and values: Xavier's rule, d inputs, 3 d outputs.
 XAVIER_QKV = nn.initializers.variance_scaling(1 / 2, "fan_in", "uniform")
 
 
 def constrain_sharding(x: jax.Array, names: Mapping[int, str]) -> jax.Array:
-    """x, split among devices where a training program has rules for these dimensions' names."""
+    """x, sharded over devices where a training program has rules for these dimensions' names."""
     return nn.with_logical_constraint(x, tuple(names.get(axis) for axis in range(x.ndim)))
 
 
@@ -34,8 +34,8 @@ def uniform(bound: float) -> nn.initializers.Initializer:
 class LayerNorm(Leaves, nn.LayerNorm):
     """LayerNorm with statistics in float32 from two passes: E[x^2] - E[x]^2 cancels.
 
-    In bfloat16 it is one pass, which reads x once less: a mean whose square hides the variance in
-    float32 is hundreds of deviations, and 8 bits do not hold these beside it.
+    In bfloat16 it is one pass, which saves a read of x: a mean whose square hides the variance in
+    float32 is hundreds of deviations large, and beside it 8 bits cannot represent a deviation.
     """
 
     use_fast_variance: bool = False
@@ -46,7 +46,7 @@ class LayerNorm(Leaves, nn.LayerNorm):
 
 
 class Embedding(nn.Embed):
-    """A table of rows by number. Those that are read are turned to `dtype`, not the whole table."""
+    """A table of rows by number. Only the rows that are read are cast to `dtype`."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """[...] -> [..., d]."""
@@ -54,14 +54,14 @@ class Embedding(nn.Embed):
 
 
 class RMSNorm(Leaves, nn.RMSNorm):
-    """x / rms(x) times a scale, its statistics in float32 (LLaMA, Section 2.2)."""
+    """x / rms(x) times a scale, with statistics in float32 (LLaMA, Section 2.2)."""
 
 
 class Dense(Leaves, nn.Dense):
     """A dense layer [..., in] -> [..., out] that methods may add to (point 3).
 
-    part: the module of a block that the layer is in; empty outside of blocks. part_param: declares
-    a leaf in that module's scope, or hands back the one that another of its layers declared.
+    part: the module of a block that the layer is in; empty outside blocks. part_param: declares a
+    leaf in that module's scope, or returns the one that another of its layers declared.
     """
 
     methods: tuple[Method, ...] = ()
@@ -73,7 +73,7 @@ class Dense(Leaves, nn.Dense):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = super().__call__(x)
-        if self.has_variable("params", SCALE):  # of an int8 kernel
+        if self.has_variable("params", SCALE):  # the kernel is int8
             scale: jax.Array = self.get_variable("params", SCALE)
             y = (y.astype(jnp.float32) * scale).astype(y.dtype)
         for method in self.methods:
@@ -84,8 +84,8 @@ class Dense(Leaves, nn.Dense):
 class Mlp(nn.Module):
     """Two dense layers with an activation between them.
 
-    gated: a third layer's activation multiplies the first's output, which has none (SwiGLU).
-    sub_norm: epsilon of a LayerNorm of the hidden units (EVA02); None for none.
+    gated: a third layer's activation multiplies the first's output, which gets none (SwiGLU).
+    sub_norm: epsilon of a LayerNorm over the hidden units (EVA02); None for none.
     """
 
     width: int
@@ -126,12 +126,12 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drops whole sequences, one decision an index of the first two axes."""
+    """Stochastic depth: drops whole sequences, one decision per index of the first two axes."""
 
     rate: float
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x, or 0, at 1 / (1 - rate) times its size."""
+        """x scaled by 1 / (1 - rate), or 0."""
         if not self.rate:
             return x
         shape = (*x.shape[:2], *[1] * (x.ndim - 2))

@@ -1,16 +1,16 @@
 """Leaves that others count, blend and resize: their '/'-joined paths, and patterns of whole paths.
 
-Every path and pattern here is one that some model has a leaf of, which a test holds them to.
+A test checks that every path and pattern here matches a leaf of some model.
 """
 
-# Tables of positions, of patches in a frame, of frames and of words.
+# Tables of positions: of patches in a frame, of frames, and of words.
 PLACES = "visual/position_embedding"
 FRAMES = "visual/temporal_embedding"
 WORDS = "text/position_embedding"
 
-SCALE = "logit_scale"  # of cosines
+SCALE = "logit_scale"  # scales cosines
 
-# What no video passes through: what it does are leaves of the vision tower, and shared ones.
+# Leaves that no video passes through; videos pass through the vision tower's, and shared ones.
 NOT_VIDEO = (
     "text/.*",
     "question/.*",
@@ -33,9 +33,9 @@ EMBEDDINGS = (
 )
 # Not weights in the sense of MSTA's counts: embeddings of pixels, class and positions.
 NOT_WEIGHTS = ("visual/patch_embedding/.*", "visual/class_embedding", PLACES, FRAMES)
-# Nor, in Token Mixing's, BLIP's projection into the joint space, which is no part of its encoder.
+# Token Mixing also leaves out BLIP's projection into the joint space, no part of its encoder.
 BLIP_NOT_WEIGHTS = (*NOT_WEIGHTS, "visual/projection/.*")
-# What the embeddings of a `Retriever` do not pass through.
+# Leaves that the embeddings of a `Retriever` do not pass through.
 NOT_EMBEDDING = (
     "itm_head/.*",
     r"text/blocks_\d+/cross_attention/.*",

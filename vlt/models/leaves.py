@@ -1,4 +1,4 @@
-"""Leaves of layers. Linen initialises every leaf, in the abstract, at every call of its layer."""
+"""Leaves of layers. Linen initialises every leaf abstractly at every call of its layer."""
 
 import contextlib
 import contextvars
@@ -14,7 +14,7 @@ _SHAPES_ALONE = contextvars.ContextVar("shapes_alone", default=False)
 
 @contextlib.contextmanager
 def shapes_alone() -> Iterator[None]:
-    """Within it no initialiser is called: leaves are zeros, of which the shapes are wanted."""
+    """Context for when only shapes are wanted: leaves are zeros, and no initialiser is called."""
     before = _SHAPES_ALONE.set(True)
     try:
         yield
@@ -23,10 +23,10 @@ def shapes_alone() -> Iterator[None]:
 
 
 class Leaves:
-    """Before a Linen layer: a leaf that is there is read and no more.
+    """Base class to put before a Linen layer: a leaf that exists is only read.
 
-    The layer's own way of learning the shape that a leaf should have takes as long to trace as
-    what is computed with it.
+    The layer's own way of finding the shape that a leaf should have takes as long to trace as what
+    is computed with it.
     """
 
     def param(
@@ -36,10 +36,10 @@ class Leaves:
         shape: Sequence[int],
         dtype: Any = jnp.float32,
     ) -> jax.Array:
-        """The leaf of this name, of the shape and dtype where it is a new one.
+        """The leaf of this name; a new one gets this shape and dtype.
 
         Raises:
-            ScopeParamShapeError: the one that is there has another shape.
+            ScopeParamShapeError: the existing leaf has another shape.
         """
         if _SHAPES_ALONE.get() and not self.has_variable("params", name):
             self.put_variable("params", name, jnp.zeros(shape, dtype))

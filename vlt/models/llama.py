@@ -1,4 +1,4 @@
-"""LLaMA: a causal decoder of words, or of what stands in a prompt beside them (arXiv:2302.13971).
+"""LLaMA (arXiv:2302.13971): a causal decoder of words and what stands beside them in a prompt.
 
 Section 2.2 of the paper: RMSNorm before each sublayer, rotary positions, SwiGLU; no biases.
 """
@@ -21,7 +21,7 @@ from vlt.models.tokens import KeysValues, Tokens
 class Llama(nn.Module):
     """Embeddings of words, causal blocks, and a head over the vocabulary.
 
-    A batch's groups [b, g, l] (beams) read nothing of each other. remat: of
+    Groups of a batch [b, g, l] (beams) do not read each other. remat: a key of
     `vlt.models.remat.POLICIES`.
     """
 
@@ -70,13 +70,13 @@ class Llama(nn.Module):
         remember: bool = False,
         train: bool = False,
     ) -> tuple[jax.Array, list[KeysValues]]:
-        """Embeddings x [b, g, l, d] at places [b, l] -> normed states of the last block, the same.
+        """Embeddings x [b, g, l, d] at places [b, l] -> the last block's normed states, same shape.
 
         Args:
             valid: [b, m] which keys may be read, those in `cache` included; None for all. Places
-                count valid tokens alone, whatever stands between them.
-            cache: of each block, keys and values of earlier calls with room for these at `index`.
-                Prompts of methods stand in front of them and count neither here nor in `valid`.
+                count only valid tokens, whatever stands between them.
+            cache: keys and values of each block's earlier calls, with room for this one's at
+                `index`. Methods' prompts precede them and count neither there nor in `valid`.
             remember: also return keys and values of each block, those of the cache included.
 
         Raises:
@@ -134,7 +134,7 @@ class Llama(nn.Module):
 
 
 def _behind(prompts: int, valid: jax.Array | None, room: int) -> jax.Array | None:
-    """`valid` [b, m] of keys behind those of prompts, which all are."""
+    """`valid` [b, m] of keys, preceded by that of the prompts' keys, which are all valid."""
     if valid is None:
         return None
     if prompts + valid.shape[1] != room:

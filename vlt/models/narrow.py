@@ -1,7 +1,7 @@
-"""A language model's weights in fewer bits, which are most of the memory of a chat model.
+"""A language model's weights in fewer bits; they are most of the memory of a chat model.
 
-'bfloat16': its matrices. 'int8': those of its dense layers, symmetric around 0, with a scale for
-each output; the table of words in bfloat16. '' leaves them as they are stored.
+'bfloat16' holds its matrices in bfloat16. 'int8' holds those of its dense layers in int8, symmetric
+around 0 with a scale for each output, and the table of words in bfloat16. '' leaves all as stored.
 """
 
 import re
@@ -20,7 +20,7 @@ _TABLE = re.compile(r"text/token_embedding/embedding")
 
 
 def narrowed(leaves: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    """Leaves by path, those of the language model in fewer bits; what has those stays."""
+    """Leaves by path, the language model's in fewer bits; those already narrow stay as they are."""
     found: dict[str, Any] = {}
     for path, leaf in leaves.items():
         kind = _kind(path, weights)
@@ -34,7 +34,7 @@ def narrowed(leaves: Mapping[str, Any], weights: str) -> dict[str, Any]:
 
 
 def narrowed_shapes(leaves: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    """The same of shapes."""
+    """`narrowed` for shapes."""
     found: dict[str, Any] = {}
     for path, leaf in leaves.items():
         kind = _kind(path, weights)
@@ -47,8 +47,8 @@ def narrowed_shapes(leaves: Mapping[str, Any], weights: str) -> dict[str, Any]:
 def rounded(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A kernel [in, out] as int8, and the scale of each output [out].
 
-    Kernel and int8 times scale differ by half a scale at most, which is 1/254 of an output's
-    largest weight.
+    The kernel and int8 times scale differ by at most half a scale, 1/254 of an output's largest
+    weight.
     """
     largest = np.abs(kernel).max(0).astype(np.float32)
     scale = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
@@ -56,7 +56,7 @@ def rounded(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kind(path: str, weights: str) -> str:
-    """The type of a leaf's numbers, where it is not the stored one."""
+    """The dtype that a leaf is narrowed to; '' if it stays as it is stored."""
     if weights and _KERNEL.fullmatch(path):
         return weights
     return "bfloat16" if weights and _TABLE.fullmatch(path) else ""

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches as one matrix product. kernel [p, p, 3, d], as a convolution's.
+    """Non-overlapping patches as one matrix product. kernel: [p, p, 3, d], like a convolution's.
 
-    Pixels at the end that fill no patch are not read.
+    Pixels at the ends that do not fill a patch are not read.
     """
 
     patch_size: int

@@ -4,7 +4,10 @@ import jax
 
 
 def traced_for() -> str:
-    """`cpu`, `tpu`, `gpu`: of the mesh that is set, which need not be of this machine's devices."""
+    """`cpu`, `tpu` or `gpu`: the platform of the current mesh, else of the default device.
+
+    The devices of a mesh need not be this machine's.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.empty and mesh.abstract_device is not None:
         return str(mesh.abstract_device.platform)

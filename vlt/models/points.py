@@ -3,7 +3,7 @@
 A method is a frozen dataclass of options that overrides the points it needs. Each point is called
 inside the scope of a Linen module (a dense layer, a block or a tower) that it receives as first
 argument, so parameters it declares there sit beside what they adapt and the converted weights keep
-their paths. A point that is not overridden hands its input back and adds nothing to the program.
+their paths. A point that is not overridden returns its input and adds nothing to the program.
 
 | point | method of `Method` | called |
 |---|---|---|
@@ -41,17 +41,17 @@ class Scope(Protocol):
 
     @property
     def name(self) -> str | None:
-        """Of the module."""
+        """The module's name."""
 
     @property
     def dtype(self) -> Any:
-        """Of activations."""
+        """The dtype of activations."""
 
     def param(self, name: str, init_fn: Callable[..., Any], *init_args: Any) -> Any:
-        """The leaf of this name, of what `init_fn(key, *init_args)` makes."""
+        """The leaf of this name, initialised by `init_fn(key, *init_args)`."""
 
     def make_rng(self, name: str = "params") -> jax.Array:
-        """A fresh key of the stream `name`: dropout, mask."""
+        """A fresh key of the stream `name`: `dropout` or `mask`."""
 
 
 class BlockScope(Scope, Protocol):
@@ -98,7 +98,7 @@ class TowerScope(Scope, Protocol):
         """The final LayerNorm, of [..., d]."""
 
     def pooled(self, tokens: Tokens) -> jax.Array:
-        """What embeddings are made of, behind final LayerNorm and pool, [b, g, n, d]."""
+        """What embeddings are made of, after final LayerNorm and pooling, [b, g, n, d]."""
 
     def project_tokens(self, x: jax.Array) -> jax.Array:
         """Final LayerNorm and projection into the joint space, [..., d] -> [..., e]."""
@@ -117,15 +117,15 @@ class TextScope(Scope, Protocol):
 
 
 AnyTower = TowerScope | TextScope
-Embedded = Mapping[str, jax.Array]  # what a tower put out, by name
+Embedded = Mapping[str, jax.Array]  # a tower's outputs, by name
 
 
 class DenseScope(Scope, Protocol):
     """What a method may read of the dense layer that calls it.
 
-    part: `attention`, `cross_attention`, `mlp`, or an attention of a method's, that the layer is
-    in; empty outside of blocks. part_param: `param` in the scope of an attention, one leaf of a
-    name for all its layers; None outside of attentions.
+    part: where the layer is: in `attention`, `cross_attention`, `mlp`, or a method's own attention;
+    empty outside blocks. part_param: `param` in the scope of an attention, with one leaf per name
+    for all its layers; None outside attentions.
     """
 
     part: str
@@ -137,11 +137,11 @@ class Method:
     """A method that fills none of the points.
 
     name: its key in a config and the name of its file. needs: words of
-    `vlt.models.compatibility.WORDS` that must hold for it, text_needs: those that must where it is
-    in the text tower, breaks: those that hold no longer beside it; all are checked once, where the
-    model is built. other_frames_tested: whether it is published as tested on other numbers of
-    frames than it is trained on. settled: options without which trained leaves mean nothing, also
-    where their shapes do not tell; a config that has another value is for another model.
+    `vlt.models.compatibility.WORDS` that must hold for it; text_needs: those that must hold where
+    it is in the text tower; breaks: those that no longer hold beside it. All are checked once, when
+    the model is built. other_frames_tested: whether as published it is tested on other numbers of
+    frames than it is trained on. settled: options without which trained leaves mean nothing, even
+    where shapes do not show it; a config with another value is for another model.
     """
 
     name: ClassVar[str] = ""
@@ -163,23 +163,23 @@ class Method:
 
     @property
     def scores_pairs(self) -> bool:
-        """Whether its `score` is asked."""
+        """Whether its `score` is called."""
         return "pair_scores" in self.needs_here()
 
     def needs_here(self) -> frozenset[str]:
-        """`needs`, and what it needs in these towers."""
+        """`needs`, and `text_needs` if it is in the text tower."""
         return self.needs | (self.text_needs if "text" in self.towers else frozenset())
 
     def breaks_here(self) -> frozenset[str]:
-        """`breaks`, and what these options break."""
+        """`breaks`, and what its options break."""
         return self.breaks
 
     def check(self, spec: Spec, frames: int) -> None:
-        """Raises ValueError where the options do not fit the sizes or the frames."""
+        """Raises ValueError if the options do not fit the sizes or the number of frames."""
 
     @property
     def word_rows(self) -> int:
-        """How many rows at the end of a language model's table of words are a leaf of their own."""
+        """Number of last rows of a language model's table of words that are a leaf of their own."""
         return 0
 
     @property
@@ -189,28 +189,28 @@ class Method:
 
     @property
     def text_positions(self) -> int:
-        """How many positions of a causal text tower its tokens take from words."""
+        """Number of positions of a causal text tower that its tokens take from words."""
         return 0
 
     @property
     def word_prompts(self) -> int:
-        """How many tokens stand in front of a text, in all that a language model remembers."""
+        """Number of its tokens in front of a text in everything that a language model caches."""
         return 0
 
     @property
     def in_pooler(self) -> bool:
-        """Whether its `projection` is called for the dense layers of attention pooling, too."""
+        """Whether its `projection` is also called for the dense layers of attention pooling."""
         return False
 
     @property
     def reads_patches(self) -> bool:
-        """Whether the patch tokens that leave the last block are read by anything."""
+        """Whether it reads the patch tokens that leave the last block."""
         return False
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:
         """Point 0: patches with their positions, before `pre_norm`; or words, before theirs.
 
-        What is inserted among words takes the positions there, and moves those behind it on.
+        Tokens inserted among words take the positions there, and move later words on.
         """
         return tokens
 
@@ -223,26 +223,26 @@ class Method:
         return tokens
 
     def extra_tokens(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: add tokens, behind those that are protected."""
+        """Point 2: add tokens, after those that are protected."""
         return tokens
 
     def after_block(self, block: BlockScope, tokens: Tokens) -> Tokens:
-        """Point 2: remove tokens that were there for this block alone, or prune what it put out."""
+        """Point 2: remove tokens that were there only for this block, or prune its output."""
         return tokens
 
     def projection(self, dense: DenseScope, x: jax.Array, y: jax.Array) -> jax.Array:
         """Point 3: y [..., out] is the output of the layer `dense.name` for x [..., in].
 
-        Called for the layers of a block, where `dense.part` says of which attention or MLP, and for
-        projections behind the blocks, where it is empty; with `in_pooler` for a pooler's, too.
+        Called for the layers of a block, where `dense.part` names their attention or MLP, and for
+        projections after the blocks, where it is empty; with `in_pooler`, also for a pooler's.
         """
         return y
 
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: choose queries, key and value sources, scale, and logit bias.
 
-        A bias is added to that which is there (`Pattern.add_bias`), which may be a mask or another
-        method's; queries, sources, scale and `gather` are replaced by one method at most.
+        A bias is added to the existing one (`Pattern.add_bias`), which may be a mask or another
+        method's; queries, sources, scale and `gather` are replaced by at most one method.
         """
         return pattern
 
@@ -251,7 +251,7 @@ class Method:
     ) -> jax.Array:
         """Point 5: y [b, g, q, d] is the attention's output for `normed`, the LayerNormed tokens.
 
-        Of `tokens` and `normed` there are only those that had queries.
+        `tokens` and `normed` hold only the tokens that had queries.
         """
         return y
 
@@ -266,17 +266,17 @@ class Method:
     ) -> jax.Array:
         """Point 7: y is the MLP's output for `normed`; `entry` is what entered the block.
 
-        Of `entry` there are only those tokens that had queries.
+        `entry` holds only the tokens that had queries.
         """
         return y
 
     def parallel_block(
         self, block: BlockScope, entry: Tokens, normed: jax.Array, tokens: Tokens
     ) -> Tokens:
-        """Point 7: `tokens` leave the block; `entry` came in, `normed` through the first LayerNorm.
+        """Point 7: `tokens` leave the block; `entry` came in, `normed` after the first LayerNorm.
 
-        Of `entry` and `normed` there are only those tokens that had queries. Stochastic depth drops
-        nothing that is added here.
+        `entry` and `normed` hold only the tokens that had queries. Stochastic depth drops nothing
+        that is added here.
         """
         return tokens
 
@@ -287,11 +287,11 @@ class Method:
         return hidden[-1], {}
 
     def features(self, tower: TowerScope, x: jax.Array) -> jax.Array:
-        """Point 9: the final LayerNorm's tokens [b, g, n, d]; of a dual encoder those alone that
+        """Point 9: the final LayerNorm's tokens [b, g, n, d]; in a dual encoder only those that
         embeddings are made of: CLS tokens, or the mean of a frame's patches.
 
-        Returns as many, in any order where a text model attends to all of them; of a tower alone
-        whatever it is read for.
+        Returns as many, in any order where a text model attends to all of them; for a tower that
+        stands alone, whatever it is read for.
         """
         return x
 
@@ -322,8 +322,8 @@ class Method:
     def text_extras(self) -> tuple[str, ...]:
         """Names of the text tower's extra outputs, each [c, ...], that `score` reads.
 
-        `tokens` are put out for it [c, l, e], all of a text behind final norm and projection, and
-        `words` [c, l], which of them are words, from its first to the one that is read in the end.
+        For it the tower returns `tokens` [c, l, e], all of a text after final norm and projection,
+        and `words` [c, l], which of them are words, from the first to the one that is read out.
         """
         return ()
 
@@ -332,35 +332,35 @@ class Method:
     ) -> jax.Array:
         """Point 9 of a dual encoder: scores [v, c] of every video with every text.
 
-        Asked of methods that need `pair_scores`, in the scope of the model. video: `frames`
+        Called for methods that need `pair_scores`, in the model's scope. video: `frames`
         [v, t, e], what `head` made of them, and `video_extras`. text: `features` [c, e] and
         `text_extras`. Neither is normalised, whatever `frame_norm` says. scores: cosines, or what
-        the methods before this one made of them. The logit scale comes after it.
+        the methods before this one made of them. The logit scale is applied later.
 
-        All texts are there, but videos may come in blocks: a video's scores must not depend on the
-        others'.
+        All texts are there, but videos may come in blocks: a video's scores must not depend on
+        other videos.
         """
         return scores
 
     @property
     def known_classes(self) -> int:
-        """Of how many of the classes that are trained on, in their order, leaves hold something
-        each; 0 for none."""
+        """Number of training classes for each of which, in their order, leaves hold something; 0
+        for none."""
         return 0
 
     @property
     def reads_sentences(self) -> bool:
-        """Whether `score` reads of each class the `sentences` [c, kinds, n, e] that describe it."""
+        """Whether `score` reads the `sentences` [c, kinds, n, e] that describe each class."""
         return False
 
     @property
     def keeps_classes(self) -> bool:
-        """Whether `init_from_classes` keeps some."""
+        """Whether `init_from_classes` stores the classes' vectors in leaves."""
         return False
 
     def init_from_classes(self, params: dict, classes: jax.Array) -> dict:
-        """New leaves that hold unit vectors [c, e] of the classes that are trained on, as the text
-        tower has them before the first step; `params` is the whole tree."""
+        """`params`, the whole tree, with leaves that hold unit vectors [c, e] of the training
+        classes, as the text tower embeds them before the first step."""
         return params
 
     @property
@@ -370,17 +370,17 @@ class Method:
 
     @property
     def mergeable(self) -> bool:
-        """Whether `fold_for_inference` leaves nothing but other values of converted weights."""
+        """Whether `fold_for_inference` leaves only changed values of converted weights."""
         return False
 
     @property
     def folded(self) -> "Method | None":
-        """What `fold_for_inference` leaves of the method, as it is priced and timed."""
+        """What `fold_for_inference` leaves of the method, whose cost and time are measured."""
         return None if self.mergeable else self
 
     def fold_for_inference(self, params: dict) -> tuple["Method | None", dict]:
-        """What serves for inference alone: the method, or None, and the whole tree without its
-        other leaves. Outputs stay the same up to rounding."""
+        """What inference needs: the method, or None, and the whole tree without its other leaves.
+        Outputs stay the same up to rounding."""
         return self, params
 
     def shared_module(self, spec: Spec) -> nn.Module | None:
@@ -388,17 +388,17 @@ class Method:
         return None
 
     def init_from_backbone(self, params: dict, spec: Spec) -> dict:
-        """New leaves that start as copies of converted ones; `params` is the whole tree."""
+        """`params`, the whole tree, with new leaves that start by converted ones or sizes."""
         return params
 
 
 def of_tower(methods: Sequence[Method], tower: str) -> tuple[Method, ...]:
-    """Those that the tower calls."""
+    """The methods that the tower calls."""
     return tuple(method for method in methods if tower in method.towers)
 
 
 def copy_leaves(tree: dict, source: dict) -> dict:
-    """The leaves of `source` that `tree` has too; not those that methods put beside them."""
+    """The leaves of `source` that `tree` has too, without those that methods put beside them."""
     return {
         name: copy_leaves(child, source[name]) if isinstance(child, dict) else source[name]
         for name, child in tree.items()

@@ -16,9 +16,9 @@ from vlt.models.tokens import Pattern
 class Pooler(nn.Module):
     """y = Attention(probe, tokens), then y + MLP(LN(y)), or LN(y) where there is no MLP.
 
-    Zhai et al., arXiv:2106.04560, Section 2.2: multihead attention pooling. Nothing is added to the
-    probe. spec: of the tower, whose activation and epsilon it has. methods: those that see its
-    dense layers, at point 3.
+    Zhai et al., arXiv:2106.04560, Section 2.2: multihead attention pooling. The probe has no
+    residual connection. spec: the tower's, for its activation and epsilon. methods: those that are
+    called for its dense layers, at point 3.
     """
 
     spec: VisionSpec
@@ -27,7 +27,7 @@ class Pooler(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, size: jax.Array | None) -> jax.Array:
-        """Tokens [b, g, n, d] -> [b, g, 1, d]; each is read as often as `size` [b, g, n] says."""
+        """Tokens [b, g, n, d] -> [b, g, 1, d]; each counts as often as `size` [b, g, n] says."""
         spec, pooler = self.spec, self.spec.pooler
         assert pooler is not None
         init = nn.initializers.normal(spec.width**-0.5)

@@ -1,4 +1,4 @@
-"""Products with kernels in fewer bits; of few rows, as a decoder's next token needs, on CPUs."""
+"""Products with kernels in fewer bits, with a CPU form for few rows, as for a next token."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ PART = 2**17  # weights of a kernel that fit into a core's cache in float32
 
 
 def promoted(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: Any) -> list[Any]:
-    """Arrays of a layer as `dtype`; a kernel in fewer bits stays so, for `dot_general` to widen."""
+    """A layer's arrays cast to `dtype`; a narrower kernel is left for `dot_general` to widen."""
     if kernel.dtype.itemsize >= jnp.dtype(dtype).itemsize:
         return list(promote_dtype(x, kernel, bias, dtype=dtype))
     x, bias = promote_dtype(x, bias, dtype=dtype)
@@ -20,12 +20,12 @@ def promoted(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, dtype: Any
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
-    """`jax.lax.dot_general`, but for few rows [..., d] and a kernel [d, e] in few bits on a CPU.
+    """`jax.lax.dot_general`, except for few rows [..., d] and a kernel [d, e] in few bits on CPUs.
 
     A kernel in fewer bits than x is widened.
 
-    There XLA writes the whole kernel out in float32 before it multiplies, which takes three times
-    as long as reading it; a sum of products reads it once and turns it on the way.
+    On CPUs XLA writes the whole kernel out in float32 before it multiplies, which takes three times
+    as long as reading it; a sum of products reads it once and widens it on the way.
     """
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -40,7 +40,7 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
 
 
 def _sum_of_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # Else kernels are turned to float32 once before a loop over tokens, which reads twice as much.
+    # Else kernels are cast to float32 once, before a loop over tokens, which reads twice as much.
     x, kernel = jax.lax.optimization_barrier((x, kernel))
     rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
     found = _by_parts(rows, kernel) if kernel.dtype == jnp.int8 else _widened(rows, kernel)
@@ -55,8 +55,8 @@ def _widened(rows: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def in_float32(kernel: jax.Array) -> jax.Array:
-    """A kernel in float32; of bfloat16 the upper half of its bits, which a CPU moves faster than
-    XLA turns them."""
+    """A kernel in float32; bfloat16 becomes the upper half of its bits, which a CPU shifts faster
+    than XLA converts."""
     if kernel.dtype != jnp.bfloat16:
         return kernel.astype(jnp.float32)
     bits = jax.lax.bitcast_convert_type(kernel, jnp.uint16).astype(jnp.uint32) << 16
@@ -69,7 +69,7 @@ def _in_float32_jvp(kernels: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _by_parts(rows: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Parts of a kernel, which stay in the cache while they are widened and read by each row."""
+    """Multiplies with parts of a kernel, which stay in cache while widened and read by each row."""
     parts = max(1, -(-kernel.size // PART))
     while kernel.shape[0] % parts:
         parts += 1
@@ -78,7 +78,7 @@ def _by_parts(rows: jax.Array, kernel: jax.Array) -> jax.Array:
     def add(part: jax.Array, found: jax.Array) -> jax.Array:
         wide = jax.lax.dynamic_slice_in_dim(kernel, part * size, size).astype(jnp.float32)
         some = jax.lax.dynamic_slice_in_dim(rows, part * size, size, axis=1)
-        # Of one row at a time: a product with more packs its kernel first.
+        # One row at a time: a product with more rows packs its kernel first.
         return found + jnp.concatenate([row @ wide for row in jnp.split(some, len(rows))])
 
     start = jnp.zeros((len(rows), kernel.shape[1]), jnp.float32)

@@ -1,4 +1,4 @@
-"""What of a block is kept for the backward pass, and what is computed again."""
+"""Which values of a block are kept for the backward pass, and which are computed again."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ POLICIES = {
 
 
 def rematerialised(module: Any, policy: str) -> Any:
-    """A module's class whose calls keep what `POLICIES` says."""
+    """The module's class, with calls that keep what `POLICIES` says of the policy."""
     policies = jax.checkpoint_policies
     if policy == "none":
         return module

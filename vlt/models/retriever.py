@@ -42,8 +42,8 @@ class Retriever(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """uint8 RGB or normalised float [b, t, H, W, 3] -> unit vectors [b, e], and `out`.
 
-        With `frame_scores` the mean of the frames' unit vectors instead, whose product with a
-        text's is the mean of their cosines. `out["tokens"]` [b, t * n, d] are those that `match`
+        With `frame_scores`, the mean of the frames' unit vectors instead, whose product with a
+        text's vector is the mean of their cosines. `out["tokens"]` [b, t * n, d] are what `match`
         reads.
         """
         embedding, out = self.visual(self.pixels(video), train, capture)
@@ -55,7 +55,7 @@ class Retriever(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """ids [b, l] -> unit vectors [b, e] of the first token, read without a video, and `out`.
 
-        Where there is a `fusion_layer`, `out["states"]` [b, l, d] are what enters it.
+        Where there is a `fusion_layer`, `out["states"]` [b, l, d] is what enters it.
         """
         hidden, _ = self.text(ids[:, None], train=train, alone=True, to_words=False)
         embedding = self.text_projection(hidden[:, 0, 0]).astype(jnp.float32)
@@ -69,20 +69,20 @@ class Retriever(VideoModel):
         train: bool = False,
         states: jax.Array | None = None,
     ) -> jax.Array:
-        """Videos' tokens [b, m, d] and g texts of each, ids [b, g, l] -> logits [b, g, 2].
+        """Videos' tokens [b, m, d] and g texts for each, ids [b, g, l] -> logits [b, g, 2].
 
-        The second says that they belong together. Whatever token stands first, [ENC] is read in its
-        place. states: [b, g, l, d] of the texts, as `encode_text` puts them out, with which a model
-        that has a `fusion_layer` begins there.
+        The second logit says that they belong together. The first token, whatever it is, is read as
+        [ENC]. states: [b, g, l, d] of the texts, as `encode_text` returns them, from which a model
+        with a `fusion_layer` starts at that layer.
         """
         ids = beginning_with(self.spec.text.encode_id, ids)
         hidden, _ = self.text(ids, tokens, train=train, states=states, to_words=False)
         return self.itm_head(hidden[:, :, 0]).astype(jnp.float32)
 
     def find_words(self, tokens: jax.Array, ids: jax.Array, train: bool = False) -> jax.Array:
-        """Videos' tokens [b, m, d] and a text of each, ids [b, l] with words masked -> [b, l, v].
+        """Videos' tokens [b, m, d] and a text for each, ids [b, l] with masked words -> [b, l, v].
 
-        Logits of the words, of a model with `masked_words`.
+        Logits of the words, from a model with `masked_words`.
         """
         return self.text(ids[:, None], tokens, train=train)[0][:, 0]
 

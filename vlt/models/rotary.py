@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EVA_GRID = 16  # of the patches that EVA02's frequencies are for
+EVA_GRID = 16  # side of the grid of patches that EVA02's frequencies are for
 
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
-    """Turns pairs of a head's channels; what queries find depends on differences of places alone.
+    """Turns pairs of a head's channels, so that logits depend only on differences of places.
 
-    Of places in k dimensions, each turns its share of the channels, in order: d/2k pairs, pair j by
-    place * base**(-2jk/d). base: of the frequencies. neighbours: a pair are two neighbouring
-    channels (PE); else channel j and the one half a share behind it (LLaMA).
+    With places in k dimensions, each turns its share of the channels, in order: d/2k pairs, pair j
+    by place * base**(-2jk/d). base: base of the frequencies. neighbours: a pair is two neighbouring
+    channels (PE); otherwise channel j and the one half a share after it (LLaMA).
     """
 
     base: float = 10000.0
@@ -25,7 +25,7 @@ class Rotary:
         """x [b, g, h, n, d] of tokens at places [b, g, n, k] -> the same, turned in float32.
 
         Raises:
-            ValueError: k dimensions do not share d channels in pairs.
+            ValueError: d channels do not divide into pairs for k dimensions.
         """
         d, k = x.shape[-1], places.shape[-1]
         if d % (2 * k):
@@ -43,11 +43,11 @@ class Rotary:
 
 
 def frame_places(rope: str, rows: int, columns: int, cls: int) -> np.ndarray:
-    """Places [cls + rows * columns, 2] of a frame's tokens, by which `VisionSpec.rope` turns them.
+    """Places [cls + rows * columns, 2] of a frame's tokens, for `VisionSpec.rope` to turn them by.
 
     `pe`: (column, row), from 1 where there is a class token, else from 0 (perception_models'
-    Rope2D). `eva`: (row, column), each of `EVA_GRID` (EVA-CLIP's VisionRotaryEmbeddingFast). Class
-    tokens are at 0, which turns nothing.
+    Rope2D). `eva`: (row, column), each scaled to `EVA_GRID` (EVA-CLIP's VisionRotaryEmbeddingFast).
+    Class tokens are at 0, which turns nothing.
     """
     row, column = np.divmod(np.arange(rows * columns), columns)
     if rope == "pe":

@@ -1,13 +1,13 @@
-"""Greedy, nucleus and beam search: what is written next, given logits of what may follow.
+"""Greedy, nucleus and beam search: choose what is written next, given logits of what may follow.
 
-Beam search comes in three semantics; all score a text by its summed log-probabilities over a length
-to the power of `length_penalty`.
-    blip: of transformers 4.15, which BLIP and Token Mixing pin. The length counts prompt and [DEC]
-        but no end token.
-    4.31: of that transformers, and earlier ones that read LLaMA. The same, but whether a text that
-        goes on can still become better is asked with one token more.
-    transformers: of the present ones (5.23). The length counts the end token but no prompt, and
-        texts without an end compete only at the greatest length.
+Beam search comes in three semantics; all score a text by its summed log-probabilities divided by a
+length to the power of `length_penalty`.
+    blip: that of transformers 4.15, which BLIP and Token Mixing pin. The length counts the prompt
+        and [DEC] but not the end token.
+    4.31: that of this transformers version, and of earlier ones that read LLaMA. As `blip`, but
+        whether an unfinished text can still become better is judged at one token more.
+    transformers: that of the current version (5.23). The length counts the end token but not the
+        prompt, and unfinished texts compete only at the greatest length.
 """
 
 import dataclasses
@@ -24,16 +24,16 @@ SEMANTICS = ("blip", "4.31", "transformers")
 class Search:
     """How texts are searched for. Defaults are BLIP's.
 
-    method: `greedy`, `beam` or `nucleus`. beams: texts that are kept beside each other.
-    max_length, min_length: tokens of a text, [DEC] and prompt included, or of an answer in a
-        dialogue alone; the shortest excludes the end token.
-    length_penalty: of beams; above 1 favours longer texts, below 1 shorter ones.
-    repetition_penalty: log-probabilities (of beams) or logits of tokens that occur already are
+    method: `greedy`, `beam` or `nucleus`. beams: number of texts kept side by side.
+    max_length, min_length: tokens of a text, [DEC] and prompt included, or in a dialogue of the
+        answer alone; min_length excludes the end token.
+    length_penalty: for beams; above 1 favours longer texts, below 1 shorter ones.
+    repetition_penalty: log-probabilities (of beams) or logits of tokens that already occur are
         multiplied or divided by it, whichever lowers them.
-    top_p, top_k: of nucleus search; the likeliest tokens up to this sum, and number (0: any), are
-        drawn from. BLIP's code asks for 0.9 and gets its library's 50. temperature: what logits are
-        divided by before that.
-    semantics: of beams, `blip`, `4.31` or `transformers`; see the module.
+    top_p, top_k: for nucleus search, which samples from the likeliest tokens up to this sum of
+        probabilities and this number (0: any). BLIP's code asks for 0.9 and gets its library's 50.
+        temperature: what logits are divided by before that.
+    semantics: for beams: `blip`, `4.31` or `transformers`; see the module.
 
     Raises:
         ValueError: an unknown name or a number out of range.
@@ -70,7 +70,7 @@ class Search:
 
 
 class State(flax.struct.PyTreeNode):
-    """ids [b, g, l] of g texts, 0 behind the first `length`; and which searches go on, [b]."""
+    """ids [b, g, l] of g texts, 0 after the first `length`; and which searches are `open`, [b]."""
 
     ids: jax.Array
     length: jax.Array
@@ -78,11 +78,11 @@ class State(flax.struct.PyTreeNode):
 
 
 class Beams(State):
-    """Texts that go on, best first, and those that ended.
+    """Unfinished texts, best first, and those that ended.
 
-    scores: [b, g] summed log-probabilities. parents: [b, g] which of the texts before it each one
-    continues. ended: ids [b, g, l], best first, with ended_scores [b, g]; -inf where there are not
-    so many yet.
+    scores: [b, g] summed log-probabilities. parents: [b, g] which text of the step before each one
+    continues. ended: ids [b, g, l], best first, with ended_scores [b, g], which are -inf where
+    fewer have ended yet.
     """
 
     scores: jax.Array
@@ -103,7 +103,7 @@ def _padded(prompt: jax.Array, groups: int, length: int) -> jax.Array:
 
 
 def _adjusted(scores: jax.Array, state: State, search: Search, end_id: int) -> jax.Array:
-    """Scores [b, g, v] of the next tokens with repetition penalty and minimal length."""
+    """Scores [b, g, v] of the next tokens, with repetition penalty and minimal length applied."""
     if search.repetition_penalty != 1:
         seen = _occurring(state, scores.shape[-1])
         penalty = search.repetition_penalty
@@ -114,7 +114,7 @@ def _adjusted(scores: jax.Array, state: State, search: Search, end_id: int) -> j
 
 
 def _occurring(state: State, vocab: int) -> jax.Array:
-    """Whether each token of the vocabulary is in each text: bool [b, g, v]."""
+    """Whether each token of the vocabulary occurs in each text: bool [b, g, v]."""
     written = jnp.arange(state.ids.shape[-1]) < state.length
     ids = jnp.where(written, state.ids, vocab).reshape(-1, state.ids.shape[-1])
     seen = jnp.zeros((len(ids), vocab), bool)
@@ -124,9 +124,9 @@ def _occurring(state: State, vocab: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """Greedy and nucleus search: one text of each, token by token.
+    """Greedy and nucleus search: one text for each prompt, token by token.
 
-    stops: ids that end a text beside `end_id`, where they are its last.
+    stops: sequences of ids that, besides `end_id`, end a text when they are its last.
     """
 
     search: Search
@@ -135,12 +135,12 @@ class Sampling:
     stops: tuple[tuple[int, ...], ...] = ()
 
     def start(self, prompt: jax.Array) -> State:
-        """Of prompts [b, 1, p]."""
+        """The state for prompts [b, 1, p]."""
         ids = _padded(prompt, 1, self.search.max_length)
         return State(ids, jnp.int32(prompt.shape[2]), jnp.ones(len(ids), bool))
 
     def step(self, state: State, logits: jax.Array) -> State:
-        """One token more, from logits [b, 1, v]."""
+        """Adds one token, given logits [b, 1, v]."""
         logits = _adjusted(logits, state, self.search, self.end_id)
         if self.search.method == "greedy":
             token = logits.argmax(-1)
@@ -173,14 +173,14 @@ class Sampling:
 
 
 def nucleus(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, jax.Array]:
-    """The likeliest tokens of [..., v]: logits [..., k], -inf for those that are out, and ids.
+    """The likeliest tokens of [..., v]: logits [..., k], -inf for those ruled out, and ids.
 
-    A token is out where those above it have more than top_p of the top k's probability.
+    A token is ruled out if those above it have more than top_p of the top k's probability.
     """
     count = min(top_k or logits.shape[-1], logits.shape[-1])
     values, ids = jax.lax.top_k(logits, count)
     if top_p == 1:
-        return values, ids  # sums of all are not 1 to the last bit
+        return values, ids  # probabilities do not sum to 1 to the last bit
     probability = jax.nn.softmax(values)
     above = probability.cumsum(-1) - probability
     return jnp.where(above > top_p, -jnp.inf, values), ids
@@ -188,10 +188,10 @@ def nucleus(logits: jax.Array, top_k: int, top_p: float) -> tuple[jax.Array, jax
 
 @dataclasses.dataclass(frozen=True)
 class BeamSearch:
-    """The `beams` likeliest texts together, prompt of `prompt` tokens included.
+    """Keeps the `beams` likeliest texts, each with its prompt of `prompt` tokens.
 
-    unseen: [b, 1] tokens that count in a prompt's length beside those in `State.ids`; below 0 where
-    its padding is among these.
+    unseen: [b, 1] number of tokens that a prompt's length counts besides those in `State.ids`;
+    below 0 where padding is among these.
     """
 
     search: Search
@@ -200,7 +200,7 @@ class BeamSearch:
     unseen: jax.Array | int = 0
 
     def start(self, prompt: jax.Array) -> Beams:
-        """Of prompts [b, 1, p]. All texts are the same yet, so the first alone counts."""
+        """The state for prompts [b, 1, p]. All texts are still alike, so only the first counts."""
         ids = _padded(prompt, self.search.beams, self.search.max_length)
         scores = jnp.full(ids.shape[:2], -jnp.inf)
         return Beams(
@@ -214,18 +214,18 @@ class BeamSearch:
         )
 
     def step(self, state: Beams, logits: jax.Array) -> Beams:
-        """One token more, from logits [b, g, v] (or [b, 1, v], of the prompt)."""
+        """Adds one token, given logits [b, g, v] (or [b, 1, v], after the prompt)."""
         beams, vocab = self.search.beams, logits.shape[-1]
         scores = _adjusted(jax.nn.log_softmax(logits), state, self.search, self.end_id)
         scores = (scores + state.scores[..., None]).reshape(len(scores), -1)
-        # As many again, since each text may end.
+        # Twice as many, since each text may end.
         scores, index = jax.lax.top_k(scores, 2 * beams)
         parents, token = jnp.divmod(index, vocab)
         ids = pick(state.ids, parents).at[:, :, state.length].set(token)
         ends = token == self.end_id
         if self.search.semantics == "transformers":
             ends |= state.length + 1 == self.search.max_length
-        # A text that ends counts if it is among the best, whether ended or not.
+        # A text that ends counts if it is among the best of all, ended or not.
         counts = ends & (jnp.arange(2 * beams) < beams) & state.open[:, None]
         norm = self._norm(state.length)
         later = self._norm(state.length + 1) if self.search.semantics == "4.31" else norm
@@ -235,7 +235,7 @@ class BeamSearch:
             beams,
         )
         running, order = jax.lax.top_k(jnp.where(ends, -jnp.inf, scores), beams)
-        # By maximum and minimum: where the sorted are sliced, XLA sorts the whole vocabulary.
+        # By maximum and minimum: if the sorted were sliced, XLA would sort the whole vocabulary.
         best = (running if self.search.semantics == "transformers" else scores).max(1)
         return state.replace(
             ids=pick(ids, order),
@@ -248,7 +248,7 @@ class BeamSearch:
         )
 
     def _norm(self, length: jax.Array | int) -> jax.Array:
-        """What scores are divided by after one more token than `length`."""
+        """What scores of texts with one token more than `length` are divided by."""
         counted = length + self.unseen
         if self.search.semantics == "transformers":
             counted = length + 1 - self.prompt
@@ -257,7 +257,7 @@ class BeamSearch:
     def ranked(self, state: Beams, count: int) -> tuple[jax.Array, jax.Array]:
         """Scores [b, count] and ids [b, count, l] of the best texts, best first.
 
-        Where the search did not end, those that go on compete.
+        Where the search has not ended, unfinished texts compete too.
         """
         scores = state.scores / self._norm(self.search.max_length)
         scores = jnp.where(state.open[:, None], scores, -jnp.inf)

@@ -97,7 +97,7 @@ def _umt(kind: str, **fields: Any) -> BlipSpec:
 
 
 def _eva_g(layers: int) -> VisionSpec:
-    """EVA-CLIP-G, of 40 blocks; language models read it without its last."""
+    """EVA-CLIP-G, which has 40 blocks; language models read it without the last one."""
     return VisionSpec(
         image_size=224,
         patch_size=14,
@@ -115,7 +115,7 @@ def _eva_g(layers: int) -> VisionSpec:
 
 
 def _llama(size: str, vocab: int, context: int = 2048, norm_eps: float = 1e-6) -> LlamaSpec:
-    """LLaMA and Vicuna of `7b` and `13b`; their second versions differ in the last two."""
+    """LLaMA and Vicuna, `7b` or `13b`; their second versions differ in the last two arguments."""
     width, layers, mlp_width = {"7b": (4096, 32, 11008), "13b": (5120, 40, 13824)}[size]
     return LlamaSpec(context, vocab, width, layers, width // 128, mlp_width, norm_eps)
 
@@ -132,7 +132,7 @@ def _llava_15(size: str) -> ChatSpec:
 
 
 def _queried(size: str, vocab: int, instruction: int) -> ChatSpec:
-    """MiniGPT-4, and InstructBLIP, whose Q-Former knows so many words of an instruction."""
+    """MiniGPT-4, or InstructBLIP, whose Q-Former knows `instruction` words (0 for MiniGPT-4)."""
     qformer = QFormerSpec(
         32, 768, 12, 12, 3072, 1408, vocab=instruction, context=512 * (instruction > 0)
     )
@@ -151,7 +151,7 @@ SIZES: dict[str, Spec] = {
     "clip_b32": _clip(32, 768, 12, 512, 512),
     "clip_b16": _clip(16, 768, 12, 512, 512),
     "clip_l14": _clip(14, 1024, 24, 768, 768),
-    # Vita-CLIP's code has a bias of patches, zeros, beside CLIP's weights.
+    # Vita-CLIP's code adds a patch bias of zeros to CLIP's weights.
     "vita_clip_b16": with_visual(_clip(16, 768, 12, 512, 512), patch_bias=True),
     "viclip_b16": _clip(16, 768, 12, 512, 512, context=32, temporal_frames=8),
     "viclip_l14": _clip(14, 1024, 24, 768, 768, context=32, temporal_frames=8),
@@ -167,9 +167,9 @@ SIZES: dict[str, Spec] = {
     **SIZES_OF_TODAY,
     "tiny_blip": BlipSpec(
         "captioner",
-        # Of CLIP's deviation, 0.1, training leaves left and right alike to all that follows.
+        # With CLIP's deviation, 0.1, training leaves left and right alike to all later layers.
         dataclasses.replace(_blip_vision(32, 8, 96, 4, 3), init_std=0.5),
-        # Moving shapes have one token to start a text with, whatever it is for.
+        # Moving shapes have one token that starts a text, whatever the text is for.
         BertSpec(
             16,
             43,
@@ -188,7 +188,7 @@ SIZES: dict[str, Spec] = {
     "tiny_chat": ChatSpec(
         VisionSpec(32, 8, 96, 4, 3, 384),
         LlamaSpec(256, 487, 96, 4, 3, 256),
-        # All of the tiny CLIP: what happens is told by its last block, which reads texts' words.
+        # All of the tiny CLIP: its last block, trained to match texts' words, tells what happens.
         read=1,
     ),
     **{

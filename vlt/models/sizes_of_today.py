@@ -69,7 +69,7 @@ def _pe_core(
 def _siglip(
     image: int, tower: tuple[int, int, int, int, int], vocab: int = 256_000, context: int = 64
 ) -> DualEncoderSpec:
-    """SigLIP of a `_SIGLIP` tower, twice: its text tower has the same."""
+    """SigLIP with the sizes of a `_SIGLIP` tower for both its vision and its text tower."""
     patch, width, layers, heads, mlp_width = tower
     return _siglip_towers(
         image, patch, (width, layers, heads, mlp_width), tower[1:], vocab, context
@@ -84,7 +84,7 @@ def _siglip_towers(
     vocab: int,
     context: int,
 ) -> DualEncoderSpec:
-    """Of each tower width, layers, heads and the width of its MLP."""
+    """SigLIP, given width, layers, heads and MLP width of each tower."""
     width, _, heads, mlp_width = vision
     visual = VisionSpec(
         image,
@@ -114,8 +114,8 @@ def _siglip_towers(
 def _metaclip2(
     image: int, patch: int, vision: tuple[int, int, int], words: tuple[int, int, int], quick: bool
 ) -> DualEncoderSpec:
-    """MetaCLIP 2: a CLIP that reads XLM-V's words. Of each tower width, layers and heads; the text
-    tower's width is that of the joint space."""
+    """MetaCLIP 2: a CLIP with XLM-V's vocabulary, given width, layers and heads of each tower; the
+    text tower's width is that of the joint space."""
     activation = "quick_gelu" if quick else "gelu"
     visual = VisionSpec(image, patch, *vision, 4 * vision[0], activation=activation)
     text = TextSpec(
@@ -179,7 +179,7 @@ def _videoprism_encoder(width: int, spatial: int, frames: int) -> EncoderSpec:
     return EncoderSpec(visual)
 
 
-# Sides of patches, width, layers, heads, width of the MLP.
+# Side of patches, width, layers, heads, width of the MLP.
 _SIGLIP = {
     "b16": (16, 768, 12, 12, 3072),
     "l16": (16, 1024, 24, 16, 4096),
@@ -188,7 +188,7 @@ _SIGLIP = {
 
 
 SIZES_OF_TODAY: dict[str, Spec] = {
-    # By sides of images; the first of each is the one that goes without saying.
+    # By side of images; a name leaves out the first of its tower's.
     **{
         f"siglip{version}_{tower}{'' if image == images[0] else f'_{image}'}": _siglip(
             image, _SIGLIP[tower], vocab

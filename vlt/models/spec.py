@@ -14,9 +14,10 @@ POOLED_FRAMES = 100  # rows that `st_pool` has for frames
 class PoolerSpec:
     """Attention of one learned query to the tokens of a frame (Lee et al., arXiv:1810.00825).
 
-    width: of queries, keys and values, of all heads together. mlp_width: of the MLP that is added
-    to what attention found, behind a LayerNorm; 0 for that LayerNorm alone (VideoPrism).
-    channel_scale: the query's channels have learned scales, the same in every head (VideoPrism).
+    width: width of queries, keys and values, all heads together. mlp_width: that of the MLP which,
+    after a LayerNorm, is added to attention's output; 0 for the LayerNorm alone (VideoPrism).
+    channel_scale: whether the query's channels have learned scales, the same in every head
+    (VideoPrism).
     """
 
     heads: int
@@ -27,32 +28,32 @@ class PoolerSpec:
 
 @dataclasses.dataclass(frozen=True)
 class VisionSpec:
-    """One ViT. CLIP is the default; EVA-CLIP-G and BLIP differ in the last fields.
+    """One ViT. The defaults are CLIP's; EVA-CLIP-G, BLIP and other families differ in some.
 
-    init_std: of fresh class and position embeddings, 0 for CLIP's 1 / sqrt(width).
+    init_std: standard deviation of new class and position embeddings; 0 for CLIP's 1 / sqrt(width).
     pool: what makes the embedding of a frame: `cls`, its class token; in a tower without class
-        token (UMT) `mean`, of its patches, each as often as it counts (`Tokens.size`), or
-        `token_mean`, each token once, however many patches merged into it; or `attention`, of a
-        `pooler`, to all of them (SigLIP). pool_norm: a second LayerNorm, of what was pooled.
-    class_token: where attention pools, whether there is one among what it reads (PE).
-    projection: whether what was pooled is projected into the joint space, or is of its width
-        (SigLIP). projection_bias: of that layer.
+        token (UMT) `mean`, over patches, each as often as it counts (`Tokens.size`), or
+        `token_mean`, over tokens, however many patches merged into each; or `attention`, that of
+        a `pooler` to all of them (SigLIP). pool_norm: whether a second LayerNorm follows the pool.
+    class_token: whether attention pooling has a class token among what it reads (PE).
+    projection: whether the pooled output is projected into the joint space, or has its width
+        already (SigLIP). projection_bias: whether that layer has a bias.
     temporal_frames: rows of the table of frame embeddings, with which the patches of all frames
-        attend together, beside one CLS (ViCLIP); 0 for frames apart.
-    positions: `learned`, of a frame's tokens, or `sinusoid`, a fixed table (UMT). joint: the
-        patches of all frames attend together, and the fixed table goes on from frame to frame.
+        attend together, beside one CLS token (ViCLIP); 0 for separate frames.
+    positions: `learned`, for a frame's tokens, or `sinusoid`, a fixed table (UMT). joint: whether
+        the patches of all frames attend together, with a fixed table that continues over frames.
     logit_cap: bound of attention's logits, as in `Attention`.
     rope: how attention turns queries and keys by a patch's place in its frame, beside the table:
         `pe`, by column, then row, counted in patches whatever the image's size (PE); `eva`, by row,
-        then column, of a grid of 16 whatever the patches (EVA02). Class tokens do not turn.
-    gated_mlp: a third layer of the MLP gates its hidden units (SwiGLU). sub_norm: a LayerNorm of
-        these, and one of what all heads found, each before the last layer (EVA02).
+        then column, scaled to a grid of 16 whatever the patches (EVA02). Class tokens do not turn.
+    gated_mlp: whether a third layer gates the MLP's hidden units (SwiGLU). sub_norm: whether
+        LayerNorms follow these and the output of all heads, each before the last layer (EVA02).
     stages: how many blocks attend within a frame, then along time at each place, then, if there is
-        a third number, over all patches of all frames together (VideoPrism); each of the first two
-        stages ends with its LayerNorm, which is the last one, and in between `temporal_frames`
-        rows, interpolated where there are more or fewer frames, are added. () for one stage.
+        a third number, over all patches of all frames (VideoPrism). Each of the first two stages
+        ends with its LayerNorm, and there is no final one; between them `temporal_frames` rows are
+        added, interpolated for more or fewer frames. () for one stage.
 
-    Rows and columns of pixels that fill no patch, the last ones, are not read.
+    The last rows and columns of pixels are not read where they do not fill a patch.
     """
 
     image_size: int
@@ -84,7 +85,7 @@ class VisionSpec:
 
     @property
     def cls(self) -> int:
-        """Class tokens of one frame: 1 or 0."""
+        """Number of class tokens of one frame: 1 or 0."""
         return int(self.pool == "cls" or self.class_token)
 
     @property
@@ -94,12 +95,12 @@ class VisionSpec:
 
     @property
     def side(self) -> int:
-        """Patches along one side of a frame."""
+        """Number of patches along one side of a frame."""
         return self.image_size // self.patch_size
 
     @property
     def patches(self) -> int:
-        """Patches of one frame, n - `cls`."""
+        """Number of patches of one frame, n - `cls`."""
         return self.side**2
 
     @property
@@ -110,18 +111,18 @@ class VisionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
-    """One text transformer. CLIP's is the default: causal, read at the token of the highest id.
+    """One text transformer. The defaults are CLIP's: causal, read at the token of the highest id.
 
-    causal: tokens see those before them alone. mask_padding: no token sees one of id `pad_id`,
-        which fills a text up to its context.
-    readout: which token is read in the end: that of the `highest` id, CLIP's EOT; the `last`, of
-        whatever id (SigLIP); or the first of id `end_id`, as `end` (MetaCLIP 2).
-    projection: whether it is projected into the joint space, or is of its width.
-    projection_bias: of that layer.
-    logit_cap: as a `VisionSpec`'s.
+    causal: tokens see only themselves and those before. mask_padding: no token sees those of id
+        `pad_id`, which pads a text to its context.
+    readout: which token is read in the end: `highest`, that of the highest id, CLIP's EOT; `last`,
+        the last, whatever its id (SigLIP); or `end`, the first of id `end_id` (MetaCLIP 2).
+    projection: whether it is projected into the joint space, or has its width already.
+    projection_bias: whether that layer has a bias.
+    logit_cap: as in `VisionSpec`.
     positions: `learned`, or `sinusoid`, a fixed table (VideoPrism); embedding_scale: whether words
-        are times the root of the width before. class_token: whether a learned one, without
-        position, stands behind the last word or padding; it is read with readout `last`.
+        are first multiplied by the root of the width. class_token: whether a learned one, without
+        position, follows the last word or padding; readout `last` reads it.
     """
 
     context: int
@@ -154,11 +155,11 @@ class TextSpec:
 class BertSpec:
     """BLIP's text model: BERT with cross-attention to tokens of `source_width` channels.
 
-    decode_id, encode_id: the tokens [DEC] and [ENC] in the place of the first, by which the model
-    is told to write or to match; [CLS] where the first stays what it is (UMT). end_id: [SEP].
-    mask_id: [MASK], of words that are to be found. init_std: of fresh weights.
-    fusion_layer: the first layer with cross-attention; those before it read the text alone (UMT).
-    token_types: rows of the table of token types, of which every token has the first.
+    decode_id, encode_id: the tokens [DEC] and [ENC] that replace the first and tell the model to
+    write or to match; [CLS] where the first stays what it is (UMT). end_id: [SEP].
+    mask_id: [MASK], for words to be found. init_std: standard deviation of new weights.
+    fusion_layer: the first layer with cross-attention; those before it read only the text (UMT).
+    token_types: rows of the table of token types, the first of which every token gets.
     """
 
     context: int
@@ -181,17 +182,17 @@ class BertSpec:
 
     @property
     def init(self) -> nn.initializers.Initializer:
-        """Of weights and embeddings; biases start at 0."""
+        """Initialiser of weights and embeddings; biases start at 0."""
         return nn.initializers.normal(self.init_std)
 
     @property
     def text_layers(self) -> int:
-        """Layers that a text passes by itself."""
+        """Number of layers that a text passes through by itself."""
         return self.fusion_layer or self.layers
 
     @property
     def writer(self) -> "BertSpec":
-        """Of the decoder that answers: the layers with cross-attention, to states of this width."""
+        """Spec of the answers' decoder: the layers with cross-attention, to states of `width`."""
         if not self.fusion_layer:
             return self
         layers = self.layers - self.fusion_layer
@@ -200,11 +201,12 @@ class BertSpec:
 
 @dataclasses.dataclass(frozen=True)
 class LlamaSpec:
-    """A LLaMA decoder (Touvron et al., arXiv:2302.13971), Vicuna and LLaMA-2 of 7B and 13B.
+    """A LLaMA decoder (Touvron et al., arXiv:2302.13971), 7B or 13B, also of Vicuna and LLaMA-2.
 
     context: positions it was trained on; rotary attention has no table, so more can be computed.
-    rotary_base: of the frequencies. start_id, end_id: the tokens <s> and </s>. init_std: of fresh
-    weights. No layer has a bias, and the embeddings are not those of the head.
+    rotary_base: base of the frequencies. start_id, end_id: the tokens <s> and </s>. init_std:
+    standard deviation of new weights. No layer has a bias, and the head does not share the
+    embeddings.
     """
 
     context: int
@@ -222,7 +224,7 @@ class LlamaSpec:
 
     @property
     def init(self) -> nn.initializers.Initializer:
-        """Of weights and embeddings."""
+        """Initialiser of weights and embeddings."""
         return nn.initializers.normal(self.init_std)
 
 
@@ -230,8 +232,8 @@ class LlamaSpec:
 class DualEncoderSpec:
     """A vision and a text tower that share an embedding space of `embed_dim` dimensions.
 
-    logit_bias: whether a bias is added to scaled cosines, of the sigmoid loss (SigLIP).
-    fixed_scale: of cosines, where the model has no leaf that holds it (VideoPrism); else 0.
+    logit_bias: whether a bias is added to scaled cosines, for the sigmoid loss (SigLIP).
+    fixed_scale: scale of cosines, where no leaf of the model holds it (VideoPrism); else 0.
     """
 
     kind: ClassVar[str] = "dual_encoder"
@@ -252,10 +254,10 @@ class BlipSpec:
     """BLIP, or UMT, for one of its tasks.
 
     kind: `captioner`, `retriever` (with a joint space of `embed_dim` dimensions) or `answerer`
-    (whose question encoder is of the size `text` and whose answer decoder of `text.writer`).
-    frame_scores: of a retriever, whether a score is the mean over frames of their cosines with the
-    text (UMT): a video's embedding is the mean of unit vectors and none itself.
-    masked_words: of a retriever, whether its text model also has a head that finds masked words.
+    (whose question encoder has the sizes `text` and whose answer decoder those of `text.writer`).
+    frame_scores: whether a retriever's score is the mean over frames of their cosines with the
+    text (UMT): a video's embedding is the mean of unit vectors and not one itself.
+    masked_words: whether a retriever's text model also has a head that finds masked words.
     """
 
     kind: str
@@ -274,10 +276,10 @@ class BlipSpec:
 class QFormerSpec:
     """BLIP-2's Q-Former (Li et al., arXiv:2301.12597): a BERT whose learned queries read an image.
 
-    queries: q. source_width, source_norm_eps: of the image's tokens, and of the LayerNorm that they
-    pass before. cross_every: layers from one that reads the image to the next, the first included.
-    vocab, context: of the instruction that stands beside the queries (InstructBLIP); 0 where it
-    takes none (MiniGPT-4).
+    queries: number of queries, q. source_width, source_norm_eps: width of the image's tokens, and
+    epsilon of the LayerNorm that they pass first. cross_every: one in this many layers, beginning
+    with the first, reads the image. vocab, context: for the instruction that stands beside the
+    queries (InstructBLIP); 0 if there is none (MiniGPT-4).
     """
 
     queries: int
@@ -297,7 +299,7 @@ class QFormerSpec:
 
     @property
     def init(self) -> nn.initializers.Initializer:
-        """Of weights and embeddings; biases start at 0."""
+        """Initialiser of weights and embeddings; biases start at 0."""
         return nn.initializers.normal(self.init_std)
 
 
@@ -305,13 +307,13 @@ class QFormerSpec:
 class ChatSpec:
     """A vision tower, a connector that hands its tokens on, and a language model that reads them.
 
-    connector: `linear` or `mlp` of each token (LLaVA, LLaVA-1.5), or `qformer` (MiniGPT-4,
+    connector: `linear` or `mlp` on each token (LLaVA, LLaVA-1.5), or `qformer` (MiniGPT-4,
         InstructBLIP). qformer: its sizes.
-    read: which states of the tower go on, without the final LayerNorm: 1 for the last block's, of a
-        tower that has no such LayerNorm; 2 for those of the block before (LLaVA).
-    tokens: what of a video goes on: `mean` over frames of each token; `st_pool`, means over space
-        and over time (Video-ChatGPT); `frames`, all of each frame. Of methods that put out tokens
-        for language (BT-Adapter), those.
+    read: which states of the tower are passed on, without the final LayerNorm: 1 for the last
+        block's, in a tower without this LayerNorm; 2 for those of the block before (LLaVA).
+    tokens: what of a video is passed on: `mean` over frames of each token; `st_pool`, means over
+        space and over time (Video-ChatGPT); `frames`, all of each frame. If a method outputs
+        tokens for language (BT-Adapter), those instead.
     cls: where the class token stands among the patches: `first`, `last` or `none`.
     """
 
@@ -333,8 +335,8 @@ class ChatSpec:
 
     @property
     def feature_blocks(self) -> int:
-        """Blocks of the tower behind which features are cached: all but the three whose states a
-        BT-Adapter reads, and those that nothing reads."""
+        """Number of the tower's blocks after which features are cached: all but the three whose
+        states a BT-Adapter reads, and those that nothing reads."""
         return max(self.visual.layers - self.read - 2, 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -344,7 +346,7 @@ class ChatSpec:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSpec:
-    """A vision tower alone, whose tokens are what is wanted (VideoPrism's video encoders)."""
+    """A vision tower alone, used for its tokens (VideoPrism's video encoders)."""
 
     kind: ClassVar[str] = "encoder"
     embed_dim: ClassVar[int] = 0
@@ -353,7 +355,7 @@ class EncoderSpec:
 
     @property
     def text(self) -> Any:
-        """None: raises ValueError."""
+        """There is no text tower: raises ValueError."""
         raise ValueError(f"a model of kind {self.kind} is a vision tower alone and reads no text")
 
     def to_dict(self) -> dict[str, Any]:
@@ -362,11 +364,11 @@ class EncoderSpec:
 
 
 Spec = DualEncoderSpec | BlipSpec | ChatSpec | EncoderSpec
-BLIP_KINDS = {"captioner": 0, "retriever": 256, "answerer": 0}  # and their joint spaces
+BLIP_KINDS = {"captioner": 0, "retriever": 256, "answerer": 0}  # and their joint spaces' widths
 MODEL_KINDS = (DualEncoderSpec.kind, *BLIP_KINDS, ChatSpec.kind, EncoderSpec.kind)
-JOINT_KINDS = (DualEncoderSpec.kind, "retriever")  # have embeddings of videos and texts
+JOINT_KINDS = (DualEncoderSpec.kind, "retriever")  # these embed videos and texts
 
 
 def with_visual(spec: Spec, **fields: Any) -> Spec:
-    """The spec with other fields of its vision tower."""
+    """The spec with these fields of its vision tower replaced."""
     return dataclasses.replace(spec, visual=dataclasses.replace(spec.visual, **fields))

@@ -1,4 +1,4 @@
-"""Specs read from what files and configs hold, within bounds and fitting together."""
+"""Reads specs from files and configs, and checks that they are within bounds and fit together."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from vlt.models.spec import (
 )
 from vlt.pytrees.fields import from_values, near, shown
 
-# Least and greatest of what a file may ask for: far beyond any model, and built in seconds.
+# Least and greatest that a file may ask for: far beyond any model, yet built in seconds.
 LIMITS: dict[str, tuple[float, float]] = {
     "image_size": (1, 4096),
     "patch_size": (1, 4096),
@@ -73,7 +73,7 @@ def spec_from_dict(fields: Any) -> Spec:
     """Inverse of `to_dict`.
 
     Raises:
-        ValueError: a field is missing, unknown, of another type or out of range; names it.
+        ValueError: a field is missing, unknown, of another type or out of range; says which.
     """
     kind: type[Spec] = DualEncoderSpec
     own = {each.kind: each for each in (ChatSpec, EncoderSpec)}
@@ -153,7 +153,7 @@ def _check_vision(visual: VisionSpec) -> None:
 
 
 def _check_pool(visual: VisionSpec) -> None:
-    """Raises ValueError where attention pooling lacks its sizes, or has no use for what is set."""
+    """Raises ValueError if attention pooling lacks its sizes, or its options are set without it."""
     attention = visual.pool == "attention"
     if attention != (visual.pooler is not None):
         needed = "needs" if attention else "has no use for"
@@ -163,7 +163,7 @@ def _check_pool(visual: VisionSpec) -> None:
 
 
 def _check_positions(visual: VisionSpec) -> None:
-    """Raises ValueError where a fixed table of positions does not fit what else there is."""
+    """Raises ValueError if a fixed table of positions or `rope` does not fit the other fields."""
     if visual.positions == "sinusoid" and visual.cls:
         raise ValueError(
             "spec.visual.positions='sinusoid' has no row for a class token; set "
@@ -187,8 +187,8 @@ def _check_positions(visual: VisionSpec) -> None:
 
 
 def _check_stages(visual: VisionSpec) -> None:
-    """Raises ValueError where the stages are not those of these blocks, or the tower has what none
-    of their groups would keep."""
+    """Raises ValueError if the stages do not divide up the blocks, or the tower lacks what they
+    need or has what their groups would drop."""
     stages = visual.stages
     if not stages:
         return
@@ -247,7 +247,7 @@ def _check_fusion(spec: Spec, text: BertSpec) -> None:
 
 
 def check_question_width(text: int, visual: int) -> None:
-    """Raises ValueError where a decoder that begins as layers of UMT's question encoder cannot read
+    """Raises ValueError if a decoder that starts as layers of UMT's question encoder cannot read
     that encoder's states."""
     if text != visual:
         raise ValueError(
@@ -257,7 +257,7 @@ def check_question_width(text: int, visual: int) -> None:
 
 
 def _check_chat(spec: ChatSpec) -> None:
-    """Raises ValueError where the parts of a chat model do not fit each other."""
+    """Raises ValueError if the parts of a chat model do not fit each other."""
     visual, text = spec.visual, spec.text
     if text.width // text.heads % 2:
         raise ValueError(
@@ -290,12 +290,12 @@ def _check_chat(spec: ChatSpec) -> None:
 def with_video(spec: Spec, section: Mapping[str, Any], frames: int) -> Spec:
     """A spec that reads a video as a config's `model.video` says.
 
-    section: of a chat model, `tokens` and `cls` as `ChatSpec` has them, and `joint`, whether the
-    patches of all `frames` attend together; of a tower with fixed positions (UMT), `joint` and
-    `pool` as `VisionSpec` has them. Empty: the spec as it is.
+    section: for a chat model, `tokens` and `cls` as in `ChatSpec`, and `joint`, whether the patches
+    of all `frames` attend together; for a tower with fixed positions (UMT), `joint` and `pool` as
+    in `VisionSpec`. If it is empty, the spec is returned as it is.
 
     Raises:
-        ValueError: an unknown field or value, or a model of another kind.
+        ValueError: a field or value is unknown, or the model is of another kind.
     """
     changed = dict(section)
     if not changed:

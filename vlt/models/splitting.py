@@ -1,4 +1,4 @@
-"""How a kernel is split over the mesh that is set: the compiler cannot look into one."""
+"""How a kernel is split over the current mesh, since the compiler cannot look into it."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,13 @@ Axes = tuple[str | None, ...]
 
 
 def splits(sizes: Mapping[str, int], interpret: bool) -> bool:
-    """Whether a kernel can be split: alone it can, and over a mesh that divides axes of its arrays.
+    """Whether a kernel can be split: on one device, or over a mesh that divides its arrays' axes.
 
-    Without a mesh a program of several devices would have to be split by the compiler, which can do
-    so with an interpreted one.
+    Without a mesh, a program on several devices would have to be split by the compiler, which can
+    split only an interpreted kernel.
 
     Args:
-      sizes: of axes by their names, as the rules of sharding know them.
+      sizes: sizes of axes by the names that sharding rules have for them.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -37,11 +37,11 @@ def split_over_mesh(
     result: Axes,
     sizes: Mapping[str, int],
 ) -> Callable[..., jax.Array]:
-    """The function, on every device with its part of arguments and result.
+    """The function, run on every device with its part of arguments and result.
 
     Args:
       arguments, result: names of their leading axes.
-      sizes: of the axes of these names.
+      sizes: sizes of the axes by these names.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or mesh.manual_axes:
@@ -58,6 +58,6 @@ def split_over_mesh(
 
 
 def _count(mesh: jax.sharding.AbstractMesh, axes: Any) -> int:
-    """Into how many parts axes of the mesh split a dimension."""
+    """Number of parts into which axes of the mesh split a dimension."""
     names = () if axes is None else (axes,) if isinstance(axes, str) else axes
     return math.prod(mesh.shape[axis] for axis in names)

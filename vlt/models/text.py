@@ -18,7 +18,7 @@ from vlt.models.tokens import Tokens
 
 
 class TextTransformer(nn.Module):
-    """Transformer over the words of a text, of which one is read: `TextSpec` says which."""
+    """Transformer over the words of a text, one of which is read: `TextSpec` says which."""
 
     tower: ClassVar[str] = "text"
 
@@ -39,7 +39,7 @@ class TextTransformer(nn.Module):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """ids [b, l] -> embedding [b, e], not normalised, and `out` (`Tokens` with `capture`).
 
-        classes: [b] of the texts, for methods that have learned something of each.
+        classes: [b] the texts' classes, for methods that have learned something for each.
         """
         tokens = self._stem(ids, classes)
         out: dict[str, Any] = {"stem": tokens} if capture else {}
@@ -66,7 +66,7 @@ class TextTransformer(nn.Module):
         return of_tower(self.methods, self.tower)
 
     def _projection(self) -> Callable[[jax.Array], jax.Array]:
-        """Into the joint space, [..., d] -> [..., e]."""
+        """The projection into the joint space, [..., d] -> [..., e]."""
         if not self.spec.projection:
             return lambda x: x
         return Dense(
@@ -116,7 +116,7 @@ class TextTransformer(nn.Module):
         return tokens
 
     def _positions(self) -> jax.Array | np.ndarray:
-        """Of as many words as fit, [l, d]."""
+        """Positions of the whole context, [l, d]."""
         shape = self.spec.context, self.spec.width
         if self.spec.positions == "sinusoid":
             return sinusoid_halves(*shape)
@@ -126,7 +126,7 @@ class TextTransformer(nn.Module):
         return embedded * self.spec.width**0.5 if self.spec.embedding_scale else embedded
 
     def _with_class_token(self, tokens: Tokens) -> Tokens:
-        """With the class token behind all others, to be read in the end."""
+        """Appends the class token, which is the one read in the end."""
         b, _, length, width = tokens.x.shape
         token = self.param("class_embedding", nn.initializers.normal(width**-0.5), (width,))
         token = self._scaled(token.astype(self.dtype))
@@ -155,7 +155,7 @@ class TextTransformer(nn.Module):
 
 
 def _readout(ids: jax.Array, spec: TextSpec) -> jax.Array:
-    """Index [b] of the token of each text, ids [b, l], that is read in the end."""
+    """Index [b] of the token that is read in the end, for texts of ids [b, l]."""
     if spec.readout == "last":
         return jnp.full(ids.shape[:1], ids.shape[1] - 1)
     return (ids if spec.readout == "highest" else ids == spec.end_id).argmax(-1)

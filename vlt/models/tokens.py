@@ -1,4 +1,4 @@
-"""What blocks and methods hand to each other: tokens, and who attends to whom."""
+"""What blocks and methods pass to each other: tokens, and who attends to whom."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,27 +14,27 @@ class Tokens(flax.struct.PyTreeNode):
 
     x: [b, g, n, d], g groups (frames, clips or 1) that attend within themselves. A group holds its
         CLS tokens first, if there are any, then tokens of methods (prompts), then patches.
-    size: [b, g, n] patches merged into each token, or None for one each.
+    size: [b, g, n] number of patches merged into each token, or None for one each.
     members: [b, g, n, t * patches] share of every patch of the video in each token; None unless
         captured, to be drawn.
-    cls: leading CLS tokens of a group, the ones that are read in the end.
-    frames: whose patches one group holds; of several, all frames' patch 0 come first, in order of
-        time, then all frames' patch 1 (ViCLIP).
+    cls: number of leading CLS tokens of a group, the ones that are read in the end.
+    frames: number of frames whose patches one group holds; if there are several, patch 0 of all
+        frames comes first, in order of time, then patch 1 of all frames (ViCLIP).
     over_time: whether a group is a place, and its tokens are the patches there, frame by frame.
-    protected: leading tokens of a group that no method removes or merges, CLS tokens included.
-    places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: of a
-        patch as `vlt.models.rotary.frame_places`, or index of a word; None where positions are in x
-        alone.
-    absent: [b, g, n] which tokens stand for frames that a video has not got: none is read, and MLPs
-        add nothing to them (VideoPrism); None where all are there.
+    protected: number of leading tokens of a group that no method removes or merges, CLS included.
+    places: [b, g, n, k] by which rotary attention turns queries and keys, 0 for not at all: for a
+        patch as in `vlt.models.rotary.frame_places`, for a word its index; None where only x holds
+        positions.
+    absent: [b, g, n] which tokens stand for frames that a video lacks: they are not read, and MLPs
+        add nothing to them (VideoPrism); None if all are there.
     readout: [b] index of the token of a text that is read in the end; None in a vision tower.
-    classes: [b] which of the classes that a model is trained on each text names; None where nobody
-        says so, and in a vision tower.
-    carried: what a point leaves for its method's later ones, by the method's name.
-    pooled: whether these are what embeddings are made of, behind final LayerNorm and pool.
+    classes: [b] which of the training classes each text names; None if unknown, and in a vision
+        tower.
+    carried: what a method's point leaves for its later points, by the method's name.
+    pooled: whether embeddings are made of these, after final LayerNorm and pooling.
     valid: [b, m] which keys of a text attention may read, those in `cache` included; None for all.
-    cache: keys and values of a block's earlier calls, with room for this one's at `index`, and
-        after it with them.
+    cache: keys and values of a block's earlier calls, with room for this call's at `index`; after
+        the call they include this call's.
     """
 
     x: jax.Array
@@ -56,11 +56,11 @@ class Tokens(flax.struct.PyTreeNode):
 
     @property
     def patches(self) -> int:
-        """Tokens of a group that methods may remove or merge."""
+        """Number of tokens of a group that methods may remove or merge."""
         return self.x.shape[2] - self.protected
 
     def rearrange(self, move: Callable[[jax.Array], jax.Array], **changes: Any) -> "Tokens":
-        """`move` on everything that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
+        """Applies `move` to all that goes with a token, arrays [b, g, n, ...] -> [b, g', n', ...].
 
         changes: new values of `cls`, `protected`, `readout` and `valid`.
         """
@@ -68,9 +68,9 @@ class Tokens(flax.struct.PyTreeNode):
         return self.replace(**moved, **changes)
 
     def insert(self, at: int, new: jax.Array, protected: bool = True) -> "Tokens":
-        """With tokens `new`, broadcastable to [b, g, p, d], before token `at`.
+        """Inserts tokens `new`, broadcastable to [b, g, p, d], before token `at`.
 
-        They have size 1, no patch as member, and no place. protected: whether they are kept from
+        They have size 1, no patch as member, and 0 as place. protected: whether they are kept from
         being removed or merged.
         """
         count = new.shape[-2]
@@ -95,7 +95,7 @@ class Tokens(flax.struct.PyTreeNode):
         )
 
     def remove(self, at: int, count: int) -> "Tokens":
-        """Without `count` protected tokens from `at` on: takes back an `insert`."""
+        """Removes `count` protected tokens from `at` on, which undoes an `insert`."""
         valid = self.valid
         if valid is not None:
             valid = jnp.concatenate([valid[:, :at], valid[:, at + count :]], axis=1)
@@ -107,12 +107,12 @@ class Tokens(flax.struct.PyTreeNode):
         )
 
     def _each(self) -> dict[str, jax.Array]:
-        """What there is of each token, arrays [b, g, n, ...]."""
+        """The arrays [b, g, n, ...] that have an entry for each token."""
         fields = {name: getattr(self, name) for name in _OF_EACH}
         return {name: x for name, x in fields.items() if x is not None}
 
     def by_frame(self, x: jax.Array) -> jax.Array:
-        """What belongs to the patches, [b, g, n - protected, d], by place: [b, t, patches, d]."""
+        """Patches' values [b, g, n - protected, d] regrouped by frame: [b, t, patches, d]."""
         if self.over_time:
             return x.swapaxes(1, 2)
         if self.frames == 1:
@@ -138,16 +138,16 @@ def without_prompts(tokens: Tokens) -> jax.Array:
 
 
 def grouped_by_place(tokens: Tokens) -> Tokens:
-    """The patches of frames [b, t, p + n, d] by place, [b, n, t, d], without the p protected."""
+    """Groups patches of frames [b, t, p + n, d] by place, [b, n, t, d], without the p protected."""
     p = tokens.protected
     moved = tokens.rearrange(lambda x: x[:, :, p:].swapaxes(1, 2), protected=0)
     return moved.replace(over_time=True)
 
 
 def grouped_together(tokens: Tokens) -> Tokens:
-    """The patches of places [b, n, p + t, d] in one group, [b, 1, n * t, d], as above.
+    """Joins the patches of places [b, n, p + t, d] in one group, [b, 1, n * t, d], as above.
 
-    As published, those of absent frames are read from here on.
+    As published, patches of absent frames are read from here on.
     """
     p, frames = tokens.protected, tokens.patches
 
@@ -159,7 +159,7 @@ def grouped_together(tokens: Tokens) -> Tokens:
 
 
 def join_clips(tokens: Tokens, joined: int) -> Tokens:
-    """Every `joined` neighbouring clips become one, [b, g, n, d] -> [b, g / joined, joined * n, d].
+    """Joins every `joined` neighbouring clips, [b, g, n, d] -> [b, g / joined, joined * n, d].
 
     All CLS tokens come first, then all tokens of methods, then all patches, clip after clip.
     """
@@ -177,12 +177,12 @@ def join_clips(tokens: Tokens, joined: int) -> Tokens:
 
 
 def _shifted(readout: jax.Array | None, at: int, by: int) -> jax.Array | None:
-    """Where the token read in the end is after others came or went, from `at` on."""
+    """Index of the token read in the end, after `by` tokens were added (or -by removed) at `at`."""
     return None if readout is None else jnp.where(readout >= at, readout + by, readout)
 
 
-_OF_EACH = ("x", "places", "absent", "size", "members")  # what there is of each token
-# Queries, keys and values of heads [b, g, h, q|m, d/h] -> what queries find, [b, g, h, q, d/h].
+_OF_EACH = ("x", "places", "absent", "size", "members")  # fields with an entry for each token
+# Queries, keys and values of heads [b, g, h, q|m, d/h] -> attention's output [b, g, h, q, d/h].
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -190,14 +190,14 @@ class Pattern(flax.struct.PyTreeNode):
     """Who attends to whom: point 4.
 
     queries: [b, g, q, d] and source: [b, g, m, d], normalised tokens that queries, and keys and
-    values, are projected from; the same number of queries in other groups is fine. query_places,
-    source_places: theirs, as `Tokens.places`, where attention is rotary. bias: added
-    to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key counts
-    in the softmax, None for once; 0 removes a key, and a gradient reaches it. scale: times the
-    logits before the bias, broadcastable as it. gather: what is made of keys, and of values,
-    [b, g, h, m, d/h] -> [b, g, h, m', d/h] before they are read; None for nothing. attend:
-    where several sets of queries read different keys, what they find; None for one softmax, which
-    alone has bias, weights and scale.
+    values, are projected from; queries may be in other groups if their number stays the same.
+    query_places, source_places: their places, as in `Tokens.places`, for rotary attention. bias:
+    added to the logits, broadcastable to [b, g, h, q, m]. key_weight: [b, g, m] how often each key
+    counts in the softmax, None for once; 0 removes a key, and gradients reach these weights. scale:
+    multiplies the logits before the bias, broadcastable like it. gather: applied to keys and to
+    values before they are read, [b, g, h, m, d/h] -> [b, g, h, m', d/h]; None for nothing. attend:
+    computes attention where sets of queries read different keys; None for one softmax, which alone
+    can have bias, weights and scale.
     """
 
     queries: jax.Array
@@ -218,7 +218,7 @@ class Pattern(flax.struct.PyTreeNode):
         return self.bias is None and self.scale is None and self.key_weight is None
 
     def add_bias(self, bias: jax.Array) -> "Pattern":
-        """With `bias` on top of the bias there is."""
+        """Adds `bias` to the existing bias."""
         return self.replace(bias=bias if self.bias is None else self.bias + bias)
 
 
@@ -231,7 +231,7 @@ class KeysValues(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionOutput:
-    """What an attention layer saw: keys and values, probabilities [b, g, h, q, m] on call.
+    """What an attention layer saw: keys, values, and a function for probabilities [b, g, h, q, m].
 
     `probabilities` is a function because most programs never materialise them. unturned: the keys
     before rotary attention turned them; None where it is not rotary.

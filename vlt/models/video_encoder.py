@@ -26,14 +26,14 @@ class VideoEncoder(VideoModel):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """uint8 RGB or normalised float [b, t, H, W, 3] -> tokens [b, t * n, d], and `out`.
 
-        Tokens are behind the last LayerNorm, those of a frame side by side where the tower has
-        stages. absent: [b, t], see `VisionTransformer`.
+        Tokens have passed the last LayerNorm; with stages, those of a frame are contiguous.
+        absent: [b, t], see `VisionTransformer`.
         """
         return self.visual(self.pixels(video), train, capture, absent)
 
     def __call__(
         self, video: jax.Array, train: bool = False, capture: bool = False
     ) -> dict[str, Any]:
-        """`tokens`, and `visual_out`, all that the tower puts out."""
+        """`tokens`, and as `visual_out` all outputs of the tower."""
         tokens, out = self.encode_video(video, train, capture)
         return {"tokens": tokens, "visual_out": out}

@@ -23,15 +23,15 @@ class VideoModel(nn.Module):
     """A model of videos and texts.
 
     Every kind of model has `encode_video(video, train, capture) -> (features, out)`, and
-    `__call__(*inputs, train, capture) -> dict` with all that a loss may read, which reaches every
-    leaf; `vlt.model_io.build.example_inputs` has the shapes of its inputs.
+    `__call__(*inputs, train, capture) -> dict` with all that a loss may read; the call uses every
+    leaf. `vlt.model_io.build.example_inputs` has the shapes of its inputs.
 
-    frames: of the videos it is for, where leaves of a method depend on it (clip positions).
+    frames: number of frames of its videos, where leaves of a method depend on it (clip positions).
     mean, std: of the 0-1 pixel values the vision tower was trained with. cls_only, frame_norm,
-    remat, drop_path: see `VisionTransformer`. renormalise: False where a video is the mean of unit
-    frame embeddings as it is, as in PE-Core's retrieval (`frame_scores`). weights: how a language
-    model's are held, of vlt/models/narrow.py. attention: `auto`, `plain` or `fused`, of
-    vlt/models/fused.py.
+    remat, drop_path: see `VisionTransformer`. renormalise: False if a video's embedding is the mean
+    of unit frame embeddings as it is, as in PE-Core's retrieval (`frame_scores`). weights: how a
+    language model's weights are stored, see vlt/models/narrow.py. attention: `auto`, `plain` or
+    `fused`, see vlt/models/fused.py.
     """
 
     spec: Spec
@@ -50,7 +50,7 @@ class VideoModel(nn.Module):
 
     @nn.nowrap
     def apply(self, *args: Any, **kwargs: Any) -> Any:
-        """As of every module, with attention computed as `attention` says."""
+        """`nn.Module.apply`, with attention computed as `attention` says."""
         with implementation(self.attention):
             return super().apply(*args, **kwargs)
 
@@ -88,12 +88,12 @@ class VideoModel(nn.Module):
 
     @property
     def scores_pairs(self) -> bool:
-        """Whether a method makes more of a video and a text than the cosine of their embeddings."""
+        """Whether a method scores pairs by more than the cosine of their embeddings."""
         return any(method.scores_pairs for method in self.methods)
 
     @property
     def known_classes(self) -> int:
-        """Of how many classes that it is trained on a method has leaves; 0 for none."""
+        """Number of training classes that a method has leaves for; 0 for none."""
         return max((method.known_classes for method in self.methods), default=0)
 
     @property
@@ -110,7 +110,7 @@ class VideoModel(nn.Module):
 
     @property
     def longest_text(self) -> int:
-        """Tokens of a text, of the text model's positions, that methods leave."""
+        """Most tokens of a text: the text model's positions without those that methods take."""
         taken = sum(method.text_positions for method in of_tower(self.methods, "text"))
         return self.spec.text.context - taken
 

@@ -21,17 +21,17 @@ from vlt.models.tokens import Tokens, grouped_by_place, grouped_together, withou
 
 
 class VisionTransformer(nn.Module):
-    """ViT whose frames are groups of tokens; methods decide how frames meet.
+    """ViT whose frames are groups of tokens; methods decide how frames interact.
 
-    embed_dim: of the joint space with texts; 0 where there is none and only tokens are read.
-    tokens_read: a text model attends to the tokens. cls_only: where nothing reads the last block's
-    patches, compute its CLS tokens alone (exact). frame_norm: unit-normalise the embedding of each
-    frame before the mean over time (CLIP4Clip, TempMe); else plain mean (BT-Adapter). remat:
-    of `vlt.models.remat.POLICIES`. drop_path: of the last block in training; the rate
-    rises linearly from 0 in the first (BLIP's stochastic depth). read: of a chat model, which
-    states are handed on as they are: 1 for the last block's, 2 for those of the one before it; 0
-    for the last block's behind the final LayerNorm. feature_blocks: those behind which cached
-    features enter.
+    embed_dim: width of the joint space with texts; 0 where there is none and only tokens are read.
+    tokens_read: whether the tokens themselves are read, as by a text model. cls_only: where nothing
+    reads the last block's patches, compute only its CLS tokens (exact). frame_norm: unit-normalise
+    the embedding of each frame before the mean over time (CLIP4Clip, TempMe); else plain mean
+    (BT-Adapter). remat: a key of `vlt.models.remat.POLICIES`. drop_path: rate of the last block in
+    training; it rises linearly from 0 in the first (BLIP's stochastic depth). read: for a chat
+    model, which states are passed on as they are: 1 for the last block's, 2 for those of the one
+    before it; 0 for the last block's after the final LayerNorm. feature_blocks: number of blocks
+    after which cached features enter.
     """
 
     tower: ClassVar[str] = "visual"
@@ -95,15 +95,15 @@ class VisionTransformer(nn.Module):
     ) -> tuple[jax.Array, dict[str, Any]]:
         """Normalised frames [b, t, H, W, 3] -> embedding [b, e], not normalised, and `out`.
 
-        absent: [b, t] bool, of a tower with stages: which frames only fill up a shorter video.
+        absent: [b, t] bool, for a tower with stages: which frames only fill up a shorter video.
 
-        Cached features [b, t, n, d] may stand in the place of frames. With `read` the states are
-        what is returned, [b, t, cls + patches, d].
+        Cached features [b, t, n, d] may be given instead of frames. With `read` the states are
+        returned instead, [b, t, cls + patches, d]; without a joint space, the tokens.
 
         `out` holds what methods give to losses, `tokens` [b, g * n, d] after the final LayerNorm
-        where they are read, and with `capture` every block's `Tokens`, with their members, and the
-        embedding of each frame [b, t, e], of a tower with stages as `each_frame`. Without a joint
-        space the tokens are what is returned.
+        where they are read, and `frames`, the embedding of each frame [b, t, e]. With `capture` it
+        holds every block's `Tokens`, with their members, and, if a tower with stages pools by
+        attention, the embeddings of its frames as `each_frame`.
         """
         cached = video.ndim == 4
         tokens = self._entered(video) if cached else self._stem(video, capture)
@@ -125,7 +125,7 @@ class VisionTransformer(nn.Module):
             out.update(extra)
         if self.read:
             if self.is_initializing() and self.read > 1:
-                self._final_norm(tokens.x)  # which is in the weights, though nothing reads it
+                self._final_norm(tokens.x)  # the weights have its leaves, though nothing reads it
             return self._features(self._by_frame(hidden[-1])), out
         tokens = self._regrouped(tokens, self.spec.layers)
         all_read = self.tokens_read or self.spec.pool != "cls"
@@ -150,7 +150,7 @@ class VisionTransformer(nn.Module):
         return tokens.replace(absent=jnp.broadcast_to(absent[..., None], tokens.x.shape[:3]))
 
     def _regrouped(self, tokens: Tokens, layer: int) -> Tokens:
-        """Tokens that enter a block, in the groups of its stage and with what stands before it."""
+        """Tokens that enter a block; after a stage, normed, regrouped, with frame embeddings."""
         stages = self.spec.stages
         if not stages or layer not in (stages[0], sum(stages[:2])):
             return tokens
@@ -163,19 +163,19 @@ class VisionTransformer(nn.Module):
         return tokens.replace(x=tokens.x + table.astype(self.dtype))
 
     def _by_frame(self, tokens: Tokens) -> jax.Array:
-        """States that leave the last block read, as `by_frame`; of stages each frame's patches."""
+        """States that leave block `_last`, as `by_frame`; with stages, each frame's patches."""
         if not self.spec.stages:
             return by_frame(tokens)
         tokens = self._regrouped(tokens, self._last + 1)
         return tokens.by_frame(tokens.x[:, :, tokens.protected :])
 
     def _final_norm(self, x: jax.Array) -> jax.Array:
-        """What stands behind the last block: nothing, where stages end with theirs."""
+        """The LayerNorm after the last block; none where stages end with their own."""
         return x if self.spec.stages else self.post_norm(x)
 
     @property
     def _last(self) -> int:
-        """The block whose states are read."""
+        """Index of the block whose states are read."""
         return self.spec.layers - max(self.read, 1)
 
     @property
@@ -183,9 +183,9 @@ class VisionTransformer(nn.Module):
         return of_tower(self.methods, self.tower)
 
     def _pool(self, tokens: Tokens, x: jax.Array) -> jax.Array:
-        """What embeddings are made of, [b, g, n, d], of x, what is read of the tokens, normalised.
+        """What embeddings are made of, [b, g, n, d], from x, the tokens that are read, normalised.
 
-        Attention reads CLS tokens and patches, and no token of a method.
+        Attention pooling reads CLS tokens and patches, but no token of a method.
         """
         if self.spec.pool != "attention":
             pooled = _pooled(tokens, x, self.spec)
@@ -195,7 +195,7 @@ class VisionTransformer(nn.Module):
         return self.pooler(without_prompts(read), size)
 
     def pooled(self, tokens: Tokens) -> jax.Array:
-        """What embeddings are made of, behind final LayerNorm and pool, [b, g, n, d]."""
+        """What embeddings are made of, after final LayerNorm and pooling, [b, g, n, d]."""
         return self._pool(tokens, self._final_norm(tokens.x))
 
     def _features(self, x: jax.Array) -> jax.Array:
@@ -204,7 +204,7 @@ class VisionTransformer(nn.Module):
         return x
 
     def _embed(self, x: jax.Array, train: bool, out: dict[str, Any]) -> jax.Array:
-        """CLS tokens [b, g, n, d] -> embeddings [b, t, e]; adds to `out`."""
+        """Pooled tokens [b, g, n, d] -> embeddings [b, t, e]; adds to `out`."""
         frames = self.projection(x).reshape(x.shape[0], -1, self.embed_dim).astype(jnp.float32)
         for method in self._active:
             frames, extra = method.head(self, frames, train)
@@ -219,7 +219,7 @@ class VisionTransformer(nn.Module):
         return self.projection(self.pool_norm(x) if self.spec.pool_norm else x)
 
     def _entered(self, features: jax.Array) -> Tokens:
-        """Tokens of cached features [b, t, n, d]."""
+        """Tokens from cached features [b, t, n, d]."""
         spec = self.spec
         if features.shape[2:] != (spec.cls + spec.patches, spec.width):
             raise ValueError(
@@ -253,8 +253,8 @@ class VisionTransformer(nn.Module):
     def _grid(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns of patches in frames [H, W, 3].
 
-        Raises ValueError for other frames than `image_size` says, but of PE-Core, which
-        interpolates its positions where it is run.
+        Raises ValueError for frames of another size than `image_size`, except for PE-Core, which
+        interpolates its positions when it is run.
         """
         spec = self.spec
         rows, columns = (pixels // spec.patch_size for pixels in shape[:2])
@@ -267,7 +267,7 @@ class VisionTransformer(nn.Module):
         return rows, columns
 
     def _table(self, grid: tuple[int, int]) -> jax.Array:
-        """Positions [cls + patches, d] of frames with such a grid; the class token's row stays."""
+        """Positions [cls + patches, d] for frames with this grid; the class token's row is kept."""
         spec, table = self.spec, self.position_embedding
         if grid == (spec.side, spec.side):
             return table
@@ -277,7 +277,7 @@ class VisionTransformer(nn.Module):
         return jnp.concatenate([table[: spec.cls], new.reshape(-1, spec.width)])
 
     def _placed(self, patches: jax.Array, grid: tuple[int, int], capture: bool) -> Tokens:
-        """Patches [b, t, patches, d] behind their class tokens, with their positions."""
+        """Patches [b, t, patches, d] after their class tokens, with positions added."""
         x, spec = patches, self.spec
         if spec.cls:
             cls = jnp.broadcast_to(self.class_embedding, (*x.shape[:2], 1, spec.width))
@@ -298,9 +298,9 @@ class VisionTransformer(nn.Module):
         return Tokens(x, members=members, cls=spec.cls, protected=spec.cls, places=places)
 
     def _together(self, x: jax.Array) -> jax.Array:
-        """[b, t, cls + patches, d] -> [b, 1, cls + patches * t, d] with the frames' embeddings.
+        """[b, t, cls + patches, d] -> [b, 1, cls + patches * t, d] with frame embeddings.
 
-        A single frame takes their mean; fewer than there are rows, the first.
+        A single frame gets the mean of their rows; fewer frames than rows get the first ones.
         """
         b, t, _, d = x.shape
         cls = self.spec.cls
@@ -341,7 +341,7 @@ class VisionTransformer(nn.Module):
 
 
 def by_frame(tokens: Tokens) -> jax.Array:
-    """CLS tokens and patches [b, g, cls + n, d]; of all frames in one group, frame after frame."""
+    """CLS tokens and patches [b, g, cls + n, d]; if a group holds all frames, frame by frame."""
     x, cls = without_prompts(tokens), tokens.cls
     if tokens.frames == 1:
         return x
@@ -355,9 +355,9 @@ def flat(x: jax.Array) -> jax.Array:
 
 
 def _pooled(tokens: Tokens, x: jax.Array, spec: VisionSpec) -> jax.Array:
-    """What embeddings are made of, [b, g, n, d], of x, what is read of the tokens, normalised.
+    """What embeddings are made of, [b, g, n, d], from x, the tokens that are read, normalised.
 
-    CLS tokens, or the mean of each frame's patches; of each group's where these are no longer all
+    CLS tokens, or the mean of each frame's patches, or of each group's if not all patches are still
     there. A patch counts as `VisionSpec.pool` says.
     """
     if tokens.cls:

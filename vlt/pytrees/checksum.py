@@ -1,4 +1,4 @@
-"""A number for every leaf of a tree that any changed bit changes."""
+"""A number for every leaf of a tree, which any changed bit changes."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ _SPREAD = 2654435761  # Knuth's multiplier: neighbouring places get unlike weigh
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """{'/'-joined path: number of 32 bits} of a pytree of arrays, wherever their parts lie.
+    """{'/'-joined path: 32-bit number} of a pytree of arrays, wherever their shards are.
 
-    Sum of all elements' bits, each times an odd number of its place, modulo 2^32: integers, so that
-    one device and a thousand find the same, and so that one flipped bit cannot go unnoticed.
+    Sum of all elements' bits, each times an odd number that depends on its place, modulo 2^32:
+    integers, so that one device and a thousand find the same, and no flipped bit goes unnoticed.
     """
     leaves = {path: _narrow(leaf) for path, leaf in by_path(tree).items()}
     return {path: int(number) for path, number in jax.device_get(_sums(leaves)).items()}
 
 
 def _narrow(leaf: Any) -> Any:
-    """A host array of 64-bit numbers as twice as many of 32, which devices have."""
+    """A host array of 64-bit numbers as twice as many 32-bit ones, which devices support."""
     if isinstance(leaf, jax.Array) or np.asarray(leaf).itemsize < 8:
         return leaf
     return np.ascontiguousarray(leaf).reshape(*np.shape(leaf), 1).view(np.uint32)

@@ -1,7 +1,7 @@
-"""Dataclasses from plain values: JSON of strangers, sections of configs, keyword arguments.
+"""Dataclasses from plain values: untrusted JSON, sections of configs, keyword arguments.
 
-Every value is held against the annotation of its field before an object is made, so that what is
-wrong is a sentence that names the field, and nothing is allocated for it.
+Every value is checked against the annotation of its field before an object is made, so that an
+error is a sentence that names the field, and nothing is allocated for a wrong value.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-LARGEST = 2**31 - 1  # of whole numbers
-LONGEST = 4096  # elements of a list, characters of a text
+LARGEST = 2**31 - 1  # magnitude of a number
+LONGEST = 4096  # elements of a list or characters of a text
 
 T = TypeVar("T")
 _words = reprlib.Repr()
@@ -22,11 +22,11 @@ _words.maxother = _words.maxstring = _words.maxlong = 60
 
 
 def from_values(kind: type[T], values: Any, where: str, noun: str = "field") -> T:
-    """The dataclass `kind` with these values of its fields; lists become tuples.
+    """The dataclass `kind` with these values for its fields; lists become tuples.
 
     Args:
-        values: {field: value}; of a field that is a dataclass another such mapping.
-        where: names the whole in messages. noun: what a field is called there.
+        values: {field: value}; for a field that is a dataclass, another such mapping.
+        where: what messages call the whole. noun: what they call a field.
 
     Raises:
         ValueError: a field is missing, unknown, of another type, or not a finite number.
@@ -46,24 +46,24 @@ def from_values(kind: type[T], values: Any, where: str, noun: str = "field") -> 
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: up to three of the known ones that are near."""
+    """The end of a message about an unknown name: up to three known names close to it."""
     close = near_names(name, known)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def near_names(name: Any, known: Iterable[str]) -> list[str]:
-    """Up to three of the known names that are near, the nearest first."""
+    """Up to three known names close to this one, the closest first."""
     return difflib.get_close_matches(str(name)[:LONGEST], sorted(filter(None, known)), n=3)
 
 
 def near(name: Any, known: Iterable[str]) -> str:
-    """`did_you_mean`, or all of the known names where none is near."""
+    """`did_you_mean`, or a list of all known names if none is close."""
     names = sorted(known)
     return did_you_mean(name, names) or f"; choose from {', '.join(names)}"
 
 
 def shown(value: Any) -> str:
-    """A value in a few words, however large or deep it is."""
+    """A short form of a value, however large or deep it is."""
     return _words.repr(value)
 
 
@@ -89,7 +89,7 @@ def _is_union(hint: Any) -> bool:
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """The value as the type has it, or _UNFIT."""
+    """The value as the annotation has it, or _UNFIT if it does not fit."""
     if typing.get_origin(hint) is tuple:
         return _tuple(typing.get_args(hint), value)
     if typing.get_origin(hint) is dict:
@@ -107,7 +107,7 @@ def _converted(hint: Any, value: Any) -> Any:
 
 
 def _tuple(hints: tuple[Any, ...], value: Any) -> Any:
-    """Of one type of elements and any length, or of a type for each."""
+    """A tuple of any length with one type of elements, or with a type for each; or _UNFIT."""
     if not isinstance(value, (list, tuple)) or len(value) > LONGEST:
         return _UNFIT
     each = hints[:1] * len(value) if hints[-1] is Ellipsis else hints

@@ -1,4 +1,4 @@
-"""A tree in two parts, and whole again."""
+"""Splits a tree into two parts and merges them again."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _LISTED = 20
 
 
 def split(tree: Tree, chosen: Callable[[str], bool]) -> tuple[dict, dict]:
-    """(leaves whose '/'-joined path is chosen, the others): nested dicts without each other's."""
+    """(leaves whose '/'-joined path is chosen, the others), each as a nested dict."""
     leaves = traverse_util.flatten_dict(dict(tree), sep="/")
     first = {path: leaf for path, leaf in leaves.items() if chosen(path)}
     second = {path: leaf for path, leaf in leaves.items() if path not in first}

@@ -8,7 +8,7 @@ from jax.interpreters import partial_eval
 
 
 def path_name(path: tuple) -> str:
-    """JAX's path of a leaf as a text: 'visual/blocks_0/mlp/kernel'."""
+    """JAX's path of a leaf as a string: 'visual/blocks_0/mlp/kernel'."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -19,7 +19,7 @@ def by_path(tree: Any) -> dict[str, Any]:
 
 
 def leaves_read(function: Callable[..., Any], tree: Any, *inputs: Any) -> set[str]:
-    """Paths of the leaves of a tree that what function(tree, *inputs) returns depends on."""
+    """Paths of the leaves of a tree that the result of function(tree, *inputs) depends on."""
     jaxpr = jax.make_jaxpr(function)(tree, *inputs).jaxpr
     _, read = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     paths = list(by_path(tree))

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Sequence
 
 
 def first_match(patterns: Iterable[str], path: str) -> int | None:
-    """The index of the first pattern that is the whole path; None where none is."""
+    """The index of the first pattern that matches the whole path; None if none does."""
     matches = (i for i, pattern in enumerate(patterns) if re.fullmatch(pattern, path))
     return next(matches, None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Matches:
-    """What each of several patterns takes of several paths.
+    """Which of several paths each of several patterns matches.
 
     Attributes:
-        winner: of each path that any pattern matches, the index of the first that does.
+        winner: for each path that any pattern matches, the index of the first that does.
         dead: indices of patterns that match no path.
-        shadowed: of each pattern that matches paths, all of which earlier ones take: those paths.
+        shadowed: for each pattern whose paths are all taken by earlier ones, those paths.
     """
 
     winner: dict[str, int]
@@ -27,7 +27,7 @@ class Matches:
 
 
 def match_all(patterns: Sequence[str], paths: Iterable[str]) -> Matches:
-    """The first match of every path, and the patterns that have none to themselves."""
+    """Finds the first match of every path, and the patterns that are no path's first match."""
     paths = list(paths)
     winner: dict[str, int] = {}
     dead: list[int] = []

@@ -1,4 +1,4 @@
-"""Bars of results with the runs that they are the means of."""
+"""Bars of results that are means over runs, with a dot for each run."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlt.reporting.curves import COLORS, SHARP, ticks
 
-WIDTH, LINE, MARGIN = 760, 26, 16  # of the picture, of a bar with the space below, around all
+WIDTH, LINE, MARGIN = 760, 26, 16  # pixels: the picture, a bar with the space below, the border
 
 
 class Bar(NamedTuple):
-    """values: of each run; none of a row that was not run. hollow: drawn as an outline."""
+    """values: one for each run; none for a row that was not run. hollow: drawn as an outline."""
 
     name: str
     values: Sequence[float]
@@ -21,9 +21,9 @@ class Bar(NamedTuple):
 def draw_bars(
     title: str, bars: Sequence[Bar], form: str = ".1f", level: float = 0.0
 ) -> Image.Image:
-    """Bars to the right, from `level` on, with the mean and a dot for each run.
+    """Draws bars to the right, from `level` on, with the mean and a dot for each run.
 
-    form: how the means are written. level: where bars begin, as chance; below it they go left.
+    form: how means are formatted. level: where bars begin, such as chance; lower ones go left.
 
     Raises:
         ValueError: no bar has a value.
@@ -63,8 +63,8 @@ def _bar(
     at: Callable[[float], float],
     limits: tuple[float, float, str],
 ) -> None:
-    """A bar around a height. at: pixels of a value. limits: value of its beginning, pixels of the
-    right border, and how its mean is written."""
+    """Draws a bar around a height. at: maps a value to pixels. limits: the value where it begins,
+    the right border in pixels, and how its mean is formatted."""
     level, right, form = limits
     if not bar.values:
         pen.text((at(level), middle), "not run", "#666666", font, anchor="lm")

@@ -6,22 +6,22 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Told apart with any colour vision (Okabe and Ito); black words beside them are the page's.
+# Distinct in any colour vision (Okabe and Ito), without black, which is for text.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#666666")
 WIDTH, HEIGHT = 440, 270  # of a panel, pixels
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 40  # from a panel's border to its axes
-SHARP = 2  # everything is drawn so much larger, for smooth lines
+SHARP = 2  # everything is drawn this many times larger, for smooth lines
 
 
 class Curve(NamedTuple):
-    """Values of one run at its steps; one before the first step alone is a level for all steps."""
+    """Values of one run at its steps; a single one, at step 0, is a level for all steps."""
 
     name: str
     points: Sequence[tuple[int, float]]
 
 
 class Panel(NamedTuple):
-    """One pair of axes. low, high: what the vertical one holds at least."""
+    """One pair of axes. low, high: the range that the vertical one covers at least."""
 
     title: str
     curves: Sequence[Curve]
@@ -30,7 +30,7 @@ class Panel(NamedTuple):
 
 
 def draw_panels(panels: Sequence[Panel]) -> Image.Image:
-    """The panels from left to right; a name has one colour in all of them, and in the legend.
+    """Draws panels from left to right; a name has one colour in all of them, and in the legend.
 
     Raises:
         ValueError: a panel without points.
@@ -101,7 +101,7 @@ class _Axes:
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """At most so many round numbers, evenly spaced, from low to high."""
+    """At most `most` round numbers, evenly spaced, from low to high."""
     rough = (high - low) / (most - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * part for part in (1, 2, 5, 10) if power * part >= rough * (1 - 1e-9))

@@ -16,8 +16,8 @@ AROUND = tuple((math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)) for k in r
 
 
 class Dot(NamedTuple):
-    """x, y: its place. spread: deviation upwards, a whisker. area: of it, beside others'.
-    group: dots of one have one colour and a title. hollow: drawn as an outline."""
+    """x, y: its place. spread: deviation of y, a whisker up and down. area: relative to other dots.
+    group: dots of a group share a colour and a title. hollow: drawn as an outline."""
 
     name: str
     x: float
@@ -29,7 +29,7 @@ class Dot(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """Titles; whether x is a logarithm, on which 0 stands at the left border; a level to mark."""
+    """Titles; whether x is logarithmic, with 0 at the left border; a level of y to mark."""
 
     title: str
     x: str
@@ -41,7 +41,7 @@ class Axes(NamedTuple):
 def draw_dots(
     axes: Axes, dots: Sequence[Dot], lines: Sequence[Sequence[str]] = (), note: str = ""
 ) -> Image.Image:
-    """Dots with numbers, whose names stand to the right; lines join dots by name.
+    """Draws numbered dots, with their names to the right; lines join dots by name.
 
     Raises:
         ValueError: no dots.
@@ -64,7 +64,7 @@ def draw_dots(
 
 
 class _Plot:
-    """The scales of a picture, and what is drawn by them."""
+    """The scales of a picture, and what is drawn with them."""
 
     def __init__(self, pen: ImageDraw.ImageDraw, font: Any, axes: Axes, dots: Sequence[Dot]):
         self._pen, self._font, self._axes, self._dots = pen, font, axes, dots
@@ -91,7 +91,7 @@ class _Plot:
         self._pen.text(place, text, "black", self._font, anchor=anchor)
 
     def frame(self, note: str) -> None:
-        """Grid, numbers and titles."""
+        """Draws the grid, numbers and titles."""
         left, right = SHARP * LEFT, SHARP * (SIDE - RIGHT)
         top, bottom = SHARP * TOP, SHARP * (SIDE - BOTTOM)
         for value in ticks(self._low, self._high + (self._high == self._low)):
@@ -121,7 +121,7 @@ class _Plot:
         return zero + [(10.0**power, f"{10**power:,}") for power in powers if power >= 0]
 
     def lines(self, lines: Sequence[Sequence[str]]) -> None:
-        """Joins dots."""
+        """Draws lines that join dots, given by name."""
         places = {dot.name: self._at(dot.x, dot.y) for dot in self._dots}
         for names in lines:
             joined = [places[name] for name in names if name in places]
@@ -129,7 +129,7 @@ class _Plot:
                 self._pen.line(joined, "#888888", SHARP * 2, joint="curve")
 
     def dots(self, colors: Sequence[str]) -> None:
-        """Draws the dots, large ones first, and a number beside each where there is room."""
+        """Draws the dots, large ones first, and a number beside each where there is most room."""
         taken: list[tuple[float, float]] = [self._at(dot.x, dot.y) for dot in self._dots]
         order = sorted(range(len(self._dots)), key=lambda k: -self._radii[k])
         for k in order:
@@ -147,7 +147,7 @@ class _Plot:
             self._text(best, str(k + 1), "mm")
 
     def names(self, groups: Sequence[str]) -> None:
-        """The list to the right: numbers, names and heights, group by group."""
+        """Draws the list to the right: numbers, names and heights, group by group."""
         x, y = SHARP * (SIDE + GAP), SHARP * TOP
         for group in groups:
             if group:
@@ -161,12 +161,12 @@ class _Plot:
 
 
 def _room(spot: tuple[float, float], taken: Sequence[tuple[float, float]]) -> float:
-    """How far the nearest of what is there is, up to where that no longer matters."""
+    """Distance to the nearest place taken, up to where it no longer matters."""
     return min(SHARP * 24, *(math.dist(spot, other) for other in taken))
 
 
 def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
-    """Values to pixels, with a little room on both sides."""
+    """A function from values to pixels, with a little room on both sides."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     room = 0.05 * (end - start)

@@ -72,10 +72,10 @@ def _outline(pixels: np.ndarray, width: int) -> np.ndarray:
 
 
 def border_colors(tokens: np.ndarray) -> np.ndarray:
-    """For each token a row of PALETTE, unlike those of its neighbours.
+    """A row of PALETTE for each token, unlike those of its neighbours as far as possible.
 
-    Neighbours are tokens of patches side by side, and of the same place in the next frame: a
-    border changes its colour from frame to frame unless it is of the same token.
+    Neighbours are tokens of patches side by side, or at the same place in the next frame, so that
+    a border keeps its colour from frame to frame only if it is of the same token.
 
     Args:
         tokens: int [t, rows, cols].
@@ -114,7 +114,7 @@ def _neighbours(tokens: np.ndarray) -> dict[int, dict[int, int]]:
 
 
 def picture(title: str, rows: Sequence[tuple[str, np.ndarray]], caption: str) -> Image.Image:
-    """Rows of frames, each under its title; long rows continue below, all rows of a part together.
+    """Draws rows of frames, each under its title; long rows continue below, part by part.
 
     rows: (title, uint8 [t, H, W, 3]), the same shape in all.
     """
@@ -144,7 +144,7 @@ def picture(title: str, rows: Sequence[tuple[str, np.ndarray]], caption: str) ->
 
 
 def _font(lines: Sequence[str], width: int) -> Any:
-    """As large as reads well, and small enough for the longest line."""
+    """A font as large as reads well, but small enough for the longest line."""
     font = ImageFont.load_default(100)
     longest = max(font.getlength(line) for line in lines)
     return ImageFont.load_default(int(min(max(15, width / 90), 100 * width / longest)))

@@ -12,7 +12,7 @@ RIGHT, WRONG, NONE = "#00734f", "#b3261e", "#666666"
 
 
 class Choice(NamedTuple):
-    """What a model chose for a clip, and whether that was right; None where it could not tell."""
+    """What a model chose for a clip, and whether that was right; None if it could not tell."""
 
     model: str
     text: str
@@ -28,7 +28,7 @@ class Strip(NamedTuple):
 
 
 def draw_strips(strips: Sequence[Strip], note: str = "") -> Image.Image:
-    """The strips below each other, and the note below them all. Clips have one shape."""
+    """Draws strips below each other, and the note below them all. Clips must have one shape."""
     count, height, width = strips[0].frames.shape[:3]
     scale = max(1, round(SIDE / width))
     font = ImageFont.load_default(TEXT)
@@ -66,7 +66,7 @@ def _choice(pen: ImageDraw.ImageDraw, font: Any, choice: Choice, y: int, names: 
     color = NONE if choice.right is None else RIGHT if choice.right else WRONG
     middle, arm = y + LINE // 2, 5
     x = MARGIN + arm
-    # Marks of different form, not only of different colour.
+    # Marks differ in shape, not only in colour.
     if choice.right is None:
         pen.line((x - arm, middle, x + arm, middle), color, 2)
     elif choice.right:

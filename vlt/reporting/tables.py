@@ -37,7 +37,7 @@ class Column:
 
 
 def format_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """Aligned plain text: columns of words to the left, of numbers to the right."""
+    """Aligned plain text: words are aligned to the left, numbers to the right."""
     cells = _cells(rows, columns)
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     aligned = [
@@ -52,7 +52,7 @@ def format_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
 
 
 def format_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """The same as a Markdown table."""
+    """The same table as Markdown."""
     rule = [":--" if words else "--:" for words in _are_words(rows, columns)]
     head, *body = _cells(rows, columns)
     escaped = [[text.replace("|", "\\|") for text in line] for line in (head, rule, *body)]
@@ -68,7 +68,7 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row], columns: Sequence[C
 
 
 def mean_results(runs: Sequence[Row]) -> dict[str, Any]:
-    """Means over runs of one config, and the deviation of what differs; words of the first run."""
+    """Means over runs of one config, with deviations of what differs; texts are the first run's."""
     means: dict[str, Any] = dict(runs[0])
     for key, value in runs[0].items():
         if isinstance(value, numbers.Real) and len(runs) > 1:
@@ -90,5 +90,5 @@ def _are_words(rows: Sequence[Row], columns: Sequence[Column]) -> list[bool]:
 
 
 def _plain_number(value: Any) -> Any:
-    """Python's number for numpy's or JAX's scalar."""
+    """The Python number for a numpy or JAX scalar."""
     return value.item()

@@ -1,4 +1,4 @@
-"""The folder of what can be made again: generated data, compiled programs."""
+"""The folder for what can be made again: generated data, compiled programs."""
 
 import os
 from pathlib import Path

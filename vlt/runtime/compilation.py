@@ -10,9 +10,9 @@ _EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs in the cache folder, unless JAX was told where (or not) to.
+    """Keeps compiled programs in the cache folder, unless JAX was told where (or not) to keep them.
 
-    A run that goes on, or the next one of the same shapes, starts without compiling.
+    A run that goes on, or the next one with the same shapes, starts without compiling.
     """
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
@@ -22,7 +22,7 @@ class ProgramCount:
     """Counts the programs that this process compiles, or finds compiled, until it is closed.
 
     Attributes:
-        count: so far. Shapes are static, so it stands still once every program ran.
+        count: programs so far. Shapes are static, so it stops growing once every program has run.
     """
 
     def __init__(self) -> None:

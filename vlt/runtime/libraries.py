@@ -1,4 +1,4 @@
-"""Libraries as a command that trains needs them."""
+"""Sets up libraries as a command that trains needs them."""
 
 import os
 
@@ -8,8 +8,8 @@ from vlt.runtime.compilation import keep_programs
 
 
 def prepare_libraries() -> None:
-    """Compiled programs are kept from run to run. TensorFlow, which comes with clu's writers, has
-    nothing to say. grain's worker processes read flags, whoever parsed the command line."""
+    """Keeps compiled programs from run to run, silences TensorFlow, which comes with clu's writers,
+    and marks flags as parsed: grain's workers read them, whoever parsed the command line."""
     keep_programs()
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     if not flags.FLAGS.is_parsed():

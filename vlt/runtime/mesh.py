@@ -1,7 +1,7 @@
 """Where arrays live: one mesh of devices with the axes data, fsdp and tensor.
 
-Batches are split over data and fsdp together, large parameters over fsdp, and over tensor what the
-config's rules say (`config.sharding`): by default the heads of attention and the hidden units of
+Batches are split over data and fsdp together, large parameters over fsdp, and whatever the config's
+rules (`config.sharding`) say over tensor: by default the heads of attention and the hidden units of
 MLPs. The same code runs on one CPU device and on a pod.
 """
 
@@ -21,7 +21,7 @@ from vlt.pytrees.patterns import first_match, match_all
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
-Axes = str | Sequence[str] | None  # that split one dimension
+Axes = str | Sequence[str] | None  # axes that split one dimension
 
 # Below this many elements a gather costs more than the memory that splitting saves.
 MIN_SPLIT_ELEMENTS = 2**16
@@ -103,14 +103,14 @@ def param_sharding(
 ) -> Any:
     """Chooses a sharding for every leaf of parameters or of what a step carries.
 
-    The first rule whose regex is the whole '/'-joined path of a leaf says which axes of the mesh
-    split each of its dimensions. Where it does not name fsdp, a leaf of at least `min_elements`
+    The first rule whose regex matches the whole '/'-joined path of a leaf says which axes of the
+    mesh split each of its dimensions. If it does not name fsdp, a leaf of at least `min_elements`
     elements is split over fsdp, too, along the largest dimension left that fsdp divides (the first
     of equals).
 
     Args:
       tree: pytree of arrays or shapes.
-      rules: (regex, None, an axis or several for every dimension), `config.sharding.params`.
+      rules: `config.sharding.params`: (regex, for every dimension None, an axis or several).
 
     Returns:
       a pytree of NamedSharding of the same structure.
@@ -211,7 +211,7 @@ def check_batch_size(mesh: Mesh, batch_size: int, microbatches: int = 1) -> None
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """The rows of a batch that this process's devices hold, ascending, int [r].
 
-    Processes whose devices split no batch, but the same rows over tensor, have the same ones.
+    Processes whose devices do not split the batch, but the same rows over tensor, hold the same.
 
     Raises:
       MeshError: data * fsdp does not divide the batch size.
@@ -226,7 +226,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """Places this process's part of a batch on its devices.
 
     Args:
-      batch: pytree of host arrays [r, ...], the `local_rows` of one process, all b of a single one.
+      batch: pytree of host arrays [r, ...], the `local_rows` of this process; all b if it is alone.
 
     Returns:
       the same pytree of global jax.Arrays [b, ...], split over data and fsdp.
@@ -250,16 +250,16 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def _batch_size(mesh: Mesh, local: int) -> int:
-    """Of the whole batch, of which this process has so many rows."""
+    """The size of the whole batch, of which this process has `local` rows."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    ours = len(local_rows(mesh, parts))  # of the parts
+    ours = len(local_rows(mesh, parts))  # of `parts` rows
     if local % ours:
         check_batch_size(mesh, local)
     return local // ours * parts
 
 
 def place_whole(tree: Any, shardings: Any) -> Any:
-    """Host arrays, the same in every process, as global jax.Arrays."""
+    """Places host arrays, the same in every process, as global jax.Arrays."""
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
         array = np.asarray(leaf)
@@ -278,14 +278,14 @@ def to_host(tree: Any) -> Any:
 
 
 def batch_parts() -> int:
-    """Into how many parts the mesh that is set splits a batch; 1 without a mesh."""
+    """The number of parts into which the current mesh splits a batch; 1 without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def map_sharded_rows(function: Callable[[Any], Any], x: Any) -> Any:
-    """`function` of rows, pytrees of [n, ...] both, shared among the devices of the mesh that is
-    set.
+    """Applies `function` to rows, both pytrees of [n, ...], shared among the devices of the current
+    mesh.
 
     For rows that every device has, such as the texts of all classes, in a program of the mesh.
     """

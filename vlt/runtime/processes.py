@@ -1,7 +1,7 @@
 """Several processes as one run: how they find each other, agree, notice who is lost, and end.
 
-Each process runs the same program over its own devices and its own share of the data. The first one
-alone writes what there is once: metrics, results, tables, predictions.
+Each process runs the same program over its own devices and its own share of the data. Only the
+first one writes what exists once: metrics, results, tables, predictions.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from absl import logging
-from jax._src import distributed as jax_distributed  # the one place where its client is found
+from jax._src import distributed as jax_distributed  # the only place to find its client
 from jax.experimental import multihost_utils
 
 # Variables in which clusters tell how many processes there are.
 COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 WATCH_EVERY = 5.0  # seconds
-COMMON_ERROR = 2.5 * WATCH_EVERY  # seconds in which the others may come to the same error
+COMMON_ERROR = 2.5 * WATCH_EVERY  # seconds in which the others may meet the same error
 LONGEST_END = 3600.0  # seconds in which the first process may still be writing
 ENDED = "vlt/ended"
-PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"  # where JAX's preemption sync tells all of SIGTERM
+PREEMPTED = "RECEIVED_PREEMPTION_NOTICE"  # key by which JAX tells all of a SIGTERM
 GO_ON = "the same command goes on from the last complete checkpoint"
 
 _leaving = threading.Event()
@@ -41,17 +41,18 @@ def join(
     join_seconds: int = 300,
     lost_seconds: int = 60,
 ) -> None:
-    """Makes this process one of a run. To be called before anything touches a device.
+    """Makes this process one of a run. Must be called before anything touches a device.
 
-    Without a coordinator JAX reads from the environment (TPU VMs, GKE, Slurm, MPI) who the others
-    are; where that tells of none, nothing happens.
+    Without a coordinator, JAX reads from the environment (TPU VMs, GKE, Slurm, MPI) who the others
+    are; if that names none, nothing happens.
 
     Args:
         coordinator: HOST:PORT on which the first process listens.
-        count: of all processes. Without a coordinator: what the environment must say.
-        index: of this process, from 0.
-        join_seconds: after which waiting for the others ends the process, with a message.
-        lost_seconds: without a sign of life after which a process is lost and all others end.
+        count: number of all processes; without a coordinator, what the environment must say.
+        index: this process's, from 0.
+        join_seconds: how long to wait for the others before the process ends with a message.
+        lost_seconds: seconds without a sign of life after which a process is lost and all others
+            end.
 
     Raises:
         DistributedError: values that do not fit each other or the environment.
@@ -59,7 +60,7 @@ def join(
     given = _given(coordinator, count, index)
     _check_environment(count)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Else JAX ends all processes, by abort and a stack, before a message can say which is lost.
+    # Otherwise JAX aborts all processes, with a stack, before a message can say which is lost.
     jax.config.update("jax_enable_recoverability", True)
     timer = threading.Timer(join_seconds, _not_joined, (join_seconds,))
     timer.daemon = True
@@ -89,7 +90,7 @@ def join(
 
 
 def _given(coordinator: str, count: int | None, index: int | None) -> dict[str, Any]:
-    """Arguments of jax.distributed.initialize, none where the environment has to tell."""
+    """Arguments of jax.distributed.initialize; none if the environment has to tell."""
     if not coordinator:
         if index is not None:
             raise DistributedError(f"--process_index={index} needs --coordinator=HOST:PORT, too")
@@ -123,7 +124,7 @@ def _check_environment(count: int | None) -> None:
 
 
 def _not_joined(seconds: float) -> NoReturn:
-    """Ends the process: JAX would, by abort, and nothing else ends its waiting."""
+    """Ends the process with a message: JAX would abort it, and nothing else ends its waiting."""
     state = jax_distributed.global_state
     at = state.coordinator_address or "the coordinator"
     if state.service is None:
@@ -135,7 +136,7 @@ def _not_joined(seconds: float) -> NoReturn:
 
 
 def end(text: str) -> NoReturn:
-    """Ends this process with status 1, whatever its other threads are at, and says why."""
+    """Ends this process with status 1, whatever its other threads are doing, and says why."""
     logging.error(text)
     logging.flush()
     print(f"error: {text}", file=sys.stderr, flush=True)
@@ -153,7 +154,7 @@ def _start_watching(lost_seconds: float) -> None:
 
 
 def _watch() -> None:
-    """Ends this process when another has ended, or is lost; a collective would wait for ever."""
+    """Ends this process when another has ended or is lost; a collective would wait forever."""
     client, count = _client(), jax.process_count()
     while not _leaving.wait(WATCH_EVERY):
         try:
@@ -173,8 +174,8 @@ def _watch() -> None:
 def leave(error: BaseException | None = None) -> None:
     """Ends this process's part in the run, without leaving others to wait for it.
 
-    After an error the others are told of it. One of a collective, which says only that somebody is
-    gone, waits until it is known who, and ends the process with a message that says so.
+    After an error, the others are told of it. An error of a collective says only that some process
+    is gone: `leave` waits until it is known which, and the process ends with a message about it.
     """
     if is_single_process():
         return
@@ -195,7 +196,7 @@ def leave(error: BaseException | None = None) -> None:
 
 
 def _last_if_first(client: Any) -> None:
-    """Lets the first process wait for the others to be gone: theirs end by abort without it."""
+    """Makes the first process wait until the others are gone: without it, they would abort."""
     deadline = time.monotonic() + COMMON_ERROR
     everyone = list(range(jax.process_count()))
     while is_primary() and time.monotonic() < deadline and len(client.get_live_nodes(everyone)) > 1:
@@ -207,7 +208,7 @@ def _is_of_collective(error: BaseException) -> bool:
 
 
 def is_single_process() -> bool:
-    """Whether this process is the only one; touches no device to know."""
+    """Whether this process is the only one; touches no device to find out."""
     return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
@@ -225,13 +226,13 @@ def told_to_stop() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have come here."""
+    """Returns when all processes have reached this point."""
     if not is_single_process():
         multihost_utils.sync_global_devices(name)
 
 
 def broadcast_from_primary(value: int | None) -> int | None:
-    """The first process's value, which is at least 0, for all."""
+    """Returns the first process's value, None or at least 0, in all processes."""
     if is_single_process():
         return value
     found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if value is None else value)))
@@ -246,7 +247,7 @@ def total(value: int) -> int:
 
 
 def check_alike(what: str, value: str) -> None:
-    """Raises DistributedError, in all processes, where they do not have the same of something."""
+    """Raises DistributedError, in all processes, unless all have the same `value`."""
     if is_single_process():
         return
     digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)

@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT (Ctrl-C) as a request: what waits ends, the state is saved, the process ends.
+"""SIGTERM and SIGINT (Ctrl-C) as requests: waiting ends, the state is saved, the process ends.
 
-A second signal, of either kind, ends the process at once. It is seen by a thread, since Python
-answers no signal while its main thread is inside a library, such as a compiler.
+A second signal, of either kind, ends the process at once. A thread looks out for it, since Python
+handles no signal while its main thread is inside a library, such as a compiler.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals() -> Iterator[None]:
-    """Lets the first signal raise `Stopped` in the main thread, and a second one end the process.
+    """Makes the first signal raise `Stopped` in the main thread, and a second end the process.
 
-    Of several processes, JAX sees SIGTERM, and `stop_requested` says at which step all end; SIGINT
-    is made SIGTERM. Outside the main thread, which alone may set handlers, nothing happens.
+    With several processes, JAX sees SIGTERM, and `stop_requested` says at which step all end;
+    SIGINT becomes SIGTERM. Outside the main thread, which alone may set handlers, nothing happens.
     """
     global _came
     if threading.current_thread() is not threading.main_thread():
@@ -70,7 +70,7 @@ def _handle(signum: int, _: Any) -> None:
 
 
 def _watch(reader: int) -> None:
-    """Speaks at the first signal, and ends the process at the second."""
+    """Prints a notice at the first signal, and ends the process at the second."""
     first = None
     while came := os.read(reader, 1):
         now = time.monotonic()
@@ -89,7 +89,7 @@ def _say(text: str) -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Keeps signals from raising in a block that must not end in the middle; `check` does."""
+    """Keeps signals from raising in a block that must not end midway, except in `check`."""
     global _deferred
     _deferred += 1
     try:
@@ -99,7 +99,7 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Whether a signal has come to this process, which is the only one."""
+    """Whether a signal has come to this process and it is the only one."""
     return _came is not None and processes.is_single_process()
 
 
@@ -109,7 +109,7 @@ def status() -> int:
 
 
 def check(waited: float = 0.0) -> None:
-    """To be called where something is waited for, and between parts of something long.
+    """Raises if a signal has come. Called while waiting, and between parts of long work.
 
     Args:
         waited: seconds spent waiting for input so far.
@@ -129,9 +129,9 @@ def check(waited: float = 0.0) -> None:
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[int], bool]]:
-    """A function of each step in turn, while the block runs: whether to stop after it.
+    """Yields a function to be called with each step in turn: whether to stop after it.
 
-    Of several processes, JAX sees SIGTERM come to any, and says yes to all at the same step.
+    With several processes, JAX sees a SIGTERM to any of them, and tells all to stop at one step.
     """
     with signals(), deferred():
         if processes.is_single_process():
@@ -141,7 +141,7 @@ def stop_requested() -> Iterator[Callable[[int], bool]]:
 
 
 def end(status: int) -> NoReturn:
-    """Ends the process, whatever still runs in the background."""
+    """Ends the process, whatever is still running in the background."""
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()

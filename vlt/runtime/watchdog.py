@@ -10,8 +10,8 @@ STDERR = 2
 
 
 class Watchdog:
-    """A thread that speaks up when no step ends for too long: what is slow, and what all threads
-    are doing.
+    """A thread that reports what is slow, and what all threads are doing, if no step ends for too
+    long.
 
     Args:
         limit: seconds; 0 for never.
@@ -26,11 +26,11 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def part(self, name: str) -> None:
-        """What is done from now on, such as 'input'."""
+        """Names what is being done from now on, such as 'input'."""
         self._part, self._part_since = name, time.monotonic()
 
     def step_ended(self) -> None:
-        """A step, or a batch of an evaluation, is done."""
+        """Notes that a step, or a batch of an evaluation, is done."""
         self._since = time.monotonic()
 
     def _watch(self) -> None:

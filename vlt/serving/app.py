@@ -57,7 +57,7 @@ def make_app(
     Args:
         hosts: names under which it is reached; requests for others are refused.
         token: what a visitor must know, as in /?token=...; "" for nothing.
-        workers, waiting: requests that are worked on at once, and that wait; more get a 503.
+        workers, waiting: requests that are worked on at once, and that may wait; more get a 503.
     """
     queue = WorkQueue(workers, waiting)
     pages = Pages(library, queue)
@@ -108,7 +108,7 @@ class Pages:
         return JSONResponse(self.library.about())
 
     async def search(self, request: Request) -> Response:
-        """?query=TEXT&top=N&within=TEXT"""
+        """The ranges found by ?query=TEXT&top=N&within=TEXT."""
         query, top, within = request.query_params.get("query", ""), _top(request), _within(request)
         if not query.strip():
             raise HTTPException(400, "a query is needed")
@@ -118,7 +118,7 @@ class Pages:
         return JSONResponse({"found": found})
 
     async def similar(self, request: Request) -> Response:
-        """?video=NUMBER&at=SECONDS&top=N&within=TEXT"""
+        """The ranges that look like ?video=NUMBER&at=SECONDS&top=N&within=TEXT."""
         number, at = int(_number(request, "video")), _number(request, "at")
         top, within = _top(request), _within(request)
         self.library.file(number)
@@ -126,7 +126,7 @@ class Pages:
         return JSONResponse({"found": found})
 
     async def upload(self, request: Request) -> Response:
-        """A picture or a clip as the body, ?top=N&within=TEXT; it is kept nowhere."""
+        """The ranges like the picture or clip in the body, ?top=N&within=TEXT; it is not kept."""
         top, within = _top(request), _within(request)
         content = await _body(request)
         found = await self.queue.run(
@@ -149,13 +149,13 @@ class Pages:
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
     async def tokens(self, request: Request) -> Response:
-        """What became one token of ?start=SECONDS&end=SECONDS, as PNG."""
+        """Which patches became one token in ?start=SECONDS&end=SECONDS, as PNG."""
         number, span = request.path_params["number"], _span(request)
         content = await self.queue.run(request, lambda: self.library.tokens(number, span))
         return Response(content, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     async def ask(self, request: Request) -> Response:
-        """A question as the body, about ?video=NUMBER&start=SECONDS&end=SECONDS."""
+        """Answers a question, the body, about ?video=NUMBER&start=SECONDS&end=SECONDS."""
         number, span = int(_number(request, "video")), _span(request)
         question = (await _body(request)).decode(errors="replace")
         if len(question) > LONGEST:
@@ -183,9 +183,9 @@ class Pages:
 
 
 class Guard:
-    """Refuses who does not know the token, and other sites' pages; sets headers of all answers.
+    """Refuses visitors without the token, and other sites' pages; sets headers of all answers.
 
-    Not one of Starlette's own middlewares, behind which nobody learns that a connection was closed.
+    Not one of Starlette's own middlewares, behind which a closed connection goes unnoticed.
     """
 
     def __init__(self, app: ASGIApp, token: str):
@@ -216,7 +216,7 @@ class Guard:
         return None
 
     def _cookie(self, request: Request) -> list[tuple[bytes, bytes]]:
-        """The header by which a visitor who told the token is known from then on."""
+        """The header by which a visitor who gave the token is known from then on."""
         if not self._token or "token" not in request.query_params:
             return []
         response = Response()
@@ -230,7 +230,7 @@ def _knows(request: Request, token: str) -> bool:
 
 
 async def _body(request: Request) -> bytes:
-    """What was uploaded. Raises: HTTPException for too much, or nothing."""
+    """The uploaded bytes. Raises: HTTPException if they are too many, or none."""
     content = bytearray()
     async for part in request.stream():
         content += part
@@ -279,5 +279,5 @@ async def _gone(_: Request, error: Exception) -> Response:
 
 
 async def _wrong(_: Request, error: Exception) -> Response:
-    # Of a file that was uploaded, the name it had here means nothing to anybody.
+    # The name that an uploaded file had here means nothing to anybody.
     return JSONResponse({"error": getattr(error, "reason", str(error))}, 400)

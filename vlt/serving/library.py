@@ -1,4 +1,4 @@
-"""What the page shows of an index: videos by number, frames as pictures, ranges that were found."""
+"""What the page shows of an index: videos by number, frames as pictures, and ranges found."""
 
 import dataclasses
 import functools
@@ -51,7 +51,7 @@ class Library:
         self._pool.close()
 
     def about(self) -> dict[str, Any]:
-        """How much there is."""
+        """How much the index holds, and what its model and the chat model can do."""
         return {
             "videos": len(self.entries),
             "hours": sum(entry.duration for entry in self.entries) / 3600,
@@ -63,10 +63,10 @@ class Library:
         }
 
     def file(self, number: int) -> str:
-        """The path of a video, which is the file that was indexed.
+        """The path of a video, if that is still the file that was indexed.
 
         Raises:
-            Gone: it is not there, or was changed or replaced since, by a link to another, too.
+            Gone: it is not there, or was changed or replaced since, also by a link to another.
         """
         if not 0 <= number < len(self.entries):
             raise Gone("no such video")
@@ -76,23 +76,23 @@ class Library:
         return entry.path
 
     def search(self, query: Any, top: int, within: str) -> list[dict[str, Any]]:
-        """Ranges that a text, or frames [t, H, W, 3], finds. within: what paths must hold.
+        """Ranges that match a text or frames [t, H, W, 3]. within: what paths must contain.
 
         Raises: as `Index.search`.
         """
         return self._told(self.index.search(query, top, _where(within)))
 
     def similar(self, number: int, at: float, top: int, within: str) -> list[dict[str, Any]]:
-        """Ranges of other videos that look like what a video shows at a time."""
+        """Ranges of other videos that look like what a video shows `at` seconds into it."""
         path = self.entries[number].path
         found = self.index.like(path, at, top, _where(within))
         return self._told(found)
 
     def tokens(self, number: int, span: Span) -> bytes:
-        """What the model makes one token of a range, frame by frame, as PNG.
+        """Draws which patches of a range the model makes one token, frame by frame, as PNG.
 
         Raises:
-            Gone: as `file`, and where the model merges nothing. errors.VideoError.
+            Gone: as `file`, and if the model merges nothing. errors.VideoError.
         """
         model = self.index.model
         if not merges_tokens(model.module):
@@ -110,7 +110,7 @@ class Library:
         return content.getvalue()
 
     def ask(self, number: int, span: Span, question: str, stop: Event) -> str:
-        """The chat model's answer to a question about a range, or what there is of it at `stop`.
+        """The chat model's answer to a question about a range, or the part written until `stop`.
 
         Raises:
             Gone: as `file`, and without a chat model. errors.VideoError, ValueError: a question
@@ -145,7 +145,7 @@ class Library:
         ]
 
     def _picture(self, number: int, tenths: int) -> bytes:
-        """The frame at so many tenths of a second, as JPEG.
+        """The frame at `tenths` tenths of a second, as JPEG.
 
         Raises:
             Gone: as `file`. errors.VideoError: it cannot be read.
@@ -169,7 +169,7 @@ def _is_as_indexed(entry: FileEntry) -> bool:
 
 
 def _where(within: str) -> str:
-    """An SQL condition that paths hold this text, whatever it is."""
+    """An SQL condition that paths contain this text, whatever it is."""
     if not within:
         return ""
     text = within.replace("'", "''")

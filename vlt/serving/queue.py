@@ -1,4 +1,4 @@
-"""Work of many requests, one after another, in a line of bounded length."""
+"""Work for many requests, a few at a time, with a waiting line of bounded length."""
 
 import asyncio
 import threading
@@ -9,7 +9,7 @@ from typing import TypeVar
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-LOOK_EVERY = 0.3  # seconds, whether somebody still waits for the answer
+LOOK_EVERY = 0.3  # seconds between checks whether the client still waits for the answer
 
 T = TypeVar("T")
 
@@ -25,10 +25,10 @@ class WorkQueue:
     async def run(
         self, request: Request, function: Callable[[], T], stop: threading.Event | None = None
     ) -> T:
-        """The function's result. stop: is set when who asked has gone while the function runs.
+        """Returns the function's result. stop: set if the client leaves while the function runs.
 
         Raises:
-            HTTPException: 503 where the line is full; 499 where who asked has gone meanwhile, in
+            HTTPException: 503 if the line is full; 499 if the client has left in the meantime, in
                 which case the function is not called.
         """
         if self._held >= self._most:
@@ -48,5 +48,5 @@ class WorkQueue:
             self._held -= 1
 
     def close(self) -> None:
-        """Waits for what runs."""
+        """Waits for what is running, and cancels what is waiting."""
         self._threads.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""`vlt study`: runs what claims need and is not kept yet, and writes the page of all claims."""
+"""`vlt study`: runs what claims need that is not kept yet, and writes the page of all claims."""
 
 import argparse
 import sys
@@ -24,12 +24,12 @@ from vlt.training.workdir import WorkdirError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when all that was asked for is kept and on the page."""
+    """Runs the command; returns 0 unless a run that was asked for has failed."""
     return run(parse("python -m vlt.study", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     try:
         claims = chosen(options.claims)
         if options.list:
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def chosen(names: Sequence[str]) -> list[Claim]:
-    """The claims of these names; all where there are none.
+    """The claims of these names; all claims if there are no names.
 
     Raises:
         ValueError: there is no such claim.
@@ -56,7 +56,7 @@ def chosen(names: Sequence[str]) -> list[Claim]:
 
 
 def listed(claims: Sequence[Claim]) -> str:
-    """A claim a line: its name, its sentence and where it stands."""
+    """One claim per line: its name, its sentence and its place in the paper."""
     width = max(len(claim.name) for claim in claims)
     return "\n".join(
         f"{claim.name:{width}}  {claim.sentence} ({PAPERS[claim.paper].title}, {claim.place})"

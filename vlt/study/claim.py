@@ -1,4 +1,4 @@
-"""What a claim is: a sentence of a paper, rows to run, and comparisons of them that decide."""
+"""What a claim is: a sentence of a paper, rows to run, and the comparisons that decide it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from typing import Any
 class Row:
     """A run of a config.
 
-    name: in tables, pictures and comparisons; one row has one name within a claim.
+    name: used in tables, pictures and comparisons; unique within a claim.
     config: NAME[:variant]. entry: title of one of its rows, '' for the config itself.
-    changes: overrides of that, {dotted key: value}.
+    changes: overrides of that row, {dotted key: value}.
     order: whether what the model makes of a video depends on the order of its frames, by
-        construction (tests/study/test_order.py); None where that is not asked.
+        construction (tests/study/test_order.py); None if that is not asked.
     """
 
     name: str
@@ -24,17 +24,17 @@ class Row:
 
     @property
     def identity(self) -> str:
-        """What it is a run of, whatever the config says today: by which a kept row is known."""
+        """What the row runs, whatever the config says today; identifies kept rows."""
         changed = ", ".join(f"{key}={value!r}" for key, value in sorted(self.changes.items()))
         return " | ".join(filter(None, (self.config, self.entry, changed)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """`left` is to be above `right` (sign 1), or below it (-1).
+    """`left` must be above `right` (sign 1), or below it (-1).
 
-    right: a row, or a number. measure: of `MEASURES`. margin: by how much it may fall short and
-    still be as good, in the measure's own unit.
+    left: name of a row. right: name of a row, or a number. measure: a key of `MEASURES`.
+    margin: by how much `left` may fall short and still count as good, in the measure's own unit.
     """
 
     left: str
@@ -45,16 +45,16 @@ class Comparison:
 
 
 def above(measure: str, left: Row, *others: Row, margin: float = 0.0) -> tuple[Comparison, ...]:
-    """`left` above each of the others."""
+    """Comparisons with `left` above each of the others."""
     return tuple(Comparison(left.name, each.name, measure, margin=margin) for each in others)
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """Bars of a measure, or dots: `y` upwards over `x`.
+    """Bars of a measure `y`, or dots of `y` over `x`.
 
-    x: a measure, or the title of what `at` gives for each row, which rows without it lack; '' for
-    bars. lines: names of rows that a line joins. area: the measure that is a dot's size.
+    x: a measure, or the title of the values that `at` gives by row, leaving out rows without one;
+    '' for bars. lines: names of rows that a line joins. area: the measure shown as a dot's size.
     """
 
     y: str = "twins"
@@ -68,11 +68,11 @@ class Picture:
 class Claim:
     """A claim of a paper.
 
-    name: what --claims takes. paper: of `PAPERS`. place: in it. numbers: what it reports.
-    decides: all of them must hold. columns: measures that its table shows.
-    data: knobs of moving shapes for all its rows, as "noise=24,distractors=1", where the plain set
-        is too easy or too hard to decide it (`vlt.data.moving_shapes.Knobs`).
-    note: what else a reader must know. quick: whether a quick study has it.
+    name: what --claims takes. paper: a key of `PAPERS`. place: where in the paper. numbers: what
+        the paper reports. decides: comparisons that must all hold. columns: measures in its table.
+    data: knobs of moving shapes for all its rows, as "noise=24,distractors=1", if the plain set is
+        too easy or too hard to decide it (`vlt.data.moving_shapes.Knobs`).
+    note: what else a reader must know. quick: whether a quick study includes it.
     """
 
     name: str
@@ -101,14 +101,14 @@ class Claim:
 
     @property
     def deciding(self) -> tuple[Row, ...]:
-        """The rows that are compared."""
+        """The rows that the comparisons name."""
         asked = {name for each in self.decides for name in (each.left, each.right)}
         return tuple(row for row in self.rows if row.name in asked)
 
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """title: of the paper. differs: what is other here than there, for a claim that fails."""
+    """A paper. differs: how its setting differs from ours, for claims that do not hold."""
 
     title: str
     differs: str
@@ -148,10 +148,11 @@ PAPERS = {
 class Measure:
     """A number of a run.
 
-    key: in its results, EVALUATION/METRIC or a fact of the run. title, format: of its column.
-    chance: what differs by chance beside the seed: `pairs` of twins, whose choices are kept;
-        `items`, of which it is a percentage; `none`, a count that is the same in every run;
-        `seeds`, nothing else that could be told.
+    key: its key in the results, EVALUATION/METRIC or a fact of the run.
+    title, format: those of its column.
+    chance: what varies by chance besides the seed: `pairs` of twins, whose choices are kept;
+        `items`, of which it is a percentage; `none`, for a count that is the same in every run;
+        `seeds`, nothing else that could be estimated.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Rows that were run: one JSON file each, by which a study goes on where it was stopped."""
+"""Rows that were run, one JSON file each, from which a study resumes where it was stopped."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ from vlt.study.verdict import Scores
 class KeptRow:
     """What is kept of a run.
 
-    name: of the file. identities: of the rows that it is (`Run.identity`). config: literals by key.
-    scores: what makes verdicts. seconds: that it took. failed: why it ended without scores.
-    commit: of the code that ran it.
+    name: name of the file. identities: those of the rows it is a run of (`Run.identity`).
+    config: literals by key. scores: what verdicts are made from. seconds: how long it took.
+    failed: why it ended without scores. commit: the commit of the code that ran it.
     """
 
     name: str
@@ -32,10 +32,10 @@ class KeptRow:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Of a file that `write` made.
+        """Reads a file that `write` made.
 
         Raises:
-            ValueError: it is not one; the message names it.
+            ValueError: it is not such a file; the message names it.
         """
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ class KeptRows:
         self.by_name = {file.stem: KeptRow.read(file) for file in files}
 
     def left(self, runs: Sequence[Run]) -> list[Run]:
-        """Those of some runs that are not kept."""
+        """The runs that are not kept."""
         return [run for run in runs if run.name not in self.by_name]
 
     def add(self, row: KeptRow) -> None:
@@ -72,7 +72,7 @@ class KeptRows:
         self.by_name[row.name] = row
 
     def before(self, run: Run) -> list[KeptRow]:
-        """What is kept of a run that is not, of the same row and seed with another config."""
+        """The kept rows with the identity and seed of a run, but with another config."""
         return [
             row
             for row in self.by_name.values()
@@ -83,7 +83,7 @@ class KeptRows:
         ]
 
     def changed(self, run: Run) -> str:
-        """What is another in the config of a row than when it was kept; '' where it was not."""
+        """How the config of a run differs from when its row was kept; '' if it was not kept."""
         found = self.before(run)
         if not found:
             return ""
@@ -96,14 +96,14 @@ class KeptRows:
         )
 
     def forget(self, run: Run, current: set[str]) -> None:
-        """Removes what is kept of the row with another config, unless a run of `current` is it."""
+        """Removes the kept rows of a run with another config, unless `current` names them."""
         for row in self.before(run):
             if row.name not in current:
                 (self.folder / f"{row.name}.json").unlink(missing_ok=True)
                 del self.by_name[row.name]
 
     def pace(self, runs: Sequence[Run]) -> float:
-        """Seconds that the kept ones of some runs took, by those that they were thought to take."""
+        """The seconds that kept runs took as a multiple of their estimate; 1 if none are kept."""
         known = [(self.by_name[run.name], run) for run in runs if run.name in self.by_name]
         thought = sum(run.seconds for _, run in known)
         return sum(row.seconds for row, _ in known) / thought if thought else 1.0

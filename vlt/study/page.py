@@ -1,4 +1,4 @@
-"""CLAIMS.md: what came of every claim, from what is kept of its rows."""
+"""CLAIMS.md: the result of every claim, from what is kept of its rows."""
 
 import dataclasses
 from collections import Counter
@@ -26,8 +26,8 @@ ABOVE = {1: "above", -1: "below"}
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What there is of a claim. rows: by name, of those that have runs. kept: those runs' files.
-    left: how many runs are not. verdict: of all comparisons, or why there is none."""
+    """The result of a claim. rows: runs by row name, where a row has scores. kept: all kept rows.
+    left: how many runs are not kept. verdict: that of all comparisons, or why there is none."""
 
     claim: Claim
     rows: Mapping[str, Runs]
@@ -50,7 +50,7 @@ class Result:
 
 
 def result_of(claim: Claim, kept: KeptRows, seeds: int, quick: bool) -> Result:
-    """What is kept of a claim's rows with the first seeds."""
+    """The result of a claim, from what is kept of its rows with the first `seeds` seeds."""
     rows: dict[str, Runs] = {}
     found: dict[str, KeptRow] = {}
     names = {run.name for run in runs_of([claim], seeds, quick)}
@@ -93,14 +93,14 @@ def _title(quick: bool) -> str:
 
 
 def _counted(results: Sequence[Result]) -> str:
-    """How many claims there are of each verdict."""
+    """How many claims have each verdict."""
     found = Counter(result.verdict.partition(":")[0] for result in results)
     told = ", ".join(f"{count} {name}" for name, count in found.most_common())
     return f"Of {len(results)} claims: {told}."
 
 
 def _about(results: Sequence[Result], seeds: int, quick: bool) -> str:
-    """What made the page, and what it tells."""
+    """How the page was made, and what it says."""
     kept = {row.name: row for result in results for row in result.kept}
     commits = sorted({row.commit[:12] for row in kept.values()})
     spent = sum(row.seconds for row in kept.values())
@@ -117,7 +117,7 @@ def _about(results: Sequence[Result], seeds: int, quick: bool) -> str:
 
 
 def _rule() -> str:
-    """The rule of verdicts, as the code that computes them has it."""
+    """The rule of verdicts, from the docstring of the module that computes them."""
     rule = (verdict.__doc__ or "").partition("\n\n")[2]
     return f"## How a verdict is made\n\n{rule.strip()}"
 
@@ -139,7 +139,7 @@ def _table(results: Sequence[Result], quick: bool) -> str:
 
 
 def _ours(findings: Sequence[Finding]) -> str:
-    """The comparisons in words; of many, those that are furthest from holding."""
+    """The comparisons in words; if there are many, those furthest from holding."""
     order = (verdict.DOES_NOT, verdict.UNDECIDED, verdict.NONE, verdict.HOLDS)
     first = sorted(findings, key=lambda finding: order.index(finding.verdict))
     told = [_in_words(finding) for finding in first[:SHOWN]]

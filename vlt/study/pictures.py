@@ -13,7 +13,7 @@ from vlt.storage.files import write_whole
 from vlt.study.claim import MEASURES, Claim, Picture, Row
 from vlt.study.verdict import Runs
 
-# What rows of a config are about, by its name.
+# What the rows of a config are about, by the config's name.
 GROUPS = {
     "tempme": "retrieval over CLIP",
     "btadapter": "retrieval over CLIP",
@@ -21,11 +21,11 @@ GROUPS = {
     "video_chat": "answers of a chat model",
     "msta": "recognition over ViCLIP and CLIP",
 }
-CHANCE = 50.0  # of twins
+CHANCE = 50.0  # percent, of twins
 
 
 def draw_claim(claim: Claim, rows: Mapping[str, Runs]) -> Image.Image | None:
-    """The picture of a claim, of what was run; None where less than two of its rows were."""
+    """The picture of a claim, from the rows that were run; None if fewer than two of them were."""
     scored = {
         row.name: _values(claim.picture.y, rows[row.name]) for row in claim.rows if row.name in rows
     }
@@ -87,7 +87,7 @@ def _dot(row: Row, picture: Picture, runs: Runs, values: list[float], several: b
 
 
 def save(image: Image.Image, file: Path) -> None:
-    """Writes a small PNG; not anew where it is the same."""
+    """Writes a small PNG, unless the file already has the same content."""
     content = io.BytesIO()
     image.quantize(64).save(content, "PNG", optimize=True)
     file.parent.mkdir(parents=True, exist_ok=True)

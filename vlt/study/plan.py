@@ -1,4 +1,4 @@
-"""What a study runs: rows of claims with their seeds, each a config; and how long that takes."""
+"""What a study runs: rows of claims with their seeds, each a config; and how long it takes."""
 
 import dataclasses
 import functools
@@ -13,13 +13,13 @@ from vlt import configuration
 from vlt.study.claim import Claim, Row
 from vlt.training.workdir import RUNTIME_KEYS
 
-# Keys of a config that change nothing of what is kept of its run.
+# Keys of a config that do not affect what is kept of its run.
 _NOT_OF_A_RUN = (*RUNTIME_KEYS, "table", "more_tables", "compare", "repeats")
 FACTS = (("inspect/video_gmacs", "GMACs"), ("inspect/tokens_to_llm", "tokens"))
-QUICK_STEPS = 8  # of a quick run an eighth, at least
+QUICK_STEPS = 8  # a quick run has an eighth of the steps, at least LEAST_STEPS
 LEAST_STEPS = 40
 # Seconds of a run on two idle cores, (start and evaluations, a step), by the config's name; from
-# the runs of benchmarks/RESULTS.md. Runs that are kept correct them.
+# the runs of benchmarks/RESULTS.md. The times of kept runs correct them.
 COSTS = {
     "btadapter": (18.0, 0.14),
     "tempme": (15.0, 0.065),
@@ -32,8 +32,8 @@ UNKNOWN = (20.0, 0.15)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A row with a seed. digest: of its config without the seed. quick: cut in steps. data: knobs
-    of its clips, as of `Claim`."""
+    """A row with a seed. digest: hash of its config without the seed. quick: whether its steps are
+    cut. data: knobs of its clips, as in `Claim`."""
 
     row: Row
     seed: int
@@ -44,17 +44,17 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """As of `Row`, with the clips."""
+        """As `Row.identity`, with the knobs of the clips."""
         return " | ".join(filter(None, (self.row.identity, self.data)))
 
     @property
     def name(self) -> str:
-        """Of its file: the hash of the resolved config, and the seed."""
+        """Name of its file: the hash of the resolved config, and the seed."""
         return f"{self.digest}-seed{self.seed}{'-quick' * self.quick}"
 
     @property
     def seconds(self) -> float:
-        """About, on two idle cores."""
+        """Estimated seconds on two idle cores."""
         start, step = COSTS.get(self.row.config.partition(":")[0], UNKNOWN)
         return start + step * self.config.train.steps
 
@@ -65,12 +65,12 @@ def _rows_of(name: str) -> dict[str, ConfigDict]:
 
 
 def resolved(row: Row, data: str = "", quick: bool = False) -> ConfigDict:
-    """The config of a row's run, but for the seed.
+    """The config of a row's run, except for the seed.
 
-    data: knobs of its moving shapes, as of `Claim`. quick: an eighth of its steps.
+    data: knobs of its moving shapes, as in `Claim`. quick: whether to cut its steps to an eighth.
 
     Raises:
-        ConfigError: no such config, entry or key, or a value that does not fit.
+        ConfigError: there is no such config, entry or key, or a value does not fit.
     """
     entries = _rows_of(row.config)
     title = row.entry if len(entries) > 1 or row.entry else next(iter(entries))
@@ -89,7 +89,7 @@ def resolved(row: Row, data: str = "", quick: bool = False) -> ConfigDict:
 
 
 def _harder(config: ConfigDict, data: str) -> dict[str, str]:
-    """Overrides: other manifests of clips."""
+    """Overrides that put the knobs `data` into the manifests of clips."""
     if not data:
         return {}
     plain = "moving_shapes:clips:"
@@ -104,7 +104,7 @@ def _harder(config: ConfigDict, data: str) -> dict[str, str]:
 
 
 def digest(config: ConfigDict) -> str:
-    """12 hexadecimal digits that are the same for configs whose runs are, but for the seed."""
+    """12 hexadecimal digits, the same for configs whose runs are the same but for the seed."""
     lines = configuration.resolved_text(config).splitlines()
     kept = [x for x in lines if not x.startswith(_NOT_OF_A_RUN) and not re.match("seed =", x)]
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
@@ -114,7 +114,7 @@ _resolved: dict[tuple[str, str, bool], tuple[ConfigDict, str]] = {}  # with the 
 
 
 def run_of(claim: Claim, row: Row, seed: int, quick: bool = False) -> Run:
-    """A row of a claim with a seed; one that trains nothing has seed 0, whatever is asked."""
+    """A row of a claim with a seed; one that trains nothing always has seed 0."""
     key = row.identity, claim.data, quick
     if key not in _resolved:
         config = resolved(row, claim.data, quick)
@@ -127,8 +127,8 @@ def run_of(claim: Claim, row: Row, seed: int, quick: bool = False) -> Run:
 
 
 def runs_of(claims: Iterable[Claim], seeds: int, quick: bool = False) -> list[Run]:
-    """All runs of some claims, each once, all of a seed before those of the next. Rows that decide
-    nothing have one seed, and none in a quick study."""
+    """All runs of the claims, each once, those of a seed before those of the next. Rows that decide
+    nothing run with one seed, and not at all in a quick study."""
     claims = [claim for claim in claims if claim.quick or not quick]
     found: dict[str, Run] = {}
     for seed in range(seeds):
@@ -140,14 +140,14 @@ def runs_of(claims: Iterable[Claim], seeds: int, quick: bool = False) -> list[Ru
 
 
 def hours(seconds: float) -> str:
-    """As "5 h 20 min"."""
+    """Formats seconds, as in "5 h 20 min"."""
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
 def told(left: Sequence[Run], every: Sequence[Run], pace: float) -> str:
     """The plan in words: what is to be run, by config, and how long that takes. pace: seconds that
-    runs took, by those that they were thought to take."""
+    runs took as a multiple of their estimate."""
     lines = [f"{len(every)} runs, {len(every) - len(left)} of them kept"]
     names = dict.fromkeys(run.row.config.partition(":")[0] for run in left)
     for name in names:

@@ -1,4 +1,4 @@
-"""Runs what a plan has left, one run after another, and keeps each as it ends."""
+"""Runs what is left of a plan, one run after another, and keeps each as it ends."""
 
 import contextlib
 import gc
@@ -24,7 +24,7 @@ from vlt.training.loop import NonFiniteError
 from vlt.training.rules import partition
 
 Runner = Callable[[Run, Path], Scores]
-TWINS = ("twins", "caption_twins", "answer_twins")  # kinds of evaluations whose choices are kept
+TWINS = ("twins", "caption_twins", "answer_twins")  # kinds of evaluation whose choices are kept
 
 
 def run_left(
@@ -35,10 +35,10 @@ def run_left(
     say: Callable[[str], None] = print,
 ) -> None:
     """Runs those that are not kept. Each works in a folder of its own in `workdir`, from which it
-    goes on where it was stopped, and which is removed when it has ended.
+    resumes where it was stopped, and which is removed once it has ended.
 
-    A run that ends at a number that is not finite is kept as failed. Anything else that is raised
-    ends the study; what is kept by then stays.
+    A run that ends in a non-finite number is kept as failed. Anything else that is raised ends the
+    study; what is kept by then stays.
     """
     left, current = kept.left(runs), {run.name for run in runs}
     for index, run in enumerate(left):
@@ -53,10 +53,10 @@ def run_left(
 
 
 def check(runs: Sequence[Run]) -> None:
-    """That each has a model, and rules that fit it, from shapes alone, before hours of work.
+    """Checks from shapes alone, before hours of work, that each has a model and rules that fit it.
 
     Raises:
-        ValueError: one has not; the message names its row.
+        ValueError: a run lacks one; the message names its row.
     """
     for run in {run.digest: run for run in runs}.values():
         try:
@@ -67,12 +67,12 @@ def check(runs: Sequence[Run]) -> None:
 
 
 def _identities(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
-    """Of all rows whose run this is."""
+    """The identities of all rows whose run this is."""
     return tuple(sorted({other.identity for other in (run, *runs) if other.name == run.name}))
 
 
 def run_one(run: Run, folder: Path, runner: Runner, identities: tuple[str, ...]) -> KeptRow:
-    """Runs one, and removes its folder."""
+    """Runs one, removes its folder, and returns what to keep of it."""
     start = time.perf_counter()
     scores, failed = Scores({}), ""
     try:
@@ -95,7 +95,7 @@ def run_one(run: Run, folder: Path, runner: Runner, identities: tuple[str, ...])
 
 
 def measured(run: Run, folder: Path) -> Scores:
-    """What a run scores; what it prints goes to LOG beside its folder."""
+    """What a run scores; what it writes to stderr goes to log.txt beside its folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.parent / "log.txt"
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
@@ -104,7 +104,7 @@ def measured(run: Run, folder: Path) -> Scores:
 
 
 def scores_of(config: Any, folder: Path, results: Mapping[str, Any]) -> Scores:
-    """Numbers of a run, the choices of its twins, and how many were asked."""
+    """The numbers of a run, the choices of its twins, and how many items each evaluation asks."""
     values = {k: float(v) for k, v in results.items() if isinstance(v, (int, float))}
     pairs, counts = {}, {}
     for name, section in config.evals.items():
@@ -121,8 +121,8 @@ def _lines(file: Path) -> Iterator[str]:
 
 
 def choices(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """A digit for each pair: of its two videos each adds 2 where it prefers its own text to its
-    twin's, and 1 where it has no preference (`vlt.tasks.twins`)."""
+    """A digit for each pair: each of its two videos adds 2 if it prefers its own text to its
+    twin's, and 1 if it has no preference (`vlt.tasks.twins`)."""
     digits = []
     for pair in pairs:
         margins = [pair["scores"][i][i] - pair["scores"][i][1 - i] for i in (0, 1)]
@@ -131,6 +131,6 @@ def choices(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def told(scores: Scores) -> str:
-    """The measures of its evaluations."""
+    """The measures of a run's evaluations, in words."""
     found = (each for each in MEASURES.values() if scores.has(each) and "/" in each.key)
     return ", ".join(f"{m.title} {scores.of(m):{m.format}}" for m in found)

@@ -1,19 +1,20 @@
-"""Verdicts, computed of what is kept.
+"""Verdicts, computed from what is kept.
 
-The rule. Of each comparison the difference between both rows is taken seed by seed, and its mean
-over the seeds, in the direction that the claim says, plus its margin, is held against twice its
-error. The error is made of two, as the root of the sum of their squares:
+The rule. For each comparison, the difference between the two rows is taken seed by seed. Its mean
+over the seeds, in the direction that the claim states, plus the comparison's margin, is compared
+with twice its error. The error is the root of the sum of the squares of two errors:
 
 - of training: the standard error of the mean over the seeds, of which there must be 3;
-- of the test: for twins the standard error of the mean over the pairs, of which there must be 520,
+- of the test: for twins, the standard error of the mean over the pairs, of which there must be 520,
   of the difference between the rows' choices (the binomial error of pairs, for models that are
-  asked the same); for percentages of n answers the binomial error of both, as if they were asked
-  different things, sqrt(p (1 - p) / n) each. Costs that are counted have none.
+  asked the same); for percentages of n answers, the binomial errors of both rows, as if they were
+  asked different things, sqrt(p (1 - p) / n) each. Costs that are counted have none.
 
-A comparison `holds` above twice the error; it `does not` at minus twice the error or below, and of
-two rows that are exactly equal in every seed and pair neither is above the other, so it does not;
-else it is `undecided`. Where both rows are above 99% there is nothing left to differ in, and it is
-undecided. A claim holds where all its comparisons do, and does not where one of them does not.
+A comparison `holds` above twice the error; it `does not` at minus twice the error or below, and,
+without a margin, if the two rows are exactly equal in every seed and pair, since neither is then
+above the other; otherwise it is `undecided`. If both rows are above 99%, nothing is left to differ
+in, and it is undecided. A claim holds if all its comparisons do, and does not if one of them does
+not.
 """
 
 import dataclasses
@@ -28,13 +29,13 @@ from vlt.study.claim import HM, MEASURES, Claim, Comparison, Measure
 HOLDS, DOES_NOT, UNDECIDED, NONE = "holds", "does not", "undecided", "no verdict"
 LEAST_SEEDS, LEAST_PAIRS = 3, 520
 CEILING, FLOOR = 99.0, 51.0  # percent
-CHOICES = 4  # of a pair: two videos, each wrong (0), neither (1) or right (2), added up
+CHOICES = 4  # most of a pair: two videos, each wrong (0), neither (1) or right (2), added up
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """values: numbers of a run by key. pairs: of each evaluation of twins, a digit for each pair,
-    0 to `CHOICES`. counts: of each evaluation, how many are asked."""
+    """values: numbers of a run by key. pairs: for each evaluation of twins, a digit for each pair,
+    0 to `CHOICES`. counts: for each evaluation, how many items are asked."""
 
     values: Mapping[str, float]
     pairs: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -49,7 +50,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """The runs of a row by seed; of one that trains nothing the one run stands for all seeds."""
+    """The runs of a row by seed; if it trains nothing, its one run stands for all seeds."""
 
     by_seed: Mapping[int, Scores]
     trains: bool = True
@@ -60,10 +61,10 @@ class Runs:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What came of a comparison.
+    """The outcome of a comparison.
 
-    left, right: means over the seeds. difference: of left above right. error: of it. why: it was
-    not decided, or how it was.
+    left, right: means over the seeds. difference: how far left is above right. error: standard
+    error of that. why: the reason for no decision, if there is one other than the difference.
     """
 
     comparison: Comparison
@@ -77,10 +78,10 @@ class Finding:
 
 
 def compare(comparison: Comparison, rows: Mapping[str, Runs], quick: bool = False) -> Finding:
-    """The finding of a comparison, of the seeds that both rows have. quick: runs that were cut.
+    """The finding of a comparison, over the seeds that both rows have. quick: if runs were cut.
 
     Raises:
-        KeyError: a row without any run, or without the measure.
+        KeyError: a row has no run, or lacks the measure.
     """
     measure = MEASURES[comparison.measure]
     names = [n for n in (comparison.left, comparison.right) if isinstance(n, str)]
@@ -120,7 +121,7 @@ def _judged(
     difference: float,
     error: float,
 ) -> tuple[str, str]:
-    """The verdict by the rule, and why where that is not the difference alone."""
+    """The verdict by the rule, and the reason if that is not the difference alone."""
     if measure.chance in ("pairs", "items") and min(means) > CEILING:
         return UNDECIDED, f"too easy: both above {CEILING:g}%"
     shortfall = comparison.sign * difference + comparison.margin
@@ -144,7 +145,7 @@ def _seed_error(differences: np.ndarray) -> float:
 def _test_error(
     measure: Measure, first: Sequence[Scores | float], second: Sequence[Scores | float]
 ) -> float:
-    """Standard error that the test set brings, in the measure's unit."""
+    """Standard error due to the test set, in the measure's unit."""
     if measure.chance == "pairs":
         shares = [_choices(side, measure) for side in (first, second)]
         return float(np.std(shares[0] - shares[1], ddof=1) / math.sqrt(np.size(shares[0])))
@@ -154,7 +155,7 @@ def _test_error(
 
 
 def _choices(side: Sequence[Scores | float], measure: Measure) -> Any:
-    """Percent of each pair that is right, the mean over the seeds: [pairs]; of a number itself."""
+    """Percent of each pair that is right, averaged over seeds: [pairs]; a number stays as it is."""
     found: list[Any] = [
         each
         if isinstance(each, float)
@@ -165,7 +166,7 @@ def _choices(side: Sequence[Scores | float], measure: Measure) -> Any:
 
 
 def _item_error(side: Sequence[Scores | float], measure: Measure) -> float:
-    """Binomial error of a mean of percentages; of the harmonic mean, that of its two parts."""
+    """Binomial error of a mean of percentages; for the harmonic mean, from its two parts."""
     runs = [each for each in side if isinstance(each, Scores)]
     if not runs:
         return 0.0
@@ -180,7 +181,7 @@ def _item_error(side: Sequence[Scores | float], measure: Measure) -> float:
 
 
 def verdict_of(findings: Sequence[Finding]) -> str:
-    """Of a claim, from those of its comparisons."""
+    """The verdict of a claim, from the findings of its comparisons."""
     verdicts = [finding.verdict for finding in findings]
     for one in (NONE, DOES_NOT, UNDECIDED):
         if one in verdicts:
@@ -189,7 +190,7 @@ def verdict_of(findings: Sequence[Finding]) -> str:
 
 
 def findings_of(claim: Claim, rows: Mapping[str, Runs], quick: bool = False) -> list[Finding]:
-    """Of all its comparisons whose rows have runs of a common seed."""
+    """The findings of all comparisons of a claim whose rows have runs with a common seed."""
     found = []
     for comparison in claim.decides:
         names = [n for n in (comparison.left, comparison.right) if isinstance(n, str)]

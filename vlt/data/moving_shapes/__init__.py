@@ -1,4 +1,4 @@
-"""Moving shapes: a data set that needs no download and that only a model which sees time solves.
+"""Moving shapes: a data set that needs no download and that only a model that sees time can solve.
 
 `generate` writes video files and manifests; `draw_frame` and `static_set` give single frames in
 memory. The card written beside the files says how the data are made and what to beware of.

@@ -1,13 +1,13 @@
 """Actions: one shape does one thing and then another; most are told apart by order alone.
 
-A class is two motions, such as "moves right, then grows". Of the motions along x, along y and in
-size, two of different axes give 24 classes; played backwards, "moves right, then grows" is
-"shrinks, then moves left", with the very same frames. There and back again, "moves right, then
-moves left", gives 6 more, which are their own reversals. All have as many clips, so without the
+A class is two motions, such as "moves right, then grows". Motions are along x, along y or in size;
+two on different axes give 24 classes. Played backwards, "moves right, then grows" is "shrinks, then
+moves left", with exactly the same frames. There and back again, "moves right, then moves left",
+gives 6 more, which are their own reversals. All classes have equally many clips, so without the
 order of frames at most 60% can be recognised.
 
-Six classes, three and their reversals, are novel: every motion is in them, and order alone tells
-them from each other. The other 24 are base.
+Six classes, three and their reversals, are novel: every motion occurs in them, and order alone
+tells each from its reversal. The other 24 are base.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from vlt.data.moving_shapes import scene
 
 MOTIONS = (("moves right", "moves left"), ("moves down", "moves up"), ("grows", "shrinks"))
-HALF = scene.CLIP_FRAMES // 2  # the moment between both motions
+HALF = scene.CLIP_FRAMES // 2  # the moment between the two motions
 PARTS = ("base", "novel")
 
 
@@ -31,17 +31,17 @@ class Action:
 
     @property
     def name(self) -> str:
-        """What a class is called."""
+        """The name of the class."""
         return f"{_word(self.first)}, then {_word(self.second)}"
 
     @property
     def reversed(self) -> "Action":
-        """What is seen when the clip is played backwards."""
+        """The action that is seen when the clip is played backwards."""
         return Action(_undone(self.second), _undone(self.first))
 
     @property
     def part(self) -> str:
-        """base or novel."""
+        """The part that the class belongs to: base or novel."""
         return PARTS[self in NOVEL or self.reversed in NOVEL]
 
 
@@ -60,9 +60,9 @@ def _all_actions() -> tuple[Action, ...]:
 
 
 ACTIONS = _all_actions()
-# Right and up, left and grows, down and grows; and their reversals.
+# Right then up, left then grows, down then grows; their reversals are novel too.
 NOVEL = (Action((0, 0), (1, 1)), Action((0, 1), (2, 0)), Action((1, 0), (2, 0)))
-# One of an action and its reversal.
+# One of each action and its reversal.
 FORWARD = tuple(a for i, a in enumerate(ACTIONS) if ACTIONS.index(a.reversed) >= i)
 
 
@@ -72,7 +72,7 @@ def classes(part: str) -> list[str]:
 
 
 def _spatial(name: str) -> list[str]:
-    """Where the shape is to be found, before and after its motions."""
+    """Descriptions of where the shape is before and after its motions."""
     places = {"right": "left", "left": "right", "up": "down", "down": "up"}
     words = name.replace(",", "").split()
     ends = [word for word in words if word in places]
@@ -83,16 +83,16 @@ def _spatial(name: str) -> list[str]:
 
 
 def _temporal(name: str) -> list[str]:
-    """Each of the two steps."""
+    """Descriptions of the two steps."""
     return name.split(", then ")
 
 
-DESCRIPTIONS = {"spatial": _spatial, "temporal": _temporal}  # by kind, of a class
+DESCRIPTIONS = {"spatial": _spatial, "temporal": _temporal}  # of a class, by kind
 
 
 def draw_action(pair: int, seed: int, split: str) -> tuple[np.ndarray, tuple[Action, ...]]:
-    """Frames uint8 [CLIP_FRAMES, SIZE, SIZE, 3] of pair number `pair`, and what they show forwards
-    and, if it is something else, backwards.
+    """Frames uint8 [CLIP_FRAMES, SIZE, SIZE, 3] of pair number `pair`, and the action they show
+    forwards and, if it is another, the one they show backwards.
 
     Raises:
         ValueError: unknown split.
@@ -118,7 +118,7 @@ def _track(rng: np.random.Generator, action: Action, look: scene.Look) -> scene.
 
 
 def _path(rng: np.random.Generator, action: Action, axis: int) -> np.ndarray:
-    """Where between its ends, 0 to 1, the axis is at each moment."""
+    """The position along the axis at each moment, from 0 to 1 between its ends."""
     moves = [(k, way) for k, (a, way) in enumerate((action.first, action.second)) if a == axis]
     if not moves:
         return np.full(scene.CLIP_FRAMES, rng.uniform(0.2, 0.8))

@@ -9,20 +9,20 @@ from vlt.data.moving_shapes import grammar, scene
 from vlt.data.moving_shapes.knobs import Knobs
 from vlt.data.moving_shapes.questions import Question, questions
 
-SAMPLED_FRAMES = 8  # frames an image model sees of a clip, of which draw_frames takes the last 3
+SAMPLED_FRAMES = 8  # that an image model sees of a clip; draw_frame takes one of the last 3
 LAST_FRAMES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """uint8 RGB frames [CLIP_FRAMES, SIZE, SIZE, 3] and what they are called.
+    """uint8 RGB frames [CLIP_FRAMES, SIZE, SIZE, 3] and what is said about them.
 
     Attributes:
         caption: what happens, so it differs from the twin's.
         motion: the same without looks: "moves right".
-        appearance: what is to be seen in the clip, the same for both twins.
+        appearance: what the clip shows, the same for both twins.
         pair: index of the pair of twins.
-        questions: about the clip, with their answers.
+        questions: questions about the clip, with answers.
     """
 
     frames: np.ndarray
@@ -57,9 +57,10 @@ def draw_pair(
     families: Sequence[str] = scene.FAMILIES,
     knobs: Knobs = PLAIN,
 ) -> tuple[Clip, Clip]:
-    """Pair number `pair` of a data set: a clip and its twin, which is its frames reversed.
+    """Pair number `pair` of a data set: a clip and its twin, which has its frames reversed.
 
-    The pair depends on (seed, split, pair) only, so a larger data set begins with the smaller one.
+    With the same families and knobs, the pair depends on (seed, split, pair) only, so a larger data
+    set begins with the smaller one.
 
     Raises:
         ValueError: unknown split or family.
@@ -84,8 +85,8 @@ def draw_pair(
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One frame, uint8 RGB [SIZE, SIZE, 3], what happens in its clip, what it shows, and where;
-    and questions about both."""
+    """One frame, uint8 RGB [SIZE, SIZE, 3], with what happens in its clip, what it shows and
+    where, and questions about both."""
 
     picture: np.ndarray
     caption: str

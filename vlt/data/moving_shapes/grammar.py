@@ -72,7 +72,7 @@ def appearance(scene: Scene, moment: int | None = None) -> str:
 
 
 def place(scene: Scene, moment: int) -> str:
-    """What a frame shows and, of one shape alone, its quarter: "a red circle up left on ..."."""
+    """What a frame shows and, of a single shape, its quarter: "a red circle up left on ..."."""
     seen = [track for track in scene.tracks if track.radius[moment] > 0]
     if len(seen) != 1:
         return appearance(scene, moment)
@@ -84,7 +84,7 @@ def place(scene: Scene, moment: int) -> str:
 def write_tokenizer(folder: str | pathlib.Path) -> None:
     """Writes the word tokenizer as a Hugging Face folder that AutoTokenizer loads offline.
 
-    Ids: <pad> 0, <unk> 1, words, <start>, <end> the highest; text is put into lower case.
+    Ids: <pad> 0, <unk> 1, words, <start>, <end> the highest; text is lower-cased.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 

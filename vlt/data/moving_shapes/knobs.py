@@ -1,4 +1,4 @@
-"""Knobs that make moving shapes harder, where all models tell all twins apart."""
+"""Knobs that make moving shapes harder, for when all models tell all twins apart."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from vlt.data.moving_shapes.scene import CLIP_FRAMES, SIZE, Look, Scene, Track
 from vlt.pytrees.fields import did_you_mean
 
 STRETCHED = ("horizontal", "vertical", "size", "orbit")  # families whose motion has a length
-_STREAM = 9  # of random numbers, apart from those that the scene itself is drawn from
+_STREAM = 9  # of random numbers, separate from those that the scene itself is drawn from
 
 
 @dataclasses.dataclass(frozen=True)
 class Knobs:
-    """What is changed of every clip; a scene without it is drawn from the same numbers.
+    """Changes to every clip; the scene is drawn from the same numbers with and without them.
 
-    distractors: shapes that stand still behind the named ones, of other colours and forms than
-        those. noise: deviation of the grey level, of 255, that every pixel of every frame has of
-        its own. motion: share of each motion, growth or turn that is left of it, in the middle of
-        its path; a clip is as long as before, so all of it is as much slower.
+    distractors: number of shapes that stand still behind the named ones, in other colours and forms
+        than those. noise: standard deviation, of 255 levels, of the noise that each colour of each
+        pixel of each frame gets independently. motion: share of each motion, growth or turn that is
+        kept, the middle of its path; a clip is as long as before, so all of it is that much slower.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number is out of range.
     """
 
     distractors: int = 0
@@ -40,10 +40,10 @@ class Knobs:
 
     @classmethod
     def parse(cls, settings: Sequence[str]) -> Self:
-        """Of "noise=24" and the like.
+        """Parses settings such as "noise=24".
 
         Raises:
-            ValueError: a knob that there is not, or no number for it.
+            ValueError: a knob does not exist, or its value is not a number.
         """
         names = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         found: dict[str, Any] = {}
@@ -60,12 +60,12 @@ class Knobs:
 
     @property
     def turned(self) -> dict[str, float]:
-        """Those that are not as they were, by name."""
+        """The knobs that differ from their defaults, by name."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != f.default}
 
     def applied(self, scene: Scene, allowed: Sequence[Look], seed: Sequence[int]) -> Scene:
-        """The scene with all of them. seed: of what is drawn for it beside it."""
+        """The scene with all knobs applied. seed: seeds what is drawn in addition to it."""
         if not self.turned:
             return scene
         rng = np.random.default_rng([*seed, _STREAM])
@@ -87,7 +87,7 @@ class Knobs:
 
 
 def _slowed(track: Track, share: float) -> Track:
-    """The middle part of its path, in as many moments."""
+    """The track along the middle part of its path, in as many moments."""
     time = np.linspace(-1.0, 1.0, CLIP_FRAMES)
     values = (np.interp(share * time, time, value) for value in (track.x, track.y, track.radius))
     return Track(track.look, *values)

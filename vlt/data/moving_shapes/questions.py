@@ -11,11 +11,11 @@ from vlt.data.moving_shapes.grammar import VOCABULARY
 from vlt.data.moving_shapes.scene import Scene
 from vlt.data.sentencepiece_model import SPACE, byte_pair_tokenizer
 
-CHAT_CONTEXT = 64  # tokens of the longest question and answer, with a video's
+CHAT_CONTEXT = 64  # tokens of the longest question and answer, video tokens included
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 AROUND_VIDEO = ("<vid_patch>", "<vid_start>", "<vid_end>")
 
-# By family: what is asked of what happens. A twin's answer is another, in other words alone.
+# By family, the question about what happens. A twin's answer differs, in its words alone.
 _MOTION = {
     "horizontal": "which way does the {} move ?",
     "vertical": "which way does the {} move ?",
@@ -31,7 +31,7 @@ KINDS = ("motion", "description", "look")
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """kind: one of KINDS; of `motion` and `description` a twin's answer is another."""
+    """kind: one of KINDS; for `motion` and `description`, a twin's answer differs."""
 
     kind: str
     text: str
@@ -41,7 +41,7 @@ class Question:
 def questions(scene: Scene, moment: int | None = None) -> tuple[tuple[Question, ...], ...]:
     """One question of each kind about the scene, and about its reversal.
 
-    moment: of the single frame that is shown, whose looks are asked for; None for the whole clip.
+    moment: that of the single frame shown, whose looks are asked about; None for the whole clip.
     """
     look = Question("look", LOOK, grammar.appearance(scene, moment))
     asked = _MOTION[scene.family].format(scene.tracks[0].look.shape)
@@ -53,7 +53,7 @@ def questions(scene: Scene, moment: int | None = None) -> tuple[tuple[Question, 
 
 
 def _motions(scene: Scene) -> tuple[str, str]:
-    """What happens in the scene, and in its reversal; of two shapes, what the first one does."""
+    """What happens in the scene, and in its reversal; with two shapes, what the first one does."""
     forward, backward = grammar.VERBS[scene.family]
     if len(scene.tracks) == 1:
         return f"it {forward}", f"it {backward}"
@@ -71,7 +71,7 @@ def _words() -> tuple[str, ...]:
 def write_chat_tokenizer(folder: str | pathlib.Path) -> None:
     """Writes a tokenizer of LLaMA's kind, with these texts' words as pieces and a byte fallback.
 
-    Ids: <unk> 0, <s> 1, </s> 2, bytes 3 to 258, pieces, and the tokens around a video's last.
+    Ids: <unk> 0, <s> 1, </s> 2, bytes 3 to 258, then pieces, and `AROUND_VIDEO` last.
     """
     pieces, merges = _trained_pieces()
     vocabulary = [UNKNOWN, START, END, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]

@@ -1,7 +1,7 @@
 """What a clip shows: shapes with a colour, a place and a size at every moment, and their pictures.
 
-A scene is drawn at any of its `CLIP_FRAMES` moments on its own, so a caller that needs three
-frames pays for three. Its twin is the same scene with the moments in reverse order.
+Each of a scene's `CLIP_FRAMES` moments is drawn on its own, so a caller that needs three frames
+pays for three. Its twin is the same scene with the moments in reverse order.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ SPLITS = ("train", "test", "all")
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """A combination of colour and shape: what the split into train and test is made of."""
+    """A combination of colour and shape, by which train and test are split."""
 
     colour: str
     shape: str
@@ -59,13 +59,13 @@ class Track:
 class Scene:
     """A clip in its forward order: the first of its family's two motions.
 
-    still: shapes behind the others that no caption names. noise: (deviation, seed) of the grey
-    levels that are added to every pixel of every moment.
+    still: shapes behind the others that no caption names. noise: (deviation, seed) of the noise
+    that is added to each colour of every pixel at every moment.
     """
 
     family: str
     background: str
-    tracks: tuple[Track, ...]  # as they are named: in `sequence` in order of appearance
+    tracks: tuple[Track, ...]  # in the order they are named: in `sequence`, of appearance
     still: tuple[Track, ...] = ()
     noise: tuple[float, tuple[int, ...]] = (0.0, ())
 
@@ -73,7 +73,7 @@ class Scene:
 def looks(split: str) -> list[Look]:
     """The colour and shape combinations of a split: 36 train, 12 test, 48 all.
 
-    Every colour and every shape occurs in training; what is held out are their combinations.
+    Every colour and every shape occurs in training; only combinations are held out.
 
     Raises:
         ValueError: unknown split.
@@ -135,7 +135,7 @@ def _single(rng: np.random.Generator, family: str, look: Look) -> Track:
 
 def _sequence(rng: np.random.Generator, first: Look, second: Look) -> tuple[Track, Track]:
     starts = (rng.integers(4, 9), rng.integers(13, 19))
-    centres = np.array([8.5, SIZE - 8.5])[rng.permutation(2)]  # far enough never to touch
+    centres = np.array([8.5, SIZE - 8.5])[rng.permutation(2)]  # far enough apart never to touch
     along_x = rng.random() < 0.5
     tracks = []
     for look, start, centre in zip((first, second), starts, centres, strict=True):

@@ -17,7 +17,7 @@ from vlt.storage.files import check_target
 
 VERSION = 7  # raise it when the same parameters give other files
 FRAMES_PER_SECOND = 10
-GALLERY = 200  # most rows of the two galleries
+GALLERY = 200  # most rows of each of the two galleries
 
 CARD = """\
 # Moving shapes ({split}, {count} pairs, seed {seed})
@@ -69,20 +69,21 @@ def generate(
     content: str = "clips",
     knobs: Knobs = clips.PLAIN,
 ) -> pathlib.Path:
-    """Makes the data set in folder `out`, or keeps the one that is there with these parameters.
+    """Makes the data set in folder `out`, or keeps the one there if it has these parameters.
 
     The folder appears under its name only when it is complete.
 
     Args:
         count: pairs of clips; or single frames; or stills of distinct looks.
         content: a key of `CONTENTS`.
-        knobs: of `clips`, what makes them harder.
+        knobs: what makes `clips` harder; not for other content.
 
     Returns:
         Path of `manifest.jsonl`.
 
     Raises:
-        ValueError: nothing to make, unknown content, split or family; knobs of other content.
+        ValueError: there is nothing to make, content, split or family is unknown, or other content
+            than `clips` has knobs.
         FileExistsError: `out` holds something else.
     """
     out = pathlib.Path(out)
@@ -233,7 +234,7 @@ def _row(video: str, order: str, clip: clips.Clip) -> dict[str, Any]:
 
 
 def _write_questions(folder: pathlib.Path, asked: Sequence[dict[str, Any]]) -> None:
-    """All of them, and those of each kind."""
+    """Writes a file of all questions, and one of each kind."""
     _write_lines(folder / "questions.jsonl", asked)
     for kind in questions.KINDS:
         rows = (row for row in asked if row["kind"] == kind)
@@ -249,9 +250,9 @@ def _questions(video: str, shown: clips.Clip | clips.Frame, pair: int) -> list[d
 
 
 def _distinct(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """At most GALLERY rows, no two agreeing in all `columns` and no two twins.
+    """At most GALLERY rows, of which no two agree in all `columns` and no two are twins.
 
-    Every second round of families gives the reversed clips, so both directions are there.
+    Every second round of families gives the reversed clips, so both directions occur.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""The claims, a file a paper."""
+"""The claims, one file per paper."""
 
 from vlt.study.claim import Claim
 from vlt.study.claims import btadapter, msta, order, tempme, token_mixing

@@ -12,7 +12,7 @@ COLUMNS = ("trained", "GMACs", "step", "twins", "R@1")
 
 
 def row(name: str, order: bool = True, config: str = CONFIG, **changes: Any) -> Row:
-    """BT-Adapter with other values; `__` for a dot."""
+    """BT-Adapter with other values; `__` in a keyword stands for a dot."""
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     return Row(name, config, "BT-Adapter", changes, order)
 
@@ -27,7 +27,7 @@ SEPARATE = row(
     rules=(("visual/.*(separate_st/.*|time_embedding)", DECAYED), FROZEN),
 )
 VTC: dict[str, Any] = {"task__losses": {"vtc": 1.0}, "model__btadapter__alignment": "none"}
-NO_GATES = (("visual/btadapter/.*", DECAYED), FROZEN)  # rules of a branch that has none
+NO_GATES = (("visual/btadapter/.*", DECAYED), FROZEN)  # rules of a branch without gates
 NO_INTERACTION = row(
     "branch",
     model__btadapter__interaction=False,
@@ -92,7 +92,7 @@ ALTERNATIVES = (
         True,
     ),
 )
-# As in Table 1, without training on captions before.
+# As in Table 1, without prior training on captions.
 FRESH = Row("BT-Adapter", CHAT, TUNED.entry, {"model.parts": ()}, True)
 CHAT_COLUMNS = ("trained", "tokens", "step", "looks", "twins")
 METHODS = (BRANCH, SEPARATE, STAN_FROZEN, STAN)

@@ -8,7 +8,7 @@ from vlt.study.claim import HM, Claim, Comparison, Picture, Row, above
 CONFIG = "msta:all"
 _PAPER = "msta"
 COLUMNS = ("trained", "GMACs", "step", "base", "novel", HM)
-# 520 pairs of twins of novel classes, of the 900 that tests of base classes are made of 150 alone.
+# 3120 give 520 pairs of twins of novel classes; the 900 that tests of base classes use, only 150.
 _NOVEL = "moving_shapes:actions:test:3120"
 TESTED = {
     "evals.novel.manifest": f"{_NOVEL}:novel.jsonl",
@@ -17,7 +17,7 @@ TESTED = {
 
 
 def row(name: str, entry: str = "", **changes: Any) -> Row:
-    """A row of the table of all methods of recognition, with other values; `__` for a dot."""
+    """A row of the table of all recognition methods, with other values; `__` stands for a dot."""
     changes = {key.replace("__", "."): value for key, value in changes.items()}
     return Row(name, CONFIG, entry or name, TESTED | changes)
 
@@ -59,7 +59,7 @@ NONE = row("no descriptions", "MSTA")
 
 
 def curve(rows: Mapping[Any, Row], title: str) -> Picture:
-    """Harmonic mean over what is varied."""
+    """A picture of the harmonic mean over the value that is varied."""
     at = {rows[value].name: float(value) for value in sorted(rows)}
     return Picture(HM, title, at, (tuple(at),))
 

@@ -1,4 +1,4 @@
-"""Which methods see the order of frames, and how much they learn of it: all that tell twins."""
+"""Which methods see the order of frames, and how much of it they learn: all tested on twins."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ RETRIEVAL = (
 
 
 def told(row: Row, base: str) -> Row:
-    """With the model that it is over, since several are in one table."""
+    """The row, named with the model that it is over, since one table has several."""
     return dataclasses.replace(row, name=f"{row.name} ({base})")
 
 

@@ -8,18 +8,18 @@ CONFIG = "tempme:all"
 FROZEN = (".*", "frozen")
 DECAYED = {"weight_decay": 0.05}
 POSITIONS = (r".*/clip_position", {"lr": 10.0})
-SEES = ", sees order"  # how rows that do are marked in the config
+SEES = ", sees order"  # in the config, marks the rows that do
 _PAPER = "tempme"
 
 
 def row(name: str, entry: str, order: bool | None = None, **changes: Any) -> Row:
-    """A row of the one table of text-video retrieval, with other values; `__` for a dot."""
+    """A row of the one table of text-video retrieval, with other values; `__` stands for a dot."""
     sees = entry.endswith(SEES) if order is None else order
     return Row(name, CONFIG, entry, {k.replace("__", "."): v for k, v in changes.items()}, sees)
 
 
 def known(name: str) -> Row:
-    """A row as it stands there."""
+    """A row of that table, unchanged."""
     return row(name.removesuffix(SEES), name)
 
 
@@ -44,7 +44,7 @@ REDUCTION_ONLY = row("token reduction alone", NO_POSITIONS.entry, False, model__
 
 
 def scheduled(layers: tuple[int, ...], join: tuple[int, ...]) -> Row:
-    """TempMe with clips joined elsewhere; named as the paper's Table 10 does, layers from 1."""
+    """TempMe with clips joined elsewhere, named as in the paper's Table 10, with layers from 1."""
     left, name = 8, "8"
     for layer, count in zip(layers, join, strict=True):
         left //= count
@@ -60,7 +60,7 @@ ONE_SHOT = scheduled((1,), (8,))
 GAPPED = scheduled((0, 2), (2, 4))
 LATE, EARLY = scheduled((2, 3), (2, 4)), scheduled((0, 1), (2, 4))
 TO_TWO = (scheduled((1, 2), (2, 2)), scheduled((1,), (4,)))
-# All others that end with one clip.
+# All other schedules that end with one clip.
 _ALONE = tuple(scheduled((layer,), (8,)) for layer in (0, 2, 3))
 _TWICE = tuple(
     scheduled((first, second), join)
@@ -74,7 +74,7 @@ SCHEDULES = tuple({each.name: each for each in (*_NAMED, *_ALONE, *_TWICE, *_THR
 
 
 def framed(name: str, base: Row, frames: int, join: tuple[int, ...] = ()) -> Row:
-    """A row with another number of frames of each clip."""
+    """A row with another number of frames per clip."""
     sections = ("data.train", "evals.static", "evals.twins")
     changes: dict[str, Any] = {f"{s}.sampler.frames": frames for s in sections}
     changes["model.frames"] = frames
@@ -101,7 +101,7 @@ _DEFAULT = Row("R_C 70%, R_I 90%", TEMPME.config, TEMPME.entry, order=True)
 
 
 def merging(base: str, leaves: str) -> dict[str, Row]:
-    """Another way to tune few parameters, alone, with ToMe and with TempMe."""
+    """Rows of another way to tune few parameters: alone, with ToMe and with TempMe."""
     name, tuned = base.lower(), (leaves, DECAYED)
     joined = (POSITIONS, tuned, FROZEN)
     return {
@@ -115,7 +115,7 @@ def merging(base: str, leaves: str) -> dict[str, Row]:
 
 PROMPT = merging("Prompt", r".*/prompt")
 ADAPTER = merging("Adapter", r".*/adapter_\w+/.*")
-# Options with which all are within two hundredths of TempMe's multiply-accumulates.
+# Options that bring all within two hundredths of TempMe's multiply-accumulates.
 EQUAL_COST = (
     row("EViT", "LoRA + EViT", model__evit__keep=0.4),
     row(
@@ -129,7 +129,7 @@ EQUAL_COST = (
         model__testa__layers=(1,), model__testa__r=2, model__testa__frame_r=3,
     ),
 )  # fmt: skip
-# What the other claims leave out of the table of all methods.
+# Rows of the table of all methods that the other claims leave out.
 OTHERS = tuple(
     known(name)
     for name in (
@@ -143,12 +143,12 @@ OTHERS = tuple(
 
 
 def cheaper(left: Row, *others: Row) -> tuple[Comparison, ...]:
-    """`left` at fewer multiply-accumulates than each of the others."""
+    """Comparisons with `left` at fewer multiply-accumulates than each of the others."""
     return tuple(Comparison(left.name, each.name, "GMACs", sign=-1) for each in others)
 
 
 def over_cost(*lines: tuple[Row, ...]) -> Picture:
-    """Twins over GMACs."""
+    """A picture of twins over GMACs."""
     return Picture(x="GMACs", lines=tuple(tuple(row.name for row in line) for line in lines))
 
 

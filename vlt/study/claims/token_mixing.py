@@ -7,7 +7,7 @@ COLUMNS = ("trained", "GMACs", "peak", "step", "CIDEr", "twins")
 
 
 def row(name: str, order: bool | None = None, entry: str = "") -> Row:
-    """A row of the benchmark on moving shapes; `name` is its title there, or `entry`."""
+    """A row of the benchmark on moving shapes, titled `entry` there, or else `name`."""
     return Row(name, CONFIG, entry or name, order=order)
 
 
