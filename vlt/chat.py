@@ -23,12 +23,12 @@ from vlt.storage.files import WriteError, write_whole
 
 Answered = tuple[str, str]  # question and answer
 HELP = """\
-A line is a question about the videos that were shown. Besides:
+Each line is a question about the videos that were shown, or a command:
   /video FILE...   shows more videos, which the next question is about
-  /frames N        so many frames of each video that is shown from now on
-  /reset           begins anew, without videos
+  /frames N        reads N frames of each video shown from now on
+  /reset           starts over, without videos
   /save FILE       writes the dialogue as JSON
-  /help            says this
+  /help            lists these commands
   /quit            ends, as Ctrl-D does
 """
 
@@ -40,7 +40,7 @@ def answers(
     frames: int | None = None,
     **options: Any,
 ) -> Generator[tuple[str, list[Answered] | VideoError], None, None]:
-    """Each path with questions and answers, or with why it could not be read, in order.
+    """Yields each path with questions and answers, or the reason it could not be read, in order.
 
     Raises:
         ValueError: as `VideoChat.generate`.
@@ -66,7 +66,7 @@ class Conversation:
         search: dict[str, Any],
         write: Callable[[str], Any],
     ):
-        """write: a text as it is to be seen, whose ends of lines are its own."""
+        """write: shows a text exactly as given, without adding a line ending."""
         self._dialogue, self._frames, self._search, self._write = dialogue, frames, search, write
         self._commands: dict[str, Callable[[str], None]] = {
             "/video": lambda names: self.show(find_videos(shlex.split(names))),
@@ -90,7 +90,7 @@ class Conversation:
         self._write(f"Shown: {seen}\n{HELP}")
 
     def say(self, line: str) -> bool:
-        """Answers a question or does what a command says; whether there may be more."""
+        """Answers a question or carries out a command; returns whether to go on."""
         name, _, rest = line.strip().partition(" ")
         if name == "/quit":
             return False
@@ -129,12 +129,12 @@ class Conversation:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when every video could be read."""
+    """Runs the command; returns 0 when every video could be read."""
     return run(parse("python -m vlt.chat", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _talk(options))
 
 
@@ -153,7 +153,7 @@ def _talk(options: argparse.Namespace) -> int:
                 _fields,
                 _line,
                 as_json=options.json,
-                progress=False,  # answers tell how far it is
+                progress=False,  # the answers themselves show it
             )
     talk = Conversation(
         model.chat(**spoken), options.frames, search | {"seed": options.seed}, _to_terminal
@@ -175,12 +175,12 @@ def _line(said: Answered) -> str:
 
 
 def _typed() -> str | None:
-    """A line that was typed, with line editing and history where there is a terminal; else one
-    that was piped, which is shown as if it had been typed."""
+    """Reads a line, at a terminal with line editing and history; echoes a piped one as if it had
+    been typed. None at the end of input."""
     terminal = sys.stdin.isatty()
     if terminal:
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  of which `input` makes use
+            import readline  # noqa: F401  used by `input`
     try:
         line = input("> " if terminal else "")
     except EOFError:

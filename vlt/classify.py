@@ -5,6 +5,7 @@ import contextlib
 import csv
 import io
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from vlt.models.dual_encoder import log_scale
 from vlt.models.spec import EncoderSpec
 from vlt.tasks.templates import checked_template
 
-ANY = "{}"  # the template of labels as they are
+ANY = "{}"  # the template that leaves labels as they are
 Probabilities = dict[str, float]
 Logits = Callable[[np.ndarray], jax.Array]  # frames [b, t, H, W, 3] -> [b, labels]
 
@@ -35,15 +36,18 @@ Logits = Callable[[np.ndarray], jax.Array]  # frames [b, t, H, W, 3] -> [b, labe
 def classify(
     model: Any, paths: Sequence[str], labels: Sequence[str], template: str = ANY
 ) -> Generator[tuple[str, Probabilities | VideoError], None, None]:
-    """Each path with the probability of every label, highest first, or why it cannot be read.
+    """Yields each path with every label's probability, highest first, or why it cannot be read.
 
     Raises:
-        ValueError: fewer than two labels, a template without its one {}, or a label that is a
-            longer text in it than the model reads; for a probe, other than its own number of
-            labels, or no probe on a tower alone.
+        ValueError: fewer than two labels, one that is given twice, a template without exactly one
+            {}, or a label that makes it a longer text than the model reads; for a probe, a template
+            or any number of labels but its own; a lone tower without a probe; a model that scores
+            pairs.
     """
     if len(labels) < 2:
         raise ValueError(f"--labels: {len(labels)} given; at least two are needed to choose from")
+    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+        raise ValueError(f"--labels: {', '.join(twice)} given more than once")
     logits = _of_classes if isinstance(model, VideoTokens) else _of_texts
     logits_of = logits(model, labels, template)
 
@@ -55,7 +59,7 @@ def classify(
 
 
 def _of_texts(model: VideoTextModel, labels: Sequence[str], template: str) -> Logits:
-    """By how like a video is to each label in the template."""
+    """Logits by the similarity of a video to each label in the template."""
     refuse_pair_scores(model)
     checked_template(template, "--template")
     named = [template.replace("{}", label) for label in labels]
@@ -66,7 +70,7 @@ def _of_texts(model: VideoTextModel, labels: Sequence[str], template: str) -> Lo
 
 
 def _of_classes(model: VideoTokens, labels: Sequence[str], template: str) -> Logits:
-    """By the classes that a probe was trained on, whose names in their order the labels are."""
+    """Logits of the classes that a probe was trained on, which the labels name in order."""
     if not model.module.known_classes:
         raise ValueError("a vision tower alone tells no labels apart; train a probe: configs/probe")
     if len(labels) != model.module.known_classes:
@@ -95,12 +99,12 @@ def _sorted(labels: Sequence[str], shares: np.ndarray) -> Probabilities:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 when every video could be read."""
+    """Runs the command; returns 0 when every video could be read."""
     return run(parse("python -m vlt.classify", arguments))
 
 
 def run(options: argparse.Namespace) -> int:
-    """The same, of arguments that were parsed."""
+    """Runs the command with parsed arguments."""
     return run_door(lambda: _classify(options))
 
 
@@ -150,15 +154,15 @@ def _best(found: Probabilities | VideoError, top: int) -> Probabilities | VideoE
 
 
 def labels_of(text: str) -> list[str]:
-    """Of a file, one a line, or by commas.
+    """Reads labels from a file, one per line, or from text separated by commas.
 
     Raises:
-        ManifestError, ValueError: no label, or one that is none or comes twice.
+        ManifestError, ValueError: no label, or an invalid one.
     """
     if Path(text).is_file():
         return read_classes(text)
     try:
-        return list(dict.fromkeys(checked_label(each.strip()) for each in text.split(",")))
+        return [checked_label(each.strip()) for each in text.split(",")]
     except ValueError as error:
         raise ValueError(f"--labels={text}: a label {error}") from error
 

@@ -122,6 +122,7 @@ def test_classify_gives_probabilities_of_all_labels(videos, capsys, tmp_path):
     [
         ("one", "1 given; at least two"),
         ("a,,b", "label"),
+        ("a,b, a", "--labels: a given more than once"),
         ("a,b --template=c", "must have one"),
         (f"a,{'b ' * 15}", "b b' is a text of 17 tokens in --template, and the model reads 16"),
     ],
