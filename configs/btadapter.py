@@ -3,7 +3,7 @@
 configs/btadapter.py                  moving shapes over the tiny CLIP of the package
 configs/btadapter.py:webvid_l14       WebVid-2M over CLIP ViT-L/14, as published
 configs/btadapter.py:webvid_eva_g     the same over EVA-CLIP-G
-configs/btadapter.py:webvid_l14_stan  STAN, from which it comes, on the same data; _stan_conv by
+configs/btadapter.py:webvid_l14_stan  STAN, its predecessor, on the same data; _stan_conv with
                                       convolution, _stan_mug with Mug's scores
 configs/btadapter.py:bench            webvid_l14 at half its width, for benchmarks
 configs/btadapter.py:webvid_l14_NAME  an ablation of `ABLATIONS`
@@ -21,7 +21,7 @@ from . import common
 
 FROZEN = ((".*", "frozen"),)
 
-# The four layers before which Table 6 puts temporal attention instead of a branch.
+# Table 6: temporal attention before each of four layers, instead of a branch.
 SEPARATE_ST = {"model.methods": ("separate_st",), "task.losses": {"vtc": 1.0}}
 SEPARATE_ST_RULES = (
     ("visual/.*(separate_st/.*|time_embedding)", {"lr": 100.0, "weight_decay": 0.05}),
@@ -44,7 +44,7 @@ ABLATIONS: dict[str, dict] = {
     **{
         f"mask{rate}": {"model.btadapter.mask_rate": rate / 100} for rate in (0, 30, 50, 70, 80, 90)
     },
-    # Where the published code leaves the paper, the paper's reading
+    # The paper's reading, where the published code departs from it
     "paper": {
         "model.btadapter.gates": "scalar",
         "model.btadapter.inputs": "last_k_plus_1",
@@ -64,8 +64,8 @@ def moving_shapes() -> ConfigDict:
         size="tiny_clip",
         methods=("btadapter",),
         context=16,
-        # Three layers beside the tower's four. Where a shape is and when must meet in the MLP of
-        # one layer for the CLS of the next to read a direction; two layers learn it too slowly.
+        # Three layers beside the tower's four. Where and when a shape is must meet in the MLP of
+        # one layer for the CLS of the next to read a direction; two layers learn this too slowly.
         btadapter={"depth": 3, "drop_path": 0.0, "mask_rate": 0.0},
     )
     # The gates' published slopes, 100 and 10,000, multiply what a step does to them: at the rate
@@ -95,8 +95,8 @@ def webvid(size: str) -> ConfigDict:
         checkpoint=f"checkpoints/{size}",
         size=size,
         methods=("btadapter",),
-        # Published code slices texts to 64 tokens, dropping the end token of longer ones; here the
-        # end token is kept.
+        # The published code truncates texts to 64 tokens and drops the end token of longer ones;
+        # here the end token is kept.
         context=64,
         btadapter={"mask_rate": 0.7},
         dtype="bfloat16",
@@ -133,8 +133,8 @@ def webvid_l14() -> ConfigDict:
 def webvid_l14_stan(module: str = "attention", mug: bool = False) -> ConfigDict:
     """STAN: both towers trained, the branch at ten times their rate, VTC alone, nothing masked.
 
-    Its papers train on MSR-VTT and its like, or on WebVid-10M; data, batch and schedule are
-    BT-Adapter's, so that the two can be compared. Rates, decay and b2 are STAN's own.
+    Its papers train on MSR-VTT and similar sets, or on WebVid-10M; data, batch and schedule here
+    are BT-Adapter's, so that the two can be compared. Rates, decay and b2 are STAN's own.
     """
     config = webvid("clip_l14")
     config.model.methods = ("btadapter", "mug") if mug else ("btadapter",)
@@ -147,7 +147,7 @@ def webvid_l14_stan(module: str = "attention", mug: bool = False) -> ConfigDict:
     }
     flat = r"(.*/)?(bias|scale)"
     config.rules = (
-        ("logit_scale", "frozen"),  # its temperature is the config's
+        ("logit_scale", "frozen"),  # the config sets the temperature
         (f"visual/btadapter/{flat}", {"lr": 10.0}),
         ("visual/btadapter/.*", {"lr": 10.0, "weight_decay": 0.2}),
         (flat, {"lr": 1.0}),
@@ -173,8 +173,8 @@ def webvid_eva_g() -> ConfigDict:
 
 
 def own_videos() -> ConfigDict:
-    """Any manifest with `video` and `caption`; evaluated on the same videos where
-    `evals.own.manifest` names no others. Rates and losses are those of `webvid_l14`."""
+    """Trains on any manifest with `video` and `caption`; evaluates on the same videos unless
+    `evals.own.manifest` names others. Rates and losses are those of `webvid_l14`."""
     config = webvid_l14()
     config.model.update(
         checkpoint="checkpoints/clip_b32",
@@ -200,7 +200,7 @@ def bench() -> ConfigDict:
 def ablation(name: str) -> ConfigDict:
     """`webvid_l14` with the overrides of `ABLATIONS[name]`."""
     config = webvid_l14()
-    # Named, because an override may only change what is there.
+    # Spelled out, because an override may only change keys that exist.
     config.model.btadapter = {
         "mask_rate": 0.7, "alignment": "normalized", "interaction": True, "gates": "vector",
         "depth": 4, "inputs": "last_k", "video_cls": "mixed", "pool": "project_then_mean",

@@ -4,9 +4,9 @@
     configs/btadapter_zeroshot.py:{k400,hmdb51,ucf101}                 recognition
     configs/btadapter_zeroshot.py:msrvtt_stan                          STAN's weights, retrieval
 
-The model folder is a converted or an exported BT-Adapter. It is gated where the checkpoint holds
-gates and plain where it holds none. The published evaluation drops the gates of gated weights; that
-reading is `--config.model.methods="('btadapter',)" --config.model.btadapter.gates=none`.
+The model folder is a converted or an exported BT-Adapter. It is gated if the checkpoint holds
+gates, and plain otherwise. The published evaluation drops the gates of gated weights; that reading
+is `--config.model.methods="('btadapter',)" --config.model.btadapter.gates=none`.
 """
 
 import functools
@@ -35,7 +35,7 @@ def evaluation(frames: int, context: int) -> ConfigDict:
     """A config that trains nothing."""
     config = common.base()
     config.model.update(checkpoint="checkpoints/btadapter_l14", frames=frames, context=context)
-    # Stands for the checkpoint where there is none yet, so that `vlt.inspect` can tell its size.
+    # Stands in for a checkpoint that is not there yet, so that `vlt.inspect` knows its size.
     config.model.update(size="clip_l14", methods=("btadapter",), btadapter={})
     return config
 
@@ -56,7 +56,7 @@ def retrieval(name: str) -> ConfigDict:
 
 
 def stan() -> ConfigDict:
-    """STAN over ViT-B/32 as its authors pre-trained it. Mug-STAN's weights are scored by words and
+    """STAN over ViT-B/32 as pre-trained by its authors. Mug-STAN's weights are scored by words and
     frames with --config.model.methods="('btadapter', 'mug')"."""
     config = retrieval("msrvtt")
     config.model.update(checkpoint="checkpoints/stan_b32", size="clip_b32")
@@ -65,7 +65,7 @@ def stan() -> ConfigDict:
 
 
 def recognition(name: str) -> ConfigDict:
-    """Nearest class name, as it stands in the list of classes; 16 frames, one centre crop."""
+    """Nearest class name, as written in the list of classes; 16 frames, one centre crop."""
     config = evaluation(frames=16, context=32)
     manifest = f"data/{name}/test.jsonl"
     data = common.videos(manifest, "segment_middle", 16, 16, transform=TRANSFORM_224)

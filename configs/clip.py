@@ -1,4 +1,4 @@
-"""Zero-shot CLIP, the baseline of all papers: frames one by one, their embeddings averaged.
+"""Zero-shot CLIP, every paper's baseline: frames are encoded one by one and averaged.
 
 configs/clip.py:{b32,b16,l14}    MSR-VTT 1k-A, 12 frames
 configs/clip.py:own              your videos, evals.own.manifest
@@ -17,11 +17,11 @@ MEASURES = ("R@1", "R@5", "R@10", "MdR", "MnR")
 
 
 def zeroshot(backbone: str) -> ConfigDict:
-    """A converted CLIP as it stands; trains nothing."""
+    """A converted CLIP as it is; trains nothing."""
     config = common.base()
     size = f"clip_{backbone}"
     config.model.update(checkpoint=f"checkpoints/{size}", size=size, frames=12, context=32)
-    # CLIP4Clip's mean: of unit frame embeddings.
+    # CLIP4Clip averages unit frame embeddings.
     config.model.frame_norm = True
     config.evals = {"msrvtt_1ka": common.msrvtt_1ka(frames=12)}
     config.table = common.retrieval_table("msrvtt_1ka", MEASURES)
@@ -29,7 +29,7 @@ def zeroshot(backbone: str) -> ConfigDict:
 
 
 def own_videos() -> ConfigDict:
-    """Any manifest with `video` and `caption`."""
+    """Evaluates on any manifest with `video` and `caption`."""
     config = zeroshot("b32")
     config.model.context = 77
     config.evals = {"own": common.own_retrieval(config.model.frames)}

@@ -4,93 +4,93 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-OWN = "data/own/train.csv"  # whoever has videos of their own gives another
+OWN = "data/own/train.csv"  # replaced by the manifest of your own videos
 
 
 def base() -> ConfigDict:
-    """A config that trains nothing yet: model, rules, data and evaluations are to be filled in."""
+    """A config that trains nothing yet; callers fill in model, rules, data and evaluations."""
     return ConfigDict(
         {
-            "seed": 0,  # of new leaves, of masks and dropout, and of what is drawn of the data
+            "seed": 0,  # seeds new leaves, masks, dropout, and random choices of data
             "model": {
-                "checkpoint": "",  # model folder, or "tiny_clip", which the package holds
-                "size": "",  # where there is no checkpoint: a name of vlt/models/sizes.py
-                "methods": (),  # names; options in a section of that name
-                "tokenizer": "",  # folder, where the checkpoint's own is not meant
-                "frames": 8,  # of a clip
-                "context": 77,  # text tokens, at most the tower's
-                # Of activations; "auto": "bfloat16" on accelerators, "float32" on CPUs.
-                # Accelerators hold frozen matrices so, too; what is trained stays float32.
+                "checkpoint": "",  # model folder, or a bundled model such as "tiny_clip"
+                "size": "",  # name from vlt/models/sizes.py, if there is no checkpoint
+                "methods": (),  # method names; the options of each are in a section of its name
+                "tokenizer": "",  # folder, if not the checkpoint's own
+                "frames": 8,  # frames per clip
+                "context": 77,  # text tokens, at most the tower's context
+                # Type of activations; "auto": "bfloat16" on accelerators, "float32" on CPUs.
+                # Accelerators also hold frozen matrices in it; trained leaves stay float32.
                 "dtype": "float32",
-                # "auto": a fused kernel on accelerators, where there is one for the pattern;
-                # "plain": a softmax between two products; "fused": the TPU's, on CPUs interpreted.
-                # So with tokens that are merged: the TPU has a kernel for them, too.
+                # "auto": a fused kernel on accelerators, where one exists for the pattern; "plain":
+                # a softmax between two products; "fused": the TPU's, interpreted on CPUs. The same
+                # holds for merging tokens, for which the TPU has a kernel, too.
                 "attention": "auto",
                 "cls_only": True,  # the last block computes only what is read (exact)
-                "frame_norm": False,  # unit frame embeddings before their mean
-                "renormalise": True,  # False: score by that mean as it is (PE-Core's retrieval)
-                # What is computed again in the backward pass: "none"; "block", all of each block;
-                # "dots", all but dense layers; "offload", the same, these on the host meanwhile.
+                "frame_norm": False,  # scale frame embeddings to unit length before averaging
+                "renormalise": True,  # False: score by the mean as it is (PE-Core's retrieval)
+                # What the backward pass recomputes: "none"; "block", all of each block; "dots", all
+                # but dense layers; "offload", the same, with their outputs kept on the host.
                 "remat": "none",
-                "drop_path": 0.0,  # stochastic depth of the vision tower's last block
+                "drop_path": 0.0,  # rate of stochastic depth in the vision tower's last block
             },
             # What is trained, (regex of a leaf's path, "frozen" or {"lr": multiplier,
-            # "weight_decay": share}): the first that matches.
+            # "weight_decay": share}); the first match applies.
             "rules": ((".*", "frozen"),),
             "optimizer": {
-                "name": "adamw",  # "adamw_hf", or of optax; its options in a section of that name
-                "lr": 1e-4,  # the highest of the schedule, which rules multiply
+                "name": "adamw",  # of optax, or "adamw_hf"; its options in a section of that name
+                "lr": 1e-4,  # peak of the schedule; rules multiply it
                 "b1": 0.9,  # decay of the mean of gradients
-                "b2": 0.98,  # decay of the mean of their squares
-                "eps": 1e-8,  # added to the root of that mean
-                "clip": 0.0,  # largest norm of all gradients together; 0: any
-                "accumulate": 1,  # parts of a batch, one after another
-                "schedule": {"name": "constant"},  # vlt/training/schedules.py, or of optax
+                "b2": 0.98,  # decay of the mean of squared gradients
+                "eps": 1e-8,  # added to the root of the mean of squares
+                "clip": 0.0,  # largest norm of all gradients together; 0: no limit
+                "accumulate": 1,  # parts of a batch, computed one after another
+                "schedule": {"name": "constant"},  # of vlt/training/schedules.py, or of optax
             },
             "task": {
-                "name": "retrieval",  # of vlt/tasks; what else is here depends on it
-                # Weight by name: vtc, sigmoid, mbta, mbca, caption_reconstruction, diffrate.
+                "name": "retrieval",  # a task of vlt/tasks, on which the other keys here depend
+                # Weight of each loss: vtc, sigmoid, mbta, mbca, caption_reconstruction, diffrate.
                 "losses": {},
                 "scale": 100.0,  # 1 / temperature; 0: the model's own
-                "mask_duplicates": False,  # equal texts are no negatives of each other
+                "mask_duplicates": False,  # equal texts are not each other's negatives
             },
             "data": {
                 "workers": 2,  # processes that read videos
-                "decode_timeout": 60.0,  # seconds for one video
+                "decode_timeout": 60.0,  # seconds allowed for one video
                 "train": {},  # the training videos
             },
-            "evals": {},  # sections by name, each of a kind
+            "evals": {},  # sections by name, each with a `kind`
             "train": {
-                "steps": 0,  # batches; 0: evaluate what the model folder holds
+                "steps": 0,  # batches; 0: only evaluate the model folder
                 "log_every": 50,  # steps
                 "checkpoint_every": 1000,  # steps
-                "eval_every": 0,  # steps, or 0 for the end alone
-                "keep_last": 2,  # checkpoints, and the best
-                "best_metric": "",  # evaluation/metric, by which a checkpoint is kept; -: the least
+                "eval_every": 0,  # steps; 0: only at the end
+                "keep_last": 2,  # number of latest checkpoints kept, besides the best
+                "best_metric": "",  # evaluation/metric of the best checkpoint; leading -: lowest
                 "watchdog": 300.0,  # dump stacks after so many seconds without a step; 0: off
             },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices by axis, -1: all that are left
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},  # devices by axis; -1: all that are left
             "sharding": sharding(),
             # Rows of the closing table, (name, overrides of dotted keys), each a run of its own.
             "compare": (),
-            # Runs of each row, (name, overrides), whose means are what the table shows.
+            # Runs of each row, (name, overrides); the table shows their means.
             "repeats": (),
-            "table": (),  # its columns, (metric, title) or (metric, title, format)
-            "more_tables": {},  # further ones, {title: columns}
+            "table": (),  # columns of the closing table, (metric, title) or (metric, title, format)
+            "more_tables": {},  # further tables, {title: columns}
         }
     )
 
 
 def sharding() -> ConfigDict:
-    """Which axes of the mesh split what.
+    """Which mesh axes split which dimensions.
 
-    `params`: (regex of a leaf's path, axes of each dimension), the first that matches; a leaf of
-    at least `min_elements` is then split over fsdp along what is left. `activations`: dimensions of
-    activations by name.
+    `params`: (regex of a leaf's path, axes of each dimension), of which the first match applies; a
+    leaf of at least `min_elements` is then split over fsdp along a dimension left. `activations`:
+    dimensions of activations by name.
     """
     return ConfigDict(
         {
-            # (regex of a leaf's path, axes of each of its dimensions): the first that matches.
+            # (regex of a leaf's path, axes of each of its dimensions); the first match applies.
             "params": (
                 (r".*attention/(query|key|value)/kernel", (None, "tensor")),
                 (r".*attention/(query|key|value)/bias", ("tensor",)),
@@ -99,7 +99,7 @@ def sharding() -> ConfigDict:
                 (r".*mlp/fc1/bias", ("tensor",)),
                 (r".*mlp/fc2/kernel", ("tensor", None)),
             ),
-            "min_elements": 65_536,  # of a leaf that fsdp splits
+            "min_elements": 65_536,  # least size of a leaf that fsdp splits
             # Axes of each dimension of activations.
             "activations": {"batch": ("data", "fsdp"), "heads": "tensor", "hidden": "tensor"},
         }
@@ -110,23 +110,23 @@ def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options:
     """A data section. `transform` holds steps of vlt/data/transform.py."""
     section = ConfigDict(
         {
-            "manifest": manifest,  # file of videos and texts; paths are relative to it
-            "batch_size": batch_size,  # videos, of all processes together
+            "manifest": manifest,  # file of videos and texts; paths are relative to its folder
+            "batch_size": batch_size,  # videos per batch, over all processes
             "sampler": {
                 "name": sampler,  # rule of vlt/data/sample.py
-                "frames": frames,  # of a clip
+                "frames": frames,  # frames per clip
             },
             "transform": {},  # steps of vlt/data/transform.py
-            "captions": ("caption",),  # columns, one of which is drawn each time
+            "captions": ("caption",),  # columns, of which one is drawn each time
             "clean": "",  # rule of vlt/data/captions.py for captions and questions
-            "max_words": 0,  # of a caption that are kept, or 0 for all
+            "max_words": 0,  # words kept of a caption; 0: all
             "prefix": "",  # prompt before every caption
             "group": "",  # column whose equal values stay in one batch
-            "cache": False,  # keep clips in memory that are the same in every epoch
-            "on_error": "raise",  # at a video that cannot be read; or "skip", or "replace" it
-            "max_error_rate": 0.01,  # share of the videos, above which the run ends all the same
-            "allow_truncated": False,  # a file that was cut is the video of the frames it has
-            "backend": "pyav",  # or "decord", which refuses what it would decode otherwise
+            "cache": False,  # keep in memory the clips that are the same in every epoch
+            "on_error": "raise",  # for a video that cannot be read; or "skip", or "replace" it
+            "max_error_rate": 0.01,  # share of unreadable videos above which the run ends anyway
+            "allow_truncated": False,  # read a truncated file as a video of the frames it has
+            "backend": "pyav",  # or "decord", which refuses what it would decode differently
         }
     )
     section.update(options)
@@ -137,10 +137,10 @@ def retrieval(protocol: str, data: ConfigDict) -> ConfigDict:
     """Text-video retrieval on a data section, by a protocol of vlt/evaluation/protocols.py."""
     section = ConfigDict(
         {
-            "kind": "retrieval",  # of `KINDS` in vlt/evaluation
-            "protocol": protocol,  # what the test set must hold; of vlt/evaluation
-            "allow_subset": False,  # fewer videos and texts than the protocol's, and labelled so
-            "ties": "against",  # equal scores rank a query behind, or as the papers "published"
+            "kind": "retrieval",  # one of `KINDS` in vlt/evaluation
+            "protocol": protocol,  # what the test set must hold; defined in vlt/evaluation
+            "allow_subset": False,  # accept fewer videos and texts than the protocol's, labelled so
+            "ties": "against",  # equal scores count against a query, or as papers "published"
         }
     )
     section.update(data)
@@ -152,8 +152,8 @@ def captioning_task() -> ConfigDict:
     return ConfigDict(
         {
             "name": "captioning",
-            "label_smoothing": 0.1,  # share of each word's target that all words have
-            "prompt": "",  # how captions begin, which is not learned
+            "label_smoothing": 0.1,  # share of each word's target that is spread over all words
+            "prompt": "",  # how captions begin; not learned
         }
     )
 
@@ -165,8 +165,8 @@ def matching_task(ramp: int) -> ConfigDict:
             "name": "matching",
             "queue": 57_600,  # embeddings in each queue, a multiple of the batch
             "momentum": 0.995,  # share of the momentum copy that each step keeps
-            "alpha": 0.4,  # share of the momentum's own finding in the targets
-            "ramp": ramp,  # steps in which that share rises from 0
+            "alpha": 0.4,  # share of the momentum encoders' predictions in the targets
+            "ramp": ramp,  # steps over which `alpha` rises from 0
         }
     )
 
@@ -176,7 +176,7 @@ def batch_matching_task() -> ConfigDict:
     return ConfigDict(
         {
             "name": "batch_matching",
-            # Weight by name: vtc, of embeddings; vtm, of matching; mlm, of masked words.
+            # Weight of each loss: vtc, of embeddings; vtm, of matching; mlm, of masked words.
             "losses": {"vtc": 1.0, "vtm": 1.0},
         }
     )
@@ -187,20 +187,20 @@ def answering_task() -> ConfigDict:
     return ConfigDict(
         {
             "name": "question_answering",
-            "label_smoothing": 0.1,  # share of each word's target that all words have
-            "answer_weight": 0.2,  # of the one answer to each question
-            "denominator": "videos",  # or "frames", Token Mixing's published one
+            "label_smoothing": 0.1,  # share of each word's target that is spread over all words
+            "answer_weight": 0.2,  # weight of the one answer to each question
+            "denominator": "videos",  # or "frames", as in Token Mixing's published code
         }
     )
 
 
 def conversation_task(template: str) -> ConfigDict:
-    """The next word of what an assistant says about a video."""
+    """Next-word prediction of what an assistant says about a video."""
     return ConfigDict(
         {
             "name": "conversation",
-            "dialogue_template": template,  # of vlt/data/prompts.py
-            "spacing": "train",  # of texts beside added tokens, "fast" or "modern"
+            "dialogue_template": template,  # a template of vlt/data/prompts.py
+            "spacing": "train",  # of texts beside added tokens; or "fast" or "modern"
         }
     )
 
@@ -210,22 +210,22 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
     section = ConfigDict(
         {
             "name": "recognition",
-            "class_count": classes,  # how many there must be, 0 for any
-            "template": "a video of {}.",  # the text of a class, {} its name
-            "templates": "",  # file of several, in the place of `template`
-            # Among what: "", all classes, of whose templates the mean counts; or "mean" or "sum"
-            # of both directions between a batch's videos and its classes' texts, each in a template
-            # that is drawn.
+            "class_count": classes,  # number of classes required; 0: any
+            "template": "a video of {}.",  # text of a class; {} is its name
+            "templates": "",  # file of several templates, instead of `template`
+            # What a class is told from: "", all classes, each by the mean over its templates; or
+            # those of the batch, by the "mean" or "sum" of both directions between its videos and
+            # the texts of their classes, each in a drawn template.
             "contrast": "",
-            "label_smoothing": 0.0,  # share of the target that all classes have
-            "mixup": 0.0,  # a of Beta(a, a), by which clips are mixed with others; 0: not
-            "cutmix": 0.0,  # the same, of boxes that are taken from others; 0: not
-            "switch": 0.5,  # how often it is cutmix, where there are both
-            "losses": {},  # weight by name of what a method puts out for training
-            "largest_scale": 100.0,  # of logits; 0: any
-            "descriptions": (),  # files of ETL4Video's layout, one for each kind
-            "sentences": (),  # the same, of sentences that a method reads one by one
-            "sentence_templates": (),  # of each kind, {} a sentence and {class} the class's name
+            "label_smoothing": 0.0,  # share of the target that is spread over all classes
+            "mixup": 0.0,  # a of Beta(a, a), the distribution of mixing weights; 0: off
+            "cutmix": 0.0,  # the same, for boxes taken from other clips; 0: off
+            "switch": 0.5,  # probability of cutmix, if both are on
+            "losses": {},  # weight of each of a method's outputs for training
+            "largest_scale": 100.0,  # upper limit of the scale of logits; 0: none
+            "descriptions": (),  # files in ETL4Video's layout, one for each kind
+            "sentences": (),  # the same, for sentences that a method reads one by one
+            "sentence_templates": (),  # one for each kind; {} is a sentence, {class} a class's name
             "consistency": 0.0,  # weight of the consistency loss, MSTA's alpha
             # `largest` and `ratio` of vlt/tasks/weight_interpolation.py (Open-VCLIP).
             "interpolation": {},
@@ -236,39 +236,39 @@ def recognition_task(classes: int = 0, **options: Any) -> ConfigDict:
 
 
 def classification_task(classes: int = 0) -> ConfigDict:
-    """Cross-entropy of what a method over a vision tower alone puts out of each class."""
+    """Cross-entropy of the class logits of a method on a vision tower without a text tower."""
     return ConfigDict(
         {
             "name": "classification",
-            "class_count": classes,  # how many there must be, 0 for any
-            "label_smoothing": 0.0,  # share of the target that all classes have
+            "class_count": classes,  # number of classes required; 0: any
+            "label_smoothing": 0.0,  # share of the target that is spread over all classes
         }
     )
 
 
 def matching(protocol: str, data: ConfigDict) -> ConfigDict:
-    """Text-video retrieval whose nearest candidates by embeddings are ranked by matching."""
+    """Text-video retrieval in which matching reranks the nearest candidates by embeddings."""
     section = retrieval(protocol, data)
-    section.update({"kind": "matching", "rerank": 128})  # candidates that are ranked by matching
+    section.update({"kind": "matching", "rerank": 128})  # candidates reranked by matching
     return section
 
 
 def answering(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
-    """Answers chosen from a file of them, as BLIP ranks them, or written."""
+    """Answers chosen from a file by ranking, as in BLIP, or generated."""
     section = ConfigDict(
         {
             "kind": "question_answering",
             "protocol": protocol,
             "allow_subset": False,
-            "answers": answers,  # file of answers to choose from, one a line; "" for written ones
-            "rank": 128,  # answers, the likeliest by their first word, that are compared whole
-            "label_smoothing": 0.1,  # of the likelihoods that are compared
-            # Of `Search` in vlt/models/generation.py, which has more.
+            "answers": answers,  # file of answers to choose from, one per line; "": generate them
+            "rank": 128,  # answers compared in full: the likeliest by their first word
+            "label_smoothing": 0.1,  # smoothing of the likelihoods that are compared
+            # Fields of `Search` in vlt/models/generation.py, which has more.
             "search": {
-                "method": "beam",  # or "greedy", "nucleus"
-                "beams": 3,  # texts that are kept beside each other
-                "max_length": 10,  # tokens, the prompt's included
-                "min_length": 1,  # without the end token
+                "method": "beam",  # or "greedy" or "nucleus"
+                "beams": 3,  # texts kept at each step
+                "max_length": 10,  # tokens, including the prompt's
+                "min_length": 1,  # tokens, without the end token
             },
         }
     )
@@ -277,20 +277,20 @@ def answering(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
 
 
 def answers(manifest: str, frames: int, protocol: str = "moving_shapes") -> ConfigDict:
-    """How many greedy answers of a chat model are, to the letter, those of a manifest."""
+    """How many greedy answers of a chat model match a manifest's exactly."""
     section = ConfigDict({"kind": "answers", "protocol": protocol, "allow_subset": False})
     section.update(videos(manifest, "linspace", frames, 40, cache=True))
     return section
 
 
 def written_answers(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
-    """A chat model's answers to a benchmark's questions, for a judge. search: of `Search`'s."""
+    """A chat model's answers to a benchmark's questions, for a judge. search: `Search`'s fields."""
     section = ConfigDict(
         {
             "kind": "written_answers",
             "protocol": protocol,
             "allow_subset": False,
-            "template": "",  # of vlt/data/prompts.py, where not the one that is trained with
+            "template": "",  # of vlt/data/prompts.py, if not the one used in training
             "search": {"method": "greedy", "max_length": 64, "min_length": 0} | search,
         }
     )
@@ -299,14 +299,14 @@ def written_answers(protocol: str, data: ConfigDict, **search: Any) -> ConfigDic
 
 
 def ranked_answers(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
-    """The likeliest of a file's answers to each question, as a chat model has it."""
+    """The answer from a file that a chat model finds likeliest for each question."""
     section = ConfigDict(
         {
             "kind": "ranked_answers",
             "protocol": protocol,
             "allow_subset": False,
-            "template": "",  # of vlt/data/prompts.py, where not the one that is trained with
-            "answers": answers,  # file of answers to choose from, one a line
+            "template": "",  # of vlt/data/prompts.py, if not the one used in training
+            "answers": answers,  # file of answers to choose from, one per line
         }
     )
     section.update(data)
@@ -321,13 +321,13 @@ def answer_twins(manifest: str, frames: int) -> ConfigDict:
 
 
 def captioning(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
-    """Captions of a data section by beam search, and their scores. search: of `Search`'s fields."""
+    """Captions of a data section by beam search, and their scores. search: fields of `Search`."""
     section = ConfigDict(
         {
             "kind": "captioning",
             "protocol": protocol,
             "allow_subset": False,
-            "prompt": "",  # how captions begin; it is not scored
+            "prompt": "",  # how captions begin; not scored
             "search": {"method": "beam", "beams": 3, "max_length": 32, "min_length": 5} | search,
         }
     )
@@ -336,33 +336,33 @@ def captioning(protocol: str, data: ConfigDict, **search: Any) -> ConfigDict:
 
 
 def recognition(data: ConfigDict, protocol: str = "own_data", clips: int = 1) -> ConfigDict:
-    """Recognition of the labels of a data section, class names as they stand.
+    """Recognition of the labels of a data section, with class names as they are.
 
-    clips: of `frames` frames each; with the step `three_crops` each is looked at three times.
+    clips: number of clips of `frames` frames; with the step `three_crops` each is read three times.
     """
     section = ConfigDict(
         {
             "kind": "recognition",
             "protocol": protocol,
             "allow_subset": False,
-            "classes": "",  # file of their names in order, or "" for the labels that occur
-            "template": "{}",  # the text of a class, {} its name
-            "templates": "",  # file of several, in the place of `template`
-            # What is made of several: the mean of "cosines" or of "probabilities", or the cosine
-            # with the mean of unit "vectors".
+            "classes": "",  # file of class names in order, or "" for the labels that occur
+            "template": "{}",  # text of a class; {} is its name
+            "templates": "",  # file of several templates, instead of `template`
+            # How several templates are combined: the mean of "cosines" or "probabilities", or the
+            # cosine with the mean of unit "vectors".
             "combine": "cosines",
-            "scale": 0.0,  # of cosines; 0: the model's own
-            "sentences": (),  # files of what describes the classes, as of the task
-            "sentence_templates": (),
+            "scale": 0.0,  # scale of cosines; 0: the model's own
+            "sentences": (),  # files of sentences that describe the classes, as for the task
+            "sentence_templates": (),  # the same, of their templates
         }
     )
     section.update(data)
-    section.update({"sampler": {"clips": clips}})  # of a video, whose probabilities are added
+    section.update({"sampler": {"clips": clips}})  # per video; their probabilities are added
     return section
 
 
 def classification(data: ConfigDict, protocol: str = "own_data", clips: int = 1) -> ConfigDict:
-    """The labels of a data section, told apart by what was trained on them; else as
+    """Classification of a data section's labels by weights trained on them; else as
     `recognition`."""
     section = ConfigDict({"kind": "classification", "protocol": protocol, "allow_subset": False})
     section.update(data)
@@ -378,8 +378,8 @@ def msrvtt_1ka(frames: int) -> ConfigDict:
 
 
 def own_data(config: ConfigDict, batch_size: int, evaluation: ConfigDict) -> None:
-    """Training on any manifest, and `evaluation` on the same one where `evals.own.manifest` names
-    no other. `model.frames` says for both how many frames a clip has."""
+    """Sets training on any manifest, and `evaluation` on the same one unless `evals.own.manifest`
+    names another. `model.frames` sets the number of frames per clip for both."""
     config.data.workers = 2
     config.data.train.update(manifest=OWN, batch_size=batch_size)
     config.evals = {"own": evaluation}
@@ -389,7 +389,7 @@ def own_data(config: ConfigDict, batch_size: int, evaluation: ConfigDict) -> Non
 
 
 def own_retrieval(frames: int) -> ConfigDict:
-    """Text-video retrieval on any manifest; the same clips whatever the method is."""
+    """Text-video retrieval on any manifest, with the same clips for every method."""
     transform = {"resize": 224, "crop": 224}
     return retrieval("own_data", videos(OWN, "segment_centre", frames, 32, transform=transform))
 
@@ -416,7 +416,7 @@ def twins(kind: str, frames: int) -> ConfigDict:
     kind: `twins`, by embeddings; `caption_twins`, by the likelihood of captions; `twin_captions`,
     the captions' own embeddings.
     """
-    section = ConfigDict({"kind": kind, "min_pairs": 500})  # of twins, that there must be at least
+    section = ConfigDict({"kind": kind, "min_pairs": 500})  # fewest pairs of twins required
     section.update(videos("moving_shapes:clips:test:520", "linspace", frames, 40, cache=True))
     return section
 
@@ -424,8 +424,8 @@ def twins(kind: str, frames: int) -> ConfigDict:
 def moving_shapes(config: ConfigDict, frames: int = 8) -> None:
     """Training of a dual encoder on moving shapes, evaluations on held-out ones, and their tables.
 
-    `static` retrieves clips of which no two agree in appearance and family, so it needs no order of
-    frames; `twins` needs nothing else.
+    `static` retrieves clips of which no two agree in appearance and family, so it does not need
+    the order of frames; `twins` needs nothing else.
     """
     config.data.train = moving_clips(frames)
     config.evals = {
@@ -447,10 +447,10 @@ def moving_clips(frames: int) -> ConfigDict:
         "linspace",
         frames,
         batch_size=32,
-        # Nothing to do for the generated clips; for anybody's own videos.
+        # Changes nothing in the generated clips; meant for your own videos.
         transform={"resize": 32, "crop": 32},
         group="pair",
-        # Three parts what happens, one part what is to be seen.
+        # Three parts captions of what happens, one part of what is visible.
         captions=("caption", "caption", "caption", "appearance"),
         cache=True,
     )
@@ -466,7 +466,7 @@ FAMILIES = ("horizontal", "vertical", "size", "presence", "orbit", "sequence")
 
 
 def twins_by_family() -> dict[str, tuple[tuple[str, str], ...]]:
-    """A table a direction: how many twins of each family are told apart."""
+    """One table per direction: how many twins of each family are told apart."""
     return {
         f"Twins told apart by family, {direction} (%)": tuple(
             (f"twins/twins_{direction}/{family}", family) for family in FAMILIES

@@ -1,16 +1,16 @@
 """MSTA and its comparisons: action recognition in four protocols (Chen et al., Tables 1 to 8).
 
 configs/msta.py                                      base-to-novel on actions of moving shapes
-configs/msta.py:all                                  the same, by every method compared
-configs/msta.py:zeroshot_k400, full_k400             all of Kinetics-400 to train on
-configs/msta.py:fewshot_DATA[_kK]                    K of `SHOTS` videos a class, or 16
+configs/msta.py:all                                  the same, with every method compared
+configs/msta.py:zeroshot_k400, full_k400             trained on all of Kinetics-400
+configs/msta.py:fewshot_DATA[_kK]                    K videos per class, of `SHOTS`; or 16
 configs/msta.py:base2novel_DATA                      16 videos of each base class, three samplings
-configs/msta.py:..._METHOD                           each by another method, of `METHODS`
+configs/msta.py:..._METHOD                           each with another method, of `METHODS`
 configs/msta.py:base2novel_k400_NAME                 Tables 6 and 7, one of `ABLATIONS`
 configs/msta.py:full_k400_NAME                       published weights, one of `PUBLISHED`
 configs/msta.py:own                                  your videos, data.train.manifest
 
-The paper has no code. Hyper-parameters are its Table 1's.
+The paper has no published code. Hyper-parameters are those of its Table 1.
 """
 
 import functools
@@ -39,11 +39,11 @@ from .recognition_methods import (
 FRAMES = 8
 ADAPTERS = r".*/msta/.*|shared_MSTA/.*"
 TEMPLATE = "a video of {}."
-# Data set: classes, and those of its base half.
+# Data set: number of classes, and of those in its base half.
 CLASSES = {"hmdb51": (51, 26), "ucf101": (101, 51), "ssv2": (174, 87), "k400": (400, 200)}
 FEW_SHOT = ("hmdb51", "ucf101", "ssv2")
 SHOTS = (2, 4, 8, 16)
-K400_STEPS = 939  # of an epoch: about 240,400 videos by 256
+K400_STEPS = 939  # per epoch: about 240,400 videos / 256
 
 AUGMENTATION = {
     "random_resized_crop": {"size": 224},
@@ -61,7 +61,7 @@ THREE_CROPS = {"resize": 224, "three_crops": 224}
 def base(
     bottleneck: int, scale: float, layers: tuple[int, ...], classes: int, described: str
 ) -> ConfigDict:
-    """MSTA over ViCLIP-B/16. described: middle of the names of the descriptions' files."""
+    """MSTA over ViCLIP-B/16. described: part of the names of the files of descriptions."""
     config = common.base()
     config.model.update(
         checkpoint="checkpoints/viclip_b16",
@@ -94,14 +94,14 @@ def base(
 
 
 def descriptions(described: str, kinds: str = "st", sentences: int = 2) -> tuple[str, ...]:
-    """Files of spatial (s) and temporal (t) descriptions, as ETL4Video calls them."""
+    """Files of spatial (s) and temporal (t) descriptions, as ETL4Video names them."""
     return tuple(
         f"data/descriptions/{sentences}_{kind}_description_{described}.json" for kind in kinds
     )
 
 
 def train_on(config: ConfigDict, data: str, batch: int, epochs: int, steps: int) -> None:
-    """data: manifest without its suffix. steps: of an epoch."""
+    """Sets training. data: manifest without its suffix. steps: steps of an epoch."""
     config.data.train = common.videos(
         f"{data}.jsonl", "random_segments", FRAMES, batch, transform=AUGMENTATION
     )
@@ -112,7 +112,7 @@ def train_on(config: ConfigDict, data: str, batch: int, epochs: int, steps: int)
 
 
 def test_on(data: str, protocol: str, classes: str, **options: Any) -> ConfigDict:
-    """One view in the middle, as the protocols but `k400` have it."""
+    """One central view, as in all protocols but `k400`."""
     section = {"transform": ONE_VIEW, "classes": classes} | options
     clips, sampler = section.pop("clips", 1), section.pop("sampler", "segment_centre")
     videos = common.videos(f"{data}.jsonl", sampler, FRAMES, 32 // clips, **section)
@@ -131,7 +131,7 @@ def kinetics() -> ConfigDict:
 
 
 def zero_shot() -> ConfigDict:
-    """Tested on what it was not trained for: three splits of each of three data sets."""
+    """Tested on data sets that it was not trained on: three splits of each of three."""
     config = kinetics()
     for split in (1, 2, 3):
         for data in ("hmdb51", "ucf101"):
@@ -180,7 +180,7 @@ def few_shot(data: str, shots: int = 16) -> ConfigDict:
 
 
 def base_to_novel(data: str) -> ConfigDict:
-    """Trained on base classes, tested on both halves, each among its own classes."""
+    """Trained on base classes; tested on both halves, each over its own classes."""
     classes = CLASSES[data][1]
     config = base(256, 0.005, (), classes, f"{DESCRIBED[data]}_base")
     config.optimizer.update(lr=1e-3)
@@ -208,8 +208,8 @@ def base_to_novel_table(data: str) -> tuple[tuple[str, str], ...]:
 
 
 def own_videos() -> ConfigDict:
-    """Any manifest with `video` and `label`, classes those that occur; tested on the same videos
-    where `evals.own.manifest` names no others."""
+    """Trains on any manifest with `video` and `label`, whose labels are the classes; tests on the
+    same videos unless `evals.own.manifest` names others."""
     config = base(128, 0.005, (7, 8, 9, 10, 11), 0, "")
     config.task.update(NO_DESCRIPTIONS)
     config.optimizer.update(lr=1e-3, schedule={"name": "cosine", "warmup": 0.1, "final": 0.01})
@@ -242,18 +242,18 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 def changed(make: Callable[[], ConfigDict], overrides: Mapping[str, Any]) -> ConfigDict:
-    """A config with other values."""
+    """The config that `make` returns, with overrides."""
     return configuration.apply_overrides(make(), dict(overrides))
 
 
 def compared(protocol: str, name: str) -> ConfigDict:
-    """A protocol with another of `METHODS`, by its own recipe if it has one."""
+    """A protocol with another method of `METHODS`, by that method's recipe if it has one."""
     config = changed(PROTOCOLS[protocol], METHODS[name])
     recipe = RECIPES.get(name)
     return configuration.apply_overrides(config, recipe(protocol, config)) if recipe else config
 
 
-# Weights of Kinetics-400 that their authors published: whose recipe they are evaluated by, folder
+# Weights for Kinetics-400 published by their authors: method whose recipe evaluates them, folder,
 # and size.
 PUBLISHED = {
     "xclip_published": ("xclip", "xclip_b16", "clip_b16"),
@@ -263,7 +263,7 @@ PUBLISHED = {
 
 
 def published(name: str) -> ConfigDict:
-    """Weights of `PUBLISHED`, as they are."""
+    """Weights of `PUBLISHED`, evaluated as they are."""
     method, folder, size = PUBLISHED[name]
     model = {"checkpoint": f"checkpoints/{folder}", "size": size, "methods": ()}
     overrides = {f"model.{key}": value for key, value in model.items()}
@@ -275,7 +275,7 @@ SHAPES = "moving_shapes:actions"
 
 
 def moving_shapes() -> ConfigDict:
-    """Actions of moving shapes: base classes to train on, novel ones of the same motions."""
+    """Actions of moving shapes: trained on base classes; novel ones have the same motions."""
     config = base(48, 1.0, (), 24, "")
     config.model.update(checkpoint="tiny_viclip", size="tiny_viclip", context=16, dtype="float32")
     # The text tower has two blocks, the vision tower four.
@@ -287,7 +287,7 @@ def moving_shapes() -> ConfigDict:
     data = f"{SHAPES}:train:2160"
     config.data.train = common.videos(
         f"{data}:base.jsonl", "linspace", FRAMES, 32,
-        # Nothing to do for the generated clips; for anybody's own videos.
+        # Changes nothing in the generated clips; meant for your own videos.
         transform={"resize": 32, "crop": 32},
         classes=f"{data}:base_classes.txt", cache=True,
     )  # fmt: skip
@@ -314,15 +314,15 @@ TINY_CLIP = {"model.size": "tiny_clip", "model.checkpoint": "tiny_clip"}
 
 
 def on_tiny_clip(name: str, lr: float, **options: Any) -> dict[str, Any]:
-    """A method of `METHODS` over the tiny CLIP, with another rate, and other options where they are
-    of other sizes: of overrides, `__` for a dot. Mixed clips of so few pixels are left out."""
+    """A method of `METHODS` over the tiny CLIP, with its own rate and options that fit its sizes,
+    given as overrides with `__` for a dot. Clips of so few pixels are not mixed."""
     own = {key.replace("__", "."): value for key, value in options.items()}
     plain = {"task.mixup": 0.0, "task.cutmix": 0.0, "task.template": "{}", "model.context": 16}
     return METHODS[name] | TINY_CLIP | plain | {"optimizer.lr": lr} | own
 
 
 def described_shapes() -> dict[str, Any]:
-    """Sentences of the classes of moving shapes, of each kind, as overrides of `on_tiny_clip`."""
+    """Sentences of each kind about the classes of moving shapes, as options of `on_tiny_clip`."""
     parts = {"task": f"{SHAPES}:train:2160:base"}
     parts |= {f"evals__{part}": f"{SHAPES}:test:900:{part}" for part in ("base", "novel")}
     found: dict[str, Any] = {}
@@ -333,10 +333,10 @@ def described_shapes() -> dict[str, Any]:
 
 
 def every_method() -> ConfigDict:
-    """All methods of recognition on actions of moving shapes; those of a CLIP over the tiny one.
+    """All recognition methods on actions of moving shapes; those made for CLIP use the tiny CLIP.
 
-    Rates are ours: whole towers 3e-4, what is new beside them 3e-3. A prompt of a video needs a
-    CLIP that was trained on videos first; here it has one of stills.
+    Rates are ours: 3e-4 for whole towers, 3e-3 for new leaves beside them. Prompts for videos need
+    a CLIP that was first trained on videos; here it was trained on stills.
     """
     config = moving_shapes()
     config.table = (("inspect/video_gmacs", "GMACs", ".4f"), *config.table)

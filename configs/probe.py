@@ -3,8 +3,8 @@
 configs/probe.py:k400_b, k400_l   Kinetics-400
 configs/probe.py:own              your videos, data.train.manifest, over B
 
-Frames, pixels and optimizer are those of the authors' demo of classification, which trains for five
-epochs on ten videos a class; it is not published how their tables were made.
+Frames, pixels and optimizer are those of the authors' classification demo, which trains for five
+epochs on ten videos per class; how their tables were made is not published.
 """
 
 import functools
@@ -18,7 +18,7 @@ from vlt.models.sizes import SIZES
 from . import common
 
 BATCH, EPOCHS = 16, 5
-K400_STEPS = 15_025  # of an epoch: about 240,400 videos by 16
+K400_STEPS = 15_025  # per epoch: about 240,400 videos / 16
 
 
 def base(encoder: str, classes: int) -> ConfigDict:
@@ -40,7 +40,7 @@ def base(encoder: str, classes: int) -> ConfigDict:
 
 
 def videos(config: ConfigDict, manifest: str, batch_size: int, classes: str) -> ConfigDict:
-    """Frames of even places, their middle."""
+    """A data section of evenly spaced frames, each cropped to its central square."""
     side = SIZES[config.model.size].visual.image_size
     transform = {"resize": side, "crop": side, "interpolation": "lanczos"}
     frames, more = config.model.frames, {"transform": transform, "classes": classes}
@@ -60,9 +60,9 @@ def kinetics(encoder: str) -> ConfigDict:
 
 
 def own_videos() -> ConfigDict:
-    """Any manifest with `video` and `label`, classes those that occur; how many they are,
-    `model.attention_probe.classes` must say. Tested on the same videos where `evals.own.manifest`
-    names no others."""
+    """Trains on any manifest with `video` and `label`, whose labels are the classes;
+    `model.attention_probe.classes` must give their number. Tests on the same videos unless
+    `evals.own.manifest` names others."""
     config = base("b", 0)
     config.model.attention_probe.classes = 2
     config.data.train = videos(config, common.OWN, BATCH, "")

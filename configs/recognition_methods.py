@@ -1,7 +1,7 @@
-"""Methods of action recognition that MSTA is compared with, as overrides of its recipe.
+"""Action recognition methods that MSTA is compared with, as overrides of its recipe.
 
-Learning rates that the paper does not state are MSTA's for adapters and 1e-5 for whole towers. A
-method with a published recipe of its own has it in `RECIPES`.
+Where the paper states no learning rate, adapters take MSTA's and whole towers take 1e-5. A method
+with a published recipe of its own has it in `RECIPES`.
 """
 
 from collections.abc import Callable
@@ -9,23 +9,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# As descriptions' files are called; K600's are those that K400 does not have.
+# Names in the files of descriptions; K600's cover the classes that K400 does not have.
 DESCRIBED = {"hmdb51": "hmdb", "ucf101": "ucf_101", "ssv2": "ssv2", "k400": "k400", "k600": "k600"}
 KINETICS = ("zeroshot_k400", "full_k400")  # protocols that train on all of it
 SENTENCES = ("This is a video about {}", "A video of {class} usually includes {}")  # OST's
-DECAY = {"weight_decay": 1e-3}  # on every tensor, as in the code that MSTA's builds on
+DECAY = {"weight_decay": 1e-3}  # on every tensor, as in the code that MSTA's is built on
 FROZEN = (".*", "frozen")
 CLIP = {"model.size": "clip_b16", "model.checkpoint": "checkpoints/clip_b16"}
 
 
 def trained(pattern: str) -> tuple[tuple[str, Any], ...]:
-    """Rules that train what matches, alone."""
+    """Rules that train only the leaves that match."""
     return ((pattern, DECAY),) if pattern == ".*" else ((pattern, DECAY), FROZEN)
 
 
-# Options of the adapters at full size; the tiny model has a fraction of their width.
+# Options of the adapters at full size; the tiny model uses a fraction of these widths.
 ADAPTFORMER = {"bottleneck": 256, "scale": 0.1, "dropout": 0.1, "towers": ("visual", "text")}
-# Of the paper's 9.4M no setting can be told; this one has as many, 9,437,184, and is ours.
+# The paper's 9.4M parameters do not determine a setting; this one, ours, has 9,437,184.
 LORA = {"rank": 256, "targets": ("query", "value"), "share_a": False, "towers": ("visual",)}
 ST_ADAPTER = {
     "width": 384, "kernel": (3, 1, 1), "depthwise": True, "positions": ("before_mlp",)
@@ -38,12 +38,12 @@ STILL: dict[str, Any] = BARE | {"rules": (FROZEN,), "train.steps": 0, "repeats":
 
 
 def instead(name: str, pattern: str) -> dict[str, Any]:
-    """Overrides: another adapter in MSTA's place."""
+    """Overrides that put another adapter in MSTA's place."""
     return NO_LOSS | {"model.methods": (name,), "rules": trained(pattern)}
 
 
-# X-CLIP trains the vision tower too, at a tenth of what is new; no decay of what is flat, of
-# biases and of tables of positions.
+# X-CLIP also trains the vision tower, at a tenth of the new leaves' rate; one-dimensional leaves,
+# biases and position tables have no decay.
 XCLIP_NEW = r"visual/blocks_\d+/xclip/|visual/xclip_\w+/|xclip_prompts/"
 FLAT = r"(.*/)?(bias|scale|alpha|class_embedding|position_embedding)"
 XCLIP_RULES: tuple[tuple[str, Any], ...] = (
@@ -54,7 +54,7 @@ XCLIP_RULES: tuple[tuple[str, Any], ...] = (
     FROZEN,
 )
 
-# Of what MoTE freezes, one is what experts are merged by, zeros, and one is classes' texts.
+# MoTE freezes two leaves: the weights that merge experts, zeros, and the texts of the classes.
 MOTE_DECAY = {"weight_decay": 0.2}
 MOTE_RULES = (
     (r"visual/mote/.*/fusion_weight|mote/classes", "frozen"),
@@ -70,7 +70,7 @@ VITACLIP: dict[str, Any] = (
     | {
         "model.methods": ("vita_clip",),
         "model.vita_clip.text_prompts": 16,
-        "model.context": 61,  # beside 16 prompts
+        "model.context": 61,  # leaves room for 16 prompts
         "rules": VITA_RULES,
         "optimizer.b2": 0.999,
         "task.template": "{}.",
@@ -78,7 +78,7 @@ VITACLIP: dict[str, Any] = (
     }
 )
 
-# Of texts, the embedding of words; flat leaves of the vision tower, which have no decay.
+# The text tower's word embedding; one-dimensional leaves of the vision tower have no decay.
 WORDS = ("text/token_embedding/embedding", "frozen")
 OPENVCLIP_RULES: tuple[Any, ...] = (
     (r"visual/(.*/)?(bias|scale|class_embedding)|logit_scale", {}),
@@ -98,10 +98,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "lora": instead("lora", ".*/lora_[ab]"),
     "st_adapter": instead("st_adapter", "visual/.*/st_adapter_mlp/.*"),
     "full": WHOLE,
-    # The image model, its frames apart: all of it trained but the words, which are published as
-    # texts that are embedded up to there; or the vision tower with neighbours' keys and values.
+    # The image model on separate frames: all of it trained but the word embedding, as the published
+    # code starts from embedded words; or the vision tower with neighbours' keys and values.
     "vificlip": BARE | CLIP | SOFT | {"rules": (WORDS, (".*", DECAY)), "task.template": A_PHOTO},
-    # Published with clips of 8 frames, 16 apart; here they span the video, as MSTA's do.
+    # Published with clips of 8 frames, 16 apart; here clips span the video, as in MSTA.
     "openvclip": BARE
     | CLIP
     | {
@@ -114,7 +114,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "frozen": STILL,
     "frozen_clip": STILL | CLIP,
-    # Published with ImageNet's mean and deviation of pixels; here they are the checkpoint's.
+    # Published with ImageNet's pixel mean and deviation; here they are the checkpoint's.
     "xclip": BARE
     | CLIP
     | SOFT
@@ -125,7 +125,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "task.template": "{}",
     },
     "vitaclip": VITACLIP,
-    # Its code says cls_proj is not trained: names with other words are. 8 prompts are its default.
+    # Its code trains by words in names, and cls_proj has none of them. Its default is 8 prompts.
     "vitaclip_published": VITACLIP
     | {
         "model.vita_clip.text_prompts": 8,
@@ -142,7 +142,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "task.largest_scale": 0.0,
         "task.sentence_templates": SENTENCES,
     },
-    # Its tests take 0.01 of CLIP's weights, by vlt export --blend=checkpoints/clip_b16:0.01.
+    # Its tests take 0.01 of CLIP's weights: vlt export --blend=checkpoints/clip_b16:0.01.
     "mote": BARE
     | CLIP
     | {
@@ -154,7 +154,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "task.losses": {"mote_merged": 0.5, "mote_distance": 0.1},
         "task.largest_scale": 0.0,
     },
-    # ViFi-CLIP's second stage, prompts in it alone.
+    # ViFi-CLIP's second stage, which trains only prompts.
     "vificlip_prompts": BARE
     | CLIP
     | SOFT
@@ -164,7 +164,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "rules": trained(r".*/vificlip_prompt"),
         "task.template": A_PHOTO,
     },
-    # MSTA's rows name no head; this one is the authors' choice.
+    # MSTA's rows name no head; this is ActionCLIP's authors' choice.
     "actionclip": BARE
     | CLIP
     | {
@@ -178,7 +178,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "task.contrast": "mean",
         "task.largest_scale": 0.0,
     },
-    # Its own weights of Kinetics-400.
+    # MoTE's published weights for Kinetics-400.
     "mote_published": STILL
     | CLIP
     | {"model.checkpoint": "checkpoints/mote_b16", "model.context": 77},
@@ -188,7 +188,7 @@ METHODS: dict[str, dict[str, Any]] = {
 def schedule(
     config: ConfigDict, batch: int, epochs: int, lr: float, warmup: int = 5, final: float = 0.01
 ) -> dict[str, Any]:
-    """Another batch, length and rate; so many epochs of warm-up, then a cosine to a share."""
+    """Overrides of batch, length and rate: `warmup` epochs, then a cosine to `final` times `lr`."""
     epoch = config.train.checkpoint_every * config.data.train.batch_size // batch
     return {
         "data.train.batch_size": batch,
@@ -200,36 +200,36 @@ def schedule(
 
 
 def few_epochs(protocol: str) -> int:
-    """Of 16 videos a class or fewer: ViFi-CLIP's."""
+    """ViFi-CLIP's number of epochs for 16 or fewer videos per class."""
     return 11 if protocol.startswith("base2novel") else 50
 
 
 def named(config: ConfigDict, template: str) -> dict[str, Any]:
-    """Classes of all evaluations in one template."""
+    """Overrides: all evaluations name classes in one template."""
     return {f"evals.{name}.template": template for name in config.evals}
 
 
 def named_by_all(config: ConfigDict, templates: str, combine: str) -> dict[str, Any]:
-    """Classes of all evaluations in a file of templates."""
+    """Overrides: all evaluations name classes in a file of templates."""
     values = {"templates": templates, "combine": combine}
     return {f"evals.{name}.{key}": x for name in config.evals for key, x in values.items()}
 
 
 def of_frames(config: ConfigDict, count: int) -> dict[str, Any]:
-    """Another number of frames, everywhere."""
+    """Overrides: another number of frames, everywhere."""
     sections = ("data.train", *(f"evals.{name}" for name in config.evals))
     return {"model.frames": count, **{f"{s}.sampler.frames": count for s in sections}}
 
 
 def crops_of_scales(config: ConfigDict) -> dict[str, Any]:
-    """ViFi-CLIP's crops in training, in the place of any."""
+    """Overrides: ViFi-CLIP's training crops, instead of `random_resized_crop`."""
     crop = {"resize": 256, "multi_scale_crop": 224}
     drawn = {k: v for k, v in config.data.train.transform.items() if k != "random_resized_crop"}
     return {"data.train.transform": crop | drawn}
 
 
 def views(name: str, clips: int, transform: dict[str, Any]) -> dict[str, Any]:
-    """So many clips of an evaluation's videos, even ones, in one view each."""
+    """Overrides: an evaluation reads `clips` evenly spaced clips of each video, one view each."""
     return {
         f"evals.{name}.sampler.clips": clips,
         f"evals.{name}.sampler.name": "segment_centre",
@@ -238,14 +238,14 @@ def views(name: str, clips: int, transform: dict[str, Any]) -> dict[str, Any]:
 
 
 def sentence_files(described: str) -> tuple[str, ...]:
-    """Of spatial and temporal sentences, four of a class each."""
+    """Files of spatial and temporal sentences, four of each per class."""
     return tuple(f"data/descriptions/4_{kind}_description_{described}.json" for kind in "st")
 
 
 def xclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Of 16 videos a class, 50 epochs; base-to-novel, which it does not publish, as few-shot in
-    MSTA's 11. Rates of new leaves end at a hundredth of their own highest, published at one of the
-    tower's."""
+    """50 epochs on few-shot sets; base-to-novel, for which nothing is published, is trained like
+    few-shot but for MSTA's 11. Rates of new leaves end at a hundredth of their own peak; in the
+    published code, at a hundredth of the tower's."""
     if protocol in KINETICS:
         trained = schedule(config, 256, 30, 8e-6)
     else:
@@ -255,8 +255,8 @@ def xclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 def vitaclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
     """30,000 steps on Kinetics, without warm-up; on fewer videos, for which nothing is published,
-    as long as MSTA. Published clips are 8 frames 16 apart. Classes that are trained on have
-    contexts; others are named as everywhere."""
+    as many as MSTA. Published clips are 8 frames, 16 apart. Classes that are trained on have
+    contexts; evaluations on other classes keep their usual template."""
     known = [n for n, test in config.evals.items() if test.classes == config.data.train.classes]
     found = {
         "model.vita_clip.classes": config.task.class_count,
@@ -277,8 +277,8 @@ def vitaclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def ost(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Four sentences of each kind; published with 32 frames, in MSTA's tables with 8. Base-to-novel
-    is not published."""
+    """Four sentences of each kind; published with 32 frames, with 8 in MSTA's tables. Nothing is
+    published for base-to-novel."""
     data = DESCRIBED[protocol.split("_")[1]]
     halves = {half: f"{data}_{half}" for half in ("base", "novel")}
     trained = halves["base"] if "base" in config.evals else data
@@ -295,7 +295,7 @@ def ost(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def mote_tests(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Its evaluations; of a clip in three places, where classes are other ones."""
+    """MoTE's evaluations; zero-shot, of three clips per video."""
     found: dict[str, Any] = {}
     for name in config.evals:
         found |= {
@@ -309,8 +309,8 @@ def mote_tests(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def mote(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Texts of 28 templates; softmax of bare cosines over classes in each view. On fewer videos,
-    for which nothing is published, 50 epochs, base-to-novel 11."""
+    """Texts in 28 templates; in each view, a softmax of unscaled cosines over classes. On fewer
+    videos, for which nothing is published: 50 epochs, or 11 for base-to-novel."""
     found = mote_tests(protocol, config) | {
         "model.mote.classes": config.task.class_count,
         "data.train.transform": {
@@ -326,8 +326,8 @@ def mote(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def vificlip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Published with 32 frames; here where MSTA's table says so, zero-shot, else with as many as
-    the others."""
+    """Published with 32 frames; here with 32 where MSTA's table says so, zero-shot, and otherwise
+    with as many as the other methods."""
     if protocol in KINETICS:
         trained = schedule(config, 256, 10, 8e-6)
     else:
@@ -337,9 +337,9 @@ def vificlip(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def vificlip_prompts(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Fewer sets of more prompts base-to-novel. Of the first stage on Kinetics-400, but where novel
-    classes are Kinetics' own, and were seen in it: there of `base2novel_k400_vificlip`, exported.
-    On all of Kinetics it is not published; its options there are few-shot's."""
+    """Base-to-novel has more prompts in fewer blocks. Starts from the first stage on Kinetics-400,
+    unless the novel classes are Kinetics' own, which that stage has seen: then from an export of
+    `base2novel_k400_vificlip`. On all of Kinetics nothing is published; options are few-shot's."""
     base = protocol.startswith("base2novel")
     tokens, depth, lr = (16, 9, 4e-2) if base else (10, 12, 8e-3)
     sizes = {"tokens": tokens, "depth": depth}
@@ -354,14 +354,14 @@ def vificlip_prompts(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def openvclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Published on all of Kinetics-400, with a rate for each machine of its batch."""
+    """Published on all of Kinetics-400, with a rate for the batch of each machine."""
     epochs = 22 if protocol in KINETICS else few_epochs(protocol)
     trained = schedule(config, 64, epochs, 3.33e-6, warmup=2)
     return trained | named_by_all(config, PERSON, "vectors")
 
 
 def actionclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Published on all of Kinetics-400; of few videos as its neighbours are trained."""
+    """Published on all of Kinetics-400; on few videos it is trained like the methods around it."""
     kinetics = protocol in KINETICS
     batch, epochs = (128, 50) if kinetics else (64, few_epochs(protocol))
     trained = schedule(config, batch, epochs, 5e-6, final=0.0)
@@ -372,7 +372,7 @@ def actionclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
     return trained | tested | scale | crops
 
 
-# Of a method's name: what its own recipe has in a protocol of configs/msta.py.
+# By method: overrides of its own recipe in a protocol of configs/msta.py.
 RECIPES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
     "actionclip": actionclip,
     "openvclip": openvclip,

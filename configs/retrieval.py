@@ -1,12 +1,12 @@
-"""Text-video retrieval over backbones of today: SigLIP 2, PE-Core, VideoPrism.
+"""Text-video retrieval over current backbones: SigLIP 2, PE-Core, VideoPrism.
 
-configs/retrieval.py:DATA_BACKBONE          all of the model is trained
-configs/retrieval.py:DATA_BACKBONE_lora     LoRA alone
-configs/retrieval.py:DATA_BACKBONE_tempme   LoRA and TempMe, of backbones that see frames apart
-configs/retrieval.py:DATA_BACKBONE_btadapter  a BT-Adapter alone, of the same
+configs/retrieval.py:DATA_BACKBONE          the whole model is trained
+configs/retrieval.py:DATA_BACKBONE_lora     only LoRA is trained
+configs/retrieval.py:DATA_BACKBONE_tempme   LoRA and TempMe; backbones with separate frames only
+configs/retrieval.py:DATA_BACKBONE_btadapter  only a BT-Adapter is trained; the same backbones
 
 DATA is one of `DATASETS`, BACKBONE one of `BACKBONES`. No paper has these rows: data, frames,
-batches and epochs are TempMe's (Appendix B). VideoPrism takes as many frames as it was trained
+batches and epochs are TempMe's (Appendix B). VideoPrism takes the number of frames it was trained
 with.
 """
 
@@ -22,7 +22,7 @@ from vlt.models.sizes import SIZES
 from . import common, tempme, zeroshot
 from .retrieval_methods import JOIN, LEAVES
 
-# Rows of a caption each, in batches of 128 (CLIP4Clip, Section 4.1).
+# One caption per row, in batches of 128 (CLIP4Clip, Section 4.1).
 MSVD = tempme.SHORT | {"protocol": "msvd", "train": "train", "test": "test", "epoch": 381}
 DATASETS: dict[str, dict[str, Any]] = tempme.DATASETS | {"msvd": MSVD}
 BACKBONES = (
@@ -35,34 +35,34 @@ METHODS: dict[str, tuple[str, ...]] = {
     "tempme": ("lora", "tempme"),
     "btadapter": ("btadapter",),
 }
-# Highest learning rates: CLIP4Clip's of CLIP's own leaves, TempMe's, BT-Adapter's.
+# Peak learning rates: CLIP4Clip's for CLIP's own leaves, TempMe's, BT-Adapter's.
 RATES = {"": 1e-7, "lora": 6e-4, "tempme": 6e-4, "btadapter": 2e-6}
 BRANCH = "visual/btadapter/.*"
 
 
 def options(method: str, backbone: str, frames: int) -> dict[str, Any]:
-    """Options of a method in a tower of these sizes."""
+    """Options of a method in the vision tower of a backbone."""
     visual = SIZES[backbone].visual
-    # As many tokens go as at B/16, in proportion to patches and blocks.
+    # Removes as many tokens as at B/16, in proportion to patches and blocks.
     gone = round(10 * visual.patches / 196 * 12 / visual.layers)
     last = visual.layers - 2
     known: dict[str, dict[str, Any]] = {
         "lora": {"rank": 8},
         "tempme": {
-            "layers": (last - 2, last - 1, last),  # that join clips, the published ones of twelve
+            "layers": (last - 2, last - 1, last),  # that join clips; of twelve, the published ones
             "join": JOIN.get(frames, ()),
             "positions": True,
             "r": gone,
             "keep_cross": 60,
             "keep_intra": 80,
         },
-        "btadapter": {"alignment": "none"},  # of the losses VTC alone
+        "btadapter": {"alignment": "none"},  # VTC is the only loss
     }
     return known[method]
 
 
 def rules(method: str) -> tuple[tuple[str, Any], ...]:
-    """What is trained, with weight decay as its paper has it."""
+    """What is trained, with the weight decay of its paper."""
     if not method:
         tables = ".*(bias|scale|probe|position_embedding|temporal_embedding|class_embedding)"
         return ((f"{tables}|logit_bias", {}), (".*", {"weight_decay": 0.2}))
@@ -71,7 +71,7 @@ def rules(method: str) -> tuple[tuple[str, Any], ...]:
 
 
 def losses(backbone: str) -> dict[str, Any]:
-    """SigLIP's own, of scale and bias that the weights hold; else the mean of both directions."""
+    """SigLIP's own loss, with the weights' scale and bias; else the mean of both directions."""
     if backbone.startswith("siglip"):
         return {"losses": {"sigmoid": 1.0}, "scale": 0.0}
     return {"losses": {"vtc": 0.5}, "scale": 0.0}
@@ -109,7 +109,7 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
     for dataset in DATASETS
     for backbone in BACKBONES
     for method in METHODS
-    # Both need frames apart.
+    # TempMe and BT-Adapter need separate frames.
     if method in ("", "lora") or not SIZES[backbone].visual.stages
 }
 

@@ -6,8 +6,8 @@ from vlt.merging.diffrate import linear_schedule
 from vlt.merging.tempme import PUBLISHED
 from vlt.models.sizes import SIZES
 
-# The rows of Tables 2, 5 and 13. Settings of EViT to TESTA that TempMe's paper leaves out are
-# inferred from its printed costs, see vlt/merging.
+# The rows of Tables 2, 5 and 13. Settings that TempMe's paper leaves out for EViT to TESTA are
+# inferred from the costs that it prints, see vlt/merging.
 METHODS: dict[str, tuple[str, ...]] = {
     "": ("lora", "tempme"),
     "lora": ("lora",),
@@ -26,19 +26,19 @@ METHODS: dict[str, tuple[str, ...]] = {
     "full_tome": ("tome",),
     "full_tempme": ("tempme",),
 }
-# Leaves of the methods that have any.
+# Leaves of each method that has any.
 LEAVES = {
     "lora": r".*/lora_[ab]",
     "prompt": r".*/prompt",
     "adapter": r".*/adapter_\w+/.*",
     "tempme": r".*/clip_position",
 }
-# Clips that layers 9 to 11 join (Section 4.1; 8 frames in Table 16).
+# Number of clips that layers 9 to 11 join (Section 4.1; 8 frames: Table 16).
 JOIN = {8: (2, 2, 2), 12: (2, 2, 3), 64: (4, 4, 4)}
 
 
 def options(method: str, size: str, frames: int) -> dict[str, Any]:
-    """Options of a method that are worth overriding; the rest are its defaults."""
+    """Options of a method that are worth overriding; the others keep their defaults."""
     patch = SIZES[size].visual.patch_size
     published = PUBLISHED[patch]
     return {
@@ -53,32 +53,32 @@ def options(method: str, size: str, frames: int) -> dict[str, Any]:
 
 
 def diffrate_options(patch: int) -> dict[str, Any]:
-    """From all tokens to the 20 (B/16: 49) of Table 1 in equal steps; inferred."""
+    """Equal steps from all tokens to the 20 (B/16: 49) of Table 1; inferred."""
     patches, last = {32: (49, 19), 16: (196, 48)}[patch]
     kept, merged = linear_schedule(patches, last, layers=12)
     return {"kept": kept, "merged": merged}
 
 
 def rules(methods: tuple[str, ...], full: bool) -> tuple[tuple[str, Any], ...]:
-    """What the methods add is trained, all of it with weight decay, as published."""
+    """Rules that train all that the methods add, with weight decay, as published."""
     trained = tuple((LEAVES[m], {"weight_decay": 0.2}) for m in methods if m in LEAVES)
     if full:
-        # CLIP4Clip's: new leaves at 1e-4, CLIP's own at a thousandth of it.
+        # As in CLIP4Clip: new leaves at 1e-4, CLIP's own at a thousandth of that.
         return (*trained, (".*", {"lr": 1e-3, "weight_decay": 0.2}))
     return (*trained, (".*", "frozen"))
 
 
 def _trained(pattern: str, weight_decay: float) -> tuple[tuple[str, Any], ...]:
-    """Rules that train what matches, alone."""
+    """Rules that train only the leaves that match."""
     return ((pattern, {"weight_decay": weight_decay}), (".*", "frozen"))
 
 
-# VoP's training code is not published. The recipe is that of DGL, which began from it.
+# VoP's training code is not published. The recipe is that of DGL, which builds on VoP.
 _VOP: dict[str, Any] = {
     "model.methods": ("vop",),
     "model.vop.variant": "basic",
     "model.vop.readout": "published",
-    # All that its prompts leave: in texts cut to fewer the published readout is another token.
+    # All tokens that its prompts leave: in shorter texts the published readout is another token.
     "model.context": 69,
     "rules": _trained(r".*/vop_\w+", 0.2),
     "optimizer.name": "adamw",
@@ -86,8 +86,8 @@ _VOP: dict[str, Any] = {
     "optimizer.b2": 0.98,
 }
 _VOP_CONTEXT: dict[str, Any] = _VOP | {"rules": _trained(r".*/vop_\w+|shared_VoP/.*", 0.2)}
-# Published for recognition, in batches of 64 videos of 16 frames, with a schedule that is constant
-# as long as it was run.
+# Published for recognition, in batches of 64 videos of 16 frames, with a schedule that stays
+# constant for as long as the runs lasted.
 _PLEVU: dict[str, Any] = {
     "model.methods": ("plevu",),
     "model.plevu.prefix": 16,
@@ -107,14 +107,14 @@ _PLEVU: dict[str, Any] = {
 _DGL: dict[str, Any] = {
     "model.methods": ("dgl",),
     "model.dgl.latent": "linear",
-    "model.frame_norm": False,  # the video's embedding is one token's
+    "model.frame_norm": False,  # the video's embedding comes from a single token
     "rules": (("shared_DGL/.*bias", {}), *_trained("visual/global_prompt|shared_DGL/.*", 0.2)),
     "optimizer.name": "adamw",
     "optimizer.lr": 2e-3,
     "optimizer.b2": 0.98,
 }
-# Published with Adam's moments uncorrected, gradients clipped tensor by tensor and 16 videos on a
-# GPU. CLIP's biases move at a fiftieth of the adapters' rate.
+# Published without Adam's bias correction, with gradients clipped per tensor and 16 videos per GPU.
+# CLIP's biases move at a fiftieth of the adapters' rate.
 _MV_ADAPTER: dict[str, Any] = {
     "model.methods": ("mv_adapter",),
     "model.mv_adapter.frames": 12,
@@ -129,7 +129,7 @@ _MV_ADAPTER: dict[str, Any] = {
     "optimizer.lr": 5e-6,
     "optimizer.b2": 0.98,
 }
-# CLIP4Clip's: all of CLIP is trained, at a thousandth of the head's rate.
+# As in CLIP4Clip, all of CLIP is trained, at a thousandth of the head's rate.
 _CLIP4CLIP: dict[str, Any] = {
     "model.methods": ("clip4clip",),
     "model.clip4clip.sim_header": "seqTransf",
@@ -148,7 +148,7 @@ COMPARED: dict[str, dict[str, Any]] = {
     "vop_fp": _VOP | {"model.vop.variant": "F+P"},
     "vop_fc": _VOP_CONTEXT | {"model.vop.variant": "F+C"},  # the rows of VoP
     "plevu": _PLEVU,
-    "dgl": _DGL,  # the rows of DGL; the published weights of MSR-VTT have the other latent
+    "dgl": _DGL,  # the rows of DGL; its MSR-VTT weights have the other latent
     "dgl_transformer": _DGL | {"model.dgl.latent": "transformer", "model.dgl.frames": 12},
     "mv_adapter": _MV_ADAPTER,
     "clip4clip_seqTransf": _CLIP4CLIP,

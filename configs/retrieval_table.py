@@ -1,10 +1,10 @@
 """Every method of text-video retrieval in one table on moving shapes, `configs/tempme.py:all`.
 
-All have one recipe, that of TempMe's own run, and sizes that suit the tiny CLIP; nothing is tuned
-for any of them, so the table compares what they can tell apart rather than how well each can do.
+All share one recipe, that of TempMe's own run, with sizes that suit the tiny CLIP; none of them is
+tuned, so the table compares what they can tell apart rather than how well each can do.
 
-A row's `sees_order` follows from how its method is made. Without it the video's embedding is the
-same whatever the order of the frames, and of two twins neither is the better: 50% of them, ties.
+A row's `sees_order` follows from the construction of its method. Without it the video's embedding
+is the same for every order of frames, so twins tie, which scores 50%.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ _LORA = (LEAVES["lora"], _DECAYED)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """name: of the row. sees_order: whether embeddings depend on the order of frames.
-    methods: with options. trained: rules of what is trained, before the rest is frozen.
-    overrides: what else is another than in the base, by dotted key."""
+    """name: name of the row. sees_order: whether embeddings depend on the order of frames.
+    methods: options by method. trained: rules for what is trained; the rest is frozen.
+    overrides: whatever else differs from the base config, by dotted key."""
 
     name: str
     sees_order: bool
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def entry(self) -> tuple[str, dict[str, Any]]:
-        """Of `compare`; the name says what follows from how the method is made."""
+        """The row as an entry of `compare`; its name says whether the method sees order."""
         return self.name + (", sees order" if self.sees_order else ""), self.changes
 
 
@@ -56,8 +56,8 @@ def _with_lora(name: str, sees_order: bool, method: str, **options: Any) -> Row:
 
 
 def _vop(variant: str) -> Row:
-    """The longest captions of moving shapes take all positions of the tiny text tower; one prompt
-    costs them a word."""
+    """A variant of VoP. The longest captions of moving shapes fill all positions of the tiny text
+    tower, so its one text prompt costs them a word."""
     leaves = r".*/vop_\w+|shared_VoP/.*"
     options = {
         "variant": variant, "tokens": 4, "specific": 2, "prefix": 1, "suffix": 0, "frames_apart": 2,

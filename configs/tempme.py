@@ -3,15 +3,15 @@
 configs/tempme.py                    moving shapes over the tiny CLIP of the package
 configs/tempme.py:all                the same with every method of text-video retrieval
 configs/tempme.py:BASE               LoRA and TempMe; BASE is one of `BASES`
-configs/tempme.py:BASE_METHOD        what the paper compares with, one of `METHODS`
+configs/tempme.py:BASE_METHOD        a method that the paper compares with, one of `METHODS`
 configs/tempme.py:msrvtt_BACKBONE_METHOD   a method of text-video retrieval, one of `COMPARED`
-configs/tempme.py:msrvtt_b32_vop_published   VoP's own weights, evaluated
-configs/tempme.py:BASE_dgl_published DGL's, of `DGL_PUBLISHED`
+configs/tempme.py:msrvtt_b32_vop_published   evaluates VoP's own weights
+configs/tempme.py:BASE_dgl_published evaluates DGL's; BASE is one of `DGL_PUBLISHED`
 configs/tempme.py:msrvtt_b32_NAME    an ablation of `ABLATIONS`, or a schedule of `SCHEDULES`
-configs/tempme.py:msrvtt_UMT         the rows of Table 6, one of `MODELS` of configs/umt.py
+configs/tempme.py:msrvtt_UMT         a row of Table 6; UMT is one of `MODELS` of configs/umt.py
 configs/tempme.py:own[_METHOD]       your videos, data.train.manifest
 
-Layers count from 0 here, from 1 in the paper. Figure 5 by overrides, for example
+Layers count from 0 here, from 1 in the paper. Figure 5 takes overrides, for example
 --config.model.tempme.layers="(5, 6, 7)" or --config.model.tempme.keep_cross=50.
 """
 
@@ -49,7 +49,7 @@ BASES = {
     "didemo_b32": ("didemo", "clip_b32", "clip_b32"),
     "lsmdc_b32": ("lsmdc", "clip_b32", "clip_b32"),
 }
-# Of which DGL's authors have weights
+# Bases for which DGL's authors published weights
 DGL_PUBLISHED = ("msrvtt_b32", "msrvtt_b16", "lsmdc_b32", "activitynet_b32")
 TABLE_14 = ("", "lora", "tome")
 MEASURES = ("R@1", "R@5", "R@10", "R-Sum", "MnR")
@@ -76,7 +76,7 @@ def retrieval(base: str, method: str, frames: int = 0) -> ConfigDict:
     full = method.startswith("full")
     config.rules = rules(methods, full)
     optimizer(config, 1e-4 if full else 6e-4)
-    # Mean of both directions. The scale is CLIP's own, frozen with it.
+    # The loss is the mean of both directions. The scale is CLIP's own, frozen with it.
     config.task.update(losses={"vtc": 0.5}, scale=0.0)
     videos = functools.partial(common.videos, sampler="fps1_linspace", frames=frames)
     crop = {"resize": 224, "crop": 224}
@@ -92,22 +92,22 @@ def retrieval(base: str, method: str, frames: int = 0) -> ConfigDict:
 
 
 def optimizer(config: ConfigDict, lr: float) -> None:
-    """Sets that of Appendix B. lr: the highest."""
+    """Sets the optimizer of Appendix B. lr: peak learning rate."""
     config.optimizer.update(
         name="adamw_hf",
         lr=lr,
         b2=0.999,
         eps=1e-6,
-        # Published on four GPUs whose gradients come out a quarter as large: clip=4.0, eps=4e-6
-        # do the same here.
+        # Published on four GPUs, whose gradients come out a quarter as large; clip=4.0 and
+        # eps=4e-6 would do the same here.
         clip=1.0,
         schedule={"name": "cosine", "warmup": 0.1},
     )
 
 
 def five_epochs(config: ConfigDict, name: str, epoch: int) -> None:
-    """Sets steps, evaluations and table of a data set. epoch: in steps."""
-    # Published: the best step on the test set itself, looked at every 150 steps.
+    """Sets steps, evaluations and table of a data set. epoch: its length in steps."""
+    # Published: the best step on the test set itself, evaluated every 150 steps.
     config.train.update(
         steps=5 * epoch,
         eval_every=epoch,
@@ -124,8 +124,8 @@ def paper_table(name: str) -> tuple[tuple[str, ...], ...]:
 
 
 def own_videos(method: str) -> ConfigDict:
-    """Any manifest with `video` and `caption`; evaluated on the same videos where
-    `evals.own.manifest` names no others. The recipe is that of `msrvtt_b32`."""
+    """Trains on any manifest with `video` and `caption`; evaluates on the same videos unless
+    `evals.own.manifest` names others. The recipe is that of `msrvtt_b32`."""
     config = retrieval("msrvtt_b32", method)
     common.train_on_own(config)
     config.table = paper_table("own")
@@ -133,7 +133,7 @@ def own_videos(method: str) -> ConfigDict:
 
 
 def compared(base: str, method: str) -> ConfigDict:
-    """A method of `COMPARED` on the frozen CLIP of a base, or of your own videos."""
+    """A method of `COMPARED` on the CLIP of a base, or on your own videos."""
     config = own_videos("full") if base == "own" else retrieval(base, "full")
     config = configuration.apply_overrides(config, COMPARED[method])
     for name in config.model.methods:
@@ -145,8 +145,8 @@ def compared(base: str, method: str) -> ConfigDict:
 
 
 def vop_published() -> ConfigDict:
-    """The weights that VoP's authors published, of MSR-VTT's 9k, evaluated as their code does: on
-    one frame of each of equal intervals."""
+    """The weights for MSR-VTT's 9k that VoP's authors published, evaluated as in their code: on one
+    frame of each of equal intervals."""
     config = compared("msrvtt_b32", "vop")
     config.model.update(checkpoint="checkpoints/vop_b32", methods=())
     config.rules = ((".*", "frozen"),)
@@ -156,8 +156,8 @@ def vop_published() -> ConfigDict:
 
 
 def dgl_published(base: str) -> ConfigDict:
-    """The weights that DGL's authors published for a base, evaluated on a frame of each of equal
-    intervals, as their code does."""
+    """The weights that DGL's authors published for a base, evaluated as in their code: on one frame
+    of each of equal intervals."""
     name, size, _ = BASES[base]
     config = retrieval(base, "full")
     config.model.update(checkpoint=f"checkpoints/dgl_{base}", methods=(), frame_norm=False)
@@ -170,7 +170,7 @@ def dgl_published(base: str) -> ConfigDict:
 NO_POSITIONS = {"model.tempme.positions": False, "rules": rules(("lora",), full=False)}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_cpe": NO_POSITIONS,  # Table 15
-    # Table 9: clips are joined and nothing is merged; the same merging without joining
+    # Table 9: clips are joined but nothing is merged; the same merging without joining
     "temporal_only": {
         "model.tempme.r": 0,
         "model.tempme.keep_cross": 100,
@@ -206,7 +206,7 @@ def schedule(stages: tuple[tuple[int, int], ...]) -> ConfigDict:
 
 
 def schedule_name(stages: tuple[tuple[int, int], ...]) -> str:
-    """6_at_9_3_at_10_1_at_11 and the like."""
+    """The variant's name, such as 6_at_9_3_at_10_1_at_11."""
     return "_".join(f"{clips}_at_{layer}" for clips, layer in stages)
 
 
@@ -220,7 +220,7 @@ def moving_shapes() -> ConfigDict:
         context=16,
         frame_norm=True,
         lora={"rank": 8},
-        # 8 clips of one frame become 4 in the second of four layers, one in the third.
+        # 8 clips of one frame become 4 in the second of four layers, and one in the third.
         tempme={
             "layers": (1, 2), "join": (2, 4), "positions": True,
             "r": 1, "keep_cross": 70, "keep_intra": 90,
@@ -230,8 +230,8 @@ def moving_shapes() -> ConfigDict:
     decayed = {"weight_decay": 0.05}
     frozen = (".*", "frozen")
     lora = (LEAVES["lora"], decayed)
-    # Positions start at zero and are all that tells frames apart: they must grow to the size of
-    # the tokens that they are added to.
+    # Positions start at zero and alone tell frames apart: they must grow to the size of the tokens
+    # that they are added to.
     config.rules = ((LEAVES["tempme"], {"lr": 10.0}), lora, frozen)
     config.optimizer.update(lr=3e-3, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
     config.task.update(losses={"vtc": 0.5}, mask_duplicates=True)

@@ -1,9 +1,9 @@
-"""Pre-trains the tiny BLIP captioner that the package holds, on single frames of moving shapes.
+"""Pre-trains the tiny BLIP captioner bundled with the package, on single frames of moving shapes.
 
 Half of the captions tell what happens, which no frame shows: the decoder learns that a thing moves,
 say, left or right. The other half describe what the frame shows and where: a vision tower that does
-not keep places has nothing for a mixing block to compare. Twins are told apart here by a late frame
-of each, as far as one frame tells what happens: all families but `orbit`.
+not keep places gives a mixing block nothing to compare. Twins are told apart here by a late frame
+of each, as far as one frame shows what happens: in all families but `orbit`.
 
     python -m vlt.main --config=configs/tiny_blip.py
     python -m vlt.export --workdir=runs/tiny_blip vlt/assets/tiny_blip --overwrite
@@ -17,7 +17,7 @@ from . import common
 
 
 def tiny_blip() -> ConfigDict:
-    """BLIP's captioner at the size of the tiny CLIP."""
+    """BLIP's captioner, as small as the tiny CLIP."""
     config = common.base()
     config.model.update(
         size="tiny_blip",

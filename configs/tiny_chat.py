@@ -1,10 +1,10 @@
-"""Trains the tiny chat model that the package holds: a LLaMA that answers questions about a frame.
+"""Trains the package's tiny chat model: a LLaMA that answers questions about a frame.
 
-A language model that knows the words of moving shapes, and then LLaVA's way to an image chat model:
-a linear projection of the tiny CLIP's tokens, tuned with it on single frames. Of what happens it
-learns what the end of a clip looks like; it never sees two frames of one clip together.
+First a language model learns the words of moving shapes; then, as in LLaVA, it is tuned on single
+frames together with a linear projection of the tiny CLIP's tokens. Of what happens, it learns only
+what the end of a clip looks like; it never sees two frames of one clip together.
 
-A branch is trained beside the same CLIP by captions alone, as BT-Adapter's is.
+A branch is trained beside the same CLIP on captions alone, as BT-Adapter's is.
 
     python -m vlt.main --config=configs/tiny_chat.py:words
     python -m vlt.export --workdir=runs/tiny_chat-words runs/tiny_chat-words/model
@@ -24,7 +24,7 @@ WORDS = "runs/tiny_chat-words/model"
 
 
 def tiny_chat() -> ConfigDict:
-    """Questions about single frames: what happens, a description, and what is to be seen."""
+    """Questions about single frames: what happens, a description, and what is visible."""
     config = common.base()
     config.model.update(
         size="tiny_chat",
@@ -65,7 +65,7 @@ def tiny_chat() -> ConfigDict:
 
 
 def words() -> ConfigDict:
-    """The language model alone, by the texts of questions and answers."""
+    """Trains the language model alone, on the texts of questions and answers."""
     config = tiny_chat()
     config.model.update(checkpoint="", parts=(("visual", "tiny_clip"),))
     config.rules = (
@@ -81,7 +81,7 @@ def words() -> ConfigDict:
 
 
 def branch() -> ConfigDict:
-    """`configs/btadapter.py`, for twice as many steps."""
+    """`configs/btadapter.py` without comparisons, for twice as many steps."""
     config = btadapter.moving_shapes()
     config.compare = ()
     config.train.update(steps=600, eval_every=0)

@@ -1,9 +1,9 @@
-"""Pre-trains the tiny CLIP that the package holds, on single frames of moving shapes.
+"""Pre-trains the tiny CLIP bundled with the package, on single frames of moving shapes.
 
-Steps and sizes follow a feasibility study. What matters: frames come from the end of their clips,
-most captions describe what the frame shows, half of these also where; a clip's frame and its twin's
-share a batch, so that the vision tower keeps where things are; and a text-only loss spells each
-caption from its embedding, so that the text tower keeps words which no frame shows.
+Steps and sizes follow a feasibility study. What matters: frames come from the end of their clips;
+most captions describe what the frame shows, half of these also where; the frames of a clip and of
+its twin share a batch, so that the vision tower keeps where things are; and a text-only loss
+reconstructs each caption from its embedding, so that the text tower keeps words no frame shows.
 
     python -m vlt.main --config=configs/tiny_clip.py
     python -m vlt.export --workdir=runs/tiny_clip vlt/assets/tiny_clip --overwrite
@@ -17,7 +17,7 @@ from . import common
 
 
 def tiny_clip() -> ConfigDict:
-    """709,729 parameters of CLIP's shape and a reconstruction head that exports leave out."""
+    """A CLIP of 709,729 parameters, and a reconstruction head that exports leave out."""
     config = common.base()
     config.model.update(
         size="tiny_clip",

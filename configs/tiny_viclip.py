@@ -1,8 +1,8 @@
-"""Pre-trains the tiny ViCLIP that the package holds, on clips of moving shapes.
+"""Pre-trains the tiny ViCLIP bundled with the package, on clips of moving shapes.
 
-Every clip shows one motion; "then" stands in captions of one thing after another alone. Half of the
-captions tell the motion without looks, as class names do. A text-only loss spells each caption from
-its embedding, so that the text tower keeps the words of motion apart.
+Every clip shows one motion; only captions of one thing after another contain "then". Half of the
+captions name the motion without appearance, as class names do. A text-only loss reconstructs each
+caption from its embedding, so that the text tower keeps the words for motions apart.
 
     python -m vlt.main --config=configs/tiny_viclip.py
     python -m vlt.export --workdir=runs/tiny_viclip vlt/assets/tiny_viclip --overwrite
@@ -16,7 +16,7 @@ from . import common
 
 
 def tiny_viclip() -> ConfigDict:
-    """ViCLIP's shape, and a reconstruction head that exports leave out."""
+    """A model of ViCLIP's shape, and a reconstruction head that exports leave out."""
     config = common.base()
     config.model.update(
         size="tiny_viclip",
@@ -27,7 +27,7 @@ def tiny_viclip() -> ConfigDict:
         context=16,
     )
     config.rules = (
-        # From zero at the others' rate, frames stay alike to attention for a thousand steps.
+        # Starting at zero, at the others' rate, it leaves frames alike for a thousand steps.
         ("visual/temporal_embedding", {"lr": 10.0}),
         (".*/(bias|scale|class_embedding)|logit_scale", {"lr": 1.0}),
         (".*", {"lr": 1.0, "weight_decay": 0.05}),

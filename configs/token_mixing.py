@@ -1,18 +1,19 @@
 """Token Mixing and its benchmark of fine-tuning methods over BLIP (Liu et al., Tables 1 to 6).
 
 configs/token_mixing.py                     captions of moving shapes over the tiny BLIP
-configs/token_mixing.py:all                 the same by all methods, and Tables 3, 4 and Figure 4
+configs/token_mixing.py:all                 the same with all methods, Tables 3 and 4, and Figure 4
 configs/token_mixing.py:DATASET_METHOD      captioning; one of `CAPTIONING` and of `METHODS`
 configs/token_mixing.py:msvd_mix_NAME       Table 4, one of `PARTS`, and Figure 4, at_LAYER
 configs/token_mixing.py:DATASET_ret_METHOD  retrieval; one of `RETRIEVAL` and of `RETRIEVAL_METHODS`
 configs/token_mixing.py:msrvtt_qa           question answering
-configs/token_mixing.py:..._l16             each over BLIP-L
+configs/token_mixing.py:..._l16             each of these over BLIP-L
 configs/token_mixing.py:own                 captions of your videos, data.train.manifest
 
-What is trained follows the released code. Its paper counts weights of the video encoder alone;
-`vlt.inspect` prints them as trainable_weights_video. Two of its counts cannot be had: 226.51 M of
-Full is 113.2 here, text model left out (226.49 with its layers), and 0.26 M of BitFit is 0, biases
-being no weights (`trainable_params_video` and `trainable_params` count them).
+What is trained follows the released code. The paper counts only weights of the video encoder;
+`vlt.inspect` prints these as trainable_weights_video. Two counts of the paper are not reproduced:
+Full has 226.51 M there and 113.2 here, without the text model (226.49 with its layers); and BitFit
+has 0.26 M there and 0 here, because biases are not weights (`trainable_params_video` and
+`trainable_params` count them).
 """
 
 import functools
@@ -28,18 +29,18 @@ from . import common
 
 DECAY = {"weight_decay": 0.05}  # on every tensor, biases and norms too
 FROZEN = (".*", "frozen")
-# Figure 2's "linear projection", as the released rule has it, and the language head, to which the
+# Figure 2's "linear projection", as in the released rule, and the language head, to which the
 # embeddings are tied.
 LP = r"visual/(patch_embedding/.*|class_embedding|position_embedding|post_norm/.*)"
 LH = r"text/(token_embedding/.*|position_embedding|embedding_norm/.*|lm_head/.*)"
-# Of retrieval: the released rule never matches its text encoder, so all of it is trained.
+# For retrieval: the released rule never matches the text encoder, so all of it is trained.
 RETRIEVAL_REST = r"visual/projection/.*|text/.*|text_projection/.*|itm_head/.*|temperature"
 MIXING = {"token_mixing": {"keys": "all_cls", "cross_factor": 0.8, "layers": ()}}
 OVER_TIME = {"temporal_transformer": {"layers": 4, "temporal_position": "none"}}
-# whole_block=True has the weights that the paper counts, 84.9 M.
+# whole_block=True has as many weights as the paper counts, 84.9 M.
 DUAL = {"dual_attention": {"gate": "tanh", "whole_block": False, "temporal_position": "none"}}
-# The rows of Table 1: methods with their options, and what they add to what is trained; Full and
-# the mixing that is fully fine-tuned train everything.
+# The rows of Table 1: methods with their options, and what each adds to what is trained; Full and
+# fully fine-tuned mixing train everything.
 METHODS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "mix": (MIXING, r"visual/blocks_{last}/.*"),
     "full_mix": (MIXING, ".*"),
@@ -62,7 +63,7 @@ METHODS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
     "bitfit": ({}, ".*/bias"),
 }  # fmt: skip
 RETRIEVAL_METHODS = ("mix", "full", "temporal", "adapter", "bitfit", "full_mix")
-# Table 4: what is trained besides or instead of the whole mixing block.
+# Table 4: what is trained beside or instead of the whole mixing block.
 BLOCK = r"visual/blocks_{last}/"
 PARTS: dict[str, tuple[str, ...]] = {
     "no_lp_lh": (rf"{BLOCK}.*",),
@@ -74,8 +75,8 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
-# Data set: manifests, protocol, and the run of its published config; steps of an epoch are pairs of
-# a video and a caption by the batch.
+# By data set: manifests, protocol, and the run of its published config; the steps of an epoch are
+# the pairs of a video and a caption divided by the batch size.
 CAPTIONING: dict[str, dict[str, Any]] = {
     "msvd": {"folder": "msvd", "beams": 3, "epochs": 6, "epoch": 381},
     "msrvtt": {"folder": "msrvtt_captions", "beams": 5, "epochs": 5, "epoch": 1017},
@@ -90,19 +91,19 @@ RESIZE = {"resize": (224, 224)}
 
 
 def rules(patterns: tuple[str, ...], last: int) -> tuple[tuple[str, Any], ...]:
-    """Everything that matches is trained with weight decay; {last} is the tower's last block."""
+    """Trains every leaf that matches, with weight decay; {last} stands for block `last`."""
     trained = tuple((pattern.replace("{last}", str(last)), DECAY) for pattern in patterns)
     return trained if ".*" in patterns else (*trained, FROZEN)
 
 
 def trained_patterns(method: str, rest: tuple[str, ...]) -> tuple[str, ...]:
-    """What a row of Table 1 trains; BitFit nothing but biases."""
+    """What a row of Table 1 trains: its own leaves and `rest`; BitFit trains only biases."""
     own = METHODS[method][1]
     return (own,) if own in (".*", ".*/bias") else (own, *rest)
 
 
 def base(kind: str, large: bool, weights: str, methods: Mapping[str, Any]) -> ConfigDict:
-    """Model and optimizer of the published runs: AdamW, decay on every tensor, cosine by epochs."""
+    """Model and AdamW of the published runs; callers add decay on every tensor and the schedule."""
     config = common.base()
     config.seed = 42
     size = "l16" if large else "b16"
@@ -113,7 +114,7 @@ def base(kind: str, large: bool, weights: str, methods: Mapping[str, Any]) -> Co
         frames=FRAMES,
         context=40,
         dtype="auto",
-        # Published for the large model, whatever is set: `0.1 or rate`.
+        # The published code always uses 0.1 for the large model: `0.1 or rate`.
         drop_path=0.1 if large else 0.0,
         **{name: dict(options) for name, options in methods.items()},
     )
@@ -123,7 +124,7 @@ def base(kind: str, large: bool, weights: str, methods: Mapping[str, Any]) -> Co
 
 
 def captioning(dataset: str, method: str, large: bool = False) -> ConfigDict:
-    """A row of Table 1: fine-tuned from BLIP's COCO captioner, prompt ''."""
+    """A row of Table 1: fine-tuned from BLIP's COCO captioner, with prompt ''."""
     run = CAPTIONING[dataset]
     config = base("captioner", large, "blip_caption", METHODS[method][0])
     last = SIZES[config.model.size].visual.layers - 1
@@ -135,7 +136,7 @@ def captioning(dataset: str, method: str, large: bool = False) -> ConfigDict:
     config.data.train = common.videos(
         f"{data}/train.jsonl", "random_frames", FRAMES, 128, transform=RESIZE, **text
     )
-    # Published: a step that is cut to whole frames, `published_uniform`, which drops a video's end;
+    # Published: `published_uniform`, whose step is cut to whole frames, which drops a video's end;
     # and the best epoch by CIDEr + BLEU-4 on the test set itself.
     test = functools.partial(
         common.videos, sampler="segment_centre", frames=FRAMES, batch_size=32, transform=RESIZE
@@ -168,7 +169,7 @@ def retrieval(dataset: str, method: str, large: bool = False) -> ConfigDict:
     )
     data = f"data/{dataset}"
     config.data.train = videos(f"{data}/{run['train']}.jsonl", "random_frames", batch_size=64)
-    # Published: random frames at test, too.
+    # Published: random frames in testing, too.
     test = videos(f"{data}/{run['test']}.jsonl", "segment_centre", batch_size=32)
     config.evals = {dataset: common.matching(run["protocol"], test)}
     config.train.best_metric = f"{dataset}/t2v_R@1"
@@ -205,8 +206,8 @@ def question_answering(large: bool = False) -> ConfigDict:
 
 
 def own_videos() -> ConfigDict:
-    """Captioning by Mix of any manifest with `video` and `caption`; evaluated on the same videos
-    where `evals.own.manifest` names no others."""
+    """Captioning by Mix, trained on any manifest with `video` and `caption`; evaluated on the same
+    videos unless `evals.own.manifest` names others."""
     config = captioning("msrvtt", "mix")
     test = common.videos(common.OWN, "segment_centre", FRAMES, 32, transform=RESIZE)
     common.own_data(config, 16, common.captioning("own_data", test))
@@ -222,14 +223,14 @@ def _schedule(config: ConfigDict, epochs: int, steps: int) -> None:
 
 
 def part(name: str, large: bool = False) -> ConfigDict:
-    """A row of Table 4: parts of what Mix trains on MSVD."""
+    """A row of Table 4: on MSVD, only parts of what Mix trains."""
     config = captioning("msvd", "mix", large)
     config.rules = rules(PARTS[name], SIZES[config.model.size].visual.layers - 1)
     return config
 
 
 def mixed_at(layer: int) -> ConfigDict:
-    """A point of Figure 4: mixing and training at another block, counted from 1."""
+    """A point in Figure 4: mixing in and training of another block, counted from 1."""
     config = captioning("msvd", "mix")
     config.model.token_mixing.layers = (layer - 1,)
     config.rules = rules((*trained_patterns("mix", (LP, LH)),), layer - 1)
@@ -254,7 +255,7 @@ def moving_shapes() -> ConfigDict:
     config.optimizer.update(lr=2e-3, b2=0.999, clip=1.0, schedule={"name": "cosine", "warmup": 0.1})
     config.task = common.captioning_task()
     config.data.train = common.moving_clips(frames=8)
-    # With a quarter of captions of looks, as for dual encoders, Mix tells 64% of twins, not 87%.
+    # If a quarter of captions tell looks, as for dual encoders, Mix tells 64% of twins, not 87%.
     config.data.train.captions = ("caption",)
     clips = common.captioning("moving_shapes", common.gallery(frames=8), max_length=16)
     config.evals = {"clips": clips, "twins": common.twins("caption_twins", frames=8)}
@@ -284,7 +285,7 @@ TINY_LAYERS = SIZES["tiny_blip"].visual.layers
 
 
 def tiny_rules(method: str, last: int = TINY_LAYERS - 1) -> tuple[tuple[str, Any], ...]:
-    """As for Table 1, of the tiny BLIP's blocks. last: the one that mixes."""
+    """Rules as for Table 1, for the tiny BLIP. last: index of the block that mixes."""
     return rules(trained_patterns(method, (LP, LH)), last)
 
 

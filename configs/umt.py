@@ -1,7 +1,7 @@
-"""UMT's part of TempMe's tables: fine-tuning of UMT-B/16 on MSR-VTT, as its authors publish it.
+"""UMT's part of TempMe's tables: fine-tuning of UMT-B/16 on MSR-VTT, as published by its authors.
 
-UMT attends over all frames together. UMT4Clip, which TempMe's paper puts beside it, sees each frame
-by itself, so that frames can merge; its code is not published, and neither is that of TempMe on it.
+UMT attends over all frames together. UMT4Clip, which TempMe's paper compares with it, sees each
+frame separately, so that frames can merge; neither its code nor that of TempMe on it is published.
 """
 
 import functools
@@ -14,8 +14,8 @@ from . import common
 from .retrieval_methods import LEAVES, options
 
 FRAMES = 12
-GPUS = 8  # of the published scripts, with 32 samples on each
-# Of rows: whether all frames attend together, and methods. Merging needs frames apart.
+GPUS = 8  # in the published scripts, with 32 samples on each
+# By row: whether all frames attend together, and methods. Merging needs separate frames.
 MODELS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "umt": (True, ()),
     "umt_lora": (True, ("lora",)),
@@ -25,7 +25,7 @@ MODELS: dict[str, tuple[bool, tuple[str, ...]]] = {
     "umt4clip_tempme": (False, ("tempme",)),
 }
 DECAY = {"weight_decay": 0.02}
-# As published: no decay of tensors of one dimension.
+# As published: one-dimensional tensors have no decay.
 EVERYTHING = ((r".*/(bias|scale)|temperature", {"lr": 1.0}), (".*", DECAY))
 RESIZE = {"resize": (224, 224)}
 CROP = {"random_resized_crop": {"size": 224, "area": (0.5, 1.0)}, "flip": 0.5}
@@ -34,7 +34,7 @@ videos = functools.partial(common.videos, frames=FRAMES, batch_size=32 * GPUS, c
 
 
 def base(kind: str, row: str, context: int, lr: float) -> ConfigDict:
-    """Model, rules and optimizer of a row of `MODELS`, by fine-tuning from UMT-B/16-25M."""
+    """Model, rules and optimizer of a row of `MODELS`, fine-tuned from UMT-B/16-25M."""
     joint, methods = MODELS[row]
     size = f"umt_b16_{kind}"
     config = common.base()
@@ -47,9 +47,9 @@ def base(kind: str, row: str, context: int, lr: float) -> ConfigDict:
         context=context,
         dtype="auto",
         remat="block",
-        # `joint`: the patches of all frames attend together. `pool`: what a frame's embedding is
-        # made of once patches merged, `token_mean`, each token once, or `mean`, by their sizes;
-        # neither is published.
+        # `joint`: whether the patches of all frames attend together. `pool`: how tokens are
+        # averaged into a frame's embedding once patches have merged: `token_mean`, equally, or
+        # `mean`, weighted by their sizes; neither is published.
         video={"joint": joint, "pool": "token_mean"},
         drop_path=0.2,
     )
@@ -59,21 +59,21 @@ def base(kind: str, row: str, context: int, lr: float) -> ConfigDict:
     config.optimizer.update(lr=lr, b2=0.999)
     config.data.workers = 16
     if methods == ("lora",):
-        # Nobody's setting: leaves and learning rate of TempMe's LoRA over CLIP.
+        # Published nowhere: leaves and learning rate are those of TempMe's LoRA over CLIP.
         config.rules = ((LEAVES["lora"], {"weight_decay": 0.2}), (".*", "frozen"))
         config.optimizer.lr = 6e-4
     return config
 
 
 def schedule(config: ConfigDict, epochs: int, steps: int) -> None:
-    """A rise over the first epoch, then a cosine to a hundredth. steps: of an epoch."""
+    """Sets a rise over the first epoch, then a cosine to a hundredth. steps: steps per epoch."""
     cosine: dict[str, Any] = {"name": "cosine", "warmup": 1 / epochs, "final": 0.01}
     config.optimizer.schedule = cosine
     config.train.update(steps=epochs * steps, eval_every=steps, checkpoint_every=steps)
 
 
 def retrieval(row: str) -> ConfigDict:
-    """A row of Table 6: 9k videos to train on, 1k-A to test."""
+    """A row of Table 6: trained on 9k videos, tested on 1k-A."""
     config = base("retriever", row, context=32, lr=1e-5)
     schedule(config, epochs=10, steps=703)  # 180,000 captions
     config.task = common.batch_matching_task()

@@ -17,17 +17,17 @@ from .umt import CROP, MODELS, RESIZE, base, schedule, videos
 
 def question_answering(row: str) -> ConfigDict:
     """Fine-tuned from UMT-B/16-25M, whose last layers and head become the decoder."""
-    # The published file for 25M holds the sizes of L/16; this is that for 17M.
+    # The published file for 25M holds the sizes of L/16; these settings are those of 17M's file.
     config = base("answerer", row, context=25, lr=2e-5)
     schedule(config, epochs=8, steps=619)
     config.task = common.answering_task()
     config.task.update(label_smoothing=0.0, answer_weight=1.0)
     config.data.train = videos("data/msrvtt_qa/train.jsonl", "viclip_random", transform=CROP)
-    # Published: the best epoch on the validation set, for which another evaluation can be added.
+    # Published: the best epoch on the validation set, which can be added as another evaluation.
     test = videos("data/msrvtt_qa/test.jsonl", "viclip_middle", transform=RESIZE)
     evaluation = common.answering("msrvtt_qa", "data/msrvtt_qa/answers.txt", test)
-    # Published: the likelihood of an answer, and once more that of its first word; False is the
-    # likelihood alone.
+    # Published: the likelihood of an answer, with that of its first word counted twice; False
+    # counts it once.
     evaluation.update(label_smoothing=0.0, first_word_twice=True)
     config.evals = {"msrvtt_qa": evaluation}
     config.train.best_metric = "msrvtt_qa/accuracy"

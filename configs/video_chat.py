@@ -5,11 +5,11 @@ configs/video_chat.py:llava_tune         BT-Adapter and projector on VideoInstru
 configs/video_chat.py:llava_stage1       LLaVA's first stage: its projector, on images
 configs/video_chat.py:videochatgpt       Video-ChatGPT: means over space and time, no branch
 configs/video_chat.py:minigpt4           MiniGPT-4's first stage with a frozen branch
-configs/video_chat.py:minigpt4_stage2    its second
+configs/video_chat.py:minigpt4_stage2    its second stage
 configs/video_chat.py:instructblip       InstructBLIP with a branch, nothing trained
 configs/video_chat.py:instructblip_tune  instruction tuning of its Q-Former
-configs/video_chat.py:instructblip_frames  as it takes videos itself: 32 tokens of every frame
-configs/video_chat.py:llava_benchmarks   its answers to the questions of Tables 2 and 3, for a judge
+configs/video_chat.py:instructblip_frames  as it reads videos itself: 32 tokens per frame
+configs/video_chat.py:llava_benchmarks   LLaVA's answers to Tables 2 and 3's questions, for a judge
 configs/video_chat.py:minigpt4_benchmarks, instructblip_benchmarks  those of Table 4
 configs/video_chat.py:llava_NAME         a row of Table 1, of `TABLE_1`
 """
@@ -27,35 +27,35 @@ from . import common
 ROWS = ("text/token_rows", {"lr": 1.0})  # embeddings of the tokens around a video
 PROJECTOR = ("connector/.*", {"lr": 1.0})
 FROZEN = (".*", "frozen")
-# Three of the branch's four layers are run, and no gate weighs their tokens.
+# Three of the branch's four layers run, and no gate weights their tokens.
 BRANCH = (
     (r"visual/btadapter/(temporal|spatial)_3/.*", "frozen"),
     ("visual/btadapter/.*_gate", "frozen"),
     ("visual/btadapter/.*", {"lr": 1.0}),
 )
-# What stands behind the states that LLaVA reads.
+# What follows the states that LLaVA reads.
 UNREAD = (r"visual/(blocks_23|post_norm)/.*", "frozen")
-# In which the published models were tuned.
+# Templates in which the published models were tuned.
 TEMPLATES = {
     "llava": "vicuna_v1_1", "minigpt4": "minigpt4_training", "instructblip": "instructblip",
 }  # fmt: skip
-# Beside what all towers split. A vocabulary with added tokens divides by few numbers.
+# In addition to what all towers split. A vocabulary with added tokens has few divisors.
 LLAMA = (
     (".*mlp/gate/kernel", (None, "tensor")),
     ("text/token_embedding/embedding", (None, "tensor")),
     ("text/head/kernel", ("tensor", None)),
 )
-# The queries' own MLPs of a Q-Former; its attention is as that of all towers.
+# The MLPs that a Q-Former has for queries; its attention is split as in all towers.
 QFORMER = (
     ("connector/.*mlp_queries/fc1/kernel", (None, "tensor")),
     ("connector/.*mlp_queries/fc1/bias", ("tensor",)),
     ("connector/.*mlp_queries/fc2/kernel", ("tensor", None)),
 )
-VIDEOS = 100_000  # of VideoInstruct-100K, in whole hundreds
+VIDEOS = 100_000  # of VideoInstruct-100K, rounded
 
-# Overrides of `llava_tune`; the branch is out of all of them.
+# Overrides of `llava_tune`; all of them leave the branch out.
 TABLE_1: dict[str, dict] = {
-    # The text of the paper has no definition of it: frames by themselves, and their mean.
+    # The paper does not define it; here, frames are encoded separately and averaged.
     "mean": {"model.video": {"tokens": "mean", "cls": "none"}},
     "st_pooling": {"model.video": {"tokens": "st_pool", "cls": "none"}},
     "joint_st": {
@@ -76,12 +76,12 @@ TABLE_1: dict[str, dict] = {
         ),
     },
 }
-# Every patch of every frame would leave no room in 2,048 places for a conversation from 8 frames
-# on; the paper does not say how many it took.
+# With every patch of every frame, 8 or more frames would leave no room in 2,048 positions for a
+# conversation; the paper does not say how many it used.
 FEW_FRAMES = 4
 
-# What is tuned on questions about videos: the branch with its gates, as in btadapter.py, and the
-# connector; the language model never.
+# Tuned on questions about videos: the branch with its gates, as in btadapter.py, and the connector,
+# but never the language model.
 TINY_CONNECTOR = (r"connector/.*", {"lr": 0.3, "weight_decay": 0.05})
 TINY_BRANCH = (
     ("visual/btadapter/final_gate", {"lr": 5e-4}),
@@ -97,7 +97,7 @@ STEPS = 400
 
 
 def moving_shapes() -> ConfigDict:
-    """An image chat model becomes a video chat model, without video instruction tuning and with."""
+    """An image chat model becomes a video chat model, with and without video instruction tuning."""
     config = common.base()
     config.model.update(
         checkpoint="tiny_chat",
@@ -105,7 +105,7 @@ def moving_shapes() -> ConfigDict:
         methods=("btadapter",),
         frames=FRAMES,
         context=48,
-        # The branch that configs/tiny_chat.py:branch trains on captions, as it stands.
+        # The branch that configs/tiny_chat.py:branch trains on captions, as it is.
         parts=(("visual/btadapter", "tiny_branch"),),
         video={"tokens": "mean", "cls": "last", "joint": False},
         btadapter={"depth": 3, "spare": 0, "drop_path": 0.0, "alignment": "none"},
@@ -155,7 +155,7 @@ def moving_shapes() -> ConfigDict:
 
 
 def plain(video: dict[str, Any], *rules: Any, context: int = 48, steps: int = STEPS) -> dict:
-    """A row without the branch. video: what the language model reads of one."""
+    """A row without the branch. video: what the language model reads of a video."""
     return {
         "model.methods": (),
         "model.parts": (),
@@ -167,18 +167,18 @@ def plain(video: dict[str, Any], *rules: Any, context: int = 48, steps: int = ST
 
 
 def conversation(size: str, frames: int) -> ConfigDict:
-    """What all have in common; nothing is trained yet."""
+    """What all these configs share; nothing is trained yet."""
     config = common.base()
     config.model.update(
         checkpoint=f"checkpoints/{size}",
         size=size,
         frames=frames,
         context=2048,
-        # Tokens beside the video's of a prompt that `vlt inspect` prices: the model's own with the
-        # question "What is the person doing in the video?".
+        # Tokens beside the video's in the prompt whose cost `vlt inspect` counts: the model's own
+        # prompt with the question "What is the person doing in the video?".
         prompt_tokens=79,
         dtype="bfloat16",
-        weights="",  # of the language model: as they are stored, or as "bfloat16" or "int8"
+        weights="",  # of the language model: "", as stored; or "bfloat16" or "int8"
         remat="block",
     )
     config.optimizer.update(b2=0.999, schedule={"name": "cosine", "warmup": 0.03})
@@ -189,7 +189,7 @@ def conversation(size: str, frames: int) -> ConfigDict:
 
 
 def llava_tune() -> ConfigDict:
-    """57,803,776 trained parameters of branch and projector, and two rows of the table of words.
+    """57,803,776 trained parameters in branch and projector, and two rows of the word embedding.
 
     Published: AdamW 2e-5, 3 epochs of VideoInstruct-100K in batches of 8, 100 frames in 50 pairs.
     """
@@ -202,7 +202,7 @@ def llava_tune() -> ConfigDict:
 
 
 def video_instruct(config: ConfigDict, batch_size: int, epochs: int) -> None:
-    """Training on VideoInstruct-100K."""
+    """Sets training on VideoInstruct-100K."""
     config.data.train = common.videos(
         "data/video_instruct/train.jsonl",
         "conversation_middle",
@@ -216,7 +216,7 @@ def video_instruct(config: ConfigDict, batch_size: int, epochs: int) -> None:
 
 
 def videochatgpt() -> ConfigDict:
-    """Projector and rows: 4,198,400 parameters and 8,192. 356 tokens of a video."""
+    """Projector and rows: 4,198,400 and 8,192 parameters. A video has 356 tokens."""
     config = conversation("llava_7b", frames=100)
     config.model.update(methods=("token_rows",), video={"tokens": "st_pool", "cls": "none"})
     config.rules = (PROJECTOR, ROWS, FROZEN)
@@ -226,7 +226,7 @@ def videochatgpt() -> ConfigDict:
 
 
 def llava_stage1() -> ConfigDict:
-    """LLaVA's alignment: projector and two rows, 595K image captions once, batches of 128."""
+    """LLaVA's alignment: projector and two rows, on 595K image captions once, in batches of 128."""
     config = conversation("llava_image_7b", frames=1)
     config.model.update(methods=("token_rows",), video={"tokens": "mean", "cls": "none"})
     config.rules = (PROJECTOR, ROWS, FROZEN)
@@ -236,7 +236,7 @@ def llava_stage1() -> ConfigDict:
 
 
 def images(config: ConfigDict, manifest: str, batch_size: int, steps: int) -> None:
-    """Training on images, or on videos in their place, at the size of the tower."""
+    """Sets training on images, or on videos instead, at the tower's size."""
     llava = config.model.size.startswith("llava")
     transform = {"resize": 224, "crop": 224} if llava else {"resize": (224, 224)}
     frames = config.model.frames
@@ -261,7 +261,7 @@ def with_queries(size: str, prompt_tokens: int) -> ConfigDict:
 
 
 def rising(config: ConfigDict, first: float, highest: float, last: float, warmup: int) -> None:
-    """LAVIS' learning rate: linear from `first` over so many steps, then a cosine to `last`."""
+    """LAVIS' learning rate: linear from `first` over `warmup` steps, then a cosine to `last`."""
     config.optimizer.lr = highest
     config.optimizer.schedule = {
         "name": "warmup_cosine_decay_schedule",
@@ -289,12 +289,12 @@ def minigpt4_stage2() -> ConfigDict:
 
 
 def instructblip() -> ConfigDict:
-    """As it answers without any training."""
+    """InstructBLIP with the branch, without any training."""
     return with_queries("instructblip_7b", prompt_tokens=10)
 
 
 def instructblip_frames() -> ConfigDict:
-    """Frames by themselves, without a branch."""
+    """InstructBLIP on separate frames, without a branch."""
     config = instructblip()
     config.model.methods = ()
     config.model.video = {"tokens": "frames", "cls": "first"}
@@ -313,10 +313,10 @@ def instructblip_tune() -> ConfigDict:
 
 
 def benchmarks(recipe: Callable[[], ConfigDict], template: str, *names: str) -> ConfigDict:
-    """A recipe's model, not trained, answers what the paper asks in Tables 2 to 4.
+    """A recipe's model, not trained here, answers the questions of the paper's Tables 2 to 4.
 
-    `vlt judge` reads the answers; `model.checkpoint` may be what a tuned run was exported to.
-    template: of inference, where it is another than that of training.
+    `vlt judge` reads the answers; `model.checkpoint` may be the export of a tuned run.
+    template: that of inference, if it differs from that of training.
     """
     config = recipe()
     config.rules = (FROZEN,)
@@ -340,7 +340,7 @@ def table_1(name: str) -> ConfigDict:
     if name in ("joint_st", "separate_st", "separate_st_frozen"):
         config.model.frames = config.data.train.sampler.frames = FEW_FRAMES
     if "separate" in name:
-        # Before each layer that is read.
+        # Before each layer whose output is read.
         config.model.separate_st = {"layers": tuple(range(23))}
     if not name.endswith("frozen") and "_st" in name:
         config.mesh.update(data=1, fsdp=-1)

@@ -1,11 +1,11 @@
-"""Backbones of today as they are, on text-video retrieval and, where the authors have been there,
+"""Current backbones as they are, on text-video retrieval and, where their authors measured it,
 on Kinetics-400.
 
 configs/zeroshot.py:DATA_BACKBONE     retrieval, DATA of `DATASETS`, BACKBONE of `BACKBONES`
 configs/zeroshot.py:k400_BACKBONE     recognition, BACKBONE of `NAMED`
 
-Frames, pixels, words and what becomes of frames are those with which the authors measured, where
-they say so; configs/retrieval.md has their numbers.
+Frames, pixels, texts and the pooling of frames are those of the authors' own measurements, where
+they state them; configs/retrieval.md has their numbers.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from vlt.models.sizes import SIZES
 from . import common
 from .tempme import MEASURES
 
-# Protocol, and manifest of data_pipelines/.
+# Protocol, and manifest made by data_pipelines/.
 DATASETS = {
     "msrvtt": ("msrvtt_1ka", "data/msrvtt/test_1ka.jsonl"),
     "didemo": ("didemo", "data/didemo/test.jsonl"),
@@ -33,13 +33,13 @@ DATASETS = {
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a backbone sees of a video, and what becomes of its frames.
+    """What a backbone sees of a video, and how its frames are pooled.
 
-    sampler, frames: which frames, of `vlt.data.sample`. interpolation: with which they are resized
-    to the square, whatever their shape, or with `crop` the short side, of which the middle is cut
-    out. frame_norm: whether they become unit vectors before their
-    mean. renormalise: whether that mean does, too. equal_texts: whether the videos of
-    equal captions are all right.
+    sampler, frames: rule of `vlt.data.sample`, and number of frames. interpolation: used to resize
+    frames to the square, whatever their shape; with `crop`, to resize the short side, before the
+    centre is cropped. frame_norm: whether frame embeddings become unit vectors before their mean.
+    renormalise: whether that mean does, too. equal_texts: whether all videos whose captions are
+    equal count as right.
     """
 
     sampler: str
@@ -51,12 +51,12 @@ class Reading:
     crop: bool = False
 
 
-# The authors' benchmark of retrieval: the mean of unit vectors is not made one again.
+# The authors' retrieval benchmark does not normalise the mean of unit vectors again.
 _PE = Reading("linspace_floor", 8, "bilinear", True, renormalise=False, equal_texts=True)
-# Their authors embed no videos.
+# SigLIP 2's authors embed no videos.
 _SIGLIP = Reading("segment_centre", 8, "bilinear", frame_norm=True)
 _CLIP = Reading("segment_centre", 8, "bicubic", frame_norm=True, crop=True)
-# Which frames of MSR-VTT its authors took is not published: those of their demo.
+# Which frames of MSR-VTT its authors used is not published; these are those of their demo.
 _VIDEOPRISM = Reading("linspace_open", 16, "lanczos")
 BACKBONES: dict[str, Reading] = {
     "pe_b16": _PE,
@@ -73,7 +73,7 @@ BACKBONES: dict[str, Reading] = {
     "videoprism_l": dataclasses.replace(_VIDEOPRISM, frames=8),
 }
 # How the authors name classes: VideoPrism's in one sentence, PE-Core's in CLIP's 28, whose unit
-# vectors' mean is made one.
+# vectors are averaged and normalised again.
 _SENTENCE: dict[str, Any] = {"template": "a video of {}."}
 _SENTENCES: dict[str, Any] = {"templates": "person_templates.txt", "combine": "vectors"}
 NAMED = {
@@ -83,7 +83,7 @@ NAMED = {
 
 
 def model(backbone: str, frames: int = 0) -> ConfigDict:
-    """A config that trains nothing yet. frames: other than those of `BACKBONES`."""
+    """A config that trains nothing yet. frames: if given, replaces the number in `BACKBONES`."""
     reading, spec = BACKBONES[backbone], SIZES[backbone]
     config = common.base()
     config.model.update(
@@ -97,7 +97,7 @@ def model(backbone: str, frames: int = 0) -> ConfigDict:
 
 
 def steps(backbone: str) -> dict[str, Any]:
-    """Steps to the square that a tower takes."""
+    """Transform steps that give the square image a tower takes."""
     side, reading = SIZES[backbone].visual.image_size, BACKBONES[backbone]
     sides: dict[str, Any] = {"resize": (side, side)}
     if reading.crop:
@@ -112,9 +112,9 @@ def retrieval(dataset: str, backbone: str) -> ConfigDict:
     data = common.videos(manifest, reading.sampler, reading.frames, 16, transform=steps(backbone))
     config.evals = {dataset: common.retrieval(protocol, data)}
     if not reading.renormalise:
-        config.model.renormalise = False  # the mean of unit frame embeddings is compared as it is
+        config.model.renormalise = False  # compare the mean of unit frame embeddings as it is
     if reading.equal_texts:
-        # The videos of all captions that are equal are right for each of them.
+        # For each of several equal captions, the videos of all of them count as right.
         config.evals[dataset].equal_texts = True
     config.table = common.retrieval_table(dataset, MEASURES)
     return config
@@ -123,7 +123,7 @@ def retrieval(dataset: str, backbone: str) -> ConfigDict:
 def recognition(backbone: str) -> ConfigDict:
     """Nearest class of Kinetics-400."""
     reading, config = BACKBONES[backbone], model(backbone)
-    config.model.frame_norm = False  # PE-Core's mean, too, is of frames as they are
+    config.model.frame_norm = False  # PE-Core, too, averages unnormalised frames here
     validation = backbone.startswith("pe_")
     manifest = f"data/k400/{'val' if validation else 'test'}.jsonl"
     transform = steps(backbone)

@@ -1,8 +1,8 @@
-"""ActivityNet Captions: a video's sentences, joined, are its one caption.
+"""ActivityNet Captions: the sentences of a video are joined into one caption.
 
     python -m data_pipelines.activitynet --annotations captions --videos videos --out OUT
 
-makes train.jsonl and val1.jsonl of the published train.json and val_1.json.
+makes train.jsonl and val1.jsonl from the published train.json and val_1.json.
 """
 
 from data_pipelines.manifests import Files, Split, main

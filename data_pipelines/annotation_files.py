@@ -1,6 +1,6 @@
-"""Annotation files as people have them -> captions by video.
+"""Annotation files in their usual forms -> captions by video.
 
-Told apart are the layouts of MSR-VTT, ActivityNet Captions, DiDeMo, LSMDC, MSVD, VATEX and of the
+The layouts of MSR-VTT, ActivityNet Captions, DiDeMo, LSMDC, MSVD and VATEX are recognised, and the
 lists of {video, caption} that projects share instead.
 """
 
@@ -17,7 +17,7 @@ from vlt.data.suffixes import VIDEO_SUFFIXES
 from vlt.data.text_files import TextFileError
 from vlt.data.texts import checked_text, checked_texts, trimmed
 
-# Columns that name a video, or hold one or several texts of it; the first that is there counts.
+# Columns that name a video, or hold one or several texts of it; the first one present counts.
 VIDEO_COLUMNS = ("video", "image", "clip_name", "video_id", "videoID")
 TEXT_COLUMNS = ("caption", "sentence", "description", "sentences", "enCap")
 
@@ -25,7 +25,7 @@ Captions = dict[str, list[str]]  # by name of the video, without folder and suff
 
 
 class AnnotationError(ValueError):
-    """Annotations or videos that do not make the manifest; the message says which and why."""
+    """Annotations or videos that cannot make a manifest; the message says which and why."""
 
 
 def video_name(text: str) -> str:
@@ -37,18 +37,18 @@ def video_name(text: str) -> str:
 
 
 def read_captions(path: pathlib.Path, part: str = "") -> Captions:
-    """Captions by video, in the order of the file, which is told apart by suffix and content.
+    """Reads captions by video, in file order; suffix and content tell the layout of the file.
 
     - .json, .jsonl: a list of objects with a video and a caption or captions; {video: captions};
       {video: {"sentences": [...]}} (ActivityNet); {"sentences": [objects]} (MSR-VTT)
-    - .csv: a header with `video_id` and `sentence`, or LSMDC's six columns between tabs
-    - .txt: lines of a video, a space and a caption; those with # in front are left out (MSVD)
-    - .pkl: {video: [captions, as text or as words]} (MSVD); nothing in the file is executed
+    - .csv: a header with `video_id` and `sentence`, or LSMDC's six tab-separated columns
+    - .txt: lines of a video, a space and a caption; those that begin with # are left out (MSVD)
+    - .pkl: {video: [captions, as text or words]} (MSVD); nothing in the file is executed
 
     Args:
       part: only videos of this `split` in {"videos": [objects], "sentences": [objects]} (MSR-VTT).
 
-    Raises: AnnotationError for a file of another form, or a part that no video has.
+    Raises: AnnotationError for a file of another form, or a part without any sentence.
     """
     if path.suffix == ".pkl":
         pairs = _pairs_of_mapping(path, _read_pickle(path))
@@ -67,7 +67,7 @@ def read_captions(path: pathlib.Path, part: str = "") -> Captions:
     captions: Captions = {}
     for video, text in pairs:
         captions.setdefault(video_name(video), []).append(" ".join(text.split()))
-    # A blank caption says nothing; the counts tell when there are too many of them.
+    # Blank captions are dropped; the counts show if there are too many of them.
     kept = {video: [text for text in texts if text] for video, texts in captions.items()}
     return {video: texts for video, texts in kept.items() if texts}
 
@@ -82,7 +82,7 @@ def read_names(path: pathlib.Path) -> list[str]:
 def read_text(path: pathlib.Path) -> str:
     """A UTF-8 file's text, without a byte order mark.
 
-    Raises: AnnotationError for a file that cannot be read, or holds something else.
+    Raises: AnnotationError for a file that cannot be read or is not UTF-8 text.
     """
     try:
         return text_files.read_text(path)
@@ -91,12 +91,12 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    # Not str.splitlines: captions may hold Unicode's other line ends.
+    # Not str.splitlines: captions may contain Unicode's other line breaks.
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a .json file, or the list of the lines of a .jsonl file.
+    """The content of a .json file, or the list of the values on the lines of a .jsonl file.
 
     Raises: AnnotationError for a file that is neither.
     """
@@ -133,7 +133,7 @@ def _pairs_of_csv(path: pathlib.Path) -> Iterator[tuple[str, str]]:
         yield from _pairs_of_list(path, list(csv_rows(path)))
         return
     for number, line in enumerate(lines, 1):
-        # Quotes in LSMDC's sentences are part of them.
+        # Quotes are part of LSMDC's sentences.
         fields = line.split("\t")
         if len(fields) != 6:
             raise AnnotationError(
@@ -204,7 +204,7 @@ def _short(value: Any) -> str:
 
 
 def _texts(path: pathlib.Path, video: str, value: Any) -> list[str]:
-    """One text, several, or several lists of words, as texts."""
+    """The texts in a value: a text, a list of texts, or a list of lists of words."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, (list, tuple)):
         raise AnnotationError(f"{path}: the captions of {video} are {_short(value)}, not texts")
@@ -220,5 +220,5 @@ def _texts(path: pathlib.Path, video: str, value: Any) -> list[str]:
 
 
 def _joined(words: Sequence[Any]) -> Any:
-    """Words as a text, or else what they are."""
+    """Words joined to a text; anything that is not all words is returned as it is."""
     return " ".join(words) if all(isinstance(word, str) for word in words) else words

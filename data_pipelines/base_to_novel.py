@@ -1,11 +1,11 @@
-"""Frequent and rare classes of a manifest with labels, as manifests of their own.
+"""Splits a manifest with labels into manifests of its frequent and its rare classes.
 
     python -m data_pipelines.base_to_novel train.jsonl OUT [--val val.jsonl]
 
 The more frequent half of the classes are base, the others novel (of an odd number, one more is
-base); equally frequent ones are taken by name. Writes base.jsonl and novel.jsonl and, of the same
-classes, base_val.jsonl and novel_val.jsonl, each with its list of classes. Training takes
-data_pipelines.few_shot of base.jsonl.
+base); equally frequent ones are ordered by name. Writes base.jsonl and novel.jsonl and, with --val,
+base_val.jsonl and novel_val.jsonl of the same classes, each with its list of classes. For training,
+apply data_pipelines.few_shot to base.jsonl.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def halves(rows: Sequence[Row]) -> dict[str, list[str]]:
 def write_halves(manifest: str, out: str, val: str | None = None) -> list[str]:
     """Writes the manifests; returns a line about each.
 
-    Raises: AnnotationError for fewer than two classes, or other ones in `val`; ManifestError.
+    Raises: AnnotationError for fewer than two classes, or unknown ones in `val`; ManifestError.
     """
     given = {"": manifest} | ({"_val": val} if val else {})
     paths = {

@@ -4,9 +4,9 @@
         --endpoint http://localhost:8000/v1 [--model NAME] [--key-env OPENAI_API_KEY]
         [--sentences 2] --out data/hmdb51/descriptions
 
-asks a server that speaks OpenAI's chat completions, twice for each class, and writes spatial.json
-and temporal.json, {"0": [sentences], ...}, which a recognition config takes as its descriptions.
-What was answered is kept in answers.json: a later run asks only for what is missing there.
+asks a server with OpenAI's chat completions API, twice for each class, and writes spatial.json and
+temporal.json, {"0": [sentences], ...}, which a recognition config takes as its descriptions.
+Answers are kept in answers.json; a later run asks only for those missing there.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from vlt.data.texts import printable
 from vlt.judging.endpoint import SHOWN, Endpoint, EndpointError
 from vlt.tasks.descriptions import DescriptionError, read_descriptions
 
-TRIES = 4  # for an answer that can be used
+TRIES = 4  # requests for an answer that can be used
 FEWEST_WORDS, MOST_WORDS = 3, 60
 FORM = (
     'Each sentence begins with "A video", makes sense without the others and has at most 20 words. '
@@ -47,12 +47,12 @@ PROMPTS = {
 
 
 class Answers:
-    """Sentences by prompt, of one model among several, kept in a file that is always whole."""
+    """One model's sentences by prompt, kept with other models' in a file that is always whole."""
 
     def __init__(self, path: pathlib.Path, model: str):
         """
         Raises:
-          DescriptionError: a file of another form.
+          DescriptionError: the file has another form.
         """
         self._path = path
         self._models: dict[str, dict[str, list[str]]] = _read_answers(path)
@@ -86,9 +86,9 @@ def _read_answers(path: pathlib.Path) -> Any:
 
 
 def sentences_of(answer: str) -> list[str]:
-    """The sentences of an answer: of a JSON list, or else one a line, numbers and dashes left out.
+    """The sentences of an answer: a JSON list, or else one per line without numbers and dashes.
 
-    What a model thinks aloud before it answers is left out.
+    What precedes </think> is left out.
     """
     answer = answer.rpartition("</think>")[2]
     start, end = answer.find("["), answer.rfind("]")
@@ -139,11 +139,11 @@ def describe(endpoint: Endpoint, name: str, prompt: str, count: int) -> list[str
 def write_descriptions(
     names: Sequence[str], endpoint: Endpoint, out: pathlib.Path, count: int = 2
 ) -> list[pathlib.Path]:
-    """Writes OUT/spatial.json and OUT/temporal.json of `count` sentences for each class.
+    """Writes OUT/spatial.json and OUT/temporal.json, with `count` sentences for each class.
 
     Raises:
-      DescriptionError: answers that cannot be used, or a file of answers of another form.
-      EndpointError: the server does not answer; what it answered before is kept.
+      DescriptionError: answers cannot be used, or the file of answers has another form.
+      EndpointError: the server does not answer; its earlier answers are kept.
     """
     out.mkdir(parents=True, exist_ok=True)
     answers = Answers(out / "answers.json", endpoint.model)
@@ -184,7 +184,7 @@ def main() -> None:
     name = arguments.key_env or ""
     key = os.environ.get(name, "").strip()
     if name and not key:
-        # What is no name of a variable may be the key itself.
+        # What is not a variable's name may be the key itself.
         named = name if re.fullmatch("[A-Z_][A-Z0-9_]*", name) else "of the given name"
         parser.error(f"--key-env: there is no environment variable {named}, or it is empty")
     if arguments.sentences < 1:

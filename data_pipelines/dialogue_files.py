@@ -13,7 +13,7 @@ from vlt.data.dialogues import checked_dialogue
 from vlt.data.prompts import VIDEO
 
 IMAGE = "<image>"
-CACHED = (".pkl", ".npy", ".npz", ".jpg", ".jpeg", ".png", ".webp")  # in the place of a video's
+CACHED = (".pkl", ".npy", ".npz", ".jpg", ".jpeg", ".png", ".webp")  # instead of a video's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Dialogue:
     id: str = ""
 
     def columns(self) -> dict[str, Any]:
-        """What a manifest's row says of it."""
+        """Its columns in a manifest's row."""
         return {"conversations": list(self.turns)}
 
 
@@ -32,14 +32,14 @@ Dialogues = dict[str, list[Dialogue]]  # by name of the video
 
 
 def read_dialogues(path: pathlib.Path) -> Dialogues:
-    """Dialogues by video, of one of two lists of objects, .json or .jsonl:
+    """Reads dialogues by video from a list of objects, .json or .jsonl, in one of two forms:
 
-    - {"q", "a", "video_id"} (VideoInstruct-100K): one turn each; the video stands behind the
-      question in the first, third, ... entry, before it in the others, as in published training
-    - {"video" or "image", "conversations": [{"from": "human" or "gpt", "value"}, ...]} (LLaVA):
-      what `gpt` says first is left out, <image> is <video>, ids stay where none comes twice
+    - {"q", "a", "video_id"} (VideoInstruct-100K): one turn each; the video follows the question in
+      the first, third, ... entry and precedes it in the others, as in published training
+    - {"video" or "image", "conversations": [{"from": "human" or "gpt", "value"}, ...]} (LLaVA): a
+      first turn of `gpt` is left out, <image> becomes <video>, ids are kept if none occurs twice
 
-    Raises: AnnotationError for a file of another form, or a dialogue that no manifest takes.
+    Raises: AnnotationError for a file of another form, or a dialogue that no manifest can hold.
     """
     entries = read_json(path)
     if not isinstance(entries, list):
@@ -93,7 +93,7 @@ def _pair(where: str, index: int, question: Any, answer: Any) -> list[dict[str, 
 
 
 def _spoken(turns: Any) -> tuple[Any, bool]:
-    """The turns with <video> for <image>, from the first question on; `checked_dialogue` judges."""
+    """Turns with <video> for <image>, from the first question on, and whether one was dropped."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return turns, False
     first = bool(turns) and turns[0].get("from") == "gpt"
@@ -106,6 +106,6 @@ def _renamed(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def _video(text: str) -> str:
-    """The name of a video whose cached features, or one of whose frames, may be named."""
+    """The name of a video; `text` may name its cached features or an image instead."""
     stem, suffix = os.path.splitext(text)
     return video_name(stem if suffix.lower() in CACHED else text)

@@ -1,10 +1,10 @@
-"""DiDeMo: a video's descriptions, joined in the order of the file, are its one caption.
+"""DiDeMo: the descriptions of a video are joined into one caption, in the order of the file.
 
     python -m data_pipelines.didemo --annotations data --videos videos --out data/didemo
 
-makes train.jsonl, val.jsonl and test.jsonl of the published train_data.json, val_data.json and
-test_data.json. Annotators saw the first 30 seconds of each video; cut longer files there, as the
-papers do, since a manifest names whole files.
+makes train.jsonl, val.jsonl and test.jsonl from the published train_data.json, val_data.json and
+test_data.json. Annotators saw the first 30 seconds of each video; trim longer files to them, as
+the papers do, since a manifest names whole files.
 """
 
 from data_pipelines.manifests import Files, Split, main

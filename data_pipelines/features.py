@@ -1,15 +1,15 @@
-"""What a chat model's frozen tower makes of videos, kept, so that training need not compute it.
+"""Caches what a chat model's frozen tower computes for videos, so that training can skip it.
 
     python -m data_pipelines.features data/video_instruct/VideoInstruct100K.jsonl
         --model checkpoints/llava_btadapter --out data/video_instruct_features [--frames 100]
         [--sampler conversation_middle]
 
-writes for each video of a manifest a file .npz of its states behind the tower's last block that no
-trained part reads (of LLaVA with BT-Adapter the fourth from the end, after 20 of 24), float16
-[frames, 1 + patches, width], and OUT/manifest.jsonl: the manifest's rows with a column `features`.
-The same command goes on where it was stopped; OUT/features.json says of which model the files are,
-and a folder of another is refused. Videos that cannot be read are listed in OUT/broken.jsonl, and
-the status is 1.
+writes an .npz file for each video of a manifest, with its states after the last block of the tower
+that no trained part reads (for LLaVA with BT-Adapter the fourth from the end, after 20 of 24),
+float16 [frames, 1 + patches, width], and OUT/manifest.jsonl: the manifest's rows with a column
+`features`. The same command resumes where it was stopped; OUT/features.json says which model made
+the files, and a folder of another model is refused. Videos that cannot be read are listed in
+OUT/broken.jsonl, and the status is 1.
 """
 
 import argparse
@@ -53,15 +53,15 @@ def cache_features(
 ) -> tuple[int, dict[str, str]]:
     """Writes the features of all videos of a manifest that are not in OUT yet.
 
-    frames, sampler: how many are taken by which rule of vlt.data.sample; the folder's by default.
+    frames, sampler: number of frames and rule of vlt.data.sample; the model folder's by default.
 
-    Returns: how many were written, and why others could not be, by video.
+    Returns: number of videos written, and the reason for each that could not be, by video.
 
     Raises:
-        ManifestError, ModelFolderError: as reading these does.
-        FeatureError: no chat model, one whose tower is too small to cache, or OUT has features of
-            another model, of other frames, or a damaged file.
-        ValueError: an unknown sampler, or one that draws. WriteError: OUT cannot be written.
+        ManifestError, ModelFolderError: the manifest or the model folder cannot be read.
+        FeatureError: not a chat model, one whose tower is too small to cache, or OUT has features
+            of another model, of other frames, or a damaged file.
+        ValueError: an unknown sampler, or a random one. WriteError: OUT cannot be written.
     """
     records = read_manifest(manifest, check_videos=False)
     loaded = load_folder(model, frames=frames)
@@ -103,7 +103,7 @@ def _states(loaded: LoadedModel, model: str) -> Callable[[np.ndarray], list[np.n
     params = {"visual": jax.device_put(loaded.params["visual"])}
 
     def of_block(module: Any, video: jax.Array) -> jax.Array:
-        # What follows is not computed: nothing of it is asked for.
+        # Later blocks are not computed, since nothing reads them.
         return module.visual(module.pixels(video), capture=True)[1][block].x
 
     program = jax.jit(lambda p, x: loaded.module.apply({"params": p}, x, method=of_block))
@@ -111,7 +111,7 @@ def _states(loaded: LoadedModel, model: str) -> Callable[[np.ndarray], list[np.n
 
 
 def _settings(loaded: LoadedModel, config: ModelConfig) -> dict[str, Any]:
-    """What features depend on; of the weights, a sum over those that make them."""
+    """What features depend on; for the weights, a checksum of those that compute them."""
     spec, request = loaded.config.spec, clip_request(config, "")
     blocks = {f"blocks_{layer}" for layer in range(spec.feature_blocks)}  # type: ignore[union-attr]
     kept = {"patch_embedding", "class_embedding", "position_embedding", "pre_norm", *blocks}
@@ -128,7 +128,7 @@ def _settings(loaded: LoadedModel, config: ModelConfig) -> dict[str, Any]:
 
 
 def _check_folder(out: pathlib.Path, settings: dict[str, Any]) -> list[int]:
-    """The shape of its features; writes features.json where there is none."""
+    """Returns the shape of the folder's features; writes features.json if there is none."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "features.json"
     if not path.exists():
@@ -143,7 +143,7 @@ def _check_folder(out: pathlib.Path, settings: dict[str, Any]) -> list[int]:
 
 
 def _file(out: pathlib.Path, video: str, folder: pathlib.Path) -> pathlib.Path:
-    """Of one video: its name, and a sum of its way from the manifest, for there may be several."""
+    """A video's file: its name with a hash of its relative path, since names may repeat."""
     way = os.path.relpath(video, folder)
     return (
         out / f"{pathlib.Path(video).stem[:80]}-{hashlib.sha256(way.encode()).hexdigest()[:8]}.npz"
@@ -151,7 +151,7 @@ def _file(out: pathlib.Path, video: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _is_there(file: pathlib.Path, shape: Sequence[int]) -> bool:
-    """Raises FeatureError for a file that is there and damaged, or of another shape."""
+    """Whether the file exists; raises FeatureError if it is damaged or of another shape."""
     if not file.exists():
         return False
     found = read_features(file).shape
@@ -161,7 +161,7 @@ def _is_there(file: pathlib.Path, shape: Sequence[int]) -> bool:
 
 
 def _write_manifest(manifest: pathlib.Path, out: pathlib.Path, names: Sequence[str]) -> None:
-    """The rows of those videos that have features; paths relative to OUT."""
+    """Writes the rows of videos that have features, with paths relative to OUT."""
     rows = []
     for (_, row), name in zip(READERS[manifest.suffix](manifest), names, strict=True):
         if name:

@@ -1,9 +1,9 @@
-"""A few videos of each class, drawn of a manifest with labels.
+"""Draws a few videos of each class from a manifest with labels.
 
     python -m data_pipelines.few_shot train.jsonl few.jsonl --shots 16 --seed 1 [--rest val.jsonl]
 
-What is drawn depends on the seed and the names of the videos alone: with more shots the same ones
-come first. `--rest` names a manifest of all other rows, such as for evaluation.
+The draw depends only on the seed, the labels and the names of the videos, so more shots add to the
+same videos. `--rest` names a manifest for all other rows, for example to evaluate on.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from data_pipelines.labelled import (
 
 
 def draw(rows: Sequence[Row], shots: int, seed: int) -> list[Row]:
-    """`shots` rows of each class, in the order of `rows`.
+    """Draws `shots` rows of each class, in the order of `rows`.
 
     Raises: AnnotationError for a class that has fewer.
     """
@@ -38,7 +38,7 @@ def draw(rows: Sequence[Row], shots: int, seed: int) -> list[Row]:
 
 
 def _lot(row: Row, seed: int) -> bytes:
-    """A random number that depends on the seed and the name of the video alone."""
+    """A random number that depends only on the seed, the label, and the video's id or name."""
     name = row.get("id", os.path.basename(row["video"]))
     return hashlib.sha256(f"{seed}/{row['label']}/{name}".encode()).digest()
 
@@ -46,7 +46,7 @@ def _lot(row: Row, seed: int) -> bytes:
 def write_few(manifest: str, out: str, shots: int, seed: int, rest: str | None = None) -> list[str]:
     """Writes OUT, and the other rows as `rest`; returns a line about each.
 
-    Raises: AnnotationError for a class that has fewer videos, no shots, or files that are the same;
+    Raises: AnnotationError for a class with fewer videos, no shots, or two equal files;
       ManifestError.
     """
     if shots < 1:

@@ -1,9 +1,9 @@
-"""A manifest with labels of a folder that has a folder of videos for each class.
+"""Makes a manifest with labels from a folder that holds a folder of videos for each class.
 
     python -m data_pipelines.folder_per_class videos/train data/train.jsonl
 
-A class is called as its folder, with spaces for underscores; data/train_classes.txt lists them.
-Videos may lie in folders of any depth below. data_pipelines.few_shot draws training videos of the
+A class is named after its folder, with spaces for underscores; data/train_classes.txt lists them.
+Videos may be in subfolders of any depth. data_pipelines.few_shot draws training videos from the
 manifest and keeps the rest for evaluation.
 """
 
@@ -22,8 +22,8 @@ from vlt.data.texts import checked_label, look, printable
 def read_folders(folder: pathlib.Path) -> list[Row]:
     """A row for each video; its id is its path in the folder.
 
-    Raises: AnnotationError for no folders of classes, one without a video, two of one class, or
-      videos beside them.
+    Raises: AnnotationError if there are no folders of classes, one has no video, two are of one
+      class, or videos lie beside them.
     """
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: there is no such folder of videos")
@@ -67,7 +67,7 @@ def _rows(folder: pathlib.Path, label: str) -> list[Row]:
 def write_folders(folder: str, out: str) -> list[str]:
     """Writes the manifest; returns a line about it.
 
-    Raises: AnnotationError for folders of another form.
+    Raises: AnnotationError as in `read_folders`, or if `out` is not a .jsonl file.
     """
     rows = read_folders(pathlib.Path(folder))
     classes = list(dict.fromkeys(row["label"] for row in rows))

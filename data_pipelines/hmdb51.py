@@ -4,8 +4,8 @@
         datasets_splits/base2novel_splits/hmdb_splits --videos hmdb51 --out data/hmdb51
 
 makes train1 to train3, val1 to val3, few_shot_2 to few_shot_16, base_train_s1 to base_train_s3,
-base_val and novel_val (.jsonl) of the lists that are given, with classes.txt, base_classes.txt and
-novel_classes.txt.
+base_val and novel_val (.jsonl) from the lists that are given, with classes.txt, base_classes.txt
+and novel_classes.txt.
 """
 
 from data_pipelines.manifests import main

@@ -6,9 +6,10 @@
         --videos k600 --out data/k400
 
 makes train, val, base_train_s1 to base_train_s3, base_val, novel_val and zero_shot_1 to zero_shot_3
-(.jsonl) of the lists that are given, with classes.txt, base_classes.txt, novel_classes.txt and
-zero_shot_1_classes.txt to zero_shot_3_classes.txt. Of how many training videos are left nobody can
-say; where no list of yours is at hand, data_pipelines.folder_per_class reads them by folder.
+(.jsonl) from the lists that are given, with classes.txt, base_classes.txt, novel_classes.txt and
+zero_shot_1_classes.txt to zero_shot_3_classes.txt. The number of training videos is not checked, as
+nobody knows how many are left; without a list, data_pipelines.folder_per_class reads them by
+folder.
 """
 
 from data_pipelines.manifests import main

@@ -9,14 +9,14 @@ from vlt.data.manifest import SHOWN, ManifestError, read_classes
 
 
 def class_name(text: str) -> str:
-    """A class as it is written in a prompt: with spaces for underscores, otherwise as it is."""
+    """A class as written in a prompt: spaces for underscores, otherwise unchanged."""
     return " ".join(text.replace("_", " ").split())
 
 
 def read_class_names(path: pathlib.Path) -> list[str]:
-    """Names of classes in the order of their numbers: of a .csv with `id,name`, or one a line.
+    """Names of classes in the order of their numbers, from a .csv with `id,name` or one per line.
 
-    Raises: AnnotationError for a file of another form, or a name that comes twice.
+    Raises: AnnotationError for a file of another form, or a name that occurs twice.
     """
     try:
         names = [class_name(name) for name in read_classes(path)]
@@ -29,9 +29,9 @@ def read_class_names(path: pathlib.Path) -> list[str]:
 
 
 def read_labels(path: pathlib.Path, names: Sequence[str]) -> dict[str, str]:
-    """The class of each video, of lines with a path, a space and the number of its class.
+    """The class of each video, from lines with a path, a space and the number of its class.
 
-    Raises: AnnotationError for rows without the number of a class, or of a video that came before.
+    Raises: AnnotationError for lines without the number of a class, or with a repeated video.
     """
     labels, lines, wrong = dict[str, str](), dict[str, int](), []
     for number, line in enumerate(read_text(path).split("\n"), 1):

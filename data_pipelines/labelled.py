@@ -1,4 +1,4 @@
-"""Manifests with labels, read to be written again in parts: what people do with their own data."""
+"""Reads manifests with labels and writes parts of them: for people with their own data."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from vlt.command_line import why
 from vlt.data.manifest import READERS, ManifestError, read_manifest
 from vlt.data.texts import shown
 
-Row = dict[str, Any]  # of a manifest; `video` is a full path, `label` is text
+Row = dict[str, Any]  # row of a manifest; `video` is a full path, `label` is text
 
 
 def read_labelled(path: pathlib.Path) -> list[Row]:
@@ -33,7 +33,7 @@ def read_labelled(path: pathlib.Path) -> list[Row]:
 
 
 def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows of each label, labels in their order."""
+    """Rows by label, with labels in sorted order."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row["label"], []).append(row)
@@ -43,7 +43,7 @@ def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def write_labelled(path: pathlib.Path, rows: Sequence[Row], classes: Sequence[str]) -> str:
     """Writes a manifest and, beside it, NAME_classes.txt; returns a line about both.
 
-    Raises: AnnotationError for a name that is not that of a .jsonl file.
+    Raises: AnnotationError if the path does not end in .jsonl, or JSON cannot hold a value.
     """
     if path.suffix != ".jsonl":
         raise AnnotationError(f"{path}: a manifest is written as a .jsonl file")
@@ -77,7 +77,7 @@ def refuse_overlap(
 
 
 def run(parser: argparse.ArgumentParser, work: Callable[..., list[str]]) -> None:
-    """Runs a command on its arguments, and prints what it says or what is wrong."""
+    """Runs a command on its arguments, and prints its lines or what is wrong."""
     try:
         print("\n".join(work(**vars(parser.parse_args()))))
     except (AnnotationError, ManifestError, OSError) as error:

@@ -1,10 +1,10 @@
-"""LSMDC: clips of movies with a sentence each.
+"""LSMDC: clips from movies, with one sentence each.
 
     python -m data_pipelines.lsmdc --annotations annotations --videos videos --out data/lsmdc
 
-makes train.jsonl, val.jsonl and test.jsonl of LSMDC16_annos_training.csv, LSMDC16_annos_val.csv and
-LSMDC16_challenge_1000_publictect.csv, or of lists. A few clips of the first two have two sentences:
-the counts of the papers are those of the files' lines.
+makes train.jsonl, val.jsonl and test.jsonl from LSMDC16_annos_training.csv, LSMDC16_annos_val.csv
+and LSMDC16_challenge_1000_publictect.csv, or from lists. A few clips of the first two have two
+sentences: the papers count the lines of the files.
 """
 
 from data_pipelines.manifests import Files, Split, main

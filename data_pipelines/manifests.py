@@ -1,7 +1,7 @@
-"""Manifests of data sets, made from the annotation files that people have.
+"""Makes manifests of data sets from the annotation files in circulation.
 
-A data set is a tuple of `Split`s: the files that its captions or questions may come in, the counts
-that the papers state, and what makes a row. `main` is the command line of every such data set.
+A data set is a tuple of `Split`s: the files that may hold its captions or questions, the counts
+that papers state, and what makes a row. `main` is the command line of each of these data sets.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from vlt.storage.files import new_file
 SHOWN = 5  # examples in a message
 
 Texts = Mapping[str, list[Any]]  # captions, `Question`s or `Dialogue`s, by name of the video
-# Of rows whose texts have an id and columns of their own.
+# Readers for the kinds of rows whose texts have an id and columns of their own.
 READERS: dict[str, Callable[[pathlib.Path], Texts]] = {
     "question": read_questions,
     "dialogue": read_dialogues,
@@ -43,11 +43,11 @@ class Files:
 
     Attributes:
       texts: name of the file with the captions or questions.
-      names: of the file that lists the split's videos, where the first one covers more.
-      part: the split's name in the first file, where that one tells.
-      counted: whether the number of captions in all is that of the split; no source states it of
-        this file otherwise.
-      classes: of the file that names the classes, where the first one holds their indices.
+      names: name of the file that lists the split's videos, if the first one covers more.
+      part: the split's name in the first file, if that one says it.
+      counted: whether the total number of captions must be the split's; otherwise no source states
+        it for this file.
+      classes: name of the file that names the classes, if the first one holds their indices.
     """
 
     texts: str
@@ -70,12 +70,13 @@ class Split:
     """A part of a data set, written as one manifest.
 
     Attributes:
-      name: of the manifest, without suffix.
-      files: what it may be made of, the best first.
+      name: name of the manifest, without suffix.
+      files: what it may be made from, the best first.
       row: what a row is: 'caption' (training sees each caption once an epoch), 'video' (with all
-        its captions), 'paragraph' (a video with its captions joined by spaces) or 'question'.
+        its captions), 'paragraph' (a video with its captions joined by spaces), 'question' or
+        'dialogue'.
       videos: number of videos, or None where no source states it.
-      texts: number of captions or questions in all, or None.
+      texts: total number of captions or questions, or None.
       each: number of captions of every video, or None.
     """
 
@@ -88,7 +89,7 @@ class Split:
 
     @property
     def kind(self) -> str:
-        """What its texts are."""
+        """What its texts are called: captions, questions or dialogues."""
         return f"{self.row}s" if self.row in READERS else "captions"
 
     def read(
@@ -108,11 +109,11 @@ class Split:
         return texts, []
 
     def amount(self, texts: Texts) -> str:
-        """How much the texts are."""
+        """The number and kind of the texts."""
         return f"{sum(map(len, texts.values())):,} {self.kind}"
 
     def counts(self, texts: Texts, files: Files) -> list[tuple[int, int | None, str]]:
-        """What is counted: how many there are, how many are expected, and of what."""
+        """The counts to check: how many there are, how many are expected, and of what."""
         sizes = collections.Counter(map(len, texts.values())).items()
         total = self.texts if files.counted else None
         return [
@@ -122,7 +123,7 @@ class Split:
         ]
 
     def wrong_counts(self, texts: Texts, files: Files, allow_subset: bool) -> list[str]:
-        """'found instead of expected' of each count that does not fit."""
+        """'FOUND instead of EXPECTED KIND' for each count that differs."""
         return [
             f"{count:,} instead of {expected:,} {kind}"
             for count, expected, kind in self.counts(texts, files)
@@ -144,7 +145,7 @@ class Split:
 
 
 def find_videos(folder: pathlib.Path) -> dict[str, list[str]]:
-    """All files with a video's suffix in a folder and its folders, by `video_name`."""
+    """All files with a video suffix in a folder and its subfolders, by `video_name`."""
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: there is no such folder of videos")
     found: dict[str, list[str]] = {}
@@ -156,7 +157,7 @@ def find_videos(folder: pathlib.Path) -> dict[str, list[str]]:
 
 
 def video_files(folder: pathlib.Path) -> Iterator[str]:
-    """Paths of all files with a video's suffix in a folder and its folders, in order.
+    """Paths of all files with a video suffix in a folder and its subfolders, in order.
 
     Raises: AnnotationError for a name that is not UTF-8, which no manifest can hold.
     """
@@ -172,7 +173,7 @@ def video_files(folder: pathlib.Path) -> Iterator[str]:
 
 @dataclasses.dataclass
 class Draft:
-    """A manifest before it is written: what the annotations say and which videos there are."""
+    """A manifest before it is written: what the annotations say, and which videos exist."""
 
     split: Split
     files: Files
@@ -193,7 +194,7 @@ class Draft:
                 yield {"id": row["id"], "video": os.path.relpath(path, out), **row}
 
     def summary(self) -> str:
-        """What was written of it, and how much is left out."""
+        """What was written, and how much was left out."""
         kept = {video: self.texts[video] for video in self.paths}
         parts = [f"{len(kept):,} videos, {self.split.amount(kept)}"]
         if smaller := self.split.wrong_counts(self.texts, self.files, allow_subset=False):
@@ -219,15 +220,15 @@ def write_manifests(
     Args:
       annotations: files, and folders that hold them.
       videos: a folder that holds the videos, in folders of any depth.
-      allow_subset: fewer videos and texts than the papers' are accepted and reported.
-      missing: of videos without a file: 'error', or 'drop' to leave them out, to report it and to
+      allow_subset: whether fewer videos and texts than the papers' are accepted, and reported.
+      missing: for videos without a file: 'error', or 'drop' to leave them out, report that and
         list them in OUT/NAME.missing.txt.
 
     Returns: a line about each split.
 
     Raises:
-      AnnotationError: no split's files are given, a file has another form, or any split has other
-        counts, videos without a file, or videos with several; all of these are listed.
+      AnnotationError: no split's files are given, a file has another form, or a split has other
+        counts, videos without a file, or videos with several; all such problems are listed.
     """
     if missing not in ("error", "drop"):
         raise AnnotationError(f"missing must be 'error' or 'drop', got {missing!r}")
@@ -252,9 +253,9 @@ def write_manifests(
 
 
 def given_files(annotations: Iterable[str | os.PathLike[str]]) -> dict[str, pathlib.Path]:
-    """The annotation files by name; of a folder, those directly in it.
+    """The annotation files by name; for a folder, those directly in it.
 
-    `test.first200.json`, of which the first 200 records were kept, stands for test.json.
+    `test.first200.json`, the first 200 records of a file, stands for test.json.
 
     Raises: AnnotationError for a path that does not exist, or two files of one name.
     """
@@ -270,7 +271,7 @@ def given_files(annotations: Iterable[str | os.PathLike[str]]) -> dict[str, path
 
 
 def chosen_files(split: Split, given: Mapping[str, pathlib.Path]) -> Files | None:
-    """The first files of a split that are all given."""
+    """The first of a split's `files` that are all given, or None."""
     for files in split.files:
         if given.keys() >= {*files.all}:
             return files
@@ -316,7 +317,7 @@ def _paths(index: dict[str, list[str]], name: str) -> list[str]:
 
 
 def some(names: Sequence[str], total: int) -> str:
-    """How many of all videos, and which first."""
+    """How many videos of the total, and the first names."""
     more = ", ..." if len(names) > SHOWN else ""
     return f"{len(names):,} of {total:,} videos: {', '.join(names[:SHOWN])}{more}"
 
@@ -326,7 +327,7 @@ def _missing_file(split: Split) -> str:
 
 
 def _write(folder: pathlib.Path, draft: Draft) -> None:
-    # The way from the manifest to the videos must not depend on links on the way to it.
+    # Relative paths to the videos must not depend on links in the path of the manifest.
     rows = draft.rows(os.path.realpath(folder))
     lines = (json.dumps(row, ensure_ascii=False) for row in rows)
     write_lines(folder / f"{draft.split.name}.jsonl", lines)
@@ -334,11 +335,11 @@ def _write(folder: pathlib.Path, draft: Draft) -> None:
     if draft.missing:
         write_lines(listed, draft.missing)
     else:
-        listed.unlink(missing_ok=True)  # of an earlier run
+        listed.unlink(missing_ok=True)  # left by an earlier run
 
 
 def write_lines(path: pathlib.Path, lines: Iterable[str]) -> None:
-    """Writes a text file of lines, whole or not at all."""
+    """Writes a text file of lines, entirely or not at all."""
     with new_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in lines)
 
@@ -350,7 +351,7 @@ def main(
 ) -> None:
     """The command line of a data set.
 
-    description: its module's docstring. write: takes what `write_manifests` takes.
+    description: docstring of its module. write: takes the arguments of `write_manifests`.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -2,9 +2,9 @@
 
     python -m data_pipelines.msrvtt --annotations msrvtt_data --videos videos --out data/msrvtt
 
-makes train_9k.jsonl, train_7k.jsonl and test_1ka.jsonl of MSRVTT_data.json, MSRVTT_train.9k.csv,
-MSRVTT_train.7k.csv and MSRVTT_JSFUSION_test.csv, or of the lists that other projects share (a
-train.json is taken for the 9k). data_pipelines.msrvtt_captions makes the splits of captioning.
+makes train_9k.jsonl, train_7k.jsonl and test_1ka.jsonl from MSRVTT_data.json, MSRVTT_train.9k.csv,
+MSRVTT_train.7k.csv and MSRVTT_JSFUSION_test.csv, or from the lists that other projects share
+(a train.json is taken for the 9k). data_pipelines.msrvtt_captions makes the splits of captioning.
 """
 
 from data_pipelines.manifests import Files, Split, main

@@ -1,9 +1,9 @@
-"""MSR-VTT for captioning: its own split, twenty captions a video.
+"""MSR-VTT for captioning: its own split, twenty captions per video.
 
     python -m data_pipelines.msrvtt_captions --annotations DIR --videos DIR --out OUT
 
-makes train.jsonl, val.jsonl and test.jsonl of MSRVTT_data.json, of train_val_videodatainfo.json and
-test_videodatainfo.json, or of lists. data_pipelines.msrvtt makes the splits of retrieval.
+makes train.jsonl, val.jsonl and test.jsonl from MSRVTT_data.json, from train_val_videodatainfo.json
+and test_videodatainfo.json, or from lists. data_pipelines.msrvtt makes the splits of retrieval.
 """
 
 from data_pipelines.manifests import Files, Split, main

@@ -2,10 +2,10 @@
 
     python -m data_pipelines.msrvtt_qa --annotations DIR --videos DIR --out data/msrvtt_qa
 
-makes train.jsonl, val.jsonl and test.jsonl of train_qa.json, val_qa.json and test_qa.json, and
+makes train.jsonl, val.jsonl and test.jsonl from train_qa.json, val_qa.json and test_qa.json, and
 answers.txt: the 4,000 answers of answer_list.json or MSRVTT-QA_vocab.json, or else the most
-frequent ones of training. The .csv files hold only questions with such an answer, so they are
-subsets. A question's id is that of its file.
+frequent ones in training. The .csv files hold only questions with such an answer, so they are
+subsets. A question keeps its id from the file.
 """
 
 import os
@@ -47,7 +47,7 @@ def write_questions_and_answers(
     """`write_manifests`, and the list of answers beside the manifests.
 
     Raises:
-      AnnotationError: as there, or another number of answers.
+      AnnotationError: as in `write_manifests`, or for another number of answers.
     """
     given = given_files(annotations)
     answers, source = _answers(given, splits[0])

@@ -1,9 +1,9 @@
-"""MSVD: about forty captions a video, for captioning and for retrieval (each one a query).
+"""MSVD: about forty captions per video, for captioning and for retrieval (each one a query).
 
     python -m data_pipelines.msvd --annotations msvd_data --videos YouTubeClips --out data/msvd
 
-makes train.jsonl, val.jsonl and test.jsonl of raw-captions.pkl or AllVideoDescriptions.txt with
-train_list.txt, val_list.txt and test_list.txt, or of lists.
+makes train.jsonl, val.jsonl and test.jsonl from raw-captions.pkl or AllVideoDescriptions.txt with
+train_list.txt, val_list.txt and test_list.txt, or from lists.
 """
 
 from data_pipelines.manifests import Files, Split, main

@@ -1,10 +1,10 @@
-"""A manifest of very many rows as one file that opens at once, whatever its size.
+"""Packs a manifest of very many rows into one file that opens at once, whatever its size.
 
     python -m data_pipelines.pack data/train.parquet
 
-writes data/train.array_record, with the same rows in the same order, which any config reads as it
-does the manifest. Of a manifest each process keeps all rows in memory; of this file those that it
-is reading.
+writes data/train.array_record, with the same rows in the same order, which any config reads like
+the manifest. Each process keeps all rows of a manifest in memory, but only the rows of this file
+that it is reading.
 """
 
 import argparse
@@ -21,11 +21,11 @@ ROWS_TOLD = 1_000_000
 
 
 def pack(manifest: Path) -> tuple[Path, int]:
-    """Writes the file beside the manifest; its path, and how many rows it holds.
+    """Writes the file beside the manifest; returns its path and number of rows.
 
     Raises:
         ManifestError: a row is wrong, or has a label.
-        FileExistsError: it is there already.
+        FileExistsError: the file exists already.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 

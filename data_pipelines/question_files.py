@@ -1,4 +1,4 @@
-"""Questions about videos with their answers, from the files of MSRVTT-QA."""
+"""Reads questions about videos and their answers from the files of MSRVTT-QA."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ class Question:
     id: str
 
     def columns(self) -> dict[str, Any]:
-        """What a manifest's row says of it."""
+        """Its columns in a manifest's row."""
         one = len(self.answers) == 1
         return {"question": self.text, "answer": self.answers[0] if one else list(self.answers)}
 
@@ -31,7 +31,7 @@ Questions = dict[str, list[Question]]  # by name of the video
 
 
 def read_questions(path: pathlib.Path) -> Questions:
-    """Questions by video: of a .json or .jsonl list of objects, or a .csv with a header.
+    """Questions by video, from a .json or .jsonl list of objects, or a .csv with a header.
 
     An entry has `question`, `answer` (text or a list) and `video`, `image` or `video_id`, where a
     number n stands for MSR-VTT's "video<n>".
@@ -71,15 +71,15 @@ def _one_line(text: str) -> str:
 
 
 def _first(entry: Any, columns: Sequence[str]) -> str:
-    """The value of the first of the columns that is there, as text; '' without one."""
+    """The value of the first of the columns that is present, as text; '' if none is."""
     present = [entry[c] for c in columns if c in entry] if isinstance(entry, dict) else []
     return str(present[0]) if present else ""
 
 
 def read_answers(path: pathlib.Path) -> list[str]:
-    """Candidate answers: a .json list, or {answer: its place}.
+    """Candidate answers, from a .json list or {answer: position}.
 
-    Raises: AnnotationError for a file of another form, or an answer that comes twice.
+    Raises: AnnotationError for a file of another form, or an answer that occurs twice.
     """
     content = read_json(path)
     if isinstance(content, Mapping) and all(type(place) is int for place in content.values()):
@@ -97,6 +97,6 @@ def read_answers(path: pathlib.Path) -> list[str]:
 
 
 def frequent_answers(questions: Questions, count: int) -> list[str]:
-    """The most frequent answers, the first of those that are equally frequent first."""
+    """The most frequent answers; among equally frequent ones, the first to occur comes first."""
     found = Counter(a for each in questions.values() for q in each for a in q.answers)
     return [answer for answer, _ in found.most_common(count)]

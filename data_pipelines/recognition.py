@@ -1,7 +1,7 @@
-"""What the data sets of action recognition share: splits of labels, and their lists of classes.
+"""What the action recognition data sets share: splits of labels, and their lists of classes.
 
-The public lists of X-CLIP, ViFi-CLIP and OST are one folder a data set, one for its base-to-novel
-lists and one of tables that name classes; a manifest is made of each list that is given.
+The public lists of X-CLIP, ViFi-CLIP and OST are one folder per data set, one for its base-to-novel
+lists and one of tables that name classes; a manifest is made from each list that is given.
 """
 
 import collections
@@ -37,7 +37,7 @@ class Table:
 
     Attributes:
       file: its name.
-      protocol: whose classes they are.
+      protocol: protocol that the classes belong to.
       written: name of the list of classes that is written beside the manifests.
     """
 
@@ -48,7 +48,7 @@ class Table:
     def read(self, path: pathlib.Path) -> list[str]:
         """Names of the classes.
 
-        Raises: AnnotationError for another number than the protocol's, or a file of another form.
+        Raises: AnnotationError for a number other than the protocol's, or a file of another form.
         """
         names, expected = read_class_names(path), RECOGNITION_PROTOCOLS[self.protocol].classes
         if len(names) != expected:
@@ -65,7 +65,7 @@ class LabelSplit(Split):
     def read(
         self, files: Files, given: Mapping[str, pathlib.Path], allow_subset: bool
     ) -> tuple[Texts, list[str]]:
-        """The label of each video, and which classes have none."""
+        """The label of each video, and which classes have no video."""
         path, names = given[files.texts], self.table.read(given[files.classes])
         labels = read_labels(path, names)
         found = set(labels.values())
@@ -76,11 +76,11 @@ class LabelSplit(Split):
         return {video: [label] for video, label in labels.items()}, problems
 
     def amount(self, texts: Texts) -> str:
-        """How many classes occur."""
+        """The number of classes that occur."""
         return f"{len({label for (label,) in texts.values()}):,} classes"
 
     def counts(self, texts: Texts, files: Files) -> list[tuple[int, int | None, str]]:
-        """Videos in all and of each class; classes with equally many are counted together."""
+        """Counts of all videos and of those per class; classes of equal size share one count."""
         own, equal = collections.defaultdict(list), collections.defaultdict(list)
         for video, (label,) in texts.items():
             own[label].append(video)
@@ -108,7 +108,7 @@ def _some(listed: Sequence[str]) -> str:
 def label_split(
     name: str, file: str, table: Table, videos: int | None = None, each: int | None = None
 ) -> LabelSplit:
-    """A split of one list and the table of its classes."""
+    """A split made from one list and the table of its classes."""
     files = (Files(file, classes=table.file),)
     return LabelSplit(name, files, "label", videos, each=each, table=table)
 
@@ -129,7 +129,7 @@ def few_shot_splits(table: Table) -> list[LabelSplit]:
 def base_to_novel_splits(data: str, prefix: str) -> list[LabelSplit]:
     """Three samplings of the base classes for training, and both test sets.
 
-    data: as protocols call it. prefix: of the tables' names.
+    data: the data set's name in protocols. prefix: prefix of the tables' names.
     """
     base, novel = (
         Table(f"{prefix}_{part}_labels.csv", f"{data}_{part}", f"{part}_classes.txt")
@@ -155,7 +155,7 @@ def write_manifests_and_classes(
     """`write_manifests`, and the lists of classes beside the manifests.
 
     Raises:
-      AnnotationError: as there.
+      AnnotationError: as in `write_manifests`, or a table has the wrong number of classes.
     """
     given = given_files(annotations)
     lines = write_manifests(splits, given.values(), videos, out, **options)

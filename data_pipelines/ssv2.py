@@ -5,7 +5,7 @@
         --out data/ssv2
 
 makes train, val, few_shot_2 to few_shot_16, base_train_s1 to base_train_s3, base_val and novel_val
-(.jsonl) of the lists that are given, with classes.txt, base_classes.txt and novel_classes.txt.
+(.jsonl) from the lists that are given, with classes.txt, base_classes.txt and novel_classes.txt.
 """
 
 from data_pipelines.manifests import main

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets of the papers' data sets, made of their manifests and videos.
+"""TensorFlow Datasets of the papers' data sets, made from their manifests and videos.
 
     import data_pipelines.tfds_builders  # registers vlt_msrvtt, vlt_kinetics400, ...
     builder = tfds.builder("vlt_msrvtt", data_dir="tfds")
@@ -8,8 +8,8 @@
     source = builder.as_data_source("test_1ka")  # random access, for grain
 
 manual_dir is the folder with the manifests that `python -m data_pipelines.NAME` wrote, or one of
-re-encoded clips of `python -m data_pipelines.shards` with its manifest under the split's name. An
-example is a video, once, with all that the split's rows say of it. Files are ArrayRecord;
+re-encoded clips from `python -m data_pipelines.shards` with its manifest named after the split.
+Each video is one example, with all that the split's rows say about it. Files are ArrayRecord;
 TensorFlow is not imported.
 """
 
@@ -63,12 +63,12 @@ DATASETS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 FEATURES = {
-    "video": tfds.features.Text(),  # its path in the manifest, or of its source
+    "video": tfds.features.Text(),  # its path from the manifest, or the source's
     "content": tfds.features.Scalar(dtype=np.object_),  # the bytes of the video file
-    "ids": tfds.features.Sequence(tfds.features.Text()),  # of its rows
+    "ids": tfds.features.Sequence(tfds.features.Text()),  # ids of its rows
     "captions": tfds.features.Sequence(tfds.features.Text()),
     "label": tfds.features.Text(),  # or ''
-    # A question with several answers stands here once for each.
+    # A question with several answers occurs once for each.
     "questions": tfds.features.Sequence(tfds.features.Text()),
     "answers": tfds.features.Sequence(tfds.features.Text()),
     "rows": tfds.features.Sequence(tfds.features.Text()),  # further columns, as JSON
@@ -78,7 +78,7 @@ FEATURES = {
 class ManifestBuilder(  # type: ignore[call-arg]  # an argument of its __init_subclass__
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-    """A data set of manifests; `DATASETS` has its subclasses' names and splits."""
+    """A data set made from manifests; `DATASETS` has the names and splits of its subclasses."""
 
     VERSION = tfds.core.Version("1.0.0")
     DESCRIPTION = ""

@@ -1,10 +1,10 @@
-"""VATEX: ten English captions a video.
+"""VATEX: ten English captions per video.
 
     python -m data_pipelines.vatex --annotations vatex_data --videos videos --out data/vatex
 
-makes train.jsonl, val.jsonl and test.jsonl of vatex_training_v1.0.json, vatex_validation_v1.0.json
-and vatex_public_test_english_v1.1.json, or of lists. Many of its videos have left the web:
-`--missing=drop` goes on without them and lists them.
+makes train.jsonl, val.jsonl and test.jsonl from vatex_training_v1.0.json,
+vatex_validation_v1.0.json and vatex_public_test_english_v1.1.json, or from lists. Many of its
+videos are no longer online: `--missing=drop` leaves them out and lists them.
 """
 
 from data_pipelines.manifests import Files, Split, main

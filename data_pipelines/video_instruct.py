@@ -1,12 +1,12 @@
-"""Dialogues to tune on: VideoInstruct-100K, and files of LLaVA's layout.
+"""Dialogues for instruction tuning: VideoInstruct-100K, and files in LLaVA's layout.
 
     python -m data_pipelines.video_instruct --annotations VideoInstruct100K.json --videos DIR
         --out data/video_instruct
 
 makes train.jsonl: a row for each question, whose column `conversations` holds it and its answer,
-with <video> where the video stands. Of several .json or .jsonl files OUT has a manifest each, of
-their names. Files of LLaVA's layout, {id, video, conversations: [{from, value}, ...]}, may have
-several turns, and name a video by its path, its name or that of its cached features.
+with <video> in the video's place. For several .json or .jsonl files, OUT gets one manifest each,
+named after them. Files in LLaVA's layout, {id, video, conversations: [{from, value}, ...]}, may
+have several turns, and name a video by its path, its name or that of its cached features.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ def write_dialogues(
     """`write_manifests`, with a split for each of the files.
 
     Raises:
-      AnnotationError: as there, or two files whose manifests would have one name.
+      AnnotationError: as in `write_manifests`, or two manifests would have the same name.
     """
     given = given_files(annotations)
     splits: dict[str, Split] = {}

@@ -1,1 +1,1 @@
-"""The reference, made from the code: `python -m docs` writes its pages, and the site of them."""
+"""The reference, made from the code: `python -m docs` writes its pages and their site."""

@@ -1,8 +1,8 @@
 """python -m docs [--site]
 
-Writes docs/reference/*.md, the pages that are made from the code, as they are committed; with
---site also the site of all documents in docs/_site (extra `docs`), where a dead link is an error.
-Run it in the repository's folder.
+Writes docs/reference/*.md, the committed pages that are made from the code; with --site also the
+site of all documents, in docs/_site (extra `docs`), where a dead link is an error. Run it in the
+repository's folder.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def page(name: str) -> str:
 
 
 def main() -> int:
-    """Writes the pages, and removes those that are no more."""
+    """Writes the pages, removes those that no longer exist, and builds the site if asked to."""
     parser = argparse.ArgumentParser(
         prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def build(folder: Path, target: Path) -> int:
-    """Makes the site of a folder's documents; the exit status, not 0 where there is a dead link."""
+    """Builds the site of a folder's documents; returns the exit status, not 0 for a dead link."""
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", str(HERE)]
     status = subprocess.run([*command, str(folder), str(target)]).returncode
     if status == 0:

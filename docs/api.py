@@ -1,4 +1,4 @@
-"""The page of the Python interface: signatures as they are written, and docstrings."""
+"""The page of the Python interface: signatures as written, and docstrings."""
 
 import dataclasses
 import inspect
@@ -43,6 +43,6 @@ def python() -> str:
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    """The lines of a function up to its docstring."""
+    """The source lines of a function up to its docstring, as a code block."""
     head = textwrap.dedent(inspect.getsource(function)).partition('    """')[0]
     return f"```python\n{head.rstrip().removesuffix(':')}\n```"

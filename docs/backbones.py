@@ -10,7 +10,7 @@ from vlt.models.spec import Spec
 from vlt.models.spec_reading import with_video
 
 FRAMES = 8
-# By column: a size of the backbone, and what a config's `model.video` says of it.
+# By column: a size of the backbone, and a config's `model.video` for it.
 BACKBONES: dict[str, tuple[str, dict[str, object]]] = {
     "CLIP": ("clip_b16", {}),
     "ViCLIP": ("viclip_b16", {}),
@@ -32,13 +32,13 @@ with `class_token='backbone'`). A test takes a step in every cell, or is told wh
 
 
 def spec_of(column: str) -> Spec:
-    """Sizes of a column's backbone."""
+    """The spec of a column's backbone."""
     size, video = BACKBONES[column]
     return with_video(SIZES[size], video, FRAMES)
 
 
 def missing(name: str, spec: Spec) -> list[str]:
-    """The words that a method needs, with its default options, and a model of these sizes lacks."""
+    """Words that a method with its default options needs and a model of this spec lacks."""
     return sorted(method_classes()[name]().needs_here() & lacks(spec).keys())
 
 

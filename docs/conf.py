@@ -1,4 +1,4 @@
-"""The site: every document of the repository, by Sphinx and MyST."""
+"""The site of all the repository's documents, made with Sphinx and MyST."""
 
 import re
 
@@ -10,7 +10,7 @@ include_patterns += [
     f"{folder}/*.md" for folder in ("configs", "launch", "data_pipelines", "benchmarks")
 ]
 exclude_patterns = [".*", "runs", "checkpoints", "docs/_site"]
-myst_heading_anchors = 4  # as the repository's web page makes them
+myst_heading_anchors = 4  # as on the repository's web page
 highlight_language = "none"
 html_theme = "furo"
 html_title = "vlt"
@@ -20,7 +20,7 @@ smartquotes = False
 
 
 def setup(app):
-    """Gives the first page the tree of pages, which elsewhere would be read as a block of code."""
+    """Adds the tree of pages to the first page, since other readers would show it as code."""
 
     def with_tree(app, name, source):
         if name == root_doc:

@@ -1,4 +1,4 @@
-"""The page of config keys: what configs/common.py writes, with its comments and bounds."""
+"""The page of config keys: those of configs/common.py, with their comments and bounds."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ What is measured: sections of `evals`, each of a `kind`, with the keys of its [d
 [Another page](protocols.md) has the names for `protocol`."""
 
 SECTIONS = sections_of(inspect.getsource(common))
-# Names of what functions are given, with their types: of such a key each config gives a value.
+# Parameters of the functions and their types: each config gives its own value for such a key.
 PARAMETERS = {
     name: getattr(each.annotation, "__name__", "")
     for function in SECTIONS
@@ -61,7 +61,7 @@ def config_keys() -> str:
 
 
 def _every_config() -> Iterator[str]:
-    """A table of the keys at the top, and one of each section."""
+    """A table of the top-level keys, and one for each section."""
     base = {key: told for key, told in SECTIONS["base"].items() if key != "sharding"}
     sections = dict.fromkeys(key.partition(".")[0] for key in base if "." in key)
     yield "## Every config"
@@ -72,7 +72,7 @@ def _every_config() -> Iterator[str]:
 
 
 def _evaluation(name: str) -> Iterator[str]:
-    """Heading, words and keys of a kind of evaluation."""
+    """Heading, description and keys of a kind of evaluation."""
     kind = KINDS[name]
     made = {function: told for function, told in SECTIONS.items() if "kind" in told}
     own = next((told for told in made.values() if literal(told["kind"].default) == name), {})
@@ -86,7 +86,7 @@ def _evaluation(name: str) -> Iterator[str]:
 
 
 def _table(prefix: str, told: Mapping[str, Told]) -> str:
-    """Of the keys of a section that hold no others."""
+    """A table of the keys of a section that hold no other keys."""
     keys = [key for key in told if not any(other.startswith(f"{key}.") for other in told)]
     header = ("key", "default", "may be", "does")
     return table(header, (_row(prefix + key, told[key].default) for key in keys))

@@ -1,4 +1,4 @@
-"""Markdown of what code says: docstrings, values and tables of them."""
+"""Markdown from code: docstrings, values and tables of them."""
 
 import dataclasses
 import inspect
@@ -8,40 +8,40 @@ from typing import get_type_hints
 
 from vlt.configuration.bounds import BELOW_ONE, bound_of
 
-ANY = 10**6  # bounds as far as this only keep what is absurd out
+ANY = 10**6  # bounds this far out only exclude absurd values
 
 _SECTION = re.compile(r"(Args|Attributes|Raises|Returns):$")
 _CODE = re.compile(r"(`+[^`]*`+)")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; `|` in a cell stays what it is."""
+    """A table; `|` in a cell is escaped."""
     lines = [header, ["---"] * len(header), *rows]
     cells = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def code(value: object) -> str:
-    """A value as it is typed; nothing of what is none."""
+    """A value as code; '' for one whose text is empty."""
     return f"`{value}`" if str(value) else ""
 
 
 def codes(values: Iterable[object]) -> str:
-    """Several values."""
+    """Several values as code, joined by commas."""
     return ", ".join(map(code, values))
 
 
 def text(words: str) -> str:
-    """Words in which nothing but `code` is Markdown."""
+    """Escapes words so that only `code` in them is Markdown."""
     parts = _CODE.split(words)
     parts[::2] = [re.sub(r"([*<])", r"\\\1", part) for part in parts[::2]]
     return "".join(parts)
 
 
 def prose(docstring: str | None, leave: Iterable[str] = ()) -> str:
-    """A docstring: its paragraphs, tables and indented lines, and a list of each section.
+    """A docstring: its paragraphs, tables and indented lines, and a list for each section.
 
-    leave: what begins a paragraph, before ':', that is left out, as options that a table has.
+    leave: names; paragraphs that begin with one and ':' are left out, such as options in a table.
     """
     left = re.compile(rf"({'|'.join(leave) or '-'})(, \w+)*:")
     blocks = re.split(r"\n\s*\n", inspect.cleandoc(docstring or ""))
@@ -59,7 +59,7 @@ def _block(block: str) -> str:
 
 
 def _items(lines: list[str]) -> Iterator[str]:
-    """A point for each line that is not indented, with the indented ones behind it."""
+    """A list item for each line that is not indented, followed by its indented lines."""
     for line in lines:
         names, colon, words = line.partition(": ")
         if line.startswith(" "):
@@ -71,7 +71,7 @@ def _items(lines: list[str]) -> Iterator[str]:
 
 
 def may_be(key: str, kind: str) -> str:
-    """The type of a config's value, and between what it must lie."""
+    """The type of a config's value, and its bounds."""
     bound = bound_of(key)
     if bound is None or kind not in ("int", "float"):
         return kind
@@ -83,7 +83,7 @@ def may_be(key: str, kind: str) -> str:
 
 
 def options(kind: type, words: Mapping[str, str], prefix: str = "") -> str:
-    """A table of a dataclass's fields. prefix: of their keys in a config."""
+    """A table of a dataclass's fields. prefix: prefix of their keys in a config."""
     hints = get_type_hints(kind)
     rows = []
     for field in dataclasses.fields(kind):

@@ -1,4 +1,4 @@
-"""The page of methods: docstrings, options and what each needs of a model and of other methods."""
+"""The page of methods: docstrings, options, and what each needs of the model and breaks."""
 
 import inspect
 import re
@@ -60,7 +60,7 @@ def _facts(method: Method) -> tuple[str, str]:
 
 
 def _method(name: str, method: type[Method]) -> Iterator[str]:
-    """What stands below a method's heading."""
+    """The heading and section of a method."""
     file = f"{method.__module__.replace('.', '/')}.py"
     yield f"## `{name}`"
     yield prose(sys.modules[method.__module__].__doc__)
@@ -74,7 +74,7 @@ def _method(name: str, method: type[Method]) -> Iterator[str]:
 
 
 def _constants(module: object, words: str) -> Iterator[str]:
-    """What the names stand for that words have of a module, such as `TARGETS`."""
+    """Values of a module's constants that words mention, such as `TARGETS`."""
     for name in sorted(set(re.findall(r"`([A-Z_]{2,})`", words))):
         value = getattr(module, name)
         shown = codes(value) if isinstance(value, (Mapping, tuple, list)) else code(repr(value))

@@ -1,4 +1,4 @@
-"""Pages of what the package knows by name: samplers, transforms, protocols, checkpoints, files."""
+"""Pages of named things: samplers, transforms, protocols, checkpoints, files of a run."""
 
 import inspect
 
@@ -115,6 +115,6 @@ def checkpoints() -> str:
 
 
 def workdir() -> str:
-    """The page of files of a run."""
+    """The page of a run's files."""
     rows = ((code(name), text(words)) for name, words in FILES.items())
     return "\n\n".join([WORKDIR, table(("file", "holds"), rows)])

@@ -1,1 +1,1 @@
-"""Starting runs elsewhere: on TPU VMs, on GKE, with Slurm. README.md leads through each."""
+"""Starting runs elsewhere: on TPU VMs, on GKE, with Slurm. README.md walks through each."""

@@ -1,6 +1,6 @@
-"""Cloud Storage as folders: gs://BUCKET/PATH is /gcs/BUCKET/PATH where a run takes place.
+"""Cloud Storage as folders: gs://BUCKET/PATH is /gcs/BUCKET/PATH where a run executes.
 
-gcsfuse mounts the buckets there, so that whatever reads or writes files works on them.
+gcsfuse mounts the buckets there, so that any code that reads or writes files works on them.
 """
 
 import pathlib
@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable
 
 ROOT = pathlib.Path("/gcs")
-# A host sees at once what another one wrote: gcsfuse caches metadata otherwise, on TPU hosts for
-# ever. Folders that were uploaded into a flat bucket are seen, too.
+# A host sees at once what another has written: by default gcsfuse caches metadata, on TPU hosts
+# forever. Folders that were uploaded into a flat bucket are visible, too.
 OPTIONS = (
     "implicit-dirs",
     "metadata-cache-ttl-secs=0",
@@ -19,7 +19,7 @@ _ADDRESS = re.compile(r"gs://([a-z0-9][-_.a-z0-9]*)")
 
 
 def buckets(arguments: Iterable[str]) -> list[str]:
-    """Names of the buckets in a command line, each once."""
+    """Sorted names of the buckets in a command line, each once."""
     return sorted({name for text in arguments for name in _ADDRESS.findall(text)})
 
 

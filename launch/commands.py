@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from vlt.configuration import PACKAGED, ConfigError, check_flags, path_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]  # of the checkout, where this is one
+ROOT = pathlib.Path(__file__).resolve().parents[1]  # root of the checkout, if this is one
 BUILD = "build"  # in ROOT; git ignores it
 
-# Kubernetes makes names of pods, at most 63 characters long, of it and a suffix.
+# Kubernetes appends a suffix to it to name pods, in at most 63 characters.
 NAME = r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?"
 
 
@@ -28,8 +28,8 @@ class Command(NamedTuple):
     Attributes:
       words: the program and its arguments.
       stdin: text for it to read.
-      wrong: what its failure means, where that is known.
-      in_checkout: run in the checkout whose commit it sends, not in the current folder.
+      wrong: what its failure means, if that is known.
+      in_checkout: whether it runs in the checkout whose commit it sends, not in the current folder.
     """
 
     words: Sequence[str]
@@ -38,7 +38,7 @@ class Command(NamedTuple):
     in_checkout: bool = False
 
     def __str__(self) -> str:
-        """As one types it into a shell."""
+        """The command as typed into a shell."""
         line = shlex.join(self.words)
         return f"{line} <<'END'\n{self.stdin.rstrip()}\nEND" if self.stdin else line
 
@@ -47,9 +47,9 @@ Plan = Callable[[argparse.Namespace], Iterable[Command]]
 
 
 def main(parser: argparse.ArgumentParser) -> None:
-    """Runs what the chosen subcommand's `plan` asks for, or only prints it.
+    """Runs the commands that the chosen subcommand's `plan` returns, or only prints them.
 
-    What follows `--` is vlt.main's and arrives as `arguments.training`.
+    What follows `--` belongs to vlt.main and is passed as `arguments.training`.
     """
     ours, training = split(sys.argv[1:])
     arguments = parser.parse_args(ours)
@@ -68,13 +68,13 @@ def main(parser: argparse.ArgumentParser) -> None:
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line's part before the first `--`, and that after it."""
+    """Splits a command line into the parts before and after the first `--`."""
     before = argv.index("--") if "--" in argv else len(argv)
     return list(argv[:before]), list(argv[before + 1 :])
 
 
 def subcommand(subparsers: argparse._SubParsersAction, plan: Plan) -> argparse.ArgumentParser:
-    """A subcommand named and described as the function that plans it; `run` trains."""
+    """Adds a subcommand, named and described after the function that plans it; `run` trains."""
     text = (plan.__doc__ or "").strip()
     parser = subparsers.add_parser(
         plan.__name__, help=text.split("\n")[0], description=text, allow_abbrev=False
@@ -88,7 +88,7 @@ def execute(command: Command) -> None:
     """Runs a command.
 
     Raises:
-      LaunchError: it is not installed here, or failed, or there is no checkout to run it in.
+      LaunchError: its program is not installed, it failed, or there is no checkout to run it in.
     """
     if command.in_checkout and not (ROOT / ".git").exists():
         raise LaunchError(
@@ -113,7 +113,7 @@ def in_checkout(*commands: Command) -> list[Command]:
 
 
 def name_of(text: str) -> str:
-    """The type of a NAME on the command line."""
+    """Parses a NAME of the command line."""
     if not re.fullmatch(NAME, text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: a name has at most 40 small letters, digits and hyphens, and begins with a "
@@ -123,7 +123,7 @@ def name_of(text: str) -> str:
 
 
 def workdir_of(training: Sequence[str]) -> str:
-    """The --workdir of vlt.main's arguments, which are checked as vlt.main would check them.
+    """The --workdir in vlt.main's arguments, which are checked as vlt.main checks them.
 
     Raises:
       ConfigError: no such config file, variant or key.
@@ -144,10 +144,10 @@ def workdir_of(training: Sequence[str]) -> str:
 
 
 def check_sent(training: Sequence[str]) -> None:
-    """Checks that hosts which have the repository's commit alone have the config, too.
+    """Checks that hosts with nothing but the repository's commit have the config, too.
 
     Raises:
-      LaunchError: the file lies elsewhere.
+      LaunchError: the file is not in the repository.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--config")

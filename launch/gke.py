@@ -8,8 +8,8 @@
     python -m launch.gke {status,logs,stop} NAME
     python -m launch.gke delete_pool NAME --cluster=CLUSTER --location=REGION
 
-Each prints the commands it is made of, `run` the manifest with them; with --dry-run it does no more
-than that. kubectl's own context says which cluster is meant.
+Each prints the commands that it runs, `run` also the manifest; with --dry-run it only prints them.
+The cluster is that of kubectl's own context.
 """
 
 import argparse
@@ -37,7 +37,7 @@ OF_HOST = "batch.kubernetes.io/job-completion-index"
 
 
 def image(arguments: argparse.Namespace) -> list[Command]:
-    """Builds the container image of this repository's commit, and pushes it."""
+    """Builds the container image of this repository's commit and pushes it."""
     context = f"{BUILD}/image"
     dirty = "changes that are not committed would not be in the image; commit them first"
     build = ("docker", "build", "--platform=linux/amd64", f"--file={context}/launch/Dockerfile")
@@ -51,7 +51,7 @@ def image(arguments: argparse.Namespace) -> list[Command]:
 
 
 def pool(arguments: argparse.Namespace) -> list[Command]:
-    """Rents a slice as a node pool. From then on it costs money, until `delete_pool`."""
+    """Rents a slice as a node pool. It costs money from then on, until `delete_pool`."""
     part = arguments.topology
     words = [
         *_pool_words("create", arguments),
@@ -72,10 +72,10 @@ def delete_pool(arguments: argparse.Namespace) -> list[Command]:
 
 
 def run(arguments: argparse.Namespace) -> list[Command]:
-    """Starts vlt.main on all hosts of a slice; a preempted run goes on where it stopped.
+    """Starts vlt.main on all hosts of a slice; a preempted run resumes where it stopped.
 
-    After -- come vlt.main's arguments, in which gs://BUCKET/PATH can stand for any file or folder:
-    the bucket is mounted in every pod.
+    vlt.main's arguments follow --. In them, gs://BUCKET/PATH can stand for any file or folder: the
+    bucket is mounted in every pod.
     """
     workdir = workdir_of(arguments.training)
     if not workdir.startswith("gs://"):
@@ -114,7 +114,7 @@ def logs(arguments: argparse.Namespace) -> list[Command]:
 
 
 def stop(arguments: argparse.Namespace) -> list[Command]:
-    """Tells the run to save and end (SIGTERM), and removes it when it has."""
+    """Tells the run to save and end (SIGTERM), and removes it once it has."""
     return [Command(("kubectl", "delete", "jobset", arguments.name, "--cascade=foreground"))]
 
 
@@ -125,7 +125,7 @@ def _pool_words(verb: str, arguments: argparse.Namespace) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The command-line parser."""
     made = argparse.ArgumentParser(
         prog="python -m launch.gke",
         description=__doc__,

@@ -1,6 +1,6 @@
 """The Kubernetes manifest of a run on a TPU slice of GKE: a JobSet with one pod for each host.
 
-JAX finds the other processes through what GKE writes into the environment of such pods.
+JAX finds the other processes through environment variables that GKE sets in these pods.
 """
 
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from launch.slices import Slice
 from launch.worker import STOPPED
 
 CONTAINER = "vlt"
-TPU_PORTS = (8471, 8482)  # of the TPU runtime, and of JAX's coordinator
+TPU_PORTS = (8471, 8482)  # the TPU runtime's, and that of JAX's coordinator
 
 
 class Run(NamedTuple):
-    """What a manifest is made of.
+    """What a manifest is made from.
 
     Attributes:
-      name: of the JobSet.
+      name: name of the JobSet.
       part: the slice.
-      image: of launch/Dockerfile, as it was pushed.
-      arguments: of vlt.main; gs://BUCKET/PATH stands for files and folders.
-      service_account: of Kubernetes, that may read and write the buckets.
+      image: image built from launch/Dockerfile, as it was pushed.
+      arguments: arguments of vlt.main, in which gs://BUCKET/PATH stands for files and folders.
+      service_account: Kubernetes service account that may read and write the buckets.
       spot: whether the nodes are Spot VMs.
-      save_seconds: that a pod has to save, from SIGTERM on.
-      restarts: of all pods, after failures; preemptions do not count.
+      save_seconds: seconds that a pod has to save, from SIGTERM on.
+      restarts: most restarts of all pods after failures; preemptions do not count.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 
 
 def manifest(run: Run) -> dict[str, Any]:
-    """The JobSet, as kubectl takes it."""
+    """The JobSet, in the form that kubectl takes."""
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
@@ -74,7 +74,7 @@ def _job(run: Run) -> dict[str, Any]:
         "parallelism": hosts,
         "completions": hosts,
         "completionMode": "Indexed",
-        # No process can go on without the others: the JobSet restarts all, from the checkpoint.
+        # No process can continue without the others: the JobSet restarts all from the checkpoint.
         "backoffLimit": 0,
         "podFailurePolicy": {
             "rules": [

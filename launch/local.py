@@ -1,9 +1,9 @@
-"""A run by several processes of one machine, on its CPU: to try what a pod does.
+"""A run by several processes on the CPU of one machine, to try out what a pod does.
 
     python -m launch.local --processes=N [--dry-run] -- --config=CONFIG --workdir=FOLDER
 
-Each process has its output in FOLDER/logs/process-I.txt; that of the first is shown, too. Where one
-fails, all are ended; SIGTERM and Ctrl-C have all save and end, a second one ends them at once.
+Each process writes its output to FOLDER/logs/process-I.txt; that of the first is also shown. If one
+fails, all are ended; on SIGTERM or Ctrl-C all save and end, and a second one ends them at once.
 """
 
 import argparse
@@ -24,12 +24,12 @@ from vlt.configuration import ConfigError
 ADDRESS = "127.0.0.1"
 POLL_SECONDS = 0.1
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-ONE_SECONDS = 0.3  # in which signals count as one
-LAST_WORDS_SECONDS = 3.0  # in which the others may say themselves why they end
+ONE_SECONDS = 0.3  # within which signals count as one
+LAST_WORDS_SECONDS = 3.0  # in which the others may still log why they end
 
 
 def plan(processes: int, training: Sequence[str], port: int) -> list[Command]:
-    """The command of each process, of which the first listens on the port."""
+    """The command of each process; the first one listens on the port."""
     shared = (
         *("env", "JAX_PLATFORMS=cpu", sys.executable, "-m", "vlt.main", *training),
         f"--coordinator={ADDRESS}:{port}",
@@ -39,13 +39,13 @@ def plan(processes: int, training: Sequence[str], port: int) -> list[Command]:
 
 
 def run(commands: Sequence[Command], logs: pathlib.Path) -> None:
-    """Runs all commands at a time, to their ends.
+    """Runs all commands at the same time, until they end.
 
     Args:
-      logs: folder for process-I.txt; also the first one's output is printed.
+      logs: folder for process-I.txt; the first one's output is also printed.
 
     Raises:
-      LaunchError: one failed; which, how, and its last line.
+      LaunchError: a process failed; the message says which and how, and has its last line.
     """
     logs.mkdir(parents=True, exist_ok=True)
     files = [logs / f"process-{index}.txt" for index in range(len(commands))]
@@ -56,7 +56,7 @@ def run(commands: Sequence[Command], logs: pathlib.Path) -> None:
     def hand_on(signum: int, _: Any) -> None:
         nonlocal first
         if first is not None and time.monotonic() - first > ONE_SECONDS:
-            sys.exit(128 + signum)  # which kills them
+            sys.exit(128 + signum)  # kills the processes
         first = first or time.monotonic()
         for child in children:
             child.send_signal(signal.SIGTERM)
@@ -89,7 +89,7 @@ def _start(command: Command, file: pathlib.Path, shown: bool) -> subprocess.Pope
             stdout=subprocess.PIPE if shown else log,
             stderr=subprocess.STDOUT,
             text=True,
-            process_group=0,  # a terminal's Ctrl-C is handed on, and comes once
+            process_group=0,  # a terminal's Ctrl-C is passed on, once
         )
 
 
@@ -102,7 +102,7 @@ def _copy(lines: Any, file: pathlib.Path) -> None:
 
 
 def _first_to_fail(children: Sequence[subprocess.Popen]) -> int | None:
-    """Waits for all to end, or for one to fail: its index."""
+    """Waits until all end or one fails; returns the index of that one, or None."""
     while any(child.poll() is None for child in children):
         for index, child in enumerate(children):
             if child.poll():
@@ -123,14 +123,14 @@ def _last_line(file: pathlib.Path) -> str:
 
 
 def free_port() -> int:
-    """One on which nothing listens."""
+    """A port on which nothing listens."""
     with socket.socket() as listening:
         listening.bind((ADDRESS, 0))
         return listening.getsockname()[1]
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line's part before `--`."""
+    """The parser of the command line before `--`."""
     made = argparse.ArgumentParser(
         prog="python -m launch.local",
         description=__doc__,
@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(parser: argparse.ArgumentParser) -> None:
-    """Runs what the command line asks for, or only prints it."""
+    """Runs the processes that the command line asks for, or only prints their commands."""
     ours, training = split(sys.argv[1:])
     arguments = parser.parse_args(ours)
     try:

@@ -11,10 +11,10 @@ class Kind(NamedTuple):
 
     Attributes:
       accelerator: prefix of the accelerator type, before the number of units.
-      units: what that number counts, per chip: its TensorCores, or itself.
-      runtime: software version of a TPU VM.
-      gke: label of GKE's nodes.
-      machine: machine type of GKE's nodes, before the number of chips.
+      units: units per chip: its number of TensorCores, or 1 where chips are counted.
+      runtime: software version of its TPU VMs.
+      gke: accelerator label of its GKE nodes.
+      machine: machine type of its GKE nodes, before the number of chips.
     """
 
     accelerator: str
@@ -32,7 +32,7 @@ KINDS = {
 
 
 class Slice(NamedTuple):
-    """Chips that are rented together.
+    """TPU chips that are rented together.
 
     Attributes:
       kind: its generation, one of `KINDS`.
@@ -44,27 +44,27 @@ class Slice(NamedTuple):
 
     @property
     def chips(self) -> int:
-        """Chips of all hosts."""
+        """Number of chips on all hosts."""
         return chips_of(self.topology)
 
     @property
     def chips_per_host(self) -> int:
-        """Eight where one host holds a whole 2x4, otherwise at most four."""
+        """Eight for a 2x4, which is a single host; otherwise at most four."""
         return self.chips if self.topology == "2x4" else min(self.chips, 4)
 
     @property
     def hosts(self) -> int:
-        """Hosts, each of which runs one process."""
+        """Number of hosts, each of which runs one process."""
         return self.chips // self.chips_per_host
 
     @property
     def accelerator_type(self) -> str:
-        """As TPU VMs name it: v5litepod-16, v5p-128."""
+        """Its name for TPU VMs: v5litepod-16, v5p-128."""
         return f"{self.kind.accelerator}-{self.chips * self.kind.units}"
 
     @property
     def machine_type(self) -> str:
-        """As GKE names its hosts: ct5lp-hightpu-4t."""
+        """Its hosts' name in GKE: ct5lp-hightpu-4t."""
         return f"{self.kind.machine}-{self.chips_per_host}t"
 
 
@@ -76,7 +76,7 @@ SLICES = {
 
 
 def slice_of(text: str) -> Slice:
-    """The type of --topology on the command line, KIND:SHAPE as `vlt.inspect` takes it."""
+    """Parses --topology of the command line, KIND:SHAPE as in `vlt.inspect`."""
     same = [name for name, each in SLICES.items() if each.accelerator_type == text]
     try:
         check_topology(text, f" (it is called {same[0]} here)" if same else "")

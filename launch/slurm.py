@@ -1,12 +1,12 @@
-"""Runs on GPUs by Slurm, one process per GPU.
+"""Runs on GPUs with Slurm, one process per GPU.
 
     python -m launch.slurm run NAME --nodes=2 --gpus-per-node=8 --time=24:00:00
         [--sbatch=--account=ME ...] -- --config=CONFIG --workdir=FOLDER
     python -m launch.slurm {status,stop} NAME
 
-Each prints the commands it is made of; with --dry-run it does no more than that. sbatch also takes
-what a site wants from its own environment variables (SBATCH_ACCOUNT, SBATCH_PARTITION, ...). The
-job runs with the Python that runs this, in the current folder.
+Each prints the commands that it runs; with --dry-run it only prints them. sbatch also reads what a
+site needs from its own environment variables (SBATCH_ACCOUNT, SBATCH_PARTITION, ...). The job runs
+with the Python that runs this command, in the current folder.
 """
 
 import argparse
@@ -20,9 +20,9 @@ JOB = pathlib.Path(__file__).resolve().with_name("slurm_job.sh")
 
 
 def run(arguments: argparse.Namespace) -> list[Command]:
-    """Queues vlt.main, which saves before the time limit, waits in the queue again and goes on.
+    """Queues vlt.main, which saves before the time limit, is queued again and resumes.
 
-    After -- come vlt.main's arguments. Their folders must be seen by all nodes.
+    vlt.main's arguments follow --. All nodes must see the folders in them.
     """
     workdir = workdir_of(arguments.training)
     if workdir.startswith("gs://"):
@@ -49,12 +49,12 @@ def run(arguments: argparse.Namespace) -> list[Command]:
 
 
 def status(arguments: argparse.Namespace) -> list[Command]:
-    """Shows the jobs of this name that wait or run."""
+    """Shows the jobs of this name that are waiting or running."""
     return [Command(("squeue", "--me", f"--name={arguments.name}"))]
 
 
 def stop(arguments: argparse.Namespace) -> list[Command]:
-    """Tells the run to save and end (SIGTERM); takes it out of the queue if it waits there."""
+    """Tells the run to save and end (SIGTERM); if it is still queued, removes it from the queue."""
     mine = ("scancel", "--me", f"--name={arguments.name}")
     return [
         Command((*mine, "--state=PENDING")),
@@ -63,21 +63,21 @@ def stop(arguments: argparse.Namespace) -> list[Command]:
 
 
 def duration(text: str) -> str:
-    """The type of --time: what sbatch takes, but for a bare number, which would be minutes."""
+    """Parses --time: HOURS:MM:SS or DAYS-HOURS:MM:SS; sbatch takes a bare number as minutes."""
     if not re.fullmatch(r"(\d+-)?\d+:\d\d:\d\d", text):
         raise argparse.ArgumentTypeError(f"{text!r}: must be HOURS:MM:SS or DAYS-HOURS:MM:SS")
     return text
 
 
 def positive(text: str) -> int:
-    """The type of a count."""
+    """Parses a count, at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number >= 1")
     return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The command-line parser."""
     made = argparse.ArgumentParser(
         prog="python -m launch.slurm",
         description=__doc__,

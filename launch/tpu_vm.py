@@ -1,4 +1,4 @@
-"""Runs on Cloud TPU VMs: a slice from its creation to its deletion, all its hosts at once.
+"""Runs on Cloud TPU VMs: a slice from creation to deletion, all its hosts at once.
 
     python -m launch.tpu_vm create NAME --zone=ZONE --topology=v5e:4x4 [--spot] [--queued]
     python -m launch.tpu_vm setup NAME --zone=ZONE
@@ -7,7 +7,7 @@
     python -m launch.tpu_vm fetch NAME --zone=ZONE --workdir=gs://BUCKET/PATH OUT
     python -m launch.tpu_vm delete NAME --zone=ZONE [--queued]
 
-Each prints the gcloud commands it is made of; with --dry-run it does no more than that.
+Each prints the gcloud commands that it runs; with --dry-run it only prints them.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from launch.commands import (
 from launch.slices import slice_of
 
 BUNDLE = f"{BUILD}/vlt.bundle"
-LOG = "vlt-run/log.txt"  # in the home folder of each host, as launch/worker.py writes it
+LOG = "vlt-run/log.txt"  # in the home folder of each host, written by launch/worker.py
 
 
 def create(arguments: argparse.Namespace) -> list[Command]:
-    """Rents a slice. From then on it costs money, until `delete`."""
+    """Rents a slice. It costs money from then on, until `delete`."""
     part = arguments.topology
     words = [f"--accelerator-type={part.accelerator_type}"]
     if arguments.queued:
@@ -63,10 +63,10 @@ def setup(arguments: argparse.Namespace) -> list[Command]:
 
 
 def run(arguments: argparse.Namespace) -> list[Command]:
-    """Starts vlt.main on all hosts; it goes on when this command has ended.
+    """Starts vlt.main on all hosts; it keeps running after this command has ended.
 
-    After -- come vlt.main's arguments, in which gs://BUCKET/PATH can stand for any file or folder:
-    the bucket is mounted on every host.
+    vlt.main's arguments follow --. In them, gs://BUCKET/PATH can stand for any file or folder: the
+    bucket is mounted on every host.
     """
     _check_workdir(workdir_of(arguments.training))
     check_sent(arguments.training)
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> list[Command]:
 
 
 def status(arguments: argparse.Namespace) -> list[Command]:
-    """Tells the slice's state and, of every host, whether its run goes on or how it ended."""
+    """Prints the slice's state and, for each host, whether its run goes on or how it ended."""
     if arguments.queued:
         return [_gcloud("queued-resources", "describe", arguments, "--format=value(state.state)")]
     return [
@@ -108,7 +108,7 @@ def fetch(arguments: argparse.Namespace) -> list[Command]:
 
 
 def delete(arguments: argparse.Namespace) -> list[Command]:
-    """Gives the slice back, with all that is on its hosts' disks; what is in buckets stays."""
+    """Gives the slice back and loses what is on its hosts' disks; what is in buckets stays."""
     force = ["--force"] if arguments.queued else []
     return [_gcloud(_group(arguments), "delete", arguments, *force)]
 
@@ -143,7 +143,7 @@ def _scp(
 
 
 def _worker(*words: str) -> str:
-    """A command of launch/worker.py for the hosts' shells."""
+    """A command line of launch/worker.py for the hosts' shells."""
     return "cd vlt && " + shlex.join(["../vlt-venv/bin/python", "-m", "launch.worker", *words])
 
 
@@ -157,7 +157,7 @@ def _check_workdir(workdir: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The command-line parser."""
     made = argparse.ArgumentParser(
         prog="python -m launch.tpu_vm",
         description=__doc__,

@@ -1,12 +1,12 @@
-"""On a host of a run: starts vlt.main, keeps its log, hands SIGTERM and Ctrl-C on to it.
+"""On a host of a run: starts vlt.main, keeps its log, and passes SIGTERM and Ctrl-C on to it.
 
     python -m launch.worker run -- ARGUMENTS      in the foreground, as containers do
-    python -m launch.worker start -- ARGUMENTS    in the background, whatever becomes of the caller
-    python -m launch.worker {status,stop}         of what runs in the background
+    python -m launch.worker start -- ARGUMENTS    in the background, outliving the caller
+    python -m launch.worker {status,stop}         of the run in the background
 
 ARGUMENTS are vlt.main's, with gs://BUCKET/PATH for the folder /gcs/BUCKET/PATH; `start` mounts the
-buckets, `run` wants them mounted. A host has one run in the background at a time; ~/vlt-run holds
-its log.txt, state.json and lock.
+buckets, `run` requires them to be mounted. A host has one run in the background at a time;
+~/vlt-run holds its log.txt, state.json and lock.
 """
 
 import argparse
@@ -27,27 +27,27 @@ from typing import Any
 from launch import buckets
 from launch.commands import split
 
-# As a shell counts SIGTERM. vlt.main ends with 0 when it has saved; here it must not look finished.
+# A shell's status for SIGTERM. vlt.main ends with 0 once it has saved, but must not look finished.
 STOPPED = 128 + signal.SIGTERM
 SAVE_SECONDS = 600
 
 
 class WorkerError(RuntimeError):
-    """Something is in the way of a run, or of stopping it."""
+    """Something prevents a run, or prevents stopping it."""
 
 
 def run(arguments: list[str], folder: pathlib.Path | None = None) -> int:
     """Runs vlt.main to its end.
 
     Args:
-      folder: is told which process to stop, and in the end when it ended and how.
+      folder: where the process to stop is recorded and, at the end, when and how it ended.
 
     Returns:
-      its exit status (128 and the number of the signal that killed it), or STOPPED if it was told
+      its exit status (128 plus the number of the signal that killed it), or STOPPED if it was told
       to stop.
 
     Raises:
-      WorkerError: a bucket is not mounted; what is written would be lost.
+      WorkerError: a bucket is not mounted, so that what is written would be lost.
     """
     for bucket in buckets.buckets(arguments):
         if not (buckets.ROOT / bucket).is_mount():
@@ -64,8 +64,8 @@ def run(arguments: list[str], folder: pathlib.Path | None = None) -> int:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, hand_on)
     _note(folder, pid=os.getpid())
-    # The lock of `start` is inherited: as long as either process lives, it is held.
-    # In a group of its own, so that a terminal's Ctrl-C is handed on, and comes once.
+    # The child inherits the lock of `start`, which is held as long as either process lives. It has
+    # a process group of its own, so that a terminal's Ctrl-C is passed on, once.
     child = subprocess.Popen(training_command(arguments), close_fds=False, process_group=0)
     if stopped:
         child.send_signal(signal.SIGTERM)
@@ -111,7 +111,7 @@ def start(arguments: list[str], folder: pathlib.Path) -> None:
 
 
 def mount_commands(bucket: str) -> list[list[str]]:
-    """What mounts a bucket; nothing if it is mounted."""
+    """Commands that mount a bucket; none if it is mounted."""
     target = buckets.ROOT / bucket
     if target.is_mount():
         return []
@@ -123,7 +123,7 @@ def mount_commands(bucket: str) -> list[list[str]]:
 
 
 def describe(folder: pathlib.Path) -> str:
-    """How the run in the background is, or how it ended."""
+    """Says whether the run in the background goes on, or how it ended."""
     state = _read(folder)
     if not state:
         return "nothing was started here"
@@ -148,7 +148,7 @@ def stop(folder: pathlib.Path, seconds: float = SAVE_SECONDS) -> None:
     """Tells the run to save and end, and waits for that.
 
     Raises:
-      WorkerError: it has not ended after so many seconds, or cannot be told.
+      WorkerError: it has not ended after `seconds`, or cannot be told.
     """
     told = False
     end = time.monotonic() + seconds
@@ -160,7 +160,7 @@ def stop(folder: pathlib.Path, seconds: float = SAVE_SECONDS) -> None:
 
 
 def _tell(folder: pathlib.Path) -> bool:
-    """Sends SIGTERM; False where the run is only just starting."""
+    """Sends SIGTERM; returns False if the run is still starting and has recorded no process."""
     pid = _read(folder).get("pid")
     if pid is None:
         return False
@@ -172,7 +172,7 @@ def _tell(folder: pathlib.Path) -> bool:
 
 
 def _locked(file: Any) -> bool:
-    """Whether the lock could be had; the file's closing gives it back."""
+    """Whether the lock could be taken; closing the file releases it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -181,7 +181,7 @@ def _locked(file: Any) -> bool:
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
-    """What is known of the last run; empty before the first."""
+    """The recorded state of the last run; empty before the first."""
     file = folder / "state.json"
     return json.loads(file.read_text("utf-8")) if file.exists() else {}
 
@@ -203,7 +203,7 @@ def _now() -> str:
 
 
 def commands(verb: str, training: list[str], folder: pathlib.Path) -> list[list[str]]:
-    """What `run`, `start` and `stop` run: what --dry-run prints."""
+    """The commands that `run`, `start` and `stop` execute, for --dry-run to print."""
     if verb == "stop":
         return [["kill", "-TERM", str(_read(folder).get("pid"))]] if running(folder) else []
     mounts = [mount_commands(bucket) for bucket in buckets.buckets(training) if verb == "start"]

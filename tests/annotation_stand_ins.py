@@ -1,4 +1,4 @@
-"""Small annotation files and videos where the papers' pages have the published ones."""
+"""Small annotation files and videos in place of the published ones that the papers' pages use."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ DATA_SETS = (
     *("msrvtt", "didemo", "lsmdc", "activitynet", "msvd", "vatex", "webvid"),
     *("hmdb51", "ucf101", "ssv2", "k400", "k600"),
 )
-# Data set: tables' and lists' prefixes, names of test lists, and tables of classes.
+# Data set: prefix of its base and novel tables, table of all classes, folder of splits, tests.
 RECOGNITION = {
     "hmdb51": ("hmdb_51", "hmdb_51_labels", "hmdb_splits", ("val1", "val2", "val3")),
     "ucf101": ("ucf_101", "ucf_101_labels", "ucf_splits", ("val1", "val2", "val3")),
@@ -26,7 +26,7 @@ DESCRIBED = {"hmdb51": "hmdb", "ucf101": "ucf_101", "ssv2": "ssv2", "k400": "k40
 
 
 def make(folder: pathlib.Path, clips: Iterable[pathlib.Path], captions: Iterable[str]) -> None:
-    """Fills the folder: each data set has the same clips as videos, called video0 and so on."""
+    """Fills the folder: every data set gets the same clips as videos, named video0 and so on."""
     texts = {f"video{n}": text for n, text in enumerate(captions)}
     for name, clip in zip(texts, clips, strict=True):
         for data in DATA_SETS:

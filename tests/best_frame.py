@@ -1,4 +1,4 @@
-"""A method that scores pairs: a video is as like a text as its best frame."""
+"""A method that scores pairs: a video scores as its best frame does."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from vlt.models.vit import normalize
 
 @dataclasses.dataclass(frozen=True)
 class BestFrame(Method):
-    """[v, t, e], [c, e] -> the largest cosine of a frame, [v, c]."""
+    """[v, t, e], [c, e] -> each pair's largest cosine over the frames, [v, c]."""
 
     needs = frozenset({"pair_scores"})
 

@@ -1,4 +1,4 @@
-"""transformers' BLIP at small sizes and random weights, and the same under the authors' names."""
+"""Small transformers BLIP models with random weights, and the same under the authors' names."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ WORDS, DEC, ENC, SEP = 108, 108, 109, 102
 IMAGE, PATCH, CONTEXT = 32, 8, 20
 HEADS = ("visual.heads=4", "text.heads=3")
 
-# Authors' names from transformers', the other way round than the converter's table.
+# From transformers' names to the authors': the reverse of the converter's table.
 _AUTHORS = (
     (r"^vision_model\.embeddings\.class_embedding$", "visual_encoder.cls_token"),
     (r"^vision_model\.embeddings\.position_embedding$", "visual_encoder.pos_embed"),
@@ -36,11 +36,11 @@ _AUTHORS = (
 
 
 def blip(kind: str, seed: int = 0, **config: Any) -> PreTrainedModel:
-    """A model whose every tensor differs from its initial value. config: of `BlipConfig`.
+    """A model whose tensors all differ from their initial values. config: passed to `BlipConfig`.
 
-    Set explicitly: what transformers' defaults have otherwise than BLIP's own code.
+    Values for which transformers' defaults differ from BLIP's own code are set explicitly.
     """
-    width = 48 if kind == "answerer" else 32  # transformers wants the text's
+    width = 48 if kind == "answerer" else 32  # transformers requires the text's
     vision = {
         "hidden_size": width,
         "intermediate_size": 80,
@@ -77,14 +77,14 @@ def blip(kind: str, seed: int = 0, **config: Any) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Embeddings small enough for the epsilon of their norm to show.
+            # Embeddings small enough for the epsilon of their norm to matter.
             noise = 0.02 if "embedding" in name else 0.2
             parameter += noise * torch.randn(parameter.shape, generator=generator)
     return model.eval()
 
 
 def authors_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state dict as BLIP's authors save it, second names and position_ids included."""
+    """The state dict as BLIP's authors save it, with second names and position_ids."""
     state = {_authors_name(name): tensor for name, tensor in model.state_dict().items()}
     for text in ("text_encoder.", "text_decoder.bert."):
         if any(name.startswith(text) for name in state):

@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Hooks and fixtures for all tests."""
 
 import collections
 import gc
@@ -18,37 +18,37 @@ import pytest
 from absl import flags
 from helpers import NO_TORCH, PATHS
 
-# Most of the tests' time is compilation of programs that run once; also of those in subprocesses.
+# Most of the tests' time goes into compiling programs that run once, in subprocesses too.
 FAST_COMPILATION = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 ]
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    # Older emitters of fused loops compile gradients in 0.6 of the time; newer XLA has them no more
-    # and ends the process at a flag that it does not know.
+    # Older emitters of fused loops compile gradients in 0.6 of the time; newer XLA no longer has
+    # them, and ends the process on a flag that it does not know.
     FAST_COMPILATION.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FAST_COMPILATION])
 
 
 def kind_of_cpu() -> str:
-    """A name for this kind: a program compiled for one may not run on another."""
+    """A name for this kind of CPU; a program compiled for one kind may not run on another."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
     return hashlib.sha256("".join([platform.machine(), *flags]).encode()).hexdigest()[:12]
 
 
-# What one process has compiled, the others and the next run find.
+# What one process has compiled is found by the others and by the next run.
 KEPT = pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(KEPT / f"programs-{kind_of_cpu()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# And so with generated data.
+# The same holds for generated data.
 os.environ["VLT_CACHE"] = str(KEPT / "vlt")
 
 
 class WithoutTorch(pytest.Module):
-    """A file of tests against torch, where that is not installed."""
+    """A file of tests against torch, where torch is not installed."""
 
     def collect(self) -> list[pytest.Item]:
         pytest.skip(NO_TORCH, allow_module_level=True)
@@ -63,7 +63,7 @@ def pytest_pycollect_makemodule(
 
 
 def needs_torch(file: pathlib.Path) -> bool:
-    """Whether a file of tests imports torch where it begins, or a helper that does."""
+    """Whether a file of tests imports torch at its top level, itself or through a helper."""
     left, seen = [file], {file}  # helpers may import each other
     while left:
         text = left.pop().read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Spares Linen the search for modules in fields of layers that cannot hold any.
 
-    It looks at every field of every layer whenever one is traced, a tenth of all tracing.
+    Linen looks at every field of every layer whenever one is traced: a tenth of the tracing time.
     """
     linen: Any = sys.modules.get("flax.linen")
     search = linen and getattr(linen.Module, "_register_submodules", None)
@@ -119,7 +119,7 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def collected() -> Iterator[None]:
-    """Collects garbage once a file: what JAX keeps grows, and a seventh of the time went there."""
+    """Collects garbage once per file: what JAX keeps grows, and collecting took 1/7 of the time."""
     gc.disable()
     yield
     gc.collect()
@@ -128,14 +128,14 @@ def collected() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def parsed_flags() -> None:
-    """grain's worker processes read absl flags, which only `app.run` parses."""
+    """Marks absl flags as parsed: grain's workers read them, and only `app.run` parses them."""
     flags.FLAGS.mark_as_parsed()
 
 
 @pytest.fixture(scope="module")
 def highest_precision() -> Iterator[None]:
-    """Products of float32 in float32, on devices that round them too."""
-    import jax  # not before the flags above are read
+    """Computes float32 products in float32, also on devices that would round them."""
+    import jax  # not before the flags above are set
 
     with jax.default_matmul_precision("highest"):
         yield

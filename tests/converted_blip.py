@@ -1,4 +1,4 @@
-"""transformers' BLIP at small sizes and random weights, beside the same model converted."""
+"""Small transformers BLIP models with random weights, beside the same models converted."""
 
 import functools
 from pathlib import Path
@@ -16,7 +16,7 @@ from vlt.models.video_model import VideoModel
 
 
 def converted(kind: str, folder: Path) -> tuple[PreTrainedModel, LoadedModel]:
-    """The peer in torch, and what comes of it through files in `folder`."""
+    """The torch model, and the model converted from it through files in `folder`."""
     torch.manual_seed(0)
     peer = blip(kind)
     peer.save_pretrained(folder / "hf")
@@ -31,7 +31,7 @@ def videos(batch: int, frames: int, seed: int = 0) -> np.ndarray:
 
 
 def texts(batch: int, length: int = CONTEXT // 2, seed: int = 1, first: int = ENC) -> np.ndarray:
-    """Random words behind `first`, each text but the first shorter than the one before it."""
+    """Random words after `first`; each text is shorter than the one before, down to two tokens."""
     ids = np.random.default_rng(seed).integers(1, 100, (batch, length)).astype(np.int32)
     ids[:, 0] = first
     for row in range(batch):
@@ -40,7 +40,7 @@ def texts(batch: int, length: int = CONTEXT // 2, seed: int = 1, first: int = EN
 
 
 def apply(loaded: LoadedModel, method: str, *inputs: Any) -> Any:
-    """A method of the converted model, as arrays of the host."""
+    """Applies a method of the converted model and returns host arrays."""
     with jax.default_matmul_precision("highest"):
         return jax.device_get(_compiled(loaded.module, method)(loaded.params, *inputs))
 

@@ -1,14 +1,14 @@
-"""What is run instead of a command that a document prints."""
+"""What is run in place of a command that a document prints."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is run instead of a command as it is printed.
+    """What is run in place of a command as it is printed.
 
-    commands: lines for a shell; none where it is not run. needs: module without which they are not
-    run. reason: why nothing is run.
+    commands: shell lines; empty where nothing is run. needs: the module that they cannot run
+    without. reason: why nothing is run.
     """
 
     commands: tuple[str, ...] = ()

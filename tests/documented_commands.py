@@ -1,6 +1,6 @@
-"""How each command that a document prints is tried: as printed, cut in size, or not, and why.
+"""How each command that a document prints is tried: as printed, reduced in size, or not, and why.
 
-Commands run in the order of the documents in one folder, which tests/stand_ins.py fills: what one
+Commands run in document order in one folder, which tests/stand_ins.py fills: what one command
 makes (a converted checkpoint, a run), a later one reads.
 """
 
@@ -20,14 +20,14 @@ OTHERS = {
     ("tail",): "shows a log that another command writes",
     ("pip", "python3.11", "."): "installs: tests/test_installation.py",
 }
-# Published files are not here; `path/to/...` and others of the README are stand-ins of them.
+# Published files are not available here; `path/to/...` and others in the README are stand-ins.
 PUBLISHED_FILES = {" ".join(checkpoint.command.split()) for checkpoint in CHECKPOINTS.values()}
 RUN_BY_NOTEBOOKS = run_by_notebooks()
 _CLOUD = re.compile(r"python -m launch\.(tpu_vm|gke|slurm) \w")
 
 
 def case_of(command: str) -> Case | None:
-    """None for a command of which nothing is known."""
+    """How a command is tried, or None for an unknown command."""
     if command in CASES:
         return CASES[command]
     if command in RUN_BY_NOTEBOOKS:
@@ -45,7 +45,7 @@ def case_of(command: str) -> Case | None:
 
 STEPS = "--config.train.steps=2 --config.data.train.batch_size=4 --config.data.workers=1"
 ALONE = f'{STEPS} --config.compare="()" --config.evals="{{}}"'
-# Of checkpoints that are smaller than published ones.
+# For checkpoints that are smaller than the published ones.
 PUBLISHED = f"{ALONE} --config.train.best_metric= --config.model.size="
 SHAPES = (
     f'{STEPS} --config.compare="()" --config.data.train.manifest=moving_shapes:clips:train:16 '
@@ -136,7 +136,7 @@ CASES: dict[str, Case] = {
     "python -m data_pipelines.video_instruct --annotations FILE --videos DIR --out DIR": run(
         "python -m data_pipelines.video_instruct --help"
     ),
-    # Of weights that nobody has here.
+    # These need weights that are not available here.
     **{
         f"python -m {module} {arguments}": run(f"python -m {module} --help")
         for module, arguments in (
@@ -291,7 +291,7 @@ CASES: dict[str, Case] = {
     'vlt classify my/videos --model=tiny_branch --labels="a red circle,a blue square"': run(
         'vlt classify my/videos --model=tiny_branch --labels="a red circle,a blue square"'
     ),
-    # README converts below what it trains over.
+    # The README converts this checkpoint below the command that trains on it.
     MINE: run(
         "python -m vlt.convert clip-vit-base-patch32 checkpoints/clip_b32",
         f"{MINE} {STEPS} --config.model.size=",
@@ -342,7 +342,7 @@ CASES: dict[str, Case] = {
     "python -m vlt.bench.shards VIDEO...": run(
         f"python -m vlt.bench.shards {VIDEO} --rounds=1", needs="apache_beam"
     ),
-    # Of a 7B; tests/bench/test_bench_conversion.py has a small one.
+    # This converts a 7B model; tests/bench/test_bench_conversion.py has a small one.
     "python -m vlt.bench.conversion TOKENIZER": run("python -m vlt.bench.conversion --help"),
     "python -m vlt.bench.damaged_videos FOLDER": run(
         "python -m vlt.bench.damaged_videos my/videos --count=4 --decodes=0"
@@ -352,7 +352,7 @@ CASES: dict[str, Case] = {
         f"JAX_OPTIMIZATION_LEVEL=O1 python -m vlt.bench.slices {TINY} --topology=v5e:2x4 --out=one",
         needs="libtpu",
     ),
-    # tests/bench/test_bench_failures.py harms runs.
+    # Runs are harmed in tests/bench/test_bench_failures.py.
     "python -m vlt.bench.failures --workdir=DIR": run("python -m vlt.bench.failures --help"),
     "python -m vlt.bench --config=configs/tempme.py:msrvtt_b16 "
     "--against=configs/tempme.py:msrvtt_b16_lora --against=configs/tempme.py:msrvtt_b16_tome "
@@ -425,7 +425,7 @@ CASES: dict[str, Case] = {
     "--sdk_container_image=REGION-docker.pkg.dev/PROJECT/vlt/beam --max_num_workers=200 "
     "--number_of_worker_harness_threads=2": skipped("needs Google Cloud"),
     # docs/
-    # It writes into the checkout: tests/test_reference.py has what.
+    # This writes into the checkout; tests/test_reference.py checks what it writes.
     "python -m docs": run("python -m docs --help"),
     "python -m docs --site": run("python -m docs --help"),
     "vlt train --config=NAME --help": run("vlt train --config=tempme --help"),

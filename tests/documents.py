@@ -8,7 +8,7 @@ import re
 from helpers import ROOT
 
 DOCUMENTS = ("README.md", "SECURITY.md", "benchmarks/RESULTS.md", "configs/README.md")
-# BT-Adapter's page reads what is made of MSTA's data sets.
+# BT-Adapter's page follows MSTA's, as it reads what is made from MSTA's data sets.
 PAPERS = ("msta", "btadapter", "tempme", "token_mixing", "video_chat", "retrieval")
 DOCUMENTS += tuple(f"configs/{paper}.md" for paper in PAPERS)
 DOCUMENTS += ("launch/README.md", "data_pipelines/README.md", "docs/index.md")
@@ -20,12 +20,12 @@ _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ +(.*?) *$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SPAN = re.compile(r"`([^`]+)`")
-# What begins a command where it stands in a sentence or a table.
+# How a command begins within a sentence or a table.
 _COMMAND = re.compile(r"([A-Z_]+=\S+ )*(python3?|pip|vlt) \S")
 
 
 def text_of(document: pathlib.Path) -> str:
-    """A document as Markdown; of a notebook all cells, commands as blocks of their own."""
+    """A document as Markdown; of a notebook, its Markdown cells and its commands as `sh` blocks."""
     if document.suffix != ".ipynb":
         return document.read_text("utf-8")
     found = []
@@ -46,21 +46,21 @@ def _cells(notebook: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def run_by_notebooks() -> set[str]:
-    """The commands of cells, which run with them."""
+    """The commands of notebooks' bash cells, which run with the notebooks."""
     sources = [source for file in _NOTEBOOKS for _, source in _cells(file)]
     shell = [source.removeprefix(_BASH) for source in sources if source.startswith(_BASH)]
     return {command for block in shell for command in _lines(block)}
 
 
 def documents() -> dict[str, str]:
-    """Texts by name: the documents, and the notebooks."""
+    """The texts of the documents and the notebooks, by name."""
     files = [ROOT / name for name in DOCUMENTS if (ROOT / name).exists()]
     files += _NOTEBOOKS
     return {str(file.relative_to(ROOT)): text_of(file) for file in files}
 
 
 def commands(text: str) -> list[str]:
-    """The commands of a document, each once, in order; a line with && is several."""
+    """The commands of a document, each once, in order; a line with && holds several."""
     found = []
     for match in re.finditer(f"{_FENCE.pattern}|{_SPAN.pattern}", text, _FENCE.flags):
         _, language, block, span = match.groups()
@@ -79,32 +79,32 @@ def _lines(block: str) -> list[str]:
 
 
 def flags(text: str) -> set[str]:
-    """Names of the flags that stand without their command, in a sentence or a table."""
+    """Names of the flags that appear without their command, in a sentence or a table."""
     outside = _FENCE.sub("", text)
     spans = [match[1] for match in _SPAN.finditer(outside) if match[1].startswith("--")]
     return {name for span in spans for name in re.findall(r"(?:^|\s)--([\w.-]+)", span)}
 
 
 def snippets(text: str) -> list[str]:
-    """Blocks of Python."""
+    """The Python blocks of a document."""
     return [match[3] for match in _FENCE.finditer(text) if match[2] == "python"]
 
 
 def config_names(text: str) -> list[str]:
-    """Config files with their variants that a document names; not patterns such as `X.py`."""
+    """Config files, with variants, that a document names; patterns such as `X.py` are left out."""
     names = re.findall(r"configs/[\w{},\[\]]+\.py(?::[\w{},\[\]]+)?", text)
     return sorted({name for name in names if not re.search(r"[A-Z{\[]", name)})
 
 
 def pages() -> list[pathlib.Path]:
-    """Every page of Markdown that the repository holds, and its notebooks."""
+    """Every Markdown page of the repository, and its notebooks."""
     found = [file for pattern in ("*.md", "*/*.md", "docs/*/*.md") for file in ROOT.glob(pattern)]
     parts = [(file, file.relative_to(ROOT).parts) for file in (*found, *ROOT.glob("*/*.ipynb"))]
     return sorted(file for file, names in parts if not any(n.startswith((".", "_")) for n in names))
 
 
 def dead_links(page: pathlib.Path) -> list[str]:
-    """Relative links of a page to no file, or to no heading of one."""
+    """A page's relative links to a missing file or heading."""
     prose = _SPAN.sub("", _FENCE.sub("", text_of(page)))
     links = [link for link in _LINK.findall(prose) if not re.match(r"\w+:", link)]
     return [link for link in links if not _leads(page, link)]
@@ -117,7 +117,7 @@ def _leads(page: pathlib.Path, link: str) -> bool:
 
 
 def anchors(text: str) -> set[str]:
-    """What a repository's web page makes of the headings of a document."""
+    """The anchors that a repository's web page gives to a document's headings."""
     found: set[str] = set()
     for heading in _HEADING.findall(_FENCE.sub("", text)):
         name = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""What evaluations read, without files: records, clips that are noise, words that are numbers."""
+"""What evaluations read, without files: records, clips of noise, and numbers as words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,16 +29,16 @@ class Words:
     def entries(
         self, texts: Mapping[str, Sequence[str]], rows: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Ids of each."""
+        """Token ids of each entry's texts."""
         return {name: self(found) for name, found in texts.items()}
 
     def decode(self, ids: np.ndarray) -> list[str]:
-        """Up to the end."""
+        """The texts, up to the end token."""
         return [" ".join(map(str, row[: [*row, 2].index(2)])) for row in ids.tolist()]
 
 
 def predictor(module: VideoModel, workdir: Path, devices: int = 1) -> Predictor:
-    """On so many devices."""
+    """A predictor on this many devices."""
     import jax
 
     mesh = make_mesh({"data": devices}, jax.devices()[:devices])
@@ -46,7 +46,7 @@ def predictor(module: VideoModel, workdir: Path, devices: int = 1) -> Predictor:
 
 
 def clip(video: str, side: int = 8) -> np.ndarray:
-    """Two frames of the noise that a video of this name is, uint8 [2, h, w, 3]."""
+    """Two frames of noise that depends on the video's name, uint8 [2, h, w, 3]."""
     seed = sum(map(ord, video))
     return np.random.default_rng(seed).integers(0, 255, (2, side, side, 3), dtype=np.uint8)
 
@@ -54,9 +54,9 @@ def clip(video: str, side: int = 8) -> np.ndarray:
 def data(
     records: Sequence[Any], unread: Sequence[int] = (), own: slice = slice(None), side: int = 8
 ) -> Any:
-    """Records as a `VideoData` gives them, of which some cannot be read.
+    """Records as a `VideoData` gives them; those in `unread` cannot be read.
 
-    own: rows of a batch that this process reads. side: of the frames.
+    own: rows of a batch that this process reads. side: height and width of the frames.
     """
 
     def evaluate(step: int) -> Iterator[dict[str, np.ndarray]]:

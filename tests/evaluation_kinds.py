@@ -1,4 +1,4 @@
-"""Every kind of evaluation of small models on two devices, of one process or of two."""
+"""Runs every kind of evaluation on small models, on two devices of one process or of two."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ SEARCH = {"method": "beam", "beams": 2, "max_length": 5, "min_length": 1}
 
 
 class Prompted(Words):
-    """With a prompt that only starts."""
+    """With a prompt of the start token alone."""
 
     def prompt(self, text: str) -> np.ndarray:
         del text
@@ -36,14 +36,14 @@ class Prompted(Words):
 
 
 def everything(workdir: Path) -> dict[str, Any]:
-    """{kind: metrics}, of all kinds that look at videos."""
+    """{kind: metrics} of all kinds that look at videos."""
     found = inputs(workdir, devices=2)
     del found["twin_captions"]
     return {kind: KINDS[kind].run(*given, 0) for kind, given in found.items()}
 
 
 def inputs(workdir: Path, devices: int) -> dict[str, tuple[Any, ...]]:
-    """{kind: predictor, params, section and data}."""
+    """{kind: (predictor, params, section, data)}."""
     entry = Protocol("moving_shapes_qa", None, 10, False, "this test", texts="questions")
     PROTOCOLS[entry.name] = entry
     rows = BATCH // jax.process_count()

@@ -1,4 +1,4 @@
-"""Runs the notebooks anew and stores them with what they print and draw.
+"""Runs the notebooks again and stores them with what they print and draw.
 
     python tests/execute_notebooks.py [notebooks/quickstart.ipynb ...]
 
@@ -19,13 +19,13 @@ from nbclient import NotebookClient
 from PIL import Image
 
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-SECONDS = 1800  # of one cell
+SECONDS = 1800  # limit for one cell
 
 
 def execute(path: pathlib.Path, folder: pathlib.Path, steps: int = 0) -> nbformat.NotebookNode:
-    """The notebook with its outputs. folder: where it runs. steps: of all training, if not 0.
+    """The notebook with its outputs. folder: where it runs. steps: training length, if not 0.
 
-    Raises nbclient.exceptions.CellExecutionError: a cell, or a command of one, failed.
+    Raises nbclient.exceptions.CellExecutionError: a cell, or a command in one, failed.
     """
     notebook = nbformat.read(path, as_version=4)
     if steps:
@@ -45,7 +45,7 @@ def execute(path: pathlib.Path, folder: pathlib.Path, steps: int = 0) -> nbforma
 
 
 def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same notebook without stderr, with small pictures, and of no one machine."""
+    """The same notebook without stderr or the machine's metadata, and with smaller pictures."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
@@ -59,7 +59,7 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def of_few_colours(png: str) -> str:
-    """The same picture, in base64, in a third of the bytes."""
+    """The same picture in 128 colours, as base64 of a third of the bytes."""
     image = Image.open(io.BytesIO(base64.b64decode(png)))
     small = io.BytesIO()
     image.convert("RGB").quantize(128).save(small, "PNG", optimize=True)
@@ -67,7 +67,7 @@ def of_few_colours(png: str) -> str:
 
 
 def digest(notebook: nbformat.NotebookNode) -> str:
-    """Of the code: tells whether outputs are those of the cells as they stand."""
+    """Hash of the code, which tells whether the outputs are those of the cells as they stand."""
     code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     return hashlib.sha256(code.encode()).hexdigest()
 

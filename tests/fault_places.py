@@ -1,4 +1,4 @@
-"""Single faults that a module can be given: each changes one expression of its code."""
+"""Single faults to put into a module: each changes one expression of its code."""
 
 import ast
 import copy
@@ -23,7 +23,7 @@ JUNCTIONS = {ast.And: ast.Or, ast.Or: ast.And}
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A change of `file`, a path in the checkout, from byte `start` to `end`."""
+    """A change to `file`, a path in the checkout, from byte `start` to `end`."""
 
     file: str
     line: int
@@ -47,7 +47,7 @@ class Fault:
 
 
 def faults(file: str, source: bytes) -> list[Fault]:
-    """All of a module, in the order of its text."""
+    """All faults of a module, in source order."""
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -64,7 +64,7 @@ def faults(file: str, source: bytes) -> list[Fault]:
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
-    """What runs where it is imported; not what formats text (3.11 knows no places there)."""
+    """Nodes that run on import, without annotations and f-strings (3.11 knows no places there)."""
     if isinstance(node, ast.JoinedStr) or (
         isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
     ):

@@ -2,9 +2,9 @@
 
     python tests/faults.py --count=100 --seed=0 [--checkout=DIR] [--out=FILE]
 
-A fault (tests/fault_places.py) is written into a copy of the checkout; there run the quick tests of
-the module's own name, then, where all pass, those of files that import it. A hang is found, too.
-Neither mutmut nor cosmic-ray draws a sample by a seed and chooses the tests by module.
+Each fault (tests/fault_places.py) is written into a copy of the checkout. There the quick tests
+named after the module run, then, if all pass, those of files that import it. A hang is found, too.
+Neither mutmut nor cosmic-ray draws a sample from a seed and chooses the tests by module.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from fault_places import Fault, faults
 
 ROOT = Path(__file__).resolve().parents[1]
 A_MODULE = 2
-HANG_SECONDS = 60  # of one test
+HANG_SECONDS = 60  # for one test
 OUT_OF_TIME = "out of time"
-# File, text of the line and change, of changes that cannot show; why they cannot.
+# (file, text of the line, change) of each change that no test can detect, and the reason.
 EQUIVALENT = {
     (
         "vlt/adapters/dual_attention.py",
@@ -60,7 +60,7 @@ EQUIVALENT = {
 
 
 def draw(checkout: Path, count: int, seed: int) -> list[Fault]:
-    """`count` of all faults, or as many as there are, at most two a module."""
+    """`count` random faults, or as many as there are, at most two per module."""
     files = (path.relative_to(checkout) for path in sorted(checkout.glob("vlt/**/*.py")))
     files = [path for path in files if "configs" not in path.parts]
     every = [f for path in files for f in faults(str(path), (checkout / path).read_bytes())]
@@ -79,9 +79,9 @@ def module_name(file: str) -> str:
 
 
 def own_tests(checkout: Path, file: str) -> list[str]:
-    """Test files of the module's name, in its room's folder or with the room's name before it."""
+    """Test files named after the module, in its room's folder or prefixed with the room's name."""
     name = module_name(file).rpartition(".")[2]
-    room = "/".join(Path(file).parts[1:-1])  # of a package's own code, the package
+    room = "/".join(Path(file).parts[1:-1])  # for a package's own code, the package
     patterns = [f"{room}/test_{name}.py", f"{room}/test_{name}_*.py"]
     patterns += [f"**/test_{room}_{name}.py"] if "/" not in room else []
     found = (path for p in patterns for path in (checkout / "tests").glob(p.lstrip("/")))
@@ -89,10 +89,11 @@ def own_tests(checkout: Path, file: str) -> list[str]:
 
 
 def importing_tests(checkout: Path, file: str) -> list[str]:
-    """Test files that import the module, or a package or a door that does, or have the name of a
+    """Test files that import the module, or a package or door that does, or are named after a
     module that does.
 
-    Those of its room first, then those that import least. A helper's imports are a test file's own.
+    Those of its room come first, then those that import least. A helper's imports count as those of
+    the test files that import it.
     """
     wanted = {module_name(file)}
     tests = {path: _all_imports(checkout, path) for path in checkout.glob("tests/**/test_*.py")}
@@ -110,7 +111,7 @@ def importing_tests(checkout: Path, file: str) -> list[str]:
 
 
 def _all_imports(checkout: Path, file: Path) -> set[str]:
-    """What a test file imports, with what the helpers import that it imports."""
+    """What a test file imports, directly or through the helpers that it imports."""
     helpers = {path.stem: path for path in checkout.glob("tests/**/*.py")}
     found: set[str] = set()
     files, seen = [file], {file}
@@ -124,7 +125,7 @@ def _all_imports(checkout: Path, file: Path) -> set[str]:
 
 
 def imported(text: str) -> set[str]:
-    """Modules that a text names, and names that it imports, in a child process's code, too."""
+    """Modules that a text names and names that it imports, also in code for child processes."""
     found = set(re.findall(r"\bvlt(?:\.\w+)+", text))
     found |= set(re.findall(r"^\s*import ([\w.]+)", text, re.MULTILINE))
     for module, many, names in re.findall(
@@ -136,7 +137,7 @@ def imported(text: str) -> set[str]:
 
 
 class Copy:
-    """A copy of a checkout in which tests run; `shared` lies beside it as it does beside that."""
+    """A copy of a checkout in which tests run, with `shared` beside it as beside the original."""
 
     def __init__(self, checkout: Path, folder: Path) -> None:
         self.root = folder / "checkout"
@@ -149,7 +150,7 @@ class Copy:
         shutil.copytree(self.root / ".pytest_cache/vlt", self.data)
 
     def find(self, fault: Fault, tests: list[str], limit: float) -> str:
-        """The first test that fails with the fault within so many seconds, or how they end."""
+        """The first test that fails with the fault within `limit` seconds, or how the run ends."""
         path = self.root / fault.file
         source = path.read_bytes()
         path.write_bytes(fault.put_into(source))
@@ -157,7 +158,7 @@ class Copy:
             found = self.run(tests, limit)
         finally:
             path.write_bytes(source)
-            # A faulty generator's data would be kept.
+            # Otherwise the data of a faulty generator would be kept.
             shutil.rmtree(self.root / ".pytest_cache/vlt", ignore_errors=True)
             shutil.copytree(self.data, self.root / ".pytest_cache/vlt")
         return found
@@ -166,7 +167,7 @@ class Copy:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         command += [f"-ofaulthandler_timeout={HANG_SECONDS}", "-ofaulthandler_exit_on_timeout=1"]
         environment = os.environ | {"PYTHONPATH": str(self.root)}
-        # Bytecode is of a source's size and second, which another fault's may have, too.
+        # Bytecode is keyed by the source's size and second, which another fault may share.
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
         with self.log.open("wb") as log:
             process = subprocess.Popen(
@@ -185,7 +186,7 @@ class Copy:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        if status in (0, 5):  # 5: all of them are slow
+        if status in (0, 5):  # 5: all of the tests are slow, so none ran
             return ""
         printed = self.log.read_text("utf-8", "replace")
         failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", printed, re.MULTILINE)
@@ -196,7 +197,7 @@ class Copy:
 def tried(fault: Fault, copy: Copy, limit: float) -> tuple[str, str]:
     """Who finds a fault ("own name", "importers" or nobody: "") and by which test.
 
-    Of nobody: whether that is because time was out.
+    For nobody, the second value says whether time ran out.
     """
     own = own_tests(copy.root, fault.file)
     others = [test for test in importing_tests(copy.root, fault.file) if test not in own]
@@ -210,7 +211,7 @@ def tried(fault: Fault, copy: Copy, limit: float) -> tuple[str, str]:
 
 
 def campaign(checkout: Path, drawn: list[Fault], out: Path, limit: float) -> dict[str, list[str]]:
-    """Tries what `out` does not hold yet; answers by fault."""
+    """Tries the faults that `out` does not hold yet; returns the answers by fault."""
     answers = json.loads(out.read_text("utf-8")) if out.exists() else {}
     begun, left = time.monotonic(), [fault for fault in drawn if str(fault) not in answers]
     with tempfile.TemporaryDirectory() as folder:
@@ -229,7 +230,7 @@ def campaign(checkout: Path, drawn: list[Fault], out: Path, limit: float) -> dic
 
 
 def report(checkout: Path, drawn: list[Fault], answers: dict[str, list[str]]) -> str:
-    """A table of who found how many, then the others."""
+    """A table of how many faults each group found, then the faults that were not found."""
     finders = Counter(answers[str(fault)][0] for fault in drawn)
     lines = [f"{len(drawn)} faults in {len({fault.file for fault in drawn})} modules"]
     shares = {"own name": finders["own name"], "importers": finders["importers"]}
@@ -270,5 +271,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the tests that run end as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that running tests end as well
     main()

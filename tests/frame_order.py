@@ -1,4 +1,4 @@
-"""What a model makes of a video, of its reversal, and of its frames in another order."""
+"""What a model computes from a video, its reversal, and its frames in another order."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ ORDER = np.random.default_rng(1).permutation(8)
 
 
 def in_three_orders(config: Any) -> np.ndarray:
-    """[3, ...] of random weights: the embedding of a dual encoder; of a captioner the logits of a
-    caption; of a chat model what its language model reads, in the order in which it does."""
+    """Outputs at random weights, [3, ...]: a dual encoder's embedding, a captioner's logits of a
+    caption, or what a chat model's language model reads, in the order in which it does."""
     config.model.checkpoint = ""
     model = build_model(config.model)
     rng = np.random.default_rng(0)
@@ -37,5 +37,5 @@ def in_three_orders(config: Any) -> np.ndarray:
 
 
 def gap(outputs: np.ndarray) -> float:
-    """The largest difference from the first, as a share of the largest value."""
+    """The largest difference from the first output, as a share of that output's largest value."""
     return float(np.abs(outputs[1:] - outputs[0]).max() / np.abs(outputs[0]).max())

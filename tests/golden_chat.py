@@ -15,7 +15,7 @@ CLIP_ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_pr
 
 
 class Tensors:
-    """Tensors of a file under a prefix, taken as leaves of a tree."""
+    """Tensors of a file under a prefix, read as leaves of a tree."""
 
     def __init__(self, tensors: dict[str, np.ndarray], prefix: str = ""):
         self.tensors, self.prefix = tensors, prefix
@@ -80,7 +80,7 @@ def temporal(t: Tensors, block: Any) -> dict[str, Any]:
 
 
 def branch(t: Tensors, block: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    """names: of the spatial and the temporal layers, the CLS token and the table of frames."""
+    """names: those of the spatial and temporal layers, the CLS token and the frame table."""
     spatial, temporal_, cls, time = names
     layers = {f"spatial_{j}": block(t.at(f"{spatial}.{j}.")) for j in range(4)}
     layers |= {f"temporal_{j}": temporal(t.at(f"{temporal_}.{j}."), block) for j in range(4)}
@@ -223,7 +223,7 @@ class Golden:
         }
 
     def published(self) -> dict[str, str]:
-        """Of each leaf's path, the tensor that it is, or is a part of."""
+        """The tensor that each leaf is, or is a part of, by the leaf's path."""
         names = list(self.tensors)
         numbered = {name: np.full(x.shape, i) for i, (name, x) in enumerate(self.tensors.items())}
         leaves = traverse_util.flatten_dict(self._tree(numbered), sep="/")
@@ -232,7 +232,7 @@ class Golden:
     def model(
         self, spec: ChatSpec | None = None, adapted: bool = True, **options: Any
     ) -> ChatModel:
-        """With the branch, which drops no paths, unless not `adapted`."""
+        """The module, with the branch if `adapted`; by default the branch drops no paths."""
         options = {"drop_path": 0.0, "alignment": "none"} | self.branch | options
         return make_model(spec or self.spec, {"btadapter": options} if adapted else {})
 
@@ -244,5 +244,5 @@ class Golden:
 
 
 def channels_last(video: np.ndarray) -> np.ndarray:
-    """[t, 3, H, W] of scaled whole numbers -> [t, H, W, 3]."""
+    """[t, 3, H, W] of scaled integers -> float32 [t, H, W, 3]."""
     return np.moveaxis(video.astype(np.float32), -3, -1)

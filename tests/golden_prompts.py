@@ -1,4 +1,4 @@
-"""Golden numbers of the methods that prompt both towers, and the modules that should give them."""
+"""Golden numbers of methods that prompt both towers, and the modules that should reproduce them."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ TOKENIZER = Path(__file__).resolve().parents[1] / "vlt/assets/tiny_clip/tokenize
 
 
 def converted(shared: Path, name: str, folder: Path, *settings: str):
-    """The module of a golden file's weights, all tokens computed, its config and its parameters."""
+    """A golden file's module, which computes all tokens, with its config and its parameters."""
     source = shared / f"golden/{name}.safetensors"
     convert(source, folder, settings=parse_settings(settings), tokenizer=str(TOKENIZER))
     config, params = read_model_folder(folder)
@@ -22,5 +22,5 @@ def converted(shared: Path, name: str, folder: Path, *settings: str):
 
 
 def close(ours, theirs, tolerance: float) -> None:
-    """No number is further off than that."""
+    """Asserts that no number differs by more than `tolerance`."""
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance)

@@ -1,4 +1,4 @@
-"""The golden numbers of recognition methods, and their small models, converted."""
+"""Golden numbers of recognition methods, and their small models, converted."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ from vlt.models.spec import DualEncoderSpec
 
 
 def converted(shared: Path, name: str, folder: Path, *settings: str) -> LoadedModel:
-    """The model of a file of weights, through a new folder in that one."""
+    """The model of a golden file of weights, converted into a new folder within `folder`."""
     write_tokenizer(folder / "tokenizer")
     convert(
         shared / f"golden/{name}.safetensors",
@@ -27,9 +27,9 @@ def converted(shared: Path, name: str, folder: Path, *settings: str) -> LoadedMo
 
 
 def check_gradients(golden: dict, family: str, gradients: dict, prefix: str = "") -> None:
-    """Norms of the gradients of all tensors that have one, within a thousandth, and whole ones.
+    """Checks gradient norms of all tensors that have one, within a thousandth, and whole gradients.
 
-    prefix: of the entries `grad_names`, `grad_norms`, `grad/NAME`.
+    prefix: prefix of the entries `grad_names`, `grad_norms` and `grad/NAME`.
     """
     layout = get_family(family)
     found, left = to_tensors(layout.rules, traverse_util.flatten_dict(gradients, sep="/"))
@@ -37,7 +37,7 @@ def check_gradients(golden: dict, family: str, gradients: dict, prefix: str = ""
     names = [layout.canonical(name) for name in golden[f"{prefix}grad_names"]]
     assert {name for name, x in found.items() if np.any(x)} >= {*names}
     for name, norm in zip(names, golden[f"{prefix}grad_norms"], strict=True):
-        # Those of biases of keys are nothing but rounding.
+        # The gradients of key biases are nothing but rounding.
         np.testing.assert_allclose(
             np.linalg.norm(np.float64(found[name])), norm, rtol=1e-3, atol=1e-6, err_msg=name
         )
@@ -48,7 +48,7 @@ def check_gradients(golden: dict, family: str, gradients: dict, prefix: str = ""
 
 
 def base_clip(spec: DualEncoderSpec, folder: Path) -> Path:
-    """A folder of a CLIP of these sizes, whose weights are random, with words of moving shapes."""
+    """A model folder of a random CLIP of these sizes, with the vocabulary of moving shapes."""
     spec = dataclasses.replace(spec, text=dataclasses.replace(spec.text, vocab=len(VOCABULARY)))
     write_tokenizer(folder / "words")
     random_checkpoint(spec, folder / "clip.safetensors", "openai")

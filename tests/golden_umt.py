@@ -1,4 +1,4 @@
-"""UMT's published numbers, and the model folders of the weights that they are of."""
+"""UMT's golden numbers, and model folders of the weights that gave them."""
 
 import dataclasses
 from pathlib import Path
@@ -24,24 +24,24 @@ TOKENS, TEXT, LOSS, PROBABILITY, GRADIENT = 2e-5, 5e-5, 2e-4, 1e-4, 1e-3
 
 
 def words(path: Path) -> str:
-    """A BERT vocabulary of 60 words, whose special tokens are those of the golden numbers."""
+    """Writes a BERT vocabulary of 60 words, with the golden numbers' special tokens."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     path.write_text("\n".join([*special, *(f"w{i}" for i in range(55))]) + "\n")
     return str(path)
 
 
 def source(shared: Path, name: str) -> Path:
-    """The file of published names."""
+    """The file of tensors under their published names."""
     return shared / f"golden/umt/{name}.safetensors"
 
 
 def weights(shared: Path, name: str) -> dict[str, np.ndarray]:
-    """Its tensors by published name."""
+    """The file's tensors by published name."""
     return load_file(source(shared, name))
 
 
 def converted(shared: Path, name: str, work: Path, *settings: str) -> Path:
-    """A model folder of them."""
+    """A model folder converted from them."""
     given = parse_settings([*HEADS[name], *settings])
     tokenizer = words(work / "vocab.txt")
     convert(source(shared, name), work / "model", settings=given, tokenizer=tokenizer)
@@ -49,16 +49,16 @@ def converted(shared: Path, name: str, work: Path, *settings: str) -> Path:
 
 
 def loaded(folder: Path, frames: int, **changes: Any) -> tuple[Any, Any]:
-    """The module and its parameters. changes: of the vision tower's spec."""
+    """The module and its parameters. changes: fields of the vision tower's spec."""
     config, params = read_model_folder(folder)
-    # Without what only training drops.
+    # Without the text model's dropout, which only training uses.
     text = dataclasses.replace(config.spec.text, dropout=0.0)
     spec = dataclasses.replace(with_visual(config.spec, **changes), text=text)
     return make_model(spec, config.methods, frames), params
 
 
 def norms(kind: str, gradient: Any, names: np.ndarray) -> np.ndarray:
-    """Of our gradient, by published name."""
+    """Norms of our gradient, for tensors of these published names."""
     family = UMT.for_kind(kind)
     leaves = dict(traverse_util.flatten_dict(jax.device_get(gradient), sep="/"))
     tensors, left = to_tensors(family.rules, leaves)

@@ -16,7 +16,7 @@ def state(shared: Path) -> dict[str, np.ndarray]:
 
 
 def numbers(shared: Path) -> dict[str, np.ndarray]:
-    """What the published modules give; videos [b, t, H, W, 3]."""
+    """What the published modules output; videos are [b, t, H, W, 3]."""
     golden = dict(np.load(shared / "golden/viclip/golden.npz"))
     for name in ("video", "image"):
         golden[name] = golden[name].transpose(0, 1, 3, 4, 2)

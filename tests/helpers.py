@@ -1,4 +1,4 @@
-"""Shared by tests: code that needs a process of its own."""
+"""Shared by tests: runs code that needs a process of its own."""
 
 import os
 import pathlib
@@ -8,7 +8,7 @@ import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NO_TORCH = "torch is not installed: the version that tests pin has no wheel for this Python"
-# Where a child process finds the package, and what tests share.
+# Where a child process finds the package and the modules that tests share.
 PATHS = [ROOT, ROOT / "tests", *sorted(path for path in ROOT.glob("tests/*") if path.is_dir())]
 
 
@@ -25,7 +25,7 @@ def environment(devices: int) -> dict[str, str]:
 
 
 def environment_with_vlt(folder: pathlib.Path) -> dict[str, str]:
-    """The same on one device, `python` being this one and `vlt`, in the folder, this checkout's."""
+    """The same for one device, with this `python`, and with this checkout's `vlt` in the folder."""
     env, command = environment(1), folder / "vlt"
     if not command.exists():
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""A config for tests of the loop: a few small clips, seconds a run."""
+"""A config for tests of the loop: a few small clips, seconds per run."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""How each command of the papers' pages, configs/*.md, is tried; of `documented_commands`."""
+"""How each command of the papers' pages, configs/*.md, is tried; see `documented_commands`."""
 
 from documented_case import Case, run, skipped
 
@@ -17,20 +17,20 @@ LABELS = (
 
 
 def shapes(name: str, *more: str) -> dict[str, Case]:
-    """A config of the kind of another that is trained: what it is, from shapes alone."""
+    """A config like another that is trained: it is only inspected, from shapes alone."""
     command = " ".join([f"{MAIN} --config=configs/{name}", *more])
     return {command: run(f"python -m vlt.inspect --config=configs/{name} --config.model.size=")}
 
 
 def converted(arguments: str, elsewhere: str = "", more: str = "") -> dict[str, Case]:
-    """elsewhere: folder, where other commands need what is there already."""
+    """elsewhere: folder to convert into, where other commands need what is in the printed one."""
     source, target, *rest = arguments.split(" ")
     line = " ".join(["python -m vlt.convert", source, elsewhere or target, *rest])
     return {f"python -m vlt.convert {arguments}": run(f"{line}{more}")}
 
 
 def manifests(arguments: str) -> dict[str, Case]:
-    """Of annotation files with fewer videos than the published ones."""
+    """Manifests from annotation files with fewer videos than the published ones."""
     command = f"python -m data_pipelines.{arguments}"
     return {command: run(f"{command} --allow-subset")}
 
@@ -108,18 +108,18 @@ PAPERS: dict[str, Case] = {
     "python -m vlt.bench --config=configs/zeroshot.py:msrvtt_videoprism_b --nostep": skipped(
         "takes minutes; the one of PE-Core is tried with one frame"
     ),
-    # The checkpoint of another size brings it along.
+    # A checkpoint of another size brings its size along.
     f"{MAIN} --config=configs/tempme.py:msrvtt_b16_lora "
     "--config.model.checkpoint=checkpoints/pe_b16": run(
         f"{MAIN} --config=configs/tempme.py:msrvtt_b16_lora --workdir=runs/of_checkpoint "
         f"--config.model.checkpoint=checkpoints/clip_b32 {FEW_STEPS}"
     ),
-    # configs/btadapter.md; that webvid_l14 is trained is a case of README.md
+    # configs/btadapter.md; training webvid_l14 is among the cases of README.md
     **as_printed(
         "python -m vlt.checkpoints clip_l14 eva_clip_g btadapter_l14",
         "python -m data_pipelines.check data/msrvtt/test_1ka.jsonl",
     ),
-    # No stand-in is the published file.
+    # No stand-in passes for the published file.
     "python -m vlt.checkpoints clip_l14 --verify ViT-L-14.pt": run(
         "python -m vlt.checkpoints clip_l14 --verify ViT-L-14.pt; test $? = 1"
     ),
@@ -275,7 +275,7 @@ PAPERS: dict[str, Case] = {
     },
     **sharded("k400/train.jsonl", "--out=data/k400_clips --form=clips --short-side=256"),
     **on_shards("msta.py:full_k400", "k400_clips", f" {LABELS}"),
-    # configs/video_chat.md; of 7B models what they are, from shapes alone
+    # configs/video_chat.md; 7B models are only inspected, from shapes alone
     f"{MAIN} --config=configs/video_chat.py": run(
         f'{MAIN} --config=configs/video_chat.py --config.compare="()" --config.train.steps=2 '
         "--config.data.train.manifest=moving_shapes:clips:train:16:questions.jsonl "

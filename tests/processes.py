@@ -1,4 +1,4 @@
-"""Code that several processes run together, and a handful of the command's runs."""
+"""Runs code, or the training command, in several processes that join."""
 
 import pathlib
 import re
@@ -23,7 +23,7 @@ processes.join(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 60, 10)
 
 
 def together(code: str, count: int, devices: int = 1, timeout: float = 200) -> list[str]:
-    """Runs indented source in `count` processes that have joined; what each printed."""
+    """Runs indented source in `count` joined processes; returns what each printed."""
     address = f"{ADDRESS}:{free_port()}"
     source = JOIN + textwrap.dedent(code) + "\nprocesses.leave()\n"
     words = [
@@ -37,7 +37,7 @@ def together(code: str, count: int, devices: int = 1, timeout: float = 200) -> l
 
 
 def start_run(workdir: pathlib.Path, count: int, *overrides: str) -> list[subprocess.Popen]:
-    """vlt.main in `count` processes, on batches of eight."""
+    """Starts vlt.main in `count` processes, on batches of eight."""
     address = f"{ADDRESS}:{free_port()}"
     shared = (
         *(sys.executable, "-m", "vlt.main", f"--config={CONFIG}", f"--workdir={workdir}"),
@@ -52,7 +52,7 @@ def start_run(workdir: pathlib.Path, count: int, *overrides: str) -> list[subpro
 
 
 def finish(children: Sequence[subprocess.Popen], timeout: float = 300) -> list[tuple[str, str]]:
-    """Outputs and errors of processes that end well."""
+    """Waits for processes, which must succeed; returns each one's stdout and stderr."""
     found = [child.communicate(timeout=timeout) for child in children]
     for child, (_, errors) in zip(children, found, strict=True):
         assert child.returncode == 0, errors[-4000:]
@@ -60,7 +60,7 @@ def finish(children: Sequence[subprocess.Popen], timeout: float = 300) -> list[t
 
 
 def wait_until(condition: Callable[[], object], children: Sequence[subprocess.Popen]) -> None:
-    """While all processes run."""
+    """Waits until the condition holds; fails if a process ends before."""
     deadline = time.monotonic() + 200
     while not condition():
         for child in children:

@@ -24,7 +24,7 @@ def draw(frames: int, height: int = 36, width: int = 48, seed: int = 0) -> np.nd
 
 
 def write_videos(root: pathlib.Path, lengths=(23, 7, 12, 30, 1), **size) -> pathlib.Path:
-    """Lossless videos root/videos/N.mov of so many frames; returns their manifest."""
+    """Writes lossless videos root/videos/N.mov with `lengths` frames; returns their manifest."""
     (root / "videos").mkdir(parents=True)
     rows = []
     for number, frames in enumerate(lengths):
@@ -43,7 +43,7 @@ def read_lines(path: pathlib.Path) -> list:
 
 
 def prepare(manifest: pathlib.Path, out: pathlib.Path, form, per_shard: int = 2):
-    """Starts a run: its plan, rows, and {shard: videos}."""
+    """Starts a run; returns its plan, its rows and {shard: videos}."""
     rows = folder.read_rows(str(manifest))
     plan = folder.make_plan(str(manifest), "", form, per_shard)
     videos = folder.distinct_videos(rows)
@@ -53,7 +53,7 @@ def prepare(manifest: pathlib.Path, out: pathlib.Path, form, per_shard: int = 2)
 
 
 def make(manifest: pathlib.Path, out: pathlib.Path, form, per_shard: int = 2) -> pathlib.Path:
-    """A whole folder of shards; returns its manifest."""
+    """Makes a whole folder of shards; returns its manifest."""
     plan, rows, shards = prepare(manifest, out, form, per_shard)
     with DecoderPool(1, 60, WORKER) as pool:
         for shard, videos in shards.items():
@@ -64,7 +64,7 @@ def make(manifest: pathlib.Path, out: pathlib.Path, form, per_shard: int = 2) ->
 
 
 def forge(folder: pathlib.Path, *records: bytes) -> list[str]:
-    """A folder of one shard that holds any bytes as its records; what a manifest calls them."""
+    """Makes a folder of one shard with any bytes as records; returns their names in a manifest."""
     folder.mkdir()
     path = folder / "forged.array_record"
     writer = ArrayRecordWriter(str(path), WRITER_OPTIONS)

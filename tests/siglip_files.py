@@ -11,7 +11,7 @@ LETTERS = "▁abcdefghijklmnopqrstuvwxyz.ABC"
 
 
 def bytes_and_letters(folder: Path, size: int = 300) -> Path:
-    """Byte pairs with bytes to fall back on, as Gemma's: a class that lower-cases nothing."""
+    """A byte-pair tokenizer with byte fallback, as Gemma's, of a class that lower-cases nothing."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
     pieces = [*special, *(f"<0x{i:02X}>" for i in range(256)), *LETTERS]
     pieces += [f"<unused{i}>" for i in range(size - len(pieces))]
@@ -24,7 +24,7 @@ def bytes_and_letters(folder: Path, size: int = 300) -> Path:
 
 
 def single_pieces(folder: Path, size: int = 300) -> Path:
-    """Probabilities of single pieces, as T5's; padding is what ends a text."""
+    """A unigram tokenizer, as T5's, which pads with the token that ends a text."""
     pieces = ["<pad>", "</s>", "<unk>", *LETTERS]
     pieces += [f"<extra{i}>" for i in range(size - len(pieces))]
     scores = [(piece, 0.0 if i < 3 else -1.0 - i / 99) for i, piece in enumerate(pieces)]
@@ -48,7 +48,7 @@ def npz(shared: Path) -> Path:
 
 
 def folder(shared: Path, target: Path) -> Path:
-    """The same as transformers saves them, with a tokenizer and a processor."""
+    """The same weights as transformers saves them, with a tokenizer and a processor."""
     golden = shared / "golden/siglip2"
     bytes_and_letters(target)
     shutil.copy(golden / "siglip2_small.config.json", target / "config.json")
@@ -60,7 +60,7 @@ def folder(shared: Path, target: Path) -> Path:
 
 
 def numbers(shared: Path) -> dict[str, np.ndarray]:
-    """What transformers' model puts out; videos and pictures [b, t, H, W, 3]."""
+    """What transformers' model outputs; videos and pictures are [b, t, H, W, 3]."""
     golden = dict(np.load(shared / "golden/siglip2/siglip2_small.npz"))
     for name in ("video", "image", "image_resized_input"):
         picture = np.moveaxis(golden[name], -3, -1)

@@ -1,4 +1,4 @@
-"""TPU slices that are not here."""
+"""TPU slices to compile for, which are not here."""
 
 import importlib.util
 

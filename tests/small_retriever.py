@@ -16,12 +16,12 @@ SPEC = BlipSpec("retriever", VISUAL, TEXT, embed_dim=8)
 
 
 def retriever(dropout: float = 0.0) -> Retriever:
-    """With a layer that sees and one that reads."""
+    """A retriever with one vision layer and one text layer."""
     return Retriever(dataclasses.replace(SPEC, text=dataclasses.replace(TEXT, dropout=dropout)))
 
 
 def params(model: Retriever, seed: int = 0) -> dict[str, Any]:
-    """Random, and large enough for embeddings of different inputs to differ much."""
+    """Random parameters, large enough for embeddings of different inputs to differ clearly."""
     start = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
     rng = np.random.default_rng(seed)
 

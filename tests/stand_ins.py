@@ -28,10 +28,10 @@ from vlt.model_io.build import init_params, make_model
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec
 
-WIDTH = 64  # one head of CLIP's
+WIDTH = 64  # width of one of CLIP's heads
 CLIPS = 8
 MERGES = "bpe_simple_vocab_16e6.txt.gz"
-# Rows of these lists are the same few clips.
+# These manifests all list the same few clips.
 MANIFESTS = (
     "my/videos", "my/held_out", "data/msrvtt/train_9k", "data/msrvtt/test_1ka",
     "data/webvid2m/train",
@@ -39,9 +39,9 @@ MANIFESTS = (
 
 
 def make(folder: pathlib.Path, shared: pathlib.Path) -> None:
-    """Fills the folder. shared: has the vocabularies, which are no smaller than published."""
+    """Fills the folder. shared: holds the vocabularies, which are of the published size."""
     shutil.copy(shared / "vocab" / MERGES, folder)
-    words = folder / "bert-base-uncased"  # as a folder, not as a name on the hub
+    words = folder / "bert-base-uncased"  # found as a folder, not as a name on the hub
     words.mkdir()
     shutil.copy(shared / "vocab/bert_base_uncased_vocab.txt", words / "vocab.txt")
     _checkpoints(folder)
@@ -76,7 +76,7 @@ def _checkpoints(folder: pathlib.Path) -> None:
 
 
 def narrow(size: str, layers: int = 12) -> DualEncoderSpec:
-    """A published size of few channels and layers."""
+    """A published size with few channels and layers."""
     spec: Any = SIZES[size]
     sizes = {"width": WIDTH, "heads": 1, "mlp_width": 4 * WIDTH, "layers": layers}
     return dataclasses.replace(
@@ -88,18 +88,18 @@ def narrow(size: str, layers: int = 12) -> DualEncoderSpec:
 
 
 def _save(file: pathlib.Path, family: str, spec: DualEncoderSpec) -> None:
-    """Random weights under the family's names."""
+    """Saves random weights under the family's names."""
     whole = file.with_suffix(".safetensors")
     random_checkpoint(spec, whole, family)
     tensors = load_file(whole)
     whole.unlink()
-    if family == "openai":  # by which its weights are told from open_clip's
+    if family == "openai":  # tells its weights from open_clip's
         tensors["input_resolution"] = torch.tensor(spec.visual.image_size)
     torch.save(tensors, file)
 
 
 def _save_adapter(file: pathlib.Path, spec: DualEncoderSpec) -> None:
-    """A BT-Adapter's leaves alone."""
+    """Saves a BT-Adapter's leaves alone."""
     model = make_model(spec, {"btadapter": {}}, frames=8)
     params = jax.device_get(jax.jit(partial(init_params, model))(jax.random.key(1)))
     tensors, _ = to_tensors(
@@ -118,7 +118,7 @@ def _huggingface(folder: pathlib.Path, patch: int) -> None:
 
 
 def _blip(kind: str, layers: int) -> dict[str, torch.Tensor]:
-    """A BLIP of its own image size and vocabulary, under the authors' names."""
+    """A BLIP with the published image size and vocabulary, under the authors' names."""
     sizes = {"hidden_size": WIDTH, "num_attention_heads": 1, "intermediate_size": 4 * WIDTH}
     vision = sizes | {"num_hidden_layers": layers, "image_size": 384, "patch_size": 16}
     text = sizes | {"vocab_size": 30524, "bos_token_id": 30522, "encoder_hidden_size": WIDTH}

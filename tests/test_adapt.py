@@ -18,7 +18,7 @@ FAMILY = "size"
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """Few pairs of one family."""
+    """A few pairs of one family."""
     out = tmp_path_factory.mktemp("shapes") / "clips"
     return moving_shapes.generate(out, 8, families=(FAMILY,)).parent
 
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_told(shapes, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_captions_of_motion_are_found_after_adapting_and_not_before(tmp_path, capsys):
-    """The packaged CLIP saw single frames alone: of no family does it know what happens."""
+    """The packaged CLIP has seen single frames only: it knows the motion of no family."""
     shapes = moving_shapes.generate(tmp_path / "clips", 200, families=(FAMILY,)).parent
     more = ["--method=btadapter", "--group=pair", "--steps=150", "--json"]
     assert adapt.run(options(shapes, tmp_path / "out", *more)) == 0
@@ -101,7 +101,7 @@ def test_captions_of_motion_are_found_after_adapting_and_not_before(tmp_path, ca
 
 
 def twins(model, manifest):
-    """How often a caption's clip lies before its reversal; equal scores count one half."""
+    """How often a caption's clip scores above its reversal; equal scores count one half."""
     model, rows = vlt.load(model), [json.loads(x) for x in manifest.read_text().splitlines()]
     videos = model.encode_video([str(manifest.parent / row["video"]) for row in rows])
     scores = np.asarray(model.encode_text([row["caption"] for row in rows]) @ videos.T)

@@ -37,7 +37,7 @@ TEXT = (ROOT / "ARCHITECTURE.md").read_text()
 
 
 def config(**changes: Any) -> Any:
-    """Two steps of an untrained tiny CLIP."""
+    """A config of two steps of an untrained tiny CLIP."""
     found = load_config(str(ROOT / "tests/loop_config.py"))
     found.update_from_flattened_dict({"train.steps": 2, "evals": {}, "data.workers": 0} | changes)
     return found
@@ -49,7 +49,7 @@ def run(found: Any, folder: Path) -> dict[str, Any]:
 
 
 class Norm(Task):
-    """Texts as long as videos: a loss that no paper has."""
+    """Mean squared difference of video and text embeddings: a loss that no paper has."""
 
     def features(self, outputs, batch):
         return {name: outputs[name] for name in ("video", "text")}
@@ -163,7 +163,7 @@ def test_a_method_from_outside(tmp_path, monkeypatch):
         found.model.warmth = {"start": 0.25}
         found.task.losses = {"vtc": 1.0}
         found.rules = ((".*/warmth", {"lr": 1.0}), (".*", "frozen"))
-    assert run(found, tmp_path / "run")["trained_params"] == 4  # blocks
+    assert run(found, tmp_path / "run")["trained_params"] == 4  # one per block
     folder = tmp_path / "model"
     export(tmp_path / "run", folder, "orbax")
     assert json.loads((folder / "config.json").read_text())["methods"] == {

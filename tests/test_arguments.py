@@ -1,4 +1,4 @@
-"""What the Python interface is given is right, or refused with what came and what is needed."""
+"""Arguments of the Python interface are right, or refused with what came and what is needed."""
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ def test_floats_from_0_to_1_look_as_if_they_were_not_normalised():
 
 
 def test_programs_may_hold_the_call():
-    """Of traced arrays the shape and type are known, and checked."""
+    """The shape and type of traced arrays are known, and are checked."""
     np.testing.assert_array_equal(jax.jit(lambda x: as_video(x, SPEC))(NORMALISED), NORMALISED)
     with pytest.raises(ValueError, match="the tower takes"):
         jax.eval_shape(lambda x: as_video(x, SPEC), NORMALISED[0])

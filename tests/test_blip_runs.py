@@ -16,7 +16,7 @@ from vlt.training.loop import Run, train
 CLIPS = "moving_shapes:clips:train:6"
 FRAMES = 2
 
-pytestmark = pytest.mark.slow  # compiles training steps and what evaluations run
+pytestmark = pytest.mark.slow  # compiles training steps and evaluations
 
 
 def base(kind: str, folder: Path):

@@ -33,7 +33,7 @@ CONFIG = ModelConfig("blip", SPEC, {}, PIXELS | {"crop": "none"}, frames=3)
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """A folder of clips, one of them no video."""
+    """A folder of clips, one of which is no video."""
     manifest = moving_shapes.generate(tmp_path_factory.mktemp("shapes") / "train", 5)
     videos = manifest.parent / "videos"
     (videos / "notes.txt").write_text("no video\n")
@@ -43,7 +43,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(clips, tmp_path_factory):
-    """A captioner with random weights that says different things of different videos."""
+    """A captioner with random weights that says different things about different videos."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -75,7 +75,7 @@ def test_a_captioner_is_loaded_and_writes(model, clips):
     assert words <= set(moving_shapes.VOCABULARY) and not words & {"<start>", "<end>", "<pad>"}
     normalised = ((videos / 255 - 0.5) / 0.5).astype(np.float32)
     assert model.generate(normalised) == texts
-    # The search is the caller's; a prompt is read, but is not part of the caption.
+    # The caller chooses the search; a prompt is read, but is not part of the caption.
     assert model.generate(videos, method="greedy", max_length=6) != texts
     told = model.generate(videos, "a red circle")
     assert told != texts and not any(text.startswith("a red circle") for text in told)
@@ -100,7 +100,7 @@ def test_frames_searches_and_prompts_that_do_not_fit(model):
 @pytest.mark.slow
 def test_batches_change_no_caption(model, clips):
     paths = find_videos([str(clips)])
-    assert len(paths) == 11  # two full batches, and three of which one is unreadable
+    assert len(paths) == 11  # two full batches, and three more, one of which is unreadable
     found = list(caption.captions(model, paths))
     assert [path for path, _ in found] == paths
     *texts, broken = [text for _, text in found]

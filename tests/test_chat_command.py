@@ -1,4 +1,4 @@
-"""`vlt chat`: answers by video and question, and a dialogue that nothing ends but its user."""
+"""`vlt chat`: answers by video and question, and a dialogue that only its user ends."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ SHORT = {"max_length": 6}
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-    """A folder of clips, one of them no video."""
+    """A folder of clips, one of which is no video."""
     manifest = moving_shapes.generate(tmp_path_factory.mktemp("shapes") / "train", 2)
     (manifest.parent / "videos" / "zz_broken.mov").write_text("no video\n")
     return manifest.parent / "videos"
@@ -32,7 +32,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(shared, tmp_path_factory):
-    """A small LLaVA whose language model is the golden one's."""
+    """A model folder of the golden LLaVA without its branch."""
     golden = Golden(shared / "golden" / "chat", "llava")
     config = ModelConfig("llava", golden.spec, {}, PIXELS | {"crop": "none"}, frames=3)
     path = tmp_path_factory.mktemp("model") / "llava"
@@ -51,7 +51,7 @@ def paths(clips):
 
 @pytest.fixture(scope="module")
 def alone(model, clips):
-    """Answers of dialogues of one question."""
+    """Answers from dialogues of one question each."""
     return {
         (path, question): model.chat(path).ask(question, **SHORT)
         for path in paths(clips)[:-1]

@@ -5,7 +5,7 @@ import pytest
 from vlt.configuration import load_config
 from vlt.inspect import format_report, inspect_config
 
-ROWS = 2 * 4096  # two words
+ROWS = 2 * 4096  # rows of the word table for two words
 COUNTS = {
     "llava_tune": (7_117_296_640, 57_803_776 + ROWS, 257),
     "llava_stage1": (7_045_818_368, 4_198_400 + ROWS, 256),
@@ -18,7 +18,7 @@ COUNTS = {
     "llava_mean": (7_045_842_944, 4_198_400 + ROWS, 256),
     "llava_st_pooling": (7_045_842_944, 4_198_400 + ROWS, 356),
 }
-# Vision tower with its branch, connector, and a prompt: matrix products and convolutions alone.
+# Vision tower with its branch, connector, and a prompt; only matrix products and convolutions.
 GMACS = {
     "llava_tune": (8101.2 + 709.4, 1.078, 2205.5 + 0.131),
     "videochatgpt": (8101.2, 1.493, 2866.7 + 0.131),

@@ -1,4 +1,4 @@
-"""`vlt checkpoints`: every checkpoint that a config asks for is in its table, and what is here."""
+"""`vlt checkpoints`: its table has every checkpoint a config asks for, and says what is here."""
 
 import dataclasses
 import hashlib
@@ -37,7 +37,7 @@ def test_every_checkpoint_of_every_config_is_listed_and_no_other_but_chat_models
 def test_commands_convert_into_the_folder_that_configs_name(entry, monkeypatch):
     monkeypatch.setattr(convert, "check_paths", lambda *_: None)  # nothing was downloaded
     assert entry.family in FAMILIES and entry.licence and entry.url.startswith("https://")
-    assert entry.sha256 in entry.url  # OpenAI's addresses have it, and no other has any
+    assert entry.sha256 in entry.url  # OpenAI's URLs contain it, and no other entry has one
     if not entry.command:
         assert "not published" in entry.note
         return
@@ -96,7 +96,7 @@ def test_sizes_are_those_of_the_models(entry):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> Published:
-    """A checkpoint of a tiny CLIP's size, in whose place a copy of that lies."""
+    """A checkpoint entry of the tiny CLIP's size, in whose folder a copy of the tiny CLIP lies."""
     monkeypatch.chdir(tmp_path)
     config = read_model_config(ASSETS / "tiny_clip")
     shapes = model_shapes(config.spec, config.methods, config.frames)

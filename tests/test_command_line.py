@@ -39,7 +39,7 @@ for line in json.loads(sys.argv[1]):
     os._exit(0)
 """
 NO_CONFIG = "error: unknown config 'btadaptr' (did you mean 'btadapter' or "
-# Arguments, and the beginning of the status or of what is printed.
+# Arguments, and how the exit status or message and what is printed begin.
 CASES = {
     (): ("2", "usage: vlt COMMAND"),
     ("--help",): ("0", "usage: vlt COMMAND"),
@@ -187,7 +187,7 @@ def test_the_status_is_that_of_the_door(line, monkeypatch, capsys, tmp_path):
 
 
 def test_a_reader_that_has_gone_ends_it_quietly(tmp_path):
-    """As `vlt checkpoints | head` has it."""
+    """As in `vlt checkpoints | head`."""
     line = f"{sys.executable} -m vlt checkpoints | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", line],

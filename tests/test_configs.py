@@ -1,6 +1,6 @@
-"""Every variant of every config builds, and is what the checked-in text says.
+"""Every variant of every config builds, and matches the checked-in text.
 
-After a change that is meant: `pytest tests/test_configs.py --update-golden`, and read the diff.
+After an intended change: `pytest tests/test_configs.py --update-golden`, and read the diff.
 """
 
 import ast
@@ -41,7 +41,7 @@ METRICS_OF_KIND = {
     "answers": ("exact",),
 }
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "configs"
-as_named = functools.cache(load_config)  # for tests that change nothing of it
+as_named = functools.cache(load_config)  # for tests that do not change it
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -68,7 +68,7 @@ def test_resolved_configs_are_as_checked_in(file, request):
 
 
 def _golden_text(variants: list[str]) -> str:
-    """The first config whole, each other one as what it changes in the nearest before it."""
+    """The first config whole, each other one as its changes to the nearest one before it."""
     seen: dict[str, list[str]] = {}
     sections = []
     for name in variants:
@@ -93,7 +93,7 @@ def test_every_number_of_every_config_has_bounds_and_keeps_them(file):
 
 @pytest.mark.parametrize("name", ["msta:own", "tempme:own", "btadapter:own", "token_mixing:own"])
 def test_own_videos_are_evaluated_as_they_are_trained_on(name):
-    """With one manifest, and one number of frames; or on another manifest."""
+    """On the same manifest with the same number of frames, or on another manifest."""
     changes = {"data.train.manifest": "mine.csv", "model.frames": 4}
     config = load_config(name, changes)
     assert config.evals.own.manifest == "mine.csv"
@@ -109,11 +109,11 @@ def test_own_videos_are_looked_at_in_the_same_way_by_every_config(name):
     assert (config.model.size, config.model.frames, config.model.context) == ("clip_b32", 12, 77)
 
 
-EVERY = 64  # of the variants of a file, one in the quick run
+EVERY = 64  # one in this many variants of a file is in the quick run
 
 
 def _marked(index: int, name: str):
-    """Models of the same parts, or larger, are checked when they are touched."""
+    """Marks larger models, and all but one in `EVERY` variants of a file, as slow."""
     larger = re.search("_l16$|:msrvtt_b16_|:activitynet_b32_", name)
     return pytest.param(name, marks=pytest.mark.slow if larger or index % EVERY else ())
 
@@ -129,7 +129,7 @@ def test_variant_builds(name):
         for _, repeat in row.repeats:
             apply_overrides(row, repeat)
         model = row.model.copy_and_resolve_references()
-        del model.checkpoint  # of its size alone
+        del model.checkpoint  # only its size is built
         module = build_model(model)
         make_task(row, module.spec)
         trained = _trained(module, repr(row.rules))
@@ -140,7 +140,7 @@ def test_variant_builds(name):
 
 @pytest.mark.parametrize("file", FILES)
 def test_evaluations_during_training_happen_and_find_the_best_metric(file):
-    seen = set()  # one of many of the same length tells of all
+    seen = set()  # of variants of the same length, one is enough
     for name in _variants(file):
         config = as_named(name)
         every, best = config.train.eval_every, config.train.best_metric.removeprefix("-")
@@ -156,7 +156,7 @@ def test_evaluations_during_training_happen_and_find_the_best_metric(file):
 
 
 def test_all_four_evaluations_of_tempme_are_made_whatever_checkpoints_are():
-    """Every epoch, where checkpoints are made at every 500 steps."""
+    """Every epoch, although checkpoints are made every 500 steps."""
     config = load_config("configs/tempme.py:msrvtt_b32")
     due = [step for step in range(1, config.train.steps) if evaluation_due(config, step)]
     assert due == [1406, 2812, 4218, 5624]
@@ -164,7 +164,7 @@ def test_all_four_evaluations_of_tempme_are_made_whatever_checkpoints_are():
 
 @pytest.mark.parametrize("file", FILES)
 def test_clips_of_every_config_fit_its_model(file):
-    """Frames and pixels as the samplers and transforms have them."""
+    """Frames and pixels, as the samplers and transforms make them."""
     for name in _variants(file):
         config = as_named(name)
         spec, steps = SIZES[config.model.size], config.train.steps
@@ -178,7 +178,7 @@ def test_clips_of_every_config_fit_its_model(file):
 
 @functools.cache
 def _trained(model: VideoModel, rules: str) -> dict:
-    """Shapes of what is trained; many variants differ in their data alone."""
+    """Shapes of the trained leaves, cached as many variants differ only in their data."""
     return partition(_params(model), ast.literal_eval(rules))[0]
 
 
@@ -199,7 +199,7 @@ def test_counts_of_btadapter(variant, trained):
 
 @pytest.mark.slow
 def test_operations_of_btadapter():
-    """Unmasked, and 44.5 GMACs instead of the branch's 150.7 at 70% beside CLIP's 648.1."""
+    """Unmasked; and with 70% masked, the branch's 44.5 GMACs, not 150.7, beside CLIP's 648.1."""
     config = load_config("configs/btadapter.py:webvid_l14")
     assert inspect_config(config)["video_gmacs"] == pytest.approx(798.8, rel=0.01)
     config.task.losses = {"vtc": 1.0}
@@ -233,7 +233,7 @@ def test_operations_of_btadapter():
         ("msrvtt_b32_vop", 122_880, 61.317, 12 * 58),
         ("msrvtt_b32_vop_p", 528_384, 61.317, 12 * 58),
         ("msrvtt_b32_vop_c", 14_257_152, 63.356, 12 * 58),
-        # 9,216 of the frame table, which no paper counts
+        # 9,216 are the frame table's, which no paper counts
         ("msrvtt_b32_vop_f", 122_880 + 9_216, 60.847, 12 * 50 + 8),
         ("msrvtt_b32_vop_fp", 393_216 + 9_216, 60.847, 12 * 50 + 8),
         ("msrvtt_b32_vop_fc", 14_269_440 + 9_216, 62.205, 12 * 50 + 8),  # printed: 58.0
@@ -269,8 +269,8 @@ def test_full_fine_tuning_is_counted_as_published():
         ("msvd_adapter", 1_880_064, {}),
         ("msvd_dual", 28_311_552, {}),
         ("msvd_dual", 84_934_656, {"model.dual_attention.whole_block": True}),
-        ("msvd_full", 113_246_208, {}),  # printed 226.51, with the text model: not to be had
-        ("msvd_bitfit", 0, {}),  # printed 0.26: biases are no weights
+        ("msvd_full", 113_246_208, {}),  # printed 226.51, with the text model: not reproducible
+        ("msvd_bitfit", 0, {}),  # printed 0.26: biases are not weights
         ("msrvtt_ret_mix", 7_077_888, {}),
     ],
 )
@@ -317,7 +317,7 @@ def test_what_the_released_code_trains():
     ],
 )
 def test_counts_of_msta_and_what_it_is_compared_with(variant, trained):
-    """What the definitions come to; MSTA's Tables 4 to 7 print some of them, rounded."""
+    """Counts that follow from the definitions; MSTA's Tables 4 to 7 print some of them, rounded."""
     config = load_config(f"configs/msta.py:{variant}", {"model.checkpoint": ""})
     model = build_model(config.model)
     counts = count_parameters(model, _params(model), config.rules)

@@ -25,7 +25,7 @@ def trained_of(variant: str) -> dict:
 @pytest.mark.parametrize(
     ("variant", "counts"),
     [
-        # MSTA's Table 5 has 39M, which cls_proj and 16 prompts make.
+        # MSTA's Table 5 has 39M, which is the count with cls_proj and 16 prompts.
         ("full_k400_vitaclip", {".*": 38_884_353, "text/.*": 400 * 16 * 512}),
         ("full_k400_ost", {".*": 149_620_737}),  # printed 149.6
         ("full_k400_mote", {".*": 124_038_145, "visual/mote/.*": 37_845_504}),

@@ -70,7 +70,7 @@ def test_commands_of_a_notebook_are_found(tmp_path):
 
 
 def test_every_command_is_known():
-    """A new one is entered in tests/documented_commands.py, with how it is tried."""
+    """A new command is entered in tests/documented_commands.py, with how it is tried."""
     assert [command for command in COMMANDS if case_of(command) is None] == []
 
 
@@ -82,13 +82,13 @@ def test_every_known_command_is_in_a_document():
     "name", sorted({n for t in TEXTS.values() for n in documents.config_names(t)})
 )
 def test_configs_exist(name):
-    # The first has no variant without a name; the second is what configs share.
+    # The first has no variant without a name; the second is shared by the configs.
     if name not in ("configs/btadapter_zeroshot.py", "configs/common.py"):
         load_config(name)
 
 
 def _modules() -> dict[str, list[str]]:
-    """Printed words after the module, by module; {a,b} is several."""
+    """What is printed after the module, by module; {a,b} stands for several."""
     found: dict[str, list[str]] = {}
     for command in COMMANDS:
         match = re.search(rf"python -m ((?:{'|'.join(OWN)})[\w.{{}},]*)(.*)", command)
@@ -103,8 +103,8 @@ def _modules() -> dict[str, list[str]]:
 
 
 def _flags(module: str) -> set[str]:
-    """Names that its file, and those of ours that it imports, give to add_argument or DEFINE_; and
-    what these import of the parts of a command line."""
+    """Names that its file, and those of ours that it imports, pass to add_argument or DEFINE_, and
+    those of the parts of a command line that these import."""
     path = ROOT / module.replace(".", "/")
     tree = _tree(path / "__main__.py" if path.is_dir() else path.with_suffix(".py"))
     trees = [tree, *_imported(tree, OWN)]
@@ -140,10 +140,10 @@ def _defined(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize("module", sorted(_modules()))
 def test_modules_and_flags_exist(module):
-    """Those of vlt.main after `--`, too."""
+    """Flags of vlt.main after `--`, too."""
     assert importlib.util.find_spec(module), module
     if module == "data_pipelines.shards":
-        return  # hands on to Beam what it does not know
+        return  # passes on to Beam what it does not know
     known = _flags(module)
     for words in _modules()[module]:
         ours, _, training = words.partition(" -- ")
@@ -153,7 +153,7 @@ def test_modules_and_flags_exist(module):
 
 
 def test_flags_in_sentences_exist():
-    """Of any of our commands, or of the programs that are named there."""
+    """In any of our commands, or in the programs that are named there."""
     files = [file for own in OWN for file in (ROOT / own).rglob("*.py")]
     known = {name for file in files for name in _defined(_tree(file))}
     known |= {f"no{name}" for name in known} | {"help"} | {"gpus-per-task", "gpu-bind"}  # sbatch's
@@ -165,7 +165,7 @@ def test_flags_in_sentences_exist():
 
 @pytest.mark.parametrize("document", TEXTS)
 def test_keys_in_sentences_exist(document):
-    """Each in one of the configs that its document names."""
+    """Each is in one of the configs that its document names, or in BT-Adapter's."""
     keys = [key for key in documents.flags(TEXTS[document]) if key.startswith("config.")]
     names = ["configs/btadapter.py", *documents.config_names(TEXTS[document])]
     assert [key for key in keys if not any(_has(name, key) for name in names)] == []
@@ -199,7 +199,7 @@ def desk(shared, tmp_path_factory) -> pathlib.Path:
 
 
 def shell(line: str, folder: pathlib.Path) -> str:
-    """What a line prints, `python` being this one and `vlt` this checkout's."""
+    """What a line prints, with this `python` and this checkout's `vlt`."""
     env = environment_with_vlt(folder / "bin")
     done = subprocess.run(
         ["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=1800
@@ -224,7 +224,7 @@ def test_command_runs(command, desk):
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", documents.snippets(TEXTS["configs/README.md"]))
 def test_config_of_ones_own_is_one(snippet, tmp_path):
-    """It is read, fits a model, and its rules fit that."""
+    """It loads, a model can be built from it, and its rules fit that model."""
     file = tmp_path / "lectures.py"
     file.write_text(snippet)
     assert inspect_config(load_config(str(file)))["trainable_params"] == 84_480

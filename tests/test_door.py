@@ -56,7 +56,7 @@ def test_a_signal_ends_it_without_a_traceback(signum):
         child.send_signal(signum)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 128 + signum
-    # Said by a thread, which the end of the process may overtake.
+    # Printed by a thread, which the process may end before.
     assert not err or err.startswith("stopping") and "Traceback" not in err
 
 

@@ -47,7 +47,7 @@ def test_a_bright_patch_is_no_token_with_the_dark_ones(tiny, title):
     for found, left in zip((early, last), {"L": (120, 104), "T": (84, 49)}[title[0]], strict=True):
         assert found.before == 136
         assert found.left == left
-        # Class tokens are in none, so that every other token holds patches.
+        # No patch belongs to a class token, and every other token holds patches.
         assert len(np.unique(found.tokens)) == left - 8
         assert not set(found.tokens[bright]) & set(found.tokens[~bright])
     spans = [len(set(np.where(last.tokens == token)[0])) for token in np.unique(last.tokens)]
@@ -61,7 +61,7 @@ def test_pruned_patches_are_in_no_token():
     loaded = load_model(config, 0)
     clip = np.random.default_rng(2).integers(0, 256, (2, 32, 32, 3), np.uint8)
     ((found,),) = token_maps(loaded.module, loaded.params, [clip], (3,))
-    # 16 patches, 8 and the fused, 5 of those and the fused.
+    # 16 patches become 8 and the fused one, then 5 of those and the fused one.
     assert found.left == 2 * 7
     assert (found.tokens == PRUNED).sum() >= 2 * (16 - 5)
 
@@ -111,7 +111,7 @@ def test_a_folder_of_runs(tmp_path):
 
 
 def test_wrong_requests_say_what_is_wrong(tiny, shared, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where no checkpoints are
+    monkeypatch.chdir(tmp_path)  # where there are no checkpoints
     models = list(tiny.values())
     with pytest.raises(NothingMerges, match="msrvtt_b32_lora.*vlt/merging"):
         of_config(f"{CONFIG}:msrvtt_b32_lora", against=[f"{CONFIG}:msrvtt_b32_full"], random=True)

@@ -1,4 +1,4 @@
-"""What a run is exported as gives what the run gives."""
+"""What a run is exported as computes what the run computes."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from vlt.training.rules import partition
 
 
 def run(folder, trained, move, checkpoint="tiny_clip", **methods):
-    """A run over `checkpoint` whose trained leaves were moved."""
+    """A run on `checkpoint` whose trained leaves were changed by `move`."""
     config = common.base()
     config.model.update(checkpoint=checkpoint, size="tiny_clip", context=16, frames=4)
     config.model.frame_norm = True
@@ -40,7 +40,7 @@ def run(folder, trained, move, checkpoint="tiny_clip", **methods):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run whose trained leaves all moved by one."""
+    """A run whose trained leaves are all shifted by one."""
     trained = "visual/btadapter/.*|text/caption_reconstruction/.*"
     methods = {"btadapter": {"depth": 2}, "caption_reconstruction": {}}
     return run(tmp_path_factory.mktemp("run"), trained, lambda x: x + 1, **methods)
@@ -117,7 +117,7 @@ def test_safetensors_hold_every_leaf_and_the_config(workdir, tmp_path):
 
 
 def test_targets_are_seen_to_before_any_work(tmp_path, monkeypatch, capsys):
-    """Also folders above them are made; none is replaced that holds more than we write."""
+    """Refused if they cannot be written, or hold more than we write."""
     monkeypatch.setattr("vlt.export.trained_model", lambda *_: pytest.fail("work was done"))
     (tmp_path / "file").touch()
     (tmp_path / "notes.txt").write_text("mine")
@@ -145,7 +145,7 @@ def embeddings(model):
 
 @pytest.mark.slow
 def test_merged_methods_are_in_the_weights(tempme, tmp_path):
-    """Also what says how frames are averaged, and the merging of tokens, must come along."""
+    """How frames are averaged, and the merging of tokens, must be exported too."""
     export(tempme, tmp_path / "whole", "orbax")
     assert main(["--workdir", str(tempme), str(tmp_path / "merged"), "--merge"]) == 0
     whole, merged = vlt.load(tmp_path / "whole"), vlt.load(tmp_path / "merged")

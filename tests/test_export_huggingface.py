@@ -33,7 +33,7 @@ def computed(folder, kind, ids, frames, model):
 
 
 def close(workdir, folder, kind, frames=FRAMES, average=None):
-    """An export computes in transformers what the run's model does, and is converted back."""
+    """Checks an export in transformers and converted back against the run's model."""
     from transformers import AutoTokenizer
 
     found = trained_model(workdir, average)
@@ -78,7 +78,7 @@ def test_merged_lora_of_a_clip(tmp_path):
 
 @pytest.mark.slow
 def test_the_mean_of_checkpoints_of_a_clip(tmp_path):
-    """transformers computes what the mean of their weights does, and neither of them."""
+    """transformers computes what the mean of the weights does, and not what the last ones do."""
     transformers = pytest.importorskip("transformers")
     workdir = run(tmp_path / "run", "visual/blocks_3/mlp/.*|text/blocks_1/mlp/.*", jitter)
     checkpoints = TrainingCheckpoints(workdir, 3)

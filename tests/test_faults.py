@@ -1,4 +1,4 @@
-"""How strong tests are (tests/faults.py), on a package with three faults."""
+"""How strong tests are (tests/faults.py), on a package with five faults."""
 
 import ast
 import textwrap
@@ -42,7 +42,7 @@ def test_kinds_of_faults(source, found):
 
 
 def test_a_fault_is_put_where_it_was_found():
-    """Behind letters of several bytes, below the first line, with the precedence that it shows."""
+    """After multi-byte letters, below the first line, with the precedence that the change shows."""
     source = 'x = "é", a * -(n + m)\nif x:\n    x += y  # all\n'.encode()
     written = [ast.unparse(ast.parse(f.put_into(source))) for f in faults("vlt/x.py", source)]
     assert written == [
@@ -54,7 +54,7 @@ def test_a_fault_is_put_where_it_was_found():
 
 
 FILES = {
-    "vlt/__init__.py": "",  # else an installed vlt would go first
+    "vlt/__init__.py": "",  # otherwise an installed vlt would come first
     "vlt/room/__init__.py": "",
     "vlt/room/counts.py": "def more(n):\n    return n + 1\n",
     "vlt/room/used.py": """
@@ -88,7 +88,7 @@ FILES = {
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # as fast again
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # twice as fast
     root = tmp_path / "given"
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ VALUES = st.recursive(
 
 
 def places(tree: Any, way: tuple = ()) -> list[tuple]:
-    """The way to every value in nested dicts and lists."""
+    """The path to every value in nested dicts and lists."""
     if not isinstance(tree, (dict, list)):
         return []
     items = list(tree.items() if isinstance(tree, dict) else enumerate(tree))

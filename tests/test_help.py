@@ -1,4 +1,4 @@
-"""`--help` of a config: every key that it has, and words from where they stand."""
+"""`--help` of a config: every key that it has, with the words beside its definition."""
 
 import dataclasses
 import textwrap
@@ -18,7 +18,7 @@ def _in_checkout(monkeypatch):
 
 
 def lines(name: str) -> dict[str, tuple[str, str]]:
-    """{key: (value, words)}."""
+    """{key: (value, words)} of a config's help."""
     found = {}
     for line in listed(load_config(name)).splitlines():
         setting, _, words = line.strip().partition("  ")
@@ -48,7 +48,7 @@ def test_words_are_those_beside_the_keys_and_of_the_methods():
     assert found["model.tempme.keep_cross"][1].startswith("R_C and R_I, percent of a clip's tokens")
     assert found["model.tome.r"] == (
         "1",
-        "patches a block takes from each frame (TempMe: 2 at B/32, 10 at B/16).",
+        "patches that a block merges in each frame (TempMe: 2 at B/32, 10 at B/16).",
     )
     assert found["model.lora.share_a"][0] == "True", "what the config leaves out"
 

@@ -8,7 +8,7 @@ import re
 import pytest
 from helpers import ROOT
 
-# From the ground up. A room imports only what stands in lines before its own.
+# From the ground up. A room imports only rooms on lines before its own.
 STOREYS = (
     ("pytrees",),
     ("runtime",),
@@ -32,9 +32,9 @@ STOREYS = (
 DOORS = {"main", "inspect", "export", "draw", "caption", "chat", "checkpoints", "score", "judge"}
 DOORS |= {"classify", "cut", "embed", "search", "serve", "adapt", "study"}
 DOORS.add("__main__")  # `vlt`, which opens the others by their names in `command_line`
-SHARED = {("main", "inspect")}  # what doors have of each other: the counts of a model
+SHARED = {("main", "inspect")}  # what doors import from each other: the counts of a model
 SHARED.add(("study", "main"))  # a run of a config
-SHARED |= {("adapt", name) for name in ("inspect", "main", "export")}  # one after another
+SHARED |= {("adapt", name) for name in ("inspect", "main", "export")}  # run one after another
 METHODS = ("adapters", "merging")
 
 
@@ -45,7 +45,7 @@ def modules() -> dict[str, pathlib.Path]:
 
 
 def imports(path: pathlib.Path, known: dict[str, pathlib.Path]) -> set[str]:
-    """Modules of vlt that a file imports, anywhere in it, for types alone as well."""
+    """Modules of vlt that a file imports, anywhere in it, including for types alone."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -61,7 +61,7 @@ MODULES = modules()
 
 @functools.cache
 def arrows() -> dict[str, set[str]]:
-    """What each module imports; parsed only where it is asked for."""
+    """What each module imports; parsed only on demand."""
     return {name: imports(path, MODULES) - {name} for name, path in MODULES.items()}
 
 
@@ -93,7 +93,7 @@ def test_doors_are_opened_from_the_street():
 
 
 def test_no_file_imports_itself_by_a_detour():
-    """Takes away what imports nothing that is left, until nothing changes."""
+    """Removes modules that import none of those left, until nothing changes."""
     left = {name: set(others) for name, others in arrows().items()}
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
@@ -109,7 +109,7 @@ def test_towers_know_no_method_and_methods_no_task():
 
 
 def test_the_loop_and_the_tasks_are_told_names():
-    """The loop has its task from `tasks.build`; no task has the name of a data set's test."""
+    """The loop gets its task from `tasks.build`; no task imports the protocols of data sets."""
     for module, others in arrows().items():
         if room(module) == "training":
             tasks = {other for other in others if room(other) == "tasks"}

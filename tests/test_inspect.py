@@ -82,7 +82,7 @@ def test_btadapter_on_clip_l14() -> None:
 @pytest.mark.parametrize(
     ("name", "trained", "gmacs", "tokens"),
     [
-        # 120.586 without the products that average what merged, which ours have on top.
+        # 120.586 without the products that average merged tokens, which ours adds.
         ("tempme:msrvtt_umt4clip_tempme", 202_427_395, 120.752, [[1, 156], [1, 125]]),
         ("tempme:msrvtt_umt", 202_411_267, 303.348, [[1, 2352], [1, 2352]]),
         ("tempme:msrvtt_umt4clip", 202_411_267, 209.881, [[12, 196], [12, 196]]),
@@ -90,7 +90,7 @@ def test_btadapter_on_clip_l14() -> None:
     ],
 )
 def test_umt(name, trained, gmacs, tokens) -> None:
-    """As published, and with each frame by itself; TempMe's on it is our reading."""
+    """As published, and with each frame by itself; TempMe on it is our reading."""
     file, _, variant = name.partition(":")
     report = inspect_config(load_config(f"configs/{file}.py" + f":{variant}" * bool(variant)))
     assert report["trainable_params"] == trained

@@ -1,5 +1,5 @@
-"""An installed copy does all from any folder, whatever else is called `configs` there, and is
-never written to."""
+"""An installed copy works from any folder, whatever else is called `configs` there, and is never
+written to."""
 
 import json
 import os
@@ -41,14 +41,14 @@ def wheel(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel) -> pathlib.Path:
-    """What the wheel holds, unpacked."""
+    """The contents of the wheel, unpacked."""
     zipfile.ZipFile(wheel).extractall(wheel.parent / "site")
     return wheel.parent / "site"
 
 
 @pytest.fixture
 def elsewhere(tmp_path, installed) -> pathlib.Path:
-    """A folder with a foreign package `configs`, of which there is one beside the package, too."""
+    """A folder with a foreign package `configs`; another lies beside the installed package."""
     for folder in (tmp_path / "configs", installed / "configs"):
         folder.mkdir(exist_ok=True)
         for name in ("__init__", "common", "btadapter"):
@@ -66,7 +66,7 @@ def run(installed: pathlib.Path, folder: pathlib.Path, *arguments: str) -> str:
 
 
 def test_every_file_is_installed(installed):
-    """But documents."""
+    """Except documents."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode:
         pytest.skip("not a checkout")
@@ -120,14 +120,14 @@ def vlt(wheel) -> pathlib.Path:
 
 
 def state(folder: pathlib.Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file."""
+    """Size and modification time of every file."""
     files = {str(file): file.stat() for file in sorted(folder.rglob("*")) if file.is_file()}
     return {name: (found.st_size, found.st_mtime_ns) for name, found in files.items()}
 
 
 @pytest.mark.slow
 def test_the_command_from_another_folder(vlt, elsewhere):
-    """It finds configs by name, keeps caches in the user's folder, and changes nothing of what is
+    """It finds configs by name, keeps caches in the user's folder, and changes nothing that is
     installed."""
     before = state(vlt.parents[1])
     env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
@@ -176,7 +176,7 @@ def test_the_command_from_another_folder(vlt, elsewhere):
     ],
 )  # fmt: skip
 def test_help_and_mistakes_are_answered_at_once(vlt, tmp_path, arguments):
-    """In 0.3 s of a processor, which other programs do not lengthen much."""
+    """In 0.3 s of CPU time, which other programs do not lengthen much."""
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -188,7 +188,7 @@ def test_help_and_mistakes_are_answered_at_once(vlt, tmp_path, arguments):
 
 @pytest.mark.slow
 def test_a_run_from_another_folder(installed, elsewhere):
-    """With decoder processes, and two processes of one run."""
+    """With decoder processes, and with two processes in one run."""
     short = ("--config.train.steps=2", "--config.data.train.batch_size=4", "--config.evals={}")
     job = ("--config=configs/btadapter.py", "--config.compare=()", *short)
     run(installed, elsewhere, "vlt.main", *job)

@@ -1,4 +1,4 @@
-"""Models of this package in MTEB, whose own evaluator says what ours says."""
+"""Models of this package in MTEB, whose own evaluator agrees with ours."""
 
 import json
 import types
@@ -26,7 +26,7 @@ def clips(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder():
-    """It sees time: of a clip and its twin, which runs backwards, no two scores are equal."""
+    """An encoder that sees time: a clip and its twin, which runs backwards, never score equally."""
     return Encoder("tiny_viclip", frames=4)
 
 
@@ -38,7 +38,7 @@ def test_a_video_is_the_same_as_a_file_as_bytes_decoded_or_in_full(clips, encode
     every = encoder.model.read_videos(files, frames=moving_shapes.CLIP_FRAMES, sampler="linspace")
 
     def decoder(frames):
-        """As torchcodec's: channels first, chosen by index."""
+        """A decoder like torchcodec's: channels first, frames chosen by index."""
         data = types.SimpleNamespace(num_frames=len(frames), average_fps=8.0)
         chosen = lambda indices: types.SimpleNamespace(data=np.moveaxis(frames[indices], -1, 1))  # noqa: E731
         return types.SimpleNamespace(metadata=data, get_frames_at=chosen)

@@ -13,7 +13,7 @@ OF_A_MACHINE = r"(?<![\w.])/(home|root|Users|tmp|var|usr|opt|mnt|work|content)/|
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
-    """On a short setting: a cell that fails ends it."""
+    """With few training steps; a cell that fails ends it."""
     notebook = execute(path, tmp_path, steps=10)
     assert any(
         "image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", [])
@@ -45,7 +45,7 @@ def defects(notebook):
 
 
 def texts(output):
-    """What is printed of an output."""
+    """The text that an output prints."""
     return output.get("text", "") or output.get("data", {}).get("text/plain", "")
 
 

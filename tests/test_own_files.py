@@ -27,7 +27,7 @@ from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.rules import partition
 
 TEMPME = {"layers": (2, 3), "join": (2, 2), "r": 1, "keep_cross": 70, "keep_intra": 90}
-# Neither what a folder without a view gives, nor the size of the clips.
+# Differs from what a folder without a view gives, and from the size of the clips.
 STEPS = {"resize": 48, "crop": 32}
 
 
@@ -44,7 +44,7 @@ def files(manifest):
 
 @pytest.fixture(scope="module")
 def run(manifest, tmp_path_factory):
-    """A run of TempMe whose clip positions moved, its config with two evaluations."""
+    """A run of TempMe with shifted clip positions, and its config with two evaluations."""
     config = common.base()
     config.model.update(checkpoint="tiny_clip", context=16, frames=4, frame_norm=True)
     config.model.update(methods=("tempme",), tempme=TEMPME)
@@ -91,7 +91,7 @@ def evaluated(run, tmp_path):
 
 @pytest.mark.smoke
 def test_embeddings_of_files_are_those_of_the_evaluation(run, model, files, tmp_path):
-    """By the sampler, frames, transform and mean of frames that the folder records."""
+    """With the sampler, frames, transform and mean of frames that the folder records."""
     assert model.config.view == View("linspace", 4, 48, 32, "bicubic")
     expected = evaluated(run, tmp_path)
     np.testing.assert_allclose(model.encode_video(files), expected, atol=1e-6)

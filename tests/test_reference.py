@@ -1,4 +1,4 @@
-"""The reference is what the code says: pages as they are committed, and the site of them."""
+"""The reference matches the code: the pages as committed, and the site built from them."""
 
 import re
 
@@ -30,7 +30,7 @@ def test_every_key_has_words(name):
 
 
 def test_prose_of_a_docstring():
-    """Paragraphs with nothing read as Markdown but code and tables, and lists of sections."""
+    """Paragraphs in which only code and tables are read as Markdown, and sections as lists."""
     docstring = """First * line <x>, `a*b`.
 
         width: left out

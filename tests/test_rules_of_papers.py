@@ -1,4 +1,4 @@
-"""Methods that are rule lists alone train the leaves that the papers count."""
+"""Methods that are only lists of rules train the leaves that the papers count."""
 
 import functools
 
@@ -21,7 +21,7 @@ def shapes(size: str) -> dict:
 @pytest.mark.parametrize(
     ("size", "pattern", "expected"),
     [
-        # BitFit: the biases of dense layers and of LayerNorms; patches have none
+        # BitFit: the biases of dense layers and of LayerNorms; the patch embedding has none
         ("clip_b32", ".*/bias", 171_008),
         ("clip_b16", "visual/.*/bias", 102_912),
         # CLIP4Clip, full fine-tuning in the paper's counting: blocks, norms and projections, no
@@ -31,7 +31,7 @@ def shapes(size: str) -> dict:
             "(visual|text)/(blocks_.*|(pre|post|final)_norm/.*|projection/.*)",
             123_542_528,
         ),
-        # Full fine-tuning with all that is there
+        # Full fine-tuning of all leaves
         ("clip_b32", ".*", 151_277_313),
         # Partial fine-tuning: the last block of both towers
         ("clip_b32", ".*/blocks_11/.*", 7_087_872 + 3_152_384),

@@ -11,7 +11,7 @@ LOSSLESS = {
     "png.mov": ("png", "rgb24"),
 }
 
-# name -> codec, options: every way in which packets and frames do not simply follow each other.
+# name -> (codec, options): every way in which frames do not follow their packets one by one.
 TRICKY = {
     "open_gop.mp4": ("libx264", {"x264-params": "open-gop=1:keyint=12:min-keyint=6:bframes=3"}),
     "open_gop.mkv": ("libx264", {"x264-params": "open-gop=1:keyint=12:min-keyint=6:bframes=3"}),
@@ -69,9 +69,9 @@ def write_lossless(folder: pathlib.Path, name: str, frames: np.ndarray) -> pathl
 
 
 def decode_all(path: pathlib.Path) -> np.ndarray:
-    """Every frame, by PyAV's own loop and conversion: the truth for `vlt.data.decode`.
+    """Every frame, by PyAV's own loop and conversion: the reference for `vlt.data.decode`.
 
-    One thread: with several, libav's VP8 decoder gives other pixels in some runs (seen in
+    One thread: with several, libav's VP8 decoder gives different pixels in some runs (seen in
     stream_of_water.webm from frame 53 on).
     """
     with av.open(str(path)) as container:

@@ -34,7 +34,7 @@ def npz(shared: Path) -> Path:
 
 
 def tokenizer(folder: Path) -> str:
-    """Of as many words as the text tower, with T5's words for gaps behind them."""
+    """A tokenizer with as many words as the text tower; T5's words for gaps come last."""
     return str(siglip_files.single_pieces(folder, VOCABULARY))
 
 
@@ -49,5 +49,5 @@ def folder(shared: Path, target: Path) -> Path:
 
 
 def numbers(shared: Path) -> dict[str, np.ndarray]:
-    """What the authors' modules put out."""
+    """What the authors' modules output."""
     return dict(np.load(shared / "golden/videoprism/lvt_small.npz"))

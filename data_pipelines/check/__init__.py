@@ -1,1 +1,1 @@
-"""What is wrong with the videos of a manifest: `python -m data_pipelines.check`."""
+"""Checks the videos of a manifest: `python -m data_pipelines.check`."""

@@ -1,12 +1,12 @@
-"""Reads every video of a manifest, each in a decoder process, and tells which are not sound.
+"""Reads every video of a manifest in decoder processes, and reports those that are not sound.
 
     python -m data_pipelines.check data/msrvtt/train_9k.jsonl --sha256=data/msrvtt/sums.jsonl
 
 A video is `missing`; `changed` (its bytes are not those of the row's sha256); `short` (fewer frames
-decode than its container and packets promise); of `wrong seek` (jumping to a frame shows another
+decode than its container and packets promise); `wrong seek` (jumping to a frame gives another
 one than decoding in order); `hung` (over the time limit); or `broken` in another way. --report gets
-one JSON line a video. --sha256 gets the manifest with the sums of the sound files, which reading
-then checks; the rows of others stay as they are. The status is 1 unless all are sound.
+one JSON line per video. --sha256 gets the manifest with the sums of the sound files, which readers
+then check; the rows of others stay as they are. The status is 1 unless all are sound.
 """
 
 import argparse
@@ -36,16 +36,16 @@ KINDS: dict[type[errors.VideoError], str] = {
     errors.WrongSeek: "wrong seek",
     errors.DecodeTimeout: "hung",
 }
-SHOWN = 20  # videos that are printed
+SHOWN = 20  # most videos that are printed
 PROGRESS = 5.0  # seconds between lines of progress
 
 Report = dict[str, Any]
 
 
 def check(requests: Mapping[Request, int], pool: DecoderPool) -> Iterator[Report]:
-    """A report about every video, in their order: `video`, `rows`, `status`, and what was found.
+    """Yields a report on each video, in order: `video`, `rows`, `status`, and what was found.
 
-    requests: with the number of rows that name the video.
+    requests: one for each video, with the number of rows that name it.
     """
     with ThreadPoolExecutor(max(1, pool.workers)) as threads:
         found = threads.map(lambda request: _report(request, pool), requests)
@@ -65,7 +65,7 @@ def _report(request: Request, pool: DecoderPool) -> Report:
 
 
 def table(reports: Iterable[Report]) -> list[str]:
-    """Lines: how many videos, and rows of the manifest, are of each status, and which."""
+    """Lines that count videos and rows of the manifest by status, and list those not sound."""
     by_status: dict[str, list[Report]] = {kind: [] for kind in (SOUND, MISSING, *KINDS.values())}
     by_status[BROKEN] = []
     for report in reports:
@@ -110,7 +110,7 @@ def _request(record: Record) -> Request:
 
 
 def _watched(reports: Iterator[Report], total: int, path: pathlib.Path) -> list[Report]:
-    """All reports; each is written when it comes, and the progress shown."""
+    """Collects all reports; writes each as it arrives, and shows progress."""
     found, bad, start, told = [], 0, time.monotonic(), time.monotonic()
     with path.open("w", encoding="utf-8") as file:
         for report in reports:

@@ -1,4 +1,4 @@
-"""One video, looked at from its first byte to its last frame."""
+"""Inspects one video from its first byte to its last frame."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ Frames = dict[int, np.ndarray]  # uint8 [H, W, 3], by index
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Which file to look at. sha256: what its bytes must have, or ''."""
+    """Which file to inspect. sha256: the sum that its bytes must have, or ''."""
 
     path: str
     sha256: str = ""
@@ -30,9 +30,9 @@ class Found:
     """What a sound video holds.
 
     Attributes:
-      frames: number of frames that decode. fps: of them a second. height, width: in pixels.
-      in_order: why the file is read in order, or '' where its frames can be jumped to.
-      sha256: of a file's bytes; '' of a shard's record.
+      frames: number of frames that decode. fps: frames per second. height, width: in pixels.
+      in_order: why the file is read in order, or '' if its frames can be jumped to.
+      sha256: sum of a file's bytes; '' for a shard's record.
     """
 
     frames: int
@@ -53,7 +53,7 @@ def inspect(request: Request) -> np.ndarray:
         try:
             frames, jumped = _decode(video)
         except WrongFrames:
-            # The packets promise other times; from now on the video is read in order.
+            # The packets promised other times; from now on the video is read in order.
             frames, jumped = _decode(video)
         for index, frame in frames.items():
             if not np.array_equal(jumped.get(index, frame), frame):
@@ -74,7 +74,7 @@ def _checked_sum(request: Request) -> str:
 
 
 def _decode(video: Video | StoredFrames) -> tuple[Frames, Frames]:
-    """Some frames as they come when all are decoded in order, and when they are jumped to."""
+    """Some frames, as decoded in order with all others and as decoded by jumping to them."""
     indices = np.unique(np.linspace(0, len(video) - 1, JUMPS).round().astype(int)).tolist()
     if isinstance(video, StoredFrames):
         for index in range(len(video)):
@@ -83,11 +83,11 @@ def _decode(video: Video | StoredFrames) -> tuple[Frames, Frames]:
     errors = logged_errors()
     frames = dict(zip(indices, video.frames(indices), strict=True))
     clean = errors == logged_errors()
-    # From the end on, so that every one is a jump; a file that is read in order knows none.
+    # Backwards, so that each one is a jump; a file that is read in order has no jumps.
     jumped: Frames = {}
     for index in [] if video.index.doubt else indices[::-1]:
         jumped[index] = video.read([index])[0]
-        if clean and video.index.doubt:  # so it was read in order, after all
+        if clean and video.index.doubt:  # it was read in order, after all
             raise _wrong_seek(video.path, index)
     return frames, jumped
 

@@ -1,4 +1,4 @@
-"""A manifest with the column `sha256`, in its own format; nothing else of it changes."""
+"""A manifest with the column `sha256`, in its own format; nothing else in it changes."""
 
 import csv
 import json
@@ -12,14 +12,14 @@ COLUMN = "sha256"
 
 
 def write_sums(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str]) -> None:
-    """Writes the manifest's rows and their sums, whole or not at all; '' leaves a row as it is."""
+    """Writes the manifest's rows with sums, entirely or not at all; '' leaves a row as it is."""
     partial = out.with_name(f"{out.name}.partial")
     WRITERS[manifest.suffix](manifest, partial, sums)
     partial.replace(out)
 
 
 def check_out(manifest: pathlib.Path, out: pathlib.Path) -> None:
-    """Raises ManifestError unless a manifest of the same rows can lie there."""
+    """Raises ManifestError unless `out` has the suffix and the folder of the manifest."""
     if out.suffix != manifest.suffix:
         raise ManifestError(out, f"must end in {manifest.suffix}, as {manifest.name} does")
     if out.resolve().parent != manifest.resolve().parent:
@@ -36,7 +36,7 @@ def _write_json_lines(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[
 
 
 def _write_csv(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str]) -> None:
-    # Not by READERS, in which an empty field is an absent one.
+    # Without READERS, which drop empty fields.
     with manifest.open(encoding="utf-8-sig", newline="") as file:
         ends = "\r\n" if file.readline().endswith("\r\n") else "\n"
         file.seek(0)

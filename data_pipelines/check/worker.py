@@ -1,4 +1,4 @@
-"""A process that looks at videos: what vlt.data.worker is to clips."""
+"""A process that inspects videos, as vlt.data.worker reads clips."""
 
 from data_pipelines.check.inspection import Request, inspect
 from vlt.data import worker

@@ -1,1 +1,1 @@
-"""Videos of a manifest into ArrayRecord shards; see data_pipelines/README.md."""
+"""Writes the videos of a manifest into ArrayRecord shards; see data_pipelines/README.md."""

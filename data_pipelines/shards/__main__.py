@@ -1,12 +1,12 @@
-"""Videos of a manifest into ArrayRecord shards, on Apache Beam.
+"""Writes the videos of a manifest into ArrayRecord shards, with Apache Beam.
 
     python -m data_pipelines.shards --manifest=data/msrvtt/train_9k.jsonl --out=data/msrvtt_clips \
         --form=clips --short-side=224 --fps=5
 
-writes OUT/manifest.jsonl, which any config takes in the place of the manifest, beside the shards.
-Run again, it goes on where it was stopped. Videos that cannot be read are left out, printed and
-listed in OUT/broken.jsonl; the status is then 1, unless they are at most --max-broken of all.
-Options that are not listed here are Beam's (--runner=DataflowRunner ...).
+writes the shards and OUT/manifest.jsonl, which any config takes instead of the manifest. Run again,
+it resumes where it was stopped. Videos that cannot be read are left out, printed and listed in
+OUT/broken.jsonl; the status is then 1, unless their share is at most --max-broken. Options that
+are not listed here are Beam's (--runner=DataflowRunner ...).
 """
 
 import argparse

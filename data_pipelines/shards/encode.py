@@ -1,7 +1,7 @@
-"""One video as a record of a shard: a re-encoded clip, or JPEG frames.
+"""Encodes one video as a record of a shard: a re-encoded clip, or JPEG frames.
 
-Which frames are kept is the same for both: all; or those shown at 0, 1/fps, 2/fps ... seconds where
-the video has more than `fps` a second; or `frames` of them, the centres of equal segments.
+Kept are all frames; or those shown at 0, 1/fps, 2/fps ... seconds, if the video has more than `fps`
+per second; or, for JPEG frames only, `frames` of them, the centres of equal segments.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from vlt.data.errors import WrongFrames
 from vlt.data.sample import sample
 from vlt.data.shards import pack_record
 
-CLOCK = 90_000  # ticks a second of clips that keep their own times
-# x264's rate control by macroblock trees is not repeatable in its AVX-512 code: with it, hardly two
-# of ten runs over one file gave the same bytes (with asm=avx2 all did). Files are as large without.
+CLOCK = 90_000  # ticks per second of a clip's timestamps
+# x264's macroblock-tree rate control is not repeatable in its AVX-512 code: with it, hardly two of
+# ten runs over one file gave the same bytes (with asm=avx2 all did). Files are as large without it.
 REPEATABLE = {"x264-params": "mbtree=0"}
 
 
@@ -33,7 +33,7 @@ class Clips:
 
     Attributes:
       short_side: in pixels; no frame is enlarged.
-      fps: most frames a second; 0 keeps every frame at its time.
+      fps: most frames per second; 0 keeps every frame at its time.
       keyframe_interval: most frames from one keyframe to the next.
       crf: x264's constant rate factor; less is better, 0 is lossless.
     """
@@ -50,9 +50,9 @@ class Frames:
 
     Attributes:
       short_side: in pixels; no frame is enlarged.
-      fps: most frames a second; 0 keeps every frame.
+      fps: most frames per second; 0 keeps every frame.
       frames: most frames of a video; 0 for any number.
-      quality: of JPEG, 1 to 95.
+      quality: JPEG quality, 1 to 95.
     """
 
     short_side: int = 256
@@ -66,10 +66,10 @@ FORMS: dict[str, type[Clips] | type[Frames]] = {"clips": Clips, "frames": Frames
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to make of which file.
+    """Which file to encode, and how.
 
-    path: the file. name: what the record calls it. sha256: what its bytes must have, or ''. run:
-    that makes the record.
+    path: the file. name: its name in the record. sha256: the sum that its bytes must have, or ''.
+    run: name of the run that makes the record.
     """
 
     path: str
@@ -80,13 +80,13 @@ class Request:
 
 
 def request_of(form: Mapping[str, Any], **fields: str) -> Request:
-    """The request of which these are the fields; the form is told by its own."""
+    """The request with these fields; the fields of `form` tell which form it is."""
     kind = next(k for k in FORMS.values() if form.keys() == k.__dataclass_fields__.keys())
     return Request(form=kind(**form), **fields)
 
 
 def check_form(form: Clips | Frames) -> None:
-    """Raises ValueError naming the option whose value cannot be."""
+    """Raises ValueError naming an option that is out of bounds, or fps and frames together."""
     least = {"short_side": 16, "keyframe_interval": 1, "quality": 1}
     most = {"quality": 95, "crf": 51}
     for name, value in dataclasses.asdict(form).items():
@@ -101,7 +101,7 @@ def check_form(form: Clips | Frames) -> None:
 def encode(request: Request) -> np.ndarray:
     """The record's bytes: uint8 [n], the same for the same file and request.
 
-    Raises: errors.VideoError: the file is broken, wherever.
+    Raises: errors.VideoError: the file is broken anywhere.
     """
     if request.sha256:
         verify(request.path, request.sha256)
@@ -109,7 +109,7 @@ def encode(request: Request) -> np.ndarray:
         try:
             content = _content(video, request.form)
         except WrongFrames:
-            # Reading may show, once, that other frames exist than the packets promised.
+            # Reading may reveal, once, that the frames are not those the packets promised.
             content = _content(video, request.form)
     record = {"run": request.run, "video": request.name, **content}
     return np.frombuffer(pack_record(record), np.uint8)
@@ -129,7 +129,7 @@ def kept_frames(video: Video, form: Clips | Frames) -> tuple[np.ndarray, list[Fr
     shown -= shown[0]
     if isinstance(form, Frames) and form.frames:
         kept = min(count, form.frames)
-        rng = np.random.default_rng(0)  # of which this sampler takes nothing
+        rng = np.random.default_rng(0)  # this sampler draws nothing from it
         indices, fps = sample("segment_centre", count, kept, rng=rng), video.fps * kept / count
     elif form.fps and form.fps < video.fps:
         rate = Fraction(form.fps).limit_denominator(1001)
@@ -145,7 +145,7 @@ def _resized(frames: Iterator[np.ndarray], short_side: int) -> Iterator[Image.Im
     for frame in frames:
         height, width = frame.shape[:2]
         short = min(height, width)
-        if short > short_side:  # as the step `resize` of vlt.data.transform
+        if short > short_side:  # like the step `resize` of vlt.data.transform
             height, width = (int(short_side * side / short) for side in (height, width))
         image = Image.fromarray(frame)
         yield image.resize((width, height), Image.Resampling.BICUBIC)
@@ -165,7 +165,7 @@ def _encode_clip(images: Iterator[Image.Image], times: list[Fraction], form: Cli
     options = {"crf": str(form.crf), "g": str(form.keyframe_interval), **REPEATABLE}
     with av.open(out, "w", format="mp4", container_options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=rate.limit_denominator(1001), options=options)
-        # H.264 with colours at half the resolution needs even sides.
+        # H.264 with colours at half resolution needs even sides.
         stream.width, stream.height = (max(2, side // 2 * 2) for side in first.size)
         stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
         stream.codec_context.thread_type = "NONE"

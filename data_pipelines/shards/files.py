@@ -1,4 +1,4 @@
-"""Files here, or on any file system that Apache Beam knows (gs://, s3://, hdfs:// ...)."""
+"""Files here, or on any file system that Apache Beam supports (gs://, s3://, hdfs:// ...)."""
 
 import contextlib
 import os
@@ -11,17 +11,17 @@ from typing import Any
 
 
 def is_remote(path: str) -> bool:
-    """Whether Beam must be asked for it."""
+    """Whether the path is on a file system that is read through Beam."""
     return "://" in path
 
 
 def join(folder: str, name: str) -> str:
-    """Path of `name` in `folder`; of a full path, itself."""
+    """Path of `name` in `folder`; a full path, in a local folder, stays as it is."""
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
 
 
 def read(path: str) -> bytes | None:
-    """The file's bytes, or None where there is no such file."""
+    """The file's bytes, or None if there is no such file."""
     if is_remote(path):
         if not _systems().exists(path):
             return None
@@ -34,7 +34,7 @@ def read(path: str) -> bytes | None:
 
 
 def write(path: str, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
+    """Writes a file, entirely or not at all."""
     with tempfile.TemporaryDirectory() as folder:
         partial = pathlib.Path(folder) / "content"
         partial.write_bytes(content)
@@ -42,12 +42,12 @@ def write(path: str, content: bytes) -> None:
 
 
 def publish(local: str, path: str) -> None:
-    """Copies a file to where it belongs; there it is whole or not at all, after a crash too."""
+    """Copies a file to `path`, where it appears entirely or not at all, even after a crash."""
     partial = f"{path}.{uuid.uuid4().hex}.partial"
     if is_remote(path):
         with open(local, "rb") as source, _systems().create(partial) as target:
             shutil.copyfileobj(source, target, 1 << 20)
-        if _systems().exists(path):  # of a worker that did the same work
+        if _systems().exists(path):  # from a worker that did the same work
             _systems().delete([path])
         _systems().rename([partial], [path])
         return
@@ -60,7 +60,7 @@ def publish(local: str, path: str) -> None:
 
 
 def names(folder: str) -> list[str]:
-    """Names of the files in a folder, here of its folders as well; [] where there is none."""
+    """Names of the files in a folder, locally also of its subfolders; [] if it does not exist."""
     if not is_remote(folder):
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     found = _systems().match([join(folder, "*")])[0].metadata_list
@@ -79,13 +79,13 @@ def remove(paths: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[str]:
-    """A path on this machine of the same content: `path` itself where it lies here."""
+    """A path on this machine with the same content: `path` itself if it is local."""
     if not is_remote(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, os.path.basename(path))
-        if _systems().exists(path):  # else whoever opens the copy says so
+        if _systems().exists(path):  # otherwise opening the copy fails
             source = _systems().open(path, "application/octet-stream")
             with source, open(copy, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)

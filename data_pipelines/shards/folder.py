@@ -1,8 +1,8 @@
-"""The folder that a run writes: what is planned, what is done, and its last file, the index.
+"""The folder that a run writes: what is planned, what is done and, last, the index.
 
 While a run is under way, OUT/unfinished holds `plan.json`, `videos.jsonl` (number, name and sum of
-each video) and a report of every shard that is done. `finish` makes of these the manifest,
-`broken.jsonl` and, last, `shards.json`: a folder that has it is whole.
+each video) and a report on each shard that is done. From these, `finish` makes the manifest,
+`broken.jsonl` and, last, `shards.json`: a folder that has it is complete.
 """
 
 import dataclasses
@@ -23,22 +23,22 @@ from vlt.data.shards import INDEX, SUFFIX
 UNFINISHED = "unfinished"
 PLAN, VIDEOS = f"{UNFINISHED}/plan.json", f"{UNFINISHED}/videos.jsonl"
 MANIFEST, BROKEN = "manifest.jsonl", "broken.jsonl"
-LIBRARIES = ("av", "pillow", "array_record")  # whose versions may change bytes
+LIBRARIES = ("av", "pillow", "array_record")  # their versions may change bytes
 READERS_AT_ONCE = 32
 
 Row = dict[str, Any]
 
 
 class FolderError(ValueError):
-    """A folder that holds something else, or not all that it should: the message names both."""
+    """A folder that holds something else, or less than it should; the message says which."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What decides every byte of the shards, beside the videos themselves.
+    """All that determines the bytes of the shards, besides the videos themselves.
 
     Attributes:
-      manifest: name of the manifest; manifest_sha256: of its bytes.
+      manifest: name of the manifest; manifest_sha256: sum of its bytes.
       videos: folder of the videos.
       form: a key of FORMS; options: its fields.
       per_shard: videos in a shard.
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def run(self) -> str:
-        """A short name of all this, which every record holds."""
+        """A short hash of the plan, which every record holds."""
         return hashlib.sha256(self.as_json().encode()).hexdigest()[:16]
 
     def as_json(self) -> str:
@@ -81,9 +81,9 @@ def make_plan(manifest: str, videos: str, form: Clips | Frames, per_shard: int) 
 
 
 def read_rows(manifest: str) -> list[Row]:
-    """The manifest's rows as they stand in it.
+    """The manifest's rows, unchanged.
 
-    Raises: ManifestError; FolderError where a value cannot be written as JSON.
+    Raises: ManifestError; FolderError if a value cannot be written as JSON.
     """
     path = pathlib.Path(manifest)
     records = read_manifest(path, check_videos=False)
@@ -97,27 +97,27 @@ def read_rows(manifest: str) -> list[Row]:
 
 
 def distinct_videos(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Each video once, however many rows name it, in their order: its name, and `sha256` or ''."""
+    """Name and `sha256` (or '') of each video, once however many rows name it, in row order."""
     return [*{row["video"]: row.get("sha256", "") for row in rows}.items()]
 
 
 def shard_names(plan: Plan, videos: int) -> list[str]:
-    """Names of all shards of so many videos."""
+    """Names of all shards for a number of videos."""
     count = -(-videos // plan.per_shard)
     return [f"{plan.form}-{i:05d}-of-{count:05d}{SUFFIX}" for i in range(count)]
 
 
 def report_path(out: str, shard: str) -> str:
-    """Where the report of a shard lies, which is there when the shard is done."""
+    """Path of the report on a shard, which exists once the shard is done."""
     return files.join(out, f"{UNFINISHED}/{shard}.json")
 
 
 def start(out: str, plan: Plan, videos: Sequence[tuple[str, str]]) -> bool:
-    """Makes the folder ready for the run, or finds it whole.
+    """Prepares the folder for the run, or finds it complete.
 
     Returns: whether there is anything to do.
 
-    Raises: FolderError: the folder holds another run, or something else.
+    Raises: FolderError: the folder holds another run or something else, or has lost files.
     """
     index = files.read(files.join(out, INDEX))
     planned = files.read(files.join(out, PLAN))
@@ -164,7 +164,7 @@ def _check_whole(out: str, shards: Mapping[str, Any]) -> None:
 
 
 def finish(out: str, plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
-    """Writes manifest, list of broken videos and index of a run whose shards are all done.
+    """Writes the manifest, list of broken videos and index of a run whose shards are all done.
 
     Returns: the index.
 
@@ -196,7 +196,7 @@ def finish(out: str, plan: Plan, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def tidy(out: str) -> None:
-    """Removes what only an unfinished run needs, and what killed workers left."""
+    """Removes what only an unfinished run needs, and what killed workers left behind."""
     left = [name for name in files.names(out) if name.endswith(".partial")]
     unfinished = files.join(out, UNFINISHED)
     left += [f"{UNFINISHED}/{name}" for name in files.names(unfinished)]
@@ -219,12 +219,12 @@ def _places(reports: Mapping[str, Row]) -> Iterator[tuple[str, str]]:
 
 
 def _placed_rows(rows: Sequence[Row], places: Mapping[str, str]) -> Iterator[Row]:
-    """The rows whose video is in a shard; where a row's id was its video, it stays that."""
+    """Rows whose video is in a shard; if each video has one row, its path is the default id."""
     once = len(distinct_videos(rows)) == len(rows)
     for row in rows:
         if row["video"] in places:
             row = ({"id": row["video"]} if once else {}) | row
-            if "sha256" in row:  # which is of the source, as `video` no longer is
+            if "sha256" in row:  # it is the source's sum, and `video` no longer names the source
                 row["source_sha256"] = row.pop("sha256")
             yield row | {"video": places[row["video"]], "source": row["video"]}
 

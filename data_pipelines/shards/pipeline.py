@@ -1,4 +1,4 @@
-"""The run on Apache Beam: every shard is one piece of work of whatever engine runs it."""
+"""The run on Apache Beam: each shard is one unit of work for any of its runners."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -21,9 +21,9 @@ from vlt.pytrees.fields import did_you_mean
 def new_pipeline(flags: Sequence[str], own: Iterable[str]) -> beam.Pipeline:
     """An empty pipeline with Beam's options from the command line.
 
-    own: names of the options that are not Beam's, for the hint.
+    own: names of the options that are not Beam's, for hints in errors.
 
-    Raises: ValueError naming the options that Beam does not know either, or an unknown runner.
+    Raises: ValueError naming the options that Beam does not know either; or for an unknown runner.
     """
     known = PipelineOptions([]).get_all_options()
     options = PipelineOptions([*flags])
@@ -44,7 +44,7 @@ def _hint(name: str, known: Iterable[str]) -> str:
 
 
 def run(pipeline: beam.Pipeline, out: str, plan: Plan, shards: Sequence[str], limit: float) -> None:
-    """Writes the shards that are not done yet; returns when all are. limit: seconds a video."""
+    """Writes the shards that are not done yet; returns when all are. limit: seconds per video."""
     with pipeline:
         (
             pipeline

@@ -1,4 +1,4 @@
-"""A process that encodes videos: what vlt.data.worker is to clips."""
+"""A process that encodes videos, as vlt.data.worker reads clips."""
 
 from data_pipelines.shards.encode import encode, request_of
 from vlt.data import worker

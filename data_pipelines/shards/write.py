@@ -1,4 +1,4 @@
-"""One shard: its videos in their order, those that are broken left out and reported."""
+"""Writes one shard: its videos in order; broken ones are left out and reported."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from data_pipelines.shards.folder import Plan, report_path
 from vlt.data.clips import DecoderPool
 from vlt.data.errors import VideoError
 
-# A record a group, for random access; videos do not compress any further.
+# One record per group, for random access; videos do not compress any further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 WORKER = (sys.executable, "-m", "data_pipelines.shards.worker")
 
@@ -23,11 +23,11 @@ WORKER = (sys.executable, "-m", "data_pipelines.shards.worker")
 def write_shard(
     out: str, plan: Plan, shard: str, videos: Sequence[tuple[str, str]], pool: DecoderPool
 ) -> None:
-    """Writes OUT/SHARD, then its report; does nothing where the report is there.
+    """Writes OUT/SHARD, then its report; does nothing if the report exists.
 
     The same plan and videos give the same bytes.
 
-    videos: name and sha256 (or '') of each. pool: of processes that run WORKER.
+    videos: name and sha256 (or '') of each. pool: processes that run WORKER.
     """
     if files.read(report_path(out, shard)) is not None:
         return

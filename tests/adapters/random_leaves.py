@@ -1,4 +1,4 @@
-"""Random leaves, large enough for every one of them to matter."""
+"""Random leaves, each large enough to matter."""
 
 import jax
 import numpy as np
@@ -8,7 +8,7 @@ from vlt.models.video_model import VideoModel
 
 
 def random_params(model: VideoModel) -> dict:
-    """Every leaf of deviation 0.4, scales around one."""
+    """Draws every leaf with deviation 0.4, scales around one and the rest around zero."""
     rng = np.random.default_rng(1)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (

@@ -1,4 +1,4 @@
-"""A small captioner, counts at BLIP's size, and parts of a transformer in numpy."""
+"""A small captioner, weight counts at BLIP's size, and parts of a transformer in numpy."""
 
 import functools
 import math
@@ -23,24 +23,24 @@ NO_WEIGHTS = r"visual/(patch_embedding/.*|class_embedding|position_embedding)"
 
 
 def captioner(*methods: Method) -> Captioner:
-    """The small captioner with methods whose options fit it."""
+    """The small captioner with these methods, whose options are checked to fit it."""
     for method in methods:
         method.check(SPEC, FRAMES)
     return Captioner(SPEC, methods, frames=FRAMES)
 
 
 def videos(frames: int = FRAMES) -> np.ndarray:
-    """Noise, already normalised, [2, t, H, W, 3]."""
+    """Normalised noise, [2, t, H, W, 3]."""
     return np.random.default_rng(1).normal(size=(2, frames, 16, 16, 3)).astype(np.float32)
 
 
 def leaves(tree: dict) -> dict[str, Any]:
-    """{'/'-joined path: leaf}."""
+    """Flattens a tree to {'/'-joined path: leaf}."""
     return flax.traverse_util.flatten_dict(tree, sep="/")
 
 
 def random_params(model: Captioner) -> dict[str, Any]:
-    """Every leaf random, those of methods too, with scales near 1."""
+    """Draws every leaf at random, those of methods too, with scales near 1."""
     rng = np.random.default_rng(0)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (
@@ -59,14 +59,14 @@ def _encode(model: Captioner):
 
 
 def frame_features(model: Captioner, params: dict, video: np.ndarray) -> np.ndarray:
-    """What the decoder reads, [b, t, n, d]."""
+    """The tokens that the decoder reads, [b, t, n, d]."""
     with jax.default_matmul_precision("highest"):
         tokens = np.asarray(_encode(model)(params, video))
     return tokens.reshape(*video.shape[:2], -1, VISUAL.width)
 
 
 def gradients(model: Captioner, params: dict) -> dict[str, Any]:
-    """Of some channels of what the decoder reads, by path."""
+    """Gradients, by path, of the sum of some channels of what the decoder reads."""
 
     def score(p):
         return model.apply({"params": p}, videos(), method="encode_video")[0][..., :3].sum()
@@ -75,7 +75,7 @@ def gradients(model: Captioner, params: dict) -> dict[str, Any]:
 
 
 def video_weights(rule: str, *methods: Method) -> int:
-    """What vlt.inspect calls trainable_weights_video of a BLIP base captioner, for one rule."""
+    """vlt.inspect's `trainable_weights_video` of a BLIP base captioner, for one rule."""
     model = Captioner(SIZES["blip_b16_captioner"], methods)
     trained = {k: v for k, v in leaves(abstract_params(model)).items() if re.fullmatch(rule, k)}
     assert trained
@@ -97,7 +97,7 @@ def layer_norm(leaf: dict, x: np.ndarray, eps: float) -> np.ndarray:
 
 
 def attention(leaf: dict, x: np.ndarray, heads: int) -> np.ndarray:
-    """[..., m, d] -> [..., m, d], each attending to all m."""
+    """Attention [..., m, d] -> [..., m, d] in which every token attends to all m."""
 
     def split(name):
         y = dense(leaf[name], x)

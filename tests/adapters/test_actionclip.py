@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("highest_precision")
 
 
 def tensors(shared: Path, name: str, head: str = "") -> dict[str, np.ndarray]:
-    """What a file with one head holds, by published name."""
+    """The tensors of a file with one head, by published name."""
     found = safetensors.numpy.load_file(shared / f"golden/{name}.safetensors")
     head, fusion = f"fusion_{head}.", "fusion_model_state_dict."
     named = ((n.replace(head, fusion), x) for n, x in found.items())
@@ -49,7 +49,7 @@ def converted(shared: Path, folder: Path, name: str, head: str = "") -> LoadedMo
 
 
 def loss_of(model: LoadedModel, golden: dict, texts: np.ndarray):
-    """(value, (logits, each direction)), gradients of a training step."""
+    """((loss, (logits, loss of each direction)), gradients) of a training step."""
 
     @jax.jit
     def run(params):
@@ -70,7 +70,7 @@ def loss_of(model: LoadedModel, golden: dict, texts: np.ndarray):
 
 
 def check_step(model: LoadedModel, golden: dict) -> None:
-    """The texts' rows are template-major."""
+    """Compares a training step with golden numbers; the texts' rows are template-major."""
     rows = golden["chosen_template"] * 3 + golden["labels"]
     (value, (logits, *parts)), gradients = loss_of(model, golden, golden["text_ids"][rows])
     np.testing.assert_allclose(logits, golden["logits_per_image"], atol=1e-4)
@@ -94,7 +94,7 @@ def renamed(name: str) -> str:
 
 @pytest.mark.parametrize("head", ["Transf", "LSTM", "Conv_1D", "Transf_cls"])
 def test_heads_on_frames(shared, head):
-    """The embedding of a video, and the mean of its probabilities over templates."""
+    """Video embeddings, and probabilities averaged over templates."""
     golden, layout = numbers(shared, HEADS), get_family("actionclip")
     given = {n: x for n, x in tensors(shared, HEADS, head).items() if "fusion" in n}
     placed = to_leaves(layout.rules, given, layout.canonical, layout.dropped, layout.left_out)
@@ -118,7 +118,7 @@ def test_heads_on_frames(shared, head):
 
 
 def put_out(method: ActionCLIP, leaves: dict, frames: np.ndarray) -> np.ndarray:
-    """What `head` makes of frames."""
+    """The method's output on frames, added to them unless the head is `Transf_cls`."""
 
     class Tower:
         dtype = jnp.float32
@@ -158,7 +158,7 @@ def test_a_convolution_starts_as_a_shift_of_quarters():
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["meanP", "Transf", "LSTM", "Conv_1D", "Transf_cls", "shift"])
 def test_order_of_frames(head):
-    """Mean pooling alone does not see it."""
+    """Only mean pooling ignores it."""
     method = ActionCLIP("meanP", shift=True) if head == "shift" else ActionCLIP(head)
     model = DualEncoder(SPEC, (method,), frames=4)
     params = random_params(model)

@@ -38,7 +38,7 @@ HOULSBY = {"positions": ("attention", "mlp"), "bottleneck": 64}
     ("options", "leaves", "expected"),
     [
         ({}, ".*", 261_312),  # TempMe, Table 1
-        (TOKEN_MIXING, ".*/kernel", 1_880_064),  # Token Mixing's table counts weights
+        (TOKEN_MIXING, ".*/kernel", 1_880_064),  # Token Mixing's table counts weights, not biases
         (TOKEN_MIXING, ".*", 1_891_584),
         (RELEASED, ".*", 3_783_168),
         (HOULSBY, ".*", 2 * 12 * sum(2 * 64 * d + 64 + d for d in (768, 512))),
@@ -55,7 +55,7 @@ def test_counts_of_the_papers_tables(options, leaves, expected):
 
 @pytest.mark.slow
 def test_weights_of_token_mixings_table():
-    """One a block; the released code has two."""
+    """One adapter per block; the released code has two."""
     rule = r"visual/blocks_\d+/adapter_\w+/.*"
     assert video_weights(rule, Adapter(**TOKEN_MIXING)) == 1_880_064
     assert video_weights(rule, Adapter(**RELEASED)) == 2 * 1_880_064
@@ -106,7 +106,7 @@ def torch_adapter(leaves: dict, activation, x: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def large(position: str, activation: str) -> tuple[Adapter, dict]:
-    """An adapter far from the identity, with biases, in a block."""
+    """An adapter with biases, far from the identity, and its block's parameters."""
     method = Adapter(6, (position,), activation, middle=activation == "sigmoid", init_std=0.5)
     params = init(block(method))
     name = f"adapter_{position}"
@@ -118,7 +118,7 @@ def large(position: str, activation: str) -> tuple[Adapter, dict]:
 
 
 def parts(params: dict, x: jax.Array):
-    """Attention's and MLP's outputs as functions, and the block's LayerNorms, from a bare block."""
+    """The attention and MLP residuals of a bare block as functions, with their LayerNorms."""
     bare = {k: v for k, v in params.items() if not k.startswith("adapter")}
     zero = jax.tree.map(jnp.zeros_like, bare)
     no_mlp = bare | {"mlp": zero["mlp"]}
@@ -144,7 +144,7 @@ def parts(params: dict, x: jax.Array):
     ],
 )
 def test_acts_where_it_says(position, activation):
-    """Against a block taken apart, with a torch adapter in between."""
+    """Matches a block taken apart, with a torch adapter in between."""
     method, params = large(position, activation)
     functions = {"gelu": torch.nn.functional.gelu, "sigmoid": torch.sigmoid}
     adapter = functools.partial(torch_adapter, params[f"adapter_{position}"], functions[activation])

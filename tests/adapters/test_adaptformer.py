@@ -1,4 +1,4 @@
-"""AdaptFormer against a torch module of a few lines, and its start and counts."""
+"""AdaptFormer against a short torch module, its start, and its counts."""
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ def start(method: AdaptFormer) -> dict:
 
 
 def away(method: AdaptFormer) -> dict:
-    """Its leaves away from their start."""
+    """Parameters with the adapter's leaves moved away from their start."""
     rng = np.random.default_rng(1)
     params = start(method)
     moved = jax.tree.map(
@@ -65,7 +65,7 @@ def test_starts_as_the_bare_block_exactly():
 
 
 class TorchSidePath(torch.nn.Module):
-    """The published side path, read from its description."""
+    """The published side path, written from its description."""
 
     def __init__(self, leaves: dict, scale: float) -> None:
         super().__init__()
@@ -95,10 +95,10 @@ def test_is_added_beside_the_mlp_and_reads_what_the_second_norm_reads():
 
 
 def test_dropout_is_on_the_bottleneck_and_in_training_alone():
-    """With one channel in the bottleneck a token's whole change is dropped or doubled."""
+    """With one channel in the bottleneck, a token's whole change is dropped or doubled."""
     method = AdaptFormer(1, scale=1.0, dropout=0.5)
     params = away(method)
-    params["adaptformer"]["down"]["bias"] = np.full(1, 10, np.float32)  # above relu's zero
+    params["adaptformer"]["down"]["bias"] = np.full(1, 10, np.float32)  # keeps relu active
     params["adaptformer"]["up"]["bias"] = np.zeros(WIDTH, np.float32)
     bare = run(block(), params)
     still = run(block(method), params) - bare

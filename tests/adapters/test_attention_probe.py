@@ -41,7 +41,7 @@ def softmax(x):
 
 
 def test_logits_are_those_of_the_published_formula():
-    """In float64: per-channel scales of the query, no cap of logits, nothing added to the query."""
+    """In float64: per-channel query scales, no cap on logits, nothing added to the query."""
     rng = np.random.default_rng(0)
     spec = dataclasses.replace(SMALL.visual, pooler=PoolerSpec(4, 32, channel_scale=True))
     probe, x = Probe(spec, 5), rng.normal(size=(2, 3, 7, 32)).astype(np.float32)
@@ -86,7 +86,7 @@ def test_a_probe_of_kinetics_is_all_that_is_trained(variant, trained, total):
 
 
 def test_a_probe_has_as_many_leaves_as_the_published_one():
-    """Query; queries, keys, values, output; scales of channels; LayerNorm; classes."""
+    """Probe; queries, keys, values, output; channel scales; LayerNorm; classifier."""
     spec = dataclasses.replace(LARGE, pooler=PoolerSpec(12, 768, channel_scale=True))
     tokens = jax.ShapeDtypeStruct((1, 16, 256, 768), np.float32)
     shapes = jax.eval_shape(Probe(spec, 400).init, jax.random.key(0), tokens)
@@ -136,7 +136,7 @@ def test_a_probe_classifies_videos_among_its_classes(encoder, tmp_path, capsys):
     logits = np.float64(model.encode_video([each["video"] for each in told])[:, 0])
     for each, wanted in zip(told, softmax(logits), strict=True):
         shares = [each["labels"][name] for name in ("hop", "run", "skip")]
-        np.testing.assert_allclose(shares, wanted, atol=1e-4)  # four places are printed
+        np.testing.assert_allclose(shares, wanted, atol=1e-4)  # printed to four decimal places
     wrong = {
         "--labels=hop,run": "2 given, and the model's probe tells 3 classes apart",
         "--template=a {}": "a probe reads no texts",
@@ -148,7 +148,7 @@ def test_a_probe_classifies_videos_among_its_classes(encoder, tmp_path, capsys):
 
 
 def on_actions(encoder: Path, **overrides):
-    """The config over the small encoder, on actions of moving shapes."""
+    """The `probe:own` config over the small encoder, on actions of moving shapes."""
     config = load_config("probe:own")
     data = "moving_shapes:actions:train:240:base"
     config.model.update(checkpoint=str(encoder), size="", frames=4)

@@ -1,4 +1,4 @@
-"""BT-Adapter's branch alone: what is left out of it in training, and what it refuses."""
+"""BT-Adapter's branch alone: what training drops in it, and what it refuses."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ SPEC = VisionSpec(16, 4, 8, 4, 2, 16)
 
 
 def entered(frames: int = 2, train: bool = True, **options: object) -> list[DropPath]:
-    """The modules that leave out sequences, in the order of their calls."""
+    """The `DropPath` modules, in the order of their calls."""
     found = []
 
     def note(call, arguments, keywords, context):
@@ -35,7 +35,7 @@ def entered(frames: int = 2, train: bool = True, **options: object) -> list[Drop
 
 @pytest.mark.parametrize(("depth", "rates"), [(3, [0.0, 0.1, 0.2]), (2, [0.0, 0.2]), (1, [0.0])])
 def test_rates_rise_from_none_to_the_option_in_the_last_layer(depth, rates):
-    """Attention over time and over space, in each layer."""
+    """Attention over time and attention over space share the rate of their layer."""
     found = [path.rate for path in entered(depth=depth, drop_path=0.2)]
     assert found == [pytest.approx(rate) for rate in rates for _ in range(2)]
     assert not any(path.rate for path in entered(depth=depth, drop_path=0.2, train=False))
@@ -50,7 +50,7 @@ def test_options_that_do_not_fit_are_refused():
 
 
 def test_a_spatial_layer_computes_what_the_block_does_of_which_it_is_a_copy():
-    """Turned by places, with a gated MLP and all the LayerNorms (EVA02)."""
+    """A block with rotary attention, a gated MLP and all the LayerNorms (EVA02)."""
     spec = VisionSpec(
         16, 4, 16, 3, 2, 24, "silu", rope="eva", gated_mlp=True, sub_norm=True, key_bias=False
     )

@@ -20,7 +20,7 @@ from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 from vlt.models.vit import VisionTransformer
 from vlt.tasks.retrieval import Retrieval
 
-HEADS = 4  # of both towers of the golden model, whose widths are no multiples of 64
+HEADS = 4  # in both towers of the golden model, whose widths are not multiples of 64
 TINY = DualEncoderSpec(VisionSpec(16, 4, 8, 3, 2, 16), TextSpec(6, 11, 8, 1, 2, 16), embed_dim=4)
 
 
@@ -34,7 +34,7 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def model(shared, tmp_path_factory):
-    """Spec and parameters of the golden model, through the converter."""
+    """Spec and parameters of the golden model, as converted."""
     folder = tmp_path_factory.mktemp("golden")
     write_tokenizer(folder / "tokenizer")
     source = shared / "golden/btadapter/clip_btadapter_small.safetensors"
@@ -165,9 +165,9 @@ def test_losses_and_gradients(golden, model, case, monkeypatch):
 
 
 def start(**options):
-    """A small model at the start of training: branch copied from the backbone."""
+    """A small model with its branch copied from the backbone, as training starts, and a video."""
     tower = encoder(TINY, depth=2, **options)
-    params = jax.tree.map(lambda leaf: leaf, drawn(tower))  # in dicts that may be changed
+    params = jax.tree.map(lambda leaf: leaf, drawn(tower))  # copies into dicts that may be changed
     params = tower.methods[0].init_from_backbone(params, TINY)
     video = np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)).astype(np.float32)
     return tower, params, video
@@ -197,7 +197,7 @@ def test_spatial_layers_start_as_copies():
 def test_order_of_frames_matters_through_the_time_embedding_alone():
     tower, params, video = start()
     branch = params["visual"]["btadapter"]
-    for layer in ("temporal_0", "temporal_1"):  # zero at the start, then temporal layers do nothing
+    for layer in ("temporal_0", "temporal_1"):  # initially zero, so temporal layers do nothing
         kernel = branch[layer]["projection"]["kernel"]
         branch[layer]["projection"]["kernel"] = jax.random.normal(jax.random.key(1), kernel.shape)
     reversed_video = video[:, ::-1]
@@ -238,7 +238,7 @@ def loss_at_start(**options) -> float:
 
     @jax.jit
     def loss(params):
-        params = jax.tree.map(lambda x: x + 1e-4, params)  # gates off their symmetric start
+        params = jax.tree.map(lambda x: x + 1e-4, params)  # moves gates off their symmetric start
         out = tower.apply({"params": params}, video=video, ids=batch["text"], train=True)
         return task.loss(task.features(out, batch))[0]
 
@@ -247,7 +247,7 @@ def loss_at_start(**options) -> float:
 
 @pytest.mark.slow
 def test_paper_weighs_the_branch_where_the_code_weighs_the_backbone():
-    """Eq. 4 and 5: sigmoid(W_b) stands before the branch."""
+    """In Eq. 4 and 5, sigmoid(W_b) multiplies the branch."""
     tower, params, video = start(gates="scalar")
     branch = params["visual"]["btadapter"]
     backbone = DualEncoder(TINY)

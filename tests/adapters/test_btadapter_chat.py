@@ -1,4 +1,4 @@
-"""What BT-Adapter hands to a language model: any number of frames, and its options."""
+"""What BT-Adapter gives a language model: the tokens of any number of frames, and its options."""
 
 import functools
 
@@ -31,7 +31,7 @@ def shape_of(frames, **options):
 @pytest.mark.parametrize("frames", [1, 4, 5, 7, 9])
 @pytest.mark.parametrize("halving", [False, True])
 def test_any_number_of_frames_makes_as_many_tokens(frames, halving):
-    """Four rows of time embeddings: 5 to 8 frames are averaged in pairs, 9 in threes."""
+    """With four rows of time embeddings, 5 to 8 frames are averaged in pairs, 9 in threes."""
     assert shape_of(frames, max_frames=4, temporal_halving=halving) == (1, 5, 8)
 
 
@@ -80,7 +80,7 @@ def test_both_sides_are_weighed_by_half_or_by_the_final_gate():
 
 
 def test_a_branch_without_the_layer_that_is_not_run():
-    """Beside the same blocks; and of a tower without its last block, beside its last."""
+    """The branch stands beside the same blocks, and its tokens are the same."""
     video = np.random.default_rng(1).normal(size=(1, 3, 8, 8, 3)).astype(np.float32)
     whole, short = tower(), tower(depth=2, spare=0)
     params = random_params(whole)

@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("highest_precision")
     ("options", "expected"),
     [
         ({}, 4 * 3_152_384 + 77 * 512),
-        # torch's LSTM has a second bias of the same gates, 2,101,248 in all
+        # torch's LSTM has a second bias for the same gates: 2,101,248 in all
         ({"sim_header": "seqLSTM"}, 8 * 512 * 512 + 4 * 512),
         ({"sim_header": "tightTransf"}, 12_913_153),
     ],
@@ -69,7 +69,7 @@ def start(*methods) -> tuple[DualEncoder, dict]:
 
 
 def frames_and_video(model: DualEncoder, params: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of frames before any norm, from the bare model, and of the video with the head."""
+    """Frame embeddings of the bare model, before any norm, and video embeddings with the head."""
     bare = DualEncoder(TINY)
 
     def run(p):
@@ -138,7 +138,7 @@ def test_sees_the_order_of_frames_where_the_mean_does_not(method):
 
 @pytest.fixture(scope="module")
 def pairs(shared):
-    """Weights of the published tight head, and what it gives."""
+    """Weights of the published tight head, and its golden outputs."""
     folder = shared / "golden/efficient_prompt"
     tensors = safetensors.numpy.load_file(folder / "clip4clip_heads.safetensors")
     tight = {n: x for n, x in tensors.items() if n.startswith(("cross.", "similarity_dense."))}
@@ -180,7 +180,7 @@ def test_tight_scores_and_gradients_are_the_published_heads(pairs):
 
 @pytest.mark.slow
 def test_tight_pairs_of_a_model():
-    """Of embeddings as they are, whatever the model makes of frames; blocks begin as the text's."""
+    """Scores raw embeddings, even with `frame_norm`; blocks start as the text tower's."""
     model, params = start(TIGHT)
     text = params["text"]["blocks_1"]["mlp"]["fc1"]["kernel"]
     np.testing.assert_array_equal(params["clip4clip"]["blocks_1"]["mlp"]["fc1"]["kernel"], text)
@@ -195,7 +195,7 @@ def test_tight_pairs_of_a_model():
 
 
 def test_price_of_a_tight_pair():
-    """0.1645 GMACs of blocks, and what stands behind them."""
+    """0.1645 GMACs for the blocks, plus what follows them."""
     head = PairTransformer(4, 77, jnp.float32)
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 12, 512), (1, 512))]
     params = jax.eval_shape(head.init, jax.random.key(0), *inputs)
@@ -203,7 +203,7 @@ def test_price_of_a_tight_pair():
 
 
 def test_copies_only_what_the_head_has():
-    """LoRA in the text tower is no part of the head."""
+    """LoRA of the text tower is not copied into the head."""
     model, params = start(LoRA(2), TRANSF)
     shapes = flax.traverse_util.flatten_dict(abstract_params(model), sep="/")
     assert flax.traverse_util.flatten_dict(params, sep="/").keys() == shapes.keys()

@@ -53,7 +53,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def outcome(golden, model):
-    """Outputs with every block's tokens, and the loss with its gradients, of one program."""
+    """The loss, outputs with every block's tokens, and gradients, from one program."""
     whole = model.module.clone(cls_only=False)
 
     def loss(params):
@@ -92,7 +92,7 @@ def test_trace(golden, outcome, latent):
 
 
 def test_loss_and_gradients(golden, outcome, latent):
-    """Of what stands behind the last word there are none."""
+    """Whatever stands after the last word has no gradient."""
     (value, _), gradients = outcome
     close(value, golden["loss"], 2e-4)
     names = dict(zip(golden["grad_names"], golden["grad_norms"], strict=True))
@@ -130,7 +130,7 @@ def test_outputs_with_what_is_read_alone(golden, model, output):
 
 
 def test_latents_fold_to_tables(golden, model, latent):
-    """Those of the published code; the same embeddings, at no cost."""
+    """The tables are the published code's, and give the same embeddings at no cost."""
     folded = merged_model(model)
     tables = folded.params["shared_DGL"]
     visual = tables["visual"].reshape(2, -1, 64)
@@ -150,7 +150,7 @@ def test_latents_fold_to_tables(golden, model, latent):
 
 
 def test_order_of_frames(golden, model, latent):
-    """All have the same prompts in a linear latent, and nothing else tells them apart."""
+    """In a linear latent, all frames have the same prompts, and nothing else tells them apart."""
     encode = jax.jit(lambda p, x: model.module.apply({"params": p}, x, method="encode_video")[0])
     forth, back = (encode(model.params, golden["video"][:, ::step]) for step in (1, -1))
     gap = np.abs(forth - back).max()

@@ -26,7 +26,7 @@ from vlt.models.tokens import Tokens
 
 HEADS, WIDTH, EPS = 2, 16, 1e-6
 RNG = np.random.default_rng(0)
-X = RNG.normal(0, 0.1, (2, 3, 5, WIDTH)).astype(np.float32)  # small, so that an epsilon shows
+X = RNG.normal(0, 0.1, (2, 3, 5, WIDTH)).astype(np.float32)  # small, so that epsilon matters
 ORDER = [2, 0, 3, 1]
 RULE = r"visual/blocks_\d+/temporal_(attention|block|gate|position).*"
 
@@ -67,7 +67,7 @@ def combined(gate: str, a: np.ndarray, spatial: np.ndarray, temporal: np.ndarray
 
 
 def over_time(channel, x: np.ndarray) -> np.ndarray:
-    """A function of [..., m, d] along the frames of [b, t, n, d]."""
+    """Applies a function of [..., m, d] along the frames of [b, t, n, d]."""
     return channel(x.swapaxes(1, 2)).swapaxes(1, 2)
 
 
@@ -195,7 +195,7 @@ def test_every_leaf_gets_a_gradient(whole_block):
     ours = [path for path in found if "temporal_" in path]
     assert len(ours) == (16 if whole_block else 8) + 2
     for path in ours:
-        # A bias of keys moves all logits of a query alike.
+        # A key bias shifts all logits of a query alike.
         if not path.endswith("key/bias"):
             assert np.abs(found[path]).max() > 1e-6, path
 

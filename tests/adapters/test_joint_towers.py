@@ -1,4 +1,4 @@
-"""Towers that hold the patches of all frames in one group (ViCLIP): what works there."""
+"""Towers that hold the patches of all frames in one group (ViCLIP): which methods work there."""
 
 import functools
 
@@ -25,7 +25,7 @@ JOINT = DualEncoderSpec(
 )
 RNG = np.random.default_rng(0)
 VIDEO = RNG.normal(size=(2, FRAMES, 8, 8, 3)).astype(np.float32)
-FOR_BOTH = {  # with options for the small tower
+FOR_BOTH = {  # with options that fit the small tower
     "lora": {"rank": 2, "share_a": False, "targets": ("query", "value", "fc1")},
     "adapter": {"positions": ("attention", "before_mlp", "mlp")},
     "adaptformer": {"bottleneck": 4},
@@ -37,7 +37,7 @@ FOR_BOTH = {  # with options for the small tower
     "vificlip": {},
     "vop": {"tokens": 2, "prefix": 1, "suffix": 1},
 }
-SILENT = {"caption_reconstruction", "patch_dropout"}  # outside training
+SILENT = {"caption_reconstruction", "patch_dropout"}  # change nothing outside training
 
 
 FRAMES_APART = [name for name, m in method_classes().items() if "frame_groups" in m.needs]
@@ -91,7 +91,7 @@ def test_the_others_change_the_model_and_cls_tokens_alone_are_the_same(name):
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("position", ["before_attention", "before_mlp"])
 def test_st_adapter_is_the_per_frame_form_on_the_same_grid(position, depthwise):
-    """Without attention and MLP nothing else lets tokens meet."""
+    """With attention and MLP zeroed, only the adapter lets tokens meet."""
     method = STAdapter((position,), width=4, depthwise=depthwise)
     block = Block(2, 16, "quick_gelu", 1e-5, methods=(method,))
     x = RNG.normal(size=(2, 1, 1 + SIDE**2 * FRAMES, WIDTH)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""LoRA: shared and usual form, counts, and folding into the weights."""
+"""LoRA: its shared and usual forms, counts, and folding into the weights."""
 
 import functools
 
@@ -40,7 +40,7 @@ def count(tree: dict) -> int:
 
 
 def random_params(model: DualEncoder) -> dict:
-    """Every leaf of the model, those of its methods too, away from any start."""
+    """Draws every leaf of the model, those of its methods too, away from its start."""
     rng = np.random.default_rng(1)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (
@@ -155,7 +155,7 @@ OTHERS = (Adapter(4), AdaptFormer(4, towers=("visual", "text")), Prompt(3))
     ],
 )
 def test_merged_equals_applied_among_other_methods(before, after):
-    """Matching reads the adapted keys, and goes the same way."""
+    """Matching reads the adapted keys, and so decides alike."""
     method = LoRA()
     model = DualEncoder(TINY, (*before, method, *after), frames=4, frame_norm=True)
     params = random_params(model)
@@ -221,6 +221,6 @@ def test_attention_pooling_is_left_alone_unless_asked():
 
     assert not in_pooler()
     attention = "cross_attention"
-    shared = {f"{attention}/lora_a", f"{attention}/query/lora_a"}  # the query reads the probe
+    shared = {f"{attention}/lora_a", f"{attention}/query/lora_a"}  # the query's input is the probe
     names = {f"{attention}/{name}/lora_b" for name in ("query", "key", "value")}
     assert in_pooler(pooler=True) == shared | names

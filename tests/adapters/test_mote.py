@@ -45,7 +45,7 @@ def test_options_are_read_off_the_tensors(model):
 
 
 def test_evaluation(golden, model):
-    """Frames with H as it is, weighed for generic classes, and for those of training."""
+    """Frames with H unweighted; scores with H weighted, for generic and for training classes."""
 
     @jax.jit
     def run(params, video, generic, specific):
@@ -61,7 +61,7 @@ def test_evaluation(golden, model):
     frames = out["raw_frames"] - out["mote_change"]
     np.testing.assert_allclose(frames, golden["frame_features"], atol=5e-5)
     np.testing.assert_allclose(out["raw_frames"], golden["eval/frames_unmodulated"], atol=5e-5)
-    # The classes are unit vectors in half precision alone, and made so before they are compared.
+    # The classes are unit vectors only to half precision, and are normalised before comparison.
     np.testing.assert_allclose(generic, golden["eval/logits"], atol=5e-5)
     np.testing.assert_allclose(specific, golden["eval/logits_same_classes"], atol=5e-5)
     (method,) = model.module.methods

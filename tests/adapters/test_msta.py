@@ -38,7 +38,7 @@ RULE = r"(visual|text)/blocks_\d+/msta/.*"
 RNG = np.random.default_rng(0)
 VIDEO = RNG.normal(size=(2, FRAMES, 8, 8, 3)).astype(np.float32)
 IDS = np.array([[1, 2, 10, 0, 0, 0], [3, 4, 5, 6, 10, 0]], np.int32)
-WEIGHTS = RNG.normal(size=(2, 2, 4)).astype(np.float32)  # of the features that gradients are of
+WEIGHTS = RNG.normal(size=(2, 2, 4)).astype(np.float32)  # of features, in a sum to differentiate
 
 
 def leaves(tree: dict) -> dict:
@@ -67,13 +67,13 @@ def program(model: DualEncoder):
 
 
 def features(model: DualEncoder, params: dict, video: np.ndarray = VIDEO) -> np.ndarray:
-    """Of videos and texts, [2, b, e]."""
+    """Video and text features, [2, b, e]."""
     with jax.default_matmul_precision("highest"):
         return np.asarray(program(model)[0](params, video))
 
 
 def gradients(model: DualEncoder, params: dict, weights: np.ndarray = WEIGHTS) -> dict:
-    """Of the weighted sum of features, by path."""
+    """Gradients of the weighted sum of features, by path."""
     with jax.default_matmul_precision("highest"):
         return leaves(program(model)[1](params, weights))
 
@@ -87,7 +87,7 @@ def gradients(model: DualEncoder, params: dict, weights: np.ndarray = WEIGHTS) -
         ({"bottleneck": 128, "layers": tuple(range(7, 12))}, 1_744_000),
         ({"bottleneck": 64}, 2_069_760),
         ({"shared": False}, 7_922_688),
-        # Not divided by the vision width, which Algorithm 2 cannot build.
+        # The vision width is not a multiple of it, which Algorithm 2 cannot build.
         ({"bottleneck": 512}, 18_972_672),
     ],
 )
@@ -101,7 +101,7 @@ def test_counts_on_viclip(options, expected):
 
 @pytest.mark.slow
 def test_price_of_the_vision_tower():
-    """8.68 and 4.05 GMACs on top of 8 frames, with adapters 256 and 128 wide."""
+    """Adapters 256 and 128 wide add 8.68 and 4.05 GMACs at 8 frames."""
 
     def cost(**methods):
         built = make_model(SIZES["viclip_b16"], methods, 8, cls_only=False)
@@ -169,7 +169,7 @@ def test_scale_zero_is_the_frozen_model_bit_for_bit(spec):
 
 
 def test_gradient_scaling_is_exact_at_any_depth_and_of_the_adapters_alone():
-    """Times 1 / lambda, which is a power of 2 here."""
+    """The adapters' gradients are multiplied by 1 / lambda, which is a power of 2 here."""
     built, plain = model(), model(gradient_scaling=False)
     params = random_params(built)
     found, true = gradients(built, params), gradients(plain, params)
@@ -214,7 +214,7 @@ X = RNG.normal(size=(2, 1, 1 + 5 * FRAMES, WIDTH)).astype(np.float32)
 
 
 def block(method: MSTA, **fields) -> tuple[Block, dict]:
-    """A block of random weights."""
+    """A block and its random weights."""
     built = Block(HEADS, 24, "quick_gelu", 1e-5, methods=(method,), **fields)
     shapes = jax.eval_shape(built.init, jax.random.key(0), Tokens(X))["params"]
     rng = np.random.default_rng(1)
@@ -228,7 +228,7 @@ def run(built: Block, params: dict, tokens: Tokens, **rngs) -> np.ndarray:
 
 
 def test_joint_and_per_frame_towers_have_the_same_adapter():
-    """Without attention and MLP nothing else lets tokens meet."""
+    """With attention and MLP zeroed, only the adapter lets tokens meet."""
     built, params = block(MSTA(**LARGE | {"shared": False}))
     for name in ("attention", "mlp"):
         params[name] = jax.tree.map(np.zeros_like, params[name])
@@ -263,7 +263,7 @@ def test_nothing_is_stored_of_blocks_below_the_first_adapter():
         return built.apply({"params": tree}, VIDEO, method="encode_video")[0]
 
     stored = jax.eval_shape(lambda leaves: jax.vjp(embed, leaves)[1], trained)
-    # All that is wide here are the activations of MLPs.
+    # Only the activations of MLPs are this wide.
     assert not [x.shape for x in jax.tree.leaves(stored) if APART.visual.mlp_width in x.shape]
     below = {k: x for k, x in rest.items() if k.startswith("visual/blocks_0/attention/out")}
     stored = jax.eval_shape(lambda leaves: jax.vjp(embed, leaves)[1], below)
@@ -278,7 +278,7 @@ def test_gradients_of_scale_zero_are_zero():
 
 @pytest.mark.parametrize("position", ["after_shared", "before_shared"])
 def test_dropout_is_in_training_alone_and_where_it_is_asked_for(position):
-    """Of one channel that W_s leaves as it is plus 1; on the other side of W_s the 1 stays."""
+    """W_s adds 1 to the only channel; dropout before W_s does not affect that 1."""
     method = MSTA(1, 1.0, dropout=0.5, dropout_position=position, towers=("text",))
     spec = dataclasses.replace(APART, text=dataclasses.replace(APART.text, layers=1))
     built = DualEncoder(spec, (method,))
@@ -353,7 +353,7 @@ def test_chosen_blocks_of_towers_of_other_depths_are_paired():
 
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_one_tower_alone(tower):
-    """The ablation's V-Adapter and L-Adapter; with nothing to pair, depths may differ."""
+    """The ablation's V-Adapter and L-Adapter; with nothing to pair, towers may differ in depth."""
     make_model(DEEP, {"msta": {"towers": (tower,)}})
     built = model(APART, towers=(tower,))
     params = random_params(built)
@@ -404,7 +404,7 @@ def test_what_it_is_not_for_is_refused():
 def test_taps_are_a_convolution_on_tpus(axis):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 5, 4, 12)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 32)), jnp.float32)  # 4 groups of 3 in and 8 out
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 32)), jnp.float32)  # 4 groups, each 3 in, 8 out
 
     def found(convolve):
         def loss(x, kernel):

@@ -52,7 +52,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def outcome(golden, model):
-    """Outputs with every block's tokens, what adapters put out, and the loss with its gradients."""
+    """The loss, outputs with every block's tokens, the adapters' outputs, and gradients."""
 
     def loss(params):
         out, state = model.module.apply(
@@ -124,7 +124,7 @@ def test_it_sees_the_order_of_frames_by_its_positions_alone(golden, model):
     def without(path, leaf):
         names = jax.tree_util.keystr(path)
         if "visual" in names and "mv_adapter" in names and "position" in names:
-            # Frames alike, but not the learned token, class tokens and means.
+            # Frames share positions; the learned token's, class tokens' and means' still differ.
             return np.concatenate([leaf[:1], np.repeat(leaf[[1, 5]], 4, axis=0)])
         return leaf
 
@@ -134,7 +134,7 @@ def test_it_sees_the_order_of_frames_by_its_positions_alone(golden, model):
 
 @pytest.mark.slow
 def test_it_starts_as_the_clip():
-    """W_u and its bias are zeros."""
+    """W_u and its bias start at zero."""
     module = DualEncoder(SIZES["tiny_clip"], (MVAdapter(tied_layers=(0, 1), frames=2, words=4),), 2)
     bare = module.clone(methods=())
     video = np.random.default_rng(0).normal(size=(1, 2, 32, 32, 3)).astype(np.float32)
@@ -160,7 +160,7 @@ def test_there_and_back(shared, folder, model):
     before = safetensors.numpy.load_file(shared / f"golden/{NAME}.safetensors")
     reverse(folder / "model", folder / "back.safetensors", overwrite=True)
     same_bits(before, safetensors.numpy.load_file(folder / "back.safetensors"))
-    # With no record of the names it came from
+    # Without a record of the original names
     bare = dataclasses.replace(model.config, source={})
     write_model_folder(folder / "bare", bare, model.params, Path(f"{folder}/model/tokenizer"))
     reverse(folder / "bare", folder / "anew.safetensors", "mv_adapter", overwrite=True)
@@ -189,7 +189,7 @@ def test_files_that_do_not_fit(shared, folder, tmp_path):
 
 @pytest.mark.slow
 def test_a_tie_of_what_goes_in(shared, folder, tmp_path):
-    """As published for LSMDC, MSVD and ActivityNet."""
+    """`tie="in"`, as published for LSMDC, MSVD and ActivityNet."""
     tensors = safetensors.numpy.load_file(shared / f"golden/{NAME}.safetensors")
     rng = np.random.default_rng(0)
     for name, x in tensors.items():
@@ -245,7 +245,7 @@ def test_longer_texts_and_merged_frames_are_a_sentence(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("merging", [ToMe(2), TempMe((1,), (2,), r=1)])
 def test_beside_what_merges(merging):
-    """Class tokens of joined clips are those of frames in order; means count what was merged."""
+    """Videos whose tokens are merged or whose clips are joined are embedded; shapes alone."""
     method = MVAdapter(frames=4, tie="none", towers=("visual",))
     model = DualEncoder(SIZES["tiny_clip"], (merging, method), 4)
     params = abstract_params(model)

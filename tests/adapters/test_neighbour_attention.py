@@ -40,7 +40,7 @@ def run(module: Block, x: np.ndarray = X) -> np.ndarray:
 
 
 def expected(missing: str, x: np.ndarray = X) -> np.ndarray:
-    """Frame by frame, as the published description says it."""
+    """The block frame by frame, following the published description."""
     x = np.float64(x)
     leaf, normed = PARAMS["attention"], small_blip.layer_norm(PARAMS["norm1"], x, EPS)
 
@@ -56,7 +56,7 @@ def expected(missing: str, x: np.ndarray = X) -> np.ndarray:
         weights = np.exp(query[:, t] @ keys.swapaxes(-1, -2) / np.sqrt(WIDTH / HEADS))
         total = weights.sum(-1, keepdims=True)
         if missing == "zeros":
-            total += (3 - len(near)) * x.shape[2]  # exp(0) for every token that is not there
+            total += (3 - len(near)) * x.shape[2]  # exp(0) for every absent token
         read = (weights / total @ values).swapaxes(-2, -3).reshape(x[:, t].shape)
         out[:, t] = x[:, t] + small_blip.dense(leaf["out"], read)
     hidden = small_blip.layer_norm(PARAMS["norm2"], out, EPS)
@@ -76,7 +76,7 @@ def test_is_the_published_attention(missing):
 
 
 def test_a_single_frame():
-    """Two frames of zeros beside it; masked, the plain block."""
+    """Frames of zeros stand in for both neighbours; masked, it is the plain block."""
     x = X[:, :1]
     np.testing.assert_allclose(run(block(NeighbourAttention()), x), expected("zeros", x), atol=1e-5)
     np.testing.assert_allclose(

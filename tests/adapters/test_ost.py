@@ -32,7 +32,7 @@ def model(shared, tmp_path_factory):
 
 
 def test_scores(golden, model):
-    """Of all pairs, and of a video alone, which are the same."""
+    """Scores of all pairs, and of one video alone, which are the same."""
     module, params = model
     kinds = ("spatial", "temporal")
     ids = np.stack([golden[f"{kind}_ids"] for kind in kinds], axis=1)
@@ -67,7 +67,7 @@ def test_scores(golden, model):
 
 @pytest.mark.slow
 def test_a_training_step(golden, model):
-    """Divergences both ways, summed, of a batch and what describes its classes."""
+    """Divergences both ways, summed, between a batch and the descriptions of its classes."""
     module, params = model
     ids = np.concatenate([golden["spatial_ids"], golden["temporal_ids"]], axis=1).astype(np.int32)
     task = Recognition(ids, contrast="sum", kinds=2, largest_scale=0.0)

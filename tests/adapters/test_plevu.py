@@ -25,8 +25,8 @@ SCALE = 1 / 0.07
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    """What the published code puts out. Its texts are as long as the tower's context, of which
-    prompts take five tokens at the end, all of them padding."""
+    """Outputs of the published code. Its texts are as long as the tower's context, whose last five
+    tokens, all padding, make room for prompts."""
     found = numbers(shared, NAME)
     assert not found["text_ids"][:, 72:].any()
     return found | {"text_ids": found["text_ids"][:, :72]}
@@ -34,8 +34,8 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def ours(shared, golden, tmp_path_factory):
-    """The same of the converted weights: outputs, both losses, and the gradient of recognition's,
-    under published names."""
+    """The same from the converted weights: both losses, outputs, and the gradient of recognition's
+    loss under published names."""
     folder = tmp_path_factory.mktemp("plevu")
     model, config, params = golden_prompts.converted(shared, NAME, folder / "model", *SETTINGS)
     assert model.methods == (PLEVU(3, 2, 2, 4),)
@@ -66,7 +66,7 @@ def test_embeddings_logits_and_losses(ours, golden):
 
 
 def test_texts(ours, golden):
-    """Up to the last token that is read; what stands behind it no text sees."""
+    """Tokens up to the last one that is read; no text sees what stands after it."""
     text = ours[2]["text_out"]
     for layer in range(2):
         length = golden[f"text_block{layer}"].shape[1]
@@ -80,7 +80,7 @@ def test_gradients(ours, golden):
     np.testing.assert_allclose(norms, golden["grad_norms"], rtol=1e-3)
     for name in ("embedding.weight", "temporalEmbedding.weight"):
         close(gradient[name], golden[f"grad.{name}"], 1e-3 * np.abs(golden[f"grad.{name}"]).max())
-    # The first row stands where a text begins; no text is so long that it would reach the last.
+    # The first row falls on the start of the text, and no text is long enough to reach the last.
     read = np.abs(gradient["embedding.weight"]).max(-1) > 0
     np.testing.assert_array_equal(read, np.abs(golden["grad.embedding.weight"]).max(-1) > 0)
     assert not read[0] and read[1:4].all() and not read[-1]

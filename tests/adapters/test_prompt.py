@@ -1,4 +1,4 @@
-"""Prompts: where they stand, whom they reach, when they leave, and that merging passes them by."""
+"""Prompts: where they stand, which tokens see them, when they leave, and how merging skips them."""
 
 import flax.traverse_util
 import jax
@@ -25,7 +25,7 @@ TINY = DualEncoderSpec(
 )
 VIDEO = np.random.default_rng(0).normal(size=(2, FRAMES, 16, 16, 3)).astype(np.float32)
 IDS = np.array([[1, 2, 10, 0, 0, 0], [3, 4, 5, 6, 10, 0]], np.int32)
-CHANGE = np.linspace(-1, 1, WIDTH)  # a mere factor would be undone by LayerNorm
+CHANGE = np.linspace(-1, 1, WIDTH)  # LayerNorm would undo a constant factor
 DEEP, SHALLOW = Prompt(PROMPTS), Prompt(PROMPTS, deep=False)
 MATCHED = Prompt(PROMPTS, deep=False, matched=True)
 
@@ -61,7 +61,7 @@ def apply(module, params, tokens: Tokens) -> Tokens:
 
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_deep_prompts_are_tokens_of_one_block(tower):
-    """Against the bare block on tokens with prompts among them, their slots cut out afterwards."""
+    """Matches the bare block on tokens with prompts among them, cut out afterwards."""
     text = tower == "text"
     x = np.random.default_rng(1).normal(size=(2, 1 if text else 3, 6, WIDTH)).astype(np.float32)
     tokens = Tokens(x, cls=0, protected=0) if text else Tokens(x)
@@ -78,7 +78,7 @@ def test_deep_prompts_are_tokens_of_one_block(tower):
 
 
 def start(*methods: Method) -> tuple[DualEncoder, dict]:
-    """A model with every leaf away from its start."""
+    """A model, and parameters whose every leaf is away from its start."""
     model = DualEncoder(TINY, methods, frames=FRAMES)
     rng = np.random.default_rng(2)
     return model, jax.tree_util.tree_map_with_path(
@@ -98,7 +98,7 @@ def captured(model: DualEncoder, params: dict) -> tuple[np.ndarray, dict[str, To
 
 
 def texts(model: DualEncoder, params: dict, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings, and the last block's words without the tokens of methods."""
+    """Embeddings, and the last block's words without the tokens that methods add."""
     text, out = jax.jit(
         lambda p: model.apply({"params": p}, ids, capture=True, method="encode_text")
     )(params)
@@ -111,7 +111,7 @@ def test_words_see_the_prompts_and_what_comes_before_them(method):
     model, params = start(method)
     text, words = texts(model, params, IDS)
     later = IDS.copy()
-    later[:, 3] = 7  # later than the first text's end, before the second's
+    later[:, 3] = 7  # after the first text's end, before the second's
     _, changed = texts(model, params, later)
     np.testing.assert_allclose(words[:, :3], changed[:, :3], atol=1e-6)
     assert np.abs(words[:, 3:] - changed[:, 3:]).max(-1).all()
@@ -120,7 +120,7 @@ def test_words_see_the_prompts_and_what_comes_before_them(method):
         lambda path, x: x * CHANGE if "prompt" in jax.tree_util.keystr(path) else x, params
     )
     moved, other = texts(model, prompts, IDS)
-    np.testing.assert_allclose(words[:, 0], other[:, 0], atol=1e-6)  # it stands before them
+    np.testing.assert_allclose(words[:, 0], other[:, 0], atol=1e-6)  # it precedes the prompts
     assert (np.abs(words[:, 1:] - other[:, 1:]).max(-1) > 1e-3).all()
     assert np.abs(np.asarray(text) - moved).max() > 1e-3
 
@@ -149,7 +149,7 @@ def test_computing_only_cls_tokens_is_exact(method):
 
 
 def shapes(tokens: dict[str, Tokens]) -> list[tuple[int, int, int, int]]:
-    """Groups, tokens, CLS and protected tokens after stem and blocks."""
+    """Numbers of groups, tokens, CLS and protected tokens after the stem and each block."""
     after = ("stem", *(f"block_{layer}" for layer in range(TINY.visual.layers)))
     return [
         (*tokens[name].x.shape[1:3], tokens[name].cls, tokens[name].protected) for name in after
@@ -166,7 +166,7 @@ def shapes(tokens: dict[str, Tokens]) -> list[tuple[int, int, int, int]]:
         ((ToMe(2), SHALLOW), [(4, 20, 1, 4), (4, 18, 1, 4), (4, 16, 1, 4)]),
         ((MATCHED, ToMe(2)), [(4, 20, 1, 1), (4, 18, 1, 1), (4, 16, 1, 1)]),
         ((DEEP, TEMPME), [(4, 17, 1, 1), (4, 15, 1, 1), (2, 15, 2, 2)]),
-        # Prompts of joined clips are all carried on.
+        # Joined clips carry on all their prompts.
         ((SHALLOW, TEMPME), [(4, 20, 1, 4), (4, 18, 1, 4), (2, 21, 2, 8)]),
     ],
 )
@@ -188,7 +188,7 @@ def test_prompts_stay_out_of_the_merging():
 
 
 def test_matched_prompts_take_part_in_the_merging():
-    """Sizes then count prompts too, more than the patches that tokens hold."""
+    """Sizes then count prompts too, so they exceed the number of patches that tokens hold."""
     model, params = start(MATCHED, ToMe(8))
     last = captured(model.clone(cls_only=False), params)[1]["block_1"]
     np.testing.assert_allclose(last.size[:, :, 1:].sum(-1), PATCHES + PROMPTS, atol=1e-5)

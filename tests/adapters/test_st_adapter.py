@@ -1,4 +1,4 @@
-"""ST-Adapter: against torch's Conv3d, the counts of both papers, and where it starts."""
+"""ST-Adapter against torch's Conv3d, the counts of both papers, and where it starts."""
 
 import jax
 import numpy as np
@@ -67,7 +67,7 @@ def run(module: Block, params: dict, x: np.ndarray = X) -> np.ndarray:
 
 
 def torch_adapter(leaf: dict, x: np.ndarray, depthwise: bool) -> np.ndarray:
-    """x + up(conv3d(down(x))) with patches as [b, c, t, h, w]; of the CLS token as published."""
+    """x + up(conv3d(down(x))), patches as [b, c, t, h, w]; the CLS token goes as published."""
     down, up, conv = (
         {name: torch.tensor(np.asarray(value)) for name, value in leaf[part].items()}
         for part in ("down", "up", "conv")
@@ -130,7 +130,7 @@ def test_depthwise_starts_as_the_plain_model():
 
 
 def test_dense_starts_as_released():
-    """Linear layers normal with 0.02, the convolution and its bias torch's uniform."""
+    """Linear kernels are normal with 0.02, the convolution and its bias as torch's uniform."""
     module = block(STAdapter(width=64))
     fresh = jax.jit(lambda: module.init(jax.random.key(0), Tokens(X)))()["params"]["st_adapter"]
     assert 0.019 < np.std(fresh["down"]["kernel"]) < 0.021
@@ -151,7 +151,7 @@ def test_frames_meet_and_their_order_shows():
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_the_last_block_of_a_dual_encoder_and_prompts(depthwise):
-    """Where CLS tokens alone are left the leaves are still there; prompts are no patches."""
+    """Leaves still exist where only CLS tokens are left; prompts are not patches."""
     spec = DualEncoderSpec(SPEC.visual, TextSpec(5, 11, 16, 1, 2, 32), embed_dim=8)
     method = STAdapter(BOTH, 6, depthwise=depthwise)
     model = DualEncoder(spec, (Prompt(3, towers=("visual",)), method), FRAMES)

@@ -30,14 +30,14 @@ pytestmark = pytest.mark.usefixtures("highest_precision")
 
 @pytest.fixture(scope="module", params=NAMES)
 def case(request, shared, tmp_path_factory):
-    """Golden numbers, the model that their weights make, and its folder."""
+    """Golden numbers, the model with their weights, its folder, and the name of the case."""
     name, folder = NAMES[request.param], tmp_path_factory.mktemp(request.param)
     heads = ("visual.heads=2", "text.heads=4")
     return numbers(shared, name), converted(shared, name, folder, *heads), folder, request.param
 
 
 def branch_tokens(cls, patches):
-    """[b, 1 + n * t, d], places first, as published."""
+    """Branch tokens [b, 1 + n * t, d], places first, as published."""
     b, _, _, d = patches.shape
     return np.concatenate([cls[:, None], patches.swapaxes(1, 2).reshape(b, -1, d)], axis=1)
 
@@ -51,14 +51,14 @@ def test_options_are_read_off_the_tensors(case):
 
 
 def with_mug(model, **options):
-    """The model of which pairs are scored, every token of the last layer there."""
+    """The model with Mug, which scores pairs, and every token of the last layer."""
     methods = (*model.module.methods, Mug(**options))
     return model.module.clone(methods=methods, cls_only=False)
 
 
 @pytest.mark.quick(1)
 def test_traces_losses_and_gradients(case):
-    """Of the mean over time; the loss is the sum of both directions. Beside Mug's scores."""
+    """With the mean over time, a loss that sums both directions, and Mug's scores beside it."""
     golden, model, *_ = case
     scale, module = 50.0 if "mug/loss" in golden else 20.0, with_mug(model)
 
@@ -79,7 +79,7 @@ def test_traces_losses_and_gradients(case):
     np.testing.assert_allclose(visual["video_features"], golden["video_features"], **at)
     np.testing.assert_allclose(out["video"] @ out["text"].T, golden["similarity"], **at)
     np.testing.assert_allclose(value, golden["pool/loss"], rtol=1e-5)
-    assert not gradients.pop("logit_scale")  # the temperature is the task's
+    assert not gradients.pop("logit_scale")  # the temperature belongs to the task
     check_gradients(golden, "stan", gradients, "pool/")
     logits = scale * out["video"] @ out["text"].T
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, golden["labels"]).mean()
@@ -95,7 +95,7 @@ def test_traces_losses_and_gradients(case):
 
 @pytest.fixture(scope="module")
 def towers(shared):
-    """What both put out, by the golden numbers."""
+    """Golden numbers, and both towers' outputs taken from them."""
     golden = numbers(shared, NAMES["attention"])
     video = {"frames": jnp.asarray(golden["frame_features"])}
     words = jnp.asarray(golden["text_mask"] != 0)
@@ -123,7 +123,7 @@ def test_scores_of_mug(towers, key, options):
 
 
 def test_padding_counts_for_nothing_unless_as_published(towers):
-    """However many tokens of it there are."""
+    """The number of padding tokens does not matter."""
     _, video, text = towers
     noise = np.random.default_rng(0).normal(size=(3, 4, 32)).astype(np.float32)
     longer = text | {
@@ -186,7 +186,7 @@ def test_a_published_file_comes_back_bit_for_bit(case, shared):
 @pytest.mark.parametrize(
     ("rename", "message"),
     [
-        # A convolution among attentions
+        # A convolution among attention layers
         (
             ("STAN_T_layers.1.self_attn.q_proj", "STAN_T_layers.1.layers"),
             "missing: backbone.STAN_T_layers.0.layers.weight",
@@ -206,7 +206,7 @@ def test_files_that_are_no_whole_one_are_refused(shared, tmp_path, rename, messa
 @pytest.mark.slow
 @pytest.mark.parametrize("module", ["attention", "conv"])
 def test_gates_make_it_start_as_clip(module):
-    """And without them its video CLS is in the embedding from the start."""
+    """Without gates, the video CLS enters the embedding from the start."""
     spec = SIZES["tiny_clip"]
     video = np.random.default_rng(0).integers(0, 255, (1, 4, 32, 32, 3), dtype=np.uint8)
 
@@ -230,7 +230,7 @@ def test_gates_make_it_start_as_clip(module):
     gated, more = embedded(gates="vector")
     branch = dict(more["visual"]["btadapter"])
     for gate in ("layer_gate", "final_gate"):
-        branch[gate] = jnp.full_like(branch[gate], 1.0)  # of which the sigmoid is 1
+        branch[gate] = jnp.full_like(branch[gate], 1.0)  # where the gate's sigmoid is 1
     params = params | {"visual": params["visual"] | {"btadapter": branch}}
     np.testing.assert_allclose(encode(gated, params), clip, atol=1e-6)
 
@@ -263,7 +263,7 @@ def test_options_that_cannot_be(make, message):
     ],
 )
 def test_leaves_and_price_of_the_branch(variant, count, products, norms):
-    """Beside CLIP's own leaves, all trained but the temperature."""
+    """The branch's leaves add to CLIP's own, which are all trained except the temperature."""
     config = load_config(f"configs/btadapter.py:webvid_l14_stan{variant}")
     params = abstract_params(build_for_shapes(config["model"]))
     trained = by_path(partition(params, config["rules"])[0])

@@ -1,4 +1,4 @@
-"""Blocks over time: against numpy, as copies, and what they know of the order of frames."""
+"""Blocks over time: against numpy, as copies, and how they depend on the order of frames."""
 
 import jax
 import numpy as np
@@ -30,7 +30,7 @@ ORDER = [2, 0, 3, 1]
 
 
 def test_counts_of_the_paper():
-    """Token Mixing's table counts weights; with biases and norms it would be 28,342,272."""
+    """Token Mixing's table counts weights alone; biases and norms would make it 28,342,272."""
     rule = "visual/temporal_transformer/.*"
     assert video_weights(rule, TemporalTransformer()) == 28_311_552
     model = SIZES["blip_b16_captioner"]
@@ -76,7 +76,7 @@ def test_in_a_joint_space_the_mean_of_cls_tokens_is_blind_to_order():
     spec = DualEncoderSpec(SPEC.visual, TextSpec(5, 11, 16, 1, 2, 32), embed_dim=8)
 
     def mean_and_frames(method):
-        """Of the videos, then of the same with frames in another order."""
+        """Means and frames of the videos, then of the videos with frames in another order."""
         model = DualEncoder(spec, (method,), FRAMES)
         params = random_params(model)
         both = np.concatenate([videos(), videos()[:, ORDER]])

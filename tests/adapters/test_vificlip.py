@@ -42,7 +42,7 @@ def model(shared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedded(shared, golden):
-    """The words of the classes [c, 15, d], as its code keeps them, without the context."""
+    """Embedded words of the classes [c, 15, d], without context, as the published code has them."""
     tensors = safetensors.numpy.load_file(shared / f"golden/{NAME}.safetensors")
     parts = [tensors[f"prompt_learner.token_{name}"] for name in ("prefix", "suffix")]
     return np.float32(np.concatenate(parts, axis=1))
@@ -55,10 +55,10 @@ def test_options_are_read_off_the_tensors(model):
 
 
 def test_tokens_losses_and_gradients(golden, model, embedded):
-    """Of texts whose words are the rows of a table: the classes' own, one after another."""
+    """Texts index a table that holds the classes' own embedded words, one after another."""
     classes, length = embedded.shape[:2]
     ids = jnp.arange(1, classes * length + 1).reshape(classes, length)
-    # The token that is read is the one of the highest id: the end, behind the context.
+    # The token that is read has the highest id: the end, after the context.
     ends = golden["tokenized_prompts"].argmax(-1) - W
     top = classes * length + 1
     ids = ids.at[jnp.arange(classes), ends].add(top)
@@ -109,12 +109,12 @@ def test_tokens_losses_and_gradients(golden, model, embedded):
 
 
 def prompts_in(golden, model) -> np.ndarray:
-    """Words and context, with their positions."""
+    """Words and context with their positions added."""
     return golden["prompts_in"] + np.asarray(model.params["text"]["position_embedding"])
 
 
 def test_every_prompt_is_read(model):
-    """And nothing else is new."""
+    """The prompts are the only new leaves."""
     new = {
         path
         for path in traverse_util.flatten_dict(model.params, sep="/")
@@ -127,7 +127,7 @@ def test_every_prompt_is_read(model):
 
 
 def test_there_and_back(shared, model, tmp_path):
-    """The embedding of words comes from the CLIP, and is not written."""
+    """Word embeddings come from the CLIP and are not written."""
     given = safetensors.numpy.load_file(shared / f"golden/{NAME}.safetensors")
     folder = model.tokenizer.parent
     report = reverse(folder, tmp_path / "back.safetensors")

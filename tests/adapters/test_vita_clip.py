@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("highest_precision")
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    """The placeholders among the ids are taken out: contexts are inserted here."""
+    """Golden numbers without the placeholder ids, since contexts are inserted here."""
     found = numbers(shared, NAME)
     ids = found["tokenized_prompts"]
     return found | {"ids": np.concatenate([ids[:, :1], ids[:, 5:]], axis=1)}
@@ -89,7 +89,7 @@ def test_trace_of_the_vision_tower(golden, model):
         np.testing.assert_allclose(query, golden[f"{name}_cls_proj"], **at)
         attended = made["__call__"][0][1][:, 0] - query
         np.testing.assert_allclose(attended, golden[f"{name}_summary_attention"], **at)
-        # Here the summary stands behind the local prompts, not at the end.
+        # Here the summary stands after the local prompts, not at the end.
         read = np.roll(golden[f"{name}_attention_input"][:, :, 1 + t :], 1, axis=2)
         read = np.concatenate([golden[f"{name}_attention_input"][:, :, : 1 + t], read], axis=2)
         norm = model.params["visual"][f"blocks_{layer}"]["norm1"]
@@ -102,7 +102,7 @@ def test_trace_of_the_vision_tower(golden, model):
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("position", ["middle", "front", "end"])
 def test_contexts_of_classes(golden, model, position):
-    """Each at its place; of the class that is said; and none, as in CLIP, where none is said."""
+    """Contexts stand at `position` and follow the given class; without a class, there are none."""
     (method,) = model.module.methods
     module = model.module.clone(methods=(dataclasses.replace(method, position=position),))
 
@@ -130,7 +130,7 @@ def test_contexts_of_classes(golden, model, position):
 
 @pytest.mark.slow
 def test_loss_and_gradients(golden, model):
-    """Of all leaves, and so of those that the published code trains."""
+    """Gradients of all leaves, and so of those that the published code trains."""
 
     @jax.jit
     @jax.value_and_grad
@@ -193,7 +193,7 @@ def test_other_frames_and_long_texts_are_a_sentence(golden, model):
 
 
 def test_what_merges_comes_first():
-    """What merging reads of attention, it has of all tokens that attended."""
+    """The attention that merging reads must cover all tokens that attended."""
     spec = DualEncoderSpec(
         VisionSpec(16, 4, 16, 2, 2, 32), TextSpec(6, 20, 16, 1, 2, 32), embed_dim=8
     )

@@ -49,7 +49,7 @@ def test_parameters_of_blip_base():
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_acts_on_the_layers_output(position):
-    """Against numpy, where the layer's weights are zero and its output is its bias."""
+    """Matches numpy in a layer whose weights are zero, so that its output is its bias."""
     method = VLAdapter((position,), 4)
     params = text_params(method)
     layer = params["blocks_0"][position]
@@ -88,7 +88,7 @@ def test_starts_near_the_bare_decoder():
 
 
 def test_cross_attention_and_memory():
-    """One word at a time with the memory of those before gives the same."""
+    """One word at a time, with the memory of earlier words, gives the same."""
     method = VLAdapter(reduction=4)
     params = text_params(method)
     model = Bert(ONE_LAYER, (method,))
@@ -124,7 +124,7 @@ def test_every_leaf_gets_a_gradient():
 
 @pytest.mark.parametrize("share_a", [True, False])
 def test_lora_in_bert_folds_into_the_weights(share_a):
-    """Key and value of a cross-attention may have another width than its query."""
+    """Keys and values of a cross-attention may have another input width than its query."""
     wide = dataclasses.replace(ONE_LAYER, source_width=24)
     source = np.random.default_rng(3).normal(size=(2, 6, 24)).astype(np.float32)
     method = LoRA(2, share_a=share_a, towers=("text",))

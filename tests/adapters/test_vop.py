@@ -1,4 +1,4 @@
-"""VoP against the numbers of its published modules, its variants against a reading of the paper."""
+"""VoP against numbers of its published modules, and its variants against a reading of the paper."""
 
 import dataclasses
 
@@ -31,13 +31,13 @@ FRAMES = 5
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    """What the published modules put out."""
+    """Outputs of the published modules."""
     return numbers(shared, "vop/basic")
 
 
 @pytest.fixture(scope="module")
 def converted(shared, tmp_path_factory):
-    """The module and its weights."""
+    """The converted module and its weights."""
     folder = tmp_path_factory.mktemp("vop") / "model"
     model, config, params = golden_prompts.converted(shared, "vop/basic", folder)
     assert config.frame_norm and model.longest_text == 20
@@ -46,7 +46,7 @@ def converted(shared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(converted, golden):
-    """What the published modules put out, of the converted weights, and its gradient."""
+    """The loss and outputs of the converted weights, and the prompts' gradient."""
     model, params = converted
     prompts, rest = partition(params, ((".*/vop_prompt", {"lr": 1.0}), (".*", "frozen")))
 
@@ -74,7 +74,7 @@ def test_embeddings_logits_and_loss(ours, golden):
 
 
 def test_blocks(ours, golden):
-    """Prompts of frames leave every block but the last."""
+    """Frame prompts are removed after every block but the last."""
     visual, text = ours[1]["visual_out"], ours[1]["text_out"]
     for layer in range(2):
         close(visual[f"block_{layer}"].x[:, :, 0], golden[f"visual_block{layer}_cls"], 2e-5)
@@ -96,7 +96,7 @@ def test_gradients(ours, golden):
 
 @pytest.mark.slow
 def test_what_ordinary_texts_read(converted, golden):
-    """Padding before the suffix, so that nothing reads that; or their ends, where one is asked."""
+    """They are read at padding before the suffix, so nothing reads the suffix; or at their ends."""
     model, params = converted
     ids = golden["text_ids"]
 
@@ -116,7 +116,7 @@ def test_what_ordinary_texts_read(converted, golden):
 
 
 def leaves(tensors, variant):
-    """The golden file's tensors by the paths of a variant's leaves."""
+    """The golden file's tensors, by path of a variant's leaves."""
     generated = {"P": 3, "C": 3, "F": 0}.get(variant, 2)
     found = {"logit_scale": np.float32(0)}
     if generated < 3:
@@ -133,7 +133,7 @@ def leaves(tensors, variant):
 
 
 def context(tensors):
-    """Of the generator of C."""
+    """Leaves of the generator of C."""
     found = {
         "shared_VoP/prompts/kernel": tensors["context.fc.weight"].T,
         "shared_VoP/prompts/bias": tensors["context.fc.bias"],
@@ -154,7 +154,7 @@ def context(tensors):
 
 @pytest.fixture(scope="module")
 def reading(shared):
-    """Numbers and weights of one reading of the variants."""
+    """Golden numbers and weights for one reading of the variants."""
     path = shared / "golden/vop/variants_our_reading.safetensors"
     return numbers(shared, "vop/variants_our_reading"), (safetensors.numpy.load_file(path))
 
@@ -233,7 +233,7 @@ TEMPME = {"layers": (0, 1), "join": (2, 2), "r": 1, "keep_cross": 70, "keep_intr
     [("P", [2, 1, 2 + 4]), ("basic", [2, 1, 3]), ("C", [2, 1, 2 + 4])],
 )
 def test_prompts_of_each_frame_stay_with_it_where_clips_are_joined(variant, expected):
-    """Two generic prompts, and one of each of four frames, in the last block's one clip."""
+    """P and C have two generic prompts and one per frame, of four, in the last block's one clip."""
     model = small(variant, tempme=TEMPME)
     video, _ = example_inputs(SMALL, 4, 5)
     encode = forward(model, "encode_video", capture=True)

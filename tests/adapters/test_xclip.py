@@ -1,4 +1,4 @@
-"""X-CLIP against golden numbers of the published modules and transformers' model of it."""
+"""X-CLIP against golden numbers of the published modules and transformers' implementation."""
 
 import dataclasses
 import json
@@ -53,7 +53,7 @@ def model(shared, folder):
 
 
 def scored(module, video, ids):
-    """Scores of every video with every class, and what both towers put out."""
+    """Scores of every video with every class, and the outputs of both towers."""
     _, out = module.encode_video(video, capture=True)
     text = module.encode_text(ids)[1]
     return module.scores(module.video_parts(out), module.text_parts(text)), out, text
@@ -66,7 +66,7 @@ def test_options_and_frames_are_read_off_the_tensors(model):
 
 @pytest.fixture(scope="module")
 def ran(golden, model):
-    """All of it as one program: losses, scores, what modules put out, and gradients."""
+    """Losses, scores, modules' outputs and gradients, from one program."""
 
     def traced(module, _):
         kinds = (xclip.FrameTransformer, xclip.Prompts, xclip.Layer)
@@ -117,7 +117,7 @@ def test_traces_and_logits(golden, model, ran):
         block = traced["visual"][f"blocks_{layer}"]
         (message,) = block["xclip"]["message"]["__call__"]
         np.testing.assert_allclose(message, golden[f"block{layer}_message_fc"], **at)
-        # Here the message stands behind the class token, not at the end.
+        # Here the message stands after the class token, not at the end.
         read = golden[f"block{layer}_attention_input"]
         read = np.concatenate([read[:, :, :1], read[:, :, -1:], read[:, :, 1:-1]], axis=2)
         norm = model.params["visual"][f"blocks_{layer}"]["norm1"]
@@ -126,7 +126,7 @@ def test_traces_and_logits(golden, model, ran):
 
 
 def test_losses_and_gradients(golden, ran):
-    """With all trained, and as published: of texts that are embedded once by a frozen tower."""
+    """With all leaves trained; and as published, with texts embedded once by a frozen tower."""
     gradients, (losses, *_) = ran
     wanted = [golden[name] for name in ("loss_ce", "loss_smooth0.1", "loss_soft")]
     np.testing.assert_allclose(losses, wanted, rtol=1e-5)
@@ -147,7 +147,7 @@ def test_a_published_file_comes_back_bit_for_bit(shared, folder, model):
 
 @pytest.mark.slow
 def test_transformers_folders_are_read(folder, model):
-    """Of a model that came under other names."""
+    """The folder holds a model that was read under other names."""
     reverse(folder / "model", folder / "hf", "xclip_hf")
     convert(folder / "hf", folder / "again")
     again = load_folder(str(folder / "again"))
@@ -159,7 +159,7 @@ def test_transformers_folders_are_read(folder, model):
 
 @pytest.mark.slow
 def test_transformers_computes_the_same(golden, folder, model):
-    """What it reads of the folder that is written."""
+    """From the folder that is written here."""
     torch = pytest.importorskip("torch", reason=NO_TORCH)
     transformers = pytest.importorskip("transformers")
     reverse(folder / "model", folder / "theirs", "xclip_hf")
@@ -206,7 +206,7 @@ def test_other_parts_than_the_published_are_refused(folder, model, tmp_path):
 
 @pytest.mark.slow
 def test_where_it_starts():
-    """P has deviation 1; queries, keys and values are drawn as torch's one matrix of all three."""
+    """P has deviation 1; queries, keys and values are drawn like torch's joint matrix."""
     spec = DualEncoderSpec(
         VisionSpec(16, 8, 64, 1, 1, 128), TextSpec(6, 20, 16, 1, 2, 32), embed_dim=64
     )
@@ -254,7 +254,7 @@ def test_another_branch_leaves_it_no_patches():
 
 
 def test_leaves_of_the_config_are_as_many_as_published():
-    """MSTA's Table 5 has 132M."""
+    """MSTA's Table 5 says 132M."""
     config = load_config("configs/msta.py:full_k400_xclip")
     params = abstract_params(build_for_shapes(config["model"]))
     trained = by_path(partition(params, config["rules"])[0])
@@ -289,7 +289,7 @@ def test_counts_of_sizes(size, frames, trained, products, norms):
 
 @pytest.mark.slow
 def test_a_folder_scores_videos_with_texts(golden, model, folder, tmp_path):
-    """By vlt.load, as the published code does; as programs of one alone it is refused."""
+    """vlt.load scores as the published code does; exporting each tower alone is refused."""
     loaded = vlt.load(str(folder / "model"))
     frames = golden["video"].astype(np.float32)
     scores = loaded.scores(frames, golden["text_ids"])

@@ -5,11 +5,11 @@ import torch
 
 from vlt.models.dual_encoder import DualEncoder
 
-HEADS, LAYERS = 2, 2  # of both towers
+HEADS, LAYERS = 2, 2  # in both towers
 
 
 class TorchAdapter(torch.nn.Module):
-    """Algorithm 1, and with a convolution Algorithm 2: the list of layers that the paper gives."""
+    """Algorithm 1, or Algorithm 2 where there is a convolution, as the paper lists their layers."""
 
     def __init__(self, leaf: dict, shared: torch.nn.Linear | None) -> None:
         super().__init__()
@@ -27,8 +27,8 @@ class TorchAdapter(torch.nn.Module):
         return h if self.shared is None else torch.relu(self.shared(h))
 
     def forward(self, x: torch.Tensor, frames: int = 0, replicate: bool = False) -> torch.Tensor:
-        """Words [b, l, d], or CLS and patches: of a joint tower [b, 1 + n * frames, d], of frames
-        apart [b, frames, 1 + n, d]."""
+        """x: words [b, l, d], or CLS and patches: [b, 1 + n * frames, d] in a joint tower,
+        [b, frames, 1 + n, d] with frames apart."""
         h = self.hidden(x)
         if not frames:
             return self.up(h)
@@ -78,7 +78,7 @@ def torch_block(leaf: dict, x: torch.Tensor, causal: bool) -> torch.Tensor:
 
 
 class TorchTowers:
-    """Both towers behind their stems, with adapters of the model's leaves."""
+    """Both towers after their stems, with adapters built from the model's leaves."""
 
     def __init__(self, model: DualEncoder, params: dict) -> None:
         self.options, self.params = model.methods[-1], params
@@ -99,7 +99,7 @@ class TorchTowers:
         return x
 
     def features(self, stems: dict[str, np.ndarray], ids: np.ndarray, patches: int) -> torch.Tensor:
-        """Of videos and texts, [2, b, e], from what enters the blocks. patches: of a frame."""
+        """Video and text features, [2, b, e], from the blocks' inputs. patches: per frame."""
         replicate = self.options.cls_temporal == "replicate"
         video = torch.tensor(stems["visual"])
         joint = video.shape[1] == 1
@@ -114,7 +114,7 @@ class TorchTowers:
         return torch.stack([cls if joint else cls.mean(1), text])
 
     def gradients(self) -> dict:
-        """By our paths and in our layout."""
+        """The adapters' gradients, by our paths and in our layout."""
         found = {}
         for (tower, block), adapter in self.adapters.items():
             for name, layer in adapter.named_children():

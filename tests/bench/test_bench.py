@@ -29,7 +29,7 @@ from vlt.tasks.retrieval import Retrieval
 from vlt.tasks.weight_interpolation import WeightInterpolation
 from vlt.training.program import TrainingProgram
 
-# Of the moving-shapes config's proportions, and quicker to compile.
+# The moving-shapes config's proportions, quicker to compile.
 SPEC = DualEncoderSpec(
     VisionSpec(32, 8, 16, 4, 2, 32), TextSpec(16, 43, 8, 1, 2, 16), embed_dim=4
 )  # 16 patches
@@ -47,7 +47,7 @@ def small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def full_step():
-    """Full fine-tuning of all of `FULL`, with a state."""
+    """A started step of `FULL`, which fine-tunes all leaves."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "tiny_clip", SPEC)
         return step.Step(config(FULL), batch=2).start()
@@ -58,7 +58,7 @@ def config(overrides=None):
 
 
 def build(*methods, **options):
-    """A tower, and weights and clip positions without compiling an initialisation."""
+    """A tower with random weights and clip positions, without compiling an initialisation."""
     model = DualEncoder(SPEC, methods, FRAMES, frame_norm=True, **options)
     rng = np.random.default_rng(0)
     shapes = forward.without_text(abstract_params(model))
@@ -66,7 +66,7 @@ def build(*methods, **options):
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():
-    times = np.array([[1.0, 2.0], [10.0, 30.0], [2.0, 3.0]])  # medians alone would say 1.5
+    times = np.array([[1.0, 2.0], [10.0, 30.0], [2.0, 3.0]])  # the ratio of medians would be 1.5
     assert timing.ratio(times, slow=1, fast=0) == 2.0
 
 
@@ -112,7 +112,7 @@ def test_slicing_keeps_proportional_attention():
 
 @pytest.mark.slow
 def test_forward_is_compared_column_by_column(monkeypatch):
-    # Rounds of: TempMe, LoRA, full, TempMe sliced.
+    # Each round times TempMe, LoRA, full, and TempMe sliced.
     times = np.array([[2.0, 6.0, 4.0, 1.5]] * 3)
     monkeypatch.setattr(forward, "turns", lambda *functions, rounds: times[:, : len(functions)])
     against = {"lora": config(LORA).model, "full": config(FULL).model}
@@ -122,7 +122,7 @@ def test_forward_is_compared_column_by_column(monkeypatch):
     lora, full = found["against"]["lora"], found["against"]["full"]
     assert (lora["forward_s"], lora["times_as_fast"]) == (6.0, 3.0)
     assert (full["forward_s"], full["times_as_fast"]) == (4.0, 2.0)
-    # LoRA is merged: one has no merging, the other is the config itself.
+    # LoRA is folded in: one config then merges no tokens, the other is the config itself.
     assert lora["times_the_operations"] == pytest.approx(lora["gmacs"] / found["gmacs"])
     assert lora["times_the_operations"] > 1.1
     assert full["times_the_operations"] == 1.0
@@ -182,7 +182,7 @@ def test_torch_refuses_what_it_does_not_know(methods):
     ],
 )
 def test_a_random_batch_is_within_each_entrys_range(name, kind, numbers):
-    """Of a vocabulary that no byte holds, and more videos than classes."""
+    """With a vocabulary that a byte cannot index, and more videos than classes."""
     options = load_config(f"configs/{name}", {"model.checkpoint": "", "optimizer.accumulate": 1})
     if "class_count" in options.task:
         options.task.class_count = 8
@@ -208,7 +208,7 @@ def test_a_step_trains_every_leaf_and_gives_its_state_away(full_step):
     for _ in range(2):
         assert np.isfinite(main.run()["loss"])
         assert np.isfinite(backbone()).all()
-    # The first step of a rise moves nothing.
+    # The first step of the warm-up moves nothing.
     assert np.abs(main.state.trained["visual"]["class_embedding"] - before).max() > 0
 
 
@@ -216,7 +216,7 @@ def test_a_step_trains_every_leaf_and_gives_its_state_away(full_step):
 def test_steps_are_compared_column_by_column(monkeypatch, full_step):
     monkeypatch.setattr(full_step, "start", lambda: full_step)
     monkeypatch.setattr(step, "Step", lambda config, batch: full_step)
-    # Rounds of: the config, its backbone's forward pass, the other.
+    # Each round times the config, its backbone's forward pass, and the other config.
     monkeypatch.setattr(step, "turns", lambda *functions, rounds: np.array([[2.0, 1.0, 3.0]]))
     found = step.bench_step(None, batch=2, against={"other": None})
     assert found["step_s"] == 2.0 and found["step_over_forward"] == 2.0
@@ -235,7 +235,7 @@ def test_memory_of_a_step_is_planned_and_not_taken(monkeypatch, full_step):
         assert planned["peak_bytes"] == kept + planned["temporary_bytes"]
         assert planned["temporary_bytes"] > 0
     assert full["of_its_peak"] == found["peak_bytes"] / full["peak_bytes"]
-    # Weights and both moments of all of them take each other's place; LoRA's alone are less.
+    # All weights and both their moments are updated in place; LoRA's alone take fewer bytes.
     trained = 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(full_step.state.trained))
     assert full["aliased_bytes"] >= trained > found["aliased_bytes"]
 

@@ -1,4 +1,4 @@
-"""The figures of answers beside torch's are there, and both sides write the same."""
+"""The benchmark of answers reports its figures beside torch's, and both sides write the same."""
 
 import pytest
 
@@ -11,4 +11,4 @@ def test_both_sides_write_the_same():
     found = bench_conversation(LlamaSpec(64, 50, 32, 1, 2, 48), "float32", 9, 2, 4, 1)
     assert found["same_ids"] == 1
     assert all(found[name] > 0 for name in ("prefill_s", "prefill_matmul_share"))
-    assert {"times_as_fast", "memory_share"} <= found.keys()  # of so few, clocks tell nothing
+    assert {"times_as_fast", "memory_share"} <= found.keys()  # too few tokens to compare times

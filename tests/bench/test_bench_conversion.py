@@ -1,4 +1,4 @@
-"""The benchmark of conversion's memory, on a model of one narrow layer."""
+"""The benchmark of conversion memory, on a model of one narrow layer."""
 
 import re
 import subprocess

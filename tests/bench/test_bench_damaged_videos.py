@@ -51,7 +51,7 @@ def test_flips_are_1_to_64_bits_anywhere_or_at_an_end():
         counts.append(len(places))
         spans.append((places.min(), places.max()))
     assert min(counts) == 1 and 32 < max(counts) <= 64
-    assert np.median(counts) < 16  # few as likely as many
+    assert np.median(counts) < 16  # small counts are as likely as large ones
     first = sum(end < 2048 for _, end in spans)
     last = sum(begin >= 10_000 - 2048 for begin, _ in spans)
     assert 50 < first < 150 and 50 < last < 150 and first + last < 180
@@ -94,7 +94,7 @@ def test_memory_that_grows_is_not_flat():
     clips = np.arange(5000)
     assert growth(100e6 + 0 * clips) == 0
     assert growth(100e6 + 5000 * clips) >= 0.9 * 15e6
-    assert growth(100e6 + 50e6 * (clips > 500)) == 0  # what is filled once
+    assert growth(100e6 + 50e6 * (clips > 500)) == 0  # a buffer that is filled once
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines answer to what is wrong: a sentence and a status, no trace."""
+"""The benchmarks' command lines answer mistakes with a sentence and a status, not a traceback."""
 
 import importlib
 import subprocess

@@ -1,4 +1,4 @@
-"""The campaign of failures: it harms what it says, and sees when a run does not end the same."""
+"""The campaign of failures: its harms are what they say, and it sees runs that end differently."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from vlt.training.checkpoints import TrainingCheckpoints
 
 @pytest.fixture
 def job(tmp_path):
-    """A job whose whole run is written here."""
+    """A job whose whole run is written by the test."""
     made = Job(tmp_path)
     write(made.whole, 1.0)
     return made

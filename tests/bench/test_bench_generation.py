@@ -23,7 +23,7 @@ SEARCH = Search(beams=3, max_length=8, min_length=8, semantics="transformers")
 
 
 def spread(*arguments):
-    """Weights so large that words depend on the video."""
+    """Initial weights, scaled up so that words depend on the video."""
     return jax.tree.map(lambda x: 4 * x, init_params(*arguments))
 
 

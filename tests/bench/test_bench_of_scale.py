@@ -1,4 +1,4 @@
-"""Benchmarks of large numbers, on small ones."""
+"""The large-scale benchmarks, on small numbers."""
 
 import json
 

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.mark.slow
 def test_both_ways_are_measured(capsys, tmp_path):
-    pytest.importorskip("lancedb")  # takes two seconds, in every process that collects tests
+    pytest.importorskip("lancedb")  # takes two seconds, so not at collection
     from vlt.bench import search
 
     arguments = ["--exact=1000", "--graph=2000", "--width=32", "--queries=10", "--json"]

@@ -18,10 +18,10 @@ def cell(per_chip: int, peak_gb: float, chips: int = 8, fits: bool = True) -> di
 
 
 def test_the_power_of_two_that_should_fit_last():
-    # 0.5 GB a video and 1 GB in any case: 16 GB are 30 videos, so 16; after it 32 with its 17 GB.
+    # 0.5 GB per video plus 1 GB: 16 GB hold 30 videos, so 16; after 16 comes 32, with 17 GB.
     assert larger_power(cell(4, 3.0), 16 * GB) == 16
     assert larger_power(cell(16, 9.0), 16 * GB) == 32
-    # 32 need 0.6 * 32 + 1 GB: surely too much.
+    # 32 need 0.6 * 32 + 1 GB, which is certainly too much.
     assert larger_power(cell(16, 10.6), 16 * GB) is None
     assert larger_power(cell(13, 7.5), 16 * GB) == 16
 
@@ -29,9 +29,9 @@ def test_the_power_of_two_that_should_fit_last():
 @pytest.mark.parametrize(
     ("start", "last", "tried"),
     [
-        (4, 32, [16, 32, 64, 32]),  # one too far; Cells has 32 already
-        (4, 100, [16, 32, 64]),  # cheaper than foreseen
-        (4, 10, [16, 8]),  # dearer
+        (4, 32, [16, 32, 64, 32]),  # goes one too far; Cells already has 32
+        (4, 100, [16, 32, 64]),  # needs less than predicted
+        (4, 10, [16, 8]),  # needs more
         (13, 13, [16, 8]),
         (12, 1, [8, 4, 2, 1]),
         (1, 0, []),
@@ -42,7 +42,7 @@ def test_the_search_goes_up_and_comes_down(start, last, tried):
 
     def compile_at(per_chip):
         asked.append(per_chip)
-        # What is held says 0.5 GB a video until 16, then less.
+        # Memory grows by 0.5 GB per video up to 16 videos, then by less.
         held = 1 + (0.5 * per_chip if per_chip <= 16 else 0.1 * per_chip + 6)
         return cell(per_chip, held, fits=per_chip <= last)
 
@@ -58,7 +58,7 @@ def per_video():
 
 @pytest.fixture
 def compiler(monkeypatch, per_video):
-    """A compiler whose steps need 1 GB, and so many a video."""
+    """A compiler whose steps need 1 GB plus `per_video` GB per video."""
     asked = []
 
     def compiled(config, topology, batch, limit):
@@ -78,7 +78,7 @@ def test_the_largest_batch_is_found_and_nothing_compiled_twice(tmp_path, compile
     for _ in range(2):
         cells = Cells(file)
         fill(cells, CONFIG, "v5e:2x4", largest=True)
-    # 16 a chip as configured need 9 GB; 32 need 17 of 15.75 GiB.
+    # As configured, 16 per chip need 9 GB; 32 need 17 GB, with 15.75 GiB available.
     assert compiler == [("v5e:2x4", 128), ("v5e:2x4", 256)]
     assert [found["fits"] for found in cells.all] == [True, False]
     assert len(file.read_text().splitlines()) == 2
@@ -94,7 +94,7 @@ def test_the_largest_batch_is_found_and_nothing_compiled_twice(tmp_path, compile
 def test_smaller_batches_are_tried_until_one_fits(tmp_path, compiler, per_video):
     cells = Cells(tmp_path / "cells.jsonl")
     fill(cells, CONFIG, "v5e:2x4", largest=True)
-    # 16 a chip need 81 GB, 8 and 4 too much still, 2 need 11 GB.
+    # 16 per chip need 81 GB, 8 and 4 still too much, 2 need 11 GB.
     assert compiler == [("v5e:2x4", 8 * per_chip) for per_chip in (16, 8, 4, 2)]
 
 

@@ -1,4 +1,4 @@
-"""Which time of a step is divided by which, without compiling one; test_bench.py runs one."""
+"""Which step time is divided by which, without compiling a step; test_bench.py runs one."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from vlt.bench import step
 
 @pytest.fixture
 def steps(monkeypatch):
-    """Steps that are the names of their configs, and plan so many bytes."""
+    """Steps that stand for the names of their configs, each with a fixed number of peak bytes."""
     made = []
 
     class Named:

@@ -1,4 +1,4 @@
-"""ViCLIP's benchmark at a small size: the torch peer computes what is compared with it."""
+"""ViCLIP's benchmark at a small size: the torch peer computes the same."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Numbers that no run can do with are refused by key, value and range, whatever brings them."""
+"""Numbers that no run can use are refused by key, value and range, wherever they come from."""
 
 import re
 import subprocess

@@ -82,7 +82,7 @@ def test_an_unknown_file_lists_the_known(config_file):
 
 
 def test_a_name_is_that_of_a_file_here_or_of_the_package(config_file, monkeypatch):
-    """Whatever else is called so in the folder."""
+    """Files and folders of the same name in the working directory do not matter."""
     pathlib.Path("btadapter").write_text("a file")
     pathlib.Path("clip").mkdir()
     assert configuration.load_config("btadapter:masked").model.mask == 0.7

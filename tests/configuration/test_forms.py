@@ -1,4 +1,4 @@
-"""A tuple or a dict of another form than its key's is a sentence, whatever brings it."""
+"""A tuple or dict whose form does not fit its key gives one sentence, wherever it comes from."""
 
 import pytest
 
@@ -23,11 +23,11 @@ KEYS = (
     "task.losses", "data", "data.train", "evals", "optimizer", "optimizer.schedule", "train",
     "compare", "repeats", "table", "more_tables",
 )  # fmt: skip
-# Of these values, those that fit.
+# The values above that fit their keys.
 RIGHT = {
     "model.methods": (("x",),),
     "task.losses": ({"a": 1},),
-    "data.train": ({"a": 1},),  # which lacks what is said where it is read
+    "data.train": ({"a": 1},),  # what it lacks is reported where it is read
     "optimizer.schedule": ({"a": 1},),
 }
 

@@ -1,4 +1,4 @@
-"""Options of methods, optimizers and schedules that a config does not hold; rows of a sweep."""
+"""Options of methods, optimizers and schedules that a config does not list; rows of a sweep."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def _in_checkout(monkeypatch):
 
 
 def typed(*arguments: str) -> dict:
-    """Model and optimizer of what a command line makes of the config."""
+    """Model and optimizer sections of the config after a command line's overrides."""
     code = """
         import json, sys
         sys.argv = ["vlt inspect", "--config=tempme:msrvtt_b32_lora", *json.loads(sys.argv[1])]

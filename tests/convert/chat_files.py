@@ -1,4 +1,4 @@
-"""Parts of the golden chat models, each in files of its own, under the names of its publisher."""
+"""Parts of the golden chat models, each in its own files, under its publisher's names."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from vlt.storage.trees import load_tree
 
 Tensors = dict[str, np.ndarray]
 
-# What the golden models' tensors can't tell, where no config.json lies beside them.
+# What the golden models' tensors cannot tell without a config.json beside them.
 SETTINGS = {"text.norm_eps": 1e-6, "text.heads": 4, "visual.heads": 4, "qformer.heads": 4}
 
 
@@ -22,7 +22,7 @@ def golden(shared: Path, name: str) -> Tensors:
 
 
 def chosen(tensors: Tensors, pattern: str, renamed: str = r"\g<0>") -> Tensors:
-    """Tensors whose names begin with the pattern, which is replaced."""
+    """Tensors whose names begin with `pattern`, which `renamed` replaces."""
     held = [name for name in tensors if re.match(pattern, name)]
     found = {re.sub(f"^({pattern})", renamed, name): tensors[name] for name in held}
     assert found
@@ -38,7 +38,7 @@ def save(path: Path, tensors: Tensors) -> Path:
 def llama_folder(
     folder: Path, tensors: Tensors, tokenizer: Path, file: str = "tokenizer.model", **config: object
 ) -> Path:
-    """As transformers saves a LLaMA of the golden models' sizes."""
+    """Writes a LLaMA of the golden models' sizes as transformers saves it."""
     save(folder / "model.safetensors", tensors)
     rows = tensors["model.embed_tokens.weight"].shape[0]
     sizes = {
@@ -58,7 +58,7 @@ def llama_folder(
 
 
 def leaves(folder: Path) -> Tensors:
-    """A model folder's, by path."""
+    """A model folder's leaves, by path."""
     return dict(traverse_util.flatten_dict(load_tree(folder / "weights"), sep="/"))
 
 

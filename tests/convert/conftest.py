@@ -1,4 +1,4 @@
-"""Published checkpoints at random weights, made on the spot."""
+"""Published checkpoints with random weights, made on the spot."""
 
 import importlib
 import json
@@ -34,7 +34,7 @@ def clip() -> "CLIPModel":
 
 @pytest.fixture(scope="session")
 def clip_folder(clip: "CLIPModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, as transformers saves it."""
+    """The folder of `clip`, as transformers saves it."""
     folder = tmp_path_factory.mktemp("hf")
     clip.save_pretrained(folder)
     return folder
@@ -48,6 +48,6 @@ def openai() -> "nn.Module":
 
 
 def torch_models() -> ModuleType:
-    """The models, or a skip where torch is not installed."""
+    """The module of torch models; skips the test where torch is not installed."""
     pytest.importorskip("torch", reason=NO_TORCH)
     return importlib.import_module("torch_models")

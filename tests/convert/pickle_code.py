@@ -11,13 +11,13 @@ class Code(bytes):
 
 
 def name(full: str) -> Code:
-    """GLOBAL of 'module.name'."""
+    """The GLOBAL opcode of 'module.name'."""
     module, _, attribute = full.rpartition(".")
     return Code(b"c%s\n%s\n" % (module.encode(), attribute.encode()))
 
 
 def code(value: Any) -> Code:
-    """The opcodes of a value, which may hold Code."""
+    """The opcodes that push a value, which may contain Code."""
     if isinstance(value, Code):
         return value
     if type(value) is tuple:
@@ -34,7 +34,7 @@ def code(value: Any) -> Code:
 
 
 def call(full: str, *args: Any) -> Code:
-    """REDUCE of a name."""
+    """The opcodes that call a name by REDUCE."""
     return Code(name(full) + code(args) + b"R")
 
 
@@ -49,7 +49,7 @@ def storage(count: Any = 6, key: Any = "0", kind: str = "torch.FloatStorage", *v
 def tensor(
     under: Any = None, offset: Any = 0, size: Any = (6,), stride: Any = (1,), *more: Any
 ) -> Code:
-    """_rebuild_tensor_v2 over a storage of six float32 of the key '0'."""
+    """_rebuild_tensor_v2 over a storage, by default of six float32 under the key '0'."""
     under = storage() if under is None else under
     function = "torch._utils._rebuild_tensor_v2"
     return call(
@@ -68,7 +68,7 @@ def numpy_array(kind: Any, shape: Any, data: Any, fortran: Any = False) -> Code:
 
 
 def write_zip(path: Path, pickled: bytes, storages: dict[str, bytes], compression: int = 0) -> None:
-    """torch's zip format around a pickle."""
+    """Writes torch's zip format around a pickle."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("model/data.pkl", pickled)
         archive.writestr("model/version", "3\n")
@@ -79,7 +79,7 @@ def write_zip(path: Path, pickled: bytes, storages: dict[str, bytes], compressio
 def write_legacy(
     path: Path, pickled: bytes, storages: dict[str, bytes], width: int = 4, keys: Any = None
 ) -> None:
-    """torch's old format around a pickle; width: bytes of an element."""
+    """Writes torch's old format around a pickle. width: bytes per element."""
     head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
     parts = [pickle.dumps(part, 2) for part in head]
     parts += [pickled, pickle.dumps(list(storages) if keys is None else keys, 2)]

@@ -1,10 +1,10 @@
-"""Mutated and generated pickles, bare and in torch's files, in a process of its own.
+"""Reads mutated and generated pickles, bare and in torch's files, in its own process.
 
     python pickle_fuzz.py FOLDER SEED COUNT
 
-Prints counts as JSON. Ends with another status than 0 at the first case that raises anything but a
-ConversionError, opens, imports or runs anything, makes a value of a type that it may not make or an
-array outside of its bytes, or takes long; memory, processor time and file sizes are limited.
+Prints counts as JSON. Exits with a nonzero status at the first case that raises anything but a
+ConversionError, that opens, imports or runs anything, that makes a value of a forbidden type or an
+array outside its bytes, or that takes too long; memory, CPU time and file sizes are limited.
 """
 
 import collections
@@ -43,7 +43,7 @@ from vlt.convert.placeholders import Name, Opaque
 from vlt.convert.resolve import read_pickle, resolve
 from vlt.convert.torch_files import read_torch_file
 
-_SLOWEST = 5.0  # seconds a case
+_SLOWEST = 5.0  # seconds per case
 _MEMORY = 3 * 2**30
 _VALUES = {type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set}
 _VALUES |= {np.ndarray, Opaque, Name}
@@ -75,7 +75,7 @@ _SINGLE = b"".join(op.code.encode("latin-1") for op in pickles.opcodes if op.arg
 
 
 class _Generator:
-    """Programs of opcodes that are mostly well formed."""
+    """Generates programs of opcodes that are mostly well formed."""
 
     def __init__(self, source: random.Random) -> None:
         self.source = source
@@ -214,7 +214,7 @@ class _Generator:
 
 
 def _mutated(source: random.Random, data: bytes, other: bytes) -> bytes:
-    """A few changes: bytes, numbers, opcodes, pieces lost, doubled, or of another case."""
+    """Makes a few changes: bits, opcodes, numbers; pieces cut, repeated or taken from `other`."""
     result = bytearray(data)
     for _ in range(source.choice((1, 1, 2, 3, 8))):
         at = source.randrange(len(result) + 1)
@@ -283,7 +283,7 @@ def _check_array(array: np.ndarray) -> None:
 
 
 class _Watch:
-    """An audit hook that knows one file alone, while it is on."""
+    """An audit hook that, while on, ends the process at anything but reading one file."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -315,7 +315,7 @@ def _cases(seed: int, count: int):
 
 
 def _write(source: random.Random, path: Path, data: bytes) -> None:
-    """A whole file around a case; some are damaged outside of the pickle too."""
+    """Writes a whole file around a case; some are also damaged outside the pickle."""
     storages = {"0": bytes(24), "1": bytes(4), "2": b""}
     write = source.choice((write_zip, write_legacy))
     write(path, data, storages)
@@ -335,7 +335,7 @@ def _reader(source: random.Random, path: Path, number: int, data: bytes) -> Call
 
 
 def _count_uses() -> tuple[collections.Counter, collections.Counter]:
-    """Counters of the opcodes and names that the cases reach."""
+    """Starts counting the opcodes and names that the cases reach."""
     opcodes: collections.Counter = collections.Counter()
     names: collections.Counter = collections.Counter()
 
@@ -369,7 +369,7 @@ def main(folder: str, seed: str, count: str) -> None:
     for number, data in _cases(int(seed), int(count)):
         read = _reader(source, path, number, data)
         began = time.process_time()
-        # The first cases load what decoding loads once.
+        # The first cases load what decoding loads only once.
         watch.on = number >= 500
         try:
             outcomes["values"] += _walk(read())

@@ -1,4 +1,4 @@
-"""ActionCLIP's layouts: there, back bit for bit, and what does not fit."""
+"""ActionCLIP's layouts: read, written back bit for bit, and refused where they do not fit."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ FUSION = "fusion_model_state_dict"
 
 
 def entries(shared: Path, name: str, head: str = "") -> dict[str, dict[str, np.ndarray]]:
-    """The two entries that its code saves."""
+    """The two entries that ActionCLIP's code saves."""
     found = safetensors.numpy.load_file(shared / f"golden/actionclip/{name}.safetensors")
     starts = {"model_state_dict": "model_state_dict.", FUSION: f"fusion_{head}."}
     return {
@@ -26,7 +26,7 @@ def entries(shared: Path, name: str, head: str = "") -> dict[str, dict[str, np.n
 
 
 def read(entries: dict, folder: Path, tokenizer: str, *settings: str) -> str:
-    """The report of a conversion to `folder`/m."""
+    """Converts the entries to `folder`/m and returns the report."""
     saved = {
         entry: {name: torch.from_numpy(x.copy()) for name, x in tensors.items()}
         for entry, tensors in entries.items()
@@ -48,7 +48,7 @@ def read(entries: dict, folder: Path, tokenizer: str, *settings: str) -> str:
     ],
 )
 def test_there_and_back(shared, tmp_path, tokenizer, head, options):
-    """But for the positions that no head but one reads."""
+    """All tensors but the frame positions, which only one head reads."""
     name = "b_shift_frames4" if head == "shift" else "a_heads_frames5"
     given = entries(shared, name, head)
     report = read(given, tmp_path, tokenizer)
@@ -66,7 +66,7 @@ def test_there_and_back(shared, tmp_path, tokenizer, head, options):
         if n != UNREAD or head == "Transf"
     }
     found = {n.replace(".module.", "."): x for n, x in back.items()}
-    if head == "shift":  # A second entry without tensors leaves the names of the first as they are.
+    if head == "shift":  # An empty second entry leaves the first one's names without a prefix.
         found = {f"model_state_dict.{n}": x for n, x in found.items()}
     assert found.keys() == kept.keys()
     for n, x in kept.items():

@@ -24,7 +24,7 @@ def _write(path: Path, entries: dict[str, bytes], compression: int = zipfile.ZIP
 
 
 def _patch(path: Path, place: int, form: str, *values: int) -> None:
-    """Overwrites numbers of the first entry in the central directory."""
+    """Overwrites fields of the first entry in the central directory."""
     data = bytearray(path.read_bytes())
     struct.pack_into(form, data, data.index(b"PK\x01\x02") + place, *values)
     path.write_bytes(data)
@@ -52,7 +52,7 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated(tmp_path: Path):
     path = _write(tmp_path / "a.zip", {"a": bytes(200_000_000)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(ConversionError, match="8 times the size of the file"):
         _archive(path).read("a")
-    # The size that the archive claims is not believed.
+    # The size that the archive claims is not trusted.
     _patch(path, 24, "<I", 100)
     with pytest.raises(ConversionError):
         _archive(path).read("a")

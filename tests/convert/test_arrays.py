@@ -1,4 +1,4 @@
-"""The function that makes arrays of a file's bytes."""
+"""The function that makes arrays from a file's bytes."""
 
 import itertools
 import operator
@@ -17,7 +17,7 @@ _COUNTS = st.one_of(st.integers(0, 6), st.sampled_from([-1, 2**31, 2**62, 2**63,
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 30), st.lists(st.tuples(_COUNTS, _COUNTS), max_size=4), _COUNTS)
 def test_an_array_is_inside_of_its_bytes_or_an_error(held, dimensions, offset):
-    """Against the positions of all its elements, counted one by one."""
+    """Compares with the positions of all elements, computed one by one."""
     size, stride = (tuple(d[i] for d in dimensions) for i in (0, 1))
     data = memoryview(np.arange(held, dtype=np.int16).tobytes())
     try:
@@ -30,7 +30,7 @@ def test_an_array_is_inside_of_its_bytes_or_an_error(held, dimensions, offset):
         return
     assert array.shape == size
     assert not array.flags.writeable
-    # A step of 0 makes sizes of 2**31 possible; beside an axis of none, `product` would list them.
+    # A step of 0 makes sizes of 2**31 possible; beside an empty axis, `product` would list them.
     if 0 < array.size < 10_000:
         places = itertools.product(*map(range, size))
         expected = [offset + sum(map(operator.mul, stride, place)) for place in places]

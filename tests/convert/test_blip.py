@@ -1,4 +1,4 @@
-"""BLIP's layouts: there, back bit for bit, and what does not fit."""
+"""BLIP's layouts: read, written back bit for bit, and refused where they do not fit."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_huggingface_folder_comes_back_as_one(kind, tmp_path, words):
         assert {k: v for k, v in same.items() if k != "projection_dim"} == {
             k: v for k, v in original[tower].items() if k != "projection_dim"
         }
-    # And is a source like the first.
+    # The result can be converted like the first source.
     convert(tmp_path / "back", tmp_path / "again")
     specs = [read_model_config(tmp_path / name).spec for name in ("model", "again")]
     assert specs[0] == specs[1]
@@ -160,7 +160,7 @@ def test_heads_are_64_wide_unless_set(captioner, tmp_path, words):
 
 
 def test_a_fine_tuned_file_of_token_mixing(captioner, tmp_path, words):
-    """Its mixing block has the names of a plain one, so mixing must be told."""
+    """Its mixing block has a plain block's names, so mixing must be set."""
     state = {f"module.{name}": tensor for name, tensor in authors_state(captioner).items()}
     rest = {"optimizer": {"state": {}, "param_groups": []}, "config": {"vit": "base"}, "epoch": 4}
     path = _save(tmp_path / "checkpoint_best.pth", state, **rest)
@@ -200,7 +200,7 @@ def test_a_config_for_another_task(captioner, tmp_path, words):
     path.write_text(json.dumps(fields | {"architectures": ["BlipForQuestionAnswering"]}))
     with pytest.raises(ConversionError, match="kind answerer: missing text_encoder$"):
         convert(tmp_path / "hf", tmp_path / "model", tokenizer=words)
-    # A set kind goes first.
+    # A kind that is set takes precedence.
     convert(tmp_path / "hf", tmp_path / "model", settings={"kind": "captioner"}, tokenizer=words)
 
 

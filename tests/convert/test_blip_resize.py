@@ -1,4 +1,4 @@
-"""Position embeddings for other image sizes: torch's numbers."""
+"""Position embeddings resized for other image sizes, with torch's numbers."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_a_resized_checkpoint(tmp_path: Path):
 
 
 def test_a_clip_too(clip_folder: Path, tmp_path: Path, tokenizer: str):
-    """A config.json says the size of the checkpoint, not the one that is wanted."""
+    """A config.json gives the checkpoint's size, not the one that is wanted."""
     settings = parse_settings(["visual.image_size=64"])
     convert(clip_folder, tmp_path / "model", settings=settings, tokenizer=tokenizer)
     config = read_model_config(tmp_path / "model")

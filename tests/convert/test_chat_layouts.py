@@ -1,4 +1,4 @@
-"""Chat models of parts that lie apart, and back: the golden LLaVA, MiniGPT-4 and InstructBLIP."""
+"""Chat models of separate parts, and back: the golden LLaVA, MiniGPT-4 and InstructBLIP."""
 
 import functools
 import json
@@ -33,7 +33,7 @@ def tokenizer(shared):
 
 @pytest.fixture(scope="module")
 def whole(shared, tokenizer, tmp_path_factory):
-    """{name: model folder} of each golden model, from one file."""
+    """The folder that holds each golden model's folder, by name, converted from one file."""
     folder = tmp_path_factory.mktemp("whole")
     for name in NAMES:
         given = Given(
@@ -66,7 +66,7 @@ def test_llava_of_parts(whole, shared, tokenizer, tmp_path):
         vision=save(tmp_path / "clip.safetensors", clip),
         connector=[save(tmp_path / "p.safetensors", chosen(tensors, r"model\.mm_projector"))],
         branch=[
-            # What a pre-trained branch's file holds besides is left alone.
+            # Other tensors in a pre-trained branch's file are ignored.
             save(
                 tmp_path / "branch.safetensors",
                 chosen(tensors, r"vision_tower\.", "backbone.")
@@ -92,7 +92,7 @@ def test_a_qformer_of_parts(name, whole, shared, tokenizer, tmp_path):
     language = {"minigpt4": "llama_model", "instructblip": "llm_model"}[name]
     projection = {"minigpt4": "llama_proj", "instructblip": "llm_proj"}[name]
     blip = chosen(tensors, r"Qformer|query|ln_vision")
-    # A stage of BLIP-2 has texts and other language models besides.
+    # A stage of BLIP-2 also holds tensors for texts and for other language models.
     words = {"Qformer.cls.predictions.bias": np.zeros(3, np.float32), "t5_proj.bias": np.ones(2)}
     words |= chosen(golden(shared, "instructblip"), r"Qformer\.bert\.embeddings")
     stages = {
@@ -125,7 +125,7 @@ def test_a_qformer_of_parts(name, whole, shared, tokenizer, tmp_path):
 
 @pytest.fixture(scope="module")
 def huggingface(shared, tokenizer, tmp_path_factory):
-    """The model folder of InstructBLIP as transformers saves it."""
+    """The model folder of InstructBLIP, converted from what transformers saves."""
     folder = tmp_path_factory.mktemp("hf")
     save(folder / "model.safetensors", golden(shared, "instructblip_hf"))
     config = shared / "golden/chat/instructblip_hf_small_config.json"
@@ -141,7 +141,7 @@ def huggingface(shared, tokenizer, tmp_path_factory):
 def test_huggingface_instructblip(huggingface, whole, shared, tmp_path):
     found, expected = leaves(huggingface), leaves(whole / "instructblip")
     expected = {path: x for path, x in expected.items() if "btadapter" not in path}
-    assert found["text/token_embedding/embedding"].shape == (514, 64)  # and the image token
+    assert found["text/token_embedding/embedding"].shape == (514, 64)  # one more, for images
     added = json.loads((huggingface / "tokenizer/tokenizer.json").read_text())["added_tokens"]
     assert [(x["content"], x["id"]) for x in added[3:]] == [("[PAD]", 512), (IMAGE, 513)]
     for path, axis in (("text/token_embedding/embedding", 0), ("text/head/kernel", 1)):
@@ -155,7 +155,7 @@ def test_huggingface_instructblip(huggingface, whole, shared, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("highest_precision")
 def test_huggingface_instructblip_answers_as_there(huggingface, shared):
-    """In transformers 5.24, which counts tokens of an image as words that occurred already."""
+    """As in transformers 5.24, which counts image tokens as words that have already occurred."""
     model = load(huggingface)
     stored, lavis = (
         np.load(shared / f"golden/chat/{name}_small.npz")
@@ -180,7 +180,7 @@ def test_huggingface_instructblip_answers_as_there(huggingface, shared):
 
 
 def test_tuned_files_go_before_what_they_were_tuned_from(whole, shared, tokenizer, tmp_path):
-    """BT-Adapter's btadapter_weight.bin and mm_projector.bin over the whole LLaVA."""
+    """BT-Adapter's btadapter_weight.bin and mm_projector.bin override the whole LLaVA."""
     tensors = golden(shared, "llava")
     branch = chosen(tensors, r"vision_tower\.btadapter", "model.vision_tower.btadapter")
     branch = {n: torch.tensor(x) for n, x in branch.items() if "_layers.3" not in n}
@@ -357,7 +357,7 @@ def test_configs_that_lie(shared, tokenizer, tmp_path):
 
 
 def test_files_that_lie(shared, tokenizer, tmp_path):
-    """Names, sizes and shapes that do not fit are told, and nothing is written."""
+    """Names, sizes and shapes that do not fit are reported, and nothing is written."""
     tensors = golden(shared, "llava")
     cases = {
         r"unexpected: model.layers.0.extra \(\[1\]\)": {"model.layers.0.extra": np.ones(1)},
@@ -382,7 +382,7 @@ def test_files_that_lie(shared, tokenizer, tmp_path):
 
 @pytest.mark.slow
 def test_a_tower_that_pools_is_read_token_by_token(shared, tokenizer, tmp_path):
-    """PE-Core's and its pixels, without what pools and projects; and EVA02's."""
+    """PE-Core's tower and preprocessing, without pooling and projection; and EVA02's."""
     llm = chosen(golden(shared, "llava"), r"model\.(?!mm_)|lm_head")
     llama_folder(tmp_path / "llm", llm, tokenizer, "tokenizer.json")
     for name, rope in (("pe_core_small", "pe"), ("eva02_small", "eva")):
@@ -405,7 +405,7 @@ def test_a_tower_that_pools_is_read_token_by_token(shared, tokenizer, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["lvt_small", "video_only_small"])
 def test_a_tower_of_stages_is_read_frame_by_frame(shared, tokenizer, tmp_path, file):
-    """VideoPrism's, of either kind: its tokens are means over frames, or all of them."""
+    """Both kinds of VideoPrism: tokens are averaged over frames, or all are kept."""
     llm = chosen(golden(shared, "llava"), r"model\.(?!mm_)|lm_head")
     llama_folder(tmp_path / "llm", llm, tokenizer, "tokenizer.json")
     given = Given(

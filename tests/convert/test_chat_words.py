@@ -16,7 +16,7 @@ SPEC = ChatSpec(VisionSpec(56, 14, 48, 5, 4, 192), LlamaSpec(2048, 518, 64, 3, 4
 
 @pytest.fixture
 def folder(shared, tmp_path):
-    """A copy of the golden tokenizer's, with tokenizer.json and tokenizer.model."""
+    """A copy of the golden tokenizer's folder, with tokenizer.json and tokenizer.model."""
     return shutil.copytree(shared / "golden/chat/tokenizer", tmp_path / "tokenizer")
 
 
@@ -47,7 +47,7 @@ def test_words_in_a_file_of_their_own(folder):
 
 
 def test_a_start_token_of_its_own(folder, tmp_path):
-    """As InstructBLIP's tokenizer has it."""
+    """InstructBLIP's tokenizer has one."""
     text = dataclasses.replace(SPEC.text, start_id=2)
     write_words(read_words(folder), tmp_path / "a", dataclasses.replace(SPEC, text=text))
     assert json.loads((tmp_path / "a/tokenizer_config.json").read_text())["bos_token"] == "</s>"

@@ -1,4 +1,4 @@
-"""Deltas of Vicuna v0, v1.1 and LLaVA over LLaMA, and what shows that one is wrong."""
+"""Deltas of Vicuna v0, v1.1 and LLaVA over LLaMA, and how wrong ones are recognised."""
 
 import re
 
@@ -19,13 +19,13 @@ def tokenizer(shared):
 
 @pytest.fixture(scope="module")
 def base(shared):
-    """A LLaMA in half precision, with 512 words."""
+    """A LLaMA in half precision, with a vocabulary of 512."""
     llm = chosen(golden(shared, "llava"), r"model\.(?!mm)|lm_head")
     return {n: (x[:512] if n in VOCABULARY else x).astype(np.float16) for n, x in llm.items()}
 
 
 def delta_of(base, more=0, projector=False):
-    """Small differences, with rows of more words, and perhaps with LLaVA's projector."""
+    """A delta of small differences, with `more` rows of words, and LLaVA's projector if asked."""
     rng = np.random.default_rng(0)
 
     def noise(shape, size=0.01):
@@ -61,7 +61,7 @@ def test_kinds_are_told_by_their_rows(more, projector, kind, base, tokenizer, tm
     merged = dict(delta)
     for name, tensor in base.items():
         merged[name] = merged[name].copy()
-        merged[name][: len(tensor)] += tensor  # of 16 bits, as the publishers add
+        merged[name][: len(tensor)] += tensor  # in 16 bits, as the publishers add
     expected = part_of(tmp_path / "m", merged, tokenizer)
     found = {path: leaf.values() for path, leaf in whole.leaves.items()}
     same(found, {path: leaf.values() for path, leaf in expected.leaves.items()})

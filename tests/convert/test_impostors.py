@@ -1,4 +1,4 @@
-"""Files that are something else than a checkpoint, told by their first bytes."""
+"""Files that are something other than a checkpoint, recognised by their first bytes."""
 
 import bz2
 import gzip

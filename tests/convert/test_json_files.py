@@ -1,4 +1,4 @@
-"""JSON that strangers wrote."""
+"""JSON from untrusted files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which BLIP a file is, from the names of its tensors alone."""
+"""Which kind of BLIP a file holds, from the names of its tensors alone."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""LLaMA as transformers and as Meta have it, read as one part and checked before anything else."""
+"""LLaMA in transformers' and Meta's layouts, read as one part and checked before anything else."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def values(part):
 
 
 def meta_folder(folder, llm, shards=2):
-    """The same weights as Meta published LLaMA-13B: shards, rows of queries in its own order."""
+    """Writes the same weights as Meta published LLaMA-13B: shards, query rows in its own order."""
     folder.mkdir()
     rules = llama_rules()
     leaves = {}
@@ -78,7 +78,7 @@ def test_meta_and_transformers_have_the_same_weights(llm, tokenizer, tmp_path):
 
 
 def test_metas_rows_are_pairs_of_neighbours(llm):
-    """Row j of a head is its 2j, row d / 2 + j its 2j + 1 (d = 16)."""
+    """Row j of a head is Meta's row 2j, and row d / 2 + j is its row 2j + 1 (d = 16)."""
     query = next(rule for rule in meta_rules(4) if "wq" in rule.source)
     rows = np.arange(64)[:, None] * np.ones((1, 64))
     kernel = query.transform.split(rows)[0]
@@ -143,7 +143,7 @@ def test_an_index_that_leads_elsewhere(llm, tokenizer, tmp_path):
 
 
 def test_a_damaged_shard_is_read_or_a_sentence(llm, tmp_path):
-    """Any bytes in the place of others: an array of the right size, or a ConversionError."""
+    """With any bytes replaced: an array of the right size, or a ConversionError."""
     folder = meta_folder(tmp_path / "meta", llm, shards=1)
     file = folder / "consolidated.00.pth"
     data = file.read_bytes()
@@ -151,7 +151,7 @@ def test_a_damaged_shard_is_read_or_a_sentence(llm, tmp_path):
     refused = 0
     for _ in range(40):
         damaged = bytearray(data)
-        # Headers and the pickle are at the ends, where most of what is checked stands.
+        # Headers and the pickle, where most of what is checked stands, are at the ends.
         for _ in range(4):
             place = draw.choice([draw.randrange(4000), -1 - draw.randrange(4000)])
             damaged[place] = draw.randrange(256)

@@ -33,7 +33,7 @@ def _run(
 
 
 def _inputs(model: CLIPModel, batch: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised video [b, t, H, W, 3] and ids [b, l] whose EOT stands at different places."""
+    """Normalised video [b, t, H, W, 3] and ids [b, l] with EOT at different places."""
     rng = np.random.default_rng(1)
     vision, text = model.config.vision_config, model.config.text_config
     side, length = vision.image_size, text.max_position_embeddings
@@ -81,7 +81,7 @@ def test_small_shapes(clip: CLIPModel, clip_folder: Path, tmp_path: Path, tokeni
 
 
 def test_parity_can_fail(clip: CLIPModel, clip_folder: Path, tmp_path: Path, tokenizer: str):
-    """The other activation in the text tower is far outside of the tolerance."""
+    """Another activation in the text tower falls far outside the tolerance."""
     convert(clip_folder, tmp_path / "model", tokenizer=tokenizer)
     config, params = read_model_folder(tmp_path / "model")
     fields = config.to_dict()

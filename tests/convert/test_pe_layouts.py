@@ -25,7 +25,7 @@ def pe(shared: Path) -> Tensors:
 
 @pytest.fixture(scope="module")
 def eva(shared: Path, pe: Tensors) -> Tensors:
-    """The golden's vision tower beside a text tower of EVA02-CLIP's names."""
+    """The golden vision tower beside a text tower under EVA02-CLIP's names."""
     tensors = safetensors.numpy.load_file(shared / "golden/pe_core/eva02_small.safetensors")
     texts = {f"text.{name}": x for name, x in pe.items() if not name.startswith("visual.")}
     texts["logit_scale"] = texts.pop("text.logit_scale")
@@ -79,7 +79,7 @@ def test_pe_core_there_and_back(shared: Path, pe: Tensors, tmp_path: Path, token
 def test_pe_core_without_class_token_and_at_another_size(
     pe: Tensors, tmp_path: Path, tokenizer: str
 ):
-    """As G is; and its places are counted from 0."""
+    """Like the G size; its places are counted from 0."""
     tensors = {name: x for name, x in pe.items() if name != "visual.class_embedding"}
     tensors["visual.positional_embedding"] = pe["visual.positional_embedding"][1:].copy()
     source = save(tmp_path / "pe.pt", tensors)
@@ -107,7 +107,7 @@ def test_eva02_there_and_back(eva: Tensors, tmp_path: Path, tokenizer: str):
 
 
 def alone(pe: Tensors, prefix: str, scaled: bool) -> Tensors:
-    """What PE-Lang and PE-Spatial files hold."""
+    """The tensors that PE-Lang and PE-Spatial files hold."""
     behind = ("ln_post", "proj", "attn_pool")
     tower = {name.removeprefix("visual."): x for name, x in pe.items() if "visual." in name}
     tower = {name: x for name, x in tower.items() if not name.startswith(behind)}

@@ -22,7 +22,7 @@ from vlt.models.rotary import Rotary, frame_places
 from vlt.models.spec import DualEncoderSpec, with_visual
 from vlt.models.vit import VisionTransformer
 
-# Of the goldens: tokens up to 6, projected embeddings up to 4.
+# Tolerances where the goldens' tokens reach 6 and projected embeddings 4.
 TRACE, POOLED, UNIT, ANGLES, LOSS, GRADIENT = 1e-4, 5e-5, 5e-6, 1e-6, 1e-5, 1e-3
 HEADS = {"visual.heads": 4, "text.heads": 3}
 
@@ -33,7 +33,7 @@ def close(ours: Any, theirs: np.ndarray, atol: float, name: str = "") -> None:
 
 
 def numbers(shared: Path, name: str) -> dict[str, np.ndarray]:
-    """The golden numbers; pictures [b, t, H, W, 3], each a video of one frame."""
+    """The golden numbers; pictures become videos of one frame, [b, t, H, W, 3]."""
     golden = dict(np.load(shared / f"golden/pe_core/{name}.npz"))
     for key in ("video", "image", "image_resized_input", "image_oblong_input"):
         if key in golden:
@@ -47,7 +47,7 @@ def state(shared: Path, name: str) -> Tensors:
 
 
 def leaves_of(family: Family, tensors: Tensors) -> Tensors:
-    """Every tensor's leaves, of the family that its names tell."""
+    """The leaves of all tensors, whose names must tell the family."""
     assert family_of([*tensors], "file") is family
     placed = to_leaves(family.rules, tensors, family.canonical, family.dropped, family.left_out)
     assert not placed.unexpected and not placed.wrong_shape
@@ -71,7 +71,7 @@ def spec(leaves: Tensors) -> DualEncoderSpec:
 
 @pytest.fixture(scope="module")
 def ours(golden, leaves, spec) -> dict[str, Any]:
-    """All of it, as one program: pairs of pictures and texts with their loss, and videos."""
+    """Everything from one program: pairs of pictures and texts with their loss, and videos."""
     model = DualEncoder(spec, frame_norm=True)
 
     def loss(params):
@@ -115,8 +115,8 @@ def test_pe_core_block_by_block(golden, ours):
 
 
 def test_pe_core_videos_by_both_conventions(golden, ours):
-    """Frames are embedded one by one; a video is the mean of their embeddings, or of unit ones,
-    which is made a unit vector or not."""
+    """Frames are embedded one by one; a video is the mean of their embeddings or of their unit
+    vectors, and this mean is made a unit vector or not."""
     close(ours["raw"]["frames"], golden["frame_pooled"], POOLED)
     close(ours["raw"]["video_features"], golden["video_embed_plain"], POOLED)
     close(ours["published"], golden["video_embed_normalize"], UNIT)
@@ -125,7 +125,7 @@ def test_pe_core_videos_by_both_conventions(golden, ours):
 
 
 def test_pe_core_gradients(golden, ours):
-    """Of every tensor's size, and of the small ones all of it."""
+    """The norm of every tensor's gradient, and the whole gradient of small tensors."""
     gradient = traverse_util.flatten_dict(ours["gradient"], sep="/")
     found, left = to_tensors(PE.rules, gradient)
     assert not left
@@ -151,7 +151,7 @@ def test_places_turn_as_published(golden):
 
 
 def test_pe_core_at_other_sizes(golden, leaves, spec):
-    """Positions bilinear, places as many as there are: converted so, or as the frames come."""
+    """Positions are resized bilinearly to the grid's places, when converted or as frames come."""
     table = golden["pos_table"]
     close(resize_positions(table, 7, 1, "bilinear"), golden["pos_resized_bilinear"], UNIT)
     larger = with_visual(spec, image_size=56)

@@ -22,7 +22,7 @@ def _fuzz(folder: Path, seed: int, count: int) -> dict:
     assert {path.name for path in folder.iterdir()} <= {"case"}
     found = json.loads(done.stdout)
     assert found["read"] + found["ConversionError"] + found["UnsafePickleError"] == count
-    # Cases that all break at their first byte would say little.
+    # If all cases broke at their first byte, this would show little.
     assert found["read"] > count / 10
     assert found["opcodes not reached"] == []
     return found

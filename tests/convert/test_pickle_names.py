@@ -41,7 +41,7 @@ def _placeholder(pickled: bytes) -> Any:
 
 
 def _read(pickled: bytes) -> Any:
-    """The value over a storage of six numbers from 0 on."""
+    """The value of a pickle over a storage of the six numbers from 0 on."""
     numbers = memoryview(np.arange(6, dtype=np.float32).tobytes())
     return resolve(_placeholder(pickled), 10_000, lambda _: numbers)
 
@@ -55,8 +55,8 @@ def _shown(value: Any) -> Any:
 _CALLS = [*pickle_names.ARRAY_CALLS, *pickle_names.CONTAINER_CALLS]
 _SIX = [0.0, 1, 2, 3, 4, 5]
 _F4 = numpy_type("f4")
-# Arguments for each name that makes something, and what it makes of them. Names that differ by
-# their module alone stand here once.
+# Arguments for each name that makes something, and what it makes of them. Names that differ only
+# in their module appear once.
 _MADE: dict[str, tuple[tuple, Any]] = {
     "torch._utils._rebuild_tensor": ((storage(), 0, (2, 3), (3, 1)), [[0, 1, 2], [3, 4, 5]]),
     _DENSE: ((storage(), 1, (2,), (3,), False, {}), [1, 4]),
@@ -114,7 +114,7 @@ def test_each_name_that_makes_something(full: str):
 
 @pytest.mark.parametrize("full", _CALLS)
 def test_no_name_trusts_its_arguments(full: str):
-    """Arguments of every kind, in every number: a value or an error, never another exception."""
+    """Arguments of any kind and number give a value or an error, never another exception."""
     odd = [
         *(None, True, -1, 2**70, 1.5, "f4", "C", b"abcd", (), (1,), [], [[1, 2]], {}, {"a": 1}),
         *(name("torch.float32"), name("example.Class"), name(_DENSE), call("example.Class")),
@@ -212,7 +212,7 @@ def test_what_runs_code_is_refused_by_name(full: str):
 
 def test_a_function_of_another_package_is_not_called():
     for full in ("example.run", "example._run", "__main__.main", "pip._internal.main"):
-        assert _shown(_read(name(full))) == full  # a value, as a scheduler's function is
+        assert _shown(_read(name(full))) == full  # a value, like a scheduler's function
         for pickled in (call(full, "x"), b"(K\x01" + name(full).replace(b"c", b"i", 1)):
             with pytest.raises(UnsafePickleError, match=full):
                 _read(pickled)
@@ -251,7 +251,7 @@ def test_a_pickled_layer_is_refused_and_its_class_is_a_setting():
 
 
 def test_what_the_table_admits_is_never_imported():
-    """Each name is text: none is in a module that reading has loaded."""
+    """Each name is text: reading it loads no module."""
     import sys
 
     before = set(sys.modules)

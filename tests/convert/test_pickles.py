@@ -21,7 +21,7 @@ from vlt.convert.resolve import resolve
 
 
 class _Calls:
-    """Pickles as a call of any function."""
+    """Pickles as a call of the given function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self._call = function, arguments
@@ -74,14 +74,14 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path, write, protoco
         with pytest.raises(UnsafePickleError) as error:
             read_checkpoint(path)
         assert str(path) in str(error.value)
-        # Protocols up to 2 give Python 2's name of the module.
+        # Protocols up to 2 use Python 2's name of the module.
         spelled = function if protocol > 2 else "." + function.rpartition(".")[2]
         assert f"{spelled}, which is neither" in str(error.value)
     assert not made.exists()
 
 
 def test_the_malicious_pickle_would_have_run(tmp_path):
-    """The test above means something: a plain unpickler makes the file."""
+    """Shows that the test above is meaningful: a plain unpickler makes the file."""
     made = tmp_path / "made"
     pickle.loads(pickle.dumps(_touch(made)[0][1]))
     assert made.exists()
@@ -92,7 +92,7 @@ def _plain(pickled: bytes) -> Any:
 
 
 _NAMED = name("example.Class")
-# For each opcode that is admitted: a pickle that uses it, without STOP, and what it reads as.
+# For each admitted opcode: a pickle that uses it, without STOP, and what it reads as.
 _OPCODES: dict[str, tuple[bytes, Any]] = {
     "NONE": (b"N", None),
     "NEWTRUE": (b"\x88", True),
@@ -164,7 +164,7 @@ def _shown(value: Any) -> Any:
 @pytest.mark.parametrize("opcode", _OPCODES)
 def test_each_opcode(opcode: str):
     pickled, expected = _OPCODES[opcode]
-    if opcode != "STRING":  # which pickletools reads as ASCII
+    if opcode != "STRING":  # pickletools reads it as ASCII
         assert opcode in [used.name for used, _, _ in pickletools.genops(pickled + b".")]
     found = _shown(_plain(pickled))
     assert found == expected

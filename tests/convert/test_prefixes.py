@@ -1,4 +1,4 @@
-"""Words in front of all names."""
+"""Prefixes in front of all names."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def _checkpoint(names: list[str], prefix: str = "") -> Checkpoint:
     return Checkpoint(tensors, path=Path("weights.pt"))
 
 
-# Words that make names of another layout, or of the same.
+# Prefixes that turn names into those of another layout, or of the same.
 READ = {("llava", "model."), ("eva", "student.backbone.")}
 
 

@@ -1,4 +1,4 @@
-"""The layouts of VoP and PLEVU: there, back bit for bit, and what does not fit."""
+"""The layouts of VoP and PLEVU: read, written back bit for bit, and refused if they do not fit."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def _same_bits(a: Tensors, b: Tensors) -> None:
 
 @pytest.mark.parametrize("family", [pytest.param("plevu", marks=pytest.mark.slow), "vop"])
 def test_there_and_back(family, tensors, tmp_path, tokenizer):
-    """Also where nothing records the names that a model came from."""
+    """Also without a record of the names that a model came from."""
     report = _convert(tensors[family], tmp_path, tokenizer, *SETTINGS[family])
     config, params = read_model_folder(tmp_path / "model")
     assert config.methods == {family: OPTIONS[family]}
@@ -142,7 +142,7 @@ def test_a_variant_has_no_published_layout(tensors, tmp_path, tokenizer):
 def test_a_checkpoint_of_another_form_of_the_method(
     family, options, message, tensors, tmp_path, tokenizer
 ):
-    """Which no shape of its leaves tells."""
+    """No shape of its leaves tells the difference."""
     _convert(tensors[family], tmp_path, tokenizer, *SETTINGS[family])
     with pytest.raises(ModelFolderError, match=message):
         load_folder(str(tmp_path / "model"), methods={family: options})

@@ -1,4 +1,4 @@
-"""Every published layout: there, back bit for bit, and what does not fit."""
+"""Every published layout: read, written back bit for bit, and refused where it does not fit."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def _same_bits(a: Tensors, b: Tensors) -> None:
 
 
 def _round_trip(source: Path, work: Path, tokenizer: str, *settings: str) -> tuple[str, Tensors]:
-    """The report, after asserting that the way back gives the same tensors."""
+    """The report and the tensors written back, which are asserted to be the original ones."""
     options = parse_settings(settings)
     report = convert(source, work / "model", settings=options, tokenizer=tokenizer)
     reverse(work / "model", work / "back.safetensors")
@@ -103,7 +103,7 @@ def test_huggingface_folder_comes_back_as_one(clip, clip_folder, tmp_path, token
     assert (tmp_path / "hf/vocab.json").exists()
     for name, tensor in clip.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
-    # And is a source like the first.
+    # The result can be converted like the first source.
     _round_trip(tmp_path / "hf", tmp_path / "again", tokenizer)
 
 
@@ -282,7 +282,7 @@ def test_fine_tuned_adapter_file_is_completed(golden, branch_folder, tmp_path):
     base.write_text(base.read_text().replace('"frame_norm": false', '"frame_norm": true'))
     convert(path, tmp_path / "model", settings=settings)
     config, params = read_model_folder(tmp_path / "model")
-    assert not config.frame_norm  # BT-Adapter's, whatever it was trained on
+    assert not config.frame_norm  # as in BT-Adapter, whatever it was trained on
     branch = params["visual"]["btadapter"]
     name = "model.vision_tower.btadapter_T_layers.{}.temporal_fc.bias"
     for layer in range(3):
@@ -514,7 +514,7 @@ def test_preprocessing_is_taken_from_the_source(clip_folder, tmp_path, tokenizer
 @pytest.mark.parametrize("size", ["clip_b16", "metaclip2_b16", "siglip2_b16", "videoprism_b"])
 @pytest.mark.parametrize("code", [*FILTERS, None, 4, True])
 def test_a_folder_says_how_its_images_are_resized(tmp_path, size, code):
-    """Of transformers' models of today: bicubic where it says nothing, as they have it."""
+    """As in transformers' current models: bicubic where the folder says nothing."""
     spec, prism = SIZES[size], size.startswith("videoprism")
     side = {"height": spec.visual.image_size, "width": spec.visual.image_size}
     cut = {"size": {"shortest_edge": side["height"]}, "crop_size": side}

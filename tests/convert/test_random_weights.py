@@ -19,7 +19,7 @@ from vlt.data.resources import resolve
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_folder
 from vlt.models.sizes import SIZES
 
-HEADS = {"visual.heads": 3, "text.heads": 3}  # which no config.json says
+HEADS = {"visual.heads": 3, "text.heads": 3}  # no config.json says these
 FILE, FOLDER = "published.safetensors", "published"
 
 
@@ -47,7 +47,7 @@ def test_is_converted_as_published_ones_are(size, family, name, tmp_path):
     reverse(model, back)
     first, second = tensors(published), tensors(back)
     assert first.keys() == second.keys()
-    # The way to a temperature and back is of logarithms.
+    # A temperature passes through logarithms both ways.
     assert all(np.allclose(first[n], second[n], rtol=1e-6, atol=0) for n in first)
 
 
@@ -73,7 +73,7 @@ def test_a_chat_model_is_made_of_a_language_model_and_a_tower(tmp_path):
 
 
 def test_what_a_layout_fixes_is_not_drawn(tmp_path):
-    """BT-Adapter's files have no logit scale: it is 100."""
+    """BT-Adapter's files have no logit scale, which is fixed at 100."""
     text = SIZES["tiny_clip"].text
     eva = dataclasses.replace(SIZES["eva_clip_g"].visual, width=96, layers=2, heads=3)
     spec = dataclasses.replace(SIZES["eva_clip_g"], visual=eva, text=text, embed_dim=64)

@@ -1,4 +1,4 @@
-"""The layouts of Vita-CLIP, OST and MoTE: there, back bit for bit, and what does not fit."""
+"""The layouts of Vita-CLIP, OST and MoTE: read, written back bit for bit, and what does not fit."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ def vita(shared: Path) -> Tensors:
 
 
 def saved(file: Path, wrapped: dict) -> Path:
-    """A file of torch's with these entries."""
+    """Writes a torch file with these entries."""
     torch.save(wrapped, file)
     return file
 
@@ -42,7 +42,7 @@ def same_bits(a: Tensors, b: Tensors) -> None:
 
 
 def test_vita_clip_there_and_back(vita, tmp_path, tokenizer):
-    """From what its code saves, wrapped and with the prefix of parallel training."""
+    """From what its code saves, with a wrapper and the prefix of parallel training."""
     file = saved(tmp_path / "a.pth", {"epoch": 3, "model": tensors(vita, "module.")})
     settings = parse_settings([*HEADS, "vita_clip.position=middle"])
     report = convert(file, tmp_path / "model", None, settings, tokenizer)
@@ -122,7 +122,7 @@ def mote(shared: Path) -> Tensors:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> str:
-    """--set of the CLIP that has the text tower."""
+    """The `--set` argument that names the CLIP with the text tower."""
     spec = DualEncoderSpec(
         VisionSpec(24, 8, 64, 2, 1, 256), TextSpec(16, 64, 64, 1, 1, 256), embed_dim=64
     )
@@ -139,7 +139,7 @@ def entries(mote: Tensors) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def test_mote_there_and_back(mote, base, tmp_path):
-    """From two entries beside an optimizer's; the text tower is the base's."""
+    """From two entries beside an optimizer's; the text tower comes from the base."""
     optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}
     file = saved(
         tmp_path / "a.pt", {"epoch": 3, **entries(mote), "optimizer_state_dict": optimizer}
@@ -162,7 +162,7 @@ HEAD = "fusion_model_state_dict.transformer.resblocks"
 @pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [  # first, a block of fewer experts than another
+    [  # first, a block with fewer experts than another
         ({f"{HEAD}.1.mlp.fc_up.3.weight": None}, r"missing: .*\.1\.mlp\.fc_up\.3\.weight \(for"),
         ({f"{HEAD}.0.mlp.mote_fusion_weight": (3,)}, r"wrong_shape: .*\.0\.mlp\.mote_fusion_weig"),
         ({"model_state_dict.visual.proj": None}, r"missing: model_state_dict\.visual\.proj \(for"),
@@ -191,7 +191,7 @@ def test_a_mote_without_its_clip(mote, tmp_path, tokenizer):
 
 
 class Code:
-    """What a hostile file asks to be run."""
+    """Code that a hostile file asks to run."""
 
     def __reduce__(self):
         return (print, ("run",))

@@ -1,4 +1,4 @@
-"""What placeholders become, in time and memory that the file's size allows."""
+"""What placeholders become, within the time and memory that the file's size allows."""
 
 import pickle
 import time
@@ -44,7 +44,7 @@ def test_sharing_is_kept_and_made_once():
 
 
 def test_long_names_and_texts_do_not_expand():
-    """One key of 4,000 letters on 90 levels over many leaves; one text in many places."""
+    """One key of 4,000 letters on 90 nested levels over many leaves; one text in many places."""
     key, leaves = code("a" * 4000), code(dict.fromkeys(range(200), 1))
     nested = key + b"q\x000" + leaves + b"q\x01" + b"0}h\x00h\x01s" + b"q\x010}h\x00h\x01s" * 90
     with pytest.raises(ConversionError, match="8 times"):
@@ -100,7 +100,7 @@ def test_what_is_no_value_alone_is_inert():
 
 
 def test_copies_are_bounded():
-    """Calls that copy what they are given, again and again."""
+    """Calls that copy their arguments, again and again."""
     numbers = code([0] * 2000) + b"q\x000"
     for again in (
         b"cbuiltins\nset\nh\x00\x85R0",
@@ -163,7 +163,7 @@ def test_a_numpy_array_gets_one_state():
 
 
 def test_a_tensor_is_no_storage_of_another():
-    """What was tried: claimed sizes over something else than a storage."""
+    """Known attempts: sizes claimed over something other than a storage."""
     array = numpy_array(numpy_type("f4"), (2,), bytes(8))
     for under in (tensor(), array, numpy_type("f4"), name("torch.float32"), b"abc", call("e.C")):
         for made in (
@@ -248,7 +248,7 @@ def test_a_tensor_with_a_pending_operation_is_refused(flags):
 
 
 def test_python_2_wrote_bytes_as_strings():
-    """Of zeros, which are text, and of others."""
+    """Bytes that are all zero, which are valid text, and others."""
     for numbers in (np.zeros(2, np.float32), np.float32([1.5, -2])):
         written = Code(b"U\x08" + numbers.tobytes())
         assert _read(numpy_array(numpy_type("f4"), (2,), written)).tolist() == numbers.tolist()

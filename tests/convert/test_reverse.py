@@ -1,4 +1,4 @@
-"""Where the published layout is written: what is there is not lost."""
+"""Writing the published layout loses nothing that is already there."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""safetensors, also of what numpy has no type for, and broken in every way."""
+"""safetensors files, with types that numpy lacks, and broken in every way."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""`--set key=value`: what is let through, to the very bounds; test_published.py has what is not."""
+"""`--set key=value`: what is accepted, up to the bounds; test_published.py has what is refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""SigLIP's layouts: both ways, their tokenizers, and what is refused by name."""
+"""SigLIP's layouts in both directions, their tokenizers, and what is refused by name."""
 
 import dataclasses
 import json
@@ -152,9 +152,9 @@ def ids(source, target, texts, text=TEXT):
 
 
 def test_what_becomes_of_texts_is_told_from_the_vocabulary(tmp_path):
-    """Whatever the folder's class and its padding side say."""
+    """The folder's tokenizer class and padding side do not matter."""
     texts = ["A b.", "", "abcdefghijklmnop"]
-    first = 260  # ids of letters, behind special ones and bytes
+    first = 260  # of the letters' ids, after special tokens and bytes
     gemma = siglip_files.bytes_and_letters(tmp_path / "gemma")
     rows = ids(gemma, tmp_path / "2", texts)
     assert rows[0] == [first + 1, first, first + 2, first + 27, 1] + 7 * [0], "lower, a full stop"

@@ -35,7 +35,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(shared, golden, tokenizer, tmp_path_factory):
-    """All of it as one program, of what the authors' .npz was converted to."""
+    """Everything from one program, with the weights converted from the authors' .npz."""
     folder = tmp_path_factory.mktemp("siglip") / "model"
     convert(siglip_files.npz(shared), folder, tokenizer=tokenizer)
     config, params = read_model_folder(folder)

@@ -55,7 +55,7 @@ def test_two_entries_that_make_one_model_are_read_under_their_names():
         "tensors: those of the entries model_state_dict and fusion_model_state_dict"
     ]
     assert state_dict(PATH, both, "model_state_dict").tensors == towers
-    # A head without weights, as mean pooling is saved.
+    # A head without weights, as saved for mean pooling.
     assert state_dict(PATH, both | {"fusion_model_state_dict": {}}).tensors == towers
     with pytest.raises(ConversionError, match="two values of the name model_state_dict.a.b"):
         state_dict(PATH, both | {"model_state_dict": {"a.b": A, "a": {"b": B}}})

@@ -1,4 +1,4 @@
-"""TempMe's published layout: there, back bit for bit, and what does not fit."""
+"""TempMe's published layout: read, written back bit for bit, and refused where it does not fit."""
 
 from functools import partial
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_converted_and_merged_models_give_the_published_embeddings(
 
 
 def test_a_model_trained_here_is_written_in_the_published_layout(golden, tmp_path, tokenizer):
-    """With no record of the names it came from."""
+    """Without a record of the names it came from."""
     _convert(golden, tmp_path, tokenizer, *GOLDEN)
     config, params = read_model_folder(tmp_path / "model")
     bare = ModelConfig("clip", config.spec, config.methods, config.preprocessing, 12, True)
@@ -122,7 +122,7 @@ def test_the_lora_baseline_alone(golden, tmp_path, tokenizer):
 
 
 def _patches(tensors: Tensors, size: int, side: int) -> Tensors:
-    """The same tower for other patches."""
+    """The same tower with patches of another size and number."""
     rng = np.random.default_rng(0)
     return tensors | {
         "clip.visual.conv1.weight": rng.normal(size=(64, 3, size, size)).astype(np.float32),
@@ -160,7 +160,7 @@ def test_all_misfits_are_listed_at_once(golden, tmp_path, tokenizer):
 
 
 def test_options_that_do_not_fit_the_sizes(golden, tmp_path, tokenizer):
-    """Ten pairs of a frame's sixteen patches in each of eight layers are more than there are."""
+    """Ten pairs in each of eight layers are more than a frame's sixteen patches allow."""
     with pytest.raises(ConversionError, match=r"tempme\.r=10"):
         _convert(golden, tmp_path, tokenizer)
 

@@ -158,7 +158,7 @@ _SIX = np.arange(6, dtype=np.float32)
 
 @_WRITERS
 def test_what_code_writes_by_hand_is_read(tmp_path: Path, write):
-    """The files that the tests below spoil are sound."""
+    """The files that the tests below damage are valid to begin with."""
     write(tmp_path / "a.pt", code({"a": tensor_code()}) + b".", {"0": _SIX.tobytes()})
     assert read_torch_file(tmp_path / "a.pt")["a"].tolist() == _SIX.tolist()
     with pytest.raises(UnsafePickleError, match=r"a\.pt: the pickle asks for os\.system"):
@@ -238,7 +238,7 @@ def test_a_download_cut_short_says_how_much_is_there(tmp_path: Path, zipped: boo
         read_torch_file(path)
     here, *least = re.findall(r"[\d,]+(?= bytes)|(?<=least )[\d,]+", str(error.value))
     assert here == f"{int(share * size):,}"
-    if share == 0.5:  # what comes after the last storage of an archive, none can know
+    if share == 0.5:  # nothing tells what follows an archive's last storage
         assert 16_000 < int(least[0].replace(",", "")) <= size
 
 
@@ -357,4 +357,4 @@ def test_arrays_know_the_file_that_they_are_views_of(tmp_path: Path):
         assert isinstance(file_of(array), mmap.mmap) and file_of(array.T) is file_of(array)
         assert file_of(array.copy()) is None
         release_pages(array)
-        assert array.sum() == 1200  # read anew
+        assert array.sum() == 1200  # read again

@@ -1,4 +1,4 @@
-"""SigLIP and MetaCLIP 2 as transformers has them: converted, computed with, and written back."""
+"""SigLIP and MetaCLIP 2 as transformers has them: converted, run, and written back."""
 
 import json
 
@@ -22,7 +22,7 @@ TEXTS = ["a dog runs.", "The CAT sleeps, twice"]
 
 
 def words_and_ends(folder, size=300):
-    """A tokenizer as XLM-V's: single pieces, <s> before a text and </s> behind it."""
+    """A tokenizer like XLM-V's: single pieces, <s> before a text and </s> after it."""
     pieces = ["<s>", "<pad>", "</s>", "<unk>", *siglip_files.LETTERS]
     pieces += [f"<extra{i}>" for i in range(size - len(pieces))]
     scores = [(piece, 0.0 if i < 4 else -1.0 - i / 99) for i, piece in enumerate(pieces)]
@@ -70,7 +70,7 @@ KINDS = {
 
 
 def embeddings(model, ids):
-    """transformers' unit vectors of the pictures and of texts of these ids."""
+    """transformers' unit vectors for the pictures and for texts with these ids."""
     pixels = torch.tensor(np.moveaxis(PICTURES[:, 0], -1, 1))
     with torch.no_grad():
         out = model.eval()(input_ids=torch.tensor(ids).long(), pixel_values=pixels)

@@ -1,4 +1,4 @@
-"""UMT's layouts: there, back bit for bit, from one stage into another, and what is refused."""
+"""UMT's layouts: read, written back bit for bit, taken from one stage to another, and refused."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ HEAD = "text_encoder.cls."
 
 @pytest.fixture(scope="module")
 def state(shared: Path) -> Tensors:
-    """Of the layout of pre-training; with a teacher, as the published files hold it."""
+    """Tensors in the layout of pre-training, with a teacher, as the published files hold them."""
     teacher = {"clip_teacher.conv1.weight": np.ones((2, 3, 1, 4, 4), np.float32)}
     return golden_umt.weights(shared, "retrieval") | teacher
 
@@ -41,7 +41,7 @@ def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def save(path: Path, tensors: Tensors, **rest: Any) -> Path:
-    """torch's file of a dict that holds the tensors as `model`, or as they are."""
+    """Saves a torch file of the tensors, in a dict as `model` if there are other entries."""
     arrays = {name: torch.from_numpy(x.copy()) for name, x in tensors.items()}
     torch.save({"model": arrays, **rest} if rest else arrays, path)
     return path
@@ -103,7 +103,7 @@ def test_pre_trained_file_there_and_back(state: Tensors, tmp_path: Path, vocabul
     [("module.", {}, np.float32), ("", {"epoch": 1}, np.float16), ("", {}, np.float16)],
 )
 def test_files_as_training_saves_them(state, tmp_path, vocabulary, prefix, rest, dtype):
-    """With the head of masked words kept; and fine-tuned files, which have none of it."""
+    """With the head of masked words kept; and fine-tuned files, which have none."""
     tensors = {prefix + n: x.astype(dtype) for n, x in without(state).items()}
     path = save(tmp_path / "umt.pth", tensors, **rest)
     settings = parse_settings([*HEADS["retrieval"], "masked_words=true"])
@@ -131,7 +131,7 @@ def test_answerer_there_and_back(answering: Tensors, tmp_path: Path, vocabulary:
 
 
 def test_an_answerer_is_made_of_a_pre_trained_file(answering, tmp_path, vocabulary):
-    """Its decoder begins as the layers that read the video, with the embeddings and the head."""
+    """Its decoder starts as the layers that read the video, with the embeddings and the head."""
     encoder = {
         name.replace("text_encoder.", "text_encoder.bert."): x
         for name, x in answering.items()
@@ -169,7 +169,7 @@ def test_an_answerer_is_made_of_a_pre_trained_file(answering, tmp_path, vocabula
     assert "text_decoder: made of the other tensors, as training starts it\n" in report
     assert "left out (not read by this model): vision_proj\n" in report
     assert "left out (not read by this model): vision_encoder.pool_norm\n" in report
-    # What is written back is a file of question answering.
+    # The file that is written back is one of question answering.
     made = back(folder)
     assert "text_decoder.bert.encoder.layer.1.crossattention.self.key.weight" in made
 
@@ -199,7 +199,7 @@ def test_single_modality_tower_goes_into_another_model(state, tmp_path, vocabula
 
 
 def recognition(state: Tensors) -> Tensors:
-    """A tower that was fine-tuned with a classifier."""
+    """A tower fine-tuned with a classifier."""
     start = "vision_encoder.encoder."
     tower = {n.removeprefix(start): x for n, x in state.items() if n.startswith(start)}
     norms = {n.replace("norm.", "fc_norm."): tower.pop(n) for n in ("norm.weight", "norm.bias")}
@@ -250,7 +250,7 @@ def test_what_does_not_fit_is_named(state, tmp_path, vocabulary, change, setting
 
 @pytest.mark.slow
 def test_widths_of_question_answering_must_be_the_same(answering, tmp_path, vocabulary):
-    """Its decoder's layers are made for tokens of the tower."""
+    """The decoder's layers are built for the tower's tokens."""
     tensors = dict(answering)
     for name, x in answering.items():
         if name.startswith("vision_encoder.") or "crossattention.self.key.weight" in name:

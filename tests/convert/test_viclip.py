@@ -1,4 +1,4 @@
-"""ViCLIP's layout, there and back, and CLIP made into one."""
+"""ViCLIP's layout, read and written back, and CLIP made into a ViCLIP."""
 
 import re
 from pathlib import Path
@@ -37,21 +37,21 @@ def golden(shared: Path) -> dict[str, np.ndarray]:
 
 
 def save(path: Path, tensors: Tensors, **rest: Any) -> Path:
-    """torch's file of a dict that holds the tensors as `model`, or as they are."""
+    """Saves a torch file of the tensors, in a dict as `model` if there are other entries."""
     arrays = {name: torch.from_numpy(x.copy()) for name, x in tensors.items()}
     torch.save({"model": arrays, **rest} if rest else arrays, path)
     return path
 
 
 def converted(path: Path, folder: Path, tokenizer: str, *settings: str) -> tuple[Any, Tensors]:
-    """The config and the flat parameters that a file becomes."""
+    """The config and the flat parameters of the converted file."""
     convert(path, folder, settings=parse_settings(settings), tokenizer=tokenizer)
     config, params = read_model_folder(folder)
     return config, traverse_util.flatten_dict(params, sep="/")
 
 
 def assert_same(back: Tensors, tensors: Tensors) -> None:
-    """All bits, but of the temperature float32's rounding."""
+    """Equal bits, except for the temperature, which float32 rounds."""
     assert back.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert (back[name].dtype, back[name].shape) == (tensor.dtype, tensor.shape), name
@@ -157,7 +157,7 @@ def test_inflated_kernels(golden: Tensors):
 
 @pytest.fixture
 def clip_file(openai: nn.Module, tmp_path: Path) -> Path:
-    """CLIP of 24 pixels, 9 patches and 12 words, in OpenAI's names."""
+    """A CLIP with 24 pixels, 9 patches and 12 words, under OpenAI's names."""
     tensors = {k: v.float() for k, v in openai.state_dict().items() if k not in BUFFERS}
     torch.save(tensors, tmp_path / "clip.pt")
     return tmp_path / "clip.pt"
@@ -182,7 +182,7 @@ def test_clip_becomes_a_viclip(clip_file: Path, tmp_path: Path, tokenizer: str):
 
 
 def test_its_frames_and_short_texts_are_the_clips(clip_file: Path, tmp_path: Path, tokenizer: str):
-    """Of one frame; several see each other."""
+    """With one frame; several frames attend to each other."""
     image = np.random.default_rng(0).normal(size=(2, 1, 24, 24, 3)).astype(np.float32)
     ids = np.array([[1, 7, 99, 0], [1, 99, 0, 0]])
 

@@ -1,4 +1,4 @@
-"""Other numbers of frames than a stored ViCLIP has embeddings of."""
+"""Numbers of frames other than a stored ViCLIP has embeddings for."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_more_frames_interpolate_the_embeddings(golden, folder, warnings):
     assert warnings == [f"{folder}: embeddings of 8 frames interpolated to 12"]
     stored = read_model_folder(folder)[1]["visual"].pop("temporal_embedding")
     table = loaded.params["visual"]["temporal_embedding"]
-    scaled = (np.arange(12) + 0.5) * 8 / 12 - 0.5  # half-pixel, and held at both ends
+    scaled = (np.arange(12) + 0.5) * 8 / 12 - 0.5  # half-pixel centres, clamped at both ends
     expected = [np.interp(scaled, np.arange(8), channel) for channel in stored.T]
     np.testing.assert_allclose(table, np.stack(expected, axis=1), rtol=0, atol=1e-6)
     assert loaded.config.spec.visual.temporal_frames == loaded.config.frames == 12
@@ -74,7 +74,7 @@ def test_what_was_loaded_so_is_stored_so(folder, tmp_path, warnings):
 
 
 def test_a_size_is_that_of_its_frames(folder, monkeypatch, warnings):
-    """The name stands for the size before its table has grown."""
+    """The name means the size before its table is resized to the frames."""
     stored, params = read_model_folder(folder)
     monkeypatch.setitem(SIZES, "viclip_b16", stored.spec)
     loaded = load_model(config(folder, 12, size="viclip_b16").model, 0)
@@ -95,7 +95,7 @@ def test_fewer_frames_leave_the_embeddings_alone(golden, folder, warnings, frame
     assert not warnings
     stored = read_model_folder(folder)[1]
     jax.tree.map(np.testing.assert_array_equal, loaded.params, stored)
-    if frames == 4:  # as if there were only four rows
+    if frames == 4:  # as if the table had only four rows
         module = loaded.module.clone(spec=with_visual(loaded.module.spec, temporal_frames=4))
         table = stored["visual"]["temporal_embedding"]
         visual = stored["visual"] | {"temporal_embedding": table[:4]}

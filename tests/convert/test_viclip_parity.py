@@ -16,7 +16,7 @@ from vlt.model_io.folder import read_model_folder
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.layers import LayerNorm
 
-# Of tokens up to 18, embeddings up to 6, cosines: 2e-6 and 3e-6 of the largest.
+# For tokens up to 18, embeddings up to 6, and cosines: 2e-6 and 3e-6 of the largest.
 HIDDEN, EMBEDDING, COSINE = 4e-5, 2e-5, 2e-6
 LAYERS = 4
 
@@ -75,7 +75,7 @@ def test_text_tokens_and_embeddings(golden, model):
 @pytest.mark.parametrize("cls_only", [False, True])
 @pytest.mark.parametrize("name", ["video", "image"])
 def test_video_embeddings(golden, model, name, cls_only):
-    """Of eight frames, and of one, which takes the mean of the frames' embeddings."""
+    """With eight frames, and with one, which takes the mean of the temporal embeddings."""
     module, params = model
     module = module.clone(cls_only=cls_only)
     _, visual = run(module, params, golden[name], method="encode_video")
@@ -112,7 +112,7 @@ def test_masked_embeddings(golden, model, monkeypatch):
 
 
 def test_parity_can_fail(golden, model):
-    """Frames in another order are far outside of the tolerance."""
+    """Frames in another order fall far outside the tolerance."""
     module, params = model
     _, visual = run(module, params, golden["video"][:, ::-1], method="encode_video")
     difference = np.abs(visual["video_features"] - golden["video_embed"]).max()

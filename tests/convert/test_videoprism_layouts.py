@@ -1,4 +1,4 @@
-"""VideoPrism's layouts there and back, its texts, and what is none of its files."""
+"""VideoPrism's layouts, read and written back, its texts, and files that are not its own."""
 
 import json
 
@@ -20,12 +20,12 @@ from vlt.model_io.folder import read_model_config, read_model_folder
 from vlt.models.sizes import SIZES
 from vlt.models.spec_reading import spec_from_dict
 
-BACK = 1e-7  # of scales minus one; all else comes back bit for bit
+BACK = 1e-7  # for scales, stored minus one; all else comes back bit for bit
 
 
 @pytest.fixture(scope="module")
 def converted(shared, tmp_path_factory):
-    """Model folders of both layouts, and the encoder's."""
+    """The folder of model folders: one from each layout, and the encoder's."""
     home = tmp_path_factory.mktemp("videoprism")
     words = videoprism_files.tokenizer(home / "words")
     convert(videoprism_files.npz(shared), home / "npz", tokenizer=words)
@@ -51,7 +51,7 @@ def test_both_layouts_are_one_model(shared, converted):
         "bilinear",
     )
     jax.tree.map(np.testing.assert_array_equal, params, same)
-    # The authors' names in another kind of file.
+    # The authors' names in a file of another kind.
     named = shared / "golden/videoprism/lvt_small.safetensors"
     convert(named, converted / "named", tokenizer=str(converted / "words"))
     jax.tree.map(np.testing.assert_array_equal, params, read_model_folder(converted / "named")[1])
@@ -83,7 +83,7 @@ def test_a_folder_of_transformers_comes_back(shared, converted, tmp_path):
 
 @pytest.mark.slow
 def test_transformers_computes_the_same(shared, converted, tmp_path):
-    """Videos; its texts are of another table of positions, so that of the authors is put there."""
+    """Videos, and texts with the authors' table of positions in place of transformers' own."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     if not hasattr(transformers, "VideoPrismClipModel"):
         pytest.skip("transformers before 5.15 has no VideoPrism")

@@ -33,7 +33,7 @@ def golden(shared):
 
 @pytest.fixture(scope="module")
 def ours(shared, golden, tmp_path_factory):
-    """All of it as one program, of what the authors' .npz was converted to."""
+    """Everything from one program, with the weights converted from the authors' .npz."""
     folder = tmp_path_factory.mktemp("videoprism")
     tokenizer = videoprism_files.tokenizer(folder / "tokenizer")
     convert(videoprism_files.npz(shared), folder / "model", tokenizer=tokenizer)
@@ -47,7 +47,7 @@ def ours(shared, golden, tmp_path_factory):
     def loss(params):
         inputs = golden["video"], golden["text_ids"]
         out = model.apply({"params": params}, *inputs, capture=True)
-        # The mean of both directions, of which ours is the sum.
+        # The golden loss is the mean of both directions, ours their sum.
         value = losses.contrastive(out["video"], out["text"], golden["loss_scale"]) / 2
         return value, out
 
@@ -105,7 +105,7 @@ def test_the_loss_and_its_gradients(golden, ours):
     np.testing.assert_allclose(ours["loss"], golden["loss_clip"], rtol=LOSS)
     layout = get_family("videoprism").for_spec(ours["spec"])
     leaves = traverse_util.flatten_dict(ours["gradient"], sep="/")
-    # Of the scale minus one the gradient is that of the scale.
+    # Rules subtract one from scales, which must not change their gradients.
     leaves |= {path: leaf + 1 for path, leaf in leaves.items() if path.endswith("/scale")}
     tensors, left = to_tensors(layout.rules, leaves, lambda path: heads_at(ours["spec"], path))
     assert not left

@@ -1,4 +1,4 @@
-"""Torch models with published names, at random weights."""
+"""Torch models with published names and random weights."""
 
 from collections import OrderedDict
 
@@ -33,7 +33,7 @@ def random_clip() -> CLIPModel:
 
 
 def randomised(model: nn.Module, scale: float = 0.05) -> nn.Module:
-    """Adds noise to biases, scales and zeros too, so that none can be lost unseen."""
+    """Adds noise to all parameters, so that no bias, scale or zero can be lost unseen."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -86,7 +86,7 @@ class _Vision(nn.Module):
 
 
 class OpenAIClip(nn.Module):
-    """Enough of a CLIP that tracing keeps every tensor."""
+    """Just enough of a CLIP for tracing to keep every tensor."""
 
     def __init__(self, width: int = 64, embed_dim: int = 32) -> None:
         super().__init__()

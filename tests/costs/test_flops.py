@@ -178,7 +178,7 @@ def test_clip_towers_cost_what_is_published(size, frames, multiply_adds, total) 
 
 
 def test_reading_only_cls_saves_most_of_the_last_block() -> None:
-    """Kept of it: keys and values of all n tokens; everything else for one."""
+    """It still computes keys and values of all n tokens, and everything else for one."""
     dual = SIZES["clip_b32"]
     spec = dual.visual
     full, saved = (

@@ -1,4 +1,4 @@
-"""What is read off a compiled program's text: of one written by hand, and of XLA's own."""
+"""What is read from a compiled program's text, written by hand or by XLA."""
 
 import pytest
 from helpers import run_python
@@ -104,7 +104,7 @@ ENTRY %main (table: f32[1000,8], ids: s32[4]) -> f32[4,8] {
 def test_what_each_kind_of_instruction_moves():
     row = 4 * 8
     found = {each["kind"]: each for each in hlo.traffic(hlo.parse(MOVES))}
-    # Of a table the rows that are looked up, their numbers, and what is put out.
+    # Counts the rows that are looked up in the table, their indices, and the output.
     assert found["fusion"] == {"kind": "fusion", "count": 1, "bytes": 4 * row + 4 * 4 + 4 * row}
     assert found["slice"]["bytes"] == 2 * row + 2 * row
     # A kernel reads each operand once and writes its result; a loop's body runs three times.

@@ -20,7 +20,7 @@ def words(tmp_path_factory):
 
 @pytest.fixture
 def make(tmp_path, words):
-    """make(pool, rows=..., **config) -> VideoData over stub videos 0.mp4, 1.mp4, ..."""
+    """make(pool, rows=..., **config) -> VideoData over the stub videos 0.mp4, 1.mp4, ..."""
 
     def default_row(i):
         return {"caption": ["red", "green", "blue"], "pair": i // 2, "id": f"v{i}"}

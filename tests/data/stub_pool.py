@@ -1,4 +1,4 @@
-"""A pool without decoders: a video's frames tell which request they answer."""
+"""A pool without decoders: a video's frames identify the request that they answer."""
 
 import threading
 import time
@@ -8,15 +8,15 @@ import numpy as np
 from vlt.data.errors import DecodeTimeout, Truncated
 
 SHAPE = (2, 4, 4, 3)
-ROWS = 24  # of the `make` fixture's manifest
+ROWS = 24  # in the manifest of the `make` fixture
 
 
 class StubPool:
-    """Frames are filled with the number in the file's name; `broken` ones raise.
+    """Fills frames with the number in the file's name; raises for `broken` videos.
 
     Args:
-        broken: numbers of videos that never can be read.
-        hangs: numbers of videos that time out at their first read only.
+        broken: numbers of the videos that can never be read.
+        hangs: numbers of the videos that time out on their first read only.
     """
 
     workers = 2
@@ -32,7 +32,7 @@ class StubPool:
             self.requests.append(request)
             hang = number in self.hangs
             self.hangs.discard(number)
-        time.sleep(0.001 * (request.seed % 3))  # answers come in any order
+        time.sleep(0.001 * (request.seed % 3))  # answers arrive in any order
         if hang:
             raise DecodeTimeout(request.path, "no frames after 1 s")
         if number in self.broken:
@@ -41,7 +41,7 @@ class StubPool:
 
 
 def take(stream, count):
-    """The next `count` batches of a stream, which is closed."""
+    """Returns the next `count` batches of a stream and closes it."""
     batches = [next(stream) for _ in range(count)]
     stream.close()
     return batches

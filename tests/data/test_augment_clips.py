@@ -1,4 +1,4 @@
-"""Changes of colours, crops and views for recognition, against the same in plain numpy."""
+"""Colour changes, crops and views for recognition, against the same in plain numpy."""
 
 import colorsys
 import itertools
@@ -13,19 +13,19 @@ from vlt.data.clips import ClipRequest, read_clip
 from vlt.data.sample import sample
 from vlt.data.transform import apply_transform, check_transform
 
-# X-CLIP's and ViFi-CLIP's
+# The values of X-CLIP and ViFi-CLIP.
 PUBLISHED = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
 
 
 def places(height: int, width: int, shift: int = 0) -> np.ndarray:
-    """A frame whose pixels say where they are: uint8 [1, H, W, 3] of row, column, frame."""
+    """A frame whose pixels encode their position: uint8 [1, H, W, 3] of row, column, frame."""
     rows, columns = np.mgrid[:height, :width]
     frame = np.stack([rows, columns % 256, columns // 256 + 2 * shift], -1)
     return frame[None].astype(np.uint8)
 
 
 def luma(frame: np.ndarray) -> np.ndarray:
-    """ITU-R 601, [h, w]."""
+    """ITU-R 601 luma, [h, w]."""
     return np.round(frame @ np.array([0.299, 0.587, 0.114]))
 
 
@@ -50,7 +50,7 @@ CHANGES = {
 
 
 def drawn(rng: np.random.Generator) -> list[tuple[str, float]]:
-    """Changes in their order, and by how much: torchvision's distributions."""
+    """Draws the changes' order and amounts from torchvision's distributions."""
     amounts = []
     for name in sorted(PUBLISHED):
         low, high = (0, 0) if name == "hue" else (1, 1)
@@ -64,12 +64,12 @@ def test_jitter_is_the_equations_with_draws_for_each_frame_or_for_the_clip(per_f
     spec = PUBLISHED | {"probability": 0.99, "per_frame": per_frame}
     got = apply_transform({"jitter": spec}, frames, seed).astype(float)
     rng = np.random.default_rng(seed)
-    rng.random()  # the coin
+    rng.random()  # the coin toss
     every = [drawn(rng) for _ in frames] if per_frame else [drawn(rng)] * len(frames)
     for frame, changes, found in zip(frames.astype(float), every, got, strict=True):
         for name, amount in changes:
             frame = CHANGES[name](frame, amount)
-        # Each change rounds, and the hue circle of Pillow has 256 steps.
+        # Each change rounds, and Pillow's hue circle has 256 steps.
         assert np.abs(frame - found).mean() < 2 and np.abs(frame - found).max() < 16
 
 
@@ -147,7 +147,7 @@ def test_multi_scale_crop_resizes_what_it_takes():
 @pytest.mark.parametrize(
     ("height", "width", "corners"),
     [
-        (32, 45, [(0, 0), (0, 6), (0, 12)]),  # 13 pixels of room: the last is one short of the end
+        (32, 45, [(0, 0), (0, 6), (0, 12)]),  # 13 pixels of slack: the last crop stops one short
         (51, 32, [(0, 0), (9, 0), (18, 0)]),
         (32, 32, [(0, 0), (0, 0), (0, 0)]),
         (36, 52, [(2, 0), (2, 10), (2, 20)]),

@@ -1,4 +1,4 @@
-"""Clean-up of texts against BLIP's rules, worked out by hand."""
+"""Text clean-up against BLIP's rules, worked out by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Dialogues as batches of a chat model."""
+"""Dialogues as batches for a chat model."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def test_places_of_a_video_are_slots_and_answers_are_labelled(folder):
     slots = np.flatnonzero(ids[0] == VIDEO_SLOT)
     assert slots.tolist() == list(range(slots[0], slots[0] + SLOTS))
     counted = np.flatnonzero(labels[0] != NO_LABEL)
-    assert len(counted) == 4  # three words and the end
+    assert len(counted) == 4  # three words and the end token
     assert (labels[0, counted] == ids[0, counted]).all()
     assert counted[0] > slots[-1] and ids[0, counted[-1]] == 2
     assert not ids[0, counted[-1] + 1 :].any()

@@ -1,4 +1,4 @@
-"""Dialogues are read as the published systems read them, id by id."""
+"""Dialogues are tokenized as in the published systems, id by id."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def numbers(golden):
 
 
 def cut(text):
-    """A written-out dialogue as pieces."""
+    """Cuts a written-out dialogue into pieces."""
     text = f"{START}{text}"
     text = re.sub(r"(<vid_patch>)+", VIDEO, text)
     parts = re.split(f"({'|'.join((VIDEO, START, END, *ADDED))})", text)
@@ -108,7 +108,7 @@ def test_minigpt4_reads_what_stands_around_a_video_apart(tokenizer, numbers):
     assert found.video[len(first)] == 0
     inside, begins = stored["stop_ids_inside"].tolist(), stored["stop_ids_word_start"].tolist()
     assert set(tokenizer.stops(used.stops)) == {tuple(inside), tuple(begins)}
-    # In training, a space more.
+    # Training has one more space.
     used = template("minigpt4_training")
     pieces = render(used, [Turn("Describe the video in detail.", videos=1)])
     text = "".join(piece.text for piece in pieces[1:])
@@ -119,7 +119,7 @@ def test_instructblip_reads_the_video_before_the_start(golden, numbers, tmp_path
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).write_bytes((golden / "tokenizer" / file).read_bytes())
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    settings["bos_token"] = END  # as LAVIS has it
+    settings["bos_token"] = END  # as in LAVIS
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = ChatTokenizer.load(tmp_path)
     used, stored = template("instructblip"), numbers["instructblip_small"]

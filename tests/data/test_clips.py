@@ -1,4 +1,4 @@
-"""Clips read in decoder processes: the same pixels, the same errors, and an end to every hang."""
+"""Clips read in decoder processes: the same pixels, the same errors, and no endless hang."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ from vlt.data import decode as decode_module
 from vlt.data.clips import ClipRequest, DecoderPool, read_clip
 from vlt.data.sample import sample
 
-# A decoder process that hangs in C with the global lock held, crashes or ends, by the file's name.
+# A decoder process that hangs in C holding the GIL, crashes or exits, depending on the file name.
 MISBEHAVING = (
     sys.executable,
     "-c",
@@ -214,7 +214,7 @@ def test_counts_and_times_that_cannot_be_are_refused(workers, timeout, named):
 
 
 def test_close_ends_every_wait(clip):
-    """Of the one that decodes, of those that wait for a free process, and of a start."""
+    """Waits for a decode in progress, for a free process, and for a process to start."""
     hanging = ClipRequest(str(pathlib.Path(clip.path).with_name("hang.mkv")), "linspace", 8)
     pool = DecoderPool(1, timeout=600, command=MISBEHAVING)
     pool.read(clip)
@@ -242,11 +242,11 @@ def test_close_ends_every_wait(clip):
     assert [type(error) for error in ended] == [RuntimeError] * 4
     assert {str(error) for error in ended} == {"the decoder pool is closed"}
     assert all(child.poll() is not None for child in children)
-    assert not set(pool.processes + starting.processes) - set(children)  # none was started since
+    assert not set(pool.processes + starting.processes) - set(children)  # none started since
 
 
 def test_a_signal_s_handler_may_close_the_pool(clip):
-    """In the thread that waits itself, whatever it is doing."""
+    """It runs in the waiting thread itself, whatever that thread is doing."""
     path = pathlib.Path(clip.path).with_name("hang.mkv")
     pool = DecoderPool(1, timeout=600, command=MISBEHAVING)
     pool.read(clip)
@@ -260,7 +260,7 @@ def test_a_signal_s_handler_may_close_the_pool(clip):
 
 
 def test_decoders_outlive_the_signals_that_stop_a_job(clip):
-    """Else what the main process still reads would count as broken files."""
+    """Otherwise files that the main process is still reading would count as broken."""
     with DecoderPool(1) as pool:
         good = pool.read(clip)
         for stop in (signal.SIGINT, signal.SIGTERM):

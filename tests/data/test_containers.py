@@ -1,4 +1,4 @@
-"""What is opened as a video, and that nothing beside it is read."""
+"""Which files are opened as videos, and that no other file is read."""
 
 import os
 import resource
@@ -46,7 +46,7 @@ SUFFIXES = {"hls": ".m3u8", "sdp": ".sdp", "dash": ".mpd", "vobsub": ".idx", "te
 
 @pytest.fixture
 def target(tmp_path):
-    """A sound video that none of the others may read: its last access would show it."""
+    """An intact video that no other file may read; its access time would reveal a read."""
     path = write_lossless(tmp_path, "png.mov", FRAMES)
     os.utime(path, (1, 1))
     yield path
@@ -101,7 +101,7 @@ def test_decord_gets_no_protocol_either(tmp_path, monkeypatch):
 
 
 def boxes_around(content, at, start=0, end=None):
-    """Offsets of the boxes of an MP4 file that hold the byte `at`, from the outermost on."""
+    """Offsets of the boxes of an MP4 file that contain the byte `at`, outermost first."""
     end = len(content) if end is None else end
     while start < end:
         size, kind = struct.unpack(">I4s", content[start : start + 8])
@@ -116,7 +116,7 @@ def boxes_around(content, at, start=0, end=None):
 
 
 def elsewhere(content, target):
-    """The movie with its track's data in another file, which an alias record names."""
+    """The movie, with its track's data in another file that an alias record names."""
     name = os.fsencode(target)
     name += b" " * (len(name) % 2)
     record = bytes(10) + b"\0" * 28 + bytes(12) + b"\1a" + bytes(62) + bytes(16)
@@ -140,7 +140,7 @@ def test_a_movie_whose_data_lie_elsewhere_reads_nothing(tmp_path, target):
     with pytest.raises(errors.VideoError):
         decode(path, [0])
     path.write_bytes(elsewhere(content, target).replace(b"alis", b"mine"))
-    assert probe(path).frames == 10  # an entry of no known kind: its own data
+    assert probe(path).frames == 10  # an unknown kind of entry: its own data
 
 
 def test_pipes_devices_and_sockets_are_refused_at_once(tmp_path):
@@ -157,7 +157,7 @@ def test_pipes_devices_and_sockets_are_refused_at_once(tmp_path):
 
 
 def png_video(tmp_path, height, width):
-    """A video whose one PNG frame claims to be of this size."""
+    """A video whose single PNG frame claims this size."""
     content = write_lossless(tmp_path, "png.mov", draw(1, 16, 16)).read_bytes()
     at = content.index(b"IHDR")
     header = b"IHDR" + struct.pack(">II", width, height) + content[at + 12 : at + 17]
@@ -184,7 +184,7 @@ def test_sizes_out_of_bounds_are_named(size, cause):
 
 
 def with_cover(tmp_path):
-    """A film with a cover picture."""
+    """A video with a cover picture."""
     path = tmp_path / "cover.mp4"
     with av.open(str(path), "w") as container:
         cover = container.add_stream("mjpeg", rate=1)

@@ -1,4 +1,4 @@
-"""Ranges of videos as files: the same frames at the same times, with their sound."""
+"""Time ranges cut out as files: the same frames at the same times, with their sound."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ RATE = 25
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    """50 frames of H.264 with B-frames and a keyframe every 20, and sound."""
+    """50 frames of H.264 with B-frames and a keyframe every 20 frames, and sound."""
     path = tmp_path_factory.mktemp("film") / "it's.mp4"
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as made:

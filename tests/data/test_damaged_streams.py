@@ -1,4 +1,4 @@
-"""Jumping in a damaged stream gives the pixels of decoding it in order, or an error."""
+"""Seeking in a damaged stream gives the pixels of decoding it in order, or an error."""
 
 import io
 
@@ -30,7 +30,7 @@ CODECS = {
 
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory):
-    """{name: the bytes of a sound file}."""
+    """{name: bytes of an intact file}."""
     root, found = tmp_path_factory.mktemp("sound"), {}
     for name, (codec, options) in CODECS.items():
         pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
@@ -39,9 +39,9 @@ def contents(tmp_path_factory):
 
 
 def in_order(content, keep=False):
-    """{time: pixels} of all frames that come out in order, errors passed over: by PyAV alone.
+    """{time: pixels} of all frames that PyAV alone decodes in order, skipping errors.
 
-    keep: frames are kept to the end, so that none is decoded into the memory of one before.
+    keep: holds frames until the end, so that none is decoded into the memory of an earlier one.
     """
     found, kept = {}, []
     with av.open(io.BytesIO(content), **LENIENT_TAGS) as container:
@@ -60,7 +60,7 @@ def in_order(content, keep=False):
 
 
 def damaged(content, seed):
-    """1 to 16 bits of the stream are inverted; the header in front is left as it is."""
+    """Inverts 1 to 16 bits of the stream, but leaves the header at the front intact."""
     rng = np.random.default_rng(seed)
     out = bytearray(content)
     for at in rng.integers(1500, len(out) - 1500, int(2 ** rng.uniform(0, 4))):
@@ -69,7 +69,7 @@ def damaged(content, seed):
 
 
 def outcome(content, seed):
-    """What jumping gives in a damaged copy: "same" pixels, "other" ones, or an "error"."""
+    """What seeking gives in a damaged copy: the "same" pixels, "other" ones, or an "error"."""
     copy, rng = damaged(content, seed)
     found = {}
     try:
@@ -92,7 +92,7 @@ def outcome(content, seed):
 
 
 def is_read_in_order(content, time, image):
-    """Whether `Video` too, decoding from the start, has this image at the time."""
+    """Whether `Video`, decoding from the start, also has this image at this time."""
     with Video("copy", content=content, allow_truncated=True) as video:
         video.scan()
         places = [i for i, pts in enumerate(video._pts) if pts == time]
@@ -100,11 +100,11 @@ def is_read_in_order(content, time, image):
 
 
 def differences(content, seeds):
-    """Seeds of which jumping gives other pixels, and how often a damaged copy is reported.
+    """Seeds for which seeking gives other pixels, and how many damaged copies are reported.
 
-    A decoder may leave a part of a damaged picture as its memory was: then decoding in order gives
-    other pixels from time to time, and none are right. So those of two decodings must be the same,
-    and a difference must stand in three trials after different other work.
+    A decoder may leave part of a damaged picture as its memory was: then decoding in order gives
+    different pixels from time to time, and none are right. So two decodings must agree, and a
+    difference must persist in three trials, each after different other work.
     """
     outcomes = {seed: outcome(content, seed) for seed in seeds}
     other = [seed for seed, found in outcomes.items() if found == "other"]
@@ -127,13 +127,13 @@ def test_jumps_give_the_pixels_of_reading_in_order_or_an_error(contents, name):
 @pytest.mark.parametrize("name", CODECS)
 def test_many_jumps_give_the_pixels_of_reading_in_order_or_an_error(contents, name):
     other, _ = differences(contents[name], range(1000, 2000))
-    # What libav says nothing about: parts of a damaged picture left as their memory was (HEVC), and
-    # what a decoder carries over a keyframe (the map of segments of VP8).
+    # libav does not report parts of a damaged picture left as their memory was (HEVC), nor what a
+    # decoder carries across a keyframe (the segment map of VP8).
     assert len(other) <= {"hevc.mkv": 10, "vp8.webm": 10}.get(name, 2), other
 
 
 def test_a_corrupt_frame_is_an_error(tmp_path, contents):
-    """However it is read; of a file that may be cut, the frames before it remain."""
+    """However it is read; where truncation is allowed, the frames before it remain."""
     path = tmp_path / "a.mp4"
     whole = contents["references.mp4"]
     with Video("whole", content=whole) as video:

@@ -1,4 +1,4 @@
-"""What a decoder process answers; test_clips.py has what is done about one that does not."""
+"""What a decoder process answers; test_clips.py covers processes that do not answer."""
 
 import types
 
@@ -9,7 +9,7 @@ from vlt.data import messages, worker
 
 
 def answer(content):
-    """To a request for it."""
+    """The answer to a request for this content."""
     return worker._answer(
         lambda request: request.content, types.SimpleNamespace, {"content": content}
     )

@@ -1,4 +1,4 @@
-"""Every frame that `vlt.data.decode` returns is the one a plain sequential decode yields."""
+"""Every frame that `vlt.data.decode` returns is the one that plain sequential decoding yields."""
 
 import json
 import pathlib
@@ -113,7 +113,7 @@ def test_alt_ref_pictures_are_not_frames(shared):
 
 @pytest.fixture
 def ghost(monkeypatch):
-    """Every index promises a frame more than there is."""
+    """Makes every index promise one frame more than there is."""
 
     def build_with_a_frame_too_many(container, stream):
         built = index.build_index(container, stream)
@@ -330,12 +330,12 @@ def test_memory_stays_flat(tmp_path):
         """,
         path,
     )
-    # One clip is 0.3 MB: kept once in twenty reads, it would show.
+    # One clip is 0.3 MB: keeping one in twenty reads would show.
     assert int(grown) < 3e6
 
 
 def write_with_sound(path, seconds, sound_seconds, late=0.0, codec="libx264", **options):
-    """A film of 25 frames a second beside sound, which lasts otherwise; the film begins late."""
+    """A video at 25 frames per second that starts `late`, with sound of another duration."""
     with av.open(str(path), "w", container_options=options) as container:
         film = container.add_stream(codec, rate=25)
         film.height, film.width, film.pix_fmt = 64, 96, "yuv420p"
@@ -372,7 +372,7 @@ def test_sound_that_lasts_longer_than_the_picture_is_no_cut(tmp_path, name, late
 @pytest.mark.parametrize("name", ["a.mkv", "tagless.mkv", "a.mp4"])
 @pytest.mark.parametrize("seconds", [(9, 9), (9, 2)])
 def test_a_cut_is_found_beside_sound(tmp_path, monkeypatch, name, seconds):
-    """By the ends of the streams alone: the structure is not looked at."""
+    """From the ends of the streams alone, without looking at the structure."""
     monkeypatch.setattr(decode_module, "find_break", lambda *_: "")
     path = write_with_sound(tmp_path / name, *seconds, movflags="faststart")
     content = path.read_bytes()
@@ -384,12 +384,12 @@ def test_a_cut_is_found_beside_sound(tmp_path, monkeypatch, name, seconds):
 
 
 def test_a_track_s_own_end_counts(tmp_path):
-    """Matroska's tag promises more frames than there are, and no other stream explains it."""
+    """A Matroska tag promises more frames than there are, and no other stream explains it."""
     path = write(tmp_path / "a.mkv", draw(50))
     content = path.read_bytes()
     assert content.count(b"00:00:02.000000000") == 1
     path.write_bytes(content.replace(b"00:00:02.000000000", b"00:00:09.000000000"))
-    assert probe(path).frames == 50  # more than the container's own duration: not believed
+    assert probe(path).frames == 50  # beyond the container's own duration: not trusted
     path.write_bytes(content.replace(b"00:00:02.000000000", b"rubbish of 18 byte"))
     assert probe(path).frames == 50
 
@@ -400,7 +400,7 @@ def test_sound_files_given(shared):
 
 
 def joined(tmp_path, name, codec, sizes, pix_fmts=("yuv420p", "yuv420p")):
-    """Streams one after another in one file, as a recorder writes them whose picture changes."""
+    """Streams concatenated in one file, as written by a recorder whose picture format changes."""
     parts = []
     for (height, width), pix_fmt in zip(sizes, pix_fmts, strict=True):
         part = write(tmp_path / f"part-{name}", draw(20, height, width), codec, {}, pix_fmt)

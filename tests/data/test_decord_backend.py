@@ -1,4 +1,4 @@
-"""decord returns PyAV's pixels or refuses the file with a reason."""
+"""decord returns PyAV's pixels, or the file is refused with a reason."""
 
 import json
 import sys
@@ -72,7 +72,7 @@ def test_unknown_backend(tmp_path):
         decode(write_tricky(tmp_path, "closed_gop.mp4"), [0], backend="decrod")
 
 
-# Codec, pixel format and whether decord gives PyAV's pixels, as measured.
+# File, codec, pixel format, and whether decord gives PyAV's pixels, as measured.
 FORMATS = [
     ("a.mp4", "libx264", "yuv420p", True),
     ("a.mp4", "libx264", "yuvj420p", True),

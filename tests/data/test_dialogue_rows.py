@@ -1,4 +1,4 @@
-"""Rows of dialogues, against what LLaVA trains on."""
+"""Training rows of dialogues, against what LLaVA trains on."""
 
 import json
 
@@ -48,7 +48,7 @@ def test_answers_apart_begin_with_a_space_of_their_own(tokenizer, name, end):
 
 
 def prompt(length: int, answer: int, video: int = 0) -> Prompt:
-    """Whose answer begins at one place, and whose video's tokens are the first."""
+    """A prompt whose answer begins at `answer` and whose first `video` tokens are the video's."""
     places = np.arange(length, dtype=np.int32)
     return Prompt(places + 5, np.where(places < video, places, -1), places >= answer)
 

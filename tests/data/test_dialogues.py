@@ -1,4 +1,4 @@
-"""Dialogues of manifests: what is read, and what is refused with a sentence."""
+"""Dialogues in manifests: what is read, and what is refused with a message."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which files are trusted to be read by jumping; test_decode.py has what that gives."""
+"""Which files are trusted for seeking; test_decode.py covers the frames that it gives."""
 
 import pytest
 from video_files import write_tricky

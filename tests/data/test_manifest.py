@@ -55,7 +55,7 @@ def test_csv_and_parquet_give_the_same_records(folder):
             assert (record.video, record.captions, record.extra) == (
                 wanted.video, wanted.captions, wanted.extra,
             )  # fmt: skip
-    assert [r.line for r in read_manifest(folder / "m.csv")] == [3, 4]  # the first row spans two
+    assert [r.line for r in read_manifest(folder / "m.csv")] == [3, 4]  # row 1 spans two lines
 
 
 def test_an_empty_csv_field_is_an_absent_value(folder):

@@ -1,4 +1,4 @@
-"""What decoder processes say is checked: errors of a closed list, arrays within bounds."""
+"""Messages of decoder processes are checked: errors from a closed list, arrays within bounds."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from vlt.data.clips import ClipRequest, DecoderPool
 
 
 def crossed(error):
-    """What comes out of the other end."""
+    """The error as it comes out at the other end."""
     packed = messages.pack_answer(error)
     assert messages.LENGTH.unpack(packed[:8]) == (len(packed) - 8,)
     assert len(packed) <= messages.MOST_TEXT
@@ -108,7 +108,7 @@ def test_requests_come_out_as_they_went_in():
 
 
 def hostile(answer: str) -> tuple[str, ...]:
-    """A decoder that says it runs, then answers each request with the bytes of an expression."""
+    """A decoder that reports ready, then answers each request with the bytes of an expression."""
     code = f"""
         import json, os, pickle, struct, sys
         def pack(text): return struct.pack("<Q", len(text)) + text

@@ -1,4 +1,4 @@
-"""Actions of moving shapes: which classes there are, what clips show, and the files of them."""
+"""Actions of moving shapes: the classes, what their clips show, and the files written."""
 
 import collections
 import json
@@ -20,7 +20,7 @@ NAMES = {part: actions.classes(part) for part in actions.PARTS}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Every class once in each of two rounds."""
+    """A data set with every class once in each of two rounds."""
     out = tmp_path_factory.mktemp("actions") / "train"
     return moving_shapes.generate(out, 2 * PAIRS, content="actions").parent
 
@@ -51,14 +51,14 @@ def test_parts_are_closed_under_reversal_and_have_every_motion():
 
 
 def measured(frames: np.ndarray) -> np.ndarray:
-    """Centre x, centre y and logarithm of the area of the shape at each moment, [t, 3]."""
+    """The shape's centre x, centre y and log area at each moment, [t, 3]."""
     shown = np.abs(frames.astype(int) - frames[0, 0, 0]).sum(-1) > 30
     places = [np.argwhere(picture) for picture in shown]
     return np.array([[*at.mean(0)[::-1], np.log(len(at))] for at in places])
 
 
 def wanted(motion: str) -> tuple[int, int]:
-    """Column of `measured`, and the sign of its change."""
+    """The column of `measured` that a motion changes, and the sign of the change."""
     word = motion.split()[-1]
     column = {"right": 0, "left": 0, "down": 1, "up": 1}.get(word, 2)
     return column, -1 if word in ("left", "up", "shrinks") else 1
@@ -76,7 +76,7 @@ def test_names_tell_the_motions_of_the_drawn_frames(pair):
             column, sign = wanted(step)
             change = sign * (part[-1] - part[0])
             assert change[column] > (np.log(3) if column == 2 else 12), (action.name, step, change)
-            # Pixels of a shape that stays, or only grows, may move its centre by a part of one.
+            # The pixels drawn may shift the centre of a shape that stays or grows by part of one.
             still = np.delete(np.abs(change), column)[: 2 if column == 2 else 1]
             assert (still < 1.5).all(), (action.name, step, change)
 
@@ -108,7 +108,7 @@ def test_sampled_frames_of_a_reversal_are_those_of_the_clip_reversed():
 
 
 def test_without_the_order_of_frames_sixty_percent_is_the_most(folder):
-    """The best guess for each set of frames; all classes have as many clips."""
+    """With the best guess for each set of frames; all classes have equally many clips."""
     found = {}
     for part in actions.PARTS:
         records = read_manifest(folder / f"{part}.jsonl")

@@ -1,4 +1,4 @@
-"""Questions about moving shapes, and the tokenizer of who answers them."""
+"""Questions about moving shapes, and the tokenizer of the model that answers them."""
 
 import json
 

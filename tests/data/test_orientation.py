@@ -1,4 +1,4 @@
-"""Display matrices: the mirror and the quarter turn of every kind, and what is refused."""
+"""Display matrices: every mirroring and quarter turn, and what is refused."""
 
 import io
 import math
@@ -20,7 +20,7 @@ from vlt.data.decode import Video, decode
 ONE = 1 << 16
 FRAMES = draw(12, 32, 64)
 
-# name -> (a, b, c, d), and what it makes of frames [t, H, W, 3].
+# name -> (a, b, c, d), and the effect on frames [t, H, W, 3].
 TURNS = {
     "as stored": ((1, 0, 0, 1), lambda f: f),
     "mirror left-right": ((-1, 0, 0, 1), lambda f: f[:, :, ::-1]),
@@ -34,7 +34,7 @@ TURNS = {
 
 
 def linear(a, b, c, d):
-    """The nine numbers of a matrix with this linear part, in the container's fixed point."""
+    """The nine numbers of a matrix with this linear part, in the container's fixed-point format."""
     fixed = [round(ONE * n) for n in (a, b, c, d)]
     return [fixed[0], fixed[1], 0, fixed[2], fixed[3], 0, 0, 0, 1 << 30]
 
@@ -146,9 +146,9 @@ def test_a_matrix_of_zeros_says_nothing(tmp_path):
 
 
 def test_orientation_in_the_stream_itself(tmp_path):
-    """The message "display orientation" of H.264: a mirror, then 90 degrees anticlockwise."""
+    """H.264's "display orientation" message: a mirroring, then 90 degrees anticlockwise."""
     write_turned(tmp_path / "plain.h264", linear(1, 0, 0, 1))
-    # Payload 47 of 5 bytes: no cancel, hor_flip, ver_flip, 16 bits of angle, ue(0), stop.
+    # Payload 47 of 3 bytes: no cancel, hor_flip, ver_flip, 16 bits of angle, ue(0), stop.
     bits = "0" + "1" + "0" + f"{1 << 14:016b}" + "1" + "0"
     payload = int((bits + "1").ljust(24, "0"), 2).to_bytes(3)
     sei = b"\0\0\0\1\x06" + bytes([47, 3]) + payload + b"\x80"

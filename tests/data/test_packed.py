@@ -1,4 +1,4 @@
-"""Packed manifests: the same batches in the same order as unpacked ones, and the same resume."""
+"""Packed manifests give the same batches in the same order as unpacked ones, and resume alike."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ SECTION = {
 
 
 class Frames:
-    """Of a video that is its name alone."""
+    """Frames that depend on the video's name alone."""
 
     workers = 1
 
@@ -31,7 +31,7 @@ class Frames:
 
 
 class Words:
-    """Texts as they are."""
+    """Returns texts unchanged."""
 
     def entries(self, texts, rows):
         return {name: np.array(found, object) for name, found in texts.items()}
@@ -153,4 +153,4 @@ def test_a_million_rows_open_at_once(tmp_path):
         check=True, capture_output=True, text=True, cwd=here,
     ).stdout  # fmt: skip
     seconds, peak = map(float, told.split())
-    assert seconds < 60 and peak < 1 << 20  # KB; mostly imports
+    assert seconds < 60 and peak < 1 << 20  # KB; mostly from imports

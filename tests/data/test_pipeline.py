@@ -161,7 +161,7 @@ def test_a_failure_does_not_reach_back_before_its_position(make):
     whole += [next(stream) for _ in range(11)]
     stream.close()
     assert 0 in _ids(whole)[0] and 0 not in _ids(whole)[-1]
-    # Which of the batches read ahead saw it is a matter of time; the log knows.
+    # Which of the batches read ahead saw it depends on timing; the log records it.
     _same(whole, take(make(rows=rows, on_error="replace").train(state=start), 12))
 
 

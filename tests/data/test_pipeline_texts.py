@@ -1,4 +1,4 @@
-"""Captions, questions and answers on their way into batches, and rows that have none."""
+"""Captions, questions and answers on their way into batches, and rows without any."""
 
 import numpy as np
 import pytest

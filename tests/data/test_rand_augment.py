@@ -1,4 +1,4 @@
-"""Every operation against its definition, written out in numpy, and what is drawn."""
+"""Every operation against its definition written out in numpy, and the random draws."""
 
 import collections
 
@@ -132,7 +132,7 @@ def test_rotation_is_30_degrees_at_most_and_turns_with_the_sign():
         for magnitude, degrees in ((10, 30), (5, 15)):
             dot = np.argwhere(change("rotate", frame, magnitude, sign, BICUBIC)[..., 0] < 60)
             y, x = dot.mean(0) - 30
-            # rows count downwards: counter-clockwise is towards smaller rows
+            # rows count downwards: counter-clockwise means towards smaller rows
             assert np.degrees(np.arctan2(-y, x)) == pytest.approx(sign * degrees, abs=1)
     assert change("rotate", frame, 10)[0, 0].tolist() == [128, 128, 128]
 

@@ -1,4 +1,4 @@
-"""Tables whose columns, fields or values cannot be what is meant, and those that can."""
+"""Tables whose columns, fields or values cannot be as intended, and those that can."""
 
 import json
 import random
@@ -54,7 +54,7 @@ def test_names_and_fields_lose_the_space_around_them(tmp_path):
 
 
 def test_columns_without_a_name_do_no_harm(tmp_path):
-    # pandas writes its index as one, spreadsheets write several at the end.
+    # pandas writes its index as such a column; spreadsheets write several at the end.
     (record,) = read(tmp_path / "m.csv", ",video,caption\n0,a.mp4,x\n")
     assert record.captions == ("x",) and record.extra == {"": "0"}
     (record,) = read(tmp_path / "m.csv", "video,caption,,\na.mp4,x,,\n")

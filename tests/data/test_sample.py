@@ -27,12 +27,12 @@ def take(name: str, n: int, frames: int, seed: int = 0, fps: float = 10.0) -> li
         # Truncated: places 0, 2.25, 4.5, 6.75, 9.
         ("fps1_linspace", 100, 5, [0, 20, 40, 60, 90]),
         ("fps1_linspace", 40, 4, [0, 10, 20, 30]),
-        # Three seconds, four frames: over all frames, truncated.
+        # Three seconds, four frames: spread over all frames, truncated.
         ("fps1_linspace", 26, 4, [0, 8, 16, 25]),
         # The step 30 / 8 = 3.75 is cut to 3.
         ("published_uniform", 30, 8, [0, 3, 6, 9, 12, 15, 18, 21]),
         ("published_uniform", 9, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
-        # Up to eight frames are doubled until more than eight stand there.
+        # Eight or fewer frames are doubled until there are more than eight.
         ("published_uniform", 8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
         ("published_uniform", 5, 8, [0, 0, 1, 1, 2, 2, 3, 3]),
         ("published_uniform", 3, 8, [0, 0, 0, 0, 1, 1, 1, 1]),
@@ -41,7 +41,7 @@ def take(name: str, n: int, frames: int, seed: int = 0, fps: float = 10.0) -> li
         ("viclip_middle", 16, 4, [1, 5, 9, 13]),
         ("viclip_middle", 3, 5, [0, 1, 2, 2, 2]),
         ("viclip_random", 3, 5, [0, 1, 2, 2, 2]),
-        # Segments of one frame; then 3/8 of a frame apart, and the end is not passed.
+        # Segments of one frame; then segments 3/8 of a frame apart, none beyond the end.
         ("random_segments", 7, 4, [0, 1, 2, 3]),
         ("random_segments", 3, 8, [0, 0, 1, 1, 2, 2, 2, 2]),
         # More frames than exist.
@@ -76,7 +76,7 @@ def test_indices_exist_and_ascend(name):
 
 @pytest.mark.parametrize("fps", [1.0, 9.5, 12.5, 23.976, 25.0, 29.97, 60.0])
 def test_fps1_linspace_is_the_published_rule(fps):
-    """TempMe's steps one by one, for clips of every kind of length."""
+    """TempMe's steps one by one, for clips of many lengths."""
     for n in (1, 2, 11, 12, 13, 287, 288, 289, 300, 1800, 5000):
         for frames in (8, 12, 64):
             seconds = list(range(0, n, int(round(fps / 1))))
@@ -95,7 +95,7 @@ def test_slow_videos_keep_every_frame():
 
 
 def test_reversal_maps_sampled_frames_onto_themselves():
-    """Moving shapes relies on it: a twin's sampled frames are the clip's, reversed."""
+    """Moving shapes relies on this: a twin's sampled frames are the clip's, reversed."""
     for n in range(8, 65):
         indices = np.array(take("linspace", n, 8))
         assert np.array_equal(n - 1 - indices[::-1], indices), n
@@ -143,7 +143,7 @@ def test_random_segments_draw_from_whole_segments_and_leave_the_rest_of_the_divi
 
 
 def test_segment_centre_is_the_rule_that_goes_with_them():
-    """int(i n / T + n / (2 T)) of ViFi-CLIP, without rounding."""
+    """ViFi-CLIP's int(i n / T + n / (2 T)), without rounding errors."""
     for n in range(1, 300):
         for frames in (8, 12, 32):
             middles = [Fraction(n * i, frames) + Fraction(n, 2 * frames) for i in range(frames)]
@@ -158,7 +158,7 @@ def test_viclip_random_never_takes_the_last_frame_of_an_interval():
 
 
 def test_viclip_random_takes_any_frames_where_an_interval_has_one():
-    """Six frames for four: intervals 0, 1-2, 3, 4-5."""
+    """Four of six frames: the intervals are 0, 1-2, 3, 4-5."""
     draws = [take("viclip_random", 6, 4, seed) for seed in range(400)]
     assert {frame for indices in draws for frame in indices} == set(range(6))
     assert len({tuple(indices) for indices in draws}) == 15  # 6 choose 4
@@ -191,7 +191,7 @@ def test_unknown_rules_and_empty_videos():
 
 
 def test_linspace_floor_is_pes_rule():
-    """int(i (n - 1) / 7): both ends, and frames of a short video repeat."""
+    """int(i (n - 1) / 7): includes both ends, and repeats the frames of a short video."""
     for n in (1, 5, 8, 100, 301):
         expected = [int(i * (n - 1) / 7) for i in range(8)]
         np.testing.assert_array_equal(

@@ -1,4 +1,4 @@
-"""tokenizer.model against ids of SentencePiece itself, and files that are none."""
+"""tokenizer.model against ids of SentencePiece itself, and files that are no such model."""
 
 import json
 import random

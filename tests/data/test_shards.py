@@ -1,4 +1,4 @@
-"""Reading shards: the samples of files and of originals, and shards that are broken."""
+"""Reading shards: the same samples as from files and originals, and broken shards."""
 
 import io
 import json
@@ -33,7 +33,7 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """{form: manifest}, and the originals' manifest; nobody writes into their folders."""
+    """{form: manifest}, and the originals' manifest; no test writes into their folders."""
     root = tmp_path_factory.mktemp("made")
     originals = write_videos(root, LENGTHS)
     return {"originals": originals} | {
@@ -43,7 +43,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def copy(made, tmp_path):
-    """copy(form) -> the manifest of a copy of its folder; indices read before are forgotten."""
+    """copy(form) -> the manifest of a copy of its folder; clears the index caches afterwards."""
 
     def copy(form):
         shutil.copytree(made[form].parent, tmp_path / form)
@@ -78,7 +78,7 @@ def test_a_stored_clip_gives_the_sample_of_the_same_file(made, tmp_path, sampler
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_frames_stored_all_give_the_original_s_indices(made, sampler):
-    """Equal to JPEG coding of the frames that the sampler takes of the original."""
+    """Clips equal the JPEG-coded frames that the sampler takes from the original."""
     originals = references(made["originals"])
     for original, reference in zip(originals, references(made["all"]), strict=True):
         with open_video(original) as video:
@@ -89,7 +89,7 @@ def test_frames_stored_all_give_the_original_s_indices(made, sampler):
 
 
 def jpeg(frame, quality, size=None):
-    """A frame after coding: what a reader of the file sees."""
+    """A frame after JPEG coding, as a reader of the file sees it."""
     out = io.BytesIO()
     image = Image.fromarray(frame)
     image = image.resize(size, Image.Resampling.BICUBIC) if size else image
@@ -107,8 +107,8 @@ def test_thinned_frames_are_those_of_the_clip_of_the_same_rate(made):
             expected = [jpeg(frame, 90, (21, 16)) for frame in decode(original, wanted)]
             assert np.array_equal(a.read(range(len(a))), np.stack(expected))
             shapes = b.read([0]).shape
-            assert shapes == (1, 24, 32, 3)  # of 36 x 48
-            # And the clip shows the same pictures, as far as H.264 keeps them.
+            assert shapes == (1, 24, 32, 3)  # from 36 x 48
+            # And the clip shows the same pictures, up to the losses of H.264.
             shown = np.stack(
                 [np.asarray(Image.fromarray(f).resize((21, 16))) for f in b.read(range(len(b)))]
             )
@@ -144,7 +144,7 @@ def stream(manifest, pool, tmp_path, evaluation=False):
 
 @pytest.mark.parametrize("evaluation", [False, True])
 def test_training_and_evaluation_read_shards_by_config(made, tmp_path, evaluation):
-    """The same batches as of files that hold what the records hold, but for the names."""
+    """The same batches as from files with the content of the records, except for the names."""
     manifest = made["clips"]
     rows = read_lines(manifest)
     for number, row in enumerate(rows):
@@ -266,7 +266,7 @@ def test_a_manifest_elsewhere_may_name_some_of_the_records(made, tmp_path):
 
 
 def test_records_are_plain_data(made):
-    """msgpack's own types alone: nothing in a record is executed."""
+    """Only msgpack's own types, so nothing in a record is executed."""
     record = shards.read_record(references(made["all"])[0])
     assert record.keys() == {"run", "video", "frames", "fps"}
     assert shards.pack_record(record) == msgpack.packb(record)
@@ -328,7 +328,7 @@ TOO_LARGE = {
 
 @pytest.fixture(scope="module")
 def forged(tmp_path_factory):
-    """{name: reference} of every broken record, and of a sound one at the end."""
+    """{name: reference} of every broken record, and of an intact one at the end."""
     records = [*BROKEN.values(), msgpack.packb(HEAD | FRAMES)]
     found = forge(tmp_path_factory.mktemp("forged") / "shards", *records)
     return dict(zip([*BROKEN, "sound"], found, strict=True))
@@ -384,7 +384,7 @@ def test_an_index_of_other_contents_is_named(copy, index):
 
 
 def test_broken_records_are_errors_of_the_video_in_a_pool_too(forged):
-    """So that `on_error` is asked about them."""
+    """So `on_error` applies to them."""
     with DecoderPool(1) as pool:
         for name in ("deep", "no run", "a frame cut"):
             with pytest.raises(BrokenShard) as caught:

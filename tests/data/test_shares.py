@@ -1,4 +1,4 @@
-"""However many processes read a data set, together they read what one reads, in its order."""
+"""However many processes read a data set, together they read what one does, in its order."""
 
 import json
 import tempfile
@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stub_pool import StubPool, take
 
-# A run of three steps and more in each example, among threads.
+# Each example runs three steps or more, among threads.
 FEW = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -16,7 +16,7 @@ COUNTS = st.integers(1, 5)
 
 
 def shares(make, processes, batch, **config):
-    """A VideoData for each of the processes."""
+    """A VideoData for each process."""
     rows = [{"caption": ["red", "green"], "pair": i // 2, "id": f"v{i}"} for i in range(23)]
     workdir = tempfile.mkdtemp()
     return [
@@ -30,7 +30,7 @@ def shares(make, processes, batch, **config):
 
 
 def joined(parts):
-    """Batches whose rows are those of all processes' batches."""
+    """Batches that hold the rows of all processes' batches."""
     return [{name: np.concatenate([p[name] for p in part]) for name in part[0]} for part in parts]
 
 
@@ -45,7 +45,7 @@ def assert_same(found, expected):
 @FEW
 @given(processes=COUNTS, rows=st.integers(1, 4), broken=st.sets(st.integers(0, 22), max_size=3))
 def test_shares_of_all_processes_are_the_batches_of_one(make, processes, rows, broken):
-    """23 records, which no number of processes divides; those that fail are replaced alike."""
+    """23 records, which no number of processes divides; failing ones are replaced alike."""
     batch = processes * rows
     config = {"broken": broken, "on_error": "replace"}
     (whole,) = shares(make, 1, batch, **config)
@@ -57,7 +57,7 @@ def test_shares_of_all_processes_are_the_batches_of_one(make, processes, rows, b
 @FEW
 @given(before=COUNTS, after=COUNTS, steps=st.integers(0, 6))
 def test_a_position_is_that_of_all_processes_and_holds_for_any_number(make, before, after, steps):
-    batch = 12  # of which five processes have unequal shares
+    batch = 12  # which five processes share unequally
     (whole,) = shares(make, 1, batch)
     streams = [d.train() for d in shares(make, before, batch)]
     for stream in streams:
@@ -75,7 +75,7 @@ def test_a_position_is_that_of_all_processes_and_holds_for_any_number(make, befo
 @FEW
 @given(processes=COUNTS, rows=st.integers(1, 9), broken=st.sets(st.integers(0, 22), max_size=2))
 def test_evaluation_reads_every_record_once(make, processes, rows, broken):
-    """Also where the last batch, or a process's whole share of the only one, is padding."""
+    """Also where padding fills the last batch, or a process's whole share of the only one."""
     batch = processes * rows
     config = {"broken": broken, "on_error": "skip"}
     parts = zip(*(d.evaluate() for d in shares(make, processes, batch, **config)), strict=True)
@@ -98,6 +98,6 @@ def test_groups_stay_whole_in_a_share(make):
 
 
 def shares_of_pairs(make, processes):
-    """Of twelve pairs, in batches of four."""
+    """A VideoData over twelve pairs, in batches of eight rows, for each process."""
     shared = np.array_split(np.arange(8), processes)
     return [make(group="pair", share=s, process=k) for k, s in enumerate(shared)]

@@ -1,4 +1,4 @@
-"""Spans of time, each read as if it was the whole video."""
+"""Time spans, each read as if it were the whole video."""
 
 import shutil
 
@@ -25,7 +25,7 @@ TRANSFORM = {"resize": 16, "crop": 16}
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """50 frames, no two alike, 2 s or so."""
+    """A video of 50 frames, no two alike, lasting about 2 s."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (50, 24, 32, 3), np.uint8)
     return str(write_lossless(tmp_path_factory.mktemp("spans"), "png.mov", frames))

@@ -1,4 +1,4 @@
-"""Files that are no UTF-8, no JSON or something else altogether, each with a sentence."""
+"""Files that are not UTF-8, not JSON or something else altogether give clear messages."""
 
 import gzip
 import json

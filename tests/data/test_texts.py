@@ -1,4 +1,4 @@
-"""What counts as one text, as several and as a label, however a tool wrote it."""
+"""What counts as one text, as several texts and as a label, whichever tool wrote it."""
 
 import contextlib
 import json

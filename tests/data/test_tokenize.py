@@ -170,12 +170,12 @@ def test_ids_become_texts_again(words, shared, tmp_path):
     tokenizer = Tokenizer.load(words, context=9)
     ids = tokenizer(texts)
     assert tokenizer.decode(ids) == texts
-    ids[:, -1] = 3  # nothing behind the end is read
+    ids[:, -1] = 3  # nothing after the end is read
     assert tokenizer.decode(ids) == texts
     write_bert_tokenizer(shared / "vocab" / "bert_base_uncased_vocab.txt", tmp_path / "bert")
     tokenizer = Tokenizer.load(tmp_path / "bert", context=24)
     ids = tokenizer(["A man's dog isn't running, is it?"])
-    ids[:, 0] = 30522  # [DEC], which the files do not know
+    ids[:, 0] = 30522  # [DEC], which is not in the files
     assert tokenizer.decode(ids) == ["a man's dog isn't running, is it?"]
 
 

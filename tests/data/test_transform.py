@@ -1,4 +1,4 @@
-"""Transforms against the same steps written out with Pillow."""
+"""Transforms, against the same steps written out with Pillow."""
 
 import colorsys
 
@@ -25,7 +25,7 @@ def test_resize_and_crop_are_pillows_bicubic(height, width):
         )
         for frame in frames
     ]
-    # The steps' order is fixed, whatever the dict's.
+    # The steps have a fixed order, whatever the dict's.
     got = apply_transform({"crop": 48, "resize": 48}, frames, 0)
     assert np.array_equal(got, expected)
     assert got.flags.c_contiguous
@@ -98,7 +98,7 @@ def test_random_resized_crop_takes_parts_of_the_right_size_and_resizes_them():
     assert ratios.min() > 0.7 and ratios.max() < 1.4
     assert {(top >= 0, left >= 0) for top, left, _, _ in parts} == {(True, True)}
     assert all(top + h <= 90 and left + w <= 160 for top, left, h, w in parts)
-    # The part is cut out first: no pixel outside it takes part in the resizing.
+    # The part is cut out first: no pixel outside it affects the resizing.
     frames = draw(1, 88, 160)
     top, left, h, w = transform._random_part(
         88, 160, (0.08, 1.0), (3 / 4, 4 / 3), np.random.default_rng(4)

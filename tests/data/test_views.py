@@ -1,4 +1,4 @@
-"""Several views of a video: counted by the data, asked of the decoders, refused in training."""
+"""Several views of a video: counted by the data, read by the decoders, refused in training."""
 
 import pytest
 from stub_pool import StubPool

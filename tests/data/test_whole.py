@@ -1,4 +1,4 @@
-"""Damaged files are reported, or give as many frames as before: no frame is lost silently."""
+"""Damaged files are reported or give as many frames as before; no frame is lost silently."""
 
 import hashlib
 import struct
@@ -22,7 +22,7 @@ FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """{name: path} of files of 60 frames, one of each container."""
+    """{name: path} of files of 60 frames, one for each container."""
     root = tmp_path_factory.mktemp("sound")
     paths = {name: write_tricky(root, name) for name in NAMES if name in TRICKY}
     paths["a.gif"] = write(root / "a.gif", draw(60, 32, 48), "gif", pix_fmt="rgb8")
@@ -59,7 +59,7 @@ def test_a_cut_anywhere_is_reported_or_takes_no_frame(sound, tmp_path, name):
     assert len(outcomes) > 20
 
 
-# Nothing tells of whole pictures that are gone from a GIF file.
+# Whole pictures missing from a GIF file leave no trace.
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "a.gif"])
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
@@ -67,7 +67,7 @@ def test_what_is_cut_out_of_the_middle_is_missed(sound, tmp_path, name, data):
     content = sound[name].read_bytes()
     start = data.draw(st.integers(0, len(content) - 200))
     end = data.draw(st.integers(start + 100, len(content)))
-    # Nothing tells of whole packets of a transport stream that are gone from its start or end.
+    # Whole packets missing from the start or end of a transport stream leave no trace.
     assume(name != "transport.ts" or (end - start) % 188)
     path = tmp_path / name
     path.write_bytes(content[:start] + content[end:])
@@ -160,7 +160,7 @@ def test_what_an_edit_list_cuts_off_is_not_missing(tmp_path, name):
         copy = out.add_stream_from_template(stream)
         for packet in container.demux(stream):
             if packet.size:
-                # What is shown before 0 s stays in the file, and the muxer's edit list cuts it off.
+                # Frames before 0 s stay in the file, and the muxer's edit list cuts them off.
                 packet.pts, packet.dts = (
                     t - 10 * packet.duration for t in (packet.pts, packet.dts)
                 )

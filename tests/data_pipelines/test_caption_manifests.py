@@ -1,4 +1,4 @@
-"""Captioning manifests from the layouts of the data sets and of Token Mixing, at their counts."""
+"""Captioning manifests from the layouts of the data sets and Token Mixing, with their counts."""
 
 import json
 import pathlib
@@ -37,7 +37,7 @@ def touch(folder: pathlib.Path, *names: str) -> pathlib.Path:
 def write(
     splits: tuple[Split, ...], annotations: pathlib.Path, *names: str, **options
 ) -> list[str]:
-    """Manifests in annotations/out of videos of which those named exist."""
+    """Writes manifests to annotations/out; only the named videos exist."""
     videos = touch(annotations / "videos", *(f"{name}.mp4" for name in names))
     options = {"missing": "drop"} | options
     return write_manifests(splits, [annotations], videos, annotations / "out", **options)
@@ -48,7 +48,7 @@ def rows(folder: pathlib.Path, name: str) -> list[dict]:
 
 
 def videodatainfo(counts: dict[str, int], captions: int = 20) -> dict:
-    """MSR-VTT's own form, videos called by their split and number."""
+    """MSR-VTT's own format, with videos named by split and number."""
     names = [(f"{split}{n}", split) for split, count in counts.items() for n in range(count)]
     return {
         "info": {"contributor": "nobody"},

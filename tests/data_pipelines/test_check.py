@@ -1,4 +1,4 @@
-"""The check of a manifest's videos: what is found, what is written, and the status."""
+"""Checking a manifest's videos: what is found, what is written, and the exit status."""
 
 import csv
 import hashlib
@@ -28,7 +28,7 @@ def sum_of(path):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """A folder of one video of each status, and the manifest."""
+    """A folder with one video of each status, and the manifest."""
     root = tmp_path_factory.mktemp("videos")
     write_tricky(root, "b_frames.avi")
     write(root / "sound.mp4", draw(20))

@@ -1,4 +1,4 @@
-"""Descriptions of actions asked of a server, for which a local one stands in."""
+"""Descriptions of actions requested from a server, with a local server as the stand-in."""
 
 import dataclasses
 import http.server
@@ -25,7 +25,7 @@ def completion(content: object) -> str:
 
 
 def good(prompt: str) -> str:
-    """A fitting answer, with the number that the prompt asks for."""
+    """A suitable answer, with as many descriptions as the prompt asks for."""
     count = int(prompt.partition("JSON list of ")[2].split()[0])
     start = "first frame" if "single frame" in prompt else "next step"
     return json.dumps([f"A video of the {start} number {n}." for n in range(count)])
@@ -33,9 +33,9 @@ def good(prompt: str) -> str:
 
 @dataclasses.dataclass
 class Server:
-    """A stand-in: what it was asked, and what it does about it.
+    """The stand-in server: the requests it received, and how it replies.
 
-    reply: (prompt, how often something was asked before) -> status and body.
+    reply: (prompt, number of earlier requests) -> status and body.
     """
 
     url: str = ""
@@ -208,7 +208,7 @@ def test_a_later_run_asks_only_for_what_is_missing(server, tmp_path):
     assert asked[0] == refused and len(asked) == 2
     write_descriptions(NAMES, endpoint, tmp_path)
     assert len(server.prompts) == 3
-    # Other classes, numbers and models are other questions.
+    # Other classes, counts or models make a new request.
     write_descriptions([*NAMES, "run"], endpoint, tmp_path)
     assert len(server.prompts) == 5
     write_descriptions(NAMES[:1], endpoint, tmp_path, count=4)

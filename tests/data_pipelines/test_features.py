@@ -1,4 +1,4 @@
-"""Features of videos as files, from a small LLaVA."""
+"""Video features written to files by a small LLaVA."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def folder(shared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """Two videos, one of them in two rows, and one that is broken."""
+    """A manifest of two videos, one of them in two rows, and a broken one."""
     made = moving_shapes.generate(tmp_path_factory.mktemp("shapes") / "train", 2)
     videos = [record.video for record in read_manifest(made)][:2]
     (made.parent / "broken.mp4").write_text("no video\n")

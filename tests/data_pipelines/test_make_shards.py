@@ -1,4 +1,4 @@
-"""Making shards: which frames, the same bytes, broken files, other runs, killed runs."""
+"""Making shards: frames chosen, identical bytes, broken files, other runs, killed runs."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def contents(out):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """{form: (manifest, folder)}, and nobody writes into them."""
+    """{form: (manifest, folder)}; no test writes into them."""
     root = tmp_path_factory.mktemp("made")
     manifest = write_videos(root)
     for name, form in FORMS.items():
@@ -94,7 +94,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(tmp_path, made, name, m
     first, second, *rest = shards
     with DecoderPool(1, 60, WORKER) as pool:
         write_shard(str(out), plan, first, shards[first], pool)
-        # Killed: one shard without its report, and half of another under its passing name.
+        # As if killed: one shard without its report, and half of another under its temporary name.
         (out / second).write_bytes(b"half of a shard")
         (out / f"{rest[0]}.0123.partial").write_bytes(b"half")
         done = (out / first).stat()
@@ -153,7 +153,7 @@ def test_a_source_whose_sum_is_another_is_broken(tmp_path):
 
 
 def break_videos(root):
-    """Of five videos, cuts one, empties one, deletes one."""
+    """Of five videos, truncates one, replaces one by text, and deletes one."""
     path = root / "videos" / "0.mov"
     path.write_bytes(path.read_bytes()[:-400])
     (root / "videos" / "2.mov").write_text("no video at all\n" * 40)

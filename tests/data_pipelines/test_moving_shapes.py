@@ -12,7 +12,7 @@ from vlt.data import moving_shapes
 from vlt.data.moving_shapes import clips, grammar, knobs, scene, writer
 from vlt.data.resources import resolve
 
-PAIRS = 60  # ten of every family
+PAIRS = 60  # ten of each family
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_files_hold_the_drawn_frames_and_sampled_twins_are_reversed_bit_for_bit(
 
 
 def test_sampler_that_reversal_does_not_map_onto_itself_is_refused(monkeypatch):
-    monkeypatch.setattr(scene, "CLIP_FRAMES", 24)  # 23 / 2 is rounded to even
+    monkeypatch.setattr(scene, "CLIP_FRAMES", 24)  # 23 / 2 rounds to even
     with pytest.raises(ValueError, match="3 of 24"):
         clips.sampled_moments(3)
 
@@ -92,7 +92,7 @@ def test_same_seed_same_bytes_and_a_larger_set_begins_with_the_smaller(tmp_path)
 
 
 def test_what_a_version_draws_stays():
-    """Folders and caches that say this version hold it: other pictures or words are a new one."""
+    """Folders and caches of this version hold these: other pictures or words need a new version."""
     drawn = hashlib.sha256()
     for split in scene.SPLITS:
         for pair in range(12):
@@ -241,7 +241,7 @@ def test_place_is_the_quarter_of_the_picture_that_a_lone_shape_is_in():
         quarter = frame.place.removeprefix(looks).removesuffix(f" on {background}").split()
         shown = np.abs(frame.picture.astype(int) - scene.BACKGROUNDS[background.split()[1]]).sum(-1)
         y, x = (axis.mean() + 0.5 for axis in np.nonzero(shown > 30))
-        if min(abs(x - 16), abs(y - 16)) > 1:  # drawn pixels are not centred to a pixel's parts
+        if min(abs(x - 16), abs(y - 16)) > 1:  # shapes are drawn centred only to within a pixel
             assert quarter == ["down" if y > 16 else "up", "right" if x > 16 else "left"]
             quarters.add(tuple(quarter))
     assert len(quarters) == 4
@@ -319,7 +319,7 @@ def test_shapes_are_named_from_left_to_right_whatever_came_first():
 
 
 def test_knobs_change_pictures_alone():
-    """Captions, families and paths are those of the plain pair; twins stay reversals."""
+    """Captions, families and paths match the plain pair, and twins stay reversals."""
     for knob in ("noise=24", "distractors=2", "motion=0.4"):
         turned = moving_shapes.Knobs.parse([knob])
         for pair in range(len(scene.FAMILIES)):

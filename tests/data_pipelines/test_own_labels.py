@@ -1,4 +1,4 @@
-"""People's own data with labels: folders of classes, few shots, base and novel classes."""
+"""Users' own labelled data: folders of classes, few shots, base and novel classes."""
 
 import collections
 import datetime
@@ -17,7 +17,7 @@ from vlt.data.manifest import ManifestError, read_classes, read_manifest
 
 
 def manifest(path: pathlib.Path, counts: dict[str, int]) -> str:
-    """Rows of as many videos of each class, the classes in turn; their videos exist."""
+    """A manifest with these numbers of videos per class, in turn; the video files exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [
         {"id": f"{label}{n}", "video": f"videos/{label}{n}.mp4", "label": label, "speed": n}
@@ -107,7 +107,7 @@ def test_classes_are_halved_by_frequency(tmp_path):
     assert labels(out / "base_val.jsonl") == {"run": 1}
     assert labels(out / "novel_val.jsonl") == {"sit": 2, "wave": 8}
     assert lines[0].endswith("base.jsonl: 19 videos; base_classes.txt: 3 classes")
-    # As of HMDB-51, one more is base.
+    # As for HMDB-51, an odd number of classes has one more base class.
     halves = base_to_novel.halves([{"label": f"{n}"} for n in range(51)])
     assert {half: len(names) for half, names in halves.items()} == {"base": 26, "novel": 25}
 

@@ -36,7 +36,7 @@ def videos(folder: pathlib.Path, numbers: range) -> pathlib.Path:
 def made(
     root: pathlib.Path, counts: dict[str, int], count: int, **options: object
 ) -> tuple[pathlib.Path, list[str]]:
-    """Manifests of MSRVTT-QA's own files, without a list of answers; and what was said of them."""
+    """Manifests from MSRVTT-QA's own files, without a list of answers, and the lines reported."""
     first = 0
     for name, asked in counts.items():
         questions = [

@@ -1,4 +1,4 @@
-"""Manifests of action recognition: the public lists at their counts, and lists that are not."""
+"""Action recognition manifests: public lists with the right counts, and lists without them."""
 
 import json
 import pathlib
@@ -81,7 +81,7 @@ def test_public_lists_have_the_counts_of_the_papers(
     shared, tmp_path, data, folders, videos, classes
 ):
     lists = [shared / SPLIT_LISTS / folder for folder in folders]
-    # Of each list two videos are there; the counts are those of the list.
+    # Two videos of each list exist; the counts are those of the list.
     some = [name for folder in lists for path in folder.glob("*.txt") for name in listed(path)[:2]]
     lines = write_manifests_and_classes(
         data.SPLITS,
@@ -101,7 +101,7 @@ def test_public_lists_have_the_counts_of_the_papers(
 
 @pytest.fixture(scope="module")
 def made(shared, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Manifests of HMDB-51 with all videos of its first split, in a folder for each class."""
+    """Manifests of HMDB-51 with all `val1` videos of its first split, in one class folder."""
     root, lists = tmp_path_factory.mktemp("hmdb"), shared / SPLIT_LISTS / "hmdb_splits"
     names = [f"some_class/{name}" for name in listed(lists / "val1.txt")]
     given = [lists / "val1.txt", shared / LABELS / "hmdb_51_labels.csv"]
@@ -140,7 +140,7 @@ def test_first_test_set_of_every_protocol_passes_it(shared):
 
 @pytest.fixture
 def small(tmp_path, shared) -> tuple:
-    """Arguments of HMDB's few-shot set of 2, whose files may be changed."""
+    """Arguments for HMDB's 2-shot set, whose files a test may change."""
     for source in (
         f"{SPLIT_LISTS}/hmdb_splits/train1_few_shot_2.txt",
         f"{LABELS}/hmdb_51_labels.csv",
@@ -212,7 +212,7 @@ def test_a_smaller_test_set_and_missing_videos_are_reported(small, shared):
         write_manifests_and_classes(*small)
     told = write_manifests_and_classes(*small, allow_subset=True, missing="drop")
     (line,) = [line for line in told if "val2.jsonl" in line]
-    # One of the two videos is in the few-shot list, too.
+    # One of the two videos is in the few-shot list as well.
     assert "a subset: 1,529 instead of 1,530 videos" in line and "of 1,529 videos dropped" in line
     assert "val1: not made; it takes val1.txt with hmdb_51_labels.csv" in told
 
@@ -227,7 +227,7 @@ def test_underscores_are_spaces_and_nothing_else_changes():
 def test_modules_are_commands(shared, tmp_path, monkeypatch, capsys, module):
     given = ["--videos", tmp_path, "--annotations", shared / "vocab", "--out", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", [module, *map(str, given)])
-    monkeypatch.delitem(sys.modules, f"data_pipelines.{module}")  # or runpy warns
+    monkeypatch.delitem(sys.modules, f"data_pipelines.{module}")  # otherwise runpy warns
     with pytest.raises(SystemExit):
         runpy.run_module(f"data_pipelines.{module}", run_name="__main__")
     told = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Manifests from annotation files in the layouts that people have, at the papers' counts."""
+"""Manifests from annotation files in the layouts in use, with the papers' counts."""
 
 import collections
 import csv
@@ -45,7 +45,7 @@ def msrvtt_files(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def clip4clip(
     root: pathlib.Path, count: int, trained: dict[str, int], tested: range
 ) -> pathlib.Path:
-    """MSR-VTT as CLIP4Clip hands it out, with empty files for videos."""
+    """MSR-VTT as CLIP4Clip distributes it, with empty files for videos."""
     sentences = [
         {"caption": f" caption {c} of\n{n} ", "video_id": f"video{n}", "sen_id": 20 * n + c}
         for n in range(count)
@@ -263,7 +263,7 @@ def test_didemo_joins_descriptions_in_the_order_of_the_file(tmp_path):
             for n, suffix in ((n, "mov" if n % 2 else "AVI") for n in range(count))
         ]
         dump(tmp_path / f"{name}_data.json", entries)
-    # Files keep the first suffix, carry another behind it, or have another instead.
+    # Files keep the first suffix, append another to it, or replace it.
     kinds = ("{}.mov.mp4", "{}.avi", "{}.mp4")
     names = [f"1@N0_test{n}_ab" for n in range(1004)]
     videos = touch(
@@ -313,7 +313,7 @@ def test_lsmdc_counts_lines_of_which_some_share_a_clip(tmp_path):
 
 @pytest.fixture
 def thousand(tmp_path: pathlib.Path) -> tuple:
-    """Arguments of a test set of 1,000 videos."""
+    """Arguments for a test set of 1,000 videos."""
     path = dump(tmp_path / "test_JSFUSION.json", {f"v{n}": ["text"] for n in range(1000)})
     videos = touch(tmp_path / "videos", *(f"v{n}.mp4" for n in range(1000)))
     return msrvtt.SPLITS, [path], videos, tmp_path / "out"

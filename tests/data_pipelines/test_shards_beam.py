@@ -1,4 +1,4 @@
-"""The command on Apache Beam's direct runner."""
+"""The shards command on Apache Beam's direct runner."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A manifest and the folder that is made of it without Beam."""
+    """A manifest and the folder made from it without Beam."""
     root = tmp_path_factory.mktemp("made")
     manifest = write_videos(root)
     return manifest, make(manifest, root / "out", FORM).parent
@@ -104,7 +104,7 @@ def test_a_folder_of_other_options_is_refused(made, tmp_path):
 
 
 class Away(local.LocalFileSystem):
-    """Another file system: away://PATH is a path here. As in a bucket, folders need no making."""
+    """Another file system: away://PATH is a local path. As in a bucket, folders need no making."""
 
     @classmethod
     def scheme(cls):
@@ -121,7 +121,7 @@ class Away(local.LocalFileSystem):
         return super().exists(_here(path))
 
     def rename(self, sources, targets):
-        assert not any(map(self.exists, targets))  # which a bucket may refuse
+        assert not any(map(self.exists, targets))  # a bucket may refuse these
         super().rename([*map(_here, sources)], [*map(_here, targets)])
 
     def delete(self, paths):
@@ -161,7 +161,7 @@ def test_videos_and_shards_on_another_file_system(made, tmp_path, monkeypatch, c
         assert ended.value.code == 0 and expected in capsys.readouterr().out
     (out / "unfinished").rmdir()  # a bucket has no empty folders
     assert sorted(contents(out)) == sorted(contents(whole))
-    # The records' `run` is of a plan with another folder of videos; all else is the same.
+    # The records' `run` is for a plan with another video folder; all else is the same.
     assert [p.stat().st_size for p in out.glob("*.array_record")] == [
         p.stat().st_size for p in whole.glob("*.array_record")
     ]

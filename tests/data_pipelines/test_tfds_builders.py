@@ -1,4 +1,4 @@
-"""TFDS builders: each registered data set, made of small manifests and read back through grain."""
+"""TFDS builders: each registered data set, built from small manifests and read through grain."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Answers by ranking and by writing: counted right, written down, unread videos left out."""
+"""Ranked and generated answers: counted right, written to file, unread videos left out."""
 
 import dataclasses
 import json
@@ -61,7 +61,7 @@ def evaluate(parts, section, answers=None):
 
 
 def states(parts):
-    """Of the questions that can be read."""
+    """States and mask of the questions whose videos can be read."""
     kept = [row for i, row in enumerate(records()) if i != UNREAD]
     video = np.stack([clip(row.video) for row in kept])
     ids = Words()([row.question for row in kept])
@@ -70,7 +70,7 @@ def states(parts):
 
 
 def check(parts, section, expected):
-    """Accuracy where no answer, all, and a third of them are true; what is written down."""
+    """Checks what is written, and the accuracy if none, all or a third of the answers are true."""
     found, written = evaluate(parts, section)
     assert found == {"accuracy": 0.0, "questions": 9, "protocol": "moving_shapes_qa"}
     assert [row["answer"] for row in written] == expected

@@ -1,4 +1,4 @@
-"""The table of classes and the picture of the confusion matrix, read back."""
+"""The table of classes and the image of the confusion matrix, read back."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def found_in(picture: Image.Image, count: int) -> np.ndarray:
     gray = (pixels == 128).all(-1)
     top, left = np.argmax(gray.sum(1) > 100), np.argmax(gray.sum(0) > 100)
     cell = int(np.clip(confusion.SIDE // count, *confusion.CELL))
-    # The upper left of a cell: percentages stand in the middle.
+    # The upper left of each cell, since percentages are in the middle.
     rows, columns = (first + 2 + cell * np.arange(count) for first in (top, left))
     return pixels[np.ix_(rows, columns)]
 

@@ -1,4 +1,4 @@
-"""Answers of a chat model: their likelihood, and whether they are its own."""
+"""Answers for a chat model: their likelihood, and whether the model itself gives them."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def asked():
-    """Two videos, each with two dialogues of 3 words, 5 slots and an answer of 3."""
+    """Two videos, each with two dialogues of 3 words, 5 slots and a 3-word answer."""
     ids = np.concatenate(
         [
             RNG.integers(3, 12, (2, 2, 3)),

@@ -1,4 +1,4 @@
-"""Evaluation is exact: padded last batch, any number of devices, broken videos told."""
+"""Evaluation is exact: padded last batch, any number of devices, broken videos reported."""
 
 import json
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ def test_one_device_and_eight_give_the_same_metrics(tmp_path):
 
 
 def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_path, monkeypatch):
-    """Every video is embedded on its own caption, and record 3 cannot be read."""
+    """Each video's embedding equals its own caption's, and record 3 cannot be read."""
     read = np.array([0, 1, 2, 4, 5, 6, 7])
     monkeypatch.setattr(retrieval, "embed_videos", lambda *_: (read, np.eye(8)[read]))
     monkeypatch.setattr(retrieval, "embed_texts", lambda *_: np.eye(8))

@@ -1,4 +1,4 @@
-"""Retrieval with re-ranking is that of all pairs, of any captions a video, on any devices."""
+"""Re-ranking agrees with scoring all pairs, for any captions per video and any devices."""
 
 import dataclasses
 import json
@@ -22,12 +22,12 @@ UNREAD = 4
 
 
 def records():
-    """Eleven rows of ten videos, of one to three captions each."""
+    """Eleven rows of ten videos, with one to three captions each."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(11):
         texts = [" ".join(map(str, rng.integers(3, 18, 3))) for _ in range(1 + index % 3)]
-        name = f"video {0 if index == 7 else index}"  # one comes again, with a caption of its own
+        name = f"video {0 if index == 7 else index}"  # video 0 recurs, with other captions
         rows.append(SimpleNamespace(video=name, captions=tuple(texts), id=str(index)))
     return rows
 
@@ -40,7 +40,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(parts):
-    """Cosines and logits [texts, videos] of all that could be read, and the true columns."""
+    """Cosines and logits [texts, videos] of all readable videos, and the true columns."""
     module, tree = parts[0].module, parts[1]
     rows = [row for i, row in enumerate(records()) if i != UNREAD]
     names = list(dict.fromkeys(row.video for row in rows))
@@ -59,7 +59,7 @@ def pairs(parts):
 
 
 def scores_of(pairs, count):
-    """Of both directions by the definition: the nearest are matched, others have -100."""
+    """Scores of both directions by definition: the nearest are matched, others get -100."""
     cosines, logits, _ = pairs
     order = [np.argsort(np.argsort(-cosines, axis=a, kind="stable"), axis=a) for a in (1, 0)]
     return [np.where(place < count, logits + cosines, -100) for place in order]
@@ -71,7 +71,7 @@ def evaluate(parts, count, unread=(UNREAD,)):
 
 
 def test_matching_alone_may_rank_the_candidates(parts, pairs, monkeypatch):
-    """As UMT is published, whose texts also pass their first layers once."""
+    """As in the published UMT, whose texts also pass through their first layers only once."""
     given = []
     monkeypatch.setattr(matching, "retrieval_metrics", lambda s, *_: given.append(s) or {})
     section = SECTION | {"rerank": 3, "add_cosine": False}

@@ -1,4 +1,4 @@
-"""Evaluations of every kind give two processes what they give one."""
+"""Every kind of evaluation gives the same with two processes as with one."""
 
 import json
 
@@ -22,13 +22,13 @@ def written(folder):
 
 @pytest.mark.slow
 def test_two_processes_and_one_find_and_write_the_same(tmp_path):
-    """Ten to 21 records in batches of eight, one of which cannot be read."""
+    """Ten to 21 records in batches of eight; one record cannot be read."""
     alone, shared = (tmp_path / name for name in ("alone", "shared"))
     alone.mkdir()
     shared.mkdir()
     one = run_python(CODE.format(folder=str(alone)), devices=2, timeout=400)
     two = together(CODE.format(folder=str(shared)), 2, timeout=400)
     expected, *found = (json.loads(text.partition("FOUND")[2]) for text in (one, *two))
-    assert expected.keys() == KINDS.keys() - {"twin_captions"}  # which looks at no video
+    assert expected.keys() == KINDS.keys() - {"twin_captions"}  # which reads no video
     assert found == [expected, expected]
     assert written(shared) == written(alone) and len(written(alone)) == 5

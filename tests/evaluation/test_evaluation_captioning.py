@@ -1,4 +1,4 @@
-"""Twins by the likelihoods of captions that are given: whose is compared with whose."""
+"""Twins compared by given caption likelihoods: which captions and videos are compared."""
 
 from types import SimpleNamespace
 
@@ -7,13 +7,13 @@ import pytest
 
 from vlt.evaluation import captioning
 
-# Of video (row) and caption (column); the pairs are (0, 2), (1, 3) and (4, 5), and 5 is not read.
+# Video (row) by caption (column); the pairs are (0, 2), (1, 3) and (4, 5); video 5 is not read.
 LIKELIHOODS = -np.array(
     [
-        [1.0, 9.0, 2.0, 9.0],  # 0 prefers its own to that of 2
-        [9.0, 4.0, 9.0, 3.0],  # 1 prefers that of 3
-        [3.0, 9.0, 5.0, 9.0],  # 2 prefers that of 0
-        [9.0, 2.0, 9.0, 1.0],  # 3 prefers its own
+        [1.0, 9.0, 2.0, 9.0],  # video 0 prefers its own caption to that of 2
+        [9.0, 4.0, 9.0, 3.0],  # video 1 prefers that of 3
+        [3.0, 9.0, 5.0, 9.0],  # video 2 prefers that of 0
+        [9.0, 2.0, 9.0, 1.0],  # video 3 prefers its own
     ]
 )
 PAIRS = (0, 1, 0, 1, 2, 2)
@@ -34,7 +34,7 @@ def data():
 
 @pytest.fixture
 def predictor():
-    """Looks likelihoods up by the numbers that captions are."""
+    """Looks likelihoods up; captions are their column numbers."""
 
     def videos(program, params, data, step, captions):
         read = np.arange(5)
@@ -52,9 +52,9 @@ def predictor():
 def test_each_video_is_asked_for_its_own_caption_and_its_twins(predictor, data):
     found = captioning.caption_twins(predictor, None, {"min_pairs": 3}, data, 0)
     assert found == {
-        "pairs": 2,  # that of the unread video is left out
+        "pairs": 2,  # the pair of the unread video is left out
         "twins_v2t": 50.0, "twins_v2t/size": 50.0, "twins_v2t/orbit": 50.0,
-        # Caption 0 is likelier of 0, 2 of 0 as well; 1 of 3, 3 of 3.
+        # Captions 0 and 2 are both likelier for video 0, captions 1 and 3 for video 3.
         "twins_t2v": 50.0, "twins_t2v/size": 50.0, "twins_t2v/orbit": 50.0,
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Clips of evaluations have the model's size."""
+"""Evaluation clips have the model's input size."""
 
 from vlt.evaluation.clips import fitted
 from vlt.models.sizes import SIZES

@@ -1,4 +1,4 @@
-"""Retrieval and twins from vectors that are given: which videos and texts are compared."""
+"""Retrieval and twins from given vectors: which videos and texts are compared."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ COSINES = SimpleNamespace(module=SimpleNamespace(scores_pairs=False))  # a predi
 
 
 def records(*rows: tuple[str, tuple[str, ...]], **extra) -> SimpleNamespace:
-    """Of (video, captions)."""
+    """Evaluation data from rows of (video, captions)."""
     listed = [
         SimpleNamespace(
             id=video, video=video, captions=captions, line=line,
@@ -28,7 +28,7 @@ def records(*rows: tuple[str, tuple[str, ...]], **extra) -> SimpleNamespace:
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """Says what vectors videos and texts have, by name; videos that have none are not read."""
+    """Sets the vectors of videos and texts by name; videos without one count as unread."""
 
     def given(videos: dict[str, np.ndarray], texts: dict[str, np.ndarray]) -> None:
         def embed_videos(predictor, params, data, step):
@@ -47,7 +47,7 @@ def embedded(monkeypatch):
 
 def test_a_video_of_several_rows_is_one_candidate_and_an_unread_one_is_none(embedded):
     data = records(("a", ("x",)), ("b", ("y", "z")), ("a", ("w",)), ("c", ("v",)))
-    # y is taken for a, all others are nearest their own; v's video cannot be read.
+    # y is nearest a, every other text its own video; the video of v cannot be read.
     embedded(
         {"a": AXES[0], "b": AXES[1]},
         {"x": AXES[0], "w": AXES[0], "z": AXES[1], "y": AXES[0] + 0.5 * AXES[1], "v": AXES[2]},

@@ -1,4 +1,4 @@
-"""A method that scores pairs is asked in losses and evaluations alike: a video's best frame."""
+"""Losses and evaluations alike use a method that scores pairs, here by a video's best frame."""
 
 import evaluation_kinds
 import jax
@@ -45,7 +45,7 @@ def test_scores_of_any_number_of_videos(parts, monkeypatch, videos):
 
 
 def test_retrieval_and_twins_by_them(parts, monkeypatch):
-    """What is ranked are the scores of frames, not the cosines of their mean."""
+    """The scores of frames are ranked, not the cosines of their mean."""
     records = data(evaluation_kinds.pairs())
     frames, texts = raw(parts, records, [record.captions[0] for record in records.records])
     assert frames.shape == (10, 2, 8)
@@ -97,13 +97,13 @@ def frames_and_texts(given, ids):
 
 
 def test_the_contrastive_loss_of_scores():
-    """Of cosines it is the loss of embeddings; of other scores, cross-entropy both ways."""
+    """For cosines it equals the loss of embeddings; for other scores, cross-entropy both ways."""
     given = inputs(("video", "text"))
     task = Retrieval({"vtc": 1.0}, 20.0, True)
     value, _ = jax.jit(lambda: task.objective(given))()
     frames, texts = frames_and_texts(given, given.batch["text"])
     logits = 20 * plain(frames, texts).T
-    logits[[0, 1, 2, 3], [2, 3, 0, 1]] = -np.inf  # texts that are equal are no negatives
+    logits[[0, 1, 2, 3], [2, 3, 0, 1]] = -np.inf  # equal texts are not negatives
     both = [np.log(np.exp(x).sum(1)) - np.diag(x) for x in (logits, logits.T)]
     np.testing.assert_allclose(value, np.sum(both) / 4, rtol=1e-5)
     x, y = (RNG.normal(size=(4, 8)).astype(np.float32) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Protocols against real annotation files, and against test sets that are not theirs."""
+"""Protocols against real annotation files, and against test sets that do not match them."""
 
 import json
 
@@ -160,7 +160,7 @@ def test_only_generated_videos_are_moving_shapes() -> None:
 
 
 def test_a_test_set_of_another_size_is_no_own_data_by_itself() -> None:
-    """A number must not be compared under another name than was asked for, without a word."""
+    """A result must not silently go under another protocol than the one requested."""
     with pytest.raises(ProtocolError, match="29 videos instead of 1000.*protocol=own_data"):
         checked_pairs(section("msrvtt_1ka_9k", "mine.csv"), rows(29), "queries")
 

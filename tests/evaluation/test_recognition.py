@@ -1,4 +1,4 @@
-"""Recognition is what plain numpy finds view by view, on any devices; what it writes down."""
+"""Recognition equals plain numpy view by view, on any devices; and the files it writes."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ SECTION |= {"combine": "cosines", "scale": 0.0}
 SECTION |= {"sentences": (), "sentence_templates": ()}
 SECTION |= {"sampler": {"name": "segment_centre", "frames": 2, "clips": 1}}
 TEMPLATES = ["{} 3", "8 {}", "7 {} 5"]
-VIDEOS, UNREAD = 21, 4  # three batches of eight, the last not full
+VIDEOS, UNREAD = 21, 4  # three batches of eight, the last one partial
 
 
 def model() -> DualEncoder:
@@ -42,7 +42,7 @@ def model() -> DualEncoder:
 
 
 def params():
-    """Random kernels, so that videos differ; a scale that is hotter than is allowed."""
+    """Random kernels, so that videos differ, and a logit scale above the allowed maximum."""
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -55,7 +55,7 @@ def params():
 
 
 def labelled(views: int = 1):
-    """Records of known classes, of which the last has no video and one cannot be read."""
+    """Records of known classes; the last class has no video, and one video cannot be read."""
     labels = np.random.default_rng(3).integers(0, len(CLASSES) - 1, VIDEOS).astype(np.int32)
     rows = [
         SimpleNamespace(video=f"clip {i}", label=CLASSES[label], line=i + 1)
@@ -84,7 +84,7 @@ def encode(parts):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """Scores [b, c] of each batch, as the metrics are given them."""
+    """Scores [b, c] of each batch, as passed to the metrics."""
     found: list[np.ndarray] = []
     score = recognition.view_scores
     monkeypatch.setattr(
@@ -122,7 +122,7 @@ def plain_metrics(scores, labels) -> dict[str, float]:
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("several", [False, True])
 def test_metrics_are_those_of_plain_numpy(parts, encode, seen, tmp_path, views, several):
-    """Clips have two frames: one view of both, or two of one."""
+    """Clips have two frames: one view of both, or two views of one each."""
     section, templates = SECTION, ["{}"]
     if several:
         (tmp_path / "t.txt").write_text("\n".join(TEMPLATES) + "\n\n")
@@ -149,7 +149,7 @@ def test_scores_of_views_are_their_sum_and_do_not_underflow():
     single = [recognition.view_scores(cosines[:, i : i + 1], 100.0) for i in range(4)]
     np.testing.assert_allclose(whole, np.sum(single, 0), rtol=1e-12)
     np.testing.assert_allclose(whole.sum(-1), 4)
-    # Cosines 1 and -1: 200 apart, which in float32 would be 0, as all other unlikely classes.
+    # Cosines 1 and -1: logits 200 apart, which float32 would round to 0, like all unlikely classes.
     far = recognition.view_scores(np.array([[[1.0, -1, -0.99]]]), 100.0)
     assert 0 < far[0, 1] < far[0, 2] < far[0, 0]
 
@@ -176,7 +176,7 @@ def section_of(files: Path, **changes):
 
 @pytest.mark.parametrize("sampler", ["segment_centre", "random_segments"])
 def test_clips_and_crops_of_files_are_views(parts, encode, seen, files, monkeypatch, sampler):
-    """2 x 3 views of 2 frames, the clips even or drawn at random, are the mean over single ones."""
+    """2 x 3 views of 2 frames, from even or random clips, score as the sum over single views."""
     requests = []
 
     def kept(request):
@@ -273,7 +273,7 @@ def test_packaged_templates_can_be_read():
 
 
 def test_texts_that_do_not_tell_classes_are_refused_before_anything_is_looked_at(parts, files):
-    """Of videos that nobody trained on, too."""
+    """Even in an evaluation on videos that nothing was trained on."""
     mesh = make_mesh({"data": 1}, jax.devices()[:1])
     words = Tokenizer.load(ASSETS / "tiny_clip/tokenizer", SPEC.text.context)
 

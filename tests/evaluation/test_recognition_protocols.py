@@ -18,7 +18,7 @@ from vlt.evaluation.recognition_protocols import (
 
 
 def rows(videos: int, classes: int) -> list[Record]:
-    """Videos of classes "0", "1", ... in turn."""
+    """Videos whose classes are "0", "1", ... in turn."""
     return [
         Record(f"v{n}", f"v{n}.mp4", (), str(n % classes), None, (), {}, line=n + 1)
         for n in range(videos)

@@ -1,4 +1,4 @@
-"""Answers that a chat model writes or chooses in an evaluation are those that `vlt.load` gives."""
+"""A chat model's written or chosen answers in an evaluation are those that `vlt.load` gives."""
 
 import json
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ SECTION |= {"manifest": "clips.csv"}
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """The packaged chat model, of videos of two frames: predictor, data, and `vlt.load`'s."""
+    """The packaged chat model for two-frame videos: as predictor and data, and as `vlt.load`'s."""
     loaded = load_folder("tiny_chat", frames=2)
     made = predictor(loaded.module, tmp_path_factory.mktemp("run"))
     tokenizer = ChatTokenizer.load(loaded.tokenizer)

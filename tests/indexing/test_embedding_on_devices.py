@@ -1,4 +1,4 @@
-"""Windows are embedded by all devices of a process, and come out as by one."""
+"""All devices of a process embed windows, with the same result as one device."""
 
 import numpy as np
 import pytest

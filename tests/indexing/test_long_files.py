@@ -1,4 +1,4 @@
-"""A file of ten hours is embedded in the memory that one of an hour takes."""
+"""Embedding a ten-hour file takes no more memory than embedding a one-hour file."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def write(path, hours):
-    """A frame a second, of which each tells its minute."""
+    """Writes a video of one frame per second, each showing its minute."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=1, options={"preset": "ultrafast", "g": "60"})
         stream.width = stream.height = 32

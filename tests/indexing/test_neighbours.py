@@ -1,4 +1,4 @@
-"""Windows found by a graph are nearly those found by comparing all, and are chosen by size."""
+"""A graph finds nearly what comparing all windows does; the size decides which is used."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ ABOUT = About("", "f", WIDTH, "linspace", 1, {}, "time", 2.0, 2.0)
 
 
 def windows_of(path, seed):
-    """Of a video whose neighbouring windows look alike."""
+    """Windows of a video, which resemble each other."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=WIDTH) + 0.3 * rng.normal(size=(EACH, WIDTH))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""An index of moving shapes: made, brought up to date, searched; what is wrong with one."""
+"""An index of moving shapes: made, updated and searched; and faulty indices."""
 
 import json
 import os
@@ -29,13 +29,13 @@ def model():
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """The manifest of twins: the same clip forwards and backwards."""
+    """A manifest of twins: the same clip forwards and backwards."""
     return moving_shapes.generate(tmp_path_factory.mktemp("shapes") / "twins", PAIRS)
 
 
 @pytest.fixture(scope="module")
 def made(shapes, model, tmp_path_factory):
-    """An index of all of them, which tests leave as it is."""
+    """An index of all of them, which no test changes."""
     uri = tmp_path_factory.mktemp("index") / "index"
     vlt.index(uri, [str(shapes.parent / "videos")], model, window="whole")
     return uri
@@ -43,7 +43,7 @@ def made(shapes, model, tmp_path_factory):
 
 @pytest.fixture
 def copied(made, shapes, tmp_path):
-    """A copy of videos and index, to change."""
+    """A copy of the videos and the index that a test may change."""
     shutil.copytree(shapes.parent / "videos", tmp_path / "videos")
     return tmp_path / "videos", tmp_path / "index"
 
@@ -68,7 +68,7 @@ def test_vectors_are_those_of_the_model(made, shapes, model):
     expected = dict(zip(paths, np.asarray(model.encode_video(paths)), strict=True))
     windows = index.store.read()
     for path, vector in zip(windows.paths, windows.vectors, strict=True):
-        np.testing.assert_allclose(vector, expected[path], atol=2e-4)  # halves
+        np.testing.assert_allclose(vector, expected[path], atol=2e-4)  # stored as float16
     found = index.search(model.read_videos(paths[2]), top=1)[0]
     assert found.path == paths[2] and abs(found.score - 1) < 1e-3
 
@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_goes_on(copied, model, monkeypatch):
     add = Store.add
 
     def killed(store, entries, windows):
-        add(store, [], windows)  # windows were written, and then it ended
+        add(store, [], windows)  # the windows are written, then the run ends
         raise KeyboardInterrupt
 
     run = embed(str(uri), names, model, "whole")
@@ -161,13 +161,13 @@ def test_windows_that_touch_are_one_range():
     found = best_ranges(windows, scores, 3, usual=Usual.of(np.full(10, 0.2)))
     assert [(x.path, x.start, x.end) for x in found] == [("a", 4, 16), ("b", 0, 4), ("b", 9, 12)]
     assert found[0].score == pytest.approx(0.9) and found[0].chance is None
-    scores[2] = 0.2  # too low to go on from 12 s, and what is taken is not taken again
+    scores[2] = 0.2  # too low to extend past 12 s; ranges taken are not reused
     found = best_ranges(windows, scores, 6, usual=Usual.of(np.full(10, 0.2)))
     assert [(x.start, x.end) for x in found if x.path == "a"] == [(4, 12), (12, 16), (0, 4)]
 
 
 def test_the_chance_of_a_score_is_that_of_the_highest_of_so_many():
-    """Of scores that are normal, the highest lies above its own median every second time."""
+    """For normal scores, the highest lies above its own median half of the time."""
     rng = np.random.default_rng(0)
     chances = [Usual.of(x).chance(x.max()) for x in rng.normal(0.2, 0.05, (400, 1000))]
     assert 0.4 < np.median(chances) < 0.6 and 0.03 < np.mean(np.array(chances) < 0.05) < 0.08

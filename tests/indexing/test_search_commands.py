@@ -1,4 +1,4 @@
-"""`vlt embed`, `vlt search` and `vlt classify` as they are typed."""
+"""`vlt embed`, `vlt search` and `vlt classify` as typed on the command line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Shards of an index, written apart, killed anywhere, joined by one."""
+"""Shards of an index, written separately, killed anywhere, joined by one process."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(paths, model, tmp_path_factory):
-    """All windows of an index that one process made."""
+    """All windows of an index made by one process."""
     uri = tmp_path_factory.mktemp("whole") / "index"
     return vlt.index(uri, paths, model, window="1s").store.read()
 
@@ -80,12 +80,12 @@ def test_shards_are_joined_to_what_one_process_makes(paths, model, whole, tmp_pa
     _commit_killed_everywhere(uri, monkeypatch)
     same(uri, whole)
     assert tables_of(uri) == {"windows", "files"} and not Store(uri).marks()
-    assert [shard(uri, paths, model, i) for i in range(COUNT)] == [[], []]  # it is known
+    assert [shard(uri, paths, model, i) for i in range(COUNT)] == [[], []]  # all of it is known
     assert commit(uri) == 0 and len(Store(uri).entries()) == len(paths)
 
 
 def _commit_killed_everywhere(uri, monkeypatch):
-    """Ends it before each thing that it writes, one after another, until it ends by itself."""
+    """Interrupts `commit` before each of its writes in turn, until it completes."""
     writes = [(Store, "drop"), (Store, "add"), (Store, "compact"), (Store, "mark")]
     writes.append((parts, "remove"))
 

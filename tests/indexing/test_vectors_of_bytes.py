@@ -1,4 +1,4 @@
-"""Vectors of an index that are kept in bytes."""
+"""Index vectors stored as bytes."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ WINDOWS, WIDTH = 500, 256
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Indices of the same windows, by the type of their numbers."""
+    """Indices of the same windows, by number type."""
     folder = tmp_path_factory.mktemp("indices")
     return {
         x: make_index(str(folder / x), WINDOWS, WIDTH, x) for x in ("float32", "float16", BYTES)
@@ -27,14 +27,14 @@ def stores(tmp_path_factory):
 def test_they_are_unit_vectors_as_near_as_rounding_leaves_them(stores):
     exact, read = (stores[name].read().vectors for name in ("float32", BYTES))
     np.testing.assert_allclose(np.linalg.norm(read, axis=-1), 1, rtol=1e-6)
-    # Half a step in every number at the most, and as much again where the length is made 1.
+    # At most half a step in every number, and as much again from normalising the length to 1.
     most = np.sqrt(WIDTH) * np.abs(exact).max(-1) / 127
     assert (np.linalg.norm(read - exact, axis=-1) <= most).all()
     assert np.linalg.norm(read - exact, axis=-1).mean() > 1e-3, "they were not rounded"
 
 
 def test_what_was_read_is_kept_as_it_was(stores):
-    """So that joining shards or exporting loses nothing."""
+    """So joining shards and exporting lose nothing."""
     read = stores[BYTES].read().vectors
     once = kept(read, BYTES)
     assert once.dtype == np.int8 and (np.abs(once).max(-1) == 127).all()
@@ -63,6 +63,6 @@ def test_they_are_half_as_large_and_only_compared(stores, tmp_path):
 
 
 def _vectors(store) -> int:
-    """Bytes of its windows on disk."""
+    """The bytes that the windows take on disk."""
     folder = Path(store.uri) / "windows.lance/data"
     return sum(file.stat().st_size for file in folder.iterdir())

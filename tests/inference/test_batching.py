@@ -1,4 +1,4 @@
-"""Clips are read ahead in order and in bounded number; batches are filled up to one size."""
+"""Clips are read ahead in order and in bounded number; batches are padded to one size."""
 
 import contextlib
 import itertools
@@ -16,7 +16,7 @@ from vlt.inference.prefetch import clip_request, read_ahead
 from vlt.model_io.folder import ModelConfig
 from vlt.models.sizes import SIZES
 
-# A decoder that hangs on files of that name.
+# A decoder that hangs on the path 'hang'.
 MISBEHAVING = (
     sys.executable,
     "-c",
@@ -29,7 +29,7 @@ MISBEHAVING = (
 
 
 class CountingPool:
-    """Reads clip i as [[i]], those of number 3 and 4 not at all, even ones slowly."""
+    """Reads clip i as [[i]]; clips 3 and 4 fail, and even ones are slow."""
 
     workers = 3
 

@@ -1,4 +1,4 @@
-"""A dialogue says what the whole of it, read anew, would be answered; with golden LLaVA."""
+"""A dialogue answers as if it were read again from the start; with golden LLaVA."""
 
 import functools
 import json
@@ -39,7 +39,7 @@ def tokenizer(shared):
 
 @pytest.fixture(scope="module")
 def llava(golden, tokenizer, tmp_path_factory):
-    """LLaVA with BT-Adapter, attention over all frames."""
+    """LLaVA with BT-Adapter, with attention over all frames."""
     found = golden("llava")
     config = ModelConfig("llava", found.spec, {}, PIXELS, frames=8)
     return VideoChat(found.model(), found.params, config, tokenizer, tmp_path_factory.getbasetemp())
@@ -57,7 +57,7 @@ SHORT = {"max_length": 20}
 
 
 def programs(model):
-    """How many there are of what reads videos, prompts and turns, and writes."""
+    """Number of compiled programs that read videos, prompts and turns, and that generate."""
     compiled = (read, read_on, with_room, begin, advance, model._watcher._see)
     return {each: each._cache_size() for each in compiled}
 
@@ -81,7 +81,7 @@ def test_the_golden_answer(llava, videos, golden, tokenizer):
 
 
 def test_what_was_read_is_kept(llava, videos, monkeypatch):
-    """Turns, a second video, and answers in which stale keys would show."""
+    """Over several turns and a second video; stale keys would show in the answers."""
     from vlt.inference import dialogue as module
 
     lengths = []
@@ -164,7 +164,7 @@ def test_what_cannot_be(llava, videos, golden, tokenizer, tmp_path):
         dialogue.ask("What?", temperature=0.0)
     with pytest.raises(ValueError, match=r"a prompt of 4,\d\d\d tokens, 17 of them of 1 videos"):
         dialogue.ask("dog " * 4000)
-    assert dialogue.ask("What?", max_length=2) is not None  # goes on
+    assert dialogue.ask("What?", max_length=2) is not None  # the dialogue goes on
     with pytest.raises(ValueError, match="the tokenizer has 518 tokens .* 512 embeddings"):
         check_rows(518, 512)
     check_rows(32001, 32064)

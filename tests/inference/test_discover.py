@@ -1,4 +1,4 @@
-"""Which files names of files, folders and patterns stand for."""
+"""The files that names of files, folders and patterns stand for."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from vlt.inference.discover import find_videos
 
 @pytest.fixture
 def clips(tmp_path):
-    """Empty files: only names are looked at."""
+    """Empty files, since only names matter."""
     folder = tmp_path / "videos" / "below"
     folder.mkdir(parents=True)
     for name in ("1.mp4", "2.MOV", "3.webm", "notes.txt"):

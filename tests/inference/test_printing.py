@@ -1,4 +1,4 @@
-"""What is printed of results, and the exit status."""
+"""How results are printed, and the exit status."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Given answers by their likelihood, against whole dialogues read at once."""
+"""Given answers ranked by their likelihood, against whole dialogues read at once."""
 
 import sys
 
@@ -38,7 +38,7 @@ def tokenizer(shared):
 
 
 def whole(model, params, speech, tokens, candidates):
-    """The same losses from rows of training."""
+    """The same losses computed from training rows."""
     prompts = [speech.prompt([Turn(QUESTION, c, videos=1)], [tokens.shape[1]]) for c in candidates]
     rows = training_rows(prompts, candidates)
     ids = np.where(rows.video >= 0, VIDEO_SLOT, rows.ids)

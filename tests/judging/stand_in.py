@@ -1,4 +1,4 @@
-"""A local server in the place of a judge: it says what a test has it say."""
+"""A local server in place of a judge: it replies as a test tells it to."""
 
 import http.server
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class StandIn(http.server.ThreadingHTTPServer):
-    """`say` gets the body of a request and how many there were before, and returns the judge's
+    """`say` gets a request's body and the number of requests before it, and returns the judge's
     text, or a status, or None to hang up."""
 
     daemon_threads = True
@@ -22,7 +22,7 @@ class StandIn(http.server.ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def handle_error(self, *_: Any) -> None:
-        """Nobody waits for what a client has given up."""
+        """Ignores errors of connections that the client has given up."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""The chat endpoint's client against servers that say too much, too slowly or something else."""
+"""The chat endpoint's client against servers that send too much, too slowly or something else."""
 
 import base64
 import json
@@ -32,12 +32,12 @@ def reply(body: bytes, status: str = "200 OK", headers: str = "") -> Say:
 
 
 class Server:
-    """What listens at `url` and says `say` to whoever asks."""
+    """A server at `url` that answers every request with `say`."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
-        self.asked: list[bytes] = []  # what stands over each question
+        self.asked: list[bytes] = []  # the head of each request
         self.closing = threading.Event()
         self.say: Say = reply(completion("yes"))
         threading.Thread(target=self._serve, daemon=True).start()
@@ -97,7 +97,7 @@ def test_a_key_that_no_header_holds_is_refused_unseen(server, key):
         lambda key: json.dumps({"error": f"wrong: Bearer {key}"}),
         lambda key: urllib.parse.quote(key, safe=""),
         lambda key: base64.b64encode(key.encode()).decode(),
-        lambda key: "x" * (chat_endpoint.SHOWN - 5) + key,  # where messages are cut
+        lambda key: "x" * (chat_endpoint.SHOWN - 5) + key,  # at the point where messages are cut
     ],
 )
 def test_a_server_that_echoes_the_key_does_not_show_it(server, form, status):

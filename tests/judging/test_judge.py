@@ -1,4 +1,4 @@
-"""`vlt judge` with a local server that is slow, wrong, and dies half-way."""
+"""`vlt judge` with a local server that is slow, wrong, or dies half-way."""
 
 import datetime
 import json
@@ -37,7 +37,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    """Names of predictions and references of every set."""
+    """Names of the prediction and reference files of every set."""
 
     def dump(name, content):
         (tmp_path / name).write_text(json.dumps(content))
@@ -55,7 +55,7 @@ def files(tmp_path):
 
 
 def run(capsys, out, files, *options, sets=("qa",)):
-    """Exit status, rows by criterion, and what was told."""
+    """Runs the command: exit status, rows by criterion, and standard error."""
     given = [text for name in sets for text in (f"--{name}", *files[name])]
     status = judge.main([*given, "--out", str(out), "--json", *map(str, options)])
     told = capsys.readouterr()
@@ -118,7 +118,7 @@ def test_a_judge_that_dies_half_way_is_taken_up_where_it_was(server, files, caps
     assert len(server.asked) == 3 + 5 * 2
 
     with (out / "answers.jsonl").open("a") as file:
-        file.write('{"id": "3", "criter')  # as a process leaves it that was killed
+        file.write('{"id": "3", "criter')  # as left by a process that was killed
     server.say, server.asked = right, []
     status, rows, told = run(capsys, out, files, *options)
     assert status == 0 and rows["qa"]["scored"] == 8 and len(server.asked) == 5

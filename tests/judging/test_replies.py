@@ -1,4 +1,4 @@
-"""Replies of judges: what is a score, and what only looks like one."""
+"""Judges' replies: what is a score, and what only looks like one."""
 
 import random
 import time
@@ -22,7 +22,7 @@ from vlt.tasks.answered_questions import Asked
         ("{'score': '2.5', 'why': None}", 2.5),
         ("{'score': 1} no, rather {'score': 2}", 2),
         ("<think>{'score': 1}</think>{'score': 5} as {asked}", 5),
-        ('{"score": 4, "score": 2}', 2),  # Python's, which JSON is not
+        ('{"score": 4, "score": 2}', 2),  # valid in Python, not in JSON
     ],
 )
 def test_scores(text, score):

@@ -1,8 +1,8 @@
-"""What JobSet's definition (jobset.x-k8s.io/v1alpha2) says of the fields that our manifests have.
+"""JobSet's definition (jobset.x-k8s.io/v1alpha2) of the fields that our manifests have.
 
-Its authors publish it for clusters, and no package holds it. Of the whole definition this is the
-part above the Jobs; those are Kubernetes' own and have their published schema in
-kubernetes-validate. A field that is not here must be added from the definition before it is used.
+Its authors publish it for clusters, and no package contains it. This is the part of the definition
+above the Jobs, which are Kubernetes' own and have a published schema in kubernetes-validate. A
+field that is missing here must be added from the definition before it is used.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ NAME = {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLeng
 
 
 def record(required: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
-    """An object that has no other fields."""
+    """The schema of an object without other fields."""
     return {
         "type": "object",
         "properties": fields,
@@ -65,7 +65,7 @@ JOBSET = record(
                 ("name", "template"),
                 name=NAME,
                 replicas={"type": "integer", "minimum": 0},
-                # Of a Job, without apiVersion and kind.
+                # A Job without apiVersion and kind.
                 template=record(metadata={"type": "object"}, spec={"type": "object"}),
             ),
         },

@@ -1,4 +1,4 @@
-"""Shared by the tests of launch/: its commands in this process, programs that stand for others."""
+"""Helpers for the tests of launch/: its commands run in this process, and stand-in programs."""
 
 import importlib
 import pathlib
@@ -14,7 +14,7 @@ TRAINING = ("--config=btadapter:webvid_l14", "--workdir=gs://my-bucket/runs/one"
 
 
 def launch(monkeypatch: pytest.MonkeyPatch, module: str, *arguments: str) -> None:
-    """`python -m launch.MODULE ARGUMENTS`."""
+    """Runs `python -m launch.MODULE ARGUMENTS` in this process."""
     launcher = importlib.import_module(f"launch.{module}")
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     launcher.main(launcher.parser())
@@ -41,7 +41,7 @@ def planned(monkeypatch, capsys, module: str, verb: str, *arguments: str) -> lis
 
 
 def complaint(monkeypatch, capsys, module: str, verb: str, *arguments: str) -> str:
-    """The error that a launcher ends with."""
+    """The error message that a launcher exits with."""
     with pytest.raises(SystemExit) as ended:
         printed(monkeypatch, capsys, module, verb, *arguments)
     assert ended.value.code
@@ -51,7 +51,7 @@ def complaint(monkeypatch, capsys, module: str, verb: str, *arguments: str) -> s
 
 
 def program(folder: pathlib.Path, name: str, source: str) -> None:
-    """An executable file."""
+    """Writes an executable file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / name
     file.write_text(source)
@@ -59,7 +59,7 @@ def program(folder: pathlib.Path, name: str, source: str) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Fails when it has not come true after 30 seconds."""
+    """Waits for a condition; fails if it is not true after 30 seconds."""
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end

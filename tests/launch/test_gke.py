@@ -1,4 +1,4 @@
-"""Manifests and commands for GKE; manifests against their schemas."""
+"""Manifests and commands for GKE; manifests are checked against their schemas."""
 
 import json
 import shlex
@@ -17,7 +17,7 @@ KUBERNETES = "1.34"
 
 
 def manifest(monkeypatch, capsys, *options: str) -> dict[str, Any]:
-    """What `run` hands to kubectl."""
+    """The manifest that `run` hands to kubectl."""
     text = printed(monkeypatch, capsys, "gke", *RUN, *options, "--", *TRAINING)
     first, *lines, last = text.splitlines()
     assert shlex.split(first) == ["kubectl", "create", "--filename=-", "<<END"] and last == "END"
@@ -25,7 +25,7 @@ def manifest(monkeypatch, capsys, *options: str) -> dict[str, Any]:
 
 
 def check(document: dict[str, Any]) -> None:
-    """Raises what the schemas of JobSet and of Job say against it."""
+    """Raises if the document violates the schemas of JobSet or Job."""
     jsonschema.validate(document, JOBSET)
     for replicated in document["spec"]["replicatedJobs"]:
         job = {"apiVersion": "batch/v1", "kind": "Job", **replicated["template"]}
@@ -135,7 +135,7 @@ POOL = ("pool", "slice-1", "--cluster=c", "--location=us-west4", "--zone=us-west
                 *("--placement-type=COMPACT", "--spot"),
             },
         ),
-        # Nodes of one host have no topology.
+        # Single-host nodes have no topology.
         (("--topology=v6e:2x4",), {"--machine-type=ct6e-standard-8t", "--num-nodes=1"}),
     ],
 )
@@ -193,7 +193,7 @@ def test_mistakes_end_in_a_sentence(monkeypatch, capsys, arguments, message):
 
 
 def test_the_image_runs_the_worker():
-    """As the pods' arguments expect it."""
+    """Its entry point is what the pods' arguments expect."""
     lines = (ROOT / "launch/Dockerfile").read_text().splitlines()
     assert lines[-1].startswith("ENTRYPOINT ")
     entry = json.loads(lines[-1].removeprefix("ENTRYPOINT "))

@@ -1,4 +1,4 @@
-"""N processes on one machine: their commands, their logs, and that they end together."""
+"""N processes on one machine: their commands, their logs, and ending together."""
 
 import os
 import signal
@@ -79,7 +79,7 @@ def test_one_that_is_killed_is_named(tmp_path, monkeypatch):
 
 
 def test_sigterm_reaches_all(tmp_path):
-    """Each says that it got it, and ends well."""
+    """Each process reports that it got the signal, and exits successfully."""
     child = "import signal,sys; signal.signal(15, lambda *_: sys.exit(print('saved'))); "
     child += "print('ready'); signal.pause()"
     code = f"""

@@ -1,4 +1,4 @@
-"""TPU slices, against what Google Cloud's documentation says of them."""
+"""TPU slices, against Google Cloud's documentation of them."""
 
 import argparse
 

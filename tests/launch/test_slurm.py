@@ -1,4 +1,4 @@
-"""Commands for Slurm, and its batch script among programs that stand for Slurm's."""
+"""Commands for Slurm, and the batch script run with stand-ins for Slurm's programs."""
 
 import os
 import pathlib
@@ -67,7 +67,7 @@ def test_mistakes_end_in_a_sentence(monkeypatch, capsys, arguments, message):
     assert message in complaint(monkeypatch, capsys, "slurm", *arguments)
 
 
-# As srun does, it kills its task when it is told SIGTERM itself; `scancel` reaches the task.
+# Like srun, it kills its task when it gets SIGTERM itself; `scancel` reaches the task.
 SRUN = """\
 #!/bin/bash
 trap 'kill -KILL "$task"; exit 137' TERM
@@ -91,7 +91,7 @@ SAVES = "trap 'sleep 0.3; touch saved; exit 0' TERM; touch begun; while :; do sl
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch) -> pathlib.Path:
-    """A folder in which Slurm's programs note their calls in `called`."""
+    """A folder in which stand-ins for Slurm's programs log their calls in `called`."""
     for name, source in {"srun": SRUN, "scancel": SCANCEL, "scontrol": SCONTROL}.items():
         program(tmp_path / "bin", name, source)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")

@@ -1,4 +1,4 @@
-"""Commands for TPU VMs: what they are, and that they do it, with hosts that are folders here."""
+"""Commands for TPU VMs: their text, and their effect with local folders as the hosts."""
 
 import os
 import pathlib
@@ -134,7 +134,7 @@ def test_mistakes_end_in_a_sentence(monkeypatch, capsys, arguments, message):
     assert message in complaint(monkeypatch, capsys, "tpu_vm", *arguments)
 
 
-# Stands for gcloud: `ssh` and `scp` reach the hosts 0 and 1, which are folders beside it.
+# Stand-in for gcloud: `ssh` and `scp` reach hosts 0 and 1, which are folders beside it.
 GCLOUD = """\
 #!{python}
 import glob, os, pathlib, shutil, subprocess, sys
@@ -159,7 +159,7 @@ for worker in workers:
         for file in glob.glob(source):
             shutil.copy(file, home if target.endswith(":") else target)
 """
-# Stands for a host's python3: what is to be installed is noted, the environment is the test's.
+# Stand-in for a host's python3: logs what to install, and the environment is the test's own.
 PYTHON3 = """\
 #!/bin/sh
 echo "$*" >> "$HOME/installed"
@@ -169,7 +169,7 @@ if [ "$3" = venv ]; then
   chmod +x vlt-venv/bin/python
 fi
 """
-# Stands for vlt.main: trains until SIGTERM, then saves and ends as it does.
+# Stand-in for vlt.main: trains until SIGTERM, then saves and exits as vlt.main does.
 TRAINER = """\
 import os, pathlib, signal, sys, time
 folder = next(pathlib.Path(a.split("=", 1)[1]) for a in sys.argv if a.startswith("--workdir="))
@@ -189,7 +189,7 @@ time.sleep(60)
 
 @pytest.fixture
 def hosts(tmp_path, monkeypatch) -> pathlib.Path:
-    """A folder with two bare hosts, gcloud to reach them and a repository to send them."""
+    """A folder with two bare hosts, a gcloud to reach them and a repository to send to them."""
     for worker in "01":
         (tmp_path / f"host{worker}").mkdir()
     program(tmp_path / "bin", "gcsfuse", "#!/bin/sh\n")
@@ -267,7 +267,7 @@ def test_what_a_command_fails_with_is_told(monkeypatch, capsys, tmp_path):
 
 
 def test_a_host_prints_its_setup_alone(tmp_path):
-    """Where neither gcsfuse nor sudo is at hand, which it would need."""
+    """Without gcsfuse and sudo, which a real setup would need."""
     for name in ("bash", "hostname", "rm"):
         (tmp_path / name).symlink_to(shutil.which(name))
     program(tmp_path, "lsb_release", "#!/bin/sh\necho jammy\n")

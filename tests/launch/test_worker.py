@@ -1,4 +1,4 @@
-"""What a host does with a run: buckets, signals, exit statuses. test_tpu_vm.py has the rest."""
+"""What a host does with a run: buckets, signals, exit statuses. test_tpu_vm.py covers the rest."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def command(*arguments: str) -> list[str]:
 
 @pytest.fixture
 def trainer(tmp_path, monkeypatch):
-    """Makes a vlt.main of some lines, which is found before the real one."""
+    """Makes a short vlt.main that is found before the real one."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
 
     def make(source: str) -> None:
@@ -77,7 +77,7 @@ def test_the_exit_status_is_handed_on(trainer, tmp_path, source, status):
 
 
 def test_a_stopped_run_does_not_look_finished(trainer, tmp_path):
-    """vlt.main saves and ends with 0; Kubernetes must start it again."""
+    """vlt.main saves and exits with 0, but Kubernetes must start it again."""
     trainer(
         "import pathlib, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(pathlib.Path('saved').touch()))\n"
@@ -104,7 +104,7 @@ def test_start_mounts_what_is_not_mounted(tmp_path, monkeypatch):
     target = str(tmp_path / "my-bucket")
     assert made == ["sudo", "mkdir", "-p", target] and owned[-1] == target
     assert mounted[0] == "gcsfuse" and mounted[-2:] == ["my-bucket", target]
-    # Else hosts would not see each other's checkpoints.
+    # Otherwise hosts would not see each other's checkpoints.
     assert {"--metadata-cache-ttl-secs=0", "--metadata-cache-negative-ttl-secs=0"} <= set(mounted)
     monkeypatch.setattr(pathlib.Path, "is_mount", lambda self: self == tmp_path / "my-bucket")
     assert worker.mount_commands("my-bucket") == []
@@ -128,7 +128,7 @@ def test_a_killed_run_is_told_and_another_can_start(trainer, tmp_path):
     child = int((tmp_path / "begun").read_text())
 
     os.kill(state(tmp_path)["pid"], signal.SIGKILL)
-    # As long as the training process lives, it has the chips.
+    # As long as the training process lives, it holds the chips.
     assert "running --mode=train" in run(tmp_path, "status", "--folder=.").stdout
     assert "a run is under way" in run(tmp_path, *start).stderr
     gone = subprocess.Popen(["true"])
@@ -150,7 +150,7 @@ def test_a_run_goes_on_without_the_connection_that_started_it(trainer, tmp_path)
     caller = subprocess.Popen(start, cwd=tmp_path, start_new_session=True)
     assert caller.wait(timeout=30) == 0
     wait_for((tmp_path / "begun").exists)
-    # sshd hangs up on whatever is left of the caller's session: nothing.
+    # sshd sends SIGHUP to whatever is left of the caller's session: nothing.
     with pytest.raises(ProcessLookupError):
         os.killpg(caller.pid, signal.SIGHUP)
     worker.stop(tmp_path)

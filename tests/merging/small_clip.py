@@ -1,4 +1,4 @@
-"""A small CLIP, and what holds for every method that takes tokens from it."""
+"""A small CLIP, and what holds for every method that removes tokens from it."""
 
 import functools
 from typing import Any
@@ -22,14 +22,14 @@ SPEC = DualEncoderSpec(
 
 
 def small(*methods: Method, cls_only: bool = True) -> DualEncoder:
-    """The small CLIP with methods whose options fit it."""
+    """The small CLIP with these methods, whose options are checked to fit it."""
     for method in methods:
         method.check(SPEC, FRAMES)
     return DualEncoder(SPEC, methods, frames=FRAMES, cls_only=cls_only, frame_norm=True)
 
 
 def random_params(model: DualEncoder) -> dict[str, Any]:
-    """Every leaf random, with enough spread for attention to prefer some tokens."""
+    """Draws every leaf with enough spread for attention to prefer some tokens."""
     rng = np.random.default_rng(0)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -39,7 +39,7 @@ def random_params(model: DualEncoder) -> dict[str, Any]:
 
 
 def videos(b: int = 3) -> jax.Array:
-    """Noise, already normalised."""
+    """Normalised noise, [b, t, H, W, 3]."""
     return jax.random.normal(jax.random.key(1), (b, FRAMES, 16, 16, 3))
 
 
@@ -51,13 +51,13 @@ def embed(
     train: bool = False,
     rngs: dict[str, jax.Array] | None = None,
 ) -> jax.Array:
-    """Embeddings [b, e]."""
+    """Video embeddings [b, e]."""
     variables = {"params": params}
     return model.apply(variables, video, train=train, method="encode_video", rngs=rngs)[0]
 
 
 def check_whole_model(method: Method) -> None:
-    """Videos do not touch each other, and the saving in the last block changes nothing."""
+    """Checks that videos do not interact and that the last block's saving changes nothing."""
     model = small(method)
     params, video = random_params(model), videos()
     expected = embed(model, params, video)

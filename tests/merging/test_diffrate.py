@@ -1,4 +1,4 @@
-"""DiffRate: masks of training against the sliced tokens of deployment, both against a rewrite."""
+"""DiffRate: masks in training against sliced tokens in deployment, both against a rewrite."""
 
 from types import SimpleNamespace
 
@@ -46,7 +46,7 @@ def naive(x, size, attention, kept, merged):
 
 
 def learned_params(counts):
-    """theta of blocks 1 to 3 that all but certainly choose those (kept, merged)."""
+    """Parameters whose theta in blocks 1 to 3 all but certainly choose these (kept, merged)."""
     params = random_params(small(LEARNED))
     for i, pair in enumerate(counts, start=1):
         for name, count in zip(("prune", "merge"), pair, strict=True):
@@ -107,12 +107,12 @@ def test_gradients_reach_theta():
             leaf = [g["visual"][f"blocks_{i}"]["diffrate"][name] for g in (embedding, cost)]
             assert np.isfinite(leaf).all()
             assert np.abs(leaf[1]).max() > 0
-            # What the last block removes is read by nobody.
+            # Nothing reads what the last block removes.
             assert (np.abs(leaf[0]).max() > 0) == (i < 3)
 
 
 def test_price_is_that_of_the_counter():
-    """Of the sliced program, whose matching the price leaves out; masks run at full length."""
+    """The sliced program's price, without its matching; masks run at full length."""
     params = learned_params(((13, 13), (9, 9), (6, 6)))
     model = small(LEARNED)
 
@@ -175,7 +175,7 @@ def test_options_that_do_not_fit(options, message):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["pe_b16", "eva02_b16", "siglip2_b16"])
 def test_price_of_towers_that_pool_turn_or_gate(size):
-    """All of it but for matching, of a video whose tokens all stay."""
+    """All of it except matching, for a video that keeps all its tokens."""
     spec = SIZES[size]
     model = make_model(spec, {}, 2, cls_only=False)
     video, _ = example_inputs(spec, 2, 8)

@@ -1,4 +1,4 @@
-"""Matching and merging against a naive rewrite, and what they keep."""
+"""Matching and merging against a naive rewrite, and what they preserve."""
 
 import dataclasses
 import re
@@ -44,7 +44,7 @@ def random_tokens(patches, cls, prompts=0, seed=0):
     size = rng.integers(1, 5, (B, G, n)).astype(np.float32)
     size[:, :, : cls + prompts] = 1
     x = rng.normal(size=(B, G, n, D)).astype(np.float32)
-    # As if every patch token held as many patches of a video as its size.
+    # As if every patch token held as many of a video's patches as its size.
     members = size[..., None] * rng.dirichlet(np.ones(5), (B, G, n)).astype(np.float32)
     metric = rng.normal(size=(B, G, n, 4)).astype(np.float32)
     tokens = Tokens(jnp.asarray(x), jnp.asarray(size), jnp.asarray(members), cls, cls + prompts)
@@ -140,7 +140,7 @@ def test_gradient_flows_through_the_mean_and_not_through_the_matching():
 
 
 def test_neither_merging_nor_its_gradient_scatters():
-    """Accelerators are slow at it."""
+    """Scatters are slow on accelerators."""
     tokens, metric = random_tokens(9, 1)
 
     def loss(x, metric):
@@ -160,7 +160,7 @@ def test_groups_do_not_touch_each_other():
 
 
 def test_proportional_attention_is_attention_over_the_copies():
-    """A token of size 3 counts as three equal tokens do."""
+    """A token of size 3 counts like three equal tokens."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(1, 1, 4, D)), jnp.float32)
     copies = x[:, :, np.array([0, 1, 1, 1, 2, 3, 3])]
@@ -183,7 +183,7 @@ def test_proportional_attention_is_attention_over_the_copies():
 
 
 def test_matching_and_merging_in_two_steps():
-    """What other methods share."""
+    """The two steps that other methods share."""
     tokens, metric = random_tokens(9, 1)
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""The kernel that merges, interpreted, is merging as it is written."""
+"""The merge kernel, interpreted, against the plain implementation."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def made(b=2, g=3, patches=15, cls=2, width=128, dtype="float32"):
 
 
 def merged(tokens, name, r=5):
-    """Tokens, and the gradient of what goes in."""
+    """Merged tokens and sizes, and the gradient with respect to the input."""
     matching = match(tokens.x[:, :, tokens.protected :], r, 1)
 
     def new(x):
@@ -51,7 +51,7 @@ def test_bfloat16():
     tokens = made(dtype="bfloat16", patches=40)
     expected, _, wanted = (np.asarray(x, np.float32) for x in merged(tokens, "plain"))
     found, _, gradient = (np.asarray(x, np.float32) for x in merged(tokens, "fused"))
-    # What nothing is merged into is the same to the bit.
+    # Tokens that nothing is merged into are equal to the bit.
     np.testing.assert_array_equal(found[:, :, :17], expected[:, :, :17])
     np.testing.assert_allclose(found, expected, 2**-8, 2**-8)
     np.testing.assert_allclose(gradient, wanted, 2**-7, 2**-7)
@@ -107,7 +107,7 @@ def test_is_in_the_program_of_a_slice(topology, groups, tokens, r, dtype):
     ("groups", "tokens", "r", "share"), [(384, 197, 8, 0.35), (64, 600, 60, 0.25)]
 )
 def test_moves_less_than_the_permutation(groups, tokens, r, share):
-    """On one v5e chip, matching and the gradient included, of 768 channels in bfloat16."""
+    """On one v5e chip, with matching and the gradient, at 768 channels in bfloat16."""
     (device, *_) = topology_devices("v5e:1x1")
     mesh = make_mesh({"data": 1}, [device])
 

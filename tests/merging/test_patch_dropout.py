@@ -52,7 +52,7 @@ def test_every_patch_is_as_likely():
 @pytest.mark.parametrize(("spec", "tokens"), [(SPEC, (4, 5)), (JOINT, (1, 17))])
 @pytest.mark.parametrize("remat", ["none", "block"])
 def test_training_alone_is_masked(spec, tokens, remat):
-    """Three quarters of 16 patches a frame, or of 64 of a video, in all blocks."""
+    """Drops three quarters of a frame's 16 patches, or of a video's 64, in all blocks."""
     model = DualEncoder(spec, (PatchDropout(0.75),), FRAMES, remat=remat)
     params, video = random_params(model), videos()
     plain = model.clone(methods=())
@@ -74,7 +74,7 @@ def test_training_alone_is_masked(spec, tokens, remat):
 
 
 def test_of_equal_patches_any_are_the_same():
-    """Without positions all tokens of a grey video are alike, so that masking changes nothing."""
+    """Without positions, all tokens of a grey video are alike, so masking changes nothing."""
     model = DualEncoder(SPEC, (PatchDropout(0.5),), FRAMES)
     params = random_params(model)
     visual = params["visual"]
@@ -120,7 +120,7 @@ def test_rates_outside_of_0_to_1(rate):
 
 @pytest.mark.slow
 def test_price_of_a_masked_step():
-    """157 of 1,568 patches: the forward pass that trains costs about a tenth."""
+    """With 157 of 1,568 patches, the forward pass in training costs about a tenth."""
     config = common.base()
     config.model.update(size="viclip_b16", frames=8, context=32, methods=("patch_dropout",))
     config.update(rules=((".*", {"lr": 1.0}),))

@@ -1,4 +1,4 @@
-"""Merging where attention turns tokens by their places, and where attention pools them."""
+"""Merging in towers with rotary attention, and in towers with attention pooling."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def encode(spec, *methods, params=None, video=VIDEO):
 @pytest.mark.parametrize("class_token", [True, False])
 @pytest.mark.parametrize("method", MERGING, ids=lambda method: method.name)
 def test_a_place_is_the_mean_of_those_that_merged(method, class_token):
-    """Of all frames' patches, each as often as it counts; class tokens stay at 0."""
+    """Means are over all frames' patches, weighted by membership; class tokens stay at 0."""
     (_, out), _ = encode(with_visual(SPEC, class_token=class_token), method)
     last = out[f"block_{LAYERS - 1}"]
     grid = np.tile(frame_places("pe", SIDE, SIDE, class_token)[int(class_token) :], (FRAMES, 1))
@@ -56,7 +56,7 @@ def test_a_place_is_the_mean_of_those_that_merged(method, class_token):
     means = members @ grid / members.sum(-1, keepdims=True)
     np.testing.assert_allclose(last.places[:, :, last.cls :], means, atol=1e-5)
     assert not np.any(last.places[:, :, : last.cls])
-    # STA leaves patches out; the others only merge them.
+    # STA drops patches; the others only merge them.
     assert isinstance(method, STA) or members.sum() == 2 * FRAMES * SIDE**2
     assert out["frames"].shape[1] == last.x.shape[1], "each group is pooled to one"
 
@@ -71,7 +71,7 @@ def test_evits_fused_token_stands_at_the_mean_of_its_places():
 
 
 def test_the_pool_reads_a_merged_token_as_often_as_it_has_patches():
-    """Two patches that are alike in all but their places, merged behind the blocks."""
+    """Patches that are alike in all but their places merge after the last block's attention."""
     flat = with_visual(SPEC, rope="")
 
     class Behind(ToMe):
@@ -94,7 +94,7 @@ def test_the_pool_reads_a_merged_token_as_often_as_it_has_patches():
 
 @pytest.mark.slow
 def test_keys_are_compared_before_they_turn():
-    """So patches that are alike merge wherever they stand, unless asked otherwise."""
+    """Patches that are alike then merge wherever they stand, unless `turned_keys` is set."""
     pixels = np.tile(VIDEO[:, :, :4, :4], (1, 1, 4, 4, 1))
     for turned in (False, True):
         method = ToMe(r=4, turned_keys=turned)
@@ -104,7 +104,7 @@ def test_keys_are_compared_before_they_turn():
         )
         params["visual"]["position_embedding"] = jnp.zeros((SIDE**2, 16))
         (_, out), _ = encode(SPEC, method, params=params, video=pixels)
-        # Equal keys choose the first destination there is; turned ones a neighbour.
+        # Equal keys choose the first destination; turned ones choose a neighbour.
         most = np.asarray(out["block_0"].size).max()
         assert (most == 5) == (not turned)
 
@@ -124,7 +124,7 @@ def test_nothing_merged_is_the_bare_program():
 @pytest.mark.slow
 @pytest.mark.parametrize("class_token", [True, False])
 def test_diffrates_masks_and_slices_agree(class_token):
-    """Places are those of what a token holds, and the pool reads none that is gone."""
+    """Places follow what a token holds, and the pool reads no removed token."""
     spec = with_visual(SPEC, class_token=class_token)
     learned = DiffRate(None, None, granularity=1, attention="received")
     _, params = encode(spec, learned)

@@ -27,19 +27,19 @@ from vlt.tasks.losses import contrastive
 TOKENIZER = Path(__file__).resolve().parents[2] / "vlt/assets/tiny_clip/tokenizer"
 LAYERS, FRAMES = 12, 12
 VIDEO, TEXT, LOGITS, GRADIENT = 2e-5, 5e-5, 2e-4, 1e-3
-HIDDEN = 5e-6  # of the largest number of a layer, about 15
+HIDDEN = 5e-6  # of a layer's largest value, about 15
 
 
 @pytest.fixture(scope="module")
 def golden(shared):
-    """What the published code put out."""
+    """Outputs of the published code."""
     with np.load(shared / "golden/tempme/a_paper12.npz") as file:
         return dict(file)
 
 
 @pytest.fixture(scope="module")
 def folder(shared, tmp_path_factory):
-    """Its weights, converted."""
+    """The model folder of its converted weights."""
     target = tmp_path_factory.mktemp("tempme") / "model"
     source = shared / "golden/tempme/a_paper12.safetensors"
     settings = parse_settings(["tempme.r=1", "tempme.keep_cross=70", "tempme.keep_intra=90"])
@@ -64,7 +64,7 @@ def frames_last(golden):
 
 
 def loss(model, params, golden):
-    """That of the golden batch, and everything the towers put out."""
+    """The loss of the golden batch, and all outputs of the towers."""
     out = model.apply({"params": params}, frames_last(golden), golden["text_ids"], capture=True)
     return contrastive(out["video"], out["text"], jnp.exp(out["logit_scale"])) / 2, out
 
@@ -95,7 +95,7 @@ def test_embeddings_logits_and_loss(ours, golden):
 
 @pytest.mark.parametrize("layer", range(LAYERS))
 def test_layers(ours, golden, layer):
-    """Clips, tokens of each, class tokens in temporal order, means and sizes."""
+    """Numbers of clips and tokens, class tokens in temporal order, means and sizes."""
     tokens: Tokens = ours[1]["visual_out"][f"block_{layer}"]
     b, clips, n, d = tokens.x.shape
     assert clips == golden["layer_clips_out"][layer]
@@ -140,7 +140,7 @@ def test_other_methods_on_the_same_weights(folder, golden, name, method):
 
 
 class Entering(Method):
-    """Records what enters attention."""
+    """Records the shapes that enter attention."""
 
     def __init__(self):
         object.__setattr__(self, "shapes", [])
@@ -151,7 +151,7 @@ class Entering(Method):
 
 
 def counts(size, method, frames):
-    """[clips, tokens] that enter attention and that leave each layer of the module."""
+    """(clips, tokens) that enter the attention of each layer, and that leave each layer."""
     entering = Entering()
     model = DualEncoder(SIZES[size], (method, entering), frames=frames, cls_only=False)
     params = abstract_params(model)
@@ -195,12 +195,12 @@ def test_published_token_counts(size, method, frames, entering, leaving):
     assert method.tokens_after(SIZES[size], frames) == after
 
 
-# 12 layers, ten frames: 2 at layer 3, 5 at layer 6; the layers between merge within clips.
+# 12 layers, ten frames: layer 3 joins 2 clips, layer 6 joins 5; those between merge within clips.
 def test_layers_between_listed_ones_merge_within_clips():
     method = TempMe(layers=(3, 6), join=(2, 5), r=1)
     before, after = counts("clip_b32", method, 10)
     assert after == method.tokens_after(SIZES["clip_b32"], 10)
-    # 47 tokens of a frame; 94 of two; 28 and 6 removed; then int(0.1 n) in every layer
+    # 47 tokens per frame, 94 per two; 28 and 6 are removed, then int(0.1 n) in every layer
     assert before[3:6] == [(5, 66), (5, 60), (5, 54)]
     assert after[3:6] == [(5, 60), (5, 54), (5, 49)]
 
@@ -237,7 +237,7 @@ SMALL = TempMe(layers=(1, 3), join=(2, 2), r=3)
 
 @pytest.fixture(scope="module")
 def params():
-    """With clip positions that are not zero."""
+    """Parameters whose clip positions are not zero."""
     model = DualEncoder(SPEC, (SMALL,), frames=4)
     video, ids = np.zeros((1, 4, 16, 16, 3), np.uint8), np.ones((1, 5), np.int32)
     params = jax.jit(model.init)(jax.random.key(0), video, ids)["params"]
@@ -327,7 +327,7 @@ def test_merging_nothing_within_frames_is_the_model_without_it(params):
 
 
 def test_joined_clips_keep_their_kinds_apart():
-    """Class tokens, prompts, patches: each clip after clip."""
+    """Class tokens, then prompts, then patches, each clip after clip."""
     x = jnp.arange(4 * 6).reshape(1, 4, 6, 1)
     joined = join_clips(Tokens(x, x[..., 0], cls=1, protected=3), 2)
     assert (joined.cls, joined.protected) == (2, 6)

@@ -68,7 +68,7 @@ def test_frames_merge_as_in_a_naive_rewrite(t, r):
 
 @pytest.mark.slow
 def test_starts_as_clip_and_lora_folds_into_it():
-    """Without merging: temporal attention puts out zero while LoRA's updates are zero."""
+    """Without merging, temporal attention outputs zero while LoRA's updates are zero."""
     model, bare = small(TESTA((1, 2), 0, 0), LoRA(2)), small()
     params = random_params(model)
     params = jax.tree_util.tree_map_with_path(

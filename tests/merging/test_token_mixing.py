@@ -121,7 +121,7 @@ def test_one_frame_is_the_plain_block(options):
 
 @pytest.mark.parametrize("options", [{"keys": "own_cls", "cross_factor": 1.0}, PAPER])
 def test_equal_frames_without_a_factor_are_the_plain_block(options):
-    """The selected tokens are then those of any frame."""
+    """The selected tokens are then the same whichever frame they come from."""
     still = np.repeat(X[:, :1], 3, axis=1)
     ours = run(mixing_block(TokenMixing(**options)), x=still)
     np.testing.assert_allclose(ours, run(mixing_block(), x=still), atol=1e-5)
@@ -155,7 +155,7 @@ def test_layers():
 
 
 def test_no_leaves_and_only_the_chosen_blocks_differ():
-    """Frames meet from block 1 on; the frame that does not change tells."""
+    """Frames interact from block 1 on, as the frame that does not change shows."""
     model = Captioner(SIZES["blip_b16_captioner"], (TokenMixing(),))
     bare = Captioner(SIZES["blip_b16_captioner"])
     assert jax.tree.structure(abstract_params(model)) == jax.tree.structure(abstract_params(bare))
@@ -219,7 +219,7 @@ def tree(tensors: dict[str, np.ndarray], layers: int) -> dict:
 
 
 def test_parity_with_the_released_code(shared):
-    """A tower of 4 blocks whose last mixes; every point of that block on the golden input."""
+    """A tower of 4 blocks whose last one mixes; every point of that block on the golden input."""
     folder = shared / "golden/token_mixing"
     golden = np.load(folder / "vis_T4_d4_mix3.npz")
     params = tree(load_file(folder / "vis_T4_d4_mix3.safetensors"), layers=4)
@@ -238,7 +238,7 @@ def test_parity_with_the_released_code(shared):
     close(tokens.reshape(2, 4, 17, 32)[:, :, 0].mean(1), "cls_mean")
     block = Block(4, 128, "gelu", 1e-6, methods=(TokenMixing(),), layer=3, depth=4)
     leaves = params["blocks_3"]
-    # Without its MLP the block adds what attention puts out.
+    # Without its MLP, the block adds the output of attention.
     no_mlp = leaves | {"mlp": jax.tree.map(np.zeros_like, leaves["mlp"])}
     x = golden["block_mix_input"].reshape(2, 4, 17, 32)
     close(run(block, no_mlp, x) - x, "mix_attn_output")
@@ -253,14 +253,14 @@ def test_in_a_dual_encoder_among_other_methods():
     model = small(TokenMixing(), Prompt(3))
     params = random_params(model)
     reverse = embed(model, params, videos()[:, ::-1])
-    # Patches of other frames are read: the order of frames shows.
+    # Patches of other frames are read, so the order of frames matters.
     assert jnp.abs(reverse - embed(model, params, videos())).max() > 1e-4
     whole = embed(small(TokenMixing(), Prompt(3), cls_only=False), params, videos())
     np.testing.assert_allclose(embed(model, params, videos()), whole, atol=1e-5)
 
 
 def test_gradients_reach_the_selected_tokens_alone():
-    """Of what a query of frame 0 reads in frame 2: its CLS token and patches 2 and 5."""
+    """A query of frame 0 reads the CLS token and patches 2 and 5 of frame 2."""
     x = RNG.normal(size=(1, 3, 7, WIDTH)).astype(np.float32)
     module = mixing_block(TokenMixing())
     gradient = jax.jit(
@@ -271,7 +271,7 @@ def test_gradients_reach_the_selected_tokens_alone():
 
 
 def test_operations_of_a_block():
-    """At ViT-B, 8 frames: keys and values of 204 tokens instead of 1,576."""
+    """At ViT-B with 8 frames, there are keys and values of 204 tokens instead of 1,576."""
     visual = SIZES["blip_b16_captioner"].visual
     block = Block(visual.heads, visual.mlp_width, "gelu", visual.norm_eps)
     tokens = Tokens(jax.ShapeDtypeStruct((1, 8, 1 + visual.patches, visual.width), jnp.float32))
@@ -288,7 +288,7 @@ def test_operations_of_a_block():
 @pytest.mark.slow
 def test_bench_compares_mixing_with_plain_column_by_column(monkeypatch):
     monkeypatch.setitem(SIZES, "small", SPEC)
-    # Rounds of: plain, mixing, and their gradients.
+    # Each round times plain, mixing, and their gradients.
     monkeypatch.setattr(mixing, "turns", lambda *programs, rounds: run_all(programs, rounds))
 
     def run_all(programs, rounds):

@@ -1,4 +1,4 @@
-"""ToMe on a small tower, and the token counts and operations of the paper's."""
+"""ToMe on a small tower, and the token counts and operations of the paper's towers."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Methods by name, with options of the right type, in a model of the config's sizes."""
+"""Methods by name, with options of the right types, in a model of the config's size."""
 
 import re
 import sys
@@ -87,7 +87,7 @@ def test_options_of_another_type_or_range_are_refused(options, message):
             {"dtype": "float16"},
             "unknown model.dtype: 'float16' .did you mean 'bfloat16' or 'float32'",
         ),
-        # Blocks 20 to 23, of which a tower of 4 has none.
+        # Blocks 20 to 23, none of which exists in a tower of 4.
         ({"methods": ("separate_st",)}, r"separate_st.layers must be blocks from 0 to 3"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Model folders: whole or refused."""
+"""Model folders are complete or refused."""
 
 import copy
 import functools
@@ -183,7 +183,7 @@ def test_weights_of_another_model_list_every_difference(folder: Path):
 
 
 def _places(value, place=()):
-    """Every place in a config, as keys and indices from the top."""
+    """Yields every position in a config, as keys and indices from the top."""
     if isinstance(value, list):
         value = dict(enumerate(value))
     for key, child in value.items() if isinstance(value, dict) else ():
@@ -310,7 +310,7 @@ def test_a_folder_in_place_of_the_config(tmp_path: Path):
     ],
 )
 def test_descriptions_of_weights_that_point_elsewhere_are_refused(folder: Path, change: dict):
-    """Keys of leaves become paths, and types of leaves names, where weights are read."""
+    """Reading weights turns the keys of leaves into paths, and their types into names."""
     file = folder / "weights" / "state" / "_METADATA"
     fields = json.loads(file.read_text())
     leaf = next(iter(fields["tree_metadata"].values()))

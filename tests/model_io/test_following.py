@@ -1,4 +1,4 @@
-"""A config whose checkpoint alone is replaced takes sizes, context and frames from it."""
+"""A config whose checkpoint alone is replaced takes its sizes, context and frame size."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def said(monkeypatch) -> list[str]:
 
 
 def described(folder: Path, size: str) -> Path:
-    """A model folder of a size, without its weights."""
+    """A model folder of a given size, without its weights."""
     spec = SIZES[size]
     side = spec.visual.image_size
     folder.mkdir()
@@ -80,7 +80,7 @@ def test_generated_clips_are_enlarged(tmp_path):
 def test_what_is_typed_beside_it_stays(tmp_path, said):
     folder = described(tmp_path / "pe", "pe_l14")
     sized = replaced("tempme:didemo_b32", folder)
-    assert follow_checkpoint(sized, (*TYPED, "model.size")) is sized  # an error where it is built
+    assert follow_checkpoint(sized, (*TYPED, "model.size")) is sized  # an error when it is built
     typed = (*TYPED, "model.context", "evals.didemo.transform.crop")
     followed = follow_checkpoint(replaced("tempme:didemo_b32", folder), typed)
     assert followed.model.context == 64
@@ -138,7 +138,7 @@ def test_a_folder_that_is_none_is_an_error(tmp_path):
             {"random_resized_crop": {"size": 336, "area": (0.5, 1.0)}},
         ),
         ({"resize": 224, "three_crops": 224}, {"resize": 336, "three_crops": 336}),
-        ({"resize": 224}, {"resize": 224}),  # whose other side is the video's
+        ({"resize": 224}, {"resize": 224}),  # the other side depends on the video
         ({}, {}),
     ],
 )
@@ -148,7 +148,7 @@ def test_steps_to_another_size(steps, wanted):
 
 @pytest.mark.slow
 def test_the_command_takes_a_checkpoint_alone(tmp_path):
-    """LoRA over a small tower with attention pooling, of other pixels and a shorter text."""
+    """LoRA on a small tower with attention pooling, another image size and shorter texts."""
     visual = VisionSpec(
         40, 8, 32, 4, 2, 64, "gelu", pool="attention", class_token=True, rope="pe",
         pooler=PoolerSpec(8, 32, 128),

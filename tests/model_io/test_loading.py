@@ -1,4 +1,4 @@
-"""What a config's model is filled with: all of the checkpoint, new leaves by seed, nothing else."""
+"""A config's model gets all of the checkpoint, new leaves from the seed, and nothing else."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ def model_config(**changes) -> ConfigDict:
 
 @functools.cache
 def branched() -> LoadedModel:
-    """With BT-Adapter's new leaves of seed 0."""
+    """The model with BT-Adapter, whose new leaves are drawn from seed 0."""
     return load_model(model_config(methods=("btadapter",)), 0)
 
 
@@ -130,7 +130,7 @@ def tempme(tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        # What the folder says of the method does not fit the frames.
+        # The method options in the folder do not fit the number of frames.
         ({"frames": 6}, r"join=\(2, 2\) does not divide 6 frames.*model is for 4 frames\)"),
         ({"frames": 8}, r"blocks_2/clip_position: \[4, 96\] in the checkpoint, \[8, 96\] in the"),
         ({"frames": 8}, r"is for frames=4 and .*config\.model for frames=8 and "),
@@ -143,7 +143,7 @@ def tempme(tmp_path_factory):
 def test_clip_positions_of_other_frames_or_layers_are_refused(
     tempme, monkeypatch, changes, message
 ):
-    """Before anything is compiled."""
+    """They are refused before anything is compiled."""
     monkeypatch.setattr(jax, "jit", None)
     options = {name: changes[name] for name in ("layers", "join") if name in changes}
     others = {name: value for name, value in changes.items() if name not in options}
@@ -175,7 +175,7 @@ def test_packaged_model_is_whole_and_small():
         {"methods": ("nosuch",)},
         {"dtype": "float16"},
         {"methods": ("tempme",), "tempme": TEMPME | {"r": 50}},
-        # Of frames, but what the folder says of them has no part in it.
+        # An error about frames in which those of the folder play no part.
         {"methods": ("tempme",), "tempme": TEMPME, "frames": 6},
     ],
 )

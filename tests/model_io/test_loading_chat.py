@@ -1,4 +1,4 @@
-"""A chat model's folder: words that become trained, and other ways to read a video."""
+"""A chat model's folder: words made trainable, and other ways to read a video."""
 
 import dataclasses
 from functools import partial
@@ -28,7 +28,7 @@ def initialised(methods):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a branch, so that a config adds to methods that are there."""
+    """A model folder with a branch, so that a config adds to existing methods."""
     path = tmp_path_factory.mktemp("chat")
     write_tokenizer(path / "tokenizer")
     pixels = {"image_size": 8, "mean": CLIP_MEAN, "std": CLIP_STD}

@@ -1,4 +1,4 @@
-"""Parts of a model that other model folders hold."""
+"""Parts of a model taken from other model folders."""
 
 import numpy as np
 import pytest

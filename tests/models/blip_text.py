@@ -1,4 +1,4 @@
-"""BLIP's text model as published and here: small sizes, and weights carried over."""
+"""BLIP's text model, published and ours: a small size, and weights carried over."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from vlt.convert.table import to_leaves
 from vlt.models.captioner import Captioner
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 
-# The epsilon is large enough to show wherever another takes its place.
+# The epsilon is large enough that using another one would show.
 SMALL = BertSpec(
     context=24,
     vocab=61,
@@ -32,7 +32,7 @@ SMALL = BertSpec(
 
 
 def text_params(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Our tree of a published text model's tensors; tied and derived ones are left out."""
+    """Our parameter tree of a published text model's tensors, without tied and derived ones."""
     named = {f"text_decoder.{name}": np.asarray(tensor) for name, tensor in tensors.items()}
     family = BLIP.for_kind("captioner")
     placed = to_leaves(family.rules, named, family.canonical, family.dropped, "")
@@ -72,29 +72,29 @@ def published(spec: BertSpec, seed: int = 0) -> BlipTextLMHeadModel:
 
 
 def carried(model: torch.nn.Module) -> dict[str, Any]:
-    """Our tree of its parameters."""
+    """Our parameter tree of a torch model."""
     return text_params({name: p.detach() for name, p in model.named_parameters()})
 
 
 def captioner(text: BertSpec) -> Captioner:
-    """A captioner with a vision tower as small as can be, for its `decode`."""
+    """A captioner with a minimal vision tower, for its `decode`."""
     visual = VisionSpec(16, 8, text.source_width, 1, 2, 8)
     return Captioner(BlipSpec("captioner", visual, text))
 
 
 def sources(spec: BertSpec, batch: int, tokens: int = 5, seed: int = 1) -> np.ndarray:
-    """Random tokens of videos, float32 [b, m, d]."""
+    """Random video tokens, float32 [b, m, d]."""
     shape = (batch, tokens, spec.source_width)
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 def texts(spec: BertSpec, batch: int, length: int, seed: int = 2) -> np.ndarray:
-    """Random words, int32 [b, l], none of them padding."""
+    """Random words, int32 [b, l], without padding."""
     words = np.random.default_rng(seed).integers(1, spec.vocab, (batch, length))
     return words.astype(np.int32)
 
 
 def equal(ours: Any, theirs: torch.Tensor, atol: float) -> None:
-    """Asserts that a JAX array is a torch tensor."""
+    """Asserts that a JAX array equals a torch tensor, up to `atol`."""
     theirs = theirs.detach().numpy()
     np.testing.assert_allclose(jax.device_get(ours).reshape(theirs.shape), theirs, 0, atol)

@@ -1,4 +1,4 @@
-"""The answerer says what transformers' does, and padding of a question is never read."""
+"""The answerer gives transformers' answers, and never reads the padding of a question."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from vlt.models.sizes import SIZES
 
 ATOL = 2e-5
 B, WORDS, MANY = 3, 9, 40
-SMOOTHING = 0.9  # of ranking; 0.1 changes none of these answers
+SMOOTHING = 0.9  # for ranking; 0.1 would change none of these answers
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def questions():
-    """Of a video of one frame each: pixels [b, 1, h, w, 3], and ids without padding."""
+    """Questions about one-frame videos: pixels [b, 1, h, w, 3], and ids without padding."""
     ids = np.random.default_rng(3).integers(1, 100, (B, WORDS)).astype(np.int32)
     ids[:, 0] = ENC
     return videos(B, 1), ids
@@ -35,7 +35,7 @@ def questions():
 
 @pytest.fixture(scope="module")
 def answers():
-    """Candidates of two words, of which the first are few; one has three."""
+    """Two-word candidates with few distinct first words; one candidate has three words."""
     rng = np.random.default_rng(5)
     ids = np.zeros((24, 6), np.int32)
     columns = (101, rng.integers(11, 16, 24), rng.integers(20, 90, 24), SEP)
@@ -46,7 +46,7 @@ def answers():
 
 
 def read_by_peer(peer, video, ids):
-    """States of questions [b, l, d] in torch."""
+    """Question states [b, l, d] in torch."""
     with torch.inference_mode():
         pixels = torch.from_numpy(video[:, 0]).permute(0, 3, 1, 2)
         image = peer.vision_model(pixel_values=pixels).last_hidden_state
@@ -54,7 +54,7 @@ def read_by_peer(peer, video, ids):
 
 
 def said_by_peer(peer, states, ids):
-    """Logits [b, l, v] after answers [b, l], [DEC] first, in torch."""
+    """Logits [b, l, v] of answers [b, l] that begin with [DEC], in torch."""
     ids = torch.from_numpy(ids).clone()
     ids[:, 0] = DEC
     with torch.inference_mode():
@@ -110,14 +110,14 @@ def test_written_answers_are_the_peers_and_do_not_read_padding(pair, questions):
 
 @pytest.fixture(scope="module")
 def states():
-    """Of questions, far enough from each other for many an answer to be the best of one."""
+    """Question states far enough apart for many different answers to be the best of one."""
     shape = (MANY, WORDS, 48)
     return 4 * np.random.default_rng(4).normal(size=shape).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def by_peer(pair, states, answers):
-    """[b, n]: logits of answers' first words, and losses without and with smoothing, in torch."""
+    """[b, n]: logits of the answers' first words, losses without and with smoothing, in torch."""
     losses = {0.0: [], SMOOTHING: []}
     for answer in answers:
         logits = said_by_peer(pair[0], torch.from_numpy(states), np.repeat(answer[None], MANY, 0))
@@ -141,7 +141,7 @@ def best(first, losses, count):
 def test_answer_is_the_best_of_those_whose_first_word_is_likeliest(
     pair, states, answers, by_peer, count
 ):
-    """And neither stage reads what is masked."""
+    """Neither stage reads masked states."""
     loaded = pair[1]
     padded = np.pad(states, ((0, 0), (0, 5), (0, 0)), mode="wrap")
     mask = np.where(np.arange(WORDS + 5) < WORDS, 0, np.finfo(np.float32).min)
@@ -153,7 +153,7 @@ def test_answer_is_the_best_of_those_whose_first_word_is_likeliest(
 
 
 def test_example_answers_differ_with_each_part_of_the_rule(by_peer):
-    """Else the test above could not tell."""
+    """Otherwise the test above could not tell the rules apart."""
     first, plain, losses = by_peer
     results = [best(first, losses, 1), best(first, losses, 8), best(first, losses, 128)]
     results.append(best(first, plain, 128))

@@ -1,4 +1,4 @@
-"""Attention is a softmax over scaled products, and the same where it is taken head by head."""
+"""Attention is a softmax over scaled products, and the same when computed head by head."""
 
 import jax
 import jax.numpy as jnp

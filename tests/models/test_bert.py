@@ -1,4 +1,4 @@
-"""BLIP's text model computes what transformers' does in all modes, with caches and groups too."""
+"""BLIP's text model matches transformers' in all modes, also with caches and groups."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def params(peer):
 
 
 def hidden(params, ids, source=None, source_bias=None):
-    """Of the encoder, which has no head."""
+    """Final states of the encoder, which has no head."""
     encoder = {name: leaf for name, leaf in params.items() if name != "lm_head"}
 
     @jax.jit
@@ -36,7 +36,7 @@ def hidden(params, ids, source=None, source_bias=None):
 
 @jax.jit
 def logits(params, ids, source):
-    """Of the decoder: ids [b, g, l] -> [b, g, l, v]."""
+    """Logits of the decoder: ids [b, g, l] -> [b, g, l, v]."""
     variables = {"params": {"text": params}}
     return captioner(SMALL).apply(variables, ids, source, method="decode")[0]
 
@@ -68,7 +68,7 @@ def test_a_text_and_what_it_is_about(peer, params):
 
 
 def test_masked_tokens_of_the_source_are_not_there(params):
-    # transformers 5.23 drops the mask of the source on its way to BLIP's cross-attention.
+    # transformers 5.23 drops the source's mask on its way to BLIP's cross-attention.
     ids, source = padded_texts(), sources(SMALL, 3)
     bias = np.where(np.arange(5) < 3, np.float32(0), LOWEST)
     masked = hidden(params, ids, source, np.broadcast_to(bias, source.shape[:2]))
@@ -106,7 +106,7 @@ def test_gradients_of_the_decoder(peer, params):
 
 
 def with_room(memory, length):
-    """What was read, with places for `length` tokens of the text."""
+    """Extends the memory to have room for `length` tokens of the text."""
 
     def extend(x):
         return jnp.pad(x, ((0, 0),) * 3 + ((0, length - x.shape[3]), (0, 0)))
@@ -119,7 +119,7 @@ def with_room(memory, length):
 def test_word_by_word_is_the_same_as_at_once(params, groups):
     length, prompt = 7, 3
     ids = texts(SMALL, 2 * groups, length).reshape(2, groups, length)
-    ids[:, :, 4] = 0  # a padding token in the middle counts as any other
+    ids[:, :, 4] = 0  # a padding token in the middle counts like any other
     source = sources(SMALL, 2)
     model, variables = captioner(SMALL), {"params": {"text": params}}
 
@@ -138,7 +138,7 @@ def test_word_by_word_is_the_same_as_at_once(params, groups):
         found.append(next_one)
     whole = logits(params, ids, source)
     np.testing.assert_allclose(jnp.concatenate(found, axis=2), whole, rtol=0, atol=ATOL)
-    assert memory[0].source.keys.shape[1] == 1  # of a video, whatever the groups
+    assert memory[0].source.keys.shape[1] == 1  # one per video, whatever the groups
 
 
 def test_groups_read_one_source_and_nothing_of_each_other(params):

@@ -1,6 +1,6 @@
-"""Converted BLIPs compute what transformers' and Token Mixing's do: float32, layer by layer.
+"""Converted BLIPs match transformers' and Token Mixing's, in float32 and layer by layer.
 
-Scores of the retriever are compared in the tests of that model.
+The retriever's scores are compared in the tests of that model.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ def test_vision_tower_and_decoder(captioner: PreTrainedModel, folder: Path):
     for layer, theirs in enumerate(hidden[1:]):
         _close(ours[f"block_{layer}"].x, theirs, HIDDEN, f"block {layer}")
     _close(out["tokens"], tokens, HIDDEN, "tokens")
-    words = ids > 0  # what follows padding is read by nobody
+    words = ids > 0  # nothing reads what follows padding
     _close(out["logits"][words], logits[torch.from_numpy(words)], LOGITS)
     for prompt_length, theirs in ((1, loss), (3, prompted)):
         losses, counted = word_losses(out["logits"], ids, 0.1, prompt_length)
@@ -124,7 +124,7 @@ def test_vision_tower_and_decoder(captioner: PreTrainedModel, folder: Path):
 def test_parity_can_fail(
     folder: Path, captioner: PreTrainedModel, tower: str, changes: dict[str, Any], layer: str
 ):
-    """transformers' own defaults are far outside of the tolerances."""
+    """transformers' own defaults give results far outside the tolerances."""
     config, params = read_model_folder(folder)
     spec = config.spec
     wrong = dataclasses.replace(getattr(spec, tower), **changes)
@@ -155,7 +155,7 @@ def test_another_image_size(captioner: PreTrainedModel, tmp_path: Path, words: s
 
 @pytest.mark.slow
 def test_full_shape_of_base(tmp_path: Path, shared: Path):
-    """Weights for 384 pixels, converted for 224."""
+    """Weights for 384 pixels, converted for 224 pixels."""
     explicit = {
         "vision_config": {"layer_norm_eps": 1e-6},
         "text_config": {"num_attention_heads": 12, "hidden_dropout_prob": 0.1},
@@ -184,7 +184,7 @@ def test_full_shape_of_base(tmp_path: Path, shared: Path):
 
 @pytest.fixture(scope="module")
 def golden(shared: Path, tmp_path_factory) -> tuple[dict[str, np.ndarray], Path]:
-    """Numbers of Token Mixing's captioner, and its weights converted."""
+    """Golden numbers of Token Mixing's captioner, and its converted weights."""
     work = tmp_path_factory.mktemp("golden")
     source = shared / "golden/token_mixing/captioner.safetensors"
     settings = parse_settings(["visual.heads=4", "text.heads=4", "token_mixing.layers=11"])
@@ -214,7 +214,7 @@ def test_token_mixing_captioner(golden):
 
 
 def test_token_mixing_is_not_in_the_names(golden, shared: Path):
-    """The same weights without the method run, and give other tokens."""
+    """The same weights also run without the method, and give other tokens."""
     numbers, folder = golden
     config, params = read_model_folder(folder)
     assert config.methods == {"token_mixing": {"layers": [11]}}

@@ -10,8 +10,8 @@ from golden_chat import Golden, channels_last
 
 from vlt.data.chat_batches import VIDEO_SLOT
 
-TOKENS, LOGITS = 1e-4, 5e-4  # greatest differences
-PATCH = 515  # <vid_patch>, in whose places LLaVA's video tokens stand
+TOKENS, LOGITS = 1e-4, 5e-4  # maximum differences
+PATCH = 515  # <vid_patch>, replaced by LLaVA's video tokens
 
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -33,13 +33,13 @@ def instructblip(shared):
 
 
 def encode(model, params, *inputs):
-    """Tokens for the language model, and what comes with them."""
+    """Tokens for the language model, and the further outputs."""
     run = jax.jit(lambda p, *x: model.apply({"params": p}, *x, method="encode_video"))
     return run(params, *map(jnp.asarray, inputs))
 
 
 def logits(model, params, ids, tokens, places=None, valid=None):
-    """[b, l, v] of prompts [b, l]."""
+    """Logits [b, l, v] of prompts [b, l]."""
     places = np.arange(ids.shape[1])[None] if places is None else places
 
     def call(model, ids, tokens, places, valid):

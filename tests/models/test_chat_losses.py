@@ -1,4 +1,4 @@
-"""Losses of dialogues, against those that MiniGPT-4 and InstructBLIP train on."""
+"""Losses of dialogues, against those that MiniGPT-4 and InstructBLIP are trained with."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from vlt.data.chat_tokenizer import ChatTokenizer
 from vlt.data.dialogue_rows import NO_LABEL, training_rows
 from vlt.data.prompts import END, START, Turn, render, template
 
-BEFORE = "<Img><ImageHere></Img> "  # an instruction
+BEFORE = "<Img><ImageHere></Img> "  # precedes an instruction
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,14 @@ def golden(shared):
 
 
 def rows_of(tokenizer, used, pairs):
-    """Of dialogues of one turn, whose videos have 8 tokens."""
+    """Training rows of one-turn dialogues, whose videos have 8 tokens."""
     rendered = [render(used, [Turn(*pair, 1)]) for pair in pairs]
     prompts = [tokenizer.encode(pieces, used, [8]) for pieces in rendered]
     return training_rows(prompts, [f"row {n}" for n in range(len(prompts))])
 
 
 def loss(golden, adapted, video, rows, *instruction):
-    """Mean over the tokens that are learned."""
+    """Mean loss over the tokens that are learned."""
     ids = np.where(rows.video >= 0, VIDEO_SLOT, rows.ids)
     model = golden.model(adapted=adapted)
     params = golden.params if adapted else golden.plain()
@@ -52,7 +52,7 @@ def loss(golden, adapted, video, rows, *instruction):
 def test_minigpt4(golden, form, adapted):
     whole = Golden(golden, "minigpt4")
     stored = whole.numbers
-    # The published numbers are of its first stage, which puts nothing around an instruction.
+    # The published numbers are from its first stage, which puts nothing around an instruction.
     around = dict.fromkeys(("user", "after_user", "assistant", "opening"), "")
     used = dataclasses.replace(template("minigpt4_training"), system=START, **around)
     asked = [str(text).removeprefix(BEFORE) for text in stored["train/instruction"]]

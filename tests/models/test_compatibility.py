@@ -1,4 +1,4 @@
-"""Every two methods on every kind of model: finite numbers, or a sentence before those."""
+"""Every pair of methods on every kind of model: finite numbers, or an error message first."""
 
 import dataclasses
 import itertools
@@ -47,7 +47,7 @@ UMT_BERT = BertSpec(
     6, 20, 16, 2, 2, 32, 16, decode_id=1, encode_id=1, end_id=2, fusion_layer=1, token_types=2
 )
 TEXT = TextSpec(8, 20, 16, 2, 2, 32)
-# Towers of today, as small: SigLIP's text tower sees all of a text and is read at its last token.
+# Current towers, equally small: SigLIP's text tower sees a whole text, read at its last token.
 SIGLIP = DualEncoderSpec(
     VisionSpec(
         *VISION,
@@ -143,7 +143,7 @@ SPECS = {
         frame_scores=True,
     ),
 }
-# Those that the table of methods and backbones has.
+# The columns in the table of methods and backbones.
 TABLE = {
     "CLIP": "clip",
     "ViCLIP": "viclip",
@@ -155,7 +155,7 @@ TABLE = {
 }
 VISUAL = {"towers": ("visual",)}
 VOP = {"tokens": 2, "prefix": 1, "suffix": 0, "specific": 1, "frames_apart": 2}
-# Options that fit these sizes; a second entry of a method has another form of it.
+# Options that fit these sizes; a method's second entry is another variant of it.
 METHODS = {
     "actionclip": ("actionclip", {"sim_header": "LSTM", "shift": True}),
     "actionclip cls": ("actionclip", {"sim_header": "Transf_cls", "layers": 1}),
@@ -224,7 +224,7 @@ MERGING = (
 
 
 def built(kind: str, *labels: str):
-    """The model, or None where it is refused."""
+    """The model, or None if it is refused."""
     try:
         return make_model(SPECS[kind], dict(METHODS[label] for label in labels), FRAMES)
     except ValueError as error:
@@ -233,7 +233,7 @@ def built(kind: str, *labels: str):
 
 
 def inputs_of(model):
-    """Shapes of a batch of two; a text that is read at its end is as long as the tower reads."""
+    """Shapes of a batch of two; texts read at their end are as long as the tower can read."""
     whole = getattr(model.spec.text, "readout", "") == "last"
     return example_inputs(model.spec, FRAMES, model.longest_text if whole else 5, batch=2)
 
@@ -244,7 +244,7 @@ def outputs(model, params, inputs, train):
 
 
 def shapes_of(model):
-    """Of its parameters; None where they are refused."""
+    """Shapes of its parameters, or None if they are refused."""
     try:
         return abstract_params(model)
     except ValueError as error:
@@ -253,7 +253,7 @@ def shapes_of(model):
 
 
 def check_shapes(model) -> None:
-    """It trains and predicts, abstractly."""
+    """Checks in shapes alone that the model trains and predicts."""
     if (params := shapes_of(model)) is None:
         return
     inputs = inputs_of(model)
@@ -262,12 +262,12 @@ def check_shapes(model) -> None:
 
 
 def check_step(model) -> None:
-    """A step down the gradient of all that it puts out in training leaves every leaf finite, and
-    what it then predicts.
+    """Checks that a step down the gradient of all training outputs leaves every leaf finite, and
+    the predictions after it.
 
-    The step has a length: a chat model's tokens are a tower's states without a norm behind, whose
-    squares have gradients of 10^5 where two adapters add up, and leaves that are moved by hundreds
-    say nothing of a method.
+    The step's length is bounded: a chat model's tokens are a tower's states with no norm after
+    them, whose squares have gradients of 10^5 where two adapters add up, and leaves moved by
+    hundreds say nothing about a method.
     """
     if (shapes := shapes_of(model)) is None:
         return
@@ -374,7 +374,7 @@ def test_prompts_among_patches_whose_counts_are_learned_are_a_sentence():
 
 
 def test_prompts_do_not_move_what_a_branch_reads():
-    """Carried prompts stand between the CLS token and the patches."""
+    """Prompts carried through the blocks are between the CLS token and the patches."""
     model = built("clip", "prompt shallow", "btadapter")
     video, _ = example_inputs(model.spec, FRAMES, 5)
     embedding = jax.eval_shape(
@@ -389,7 +389,7 @@ def test_prompts_do_not_move_what_a_branch_reads():
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("label", METHODS)
 def test_each_method_alone(kind, label):
-    """A step where it has all it needs, else a sentence that says what the model lacks."""
+    """It takes a step if the model has all it needs; else an error says what the model lacks."""
     name, options = METHODS[label]
     needed = method_class(name)(**options).needs_here() & lacks(SPECS[kind]).keys()
     if needed:
@@ -399,12 +399,12 @@ def test_each_method_alone(kind, label):
     elif (model := built(kind, label)) is not None:
         check_step(model)
     else:
-        # What `check` refuses, of options that do not go with these sizes.
+        # Options that `check` refuses, since they do not fit these sizes.
         assert kind not in TABLE.values() or label in ("dgl", "prompt matched", "vificlip")
 
 
 def test_the_table_of_backbones_is_that_of_these_towers():
-    """As small as they are, they lack what the published sizes lack."""
+    """Small as they are, they lack exactly what the published sizes lack."""
     assert BACKBONES.keys() == TABLE.keys()
     for column, kind in TABLE.items():
         for name in method_classes():
@@ -424,7 +424,7 @@ def test_some_cells_of_the_table(kind, label):
 @pytest.mark.parametrize("kind", SPECS)
 @pytest.mark.parametrize("first", METHODS)
 def test_every_pair_takes_a_step_or_is_refused(kind, first):
-    """In both orders: one in numbers, the other, whose program differs little, in shapes."""
+    """In both orders: one computed, the other, whose program differs little, in shapes alone."""
     for second in METHODS:
         if METHODS[first][0] == METHODS[second][0]:
             continue
@@ -436,7 +436,7 @@ def test_every_pair_takes_a_step_or_is_refused(kind, first):
 @pytest.mark.quick(4)
 @pytest.mark.parametrize("kind", SPECS)
 def test_many_pairs_fit(kind):
-    """Else nothing were tried above."""
+    """Otherwise the test above would try nothing."""
     pairs = [
         pair
         for pair in itertools.combinations(METHODS, 2)

@@ -1,4 +1,4 @@
-"""The Q-Former against transformers' torch model, layer by layer, and what a connector refuses."""
+"""The Q-Former against transformers' torch model, layer by layer; and a connector's refusals."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Answers are those of the published generators, id by id, however prompts are read."""
+"""Answers match the published generators', id by id, however prompts are read."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ PATCH, END = 515, 2
 
 @pytest.fixture(scope="module")
 def models(shared):
-    """(module, parameters, stored arrays) by name; without branches, videos are encoded already."""
+    """(module, parameters, stored arrays) by name, without branches; videos are already encoded."""
 
     @functools.cache
     def model(name):
@@ -42,13 +42,13 @@ def models(shared):
 
 
 def places(ids, patch=PATCH):
-    """Video indices [l] of ids in which a video's places bear one id."""
+    """ids, and video indices [l] where the positions of a video hold the id `patch`."""
     video = np.where(ids == patch, (ids == patch).cumsum() - 1, -1)
     return ids.astype(np.int32), video.astype(np.int32)
 
 
 def answers(model, params, prompts, tokens, search, prompt=True, stops=(), length=None, chunk=8):
-    """(ids [b, g, l] behind the history, scores or None)."""
+    """(ids [b, g, l] after the history, scores or None)."""
     length = length or max(len(ids) for ids, _ in prompts)
     words, skipped = padded(prompts, length)
     reading = read(model, params, words, jnp.asarray(tokens), skipped, length + search.max_length)
@@ -112,7 +112,7 @@ def test_minigpt4(models, kind):
     wanted = stored[f"{kind}/greedy_ids_with_dummy_bos"][1:].tolist()
     ids, _ = ask(search, stops=((303,), (283,)))
     assert ids[0, 0, : len(wanted)].tolist() == wanted and not ids[0, 0, len(wanted) :].any()
-    # A stop ends it behind its last id.
+    # A stop ends the answer after its own last id.
     ids, _ = ask(search, stops=(tuple(wanted[1:3]), (wanted[4], 0)))
     assert ids[0, 0].tolist() == [*wanted[:3], *[0] * 13]
     beams = dataclasses.replace(BEAMS, max_length=16, repetition_penalty=1.05)
@@ -123,7 +123,7 @@ def test_minigpt4(models, kind):
 
 @pytest.mark.slow
 def test_minigpt4_in_a_batch(models, shared):
-    """Of two images, behind padding."""
+    """A batch of two images, with padding in front of the prompts."""
     model, params, stored = models("minigpt4")
     tokenizer = ChatTokenizer.load(shared / "golden/chat/tokenizer")
     prompts = []
@@ -160,7 +160,7 @@ def test_instructblip_in_a_batch_and_alone(models, kind):
         if scores is not None:
             np.testing.assert_allclose(scores[:, 0], stored[f"{kind}/beam_scores"], atol=1e-4)
     longest = max(len(ids) for ids, _ in prompts)
-    for row in (0, 1):  # the last `wanted` and `both` are of beams
+    for row in (0, 1):  # the last `wanted` and `both` are from beam search
         one = slice(row, row + 1)
         ask = functools.partial(answers, model, params, prompts[one], tokens[one], prompt=False)
         assert ask(beams, length=longest)[0][0, 0].tolist() == wanted[row].tolist()
@@ -170,12 +170,12 @@ def test_a_dialogue_read_on_is_one_read_at_once(models):
     model, params, stored = models("llava")
     ids, video = places(stored["two_videos/ids"][0])
     tokens = np.concatenate([stored[f"{name}/projected_no_halving"] for name in ("T8", "T6")])[None]
-    first = 90  # the second video stands behind it
+    first = 90  # the second video comes after it
     words, skipped = padded([(ids[:first], video[:first])], 96)
     reading = read(model, params, words, jnp.asarray(tokens), skipped, 128)
     reading = with_room(reading, 192)
     end = 6 + len(ids)
-    back = slice(len(ids) - 64, None)  # some of what was read is read anew
+    back = slice(len(ids) - 64, None)  # part of what was read is read again
     words, _ = padded([(ids[back], video[back])], 64)
     reading = read_on(model, params, words, jnp.asarray(tokens), reading, jnp.int32(end))
     with pytest.raises(ValueError, match="a cache of 192 places, 154 taken"):
@@ -224,7 +224,7 @@ def test_temperature_sharpens_what_is_drawn(models):
     known = jnp.ones((3000, 1), jnp.int32)
     rules = searching(search, ending, 1, 0, jax.random.key(3))
     drawn = np.asarray(rules.step(rules.start(known[:, None]), many.logits[:, None]).ids[:, 0, 1])
-    # transformers' order: temperature, then the likeliest five, then their nucleus.
+    # transformers' order: temperature, then the five likeliest, then their nucleus.
     scores = np.sort(np.asarray(reading.logits[0]) / 1.7)[::-1][:5].astype(np.float64)
     share = np.exp(scores) / np.exp(scores).sum()
     share = np.where(share.cumsum() - share > 0.95, 0, share)

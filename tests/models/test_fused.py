@@ -1,4 +1,4 @@
-"""Attention's kernel, interpreted, is plain attention: what it finds, and every gradient."""
+"""Attention's kernel, interpreted, equals plain attention in its output and every gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from vlt.models.fused import implementation
 from vlt.models.tokens import Pattern, Tokens
 
 RNG = np.random.default_rng(0)
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # of the largest
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # relative to the largest value
 
 
 def tokens(*shape):
@@ -27,7 +27,7 @@ def plain(count=20, width=128, rows=(2, 2)):
 
 
 def sizes(count=20, width=128, rows=(2, 2)):
-    """Of merged tokens: TempMe, ToMe."""
+    """A pattern with the sizes of merged tokens, as in TempMe and ToMe."""
     size = jnp.asarray(RNG.integers(1, 9, (*rows, count)), jnp.float32)
     return plain(count, width, rows).add_bias(jnp.log(size)[:, :, None, None])
 
@@ -37,7 +37,7 @@ def causal(count=20, width=128, rows=(2, 1)):
 
 
 def mixed(own_cls=False, frames=2, count=17, width=128):
-    """Token Mixing: queries of all frames, few keys, logits of other frames scaled."""
+    """Token Mixing: queries of all frames, few keys, scaled logits of other frames."""
     index = selected(frames, count)
     other = (index // count != np.arange(frames)[:, None]).repeat(count, axis=0)
     scale = jnp.asarray(np.where(other, 0.8, 1), jnp.float32)
@@ -48,7 +48,7 @@ def mixed(own_cls=False, frames=2, count=17, width=128):
 
 
 def words_read(count=20, asked=20, width=128):
-    """BERT's and a connector's: some keys are padding; other queries than keys."""
+    """BERT's and a connector's: some keys are padding, and the queries are other tokens."""
     read = jnp.arange(count) < jnp.asarray([count, count - 5])[:, None]
     bias = jnp.where(read, 0.0, LOWEST)[:, None, None, None]
     return Pattern(tokens(2, 1, asked, width), tokens(2, 1, count, width), bias)
@@ -61,7 +61,7 @@ def neighbours(missing, frames=3, count=16, width=128):
 
 
 def both(pattern, heads, dtype="float32"):
-    """[plain, fused]: what is found, and gradients of what goes in and of the leaves."""
+    """[plain, fused]: outputs, and gradients with respect to the inputs and the leaves."""
     module = Attention(heads, dtype=jnp.dtype(dtype))
     params = jax.jit(module.init)(jax.random.key(0), pattern)
     of_keys = pattern.bias if pattern.bias is not None and pattern.bias.ndim == 5 else None
@@ -88,7 +88,7 @@ def both(pattern, heads, dtype="float32"):
 def check(pattern, heads, dtype="float32"):
     expected, found = both(pattern, heads, dtype)
     for wanted, given in zip(expected, found, strict=True):
-        # Of all leaves together: the gradient of a key's bias is nothing but rounding.
+        # Over all leaves, since the gradient of a key's bias is only rounding error.
         largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wanted))
         for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=True):
             np.testing.assert_allclose(b, a, 0, TOLERANCE[dtype] * largest)
@@ -134,7 +134,7 @@ def test_every_pattern_of_a_config(name, dtype):
 
 
 def chosen(pattern, name="fused", heads=2, dtype=jnp.float32, platform=None):
-    """Whether something fused takes a pattern."""
+    """Whether a fused implementation takes a pattern."""
 
     def apart(x):
         b, g, n, d = x.shape
@@ -167,7 +167,7 @@ def test_platforms(monkeypatch):
 def test_cudnn_is_asked_in_its_own_layout(monkeypatch):
     def attention(query, key, value, implementation):
         assert implementation == "cudnn" and query.shape == (4, 20, 2, 64)
-        return jax.nn.standardize(query)  # of each head by itself
+        return jax.nn.standardize(query)  # each head by itself
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
     x = tokens(2, 2, 20, 128)

@@ -1,4 +1,4 @@
-"""Attention's kernel in programs of TPU slices that are not here, and over a mesh of CPUs."""
+"""Attention's kernel in programs compiled for absent TPU slices, and over a mesh of CPUs."""
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ CONFIGS = (
 
 
 def compiled(topology, tokens=197, width=768, heads=12, sizes=True, rows=(8, 2)):
-    """Attention with its gradient, split over a slice."""
+    """Compiled attention with its gradient, split over a slice."""
     mesh = make_mesh({"data": -1}, topology_devices(topology))
     module = Attention(heads, dtype=jnp.bfloat16)
     split = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -76,12 +76,12 @@ def test_the_kernel_is_in_the_program(topology, shape):
 @pytest.mark.slow
 @needs_libtpu
 def test_no_logits_are_written():
-    # 64 videos a chip: no array has room on it.
+    # 64 videos per chip: no array fits into on-chip memory.
     program = hlo.parse(compiled("v5e:2x2", tokens=1569, rows=(256, 1)).as_text())
     moved = {each["kind"]: each["bytes"] for each in hlo.traffic(program)}
     array = 64 * 1569 * 768 * 2
-    # Queries, keys, values and what is found; the gradient reads one more and writes three. The
-    # sizes of tokens, and their gradient, are a few bytes.
+    # Queries, keys, values and the output; the gradient reads one more and writes three. Token
+    # sizes and their gradient are a few bytes.
     assert moved["attention_forward"] == pytest.approx(4 * array, rel=0.01)
     assert moved["attention_backward"] == pytest.approx(7 * array, rel=0.02)
     logits = 64 * 12 * 1569**2 * 2
@@ -105,7 +105,7 @@ def test_traffic_of_programs_whose_traffic_is_known():
     assert moved(lambda x: x.sum(), large) == pytest.approx(whole, rel=0.01)
     narrow = ((8192, 8192), jnp.bfloat16)
     assert moved(lambda x, y: x @ y, narrow, narrow) == pytest.approx(1.5 * whole, rel=0.01)
-    # Rows that are looked up, not the table (a small one the compiler takes onto the chip whole).
+    # Only the rows looked up, not the table (the compiler moves a small one onto the chip whole).
     looked_up = moved(lambda table, ids: table[ids], table, ((6400,), jnp.int32))
     assert looked_up == pytest.approx(2 * 6400 * 512 * 4, rel=0.05)
 

@@ -1,4 +1,4 @@
-"""Searches find what published code and transformers find, in one program of a fixed size."""
+"""Searches find what the published code and transformers find, in one fixed-size program."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 @pytest.fixture(scope="module")
 def peer():
-    """A decoder whose texts differ in length."""
+    """A published decoder whose texts differ in length."""
     return published(SPEC, seed=10)
 
 
@@ -41,7 +41,7 @@ def given():
 
 
 def prompts(length, batch=BATCH):
-    """All videos have the same; the first token is whatever a tokenizer puts there."""
+    """The same prompt for all videos; its first token is whatever a tokenizer puts there."""
     return np.array([[1, 5, 9][:length]] * batch, np.int32)
 
 
@@ -51,7 +51,7 @@ def found(params, tokens, search, prompt=1, **options):
 
 
 def lists(ids):
-    """Rows up to the end token; asserts that nothing but 0 follows it."""
+    """Rows up to the end token; asserts that only 0 follows it."""
     rows = []
     for row in np.asarray(ids).tolist():
         length = row.index(END) + 1 if END in row else len(row)
@@ -148,13 +148,13 @@ def test_ids_of_transformers(peer, params, given, case):
         eos_token_id=END,
         pad_token_id=0,
     )
-    # Behind the end it puts end tokens.
+    # It puts end tokens after the end.
     theirs = [row[: row.index(END) + 1] if END in row else row for row in theirs.tolist()]
     assert lists(found(params, given, search, prompt)) == theirs
 
 
 def plain_beams(scores_of, prompt, search):
-    """Beam search for one video, word for word; no caches, no arrays.
+    """Beam search for one video, word by word, without caches or arrays.
 
     scores_of: ids -> log-probabilities of the next token.
     """
@@ -205,7 +205,7 @@ def test_ids_of_the_published_rule(peer, params, given, case):
     ]
     ids = lists(found(params, given, search, prompt))
     assert ids == expected
-    assert len({len(row) for row in ids}) > 1  # else the rule's details do not show
+    assert len({len(row) for row in ids}) > 1  # otherwise the rule's details would not show
 
 
 def test_a_nucleus_is_that_of_transformers():
@@ -255,12 +255,12 @@ def test_one_program_for_all_videos_and_prompts(params, given):
     start = prompts(1) + 1
     generate(captioner(SPEC), moved, given[::-1], start, Search(beams=2, max_length=9))
     assert generate._cache_size() == before + 1
-    # Videos that end early or late do not touch each other.
+    # Videos that end early or late do not affect each other.
     np.testing.assert_array_equal(found(params, given[::-1], search), whole[::-1])
 
 
 class Recording(Captioner):
-    """Notes what decode is called with while it is traced, and counts how often it runs."""
+    """Records the arguments of `decode` while it is traced, and counts how often it runs."""
 
     calls = []
     runs = []
@@ -284,7 +284,7 @@ def test_the_video_is_read_once_and_the_search_ends_early(params, given):
     assert all(len(row) == 5 for row in lists(ids))
     keys = [(BATCH, 1, SPEC.heads, given.shape[1], SPEC.width // SPEC.heads)]
     assert Recording.calls == [((BATCH, 1, 1), True, keys), ((BATCH, 3, 1), False, keys)]
-    # [DEC], three words, and then each of the beams must end in turn.
+    # [DEC] and three words, and then each beam must end in turn.
     assert len(Recording.runs) < 8
 
 

@@ -1,4 +1,4 @@
-"""Identities that change gradients, or how they are computed."""
+"""Identities that change gradients or the way they are computed."""
 
 import jax
 import jax.numpy as jnp
@@ -29,14 +29,14 @@ def test_scale_gradient():
 @pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's fusions")
 def test_backward_pass_costs_as_much_in_every_block():
-    """The bytes that a backward pass moves are linear in the depth; without stored gradients the
-    blocks from the ninth to the twelfth take 1.2 times those from the fifth to the eighth."""
+    """A backward pass moves bytes in proportion to depth; without stored gradients, blocks nine
+    to twelve would move 1.2 times the bytes of blocks five to eight."""
     moved = [bytes_of_gradient(depth) for depth in (4, 8, 12)]
     assert moved[2] - moved[1] == pytest.approx(moved[1] - moved[0], rel=0.01)
 
 
 def bytes_of_gradient(depth: int) -> float:
-    """Of so many blocks with respect to all their leaves."""
+    """Bytes that the gradient of `depth` blocks with respect to all their leaves accesses."""
     blocks = [Block(4, 4 * WIDTH, "gelu", 1e-6) for _ in range(depth)]
     x = jax.ShapeDtypeStruct((2, 1, 64, WIDTH), jnp.float32)
     params = [jax.eval_shape(b.init, jax.random.key(0), Tokens(jnp.zeros(x.shape))) for b in blocks]

@@ -1,4 +1,4 @@
-"""Layers and attention by their formulas, in numpy; test_attention.py has how heads are taken."""
+"""Layers and attention against their formulas in numpy; test_attention.py covers heads."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from vlt.models import attention, layers
 from vlt.models.tokens import Pattern
 
 RNG = np.random.default_rng(0)
-# Every axis of another length: [b, g, h, q|m, d].
+# Every axis has a different length: [b, g, h, q|m, d].
 QUERY, KEY, VALUE = (
     RNG.normal(size=(2, 3, 4, length, 7)).astype(np.float32) for length in (5, 6, 6)
 )

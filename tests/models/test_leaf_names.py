@@ -1,4 +1,4 @@
-"""Names of leaves that others speak of: each is one that a model declares."""
+"""Leaf names that other modules refer to: a model declares each of them."""
 
 import pytest
 
@@ -36,7 +36,7 @@ NAMES = {name: value for name, value in vars(leaf_names).items() if name.isupper
 
 @pytest.fixture(scope="module")
 def paths():
-    """Of the leaves of every kind of model without methods."""
+    """Paths of the leaves of every kind of model, without methods."""
     return {kind: [*by_path(abstract_params(make_model(s, {})))] for kind, s in SPECS.items()}
 
 
@@ -48,7 +48,7 @@ def test_each_is_of_a_leaf(name, paths):
 
 
 def test_what_is_beside_them_is_what_a_video_passes_through(paths):
-    """A new module of a model has to be on one of the two sides."""
+    """A new module of a model has to be assigned to one of the two sides."""
     for kind, leaves in paths.items():
         beside = match_all(leaf_names.NOT_VIDEO, leaves).winner
         assert {path.split("/")[0] for path in set(leaves) - beside.keys()} == {"visual"}, kind

@@ -1,4 +1,4 @@
-"""LLaMA against transformers' torch model, layer by layer, and its cache against none."""
+"""LLaMA against transformers' torch model, layer by layer, and with a cache against without."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def leaf(x) -> np.ndarray:
 
 
 def of_torch(model) -> dict:
-    """Parameters of a torch LLaMA."""
+    """Our parameters of a torch LLaMA."""
 
     def dense(layer) -> dict:
         return {"kernel": leaf(layer.weight).T}
@@ -74,7 +74,7 @@ def torch_llama():
 
 
 def run(params, ids, *rest, **kwargs):
-    """Logits [b, l, v] and what was remembered."""
+    """Logits [b, l, v] and the memory of what was read."""
 
     def call(model, ids, *rest, **kwargs):
         states, read = model(model.embed(ids)[:, None], *rest, **kwargs)
@@ -108,7 +108,7 @@ def test_states_and_logits_are_those_of_transformers(torch_llama):
 def test_padding_is_not_read_and_takes_no_place(torch_llama):
     params = of_torch(torch_llama)
     valid = np.ones((2, 10), bool)
-    valid[0, [0, 1, 4]] = False  # in front of the text, and within it
+    valid[0, [0, 1, 4]] = False  # before the text and within it
     valid[1, :3] = False
     ids = np.zeros((2, 10), int)
     ids[valid] = IDS.reshape(-1)

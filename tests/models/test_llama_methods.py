@@ -1,4 +1,4 @@
-"""Methods in a language model: the same with its cache as at once, padded as alone."""
+"""Methods in a language model: with a cache as all at once, with padding as alone."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ IDS = np.random.default_rng(0).integers(3, 20, (2, 6))
 
 
 def built(label):
-    """The model, and random parameters."""
+    """The model with one method, and random parameters."""
     name, options = METHODS[label]
     model = make_model(SPEC, {name: options})
     rng = np.random.default_rng(1)

@@ -55,7 +55,7 @@ def test_rounded_kernels_err_by_half_a_step_at_most(rows, dtype):
     assert found.dtype == dtype and small.dtype == np.int8 and small.min() >= -127
     exact = np.asarray(x, np.float64)
     bound = np.abs(exact).sum(1)[:, None] * scale / 2
-    # Of a sum of 48 products, in the type of activations.
+    # Rounding of a sum of 48 products, in the type of activations.
     bound += 48 * float(jnp.finfo(dtype).eps) * (np.abs(exact) @ np.abs(kernel))
     error = np.abs(np.asarray(found, np.float64) - exact @ kernel)
     assert (error <= bound + 1e-30).all()
@@ -70,7 +70,7 @@ def flat(path, **options):
 @pytest.mark.parametrize("weights", [pytest.param("bfloat16", marks=pytest.mark.slow), "int8"])
 def test_what_is_loaded_is_the_language_model_in_fewer_bits(folder, weights, monkeypatch):
     stored = flat(folder)
-    monkeypatch.setattr(trees, "_PIECE", 2**17)  # a few at a time
+    monkeypatch.setattr(trees, "_PIECE", 2**17)  # a few values at a time
     loaded = load_folder(str(folder), weights=weights)
     shapes, found = by_path(abstract_params(loaded.module)), by_path(loaded.params)
     assert {path: (x.shape, x.dtype) for path, x in found.items()} == {
@@ -96,12 +96,12 @@ def test_each_form_takes_half_the_memory_of_the_one_before():
     ]
     others = 4 * sum(x.size for path, x in shapes.items() if not path.startswith("text/"))
     whole, half, quarter = (size - others for size in held)
-    # RMSNorms stay, and beside int8 are scales, and words in bfloat16.
+    # RMSNorms stay as they are; int8 adds scales, and keeps words in bfloat16.
     assert 0.5 <= half / whole < 0.5001 and 0.5 < quarter / half < 0.512
 
 
 def test_answers_are_close(folder):
-    """Of logits: int8 errs by a hundredth of their spread, bfloat16 by less."""
+    """Logits with int8 err by a hundredth of their spread, with bfloat16 by less."""
     loaded = [load_folder(str(folder), weights=weights) for weights in ("", "bfloat16", "int8")]
 
     def answer(model, ids):
@@ -132,8 +132,8 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_read(folder, monkeypa
     def total(weights, frames=3):
         return needs(stored, spec, frames, jnp.float32, weights).total
 
-    monkeypatch.setattr(trees, "load_arrays", None)  # nothing is read
-    monkeypatch.setattr(model_needs, "PIECES", 0)  # of a model as small, all
+    monkeypatch.setattr(trees, "load_arrays", None)  # fails if anything is read
+    monkeypatch.setattr(model_needs, "PIECES", 0)  # else it outweighs so small a model
     monkeypatch.setattr(memory, "free_on_host", lambda: total("int8", 1))
     with pytest.raises(ValueError, match="what fits: weights='int8' and frames=1 ") as told:
         vlt.load(folder)

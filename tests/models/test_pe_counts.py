@@ -6,7 +6,7 @@ import pytest
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.sizes import SIZES
 
-# Of the vision tower, its pooler, the text tower and all of it; EVA02's text tower is CLIP's.
+# The vision tower, its pooler, the text tower and the whole; EVA02's text tower is CLIP's.
 COUNTS = {
     "pe_b16": (93_672_960, 7_087_104, 353_986_560, 447_659_521),
     "pe_t16": (6_140_544, 444_672, 63_405_056, 69_545_601),

@@ -1,4 +1,4 @@
-"""The intervention points: empty ones add nothing to the program, filled ones change it."""
+"""The intervention points: unused ones add nothing to the program, used ones change it."""
 
 import dataclasses
 import re
@@ -26,7 +26,7 @@ SPEC = DualEncoderSpec(
 
 
 class BareBlock(nn.Module):
-    """A pre-LN transformer block as a textbook writes it, with no point anywhere."""
+    """A pre-LN transformer block as in a textbook, without any points."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -43,7 +43,7 @@ class BareAttention(nn.Module):
             y = nn.Dense(WIDTH, name=name)(h)
             return y.reshape(*y.shape[:-1], HEADS, WIDTH // HEADS).swapaxes(-2, -3)
 
-        # However heads are computed: test_attention.py holds that to a softmax.
+        # However heads are computed; test_attention.py checks that against a softmax.
         y = attend(heads("query"), heads("key"), heads("value"))
         return nn.Dense(WIDTH, name="out")(y.swapaxes(-2, -3).reshape(h.shape))
 
@@ -84,7 +84,7 @@ def test_method_that_fills_no_point_adds_nothing():
     def run(module):
         return program(lambda p, v, i: module.apply(p, v, i)["video"], params, video, ids)
 
-    # Whoever could read the patches keeps them; `Method` does not.
+    # A method that might read the patches keeps them; `Method` does not.
     assert run(model) == run(bare)
 
 
@@ -127,7 +127,7 @@ class AttentionPattern(Method):
 
 
 class Attend(Method):
-    """Two sets of queries, of which each reads itself."""
+    """Two sets of tokens, each attending only to itself."""
 
     def attention_pattern(self, block, tokens, pattern):
         def apart(query, key, value):
@@ -220,7 +220,7 @@ def test_queries_that_read_apart_have_a_softmax_each_and_nothing_else_may_change
 
 
 def test_trained_selection_changes_the_program():
-    """Point 10: rules choose what a gradient is taken of."""
+    """Point 10: rules choose the leaves that a gradient is taken for."""
     video, ids = np.zeros((1, 2, 8, 8, 3), np.uint8), np.ones((1, 5), np.int32)
     model = DualEncoder(SPEC)
     params = jax.eval_shape(model.init, jax.random.key(0), video, ids)["params"]
@@ -268,7 +268,7 @@ def test_computing_only_cls_tokens_is_exact():
 
 @dataclasses.dataclass(frozen=True)
 class Among(Method):
-    """Two tokens among the words, before or after they have their positions."""
+    """Inserts two tokens among the words, before or after positions are added."""
 
     at: int = 2
     early: bool = True
@@ -291,10 +291,10 @@ class Among(Method):
 @pytest.mark.parametrize("at", [0, 2, 3, 4])
 @pytest.mark.parametrize("early", [True, False])
 def test_the_token_read_of_a_text_is_the_same_whatever_stands_before_or_behind_it(at, early):
-    """Against a text of which the new tokens are words of the vocabulary."""
+    """Against a text in which the new tokens are words of the vocabulary."""
     spec = dataclasses.replace(SPEC, text=TextSpec(8, 11, WIDTH, 2, HEADS, 16))
     model, bare = DualEncoder(spec, (Among(at, early),)), DualEncoder(spec)
-    ids = np.array([[1, 2, 9, 0]], np.int32)  # the highest is read
+    ids = np.array([[1, 2, 9, 0]], np.int32)  # the highest id is read
     video = np.zeros((1, 1, 8, 8, 3), np.uint8)
     params = jax.jit(model.init)(jax.random.key(0), video, ids)["params"]
     rng = np.random.default_rng(0)
@@ -304,7 +304,7 @@ def test_the_token_read_of_a_text_is_the_same_whatever_stands_before_or_behind_i
     position = np.asarray(leaves["position_embedding"])
     table[5:7] = new
     if not early:
-        # New tokens have no position, words keep theirs.
+        # New tokens have no position; words keep theirs.
         table[5:7] -= position[at : at + 2]
         old, words = position.copy(), position[at:4]
         old[at + 2 : 6] = words

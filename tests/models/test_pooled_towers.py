@@ -1,4 +1,4 @@
-"""Vision towers without class token, whose frames are the mean of their patches (UMT)."""
+"""Vision towers without a class token, whose frames are the means of their patches (UMT)."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ MERGING = {
     TempMe(layers=(1, 2), join=(2, 2), r=2, keep_cross=50, keep_intra=75): (1, 9),
     STA(layers=(0, 1), keep=0.75): (4, 9),
     TESTA(layers=(1,), frame_r=1, r=2): (3, PATCHES - 2 * LAYERS),
-    PatchDropout(rate=0.5): (4, PATCHES),  # drops in training alone
+    PatchDropout(rate=0.5): (4, PATCHES),  # drops only in training
 }
 
 
@@ -91,14 +91,14 @@ def test_merging_schemes_are_these_or_need_a_class_token():
 
 
 class InTheFirst(ToMe):
-    """ToMe in the first block alone: behind it, equal patches are no neighbours any more."""
+    """ToMe in the first block alone: after it, equal patches are no longer neighbours."""
 
     def after_attention(self, block, tokens, attended):
         return tokens if block.layer else super().after_attention(block, tokens, attended)
 
 
 def test_equal_neighbours_merge_without_a_trace():
-    """Merged tokens count as often in attention and in the pool as apart: nothing changes."""
+    """Merged tokens weigh as much in attention and the pool as separate ones: nothing changes."""
     model = DualEncoder(SPEC)
     params = random_params(model)
     table = np.repeat(params["visual"]["position_embedding"][::2], 2, axis=0)
@@ -115,7 +115,7 @@ def test_equal_neighbours_merge_without_a_trace():
 
 
 def test_the_first_patch_is_a_source():
-    """As the published class_token=False: it moves to the end with its destination."""
+    """As with the published class_token=False: it moves to the end with its destination."""
     model = DualEncoder(SPEC, (ToMe(r=1),))
     params = random_params(model)
     _, out = encode(model, params, VIDEO)
@@ -139,7 +139,7 @@ def test_all_frames_in_one_group():
     tokens = Tokens(x, frames=FRAMES, cls=0, protected=0)
     own = x.reshape(2, PATCHES, FRAMES, 16).mean(1)[:, None]
     np.testing.assert_allclose(_pooled(tokens, x, visual), own, atol=1e-6)
-    fewer = tokens.replace(x=x[:, :, 1:])  # after merging no patch has its place
+    fewer = tokens.replace(x=x[:, :, 1:])  # after merging, no patch keeps its place
     np.testing.assert_allclose(_pooled(fewer, fewer.x, visual)[:, :, 0], fewer.x.mean(2), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Products of few rows are those of XLA, in 16 bits and in any shape of rows."""
+"""Products of few rows equal XLA's, also in 16 bits and for any shape of rows."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The retriever scores as transformers' does, over any number of frames and texts at once."""
+"""The retriever scores as transformers' does, for any number of frames and texts at once."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from vlt.training.rules import partition
 
 ATOL = 2e-6
 B, T = 3, 2
-# As published: the blocks of the vision tower but the last are frozen, all else trains.
+# As published: all blocks of the vision tower but the last are frozen, all else is trained.
 PARTIAL = ((r"visual/blocks_([0-9]|10)/.*", "frozen"), (".*", {"lr": 1.0}))
 
 
@@ -26,12 +26,12 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokens(pair):
-    """Of videos of two frames: the peer's, which our embeddings' test ties to ours."""
+    """The peer's tokens of two-frame videos; the test of our embeddings ties them to ours."""
     return frame_tokens(pair[0], videos(B, T)).reshape(B, -1, 32)
 
 
 def frame_tokens(peer, video):
-    """[b, t, h, w, 3] -> [b, t, n, d]"""
+    """The peer's tokens: [b, t, h, w, 3] -> [b, t, n, d]."""
     frames = torch.from_numpy(video.reshape(-1, *video.shape[2:])).permute(0, 3, 1, 2)
     with torch.inference_mode():
         found = peer.vision_model(pixel_values=frames).last_hidden_state
@@ -39,7 +39,7 @@ def frame_tokens(peer, video):
 
 
 def match(peer, tokens, ids):
-    """Logits of videos [b, m, d] with texts [b, l], [ENC] first, in torch."""
+    """Matching logits of videos [b, m, d] and texts [b, l] that begin with [ENC], in torch."""
     with torch.inference_mode():
         ids, tokens = torch.from_numpy(ids), torch.from_numpy(tokens)
         hidden = peer.text_encoder(ids, ids > 0, encoder_hidden_states=tokens).last_hidden_state
@@ -118,7 +118,7 @@ def test_partial_training_of_blip_base_trains_the_whole_text_encoder():
     trained, frozen = partition(params, PARTIAL)
     assert frozen.keys() == {"visual"} and trained["text"].keys() == params["text"].keys()
     text = sum(leaf.size for leaf in jax.tree.leaves(params["text"]))
-    # BERT base without pooler and token types, with two more words, and a cross-attention a layer.
+    # BERT base without pooler and token types, plus two words and a cross-attention per layer.
     pooler, types, words = 590_592, 2 * 768, 2 * 768
     assert text == 109_482_240 - pooler - types + words + 12 * (4 * 768 * 769 + 2 * 768)
     heads = 768 * 256 + 256 + 768 * 2 + 2 + 1  # beside visual/projection

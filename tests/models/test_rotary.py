@@ -1,4 +1,4 @@
-"""Rotary positions against complex numbers, and what follows from them."""
+"""Rotary positions against complex numbers, and properties that follow from them."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ PLACES = RNG.integers(0, 50, (2, 1, 5, 2)).astype(np.float32)
 
 
 def turned(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """Pairs [..., p, 2] times e^(i angle)."""
+    """Multiplies pairs [..., p, 2] by e^(i angle)."""
     z = (x[..., 0] + 1j * x[..., 1]) * np.exp(1j * angles.astype(np.float64))
     return np.stack([z.real, z.imag], axis=-1)
 
@@ -73,7 +73,7 @@ def test_a_block_turns_by_its_tokens_places_and_without_places_not_at_all():
 
 
 def test_known_keys_are_turned_already():
-    """A word at a time finds what all words at once find."""
+    """Reading one word at a time gives what reading all at once gives."""
     x = RNG.normal(size=(1, 1, 4, 16)).astype(np.float32)
     places = np.arange(4, dtype=np.float32).reshape(1, 1, 4, 1)
     attention = Attention(2, rotary=Rotary())

@@ -1,4 +1,4 @@
-"""Scores of pairs: what a method gets of both towers, its leaves, some videos at a time."""
+"""Pair scores: what a method gets from both towers, its leaves, and some videos at a time."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ VIDEO = np.random.default_rng(0).integers(0, 255, (6, 2, 8, 8, 3), dtype=np.uint
 
 @dataclasses.dataclass(frozen=True)
 class Crossed(Method):
-    """A projection of a video's patches, and of its frames, with the words of a text."""
+    """Products of a video's projected patches and its frames with the words of a text."""
 
     name = "crossed"
     needs = frozenset({"pair_scores"})
@@ -52,7 +52,7 @@ def params():
 
 @pytest.fixture
 def in_blocks(monkeypatch):
-    monkeypatch.setattr(dual_encoder, "PAIRS", 6)  # of three texts and two videos
+    monkeypatch.setattr(dual_encoder, "PAIRS", 6)  # three texts by two videos
 
 
 def outputs(params):

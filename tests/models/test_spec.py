@@ -1,4 +1,4 @@
-"""Named sizes are those of the published and of the packaged models."""
+"""Named sizes match the published and the packaged models."""
 
 import dataclasses
 import json
@@ -14,11 +14,11 @@ from vlt.models.sizes import SIZES
 from vlt.models.spec import ChatSpec, LlamaSpec, QFormerSpec, VisionSpec
 from vlt.models.spec_reading import spec_from_dict, with_video
 
-# Of OpenAI's CLIPs.
+# Counts of OpenAI's CLIPs.
 PARAMETERS = {
     "clip_b16": 149_620_737,
     "clip_l14": 427_616_513,
-    # Of transformers' SiglipModel at the published sizes.
+    # Counts of transformers' SiglipModel at the published sizes.
     "siglip2_b16": 375_187_970,
     "siglip2_l16": 881_526_786,
     "siglip2_so400m14": 1_135_463_602,

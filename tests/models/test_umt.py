@@ -1,4 +1,4 @@
-"""UMT and UMT4Clip against the published code's numbers, and what sees the order of frames."""
+"""UMT and UMT4Clip against the published code's numbers, and which see the order of frames."""
 
 import functools
 
@@ -32,7 +32,7 @@ def close(ours, theirs, tolerance):
 
 
 def time_major(x, frames=FRAMES):
-    """Tokens [b, n * t, d] of patches whose frames stand side by side, frame after frame."""
+    """Reorders tokens [b, n * t, d], a patch's frames side by side, to frame after frame."""
     b, _, d = x.shape
     return np.asarray(x).reshape(b, -1, frames, d).swapaxes(1, 2).reshape(b, -1, d)
 
@@ -49,13 +49,13 @@ def folder(shared, tmp_path_factory):
 
 
 def losses(model, golden, params):
-    """The published losses with the published wrong pairs, and everything on the way to them."""
+    """The published losses with the published negatives, and all intermediate results."""
 
     def run(method, *inputs, **options):
         return model.apply({"params": params}, *inputs, method=method, **options)
 
     ids, own = golden["text_ids"], golden["idx"]
-    # And the same videos backwards.
+    # The videos, and the same videos reversed.
     both = np.concatenate([golden["video"], golden["video"][:, ::-1]])
     embedded, seen = run("encode_video", both, capture=True)
     video, back = jnp.split(embedded, 2)
@@ -80,7 +80,7 @@ def ours(folder, golden):
 
 @pytest.fixture(scope="module")
 def pairs(folder, golden, ours):
-    """Logits of all videos with all texts, of the texts' states and of their words."""
+    """Logits of all videos with all texts: from the texts' states, and a call that reads words."""
     model, params = golden_umt.loaded(folder, FRAMES)
     seen, read = ours[1]["seen"], ours[1]["read"]
     ids, states = (np.broadcast_to(x, (4, *x.shape)) for x in (golden["text_ids"], read["states"]))
@@ -140,7 +140,7 @@ def test_gradients(folder, golden):
     with jax.default_matmul_precision("highest"):
         run = jax.grad(functools.partial(losses, model, golden), has_aux=True)
         gradient, _ = jax.device_get(jax.jit(run)(params))
-    # Those of the published loss, without its pre-training's head.
+    # The gradients of the published loss, except for its pre-training head.
     head = gradient["text"].pop("lm_head")
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(head))
     found = golden_umt.norms("retriever", gradient, golden["grad_names"])
@@ -152,7 +152,7 @@ def test_gradients(folder, golden):
 
 
 def test_ranking(ours, pairs, golden):
-    """The two nearest by the mean of frames' cosines, in the order of matching."""
+    """The two nearest by the frames' mean cosines, ranked by matching."""
     out, count = ours[1], int(golden["eval_k_test"])
     cosines = out["scores"] * 0.2  # without the temperature
     close(cosines, golden["eval_v2t_dual"], LOSS)
@@ -163,7 +163,7 @@ def test_ranking(ours, pairs, golden):
 
 
 def test_frames_apart(folder, golden):
-    """UMT4Clip: each frame an image, by the positions of the first."""
+    """UMT4Clip: each frame is an image with the positions of the first frame."""
     model, params = golden_umt.loaded(folder, FRAMES, joint=False)
     encode = functools.partial(model.apply, method="encode_video")
     with jax.default_matmul_precision("highest"):
@@ -203,7 +203,7 @@ def answerer(shared, tmp_path_factory):
 
 
 def answers_loss(model, golden, params):
-    """Of several answers to a question, by their weights; and tokens, states and their mask."""
+    """Weighted loss of several answers per question; and tokens, states and their mask."""
 
     def run(method, *inputs, **options):
         return model.apply({"params": params}, *inputs, method=method, **options)
@@ -219,7 +219,7 @@ def answers_loss(model, golden, params):
 
 
 def chances(ranked):
-    """Answers by falling probability, and those."""
+    """Answers in order of decreasing probability, and the probabilities."""
     likely, losses = ranked
     found = np.asarray(jax.nn.softmax(-losses.T))
     order = np.argsort(-found, axis=1)
@@ -280,8 +280,8 @@ MERGED = {"layers": (2, 3, 4), "join": (2, 2, 3), "r": 1, "keep_cross": 70, "kee
     ("pool", "name"), [("token_mean", "plain_mean"), ("mean", "size_weighted")]
 )
 def test_tempme(shared, pool, name):
-    """Our reading: no class token, and one vector, of the plain mean of the tokens that are left
-    or of their mean by sizes."""
+    """Our reading: no class token, and one vector, the plain mean of the remaining tokens or
+    their mean weighted by size."""
     golden = numbers(shared, "umt/tempme_our_reading")
     tensors = golden_umt.weights(shared, "tempme_our_reading")
     positions = {
@@ -295,7 +295,7 @@ def test_tempme(shared, pool, name):
     visual = traverse_util.unflatten_dict(placed.leaves, sep="/")["visual"]
     for block, table in positions.items():
         visual[block]["clip_position"] = table
-    # What is projected is read as it is.
+    # An identity projection, so that its input is read unchanged.
     visual["projection"] = {"kernel": np.eye(32, dtype=np.float32), "bias": np.zeros(32)}
     fields = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 6, "heads": 2}
     fields |= {"mlp_width": 128, "activation": "gelu"} | UMT.visual | {"joint": False}

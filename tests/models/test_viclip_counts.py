@@ -1,4 +1,4 @@
-"""Counts of the published ViCLIPs, from shapes alone."""
+"""Parameter and operation counts of the published ViCLIPs, from shapes alone."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def test_parameters(size: str):
 
 @pytest.mark.parametrize("size", TOTAL)
 def test_operations(size: str):
-    """Without normalisations as printed, with them (at 5 an element) 0.5% more at most."""
+    """As printed without normalisations; at most 0.5% more with them (at 5 an element)."""
     report = inspected(size)
     assert report["total_params"] == TOTAL[size]
     assert report["video_multiply_adds"] / 1e9 == pytest.approx(MULTIPLY_ADDS[size], abs=0.005)
@@ -69,7 +69,7 @@ def test_the_closed_form():
 
 @pytest.mark.slow
 def test_more_and_fewer_frames():
-    """More rows of the table where there are more frames; as many as ever where there are fewer."""
+    """More frames need more rows of the table; fewer frames leave the rows as they are."""
     more, fewer = inspected("viclip_b16", 16), inspected("viclip_b16", 4)
     assert more["total_params"] == TOTAL["viclip_b16"] + 8 * 768
     assert fewer["total_params"] == TOTAL["viclip_b16"]

@@ -1,4 +1,4 @@
-"""Parameters of VideoPrism's video-text models, of both sizes and of each part."""
+"""Parameter counts of VideoPrism's video-text models, for both sizes and each part."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from vlt.model_io.build import abstract_params, make_model
 from vlt.models.sizes import SIZES
 
-# Of the video encoder, the blocks over all patches, the pooler, the text tower, and all of it.
+# The video encoder, the blocks over all patches, the pooler, the text tower, and the whole.
 COUNTS = {
     "videoprism_b": (114_365_184, 14_175_744, 9_449_728, 109_632_768, 247_623_424),
     "videoprism_l": (353_965_056, 25_192_448, 16_793_856, 183_925_760, 579_877_120),

@@ -1,4 +1,4 @@
-"""Values of dataclasses are held against their annotations."""
+"""Values for dataclasses are checked against their annotations."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""The first pattern that matches a whole path wins; those that win nothing are reported."""
+"""The first pattern that matches a whole path wins; patterns that win no path are reported."""
 
 from vlt.pytrees.patterns import first_match, match_all
 

@@ -11,7 +11,7 @@ from vlt.reporting.dots import Axes, Dot, draw_dots
 
 
 def columns(image, index, color):
-    """Columns with several pixels of a colour in the line of a bar."""
+    """Columns with at least three pixels of a colour in the line of a bar."""
     rows = np.asarray(image)[MARGIN + LINE * (index + 1) :][:LINE].astype(int)
     near = np.abs(rows - ImageColor.getrgb(color)).max(-1) <= 30
     return np.nonzero(near.sum(0) >= 3)[0]
@@ -22,7 +22,7 @@ def test_bars_are_as_long_as_their_means_are_above_the_level():
     image = draw_bars("t", bars, level=50.0)
     first, second = (np.ptp(columns(image, index, "#9ccbe6")) for index in (0, 1))
     assert second == pytest.approx(2 * first, rel=0.05)
-    for index in (2, 3):  # at the level, and not run
+    for index in (2, 3):  # one at the level, and one not run
         assert len(columns(image, index, "#9ccbe6")) <= 2
     right = columns(image, 1, COLORS[0]).max()
     assert right > columns(image, 1, "#9ccbe6").max(), "the dot of the better run"
@@ -41,7 +41,7 @@ def test_hollow_bars_and_dots_are_outlines():
 
 
 def middle(image, color):
-    """Of all pixels of a colour in the square of the axes."""
+    """Mean column, mean row and number of a colour's pixels in the square of the axes."""
     pixels = np.asarray(image)[: dots.SIDE, : dots.SIDE].astype(int)
     rows, across = np.nonzero(np.abs(pixels - ImageColor.getrgb(color)).max(-1) <= 40)
     return across.mean(), rows.mean(), len(rows)

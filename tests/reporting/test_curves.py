@@ -1,4 +1,4 @@
-"""Curves: where values are drawn, in which colour, and which numbers stand at the axes."""
+"""Curves: where values are drawn, in which colour, and which numbers label the axes."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from vlt.reporting.curves import COLORS, Curve, Panel, draw_panels, ticks
 
 
 def places(image, color, panel=0):
-    """Rows and columns of a panel's pixels of a colour, those of the legend left out."""
+    """Rows and columns of a colour's pixels in a panel, without those of the legend."""
     pixels = np.asarray(image)[: curves.HEIGHT, panel * curves.WIDTH :][:, : curves.WIDTH]
     near = np.abs(pixels.astype(int) - ImageColor.getrgb(color)).max(-1) <= 60
     return np.nonzero(near)

@@ -11,7 +11,8 @@ def frames():
     return np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), np.uint8)
 
 
-# Of patches of 16 x 16 pixels: 3 spans both frames, 0 lies apart, 5 and 6 are alone, one is pruned.
+# Patches are 16 x 16 pixels: token 3 spans both frames, 0 is in two places, 5 and 6 have one patch
+# each, and one patch is pruned.
 TOKENS = np.array([[[3, 3, 0], [5, 3, 0]], [[3, 0, 6], [3, PRUNED, 0]]])
 
 
@@ -56,7 +57,7 @@ def test_frames_without_merged_patches_are_untouched(frames):
 
 def test_neighbours_differ_in_colour_also_from_frame_to_frame():
     rng = np.random.default_rng(1)
-    # As ToMe: 20 tokens of their own in each of 6 frames of 14 x 14 patches.
+    # As with ToMe: each of 6 frames of 14 x 14 patches has 20 tokens of its own.
     tokens = rng.integers(0, 20, (6, 14, 14)) + 20 * np.arange(6)[:, None, None]
     blocks = tokens[:, ::4, ::4].repeat(4, 1).repeat(4, 2)
     colors = border_colors(blocks)[blocks]
@@ -68,7 +69,7 @@ def test_neighbours_differ_in_colour_also_from_frame_to_frame():
 
 
 def test_a_colour_that_comes_again_does_not_come_beside_itself():
-    """More tokens than colours, in columns; the first of them beside the first too many."""
+    """More tokens than colours, one per column; token 0 is beside the first one too many."""
     many = len(PALETTE)
     order = [0, many, *range(1, many)]
     colors = border_colors(np.array([[order, order]]))

@@ -1,4 +1,4 @@
-"""Compiled programs: kept, unless the user says where or not to; and counted."""
+"""Compiled programs are kept, unless the user sets another place or turns it off, and counted."""
 
 import jax
 import jax.numpy as jnp

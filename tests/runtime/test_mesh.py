@@ -94,7 +94,7 @@ def test_eight_devices():
 
 
 def test_statistics_of_an_optimizer_may_have_fewer_dimensions_than_their_leaf():
-    """Adafactor's rows and columns; leaves themselves may not."""
+    """Such as Adafactor's rows and columns; leaves themselves may not."""
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     rules = ((".*kernel", (None, "tensor")),)
     rows = {"opt_state": {"v_row": {"kernel": np.zeros(8)}}}

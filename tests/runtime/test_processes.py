@@ -1,4 +1,4 @@
-"""Several real processes on loopback: one run, one result, whoever is killed, stopped or wrong."""
+"""Real processes on loopback: one run, one result, whichever is killed, stopped or wrong."""
 
 import inspect
 import json
@@ -34,7 +34,7 @@ def trained(workdir):
 
 
 def assert_equal_runs(workdir, other, exactly=False):
-    """Metrics and parameters; 1e-5 of the largest, of a float32 sum in another order."""
+    """Compares metrics and parameters, to 1e-5 of the largest for float32 sums in another order."""
     found, expected = read_metrics(workdir), read_metrics(other)
     assert [e["step"] for e in found] == [e["step"] for e in expected]
     for a, b in zip(found, expected, strict=True):
@@ -44,7 +44,7 @@ def assert_equal_runs(workdir, other, exactly=False):
                 assert a[name] == pytest.approx(b[name], rel=0 if exactly else 1e-5), name
     leaves = trained(other)
     for path, leaf in trained(workdir).items():
-        # Softmax cancels a bias of the keys: its gradient is rounding, which Adam blows up.
+        # Softmax cancels a bias of the keys: its gradient is rounding, which Adam amplifies.
         if exactly or not path.endswith("attention/key/bias"):
             limit = 0 if exactly else 1e-5 * max(np.abs(leaf).max(), 1)
             np.testing.assert_allclose(leaf, leaves[path], rtol=0, atol=limit, err_msg=path)
@@ -59,7 +59,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """What two processes wrote, and printed."""
+    """The workdir of a run of two processes, and what they printed."""
     workdir = tmp_path_factory.mktemp("two")
     return workdir, finish(start_run(workdir, 2, *EVALS))
 
@@ -85,7 +85,7 @@ def test_four_processes_are_one_run(alone, tmp_path):
 
 @pytest.mark.slow
 def test_split_parameters_are_one_run(alone, tmp_path):
-    """fsdp over processes: no one has a whole parameter or moment."""
+    """fsdp over processes: no process has a whole parameter or moment."""
     split = ("--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.sharding.min_elements=64")
     finish(start_run(tmp_path, 2, *EVALS, *split))
     assert_equal_runs(tmp_path, alone)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request, in processes that get them."""
+"""SIGTERM and SIGINT as requests to stop, in processes that receive them."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ INSIDE = """
 WAITS = {
     "python": "print('ready', flush=True); queue.Queue().get()",
     "deferred": "with stopping.deferred(): print('ready', flush=True); time.sleep(60)",
-    # A library that is not Python's, as a compiler is.
+    # A library not written in Python, such as a compiler.
     "library": "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
 }
 
@@ -44,7 +44,7 @@ def test_one_ends_a_wait_in_a_sentence(signum):
     child.send_signal(signum)
     _, errors = child.communicate(timeout=20)
     assert child.returncode == 0
-    # In the middle of it, a thread may say that a second signal ends at once.
+    # In between, a thread may say that a second signal ends the process at once.
     assert "Traceback" not in errors and "stopped in a sentence" in errors
 
 
@@ -53,9 +53,9 @@ def test_one_ends_a_wait_in_a_sentence(signum):
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_second_one_ends_at_once_whatever_goes_on(wait, signum):
     child = start(wait)
-    time.sleep(0.5)  # so that it is where it waits
+    time.sleep(0.5)  # so that it is waiting by now
     child.send_signal(SIGNALS[0])
-    child.send_signal(SIGNALS[0])  # at the same time, as to a process and its group: one
+    child.send_signal(SIGNALS[0])  # at the same time, as to a process and its group: counts once
     time.sleep(1)
     assert child.poll() is None
     child.send_signal(signum)

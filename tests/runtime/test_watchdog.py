@@ -1,4 +1,4 @@
-"""The watchdog speaks when nothing ends, says what is slow, and is silent else."""
+"""The watchdog reports when nothing finishes, says what is slow, and is silent otherwise."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A page that is served, and videos for it."""
+"""Serves a page, and makes videos for it."""
 
 import contextlib
 import pathlib
@@ -13,13 +13,13 @@ from vlt.data import moving_shapes
 
 
 def videos(folder: pathlib.Path, pairs: int) -> pathlib.Path:
-    """Moving shapes in a folder."""
+    """Makes clips of moving shapes; returns the folder of their videos."""
     return moving_shapes.generate(folder / "clips", pairs).parent / "videos"
 
 
 @contextlib.contextmanager
 def server(app: Any) -> Iterator[int]:
-    """Its port, while it runs."""
+    """Serves the app and yields its port."""
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()

@@ -32,7 +32,7 @@ def library(tmp_path_factory):
     model = vlt.load("tiny_clip", methods={"tome": {"r": 1}})
     videos = served.videos(tmp_path_factory.mktemp("shapes"), pairs=3)
     uri = tmp_path_factory.mktemp("made") / "index"
-    for path in videos.iterdir():  # which browsers play
+    for path in videos.iterdir():  # a format that browsers play
         _as_webm(path)
     index = vlt.index(uri, [str(videos)], model, window="1s")
     with Library(index) as library:
@@ -72,13 +72,13 @@ def browser():
 
 @pytest.fixture(scope="module")
 def talking(library):
-    """With a chat model, from here on."""
+    """Gives the library a chat model, from here on."""
     library.chat = vlt.load("tiny_chat")
 
 
 @pytest.fixture
 def page(browser, address):
-    """The page, loaded; whatever it asks of any other host, or fails at, is an error."""
+    """The loaded page; a request to any other host, or an error on the page, fails the test."""
     page, wrong = browser.new_page(viewport={"width": 1100, "height": 800}), []
     page.set_default_timeout(WAIT)
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -94,7 +94,7 @@ def _is_own(request, address):
 
 
 def until(page, expression):
-    """Waits until an expression is true, which the page's own policy does not let itself do."""
+    """Waits until an expression is true; the page's own policy forbids waiting within the page."""
     ends = time.monotonic() + WAIT / 1000
     while not page.evaluate(expression):
         assert time.monotonic() < ends, f"never: {expression}: {page.inner_text('#status')}"
@@ -217,7 +217,7 @@ def test_a_phone_and_the_dark(browser, address, tmp_path):
 
 @pytest.mark.slow
 def test_fifty_users_for_a_minute(address):
-    """Of whom each searches, looks at what was found and at frames, again and again."""
+    """Each user searches, then reads frames and parts of the videos found, again and again."""
     import httpx2
 
     ends = time.monotonic() + 60

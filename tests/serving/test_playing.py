@@ -1,4 +1,4 @@
-"""What became one token of a clip, and answers about it; work that nobody waits for any more."""
+"""What was merged into one token of a clip, answers about it, and work for closed connections."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ HOST = "http://127.0.0.1"
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """Of a model that merges."""
+    """A library of a model that merges tokens."""
     model = vlt.load("tiny_clip", methods={"tome": {"r": 1}})
     videos = served.videos(tmp_path_factory.mktemp("shapes"), pairs=1)
     index = vlt.index(

@@ -1,4 +1,4 @@
-"""Files that are written: whole, under names that nothing has, through no link."""
+"""Files are written whole, under unused names, and through no link."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def test_a_link_is_refused_and_what_it_points_to_is_as_it_was(tmp_path, write, d
 
 
 def test_names_of_temporary_files_cannot_be_prepared(tmp_path):
-    """Those that were written once: whoever makes them a link changes another file."""
+    """Names once used for temporary files: a link placed at one must not redirect the write."""
     precious = tmp_path / "precious"
     precious.write_text("mine")
     for name in ("config.json.tmp", "config.tmp", ".config.json.unfinished"):

@@ -33,7 +33,7 @@ def test_a_model_folder_is_replaced_only_when_told(tmp_path):
 
 
 def test_leaves_are_written_one_after_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(trees, "_PIECE", 1)  # each is a piece of its own
+    monkeypatch.setattr(trees, "_PIECE", 1)  # each leaf is a piece of its own
     leaves = traverse_util.flatten_dict(TREE, sep="/")
     size = sum(np.asarray(leaf).nbytes for leaf in leaves.values())
     given = ((path, np.asarray(leaf)) for path, leaf in leaves.items())

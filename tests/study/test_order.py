@@ -1,6 +1,6 @@
 """Which rows of claims see the order of frames, by construction.
 
-Those of the one table of text-video retrieval as it stands are in tests/test_retrieval_table.py.
+Rows of the table of text-video retrieval as it stands are in tests/test_retrieval_table.py.
 """
 
 import pytest
@@ -12,7 +12,7 @@ from vlt.study.claims import CLAIMS, order, tempme
 
 
 def _asked():
-    """Rows of which a claim says whether they do, each once."""
+    """Rows whose claims say whether they do, each once; other frame counts are left out."""
     rows = (row for claim in CLAIMS.values() for row in claim.rows if row.order is not None)
     found = {row.identity: row for row in rows}
     eight = [row for row in found.values() if "model.frames" not in row.changes]
@@ -27,7 +27,7 @@ def test_a_row_sees_the_order_of_frames_where_its_claim_says_so(row):
 
 
 def test_rows_of_the_table_of_retrieval_say_what_is_tested_there():
-    """And none of its methods is left out of the picture of all."""
+    """And none of the table's methods is missing from the picture of all."""
     known = {row.entry[0]: row.sees_order for row in ROWS}
     shown = [row for row in order.ROWS if row.config == tempme.CONFIG and not row.changes]
     assert {row.entry for row in shown} == {*known}

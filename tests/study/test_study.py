@@ -1,4 +1,4 @@
-"""Plans of claims, what is kept of them, and the page; runs are made up but for the last test."""
+"""Plans of claims, what is kept of them, and the page; runs are made up except in the last test."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def _no_collection(monkeypatch):
 
 
 def fake(calls):
-    """A runner that notes what it is asked for."""
+    """A runner that records in `calls` which runs it is asked for."""
 
     def run(run, folder):
         calls.append((run.row.name, run.seed))
@@ -248,7 +248,7 @@ def test_choices_of_pairs_are_digits():
 
 @pytest.mark.slow
 def test_rows_are_run_and_measured(tmp_path, monkeypatch):
-    """Two steps each, on few clips; the twins' choices agree with the accuracy beside them."""
+    """At most two steps, on few clips; the twins' choices agree with the accuracy beside them."""
     small = {
         "data.train.manifest": "moving_shapes:clips:train:16",
         "evals.twins.manifest": "moving_shapes:clips:test:40",

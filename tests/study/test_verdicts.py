@@ -1,4 +1,4 @@
-"""The rule of verdicts, on made-up rows."""
+"""The rule for verdicts, on made-up rows."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ PAIRS = 520
 
 
 def twins(right: float, seed: int, pairs: int = PAIRS) -> Scores:
-    """A row that chooses right in this share of its videos."""
+    """A row that chooses correctly for this share of its videos."""
     videos = np.random.default_rng(seed).random((pairs, 2)) < right
     digits = 2 * videos.sum(1)
     return Scores({"twins/twins_v2t": 25.0 * digits.mean()}, {"twins": "".join(map(str, digits))})
@@ -59,7 +59,7 @@ def test_seeds_that_disagree_leave_it_undecided():
 
 
 def test_the_pairs_of_twins_are_an_error_of_their_own():
-    """The same choices in each seed: no error over seeds, and that of the pairs is paired."""
+    """With the same choices in each seed, seeds add no error, and the error of pairs is paired."""
     left = Runs(dict.fromkeys(range(3), twins(0.80, 1)))
     right = Runs(dict.fromkeys(range(3), twins(0.78, 2)))
     finding = found(left, right)

@@ -1,4 +1,4 @@
-"""Questions, true answers and predictions of the files that people have."""
+"""Questions, true answers and predictions, from the kinds of files that people have."""
 
 import json
 

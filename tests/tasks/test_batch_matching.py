@@ -82,7 +82,7 @@ def test_wrong_pairs_that_no_score_speaks_for_are_drawn_too():
     draw = jax.vmap(lambda key: draw_negatives(far, same, key, 0.5)[0])
     texts = draw(jax.random.split(jax.random.key(0), 2000))
     share = float((texts[:, 0] == 1).mean())
-    assert abs(share - 1.5 / 2) < 0.04  # (1 + 0.5) beside (0 + 0.5)
+    assert abs(share - 1.5 / 2) < 0.04  # probability 1 + 0.5 against 0 + 0.5
 
 
 @pytest.mark.parametrize(

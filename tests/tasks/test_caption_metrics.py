@@ -40,7 +40,7 @@ def msvd(shared: pathlib.Path) -> References:
 
 
 def protocol(name: str, msvd: References) -> tuple[dict[str, str], References]:
-    """Predictions and references of a protocol of the golden file."""
+    """Predictions and references for a protocol of the golden file."""
     if name.startswith("A"):
         return {i: texts[0] for i, texts in msvd.items()}, msvd
     if name.startswith("B"):
@@ -93,7 +93,7 @@ def test_all_metrics_of_ten_videos(golden, msvd):
     golden = golden["first10_protocol_B"]
     assert predictions == {i: entry["pred"] for i, entry in golden["per_video"].items()}
     expected = golden | {f"Bleu_{n}": score for n, score in enumerate(golden["Bleu"], 1)}
-    # Neither the order of the ids nor what surrounds words matters.
+    # Neither the order of the ids nor the case and surroundings of words matter.
     changed = {i: f" {predictions[i].title()}\u2028!" for i in reversed(ten)}
     found = caption_metrics(changed, references)
     assert found == pytest.approx(in_percent(expected), rel=0, abs=TOLERANCE)
@@ -278,7 +278,7 @@ def test_references_without_a_word_are_an_error():
 
 @JAVA
 def test_bars_and_line_ends_of_texts_do_not_reach_the_programs_commands():
-    # METEOR's own commands are lines of texts with three bars between.
+    # METEOR's own commands are lines of texts separated by three bars.
     texts = {"a": ["a man\r\n|||\u2028runs", "x|||y", "http://h/a|||b"], "b": ["SCORE ||| a\x0b"]}
     found = module._ptb_tokens(texts)
     assert found["a"][:2] == ["a man | | | runs", "x | | | y"]

@@ -1,4 +1,4 @@
-"""`vlt score` of what `vlt caption --json` printed."""
+"""`vlt score` on what `vlt caption --json` printed."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ CAPTIONS = {"v/a.mp4": "one two", "v/b.mp4": "two"}
 
 @pytest.fixture
 def printed(tmp_path, capsys):
-    """As the command prints them, with a video that could not be read."""
+    """A file of captions as the command prints them, with a video that could not be read."""
     results = [*CAPTIONS.items(), ("v/c.mp4", VideoError("v/c.mp4", "broken"))]
     print_results(results, 3, lambda caption: {"caption": caption}, as_json=True)
     path = tmp_path / "captions.jsonl"

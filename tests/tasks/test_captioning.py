@@ -1,11 +1,11 @@
-"""Losses of next words by their formula: which words count, and how smoothing is shared out."""
+"""Next-word losses by their formula: which words count, and how smoothing is distributed."""
 
 import numpy as np
 import pytest
 
 from vlt.tasks.captioning import Captioning, word_losses
 
-# The first token starts a text, 0 fills it up; the least and the last word of the vocabulary.
+# The first token starts a text and 0 pads it; the vocabulary's first and last words occur.
 IDS = np.array([[5, 1, 2, 7, 0, 0], [5, 7, 3, 1, 1, 6]])
 LOGITS = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
 

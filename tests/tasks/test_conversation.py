@@ -19,7 +19,7 @@ from vlt.tasks.task import StepInputs
 from vlt.training.rules import partition
 
 PATCH = 515  # <vid_patch>
-SMALL = 1e-6  # a norm of rounding alone, as of the bias of keys
+SMALL = 1e-6  # a norm that is rounding alone, as for the bias of keys
 
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
@@ -36,7 +36,7 @@ def loss_and_gradients(model, params, rules, batch, instructed=False):
 
     @jax.jit
     def run(trained):
-        # Without `train`: dropout was off where the numbers are from.
+        # Without `train`: the golden numbers were computed without dropout.
         inputs = StepInputs(model, trained, frozen, batch, jax.random.key(0), {})
         outputs = model.apply(
             {"params": inputs.params}, *(batch[name] for name in task.model_inputs)
@@ -48,7 +48,7 @@ def loss_and_gradients(model, params, rules, batch, instructed=False):
 
 
 def check_norms(found, published, numbers, prefix):
-    """Norms of all of `found`, parts of a published tensor together."""
+    """Checks the norms of all of `found`; parts of one published tensor count together."""
     squares: dict[str, float] = {}
     for path, gradient in found.items():
         name = published[path]
@@ -75,7 +75,7 @@ LLAVA_RULES = (
 @pytest.mark.quick(1)
 @pytest.mark.parametrize(("form", "halving"), [("no_halving", False), ("published", True)])
 def test_llava_with_a_branch(shared, form, halving):
-    """The branch, the projection and two rows of the table of words are trained."""
+    """The branch, the projection and two rows of the word table are trained."""
     llava = golden(shared, "llava")
     numbers, rows = llava.numbers, TokenRows()
     branch = {"drop_path": 0.0, "temporal_halving": halving}
@@ -108,7 +108,7 @@ def test_llava_with_a_branch(shared, form, halving):
 
 
 def test_no_gradient_of_a_frozen_language_model_is_computed(shared):
-    """Nor of its table of words: what its backward pass holds are activations."""
+    """Nor of its word table: its backward pass computes gradients of activations only."""
     llava = golden(shared, "llava")
     model = make_model(llava.spec, {"btadapter": {}, "token_rows": {}})
     params = TokenRows().init_from_backbone(llava.params, llava.spec)
@@ -117,7 +117,7 @@ def test_no_gradient_of_a_frozen_language_model_is_computed(shared):
     batch["labels"] = numbers["train/labels"]
 
     def shapes(rules):
-        """Of all products and scatters in a gradient's program."""
+        """Shapes of all products and scatters in a gradient's program."""
         trained, frozen = partition(params, rules)
 
         def loss(trained):
@@ -142,7 +142,7 @@ PROJECTION = (("connector/projection/.*", {}), (".*", "frozen"))
 
 
 def joined(rows, prompt_and_answer):
-    """ids and labels, padded behind, of pairs of a prompt's and an answer's ids."""
+    """ids and labels, padded at the end, of pairs of a prompt's and an answer's ids."""
     length = max(len(prompt) + len(answer) for prompt, answer in prompt_and_answer)
     ids = np.zeros((rows, length), int)
     labels = np.full((rows, length), NO_LABEL)
@@ -215,7 +215,7 @@ def test_instructblip_trains_all_that_stands_between(shared):
 
 
 def test_the_loss_is_a_mean_over_all_labelled_tokens():
-    """However they are spread over rows, so that parts of a batch may come one after another."""
+    """However tokens are spread over rows, so that a batch may be processed in parts."""
     rng = np.random.default_rng(0)
     task = Conversation()
     logits = rng.normal(size=(3, 5, 7)).astype(np.float32)

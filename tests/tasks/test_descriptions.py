@@ -1,4 +1,4 @@
-"""Files of descriptions: all of ETL4Video's against their classes, and files of another form."""
+"""Description files: all of ETL4Video's against their classes, and files of other forms."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from vlt.data.tokenize import Tokenizer, write_clip_tokenizer
 from vlt.tasks.descriptions import DescriptionError, read_descriptions, tokenized
 
 TABLES = {"hmdb": "hmdb_51", "k400": "kinetics_400", "k600": "kinetics_600"}
-CONTEXT = 32  # of ViCLIP
-CUT = {  # temporal sentences that are longer, of all; spatial ones never are
+CONTEXT = 32  # that of ViCLIP
+CUT = {  # temporal sentences that are longer, out of all; spatial ones never are
     "2_t_description_ssv2.json": (95, 348),
     "2_t_description_k400.json": (3, 800),
     "2_t_description_k600.json": (6, 1200),

@@ -1,4 +1,4 @@
-"""The retrieval objective against its formulae in torch, and what must hold of its parts."""
+"""The retrieval objective against its formulae in torch, and what must hold for its parts."""
 
 import dataclasses
 
@@ -154,7 +154,7 @@ def test_matching_is_over_true_pairs_and_two_wrong_ones_of_each(model, parts):
     labels = torch.tensor([1] * 3 + [0] * 6)
     every = F.cross_entropy(torch.from_numpy(logits), labels, reduction="none").numpy()
     np.testing.assert_allclose(loss(none), every.mean(), rtol=1e-5)
-    # The first sample's video is that of all others.
+    # The first sample's video is also that of all others.
     alone = none.copy()
     alone[0] = True
     np.testing.assert_allclose(loss(alone), every[[0, 1, 2, 4, 5, 7, 8]].mean(), rtol=1e-5)
@@ -199,7 +199,7 @@ def test_copies_are_of_trained_leaves_that_embeddings_pass_through(parts):
 
 
 def test_copies_follow_the_weights_before_they_are_used(model, parts, run):
-    """After other weights were copied: m of those and 1 - m of the present ones."""
+    """Copies of other weights become m times those plus 1 - m times the present ones."""
     old = partition(params(model, seed=1), RULES)[0]
     state = TASK.initial_state(None, old, {})
     jax.tree.map(
@@ -226,7 +226,7 @@ def called(model, tree):
 
 @pytest.mark.slow
 def test_gradient_does_not_pass_through_what_is_looked_for(model, parts):
-    """With copies that are the weights themselves, still the gradient of the weights' own part."""
+    """Even with copies equal to the weights, the gradient is that of the weights' own part."""
     trained, frozen = parts
     data, state = batch(), TASK.initial_state(None, trained, frozen)
     out = called(model, merge(*parts))
@@ -245,7 +245,7 @@ def test_gradient_does_not_pass_through_what_is_looked_for(model, parts):
         value, expected = ita(trained, data)
     assert jax.tree.structure(grads) == jax.tree.structure(trained)
     np.testing.assert_allclose(terms["ita"], value, rtol=1e-5)
-    # Matching reads no projection and no temperature, so theirs is the gradient of ita alone.
+    # Matching reads no projection and no temperature, so their gradient is that of ita alone.
     for grad, own in ((grads[name], expected[name]) for name in ("text_projection", "temperature")):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-5), grad, own)
 
@@ -267,7 +267,7 @@ def test_batch_that_does_not_fit_is_refused(parts, size, message):
 
 
 def setup(dropout=0.1):
-    """Model, task, optimiser and leaves for whole steps."""
+    """A whole training step, its frozen leaves, and what makes its first state."""
     model = retriever(dropout)
     trained, frozen = partition(params(model), RULES)
     optimizer, schedule = make_optimizer(OPTIMIZER, RULES, 10)
@@ -312,7 +312,7 @@ DEVICES = """
 
 @pytest.mark.slow
 def test_one_device_and_eight_agree_on_two_steps():
-    """Dropout, negatives and queues included; and after a failure nothing moves."""
+    """Dropout, negatives and queues included; and after a failure nothing changes."""
     assert "equal 2" in run_python(DEVICES, devices=8, timeout=300)
 
 

@@ -1,4 +1,4 @@
-"""The loss of answers, by its formula in torch; and how it reaches both text models."""
+"""The loss of answers, by its formula in torch, and its gradient in all parts of the model."""
 
 import dataclasses
 

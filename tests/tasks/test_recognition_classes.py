@@ -1,4 +1,4 @@
-"""What methods know of classes one by one: contexts, sentences, and texts that they keep."""
+"""What methods hold for each class: contexts, sentences, and texts that they keep."""
 
 import json
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ def test_each_class_is_trained_with_its_own_context():
         "label": np.array([0, 2], np.int32),
     }
     state = TASK.initial_state(module, params, {})
-    assert not state  # texts are no frozen ones
+    assert not state  # texts are not frozen
 
     @jax.jit
     @jax.grad

@@ -1,5 +1,5 @@
 """Soft targets, mixtures of clips, contrasts of a batch, several templates and methods' own losses,
-against plain numpy; the same on however many devices, and in however many parts."""
+against plain numpy; the same on any number of devices, and in any number of parts."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ CASES = {
 
 
 def test_smoothed_targets_are_those_of_the_published_loss():
-    """1 - s + s / c for the true class, s / c for each other one."""
+    """1 - s + s / c for the true class, s / c for every other one."""
     rng = np.random.default_rng(0)
     logits, label = rng.normal(size=(5, 7)) * 3, rng.integers(0, 7, 5)
     target = np.eye(7)[label] * 0.9 + 0.1 / 7
@@ -54,7 +54,7 @@ def clips(seed: int = 0):
 
 
 def test_clips_and_their_labels_are_mixed_alike():
-    """A share of pixels is the share of the label, by mixup and by cutmix."""
+    """A clip's share of the pixels is its label's share, with mixup and with cutmix."""
     batch, shares = clips(), []
     partner = np.roll(batch["video"], 1, axis=0).astype(float)
     for kind, mixing in (("mixup", Mixing(0.8, 0.0)), ("cutmix", Mixing(0.0, 1.0))):
@@ -109,7 +109,7 @@ def test_a_mixture_has_the_loss_of_both_labels():
 
 
 class WithExtras(plain.Tables):
-    """Puts out other embeddings of frames, and a number of each video."""
+    """Also outputs other embeddings of frames, and a number for each video."""
 
     frame_norm, frame_scores, scores_pairs = False, False, False
 
@@ -140,7 +140,7 @@ def test_losses_of_methods_are_weighed_beside_the_first():
 
 
 def test_texts_of_a_contrast_are_those_of_the_labels_in_the_templates_drawn():
-    """Embedded in each step or before the first; and templates differ from sample to sample."""
+    """Whether embedded in each step or before the first; templates differ from sample to sample."""
     task = dataclasses.replace(CASES["mean"], classes=np.arange(C * K).reshape(C, K, 1))
     tables, label = plain.tables(0, 20.0), np.array([3, 1, 3, 0, 12, 7, 7, 2], np.int32)
     batch = {"video": np.arange(B)[:, None], "label": label}

@@ -1,4 +1,4 @@
-"""Recognition's loss against its formulae in torch, and what holds of frozen and trained texts."""
+"""Recognition's loss against its formulae in torch, and what holds for frozen and trained texts."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ from vlt.training.optimizer import make_optimizer
 from vlt.training.rules import partition
 from vlt.training.step import TrainState, make_train_step
 
-CLASSES, FRAMES, B = 13, 3, 8  # a number of classes that no number of devices divides
+CLASSES, FRAMES, B = 13, 3, 8  # no number of devices divides the number of classes
 SPEC = DualEncoderSpec(
     VisionSpec(8, 4, 16, 2, 2, 32, temporal_frames=FRAMES), TextSpec(6, 30, 16, 2, 2, 32), 8
 )
@@ -42,7 +42,7 @@ OPTIMIZER = {"lr": 1e-2, "b1": 0.9, "b2": 0.98, "eps": 1e-8, "schedule": {"name"
 
 
 def sentences(count: int, seed: int) -> np.ndarray:
-    """Ids [count, 6] of texts of different lengths, the highest at the end."""
+    """Ids [count, 6] of texts of different lengths, each ended by the highest id."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(1, 29, (count, 6)).astype(np.int32)
     for row, length in zip(ids, rng.integers(2, 6, count), strict=True):
@@ -51,7 +51,7 @@ def sentences(count: int, seed: int) -> np.ndarray:
 
 
 def kind(seed: int) -> Descriptions:
-    """One to three sentences of each class."""
+    """Descriptions with one to three sentences per class."""
     owner = np.repeat(np.arange(CLASSES), np.random.default_rng(seed).integers(1, 4, CLASSES))
     return Descriptions(sentences(len(owner), seed), owner)
 
@@ -85,7 +85,7 @@ def tables(seed: int, scale: float) -> dict[str, np.ndarray]:
 
 
 def loss_in_torch(given, start, label, kinds, alpha, classes):
-    """Spec section 3.4: texts as they are now, sentences as they were at the start."""
+    """Spec section 3.4, with texts as they are now and sentences as they were at the start."""
     texts = given["text"][classes]
     cosines = F.cosine_similarity(given["visual"][:, None], texts[None], dim=-1)
     scale = given["logit_scale"].exp().clamp(max=100)
@@ -102,7 +102,7 @@ def loss_in_torch(given, start, label, kinds, alpha, classes):
     ("kinds", "alpha", "scale"), [(2, 1.0, 20.0), (1, 0.3, 20.0), (0, 0.0, 20.0), (2, 5.0, 300.0)]
 )
 def test_loss_and_gradients_are_those_of_the_formulae(kinds, alpha, scale):
-    """Classes have different numbers of sentences, and features are no unit vectors."""
+    """Classes have different numbers of sentences, and features are not unit vectors."""
     rng = np.random.default_rng(0)
     rows = [[rng.integers(20, 60, 1 + c % 3) for c in range(CLASSES)] for _ in range(kinds)]
     owner = np.repeat(np.arange(CLASSES), [1 + c % 3 for c in range(CLASSES)])
@@ -150,7 +150,7 @@ def model(dropout: float = 0.0, *methods, **options) -> DualEncoder:
 
 
 def params(model: DualEncoder, seed: int = 0) -> dict:
-    """Random, and large enough for embeddings of different inputs to differ much."""
+    """Random parameters, large enough for embeddings of different inputs to differ clearly."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -203,7 +203,7 @@ def test_many_sentences_are_embedded_in_parts(monkeypatch):
 
 @pytest.fixture(scope="module")
 def video_only():
-    """A model of whose text tower nothing is trained, its leaves, and what the task carries."""
+    """A model whose text tower has no trained leaf, its leaves, and what the task carries."""
     built = model(0.0, LoRA(rank=2, towers=("visual",)))
     trained, frozen = partition(
         params(built), ((".*/lora_[ab]|logit_scale", {"lr": 1.0}), (".*", "frozen"))
@@ -247,7 +247,7 @@ def test_step_with_frozen_texts_has_no_text_tower(video_only):
     ]
     kernels = jax.tree.leaves(frozen["text"]["blocks_0"])
     multiplied = sum(2 * CLASSES * SPEC.text.context * x.size for x in kernels if x.ndim > 1)
-    assert costs[1] - costs[0] > 2 * multiplied  # both blocks, at the least
+    assert costs[1] - costs[0] > 2 * multiplied  # both blocks at least
 
 
 def test_texts_that_a_shared_projection_passes_through_are_embedded_in_each_step():
@@ -285,9 +285,9 @@ def setup(dropout: float = 0.0, task: Recognition = TASK, accumulate: int = 1):
 
 
 def assert_same_gradients(a, b):
-    """First moments of Adam, to 1e-5 of each tensor's largest entry.
+    """Compares first moments of Adam, to 1e-5 of each tensor's largest entry.
 
-    After the last block only CLS is read, which the convolution does not touch.
+    After the last block only CLS is read, which the convolution does not touch: moments are 0.
     """
     for (path, x), (_, y) in zip(*map(jax.tree_util.tree_leaves_with_path, (a, b)), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -355,7 +355,7 @@ def test_one_device_and_eight_agree_and_share_the_texts():
 
 
 class Numbers:
-    """Each word is a number."""
+    """A tokenizer for which each word is a number."""
 
     cut = 0
 
@@ -418,7 +418,7 @@ def test_configs_that_do_not_fit_are_answered(folder):
 
 
 def test_a_name_that_no_text_can_hold_is_refused(folder):
-    """A template is cut with a warning, if classes are told; of such a name what is left may be
+    """A template is cut with a warning if classes stay distinct; what is left of such a name may be
     another's, too."""
     words = Tokenizer.load(ASSETS / "tiny_clip/tokenizer", SPEC.text.context)
     long, short = " ".join(["red circle"] * 40), "blue square"

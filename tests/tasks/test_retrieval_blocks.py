@@ -1,4 +1,4 @@
-"""Metrics by blocks are those of the whole matrix, to the last rank."""
+"""Metrics computed by blocks are those of the whole matrix, to the last rank."""
 
 import resource
 import time
@@ -17,7 +17,7 @@ from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_blocks_find_what_the_matrix_shows(ties, data):
-    """Whole numbers, so that many scores are equal and none is rounded."""
+    """Entries are integers, so that many scores are equal and none is rounded."""
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     count, levels = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))
     videos = rng.integers(-levels, levels + 1, (count, 3)).astype(np.float32)
@@ -33,7 +33,7 @@ def test_a_copy_of_a_video_is_a_tie():
     videos[32:] = videos[:32]
     texts = (videos + rng.standard_normal(videos.shape)).astype(np.float32)[::-1]
     truth = np.arange(64)[::-1]
-    scores = np.tile(texts @ videos[:32].T, 2)  # else a copy's last bits depend on its place
+    scores = np.tile(texts @ videos[:32].T, 2)  # otherwise a copy's last bits depend on its place
     for ties in TIES:
         expected = retrieval_metrics(scores, truth, ties)
         assert retrieval_metrics_of_embeddings(texts, videos, truth, ties, (16, 16)) == expected
@@ -46,7 +46,7 @@ def test_devices_count_what_the_host_counts(above):
     text, video = (rng.integers(-2, 3, (n, 3)).astype(np.float32) for n in (300, 5))
     place = np.array([0, 5, 4, 1] * 75)
     best = rng.integers(-3, 4, 5)
-    best[2] = -99  # below all 300, more than a byte counts
+    best[2] = -99  # below all 300, more than a byte can count
     rest = rng.integers(-3, 4, 300), best, place, above
     expected = retrieval_blocks._compared_on_host(text, video, *rest)
     found = retrieval_blocks._compared(text, video, *rest)

@@ -67,7 +67,7 @@ def test_published_ties_add_a_rank_each() -> None:
 
 @pytest.mark.parametrize("levels", [4, 10_000])
 def test_published_rule_is_the_papers_procedure(levels: int) -> None:
-    """Positions of the true value in each sorted row, all equal ones taken (coarse: many ties)."""
+    """Positions of the true value in each sorted row, with all ties (few levels give many)."""
     similarity = np.random.default_rng(1).integers(0, levels, (30, 30)).astype(np.float32)
     metrics = retrieval_metrics(similarity, np.arange(30), ties="published")
     for direction, matrix in (("t2v", similarity), ("v2t", similarity.T)):
@@ -139,7 +139,7 @@ def test_recognition() -> None:
 
 
 def test_mean_class_counts_classes_alike_and_those_without_videos_not_at_all() -> None:
-    """Class 0 is found in 3 of 4 videos, class 2 in none of 1; class 1 has none."""
+    """Class 0 is found in 3 of 4 videos, class 2 in 0 of 1; class 1 has no videos."""
     scores = np.eye(3)[[0, 0, 0, 1, 0]]
     found = recognition_metrics(scores, np.array([0, 0, 0, 0, 2]))
     assert (found["top1"], found["mean_class"]) == (60, 37.5)
@@ -151,7 +151,7 @@ def test_recognition_ties_count_against() -> None:
 
 
 def test_confusion_counts_agree_with_the_metrics() -> None:
-    """Also of many ties: the diagonal is top-1."""
+    """Even with many ties, the diagonal is top-1."""
     rng = np.random.default_rng(5)
     scores, labels = rng.integers(0, 4, (200, 6)), rng.integers(0, 6, 200)
     counts = confusion_counts(scores, labels)
@@ -172,7 +172,7 @@ def test_recognition_refuses_a_label_that_is_no_class() -> None:
 
 
 def test_equal_texts_share_their_videos() -> None:
-    """The first two captions are one text: either's video is right for both, and the reverse."""
+    """The first two captions are equal: either's video is right for both, and vice versa."""
     similarity = np.array([[0.1, 0.9, 0.0], [0.8, 0.2, 0.1], [0.0, 0.1, 0.3]])
     truth, texts = np.arange(3), ["a dog", "a dog", "a cat"]
     apart = retrieval_metrics(similarity, truth)

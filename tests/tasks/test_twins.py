@@ -19,13 +19,13 @@ def test_one_right_and_one_wrong_pair_by_family() -> None:
 
 
 def test_directions_differ_when_one_video_attracts_both_captions() -> None:
-    """Video 0 prefers its own caption, video 1 too; but caption 1 prefers video 0."""
+    """Both videos prefer their own captions, but caption 1 prefers video 0."""
     result = twin_accuracy([[[0.9, 0.8], [0.1, 0.2]]], ["f"])
     assert (result["twins_v2t"], result["twins_t2v"]) == (100, 50)
 
 
 def test_order_blind_model_gets_exactly_half() -> None:
-    """A clip and its twin share an embedding up to the rounding of another summation order."""
+    """A clip and its twin share an embedding, up to the rounding of another summation order."""
     rng = np.random.default_rng(0)
     video = rng.normal(size=(500, 1, 16)) * np.ones((1, 2, 1))
     video /= np.linalg.norm(video, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Interpolated weight optimisation: both losses, the published gradient, what is carried along."""
+"""Interpolated weight optimisation: both losses, the published gradient, the carried state."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ BATCH = {
 
 @pytest.fixture(scope="module")
 def leaves() -> tuple[dict, dict, dict]:
-    """Trained, as they were at the start, and frozen."""
+    """Trained leaves, the same leaves at the start, and frozen leaves."""
     params = jax.jit(lambda: init_params(MODEL, jax.random.key(0)))()
     start, frozen = partition(params, RULES)
     rng = np.random.default_rng(1)
@@ -72,7 +72,7 @@ def test_adds_the_gradient_at_interpolated_weights_as_it_is_there(leaves):
 
 @dataclasses.dataclass(frozen=True)
 class Counting(Task):
-    """A task that counts how often its state was taken on."""
+    """A task that counts how often its state was carried on."""
 
     loss_inputs = ("label",)
 

@@ -26,7 +26,7 @@ from vlt.training.ahead import (
 
 
 class Mesh:
-    """Of 8 chips, all of them data."""
+    """A mesh of 8 chips, all of them on the data axis."""
 
     size = 8
     shape = {"data": 8, "fsdp": 1, "tensor": 1}
@@ -126,13 +126,14 @@ def test_a_step_on_eight_chips():
     found = json.loads(done.stdout)
     assert found["fits"] and found["chips"] == 8
     assert (found["batch_asked"], found["batch"]) == (30, 32), "a multiple of the chips"
-    # 709,729 of the tiny CLIP and TempMe's, whole on every chip; Adam's two moments of its leaves.
+    # The tiny CLIP's 709,729 and TempMe's are whole on every chip; Adam has two moments of what
+    # is trained.
     assert found["bytes"]["parameters"] == 4 * found["total_params"]
     assert found["bytes"]["optimizer"] == 4 * (2 * found["trainable_params"] + 2)
     assert found["hbm_bytes_per_device"] > sum(
         found["bytes"][kind] for kind in ("parameters", "optimizer", "batch", "activations")
     )
-    # At the least the gradient of what is trained is summed over the chips.
+    # At least the gradient of what is trained is summed over the chips.
     assert found["collectives"]["all-reduce"]["bytes"] >= 4 * found["trainable_params"]
     assert found["flops"] * 8 > 2e9 * found["video_gmacs_run"] * 32
     text = format_compiled(found)

@@ -34,7 +34,7 @@ def moved(tree: dict, seed: int) -> dict:
 
 
 def run(folder, trained, **methods):
-    """A run over tiny CLIP with four checkpoints. Returns their trained leaves by step."""
+    """Writes a run on tiny CLIP with four checkpoints. Returns their trained leaves by step."""
     config = common.base()
     config.model.update(checkpoint="tiny_clip", context=16, frames=4, methods=tuple(methods))
     config.model.update(methods)
@@ -142,7 +142,7 @@ def stored(folder, model: LoadedModel) -> str:
 
 
 def test_a_video_model_and_the_image_model_it_comes_from(tmp_path):
-    """Frame embeddings and adapters are its own; of longer texts' positions the first are taken."""
+    """Frame embeddings and adapters stay its own; positions of longer texts are cut off."""
     clip, video = random_model(CLIP, 0), random_model(VICLIP, 1, msta={"bottleneck": 2})
     found = blended(video, stored(tmp_path / "clip", clip), 0.25)
     theirs, own, mixed = (leaves(model.params) for model in (clip, video, found))

@@ -21,7 +21,7 @@ CLIPS = "moving_shapes:clips:train:6"
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch):
-    """What a run of the small config with other values is refused with; no weights are read."""
+    """Returns why a run of the small config with other values is refused; no weights are read."""
     monkeypatch.chdir(ROOT)
 
     def no_weights(*_):
@@ -41,7 +41,7 @@ def refused(tmp_path, monkeypatch):
 
 
 def own_manifest(folder: Path, columns=("video", "caption")) -> str:
-    """The generated clips as somebody's own: a table with other columns."""
+    """The generated clips as a user's own: a table with other columns."""
     path = folder / "own.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -120,7 +120,7 @@ def test_the_best_metric_must_be_one_that_is_measured(refused):
 
 @pytest.mark.parametrize("name", ["data.train", "evals.looks"])
 def test_frames_of_data_and_model_are_one_number(refused, name):
-    """Of clips in training and in every evaluation."""
+    """The frames of clips in training and in every evaluation."""
 
     def without_exception(config):
         config.model.methods, config.rules = (), ((".*", {"lr": 1.0}),)
@@ -227,7 +227,7 @@ def test_a_tokenizer_of_another_model_is_refused(refused, tmp_path):
 
 
 def test_sections_of_common_have_all_keys(refused):
-    """What vlt/evaluation asks of sections is what configs/common.py gives."""
+    """configs/common.py gives sections every key that vlt/evaluation asks for."""
     from vlt.evaluation import DATA_KEYS, KINDS
 
     data = common.videos("m.jsonl", "linspace", 4, 8)

@@ -235,11 +235,11 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_previous_one(tmp_path):
     for _ in range(10):
         step = kill_during_save(tmp_path)
         assert read_latest(tmp_path) >= step - 1
-        if list(folder.glob(f"{step}.orbax-checkpoint-tmp")):  # else the save was faster
+        if list(folder.glob(f"{step}.orbax-checkpoint-tmp")):  # otherwise the save was faster
             break
     else:
         pytest.fail("no kill came in the middle of a save")
-    # The next run's first save removes what the killed one left.
+    # The next run's first save removes what the killed one left behind.
     run = TrainingCheckpoints(tmp_path, keep_last=1)
     run.save(1000, {"step": np.int32(1000)}, {})
     run.close()
@@ -257,7 +257,7 @@ def test_kills_at_random_moments_lose_at_most_the_save_under_way(tmp_path):
         writer.send_signal(signal.SIGKILL)
         reported = [first, *map(int, writer.stdout.read().split())]
         writer.wait()
-        # `save` of a step waits for the one before.
+        # `save` of a step waits for the save before it.
         assert (read_latest(tmp_path) or 0) >= max(before, reported[-1] - 1)
 
 
@@ -294,7 +294,7 @@ def test_damaged_folders_are_named_and_put_aside_when_the_user_goes_back(tmp_pat
 
 
 def files_of(folder):
-    """Its files with content, largest first."""
+    """The non-empty files of a folder, largest first."""
     files = [f for f in folder.rglob("*") if f.is_file() and f.stat().st_size]
     return sorted(files, key=lambda f: (-f.stat().st_size, f))
 

@@ -39,19 +39,19 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(shared, manifest, tmp_path_factory):
-    """Two steps of a small LLaVA's projector."""
+    """A config of two steps of a small LLaVA's projector."""
     return of_model("llava", "vicuna_v1_1", shared, manifest, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def instructblip(shared, manifest, tmp_path_factory):
-    """Two steps of a small InstructBLIP's Q-Former and projection."""
+    """A config of two steps of a small InstructBLIP's Q-Former and projection."""
     template, folder = "instructblip_training", tmp_path_factory.mktemp("model")
     return of_model("instructblip", template, shared, manifest, folder)
 
 
 def without_tokens_of_videos(file, rows):
-    """Leaves [PAD] alone behind LLaMA's words, as InstructBLIP has it."""
+    """Leaves only [PAD] after LLaMA's words, as in InstructBLIP."""
     stored = json.loads(file.read_text())
     added = [token for token in stored["added_tokens"] if token["id"] < rows]
     stored["added_tokens"] = [*added[:-1], added[-1] | {"content": "[PAD]"}]
@@ -163,7 +163,7 @@ def test_cached_features_train_as_the_videos_do(config, manifest, tmp_path):
 def test_a_row_that_teaches_nothing_ends_it_with_its_line(config, tmp_path):
     short = config.copy_and_resolve_references()
     with short.unlocked():
-        short.model.context = 82  # the video and the question, not the answer
+        short.model.context = 82  # fits the video and the question, but not the answer
     with pytest.raises(ValueError, match=r"dialogues.jsonl, line \d: no token .* are cut to 82"):
         main.run_all(short, tmp_path)
 

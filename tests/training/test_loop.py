@@ -107,7 +107,7 @@ def test_every_program_is_compiled_once(tmp_path):
     done = run(tmp_path, "--config.train.eval_every=4")
     assert done.returncode == 0, done.stderr[-3000:]
     found = {entry["step"]: entry for entry in read_metrics(tmp_path) if PROGRAMS in entry}
-    # At step 4 the first checkpoint and evaluation; the same again at 8.
+    # The first checkpoint and evaluation are at step 4; the next are at 8.
     assert found[1][PROGRAMS] >= 1
     assert found[3][PROGRAMS] == found[1][PROGRAMS], "a step compiles nothing after the first"
     assert found[5][PROGRAMS] == found[12][PROGRAMS], "nor do evaluations and checkpoints"
@@ -160,14 +160,14 @@ def decoders(process: subprocess.Popen) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_whose_input_hangs_saves_the_last_step_and_resumes(whole, tmp_path, sent):
-    """A video that is never answered, with no limit that would end the wait."""
+    """A video for which no answer comes, with no limit that would end the wait."""
     process = start(tmp_path, "--config.data.decode_timeout=10000.0")
     wait_for(lambda: len(read_metrics(tmp_path)) >= 2, process)
     for number in decoders(process):
         os.kill(number, signal.SIGSTOP)
     before = -1
     while before != (before := len(read_metrics(tmp_path))):
-        time.sleep(3)  # what is read ahead is trained on
+        time.sleep(3)  # what was read ahead is still trained on
     assert process.poll() is None and before < 12
     process.send_signal(sent)
     _, errors = process.communicate(timeout=15)
@@ -194,7 +194,7 @@ def test_a_run_can_be_stopped_before_its_first_step(tmp_path, sent):
 def test_a_second_run_in_a_workdir_is_refused_and_harms_nothing(whole, tmp_path):
     process = start(tmp_path)
     wait_for(lambda: read_metrics(tmp_path), process)
-    process.send_signal(signal.SIGSTOP)  # else it may have ended before the others begin
+    process.send_signal(signal.SIGSTOP)  # otherwise it may have ended before the others begin
     for mode in ("train", "eval"):
         done = run(tmp_path, f"--mode={mode}")
         assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -298,7 +298,7 @@ EVALUATING = (
 
 @pytest.fixture(scope="module")
 def evaluating(tmp_path_factory) -> tuple[Path, SimpleNamespace]:
-    """A run that evaluates at steps at which no checkpoint is due, in this process."""
+    """A run, in this process, that evaluates at steps at which no checkpoint is due."""
     workdir = tmp_path_factory.mktemp("evaluating")
     typed = dict(each.removeprefix("--config.").split("=") for each in EVALUATING)
     config = load_config(str(ROOT / CONFIG), {key: literal(text) for key, text in typed.items()})
@@ -390,7 +390,7 @@ def test_evaluations_may_be_others_than_those_of_training(evaluating):
 
 @pytest.mark.slow
 def test_a_run_is_evaluated_by_its_own_config(evaluating):
-    """Which need not be named, and of which evaluations may be changed, but nothing else."""
+    """The config need not be named; its evaluations may be changed, but nothing else."""
     workdir, _ = evaluating
 
     def evaluate(*changes: str) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""Every task's training step on every kind of mesh is that of one device."""
+"""Every task's training step on every kind of mesh equals that of one device."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -72,7 +72,7 @@ def blip(kind: str) -> BlipSpec:
 
 
 def texts(rows: int, seed: int) -> np.ndarray:
-    """Ids of which the fourth, the end of a text, is the highest."""
+    """Ids in which the fourth, the end of a text, is the highest."""
     ids = np.random.default_rng(seed).integers(3, 17, (rows, WORDS)).astype(np.int32)
     ids[:, 0], ids[:, 3], ids[:, 4:] = 1, 19, 0
     return ids
@@ -98,14 +98,14 @@ QUERIES = make_model(
 
 
 def spoken() -> dict[str, np.ndarray]:
-    """Dialogues about videos whose answers have other numbers of words on every device."""
+    """Dialogues about videos; the number of words in answers differs between devices."""
     ids = texts(BATCH, 3)
     ids[:, 1:3] = VIDEO_SLOT
     learned = (np.arange(WORDS) >= 3) & (np.arange(WORDS) <= 3 + np.arange(BATCH)[:, None] // 6)
     return {"text": ids, "labels": np.where(learned, ids, NO_LABEL).astype(np.int32)}
 
 
-# The model, its task, and which of its leaves are trained. Five classes are no multiple of devices.
+# The model, its task, and which of its leaves are trained. No mesh divides five classes.
 CASES: dict[str, tuple[Any, Task, str]] = {
     "retrieval": (
         DualEncoder(CLIP, (BTAdapter(depth=1, mask_rate=0.5, drop_path=0.0),)),
@@ -139,7 +139,7 @@ def program(name: str, mesh: dict[str, int]) -> TrainingProgram:
     config.optimizer.update(lr=1e-2, accumulate=2 if "accumulated" in name else 1)
     if model is QUERIES:
         config.sharding.params = (*config.sharding.params, *video_chat.QFORMER)
-    config.sharding.min_elements = 512  # kernels, embeddings, and queues
+    config.sharding.min_elements = 512  # splits kernels, embeddings, and queues
     frozen = ((".*", "frozen"),) if trained != ".*" else ()
     config.rules = ((trained, {"lr": 1.0}), *frozen)
     devices = jax.devices()[: int(np.prod(list(mesh.values())))]
@@ -147,7 +147,7 @@ def program(name: str, mesh: dict[str, int]) -> TrainingProgram:
 
 
 def stepped(training: TrainingProgram) -> tuple[Any, Any, Any]:
-    """State after a step, its metrics, and the program."""
+    """State after a step, its metrics, and the compiled program."""
     params = jax.jit(lambda: init_params(training.module, jax.random.key(0)))()
     state, frozen = training.placed(params)
     rng, batch = np.random.default_rng(0), {}
@@ -162,7 +162,7 @@ def stepped(training: TrainingProgram) -> tuple[Any, Any, Any]:
 
 
 def compare(name: str, meshes: Iterable[str]) -> None:
-    """Meshes with one device: loss, terms, gradients and what the task carries."""
+    """Compares meshes with one device: loss, terms, gradients and what the task carries."""
     jax.config.update("jax_default_matmul_precision", "highest")
     state, metrics, _ = jax.device_get(stepped(program(name, {"data": 1}))[:2] + (0,))
     for mesh in meshes:
@@ -179,7 +179,7 @@ def compare(name: str, meshes: Iterable[str]) -> None:
         print(mesh, "equal")
 
 
-# Every axis is split in one of these; BERT is captioning's, too.
+# Every axis is split in one of these; captioning covers BERT, too.
 QUICK = {name: list(MESHES)[2:] for name in ("retrieval", "recognition", "captioning")}
 SLOW = [pytest.param(name, list(MESHES), marks=pytest.mark.slow) for name in CASES]
 
@@ -206,7 +206,7 @@ def held(config: Any, mesh: dict[str, int]) -> float:
 
 
 def shares() -> None:
-    """Of BT-Adapter on CLIP-L/14."""
+    """Prints the share for BT-Adapter on CLIP-L/14, by mesh."""
     config = btadapter.get_config("webvid_l14")
     config.model.checkpoint = ""
     config.model.size = "clip_l14"
@@ -222,7 +222,7 @@ def test_fsdp_splits_parameters_and_optimizer_state():
 
 
 def similarities() -> None:
-    """The shapes of all that a device computes of a loss among 64 on a mesh of 8."""
+    """Prints a device's compiled step, with its shapes, for 64 samples on a mesh of 8."""
     jax.config.update("jax_default_matmul_precision", "highest")
     name, sizes = "retrieval", {"data": 8}
     training = program(name, sizes)

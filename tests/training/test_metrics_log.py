@@ -65,7 +65,7 @@ def test_what_cannot_be_written_is_told_by_name(tmp_path, monkeypatch):
 
 
 def test_progress_tells_speed_and_time_left(tmp_path, capsys, monkeypatch):
-    """Each time since the time before."""
+    """Each over the time since the previous report."""
     clock = iter((100.0, 110.0, 118.0))
     watch = SimpleNamespace(
         perf_counter=lambda: next(clock), strftime=time.strftime, gmtime=time.gmtime

@@ -104,10 +104,10 @@ def steps_of(name, start, gradients, rules, **changes):
 
 @pytest.mark.parametrize("eps", [1e-6, 1e-2])
 def test_adamw_hf_is_the_published_step(eps):
-    """Every step of twelve, with a warm-up, multipliers and decays; then against `adamw`."""
+    """All twelve steps, with a warm-up, multipliers and decays; `adamw` gives other leaves."""
     random = np.random.default_rng(3)
     start = {name: random.normal(size=(4, 3)) for name in ("slow", "fast", "plain")}
-    # From 1e-4 to 1: eps matters for the small.
+    # From 1e-4 to 1: eps matters for the small ones.
     gradients = {
         name: [random.normal(size=(4, 3)) * 10.0 ** random.uniform(-4, 0) for _ in range(12)]
         for name in start
@@ -126,7 +126,7 @@ def test_adamw_hf_is_the_published_step(eps):
             0.9, 0.999, eps, rule.get("weight_decay", 0.0),
         )  # fmt: skip
         for step in range(12):
-            # The schedule is float32 inside optax.
+            # optax computes the schedule in float32.
             np.testing.assert_allclose(ours[step][name], expected[step], rtol=1e-6, atol=1e-9)
     usual, _ = steps_of("adamw", start, gradients, rules, **options)
     for name in start:
@@ -198,7 +198,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", sorted(optimizer.OF_OPTAX))
 def test_every_optimizer_moves_a_leaf_as_optax_does_at_the_rate_of_its_rule(name):
-    """Each leaf apart, so that no leaf may change another's step; its own decay is left out."""
+    """Leaves are compared apart, so that none changes another's step; optax's own decay is off."""
     options = OPTIONS.get(name, {})
     start = {"slow": jnp.linspace(-1, 2, 12).reshape(4, 3), "fast": jnp.ones((4, 3))}
     config = optimizer_config(name=name, lr=0.01, **{name: options})
@@ -217,7 +217,7 @@ def test_every_optimizer_moves_a_leaf_as_optax_does_at_the_rate_of_its_rule(name
 
 @pytest.mark.parametrize("name", ["sgd", "lion", "lamb", "adafactor"])
 def test_what_decays_is_what_the_rule_says(name):
-    """By lr * rule.lr * weight_decay of itself, where the gradient is zero."""
+    """Where the gradient is zero, a leaf shrinks by lr * rule.lr * weight_decay of itself."""
     start = {"a": jnp.full((2, 2), 4.0), "b": jnp.full((2, 2), 4.0)}
     rules = [("a", {"lr": 2.0, "weight_decay": 0.5}), ("b", {})]
     transform, _ = optimizer.make_optimizer(optimizer_config(name=name), rules, 10)

@@ -1,4 +1,4 @@
-"""What a training step's program refuses before it is compiled; test_meshes.py runs them."""
+"""What a training step's program refuses before it is compiled; test_meshes.py runs programs."""
 
 import jax
 import pytest
@@ -24,7 +24,7 @@ def program(seed: int = 0, tensor: int = 1) -> TrainingProgram:
 
 @pytest.mark.parametrize(("tensor", "heads"), [(3, 4), (4, 2)])
 def test_heads_that_tensor_does_not_divide(tensor, heads):
-    """Of either tower."""
+    """Heads of either tower."""
     with pytest.raises(MeshError, match=f"tensor={tensor} does not divide the {heads} heads"):
         program(tensor=tensor)
     assert program(tensor=2)

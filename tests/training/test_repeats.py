@@ -1,4 +1,4 @@
-"""Runs that repeat: a folder each, their means and deviations; recognition is resumed."""
+"""Repeated runs: a folder each, their means and deviations; and recognition is resumed."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def _size():
 
 
 def config():
-    """Two steps of MSTA on an untrained model, from two seeds."""
+    """A config of two steps of MSTA on an untrained model, from two seeds."""
     found = common.base()
     found.model.update(
         size="small_viclip",
@@ -103,7 +103,7 @@ def test_finished_rows_are_shown_while_others_run(tmp_path, monkeypatch, capsys)
 
 @pytest.mark.slow
 def test_what_the_task_carries_comes_back_with_the_checkpoint(tmp_path):
-    """Descriptions embedded by the start's weights, which training changed."""
+    """Descriptions embedded with the initial weights, which training changes."""
     given = config()
     given.rules, given.evals = ((".*", {"lr": 1.0}),), {}
     states = []
@@ -116,7 +116,7 @@ def test_what_the_task_carries_comes_back_with_the_checkpoint(tmp_path):
             train(running)
         states.append(jax.device_get(running.state))
         running.close()
-        # The second begins with others, which the checkpoint's must replace.
+        # The second run begins with other descriptions, which the checkpoint's must replace.
         given.task.descriptions = given.task.descriptions[::-1]
     start, trained, other, resumed = states
     assert start.task["descriptions"].shape == (2, 24, SPEC.embed_dim)
@@ -127,7 +127,7 @@ def test_what_the_task_carries_comes_back_with_the_checkpoint(tmp_path):
 
 @pytest.fixture
 def told(monkeypatch):
-    """Configs and folders of the runs, which give numbers without training."""
+    """Configs, folders and modes of the runs, which give numbers without training."""
     seen = []
 
     def run_one(config, folder, mode):

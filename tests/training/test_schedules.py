@@ -66,7 +66,7 @@ def test_options_of_optax_are_what_they_are_there():
 
 @pytest.mark.parametrize("total", [7030, 7036, 39])
 def test_cosine_schedule_is_tempmes(total):
-    """int(0.1 total) steps of linear rise, from a first step of rate 0; then the half cosine."""
+    """int(0.1 total) steps of linear rise, from a first step of rate 0; then half a cosine."""
     rise = int(0.1 * total)
     expected = [
         step / rise if step < rise
@@ -90,7 +90,7 @@ def test_btadapter_schedule():
 
 
 def test_cosine_by_epoch_changes_with_the_epoch():
-    """BLIP's: 0.5 (1 + cos(pi e / 5)) in epoch e, nothing in between."""
+    """BLIP's: 0.5 (1 + cos(pi e / 5)) in epoch e, constant within it."""
     rates = learning_rates(1000, name="cosine_by_epoch", epochs=5.0) / 2.0
     expected = [0.5 * (1 + math.cos(math.pi * epoch / 5)) for epoch in range(5)]
     np.testing.assert_allclose(rates[:1000], np.repeat(expected, 200), rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Answers as one program on a mesh, as it is compiled for slices that are not here."""
+"""Answering as one program on a mesh, compiled for slices that are not here."""
 
 import jax
 import jax.numpy as jnp

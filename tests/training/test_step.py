@@ -1,4 +1,4 @@
-"""The training step: exact accumulation, any number of devices, no step beyond the finite."""
+"""The training step: exact accumulation, any number of devices, no step on non-finite values."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ OPTIMIZER = {"lr": 1e-2, "b1": 0.9, "b2": 0.98, "eps": 1e-8, "schedule": {"name"
 
 @functools.cache
 def params():
-    """Those of a model without a mask, which changes none."""
+    """Parameters of a model without a mask; a mask changes none of them."""
     return jax.jit(lambda: init_params(built(0.0), jax.random.key(0)))()
 
 
@@ -68,7 +68,7 @@ def run_step(accumulate):
 
 
 def assert_same_gradients(a, b):
-    """To 1e-5 of each tensor's largest entry.
+    """Compares gradients to 1e-5 of each tensor's largest entry.
 
     A key's bias adds the same number to all logits of a query, so its gradient is zero but for
     rounding.
@@ -157,7 +157,7 @@ def test_loss_that_no_method_feeds_is_refused():
 
 @pytest.mark.slow
 def test_parts_of_dialogues_with_unlike_numbers_of_labels_are_one_mean():
-    """The words of a batch count alike, in whatever part they stand."""
+    """The words of a batch count equally, whichever part they are in."""
     spec = ChatSpec(VisionSpec(8, 4, 8, 2, 2, 16), LlamaSpec(16, 20, 8, 1, 2, 16), read=1)
     model, task = make_model(spec, {"token_rows": {}}), Conversation()
     rules = (("(connector|text)/.*", {"lr": 1.0}), (".*", "frozen"))

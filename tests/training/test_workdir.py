@@ -20,7 +20,7 @@ from vlt.training.workdir import LOCK, WorkdirError, claim, go_back, held, prepa
 
 CONFIG = "tests/loop_config.py"
 
-# Holds the workdirs that it is told until its standard input ends; what it says when it may not.
+# Holds the workdirs named on its standard input until that ends; prints why where it may not.
 HOLD = """
 import contextlib, pathlib, sys
 from vlt.training import workdir
@@ -37,7 +37,7 @@ with contextlib.ExitStack() as stack:
 
 
 def holder():
-    """A process that holds what it is told."""
+    """A process that holds the workdirs it is told."""
     child = subprocess.Popen(
         [sys.executable, "-c", HOLD],
         cwd=ROOT, env=environment(1), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -64,7 +64,7 @@ def other(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Leases of seconds, as the processes of this file have."""
+    """Leases of seconds, as in the processes of this file."""
     monkeypatch.setattr(workdir, "LEASE", 3.0)
     monkeypatch.setattr(workdir, "HEARTBEAT", 0.5)
 
@@ -120,7 +120,7 @@ def test_a_dead_process_of_this_host_does_not_block(tmp_path, quick, other, ende
 
 
 def marker(folder, **changed):
-    """Writes the lock of a process, this one's with changes."""
+    """Writes the lock of a process: this one's, with changes."""
     lock = filelock.SoftFileLease(folder / LOCK, lease_duration=3.0)
     with lock:
         text = (folder / LOCK).read_text()
@@ -129,7 +129,7 @@ def marker(folder, **changed):
 
 
 def test_another_process_of_the_same_number_does_not_block(tmp_path, quick):
-    """The number was given again: the process that lives started at another time."""
+    """The number was reused: the live process started at another time."""
     marker(tmp_path, start="12345")
     with held(tmp_path):
         pass

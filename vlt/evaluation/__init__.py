@@ -1,4 +1,4 @@
-"""Evaluations of a model during and after training: `config.evals`, each of a kind of `KINDS`."""
+"""Evaluations of a model during and after training: `config.evals`, each of a kind in `KINDS`."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -37,14 +37,15 @@ Check = Callable[[Mapping[str, Any], VideoData], list[str]]
 class Kind(NamedTuple):
     """One kind of evaluation.
 
-    model: the kind of model that it is of.
+    model: the kind of model that it evaluates.
     run: (predictor, params, section, data, step) -> metrics.
-    check: names of the metrics that `run` will find; raises what is wrong before anything is run.
-    keys: of its section, besides those of its data.
-    views: whether it takes several views of a video.
+    check: (section, data) -> names of the metrics that `run` will return; raises errors before
+        anything runs.
+    keys: keys that its section must have, besides those of the data.
+    views: whether it accepts several views of a video.
     trained_classes: whether a video's class must be one of those that a method was trained on.
-    summarize: ({name: section}, metrics of each repeat) -> what all evaluations of the kind say
-        together.
+    summarize: ({name: section}, metrics of each repeat) -> metrics over all evaluations of the
+        kind.
     """
 
     model: str
@@ -122,20 +123,20 @@ KINDS: dict[str, Kind] = {
 
 
 class Evaluator:
-    """Runs `config.evals` on parameters. What can be known before that is checked when it is made.
+    """Runs `config.evals` on parameters; checks what it can when it is created.
 
     Args:
-        frames: `config.model.frames`. other_frames: whether evaluations may have other numbers.
-        workdir: where predictions go, and videos that could not be read are listed.
-        watchdog: is told of every batch. trained_classes: as of `Predictor`.
+        frames: `config.model.frames`. other_frames: whether evaluations may use other numbers.
+        workdir: where predictions are written and unreadable videos are listed.
+        watchdog: is notified of every batch. trained_classes: as in `Predictor`.
 
     Attributes:
-        metrics: names of the numbers that it will find, EVALUATION/METRIC.
+        metrics: names of the metrics that it will return, EVALUATION/METRIC.
 
     Raises:
-        ValueError: a kind that does not exist, or one of another kind of model, a key that a
-            section lacks, several views of a video where one is looked at, clips of another shape
-            than the model's; and what the evaluations raise of protocols, texts and options.
+        ValueError: an unknown kind, or one for another kind of model, a key missing from a
+            section, several views of a video where only one is used, clips of another shape than
+            the model's; also what the evaluations raise about protocols, texts and options.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class Evaluator:
 
 
 def summarize(evals: Mapping[str, Any], runs: Sequence[Metrics]) -> Metrics:
-    """What the evaluations of a config say together, of the metrics of each of its repeats."""
+    """Metrics over several evaluations of a config, from the metrics of each of its repeats."""
     summary: Metrics = {}
     for name, kind in KINDS.items():
         sections = {key: section for key, section in evals.items() if section["kind"] == name}

@@ -1,4 +1,4 @@
-"""Captions of a data set and their scores; twins told apart by the likelihood of their captions."""
+"""Captions a data set and scores the captions; tells twins apart by caption likelihood."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ from vlt.tasks.twins import twin_accuracy
 def captioning(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """Captions of every video, written to WORKDIR/captions-NAME.json, and their scores."""
+    """Captions every video, scores the captions and writes them to WORKDIR/captions-NAME.json."""
     _, label = checked_pairs(section, data.records, "references")
     read, captions = _captions(predictor, params, section, data, step)
     captioned = {data.records[r].id: text for r, text in zip(read, captions, strict=True)}
-    # One caption a video, however many records name it; videos that were not read have none.
+    # One caption per video, however many records name it; videos that were not read have none.
     references = {i: t for i, t in references_of(data.records).items() if i in captioned}
     predictions = {identity: captioned[identity] for identity in references}
     if predictor.writes:
@@ -42,11 +42,11 @@ def captioning(
 
 
 def check_captioning(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `captioning` finds.
+    """Names of the metrics that `captioning` returns.
 
     Raises:
-        ProtocolError: a test set that is not the protocol's.
-        ValueError: a search that cannot be.
+        ProtocolError: the test set is not the protocol's.
+        ValueError: an invalid search.
     """
     checked_pairs(section, data.records, "references")
     search_of(section)
@@ -54,7 +54,7 @@ def check_captioning(section: Mapping[str, Any], data: VideoData) -> list[str]:
 
 
 def search_of(section: Mapping[str, Any]) -> Search:
-    """How an evaluation's section searches for texts.
+    """The search for texts that an evaluation's section sets.
 
     Raises:
         ValueError: an unknown option or name, or a number out of range.
@@ -68,7 +68,7 @@ def search_of(section: Mapping[str, Any]) -> Search:
 def _captions(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Records that could be read, and what the search finds for each, without the prompt."""
+    """Records that could be read, and the caption found for each, without the prompt."""
     search, text = search_of(section), section["prompt"]
     prompt = predictor.tokenizer.prompt(text)
 
@@ -86,7 +86,7 @@ def _captions(
 def caption_twins(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """Which of a clip's own caption and its twin's is likelier, given the clip."""
+    """Whether a clip's own caption or its twin's is likelier, given the clip."""
     rows, families = pairs_of_twins(data, section["min_pairs"])
     ids = predictor.tokenizer([record.captions[0] for record in data.records])
     twin = np.empty(len(data.records), int)
@@ -100,7 +100,7 @@ def caption_twins(
 
     program = predictor.compiled("caption_likelihood", likelihood)
     read, own_and_other = predictor.videos(program, params, data, step, captions)
-    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
+    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair is dropped if either twin is
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     first, second = (own_and_other[np.searchsorted(read, rows[:, i])] for i in range(2))
     scores = np.stack([first, second[:, ::-1]], axis=1)
@@ -109,7 +109,7 @@ def caption_twins(
 
 
 def caption_likelihood(module: Any, params: Any, video: jax.Array, texts: jax.Array) -> jax.Array:
-    """Log-probability of each of the texts [b, k, l] of the videos [b, t, H, W, 3]: [b, k]."""
+    """Log-probability [b, k] of each of the texts [b, k, l] given the videos [b, t, H, W, 3]."""
     tokens, _ = module.apply({"params": params}, video, method="encode_video")
     ids = texts.at[:, :, 0].set(module.spec.text.decode_id)
     logits, _ = module.apply({"params": params}, ids, tokens, method="decode")

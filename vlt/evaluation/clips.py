@@ -1,4 +1,4 @@
-"""Whether the clips of a data section have the shape that the model is for."""
+"""Checks that the clips of a data section have the shape that the model expects."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ from vlt.data.resources import is_made
 from vlt.data.transform import final_size
 from vlt.models.spec import Spec
 
-# Of a data section, to train on or to evaluate on; `classes` besides where labels have a file.
+# Keys of a data section, for training or evaluation; also `classes` where labels have a file.
 DATA_KEYS = (
     "manifest", "batch_size", "sampler", "transform", "captions", "clean", "max_words", "prefix",
     "group", "cache", "on_error", "max_error_rate", "allow_truncated", "backend",
@@ -20,10 +20,10 @@ DATA_KEYS = (
 
 
 def fitted(section: Mapping[str, Any], spec: Spec) -> Mapping[str, Any]:
-    """The section; where it has no transform for own videos, with one that makes the model's size.
+    """The section, with a transform to the model's size if it reads real videos and has none.
 
-    Generated clips have their model's size as they are, so their sections have no transform, nor
-    keys by which a command could give them one.
+    Generated clips already have their model's size, so their sections have no transform, nor keys
+    by which a command could give them one.
     """
     if section["transform"] or is_made(section["manifest"]):
         return section
@@ -34,7 +34,7 @@ def fitted(section: Mapping[str, Any], spec: Spec) -> Mapping[str, Any]:
 
 @contextlib.contextmanager
 def named_section(name: str) -> Iterator[None]:
-    """Says of which section of the config a ValueError is: data.train, or evals.NAME."""
+    """Prefixes a ValueError with the section of the config at fault: data.train or evals.NAME."""
     try:
         yield
     except ValueError as error:
@@ -44,12 +44,12 @@ def named_section(name: str) -> Iterator[None]:
 
 
 def check_clips(section: Mapping[str, Any], spec: Spec, frames: int = 0) -> None:
-    """Checks what sampler and transform make of any video.
+    """Checks the clips that the sampler and the transform make of any video.
 
-    frames: that the model is for; any where 0.
+    frames: number of frames that the model expects; 0 accepts any.
 
     Raises:
-        ValueError: the section lacks a key, or they make other numbers of frames or pixels.
+        ValueError: the section lacks a key, or the clips have other numbers of frames or pixels.
     """
     if missing := [key for key in DATA_KEYS if key not in section]:
         raise ValueError(f"needs {', '.join(missing)}")
@@ -67,7 +67,7 @@ def check_first_clip(data: VideoData, spec: Spec) -> None:
     """Checks the first clip of a section whose transform leaves the size of frames to the videos.
 
     Raises:
-        ValueError: its frames have other pixels than the model's, or no video can be read.
+        ValueError: its frames do not have the model's size, or no video can be read.
     """
     if not final_size(data.transform)[0]:
         height, width = data.clip_shape()[1:3]

@@ -1,4 +1,4 @@
-"""What is taken for what: a table of the classes, and a picture of the confusion matrix."""
+"""Which classes are taken for which: a table of classes, and a picture of the confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from vlt.reporting.paint import MARGIN
 from vlt.reporting.tables import Column, format_table
 from vlt.storage.files import write_whole
 
-SIDE = 1200  # pixels of the matrix, about, of many classes
-CELL = (3, 44)  # pixels of a class, least and most
-NAMED = 10  # pixels of a class from which on its name is beside it, else its number
-NUMBERED = 34  # and from which on percentages are inside
-LINE, TEXT = 20, 14  # pixels of a line and its letters
-LONGEST, IN_LIST = 28, 45  # letters of a class name beside the matrix, and in the list
+SIDE = 1200  # approximate pixels per side of the matrix, for many classes
+CELL = (3, 44)  # fewest and most pixels per class
+NAMED = 10  # pixels per class from which classes are labelled by name instead of number
+NUMBERED = 34  # pixels per class from which cells contain percentages
+LINE, TEXT = 20, 14  # height of a line and size of its letters, in pixels
+LONGEST, IN_LIST = 28, 45  # most letters of a class name beside the matrix, and in the list
 RIGHT, WRONG = np.array([0, 72, 150]), np.array([196, 78, 0])  # blue and orange at 100%
 EMPTY = (225, 225, 225)  # a class without videos
 LEGEND = (
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def write_classes(path: Path, counts: np.ndarray, names: Sequence[str]) -> None:
-    """A table of the classes, the least accurate first.
+    """Writes a table of the classes, the least accurate first.
 
     counts: int [true, predicted].
     """
@@ -60,10 +60,10 @@ def _accuracy(row: dict[str, Any]) -> float:
 
 
 def confusion_picture(counts: np.ndarray, names: Sequence[str], title: str) -> Image.Image:
-    """The confusion matrix, and beside it the most frequent mistakes.
+    """The confusion matrix, with the most frequent mistakes listed beside it.
 
-    Classes have their names beside rows and above columns, or where there are too many their
-    numbers; shades grow with the root of the share of a row, so that rare mistakes are seen.
+    Class names stand beside rows and above columns, or class numbers where there are too many;
+    shades grow with the square root of the share of a row, so that rare mistakes are visible.
 
     counts: int [true, predicted].
     """
@@ -93,7 +93,7 @@ def confusion_picture(counts: np.ndarray, names: Sequence[str], title: str) -> I
 
 
 def _labels(names: Sequence[str], cell: int) -> list[tuple[Image.Image, int]]:
-    """Masks of the names, or of some classes' numbers, and the middles of their rows."""
+    """Masks of the class names, or of some classes' numbers, and the centres of their rows."""
     step = 1 if cell >= NAMED else 10 * -(-LINE // (10 * cell))
     shown = [_cut(name, LONGEST) if cell >= NAMED else f"{i} -" for i, name in enumerate(names)]
     size = min(TEXT, cell) if cell >= NAMED else TEXT
@@ -111,7 +111,7 @@ def _cut(name: str, letters: int) -> str:
 
 
 def _cells(counts: np.ndarray, cell: int) -> np.ndarray:
-    """uint8 [side, side, 3], with white lines between classes where these are large enough."""
+    """uint8 [side, side, 3], with light grey lines between classes if cells are large enough."""
     totals = counts.sum(1, keepdims=True)
     shares = np.sqrt(counts / np.maximum(totals, 1))[..., None]
     full = np.where(np.eye(len(counts), dtype=bool)[..., None], RIGHT, WRONG)
@@ -125,7 +125,7 @@ def _cells(counts: np.ndarray, cell: int) -> np.ndarray:
 def _draw_matrix(
     image: Image.Image, counts: np.ndarray, corner: tuple[int, int], cell: int
 ) -> None:
-    """With percentages where they fit."""
+    """Draws the matrix, with percentages where they fit."""
     cells = Image.fromarray(_cells(counts, cell))
     image.paste(cells, corner)
     pen = ImageDraw.Draw(image)
@@ -139,7 +139,7 @@ def _draw_matrix(
 
 
 def mistakes(counts: np.ndarray, titles: Sequence[str], most: int) -> list[str]:
-    """Lines on the most frequent mistakes, at most so many. counts: int [true, predicted]."""
+    """At most `most` lines on the most frequent mistakes. counts: int [true, predicted]."""
     wrong = np.where(np.eye(len(counts), dtype=bool), 0, counts)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     lines = []
@@ -153,7 +153,7 @@ def mistakes(counts: np.ndarray, titles: Sequence[str], most: int) -> list[str]:
 
 
 def summary(counts: np.ndarray) -> str:
-    """How many videos and classes, and both accuracies, in words."""
+    """The numbers of videos and classes and both accuracies, in words."""
     totals, right = counts.sum(1), counts.diagonal()
     mean = (right[totals > 0] / totals[totals > 0]).mean()
     return (

@@ -1,4 +1,4 @@
-"""Answers of a chat model: how likely given ones are, and whether it would write them itself."""
+"""Answers of a chat model: how likely given answers are, and those that it writes itself."""
 
 import json
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ from vlt.storage.files import write_whole as write_file
 from vlt.tasks.answer_metrics import ANSWER_METRICS, answer_metrics
 from vlt.tasks.twins import twin_accuracy
 
-Rows = tuple[np.ndarray, ...]  # ids and labels, of `vlt.data.chat_batches.ChatBatches`
+Rows = tuple[np.ndarray, ...]  # ids and labels, from `vlt.data.chat_batches.ChatBatches`
 
 
 def answer_twins(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """Which of a clip's own answer to its question and its twin's is likelier, given the clip."""
+    """Whether a clip's own answer to its question or its twin's is likelier, given the clip."""
     rows, families = pairs_of_twins(data, section["min_pairs"], "answer")
     twin = np.empty(len(data.records), int)
     twin[rows] = rows[:, ::-1]
@@ -39,7 +39,7 @@ def answer_twins(
     other = _rows(predictor.tokenizer, asked, [answers[i] for i in twin])
     both = tuple(np.stack(pair, axis=1) for pair in zip(own, other, strict=True))
     read, (likelihood, _) = _judged(predictor, params, data, step, both, asked)
-    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
+    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair is dropped if either twin is
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     first, second = (likelihood[np.searchsorted(read, rows[:, i])] for i in range(2))
     scores = np.stack([first, second[:, ::-1]], axis=1)
@@ -50,7 +50,7 @@ def answer_twins(
 def answers(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """How often the greedy answer to a question is, to the letter, the first of those given."""
+    """How often the greedy answer to a question is exactly the first of the true answers."""
     _, label = checked_pairs(section, data.records, "questions")
     asked = [str(record.question) for record in data.records]
     given = _rows(predictor.tokenizer, asked, [record.answers[0] for record in data.records])
@@ -61,7 +61,7 @@ def answers(
 
 
 def check_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `answers` finds. Raises ProtocolError as it does."""
+    """Names of the metrics that `answers` returns. Raises ProtocolError as it does."""
     checked_pairs(section, data.records, "questions")
     return ["exact", "questions"]
 
@@ -69,15 +69,15 @@ def check_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
 def written_answers(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """Answers to a benchmark's questions, written to WORKDIR/answers-NAME.json, which `vlt judge`
-    and `vlt score` read; and what can be said of them without a judge.
+    """Answers a benchmark's questions, writes the answers to WORKDIR/answers-NAME.json, which
+    `vlt judge` and `vlt score` read, and scores them without a judge.
 
-    `search`: of `vlt.models.search.Search`, but nothing is drawn. `template`: of
+    `search`: options of `vlt.models.search.Search`, without sampling. `template`: one of
     `vlt.data.prompts`, or "" for the task's.
 
     Raises:
-        ProtocolError: a test set that is not the protocol's.
-        ValueError: a template or a search that cannot be, or a question that is too long.
+        ProtocolError: the test set is not the protocol's.
+        ValueError: an invalid template or search, or a question that is too long.
     """
     _, label = checked_pairs(section, data.records, "questions")
     speech, search = predictor.tokenizer.speaking(section["template"]), _search(section)
@@ -104,7 +104,7 @@ def written_answers(
 
 
 def check_written_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `written_answers` finds. Raises as it does of protocol, template and search."""
+    """Names of `written_answers`' metrics. Raises as it does for protocol, template and search."""
     checked_pairs(section, data.records, "questions")
     _search(section)
     if section["template"]:
@@ -115,13 +115,14 @@ def check_written_answers(section: Mapping[str, Any], data: VideoData) -> list[s
 def ranked_answers(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """The likeliest of the candidates in the file `answers`, one a line, as an answer to each
-    question; written and scored as `written_answers` are.
+    """Answers each question with the likeliest candidate in the file `answers`, one per line;
+    writes and scores the answers as `written_answers` does.
 
-    Likelihoods are summed over an answer's tokens and what ends it (`judge`).
+    Log-likelihoods are summed over an answer's tokens and those that end it (`judge`).
 
     Raises:
-        ProtocolError, ManifestError: a test set that is not the protocol's; no such file.
+        ProtocolError: the test set is not the protocol's.
+        ManifestError: there is no such file.
     """
     _, label = checked_pairs(section, data.records, "questions")
     speech = predictor.tokenizer.speaking(section["template"])
@@ -135,7 +136,7 @@ def ranked_answers(
 
 
 def check_ranked_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `ranked_answers` finds. Raises as it does."""
+    """Names of the metrics that `ranked_answers` returns. Raises as it does."""
     checked_pairs(section, data.records, "questions")
     read_classes(resolve(section["answers"]))
     if section["template"]:
@@ -144,7 +145,7 @@ def check_ranked_answers(section: Mapping[str, Any], data: VideoData) -> list[st
 
 
 def _search(section: Mapping[str, Any]) -> Search:
-    """Beams are those of the published chat models."""
+    """The section's search; its beams default to those of the published chat models."""
     found = search_of({"search": {"semantics": "4.31"} | dict(section["search"])})
     if found.method == "nucleus":
         raise ValueError("search.method='nucleus': answers that are compared are not drawn")
@@ -152,7 +153,7 @@ def _search(section: Mapping[str, Any]) -> Search:
 
 
 def _answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: list[str]) -> Metrics:
-    """Writes the answers to those records that could be read; their scores without a judge."""
+    """Writes the answers to the records that could be read; returns scores without a judge."""
     records = [data.records[index] for index in read]
     if predictor.writes:
         written = [
@@ -167,7 +168,7 @@ def _answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: li
 
 
 def _instructions(dialogues: Any, asked: list[str]) -> dict[str, np.ndarray]:
-    """What a Q-Former reads, where there is one that reads questions."""
+    """Inputs of the Q-Former, where there is one that reads questions."""
     return {} if dialogues.instructions is None else {"instruction": dialogues.instructions(asked)}
 
 
@@ -184,7 +185,7 @@ def _judged(
     rows: Rows,
     asked: list[str],
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Records that could be read and, of the answers to their questions [n, k, l], `judge`."""
+    """Records that could be read, and `judge` of the answers to their questions [n, k, l]."""
 
     def program(
         params: Any, video: jax.Array, beside: dict[str, jax.Array]
@@ -213,7 +214,7 @@ def judge(
     """Log-probability of k answers about each video, [b, k], and whether each is the greedy one.
 
     video: [b, t, H, W, 3]. ids, labels: [b, k, l] of whole dialogues, as `ChatBatches` makes them.
-    instruction: [b, m] that a Q-Former reads, where it reads one.
+    instruction: ids [b, m], for a Q-Former that reads them.
     """
 
     def logits(model: Any) -> jax.Array:

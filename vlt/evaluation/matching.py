@@ -1,4 +1,4 @@
-"""Retrieval by embeddings and, of the nearest candidates, by matching: BLIP's and UMT's models."""
+"""Retrieval by embeddings, with the nearest candidates re-ranked by matching (BLIP, UMT)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from vlt.evaluation.retrieval import check_retrieval, embed_texts
 from vlt.tasks.retrieval_metrics import retrieval_metrics
 
 NOT_RANKED = -100.0  # score of a candidate that is not among the nearest
-TEXTS_AT_ONCE = 16  # that read one copy of a video's tokens
+TEXTS_AT_ONCE = 16  # texts that read one copy of a video's tokens
 
 
 def matching(
@@ -21,17 +21,17 @@ def matching(
 ) -> Metrics:
     """Text-video retrieval by a named protocol, with each query's nearest candidates re-ranked.
 
-    The `rerank` nearest by cosine get matching logit plus cosine as score, all others -100
-    (BLIP, arXiv:2201.12086, section 5.1); with `add_cosine=False` the logit alone (UMT). Several
-    captions of a video are several queries. A pair is matched once, whichever direction asks for
-    it. Where texts pass layers by themselves first, they do so once.
+    The `rerank` nearest by cosine are scored by matching logit plus cosine, all others get -100
+    (BLIP, arXiv:2201.12086, section 5.1); with `add_cosine=False` the logit alone counts (UMT).
+    Several captions of a video are several queries. A pair is matched once, whichever direction
+    asks for it. Where texts first pass through layers by themselves, they do so once.
 
-    Tokens of all videos are kept on the host, in the model's dtype: of BLIP base and 8 frames 1,576
-    x 768 numbers, in float32 4.8 MB a video.
+    The tokens of all videos are kept on the host, in the model's dtype: for BLIP base and 8 frames
+    1,576 x 768 numbers, which in float32 are 4.8 MB per video.
 
     Raises:
         ValueError: `rerank` is below 1.
-        ProtocolError: a test set that is not the protocol's.
+        ProtocolError: the test set is not the protocol's.
     """
     check_matching(section, data)
     pairs, label = checked_pairs(section, data.records, "queries")
@@ -62,7 +62,7 @@ def matching(
 
 
 def check_matching(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `matching` finds. Raises as it does."""
+    """Names of the metrics that `matching` returns. Raises as it does."""
     if section["rerank"] < 1:
         raise ValueError(f"rerank must be >= 1, got {section['rerank']}")
     return check_retrieval(section, data)
@@ -71,8 +71,8 @@ def check_matching(section: Mapping[str, Any], data: VideoData) -> list[str]:
 def read_texts(
     predictor: Predictor, params: Any, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Unit vectors [n, e], and states [n, l, d] with which matching begins; None where it begins
-    with the words."""
+    """Unit vectors [n, e], and the states [n, l, d] that matching starts from; None where it starts
+    from the words."""
     bert: Any = predictor.module.spec.text
     if not bert.fusion_layer:
         return embed_texts(predictor, params, texts), None
@@ -87,7 +87,7 @@ def read_texts(
 def encode_videos(
     predictor: Predictor, params: Any, data: VideoData, step: int
 ) -> tuple[dict[str, int], np.ndarray, list[np.ndarray]]:
-    """{video: its row}, unit vectors [n, e] and tokens [m, d] of each; one row a video, however
+    """{video: its row}, unit vectors [n, e] and tokens [m, d] of each; one row per video, however
     many records name it."""
 
     def encode(params: Any, video: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -108,7 +108,7 @@ def encode_videos(
 
 
 def nearest(scores: np.ndarray, count: int) -> np.ndarray:
-    """bool [queries, candidates]: the `count` highest of each row, of equal ones the first."""
+    """bool [queries, candidates]: the `count` highest of each row; of equal scores, the first."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     found = np.zeros(scores.shape, bool)
     np.put_along_axis(found, order, True, axis=1)
@@ -124,10 +124,10 @@ def match_pairs(
     batch_size: int,
     states: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Logits [texts, videos] of belonging together, 0 where a pair is not wanted.
+    """Matching logits [texts, videos], 0 where a pair is not wanted.
 
     tokens: [m, d] of each video. ids: [texts, l]. wanted: bool [texts, videos]. batch_size: videos
-    at a time, shared by the devices. states: [texts, l, d] as of `read_texts`.
+    at a time, split among the devices. states: [texts, l, d], from `read_texts`.
     """
 
     def match(params: Any, tokens: jax.Array, ids: jax.Array, *states: jax.Array) -> jax.Array:
@@ -145,15 +145,15 @@ def match_pairs(
         known = () if states is None else (states[text],)
         seen = np.stack([tokens[i] for i in video])
         found = predictor.run(program, params, seen, ids[text], *known)
-        # What fills a row or the batch up is one of its own pairs again.
+        # Padding of rows and batches repeats wanted pairs, whose logits are the same again.
         logits[text, video[:, None]] = found
     return logits
 
 
 def rows_of_pairs(wanted: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Videos [n] and texts [n, TEXTS_AT_ONCE] of each, which are together all wanted pairs.
+    """Videos [n] and texts [n, TEXTS_AT_ONCE] for each, which together cover all wanted pairs.
 
-    n is a multiple of the batch size. Pairs come twice to fill rows, and rows to fill a batch.
+    n is a multiple of the batch size. Pairs are repeated to fill rows, and rows to fill a batch.
     """
     videos, texts = [], []
     for video in range(wanted.shape[1]):

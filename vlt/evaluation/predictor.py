@@ -1,4 +1,4 @@
-"""A model's outputs over sharded data sets. Compiles each program once."""
+"""Runs a model over sharded data sets, compiling each program once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,19 +21,19 @@ Metrics = dict[str, Any]
 
 
 class Predictor:
-    """What evaluations share. Each process reads its share of the videos; all get all outputs.
+    """Runs programs for evaluations. Each process reads some of the videos; all get all outputs.
 
     Attributes:
         module: the model. tokenizer: for its texts. workdir: where predictions are written.
-        writes: whether by this process. trained_classes: names of the classes that the model is
-            trained on, in their order, where a method knows them one by one.
+        writes: whether this process writes them. trained_classes: names of the classes that the
+            model is trained on, in order, where a method knows them one by one.
     """
 
     def __init__(
         self,
         module: VideoModel,
         mesh: Mesh,
-        tokenizer: Any,  # a Tokenizer, or ChatBatches of a chat model
+        tokenizer: Any,  # a Tokenizer, or ChatBatches for a chat model
         workdir: Path,
         watchdog: Watchdog | None = None,
         trained_classes: Sequence[str] = (),
@@ -56,9 +56,9 @@ class Predictor:
         step: int,
         beside: Callable[[np.ndarray], Any] | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """`program` over all videos: records [n] that could be read, and outputs [n, ...].
+        """Runs `program` on all videos; returns records [n] that were read, and outputs [n, ...].
 
-        beside: from the records of a batch (-1 where it is only filled up) to a further argument.
+        beside: maps the records of a batch (-1 for padding) to a further argument.
         """
         ids, found = zip(*self.batches(program, params, data, step, beside), strict=True)
         return np.concatenate(ids), joined(found)
@@ -71,7 +71,7 @@ class Predictor:
         step: int,
         beside: Callable[[np.ndarray], Any] | None = None,
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """As `videos`, batch by batch, of a program with one output or several."""
+        """As `videos`, batch by batch, for a program with one output or several."""
         stream = data.evaluate(step=step)
         try:
             for batch in stream:
@@ -84,8 +84,8 @@ class Predictor:
             stream.close()
 
     def run(self, program: Callable[..., Any], params: Any, *batch: np.ndarray) -> Any:
-        """`program` over one batch of host arrays, the same in all processes, which devices share;
-        outputs on the host."""
+        """Runs `program` on one batch of host arrays, the same in all processes and split among the
+        devices; returns outputs on the host."""
         stopping.check()
         check_batch_size(self._mesh, len(batch[0]))
         placed = place_whole(batch, tuple(batch_sharding(self._mesh) for _ in batch))
@@ -96,7 +96,7 @@ class Predictor:
     def texts(
         self, program: Callable[..., Any], params: Any, texts: Sequence[str], *beside: np.ndarray
     ) -> Any:
-        """`program` over ids of texts: [n, ...]. What fills the last batch up is dropped.
+        """Outputs [n, ...] of `program` on the ids of texts, without the last batch's padding.
 
         beside: further arguments, [n, ...] each.
         """
@@ -109,5 +109,5 @@ class Predictor:
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Outputs of batches, one after another: arrays, or the same pytree of arrays."""
+    """Concatenated outputs of batches: arrays, or pytrees of arrays of one structure."""
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

@@ -1,8 +1,8 @@
-"""Named protocols: what a test set must hold for its number to be comparable.
+"""Named protocols: what a test set must contain for its results to be comparable.
 
-Numbers of one data set differ tenfold with the captions that are queries (one of 20, all 20, or a
-paragraph), and a caption's scores with the references, so a protocol asserts its counts, and its
-name stands beside the metric.
+Results on one data set differ tenfold with the choice of queries (one of 20 captions, all 20, or a
+paragraph), and a caption's scores differ with the references, so a protocol asserts its counts, and
+its name is printed beside the metric.
 """
 
 import dataclasses
@@ -22,20 +22,20 @@ class ProtocolError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """One test set, and what of its rows is asked or compared with.
+    """One test set, and which of its texts are asked or compared with.
 
     Attributes:
       name: printed beside the metric.
-      videos: size of the gallery, or None where any is right.
-      queries: number of texts, or None where any is right.
-      joined: all captions of a video, in order and with a space between, are one query
+      videos: size of the gallery, or None where any size is accepted.
+      queries: number of texts, or None where any number is accepted.
+      joined: whether all captions of a video, in order and separated by spaces, are one query
         (paragraph-to-video retrieval); otherwise each caption is a query.
       source: who states the counts.
-      training: number of training videos that go with it (of LSMDC: of clips with a sentence), or
-        None where any is right. data_pipelines asserts it where the training manifest is written;
-        a model may also be tested that was trained elsewhere.
+      training: number of training videos that go with it (for LSMDC, of clips with a sentence), or
+        None where any is accepted. data_pipelines asserts it when writing the training manifest;
+        a model that was trained elsewhere may be tested, too.
       texts: what the texts are: 'queries' of retrieval, 'references' of captioning, or 'questions';
-        where any numbers are right, `named_protocol` gives the protocol for either.
+        a protocol without counts is returned by `named_protocol` for whichever is asked for.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Protocol:
         return [(video, text) for video, texts in captions.items() for text in texts]
 
     def check(self, pairs: list[tuple[str, str]], allow_subset: bool = False) -> str:
-        """The label to print beside the metric: the name, and how much of the set is there.
+        """The label to print beside the metric: the name, and how much of the set is present.
 
         Args:
           pairs: what `pairs` returned.
-          allow_subset: fewer videos and texts than the protocol's are accepted, and labelled.
+          allow_subset: whether fewer videos and texts are accepted, and labelled as a subset.
 
         Raises:
-          ProtocolError: other counts than the protocol's, or more where a subset is allowed.
+          ProtocolError: the counts differ from the protocol's, or, for a subset, exceed them.
         """
         found = {"videos": len({video for video, _ in pairs}), self.texts: len(pairs)}
         expected = {"videos": self.videos, self.texts: self.queries}
@@ -95,12 +95,12 @@ def checked_counts(
     allow_subset: bool,
     advice: str,
 ) -> str:
-    """How much of a protocol's test set is there: ' [subset: ...]', or '' if all of it.
+    """How much of a protocol's test set is present: ' [subset: ...]', or '' for all of it.
 
-    expected: of each count found, or None where any is right. advice: ends the message.
+    expected: right value of each count, or None where any is accepted. advice: ends the message.
 
     Raises:
-      ProtocolError: other counts, or more where a subset is allowed.
+      ProtocolError: the counts differ, or, for a subset, exceed the expected ones.
     """
     wrong = [
         f"{count} {kind} instead of {right}"
@@ -141,7 +141,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("msrvtt_qa", None, 72_821, False, "MSRVTT-QA", None, "questions"),
         Protocol("msvd_qa", None, 13_157, False, "MSVD-QA", None, "questions"),
         Protocol("activitynet_qa", 800, 8000, False, "ActivityNet-QA", None, "questions"),
-        # How many questions it asks of them, its paper does not say.
+        # Its paper does not say how many questions are asked about them.
         Protocol("videochatgpt", 500, None, False, "Maaz et al., Section 5", None, "questions"),
     )
 }
@@ -150,10 +150,10 @@ PROTOCOLS: dict[str, Protocol] = {
 def named_protocol(name: str, texts: str = "") -> Protocol:
     """The named protocol.
 
-    texts: what they must be; any by default.
+    texts: what its texts must be; any kind by default.
 
     Raises:
-      ProtocolError: no such name, or a protocol of other texts.
+      ProtocolError: no such name, or a protocol for another kind of texts.
     """
     if name not in PROTOCOLS:
         raise ProtocolError(f"protocol {name!r} is not one of {sorted(PROTOCOLS)}")
@@ -171,8 +171,8 @@ def named_protocol(name: str, texts: str = "") -> Protocol:
 def protocol_of(section: Mapping[str, Any], texts: str) -> Protocol:
     """The protocol of an evaluation's section.
 
-    `moving_shapes` asserts nothing that could tell its generated videos from others; of any other
-    manifest the name would be wrong, and it is `own_data`.
+    `moving_shapes` asserts nothing that could tell its generated videos from others; for any other
+    manifest that name would be wrong, so the protocol is `own_data`.
     """
     name = section["protocol"]
     if name == "moving_shapes" and not is_made(section["manifest"]):
@@ -186,8 +186,8 @@ def checked_pairs(
     """(video, text) pairs of an evaluation, and the label to print beside its metrics.
 
     Raises:
-      ProtocolError: no such protocol, one of other texts, a test set that is not its, or one that
-        holds no texts.
+      ProtocolError: no such protocol, or one for another kind of texts; a test set that is not the
+        protocol's, or that holds no such texts.
     """
     protocol = protocol_of(section, texts)
     pairs = protocol.pairs(records)

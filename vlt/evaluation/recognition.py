@@ -1,4 +1,4 @@
-"""Action recognition by the texts of all classes, over one view of each video or several."""
+"""Action recognition by the texts of all classes, with one or several views of each video."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,27 +28,26 @@ from vlt.tasks.retrieval_metrics import confusion_counts, recognition_metrics
 from vlt.tasks.sentences import read_sentences
 from vlt.tasks.templates import check_sentences, class_texts, read_templates
 
-# What is made of several templates.
+# What is averaged over several templates of a class.
 COMBINED = ("cosines", "vectors", "probabilities")
 
 
 def recognition(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """The nearest class of every video, by a named protocol.
+    """Recognises every video as its nearest class, by a named protocol.
 
-    Each class is named by `template`, or by every line of the file `templates`, which `combine`
-    makes one of: the mean of its `cosines` (ViCLIP); the cosine with the mean of unit `vectors`
-    (CLIP, MoTE); or the mean of the `probabilities` of classes (ActionCLIP). Of several views of a
-    video the softmax probabilities are added, as in MSTA's fully supervised protocol; they are of
-    cosines times `scale`, or where that is 0 the model's own, at most 100. No video is left out,
-    however many fill a batch. What is taken for what goes to WORKDIR/classes-NAME.txt and
-    confusion-NAME.png.
+    Each class is named by `template`, or by every line of the file `templates`, over which
+    `combine` takes one of: the mean of the `cosines` (ViCLIP); the cosine with the mean of the unit
+    `vectors` (CLIP, MoTE); or the mean of the classes' `probabilities` (ActionCLIP). The softmax
+    probabilities of several views of a video are added, as in MSTA's fully supervised protocol;
+    they are those of cosines times `scale`, or where that is 0 times the model's own scale, at most
+    100. No video is left out, even if the last batch is not full. Which classes are taken for which
+    is written to WORKDIR/classes-NAME.txt and confusion-NAME.png.
 
     Raises:
-        ProtocolError: a test set that is not the protocol's.
-        ValueError: rows without labels, a template without its place for the class, or another
-            word for `combine`.
+        ProtocolError: the test set is not the protocol's.
+        ValueError: rows without labels, or a template without a place for the class.
     """
     labels, label = _labels(section, data)
     combine = section["combine"]
@@ -72,11 +71,11 @@ def recognition(
 def classification(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """The likeliest class of every video, of those that a probe was trained on and the test set
-    has, by a named protocol. Of several views of a video probabilities are added.
+    """Recognises every video as its likeliest class, among those that a probe was trained on and
+    the test set has, by a named protocol. Probabilities of several views of a video are added.
 
     Raises:
-        ProtocolError: a test set that is not the protocol's.
+        ProtocolError: the test set is not the protocol's.
         ValueError: rows without labels.
     """
     labels, label = _labels(section, data)
@@ -90,7 +89,7 @@ def classification(
 def _measured(
     predictor: Predictor, data: VideoData, found: np.ndarray, labels: np.ndarray
 ) -> Metrics:
-    """Metrics of scores [n, c] of videos with these labels [n]; writes what is taken for what."""
+    """Metrics of scores [n, c] of videos with these labels [n]; also writes the confusions."""
     if predictor.writes:
         _write_confusion(predictor.workdir, confusion_counts(found, labels), data)
     metrics = dict(recognition_metrics(found, labels))
@@ -98,7 +97,7 @@ def _measured(
 
 
 def summarize(sections: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Metrics:
-    """The papers' numbers of several test sets (`combined`), from each run's top-1 accuracies."""
+    """The papers' figures over several test sets (`combined`), from each run's top-1 accuracies."""
     accuracies = [
         {
             section["protocol"]: run[f"{name}/top1"]
@@ -111,7 +110,7 @@ def summarize(sections: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) ->
 
 
 def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `recognition` finds. Raises as it does."""
+    """Names of `recognition`'s metrics. Raises as it does; ValueError for an unknown `combine`."""
     _labels(section, data)
     read_templates(section)
     if section["sentences"]:
@@ -124,7 +123,7 @@ def check_recognition(section: Mapping[str, Any], data: VideoData) -> list[str]:
 
 
 def check_classification(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `classification` finds. Raises as it does."""
+    """Names of the metrics that `classification` returns. Raises as it does."""
     _labels(section, data)
     return _names()
 
@@ -136,8 +135,8 @@ def _names() -> list[str]:
 def check_texts(
     section: Mapping[str, Any], names: Sequence[str], tokenizer: Tokenizer, module: VideoModel
 ) -> None:
-    """Raises ValueError where texts that name classes do not tell them (`class_texts`), or where
-    sentences that describe them are given and not read, or the other way round."""
+    """Raises ValueError where the texts that name classes do not identify them (`class_texts`), or
+    where sentences that describe them are given but not read, or read but not given."""
     check_sentences(module, len(section["sentences"]))
     if not section["sentences"]:
         class_texts(names, read_templates(section), tokenizer, module.longest_text)
@@ -160,7 +159,7 @@ def _write_confusion(workdir: Path, counts: np.ndarray, data: VideoData) -> None
 
 
 def _views_note(protocol: RecognitionProtocol, sampler: Mapping[str, Any], views: int) -> str:
-    """What to print behind the label where other views are looked at than the protocol's."""
+    """What to print after the label where the views are not the protocol's."""
     draw = "random" if sampler["name"] in RANDOM_SAMPLERS else "even"
     clips = sampler.get("clips", 1)
     used = Views(clips, views // clips, draw)
@@ -175,7 +174,7 @@ def _told(views: Views) -> str:
 
 def _encoder(predictor: Predictor, views: int) -> Any:
     def encode(params: Any, video: jax.Array) -> Any:
-        """[b, views * t, H, W, 3] -> [b, views, ...] as of `embed_videos`."""
+        """[b, views * t, H, W, 3] -> [b, views, ...], of each view what `encode_videos` returns."""
         clips = video.reshape(len(video) * views, -1, *video.shape[2:])
         found = encode_videos(predictor, params, clips)
         return jax.tree.map(lambda x: x.reshape(len(video), views, *x.shape[1:]), found)
@@ -194,7 +193,7 @@ def _classifier(predictor: Predictor, views: int) -> Any:
 
 
 def _class_scores(predictor: Predictor, params: Any, texts: Found, views: Found) -> np.ndarray:
-    """Scores [b, views, n] of what `_encoder` made of views, with n texts of `embed_classes`."""
+    """Scores [b, views, n] of views from `_encoder` with n texts from `embed_classes`."""
     if not predictor.module.scores_pairs:
         return np.asarray(views.astype(np.float64) @ texts.T.astype(np.float64))
     shape = views["frames"].shape[:2]
@@ -204,8 +203,8 @@ def _class_scores(predictor: Predictor, params: Any, texts: Found, views: Found)
 
 
 def _by_class(scores: np.ndarray, classes: int, combine: str) -> np.ndarray:
-    """Scores [b, views, c * k] in k templates -> [b, views, c] their mean, or [b, views * k, c]
-    where probabilities are what is added."""
+    """Scores [b, views, c * k] in k templates -> their mean [b, views, c], or [b, views * k, c]
+    where it is probabilities that are added."""
     each = scores.reshape(*scores.shape[:2], classes, -1)
     if combine != "probabilities":
         return each.mean(-1)
@@ -213,7 +212,7 @@ def _by_class(scores: np.ndarray, classes: int, combine: str) -> np.ndarray:
 
 
 def view_scores(scores: np.ndarray, scale: float) -> np.ndarray:
-    """Sum over views of the probabilities of classes [b, c], of their scores [b, views, c]."""
+    """Sum over views of the class probabilities [b, c], from scores [b, views, c]."""
     logits = scale * scores
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     return (odds / odds.sum(-1, keepdims=True)).sum(1)
@@ -228,8 +227,8 @@ def embed_classes(
 ) -> Found:
     """What `pair_scores` reads of each class in each template, class after class [c * k, ...].
 
-    Of mean `cosines` [c, e], whose products with a video are those means, where no method scores
-    pairs; of `vectors` what stands for all templates, [c, ...].
+    For `cosines`, where no method scores pairs, mean vectors [c, e], whose products with a video
+    are the mean cosines; for `vectors`, one entry per class for all templates, [c, ...].
     """
     texts = [template.replace("{}", name) for name in names for template in templates]
     found = embed_texts(predictor, params, texts, _known(predictor, names, len(templates)))
@@ -241,8 +240,8 @@ def embed_classes(
 
 
 def _known(predictor: Predictor, names: Sequence[str], templates: int) -> np.ndarray | None:
-    """Which of the classes that a method knows one by one these are, in so many templates each;
-    None where it knows not all."""
+    """Index of each name among the classes that a method knows one by one, repeated for each
+    template; None where it does not know all of them."""
     known = {name: index for index, name in enumerate(predictor.trained_classes)}
     if not predictor.module.known_classes or not known.keys() >= {*names}:
         return None
@@ -255,7 +254,7 @@ def embed_sentences(
     """What `pair_scores` reads of classes that sentences describe, [c, ...].
 
     Raises:
-        ValueError: no method of the model reads sentences; and as `read_sentences`.
+        ValueError: no method of the model reads sentences; also as `read_sentences`.
     """
     check_sentences(predictor.module, len(section["sentences"]))
     found = embed_texts(predictor, params, read_sentences(section, names))

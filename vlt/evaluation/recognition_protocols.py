@@ -1,4 +1,4 @@
-"""Named protocols of action recognition: what a test set must hold, and how results combine.
+"""Named protocols of action recognition: what a test set must contain, and how results combine.
 
 The counts are those of the split lists that X-CLIP, ViFi-CLIP, OST and MSTA (Section 4.2) share.
 """
@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from vlt.data.manifest import SHOWN, Record
 from vlt.evaluation.protocols import ADVICE, OWN_DATA, ProtocolError, checked_counts
 
-SHOTS = (2, 4, 8, 16)  # few-shot training videos of each class
-BASE_SHOTS = 16  # of each base class, in base-to-novel
-SAMPLINGS = (1, 2, 3)  # of them
-SPLITS = (1, 2, 3)  # of test videos, in zero-shot
+SHOTS = (2, 4, 8, 16)  # training videos per class, few-shot
+BASE_SHOTS = 16  # training videos per base class, base-to-novel
+SAMPLINGS = (1, 2, 3)  # random draws of training videos
+SPLITS = (1, 2, 3)  # splits of the test videos, zero-shot
 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """How often a test video is looked at: clips over time, and crops of each.
+    """The views taken of a test video: clips over time, and crops of each.
 
-    draw: of a clip's frames: 'even', from the middles of equal parts of the video, or 'random', as
-    in training.
+    draw: how a clip's frames are drawn: 'even', from the middles of equal parts of the video, or
+    'random', as in training.
     """
 
     clips: int = 1
@@ -35,12 +35,12 @@ class RecognitionProtocol:
 
     Attributes:
       name: printed beside the metric.
-      videos: number of test videos, or None where any is right.
-      classes: number of classes to choose among, or None where any is right.
+      videos: number of test videos, or None where any is accepted.
+      classes: number of classes to choose among, or None where any is accepted.
       source: who states the counts.
-      views: what the published numbers were measured with.
-      shots: number of training videos of each class that go with it, or None where any is right.
-        data_pipelines asserts it where the training manifest is written.
+      views: the views with which the published numbers were measured.
+      shots: number of training videos per class that go with it, or None where any is accepted.
+        data_pipelines asserts it when writing the training manifest.
     """
 
     name: str
@@ -53,15 +53,16 @@ class RecognitionProtocol:
     def check(
         self, records: Sequence[Record], classes: Sequence[str], allow_subset: bool = False
     ) -> str:
-        """The label to print beside the metric: the name, and how much of the set is there.
+        """The label to print beside the metric: the name, and how much of the set is present.
 
         Args:
           classes: names of all classes to choose among.
-          allow_subset: fewer videos and classes than the protocol's are accepted, and labelled.
+          allow_subset: whether fewer videos and classes are accepted, and labelled as a subset.
 
         Raises:
-          ProtocolError: other counts than the protocol's, or more where a subset is allowed; rows
-            of no class or of a video that came before; without a subset, a class without a video.
+          ProtocolError: the counts differ from the protocol's, or, for a subset, exceed them; rows
+            without a known class, or of a video that an earlier row has; a class without a video,
+            unless a subset is allowed.
         """
         known, videos = set(classes), {record.video for record in records}
         strangers = [r for r in records if r.label not in known]
@@ -96,7 +97,7 @@ def _some(listed: Sequence[str]) -> str:
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (of all, not of a sample) over the splits of a test set."""
+    """Mean and standard deviation (population, not sample) over the splits of a test set."""
     return statistics.fmean(values), statistics.pstdev(values)
 
 
@@ -143,7 +144,7 @@ RECOGNITION_PROTOCOLS: dict[str, RecognitionProtocol] = {
             for data, parts in BASE_TO_NOVEL.items()
             for part, (classes, videos) in zip(("base", "novel"), parts, strict=True)
         ),
-        # The clips of the published code are drawn as in training, not evenly.
+        # The published code draws clips as in training, not evenly.
         RecognitionProtocol("k400", 19_877, 400, LISTS, Views(4, 3, "random")),
         RecognitionProtocol(OWN_DATA, None, None, "of any size"),
     )
@@ -182,13 +183,13 @@ RESULTS: dict[str, tuple[tuple[str, ...], Callable[..., dict[str, float]]]] = {
 
 
 def combined(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The papers' numbers of several test sets, of those `RESULTS` whose protocols are all there.
+    """The papers' figures over several test sets: those `RESULTS` whose protocols are all present.
 
     `DATA_zero_shot/mean` and `/deviation` over the splits; `DATA_base_to_novel/base`, `/novel` and
     `/harmonic_mean`.
 
-    runs: accuracy by protocol, of each run. Runs that differ in the sampling of training videos are
-    averaged first: the harmonic mean is that of two means.
+    runs: accuracy by protocol, for each run. Runs that differ in the sampling of training videos
+    are averaged first: the harmonic mean is that of two means.
     """
     shared = set.intersection(*(set(run) for run in runs))
     mean = {name: statistics.fmean(run[name] for run in runs) for name in shared}

@@ -1,4 +1,4 @@
-"""Retrieval and twins by embeddings, of a dual encoder."""
+"""Retrieval and twins by the embeddings of a dual encoder."""
 
 import functools
 import json
@@ -18,11 +18,11 @@ from vlt.tasks.retrieval_blocks import retrieval_metrics_of_embeddings
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
-MOST_SCORES = 1 << 27  # that are held at once; of more, blocks
-PAIR_BATCH = 256  # videos that one call scores with all texts
+MOST_SCORES = 1 << 27  # scores in memory at once; larger matrices are computed in blocks
+PAIR_BATCH = 256  # videos that one call scores against all texts
 
-# Of videos or texts, what `pair_scores` reads: unit vectors [n, e], or by name what the towers put
-# out [n, ...] where a method scores pairs.
+# What `pair_scores` reads of videos or texts: unit vectors [n, e] or, where a method scores pairs,
+# the towers' outputs [n, ...] by name.
 Found = Any
 
 
@@ -35,7 +35,7 @@ def embed_videos(
 
 
 def encode_videos(predictor: Predictor, params: Any, video: jax.Array) -> Any:
-    """[b, t, H, W, 3] -> what `pair_scores` reads of each."""
+    """[b, t, H, W, 3] -> what `pair_scores` reads of each video."""
     unit, out = predictor.module.apply({"params": params}, video, method="encode_video")
     return predictor.module.video_parts(out) if predictor.module.scores_pairs else unit
 
@@ -43,9 +43,9 @@ def encode_videos(predictor: Predictor, params: Any, video: jax.Array) -> Any:
 def embed_texts(
     predictor: Predictor, params: Any, texts: Sequence[str], classes: np.ndarray | None = None
 ) -> Found:
-    """What `pair_scores` reads of each.
+    """What `pair_scores` reads of each text.
 
-    classes: [n] which of the classes that the model is trained on each names.
+    classes: [n], which of the classes that the model is trained on each text names.
     """
     beside = () if classes is None else (classes,)
 
@@ -59,7 +59,7 @@ def embed_texts(
 
 
 def pair_scores(predictor: Predictor, params: Any, texts: Found, videos: Found) -> np.ndarray:
-    """Scores [n, v] of what `embed_texts` found of texts with what `embed_videos` did of videos."""
+    """Scores [n, v] of texts from `embed_texts` with videos from `embed_videos`."""
     if not predictor.module.scores_pairs:
         return np.asarray(texts @ videos.T)
     count = len(videos["frames"])
@@ -75,7 +75,7 @@ def pair_scores(predictor: Predictor, params: Any, texts: Found, videos: Found) 
 
 
 def _in_batches(x: np.ndarray) -> list[np.ndarray]:
-    """[v, ...] -> of `PAIR_BATCH` rows each; the last is filled up by the first row."""
+    """Splits [v, ...] into batches of `PAIR_BATCH` rows; the last is padded with the first row."""
     filled = np.concatenate([x, np.repeat(x[:1], -len(x) % PAIR_BATCH, axis=0)])
     return np.split(filled, len(filled) // PAIR_BATCH)
 
@@ -85,12 +85,12 @@ def retrieval(
 ) -> Metrics:
     """Text-video retrieval by a named protocol; several captions of a video are several queries.
 
-    With `equal_texts` the videos of captions that are equal, letter by letter, are all right for
-    each of them (PE-Core's benchmark).
+    With `equal_texts`, the videos of captions that are exactly the same text are all right for each
+    of them (PE-Core's benchmark).
     """
     pairs, label = checked_pairs(section, data.records, "queries")
     records, embedded = embed_videos(predictor, params, data, step)
-    # One row a video, however many records name it; queries of unread videos go with them.
+    # One row per video, however many records name it; queries of unread videos are dropped.
     names = [data.records[record].video for record in records]
     first_of = {name: row for row, name in reversed(list(enumerate(names)))}
     column = {name: index for index, name in enumerate(dict.fromkeys(names))}
@@ -110,10 +110,10 @@ def retrieval(
 
 
 def check_retrieval(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `retrieval` finds.
+    """Names of the metrics that `retrieval` returns.
 
     Raises:
-        ProtocolError: a test set that is not the protocol's.
+        ProtocolError: the test set is not the protocol's.
         ValueError: an unknown rule for ties, or `equal_texts` that is neither true nor false.
     """
     if type(section.get("equal_texts", False)) is not bool:
@@ -127,10 +127,10 @@ def check_retrieval(section: Mapping[str, Any], data: VideoData) -> list[str]:
 def twins(
     predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
 ) -> Metrics:
-    """Each video chooses between its own caption and that of its reversal."""
+    """How often a video prefers its own caption to its reversal's, and a caption its own video."""
     rows, families = pairs_of_twins(data, section["min_pairs"])
     read, videos = embed_videos(predictor, params, data, step)
-    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair goes with either of its twins
+    whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair is dropped if either twin is
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
     texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
     every = pair_scores(predictor, params, texts, videos)
@@ -153,13 +153,13 @@ def twin_captions(
 
 
 def check_twins(section: Mapping[str, Any], data: VideoData, column: str = "caption") -> list[str]:
-    """Names of what `twins` finds. Raises as `pairs_of_twins`."""
+    """Names of the metrics that `twins` returns. Raises as `pairs_of_twins` does."""
     rows, families = pairs_of_twins(data, section["min_pairs"], column)
     return [*twin_accuracy(np.zeros((len(rows), 2, 2)), families), "pairs"]
 
 
 def check_twin_captions(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of what `twin_captions` finds. Raises as `pairs_of_twins`."""
+    """Names of the metrics that `twin_captions` returns. Raises as `pairs_of_twins` does."""
     _, families = pairs_of_twins(data, section["min_pairs"])
     return [*mean_by_family(np.zeros(len(families)), families), "max"]
 
@@ -171,9 +171,9 @@ def write_choices(
     scores: np.ndarray,
     column: str = "caption",
 ) -> None:
-    """Writes twins-NAME.json: of every pair its videos, captions (or answers) and scores.
+    """Writes twins-NAME.json: the videos, captions (or answers) and scores of every pair.
 
-    rows: int [pairs, 2], records. scores: [pairs, 2, 2] as of `twin_accuracy`.
+    rows: int [pairs, 2], records. scores: [pairs, 2, 2] as for `twin_accuracy`.
     """
     if not predictor.writes:
         return
@@ -195,13 +195,13 @@ def _said(record: Record, column: str) -> tuple[str, ...]:
 def pairs_of_twins(
     data: VideoData, least: int, column: str = "caption"
 ) -> tuple[np.ndarray, list[str]]:
-    """Records of each pair of twins, int [pairs, 2], and its family.
+    """Records of each pair of twins, int [pairs, 2], and the family of each pair.
 
-    column: what is said of a twin, `caption` or `answer`.
+    column: the column that holds a twin's text, `caption` or `answer`.
 
     Raises:
-        ManifestError: rows without a column `pair`, `family` or that, or of other numbers than two
-            with one value of `pair`.
+        ManifestError: rows without `pair`, `family` or that column, or a value of `pair` that other
+            than two rows have.
         ValueError: fewer pairs than `least`.
     """
     found = group_rows(data.manifest, data.records, "pair")

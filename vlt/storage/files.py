@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all, and never through a link.
+"""Files that appear whole or not at all, and are never written through a link.
 
-A file or folder is made under a name that nobody has and renamed when it is whole. So a killed
-writer leaves nothing that could be taken for a result, and what a link points to is left alone.
+A file or folder is created under an unused name and renamed once it is whole, so a killed writer
+leaves nothing that could be mistaken for a result, and what a link points to is left alone.
 """
 
 import os
@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 
 
 class WriteError(OSError, ValueError):
-    """What was to be written cannot be, or would take the place of something else."""
+    """Something cannot be written, or writing it would replace something else."""
 
 
 def check_target(path: Path) -> None:
-    """Makes the folders above a file or folder that is to be written, before any work for it.
+    """Creates the folders above a file or folder that will be written, before any work on it.
 
     Raises:
         WriteError: it is a link, or nothing can be written there.
@@ -43,7 +43,7 @@ def refuse_link(path: Path) -> None:
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Writes a file, in the place of one of that name.
+    """Writes a file, replacing any of that name.
 
     Raises:
         WriteError: it is a link or a folder, or cannot be written.
@@ -54,15 +54,15 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_file(file: Path) -> Iterator[Path]:
-    """An empty file to fill, of the same suffix, which takes its name when the block ends well.
+    """Yields an empty file with the same suffix; it takes its name if the block ends without error.
 
     Raises:
-        WriteError: as `write_whole`; also for an OSError of the block.
+        WriteError: as `write_whole`; also for an OSError or a SafetensorError of the block.
     """
     refuse_link(file)
     unfinished = unfinished_name(file)
     try:
-        # As open(file, "x") makes it, so that its permissions are those of any new file.
+        # As open(file, "x") creates it, so that its permissions are those of any new file.
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield unfinished
         os.replace(unfinished, file)
@@ -75,12 +75,12 @@ def new_file(file: Path) -> Iterator[Path]:
 
 
 def unfinished_name(path: Path) -> Path:
-    """A hidden name beside `path`, of the same suffix, that nothing has."""
+    """An unused, hidden name beside `path`, with the same suffix."""
     return path.with_name(f".{path.stem[:100]}.unfinished-{secrets.token_hex(8)}{path.suffix}")
 
 
 def append(file: Path, text: str) -> None:
-    """Adds text to the end of a file, which it makes where there is none; on disk afterwards.
+    """Appends text to a file, creating it if absent, and syncs it to disk.
 
     Raises:
         WriteError: it is a link, or cannot be written.

@@ -4,15 +4,15 @@ from pathlib import Path
 
 
 def is_folder(uri: str) -> bool:
-    """Whether it is on this machine's disk."""
+    """Whether the index is on this machine's disk."""
     return "://" not in uri
 
 
 def is_absent(uri: str) -> bool:
-    """Whether its folder is not there; nothing is known so of an object store."""
+    """Whether it is a folder that does not exist; never true for an object store."""
     return is_folder(uri) and not Path(uri).is_dir()
 
 
 def no_index(uri: str) -> str:
-    """What an error says."""
+    """The error message for a place without an index."""
     return f"{uri}: no index there; `vlt embed VIDEO... --out={uri}`"

@@ -1,9 +1,8 @@
 """Saving and loading trees of arrays, such as the weights of model folders.
 
-Orbax (its version 1 API) stays behind this file and `vlt.training.checkpoints`. What is on disk is
-arrays and JSON; nothing that is read can run code. A folder appears under its final name by one
-rename once everything in it is written, so what has its name is whole, whenever the writer was
-killed.
+Orbax (its version 1 API) is hidden behind this file and `vlt.training.checkpoints`. The files
+hold arrays and JSON; nothing that is read can run code. A folder gets its final name by one rename
+once everything in it is written, so a folder of that name is whole, whenever a writer was killed.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from vlt.runtime.processes import is_primary
 Path = str | pathlib.Path
 
 UNFINISHED = ".orbax-checkpoint-tmp"
-_PIECE = 2**27  # bytes that are written at a time
+_PIECE = 2**27  # bytes written at a time
 _HALVES = ("float16", "bfloat16")
 
 
@@ -40,7 +39,7 @@ class CheckpointSaveError(CheckpointError):
 
 
 def save_tree(folder: Path, tree: Mapping[str, Any], overwrite: bool = False) -> None:
-    """Writes a nested dict of arrays into `folder` (a model folder's weights/) and waits.
+    """Writes a nested dict of arrays into `folder` (a model folder's weights/), synchronously.
 
     Raises:
       CheckpointSaveError: the folder exists and `overwrite` is off, or writing failed.
@@ -58,9 +57,9 @@ def save_tree(folder: Path, tree: Mapping[str, Any], overwrite: bool = False) ->
 
 
 def save_leaf_by_leaf(folder: Path, leaves: Iterable[tuple[str, Any]], size: int) -> None:
-    """The same, of leaves (path, host array) that come one after another and are let go.
+    """As `save_tree`, for leaves (path, host array) that come one by one and are then released.
 
-    size: bytes of all of them; those in memory at a time are about `_PIECE` and the largest leaf.
+    size: bytes of all leaves; about `_PIECE` plus the largest leaf are in memory at a time.
 
     Raises:
       CheckpointSaveError: the folder exists, or there is no room, or writing failed.
@@ -88,7 +87,7 @@ def _save_piece(folder: pathlib.Path, piece: Mapping[tuple[str, ...], np.ndarray
         return
     context = ocp.Context()
     context.memory.deepcopy_host_arrays = False  # the caller waits
-    context.array.saving.use_compression = False  # which takes three times as long
+    context.array.saving.use_compression = False  # it would take three times as long
     try:
         with context:
             ocp.partial.save(folder, traverse_util.unflatten_dict(dict(piece)))
@@ -97,7 +96,7 @@ def _save_piece(folder: pathlib.Path, piece: Mapping[tuple[str, ...], np.ndarray
 
 
 def _forget_makers(folder: pathlib.Path) -> None:
-    """Orbax notes where it wrote; a model folder travels, and its makers' paths need not."""
+    """Overwrites Orbax's note of where it wrote: a shared folder needs no paths of its makers."""
     for note in folder.glob("commit_success.txt") if is_primary() else ():
         note.write_text("Checkpoint commit was successful\n")
 
@@ -113,10 +112,10 @@ def load_tree(
     Args:
       folder: the folder given to `save_tree`.
       abstract: nested dict of shapes that the tree must have; a leaf with a sharding is placed on
-        its devices. All leaves are wanted as host arrays when absent.
-      halves: whether leaves may be stored in 16 bits where 32 are wanted; they keep them.
-      change: what is kept of some leaves, by path; called while others are not read yet, so that
-        both forms of all are never in memory. Leaves are on the host.
+        its devices. By default all leaves are read as host arrays.
+      halves: whether leaves may be stored in 16 bits where 32 are wanted; they stay in 16.
+      change: maps some leaves, by path, to what is kept of them; called before the others are read,
+        so that both forms of the whole tree are never in memory. Leaves are on the host.
 
     Returns:
       nested dict of jax.Array where `abstract` has shardings, np.ndarray elsewhere.
@@ -142,7 +141,7 @@ def load_tree(
 
 
 def _pieces(leaves: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Paths of leaves, as many at a time as `_PIECE` has room for, or one."""
+    """Paths of leaves in groups of at most `_PIECE` bytes, or of a single larger leaf."""
     piece: list[str] = []
     size = 0
     for path, leaf in leaves.items():
@@ -160,7 +159,7 @@ def load_leaves(folder: Path, paths: Iterable[str]) -> dict[str, np.ndarray]:
     """Some leaves of what `save_tree` wrote, by path, on the host.
 
     Raises:
-      CheckpointError: the folder is absent, half written or damaged, or lacks one.
+      CheckpointError: the folder is absent, half written or damaged, or lacks one of them.
     """
     context = ocp.Context()
     context.pytree.loading.partial_load = True
@@ -192,14 +191,14 @@ def fingerprint(tree: Any) -> str:
 
 
 def as_array(leaf: Any) -> Any:
-    """The leaf as Orbax stores it: a device array as it is, all else on the host."""
+    """The leaf as Orbax stores it: a device array as it is, anything else on the host."""
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
 def placement(leaf: Any, dtype: Any = None) -> Any:
     """What tells Orbax where to put a leaf: a shape with a sharding, or the host.
 
-    dtype: that it is stored in, where it keeps that.
+    dtype: the dtype that the leaf is stored in, where it keeps that.
     """
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
@@ -210,9 +209,9 @@ def placement(leaf: Any, dtype: Any = None) -> Any:
 def check_same(
     folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any], halves: bool = False
 ) -> None:
-    """Raises CheckpointMismatchError that lists every leaf, by path, that differs.
+    """Raises CheckpointMismatchError, which lists every leaf that differs, by path.
 
-    halves: whether one may be stored in 16 bits where 32 are wanted.
+    halves: whether leaves may be stored in 16 bits where 32 are wanted.
     """
 
     def text(leaf: Any) -> str:
@@ -244,7 +243,7 @@ def _is_shaped(leaf: Any) -> bool:
 
 
 def read_metadata(folder: pathlib.Path) -> Any:
-    """Orbax's description of a checkpoint, or CheckpointError where it is not whole."""
+    """Returns Orbax's description of a checkpoint; raises CheckpointError if it is incomplete."""
     _check_exists(folder)
     try:
         found = ocp.metadata(folder)
@@ -258,7 +257,7 @@ def read_metadata(folder: pathlib.Path) -> Any:
 
 
 def load_arrays(folder: pathlib.Path, targets: Any) -> Any:
-    """Arrays of a whole checkpoint, placed as `targets` say, or CheckpointError."""
+    """Reads a checkpoint's arrays, placed as `targets` say; raises CheckpointError on failure."""
     try:
         return ocp.load(folder, targets)
     except Exception as error:
@@ -282,7 +281,7 @@ def check_free_space(folder: pathlib.Path, leaves: Any) -> None:
 
 
 def check_room(folder: pathlib.Path, needed: int) -> None:
-    """The same, of so many bytes."""
+    """As `check_free_space`, for `needed` bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CheckpointSaveError(
@@ -291,11 +290,11 @@ def check_room(folder: pathlib.Path, needed: int) -> None:
 
 
 def megabytes(size: int) -> str:
-    """A number of bytes, as text."""
+    """A number of bytes as text, in MB."""
     return f"{size / 1e6:.1f} MB"
 
 
 def first_line(error: Exception) -> str:
-    """Type and first line of an error: Orbax appends pages, and TensorStore what it was doing."""
+    """Type and first line of an error; Orbax appends pages, and TensorStore the spec it used."""
     line = (str(error).splitlines() or ["no reason given"])[0]
     return f"{type(error).__name__}: {line.partition(' [tensorstore_spec=')[0]}"

@@ -11,24 +11,24 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def plain(text: str) -> str:
-    """Lower-case, without punctuation and articles, one space between words (SQuAD's rule)."""
+    """Lower case, without punctuation or articles, one space between words (SQuAD's rule)."""
     text = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def exact_match(prediction: str, answer: str) -> float:
-    """1 where both are the same in `plain`, else 0."""
+    """1 if both are the same after `plain`, else 0."""
     return float(plain(prediction) == plain(answer))
 
 
 def contains(prediction: str, answer: str) -> float:
-    """1 where the prediction has the answer's words side by side, else 0."""
+    """1 if the prediction contains the answer's words side by side, else 0."""
     found, wanted = plain(prediction), plain(answer)
     return float(f" {wanted} " in f" {found} " if wanted else not found)
 
 
 def token_f1(prediction: str, answer: str) -> float:
-    """Harmonic mean of the shares of words that they have in common; 1 where both are empty
+    """Harmonic mean of the shares of words that the two have in common; 1 if both are empty
     (SQuAD, arXiv:1606.05250)."""
     found, wanted = plain(prediction).split(), plain(answer).split()
     if not found or not wanted:
@@ -40,9 +40,9 @@ def token_f1(prediction: str, answer: str) -> float:
 def answer_metrics(
     predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """`ANSWER_METRICS` in percent, means over the predictions, each by the answer it fits best.
+    """`ANSWER_METRICS` in percent: means over predictions, each scored by the answer it fits best.
 
-    answers: the true ones, of the predictions' ids and maybe of more.
+    answers: the true answers for the predictions' ids, and possibly for others.
     """
     rules = zip(ANSWER_METRICS, (exact_match, contains, token_f1), strict=True)
     return {

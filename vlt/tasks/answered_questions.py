@@ -1,10 +1,10 @@
-"""Questions about videos, the true answers, and what a model answered, from the files people have.
+"""Reads questions about videos, true answers and a model's answers from files in common formats.
 
 References: a manifest with `question` and `answer`; the lists of the VideoChatGPT benchmark, of
 MSVD-QA and of MSRVTT-QA; or ActivityNet-QA's two lists, of questions and of answers. Predictions:
-such a list with `pred` (`pred1` and `pred2` of two questions), as published programs write it;
-{"video", "question", "answer"}, as `vlt chat --json` prints a line; {"id", "question", "answer"},
-as evaluations write it.
+such a list with `pred` (`pred1` and `pred2` for two questions), as published programs write it;
+{"video", "question", "answer"} on each line, as `vlt chat --json` prints; {"id", "question",
+"answer"}, as evaluations write it.
 """
 
 import collections
@@ -25,17 +25,17 @@ LONGEST = 100_000  # characters of a prediction
 VIDEO = ("video_name", "video", "video_id", "image")
 IDS = ("question_id", "id")
 ONE = (("question",), ("Q",))
-TWO = (("Q1", "Q2"),)  # of the benchmark's consistency
+TWO = (("Q1", "Q2"),)  # the benchmark's questions on consistency
 ANSWER = ("answer", "A")
 PREDICTED = {1: (("pred",), ("answer",)), 2: (("pred1", "pred2"),)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A question about a video, or two that have one answer.
+    """A question about a video, or two that share an answer.
 
-    id: of the file; else the video's name and which of its questions it is, from 0.
-    named: whether the file has the id. answers: any of them is true.
+    id: the file's; otherwise the video's name and the number of the question about it, from 0.
+    named: whether the file gives the id. answers: each of them is true.
     """
 
     id: str
@@ -46,7 +46,7 @@ class Asked:
 
     @property
     def text(self) -> str:
-        """What is asked, but for case and spaces."""
+        """What is asked, with case and spacing normalised."""
         return " ".join(" ".join(self.questions).casefold().split())
 
 
@@ -54,13 +54,13 @@ Path = str | os.PathLike[str]
 
 
 def read_asked(paths: Sequence[Path], count: int = 1) -> list[Asked]:
-    """Questions with their answers: of one file, or of one with questions and one with answers.
+    """Reads questions with their answers, from one file or from a file of each.
 
     Args:
-        count: questions that have one answer: 1, or 2.
+        count: number of questions that share an answer, 1 or 2.
 
     Raises:
-        ScoringError: another form, an id that comes twice, or none. ManifestError: of a manifest.
+        ScoringError: another form, a duplicate id, or no questions. ManifestError: from a manifest.
     """
     first = pathlib.Path(paths[0])
     if first.suffix in READERS and count == 1 and len(paths) == 1:
@@ -85,8 +85,8 @@ def read_asked(paths: Sequence[Path], count: int = 1) -> list[Asked]:
 
 
 def holds_questions(path: Path) -> bool:
-    """Whether a file of references holds questions with their answers, as far as its first row
-    tells; what is wrong with it, its reader says."""
+    """Whether a file of references holds questions with their answers, judging by its first row;
+    its reader reports what is wrong with it."""
     path = pathlib.Path(path)
     try:
         if path.suffix in READERS:
@@ -114,7 +114,7 @@ def _of_record(path: pathlib.Path, record: Record) -> Asked:
 
 
 def name_of(video: str) -> str:
-    """A video's name: without folder, suffix and ActivityNet's 'v_'."""
+    """A video's name, without its folder, suffix and ActivityNet's 'v_'."""
     name = video.replace("\\", "/").rpartition("/")[2]
     stem, suffix = os.path.splitext(name)
     return (stem if suffix.lower() in VIDEO_SUFFIXES else name).removeprefix("v_")
@@ -133,7 +133,7 @@ def _entries(path: pathlib.Path) -> list[Any]:
 
 
 def _with_answers(path: pathlib.Path, questions: list[Any], other: pathlib.Path) -> list[Any]:
-    """ActivityNet-QA's questions with the answers of the other file, which stand in one order."""
+    """ActivityNet-QA's questions with the answers of the other file, which has the same order."""
     answers = _entries(other)
     if len(questions) != len(answers):
         raise ScoringError(
@@ -164,7 +164,7 @@ def _asked(path: pathlib.Path, number: int, entry: Any, count: int) -> Asked:
         )
     try:
         asked = tuple(checked_text(text) for text in questions)
-        # An answer as it is: "None" and "[1, 2]" are some.
+        # A string is an answer as it is, even "None" or "[1, 2]".
         answers = (answer,) if isinstance(answer, str) and answer.strip() else checked_texts(answer)
     except ValueError as error:
         raise ScoringError(f"{fail}: a question or an answer {error}") from None
@@ -189,18 +189,18 @@ def _texts(entry: Mapping[str, Any], forms: Sequence[Sequence[str]]) -> tuple[An
     return None
 
 
-Predictions = dict[str, tuple[str, ...]]  # by id of what is asked, an answer to each question
+Predictions = dict[str, tuple[str, ...]]  # by id of an `Asked`, an answer to each of its questions
 
 
 def read_answered(path: Path, asked: Sequence[Asked]) -> Predictions:
-    """What a model answered, of those questions that it did answer.
+    """Reads a model's answers, for the questions that it did answer.
 
-    An entry belongs to the question of its id, where both files have ids, and else to that of its
-    video and words; of equal ones the first to the first.
+    An entry belongs to the question with its id, where both files have ids, and otherwise to the
+    one with its video and words; among equal ones, the first entry to the first question.
 
     Raises:
-        ScoringError: another form, an answer that is no text or to a question that the references
-            do not have, two to one, or none at all.
+        ScoringError: another form, an answer that is not text or to a question that the references
+            do not have, two answers to one question, or none at all.
     """
     path = pathlib.Path(path)
     ids = {each.id: each for each in asked if each.named}
@@ -215,7 +215,7 @@ def read_answered(path: Path, asked: Sequence[Asked]) -> Predictions:
         if not isinstance(entry, Mapping):
             raise ScoringError(f"{where} must be an object, is {shown(entry)}")
         if "error" in entry and "answer" not in entry:
-            continue  # of a video that could not be read: it is counted as missing
+            continue  # its video could not be read: it is counted as missing
         given, texts = _given(where, entry, count)
         if given.named and ids:
             its = ids.get(given.id)
@@ -240,7 +240,7 @@ def read_answered(path: Path, asked: Sequence[Asked]) -> Predictions:
 
 
 def _given(where: str, entry: Mapping[str, Any], count: int) -> tuple[Asked, tuple[str, ...]]:
-    """What an entry says is asked, and its predictions."""
+    """What an entry says was asked, and its predictions."""
     questions = _texts(entry, ONE if count == 1 else TWO)
     identity = _first(entry, IDS)
     predicted = _texts(entry, PREDICTED[count])

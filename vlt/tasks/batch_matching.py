@@ -1,4 +1,4 @@
-"""UMT's objective: contrast, matching, and masked words, all of one batch.
+"""UMT's objective: contrast, matching, and masked words, all within one batch.
 
 Unmasked Teacher (Li et al., ICCV 2023, section 3.3). No momentum encoders and no queues: each
 embedding finds its partner among those of the batch.
@@ -19,19 +19,20 @@ from vlt.tasks.task import StepInputs, Task, Terms, named_rngs
 
 LOSSES = ("vtc", "vtm", "mlm")
 LEAST_CHANCE = 1e-4  # added to the softmax by which wrong pairs are drawn
-MASKED, TO_MASK, TO_ANY = 0.5, 0.8, 0.5  # of words; of those; of the rest
+MASKED, TO_MASK, TO_ANY = 0.5, 0.8, 0.5  # shares: of words; of those; of the rest
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchMatching(Task):
     """Weighted losses between videos and texts.
 
-    losses: {name of LOSSES: weight}. `vtc`: cross-entropy in both directions of scores over the
-        temperature; samples that show one video share the target. `vtm`: each text with its video,
-        with another's video, and each video with another's text, which are drawn the likelier the
-        closer they are. `mlm`: half of the words are masked, and found by the text and its video.
+    losses: {name of LOSSES: weight}. `vtc`: cross-entropy in both directions of scores divided by
+        the temperature; samples that show one video share the target. `vtm`: tells a text with its
+        video from the text with another video and from the video with another text, which are
+        likelier to be drawn the closer they are. `mlm`: half of the words are masked and predicted
+        from the text and its video.
 
-    The temperature is read as clipped, see `Matching`.
+    The temperature is clipped when read, see `Matching`.
     """
 
     losses: Mapping[str, float]
@@ -46,10 +47,10 @@ class BatchMatching(Task):
             raise ValueError(f"task.losses has none of {', '.join(LOSSES)}")
 
     def objective(self, inputs: StepInputs) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
-        """The weighted sum of a whole batch, every term before its weight, and the state as it is.
+        """The weighted sum over a whole batch, every unweighted term, and the unchanged state.
 
         Raises:
-            ValueError: a batch of one, which has no wrong pairs; `mlm` of a model without its head.
+            ValueError: a batch of one, which has no wrong pairs; `mlm` in a model without its head.
         """
         model, batch = inputs.model, inputs.batch
         if len(batch["video_id"]) < 2:
@@ -98,9 +99,9 @@ class BatchMatching(Task):
 
 
 def contrast(scores: jax.Array, same: jax.Array) -> jax.Array:
-    """Mean of both directions' cross-entropies of scores [b, b], over the temperature.
+    """Mean of both directions' cross-entropies of scores [b, b] divided by the temperature.
 
-    same: bool [b, b], which samples show one video and share each other's target.
+    same: bool [b, b], which samples show one video and share a target.
     """
     target = same / same.sum(1, keepdims=True)
     loss = optax.softmax_cross_entropy
@@ -108,9 +109,10 @@ def contrast(scores: jax.Array, same: jax.Array) -> jax.Array:
 
 
 def mask_words(ids: jax.Array, spec: BertSpec, rng: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """ids [b, l] with half of the words masked, and which, bool [b, l].
+    """ids [b, l] with half of the words masked, and which words those are, bool [b, l].
 
-    Of these 80% become [MASK], 10% any word, 10% stay. The first token and padding never are.
+    Of these, 80% become [MASK], 10% any word, and 10% stay. The first token and padding are never
+    masked.
     """
     which, how, other, words = jax.random.split(rng, 4)
     may = (ids != 0) & (ids != spec.encode_id)
@@ -123,6 +125,6 @@ def mask_words(ids: jax.Array, spec: BertSpec, rng: jax.Array) -> tuple[jax.Arra
 
 
 def word_loss(logits: jax.Array, ids: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Mean cross-entropy of the words that are wanted; logits [b, l, v], ids and wanted [b, l]."""
+    """Mean cross-entropy of the wanted words; logits [b, l, v], ids and wanted [b, l]."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
     return jnp.where(wanted, losses, 0.0).sum() / jnp.maximum(wanted.sum(), 1)

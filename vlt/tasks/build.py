@@ -1,4 +1,4 @@
-"""From a config's `task` section to a task."""
+"""Builds a task from a config's `task` section."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +25,8 @@ from vlt.tasks.task import Task
 from vlt.tasks.templates import class_texts, read_templates
 from vlt.tasks.weight_interpolation import WeightInterpolation
 
-SOME_CLASSES, SOME_SENTENCES = 8, 4  # of each kind, where only shapes matter and no number is given
+# Classes, and sentences of each kind, where only shapes matter and no number is given.
+SOME_CLASSES, SOME_SENTENCES = 8, 4
 
 
 def _retrieval(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None) -> Task:
@@ -90,7 +91,7 @@ def _trained_classes(config: Mapping[str, Any]) -> list[str]:
     """Names of the classes of data.train.
 
     Raises:
-        ValueError: not as many as `task.class_count` says.
+        ValueError: their number is not `task.class_count`.
     """
     names, count = class_names(config["data"]["train"]), config["task"]["class_count"]
     if count not in (0, len(names)):
@@ -115,7 +116,7 @@ def _conversation(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | 
 
 Make = Callable[[Mapping[str, Any], Spec, Tokenizer | None], Task]
 
-# Name -> the kind of model that it trains, and what makes it.
+# Name -> the kind of model that the task trains, and the function that makes the task.
 TASKS: dict[str, tuple[str, Make]] = {
     "retrieval": ("dual_encoder", _retrieval),
     "captioning": ("captioner", _captioning),
@@ -129,12 +130,12 @@ TASKS: dict[str, tuple[str, Make]] = {
 
 
 def make_task(config: Mapping[str, Any], spec: Spec, tokenizer: Tokenizer | None = None) -> Task:
-    """The task of `config.task` for a model of these sizes, with what it needs of `config.data`.
+    """The task of `config.task` for a model with this spec, with what it needs of `config.data`.
 
     tokenizer: None where only shapes matter; no file is read then.
 
     Raises:
-        ValueError: an unknown task, or one that this kind of model is not for.
+        ValueError: an unknown task, or one for another kind of model.
     """
     name = config["task"]["name"]
     if name not in TASKS:

@@ -2,7 +2,7 @@
 
 The papers' numbers need Java: pycocoevalcap splits texts with Stanford's PTB tokenizer, and METEOR
 is a Java program. Without Java, METEOR is left out and texts are split by `light_tokens`; where
-they hold neither punctuation nor contractions, as MSVD's do, the other scores are the same.
+they contain neither punctuation nor contractions, as in MSVD, the other scores are the same.
 """
 
 import functools
@@ -25,11 +25,11 @@ from vlt.storage.files import write_whole
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 SHOWN = 5  # examples in a message
-MOST_WORDS = 2000  # of a text; ROUGE-L takes time by their square
-# Java's programs start in a second or two and take less than a tenth of that a text.
+MOST_WORDS = 2000  # per text; the time of ROUGE-L grows with their square
+# The Java programs start in a second or two and take less than a tenth of that per text.
 START_TIME, TIME_OF_A_TEXT = 120.0, 0.2  # seconds after which they count as hanging
 
-Tokenized = dict[str, list[str]]  # by id, tokens with a space between
+Tokenized = dict[str, list[str]]  # by id, texts of tokens separated by spaces
 
 
 class ScoringError(ValueError):
@@ -43,18 +43,18 @@ def caption_metrics(
 ) -> dict[str, float]:
     """`METRICS` in percent, as the papers print them (a CIDEr of 1.0 is 100).
 
-    CIDEr weighs words by how few of the videos' references hold them, so it depends on the whole
-    set, and is 0 for a single video.
+    CIDEr weights words by how few of the videos' references contain them, so it depends on the
+    whole set, and is 0 for a single video.
 
     Args:
       predictions: one caption for each id.
       references: captions of the same ids.
-      java: whether to use Java; None where it is installed. Without it METEOR is absent.
+      java: whether to use Java; None uses it if it is installed. Without it METEOR is absent.
 
     Raises:
-      ScoringError: none, other ids than the references', an id without a reference, references
-        without a word, or a text that is none or has more than `MOST_WORDS`.
-      RuntimeError: a Java program failed, or does not end.
+      ScoringError: no predictions, other ids than the references', an id without a reference,
+        references without a word, or a text with invalid characters or over `MOST_WORDS` words.
+      RuntimeError: a Java program failed, or did not end in time.
     """
     _check_ids(predictions, references)
     _check_texts("prediction", {each: [text] for each, text in predictions.items()})
@@ -74,8 +74,8 @@ def caption_metrics(
 def light_tokens(text: str) -> list[str]:
     """Lower-case words, without the punctuation around them.
 
-    No PTB tokenizer: contractions stay one word ("isn't", where PTB has "is n't"), and so do signs
-    inside of words ("$5").
+    Not a PTB tokenizer: contractions stay one word ("isn't", where PTB has "is n't"), and so do
+    words with symbols ("$5").
     """
     words = (word.strip(".,;:!?\"'`()[]{}-") for word in text.lower().split())
     return [word for word in words if word]
@@ -107,9 +107,9 @@ def write_predictions(path: str | os.PathLike[str], predictions: Mapping[str, st
 
 
 def read_predictions(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Captions by id: of {id: caption}, or of COCO's list of {"image_id", "caption"}.
+    """Reads captions by id, from {id: caption} or COCO's list of {"image_id", "caption"}.
 
-    Raises: ScoringError for another form, or an id that comes twice.
+    Raises: ScoringError for another form, or a duplicate id.
     """
     content = _read_json(path)
     if isinstance(content, Mapping):
@@ -127,7 +127,7 @@ def read_predictions(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_references(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Captions by id: of a manifest, {id: captions}, or COCO's {"annotations": [...]}.
+    """Reads captions by id, from a manifest, {id: captions}, or COCO's {"annotations": [...]}.
 
     Raises:
       ScoringError: JSON of another form. ManifestError: a manifest that cannot be used.
@@ -154,7 +154,7 @@ def _texts(path: pathlib.Path, key: str, value: Any) -> list[str]:
     if not (isinstance(listed, list) and all(isinstance(text, str) for text in listed)):
         raise ScoringError(f"{path}: the captions of {key} are {value!r:.80}, not texts")
     if not listed:
-        return []  # which is told with all others
+        return []  # which is reported together with all others
     try:
         return list(checked_texts(value))
     except ValueError as error:
@@ -223,7 +223,7 @@ def _ptb_tokens(texts: Mapping[str, Sequence[str]]) -> Tokenized:
 
     jar = pathlib.Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
-    # A text is a line: none of Unicode's line ends may stay in it.
+    # One text per line: none of Unicode's line ends may stay in it.
     lines = [" ".join(text.split()) for listed in texts.values() for text in listed]
     try:
         done = subprocess.run(
@@ -268,7 +268,7 @@ def _meteor(references: Tokenized, predictions: Tokenized) -> float:
 
     meteor = Meteor()
     patience = _patience(sum(map(len, references.values())))
-    timer = threading.Timer(patience, meteor.meteor_p.kill)  # which ends what waits for its answer
+    timer = threading.Timer(patience, meteor.meteor_p.kill)  # ends the wait for its answer
     started = time.monotonic()
     timer.start()
     try:

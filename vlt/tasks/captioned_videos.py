@@ -1,4 +1,4 @@
-"""What `vlt caption --json` prints, an object of `video` and `caption` a line, as predictions."""
+"""Reads what `vlt caption --json` prints, a `video` with its `caption` per line, as predictions."""
 
 import os
 import pathlib
@@ -13,11 +13,11 @@ _FORMS = ({"video", "caption"}, {"video", "error"})
 
 
 def read_captioned_videos(path: str | os.PathLike[str]) -> dict[str, str] | None:
-    """Captions by paths of videos; None for a file that begins otherwise.
+    """Captions by paths of videos; None for a file that does not begin in this form.
 
-    A video with an `error` in the place of its caption has none.
+    A video with an `error` in place of its `caption` is left out.
 
-    Raises: ScoringError for a line of another form, or a video that comes twice.
+    Raises: ScoringError for a line of another form, or a duplicate video.
     """
     found: dict[str, str] = {}
     seen: set[str] = set()
@@ -35,7 +35,7 @@ def read_captioned_videos(path: str | os.PathLike[str]) -> dict[str, str] | None
                 found[entry["video"]] = entry["caption"]
     except TextFileError as error:
         if not seen:
-            return None  # which `read_predictions` tells
+            return None  # `read_predictions` reports the error
         raise ScoringError(str(error)) from None
     return found if seen else None
 
@@ -49,12 +49,12 @@ def _is_captioned(entry: Any) -> bool:
 def by_reference(
     captions: Mapping[str, str], ids: Collection[str], references: str | os.PathLike[str]
 ) -> dict[str, str]:
-    """The captions by ids of the references.
+    """The captions by the references' ids.
 
-    A file's id is that of its row, where the references are a manifest; else the id that is its
-    path, its name, or its name without suffix. A file that has none keeps its path.
+    A file's id is that of its row, where the references are a manifest; otherwise the id that
+    equals its path, its name, or its name without suffix. A file without an id keeps its path.
 
-    Raises: ScoringError for two files of one id.
+    Raises: ScoringError for two files with one id.
     """
     rows = _ids_of_files(references)
     found: dict[str, str] = {}
@@ -70,7 +70,7 @@ def by_reference(
 
 
 def _ids_of_files(references: str | os.PathLike[str]) -> dict[pathlib.Path, str]:
-    """Of a manifest, the ids by which `references_of` names its files; else nothing."""
+    """The ids by which `references_of` names a manifest's files; none if it is not a manifest."""
     if pathlib.Path(references).suffix not in READERS:
         return {}
     records = read_manifest(references, check_videos=False)
@@ -81,7 +81,7 @@ def _ids_of_files(references: str | os.PathLike[str]) -> dict[pathlib.Path, str]
 def common_ids(
     predictions: Mapping[str, str], references: Mapping[str, list[str]]
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Both, of the ids that both have. Raises ScoringError where there is none."""
+    """Both, restricted to the ids that they share. Raises ScoringError if they share none."""
     ids = [each for each in references if each in predictions]
     if not ids:
         one, other = (next(iter(each), "none") for each in (predictions, references))

@@ -1,4 +1,4 @@
-"""Captioning: the next word of a caption, with BLIP's label smoothing."""
+"""Captioning: predicts the next word of a caption, with BLIP's label smoothing."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class Captioning(Task):
     """Mean cross-entropy of the words after the prompt (BLIP, arXiv:2201.12086, section 3.2).
 
     label_smoothing: share of the target that is spread over the whole vocabulary. prompt_length:
-    tokens at the start of each caption that are given, [DEC] included.
+    number of given tokens at the start of each caption, [DEC] included.
     """
 
     label_smoothing: float = 0.1
@@ -38,10 +38,10 @@ class Captioning(Task):
 def word_losses(
     logits: jax.Array, ids: jax.Array, label_smoothing: float, prompt_length: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of each next token, 0 where it is padding (id 0) or prompt, and which count.
+    """Cross-entropy of each next token, 0 for padding (id 0) and prompt, and which tokens count.
 
-    logits [..., l, v] of what follows ids [..., l] -> [..., l - 1] twice. With smoothing e the
-    target has 1 - e on the token and e / v everywhere, as in torch.
+    logits [..., l, v] of what follows ids [..., l] -> two arrays [..., l - 1]. With smoothing e the
+    target has 1 - e on the token plus e / v everywhere, as in torch.
     """
     targets = ids[..., 1:]
     position = jnp.arange(1, ids.shape[-1])

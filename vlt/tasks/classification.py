@@ -1,4 +1,4 @@
-"""Classes told apart by a layer that has weights for each, over a vision tower alone."""
+"""Classification by a layer with weights for each class, on top of a vision tower alone."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from vlt.tasks.task import Batch, Features, Task, Terms
 class Classification(Task):
     """Softmax cross-entropy of a probe's logits (`vlt.adapters.attention_probe`).
 
-    classes: how many are trained on, 0 where that is not known. label_smoothing: share of the
-    target that all classes have.
+    classes: number of classes trained on, 0 where that is not known. label_smoothing: share of the
+    target that is spread over all classes.
 
     Raises:
-        ValueError: a share out of its bounds.
+        ValueError: a share out of bounds.
     """
 
     classes: int = 0
@@ -36,20 +36,21 @@ class Classification(Task):
 
     @property
     def scores_batch(self) -> bool:
-        """Each sample is told by itself."""
+        """False: each sample is classified by itself."""
         return False
 
     def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
-        """Labels of all classes in turn."""
+        """Labels that go through all classes in turn."""
         return {"label": np.arange(size, dtype=np.int32) % max(self.classes, 1)}
 
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:
-        """Nothing.
+        """An empty state.
 
         Raises:
-            ValueError: no method of the model tells classes apart, or one other ones.
+            ValueError: no method of the model tells classes apart, or one is for another number of
+                classes.
         """
         known = model.known_classes
         if not known:
@@ -69,7 +70,7 @@ class Classification(Task):
         return {"logits": outputs["tokens"][:, 0], "label": batch["label"]}
 
     def loss(self, features: Features) -> tuple[jax.Array, Terms]:
-        """The mean over samples, and the share of true classes found."""
+        """The mean over samples; the terms include the accuracy."""
         logits, label = features["logits"], features["label"]
         value = losses.smoothed_cross_entropy(logits, label, self.label_smoothing).mean()
         accuracy = jnp.mean(logits.argmax(-1) == label)

@@ -1,4 +1,4 @@
-"""Conversation about videos: the next word of what the assistant says (LLaVA, section 4.2)."""
+"""Conversation about videos: predicts the assistant's next word (LLaVA, section 4.2)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from vlt.tasks.task import Batch, Features, Task, Terms
 
 @dataclasses.dataclass(frozen=True)
 class Conversation(Task):
-    """Mean cross-entropy of the labelled tokens of a batch, each by what stands before it.
+    """Mean cross-entropy of a batch's labelled tokens, each predicted from those before it.
 
     A batch has ids `text` [b, l], with `VIDEO_SLOT` where tokens of the video stand, and `labels`
-    [b, l]: the same ids where the assistant speaks, and `NO_LABEL`. instructed: it also has ids
-    `instruction` [b, l], which the Q-Former reads (InstructBLIP).
+    [b, l]: the same ids where the assistant speaks, and `NO_LABEL` elsewhere. instructed: whether
+    it also has ids `instruction` [b, l], which the Q-Former reads (InstructBLIP).
     """
 
     loss_inputs: ClassVar[tuple[str, ...]] = ("labels",)
@@ -32,7 +32,7 @@ class Conversation(Task):
         return ("video", "text", "instruction") if self.instructed else ("video", "text")
 
     def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
-        """Labels of made-up samples: all tokens."""
+        """Labels of placeholder samples: every token has one."""
         return {"labels": np.ones((size, context), np.int32)}
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:

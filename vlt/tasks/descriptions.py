@@ -1,7 +1,7 @@
 """Descriptions of classes: files of sentences in ETL4Video's layout.
 
-{"0": ["A video about ...", ...], "1": [...]}: keys are class indices, and each class may have
-another number of sentences.
+{"0": ["A video about ...", ...], "1": [...]}: keys are class indices, and classes may have
+different numbers of sentences.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def read_descriptions(path: Path, names: Sequence[str]) -> list[list[str]]:
     """Sentences of each class, in the order of `names`.
 
     Raises:
-        DescriptionError: no such file, not of the layout, or classes too few or too many.
+        DescriptionError: no such file, another layout, or too few or too many classes.
     """
     if not path.exists():
         raise DescriptionError(
@@ -64,6 +64,6 @@ def _refuse(path: Path, what: str, wrong: Sequence[str], names: Sequence[str]) -
 
 
 def tokenized(sentences: Sequence[Sequence[str]], tokenizer: Tokenizer) -> Descriptions:
-    """Ids of all sentences, and whose each is; what is longer than the context is cut."""
+    """Ids of all sentences, and the class of each; those longer than the context are cut."""
     owner = [index for index, own in enumerate(sentences) for _ in own]
     return Descriptions(tokenizer([s for own in sentences for s in own]), np.array(owner))

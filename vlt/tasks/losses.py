@@ -16,10 +16,10 @@ def info_nce(
 ) -> jax.Array:
     """Cross-entropy of each x among all y, both unit vectors [b, e], mean over b (Eq. 6).
 
-    Over several devices y is read in as many chunks as devices hold rows of x, so that a device has
-    [b / n, b / n] logits at a time, and recomputes them for the gradient.
+    On several devices, y is read in as many chunks as there are devices that hold rows of x, so
+    that a device has [b / n, b / n] logits at a time, and recomputes them for the gradient.
 
-    ids: [b, l], rows that are equal are no negatives of each other.
+    ids: [b, l]; samples with equal rows are not negatives of each other.
     """
 
     def add(total: jax.Array, others: jax.Array, without: Without, _: jax.Array) -> jax.Array:
@@ -37,8 +37,8 @@ def _over_chunks(
     y: jax.Array,
     ids: jax.Array | None,
 ) -> jax.Array:
-    """`add(total, others, without, own)` over chunks of y, whose logits are computed again for the
-    gradient: `without` takes those of equal texts out, `own` [b, c] is where a row is its own."""
+    """Folds `add(total, others, without, own)` over chunks of y; logits are recomputed for the
+    gradient. `without` masks those of equal texts, `own` [b, c] marks each row's own column."""
     parts = batch_parts()
     columns = jnp.arange(len(y))
     chunks = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (y, columns, ids))
@@ -60,7 +60,7 @@ def _over_chunks(
 def _without_equal_texts(
     logits: jax.Array, rows: tuple[jax.Array, jax.Array], columns: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-    """Logits [r, c] without pairs of other places whose texts are equal; (ids, places) of both."""
+    """Logits [r, c], masked where texts at other places are equal. rows, columns: (ids, places)."""
     (ids, places), (their_ids, their_places) = rows, columns
     same = (ids[:, None] == their_ids[None]).all(-1) & (places[:, None] != their_places)
     return jnp.where(same, jnp.finfo(jnp.float32).min, logits)
@@ -69,14 +69,14 @@ def _without_equal_texts(
 def contrastive(
     x: jax.Array, y: jax.Array, scale: jax.Array | float, ids: jax.Array | None = None
 ) -> jax.Array:
-    """Sum of both directions, as BT-Adapter's VTC and MBCA; CLIP's loss is half of it."""
+    """Sum of both directions, as in BT-Adapter's VTC and MBCA; CLIP's loss is half of it."""
     return info_nce(x, y, scale, ids) + info_nce(y, x, scale, ids)
 
 
 def contrastive_scores(
     scores: jax.Array, scale: jax.Array | float, ids: jax.Array | None = None
 ) -> jax.Array:
-    """`contrastive` of scores [b, b] of every pair instead of embeddings; `ids` as there."""
+    """`contrastive` from scores [b, b] of every pair instead of embeddings; `ids` as there."""
     own = jnp.arange(len(scores))
     logits = scale * scores.astype(jnp.float32)
     if ids is not None:
@@ -92,11 +92,11 @@ def sigmoid(
     bias: jax.Array | float,
     ids: jax.Array | None = None,
 ) -> jax.Array:
-    """Each pair of x and y, both unit vectors [b, e], by itself: -log sigmoid(+-(scale x.y + bias))
+    """Loss of each pair of x and y, both unit vectors [b, e]: -log sigmoid(+-(scale x.y + bias)),
     summed over all y, mean over x (SigLIP, Zhai et al., arXiv:2303.15343, Algorithm 1).
 
-    Not divided by the pairs: a larger batch has a larger loss. Over several devices and with `ids`
-    as `info_nce`; pairs that are no negatives do not count.
+    Not divided by the number of pairs: a larger batch has a larger loss. Devices and `ids` are
+    treated as in `info_nce`; wrong pairs that are not negatives do not count.
     """
 
     def add(total: jax.Array, others: jax.Array, without: Without, own: jax.Array) -> jax.Array:
@@ -121,8 +121,8 @@ def token_loss(logits: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def smoothed_cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float) -> jax.Array:
-    """Cross-entropy [b] of logits [b, c], `smoothing` of whose target is spread over all classes
-    (Szegedy et al., arXiv:1512.00567)."""
+    """Cross-entropy [b] of logits [b, c]; a share `smoothing` of the target is spread over all
+    classes (Szegedy et al., arXiv:1512.00567)."""
     own = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     if not smoothing:
         return own
@@ -130,14 +130,14 @@ def smoothed_cross_entropy(logits: jax.Array, label: jax.Array, smoothing: float
     return (1 - smoothing) * own + smoothing * even
 
 
-SAME_CLASS = 10.0  # logit of a pair of one class in the target, 0 of others
+SAME_CLASS = 10.0  # the target's logit for a pair of one class, 0 for others
 
 
 def same_class_divergence(logits: jax.Array, label: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """KL divergences to the softmax of `SAME_CLASS` times whether two samples are of one class.
+    """KL divergences to the softmax of `SAME_CLASS` where two samples share a class, 0 elsewhere.
 
-    logits: [b, b] of each video of a batch with each one's text. Returns the means over videos and
-    over texts (ActionCLIP, Wang et al., arXiv:2109.08472, Eq. 5).
+    logits: [b, b] of each video of a batch with each sample's text. Returns the means over videos
+    and over texts (ActionCLIP, Wang et al., arXiv:2109.08472, Eq. 5).
     """
     same = SAME_CLASS * (label[:, None] == label[None])
     target, log_target = jax.nn.softmax(same), jax.nn.log_softmax(same)

@@ -1,7 +1,7 @@
 """BLIP's retrieval objective: contrast with momentum encoders and queues, and matching.
 
 BLIP (Li et al., arXiv:2201.12086, section 3.2), after ALBEF (arXiv:2107.07651). Where the published
-code has one device's samples before the queue, here are those of the whole batch.
+code puts one device's samples before the queue, this one puts those of the whole batch.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from vlt.models.vit import normalize
 from vlt.pytrees.patterns import first_match
 from vlt.tasks.task import Batch, StepInputs, Task, Terms, named_rngs
 
-NO_VIDEO = -100  # id of what fills the queues at first
+NO_VIDEO = -100  # id of the queues' initial entries
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 
 
@@ -27,20 +27,22 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 0.5
 class Matching(Task):
     """The sum of a contrastive loss `ita` and a matching loss `itm`.
 
-    ita: each embedding is to find its partner among momentum embeddings of the batch and of queues.
+    ita: each embedding must find its partner among the momentum embeddings of the batch and queues.
     Its target mixes the true partners with what the momentum embedding itself finds.
-    itm: each text with its video, each video with another's text and each text with another's
-    video; others are drawn the likelier the closer they are, and never show the same video.
+    itm: tells a text with its video from the video with another's text and from the text with
+    another's video; these are likelier to be drawn the closer they are, and never show the same
+    video.
 
-    The task carries momentum copies of the trained leaves that embeddings pass through (of frozen
-    ones the copy would never differ), two queues with the videos' ids, and the number of its steps.
+    The task carries momentum copies of the trained leaves that embeddings pass through (copies of
+    frozen ones would never differ), two queues with the videos' ids, and the number of its steps.
 
-    The temperature is read as clipped to [0.001, 0.5]. Its gradient is that of the clipped one, so
-    it finds back from outside; the published code clips the parameter itself before each step.
+    The temperature is clipped to [0.001, 0.5] when read. The gradient passes through the clipping,
+    so the parameter can return from outside; the published code clips the parameter itself before
+    each step.
 
-    embed_dim: of the joint space. queue: embeddings in each queue, a multiple of the batch.
-    momentum: share of a copy that each step keeps. alpha: share of the momentum's own finding in
-    the target, after `ramp` steps in which it rises from 0.
+    embed_dim: dimension of the joint space. queue: number of embeddings in each queue, a multiple
+    of the batch. momentum: share of a copy that each step keeps. alpha: share of what the momentum
+    embedding finds in the target, after rising from 0 over `ramp` steps.
     """
 
     embed_dim: int
@@ -54,11 +56,11 @@ class Matching(Task):
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:
-        """Copies of the leaves, and random unit vectors of no video in the queues."""
+        """Copies of the leaves, and queues of random unit vectors that belong to no video."""
         shape = (self.queue, self.embed_dim)
         video, text = (jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0)))
         return {
-            # A step that gives its old state away must not give a leaf twice.
+            # A step that donates its old state must not donate a leaf twice.
             "momentum": jax.tree.map(jnp.copy, _embedding_leaves(trained)),
             "video": normalize(video),
             "text": normalize(text),
@@ -117,7 +119,7 @@ class Matching(Task):
     ) -> jax.Array:
         """Mean of both directions' cross-entropies with soft targets.
 
-        video, text, and those of the momentum encoders `slow`: unit vectors [b, e]. ids: [b].
+        video, text, and those in `slow` of the momentum encoders: unit vectors [b, e]. ids: [b].
         """
         every = {name: jnp.concatenate([slow[name], state[name]]) for name in slow}
         true = ids[:, None] == jnp.concatenate([ids, state["ids"]])
@@ -134,7 +136,7 @@ class Matching(Task):
         return (to_text + loss(text, slow["text"], every["video"])) / 2
 
     def enqueue(self, state: Mapping[str, Any], newest: Mapping[str, jax.Array]) -> dict[str, Any]:
-        """The queues with the newest in the place of the oldest, and one step more."""
+        """The state with the newest embeddings in place of the oldest, and one step more."""
         start = state["oldest"]
         written = {
             name: jax.lax.dynamic_update_slice_in_dim(state[name], x, start, axis=0)
@@ -157,7 +159,7 @@ def _overlaid(params: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, 
 
 
 def clipped(temperature: jax.Array) -> jax.Array:
-    """Its value in the range that is meant, with the gradient of no clipping."""
+    """The temperature clipped to its range, with the gradient that it has without clipping."""
     return temperature + jax.lax.stop_gradient(
         jnp.clip(temperature, MIN_TEMPERATURE, MAX_TEMPERATURE) - temperature
     )
@@ -185,11 +187,11 @@ def embed(
 def draw_negatives(
     similarity: jax.Array, same: jax.Array, rng: jax.Array, least: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
-    """For each video another's text, and for each text another video: indices [b] twice.
+    """For each video another's text, and for each text another video: two arrays of indices [b].
 
-    similarity: of videos to texts [b, b], over the temperature; an index is drawn with the softmax
-    of its row (column), plus `least`, as probability. same: bool [b, b], which show the same video
-    and are out.
+    similarity: [b, b] of videos to texts, divided by the temperature; an index is drawn with a
+    probability proportional to the softmax of its row (column) plus `least`. same: bool [b, b],
+    pairs that show the same video and are excluded.
     """
     text, video = jax.random.split(rng)
 
@@ -215,7 +217,7 @@ def match_loss(
     """Cross-entropy over b true pairs and 2 b wrong ones.
 
     tokens [b, m, d], ids [b, l]; negatives and same as in `draw_negatives`. A sample whose video is
-    that of all others has no wrong pair. states: [b, l, d] of the texts, as in `Retriever.match`.
+    that of all others has no wrong pairs. states: [b, l, d] of the texts, as in `Retriever.match`.
     """
 
     def match(tokens: jax.Array, texts: Any, key: jax.Array) -> jax.Array:
@@ -235,7 +237,7 @@ def match_loss(
     of_video, of_text = jax.random.split(rng)
     text, video = negatives
     texts = (ids, states)
-    # Both texts of a video read its keys and values.
+    # Both texts of a video share its keys and values.
     both = jax.tree.map(lambda x: jnp.stack([x, x[text]], axis=1), texts)
     first = match(tokens, both, of_video)
     second = match(tokens[video], jax.tree.map(lambda x: x[:, None], texts), of_text)

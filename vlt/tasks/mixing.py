@@ -1,7 +1,7 @@
 """Mixup (Zhang et al., arXiv:1710.09412) and cutmix (Yun et al., arXiv:1905.04899) of clips.
 
-Each clip is mixed with the one before it in the whole batch, which comes shuffled: so it is the
-same mixture on however many devices, in however many parts.
+Each clip is mixed with the one before it in the whole batch, which comes shuffled, so the mixture
+is the same on any number of devices and in any number of parts.
 """
 
 import dataclasses
@@ -14,11 +14,13 @@ from vlt.tasks.task import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Mixing:
-    """mixup, cutmix: a of Beta(a, a), of which a batch's share is drawn; 0 for without. switch: how
-    often it is cutmix, where there are both.
+    """Parameters of mixup and cutmix.
+
+    mixup, cutmix: a in Beta(a, a), from which a batch's share is drawn; 0 turns it off. switch:
+    share of the batches that get cutmix, where both are on.
 
     Raises:
-        ValueError: one of them below 0, a switch above 1, or neither of the two.
+        ValueError: one of them is below 0, `switch` is above 1, or both mixtures are off.
     """
 
     mixup: float
@@ -35,10 +37,11 @@ class Mixing:
             raise ValueError("task.mixup=0 with task.cutmix=0: there is nothing to mix by")
 
     def drawn(self, batch: Batch, rng: jax.Array) -> Batch:
-        """The batch with each clip's partner `other_video`, its `other_label`, and of each clip
+        """The batch with each clip's partner, `other_video` and `other_label`, and the mixture.
 
-        `share` [b] of its own label in the target, `blend` [b] weight of its own pixels, and `box`
-        int [b, 4], rows and columns from and to, in which all pixels are the partner's.
+        `share` [b]: the own label's share of the target. `blend` [b]: weight of the own pixels.
+        `box` int [b, 4]: rows from and to, and columns from and to, where all pixels are the
+        partner's.
         """
         kind, strength, place = jax.random.split(rng, 3)
         b, _, height, width, _ = batch["video"].shape
@@ -71,7 +74,7 @@ def mixed(own: jax.Array, other: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _box(rng: jax.Array, share: jax.Array, height: int, width: int) -> jax.Array:
-    """A box [4] of 1 - share of the picture around a point drawn in it, cut off at its borders."""
+    """A box [4] of 1 - share of the picture, around a random point and clipped at the borders."""
     sides = jnp.array([height, width])
     half = (sides * jnp.sqrt(1 - share)).astype(jnp.int32) // 2
     centre = jax.random.randint(rng, (2,), 0, sides)

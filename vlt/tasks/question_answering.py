@@ -1,4 +1,4 @@
-"""Answering questions about videos: BLIP's loss of the answer's words."""
+"""Answering questions about videos: BLIP's loss over the answer's words."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ DENOMINATORS = ("videos", "frames")
 class QuestionAnswering(Task):
     """Cross-entropy summed over an answer's words, times its weight, mean over questions.
 
-    label_smoothing: as in `Captioning`. answer_weight: of the one answer to each question (Token
+    label_smoothing: as in `Captioning`. answer_weight: weight of each question's one answer (Token
     Mixing: 0.2). denominator: `videos`, as in BLIP, or `frames`: Token Mixing's published code
     divides by the number of all frames, which makes the same loss t times smaller.
     """

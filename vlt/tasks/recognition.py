@@ -1,4 +1,4 @@
-"""Action recognition: a video's class among all, by texts that name them (MSTA, Section 3.3)."""
+"""Action recognition: finds a video's class by texts that name all of them (MSTA, Section 3.3)."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +20,8 @@ from vlt.tasks.task import Batch, Features, StepInputs, Task, Terms, named_rngs
 from vlt.tasks.templates import check_sentences
 
 MAX_LOGIT_SCALE = 100.0  # of cosines
-SENTENCES = 256  # that are embedded at once
-CONTRASTS = {"mean": 0.5, "sum": 1.0}  # of both directions
+SENTENCES = 256  # embedded at once
+CONTRASTS = {"mean": 0.5, "sum": 1.0}  # factor on the sum of both directions
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,29 +37,30 @@ class Descriptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recognition(Task):
-    """Cross-entropy over all classes, or a divergence among those of a batch, and further losses.
+    """Cross-entropy over all classes, or a divergence within a batch, and further losses.
 
-    A text tower of which nothing is trained embeds the classes once, before the first step; else
-    all of them in every step, shared among the devices. Descriptions are embedded once, by the
-    weights that training starts from, without the methods (MSTA's frozen branch).
+    A text tower without trained leaves embeds the classes once, before the first step; otherwise
+    each step embeds all of them, split among the devices, or with a contrast those of its batch.
+    Descriptions are embedded once, by the weights that training starts from, without the methods
+    (MSTA's frozen branch).
 
-    classes: ids [c, l] of a text for each class, or [c, k, l] of k, in as many templates.
+    classes: ids [c, l] of one text per class, or [c, k, l] of k texts, in as many templates.
     descriptions: one or several kinds of them.
     consistency: weight of the consistency loss, MSTA's alpha.
-    label_smoothing: share of the target that all classes have. mixing: of a batch's clips.
-    contrast: '' for all classes, whose k unit vectors are made one, their mean's; or the divergence
-        of `losses.same_class_divergence` between the videos of a batch and the texts of their
-        classes, in one of the k templates, drawn for each: the `mean` of both directions
-        (ActionCLIP) or their `sum` (OST).
-    losses: weight by name of what a method puts out for training: numbers [b], or embeddings of
-        frames [b, t, e], from which all classes are told once more.
-    largest_scale: of logits; 0 for any.
-    kinds: of how many kinds the k texts of a class are sentences that describe it, which a method
-        reads one by one, all in each step; 0 where they are its name in templates.
+    label_smoothing: share of the target spread over all classes. mixing: mixes a batch's clips.
+    contrast: '' for cross-entropy over all classes, each as the normalised mean of its k unit
+        vectors; or `losses.same_class_divergence` between the videos of a batch and the texts of
+        their classes, each in one of the k templates, drawn at random: the `mean` of both
+        directions (ActionCLIP) or their `sum` (OST).
+    losses: {name: weight} of outputs of a method for training: numbers [b], or embeddings of
+        frames [b, t, e], from which all classes are predicted once more.
+    largest_scale: upper bound of the logit scale; 0 for none.
+    kinds: number of kinds, where the k texts of a class are sentences that describe it, which a
+        method reads one by one, all in each step; 0 where they are its name in templates.
 
     Raises:
-        ValueError: a consistency loss without descriptions, or descriptions without it; a contrast
-            that is unknown or with what is for all classes; numbers out of their bounds.
+        ValueError: a consistency loss without descriptions, or descriptions without it; an unknown
+            contrast, or one with an option of the cross-entropy; numbers out of bounds.
     """
 
     classes: np.ndarray
@@ -101,20 +102,20 @@ class Recognition(Task):
 
     @property
     def templates(self) -> int:
-        """In how many a class is named, k."""
+        """Number of templates that name a class, k."""
         return 1 if self.classes.ndim == 2 else self.classes.shape[1]
 
     @property
     def scores_batch(self) -> bool:
-        """Whether the loss is among the batch."""
+        """Whether the loss compares the samples of a batch."""
         return bool(self.contrast)
 
     def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
-        """Labels of all classes in turn."""
+        """Labels that go through all classes in turn."""
         return {"label": np.arange(size, dtype=np.int32) % len(self.classes)}
 
     def prepared(self, batch: Batch, rng: jax.Array) -> Batch:
-        """With what clips are mixed with, or the `template` [b] of each one's text."""
+        """Adds what clips are mixed with, or the `template` [b] of each clip's text."""
         if self.mixing is not None:
             return self.mixing.drawn(batch, rng)
         if self.contrast and self.templates > 1 and not self.kinds:
@@ -129,12 +130,12 @@ class Recognition(Task):
     ) -> dict[str, Any]:
         """`classes` of a frozen text tower and `descriptions`, unit vectors [kinds, c, e].
 
-        Classes are unit vectors [c, e], or [c, k, e] of each template for a contrast; of a model
+        Classes are unit vectors [c, e], or [c, k, e] with each template for a contrast; for a model
         that scores pairs, what its scores read of texts.
 
         Raises:
-            ValueError: a consistency loss of texts that nothing changes; a model whose methods
-                know other classes, or need sentences.
+            ValueError: a consistency loss on texts whose embeddings never change; a model whose
+                methods know another number of classes, or need sentences.
         """
         params, state = merge(trained, frozen), {}
         if trained:
@@ -160,7 +161,7 @@ class Recognition(Task):
         check_sentences(model, self.kinds, "task.")
 
     def initial_params(self, model: VideoModel, params: dict[str, Any]) -> dict[str, Any]:
-        """With the classes that methods keep, as the text tower has them before the first step."""
+        """Adds the classes that methods keep, as embedded before the first step."""
         keeping = [method for method in model.methods if method.keeps_classes]
         if not keeping:
             return params
@@ -172,7 +173,7 @@ class Recognition(Task):
         return params
 
     def _embedded(self, model: VideoModel, params: dict[str, Any]) -> Any:
-        """What is read of `_rows`; unit vectors, where no method scores pairs."""
+        """What scores read of the texts `_rows`; unit vectors where no method scores pairs."""
         owners = self._owners() if model.known_classes else None
         found = embedded(model, params, self._rows(), owners)
         return found if model.scores_pairs else normalize(found)
@@ -190,7 +191,7 @@ class Recognition(Task):
         return self.classes.reshape(-1, self.classes.shape[-1])
 
     def _owners(self) -> np.ndarray:
-        """The class [c * k] of each of them."""
+        """The class of each of `_rows`, [c * k]."""
         return np.repeat(np.arange(len(self.classes)), self.templates)
 
     def _by_class(self, found: Any) -> Any:
@@ -198,17 +199,17 @@ class Recognition(Task):
         return jax.tree.map(lambda x: x.reshape(len(self.classes), -1, *x.shape[1:]), found)
 
     def _averaged(self, found: Any) -> Any:
-        """What was made of `_rows` -> of each class, [c, ...]."""
+        """Combines the embeddings of `_rows` into one entry per class, [c, ...]."""
         if self.kinds:
             return grouped(found, len(self.classes), self.kinds)
         return found if self.templates == 1 else averaged(found, len(self.classes))
 
     def forward(self, inputs: StepInputs) -> dict[str, jax.Array]:
-        """`logits` [b, c], or [b, b] of a batch with the texts of its classes, or `video` and
-        `text` [b, e] and the `scale` that they are made of; and what other losses need.
+        """`logits` [b, c], or [b, b] of a batch with the texts of its classes, or the `video` and
+        `text` [b, e] and the `scale` that those are made from; and what other losses need.
 
         Raises:
-            ValueError: losses of what no method puts out.
+            ValueError: a loss on an output that no method has.
         """
         model, params = inputs.model, inputs.params
 
@@ -241,14 +242,14 @@ class Recognition(Task):
         return found | self._extras(model, out, logits)
 
     def _pixels(self, inputs: StepInputs) -> jax.Array:
-        """The clips, mixed where they are."""
+        """The clips, mixed if the task mixes them."""
         batch, model = inputs.batch, inputs.model
         if self.mixing is None:
             return batch["video"]
         return mixed(model.pixels(batch["video"]), model.pixels(batch["other_video"]), batch)
 
     def _texts(self, inputs: StepInputs, encode: Callable[[jax.Array, jax.Array], Any]) -> Any:
-        """What is read of the texts of all classes, or of a batch's."""
+        """What scores read of the texts of all classes, or, with a contrast, of the batch's."""
         state, rows = inputs.state, (jnp.asarray(self._rows()), jnp.asarray(self._owners()))
         if not self.contrast:
             if "classes" in state:
@@ -287,12 +288,12 @@ class Recognition(Task):
         return found
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
-        """Those outputs, and the true class of each sample; of mixtures both."""
+        """The outputs, and the true class of each sample; for mixtures both, and the share."""
         names = ("label", "other_label", "share")
         return {**outputs, **{name: batch[name] for name in names if name in batch}}
 
     def loss(self, features: Features) -> tuple[jax.Array, Terms]:
-        """Weighted sum, every term before its weight, and the share of true classes found."""
+        """Weighted sum, and every unweighted term, with the accuracy."""
         if self.contrast:
             value, terms = self._contrastive(features)
         else:
@@ -309,7 +310,7 @@ class Recognition(Task):
         return value, terms
 
     def _contrastive(self, features: Features) -> tuple[jax.Array, Terms]:
-        """The divergence, and how often the nearest text of the batch names the class."""
+        """The divergence, and how often the nearest text of the batch names the true class."""
         label = features["label"]
         if "logits" in features:
             logits = features["logits"]
@@ -331,7 +332,7 @@ class Recognition(Task):
 
 
 def _accuracy(logits: jax.Array, features: Features) -> jax.Array:
-    """How often the class of highest logit is true; of a mixture, by the share it has."""
+    """How often the class with the highest logit is true; for a mixture, weighted by its share."""
     found = logits.argmax(-1)
     right = found == features["label"]
     if "share" in features:
@@ -341,11 +342,11 @@ def _accuracy(logits: jax.Array, features: Features) -> jax.Array:
 
 
 def averaged(found: Any, classes: int) -> Any:
-    """Texts in several templates, class after class, [c * k, ...] -> unit vectors [c, e]: the mean
-    of unit vectors, made unit again. Of a model that scores pairs, under `features`.
+    """Texts in several templates, class after class, [c * k, ...] -> unit vectors [c, e]: the means
+    of unit vectors, normalised again. For a model that scores pairs, under `features`.
 
     Raises:
-        ValueError: other parts of texts, of which there is no mean.
+        ValueError: other parts of texts, which have no mean.
     """
     if not isinstance(found, dict):
         return normalize(normalize(found).reshape(classes, -1, found.shape[-1]).mean(1))
@@ -358,7 +359,7 @@ def averaged(found: Any, classes: int) -> Any:
 
 
 def grouped(parts: Mapping[str, Any], classes: int, kinds: int) -> dict[str, Any]:
-    """What a model's scores read of so many classes, of what they read of all their sentences.
+    """What a model's scores read of classes, from what they read of all sentences of the classes.
 
     `features` [c, e], the mean of unit vectors, and `sentences` [c, kinds, n, e].
     """
@@ -378,10 +379,10 @@ def consistency_loss(texts: jax.Array, descriptions: jax.Array) -> jax.Array:
 def embedded(
     model: VideoModel, params: dict[str, Any], ids: np.ndarray, classes: np.ndarray | None = None
 ) -> Any:
-    """Text features [s, e], not normalised, of ids [s, l], some at a time.
+    """Text features [s, e], not normalised, of ids [s, l], computed `SENTENCES` at a time.
 
-    Of a model that scores pairs, all that its scores read of texts, by name. classes: [s] that
-    the texts name, of those that a method knows.
+    For a model that scores pairs, all that its scores read of texts, by name. classes: [s], the
+    class that each text names, among those that a method knows.
     """
     rows = (jnp.asarray(ids), *(() if classes is None else (jnp.asarray(classes),)))
 
@@ -395,5 +396,5 @@ def embedded(
 
 
 def text_parts(model: VideoModel, features: jax.Array, out: Mapping[str, Any]) -> Any:
-    """What a model that scores pairs reads of the text tower's `out`; of another, the features."""
+    """What a model that scores pairs reads of the text tower's `out`; for others, the features."""
     return model.text_parts(out) if model.scores_pairs else features

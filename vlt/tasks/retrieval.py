@@ -1,4 +1,4 @@
-"""Text-video retrieval: what is learned, and in which terms it is logged."""
+"""Text-video retrieval: its losses, and the terms in which they are logged."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -60,7 +60,7 @@ class Retrieval(Task):
         judges each of its pairs by itself; the others are means over samples.
     scale: 1 / temperature, or None for the model's own logit scale, at most 100 where a loss
         contrasts.
-    mask_duplicates: samples with the same text are no negatives of each other.
+    mask_duplicates: whether to exclude samples with the same text as each other's negatives.
     """
 
     losses: Mapping[str, float]
@@ -73,7 +73,7 @@ class Retrieval(Task):
                 raise ValueError(f"unknown task.losses: {name!r}{near(name, EXTRACT)}")
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
-        """Both embeddings, or scores of all pairs, ids, logit scale, and what other losses need."""
+        """Both embeddings, any scores of pairs, ids, logit scale, and what other losses need."""
         found = {"video": outputs["video"], "text": outputs["text"], "ids": batch["text"]}
         found["logit_scale"] = outputs["logit_scale"]
         if "sigmoid" in self.losses:
@@ -92,7 +92,7 @@ class Retrieval(Task):
         return found
 
     def loss(self, features: Features) -> tuple[jax.Array, Terms]:
-        """Weighted sum, and every term before its weight."""
+        """Weighted sum, and every unweighted term."""
         own = jnp.exp(features["logit_scale"]).clip(max=100.0)
         scale = own if self.scale is None else self.scale
         ids = features["ids"] if self.mask_duplicates else None

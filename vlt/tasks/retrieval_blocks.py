@@ -1,8 +1,8 @@
 """Retrieval metrics (vlt/tasks/retrieval_metrics.py) of more scores than a machine holds at once.
 
-A block of scores is computed, compared with the true scores of its rows and its columns, and
-forgotten: what is kept are two counts for each text and each video. Ranks are those of the whole
-matrix, ties included.
+A block of scores is computed, compared with the true scores of its rows and columns, and discarded;
+only two counts for each text and each video are kept. Ranks are those of the whole matrix, ties
+included.
 """
 
 import itertools
@@ -18,9 +18,9 @@ from jax.experimental import multihost_utils
 from vlt.runtime.processes import is_single_process
 from vlt.tasks.retrieval_metrics import TIES, checked_truth, summary_of_counts
 
-BLOCK = (2048, 4096)  # texts and videos whose scores are held at once: 32 MB
-AT_ONCE = 2  # blocks on a host: while one is counted, which one core does, another is multiplied
-ROWS = 255  # of a block that are counted together, as many as a byte can count
+BLOCK = (2048, 4096)  # texts and videos whose scores are in memory at once: 32 MB
+AT_ONCE = 2  # blocks on a host: while one core counts in one, another is multiplied
+ROWS = 255  # rows of a block that are counted together, as many as a byte can count
 
 
 def retrieval_metrics_of_embeddings(
@@ -30,13 +30,13 @@ def retrieval_metrics_of_embeddings(
     ties: str = "against",
     block: tuple[int, int] = BLOCK,
 ) -> dict[str, float]:
-    """As `retrieval_metrics` of `texts @ videos.T`, by blocks, on this process's first device.
+    """`retrieval_metrics` of `texts @ videos.T`, in blocks, on this process's first device.
 
-    Several processes, which must all hold the same, share the blocks.
+    Several processes, which must all hold the same arrays, share the blocks.
 
     Args:
       texts, videos: float32 [n, e] and [v, e].
-      video_of_text: int [n]. ties: as there. block: texts and videos of one block.
+      video_of_text: int [n]. ties: as there. block: numbers of texts and videos in one block.
 
     Raises:
       ValueError: NaNs, shapes that disagree, a video without a text, or an unknown rule for ties.
@@ -54,7 +54,7 @@ def retrieval_metrics_of_embeddings(
     best = np.full(len(videos), -np.inf, np.float32)
     np.maximum.at(best, truth, own)
     counts = _counted(texts, videos, truth, own, best, block, above=ties == "published")
-    equal = np.zeros(len(videos), np.int64)  # true texts that score as the best of them
+    equal = np.zeros(len(videos), np.int64)  # true texts that score as high as the best of them
     np.add.at(equal, truth, own == best[truth])
     ones = np.ones(len(texts), np.int64)
     return {
@@ -66,8 +66,8 @@ def retrieval_metrics_of_embeddings(
 def _scores_of_pairs(
     texts: np.ndarray, videos: np.ndarray, truth: np.ndarray, block: tuple[int, int]
 ) -> np.ndarray:
-    """float32 [n]: of each text with its video, out of the same products as those of all others, so
-    that a video's copy scores as it does. truth: ascending."""
+    """Score of each text with its video, float32 [n], from the same products as all other scores,
+    so that a video's copy scores exactly as it does. truth: ascending."""
     product = np.matmul if _on_host() else jax.jit(_product)
     found = np.empty(len(texts), np.float32)
     for rows, columns in _blocks(texts, videos, block):
@@ -130,7 +130,7 @@ def _counted(
 def _compared(
     text: Any, video: Any, own: Any, best: Any, place: Any, above: bool
 ) -> dict[str, jax.Array]:
-    """Counts of one block. place: columns of the true pairs, beyond the last where not in it."""
+    """Counts of one block. place: column of each true pair, past the last if outside the block."""
     scores = _product(text, video.T)
     scores = scores.at[jnp.arange(len(text)), place].set(-jnp.inf, mode="drop")
     found = {
@@ -151,7 +151,7 @@ def _compared_on_host(
     place: np.ndarray,
     above: bool,
 ) -> dict[str, np.ndarray]:
-    """The same by numpy, which counts in a quarter of the time that XLA takes on a CPU."""
+    """As `_compared`, in numpy, which takes a quarter of the time that XLA takes on a CPU."""
     scores = text @ video.T
     inside = np.flatnonzero(place < len(video))
     scores[inside, place[inside]] = -np.inf

@@ -17,7 +17,7 @@ def retrieval_metrics(
 ) -> dict[str, float]:
     """Text-to-video (t2v) and video-to-text (v2t) retrieval.
 
-    With several captions to a video, every caption is a query of t2v; in v2t a video is ranked by
+    With several captions per video, every caption is a query of t2v; in v2t a video is ranked by
     its best true caption among all captions, and its other true captions never count against it.
 
     Args:
@@ -27,7 +27,7 @@ def retrieval_metrics(
         its best true one, so that a constant model finds nothing. 'published' is the papers'
         rule (CLIP4Clip, BT-Adapter, TempMe): each candidate that equals the best true one adds a
         rank of its own to those averaged, the first and the last of the tie included.
-      texts: where given, equal ones share their videos, each of which is right.
+      texts: if given, equal texts share their videos, each of which is right.
 
     Returns:
       `t2v_R@1`, `_R@5`, `_R@10`, `_R@50` (percent), `_MdR`, `_MnR` (ranks from 1), `_R-Sum` (the
@@ -50,16 +50,16 @@ def retrieval_metrics(
 
 
 def recognition_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1 and top-5 accuracy, and the mean of the classes' own top-1, in percent.
+    """Top-1 and top-5 accuracy, and the mean of the top-1 accuracies of classes, in percent.
 
-    Ties count against the true class. A class without videos is not in the mean.
+    Ties count against the true class. A class without videos is left out of the mean.
 
     Args:
       scores: [videos, classes], higher is likelier.
       labels: int [videos], the true class.
 
     Raises:
-      ValueError: NaNs, shapes that disagree, or a label that is no class.
+      ValueError: NaNs, shapes that disagree, or a label that is not a class.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     ranks = _ranks(scores, _true_pairs(scores, labels, every_column=False), "against")
@@ -68,9 +68,9 @@ def recognition_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
 
 def confusion_counts(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many videos of each class are taken for each: int [true, predicted].
+    """How many videos of each class are taken for each class: int [true, predicted].
 
-    As `recognition_metrics` counts: of equal scores the true class has none of its own.
+    Ties count against the true class, as in `recognition_metrics`.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     true = _true_pairs(scores, labels, every_column=False)
@@ -101,10 +101,11 @@ def _true_pairs(scores: np.ndarray, truth: np.ndarray, every_column: bool = True
 def checked_truth(
     truth: np.ndarray, shape: tuple[int, ...], every_column: bool = True
 ) -> np.ndarray:
-    """True columns [n] of scores of shape [n, v].
+    """Checks and returns the true columns [n] of scores of shape [n, v].
 
     Raises:
-      ValueError: one that is no column, or, with `every_column`, a column that is nobody's.
+      ValueError: shapes that disagree, an entry that is not a column, or, with `every_column`, a
+        column that no row has.
     """
     queries, candidates = shape
     if not queries or not candidates or truth.shape != (queries,):
@@ -123,7 +124,7 @@ def checked_truth(
 
 
 def _ranks(scores: np.ndarray, true: np.ndarray, ties: str) -> np.ndarray:
-    """Ranks from 1, one a query, or with 'published' one for each candidate of a tie."""
+    """Ranks from 1, one per query, or with 'published' one for each candidate of a tie."""
     if ties not in TIES:
         raise ValueError(f"unknown ties: {ties!r}; choose from {', '.join(TIES)}")
     best = np.where(true, scores, -np.inf).max(1, keepdims=True)
@@ -147,18 +148,18 @@ def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
 def summary_of_counts(
     direction: str, above: np.ndarray, least: np.ndarray, equal: np.ndarray, ties: str
 ) -> dict[str, float]:
-    """What `retrieval_metrics` tells of a direction, of counts [queries].
+    """The metrics of one direction, as in `retrieval_metrics`, from counts [queries].
 
-    above, least: wrong candidates above the best true one, and at least as high. equal: true ones
-    as high. ties: as there; a published tie may hold more ranks than can be listed, so they are
-    counted.
+    above, least: wrong candidates that score above the best true one, and at least as high. equal:
+    true ones as high as it. ties: as there; a published tie may hold more ranks than can be listed,
+    so they are counted.
     """
     if ties == "against":
         return _summary(direction, 1 + least)
     steps = np.zeros(int((least + equal).max()) + 2, np.int64)
     np.add.at(steps, 1 + above, 1)
     np.add.at(steps, 1 + least + equal, -1)
-    how_many = steps.cumsum()  # of each rank
+    how_many = steps.cumsum()  # times that each rank occurs
     ranks = np.arange(len(how_many))
     total, up_to = how_many.sum(), how_many.cumsum()
     recalls = {f"R@{k}": 100 * float(up_to[min(k, len(ranks) - 1)] / total) for k in RECALL_AT}

@@ -1,4 +1,4 @@
-"""Sentences that describe classes, equally many of each kind, which a method reads one by one."""
+"""Sentences that describe classes, the same number of each kind, read one by one by a method."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,15 +10,15 @@ NAME = "{class}"
 
 
 def read_sentences(section: Mapping[str, Any], names: Sequence[str], where: str = "") -> list[str]:
-    """Those of the files `sentences`, one for each kind, each put into the kind's template: of
-    every class, one after another, those of one kind, then of the next.
+    """The sentences of the files `sentences`, one file per kind, each put into its kind's template:
+    class after class, and within a class kind after kind.
 
     section: has `sentences` and `sentence_templates`, in which {} stands for a sentence and {class}
     for the name of its class. where: the section's name in messages, with its dot.
 
     Raises:
         DescriptionError: as `read_descriptions`, or classes with different numbers of sentences.
-        ValueError: not as many templates as files, or one without exactly one {}.
+        ValueError: not as many templates as files, or a template without exactly one {}.
     """
     files, templates = section["sentences"], section["sentence_templates"]
     if len(templates) != len(files):

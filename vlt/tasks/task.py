@@ -15,12 +15,12 @@ Terms = dict[str, jax.Array]
 
 
 class StepInputs(NamedTuple):
-    """What a loss is computed of.
+    """What a loss is computed from.
 
     Attributes:
         trained, frozen: the two parts of the parameters.
-        batch: the entries that the task names. rng: of this step.
-        state: what the task carries, as it is before the step.
+        batch: the entries that the task names. rng: random key of this step.
+        state: what the task carries along, as it is before the step.
     """
 
     model: VideoModel
@@ -37,11 +37,11 @@ class StepInputs(NamedTuple):
 
 
 class Task:
-    """A loss over the global batch, in two parts: what it needs of each sample, and the loss of it.
+    """A loss over the global batch, in two parts: features of each sample, and the loss from them.
 
-    The batch may so come in microbatches, whose features are computed one after another. A task
-    whose loss is not made of such parts, or changes what the task carries, overrides `objective`,
-    and its batch is never parted.
+    This allows microbatches, whose features are computed one after another. A task whose loss does
+    not consist of these parts, or changes what the task carries along, overrides `objective`, and
+    its batch is never split.
 
     Attributes:
         model_inputs: entries of a batch that the model is called with, in order.
@@ -53,32 +53,32 @@ class Task:
 
     @property
     def separable(self) -> bool:
-        """Whether `features` and `loss` are all there is, and the state stays as it is."""
+        """Whether the task is `features` and `loss` alone, and leaves its state unchanged."""
         return type(self).objective is Task.objective
 
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the task itself carries from step to step, besides weights: momentum, queues, what
-        frozen weights make of fixed inputs."""
+        """What the task itself carries from step to step, besides weights: momentum, queues, or
+        outputs of frozen weights for fixed inputs."""
         return {}
 
     def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
-        """Entries `loss_inputs` of a batch of so many made-up samples, int32 [b] or, of texts of
-        so many tokens, [b, l]."""
+        """Placeholders for the `loss_inputs` of a batch of `size` samples, int32 [b] or, for texts
+        of `context` tokens, [b, l]."""
         return {name: np.arange(size, dtype=np.int32) for name in self.loss_inputs}
 
     def initial_params(self, model: VideoModel, params: dict[str, Any]) -> dict[str, Any]:
-        """The whole tree, with leaves that hold what the task is about, before training."""
+        """The whole tree before training, with leaves that depend on the task filled in."""
         return params
 
     @property
     def scores_batch(self) -> bool:
-        """Whether the loss reads scores of each sample with the others of its batch."""
+        """Whether the loss reads scores of each sample with the others in its batch."""
         return True
 
     def prepared(self, batch: Batch, rng: jax.Array) -> Batch:
-        """The whole batch, before it is parted, with what is drawn of it for this step."""
+        """The whole batch, before it is split, with what is drawn at random for this step."""
         return batch
 
     def features(self, outputs: Mapping[str, Any], batch: Batch) -> Features:
@@ -86,7 +86,7 @@ class Task:
         raise NotImplementedError
 
     def loss(self, features: Features) -> tuple[jax.Array, Terms]:
-        """The loss, and what is logged of it."""
+        """The loss, and the terms that are logged."""
         raise NotImplementedError
 
     def objective(self, inputs: StepInputs) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Texts of classes: sentences with a place for the name of a class, or that describe it."""
+"""Texts of classes: templates with a place for a class name, or sentences that describe classes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +13,10 @@ from vlt.models.video_model import VideoModel
 
 
 def checked_template(template: str, where: str) -> str:
-    """The template.
+    """Checks and returns a template.
 
     Raises:
-        ValueError: it does not have one {}.
+        ValueError: it does not have exactly one {}.
     """
     if template.count("{}") != 1:
         raise ValueError(f"{where}: {template!r} must have one {{}}, where the class stands")
@@ -24,12 +24,12 @@ def checked_template(template: str, where: str) -> str:
 
 
 def read_templates(section: Mapping[str, Any], where: str = "") -> list[str]:
-    """Those of the file `templates`, one a line, or the one of `template`.
+    """The templates in the file `templates`, one per line, or the single `template`.
 
     where: the section's name in messages, with its dot.
 
     Raises:
-        ValueError: no such file, or one without exactly one {}.
+        ValueError: no such file, no template in it, or one without exactly one {}.
     """
     if not section["templates"]:
         return [checked_template(section["template"], f"{where}template")]
@@ -50,14 +50,14 @@ def _lines(path: Path, where: str) -> list[tuple[int, str]]:
 def class_texts(
     names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer, longest: int
 ) -> np.ndarray:
-    """Ids [c * k, l] of c classes in k templates, class after class. What is longer than a text is
-    cut, with a warning, as long as it tells its class.
+    """Ids [c * k, l] of c classes in k templates, class after class. Texts longer than the context
+    are cut, with a warning, as long as they still identify their class.
 
-    longest: tokens of a text that `model.context` may have.
+    longest: highest value, in tokens, that `model.context` may have.
 
     Raises:
-        ValueError: a text is cut, and `model.context` could be more; a name is longer than a text
-            by itself; or texts of two classes are the same once they are cut.
+        ValueError: a text is cut, but `model.context` could be larger; a name alone is longer than
+            the context; or texts of two classes are the same once they are cut.
     """
     texts = [template.replace("{}", name) for name in names for template in templates]
     before = tokenizer.cut
@@ -87,7 +87,7 @@ def _check_names(names: Sequence[str], tokenizer: Tokenizer) -> None:
 def _check_cut(
     names: Sequence[str], texts: Sequence[str], ids: np.ndarray, tokenizer: Tokenizer
 ) -> None:
-    """names: of the class of each text."""
+    """Raises ValueError where cut texts of two classes are the same. names: each text's class."""
     of_rows: dict[bytes, str] = {}
     for name, text, row in zip(names, texts, ids, strict=True):
         if tokenizer.length(text) <= tokenizer.context:
@@ -101,7 +101,7 @@ def _check_cut(
 
 
 def check_sentences(model: VideoModel, kinds: int, where: str = "") -> None:
-    """Raises ValueError where a model that reads sentences is given none, or another one some."""
+    """Raises ValueError if a model that reads sentences gets none, or another model gets some."""
     if model.reads_sentences and not kinds:
         raise ValueError(
             f"{where}sentences=(): the model reads sentences that describe classes; name files of "

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-TIE = 1e-5  # scores that are equal but for rounding: each choice counts one half
+TIE = 1e-5  # scores this close are equal up to rounding: each choice counts one half
 
 
 def twin_accuracy(scores: np.ndarray, families: Sequence[str]) -> dict[str, float]:
@@ -52,5 +52,5 @@ def mean_by_family(values: np.ndarray, families: Sequence[str]) -> dict[str, flo
 
 
 def _wins(margin: np.ndarray) -> np.ndarray:
-    """1 for a right choice, 0 for a wrong one, one half for none."""
+    """1 for a right choice, 0 for a wrong one, one half for a tie."""
     return np.where(np.abs(margin) <= TIE, 0.5, margin > 0)

@@ -1,7 +1,7 @@
 """Interpolated weight optimisation (Open-VCLIP, Weng et al., arXiv:2302.00624).
 
-Weights that are mixed with those that training starts from are to solve the task too, so that a
-mixture after training (`vlt.export --blend`) keeps what the start could do.
+Weights mixed with those that training starts from must solve the task as well, so that a mixture
+after training (`vlt.export --blend`) keeps what the start could do.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from vlt.tasks.task import Batch, StepInputs, Task, Terms
 class WeightInterpolation(Task):
     """The loss of `task` at w, plus `ratio` times that at w' = beta start + (1 - beta) w.
 
-    beta is uniform in [0, `largest`) in each step; start are the trained leaves before the first.
-    The gradient at w' is taken over for w as it is, without the factor 1 - beta, as published.
+    beta is drawn uniformly from [0, `largest`) in each step; start is the trained leaves before the
+    first one. The gradient at w' is used for w as it is, without the factor 1 - beta, as published.
 
     Raises:
         ValueError: largest outside (0, 1], or ratio not above 0.
@@ -45,30 +45,30 @@ class WeightInterpolation(Task):
         return self.task.loss_inputs
 
     def numbers(self, size: int, context: int) -> dict[str, np.ndarray]:
-        """Those of the task."""
+        """Those of `task`."""
         return self.task.numbers(size, context)
 
     def initial_params(self, model: VideoModel, params: dict[str, Any]) -> dict[str, Any]:
-        """As of the task."""
+        """As for `task`."""
         return self.task.initial_params(model, params)
 
     def initial_state(
         self, model: VideoModel, trained: dict[str, Any], frozen: dict[str, Any]
     ) -> dict[str, Any]:
-        """That of the task, and `start`."""
+        """The state of `task`, and `start`."""
         return {
             "task": self.task.initial_state(model, trained, frozen),
-            # A step that gives its old state away must not give a leaf twice.
+            # A step that donates its old state must not donate a leaf twice.
             "start": jax.tree.map(jnp.copy, trained),
         }
 
     def prepared(self, batch: Batch, rng: jax.Array) -> Batch:
-        """As the task does."""
+        """As for `task`."""
         return self.task.prepared(batch, rng)
 
     def objective(self, inputs: StepInputs) -> tuple[jax.Array, tuple[Terms, dict[str, Any]]]:
-        """Both losses; terms and state are those at w, with `interpolated`, the loss at w', and
-        `start_share`, beta."""
+        """The weighted sum of both losses; terms and state are those at w, plus `interpolated`, the
+        loss at w', and `start_share`, beta."""
         trained, state = inputs.trained, inputs.state
         own, other, drawn = jax.random.split(inputs.rng, 3)
         beta = jax.random.uniform(drawn, maxval=self.largest)

@@ -1,4 +1,4 @@
-"""The training step compiled for a TPU slice that is not here: whether it fits, what it costs.
+"""Compiles the training step for an absent TPU slice, to tell whether it fits and what it costs.
 
 libtpu compiles for any slice on a CPU machine; nothing is allocated or executed.
 """
@@ -36,35 +36,36 @@ SIGN_OF_LIFE_S = 10.0  # seconds between lines while a step compiles
 
 
 class AheadError(RuntimeError):
-    """What compiles for TPUs is not installed."""
+    """The compiler for TPUs is not installed."""
 
 
 def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
     """Compiles the training step that the loop runs, for a slice.
 
-    Of a chat model that trains nothing, what answers (`vlt.training.serving`).
+    For a chat model that trains nothing, compiles what answers (`vlt.training.serving`).
 
     Args:
-      config: the whole config. topology: 'v5e:4x4', a name of vlt/costs/accelerators.py.
-      batch: of all chips together; the config's by default, rounded up to what the mesh can split.
+      config: the whole config. topology: such as 'v5e:4x4', a name in vlt/costs/accelerators.py.
+      batch: batch size over all chips; the config's by default, or 1 for answers; rounded up to
+        what the mesh can split.
 
     Returns:
-      figures of one device and one step: `hbm_bytes_per_device` and `bytes` by kind, the
+      figures for one device and one step: `hbm_bytes_per_device` and `bytes` by kind, the
       `collectives` by kind and `collective_bytes`, `flops` (2 per multiply-accumulate), and a
       `roofline`. Where the step does not fit, `fits` is False, `compiler` says by how much and
-      `knobs` what would help; what only a compiled program tells is absent if there is none.
+      `knobs` what would help; figures of the compiled program are absent if there is none.
 
     Raises:
       TopologyError: no such slice. MeshError: a mesh that its chips cannot form.
-      AheadError: libtpu is not installed. ValueError: the config trains nothing, and is no chat
-        model's.
+      AheadError: libtpu is not installed. ValueError: the config trains nothing and is not a chat
+        model's, or has no batch size.
     """
     kind, _ = check_topology(topology)
     serves = not config.train.steps
     if serves and not isinstance(build_for_shapes(config.model), ChatModel):
         raise ValueError("--topology compiles a training step, and this config trains nothing")
     mesh = make_mesh(config.mesh, topology_devices(topology))
-    with jax.set_mesh(mesh):  # whose chips "auto" means
+    with jax.set_mesh(mesh):  # the chips that "auto" refers to
         model = build_for_shapes(config.model)
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     parts *= 1 if serves else config.optimizer.accumulate
@@ -102,12 +103,12 @@ def compile_ahead(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
 
 
 def compile_policies(config: Any, topology: str, batch: int = 0) -> dict[str, Any]:
-    """`compile_ahead` with every policy of `model.remat`, one after another.
+    """Runs `compile_ahead` with every policy of `model.remat`, one after another.
 
     Returns:
-      what `compile_ahead` does of the policy whose step is the fastest at best, of those that fit
-      (where none does, of the config's own); `remat` with each one's `fits`, memory and least time,
-      and `best_remat`, its name, or empty.
+      what `compile_ahead` returns for the policy that fits and has the lowest least time of a step
+      (if none fits, for the config's own); also `remat`, with each policy's `fits`, memory and
+      least time, and `best_remat`, the name of that policy, or empty.
     """
     reports = {
         policy: compile_ahead(_with_remat(config, policy), topology, batch) for policy in POLICIES
@@ -131,7 +132,7 @@ def _with_remat(config: Any, policy: str) -> Any:
 def _training(
     config: Any, mesh: Mesh, model: VideoModel, size: int
 ) -> tuple[Callable[..., Any], Callable[[], Any], tuple[Any, ...]]:
-    """The step, what lowers it, and shapes of what goes into it."""
+    """The step, a function that lowers it, and the shapes of its inputs."""
     task = make_task(config, model.spec)
     program = TrainingProgram(config, mesh, model, task, config.train.steps)
     shapes = (*program.shapes(), program.batch_shapes(size))
@@ -141,7 +142,7 @@ def _training(
 def _serving(
     config: Any, mesh: Mesh, model: Any, size: int
 ) -> tuple[Callable[..., Any], Callable[[], Any], tuple[Any, ...]]:
-    """The same of answers."""
+    """The same for answers."""
     program = ServingProgram(config, mesh, model)
     shapes = program.shapes(size)
     return program.read, lambda: program.lower(*shapes), shapes
@@ -153,12 +154,12 @@ def _held_to_serve(params: Any, *batch: Any) -> dict[str, int]:
 
 @contextlib.contextmanager
 def progress(phase: str, every: float = SIGN_OF_LIFE_S) -> Iterator[None]:
-    """Tells on stderr that a phase begins, and every so many seconds how long it has taken."""
+    """Prints to stderr that a phase begins, and every `every` seconds how long it has taken."""
     start, ended = time.monotonic(), threading.Event()
     terminal = sys.stderr.isatty()
 
     def tell() -> None:
-        """A line, on a terminal in the place of the one before."""
+        """Prints a line, on a terminal in place of the previous one."""
         seconds = f", {time.monotonic() - start:.0f} s so far"
         print(f"{phase}{seconds}", end="\r" if terminal else "\n", file=sys.stderr, flush=True)
 
@@ -184,9 +185,9 @@ def topology_devices(topology: str) -> list[jax.Device]:
     Raises:
       AheadError: libtpu is not installed.
     """
-    # Nothing here takes a TPU for itself, or is on one: any number of processes may compile.
+    # Nothing here claims a TPU or runs on one: any number of processes may compile.
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
-    # Of the machine that compiles, or libtpu complains that it is no TPU.
+    # Describe the machine that compiles; otherwise libtpu complains that it is not a TPU.
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     bounds = [1, 1, 1] if topology.endswith(":1x1") else [2, 2, 1]
@@ -201,7 +202,7 @@ def topology_devices(topology: str) -> list[jax.Device]:
 
 
 def held_bytes(state: TrainState, frozen: Any, batch: Any) -> dict[str, int]:
-    """What one device holds from step to step, by kind."""
+    """Bytes that one device holds from step to step, by kind."""
     return {
         "parameters": _on_device((state.trained, frozen)),
         "optimizer": _on_device((state.opt_state, state.task)),
@@ -217,7 +218,7 @@ def _on_device(tree: Any) -> int:
 
 
 def _cost(compiled: Any, chip: Chip, report: Mapping[str, Any]) -> dict[str, Any]:
-    """What a compiled program tells."""
+    """The figures of a compiled program."""
     memory = compiled.memory_analysis()
     program = hlo.parse(compiled.as_text())
     moved = hlo.collectives(program)
@@ -232,7 +233,7 @@ def _cost(compiled: Any, chip: Chip, report: Mapping[str, Any]) -> dict[str, Any
     )
     sizes = {"program": memory.generated_code_size_in_bytes, "peak": peak}
     return {
-        # For some chips (v5p) the compiler plans more than there is without a word.
+        # For some chips (v5p) the compiler silently plans more memory than there is.
         "fits": peak <= chip.hbm_bytes,
         "hbm_bytes_per_device": peak,
         "hbm_bytes_of_chip": int(chip.hbm_bytes),
@@ -249,7 +250,7 @@ def _cost(compiled: Any, chip: Chip, report: Mapping[str, Any]) -> dict[str, Any
 
 
 def _operations(compiled: Any) -> float:
-    """That a compiled program runs, by the compiler: with what it or a kernel computes again."""
+    """The compiler's count of a program's operations, with those it or a kernel recomputes."""
     found = compiled.cost_analysis() or {}
     return float(found.get("flops", 0))
 
@@ -257,10 +258,10 @@ def _operations(compiled: Any) -> float:
 def roofline(
     chip: Chip, flops: float, memory_bytes: float, network_bytes: float, run: float = 0
 ) -> dict[str, Any]:
-    """The least time of a step, as if computing and moving went on at once at the chip's peaks.
+    """The least time of a step, with computation and transfers overlapped at the chip's peak rates.
 
-    `utilisation` is the share of the peak rate that is left for `flops` then: no step can have
-    more. run: operations that the compiled program runs, where they are more.
+    `utilisation` is the share of the peak rate that `flops` then reach: no step can have more.
+    run: operations that the compiled program runs, if they are more.
     """
     seconds = {
         "compute_s": max(flops, run) / chip.flops,
@@ -274,10 +275,10 @@ def roofline(
 
 
 def does_not_fit(config: Any, report: Mapping[str, Any], mesh: Mesh, error: str) -> dict[str, Any]:
-    """What to say where the compiler ran out of memory.
+    """What to report where the compiler ran out of memory.
 
     Raises:
-      RuntimeError: the compiler failed of something else.
+      RuntimeError: the compiler failed for another reason.
     """
     if "RESOURCE_EXHAUSTED" not in error and "Ran out of memory" not in error:
         raise RuntimeError(f"the compiler failed: {error[:2000]}")
@@ -287,7 +288,7 @@ def does_not_fit(config: Any, report: Mapping[str, Any], mesh: Mesh, error: str)
 def out_of_memory_report(
     config: Any, report: Mapping[str, Any], mesh: Mesh, compiler: str
 ) -> dict[str, Any]:
-    """That a step does not fit, in the compiler's words, and the three cheapest knobs."""
+    """Reports that a step does not fit, in the compiler's words, and the three cheapest knobs."""
     return {"fits": False, "compiler": compiler, "knobs": knobs(config, report, mesh)[:3]}
 
 
@@ -297,7 +298,7 @@ def _overfull(report: Mapping[str, Any]) -> str:
 
 
 def knobs(config: Any, report: Mapping[str, Any], mesh: Mesh) -> list[str]:
-    """What makes a step need less memory, the cheapest first."""
+    """Changes that make a step need less memory, the cheapest first."""
     held = report["bytes"]["parameters"] + report["bytes"]["optimizer"]
     chip = CHIPS[report["topology"].partition(":")[0]]
     found = []
@@ -321,7 +322,7 @@ def knobs(config: Any, report: Mapping[str, Any], mesh: Mesh) -> list[str]:
 
 
 def format_compiled(report: Mapping[str, Any]) -> str:
-    """What `compile_ahead` found, for people."""
+    """What `compile_ahead` found, as readable text."""
     mesh = ", ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
     batch = f"{report['batch']} videos"
     if report["batch"] != report["batch_asked"]:
@@ -339,7 +340,7 @@ def format_compiled(report: Mapping[str, Any]) -> str:
 
 
 def _of_policies(report: Mapping[str, Any]) -> list[str]:
-    """Of `compile_policies`."""
+    """The lines on what `compile_policies` found."""
     lines = []
     for policy, found in report.get("remat", {}).items():
         said = "does not fit"
@@ -379,7 +380,7 @@ def _counted(kernels: Mapping[str, int]) -> str:
 
 
 def format_traffic(report: Mapping[str, Any]) -> str:
-    """What the compiled step reads and writes of main memory, by kind of instruction."""
+    """A table of the compiled step's main-memory traffic by kind of instruction."""
     moved = report["traffic"]
     total = sum(each["bytes"] for each in moved)
     lines = [f"{'instructions':36}{'times':>8}{'GB':>10}{'share':>8}"]

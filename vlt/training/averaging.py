@@ -1,4 +1,4 @@
-"""Weights between the checkpoints of a run, and between two models."""
+"""Averages weights over checkpoints of a run, and blends those of two models."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from vlt.training.checkpoints import TrainingCheckpoints
 
 
 def mean_of_checkpoints(checkpoints: TrainingCheckpoints, steps: Sequence[int]) -> dict[str, Any]:
-    """The trained leaves, averaged over the checkpoints of these steps, at least one.
+    """The trained leaves, averaged over the checkpoints of these steps (at least one).
 
     Raises:
-        CheckpointError: one of them is not there.
+        CheckpointError: one of them does not exist.
     """
     parts = (checkpoints.load_part(step, "trained") for step in steps)
     first = next(parts)
@@ -30,22 +30,22 @@ def mean_of_checkpoints(checkpoints: TrainingCheckpoints, steps: Sequence[int]) 
 
 
 def blended(model: LoadedModel, other: str, share: float) -> LoadedModel:
-    """share * other + (1 - share) * own of every leaf that both models have, the rest as it is.
+    """share * other + (1 - share) * own for every leaf that both models have, the rest as it is.
 
-    ViCLIP's frame embeddings stay its own (WiSE-FT, Wortsman et al., arXiv:2109.01903, as ViCLIP
-    has it). Of a longer table of text positions the first rows are taken, as ViCLIP does of CLIP's.
+    ViCLIP's frame embeddings stay its own (WiSE-FT, Wortsman et al., arXiv:2109.01903, as in
+    ViCLIP). A longer table of text positions is cut to its first rows, as ViCLIP does to CLIP's.
 
     Args:
         other: a model folder, or a packaged model.
 
     Raises:
-        ModelFolderError: it is not there, has no leaf of `model`, or some of other shapes.
+        ModelFolderError: `other` does not exist, has no leaf of `model`, or some of other shapes.
         ValueError: a share outside [0, 1].
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share of {other} must be between 0 and 1, got {share}")
     own, theirs = _leaves(model.params), _leaves(read_model_folder(resolve(other))[1])
-    # Of frames the image model that it is blended with has nothing.
+    # The image model that it is blended with has no embeddings of frames.
     common = sorted(own.keys() & theirs.keys() - {FRAMES})
     if WORDS in common:
         theirs[WORDS] = theirs[WORDS][: len(own[WORDS])]

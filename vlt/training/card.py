@@ -1,4 +1,4 @@
-"""A model card: what a folder for others says of its data, method, metrics and licence."""
+"""A model card: the data, method, metrics and licence of a folder to share."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from vlt.configuration.checkpoints import CHECKPOINTS
 from vlt.model_io.folder import ModelConfig
 from vlt.training.checkpoints import TrainingCheckpoints
 
-# Names that model hubs have for licences; of others they want a name and a link.
+# Names that model hubs have for licences; for others they want a name and a link.
 _LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0")
 _PACKAGED = "tiny_"  # sizes that come with this package, under its licence
 _USES = {
@@ -23,9 +23,9 @@ _USES = {
 def model_card(
     workdir: Path, name: str, model: ModelConfig, report: str, changed: Any = None
 ) -> str:
-    """README.md of a run's model. report: how its weights were made of the run's.
+    """README.md of a run's model. report: how its weights were made from the run's.
 
-    changed: what else than a checkpoint's weights these are, which nobody has measured.
+    changed: set where these are not a checkpoint's weights, so that nobody has measured them.
     """
     config = configuration.load_saved(workdir)
     head, base = _base(config.model.checkpoint or config.model.size)
@@ -40,7 +40,7 @@ def model_card(
 
 
 def _base(checkpoint: str) -> tuple[dict[str, str], str]:
-    """What stands before the card, and a sentence on what training started from."""
+    """The card's front matter, and a sentence on what training started from."""
     name = Path(checkpoint).name
     if name in CHECKPOINTS:
         known = CHECKPOINTS[name]

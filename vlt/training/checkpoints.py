@@ -36,7 +36,7 @@ from vlt.storage.trees import (
 
 # Metrics of an evaluation at a checkpoint's step, in its folder.
 _METRICS = "evaluation.json"
-# Bump when a reader of older files would misunderstand newer ones.
+# Bump when code for older files would misread newer ones.
 _FORMAT = 1
 _REMOVED = ".removed"
 _ASIDE = ".aside"
@@ -65,8 +65,8 @@ class TrainingCheckpoints:
       workdir: a local folder.
       keep_last: number of latest checkpoints to keep.
       best_metric: also keep the checkpoint whose metric of this name is largest, or smallest when
-        the name begins with '-' ('-loss'). Checkpoints without the metric, or with one that is no
-        finite number, don't take part.
+        the name begins with '-' ('-loss'). Checkpoints without the metric, or where it is not a
+        finite number, are ignored.
       frozen: `fingerprint` of the frozen parameters.
     """
 
@@ -91,8 +91,8 @@ class TrainingCheckpoints:
         """The step to resume from; None where there is none. Half-written ones don't count.
 
         Raises:
-          CheckpointError: the latest is damaged. Going on from an older one loses work, so it takes
-            a word of the user (`go_back`).
+          CheckpointError: the latest is damaged. Resuming from an older one loses work, so the user
+            has to ask for it (`go_back`).
         """
         latest = self._latest()
         if damaged := [step for step in self._damaged() if latest is None or step > latest]:
@@ -104,7 +104,7 @@ class TrainingCheckpoints:
         return latest
 
     def go_back(self, step: int) -> None:
-        """Puts the checkpoints after this step aside, as STEP.aside, so that it is the latest.
+        """Renames the checkpoints after this step to STEP.aside, so that this one is the latest.
 
         Raises:
           CheckpointError: there is no complete checkpoint of this step.
@@ -136,14 +136,14 @@ class TrainingCheckpoints:
 
     def metrics(self, step: int) -> dict[str, float]:
         """What was measured at the step of a complete checkpoint; {} where nothing was."""
-        # Of those that were written with the arrays, as they once were.
+        # Older checkpoints hold their metrics beside the arrays.
         return _read_metrics(self.folder / str(step)) or self._complete()[step].get("metrics", {})
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes down what was measured at the step of a checkpoint; removes those not to be kept.
+        """Saves what was measured at a checkpoint's step, then removes checkpoints not to be kept.
 
         Raises:
-          CheckpointSaveError: the save under way failed.
+          CheckpointSaveError: the save in progress failed.
         """
         self.wait()
         if is_primary():
@@ -156,11 +156,11 @@ class TrainingCheckpoints:
     def save(self, step: int, state: Any, data: Mapping[str, Any]) -> None:
         """Copies the state and returns; writing goes on in the background.
 
-        A step that is saved already is left as it is. One save runs at a time: the one before is
-        waited for.
+        A step that is already saved is left as it is. One save runs at a time: this waits for the
+        previous one.
 
         Args:
-          step: optimiser steps made.
+          step: number of optimiser steps made.
           state: pytree of arrays, e.g. trained parameters, optimiser state, step, seed.
           data: state of the data iterator after the batches that the state has consumed: a
             JSON-able dict; the same on every process (counts of batches, not of files).
@@ -236,12 +236,12 @@ class TrainingCheckpoints:
             raise CheckpointError(f"{error}{self._advice(self._latest(before=step))}") from error
         state = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[path] for path in wanted])
         data = info["data"]
-        return Restored(state, data.get("json", data))  # as it was once wrapped
+        return Restored(state, data.get("json", data))  # older checkpoints wrap it
 
     def load_part(self, step: int, name: str) -> dict:
-        """Reads the subtree `name` of a state alone, as a nested dict of host arrays.
+        """Reads only the subtree `name` of a state, as a nested dict of host arrays.
 
-        For states that hold dicts there, e.g. 'trained'.
+        For subtrees that are dicts, e.g. 'trained'.
 
         Raises:
           CheckpointError: no such checkpoint, or its state has no part of that name.
@@ -275,13 +275,13 @@ class TrainingCheckpoints:
         return max((step for step in self._complete() if step < before), default=None)
 
     def _advice(self, previous: int | None) -> str:
-        """What to do about a damaged checkpoint, to end an error with."""
+        """What to do about a damaged checkpoint, as the end of an error message."""
         if previous is None:
             return "; there is no other one: another --workdir starts the run anew"
         return f"; --restore={self.folder / str(previous)} goes on from the one before it"
 
     def _damaged(self) -> list[int]:
-        """Steps whose folder has a final name and is no checkpoint."""
+        """Steps whose folder has a final name but is not a complete checkpoint."""
         return sorted(self._folders().keys() - self._complete().keys())
 
     def _folders(self) -> dict[int, pathlib.Path]:
@@ -305,7 +305,7 @@ class TrainingCheckpoints:
         return -value if name.startswith("-") else value
 
     def _prune(self) -> None:
-        """Removes what need not be kept; a rename first, so that a kill leaves no half of one."""
+        """Removes what need not be kept; renames it first, so that a kill leaves no half of one."""
         if not is_primary():
             return
         steps = self.steps()
@@ -314,7 +314,7 @@ class TrainingCheckpoints:
             shutil.rmtree(removed, ignore_errors=True)
 
     def _tidy(self) -> None:
-        """Before the first save: removes what a killed run left, puts damaged folders aside."""
+        """Before the first save, removes what a killed run left and puts damaged folders aside."""
         self._tidied = True
         if not is_primary():
             return
@@ -347,7 +347,7 @@ class TrainingCheckpoints:
 
 
 def _info(folder: pathlib.Path) -> dict | None:
-    """What `save` wrote beside the arrays; None where the folder is not a whole checkpoint."""
+    """What `save` wrote beside the arrays; None where the folder is not a complete checkpoint."""
     try:
         info = read_metadata(folder).custom_metadata
     except CheckpointError:
@@ -371,7 +371,7 @@ def _read_metrics(folder: pathlib.Path) -> dict[str, float] | None:
 
 
 def _seal(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What is saved beside the arrays, with the digest of all of it."""
+    """What is saved beside the arrays, with a digest of all of it."""
     rest = {name: value for name, value in info.items() if name != "digest"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
     return rest | {"digest": digest}
@@ -380,7 +380,7 @@ def _seal(info: Mapping[str, Any]) -> dict[str, Any]:
 def _check_sums(
     folder: pathlib.Path, leaves: Mapping[str, Any], expected: Mapping[str, int]
 ) -> None:
-    """Raises CheckpointError that lists the leaves whose bits are not those that were saved."""
+    """Raises CheckpointError, which lists the leaves whose bits differ from those saved."""
     found = checksums(leaves)
     changed = [path for path in leaves if found[path] != expected[path]]
     if changed:

@@ -18,12 +18,12 @@ class Leaf:
     """A leaf of a model's parameters.
 
     Attributes:
-        path: '/'-joined. shape: of its array. rule: the pattern that decides on it.
+        path: '/'-joined. shape: shape of its array. rule: pattern of the rule that applies to it.
         lr: the schedule's highest rate times the rule's multiplier; 0 where it is frozen.
         weight_decay: multiplied by the leaf's rate, as in AdamW.
-        method: whose leaf it is; '' for one of the model without methods.
+        method: the method that adds it; '' for a leaf of the model without methods.
         read_by: "video", "text" (questions and answers are texts) or "video, text"; "pairs" where
-            the scores of both alone read it; "training" where the loss alone does; "nothing".
+            only the scores of both read it; "training" where only the loss does; "nothing".
     """
 
     path: str
@@ -36,7 +36,7 @@ class Leaf:
 
 
 def leaves_of(config: Mapping[str, Any], model: VideoModel) -> list[Leaf]:
-    """Every leaf of the model of a config, in the tree's order; from shapes alone.
+    """Every leaf of a config's model, in the tree's order, from shapes alone.
 
     Raises:
         vlt.training.rules.RuleError: the rules do not fit the parameters.
@@ -60,7 +60,7 @@ def leaves_of(config: Mapping[str, Any], model: VideoModel) -> list[Leaf]:
 
 
 def owners_of(model: VideoModel, params: Any) -> dict[str, str]:
-    """{path: name of the method}: leaves that are gone from the model without it."""
+    """{path: name of the method}, for leaves that the model lacks without that method."""
     owners: dict[str, str] = {}
     for method in model.methods:
         others = tuple(other for other in model.methods if other is not method)
@@ -70,8 +70,8 @@ def owners_of(model: VideoModel, params: Any) -> dict[str, str]:
 
 
 def readers_of(model: VideoModel, params: Any, section: Mapping[str, Any]) -> dict[str, str]:
-    """{path: `Leaf.read_by`}, from the programs of `config.model` without what they compute in
-    vain."""
+    """{path: `Leaf.read_by`}, from the programs of `config.model`, without computations whose
+    results are unused."""
     inputs = example_inputs(model.spec, section["frames"], section["context"])
     video = leaves_read(_inference(model, "encode_video"), params, *seen_inputs(model.spec, inputs))
     whole = leaves_read(_inference(model, "__call__"), params, *inputs)
@@ -98,7 +98,7 @@ def _inference(model: VideoModel, method: str) -> Callable[..., Any]:
 
 
 def _result(found: Any) -> Any:
-    """What serves after training: of an encoder its embedding, without what losses read."""
+    """The outputs used after training: an encoder's embedding, without what only losses read."""
     if isinstance(found, tuple):
         return found[0]
     return {name: x for name, x in found.items() if not name.endswith("_out")}

@@ -46,8 +46,8 @@ class Run:
     """Everything one run needs, built from its config; a context manager.
 
     Args:
-        workdir: gets checkpoints, metrics and, in the end, results.json.
-        training: whether what only training needs is checked, too.
+        workdir: receives checkpoints, metrics and, at the end, results.json.
+        training: whether to check what only training needs, too.
 
     Raises: what the parts raise about a config, manifest, checkpoint or mesh that does not fit.
     """
@@ -61,13 +61,13 @@ class Run:
         self.tokenizer = make_tokenizer(config, module, tokenizer_folder(config.model, folder))
         self.task = make_task(config, module.spec, self.tokenizer)
         self.program = TrainingProgram(config, self.mesh, module, self.task, config.train.steps)
-        self.program.shapes()  # raises what is wrong with the rules
+        self.program.shapes()  # raises where the rules are wrong
         if training and config.train.steps:
             with named_section("data.train"):
                 check_clips(config.data.train, module.spec, config.model.frames)
             self.program.check_batch(config.data.train.batch_size)
         with contextlib.ExitStack() as opened:
-            # Evaluations look at clips, so processes start only after what needs none is checked.
+            # Evaluations read clips, so processes start only after the checks that need none.
             self.pool = DecoderPool(config.data.workers, config.data.decode_timeout)
             opened.callback(self.pool.close)
             self.watchdog = Watchdog(config.train.watchdog)
@@ -95,7 +95,7 @@ class Run:
         )
 
     def _load(self, opened: contextlib.ExitStack) -> None:
-        """Weights, where the program has them, and checkpoints."""
+        """Loads the weights, places them on the program's devices, and opens the checkpoints."""
         config = self.config
         self.model: LoadedModel = load_model(config.model, config.seed)
         if config.train.steps:
@@ -111,11 +111,11 @@ class Run:
         self.state, self.frozen = self.program.placed(self.model.params)
 
     def params(self) -> dict[str, Any]:
-        """The whole tree, trained leaves as they are now."""
+        """The whole tree, with the trained leaves as they are now."""
         return merge(self.state.trained, self.frozen)
 
     def restore(self, step: int) -> Any:
-        """Takes the state of a checkpoint; returns that of its data stream."""
+        """Restores the state of a checkpoint; returns the state of its data stream."""
         abstract = with_sharding(self.state, self.program.shardings(self.state))
         restored = self.checkpoints.restore(step, abstract)
         self.state = restored.state
@@ -127,7 +127,7 @@ class Run:
         return self.evaluator(self.params(), step)
 
     def close(self) -> None:
-        """Ends background work; raises what it failed with."""
+        """Ends background work; raises the errors that it failed with."""
         with stopping.deferred():
             self._opened.close()
 
@@ -139,7 +139,7 @@ class Run:
 
 
 def check_best_metric(name: str, found: Sequence[str]) -> None:
-    """Raises ValueError where `train.best_metric` is given and none of what evaluations find."""
+    """Raises ValueError where `train.best_metric` is given but is no metric of the evaluations."""
     if name and name.removeprefix("-") not in found:
         raise ValueError(
             f"unknown train.best_metric: {name!r}; "
@@ -150,12 +150,12 @@ def check_best_metric(name: str, found: Sequence[str]) -> None:
 def train(run: Run) -> Metrics:
     """Trains from the latest complete checkpoint to `config.train.steps`; returns the last metrics.
 
-    An evaluation at every `eval_every` steps and at the end is made after the step's checkpoint is
-    saved, and its metrics are kept with that; one that was interrupted is made when the run goes
-    on. So these checkpoints, too, count to `keep_last`.
+    Evaluations run every `eval_every` steps and at the end, after the step's checkpoint is saved,
+    and their metrics are kept with it; one that was interrupted runs when the run resumes. So these
+    checkpoints, too, count towards `keep_last`.
 
     Raises:
-        NonFiniteError: after saving the state before the step in question.
+        NonFiniteError: after saving the trained leaves before the step in question.
         Stopped: on SIGTERM to any process, or Ctrl-C, after saving.
         vlt.data.errors.VideoError: a video could not be read, and the config says `raise`.
     """
@@ -184,13 +184,13 @@ def train(run: Run) -> Metrics:
 
 
 def evaluation_due(config: ConfigDict, step: int) -> bool:
-    """Whether training is interrupted after a step for the evaluations of the config."""
+    """Whether training pauses after a step for the evaluations of the config."""
     every = config.train.eval_every
     return bool(every and config.evals and step and step % every == 0)
 
 
 def _evaluate(run: Run, step: int, log: MetricsLog) -> Metrics:
-    """Metrics of the state after a step, written down and kept with its checkpoint."""
+    """Evaluates the state after a step; logs the metrics and keeps them with its checkpoint."""
     results = run.evaluate(step)
     numbers = {name: value for name, value in results.items() if not isinstance(value, str)}
     log.evaluation(step, numbers, run.config.table)
@@ -220,7 +220,7 @@ def _training_data(run: Run, state: Mapping[str, Any] | None) -> Iterator[tuple[
     try:
         yield data, stream
     except BaseException:
-        run.pool.close()  # ends reads that hang, for which the stream would wait
+        run.pool.close()  # ends hanging reads, which the stream would wait for
         raise
     finally:
         stream.close()

@@ -1,7 +1,7 @@
-"""What a run writes down as it goes: CLU metric writers, metrics.jsonl and a progress line.
+"""What a run logs as it goes: CLU metric writers, metrics.jsonl and a progress line.
 
-metrics.jsonl is the truth: resuming cuts it back to the checkpoint's step and writes the event
-files anew from it, so that no step is there twice and none is missing, however the run was killed.
+metrics.jsonl is the source of truth: resuming cuts it back to the checkpoint's step and rewrites
+the event files from it, so that no step is duplicated or missing, however the run was killed.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ PERFORMANCE = "perf/"  # metrics of the machine, which differ from run to run
 
 
 class MetricsLog:
-    """Scalars of one run.
+    """The log of one run's scalars.
 
     Args:
-        workdir: gets metrics.jsonl and TensorBoard event files.
-        step: entries beyond it are of a future that a resumed run will make again.
-        total: steps of the whole run, for the time left.
+        workdir: receives metrics.jsonl and TensorBoard event files.
+        step: the step to start from; later entries are dropped, as a resumed run repeats them.
+        total: number of steps of the whole run, for the time left.
 
     Attributes:
         peak_bytes: memory that the training step needs, once it is compiled.
@@ -33,7 +33,7 @@ class MetricsLog:
     peak_bytes: int | None = None
 
     def __init__(self, workdir: Path, step: int, total: int):
-        from clu import metric_writers  # imports TensorFlow, so not with the package
+        from clu import metric_writers  # imports TensorFlow, so not at module level
 
         self._workdir, self._file = workdir, workdir / "metrics.jsonl"
         self._total = total
@@ -58,7 +58,7 @@ class MetricsLog:
 
     @contextlib.contextmanager
     def _events(self) -> Iterator[None]:
-        """Tells of TensorFlow's errors as of any that come in writing."""
+        """Raises TensorFlow's errors as WriteError, as for other errors in writing."""
         from tensorflow import errors
 
         try:
@@ -70,9 +70,9 @@ class MetricsLog:
             ) from error
 
     def progress(self, step: int, values: Mapping[str, float], videos: int, waited: float) -> None:
-        """Writes a training step's scalars, and one line for people.
+        """Writes a training step's scalars, and prints a progress line.
 
-        videos: of one step. waited: seconds spent waiting for data since the run began.
+        videos: number per step. waited: seconds spent waiting for data since the run began.
         """
         now = time.perf_counter()
         before, then, waited_before = self._last
@@ -97,10 +97,10 @@ class MetricsLog:
     def evaluation(
         self, step: int, values: Mapping[str, float], shown: Sequence[Sequence[str]] = ()
     ) -> None:
-        """Writes what evaluations found after a step, unless a run that was killed before it could
-        keep them did so, and a line for people.
+        """Writes the metrics of evaluations after a step, unless a run that was killed before it
+        could keep them already did, and prints a line.
 
-        shown: (metric, title, ...) of what the line tells; the first of each evaluation by default.
+        shown: (metric, title, ...) of metrics to print; by default the first of each evaluation.
         """
         if (step, frozenset(values)) not in self._evaluated:
             self.write(step, values)
@@ -112,7 +112,7 @@ class MetricsLog:
         print(f"step {step}/{self._total}  evaluated: {told}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Everything written is on disk afterwards."""
+        """Closes the log; everything written is on disk afterwards."""
         self._programs.close()
         with self._events():
             self._writer.flush()
@@ -120,7 +120,7 @@ class MetricsLog:
 
 
 class NullMetricsLog(MetricsLog):
-    """The log of a process that is not the first: nothing."""
+    """The log of a process that is not the first: writes nothing."""
 
     def __init__(self) -> None:
         pass
@@ -141,7 +141,7 @@ class NullMetricsLog(MetricsLog):
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """Entries of metrics.jsonl; a last line that a kill cut short does not count."""
+    """Entries of metrics.jsonl, without a last line that a kill cut short."""
     file = workdir / "metrics.jsonl"
     if not file.exists():
         return []

@@ -1,4 +1,4 @@
-"""By what optimiser the trained leaves move."""
+"""The optimiser of the trained leaves."""
 
 import functools
 import inspect
@@ -26,16 +26,16 @@ def make_optimizer(
     With 'adamw' a leaf moves by -lr(step) * rule.lr * (adam(gradient) + rule.weight_decay * leaf),
     after the gradients of all trained leaves together are scaled down to the norm `clip`
     (Loshchilov & Hutter, arXiv:1711.05101, with the decay scaled by the learning rate as in torch).
-    'adamw_hf' is the AdamW of older Hugging Face releases, with which TempMe and CLIP4Clip are
-    published: `eps` is added before the second moment's bias is corrected, and what decays is the
-    leaf as Adam has just moved it.
-    Any other is optax's of that name: with the update that it makes at a learning rate of 1, a leaf
-    moves by lr(step) * rule.lr * (update - rule.weight_decay * leaf). So the decay is apart from
-    the gradient in all of them, in SGD and LAMB too (Loshchilov & Hutter's SGDW).
+    'adamw_hf' is the AdamW of older Hugging Face releases, which the published TempMe and CLIP4Clip
+    use: `eps` is added before the second moment's bias is corrected, and the decay applies to the
+    leaf after Adam has moved it.
+    Any other name is that of optax's optimiser: with the update that it makes at a learning rate of
+    1, a leaf moves by lr(step) * rule.lr * (update - rule.weight_decay * leaf). So the decay is
+    decoupled from the gradient in all of them, in SGD and LAMB too (Loshchilov & Hutter's SGDW).
 
     Args:
-      config: `config.optimizer`: lr, clip (0: none), schedule, name; b1, b2 and eps are the two
-        AdamW's, options of another stand in a section of its name and are else optax's.
+      config: `config.optimizer`: lr, clip (0: none), schedule, name; b1, b2 and eps are for the two
+        AdamWs; options of another stand in a section of its name and default to optax's.
       rules: the config's rules, already checked against the whole tree by `partition`.
       total_steps: optimiser steps of the whole run.
 
@@ -44,8 +44,8 @@ def make_optimizer(
       rules' multipliers).
 
     Raises:
-      OptimizerConfigError: unknown optimiser, schedule or option, a value that it does not take,
-        or an optimiser whose steps are no multiples of its learning rate.
+      OptimizerConfigError: unknown optimiser, schedule or option, an invalid value, or an optimiser
+        whose steps are not multiples of its learning rate.
     """
     name = config.get("name", "adamw")
     schedule = make_schedule(config["schedule"], config["lr"], total_steps)
@@ -110,8 +110,8 @@ def _takes_rate(function: Callable[..., Any]) -> bool:
 
 MOMENTS = ("b1", "b2", "eps")
 _OPTIMIZERS = {"adamw": _adamw, "adamw_hf": _adamw_hf}
-# Whose steps are no multiples of the learning rate, so that rules could not scale them; or which
-# need more than gradients.
+# Optimisers whose steps are not multiples of the learning rate, so that rules could not scale them,
+# or that need more than gradients.
 _UNFIT = ("fromage", "lbfgs", "noisy_sgd", "rprop")
 OF_OPTAX = {
     name: found
@@ -121,7 +121,7 @@ OF_OPTAX = {
     and name not in (*_OPTIMIZERS, *_UNFIT)
     and _takes_rate(found)
 }
-# What rules say of leaves, and what no config can hold.
+# Options that rules set for each leaf, or that no config can hold.
 _OF_RULES = ("weight_decay", "weight_decay_rate", "mask", "weight_decay_mask", "trust_ratio_mask")
 
 
@@ -153,7 +153,7 @@ def _of_optax(
 
 
 def _at_rate_one(name: str, options: dict[str, Any]) -> optax.GradientTransformation:
-    """optax's optimizer without its own decay; it is tried on a small leaf."""
+    """optax's optimizer at a rate of 1, without its own decay, after a trial on a small leaf."""
     known = optimizer_options(name)
     for option in options:
         if option not in known:
@@ -187,7 +187,7 @@ def _by_rule(
     params: Any,
     rules: tuple[Rule, ...],
 ) -> Any:
-    """`move` of each leaf's update, the leaf and its rule."""
+    """Applies `move` to each leaf's update, the leaf and its rule."""
     patterns = [rule.pattern for rule in rules]
 
     def of(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
-"""The training step as one program over a mesh: what goes into it, where that lives, and its
-compilation. The loop, the benchmark and the compilation for other machines all have it from here.
+"""The training step as one program over a mesh: its inputs, where they live, and its compilation.
+
+The loop, the benchmark and the compilation for other machines all take it from here.
 """
 
 from collections.abc import Mapping
@@ -36,14 +37,14 @@ class TrainingProgram:
     """A config's training step on a mesh.
 
     Args:
-        config: the whole config. steps: of the learning rate's schedule.
+        config: the whole config. steps: length of the learning rate's schedule.
 
     Attributes:
-        mesh: of the devices that the program is for; they need not be here.
+        mesh: the devices that the program is for; they need not be present.
 
     Raises:
         MeshError: heads that the mesh cannot split.
-        ValueError: a seed, optimizer, schedule or accumulation that cannot be.
+        ValueError: an invalid seed, optimizer, schedule or accumulation.
     """
 
     def __init__(self, config: Any, mesh: Mesh, module: VideoModel, task: Task, steps: int):
@@ -72,9 +73,9 @@ class TrainingProgram:
         return jax.jit(self._create, out_shardings=places)(trained, frozen, seed), frozen
 
     def _held(self, frozen: dict[str, Any]) -> dict[str, Any]:
-        """Frozen leaves as they are read: on accelerators, matrices as activations are.
+        """Frozen leaves as they are read: on accelerators, matrices in the dtype of activations.
 
-        What reads a kernel or a table turns it to that type in any case, in every step.
+        Layers that read a kernel or a table cast it to that dtype in any case, in every step.
         """
         narrow = jnp.dtype(self.module.dtype)
         if narrow.itemsize >= 4 or self.mesh.devices.flat[0].platform == "cpu":
@@ -91,7 +92,7 @@ class TrainingProgram:
         return jax.tree_util.tree_map_with_path(held, frozen)
 
     def shapes(self) -> tuple[TrainState, dict[str, Any]]:
-        """As `placed`, without weights."""
+        """As `placed`, but shapes instead of weights."""
         params = abstract_params(self.module)
         check_rules(self.config.sharding.params, params)
         trained, frozen = partition(params, self.config.rules)
@@ -102,12 +103,12 @@ class TrainingProgram:
         )
 
     def check_batch(self, size: int) -> None:
-        """Raises MeshError where the mesh cannot split a batch of so many videos into equal parts,
+        """Raises MeshError where the mesh cannot split a batch of `size` videos into equal parts,
         or one of the microbatches that it is accumulated from."""
         check_batch_size(self.mesh, size, self.config.optimizer.accumulate)
 
     def batch_shapes(self, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of a batch of so many videos. Raises as `check_batch`."""
+        """Shapes of a batch of `size` videos. Raises as `check_batch`."""
         self.check_batch(size)
         model = self.config.model
         spec = self.module.spec
@@ -122,7 +123,7 @@ class TrainingProgram:
         return TrainState.create(self.module, trained, frozen, self._optimizer, self.task, seed)
 
     def lower(self, state: TrainState, frozen: Any, batch: Mapping[str, Any]) -> Any:
-        """(state, frozen, batch) -> (state, metrics), the new state in the place of the old."""
+        """Lowers (state, frozen, batch) -> (state, metrics), donating the old state to the new."""
         outputs = (self.shardings(state), replicated(self.mesh))
         program = jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
         rules = tuple(self.config.sharding.activations.items())
@@ -131,7 +132,7 @@ class TrainingProgram:
 
 
 def with_sharding(tree: Any, shardings: Any) -> Any:
-    """Shapes that say where they live."""
+    """Shapes with their shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )

@@ -88,7 +88,7 @@ def assign(params: Tree, rules: Iterable[tuple[str, Any]]) -> dict[str, Rule]:
 
     Raises:
       RuleError: lists every leaf that no rule matches, every rule that matches no leaf (with the
-        nearest paths) and every rule all of whose leaves earlier rules take.
+        nearest paths) and every rule whose leaves are all taken by earlier rules.
     """
     parsed = parse_rules(rules)
     paths = list(by_path(params))
@@ -117,7 +117,7 @@ def _shadowed(rule: Rule, matched: list[str], winner: Mapping[str, Rule]) -> str
 
 
 def _dead(rule: Rule, paths: list[str]) -> str:
-    # Without the regex's own signs the rest of a misspelt pattern resembles what was meant.
+    # Without regex metacharacters, a misspelt pattern resembles the path that was meant.
     plain = re.sub(r"[\\^$*+?(){}|\[\].]", "", rule.pattern)
     similar = difflib.get_close_matches(plain, paths, n=3, cutoff=0.3) or paths[:3]
     return (
@@ -130,8 +130,8 @@ def partition(params: Tree, rules: Iterable[tuple[str, Any]]) -> tuple[dict, dic
     """Splits a parameter tree into (trained, frozen), nested dicts without the other's leaves.
 
     Differentiate with respect to the first alone, and a frozen leaf costs neither a gradient nor
-    optimiser state. Trained leaves are float32, also where they are stored in 16 bits, which lose
-    small steps. Raises as `assign`; also for one that is held in 8 bits.
+    optimiser state. Trained leaves are float32, even if they are stored in 16 bits, which lose
+    small steps. Raises as `assign`, and for a trained leaf that is held in 8 bits.
     """
     found = assign(params, rules)
     for path, leaf in by_path(params).items():

@@ -21,9 +21,9 @@ class OptimizerConfigError(ValueError):
 def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Schedule:
     """Builds step -> learning rate from dict(name=..., options of that schedule).
 
-    Of optax's own, such as `exponential_decay`, every value is a multiple of `lr`; where it is not
-    given, the first or the highest is 1, a rise starts at 0 and ends at `end_value`, and the steps
-    are all there are.
+    In optax's own, such as `exponential_decay`, every value is a multiple of `lr`. Options that
+    optax requires have defaults: 1 for the first value, or for the peak after a rise from 0; 0 for
+    `end_value`; and `total_steps` for the number of steps.
 
     Raises:
       OptimizerConfigError: unknown schedule or option, or a value out of range.
@@ -70,7 +70,7 @@ def _of_optax(name: str, options: dict[str, Any], lr: float, total_steps: int) -
             if option not in usual:
                 raise OptimizerConfigError(f"schedule {name!r} lacks option {option!r}")
             options[option] = usual[option]
-        elif hasattr(options.get(option), "items"):  # steps, which are words in a config
+        elif hasattr(options.get(option), "items"):  # steps, which are strings in a config
             options[option] = {int(step): value for step, value in options[option].items()}
     try:
         shares = OF_OPTAX[name](**options)
@@ -88,7 +88,7 @@ def _of_optax(name: str, options: dict[str, Any], lr: float, total_steps: int) -
 def constant(lr: float, total_steps: int, warmup: float = 0.0) -> Schedule:
     """`lr` throughout, after a linear rise from 0 over int(warmup * total_steps) steps."""
     steps = int(warmup * total_steps)
-    # optax takes a rise of no steps for one that never rises.
+    # optax treats a rise of no steps as one that never rises.
     return optax.warmup_constant_schedule(0.0, lr, steps) if steps else optax.constant_schedule(lr)
 
 
@@ -104,8 +104,8 @@ def linear(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0)
 def cosine(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0) -> Schedule:
     """Linear rise from 0 over int(warmup * total_steps) steps, then a half cosine to `final` * lr.
 
-    With final=0, step s of S moves at lr * 0.5 (1 + cos(pi (s - W) / (S - W))) after W of them, as
-    TempMe is published; the first step (s = 0) of a rise moves nothing.
+    With final=0, step s of S has a rate of lr * 0.5 (1 + cos(pi (s - W) / (S - W))) after a rise of
+    W steps, as in the published TempMe; the first step (s = 0) of a rise moves nothing.
     """
     return optax.warmup_cosine_decay_schedule(
         0.0, lr, int(warmup * total_steps), total_steps, end_value=final * lr
@@ -113,10 +113,10 @@ def cosine(lr: float, total_steps: int, warmup: float = 0.0, final: float = 0.0)
 
 
 def cosine_by_epoch(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
-    """BLIP's: 0.5 lr (1 + cos(pi e / epochs)) throughout epoch e, counted from 0.
+    """BLIP's schedule: 0.5 lr (1 + cos(pi e / epochs)) throughout epoch e, counted from 0.
 
     Args:
-        epochs: passes over the data that `total_steps` make.
+        epochs: number of passes over the data in `total_steps`.
     """
 
     def schedule(step: Any) -> Any:
@@ -127,13 +127,13 @@ def cosine_by_epoch(lr: float, total_steps: int, epochs: float = 1.0) -> Schedul
 
 
 def btadapter(lr: float, total_steps: int, epochs: float = 1.0) -> Schedule:
-    """BT-Adapter's pre-training schedule, as its code is published.
+    """BT-Adapter's pre-training schedule, as in its published code.
 
     From 0.05 lr linearly to lr over the first half epoch, then a cosine whose half period is 4.5
     epochs. The published run stops after one epoch, at 0.97 lr.
 
     Args:
-      epochs: passes over the data that `total_steps` make.
+      epochs: number of passes over the data in `total_steps`.
     """
     epoch = total_steps / epochs
     rise = epoch / 2

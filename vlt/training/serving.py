@@ -1,6 +1,6 @@
-"""What serves a chat model on a mesh: one program sees videos, reads prompts and writes answers.
+"""Serves a chat model on a mesh: one program encodes videos, reads prompts and writes answers.
 
-Compiled for a slice that is not here, it tells whether a model fits there.
+Compiled for an absent TPU slice, it shows whether a model fits there.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ from vlt.models.search import Search
 from vlt.runtime.mesh import batch_sharding, check_rules, param_sharding
 from vlt.training.program import with_sharding
 
-ANSWER = 64  # tokens
+ANSWER = 64  # tokens of an answer
 
 
 class ServingProgram:
@@ -37,7 +37,7 @@ class ServingProgram:
         self._config, self._mesh, self._module = config, mesh, module
 
     def shapes(self, size: int) -> tuple[Any, Any, Words]:
-        """Parameters, what `encode_video` takes of so many videos, and the prompts' words."""
+        """Shapes of parameters, `encode_video`'s inputs for `size` videos, and prompts' words."""
         section, model = self._config.sharding, self._config.model
         params = abstract_params(self._module)
         check_rules(section.params, params)
@@ -50,14 +50,14 @@ class ServingProgram:
         return (with_sharding(params, places), *with_sharding(rows, shardings))
 
     def read(self, params: Any, inputs: tuple[jax.Array, ...], words: Words) -> Reading:
-        """What prompts [b, n] without padding lead to, with room for answers."""
+        """Reads prompts [b, n] without padding, with room left for answers."""
         tokens = self._module.apply({"params": params}, *inputs, method="encode_video")[0]
         room = bucket(words.ids.shape[1] + ANSWER)
         skipped = jnp.zeros(len(words.ids), jnp.int32)
         return read(self._module, params, words, tokens, skipped, room)
 
     def answers(self, params: Any, inputs: tuple[jax.Array, ...], words: Words) -> jax.Array:
-        """ids [b, ANSWER] that follow."""
+        """Ids [b, ANSWER] of the answers that follow."""
         module, rows = self._module, len(words.ids)
         search = Search("greedy", max_length=ANSWER, min_length=ANSWER)
         ending, reading = Ending(module.spec.text.end_id), self.read(params, inputs, words)
@@ -70,7 +70,7 @@ class ServingProgram:
         return ids
 
     def lower(self, params: Any, inputs: tuple[Any, ...], words: Words) -> Any:
-        """`answers`, to compile."""
+        """Lowers `answers`, to be compiled."""
         rules = tuple(self._config.sharding.activations.items())
         with jax.set_mesh(self._mesh), nn.logical_axis_rules(rules):
             return jax.jit(self.answers).lower(params, inputs, words)

@@ -14,14 +14,15 @@ from vlt.tasks.task import StepInputs, Task
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-PREPARED = 2**31  # of a step's key, what no microbatch or tower draws from
+PREPARED = 2**31  # folded into a step's key; no microbatch or tower draws from it
 
 
 class TrainState(flax.struct.PyTreeNode):
     """What changes from step to step. Frozen leaves are passed beside it.
 
-    failed: a loss or gradient was not finite; no step changes anything afterwards. task: what the
-    task carries along. seed: of every step's random key; here, so that one program serves them all.
+    failed: whether a loss or gradient was not finite; no later step changes anything. task: what
+    the task carries along. seed: seeds every step's random key; part of the state so that one
+    program serves all seeds.
     """
 
     step: jax.Array
@@ -55,7 +56,7 @@ def make_train_step(
     schedule: Callable[[jax.Array], jax.Array],
     accumulate: int = 1,
 ) -> Callable[[TrainState, dict[str, Any], Batch], tuple[TrainState, Metrics]]:
-    """(state, frozen, batch) -> (state, metrics), to be jitted.
+    """Makes the step (state, frozen, batch) -> (state, metrics), to be jitted.
 
     batch: the entries that the task names, uint8 video [b, t, H, W, 3] first; the loss is over all
     b samples however they are sharded. accumulate: microbatches whose features are computed one
@@ -64,7 +65,7 @@ def make_train_step(
     metrics["finite"] says so.
 
     Raises:
-        ValueError: microbatches with a task whose loss is not one of features.
+        ValueError: microbatches with a task whose loss needs the whole batch at once.
     """
     pairs = model.scores_pairs and task.scores_batch
     if accumulate > 1 and (pairs or not task.separable):
@@ -144,5 +145,5 @@ def _split(x: jax.Array, parts: int) -> jax.Array:
 
 
 def _join(x: jax.Array) -> jax.Array:
-    """Inverse of `_split`; of a scalar, which every microbatch returns alike, the mean."""
+    """Inverse of `_split`; for a scalar, which is the same in every microbatch, the mean."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:]) if x.ndim > 1 else x.mean()

@@ -1,4 +1,4 @@
-"""What makes batches of texts or dialogues, of a config."""
+"""Builds a config's tokenizer, which makes batches of texts or dialogues."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from vlt.models.video_model import VideoModel
 
 
 def make_tokenizer(config: ConfigDict, module: VideoModel, folder: Path) -> Any:
-    """The tokenizer of `config.model`; of a chat model `ChatBatches`, of a vision tower alone none.
+    """The model's tokenizer: `ChatBatches` for a chat model, `NoTexts` for a vision tower alone.
 
     Raises:
         ValueError: no such folder, or more tokens, or longer texts, than the language model or text
-            tower has embeddings for; of a chat model also a template that cannot be, or no
-            tokenizer for a Q-Former that reads questions.
+            tower has embeddings for; for a chat model also an invalid template, or no tokenizer for
+            a Q-Former that reads questions.
     """
     if isinstance(module.spec, EncoderSpec):
         return NoTexts()

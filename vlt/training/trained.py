@@ -27,14 +27,14 @@ from vlt.training.rules import partition
 def trained_model(
     workdir: Path, average: tuple[int, int] | None = None, weights: str = ""
 ) -> LoadedModel:
-    """The model of a run at its best checkpoint, or its latest, without leaves only a loss used;
-    of a run without steps, the model as it was evaluated.
+    """The model of a run at its best checkpoint, or else its latest, without leaves that only a
+    loss used; for a run without steps, the model as it was evaluated.
 
-    average: first and last step of the checkpoints whose mean is taken instead. weights: how a
-    language model's are held, of vlt/models/narrow.py; in training they may have been otherwise.
+    average: first and last step of the checkpoints whose mean is taken instead. weights: how those
+    of a language model are held (vlt/models/narrow.py), which may differ from training.
 
     Raises:
-        ConfigError, CheckpointError, ModelFolderError: run, checkpoint or base is not there.
+        ConfigError, CheckpointError, ModelFolderError: no such run, checkpoint or base.
     """
     config = configuration.load_saved(workdir)
     loaded = load_model(dict(config.model) | {"weights": weights}, config.seed)
@@ -64,7 +64,7 @@ def _of_checkpoints(
 
 
 def with_classes(model: LoadedModel, task: Task) -> LoadedModel:
-    """The model as training starts, with what its methods keep of the task's classes."""
+    """The model as training starts, with what its methods keep about the task's classes."""
     return dataclasses.replace(model, params=task.initial_params(model.module, model.params))
 
 
@@ -97,7 +97,7 @@ def _without_training_leaves(loaded: LoadedModel, params: dict[str, Any]) -> Loa
 
 
 def _evaluated_on(config: ConfigDict, model: LoadedModel) -> View:
-    """What of a video the evaluation sees that chooses the best checkpoint, else the first."""
+    """The view of a video in the evaluation that chooses the best checkpoint, else in the first."""
     chosen = config.train.best_metric.partition("/")[0]
     spec = model.config.spec
     for name in sorted(config.evals, key=lambda name: name != chosen):

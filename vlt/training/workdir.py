@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and that one run at a time writes into it."""
+"""The folder of a run: it belongs to one config, and one run at a time writes into it."""
 
 import contextlib
 import itertools
@@ -20,9 +20,9 @@ from vlt.storage.files import listed, refuse_link, write_whole
 
 LOCK = "run.lock"
 SINCE = "run.since"  # when the lock was taken
-LEASE = 60.0  # seconds without a sign of life after which a process of another host is gone
+LEASE = 60.0  # seconds without a sign of life after which a process on another host is gone
 HEARTBEAT = 5.0  # seconds between signs of life
-# What a run leaves in its folder. NAME: of an evaluation.
+# What a run leaves in its folder. NAME: name of an evaluation.
 FILES = {
     "config.json": "the config, which going on must have, and `vlt eval` and `vlt export` read",
     "config.txt": "the same, a `key = value` a line, to be compared by `diff`",
@@ -51,10 +51,9 @@ FILES = {
     LOCK: "while a run lives, whose the folder is",
     SINCE: "since when",
 }
-# What may lie in the folder before the first run of it writes its config: logs, locks, our
-# leftovers.
+# What may be in the folder before its first run writes the config: logs, locks, our leftovers.
 _BEFORE = (f"{LOCK}*", SINCE, "logs", "vlt.*", "vlt-*.*", ".*.unfinished-*", "lost+found")
-# Where a run computes, which a run that goes on may choose anew.
+# Where a run computes, which may change when it resumes.
 RUNTIME_KEYS = ("mesh.", "sharding.", "data.workers", "data.decode_timeout", "train.watchdog")
 # What may differ where a run is only evaluated.
 OF_EVALUATION = ("evals", "table", "more_tables")
@@ -67,14 +66,14 @@ class OtherConfigError(ValueError):
 
 
 class WorkdirError(ValueError):
-    """The workdir cannot be written, is no run's, or is in use."""
+    """The workdir cannot be written, is not a run's, or is in use."""
 
 
 def prepare(workdir: Path) -> None:
-    """Makes the folder where there is none, and checks that it can be written and is a run's.
+    """Creates the folder if absent, and checks that it can be written and is a run's.
 
     Raises:
-        WorkdirError: nothing can be written there, or what is there is no run's.
+        WorkdirError: nothing can be written there, it holds links, or its contents are not a run's.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -103,11 +102,11 @@ def prepare(workdir: Path) -> None:
 def held(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of a workdir; of several processes, the first does it for all.
 
-    A lock of a process that is dead does not count: on this host at once, on another one when it
-    has given no sign of life for `LEASE` seconds, by this process's own clock.
+    The lock of a dead process does not count: on this host at once, on another one after `LEASE`
+    seconds without a sign of life, by this process's own clock.
 
     Raises:
-        WorkdirError: a run that lives has it; the message says which.
+        WorkdirError: a live run holds the workdir; the message says which.
     """
     path = workdir.resolve() / LOCK
     if path in _held or not processes.is_primary():
@@ -149,7 +148,7 @@ def _acquire(lock: filelock.SoftFileLease, workdir: Path) -> None:
 
 
 def _lives(lock: filelock.SoftFileLease) -> Callable[[], bool]:
-    """Asked again and again while another has the lock: whether that one gave a sign of life."""
+    """A check, polled while another process has the lock: whether that one gave a sign of life."""
     first: int | None = None
 
     def check() -> bool:
@@ -158,7 +157,7 @@ def _lives(lock: filelock.SoftFileLease) -> Callable[[], bool]:
         if owner is None:
             return False
         if owner.hostname == socket.gethostname() and not _is_zombie(owner.pid):
-            return True  # else the lock would have been taken from it: it is of this host
+            return True  # a dead process of this host would have lost the lock
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(lock.lock_file).st_mtime_ns
             if first is None:
@@ -175,7 +174,7 @@ def _lives(lock: filelock.SoftFileLease) -> Callable[[], bool]:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether the process has ended, and its parent alone has not asked how."""
+    """Whether the process has ended, but its parent has not collected its exit status."""
     with contextlib.suppress(OSError):
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state == "Z"
@@ -190,14 +189,14 @@ def _lost(workdir: Path, reason: str) -> None:
 
 
 def claim(workdir: Path, config: ConfigDict, mode: str = "train") -> None:
-    """Makes the workdir this config's, or checks that it is; in all processes alike.
+    """Claims the workdir for this config, or checks that it is claimed, in all processes alike.
 
-    mode: with `eval`, the evaluations may be others than the run's own.
+    mode: with `eval`, the evaluations may differ from the run's own.
 
     Raises:
-        WorkdirError: it is no run's, or cannot be written.
+        WorkdirError: the workdir is not a run's, or cannot be written.
         OtherConfigError: it is another config's.
-        DistributedError: processes were given other configs, or see other folders.
+        DistributedError: processes were given different configs, or see different folders.
     """
     processes.check_alike("--config and its overrides", configuration.resolved_text(config))
     if processes.is_primary():
@@ -227,17 +226,17 @@ def claim(workdir: Path, config: ConfigDict, mode: str = "train") -> None:
 
 
 def started(workdir: Path) -> bool:
-    """Whether a run of the workdir came further than its config, which may have been wrong."""
+    """Whether a run of the workdir got further than its config, which may have been wrong."""
     logged = any(file.stat().st_size for file in workdir.rglob("metrics.jsonl"))
     kept = (workdir.rglob(name) for name in ("run.json", "results.json", "checkpoints/*"))
     return logged or any(True for _ in itertools.chain(*kept))
 
 
 def go_back(workdir: Path, checkpoint: Path) -> None:
-    """Makes WORKDIR/checkpoints/STEP, or that of a row's folder in it, the latest of its run.
+    """Makes WORKDIR/checkpoints/STEP, or one in a row's folder, the latest checkpoint of its run.
 
     Raises:
-        CheckpointError: it is no complete checkpoint of the workdir.
+        CheckpointError: it is not a complete checkpoint of the workdir.
     """
     from vlt.training.checkpoints import CheckpointError, TrainingCheckpoints
 
