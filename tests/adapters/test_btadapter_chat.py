@@ -1,5 +1,6 @@
 """What BT-Adapter gives a language model: the tokens of any number of frames, and its options."""
 
+import dataclasses
 import functools
 
 import jax
@@ -17,9 +18,9 @@ VISION = VisionSpec(8, 4, 8, 5, 2, 16)
 CHAT = ChatSpec(VISION, LlamaSpec(16, 20, 8, 1, 2, 16))
 
 
-def tower(read=2, **options) -> VisionTransformer:
+def tower(read=2, spec=VISION, **options) -> VisionTransformer:
     options = {"depth": 3, "drop_path": 0.0, "alignment": "none"} | options
-    return VisionTransformer(VISION, 0, (BTAdapter(**options),), read=read, feature_blocks=2)
+    return VisionTransformer(spec, 0, (BTAdapter(**options),), read=read, feature_blocks=2)
 
 
 def shape_of(frames, **options):
@@ -89,6 +90,16 @@ def test_a_branch_without_the_layer_that_is_not_run():
     found = language_tokens(short, params | {"btadapter": kept}, video)
     np.testing.assert_array_equal(found, expected)
     assert {"spatial_2", "temporal_2"} <= params["btadapter"].keys()
+
+
+def test_a_tower_without_the_block_that_is_not_read():
+    """As EVA-CLIP-G's 39 blocks of 40, of which the last one is read."""
+    video = np.random.default_rng(1).normal(size=(1, 3, 8, 8, 3)).astype(np.float32)
+    short = tower(read=1, spec=dataclasses.replace(VISION, layers=VISION.layers - 1))
+    params = random_params(tower())
+    kept = {name: x for name, x in params.items() if name != f"blocks_{VISION.layers - 1}"}
+    found = language_tokens(short, kept, video)
+    np.testing.assert_array_equal(found, language_tokens(tower(), params, video))
 
 
 def test_spatial_layers_start_as_the_blocks_whose_states_they_read():
