@@ -30,7 +30,7 @@ def read_folders(folder: pathlib.Path) -> list[Row]:
     beside = [path.name for path in folder.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES]
     if beside:
         shown = ", ".join(sorted(beside)[:SHOWN])
-        raise AnnotationError(f"{folder}: {len(beside)} videos lie in no class's folder: {shown}")
+        raise AnnotationError(f"{folder}: {len(beside)} videos in no class's folder: {shown}")
     rows, folders = [], dict[str, pathlib.Path]()
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
         if path.name.startswith("."):

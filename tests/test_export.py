@@ -116,7 +116,7 @@ def test_safetensors_hold_every_leaf_and_the_config(workdir, tmp_path):
     assert len(names) == len(jax.tree.leaves(model.params))
 
 
-def test_targets_are_seen_to_before_any_work(tmp_path, monkeypatch, capsys):
+def test_targets_are_seen_to_before_any_work(workdir, tmp_path, monkeypatch, capsys):
     """Refused if they cannot be written, or hold more than we write."""
     monkeypatch.setattr("vlt.export.trained_model", lambda *_: pytest.fail("work was done"))
     (tmp_path / "file").touch()
@@ -131,9 +131,9 @@ def test_targets_are_seen_to_before_any_work(tmp_path, monkeypatch, capsys):
         ("file/model", "orbax", "cannot be written"),
         ("notes.txt", "safetensors", "is not a safetensors file"),
         ("link.safetensors", "safetensors", "is a link to"),
-        ("programs", "stablehlo", "also holds notes.txt, which is no part of an exported program"),
+        ("programs", "stablehlo", "also holds notes.txt, which is not part of an exported program"),
     ):
-        words = ["--workdir=nowhere", str(tmp_path / target), f"--format={form}", "--overwrite"]
+        words = [f"--workdir={workdir}", str(tmp_path / target), f"--format={form}", "--overwrite"]
         assert main(words) == 1
         assert re.search(reason, capsys.readouterr().err), target
     assert (tmp_path / "notes.txt").read_text() == "mine" and (programs / "notes.txt").exists()
@@ -232,7 +232,7 @@ def test_merged_clip_goes_back_to_its_published_names(tmp_path):
     np.testing.assert_allclose(again[f"clip.{weight}"], merged[weight], atol=1e-6)
 
 
-def test_existing_target_needs_overwrite(workdir, tmp_path, capsys, monkeypatch):
+def test_existing_target_needs_overwrite(workdir, tmp_path, monkeypatch):
     model = trained_model(workdir)
     with monkeypatch.context() as patched:
         patched.setattr("vlt.export.trained_model", lambda *_: model)
@@ -240,8 +240,8 @@ def test_existing_target_needs_overwrite(workdir, tmp_path, capsys, monkeypatch)
         with pytest.raises(ModelFolderError, match="--overwrite"):
             export(workdir, tmp_path / "model", "orbax")
         export(workdir, tmp_path / "model", "orbax", overwrite=True)
-    assert main(["--workdir", str(tmp_path), str(tmp_path / "x")]) == 1
-    assert "config.json does not exist" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="config.json does not exist"):
+        main(["--workdir", str(tmp_path), str(tmp_path / "x")])
 
 
 def test_run_without_a_checkpoint_is_refused(workdir, tmp_path, capsys):

@@ -86,7 +86,7 @@ def _range(where: str, row: Any) -> Range:
 
 def _check(each: Range) -> None:
     if not 0 <= each.start < each.end < math.inf:
-        raise ValueError(f"{each.video}: from {each.start:g} s to {each.end:g} s is no range")
+        raise ValueError(f"{each.video}: from {each.start:g} s to {each.end:g} s is not a range")
 
 
 def _cut(pool: DecoderPool, each: Range, out: Path) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _print(each: Range, told: dict[str, Any], as_json: bool) -> None:
         text = json.dumps(dataclasses.asdict(each) | told, ensure_ascii=False)
         print(printable(text), flush=True)
     elif "file" in told:
-        how = "was there" if "kept" in told else "copied" if told["copied"] else "encoded anew"
+        how = "was there" if "kept" in told else "copied" if told["copied"] else "re-encoded"
         print(printable(f"{told['file']}: {how}"), flush=True)
 
 

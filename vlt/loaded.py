@@ -111,7 +111,7 @@ class Model:
             self._warned = True
             warnings.warn(
                 "frames are float32 from 0 to 1, as if not yet normalised; give uint8, or "
-                "(frames - model.module.mean) / model.module.std (told once)",
+                "(frames - model.module.mean) / model.module.std (said once)",
                 stacklevel=6,
             )
         return video

@@ -186,7 +186,7 @@ def test_options_that_cannot_be(options, message):
     [
         ({"max_frames": 3}, {}, "4 frames, actionclip.max_frames is 3"),
         ({}, {"embed_dim": 48}, "splits the width of frame embeddings by 64, and 48"),
-        ({"sim_header": "Transf_cls"}, {"embed_dim": 12}, "by 8, and 12 is no multiple"),
+        ({"sim_header": "Transf_cls"}, {"embed_dim": 12}, "by 8, and 12 is not a multiple"),
     ],
 )
 def test_sizes_that_do_not_fit(options, changes, message):

@@ -101,7 +101,7 @@ def test_what_does_not_fit_is_a_sentence():
     ):
         with pytest.raises(ValueError, match=f"attention_probe.{words}"):
             make_model(SMALL, {"attention_probe": options}, 4)
-    with pytest.raises(ValueError, match="vision tower that stands alone, and models of kind dual"):
+    with pytest.raises(ValueError, match="lone vision tower, and models of kind dual"):
         make_model(SIZES["videoprism_b"], {"attention_probe": {}}, 16)
     task, bare = Classification(3), make_model(SMALL, {}, 4)
     with pytest.raises(ValueError, match="no method of the model tells classes apart"):

@@ -213,7 +213,7 @@ def test_a_tie_of_what_goes_in(shared, folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "frames", "message"),
     [
-        ({}, 8, "8 frames, but mv_adapter's positions are for 12 .mv_adapter.frames.: take as"),
+        ({}, 8, "8 frames, but mv_adapter's positions are for 12 .mv_adapter.frames.: use that"),
         ({"tied_layers": (11, 12)}, 12, "tied_layers in the visual tower must be blocks from 0 to"),
         ({"heads": 3}, 12, "mv_adapter.heads=3 must divide mv_adapter.bottleneck=64"),
         ({"tie": "both"}, 12, "unknown mv_adapter.tie: both; choose from out, in, none"),

@@ -156,7 +156,7 @@ def test_twice_the_frames_are_seen_in_runs(golden, model):
 @pytest.mark.parametrize(
     ("options", "frames", "message"),
     [
-        ({}, 12, "12 frames, vita_clip.frames is 8: take as many, or a multiple"),
+        ({}, 12, "12 frames, vita_clip.frames is 8: use that many, or a multiple"),
         ({"text_prompts": 75}, 8, "text_prompts=75 leave 2 of the text tower's 77 positions"),
     ],
 )

@@ -26,7 +26,7 @@ NONE = "nowhere/v.mp4"
         ("input", (NONE, "--clips=1"), 1, NONE),
         ("shards", (NONE,), 1, NONE),
         ("damaged_videos", ("nowhere",), 1, "nowhere"),
-        ("failures", ("--workdir=/",), 1, "'/'"),
+        ("failures", ("--workdir=/",), 1, "error: /: File exists"),
         ("slices", ("--config=x.py", "--topology=v5e:2x4", "--out=o"), 1, "unknown config 'x.py'"),
         ("slices", ("--config=x.py", "--topology=v5e", "--out=o"), 1, "v5e:2x4"),
     ],

@@ -83,7 +83,7 @@ def test_what_is_no_sum(base, tokenizer, tmp_path):
     refused(merged, delta, r"the base has the delta in it (0\.[89]|1\.[01])\d times \(0 expected\)")
     refused(base, delta_of(base, 2), "514 rows over the base's 512; a delta of Vicuna v1.1 has as")
     with_pad = {n: np.concatenate([x, x[:1]]) if n in VOCABULARY else x for n, x in base.items()}
-    refused(with_pad, delta, "the base has 513 words, the delta 512: the base is no LLaMA")
+    refused(with_pad, delta, "the base has 513 words, the delta 512: the base is not LLaMA")
     less = {n: x for n, x in delta.items() if "layers.2" not in n}
     refused(base, less, "the delta has no text/blocks_2/")
     wide = delta | {"model.layers.0.mlp.up_proj.weight": np.zeros((200, 64), np.float16)}

@@ -12,7 +12,7 @@ from vlt.convert.json_files import read_json
     ("content", "message"),
     [
         (b"[" * 100_000, "nested too deeply"),
-        (b'{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        (b'{"a": 1, "a": 2}', "the key 'a' occurs twice"),
         (b"[1]", "holds a list, not an object"),
         (b'{"a": "\xff"}', "not readable JSON: 'utf-8' codec"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not readable JSON: Exceeds the limit"),

@@ -43,7 +43,7 @@ def _shards(folder: Path, placement: object, **shards: dict[str, np.ndarray]) ->
         ({"a": 5}, "no 'weight_map' of file names"),
         ({"a": ["one.safetensors"]}, "no 'weight_map' of file names"),
         ([], "no 'weight_map' of file names"),
-        ({"a": "../one.safetensors"}, "lies outside of its folder"),
+        ({"a": "../one.safetensors"}, "is outside its folder"),
         ({"a": ".."}, "no such file|outside"),
         ({"a": "three.safetensors"}, "three.safetensors: no such file"),
         ({"a": "one.safetensors", "c": "one.safetensors"}, "its shards lack c"),

@@ -92,7 +92,7 @@ def test_the_command(film, tmp_path, capsys):
         assert whole == found[0] | told | {"file": str(tmp_path / "out" / "it's_0.00-0.80.mp4")}
         assert "gone.mp4" in gone["error"]
     assert door.main([str(film), "--start=1", "--end=9", f"--out={tmp_path / 'out'}"]) == 0
-    assert "it's_1.00-9.00.mp4: encoded anew" in capsys.readouterr().out
+    assert "it's_1.00-9.00.mp4: re-encoded" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_both_forms(value, turns):
         ([HUMAN, {"from": "gpt", "value": 7}], "entry 2 must be text"),
         ([HUMAN, {"from": "gpt", "value": "a\0"}], "entry 2 is not text"),
         ([HUMAN, {"from": ["gpt"], "value": "a"}], "entry 2 is from .*, must be from gpt"),
-        ([["<video> or <video>?", "No."]], "it stands 2 times"),
-        ([["Which?", "<video>"]], "it stands in an answer"),
+        ([["<video> or <video>?", "No."]], "it occurs 2 times"),
+        ([["Which?", "<video>"]], "it occurs in an answer"),
     ],
 )
 def test_what_is_no_dialogue(value, reason):

@@ -157,7 +157,7 @@ def test_a_folder_for_each_class(tmp_path):
         ((), "no such folder of videos"),
         (("notes.txt",), "holds no folders, one for each class"),
         (("run/a.mp4", "sit/notes.txt"), "sit: holds no file that ends as a video does"),
-        (("run/a.mp4", "b.mp4"), "1 videos lie in no class's folder: b.mp4"),
+        (("run/a.mp4", "b.mp4"), "1 videos in no class's folder: b.mp4"),
         (("a_b/a.mp4", "a b/a.mp4"), "are both class 'a b'"),
     ],
 )

@@ -102,7 +102,7 @@ def test_a_folder_with_what_we_never_write_is_not_replaced(folder, tokenizer, na
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("mine")
     with pytest.raises(
-        ModelFolderError, match=f"also holds .*{name}, which is no part of a model folder"
+        ModelFolderError, match=f"also holds .*{name}, which is not part of a model folder"
     ):
         write_model_folder(folder, CONFIG, _params(CONFIG), tokenizer, overwrite=True)
     assert (folder / name).read_text() == "mine" and read_model_folder(folder)[0] == CONFIG

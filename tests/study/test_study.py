@@ -176,7 +176,7 @@ def test_a_run_that_diverges_is_kept_as_failed(tmp_path):
 
 def test_what_is_no_kept_row_is_named(tmp_path):
     (tmp_path / "a.json").write_text('{"name": "a"}')
-    with pytest.raises(ValueError, match=r"a\.json is no kept row"):
+    with pytest.raises(ValueError, match=r"a\.json is not a kept row"):
         KeptRows(tmp_path)
 
 

@@ -133,7 +133,7 @@ def test_losses_of_methods_are_weighed_beside_the_first():
     first, second = (-log_softmax(s * logits, axis=-1)[label, label].mean() for s in (1, -1))
     np.testing.assert_allclose(terms["merged"], second, rtol=1e-5)
     np.testing.assert_allclose(value, first + 0.5 * second + 0.1 * 3.5, rtol=1e-5)
-    with pytest.raises(ValueError, match="task.losses.nothing: no method of the model puts out"):
+    with pytest.raises(ValueError, match="task.losses.nothing: no method of the model outputs"):
         dataclasses.replace(task, losses={"nothing": 1.0}).objective(
             StepInputs(WithExtras(), tables, {}, batch, jax.random.key(0), {})
         )

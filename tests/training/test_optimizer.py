@@ -232,7 +232,7 @@ def test_what_decays_is_what_the_rule_says(name):
     [
         (dict(name="adamv"), ["'adamv'", "did you mean 'adam'"]),
         (dict(name="lino"), ["'lino'", "did you mean 'lion'"]),
-        (dict(name="rprop"), ["'rprop' cannot be used", "no multiples of its learning rate"]),
+        (dict(name="rprop"), ["'rprop' cannot be used", "not multiples of its learning rate"]),
         (dict(name="sgd", sgd=dict(momentm=0.9)), ["'momentm'", "did you mean 'momentum'"]),
         (dict(name="sgd", sgd=dict(momentum="much")), ["'sgd' with {'momentum': 'much'}: "]),
         (dict(name="lion", lion=dict(weight_decay=0.1)), ["'weight_decay': rules say"]),

@@ -151,7 +151,7 @@ def test_loss_that_no_method_feeds_is_refused():
     data = batch()
     apply = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), *data.values()))
     out = apply[0]
-    with pytest.raises(ValueError, match="mbca: no method of the model puts out 'branch_features'"):
+    with pytest.raises(ValueError, match="mbca: no method of the model outputs 'branch_features'"):
         Retrieval({"mbca": 1.0}, None, False).features(out, data)
 
 

@@ -84,7 +84,7 @@ class ActionCLIP(Method):
         if spec.embed_dim % heads:
             raise ValueError(
                 f"actionclip.sim_header={self.sim_header!r} splits the width of frame embeddings "
-                f"by {heads}, and {spec.embed_dim} is no multiple; use 'LSTM' or 'Conv_1D'"
+                f"by {heads}, and {spec.embed_dim} is not a multiple; use 'LSTM' or 'Conv_1D'"
             )
         if self.shift and spec.visual.width % PARTS:
             raise ValueError(

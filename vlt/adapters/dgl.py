@@ -115,8 +115,8 @@ class DGL(Method):
         """Raises ValueError for another number of frames than have prompts of their own."""
         if self.frames and count != self.frames:
             raise ValueError(
-                f"{count} frames, but dgl's prompts are for {self.frames} (dgl.frames): take as "
-                "many"
+                f"{count} frames, but dgl's prompts are for {self.frames} (dgl.frames): use "
+                "that many"
             )
 
     def shared_module(self, spec: Spec) -> nn.Module | None:

@@ -91,7 +91,7 @@ class MVAdapter(Method):
         if count != self.frames:
             raise ValueError(
                 f"{count} frames, but mv_adapter's positions are for {self.frames} "
-                "(mv_adapter.frames): take as many"
+                "(mv_adapter.frames): use that many"
             )
 
     @property
@@ -202,7 +202,7 @@ class TextAdapter(nn.Module):
         if x.shape[2] > options.words:
             raise ValueError(
                 f"{x.shape[2]} tokens of a text, but mv_adapter's positions are for "
-                f"{options.words} (mv_adapter.words): take at most as many"
+                f"{options.words} (mv_adapter.words): use at most that many"
             )
         init = nn.initializers.normal((2 * x.shape[-1]) ** -0.5)
         down = Down(options.bottleneck, options.tie, init, self.dtype, name="down")

@@ -107,7 +107,7 @@ class VitaCLIP(Method):
         """Raises ValueError unless `count` frames make whole runs."""
         if count % self.frames:
             raise ValueError(
-                f"{count} frames, vita_clip.frames is {self.frames}: take as many, or a multiple"
+                f"{count} frames, vita_clip.frames is {self.frames}: use that many, or a multiple"
             )
 
     def embed(self, tower: AnyTower, tokens: Tokens) -> Tokens:

@@ -14,7 +14,7 @@ LAYOUTS = {
     "instructblip_hf": "InstructBLIP as transformers saves it",
     "minigpt4": "MiniGPT-4, whole or what it trained",
     "instructblip": "InstructBLIP as LAVIS saves it, whole or what it trained",
-    "blip2": "a stage of BLIP-2, of which the Q-Former is read",
+    "blip2": "a stage of BLIP-2; only its Q-Former is read",
     "llava": "LLaVA v1 and v1.5, whole or its projector, with BT-Adapter or without",
     "eva": "EVA-CLIP-G's tower as LAVIS has it",
     "blip": "BLIP as its authors or Token Mixing's saved it",
@@ -148,7 +148,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         "of a chat model are given, the target alone",
     )
     layouts = "; ".join(f"{name}: {about}" for name, about in LAYOUTS.items())
-    parser.add_argument("--family", help=f"told from the tensors when not given ({layouts})")
+    parser.add_argument("--family", help=f"inferred from the tensors if not given ({layouts})")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="see below; repeatable"
     )
@@ -190,7 +190,7 @@ def _given(options: argparse.Namespace) -> bool:
 
 
 def _add_parts(parser: argparse.ArgumentParser) -> None:
-    parts = parser.add_argument_group("a chat model of parts that lie apart")
+    parts = parser.add_argument_group("a chat model from separate parts")
     parts.add_argument("--chat", help="what they make: llava, minigpt4 or instructblip")
     parts.add_argument("--llm", metavar="PATH", help="language model, or the base of a delta")
     parts.add_argument("--delta", metavar="PATH", help="what is added to it: Vicuna's or LLaVA's")

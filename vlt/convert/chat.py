@@ -145,7 +145,7 @@ def _config(
     try:
         spec_from_dict(spec.to_dict())
     except ValueError as error:
-        raise ConversionError(f"these parts make no chat model: {error}") from error
+        raise ConversionError(f"these parts do not make a chat model: {error}") from error
     pixels = with_settings(*_pixels(together, spec), settings, notes)
     view = View("conversation_middle", _FRAMES) if methods else View()
     return ModelConfig(chat, spec, methods, pixels, view=view)
@@ -235,7 +235,7 @@ def _complete(
     try:
         tree = model_shapes(spec, methods)
     except ValueError as error:
-        raise ConversionError(f"these parts make no chat model: {error}") from error
+        raise ConversionError(f"these parts do not make a chat model: {error}") from error
     shapes = {path: leaf.shape for path, leaf in by_path(tree).items()}
     leaves = together.leaves
     fresh = [
@@ -255,7 +255,7 @@ def _complete(
         if not any(re.fullmatch(RANDOM[part], path) for path in fresh):
             wrong.append(f"--random={part}: all of it is given, or the model has none")
     if wrong:
-        raise ConversionError("\n  ".join(["these parts make no chat model:", *wrong[:60]]))
+        raise ConversionError("\n  ".join(["these parts do not make a chat model:", *wrong[:60]]))
     return dict(leaves) | _fresh(spec, methods, fresh, leaves)
 
 
@@ -266,7 +266,7 @@ def _absent_parts(shapes: Mapping[str, Any], held: Sequence[str]) -> list[str]:
         wanted = [path for path in shapes if re.fullmatch(pattern, path)]
         if wanted and not any(re.fullmatch(pattern, path) for path in held):
             random = f", or --random={part}" if part in RANDOM else ""
-            lines.append(f"{part}: nobody gave it; --{part}=FILE{random}")
+            lines.append(f"{part}: not given; --{part}=FILE{random}")
             for path in wanted:
                 del shapes[path]  # type: ignore[attr-defined]
     return lines

@@ -114,7 +114,7 @@ def _read_published_part(role: str, path: Path, key: str | None, asked: str | No
     family = family.of_stages(count_stages(family.stages, map(family.canonical, apart)))
     tensors = {name: Lazy.of(f"{path}: {name}", x) for name, x in apart.items()}
     if family.kinds:
-        raise ConversionError(f"{path}: layout {family.name} is no part of a chat model")
+        raise ConversionError(f"{path}: layout {family.name} is not a part of a chat model")
     part = _placed(role, path, family, tensors)
     part.config = checkpoint.config
     part.notes += [f"{path}: {note}" for note in checkpoint.notes]

@@ -139,7 +139,7 @@ def _origin(together: Together, part: str) -> Part:
     origins = together.origins(part)
     if not origins:
         raise ConversionError(
-            f"{part}: nobody gave it, so its sizes are not known; --{part}=FILE names it"
+            f"{part}: not given, so its sizes are unknown; --{part}=FILE names it"
         )
     return origins[-1]
 
@@ -207,7 +207,7 @@ def origin_of_blocks(together: Together) -> Part:
     """
     norm = "text/final_norm/scale"
     if norm not in together.origin:
-        raise ConversionError("llm: nobody gave it; --llm=FOLDER names it")
+        raise ConversionError("llm: not given; --llm=FOLDER names it")
     return together.origin[norm]
 
 

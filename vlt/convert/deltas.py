@@ -84,7 +84,7 @@ def _more_rows(path: str, base: Lazy, delta: Lazy, names: str) -> int:
     if more < 0:
         raise ConversionError(
             f"{names}: the base has {base.shape[axis]} words, the delta {delta.shape[axis]}: the "
-            "base is no LLaMA (32000), but a model that words were added to: merged already?"
+            "base is not LLaMA (32000) but a model with added words: already merged?"
         )
     return more
 

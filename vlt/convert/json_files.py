@@ -47,5 +47,5 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
         counts = collections.Counter(key for key, _ in pairs)
-        raise ValueError(f"the key {counts.most_common(1)[0][0][:80]!r} stands twice in one object")
+        raise ValueError(f"the key {counts.most_common(1)[0][0][:80]!r} occurs twice in one object")
     return content

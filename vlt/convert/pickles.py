@@ -304,10 +304,10 @@ def _stored(kind: str, key: Any, location: Any, whole: Any, view: Any = None) ->
 
 def _view(view: Any, whole: int) -> tuple[int, int]:
     if type(view) is not tuple or len(view) != 3 or not all(map(is_count, view[1:])):
-        raise ConversionError("a view of a storage that is no part of it")
+        raise ConversionError("a view that is not part of its storage")
     _, first, count = view
     if first + count > whole:
-        raise ConversionError("a view of a storage that is no part of it")
+        raise ConversionError("a view that is not part of its storage")
     return first, count
 
 

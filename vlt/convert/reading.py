@@ -73,7 +73,7 @@ def _read_shards(index: Path, key: str | None) -> StateDict:
     saved: dict[Any, Any] = {}
     for shard in sorted(set(placement.values())):
         if Path(shard).name != shard:
-            raise ConversionError(f"{index}: shard {shard!r} lies outside of its folder")
+            raise ConversionError(f"{index}: shard {shard!r} is outside its folder")
         held = _load(index.parent / shard)
         if not isinstance(held, dict):
             raise ConversionError(f"{index.parent / shard}: holds no dict of tensors")

@@ -80,7 +80,7 @@ def reverse(
     if isinstance(config.spec, ChatSpec):
         return _reverse_chat(ChatWriter(source, config, family, part), target, overwrite)
     if part:
-        raise ConversionError(f"--part={part}: {source} is no chat model, and has no such parts")
+        raise ConversionError(f"--part={part}: {source} is not a chat model and has no parts")
     config, params = read_model_folder(source)
     layout = _layout(source, config, family)
     leaves = dict(traverse_util.flatten_dict(params, sep="/"))

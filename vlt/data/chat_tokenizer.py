@@ -75,7 +75,7 @@ class ChatTokenizer:
         except Exception as error:  # the library has no exception class of its own
             raise ValueError(f"{folder}: a tokenizer file is broken: {error}") from error
         if not getattr(encoder.model, "byte_fallback", False):
-            raise ValueError(f"{folder}/tokenizer.json is no SentencePiece BPE, which LLaMA's is")
+            raise ValueError(f"{folder}/tokenizer.json is not a SentencePiece BPE, as LLaMA's is")
         names = (settings.get(key) for key in ("bos_token", "eos_token"))
         start, end = (name["content"] if isinstance(name, dict) else name for name in names)
         return cls(encoder, start or START, end or END)

@@ -20,7 +20,7 @@ def checked_dialogue(value: Any) -> tuple[Turn, ...]:
 
     Raises:
         ValueError: the form is another, a speaker is out of turn, a text is invalid or empty, or
-            VIDEO stands in an answer or several times.
+            VIDEO occurs in an answer or several times.
     """
     if isinstance(value, str):
         value = parse_json(value)
@@ -30,7 +30,7 @@ def checked_dialogue(value: Any) -> tuple[Turn, ...]:
     pairs = _pairs_of_spoken(value) if spoken else [_pair(*each) for each in enumerate(value, 1)]
     places = sum(question.count(VIDEO) for question, _ in pairs)
     if places > 1 or any(VIDEO in answer for _, answer in pairs):
-        where = f"stands {places} times" if places > 1 else "stands in an answer"
+        where = f"occurs {places} times" if places > 1 else "occurs in an answer"
         raise ValueError(f"has one video, whose place {VIDEO} must be in one question; it {where}")
     videos = [question.count(VIDEO) for question, _ in pairs] if places else [1]
     videos += [0] * (len(pairs) - len(videos))

@@ -287,7 +287,7 @@ class VideoData:
         row = self.records[record]
         found = read_features(self.manifest.parent / str(row.extra[FEATURES]))
         if len(found) != self._sampler["frames"]:
-            reason = f"features of {len(found)} frames; {self.name}.sampler.frames must be as many"
+            reason = f"features of {len(found)} frames; {self.name}.sampler.frames must match"
             raise ManifestError(self.manifest, reason, row.line)
         return found
 

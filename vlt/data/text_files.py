@@ -129,7 +129,7 @@ def parse_json(text: str) -> Any:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise ValueError(f"not JSON: {error.msg} at {line}column {error.colno}") from None
     except RecursionError:
-        raise ValueError("not JSON that can be read: its values lie too deep") from None
+        raise ValueError("not JSON that can be read: nested too deeply") from None
     if "\\u" in text:  # in UTF-8 text they come from escapes alone
         _refuse_wrong_characters(value)
     return value

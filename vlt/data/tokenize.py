@@ -178,7 +178,7 @@ class Tokenizer:
         with self._lock:
             self.cut += 1
         if self.cut == 1:
-            logging.warning("a text of %d tokens was cut to %d (told once)", length, self.context)
+            logging.warning("a text of %d tokens was cut to %d (said once)", length, self.context)
 
 
 def pretrained(source: str | os.PathLike[str], **options: bool) -> Any:

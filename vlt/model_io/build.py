@@ -158,7 +158,7 @@ def make_model(
 
 def check_frames(model: VideoModel, params: Mapping[str, Any], frames: int) -> None:
     """Raises ValueError if the model's methods or their leaves are for other numbers of frames."""
-    known = f"; this model was trained on {model.frames} frames: sample as many"
+    known = f"; this model was trained on {model.frames} frames: sample that many"
     try:
         for method in model.methods:
             method.check(model.spec, frames)

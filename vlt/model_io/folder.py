@@ -311,7 +311,7 @@ def check_replaceable(target: Path, overwrite: bool, kind: Kind) -> None:
     others = foreign_entries(target, kind.entries) if kind.entries else []
     if others:
         raise ModelFolderError(
-            f"{target} is not replaced, since it also holds {listed(others)}, which is no part of "
+            f"{target} is not replaced, since it also holds {listed(others)}, which is not part of "
             f"{kind.what}; move that elsewhere, or name another folder"
         )
 

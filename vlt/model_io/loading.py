@@ -282,7 +282,7 @@ def _check_finite(folder: Path, params: dict[str, Any]) -> None:
             wrong = np.argwhere(~np.isfinite(leaf))
             raise ModelFolderError(
                 f"{folder}: {len(wrong)} of {leaf.size} weights in {path} are not finite, "
-                f"the first at {wrong[0].tolist()}; convert or train it anew"
+                f"the first at {wrong[0].tolist()}; convert or train it again"
             )
 
 

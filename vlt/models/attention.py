@@ -169,12 +169,12 @@ class Attention(nn.Module):
         """`_attend_heads` with a method's own function."""
         if self.dropout or self.logit_cap or not pattern.plain:
             raise ValueError(
-                "Pattern.attend stands in the place of the softmax: no method beside it, mask, cap "
+                "Pattern.attend replaces the softmax: no method beside it, mask, cap "
                 "or dropout may change logits or weights of keys"
             )
 
         def probabilities() -> jax.Array:
-            raise ValueError("Pattern.attend: there is no one table of probabilities of all keys")
+            raise ValueError("Pattern.attend: no single table has the probabilities of all keys")
 
         return attend(query, key, value), probabilities
 

@@ -11,7 +11,7 @@ from vlt.models.spec import JOINT_KINDS, BertSpec, ChatSpec, DualEncoderSpec, En
 WORDS = {
     "frame_groups": "needs every frame in a group of its own",
     "joint_space": "needs videos and texts in one embedding space",
-    "pooled_alone": "puts out what is pooled to an embedding and nothing else",
+    "pooled_alone": "outputs a pooled embedding and nothing else",
     "class_token": "reads the class token of every frame",
     "class_pooled": "says which class tokens and prompts make the embedding",
     "pair_scores": "scores pairs of a video and a text",
@@ -26,7 +26,7 @@ WORDS = {
     "key_choice": "chooses which tokens attention reads",
     "every_frame": "has leaves for each frame",
     "word_places": "puts tokens into places among the words",
-    "tokens_alone": "reads the tokens of a vision tower that stands alone",
+    "tokens_alone": "reads the tokens of a lone vision tower",
 }
 
 
@@ -65,7 +65,7 @@ def lacks(spec: Spec) -> dict[str, str]:
         found["frame_groups"] = f"this vision tower holds the patches of all in one ({why})"
     if spec.visual.stages:
         blocks = ", ".join(map(str, spec.visual.stages))
-        why = f"this vision tower groups the same patches anew between its stages ({blocks} blocks)"
+        why = f"this vision tower regroups the same patches between its stages ({blocks} blocks)"
         found |= dict.fromkeys(("frame_groups", "attended_tokens", "behind_class"), why)
     if not spec.visual.cls:
         found["class_token"] = f"this vision tower has none (pool={spec.visual.pool})"

@@ -8,7 +8,7 @@ import jax
 POLICIES = {
     "none": "everything is kept",
     "block": "what enters a block is kept, all else is computed again: a third more operations",
-    "dots": "what dense layers put out is kept, all else, attention included, is computed again",
+    "dots": "outputs of dense layers are kept; all else, attention included, is recomputed",
     "offload": "as `dots`, kept in the memory of the host",
 }
 

@@ -43,7 +43,7 @@ class KeptRow:
             values["identities"] = tuple(values["identities"])
             row = cls(**values)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file} is no kept row of a study ({error}): remove it") from error
+            raise ValueError(f"{file} is not a kept row of a study ({error}): remove it") from error
         if row.name != file.stem:
             raise ValueError(f"{file} is the kept row {row.name}: name it so, or remove it")
         return row

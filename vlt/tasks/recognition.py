@@ -274,7 +274,7 @@ class Recognition(Task):
         """What `losses` need: numbers [b], or logits [b, c] of other embeddings of frames."""
         if missing := [name for name in self.losses if name not in out]:
             raise ValueError(
-                f"task.losses.{missing[0]}: no method of the model puts out {missing[0]!r}"
+                f"task.losses.{missing[0]}: no method of the model outputs {missing[0]!r}"
             )
         found = {}
         for name in self.losses:

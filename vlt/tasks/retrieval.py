@@ -87,7 +87,7 @@ class Retrieval(Task):
                     found[name] = extract(outputs, batch)
                 except KeyError as missing:
                     raise ValueError(
-                        f"task.losses.{name}: no method of the model puts out {missing}"
+                        f"task.losses.{name}: no method of the model outputs {missing}"
                     ) from None
         return found
 

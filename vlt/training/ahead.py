@@ -310,7 +310,7 @@ def knobs(config: Any, report: Mapping[str, Any], mesh: Mesh) -> list[str]:
             "optimizer on each chip, gathered where they are used"
         )
     if config.model.remat == "none":
-        found.append("--config.model.remat=block: activations anew, for a third more operations")
+        found.append("--config.model.remat=block: recomputes activations, a third more operations")
     parts, more = report["batch"] // mesh.size, 2 * config.optimizer.accumulate
     if parts % more == 0:
         found.append(

@@ -277,7 +277,7 @@ class TrainingCheckpoints:
     def _advice(self, previous: int | None) -> str:
         """What to do about a damaged checkpoint, as the end of an error message."""
         if previous is None:
-            return "; there is no other one: another --workdir starts the run anew"
+            return "; there is no other one: another --workdir starts a new run"
         return f"; --restore={self.folder / str(previous)} goes on from the one before it"
 
     def _damaged(self) -> list[int]:

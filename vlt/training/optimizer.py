@@ -137,7 +137,7 @@ def _of_optax(
     if name in _UNFIT:
         raise OptimizerConfigError(
             f"optimizer {name!r} cannot be used: rules scale the step of each leaf, and its steps "
-            "are no multiples of its learning rate, or need more than gradients"
+            "are not multiples of its learning rate, or need more than gradients"
         )
     if name not in OF_OPTAX:
         raise OptimizerConfigError(

@@ -44,8 +44,8 @@ FILES = {
     "confusion-NAME.png": "which class was taken for which",
     "skipped.jsonl": "videos that could not be read, a line each; of further processes "
     "`skipped-INDEX.jsonl`",
-    "nonfinite-STEP": "of a run that ended at a loss that is no number: the trained leaves before "
-    "that step, and the batch's ids in `report.json`",
+    "nonfinite-STEP": "of a run that ended because its loss was not a number: the trained leaves "
+    "before that step, and the batch's ids in `report.json`",
     "vlt.*": "what each start logged; `vlt.INFO` is that of the latest",
     "logs/process-INDEX.txt": "what each process of `launch.local` printed",
     LOCK: "while a run lives, whose the folder is",
@@ -143,7 +143,7 @@ def _acquire(lock: filelock.SoftFileLease, workdir: Path) -> None:
             who += f", since {(workdir / SINCE).read_text(encoding='utf-8').strip()}"
         raise WorkdirError(
             f"{workdir} is in use by a live run ({who}): wait for it, stop it, or choose "
-            f"another --workdir. If there is surely no such process, remove {lock.lock_file}"
+            f"another --workdir. If no such process exists any more, remove {lock.lock_file}"
         ) from None
 
 
