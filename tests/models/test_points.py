@@ -208,7 +208,7 @@ def test_queries_that_read_apart_have_a_softmax_each_and_nothing_else_may_change
     halves = [run(params, half) for half in (x[:, :, :2], x[:, :, 2:])]
     both = np.concatenate(halves, axis=2)
     np.testing.assert_allclose(run(params, x, Attend()), both, atol=1e-6)
-    with pytest.raises(ValueError, match="no one table of probabilities"):
+    with pytest.raises(ValueError, match="no single table has the probabilities"):
         run(params, x, Attend(), Between())
 
     class Bias(Method):
