@@ -215,7 +215,7 @@ def test_queries_that_read_apart_have_a_softmax_each_and_nothing_else_may_change
         def attention_pattern(self, block, tokens, pattern):
             return pattern.add_bias(jnp.zeros(()))
 
-    with pytest.raises(ValueError, match="in the place of the softmax: no method beside it"):
+    with pytest.raises(ValueError, match="replaces the softmax: no method beside it"):
         run(params, x, Attend(), Bias())
 
 
