@@ -53,6 +53,7 @@ def test_commands_convert_into_the_folder_that_configs_name(entry, monkeypatch):
 
 
 SPECS = {
+    **dict.fromkeys(("vificlip_b16_k400", "vificlip_b16_k400_base"), "clip_b16"),
     "clip_b32": "clip_b32",
     "laclip_b16": "clip_b16",
     "metaclip_b16": "clip_b16",
