@@ -31,13 +31,8 @@ from vlt.models.spec import ChatSpec
 from vlt.models.video_model import VideoModel
 from vlt.pytrees.paths import by_path
 from vlt.pytrees.patterns import first_match
-from vlt.training.ahead import (
-    AheadError,
-    compile_ahead,
-    compile_policies,
-    format_compiled,
-    format_traffic,
-)
+from vlt.reporting.compiled import format_compiled, format_traffic
+from vlt.training.ahead import AheadError, compile_ahead, compile_policies
 from vlt.training.leaves import format_leaves, leaves_of
 from vlt.training.rules import partition
 

@@ -14,11 +14,12 @@ from slices import needs_libtpu
 from configs import common
 from vlt.configuration import load_config
 from vlt.costs.accelerators import CHIPS, TopologyError, check_topology, chips_of
+from vlt.reporting import compiled
+from vlt.reporting.compiled import format_compiled
 from vlt.training import ahead
 from vlt.training.ahead import (
     compile_ahead,
     does_not_fit,
-    format_compiled,
     knobs,
     progress,
     roofline,
@@ -166,7 +167,7 @@ def test_the_policy_with_the_best_roofline_that_fits(monkeypatch):
     config = common.base()
     report = ahead.compile_policies(config, "v5e:2x4")
     assert report["best_remat"] == report["policy"] == "dots" and config.model.remat == "none"
-    lines = ahead._of_policies(report)
+    lines = compiled._of_policies(report)
     assert [line.split()[-1] for line in lines] == ["fit", "GB", "best", "GB"]
     found.update(block=None, dots=None, offload=None)
     assert ahead.compile_policies(config, "v5e:2x4")["policy"] == "none", "the config's own"
