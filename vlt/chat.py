@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.api import VideoChat
-from vlt.command_line.chat import parse
+from vlt.command_line.chat import COMMANDS, parse
 from vlt.data.errors import VideoError
 from vlt.data.texts import printable
 from vlt.door import load_kind, parse_search, run_door
@@ -22,15 +22,7 @@ from vlt.inference.speech import DEFAULTS
 from vlt.storage.files import WriteError, write_whole
 
 Answered = tuple[str, str]  # question and answer
-HELP = """\
-Each line is a question about the videos that were shown, or a command:
-  /video FILE...   shows more videos, which the next question is about
-  /frames N        reads N frames of each video shown from now on
-  /reset           starts over, without videos
-  /save FILE       writes the dialogue as JSON
-  /help            lists these commands
-  /quit            ends, as Ctrl-D does
-"""
+HELP = f"Each line is a question about the videos that were shown, or a command:\n{COMMANDS}"
 
 
 def answers(

@@ -6,14 +6,8 @@ the model folder records, except for --frames. A video that cannot be read is na
 With --ask, each question is asked about each video separately: prints a line `path: question
 answer`, or with --json an object with `video`, `question` and `answer`, or `error`; the exit status
 is 1 if a video could not be read. Without --ask, starts a dialogue about all the videos: each line
-is a question, and answers appear as they are written. Its commands:
-  /video FILE...   shows more videos, which the next question is about
-  /frames N        reads N frames of each video shown from now on
-  /reset           starts over, without videos
-  /save FILE       writes the dialogue as JSON
-  /help            lists these commands
-  /quit            ends the dialogue, as Ctrl-D does
-Lines that are piped in are echoed before their answers.
+is a question, and answers appear as they are written. Lines that are piped in are echoed before
+their answers. Its commands:
 """
 
 import argparse
@@ -21,13 +15,21 @@ import argparse
 from vlt.command_line.own_videos import make_parser
 from vlt.command_line.present import check_model
 
+COMMANDS = """\
+  /video FILE...   shows more videos, which the next question is about
+  /frames N        reads N frames of each video shown from now on
+  /reset           starts over, without videos
+  /save FILE       writes the dialogue as JSON
+  /help            lists these commands
+  /quit            ends the dialogue, as Ctrl-D does
+"""
 SPACINGS = ("train", "fast", "modern")
 WEIGHTS = ("bfloat16", "int8")
 
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the arguments, by default those of this process; exits if they do not fit."""
-    parser = make_parser(program, __doc__, "")
+    parser = make_parser(program, f"{__doc__}{COMMANDS}", "")
     parser.add_argument(
         "--ask", action="append", default=[], metavar="TEXT", help="a question; repeatable"
     )

@@ -18,7 +18,7 @@ Takes the run's best checkpoint, or else its latest. Options change the weights,
 import argparse
 from pathlib import Path
 
-from vlt.command_line.present import check_model
+from vlt.command_line.present import check_run
 
 FORMATS = ("orbax", "safetensors", "stablehlo", "huggingface")
 
@@ -38,7 +38,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     parser.add_argument("--blend", type=_share, metavar="MODEL:SHARE", help="mix with a model")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the target")
     options = parser.parse_args(arguments)
-    check_model(None, options.workdir)
+    check_run(options.workdir)
     return options
 
 

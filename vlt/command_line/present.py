@@ -8,17 +8,24 @@ from vlt.storage.places import is_absent, no_index
 
 def check_model(model: str | None, workdir: Path | None = None) -> None:
     """Ends the process if the folder of the model, or of the run, does not exist."""
-    from vlt.configuration import ConfigError, load_saved
-    from vlt.configuration.checkpoints import how_to_get
-    from vlt.data.resources import resolve
-
     if workdir is not None:
-        try:
-            load_saved(workdir)
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
-    elif model and not resolve(model).exists():
-        sys.exit(f"error: {model}: no such folder{how_to_get(model)}")
+        check_run(workdir)
+    elif model:
+        from vlt.configuration.checkpoints import how_to_get
+        from vlt.data.resources import resolve
+
+        if not resolve(model).exists():
+            sys.exit(f"error: {model}: no such folder{how_to_get(model)}")
+
+
+def check_run(workdir: Path) -> None:
+    """Ends the process if the folder is not that of a run."""
+    from vlt.configuration import ConfigError, load_saved
+
+    try:
+        load_saved(workdir)
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
 
 
 def check_paths(*paths: Path) -> None:
