@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.resolve import read_pickle
+from vlt.convert.files.resolve import read_pickle
 from vlt.data import text_files
 from vlt.data.rows import csv_rows as numbered_rows
 from vlt.data.suffixes import VIDEO_SUFFIXES

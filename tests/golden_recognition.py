@@ -7,8 +7,8 @@ import numpy as np
 from flax import traverse_util
 
 from vlt.convert import convert, parse_settings, random_checkpoint
-from vlt.convert.families import get_family
-from vlt.convert.table import to_tensors
+from vlt.convert.layouts.families import get_family
+from vlt.convert.tables.table import to_tensors
 from vlt.data.moving_shapes import VOCABULARY, write_tokenizer
 from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.spec import DualEncoderSpec

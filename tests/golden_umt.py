@@ -10,8 +10,8 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 
 from vlt.convert import convert, parse_settings
-from vlt.convert.table import to_tensors
-from vlt.convert.umt import UMT
+from vlt.convert.layouts.umt import UMT
+from vlt.convert.tables.table import to_tensors
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_folder
 from vlt.models.spec import with_visual

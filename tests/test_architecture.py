@@ -17,8 +17,9 @@ import vlt
 from data_pipelines.manifests import Files, Split, write_manifests
 from vlt import main
 from vlt.configuration import load_config
-from vlt.convert import clip, convert, reverse
-from vlt.convert.families import FAMILIES
+from vlt.convert import convert, reverse
+from vlt.convert.layouts import clip
+from vlt.convert.layouts.families import FAMILIES
 from vlt.data.resources import resolve
 from vlt.evaluation import KINDS, Kind
 from vlt.evaluation.protocols import PROTOCOLS, Protocol

@@ -12,7 +12,7 @@ from helpers import ROOT, environment
 
 import vlt
 from vlt.command_line import COMMANDS, convert, export
-from vlt.convert.families import FAMILIES
+from vlt.convert.layouts.families import FAMILIES
 from vlt.convert.settings import KEYS
 from vlt.export import FORMATS
 

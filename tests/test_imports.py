@@ -36,6 +36,7 @@ SHARED = {("main", "inspect")}  # what doors import from each other: the counts 
 SHARED.add(("study", "main"))  # a run of a config
 SHARED |= {("adapt", name) for name in ("inspect", "main", "export")}  # run one after another
 METHODS = ("adapters", "merging")
+CONVERT = ("files", "tables", "layouts", "chat")  # inside `convert`, from the ground up
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -106,6 +107,19 @@ def test_towers_know_no_method_and_methods_no_task():
             assert {room(other) for other in others} <= {"models", "pytrees"}, module
         if room(module) in METHODS:
             assert not {room(other) for other in others} & {"tasks", "data", "training"}, module
+
+
+def test_arrows_inside_convert_run_down():
+    def level(module: str) -> int:
+        inner = module.removeprefix("vlt.convert.").split(".")[0]
+        return CONVERT.index(inner) if inner in CONVERT else len(CONVERT)
+
+    doors = {"vlt.convert.published", "vlt.convert.reverse", "vlt.convert.plain"}
+    for module in (name for name in MODULES if level(name) < len(CONVERT)):
+        inner = {other for other in arrows()[module] if room(other) == "convert"}
+        assert not inner & doors, module
+        up = {other for other in inner if len(CONVERT) > level(other) > level(module)}
+        assert not up, f"{module} imports {sorted(up)}"
 
 
 def test_the_loop_and_the_tasks_are_told_names():

@@ -16,10 +16,10 @@ from jax import export as jax_export
 
 from vlt.command_line.export import parse
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import get_family
+from vlt.convert.layouts.families import get_family
 from vlt.convert.plain import write_plain
 from vlt.convert.reverse import HUGGINGFACE_FOLDER
-from vlt.convert.table import source_name
+from vlt.convert.tables.table import source_name
 from vlt.methods import build_methods
 from vlt.model_io.build import example_inputs
 from vlt.model_io.folder import (

@@ -16,8 +16,8 @@ from scipy.special import softmax
 
 from vlt.adapters.actionclip import ActionCLIP, shift_of_quarters
 from vlt.convert import convert, parse_settings
-from vlt.convert.families import get_family
-from vlt.convert.table import to_leaves
+from vlt.convert.layouts.families import get_family
+from vlt.convert.tables.table import to_leaves
 from vlt.data.moving_shapes import write_tokenizer
 from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.dual_encoder import DualEncoder

@@ -12,9 +12,9 @@ import torch
 
 from vlt.adapters.clip4clip import CLIP4Clip, PairTransformer
 from vlt.adapters.lora import LoRA
-from vlt.convert.clip import openai_block
-from vlt.convert.family import dense, norm
-from vlt.convert.table import Rule, to_leaves, to_tensors
+from vlt.convert.layouts.clip import openai_block
+from vlt.convert.tables.family import dense, norm
+from vlt.convert.tables.table import Rule, to_leaves, to_tensors
 from vlt.costs.flops import count
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, init_params

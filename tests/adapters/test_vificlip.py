@@ -14,8 +14,8 @@ from optax import softmax_cross_entropy_with_integer_labels
 
 from vlt.adapters.vificlip import ViFiCLIP
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.families import get_family
-from vlt.convert.table import to_tensors
+from vlt.convert.layouts.families import get_family
+from vlt.convert.tables.table import to_tensors
 from vlt.model_io.folder import read_model_folder
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 

@@ -14,8 +14,8 @@ from golden_prompts import close
 from random_leaves import random_params
 
 from vlt.adapters.vop import VARIANTS, VoP
-from vlt.convert.clip import OPENAI
-from vlt.convert.table import to_leaves
+from vlt.convert.layouts.clip import OPENAI
+from vlt.convert.tables.table import to_leaves
 from vlt.model_io.build import abstract_params, check_frames, example_inputs, forward, make_model
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec

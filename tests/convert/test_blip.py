@@ -12,10 +12,10 @@ from flax import traverse_util
 from transformers import PreTrainedModel
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.blip import BLIP
-from vlt.convert.huggingface_blip import blip_json, blip_spec, stated_kind
-from vlt.convert.reading import read_checkpoint
-from vlt.convert.sizes import infer_spec
+from vlt.convert.files.reading import read_checkpoint
+from vlt.convert.layouts.blip import BLIP
+from vlt.convert.layouts.huggingface_blip import blip_json, blip_spec, stated_kind
+from vlt.convert.tables.sizes import infer_spec
 from vlt.model_io.folder import model_shapes, read_model_config, read_model_folder
 from vlt.models.sizes import SIZES
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import tokenizers
 
-from vlt.convert.chat_words import IMAGE, VIDEO, read_words, write_qformer_words, write_words
+from vlt.convert.chat.words import IMAGE, VIDEO, read_words, write_qformer_words, write_words
 from vlt.convert.errors import ConversionError
 from vlt.models.spec import ChatSpec, LlamaSpec, QFormerSpec, VisionSpec
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from chat_files import chosen, golden, llama_folder, same, save
 
-from vlt.convert.chat_parts import put_together, read_part, with_delta
+from vlt.convert.chat.parts import put_together, read_part, with_delta
 from vlt.convert.errors import ConversionError
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")

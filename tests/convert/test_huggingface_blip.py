@@ -6,7 +6,7 @@ import json
 import pytest
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.huggingface_blip import blip_json, blip_spec, stated_kind
+from vlt.convert.layouts.huggingface_blip import blip_json, blip_spec, stated_kind
 from vlt.models.sizes import SIZES
 from vlt.models.spec import BLIP_KINDS
 

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from vlt.convert.blip import BLIP
-from vlt.convert.clip import OPENAI
 from vlt.convert.errors import ConversionError
-from vlt.convert.kinds import choose_kind
+from vlt.convert.layouts.blip import BLIP
+from vlt.convert.layouts.clip import OPENAI
+from vlt.convert.layouts.kinds import choose_kind
 
 BOTH = "visual_encoder.cls_token"
 EVERY = sorted({part for kind in BLIP.kinds.values() for part in kind.parts})

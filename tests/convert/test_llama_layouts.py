@@ -8,9 +8,9 @@ import pytest
 import torch
 from chat_files import chosen, golden, llama_folder, same
 
-from vlt.convert.chat_parts import read_part
+from vlt.convert.chat.parts import read_part
 from vlt.convert.errors import ConversionError
-from vlt.convert.llama import (
+from vlt.convert.layouts.llama import (
     huggingface_spec,
     inferred_spec,
     llama_json,
@@ -18,7 +18,7 @@ from vlt.convert.llama import (
     meta_rules,
     meta_spec,
 )
-from vlt.convert.table import to_tensors
+from vlt.convert.tables.table import to_tensors
 from vlt.models.spec import LlamaSpec
 
 SPEC = LlamaSpec(2048, 518, 64, 3, 4, 176)

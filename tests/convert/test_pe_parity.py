@@ -10,12 +10,13 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from vlt.convert.eva02 import EVA02
-from vlt.convert.families import family_of
-from vlt.convert.family import Family
-from vlt.convert.pe import PE
-from vlt.convert.sizes import infer_spec, infer_vision
-from vlt.convert.table import Tensors, to_leaves, to_tensors
+from vlt.convert.files.arrays import Tensors
+from vlt.convert.layouts.eva02 import EVA02
+from vlt.convert.layouts.families import family_of
+from vlt.convert.layouts.pe import PE
+from vlt.convert.tables.family import Family
+from vlt.convert.tables.sizes import infer_spec, infer_vision
+from vlt.convert.tables.table import to_leaves, to_tensors
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.interpolation import resize_positions
 from vlt.models.rotary import Rotary, frame_places

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import FAMILIES
-from vlt.convert.prefixes import told_family
-from vlt.convert.reading import Checkpoint
+from vlt.convert.files.reading import Checkpoint
+from vlt.convert.layouts.families import FAMILIES
+from vlt.convert.layouts.prefixes import told_family
 
 
 def _names(family: str) -> list[str]:

@@ -13,8 +13,8 @@ import safetensors.numpy
 import torch
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.convert.files.reading import read_checkpoint
 from vlt.convert.preprocessing import FILES, FILTERS, preprocessing
-from vlt.convert.reading import read_checkpoint
 from vlt.model_io.folder import (
     ModelFolderError,
     read_model_config,

@@ -13,9 +13,9 @@ import siglip_files
 
 from vlt.convert import convert, parse_settings, reverse
 from vlt.convert.errors import ConversionError
-from vlt.convert.npz_files import read_npz
-from vlt.convert.reading import read_checkpoint
-from vlt.convert.siglip import siglip_spec
+from vlt.convert.files.npz_files import read_npz
+from vlt.convert.files.reading import read_checkpoint
+from vlt.convert.layouts.siglip import siglip_spec
 from vlt.convert.tokenizer import write_tokenizer
 from vlt.data.tokenize import Tokenizer
 from vlt.model_io.folder import read_model_config

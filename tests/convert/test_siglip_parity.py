@@ -8,8 +8,8 @@ from flax import traverse_util
 from PIL import Image
 
 from vlt.convert import convert, parse_settings
-from vlt.convert.siglip import SIGLIP_HF
-from vlt.convert.table import to_tensors
+from vlt.convert.layouts.siglip import SIGLIP_HF
+from vlt.convert.tables.table import to_tensors
 from vlt.data.transform import apply_transform
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_folder

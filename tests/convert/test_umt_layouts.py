@@ -12,8 +12,8 @@ from flax import traverse_util
 from golden_umt import HEADS, words
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.sizes import infer_spec
-from vlt.convert.umt import UMT
+from vlt.convert.layouts.umt import UMT
+from vlt.convert.tables.sizes import infer_spec
 from vlt.model_io.folder import model_shapes, read_model_config, read_model_folder
 from vlt.model_io.view import View
 from vlt.models.sizes import SIZES

@@ -15,7 +15,7 @@ from golden_viclip import HEADS
 from torch import nn
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
-from vlt.convert.viclip import VICLIP, inflate_kernel
+from vlt.convert.layouts.viclip import VICLIP, inflate_kernel
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_config, read_model_folder
 from vlt.model_io.view import View

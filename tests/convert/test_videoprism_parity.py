@@ -8,10 +8,10 @@ import videoprism_files
 from flax import traverse_util
 
 from vlt.convert import convert
-from vlt.convert.families import get_family
-from vlt.convert.sizes import heads_at
-from vlt.convert.stacked import stack
-from vlt.convert.table import to_tensors
+from vlt.convert.layouts.families import get_family
+from vlt.convert.tables.sizes import heads_at
+from vlt.convert.tables.stacked import stack
+from vlt.convert.tables.table import to_tensors
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_folder
 from vlt.models.interpolation import sinusoid_halves

@@ -10,8 +10,8 @@ from flax import traverse_util
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from vlt.convert.blip import BLIP
-from vlt.convert.table import to_leaves
+from vlt.convert.layouts.blip import BLIP
+from vlt.convert.tables.table import to_leaves
 from vlt.models.captioner import Captioner
 from vlt.models.spec import BertSpec, BlipSpec, VisionSpec
 

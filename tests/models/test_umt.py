@@ -11,8 +11,8 @@ from flax import traverse_util
 from golden_numbers import numbers
 from golden_umt import GRADIENT, LOSS, PROBABILITY, TEXT, TOKENS
 
-from vlt.convert.table import to_leaves
-from vlt.convert.umt import UMT
+from vlt.convert.layouts.umt import UMT
+from vlt.convert.tables.table import to_leaves
 from vlt.evaluation.answering import compare
 from vlt.evaluation.matching import NOT_RANKED, nearest
 from vlt.model_io.build import make_model

@@ -13,7 +13,7 @@ from configs import common
 from data_pipelines.features import cache_features
 from vlt import main
 from vlt.configuration import load_config
-from vlt.convert.chat_words import write_qformer_words
+from vlt.convert.chat.words import write_qformer_words
 from vlt.data import moving_shapes
 from vlt.data.manifest import ManifestError, read_manifest
 from vlt.model_io.folder import QFORMER, ModelConfig, write_model_folder

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from vlt.bench.door import count, tell
-from vlt.convert.safetensors_writer import write_safetensors
+from vlt.convert.files.safetensors_writer import write_safetensors
 from vlt.models.sizes import SIZES
 from vlt.models.spec import LlamaSpec, VisionSpec
 

@@ -10,9 +10,9 @@ import torch
 from flax import traverse_util
 from transformers import BlipConfig, BlipForConditionalGeneration
 
-from vlt.convert.blip import BLIP_HF
-from vlt.convert.huggingface_blip import blip_json
-from vlt.convert.table import to_tensors
+from vlt.convert.layouts.blip import BLIP_HF
+from vlt.convert.layouts.huggingface_blip import blip_json
+from vlt.convert.tables.table import to_tensors
 from vlt.models.captioner import Captioner
 from vlt.models.search import Search
 

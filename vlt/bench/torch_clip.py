@@ -15,8 +15,8 @@ from flax import traverse_util
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from vlt.convert.clip import CLIP_HF
-from vlt.convert.table import to_tensors
+from vlt.convert.layouts.clip import CLIP_HF
+from vlt.convert.tables.table import to_tensors
 from vlt.merging.tempme import TempMe
 from vlt.merging.tome import ToMe
 from vlt.models.dual_encoder import DualEncoder

@@ -15,8 +15,8 @@ from flax import traverse_util
 from torch import nn
 from torch.nn import functional
 
-from vlt.convert.table import to_tensors
-from vlt.convert.viclip import VICLIP
+from vlt.convert.layouts.viclip import VICLIP
+from vlt.convert.tables.table import to_tensors
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import VisionSpec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlt.command_line.present import check_model, check_paths
 
-# The layouts of `vlt.convert.families`, with a few words on each.
+# The layouts of `vlt.convert.layouts.families`, with a few words on each.
 LAYOUTS = {
     "eva02": "EVA02-CLIP as its authors saved it",
     "pe": "PE-Core as its authors published it",

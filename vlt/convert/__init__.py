@@ -1,6 +1,6 @@
 """Converts published checkpoints to model folders and back: strict, and runs no code from files."""
 
-from vlt.convert.chat import Given, convert_chat
+from vlt.convert.chat.folder import Given, convert_chat
 from vlt.convert.errors import ConversionError, UnsafePickleError
 from vlt.convert.published import convert
 from vlt.convert.random_weights import random_checkpoint

@@ -7,15 +7,15 @@ from typing import Any
 
 from flax import traverse_util
 
-from vlt.convert.blip import BLIP_HF
-from vlt.convert.clip import CLIP_HF
 from vlt.convert.errors import ConversionError
-from vlt.convert.family import Family
-from vlt.convert.huggingface import clip_spec
-from vlt.convert.huggingface_blip import blip_spec
+from vlt.convert.layouts.blip import BLIP_HF
+from vlt.convert.layouts.clip import CLIP_HF
+from vlt.convert.layouts.huggingface import clip_spec
+from vlt.convert.layouts.huggingface_blip import blip_spec
+from vlt.convert.layouts.siglip import SIGLIP_HF, siglip_spec
 from vlt.convert.reverse import write_published
-from vlt.convert.siglip import SIGLIP_HF, siglip_spec
-from vlt.convert.table import sources_of
+from vlt.convert.tables.family import Family
+from vlt.convert.tables.table import sources_of
 from vlt.convert.text_forms import write_into_tokenizer
 from vlt.methods import build_methods
 from vlt.model_io.folder import ModelConfig

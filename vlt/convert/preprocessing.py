@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.json_files import read_json
+from vlt.convert.files.json_files import read_json
 from vlt.models.spec import ChatSpec, Spec
 from vlt.models.video_model import CLIP_MEAN, CLIP_STD
 

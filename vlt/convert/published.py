@@ -10,36 +10,37 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from vlt.convert.chat import Given, convert_chat
-from vlt.convert.chat_layouts import LLAMA
+from vlt.convert.chat.folder import Given, convert_chat
 from vlt.convert.errors import ConversionError
-from vlt.convert.family import Family
-from vlt.convert.huggingface import clip_spec
-from vlt.convert.huggingface_blip import ORIGINAL, blip_spec, stated_kind
-from vlt.convert.huggingface_videoprism import encoder_spec, videoprism_spec
-from vlt.convert.kinds import choose_kind, remade
-from vlt.convert.llama import is_meta
-from vlt.convert.methods import infer_methods, trained_frames
-from vlt.convert.nonfinite import check_finite
-from vlt.convert.pe import refuse_unpooled
-from vlt.convert.prefixes import told_family
-from vlt.convert.preprocessing import default_preprocessing, preprocessing, with_settings
-from vlt.convert.reading import Checkpoint, read_checkpoint
-from vlt.convert.report import compact_table, full_table, heading, summary
-from vlt.convert.resize import RESIZED, resize
-from vlt.convert.siglip import SIGLIP_HF, siglip_spec
-from vlt.convert.sizes import check_sizes, count_stages, infer_spec, told_heads
-from vlt.convert.stacked import unstack
-from vlt.convert.table import Placed, Tensors, source_name, to_leaves
-from vlt.convert.tied import untie
-from vlt.convert.tokenizer import has_tokenizer, with_its_ids, write_tokenizer
-from vlt.convert.umt import refuse_classifier
-from vlt.convert.videoprism import (
+from vlt.convert.files.arrays import Tensors
+from vlt.convert.files.reading import Checkpoint, read_checkpoint
+from vlt.convert.layouts.chat import LLAMA
+from vlt.convert.layouts.huggingface import clip_spec
+from vlt.convert.layouts.huggingface_blip import ORIGINAL, blip_spec, stated_kind
+from vlt.convert.layouts.huggingface_videoprism import encoder_spec, videoprism_spec
+from vlt.convert.layouts.kinds import choose_kind, remade
+from vlt.convert.layouts.llama import is_meta
+from vlt.convert.layouts.methods import infer_methods, trained_frames
+from vlt.convert.layouts.pe import refuse_unpooled
+from vlt.convert.layouts.prefixes import told_family
+from vlt.convert.layouts.siglip import SIGLIP_HF, siglip_spec
+from vlt.convert.layouts.umt import refuse_classifier
+from vlt.convert.layouts.videoprism import (
     VIDEOPRISM_ENCODER_HF,
     VIDEOPRISM_HF,
     refuse_giant,
 )
-from vlt.convert.xclip import XCLIP_HF, xclip_spec
+from vlt.convert.layouts.xclip import XCLIP_HF, xclip_spec
+from vlt.convert.nonfinite import check_finite
+from vlt.convert.preprocessing import default_preprocessing, preprocessing, with_settings
+from vlt.convert.report import compact_table, full_table, heading, summary
+from vlt.convert.tables.family import Family
+from vlt.convert.tables.resize import RESIZED, resize
+from vlt.convert.tables.sizes import check_sizes, count_stages, infer_spec, told_heads
+from vlt.convert.tables.stacked import unstack
+from vlt.convert.tables.table import Placed, source_name, to_leaves
+from vlt.convert.tables.tied import untie
+from vlt.convert.tokenizer import has_tokenizer, with_its_ids, write_tokenizer
 from vlt.model_io.folder import (
     MODEL_FOLDER,
     ModelConfig,

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from flax import traverse_util
 
-from vlt.convert.chat_layouts import LLAMA
-from vlt.convert.chat_words import read_words, write_words
+from vlt.convert.chat.words import read_words, write_words
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import get_family
+from vlt.convert.files.arrays import Tensors
+from vlt.convert.layouts.chat import LLAMA
+from vlt.convert.layouts.families import get_family
 from vlt.convert.preprocessing import default_preprocessing
 from vlt.convert.reverse import is_folder, reverse, write_published
-from vlt.convert.table import Tensors
 from vlt.convert.tokenizer import write_tokenizer
 from vlt.data import moving_shapes
 from vlt.data.resources import resolve

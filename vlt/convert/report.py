@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vlt.convert.table import Placed, Row
+from vlt.convert.tables.table import Placed, Row
 from vlt.model_io.folder import ModelConfig
 from vlt.models.spec import BertSpec, EncoderSpec, LlamaSpec, TextSpec
 

@@ -11,28 +11,28 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from vlt.convert.arrays import DTYPES
-from vlt.convert.chat_layouts import LLAMA
+from vlt.convert.chat.reverse import ChatWriter
 from vlt.convert.errors import ConversionError
-from vlt.convert.families import get_family
-from vlt.convert.family import Family
-from vlt.convert.huggingface import clip_json
-from vlt.convert.huggingface_blip import blip_json
-from vlt.convert.huggingface_videoprism import encoder_json, videoprism_json
-from vlt.convert.npz_files import is_npz, write_npz
-from vlt.convert.preprocessing import preprocessor_json
-from vlt.convert.reading import TORCH_SUFFIXES, read_json
-from vlt.convert.reverse_chat import ChatWriter
-from vlt.convert.siglip import SIGLIP_HF, siglip_json
-from vlt.convert.sizes import heads_at
-from vlt.convert.stacked import stack
-from vlt.convert.table import Tensors, to_tensors
-from vlt.convert.tied import renamed, tie
-from vlt.convert.videoprism import (
+from vlt.convert.files.arrays import DTYPES, Tensors
+from vlt.convert.files.npz_files import is_npz, write_npz
+from vlt.convert.files.reading import TORCH_SUFFIXES, read_json
+from vlt.convert.layouts.chat import LLAMA
+from vlt.convert.layouts.families import get_family
+from vlt.convert.layouts.huggingface import clip_json
+from vlt.convert.layouts.huggingface_blip import blip_json
+from vlt.convert.layouts.huggingface_videoprism import encoder_json, videoprism_json
+from vlt.convert.layouts.siglip import SIGLIP_HF, siglip_json
+from vlt.convert.layouts.videoprism import (
     VIDEOPRISM_ENCODER_HF,
     VIDEOPRISM_HF,
 )
-from vlt.convert.xclip import XCLIP_HF, xclip_json
+from vlt.convert.layouts.xclip import XCLIP_HF, xclip_json
+from vlt.convert.preprocessing import preprocessor_json
+from vlt.convert.tables.family import Family
+from vlt.convert.tables.sizes import heads_at
+from vlt.convert.tables.stacked import stack
+from vlt.convert.tables.table import to_tensors
+from vlt.convert.tables.tied import renamed, tie
 from vlt.data.resources import resolve
 from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.methods import build_methods

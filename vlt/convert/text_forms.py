@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.json_files import read_json
+from vlt.convert.files.json_files import read_json
 from vlt.data.tokenize import FORM, Form, Tokenizer, plain_encoder
 from vlt.models.spec import TextSpec
 

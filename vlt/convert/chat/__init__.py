@@ -1,0 +1,1 @@
+"""Chat models, which are put together from parts that were published apart."""

@@ -1,0 +1,1 @@
+"""Published layouts, one file each, and what tells which of them a file has."""
