@@ -107,18 +107,18 @@ def sharding() -> ConfigDict:
 
 
 def videos(manifest: str, sampler: str, frames: int, batch_size: int, **options: Any) -> ConfigDict:
-    """A data section. `transform` holds steps of vlt/data/transform.py."""
+    """A data section. `transform` holds steps of vlt/data/video/transform.py."""
     section = ConfigDict(
         {
             "manifest": manifest,  # file of videos and texts; paths are relative to its folder
             "batch_size": batch_size,  # videos per batch, over all processes
             "sampler": {
-                "name": sampler,  # rule of vlt/data/sample.py
+                "name": sampler,  # rule of vlt/data/video/sample.py
                 "frames": frames,  # frames per clip
             },
-            "transform": {},  # steps of vlt/data/transform.py
+            "transform": {},  # steps of vlt/data/video/transform.py
             "captions": ("caption",),  # columns, of which one is drawn each time
-            "clean": "",  # rule of vlt/data/captions.py for captions and questions
+            "clean": "",  # rule of vlt/data/text/captions.py for captions and questions
             "max_words": 0,  # words kept of a caption; 0: all
             "prefix": "",  # prompt before every caption
             "group": "",  # column whose equal values stay in one batch
@@ -199,7 +199,7 @@ def conversation_task(template: str) -> ConfigDict:
     return ConfigDict(
         {
             "name": "conversation",
-            "dialogue_template": template,  # a template of vlt/data/prompts.py
+            "dialogue_template": template,  # a template of vlt/data/text/prompts.py
             "spacing": "train",  # of texts beside added tokens; or "fast" or "modern"
         }
     )
@@ -290,7 +290,7 @@ def written_answers(protocol: str, data: ConfigDict, **search: Any) -> ConfigDic
             "kind": "written_answers",
             "protocol": protocol,
             "allow_subset": False,
-            "template": "",  # of vlt/data/prompts.py, if not the one used in training
+            "template": "",  # of vlt/data/text/prompts.py, if not the one used in training
             "search": {"method": "greedy", "max_length": 64, "min_length": 0} | search,
         }
     )
@@ -305,7 +305,7 @@ def ranked_answers(protocol: str, answers: str, data: ConfigDict) -> ConfigDict:
             "kind": "ranked_answers",
             "protocol": protocol,
             "allow_subset": False,
-            "template": "",  # of vlt/data/prompts.py, if not the one used in training
+            "template": "",  # of vlt/data/text/prompts.py, if not the one used in training
             "answers": answers,  # file of answers to choose from, one per line
         }
     )

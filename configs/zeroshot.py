@@ -35,11 +35,11 @@ DATASETS = {
 class Reading:
     """What a backbone sees of a video, and how its frames are pooled.
 
-    sampler, frames: rule of `vlt.data.sample`, and number of frames. interpolation: used to resize
-    frames to the square, whatever their shape; with `crop`, to resize the short side, before the
-    centre is cropped. frame_norm: whether frame embeddings become unit vectors before their mean.
-    renormalise: whether that mean does, too. equal_texts: whether all videos whose captions are
-    equal count as right.
+    sampler, frames: rule of `vlt.data.video.sample`, and number of frames. interpolation: used to
+    resize frames to the square, whatever their shape; with `crop`, to resize the short side, before
+    the centre is cropped. frame_norm: whether frame embeddings become unit vectors before their
+    mean. renormalise: whether that mean does, too. equal_texts: whether all videos whose captions
+    are equal count as right.
     """
 
     sampler: str

@@ -11,11 +11,11 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.resolve import read_pickle
-from vlt.data import text_files
-from vlt.data.rows import csv_rows as numbered_rows
-from vlt.data.suffixes import VIDEO_SUFFIXES
-from vlt.data.text_files import TextFileError
-from vlt.data.texts import checked_text, checked_texts, trimmed
+from vlt.data.manifests.rows import csv_rows as numbered_rows
+from vlt.data.text import text_files
+from vlt.data.text.text_files import TextFileError
+from vlt.data.text.texts import checked_text, checked_texts, trimmed
+from vlt.data.video.suffixes import VIDEO_SUFFIXES
 
 # Columns that name a video, or hold one or several texts of it; the first one present counts.
 VIDEO_COLUMNS = ("video", "image", "clip_name", "video_id", "videoID")

@@ -21,7 +21,7 @@ from data_pipelines.labelled import (
     run,
     write_labelled,
 )
-from vlt.data.manifest import SHOWN
+from vlt.data.manifests.manifest import SHOWN
 
 
 def halves(rows: Sequence[Row]) -> dict[str, list[str]]:

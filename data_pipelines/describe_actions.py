@@ -21,8 +21,8 @@ from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.label_files import read_class_names
 from data_pipelines.manifests import write_lines
 from vlt.command_line import why
-from vlt.data.text_files import parse_json, read_json
-from vlt.data.texts import printable
+from vlt.data.text.text_files import parse_json, read_json
+from vlt.data.text.texts import printable
 from vlt.judging.endpoint import SHOWN, Endpoint, EndpointError
 from vlt.tasks.descriptions import DescriptionError, read_descriptions
 

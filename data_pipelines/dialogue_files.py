@@ -9,8 +9,8 @@ from typing import Any
 from absl import logging
 
 from data_pipelines.annotation_files import AnnotationError, read_json, video_name
-from vlt.data.dialogues import checked_dialogue
-from vlt.data.prompts import VIDEO
+from vlt.data.manifests.dialogues import checked_dialogue
+from vlt.data.text.prompts import VIDEO
 
 IMAGE = "<image>"
 CACHED = (".pkl", ".npy", ".npz", ".jpg", ".jpeg", ".png", ".webp")  # instead of a video's

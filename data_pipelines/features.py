@@ -27,11 +27,11 @@ import jax
 import numpy as np
 
 from data_pipelines.manifests import write_lines
-from vlt.data.errors import VideoError
-from vlt.data.features import FeatureError, read_features, write_features
-from vlt.data.manifest import read_manifest
-from vlt.data.rows import READERS, ManifestError
-from vlt.data.text_files import read_json
+from vlt.data.manifests.features import FeatureError, read_features, write_features
+from vlt.data.manifests.manifest import read_manifest
+from vlt.data.manifests.rows import READERS, ManifestError
+from vlt.data.text.text_files import read_json
+from vlt.data.video.errors import VideoError
 from vlt.inference.batching import map_videos
 from vlt.inference.prefetch import clip_request
 from vlt.model_io.folder import ModelConfig, ModelFolderError
@@ -53,7 +53,7 @@ def cache_features(
 ) -> tuple[int, dict[str, str]]:
     """Writes the features of all videos of a manifest that are not in OUT yet.
 
-    frames, sampler: number of frames and rule of vlt.data.sample; the model folder's by default.
+    frames, sampler: number and rule of vlt.data.video.sample; by default the model folder's.
 
     Returns: number of videos written, and the reason for each that could not be, by video.
 

@@ -15,8 +15,8 @@ from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.label_files import class_name
 from data_pipelines.labelled import Row, run, write_labelled
 from data_pipelines.manifests import SHOWN, video_files
-from vlt.data.suffixes import VIDEO_SUFFIXES
-from vlt.data.texts import checked_label, look, printable
+from vlt.data.text.texts import checked_label, look, printable
+from vlt.data.video.suffixes import VIDEO_SUFFIXES
 
 
 def read_folders(folder: pathlib.Path) -> list[Row]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data_pipelines.annotation_files import AnnotationError, read_text, video_name
-from vlt.data.manifest import SHOWN, ManifestError, read_classes
+from vlt.data.manifests.manifest import SHOWN, ManifestError, read_classes
 
 
 def class_name(text: str) -> str:

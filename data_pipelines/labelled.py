@@ -10,8 +10,8 @@ from typing import Any
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.manifests import write_lines
 from vlt.command_line import why
-from vlt.data.manifest import READERS, ManifestError, read_manifest
-from vlt.data.texts import shown
+from vlt.data.manifests.manifest import READERS, ManifestError, read_manifest
+from vlt.data.text.texts import shown
 
 Row = dict[str, Any]  # row of a manifest; `video` is a full path, `label` is text
 

@@ -24,7 +24,7 @@ from data_pipelines.annotation_files import (
 from data_pipelines.dialogue_files import read_dialogues
 from data_pipelines.question_files import read_questions
 from vlt.command_line import why
-from vlt.data.texts import printable, wrong_characters
+from vlt.data.text.texts import printable, wrong_characters
 from vlt.storage.files import new_file
 
 SHOWN = 5  # examples in a message

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from vlt.command_line import why
-from vlt.data.manifest import ManifestError, record_of
-from vlt.data.packed import OPTIONS, SUFFIX, packed_row
-from vlt.data.rows import READERS
+from vlt.data.manifests.manifest import ManifestError, record_of
+from vlt.data.manifests.packed import OPTIONS, SUFFIX, packed_row
+from vlt.data.manifests.rows import READERS
 from vlt.storage.files import new_file
 
 ROWS_TOLD = 1_000_000

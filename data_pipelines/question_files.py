@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipelines.annotation_files import AnnotationError, csv_rows, read_json, video_name
-from vlt.data.texts import checked_text, checked_texts
+from vlt.data.text.texts import checked_text, checked_texts
 
 VIDEO_COLUMNS = ("video", "image", "video_id")
 ID_COLUMNS = ("question_id", "id")

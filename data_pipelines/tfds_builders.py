@@ -34,8 +34,8 @@ from data_pipelines import (
     ucf101,
     vatex,
 )
-from vlt.data.manifest import Record, read_manifest
-from vlt.data.shards import read_record, shard_of
+from vlt.data.manifests.manifest import Record, read_manifest
+from vlt.data.video.shards import read_record, shard_of
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 

@@ -5,9 +5,9 @@ import inspect
 from docs.markdown import code, codes, prose, table, text
 from vlt.checkpoints import megabytes
 from vlt.configuration.checkpoints import CHECKPOINTS, MERGES, MERGES_URL
-from vlt.data import rand_augment, transform
-from vlt.data.captions import RULES
-from vlt.data.sample import RANDOM_SAMPLERS, SAMPLERS
+from vlt.data.text.captions import RULES
+from vlt.data.video import rand_augment, transform
+from vlt.data.video.sample import RANDOM_SAMPLERS, SAMPLERS
 from vlt.evaluation.protocols import PROTOCOLS, Protocol
 from vlt.evaluation.recognition_protocols import RECOGNITION_PROTOCOLS, RESULTS
 from vlt.training.workdir import FILES

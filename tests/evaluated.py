@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vlt.data.captions import Cleaning
+from vlt.data.text.captions import Cleaning
 from vlt.evaluation.predictor import Predictor
 from vlt.models.video_model import VideoModel
 from vlt.runtime.mesh import make_mesh

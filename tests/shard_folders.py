@@ -8,9 +8,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from data_pipelines.shards import folder
 from data_pipelines.shards.write import WORKER, WRITER_OPTIONS, write_shard
-from vlt.data.clips import DecoderPool
 from vlt.data.moving_shapes.writer import write_video
-from vlt.data.shards import INDEX
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.shards import INDEX
 
 FPS = 10  # of the videos
 

@@ -23,7 +23,7 @@ from transformers import CLIPConfig, CLIPModel
 from vlt.convert import random_checkpoint
 from vlt.convert.layouts.families import FAMILIES
 from vlt.convert.tables.table import to_tensors
-from vlt.data.tokenize import write_clip_tokenizer
+from vlt.data.text.tokenize import write_clip_tokenizer
 from vlt.model_io.build import init_params, make_model
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec

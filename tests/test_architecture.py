@@ -20,7 +20,7 @@ from vlt.configuration import load_config
 from vlt.convert import convert, reverse
 from vlt.convert.layouts import clip
 from vlt.convert.layouts.families import FAMILIES
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.evaluation import KINDS, Kind
 from vlt.evaluation.protocols import PROTOCOLS, Protocol
 from vlt.export import export

@@ -9,8 +9,8 @@ import pytest
 from converted_blip import converted
 
 from configs import common
-from vlt.data.manifest import read_manifest
-from vlt.data.resources import resolve
+from vlt.data.manifests.manifest import read_manifest
+from vlt.data.manifests.resources import resolve
 from vlt.training.loop import Run, train
 
 CLIPS = "moving_shapes:clips:train:6"

@@ -12,8 +12,8 @@ from configs import common
 from vlt import caption
 from vlt.configuration import save_run
 from vlt.data import moving_shapes
-from vlt.data.clips import read_clip
-from vlt.data.errors import VideoError
+from vlt.data.video.clips import read_clip
+from vlt.data.video.errors import VideoError
 from vlt.inference.discover import find_videos
 from vlt.inference.prefetch import clip_request
 from vlt.model_io.folder import ModelConfig, model_shapes, write_model_folder

@@ -11,7 +11,7 @@ import vlt
 from vlt import chat
 from vlt.command_line.chat import parse
 from vlt.data import moving_shapes
-from vlt.data.texts import printable
+from vlt.data.text.texts import printable
 from vlt.model_io.folder import ModelConfig, write_model_folder
 
 sys.path.append(str(ROOT / "tests" / "models"))

@@ -19,7 +19,7 @@ from vlt.configuration.checkpoints import CHECKPOINTS, how_to_get
 from vlt.configuration.published import Published
 from vlt.convert import parse_settings
 from vlt.convert.layouts.families import FAMILIES
-from vlt.data.resources import ASSETS
+from vlt.data.manifests.resources import ASSETS
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
 from vlt.models.sizes import SIZES
 

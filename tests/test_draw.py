@@ -11,7 +11,7 @@ from PIL import Image
 
 from configs import common
 from vlt.configuration import ConfigError, save_run
-from vlt.data.errors import VideoError
+from vlt.data.video.errors import VideoError
 from vlt.draw import NothingMerges, draw, of_config, of_run, save, token_maps
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import load_model

@@ -14,7 +14,7 @@ import vlt
 from configs import common
 from vlt.configuration import save_run
 from vlt.convert import ConversionError, convert, reverse
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.export import export, main, trained_model
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import load_model

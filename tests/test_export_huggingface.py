@@ -11,7 +11,7 @@ from test_export import TEMPME, TEXTS, jitter, run
 import vlt
 from vlt.convert import ConversionError, convert
 from vlt.convert.plain import write_plain
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.export import export, trained_model
 from vlt.model_io.folder import read_model_config, read_model_folder
 from vlt.training.checkpoints import TrainingCheckpoints

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.methods import build_methods
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
 

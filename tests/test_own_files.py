@@ -11,11 +11,11 @@ import vlt
 from configs import common
 from vlt.configuration import save_run
 from vlt.data import moving_shapes
-from vlt.data.clips import ClipRequest, DecoderPool, read_clip
-from vlt.data.errors import CannotOpen
+from vlt.data.manifests.resources import resolve
 from vlt.data.pipeline import videos_of
-from vlt.data.resources import resolve
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
+from vlt.data.video.clips import ClipRequest, DecoderPool, read_clip
+from vlt.data.video.errors import CannotOpen
 from vlt.evaluation.predictor import Predictor
 from vlt.evaluation.retrieval import embed_videos
 from vlt.export import export, trained_model

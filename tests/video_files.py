@@ -69,7 +69,7 @@ def write_lossless(folder: pathlib.Path, name: str, frames: np.ndarray) -> pathl
 
 
 def decode_all(path: pathlib.Path) -> np.ndarray:
-    """Every frame, by PyAV's own loop and conversion: the reference for `vlt.data.decode`.
+    """Every frame, by PyAV's own loop and conversion: the reference for `vlt.data.video.decode`.
 
     One thread: with several, libav's VP8 decoder gives different pixels in some runs (seen in
     stream_of_water.webm from frame 53 on).

@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from vlt.bench.timing import matmul_rate
 from vlt.command_line.adapt import parse
 from vlt.configuration import apply_overrides, load_config
-from vlt.data.manifest import Record, read_manifest
-from vlt.data.resources import resolve
+from vlt.data.manifests.manifest import Record, read_manifest
+from vlt.data.manifests.resources import resolve
 from vlt.door import run_door
 from vlt.export import export
 from vlt.inspect import inspect_config

@@ -14,9 +14,9 @@ from vlt.arguments import (
     whole_number,
 )
 from vlt.configuration.forms import misfit
-from vlt.data.chat_tokenizer import ChatTokenizer
-from vlt.data.prompts import Turn
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.chat_tokenizer import ChatTokenizer
+from vlt.data.text.prompts import Turn
+from vlt.data.text.tokenize import Tokenizer
 from vlt.inference.dialogue import Dialogue, Seen
 from vlt.inference.ranking import answer_losses
 from vlt.inference.speech import Speech, check_rows
@@ -61,8 +61,8 @@ class VideoChat(Model):
 
         Args:
             frames: number of frames to read from a file; the folder's by default.
-            template: one of vlt.data.prompts; by default the usual one for the checkpoint's family.
-            spacing: one of vlt.data.chat_tokenizer.
+            template: one of vlt.data.text.prompts; by default that of the checkpoint's family.
+            spacing: one of vlt.data.text.chat_tokenizer.
 
         Raises:
             ValueError: an unknown spacing, a template that is unknown or not the checkpoint's, or

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.command_line.caption import parse
-from vlt.data.errors import VideoError
+from vlt.data.video.errors import VideoError
 from vlt.door import load_kind, parse_search, run_door
 from vlt.inference.batching import map_videos
 from vlt.inference.discover import find_videos

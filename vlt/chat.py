@@ -11,8 +11,8 @@ from typing import Any
 
 from vlt.api import VideoChat
 from vlt.command_line.chat import COMMANDS, parse
-from vlt.data.errors import VideoError
-from vlt.data.texts import printable
+from vlt.data.text.texts import printable
+from vlt.data.video.errors import VideoError
 from vlt.door import load_kind, parse_search, run_door
 from vlt.inference.batching import map_videos
 from vlt.inference.dialogue import Dialogue

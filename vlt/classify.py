@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vlt.command_line.classify import parse
-from vlt.data.errors import VideoError
-from vlt.data.manifest import read_classes
-from vlt.data.texts import checked_label
+from vlt.data.manifests.manifest import read_classes
+from vlt.data.text.texts import checked_label
+from vlt.data.video.errors import VideoError
 from vlt.door import load_kind, run_door
 from vlt.indices import KINDS, LACKS, refuse_pair_scores
 from vlt.inference.batching import map_videos

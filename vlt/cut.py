@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vlt.command_line.cut import parse
-from vlt.data.clips import DecoderPool
-from vlt.data.cutting import SUFFIXES, CutRequest
-from vlt.data.errors import VideoError
-from vlt.data.spans import SPAN_WORKER
-from vlt.data.text_files import parse_json, read_lines
-from vlt.data.texts import printable
+from vlt.data.text.text_files import parse_json, read_lines
+from vlt.data.text.texts import printable
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.cutting import SUFFIXES, CutRequest
+from vlt.data.video.errors import VideoError
+from vlt.data.video.spans import SPAN_WORKER
 from vlt.door import run_door
 
 TIMEOUT = 3600.0  # seconds for one range

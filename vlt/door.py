@@ -9,7 +9,7 @@ from typing import Any
 from vlt.api import as_model
 from vlt.command_line import reader_gone
 from vlt.configuration import ConfigError
-from vlt.data.texts import printable
+from vlt.data.text.texts import printable
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import load_folder
 from vlt.models.search import Search

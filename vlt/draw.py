@@ -16,8 +16,8 @@ from PIL import Image
 from vlt import configuration
 from vlt.command_line import why
 from vlt.command_line.draw import parse
-from vlt.data.clips import ClipRequest, read_clip
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
+from vlt.data.video.clips import ClipRequest, read_clip
 from vlt.inference.token_maps import CAPTION, CAPTION_PRUNED, enlarged, token_maps
 from vlt.model_io.build import merges_tokens
 from vlt.model_io.following import follow_checkpoint
@@ -208,7 +208,7 @@ def save(pictures: Sequence[Image.Image], videos: Sequence[str], folder: Path) -
 
 def main(arguments: list[str]) -> None:
     """Entry point of the command."""
-    from vlt.data.errors import VideoError
+    from vlt.data.video.errors import VideoError
     from vlt.model_io.folder import ModelFolderError
     from vlt.storage.trees import CheckpointError
 

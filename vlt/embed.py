@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vlt.command_line.embed import parse
-from vlt.data.errors import VideoError
-from vlt.data.manifest import READERS, read_manifest
+from vlt.data.manifests.manifest import READERS, read_manifest
+from vlt.data.video.errors import VideoError
 from vlt.door import load_kind, run_door
 from vlt.indexing.neighbours import described, prepare
 from vlt.indexing.parts import Shard, commit

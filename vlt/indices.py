@@ -12,7 +12,7 @@ import numpy as np
 
 from vlt.api import load
 from vlt.configuration import is_run
-from vlt.data.spans import NEEDED
+from vlt.data.video.spans import NEEDED
 from vlt.door import load_kind
 from vlt.indexing.embedding import BATCH, Encode, update
 from vlt.indexing.index import Index

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vlt.command_line.judge import parse
-from vlt.data.manifest import ManifestError
-from vlt.data.text_files import parse_json
-from vlt.data.texts import printable
+from vlt.data.manifests.manifest import ManifestError
+from vlt.data.text.text_files import parse_json
+from vlt.data.text.texts import printable
 from vlt.judging.asking import Command, Judge, ask_all
 from vlt.judging.criteria import CRITERIA, QUESTION_SETS, messages
 from vlt.judging.endpoint import Endpoint, EndpointError

@@ -21,8 +21,8 @@ from vlt.arguments import (
     looks_unnormalised,
     whole_number,
 )
-from vlt.data.errors import VideoError
-from vlt.data.sample import check_sampler
+from vlt.data.video.errors import VideoError
+from vlt.data.video.sample import check_sampler
 from vlt.inference.batching import map_videos
 from vlt.inference.prefetch import clip_request
 from vlt.model_io.build import check_frames
@@ -67,8 +67,8 @@ class Model:
         Frames are resized and cropped as in the model's evaluation.
 
         Args:
-            frames, sampler: how many frames are taken, and by which rule of vlt.data.sample; by
-                default as in `model.config.view`. Random rules give the same frames each time.
+            frames, sampler: how many frames are taken, and by which rule of vlt.data.video.sample;
+                by default as in `model.config.view`. Random rules give the same frames each time.
 
         Raises:
             VideoError: a file cannot be read; the message names it.

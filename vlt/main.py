@@ -290,8 +290,8 @@ def slug(title: str) -> str:
 
 def _expected_errors() -> tuple[type[Exception], ...]:
     """Errors that a user can fix, reported without a traceback."""
-    from vlt.data.errors import VideoError
     from vlt.data.skips import TooManyErrors
+    from vlt.data.video.errors import VideoError
     from vlt.model_io.folder import ModelFolderError
     from vlt.storage.trees import CheckpointError
     from vlt.training.loop import NonFiniteError

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from vlt.api import load
-from vlt.data.sample import sample
-from vlt.data.transform import apply_transform
+from vlt.data.video.sample import sample
+from vlt.data.video.transform import apply_transform
 from vlt.inference.prefetch import clip_request
 from vlt.loaded import VideoTextModel
 from vlt.model_io.build import abstract_params

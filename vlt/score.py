@@ -5,7 +5,7 @@ import json
 import sys
 
 from vlt.command_line.score import parse
-from vlt.data.manifest import ManifestError
+from vlt.data.manifests.manifest import ManifestError
 from vlt.reporting.tables import Column, format_table
 from vlt.tasks.answer_metrics import ANSWER_METRICS, answer_metrics
 from vlt.tasks.answered_questions import holds_questions, read_answered, read_asked

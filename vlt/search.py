@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vlt.command_line.search import parse
-from vlt.data.errors import CannotOpen
-from vlt.data.text_files import read_lines
-from vlt.data.texts import printable
+from vlt.data.text.text_files import read_lines
+from vlt.data.text.texts import printable
+from vlt.data.video.errors import CannotOpen
 from vlt.door import run_door
 from vlt.indexing.index import Index
 from vlt.indexing.neighbours import described, neighbours

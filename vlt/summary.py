@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from PIL import Image
 
-from vlt.data.clips import ClipRequest, read_clip
+from vlt.data.video.clips import ClipRequest, read_clip
 from vlt.reporting.curves import Curve, Panel, draw_panels
 from vlt.reporting.strips import Choice, Strip, draw_strips
 from vlt.storage.files import write_whole

@@ -22,10 +22,10 @@ from typing import Any
 
 from data_pipelines.check.inspection import Request
 from data_pipelines.check.sums import check_out, write_sums
-from vlt.data import errors
-from vlt.data.clips import DecoderPool
-from vlt.data.manifest import ManifestError, Record, read_manifest
-from vlt.data.shards import shard_of
+from vlt.data.manifests.manifest import ManifestError, Record, read_manifest
+from vlt.data.video import errors
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.shards import shard_of
 from vlt.storage.files import WriteError, check_target
 
 WORKER = (sys.executable, "-m", "data_pipelines.check.worker")

@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 
-from vlt.data.checksum import sha256_of, verify
-from vlt.data.clips import open_video
-from vlt.data.decode import Video
-from vlt.data.errors import WrongFrames, WrongSeek
-from vlt.data.index import logged_errors
-from vlt.data.shards import StoredFrames, shard_of
+from vlt.data.video.checksum import sha256_of, verify
+from vlt.data.video.clips import open_video
+from vlt.data.video.decode import Video
+from vlt.data.video.errors import WrongFrames, WrongSeek
+from vlt.data.video.index import logged_errors
+from vlt.data.video.shards import StoredFrames, shard_of
 
 JUMPS = 8  # frames that are read by jumping to them
 

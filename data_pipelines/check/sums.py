@@ -5,7 +5,7 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
-from vlt.data.manifest import READERS, ManifestError
+from vlt.data.manifests.manifest import READERS, ManifestError
 from vlt.storage.files import new_file
 
 COLUMN = "sha256"

@@ -1,7 +1,7 @@
-"""A process that inspects videos, as vlt.data.worker reads clips."""
+"""A process that inspects videos, as vlt.data.video.worker reads clips."""
 
 from data_pipelines.check.inspection import Request, inspect
-from vlt.data import worker
+from vlt.data.video import worker
 
 if __name__ == "__main__":
     worker.main(inspect, Request)

@@ -15,11 +15,11 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from vlt.data.checksum import verify
-from vlt.data.decode import Video
-from vlt.data.errors import WrongFrames
-from vlt.data.sample import sample
-from vlt.data.shards import pack_record
+from vlt.data.video.checksum import verify
+from vlt.data.video.decode import Video
+from vlt.data.video.errors import WrongFrames
+from vlt.data.video.sample import sample
+from vlt.data.video.shards import pack_record
 
 CLOCK = 90_000  # ticks per second of a clip's timestamps
 # x264's macroblock-tree rate control is not repeatable in its AVX-512 code: with it, hardly two of
@@ -145,7 +145,7 @@ def _resized(frames: Iterator[np.ndarray], short_side: int) -> Iterator[Image.Im
     for frame in frames:
         height, width = frame.shape[:2]
         short = min(height, width)
-        if short > short_side:  # like the step `resize` of vlt.data.transform
+        if short > short_side:  # like the step `resize` of vlt.data.video.transform
             height, width = (int(short_side * side / short) for side in (height, width))
         image = Image.fromarray(frame)
         yield image.resize((width, height), Image.Resampling.BICUBIC)

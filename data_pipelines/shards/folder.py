@@ -17,8 +17,8 @@ from typing import Any
 
 from data_pipelines.shards import files
 from data_pipelines.shards.encode import FORMS, Clips, Frames
-from vlt.data.manifest import READERS, read_manifest
-from vlt.data.shards import INDEX, SUFFIX
+from vlt.data.manifests.manifest import READERS, read_manifest
+from vlt.data.video.shards import INDEX, SUFFIX
 
 UNFINISHED = "unfinished"
 PLAN, VIDEOS = f"{UNFINISHED}/plan.json", f"{UNFINISHED}/videos.jsonl"

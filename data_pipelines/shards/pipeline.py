@@ -14,7 +14,7 @@ except ImportError as error:
 from data_pipelines.shards import files
 from data_pipelines.shards.folder import VIDEOS, Plan
 from data_pipelines.shards.write import WORKER, write_shard
-from vlt.data.clips import DecoderPool
+from vlt.data.video.clips import DecoderPool
 from vlt.pytrees.fields import did_you_mean
 
 

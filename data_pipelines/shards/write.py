@@ -12,8 +12,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from data_pipelines.shards import files
 from data_pipelines.shards.encode import Request
 from data_pipelines.shards.folder import Plan, report_path
-from vlt.data.clips import DecoderPool
-from vlt.data.errors import VideoError
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.errors import VideoError
 
 # One record per group, for random access; videos do not compress any further.
 WRITER_OPTIONS = "group_size:1,uncompressed"

@@ -13,8 +13,8 @@ from configs import common
 from vlt import classify
 from vlt.adapters.attention_probe import Probe
 from vlt.configuration import load_config
+from vlt.data.manifests.resources import resolve
 from vlt.data.moving_shapes import SIZE
-from vlt.data.resources import resolve
 from vlt.export import export
 from vlt.main import run_all
 from vlt.model_io.build import abstract_params, make_model

@@ -13,7 +13,7 @@ from video_files import write_tricky
 from vlt.bench import damaged_videos
 from vlt.bench.damage import DAMAGES, damage, flip
 from vlt.bench.damaged_videos import CRASHED, FEWER, HUNG, MORE, REPORTED, SAME, growth, worst
-from vlt.data.errors import DecoderDied, DecodeTimeout, Truncated
+from vlt.data.video.errors import DecoderDied, DecodeTimeout, Truncated
 
 NAMES = ("closed_gop.mp4", "open_gop.mkv", "b_frames.avi", "vp8.webm", "transport.ts")
 

@@ -5,7 +5,7 @@ from shard_folders import write_videos
 
 from data_pipelines.shards.encode import Clips, Frames
 from vlt.bench.shards import bench, make_shards
-from vlt.data.clips import ClipRequest, read_clip
+from vlt.data.video.clips import ClipRequest, read_clip
 
 
 def test_each_source_gives_the_same_clips_and_a_rate(tmp_path):

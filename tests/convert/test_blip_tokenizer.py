@@ -9,7 +9,7 @@ from transformers import BertTokenizerFast
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.tokenizer import vocabulary_size, write_tokenizer
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
 from vlt.models.sizes import SIZES
 from vlt.models.spec import BertSpec, TextSpec
 

@@ -9,7 +9,7 @@ import safetensors.numpy
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.files.arrays import Tensors
-from vlt.data.transform import apply_transform
+from vlt.data.video.transform import apply_transform
 from vlt.model_io.folder import ModelConfig, read_model_config, read_model_folder
 from vlt.model_io.view import View
 

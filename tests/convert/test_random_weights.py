@@ -15,7 +15,7 @@ from vlt.convert import (
     random_checkpoint,
     reverse,
 )
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_folder
 from vlt.models.sizes import SIZES
 

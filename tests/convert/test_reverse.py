@@ -3,7 +3,7 @@
 import pytest
 
 from vlt.convert import reverse
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.folder import ModelFolderError
 from vlt.storage.files import WriteError
 

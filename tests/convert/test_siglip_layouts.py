@@ -17,7 +17,7 @@ from vlt.convert.files.npz_files import read_npz
 from vlt.convert.files.reading import read_checkpoint
 from vlt.convert.layouts.siglip import siglip_spec
 from vlt.convert.tokenizer import write_tokenizer
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
 from vlt.model_io.folder import read_model_config
 from vlt.models.spec import TextSpec
 

@@ -10,7 +10,7 @@ from PIL import Image
 from vlt.convert import convert, parse_settings
 from vlt.convert.layouts.siglip import SIGLIP_HF
 from vlt.convert.tables.table import to_tensors
-from vlt.data.transform import apply_transform
+from vlt.data.video.transform import apply_transform
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_folder
 from vlt.tasks import losses

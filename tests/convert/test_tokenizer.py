@@ -11,7 +11,7 @@ from helpers import run_python
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.tokenizer import vocabulary_size, write_tokenizer
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
 from vlt.models.sizes import SIZES
 from vlt.models.spec import TextSpec
 

@@ -12,7 +12,7 @@ from transformers import MetaClip2Config, MetaClip2Model, SiglipConfig, SiglipMo
 
 import vlt
 from vlt.convert import convert, reverse
-from vlt.data.tokenize import Tokenizer as Words
+from vlt.data.text.tokenize import Tokenizer as Words
 from vlt.model_io.folder import read_model_config
 
 SIDE, PATCH = 28, 14

@@ -12,9 +12,9 @@ from flax import traverse_util
 import vlt
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.convert.tokenizer import write_tokenizer
-from vlt.data.resources import resolve
-from vlt.data.sample import sample
-from vlt.data.tokenize import CLEANINGS, Tokenizer
+from vlt.data.manifests.resources import resolve
+from vlt.data.text.tokenize import CLEANINGS, Tokenizer
+from vlt.data.video.sample import sample
 from vlt.model_io.build import make_model
 from vlt.model_io.folder import read_model_config, read_model_folder
 from vlt.models.sizes import SIZES

@@ -8,7 +8,7 @@ from stub_pool import ROWS, StubPool
 
 from vlt.data import moving_shapes
 from vlt.data.pipeline import VideoData
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
 
 
 @pytest.fixture(scope="module")

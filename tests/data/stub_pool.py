@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from vlt.data.errors import DecodeTimeout, Truncated
+from vlt.data.video.errors import DecodeTimeout, Truncated
 
 SHAPE = (2, 4, 4, 3)
 ROWS = 24  # in the manifest of the `make` fixture

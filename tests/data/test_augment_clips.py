@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from video_files import draw, write
 
-from vlt.data import transform
-from vlt.data.clips import ClipRequest, read_clip
-from vlt.data.sample import sample
-from vlt.data.transform import apply_transform, check_transform
+from vlt.data.video import transform
+from vlt.data.video.clips import ClipRequest, read_clip
+from vlt.data.video.sample import sample
+from vlt.data.video.transform import apply_transform, check_transform
 
 # The values of X-CLIP and ViFi-CLIP.
 PUBLISHED = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}

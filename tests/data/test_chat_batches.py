@@ -5,10 +5,10 @@ import pytest
 
 from vlt.data import moving_shapes
 from vlt.data.chat_batches import VIDEO_SLOT, ChatBatches
-from vlt.data.chat_tokenizer import ChatTokenizer
-from vlt.data.dialogue_rows import NO_LABEL
-from vlt.data.instructions import Instructions
-from vlt.data.prompts import Turn
+from vlt.data.text.chat_tokenizer import ChatTokenizer
+from vlt.data.text.dialogue_rows import NO_LABEL
+from vlt.data.text.instructions import Instructions
+from vlt.data.text.prompts import Turn
 
 SLOTS = 4
 ASKED = ("which way does the circle move ?", "it moves left")

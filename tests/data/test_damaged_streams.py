@@ -8,9 +8,9 @@ import pytest
 from video_files import draw, write
 
 from data_pipelines.check.inspection import Request, inspect
-from vlt.data import errors
-from vlt.data.containers import LENIENT_TAGS
-from vlt.data.decode import Video
+from vlt.data.video import errors
+from vlt.data.video.containers import LENIENT_TAGS
+from vlt.data.video.decode import Video
 
 FRAMES = 36
 CODECS = {

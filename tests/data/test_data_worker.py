@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from vlt.data import messages, worker
+from vlt.data.video import messages, worker
 
 
 def answer(content):

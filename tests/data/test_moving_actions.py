@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from vlt.data import moving_shapes
-from vlt.data.manifest import read_classes, read_manifest
+from vlt.data.manifests.manifest import read_classes, read_manifest
+from vlt.data.manifests.resources import resolve
 from vlt.data.moving_shapes import actions, clips, grammar, scene
-from vlt.data.resources import resolve
 from vlt.tasks.descriptions import read_descriptions
 
 PAIRS = len(actions.FORWARD)  # every action once

@@ -7,11 +7,11 @@ from ml_collections import ConfigDict
 from stub_pool import ROWS, SHAPE, StubPool, take
 
 from vlt.data import moving_shapes, pipeline
-from vlt.data.clips import DecoderPool
-from vlt.data.errors import Truncated
-from vlt.data.manifest import ManifestError
+from vlt.data.manifests.manifest import ManifestError
 from vlt.data.pipeline import VideoData
 from vlt.data.skips import TooManyErrors
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.errors import Truncated
 
 
 def _ids(batches):

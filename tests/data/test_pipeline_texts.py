@@ -6,8 +6,8 @@ from stub_pool import take
 from video_files import draw
 from video_files import write as write_video
 
-from vlt.data.clips import DecoderPool
-from vlt.data.manifest import ManifestError
+from vlt.data.manifests.manifest import ManifestError
+from vlt.data.video.clips import DecoderPool
 
 
 def test_captions_are_cleaned_cut_and_prompted(make, words):

@@ -10,7 +10,7 @@ import pytest
 from data_pipelines import msrvtt_captions, msvd, vatex
 from data_pipelines.annotation_files import AnnotationError, read_captions
 from data_pipelines.manifests import Split, write_manifests
-from vlt.data.manifest import read_manifest
+from vlt.data.manifests.manifest import read_manifest
 from vlt.evaluation.protocols import named_protocol
 
 MSRVTT = {"train": 6513, "validate": 497, "test": 2990}

@@ -16,10 +16,11 @@ from data_pipelines.check import __main__ as command
 from data_pipelines.check.__main__ import WORKER, check, table
 from data_pipelines.check.inspection import Request
 from data_pipelines.check.sums import check_out, write_sums
-from vlt.data.clips import DecoderPool
-from vlt.data.manifest import ManifestError, read_manifest
+from vlt.data.manifests.manifest import ManifestError, read_manifest
+from vlt.data.video.clips import DecoderPool
 
-SLEEPER = "import time; from vlt.data import worker; worker.main(lambda request: time.sleep(60))"
+SLEEP = "lambda request: time.sleep(60)"
+SLEEPER = f"import time; from vlt.data.video.worker import main; main({SLEEP})"
 
 
 def sum_of(path):

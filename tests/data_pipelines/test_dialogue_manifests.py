@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.dialogue_files import read_dialogues
 from data_pipelines.video_instruct import write_dialogues
-from vlt.data.manifest import read_manifest
+from vlt.data.manifests.manifest import read_manifest
 
 HUMAN = {"from": "human", "value": "<image>\nWhat is it?"}
 GPT = {"from": "gpt", "value": "A dog."}

@@ -12,8 +12,8 @@ from helpers import ROOT
 import vlt
 from data_pipelines.features import cache_features, main
 from vlt.data import moving_shapes
-from vlt.data.features import FeatureError, read_features, write_features
-from vlt.data.manifest import read_manifest
+from vlt.data.manifests.features import FeatureError, read_features, write_features
+from vlt.data.manifests.manifest import read_manifest
 from vlt.model_io.folder import ModelConfig, write_model_folder
 
 sys.path.append(str(ROOT / "tests" / "models"))

@@ -14,7 +14,7 @@ from data_pipelines.shards import __main__ as command
 from data_pipelines.shards import folder
 from data_pipelines.shards.encode import Clips, Frames, check_form, kept_frames
 from data_pipelines.shards.write import WORKER, write_shard
-from vlt.data.clips import DecoderPool
+from vlt.data.video.clips import DecoderPool
 
 FORMS = {"clips": Clips(short_side=16, fps=5), "frames": Frames(short_side=16, frames=4)}
 

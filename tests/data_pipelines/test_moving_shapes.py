@@ -9,8 +9,8 @@ import pytest
 
 from data_pipelines import moving_shapes as door
 from vlt.data import moving_shapes
+from vlt.data.manifests.resources import resolve
 from vlt.data.moving_shapes import clips, grammar, knobs, scene, writer
-from vlt.data.resources import resolve
 
 PAIRS = 60  # ten of each family
 

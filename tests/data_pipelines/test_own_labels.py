@@ -13,7 +13,7 @@ from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.base_to_novel import write_halves
 from data_pipelines.few_shot import write_few
 from data_pipelines.folder_per_class import write_folders
-from vlt.data.manifest import ManifestError, read_classes, read_manifest
+from vlt.data.manifests.manifest import ManifestError, read_classes, read_manifest
 
 
 def manifest(path: pathlib.Path, counts: dict[str, int]) -> str:

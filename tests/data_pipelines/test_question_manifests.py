@@ -14,7 +14,7 @@ from data_pipelines.question_files import (
     read_answers,
     read_questions,
 )
-from vlt.data.manifest import read_classes, read_manifest
+from vlt.data.manifests.manifest import read_classes, read_manifest
 from vlt.evaluation.protocols import named_protocol
 
 COUNTS = {"train": 158_581, "val": 12_278, "test": 72_821}

@@ -11,7 +11,7 @@ from data_pipelines import hmdb51, kinetics, ssv2, ucf101
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.label_files import class_name, read_class_names, read_labels
 from data_pipelines.recognition import write_manifests_and_classes
-from vlt.data.manifest import Record, read_classes, read_manifest
+from vlt.data.manifests.manifest import Record, read_classes, read_manifest
 from vlt.evaluation.recognition_protocols import named_recognition_protocol
 
 SPLIT_LISTS = "annotations/vificlip_splits"

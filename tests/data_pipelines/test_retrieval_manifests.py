@@ -13,7 +13,7 @@ import pytest
 from data_pipelines import activitynet, didemo, lsmdc, msrvtt, msvd
 from data_pipelines.annotation_files import AnnotationError, read_captions, video_name
 from data_pipelines.manifests import main, write_manifests
-from vlt.data.manifest import Record, read_manifest
+from vlt.data.manifests.manifest import Record, read_manifest
 from vlt.evaluation.protocols import named_protocol
 
 

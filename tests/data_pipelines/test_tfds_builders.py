@@ -12,8 +12,8 @@ from shard_folders import make, read_lines, write_rows, write_videos
 
 from data_pipelines.shards.encode import Clips, Frames
 from data_pipelines.tfds_builders import BUILDERS, DATASETS
-from vlt.data.decode import Video
-from vlt.data.shards import read_record
+from vlt.data.video.decode import Video
+from vlt.data.video.shards import read_record
 
 
 def build(name, manual, data_dir):

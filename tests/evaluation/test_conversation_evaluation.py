@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vlt.data.chat_batches import VIDEO_SLOT
-from vlt.data.dialogue_rows import NO_LABEL
+from vlt.data.text.dialogue_rows import NO_LABEL
 from vlt.evaluation.conversation import judge
 from vlt.model_io.build import init_params, make_model
 from vlt.models.spec import ChatSpec, LlamaSpec, VisionSpec

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vlt.data.captions import Cleaning
-from vlt.data.manifest import ManifestError
+from vlt.data.manifests.manifest import ManifestError
+from vlt.data.text.captions import Cleaning
 from vlt.evaluation import retrieval
 
 SECTION = {"protocol": "own_data", "allow_subset": False, "ties": "against"}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vlt.data.manifest import Record
+from vlt.data.manifests.manifest import Record
 from vlt.evaluation.protocols import (
     PROTOCOLS,
     Protocol,

@@ -12,11 +12,11 @@ from helpers import run_python
 from PIL import Image
 
 from vlt.adapters.ost import OST
-from vlt.data.clips import ClipRequest, DecoderPool, read_clip
-from vlt.data.manifest import read_manifest
+from vlt.data.manifests.manifest import read_manifest
+from vlt.data.manifests.resources import ASSETS, resolve
 from vlt.data.pipeline import VideoData
-from vlt.data.resources import ASSETS, resolve
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
+from vlt.data.video.clips import ClipRequest, DecoderPool, read_clip
 from vlt.evaluation import Evaluator, recognition
 from vlt.evaluation.protocols import ProtocolError
 from vlt.evaluation.recognition_protocols import RECOGNITION_PROTOCOLS, RecognitionProtocol, Views

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from vlt.data.manifest import Record
+from vlt.data.manifests.manifest import Record
 from vlt.evaluation.protocols import ProtocolError
 from vlt.evaluation.recognition_protocols import (
     RECOGNITION_PROTOCOLS,

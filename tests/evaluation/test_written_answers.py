@@ -9,7 +9,7 @@ from evaluated import clip, data, predictor
 
 import vlt
 from vlt.data.chat_batches import ChatBatches
-from vlt.data.chat_tokenizer import ChatTokenizer
+from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.evaluation import KINDS
 from vlt.evaluation.conversation import check_ranked_answers, check_written_answers
 from vlt.model_io.loading import load_folder

@@ -12,7 +12,7 @@ lancedb = pytest.importorskip("lancedb")
 
 import vlt  # noqa: E402
 from vlt.data import moving_shapes  # noqa: E402
-from vlt.data.errors import VideoError  # noqa: E402
+from vlt.data.video.errors import VideoError  # noqa: E402
 from vlt.indexing import embedding  # noqa: E402
 from vlt.indexing.rows import Windows  # noqa: E402
 from vlt.indexing.search import Usual, best_ranges  # noqa: E402

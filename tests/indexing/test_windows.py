@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlt.data.spans import Timeline
+from vlt.data.video.spans import Timeline
 from vlt.indexing.windows import WindowRule
 
 TEN_SECONDS = Timeline(250, 10.0, (3.0, 7.5), "")

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from vlt.data.clips import ClipRequest, DecoderPool
-from vlt.data.errors import CannotOpen, DecodeTimeout, VideoError
+from vlt.data.video.clips import ClipRequest, DecoderPool
+from vlt.data.video.errors import CannotOpen, DecodeTimeout, VideoError
 from vlt.inference.batching import map_readable
 from vlt.inference.prefetch import clip_request, read_ahead
 from vlt.model_io.folder import ModelConfig
@@ -21,7 +21,7 @@ MISBEHAVING = (
     sys.executable,
     "-c",
     "import time\n"
-    "from vlt.data import worker\n"
+    "from vlt.data.video import worker\n"
     "read = worker.read_clip\n"
     "worker.read_clip = lambda r: time.sleep(600) if r.path == 'hang' else read(r)\n"
     "worker.main()\n",

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 from vlt.api import VideoChat
-from vlt.data.chat_tokenizer import ChatTokenizer
+from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.inference.speech import check_rows
 from vlt.model_io.folder import ModelConfig
 from vlt.models.continuation import advance, begin, read, read_on, with_room

@@ -2,7 +2,7 @@
 
 import json
 
-from vlt.data.errors import CannotOpen
+from vlt.data.video.errors import CannotOpen
 from vlt.inference import printing
 from vlt.inference.printing import print_results
 

@@ -11,9 +11,9 @@ from helpers import ROOT
 
 from vlt.api import VideoChat
 from vlt.data.chat_batches import VIDEO_SLOT
-from vlt.data.chat_tokenizer import ChatTokenizer
-from vlt.data.dialogue_rows import NO_LABEL, training_rows
-from vlt.data.prompts import Turn
+from vlt.data.text.chat_tokenizer import ChatTokenizer
+from vlt.data.text.dialogue_rows import NO_LABEL, training_rows
+from vlt.data.text.prompts import Turn
 from vlt.inference.ranking import answer_losses
 from vlt.inference.speech import Speech
 from vlt.model_io.folder import ModelConfig

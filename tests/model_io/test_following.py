@@ -11,8 +11,8 @@ from absl import logging
 from vlt.configuration import load_config, resolved_text
 from vlt.convert import convert
 from vlt.convert.random_weights import random_checkpoint
-from vlt.data.resources import resolve
-from vlt.data.transform import with_side
+from vlt.data.manifests.resources import resolve
+from vlt.data.video.transform import with_side
 from vlt.model_io.folder import ModelConfig, ModelFolderError
 from vlt.model_io.following import follow_checkpoint
 from vlt.model_io.loading import build_described

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.build import abstract_params
 from vlt.model_io.folder import ModelFolderError, read_model_folder, write_model_folder
 from vlt.model_io.loading import LoadedModel, load_folder, load_model

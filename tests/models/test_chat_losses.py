@@ -11,9 +11,9 @@ import pytest
 from golden_chat import Golden, channels_last
 
 from vlt.data.chat_batches import VIDEO_SLOT
-from vlt.data.chat_tokenizer import ChatTokenizer
-from vlt.data.dialogue_rows import NO_LABEL, training_rows
-from vlt.data.prompts import END, START, Turn, render, template
+from vlt.data.text.chat_tokenizer import ChatTokenizer
+from vlt.data.text.dialogue_rows import NO_LABEL, training_rows
+from vlt.data.text.prompts import END, START, Turn, render, template
 
 BEFORE = "<Img><ImageHere></Img> "  # precedes an instruction
 

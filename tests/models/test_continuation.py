@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from golden_chat import Golden, channels_last
 
-from vlt.data.chat_tokenizer import ChatTokenizer
+from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.models.continuation import (
     Ending,
     advance,

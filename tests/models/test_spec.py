@@ -7,7 +7,7 @@ import math
 import jax
 import pytest
 
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import read_model_config
 from vlt.models.sizes import SIZES

@@ -42,7 +42,7 @@ def library(tmp_path_factory):
 def _as_webm(path: pathlib.Path) -> None:
     import av
 
-    from vlt.data.decode import Video
+    from vlt.data.video.decode import Video
 
     with Video(str(path)) as video:
         frames = video.read(range(len(video)))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from vlt import score
-from vlt.data.manifest import ManifestError, Record
+from vlt.data.manifests.manifest import ManifestError, Record
 from vlt.tasks import caption_metrics as module
 from vlt.tasks.caption_metrics import (
     METRICS,

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from vlt import score
-from vlt.data.errors import VideoError
+from vlt.data.video.errors import VideoError
 from vlt.inference.printing import print_results
 from vlt.tasks import caption_metrics
 from vlt.tasks.caption_metrics import ScoringError, read_predictions, write_predictions

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.label_files import read_class_names
-from vlt.data.tokenize import Tokenizer, write_clip_tokenizer
+from vlt.data.text.tokenize import Tokenizer, write_clip_tokenizer
 from vlt.tasks.descriptions import DescriptionError, read_descriptions, tokenized
 
 TABLES = {"hmdb": "hmdb_51", "k400": "kinetics_400", "k600": "kinetics_600"}

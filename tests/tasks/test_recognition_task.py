@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from configs import common
 from vlt.adapters.lora import LoRA
 from vlt.adapters.msta import MSTA
-from vlt.data.manifest import ManifestError
-from vlt.data.resources import ASSETS
-from vlt.data.tokenize import Tokenizer
+from vlt.data.manifests.manifest import ManifestError
+from vlt.data.manifests.resources import ASSETS
+from vlt.data.text.tokenize import Tokenizer
 from vlt.model_io.build import abstract_params
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.sizes import SIZES

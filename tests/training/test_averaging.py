@@ -10,7 +10,7 @@ from flax import traverse_util
 import vlt
 from configs import common
 from vlt.configuration import save_run
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.export import export, main, trained_model
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.folder import ModelConfig, ModelFolderError, write_model_folder

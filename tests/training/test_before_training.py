@@ -10,8 +10,8 @@ from helpers import ROOT
 
 from configs import common
 from vlt.configuration import load_config
-from vlt.data.manifest import read_manifest
-from vlt.data.resources import resolve
+from vlt.data.manifests.manifest import read_manifest
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.folder import ModelFolderError
 from vlt.training import loop
 from vlt.training.loop import Run

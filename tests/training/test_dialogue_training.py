@@ -15,7 +15,7 @@ from vlt import main
 from vlt.configuration import load_config
 from vlt.convert.chat.words import write_qformer_words
 from vlt.data import moving_shapes
-from vlt.data.manifest import ManifestError, read_manifest
+from vlt.data.manifests.manifest import ManifestError, read_manifest
 from vlt.model_io.folder import QFORMER, ModelConfig, write_model_folder
 from vlt.training.loop import Run, train
 

@@ -15,7 +15,7 @@ from configs import btadapter, common, video_chat
 from vlt.adapters.btadapter import BTAdapter
 from vlt.adapters.msta import MSTA
 from vlt.data.chat_batches import VIDEO_SLOT
-from vlt.data.dialogue_rows import NO_LABEL
+from vlt.data.text.dialogue_rows import NO_LABEL
 from vlt.model_io.build import build_model, init_params, make_model
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner

@@ -11,7 +11,7 @@ import pytest
 
 from vlt.adapters.btadapter import BTAdapter
 from vlt.data.chat_batches import VIDEO_SLOT
-from vlt.data.dialogue_rows import NO_LABEL
+from vlt.data.text.dialogue_rows import NO_LABEL
 from vlt.model_io.build import init_params, make_model
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.spec import ChatSpec, DualEncoderSpec, LlamaSpec, TextSpec, VisionSpec

@@ -26,9 +26,9 @@ import numpy as np
 from vlt.bench.damage import DAMAGES, Damaged, damage
 from vlt.bench.door import count, tell
 from vlt.bench.frame_count import SAMPLED, Request
-from vlt.data.checksum import sha256_of
-from vlt.data.clips import ClipRequest, DecoderPool
-from vlt.data.errors import ChangedFile, DecoderDied, DecodeTimeout, VideoError
+from vlt.data.video.checksum import sha256_of
+from vlt.data.video.clips import ClipRequest, DecoderPool
+from vlt.data.video.errors import ChangedFile, DecoderDied, DecodeTimeout, VideoError
 
 COUNTER = (sys.executable, "-m", "vlt.bench.frame_count")
 SAME, REPORTED, CHANGED = "same frames", "reported", "with sha256"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from vlt.command_line import why
-from vlt.data.errors import VideoError
+from vlt.data.video.errors import VideoError
 
 
 def count(text: str) -> int:

@@ -22,9 +22,9 @@ import numpy as np
 from vlt.api import load
 from vlt.bench.door import count, tell
 from vlt.bench.timing import seconds
-from vlt.data.clips import DecoderPool
-from vlt.data.errors import VideoError
-from vlt.data.spans import SPAN_WORKER
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.errors import VideoError
+from vlt.data.video.spans import SPAN_WORKER
 from vlt.indexing.embedding import BATCH, TIMEOUT, WORKERS, read_windows
 from vlt.indexing.rows import FileEntry
 from vlt.indexing.windows import WindowRule

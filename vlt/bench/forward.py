@@ -11,7 +11,7 @@ from vlt.bench.slicing import sliced
 from vlt.bench.timing import ROUNDS, matmul_rate, ratio, turns
 from vlt.costs.flops import Counts, count
 from vlt.costs.memory import memory
-from vlt.data.instructions import STEP
+from vlt.data.text.instructions import STEP
 from vlt.model_io.build import (
     build_model,
     example_inputs,

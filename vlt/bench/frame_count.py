@@ -1,11 +1,11 @@
-"""A process that counts frames, as vlt.data.worker reads clips."""
+"""A process that counts frames, as vlt.data.video.worker reads clips."""
 
 import dataclasses
 
 import numpy as np
 
-from vlt.data import worker
-from vlt.data.decode import Video
+from vlt.data.video import worker
+from vlt.data.video.decode import Video
 
 SAMPLED = 8  # frames read from a video
 

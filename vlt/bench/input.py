@@ -13,7 +13,7 @@ import numpy as np
 
 from vlt.bench.door import count, tell
 from vlt.bench.timing import ratio, turns
-from vlt.data.clips import ClipRequest, DecoderPool, read_clip
+from vlt.data.video.clips import ClipRequest, DecoderPool, read_clip
 
 
 def bench(requests: list[ClipRequest], workers: int = 2) -> dict[str, float]:

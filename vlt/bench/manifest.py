@@ -19,7 +19,7 @@ import numpy as np
 
 from vlt.bench.door import count, tell
 from vlt.bench.timing import peak_gb
-from vlt.data.packed import OPTIONS, SUFFIX, packed_row
+from vlt.data.manifests.packed import OPTIONS, SUFFIX, packed_row
 from vlt.data.pipeline import VideoData
 
 BATCH = 64

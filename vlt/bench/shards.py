@@ -19,8 +19,8 @@ from data_pipelines.shards.encode import Clips, Frames
 from data_pipelines.shards.write import WORKER, write_shard
 from vlt.bench.door import count, tell
 from vlt.bench.timing import ratio, turns
-from vlt.data.clips import ClipRequest, DecoderPool
-from vlt.data.manifest import read_manifest
+from vlt.data.manifests.manifest import read_manifest
+from vlt.data.video.clips import ClipRequest, DecoderPool
 
 
 def make_shards(videos: Sequence[str], form: Clips | Frames, out: str) -> list[str]:

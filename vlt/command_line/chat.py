@@ -35,13 +35,15 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--frames", type=_count, metavar="N", help="of each video")
     parser.add_argument(
-        "--template", metavar="NAME", help="of dialogues (vlt/data/prompts.py); the checkpoint's"
+        "--template",
+        metavar="NAME",
+        help="(vlt/data/text/prompts.py); the checkpoint's",
     )
     parser.add_argument(
         "--spacing",
         choices=SPACINGS,
         default="train",
-        help="how words around added tokens are read (vlt/data/chat_tokenizer.py)",
+        help="how words around added tokens are read (vlt/data/text/chat_tokenizer.py)",
     )
     parser.add_argument(
         "--weights",

@@ -38,7 +38,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         "--stride", metavar="2s", help="from one window's start to the next; half a window"
     )
     parser.add_argument("--frames", type=int, metavar="N", help="of each window; the model's")
-    parser.add_argument("--sampler", metavar="NAME", help="which frames (vlt/data/sample.py)")
+    parser.add_argument("--sampler", metavar="NAME", help="which frames (vlt/data/video/sample.py)")
     parser.add_argument(
         "--dtype",
         choices=("float16", "float32", "int8"),

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from vlt import configuration
 from vlt.configuration.checkpoints import how_to_get
-from vlt.data.resources import is_made, resolve
+from vlt.data.manifests.resources import is_made, resolve
 
 # Keys of data, evaluations and tasks that name one or several files.
 FILES = ("manifest", "classes", "answers", "templates", "descriptions", "sentences")

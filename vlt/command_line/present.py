@@ -12,7 +12,7 @@ def check_model(model: str | None, workdir: Path | None = None) -> None:
         check_run(workdir)
     elif model:
         from vlt.configuration.checkpoints import how_to_get
-        from vlt.data.resources import resolve
+        from vlt.data.manifests.resources import resolve
 
         if not resolve(model).exists():
             sys.exit(f"error: {model}: no such folder{how_to_get(model)}")

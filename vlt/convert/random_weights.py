@@ -15,7 +15,7 @@ from vlt.convert.preprocessing import default_preprocessing
 from vlt.convert.reverse import is_folder, reverse, write_published
 from vlt.convert.tokenizer import write_tokenizer
 from vlt.data import moving_shapes
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.folder import ModelConfig, model_shapes, write_model_folder
 from vlt.models.sizes import SIZES
 from vlt.models.spec import ChatSpec, Spec

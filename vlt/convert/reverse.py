@@ -33,8 +33,8 @@ from vlt.convert.tables.sizes import heads_at
 from vlt.convert.tables.stacked import stack
 from vlt.convert.tables.table import to_tensors
 from vlt.convert.tables.tied import renamed, tie
-from vlt.data.resources import resolve
-from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
+from vlt.data.manifests.resources import resolve
+from vlt.data.text.tokenize import TOKENIZER_NAMES, copy_tokenizer
 from vlt.methods import build_methods
 from vlt.model_io.folder import (
     SAFETENSORS,

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.json_files import read_json
-from vlt.data.tokenize import FORM, Form, Tokenizer, plain_encoder
+from vlt.data.text.tokenize import FORM, Form, Tokenizer, plain_encoder
 from vlt.models.spec import TextSpec
 
 _SPARE_ROWS = 64  # of an embedding after the last token; or 1% of all, if more

@@ -9,8 +9,8 @@ from typing import Any
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.json_files import read_json
 from vlt.convert.text_forms import write_form
-from vlt.data.sentencepiece_model import plain_tokenizer, read_model
-from vlt.data.tokenize import (
+from vlt.data.text.sentencepiece_model import plain_tokenizer, read_model
+from vlt.data.text.tokenize import (
     Tokenizer,
     copy_tokenizer,
     pretrained,

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from vlt.data.chat_tokenizer import ChatTokenizer, Prompt
-from vlt.data.dialogue_rows import NO_LABEL, training_rows
-from vlt.data.instructions import Instructions
-from vlt.data.prompts import VIDEO, Piece, Turn, render, template
+from vlt.data.text.chat_tokenizer import ChatTokenizer, Prompt
+from vlt.data.text.dialogue_rows import NO_LABEL, training_rows
+from vlt.data.text.instructions import Instructions
+from vlt.data.text.prompts import VIDEO, Piece, Turn, render, template
 
 VIDEO_SLOT = -1  # stands for a token of the video
 
@@ -30,8 +30,8 @@ class ChatBatches:
         context: int,
         instructions: Instructions | None = None,
     ):
-        """used: a key of `vlt.data.prompts.TEMPLATES`. spacing: one of `SPACINGS` in
-        `vlt.data.chat_tokenizer`. instructions: for a Q-Former that reads questions.
+        """used: a key of `vlt.data.text.prompts.TEMPLATES`. spacing: one of `SPACINGS` in
+        `vlt.data.text.chat_tokenizer`. instructions: for a Q-Former that reads questions.
 
         Raises ValueError for an unknown template.
         """

@@ -15,22 +15,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vlt.data.captions import Cleaning
 from vlt.data.chat_batches import ChatBatches
-from vlt.data.clips import ClipRequest
-from vlt.data.errors import NoText, VideoError
-from vlt.data.features import NAME as FEATURES
-from vlt.data.features import read_features
-from vlt.data.manifest import ManifestError, Record, group_rows, read_classes
-from vlt.data.packed import PackedRecords, WhenAsked, number_of, open_manifest
+from vlt.data.manifests.features import NAME as FEATURES
+from vlt.data.manifests.features import read_features
+from vlt.data.manifests.manifest import ManifestError, Record, group_rows, read_classes
+from vlt.data.manifests.packed import PackedRecords, WhenAsked, number_of, open_manifest
+from vlt.data.manifests.resources import resolve
+from vlt.data.manifests.targets import Targets
 from vlt.data.reading import PADDING, POLICIES, Example, Reader
-from vlt.data.resources import resolve
-from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
 from vlt.data.skips import SkipLog
 from vlt.data.stream import Batch, Stream
-from vlt.data.targets import Targets
-from vlt.data.tokenize import Tokenizer
-from vlt.data.transform import CROPS, check_transform
+from vlt.data.text.captions import Cleaning
+from vlt.data.text.tokenize import Tokenizer
+from vlt.data.video.clips import ClipRequest
+from vlt.data.video.errors import NoText, VideoError
+from vlt.data.video.sample import RANDOM_SAMPLERS, check_sampler
+from vlt.data.video.transform import CROPS, check_transform
 from vlt.runtime.mesh import local_rows
 from vlt.runtime.processes import check_alike
 
@@ -43,7 +43,7 @@ Place = Callable[[Batch], Any]
 
 
 class Pool(Protocol):
-    """Reads clips, from several threads at once (vlt.data.clips.DecoderPool)."""
+    """Reads clips, from several threads at once (vlt.data.video.clips.DecoderPool)."""
 
     workers: int
 

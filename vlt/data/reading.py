@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from vlt.data.errors import VideoError
 from vlt.data.skips import SkipLog
+from vlt.data.video.errors import VideoError
 
 POLICIES = ("raise", "skip", "replace")
 MOST_REPLACEMENTS = 100

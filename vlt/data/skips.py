@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from vlt.data.errors import VideoError
-from vlt.data.manifest import Record
+from vlt.data.manifests.manifest import Record
+from vlt.data.video.errors import VideoError
 from vlt.storage.files import append
 
 FEW = 100  # the error rate over fewer records than this is taken as if there were this many

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from vlt.data.clips import DecoderPool
 from vlt.data.pipeline import VideoData, videos_of
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
+from vlt.data.video.clips import DecoderPool
 from vlt.evaluation import (
     answering,
     captioning,

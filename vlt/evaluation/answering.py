@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.manifest import read_classes
+from vlt.data.manifests.manifest import read_classes
+from vlt.data.manifests.resources import resolve
 from vlt.data.pipeline import VideoData
-from vlt.data.resources import resolve
 from vlt.evaluation.captioning import search_of
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs

@@ -7,9 +7,9 @@ from typing import Any
 
 from absl import logging
 
+from vlt.data.manifests.resources import is_made
 from vlt.data.pipeline import VideoData
-from vlt.data.resources import is_made
-from vlt.data.transform import final_size
+from vlt.data.video.transform import final_size
 from vlt.models.spec import Spec
 
 # Keys of a data section, for training or evaluation; also `classes` where labels have a file.

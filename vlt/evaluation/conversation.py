@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.dialogue_rows import NO_LABEL
-from vlt.data.manifest import read_classes
+from vlt.data.manifests.manifest import read_classes
+from vlt.data.manifests.resources import resolve
 from vlt.data.pipeline import VideoData
-from vlt.data.prompts import Turn, template
-from vlt.data.resources import resolve
+from vlt.data.text.dialogue_rows import NO_LABEL
+from vlt.data.text.prompts import Turn, template
 from vlt.evaluation.captioning import search_of
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
@@ -73,7 +73,7 @@ def written_answers(
     `vlt judge` and `vlt score` read, and scores them without a judge.
 
     `search`: options of `vlt.models.search.Search`, without sampling. `template`: one of
-    `vlt.data.prompts`, or "" for the task's.
+    `vlt.data.text.prompts`, or "" for the task's.
 
     Raises:
         ProtocolError: the test set is not the protocol's.

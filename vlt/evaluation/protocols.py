@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from vlt.data.manifest import Record
-from vlt.data.resources import is_made
+from vlt.data.manifests.manifest import Record
+from vlt.data.manifests.resources import is_made
 
 OWN_DATA = "own_data"
 ADVICE = "for a part of the test set take allow_subset=True, for your own videos protocol=own_data"

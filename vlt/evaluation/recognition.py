@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from vlt.data.pipeline import VideoData
-from vlt.data.sample import RANDOM_SAMPLERS
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
+from vlt.data.video.sample import RANDOM_SAMPLERS
 from vlt.evaluation.confusion import confusion_picture, write_classes
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.recognition_protocols import (

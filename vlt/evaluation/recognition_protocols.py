@@ -7,7 +7,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence, Set
 
-from vlt.data.manifest import SHOWN, Record
+from vlt.data.manifests.manifest import SHOWN, Record
 from vlt.evaluation.protocols import ADVICE, OWN_DATA, ProtocolError, checked_counts
 
 SHOTS = (2, 4, 8, 16)  # training videos per class, few-shot

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlt.data.manifest import ManifestError, Record, group_rows
+from vlt.data.manifests.manifest import ManifestError, Record, group_rows
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs

@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 
 import numpy as np
 
-from vlt.data.checksum import sha256_of
-from vlt.data.clips import ClipRequest, DecoderPool
-from vlt.data.errors import VideoError
-from vlt.data.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
+from vlt.data.video.checksum import sha256_of
+from vlt.data.video.clips import ClipRequest, DecoderPool
+from vlt.data.video.errors import VideoError
+from vlt.data.video.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
 from vlt.indexing.rows import FileEntry, Windows, in_parts
 from vlt.indexing.store import Store, StoreError
 from vlt.indexing.windows import WindowRule

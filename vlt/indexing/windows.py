@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from vlt.data.spans import Span, Timeline
+from vlt.data.video.spans import Span, Timeline
 
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*s?")
 

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from vlt.data.clips import DecoderPool
-from vlt.data.errors import VideoError
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.errors import VideoError
 from vlt.inference.prefetch import Clip, clip_request, read_ahead
 from vlt.model_io.folder import ModelConfig
 

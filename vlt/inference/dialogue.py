@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.chat_tokenizer import Prompt
-from vlt.data.prompts import Turn
-from vlt.data.texts import shown, trimmed
+from vlt.data.text.chat_tokenizer import Prompt
+from vlt.data.text.prompts import Turn
+from vlt.data.text.texts import shown, trimmed
 from vlt.inference.speech import Speech, best
 from vlt.inference.watching import Watcher
 from vlt.models.continuation import (

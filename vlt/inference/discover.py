@@ -4,7 +4,7 @@ import glob
 from collections.abc import Iterable
 from pathlib import Path
 
-from vlt.data.suffixes import VIDEO_SUFFIXES
+from vlt.data.video.suffixes import VIDEO_SUFFIXES
 
 
 def find_videos(names: Iterable[str]) -> list[str]:

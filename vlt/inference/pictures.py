@@ -6,8 +6,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from vlt.data.errors import CannotOpen
-from vlt.data.transform import apply_transform
+from vlt.data.video.errors import CannotOpen
+from vlt.data.video.transform import apply_transform
 from vlt.inference.prefetch import clip_request
 from vlt.model_io.folder import ModelConfig
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from vlt.data.clips import ClipRequest, DecoderPool
-from vlt.data.errors import VideoError
+from vlt.data.video.clips import ClipRequest, DecoderPool
+from vlt.data.video.errors import VideoError
 from vlt.model_io.folder import ModelConfig
 from vlt.model_io.view import FRAMES
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from vlt.data.errors import VideoError
-from vlt.data.texts import printable
+from vlt.data.text.texts import printable
+from vlt.data.video.errors import VideoError
 
 PROGRESS_EVERY = 5.0  # seconds
 

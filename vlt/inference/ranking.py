@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vlt.data.chat_tokenizer import Prompt
-from vlt.data.prompts import Turn
+from vlt.data.text.chat_tokenizer import Prompt
+from vlt.data.text.prompts import Turn
 from vlt.inference.speech import Speech
 from vlt.models.continuation import Reading, bucket, padded, read
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from vlt.data.chat_tokenizer import SPACINGS, ChatTokenizer, Prompt
-from vlt.data.prompts import TEMPLATES, Template, Turn, render, template
+from vlt.data.text.chat_tokenizer import SPACINGS, ChatTokenizer, Prompt
+from vlt.data.text.prompts import TEMPLATES, Template, Turn, render, template
 from vlt.models.chat import ChatModel
 from vlt.models.continuation import (
     Ending,

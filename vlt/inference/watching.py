@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.instructions import STEP, Instructions
+from vlt.data.text.instructions import STEP, Instructions
 from vlt.models.chat import ChatModel
 
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from vlt.data.text_files import parse_json
-from vlt.data.texts import printable
+from vlt.data.text.text_files import parse_json
+from vlt.data.text.texts import printable
 
 ATTEMPTS = 5
 FIRST_WAIT = 1.0  # seconds before the second attempt; doubled before each further one

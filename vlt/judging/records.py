@@ -12,8 +12,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vlt.data.text_files import TextFileError, read_json_lines
-from vlt.data.texts import shown
+from vlt.data.text.text_files import TextFileError, read_json_lines
+from vlt.data.text.texts import shown
 from vlt.judging.endpoint import Messages
 from vlt.storage.files import append, write_whole
 

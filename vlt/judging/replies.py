@@ -5,8 +5,8 @@ import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from vlt.data.text_files import parse_json
-from vlt.data.texts import printable
+from vlt.data.text.text_files import parse_json
+from vlt.data.text.texts import printable
 
 LONGEST = 100_000  # characters of a reply
 LONGEST_DICTIONARY, MOST_DICTIONARIES = 1000, 20

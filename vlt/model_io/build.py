@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from vlt.data.instructions import INSTRUCTION
+from vlt.data.text.instructions import INSTRUCTION
 from vlt.methods import build_methods
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from vlt.configuration.checkpoints import how_to_get
-from vlt.data.tokenize import TOKENIZER_NAMES, copy_tokenizer
-from vlt.data.transform import INTERPOLATIONS
+from vlt.data.text.tokenize import TOKENIZER_NAMES, copy_tokenizer
+from vlt.data.video.transform import INTERPOLATIONS
 from vlt.model_io.build import abstract_params, make_model
 from vlt.model_io.view import View
 from vlt.models.spec import Spec

@@ -8,9 +8,9 @@ from ml_collections import ConfigDict
 
 from vlt.configuration import apply_overrides
 from vlt.configuration.published import FOLDER
+from vlt.data.manifests.resources import is_made, resolve
 from vlt.data.moving_shapes.scene import SIZE
-from vlt.data.resources import is_made, resolve
-from vlt.data.transform import final_size, with_side
+from vlt.data.video.transform import final_size, with_side
 from vlt.model_io.folder import read_model_config
 from vlt.model_io.loading import as_asked
 from vlt.models.sizes import SIZES

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, build_model, init_params, method_options
 from vlt.model_io.folder import (
@@ -118,7 +118,7 @@ def load_folder(
     weights: str = "",
     parts: Sequence[tuple[str, str]] = (),
 ) -> LoadedModel:
-    """Loads the model of a folder (or of a name in vlt/data/resources.py) as it is, or changed.
+    """Loads the model of a folder or of a packaged name, as it is or changed.
 
     frames, frame_norm, methods, dtype, weights, parts: as in a config's `model` section; None takes
     the folder's. Methods are added to the folder's; {name: options} gives options. Leaves of theirs

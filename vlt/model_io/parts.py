@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.build import abstract_params
 from vlt.model_io.folder import ModelFolderError, read_model_folder
 from vlt.models.video_model import VideoModel

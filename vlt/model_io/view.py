@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vlt.data.sample import RANDOM_SAMPLERS, check_sampler
-from vlt.data.transform import INTERPOLATIONS
+from vlt.data.video.sample import RANDOM_SAMPLERS, check_sampler
+from vlt.data.video.transform import INTERPOLATIONS
 from vlt.models.spec import Spec
 from vlt.models.spec_reading import MOST_TOKENS
 from vlt.pytrees.fields import near, shown
@@ -18,9 +18,9 @@ LARGEST = 4096  # pixels of a side
 class View:
     """`view` of config.json, which older folders lack.
 
-    sampler: a rule of vlt.data.sample without randomness. frames: how many it takes; None for as
-    many as the model was trained with or has embeddings for, else `FRAMES`. resize, crop,
-    interpolation: as in vlt.data.transform; None for what `preprocessing` says.
+    sampler: a rule of vlt.data.video.sample without randomness. frames: how many it takes; None for
+    as many as the model was trained with or has embeddings for, else `FRAMES`. resize, crop,
+    interpolation: as in vlt.data.video.transform; None for what `preprocessing` says.
     """
 
     sampler: str = "segment_centre"
@@ -66,7 +66,7 @@ class View:
             )
 
     def transform(self, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-        """Steps of vlt.data.transform. preprocessing: the folder's."""
+        """Steps of vlt.data.video.transform. preprocessing: the folder's."""
         side, cut = preprocessing["image_size"], preprocessing.get("crop") == "center"
         given = {"resize": self.resize, "crop": self.crop}
         steps = {name: value for name, value in given.items() if value is not None}

@@ -19,8 +19,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vlt.data.errors import CannotOpen, VideoError
-from vlt.data.suffixes import VIDEO_SUFFIXES
+from vlt.data.video.errors import CannotOpen, VideoError
+from vlt.data.video.suffixes import VIDEO_SUFFIXES
 from vlt.inference.pictures import still
 from vlt.serving.library import Gone, Library
 from vlt.serving.queue import WorkQueue

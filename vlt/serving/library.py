@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlt.data.clips import DecoderPool
-from vlt.data.spans import SPAN_WORKER, Span, SpansRequest
+from vlt.data.video.clips import DecoderPool
+from vlt.data.video.spans import SPAN_WORKER, Span, SpansRequest
 from vlt.indexing.index import Index
 from vlt.indexing.rows import FileEntry
 from vlt.indexing.search import Found

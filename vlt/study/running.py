@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from vlt import configuration, main
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.build import abstract_params
 from vlt.model_io.loading import build_for_shapes
 from vlt.study.claim import MEASURES

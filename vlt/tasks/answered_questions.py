@@ -14,10 +14,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlt.data.manifest import READERS, Record, read_manifest
-from vlt.data.suffixes import VIDEO_SUFFIXES
-from vlt.data.text_files import TextFileError, read_json, read_json_lines
-from vlt.data.texts import checked_text, checked_texts, shown
+from vlt.data.manifests.manifest import READERS, Record, read_manifest
+from vlt.data.text.text_files import TextFileError, read_json, read_json_lines
+from vlt.data.text.texts import checked_text, checked_texts, shown
+from vlt.data.video.suffixes import VIDEO_SUFFIXES
 from vlt.tasks.caption_metrics import ScoringError
 
 SHOWN = 3  # examples in a message

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from vlt.data.resources import resolve
-from vlt.data.targets import class_names
-from vlt.data.tokenize import Tokenizer
+from vlt.data.manifests.resources import resolve
+from vlt.data.manifests.targets import class_names
+from vlt.data.text.tokenize import Tokenizer
 from vlt.models.spec import ChatSpec, Spec
 from vlt.pytrees.fields import near
 from vlt.tasks.batch_matching import BatchMatching

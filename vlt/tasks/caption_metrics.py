@@ -18,9 +18,9 @@ from typing import Any
 
 from absl import logging
 
-from vlt.data.manifest import READERS, Record, read_manifest
-from vlt.data.text_files import TextFileError, read_json
-from vlt.data.texts import checked_texts, shown, wrong_characters
+from vlt.data.manifests.manifest import READERS, Record, read_manifest
+from vlt.data.text.text_files import TextFileError, read_json
+from vlt.data.text.texts import checked_texts, shown, wrong_characters
 from vlt.storage.files import write_whole
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from vlt.data.manifest import READERS, read_manifest
-from vlt.data.text_files import TextFileError, read_json_lines
+from vlt.data.manifests.manifest import READERS, read_manifest
+from vlt.data.text.text_files import TextFileError, read_json_lines
 from vlt.tasks.caption_metrics import ScoringError, references_of
 
 _FORMS = ({"video", "caption"}, {"video", "error"})

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vlt.data.dialogue_rows import NO_LABEL
+from vlt.data.text.dialogue_rows import NO_LABEL
 from vlt.tasks.task import Batch, Features, Task, Terms
 
 

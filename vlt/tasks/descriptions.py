@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vlt.data.text_files import TextFileError, read_json
-from vlt.data.texts import checked_text
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.text_files import TextFileError, read_json
+from vlt.data.text.texts import checked_text
+from vlt.data.text.tokenize import Tokenizer
 from vlt.tasks.recognition import Descriptions
 
 SHOWN = 5  # examples in a message

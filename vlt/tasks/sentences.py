@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.tasks.descriptions import DescriptionError, read_descriptions
 
 NAME = "{class}"

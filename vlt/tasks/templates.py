@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from vlt.data.resources import resolve
-from vlt.data.text_files import read_lines
-from vlt.data.tokenize import Tokenizer
+from vlt.data.manifests.resources import resolve
+from vlt.data.text.text_files import read_lines
+from vlt.data.text.tokenize import Tokenizer
 from vlt.models.video_model import VideoModel
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vlt.data.resources import resolve
+from vlt.data.manifests.resources import resolve
 from vlt.model_io.folder import ModelFolderError, read_model_folder
 from vlt.model_io.loading import LoadedModel
 from vlt.models.leaf_names import FRAMES, WORDS

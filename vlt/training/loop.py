@@ -13,10 +13,10 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from vlt.costs.memory import memory
-from vlt.data.clips import DecoderPool
+from vlt.data.manifests.targets import class_names
 from vlt.data.pipeline import VideoData, videos_of
 from vlt.data.stream import Stream
-from vlt.data.targets import class_names
+from vlt.data.video.clips import DecoderPool
 from vlt.evaluation import Evaluator, Metrics
 from vlt.evaluation.clips import check_clips, named_section
 from vlt.model_io.folder import check_weights
@@ -157,7 +157,7 @@ def train(run: Run) -> Metrics:
     Raises:
         NonFiniteError: after saving the trained leaves before the step in question.
         Stopped: on SIGTERM to any process, or Ctrl-C, after saving.
-        vlt.data.errors.VideoError: a video could not be read, and the config says `raise`.
+        vlt.data.video.errors.VideoError: a video could not be read, and the config says `raise`.
     """
     latest = processes.broadcast_from_primary(run.checkpoints.latest_complete())
     data_state = None if latest is None else run.restore(latest)

@@ -6,9 +6,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vlt.data.chat_batches import ChatBatches
-from vlt.data.chat_tokenizer import ChatTokenizer
-from vlt.data.instructions import Instructions
-from vlt.data.tokenize import NoTexts, Tokenizer
+from vlt.data.text.chat_tokenizer import ChatTokenizer
+from vlt.data.text.instructions import Instructions
+from vlt.data.text.tokenize import NoTexts, Tokenizer
 from vlt.model_io.build import instruction_length
 from vlt.model_io.folder import QFORMER
 from vlt.models.chat import ChatModel

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vlt import configuration
-from vlt.data.tokenize import Tokenizer
+from vlt.data.text.tokenize import Tokenizer
 from vlt.evaluation.clips import fitted
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params

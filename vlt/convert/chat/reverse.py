@@ -18,7 +18,7 @@ from vlt.convert.layouts.families import get_family
 from vlt.convert.layouts.llama import llama_json, meta_rules
 from vlt.convert.tables.family import Family
 from vlt.convert.tables.table import Rule, sources_of
-from vlt.data.tokenize import copy_tokenizer
+from vlt.data.text.tokenize import copy_tokenizer
 from vlt.model_io.folder import ModelConfig
 from vlt.models.spec import ChatSpec
 from vlt.pytrees.fields import near

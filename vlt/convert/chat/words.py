@@ -9,8 +9,8 @@ from typing import Any
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.json_files import read_json
 from vlt.convert.tokenizer import vocabulary_size
-from vlt.data.sentencepiece_model import read_pieces, tokenizer_of
-from vlt.data.tokenize import write_bert_tokenizer
+from vlt.data.text.sentencepiece_model import read_pieces, tokenizer_of
+from vlt.data.text.tokenize import write_bert_tokenizer
 from vlt.models.spec import ChatSpec
 
 IMAGE = ("<im_patch>", "<im_start>", "<im_end>")

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
 from vlt.data.moving_shapes import grammar
 from vlt.data.moving_shapes.grammar import VOCABULARY
 from vlt.data.moving_shapes.scene import Scene
-from vlt.data.sentencepiece_model import SPACE, byte_pair_tokenizer
+from vlt.data.text.sentencepiece_model import SPACE, byte_pair_tokenizer
 
 CHAT_CONTEXT = 64  # tokens of the longest question and answer, video tokens included
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"

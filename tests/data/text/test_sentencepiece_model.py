@@ -1,0 +1,61 @@
+"""tokenizer.model against ids of SentencePiece itself, and files that are no such model."""
+
+import json
+import random
+
+import pytest
+
+from vlt.data.text.sentencepiece_model import read_pieces, tokenizer_of
+
+
+@pytest.fixture(scope="module")
+def folder(shared):
+    return shared / "golden/chat/tokenizer"
+
+
+@pytest.fixture(scope="module")
+def pieces(folder):
+    return read_pieces(folder / "tokenizer.model")
+
+
+def test_ids_are_those_of_sentencepiece(folder, pieces):
+    golden = json.loads((folder / "tokens.json").read_text())
+    model = tokenizer_of(pieces).model
+    for text, ids in zip(golden["texts"], golden["ids"]["sentencepiece_raw_no_bos"], strict=True):
+        spaced = "\u2581" + text.replace(" ", "\u2581") if text else ""
+        assert [token.id for token in model.tokenize(spaced)] == ids, text
+
+
+def test_texts_come_back_behind_the_start_token(pieces):
+    tokenizer = tokenizer_of(pieces)
+    for text in ("A red  circle\tmoves.", " ###", "Hello\nworld \u00e9\u4f60"):
+        ids = tokenizer.encode(text).ids
+        assert ids[0] == 1 and tokenizer.decode(ids) == text
+    assert tokenizer.encode("yes</s>").ids[-1] == 2
+
+
+def test_pieces_are_those_of_the_published_conversion(folder, pieces):
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    assert {piece.text: index for index, piece in enumerate(pieces)} == model["vocab"]
+    found = json.loads(tokenizer_of(pieces).to_str())["model"]["merges"]
+    assert sorted(map(tuple, found)) == sorted(map(tuple, model["merges"]))
+
+
+def test_other_files_are_refused(folder, tmp_path):
+    path = tmp_path / "tokenizer.model"
+    with pytest.raises(ValueError, match="tokenizer.model: No such file"):
+        read_pieces(path)
+    for content in (b"", b"<html>", b"\xff" * 20, b"\x0a\x05\x0a\x03abc"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path}: not a model of SentencePiece"):
+            read_pieces(path)
+    data = (folder / "tokenizer.model").read_bytes()
+    draw = random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        damaged[draw.randrange(len(data))] = draw.randrange(256)
+        path.write_bytes(damaged[: draw.choice([len(data), draw.randrange(len(data))])])
+        try:
+            assert len(read_pieces(path)) <= len(data)
+        except ValueError as error:
+            assert str(path) in str(error)

@@ -1,0 +1,1 @@
+"""Texts to ids: files, captions, prompts and tokenizers."""

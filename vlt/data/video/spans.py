@@ -1,0 +1,171 @@
+"""Time spans of a video file, each read as if it were the whole.
+
+`SPAN_WORKER`, run by a `DecoderPool`, answers both requests of this file. It keeps the last video
+open, so that the packets of a long one are listed once, however many requests its spans take.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlt.data.video import errors
+from vlt.data.video.checksum import sha256_of
+from vlt.data.video.clips import ClipRequest
+from vlt.data.video.decode import Video
+from vlt.data.video.sample import sample
+from vlt.data.video.transform import apply_transform
+
+SPAN_WORKER = (sys.executable, "-m", "vlt.data.video.span_worker")
+NEEDED = "shots are found by PySceneDetect: pip install 'vlt[shots]'"
+HELD_BYTES = 256 << 20  # of decoded frames at once
+
+Span = tuple[float, float]  # start and end, in seconds from the first frame, the end not included
+
+
+@dataclasses.dataclass(frozen=True)
+class TimelineRequest:
+    """Which file to examine. shots: whether to find its cuts, which decodes all of it."""
+
+    path: str
+    shots: bool = False
+    allow_truncated: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Timeline:
+    """How long a file lasts, and when its shots begin.
+
+    Attributes:
+      frames: number of frames that decode.
+      duration: seconds from the first frame's start to the last one's end.
+      cuts: seconds at which a new shot begins, the first shot left out.
+      sha256: checksum of the file's bytes.
+    """
+
+    frames: int
+    duration: float
+    cuts: tuple[float, ...]
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SpansRequest(ClipRequest):
+    """Asks for a clip of each of several spans; all other fields are as for one clip.
+
+    A span that contains no frame shows the one before it.
+    """
+
+    spans: Sequence[Span] = ()
+
+
+def read_timeline(request: TimelineRequest) -> np.ndarray:
+    """A `Timeline` as JSON, uint8 [n]. Raises: errors.VideoError; ImportError if shots are
+    asked for without PySceneDetect."""
+    video = _open(request.path, request.allow_truncated, _stamp(request.path))
+    cuts = _cuts(video) if request.shots else ()
+    found = Timeline(len(video), video.info().duration, cuts, sha256_of(request.path))
+    return np.frombuffer(json.dumps(dataclasses.asdict(found)).encode(), np.uint8)
+
+
+def timeline_of(answer: np.ndarray, path: str) -> Timeline:
+    """Parses what `read_timeline` answered, in a process that has read an untrusted file.
+
+    Raises: errors.DecoderDied if it is not a timeline.
+    """
+    try:
+        told = json.loads(answer.tobytes())
+        cuts = tuple(float(cut) for cut in told["cuts"])
+        found = Timeline(int(told["frames"]), float(told["duration"]), cuts, str(told["sha256"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.DecoderDied(path, f"its decoder gave a malformed answer: {error}") from None
+    if found.frames < 1 or not 0 <= found.duration < float("inf"):
+        raise errors.DecoderDied(path, "its decoder gave a malformed answer")
+    return found
+
+
+def read_spans(request: SpansRequest) -> np.ndarray:
+    """Samples, decodes and transforms each span: uint8 RGB [spans, t, h, w, 3].
+
+    Raises: errors.VideoError, ValueError for a request that no file can satisfy.
+    """
+    video = _open(request.path, request.allow_truncated, _stamp(request.path))
+    while True:
+        count = len(video)
+        try:
+            return _read_in_groups(video, request)
+        except errors.WrongFrames:
+            # Reading may show, once, that fewer frames exist than the packets promised.
+            if len(video) == count:
+                raise
+
+
+def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
+    """Reads spans in groups: overlapping ones share decoded frames, as far as memory allows."""
+    taken = [_indices(video, request, span) for span in request.spans]
+    clips: list[np.ndarray] = []
+    group = 1
+    while len(clips) < len(taken):
+        now = taken[len(clips) : len(clips) + group]
+        frames = video.read(np.concatenate(now).tolist(), backend=request.backend)
+        clips += [
+            apply_transform(request.transform, clip, request.seed)
+            for clip in np.split(frames, len(now))
+        ]
+        group = max(1, HELD_BYTES * len(now) // max(1, frames.nbytes))
+    return np.stack(clips)
+
+
+def _indices(video: Video, request: SpansRequest, span: Span) -> np.ndarray:
+    """The frames that the sampler takes from a span, the last repeated if they are too few."""
+    times = video.timestamps()
+    first, after = np.searchsorted(times - times[0], span)
+    if first >= after:
+        first, after = max(first - 1, 0), max(first, 1)
+    found = first + sample(
+        request.sampler,
+        int(after - first),
+        request.frames,
+        rng=np.random.default_rng((request.seed, 1)),
+        fps=video.fps,
+    )
+    return np.pad(found, (0, request.frames - len(found)), mode="edge")
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Modification time and size, which change when a file does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0)  # opening it reports what is wrong
+    return (found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _open(path: str, allow_truncated: bool, stamp: tuple[int, int]) -> Video:
+    return Video(path, allow_truncated=allow_truncated)
+
+
+def _cuts(video: Video) -> tuple[float, ...]:
+    """Seconds at which PySceneDetect's content detector sees a new shot begin."""
+    try:
+        return _detected(video)
+    except errors.WrongFrames:  # once, where the packets promised other frames
+        return _detected(video)
+
+
+def _detected(video: Video) -> tuple[float, ...]:
+    try:
+        from scenedetect import ContentDetector, FrameTimecode
+    except ImportError as error:
+        raise ImportError(NEEDED) from error
+    detector = ContentDetector()
+    times, found = video.timestamps(), []
+    for index, frame in enumerate(video.frames(range(len(video)))):
+        bgr = np.ascontiguousarray(frame[..., ::-1])
+        found += detector.process_frame(FrameTimecode(index, video.fps), bgr)
+    return tuple(float(times[cut.frame_num] - times[0]) for cut in found)
