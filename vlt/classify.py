@@ -44,10 +44,7 @@ def classify(
             or any number of labels but its own; a lone tower without a probe; a model that scores
             pairs.
     """
-    if len(labels) < 2:
-        raise ValueError(f"--labels: {len(labels)} given; at least two are needed to choose from")
-    if twice := [label for label, count in Counter(labels).items() if count > 1]:
-        raise ValueError(f"--labels: {', '.join(twice)} given more than once")
+    _check_labels(labels, "--labels")
     logits = _of_classes if isinstance(model, VideoTokens) else _of_texts
     logits_of = logits(model, labels, template)
 
@@ -56,6 +53,13 @@ def classify(
         return [_sorted(labels, np.asarray(row)) for row in shares]
 
     return map_videos(choose, model.config, paths)
+
+
+def _check_labels(labels: Sequence[str], named: str) -> None:
+    if len(labels) < 2:
+        raise ValueError(f"{named}: {len(labels)} given; at least two are needed to choose from")
+    if twice := [label for label, count in Counter(labels).items() if count > 1]:
+        raise ValueError(f"{named}: {', '.join(twice)} given more than once")
 
 
 def _of_texts(model: VideoTextModel, labels: Sequence[str], template: str) -> Logits:
@@ -157,14 +161,19 @@ def labels_of(text: str) -> list[str]:
     """Reads labels from a file, one per line, or from text separated by commas.
 
     Raises:
-        ManifestError, ValueError: no label, or an invalid one.
+        ManifestError, ValueError: fewer than two labels, or an invalid one.
     """
+    named = f"--labels={text}"
     if Path(text).is_file():
-        return read_classes(text)
-    try:
-        return [checked_label(each.strip()) for each in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"--labels={text}: a label {error}") from error
+        labels = read_classes(text)
+    else:
+        named += "" if "," in text else " (not a file)"
+        try:
+            labels = [checked_label(each.strip()) for each in text.split(",")]
+        except ValueError as error:
+            raise ValueError(f"{named}: a label {error}") from error
+    _check_labels(labels, named)
+    return labels
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> int:
 def _cut_all(options: argparse.Namespace) -> int:
     if options.start is None:
         ranges = list(_read(options.ranges))
+        if not ranges:
+            raise ValueError(f"{options.ranges}: holds no ranges")
     else:
         ranges = [Range(options.ranges, options.start, options.end)]
     for each in ranges:

@@ -62,7 +62,7 @@ def _embed(options: argparse.Namespace) -> int:
             _stepped(found, progress),
             len(paths),
             lambda entry: {"windows": entry.windows, "duration": round(entry.duration, 3)},
-            lambda entry: f"{entry.windows} windows of {entry.duration:.1f} s",
+            _line,
             as_json=options.json,
             progress=False,
         )
@@ -79,6 +79,10 @@ def _stepped(
     for entry in entries:
         yield entry.path, VideoError(entry.path, entry.error) if entry.error else entry
         progress.step(entry.duration)
+
+
+def _line(entry: FileEntry) -> str:
+    return f"{entry.duration:.1f} s in {entry.windows:,} window{'s' * (entry.windows != 1)}"
 
 
 def _commit(uri: str, way: str) -> int:

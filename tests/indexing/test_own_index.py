@@ -180,9 +180,30 @@ def test_where_chooses_windows(made, shapes, model):
     caption = rows(shapes)[0]["caption"]
     found = index.search(caption, where="path LIKE '%reversed%'")
     assert len(found) == PAIRS and all("reversed" in each.path for each in found)
-    for condition in ("nothing = 1", "path LIKE", "1; DROP TABLE windows"):
-        with pytest.raises(StoreError, match="--where="):
-            index.search(caption, where=condition)
+    assert index.search(caption, where="path LIKE '%)%' OR (path LIKE '%reversed%')") == found
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "nothing = 1",
+        "path LIKE",
+        "1; DROP TABLE windows",
+        "start >= 0 path LIKE '%reversed%'",
+        "start >= 0; path LIKE '%reversed%'",
+        "start >= 0) AND path LIKE '%reversed%'",
+        "(start >= 0",
+        "start >= 0 -- all",
+    ],
+)
+def test_a_condition_is_read_to_its_end(made, shapes, model, condition):
+    with pytest.raises(StoreError, match="--where="):
+        vlt.index(made, model=model).search("a red circle", where=condition)
+
+
+def test_a_query_without_words_is_refused(made, model):
+    with pytest.raises(ValueError, match="without words"):
+        vlt.index(made, model=model).search(" ")
 
 
 def test_what_is_wrong_with_an_index(made, shapes, model, tmp_path):

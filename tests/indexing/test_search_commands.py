@@ -120,9 +120,9 @@ def test_classify_gives_probabilities_of_all_labels(videos, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("one", "1 given; at least two"),
+        ("one", "--labels=one (not a file): 1 given; at least two"),
         ("a,,b", "label"),
-        ("a,b, a", "--labels: a given more than once"),
+        ("a,b, a", "--labels=a,b, a: a given more than once"),
         ("a,b --template=c", "must have one"),
         (f"a,{'b ' * 15}", "b b' is a text of 17 tokens in --template, and the model reads 16"),
     ],

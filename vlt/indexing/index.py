@@ -55,8 +55,8 @@ class Index:
 
         Raises:
             StoreError: an empty index, or an invalid condition.
-            ValueError: a query that is neither text nor frames, or a text longer than the model
-                reads.
+            ValueError: a query that is neither text nor frames, a text without words, or one longer
+                than the model reads.
         """
         if not len(self):
             raise StoreError(f"{self.store.uri} has no video; `vlt embed VIDEO...` adds some")
@@ -81,6 +81,8 @@ class Index:
     def vector(self, query: Any) -> np.ndarray:
         """The unit vector [e] of a query."""
         if isinstance(query, str):
+            if not query.strip():
+                raise ValueError("a query without words")
             context, words = self.model.module.longest_text, self.model.words(query)
             if words > context:
                 raise ValueError(

@@ -8,8 +8,10 @@ and are dropped when the index is next updated.
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import json
 import platform
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,6 +39,8 @@ EDGES, BREADTH = 12, 100  # per node of the graph; candidates while it is built 
 REFINED = 2  # times as many candidates are compared again by the stored vectors
 NAMED_AT_ONCE = 500  # videos in one condition
 _KEY = b"vlt"
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")  # names and texts in SQL
+_RUST = re.compile(r", /\S+\.rs:\d+:\d+$")  # where in its source LanceDB gave up
 
 
 class StoreError(ValueError):
@@ -136,7 +140,7 @@ class Store:
         Raises:
             StoreError: an invalid condition.
         """
-        return self._windows(self.windows.search(), where)
+        return self._windows(self.windows.search(), _whole(where), where)
 
     def of_videos(self, paths: Sequence[str]) -> Windows:
         """Windows of some videos."""
@@ -166,7 +170,7 @@ class Store:
             StoreError: an invalid condition.
         """
         others = f"NOT {_among([without])}" if without else ""
-        condition = f"({where}) AND {others}" if where and others else where or others
+        condition = " AND ".join(filter(None, (_whole(where), others)))
         query = self.windows.search(vector.astype(np.float32), query_type="vector")
         query = query.distance_type("cosine").refine_factor(REFINED).ef(REFINED * count)
         return self._windows(query.limit(count), condition, where)
@@ -192,14 +196,27 @@ class Store:
             with _told(self.uri):
                 self.windows.drop_index(index.name)
 
-    def _windows(self, query: Any, condition: str, where: str | None = None) -> Windows:
+    def _windows(self, query: Any, condition: str, where: str) -> Windows:
         try:
             rows = (query.where(condition) if condition else query).to_arrow()
         except (ValueError, RuntimeError, OSError) as error:
-            told = condition if where is None else where
-            named = f"--where={told}" if told else f"{self.uri} cannot be read"
-            raise StoreError(f"{named}: {str(error).splitlines()[0]}") from error
+            named = f"--where={where}" if where else f"{self.uri} cannot be read"
+            told = _RUST.sub("", str(error).splitlines()[0])
+            raise StoreError(f"{named}: {told}") from error
         return windows_of(rows, self.about.embed_dim)
+
+
+def _whole(where: str) -> str:
+    """A condition in parentheses, without which LanceDB ignores what follows a complete one.
+
+    Raises:
+        StoreError: it closes a parenthesis that it did not open.
+    """
+    signs = _QUOTED.sub("", where)
+    depths = itertools.accumulate((sign == "(") - (sign == ")") for sign in signs)
+    if min(depths, default=0) < 0:
+        raise StoreError(f"--where={where}: closes a parenthesis that is not open")
+    return f"({where})" if where else ""
 
 
 @contextlib.contextmanager

@@ -104,3 +104,10 @@ def test_what_is_no_range_is_refused_before_anything_is_cut(line, film, tmp_path
     ranges.write_text(json.dumps({"video": str(film), "start": 0, "end": 1}) + f"\n{line}\n")
     assert door.main([str(ranges), f"--out={tmp_path / 'out'}"]) == 1
     assert capsys.readouterr().err.startswith("error: ") and not (tmp_path / "out").exists()
+
+
+def test_a_file_without_ranges_is_told(tmp_path, capsys):
+    ranges = tmp_path / "found.jsonl"
+    ranges.write_text("\n")
+    assert door.main([str(ranges), f"--out={tmp_path / 'out'}"]) == 1
+    assert f"error: {ranges}: holds no ranges" in capsys.readouterr().err
