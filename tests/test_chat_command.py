@@ -129,6 +129,7 @@ def test_arguments_that_do_not_fit(capsys):
     for arguments, said in (
         (["a.mp4"], "one of --model and --workdir is needed"),
         (["a.mp4", "--model=b", "--json"], "--ask asks for JSON"),
+        (["a.mp4", "--model=b", "--ask= "], "--ask: a question without words"),
         (["a.mp4", "--model=b", "--frames=0"], "a whole number above 0"),
         (["a.mp4", "--model=b", "--spacing=slow"], "invalid choice: 'slow'"),
     ):

@@ -91,7 +91,7 @@ class Conversation:
                 self._commands[name](rest.strip())
             elif name.startswith("/"):
                 known = ", ".join([*self._commands, "/quit"])
-                raise ValueError(f"{name}: no command; there are {known}")
+                raise ValueError(f"{name}: no such command; there are {known}")
             elif name:
                 self._answer(line.strip())
         except (VideoError, ValueError, WriteError) as error:

@@ -63,6 +63,8 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     options = parser.parse_args(arguments)
     if not options.model and options.workdir is None:
         parser.error("one of --model and --workdir is needed, as in --model=tiny_chat")
+    if not all(question.strip() for question in options.ask):
+        parser.error("--ask: a question without words")
     if options.json and not options.ask:
         parser.error("--json: a dialogue is for people, and /save writes it; --ask asks for JSON")
     check_model(options.model, options.workdir)

@@ -91,8 +91,8 @@ class Speech:
         context = self.module.spec.text.context
         if len(prompt) >= context:
             raise ValueError(
-                f"a prompt of {len(prompt):,} tokens, {sum(videos):,} of them of "
-                f"{len(videos)} videos; the model reads {context:,}, the answer included: ask "
+                f"a prompt of {len(prompt):,} tokens, {sum(videos):,} of them from videos "
+                f"({len(videos)}); the model reads {context:,}, the answer included: ask "
                 f"with fewer frames or videos, or in a new dialogue{self._fewer(videos)}"
             )
         return prompt
