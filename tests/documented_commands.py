@@ -96,7 +96,7 @@ CASES: dict[str, Case] = {
     "vlt convert checkpoints/llava_7b --chat=llava --llm=LLaMA-7B "
     "--delta=LLaVA-Lightning-7B-delta-v1-1 --vision=clip-vit-large-patch14 "
     "--branch=btadapter_weight.bin --connector=mm_projector.bin": skipped(
-        "there is no 7B; tests/convert/test_chat_layouts.py puts small models together"
+        "there is no 7B; tests/convert/layouts/test_chat_layouts.py puts small models together"
     ),
     "vlt convert checkpoints/llava_7b vicuna --reverse --part=llm": skipped("as above"),
     "vlt convert": run("vlt convert --help"),
