@@ -162,7 +162,9 @@ def test_what_cannot_be(llava, videos, golden, tokenizer, tmp_path):
         dialogue.ask(" ")
     with pytest.raises(ValueError, match="temperature must be > 0"):
         dialogue.ask("What?", temperature=0.0)
-    with pytest.raises(ValueError, match=r"a prompt of 4,\d\d\d tokens, 17 of them from videos \(1\)"):
+    with pytest.raises(
+        ValueError, match=r"a prompt of 4,\d\d\d tokens, 17 of them from videos \(1\)"
+    ):
         dialogue.ask("dog " * 4000)
     assert dialogue.ask("What?", max_length=2) is not None  # the dialogue goes on
     with pytest.raises(ValueError, match="the tokenizer has 518 tokens .* 512 embeddings"):
