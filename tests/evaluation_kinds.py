@@ -12,14 +12,19 @@ import numpy as np
 import test_answering as answers
 import test_evaluate_matching as ranked
 import test_recognition as actions
+import test_written_answers as written
 from evaluated import BATCH, Words, data, predictor
 from small_retriever import TEXT, VISUAL, params, retriever
 
+from vlt.data.chat_batches import ChatBatches
+from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.evaluation import KINDS
 from vlt.evaluation.protocols import PROTOCOLS, Protocol
+from vlt.model_io.build import make_model
+from vlt.model_io.loading import load_folder
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
-from vlt.models.spec import BlipSpec
+from vlt.models.spec import BlipSpec, EncoderSpec
 
 UNREAD = (4,)
 PLAIN = {"protocol": "moving_shapes", "allow_subset": False, "ties": "against"}
@@ -64,7 +69,12 @@ def inputs(workdir: Path, devices: int) -> dict[str, tuple[Any, ...]]:
     ask = answers.SECTION | {"search": SEARCH}
     captions = PLAIN | {"search": SEARCH, "prompt": ""}
     some = {"min_pairs": 1}
-    return {
+    probe = {"attention_probe": {"classes": len(actions.CLASSES)}}
+    classifier = parts(make_model(EncoderSpec(VISUAL), probe, 2))
+    classifier[0].trained_classes = tuple(actions.CLASSES)
+    named = SimpleNamespace(**vars(labelled) | {"name": "classes"})
+    return _dialogues(workdir, devices, own) | {
+        "classification": (*classifier, actions.SECTION, named),
         "retrieval": (*dual, PLAIN, data(videos, UNREAD, own)),
         "twins": (*dual, some, twins),
         "twin_captions": (*dual, some, twins),
@@ -81,6 +91,32 @@ def inputs(workdir: Path, devices: int) -> dict[str, tuple[Any, ...]]:
         ),
         "captioning": (*captioner, captions, data(videos, UNREAD, own)),
         "caption_twins": (*captioner, some, twins),
+    }
+
+
+def _dialogues(workdir: Path, devices: int, own: slice) -> dict[str, tuple[Any, ...]]:
+    """As `inputs`, of the packaged chat model on five questions, each about a clip and its twin."""
+    loaded = load_folder("tiny_chat", frames=2)
+    module, weights = loaded.module, jax.tree.map(np.asarray, loaded.params)
+    made = predictor(module, workdir, devices)
+    tokenizer = ChatTokenizer.load(loaded.tokenizer)
+    made.tokenizer = ChatBatches(tokenizer, "plain", "train", module.slots(2), 48)
+    for pair in (asked := pairs()):
+        answer = "it moves left" if int(pair.id) % 2 else "it moves right"
+        vars(pair).update(question=written.QUESTIONS[1], answers=(answer,))
+    (workdir / "candidates.txt").write_text("it moves left\nit moves right\n")
+    own_data = written.SECTION | {"search": written.SEARCH | {"max_length": 4}}
+    sections = {
+        "answers": own_data,
+        "written_answers": own_data,
+        "ranked_answers": own_data | {"answers": str(workdir / "candidates.txt")},
+        "answer_twins": {"min_pairs": 1},
+    }
+    rows = vars(data(asked, UNREAD, own, module.spec.visual.image_size))
+    rows |= {"manifest": Path("twins.jsonl")}
+    return {
+        kind: (made, weights, section, SimpleNamespace(**rows | {"name": kind}))
+        for kind, section in sections.items()
     }
 
 

@@ -34,7 +34,7 @@ FOR_BOTH = {  # with options that fit the small tower
     "st_adapter": {"positions": ("before_attention", "before_mlp"), "width": 4},
     "caption_reconstruction": {},
     "patch_dropout": {},
-    "vificlip": {},
+    "vificlip": {"visual_tokens": 2, "visual_depth": 2, "text_tokens": 2, "text_depth": 2},
     "vop": {"tokens": 2, "prefix": 1, "suffix": 1},
 }
 SILENT = {"caption_reconstruction", "patch_dropout"}  # change nothing outside training

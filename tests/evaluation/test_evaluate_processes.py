@@ -31,4 +31,4 @@ def test_two_processes_and_one_find_and_write_the_same(tmp_path):
     expected, *found = (json.loads(text.partition("FOUND")[2]) for text in (one, *two))
     assert expected.keys() == KINDS.keys() - {"twin_captions"}  # which reads no video
     assert found == [expected, expected]
-    assert written(shared) == written(alone) and len(written(alone)) == 5
+    assert written(shared) == written(alone) and len(written(alone)) == 11
