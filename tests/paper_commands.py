@@ -83,6 +83,8 @@ PAPERS: dict[str, Case] = {
     "--config.mesh.data=1 --config.mesh.tensor=8 --batch=1": skipped(
         "takes minutes; tests/training has a small one"
     ),
+    "python -m vlt.inspect --config=configs/video_chat.py:llava_tune --topology=v5e:2x4 --batch=8 "
+    "--config.mesh.data=1 --config.mesh.fsdp=8": skipped("takes 20 minutes"),
     "vlt judge": run("vlt judge --help"),
     "vlt score": run("vlt score --help"),
     "python -m vlt.bench.conversation --length=24 --rounds=3": skipped(

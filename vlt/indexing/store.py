@@ -36,7 +36,9 @@ from vlt.storage.places import is_absent, is_folder, no_index
 
 GRAPH = "neighbours"  # name of the index in LanceDB
 EDGES, BREADTH = 12, 100  # per node of the graph; candidates while it is built (m, ef_construction)
-REFINED = 2  # times as many candidates are compared again by the stored vectors
+# Times as many candidates as are asked for: compared again by the stored vectors, and kept while
+# the graph is walked (ef).
+REFINED, KEPT = 2, 6
 NAMED_AT_ONCE = 500  # videos in one condition
 _KEY = b"vlt"
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")  # names and texts in SQL
@@ -172,7 +174,7 @@ class Store:
         others = f"NOT {_among([without])}" if without else ""
         condition = " AND ".join(filter(None, (_whole(where), others)))
         query = self.windows.search(vector.astype(np.float32), query_type="vector")
-        query = query.distance_type("cosine").refine_factor(REFINED).ef(REFINED * count)
+        query = query.distance_type("cosine").refine_factor(REFINED).ef(KEPT * count)
         return self._windows(query.limit(count), condition, where)
 
     def in_graph(self) -> int:
