@@ -1,6 +1,8 @@
 """`vlt serve --index=INDEX`: a page in the browser to search one's own videos."""
 
 import argparse
+import contextlib
+import socket
 import sys
 
 from vlt.command_line.serve import HERE, parse
@@ -29,15 +31,33 @@ def _serve(options: argparse.Namespace) -> int:
         from vlt.serving.library import Library
     except ImportError as error:
         raise ValueError(NEEDED) from error
+    listening = _listen(options.host, options.port)
     index = Index(options.index, model_of(Store(options.index), options.model, options.workdir))
     lacks = "answers no questions"
     chat = load_kind(options.chat, None, ("chat",), lacks) if options.chat else None
     with Library(index, chat) as library:
         app = make_app(library, [*HERE, options.host, *options.name], options.token)
         shown = f"/?token={options.token}" if options.token else "/"
-        print(f"http://{options.host}:{options.port}{shown}", file=sys.stderr, flush=True)
-        uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        port = listening.getsockname()[1]
+        print(f"http://{host}:{port}{shown}", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listening])
     return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket at this address, taken before anything is loaded.
+
+    Raises:
+        ValueError: the address is not this machine's, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # which repeats the address
+        raise ValueError(f"--host={host} --port={port}: {reason}") from error
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import socket
 import threading
 import time
 
@@ -12,6 +13,7 @@ pytest.importorskip("lancedb")
 testclient = pytest.importorskip("starlette.testclient")
 
 import vlt  # noqa: E402
+from vlt import serve  # noqa: E402
 from vlt.command_line.serve import parse  # noqa: E402
 from vlt.data import moving_shapes  # noqa: E402
 from vlt.serving.app import make_app  # noqa: E402
@@ -186,9 +188,18 @@ def test_a_full_line_is_told(library, monkeypatch):
     [
         (["--host=0.0.0.0"], "--host=0.0.0.0: others can reach it, so it needs --token=SECRET"),
         (["--host=0.0.0.0", "--token=short"], "at least 8 characters"),
+        (["--port=65536"], "'65536': a whole number up to 65535 is needed"),
     ],
 )
-def test_only_this_machine_without_a_token(capsys, arguments, message):
+def test_addresses_that_are_refused(capsys, arguments, message):
     with pytest.raises(SystemExit):
         parse("vlt serve", ["--index=x", *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_an_address_that_cannot_be_had_is_told_before_anything_is_loaded(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert serve.main([f"--index={tmp_path}", f"--port={port}"]) == 1
+    told = f"error: --host=127.0.0.1 --port={port}: Address already in use\n"
+    assert capsys.readouterr().err == told

@@ -22,7 +22,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--index", required=True, metavar="INDEX", help="of `vlt embed`")
     parser.add_argument("--host", default=HERE[0], help="address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8080, help="(default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=8080, help="0 for any (default: %(default)s)")
     parser.add_argument("--token", default="", help="what visitors must know")
     parser.add_argument(
         "--name",
@@ -45,3 +45,9 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     check_index(options.index)
     check_model(options.model, options.workdir)
     return options
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number up to 65535 is needed")
+    return int(text)
