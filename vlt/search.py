@@ -10,9 +10,9 @@ from typing import Any
 from vlt.command_line.search import parse
 from vlt.data.text.text_files import read_lines
 from vlt.data.text.texts import printable
-from vlt.data.video.errors import CannotOpen
+from vlt.data.video.errors import VideoError
 from vlt.door import run_door
-from vlt.indexing.index import Index
+from vlt.indexing.index import Index, QueryError
 from vlt.indexing.neighbours import described, neighbours
 from vlt.indexing.search import Found
 from vlt.indexing.store import Store
@@ -44,9 +44,11 @@ def _search(options: argparse.Namespace) -> int:
     for name, query in _queries(options, model):
         try:
             found = index.search(query(), options.top, options.where)
-        except CannotOpen as error:
+        except (VideoError, QueryError) as error:
             failed += 1
             print(printable(f"error: {error}"), file=sys.stderr)
+            if options.json:
+                _print_object({"query": name, "error": str(error)})
             continue
         if options.json:
             _print_json(name, found)
@@ -77,7 +79,11 @@ def _print_json(query: str, found: list[Found]) -> None:
         told |= {"start": round(each.start, 3), "end": round(each.end, 3)}
         told |= {"score": round(each.score, 4)}
         told |= {} if each.chance is None else {"chance": float(f"{each.chance:.3g}")}
-        print(printable(json.dumps(told, ensure_ascii=False)), flush=True)
+        _print_object(told)
+
+
+def _print_object(told: dict[str, Any]) -> None:
+    print(printable(json.dumps(told, ensure_ascii=False)), flush=True)
 
 
 def _print(query: str, found: list[Found], calibrate: bool) -> None:

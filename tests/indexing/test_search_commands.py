@@ -94,6 +94,12 @@ def test_search_says_what_a_score_means_and_what_is_no_picture(index, tmp_path, 
     assert "cannot be read as a picture" in capsys.readouterr().err
 
 
+def test_what_is_no_query_is_told_and_the_others_are_answered(index, capsys):
+    assert search.main(["a " * 20, "a cross", f"--index={index}", "--top=1", "--json"]) == 1
+    wrong, found = told(capsys)
+    assert wrong["error"].startswith("a query of 22 tokens") and found["query"] == "a cross"
+
+
 def test_an_absent_index_is_told_and_not_made(tmp_path):
     with pytest.raises(SystemExit, match="no index there; `vlt embed"):
         search.main(["a cross", f"--index={tmp_path}/none"])

@@ -11,6 +11,10 @@ from vlt.indexing.search import Found, best_ranges
 from vlt.indexing.store import Store, StoreError
 
 
+class QueryError(ValueError):
+    """A text that cannot be a query: it has no words, or too many."""
+
+
 class Index:
     """An index with the model that made it.
 
@@ -55,8 +59,8 @@ class Index:
 
         Raises:
             StoreError: an empty index, or an invalid condition.
-            ValueError: a query that is neither text nor frames, a text without words, or one longer
-                than the model reads.
+            QueryError: a text without words, or one longer than the model reads.
+            ValueError: a query that is neither text nor frames.
         """
         if not len(self):
             raise StoreError(f"{self.store.uri} has no video; `vlt embed VIDEO...` adds some")
@@ -82,10 +86,10 @@ class Index:
         """The unit vector [e] of a query."""
         if isinstance(query, str):
             if not query.strip():
-                raise ValueError("a query without words")
+                raise QueryError("a query without words")
             context, words = self.model.module.longest_text, self.model.words(query)
             if words > context:
-                raise ValueError(
+                raise QueryError(
                     f"a query of {words:,} tokens, {query[:40]!r}...; the model reads {context}"
                 )
             return np.asarray(self.model.encode_text(query))[0]
