@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from data_pipelines.manifests import write_lines
+from vlt.command_line import why
 from vlt.data.manifests.features import FeatureError, read_features, write_features
 from vlt.data.manifests.manifest import read_manifest
 from vlt.data.manifests.rows import READERS, ManifestError
@@ -39,7 +40,7 @@ from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.spec import ChatSpec
 from vlt.pytrees.checksum import checksums
 from vlt.pytrees.paths import by_path
-from vlt.storage.files import WriteError, write_whole
+from vlt.storage.files import write_whole
 
 SHOWN = 5  # examples in a message
 
@@ -185,8 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--frames must be >= 1, got {given.frames}")
     try:
         written, broken = cache_features(**vars(given))
-    except (FeatureError, ManifestError, ModelFolderError, ValueError, WriteError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (FeatureError, ManifestError, ModelFolderError, ValueError, OSError) as error:
+        print(f"error: {why(error)}", file=sys.stderr)
         return 2
     print(f"{given.out}: features of {written:,} videos written, {len(broken):,} broken")
     for video, reason in list(broken.items())[:SHOWN]:

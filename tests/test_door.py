@@ -3,10 +3,12 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import environment
 
+from vlt.command_line import COMMANDS
 from vlt.door import run_door
 
 WAITING = """
@@ -67,3 +69,24 @@ def test_a_reader_that_has_gone_ends_it_quietly():
         err = child.stderr.read()
     assert child.wait(timeout=60) == 128 + signal.SIGPIPE
     assert not err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cut clip.mp4 --start=0 --end=1 --out={}",
+        "embed clip.mp4 --model=tiny_clip --out={}",
+        "judge --qa predictions.json references.json --replay={} --out={}",
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_told(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("clip.mp4").write_text("")
+    Path("predictions.json").write_text('[{"id": "a", "question": "what?", "pred": "x"}]')
+    Path("references.json").write_text('[{"id": "a", "question": "what?", "answer": "x"}]')
+    name, *arguments = command.format(*["file"] * 2).split()
+    assert COMMANDS[name].run([name, *arguments]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and "file" in told and told.count("\n") == 1
+    assert Path("file").read_text() == ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.api import as_model
-from vlt.command_line import reader_gone
+from vlt.command_line import reader_gone, why
 from vlt.configuration import ConfigError
 from vlt.data.text.texts import printable
 from vlt.model_io.folder import ModelFolderError
@@ -17,7 +17,8 @@ from vlt.runtime import stopping
 from vlt.storage.trees import CheckpointError
 from vlt.training.trained import trained_model
 
-EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError)  # a user can fix these
+# What a user can mend.
+EXPECTED = (CheckpointError, ConfigError, ModelFolderError, ValueError, OSError)
 
 
 def load_kind(
@@ -72,10 +73,10 @@ def run_door(body: Callable[[], int]) -> int:
     with stopping.signals():
         try:
             return body()
-        except EXPECTED as error:
-            print(printable(f"error: {error}"), file=sys.stderr)
-            return 1
         except BrokenPipeError:
             return reader_gone()
+        except EXPECTED as error:
+            print(printable(f"error: {why(error)}"), file=sys.stderr)
+            return 1
         except stopping.Stopped:
             return stopping.status()

@@ -14,6 +14,7 @@ import safetensors.numpy
 from flax import traverse_util
 from jax import export as jax_export
 
+from vlt.command_line import why
 from vlt.command_line.export import parse
 from vlt.convert.errors import ConversionError
 from vlt.convert.layouts.families import get_family
@@ -185,8 +186,8 @@ def run(options: argparse.Namespace) -> int:
             options.average,
             options.blend,
         )
-    except (CheckpointError, ConversionError, ModelFolderError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (CheckpointError, ConversionError, ModelFolderError, ValueError, OSError) as error:
+        print(f"error: {why(error)}", file=sys.stderr)
         return 1
     print(f"{options.target}: {options.format} of {options.workdir}")
     return 0

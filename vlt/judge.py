@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from vlt.command_line import why
 from vlt.command_line.judge import parse
 from vlt.data.manifests.manifest import ManifestError
 from vlt.data.text.text_files import parse_json
@@ -19,13 +20,13 @@ from vlt.judging.endpoint import Endpoint, EndpointError
 from vlt.judging.records import JudgingError, Records, Request
 from vlt.judging.scores import COLUMNS, Reader, Unread, mean_row, row
 from vlt.reporting.tables import format_table, write_results
-from vlt.storage.files import WriteError, write_whole
+from vlt.storage.files import write_whole
 from vlt.tasks.answer_metrics import ANSWER_METRICS, answer_metrics
 from vlt.tasks.answered_questions import Asked, Predictions, read_answered, read_asked
 from vlt.tasks.caption_metrics import ScoringError
 
 SHOWN = 5  # examples in a message
-EXPECTED = (EndpointError, JudgingError, ManifestError, ScoringError, WriteError)
+EXPECTED = (EndpointError, JudgingError, ManifestError, ScoringError, OSError)
 
 
 class QuestionSet(NamedTuple):
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         problem = _collect(options, judge, records, sets, reader)
         return _report(options, sets, records, reader, problem)
     except EXPECTED as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        print(printable(f"error: {why(error)}"), file=sys.stderr)
         return 1
 
 
