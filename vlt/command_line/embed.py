@@ -35,7 +35,9 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         help="seconds, from cut to cut, or all of a video (default: %(default)s)",
     )
     parser.add_argument(
-        "--stride", metavar="2s", help="from one window's start to the next; half a window"
+        "--stride",
+        metavar="2s",
+        help="from one window's start to the next, half a window; longer than one, it leaves gaps",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="of each window; the model's")
     parser.add_argument("--sampler", metavar="NAME", help="which frames (vlt/data/video/sample.py)")

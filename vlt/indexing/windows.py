@@ -36,7 +36,7 @@ class WindowRule:
         return cls("time", length, _seconds("--stride", stride) if stride else length / 2)
 
     def cut(self, timeline: Timeline) -> list[Span]:
-        """The windows of a video, in order: they cover all of it, and nothing beyond."""
+        """The windows of a video, in order: all of it, unless a stride is longer than a window."""
         if self.kind == "shots":
             edges = [0.0, *timeline.cuts, timeline.duration]
             return list(zip(edges, edges[1:], strict=False))
