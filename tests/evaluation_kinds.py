@@ -16,12 +16,9 @@ import test_written_answers as written
 from evaluated import BATCH, Words, data, predictor
 from small_retriever import TEXT, VISUAL, params, retriever
 
-from vlt.data.chat_batches import ChatBatches
-from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.evaluation import KINDS
 from vlt.evaluation.protocols import PROTOCOLS, Protocol
 from vlt.model_io.build import make_model
-from vlt.model_io.loading import load_folder
 from vlt.models.answerer import Answerer
 from vlt.models.captioner import Captioner
 from vlt.models.spec import BlipSpec, EncoderSpec
@@ -96,11 +93,8 @@ def inputs(workdir: Path, devices: int) -> dict[str, tuple[Any, ...]]:
 
 def _dialogues(workdir: Path, devices: int, own: slice) -> dict[str, tuple[Any, ...]]:
     """As `inputs`, of the packaged chat model on five questions, each about a clip and its twin."""
-    loaded = load_folder("tiny_chat", frames=2)
-    module, weights = loaded.module, jax.tree.map(np.asarray, loaded.params)
-    made = predictor(module, workdir, devices)
-    tokenizer = ChatTokenizer.load(loaded.tokenizer)
-    made.tokenizer = ChatBatches(tokenizer, "plain", "train", module.slots(2), 48)
+    loaded, made = written.chat(workdir, devices)
+    weights = jax.tree.map(np.asarray, loaded.params)
     for pair in (asked := pairs()):
         answer = "it moves left" if int(pair.id) % 2 else "it moves right"
         vars(pair).update(question=written.QUESTIONS[1], answers=(answer,))
@@ -112,7 +106,7 @@ def _dialogues(workdir: Path, devices: int, own: slice) -> dict[str, tuple[Any, 
         "ranked_answers": own_data | {"answers": str(workdir / "candidates.txt")},
         "answer_twins": {"min_pairs": 1},
     }
-    rows = vars(data(asked, UNREAD, own, module.spec.visual.image_size))
+    rows = vars(data(asked, UNREAD, own, loaded.module.spec.visual.image_size))
     rows |= {"manifest": Path("twins.jsonl")}
     return {
         kind: (made, weights, section, SimpleNamespace(**rows | {"name": kind}))

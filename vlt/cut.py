@@ -17,6 +17,7 @@ from vlt.data.video.cutting import SUFFIXES, CutRequest
 from vlt.data.video.errors import VideoError
 from vlt.data.video.spans import SPAN_WORKER
 from vlt.door import run_door
+from vlt.inference.printing import print_object
 
 TIMEOUT = 3600.0  # seconds for one range
 
@@ -105,8 +106,7 @@ def _print(each: Range, told: dict[str, Any], as_json: bool) -> None:
     if "error" in told:
         print(printable(f"error: {told['error']}"), file=sys.stderr)
     if as_json:
-        text = json.dumps(dataclasses.asdict(each) | told, ensure_ascii=False)
-        print(printable(text), flush=True)
+        print_object(dataclasses.asdict(each) | told)
     elif "file" in told:
         how = "was there" if "kept" in told else "copied" if told["copied"] else "re-encoded"
         print(printable(f"{told['file']}: {how}"), flush=True)

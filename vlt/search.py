@@ -1,7 +1,6 @@
 """`vlt search QUERY... --index=INDEX`: where one's own videos show something."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from vlt.indexing.search import Found
 from vlt.indexing.store import Store
 from vlt.indices import model_of
 from vlt.inference.pictures import still
+from vlt.inference.printing import print_object
 
 UNUSUAL = 0.05  # a higher chance means that nothing was found
 
@@ -48,7 +48,7 @@ def _search(options: argparse.Namespace) -> int:
             failed += 1
             print(printable(f"error: {error}"), file=sys.stderr)
             if options.json:
-                _print_object({"query": name, "error": str(error)})
+                print_object({"query": name, "error": str(error)})
             continue
         if options.json:
             _print_json(name, found)
@@ -79,11 +79,7 @@ def _print_json(query: str, found: list[Found]) -> None:
         told |= {"start": round(each.start, 3), "end": round(each.end, 3)}
         told |= {"score": round(each.score, 4)}
         told |= {} if each.chance is None else {"chance": float(f"{each.chance:.3g}")}
-        _print_object(told)
-
-
-def _print_object(told: dict[str, Any]) -> None:
-    print(printable(json.dumps(told, ensure_ascii=False)), flush=True)
+        print_object(told)
 
 
 def _print(query: str, found: list[Found], calibrate: bool) -> None:

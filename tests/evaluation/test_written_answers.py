@@ -20,14 +20,19 @@ SECTION = {"protocol": "own_data", "allow_subset": False, "template": "", "searc
 SECTION |= {"manifest": "clips.csv"}
 
 
+def chat(workdir, devices=1):
+    """The packaged chat model for two-frame videos: as loaded, and as predictor."""
+    loaded = load_folder("tiny_chat", frames=2)
+    made = predictor(loaded.module, workdir, devices)
+    tokenizer = ChatTokenizer.load(loaded.tokenizer)
+    made.tokenizer = ChatBatches(tokenizer, "plain", "train", loaded.module.slots(2), 48)
+    return loaded, made
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """The packaged chat model for two-frame videos: as predictor and data, and as `vlt.load`'s."""
-    loaded = load_folder("tiny_chat", frames=2)
-    made = predictor(loaded.module, tmp_path_factory.mktemp("run"))
-    tokenizer = ChatTokenizer.load(loaded.tokenizer)
-    slots = loaded.module.slots(2)
-    made.tokenizer = ChatBatches(tokenizer, "plain", "train", slots, 48)
+    loaded, made = chat(tmp_path_factory.mktemp("run"))
     side = loaded.module.spec.visual.image_size
     records = [
         SimpleNamespace(video=f"clip {n}", question=QUESTIONS[n % 2], answers=("red",), id=f"q{n}")

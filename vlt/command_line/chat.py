@@ -37,7 +37,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--template",
         metavar="NAME",
-        help="(vlt/data/text/prompts.py); the checkpoint's",
+        help="of dialogues (vlt/data/text/prompts.py); the checkpoint's",
     )
     parser.add_argument(
         "--spacing",

@@ -1,6 +1,7 @@
 """The arguments of every command that runs a model over one's own videos."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,6 +25,17 @@ def make_parser(
     source.add_argument("--workdir", type=Path, help="folder of a run that trained such a model")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     return parser
+
+
+def whole_number(least: int, most: int, bounds: str) -> Callable[[str], int]:
+    """The argparse type of a number within bounds, which are also given in words."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number {bounds} is needed")
+        return int(text)
+
+    return parse
 
 
 def add_neighbours(parser: argparse.ArgumentParser, what: str) -> None:

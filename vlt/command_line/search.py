@@ -12,7 +12,7 @@ high for a query that no window shows and, if that is above 5%, that nothing sta
 import argparse
 from pathlib import Path
 
-from vlt.command_line.own_videos import add_neighbours
+from vlt.command_line.own_videos import add_neighbours, whole_number
 from vlt.command_line.present import check_index, check_model
 
 
@@ -33,7 +33,13 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--video", action="append", default=[], help="a clip that is asked for")
     parser.add_argument("--image", action="append", default=[], help="a picture that is asked for")
-    parser.add_argument("--top", type=_count, default=10, metavar="N", help="ranges of a query")
+    parser.add_argument(
+        "--top",
+        type=whole_number(1, 100_000, "from 1 to 100,000"),
+        default=10,
+        metavar="N",
+        help="ranges of a query",
+    )
     parser.add_argument(
         "--where",
         default="",
@@ -52,9 +58,3 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     check_index(options.index)
     check_model(options.model, options.workdir)
     return options
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 to 100,000 is needed")
-    return int(text)

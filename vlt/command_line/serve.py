@@ -8,6 +8,7 @@ nothing that is uploaded is kept.
 import argparse
 from pathlib import Path
 
+from vlt.command_line.own_videos import whole_number
 from vlt.command_line.present import check_index, check_model
 
 HERE = ("127.0.0.1", "localhost", "::1")
@@ -22,7 +23,12 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--index", required=True, metavar="INDEX", help="of `vlt embed`")
     parser.add_argument("--host", default=HERE[0], help="address (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=8080, help="0 for any (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=whole_number(0, 65535, "up to 65535"),
+        default=8080,
+        help="0 for any (default: %(default)s)",
+    )
     parser.add_argument("--token", default="", help="what visitors must know")
     parser.add_argument(
         "--name",
@@ -45,9 +51,3 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     check_index(options.index)
     check_model(options.model, options.workdir)
     return options
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number up to 65535 is needed")
-    return int(text)

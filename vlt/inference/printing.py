@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from vlt.data.text.texts import printable
@@ -44,8 +44,7 @@ def print_results(
         for each in result if isinstance(result, list) else [result]:
             if as_json:
                 entry = {"error": each.reason} if isinstance(each, VideoError) else fields(each)
-                text = json.dumps({"video": path, **entry}, ensure_ascii=False)
-                print(printable(text), flush=True)
+                print_object({"video": path, **entry})
             elif not isinstance(each, VideoError):
                 print(printable(row(path, each)), flush=True)
         if progress:
@@ -53,6 +52,11 @@ def print_results(
     if failed:
         print(f"{failed} of {count} videos could not be read", file=sys.stderr)
     return 1 if failed else 0
+
+
+def print_object(entry: Mapping[str, Any]) -> None:
+    """Prints a JSON object on a line, of which nothing acts on a terminal."""
+    print(printable(json.dumps(entry, ensure_ascii=False)), flush=True)
 
 
 class Progress:
