@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from vlt.door import run_door
 from vlt.inference.printing import print_object
 
 TIMEOUT = 3600.0  # seconds for one range
+LONGEST_STEM = 150  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +34,12 @@ class Range:
     end: float
 
     def name(self) -> str:
-        """The name of its file, without the suffix."""
-        return f"{Path(self.video).stem[:100]}_{self.start:.2f}-{self.end:.2f}"
+        """The name of its file, without the suffix: the video's, the range, and a sign of both, by
+        which videos of one name in several folders differ."""
+        stem = os.fsencode(Path(self.video).stem)[:LONGEST_STEM].decode(errors="ignore")
+        whole = f"{os.path.abspath(self.video)} {self.start} {self.end}"
+        sign = hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]
+        return f"{stem}_{self.start:.2f}-{self.end:.2f}_{sign}"
 
 
 def main(arguments: list[str] | None = None) -> int:

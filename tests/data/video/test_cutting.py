@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import shutil
 
 import av
 import numpy as np
@@ -89,10 +91,24 @@ def test_the_command(film, tmp_path, capsys):
     for told in ({"copied": True}, {"kept": True}):
         assert door.main([str(ranges), f"--out={tmp_path / 'out'}", "--json"]) == 1
         whole, gone = map(json.loads, capsys.readouterr().out.splitlines())
-        assert whole == found[0] | told | {"file": str(tmp_path / "out" / "it's_0.00-0.80.mp4")}
+        name = door.Range(str(film), 0.0, 0.8).name()
+        assert whole == found[0] | told | {"file": str(tmp_path / "out" / f"{name}.mp4")}
         assert "gone.mp4" in gone["error"]
     assert door.main([str(film), "--start=1", "--end=9", f"--out={tmp_path / 'out'}"]) == 0
-    assert "it's_1.00-9.00.mp4: re-encoded" in capsys.readouterr().out
+    assert re.search(r"it's_1\.00-9\.00_\w{8}\.mp4: re-encoded", capsys.readouterr().out)
+
+
+def test_videos_of_one_name_are_cut_to_files_of_their_own(film, tmp_path, capsys):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(film, tmp_path / folder / ("\u732b" * 80 + ".mp4"))
+    videos = map(str, tmp_path.glob("*/*.mp4"))
+    ranges = [(v, start) for v in videos for start in (0, 0.001)]
+    lines = [json.dumps({"video": v, "start": start, "end": 0.8}) for v, start in ranges]
+    (tmp_path / "found.jsonl").write_text("\n".join(lines))
+    assert door.main([str(tmp_path / "found.jsonl"), f"--out={tmp_path / 'out'}"]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert "was there" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

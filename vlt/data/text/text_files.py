@@ -4,6 +4,7 @@ Whatever a file holds, reading it gives its content or raises a `TextFileError`.
 """
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from vlt.data.text.texts import wrong_characters
 
 LONGEST_LINE = 1 << 25  # bytes
-MOST_DIGITS = 1000  # of a whole number
+MOST_DIGITS = 300  # of a whole number, which a float can then hold
 SHOWN = 60  # characters of a wrong value in a message
 
 _OTHER_FILES = {  # first bytes of files that people take for text
@@ -119,11 +120,15 @@ def parse_json(text: str) -> Any:
 
     Raises:
         ValueError: the text is not JSON, or has a key twice in one object, NaN or an infinity, too
-            long a number, too deeply nested values, or invalid characters (`wrong_characters`).
+            large a number, too deeply nested values, or invalid characters (`wrong_characters`).
     """
     try:
         value = json.loads(
-            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_int=_whole
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_refuse_constant,
+            parse_int=_whole,
+            parse_float=_finite,
         )
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
@@ -148,6 +153,13 @@ def _whole(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"a number of {len(digits):,} digits is longer than {MOST_DIGITS:,}")
     return int(digits)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text:.{SHOWN}} is more than a number can be")
+    return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
