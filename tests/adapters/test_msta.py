@@ -24,7 +24,7 @@ from vlt.models.block import Block
 from vlt.models.dual_encoder import DualEncoder
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
-from vlt.models.tokens import Tokens
+from vlt.models.tokens import Tokens, grouped_by_place
 
 WIDTH, TEXT_WIDTH, FRAMES = 12, 8, 3
 APART = DualEncoderSpec(
@@ -240,6 +240,16 @@ def test_joint_and_per_frame_towers_have_the_same_adapter():
     np.testing.assert_allclose(found, apart[:, :, 1:], atol=1e-6)
     np.testing.assert_allclose(joint[:, :, 0], apart[:, 0, :1], atol=1e-6)
     assert np.abs(found - patches).max() > 0.1
+
+
+def test_groups_of_places_have_the_same_adapter():
+    """In a tower whose blocks see the frames of one place, the convolution runs over these."""
+    built, params = block(MSTA(**LARGE | {"shared": False}))
+    for name in ("attention", "mlp"):
+        params[name] = jax.tree.map(np.zeros_like, params[name])
+    frames = Tokens(X[:, 0, 1:].reshape(2, FRAMES, 5, WIDTH), cls=0, protected=0)
+    found = run(built, params, grouped_by_place(frames))
+    np.testing.assert_allclose(found.swapaxes(1, 2), run(built, params, frames), atol=1e-6)
 
 
 def test_stochastic_depth_does_not_drop_it():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from golden_chat import Golden, channels_last
 
+from vlt.adapters.prompt import Prompt
 from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.models.continuation import (
     Ending,
@@ -209,6 +210,48 @@ def test_a_batch_of_unequal_prompts_gives_what_single_ones_give(models, method):
     for row, prompt in enumerate(prompts):
         alone, _ = answers(model, params, [prompt], tokens, search, length=150 - row)
         assert many[row].tolist() == alone[0].tolist()
+
+
+@pytest.mark.parametrize("method", ["greedy", pytest.param("beam", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("deep", [True, False])
+def test_prompts_of_the_language_model_stay_in_front(models, deep, method):
+    """With them, answers from the cache are those of the whole text read at once, also in a batch
+    and in a dialogue read on."""
+    model, params, _ = models("llava")
+    rng = np.random.default_rng(0)
+    rows = {"prompt": rng.normal(size=(3, model.spec.text.width)).astype(np.float32)}
+    text, blocks = params["text"], [f"blocks_{i}" for i in range(model.spec.text.layers)]
+    text = text | ({name: text[name] | rows for name in blocks} if deep else rows)
+    params = params | {"text": text}
+    model = model.clone(methods=(Prompt(3, deep, ("text",)),))
+    ids = [rng.integers(3, 500, length) for length in (30, 21)]
+    search = dataclasses.replace(GREEDY, method=method, beams=2, max_length=6)
+    prompts = [(row, np.full(len(row), -1)) for row in ids]
+    none = np.zeros((2, 0, model.spec.text.width), np.float32)
+    found, _ = answers(model, params, prompts, none, search, length=40)
+    for row, answer in zip(ids, found[:, 0], strict=True):
+        if method == "greedy":
+            assert answer.tolist() == written_at_once(model, params, row, 6)
+        words, skipped = padded([(row[:-5], np.full(len(row) - 5, -1))], 32)
+        reading = with_room(read(model, params, words, none[:1], skipped, 33), 45)
+        assert reading.room == 45
+        words, _ = padded([(row[-8:], np.full(8, -1))], 8)
+        reading = read_on(model, params, words, none[:1], reading, jnp.int32(37))
+        alone, _ = answered(model, params, words, reading, search, prompt=False)
+        assert alone[0, 0].tolist() == answer.tolist()
+
+
+def written_at_once(model, params, ids, count):
+    """`count` ids, each the likeliest after all before it, read anew without a cache."""
+
+    def likeliest(model, ids):
+        logits, _ = model.decode(model.embed(ids)[:, None], jnp.arange(ids.shape[1])[None])
+        return logits[0, 0].argmax()
+
+    text = list(ids)
+    for _ in range(count):
+        text.append(int(model.apply({"params": params}, np.array([text]), method=likeliest)))
+    return text[len(ids) :]
 
 
 def test_temperature_sharpens_what_is_drawn(models):

@@ -208,6 +208,8 @@ class SidePath(nn.Module):
     def _of_patches(self, hidden: Tokens, convolve: "TemporalUp") -> jax.Array:
         """W_ut on the patches, [b, g, n - protected, d]."""
         x = hidden.x[:, :, hidden.protected :]
+        if hidden.over_time:
+            return convolve(x, 2)
         if hidden.frames == 1:
             return convolve(x, 1)
         b, g, n, m = x.shape

@@ -40,17 +40,19 @@ class Reading(flax.struct.PyTreeNode):
     """What was read: logits [b, v] for what follows, and the cache of each block.
 
     end: number of slots taken in the cache. skipped: [b] how many of the first ones are padding.
+    prompts: number of keys of methods' prompts, which precede all slots.
     """
 
     logits: jax.Array
     cache: list[KeysValues]
     end: jax.Array
     skipped: jax.Array
+    prompts: int = flax.struct.field(pytree_node=False, default=0)
 
     @property
     def room(self) -> int:
         """Number of slots in the cache."""
-        return int(self.cache[0].keys.shape[3])
+        return int(self.cache[0].keys.shape[3]) - self.prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,8 @@ def read(
 
     found: Any = model.apply({"params": params}, method=first)
     logits, cache = found
-    return Reading(logits[:, 0], _room(cache, room), jnp.int32(n), skipped)
+    prompts = _prompts(model)
+    return Reading(logits[:, 0], _room(cache, prompts + room), jnp.int32(n), skipped, prompts)
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="reading")
@@ -121,11 +124,15 @@ def _decode(
 ) -> tuple[jax.Array, list[KeysValues]]:
     """Decodes x [b, g, n, d], which takes the cache's slots from `index` on."""
     places = jnp.maximum(index + jnp.arange(x.shape[2]) - skipped[:, None], 0)
-    valid = jnp.arange(cache[0].keys.shape[-2]) >= skipped[:, None]
+    valid = jnp.arange(cache[0].keys.shape[-2] - _prompts(model)) >= skipped[:, None]
     found: tuple[jax.Array, list[KeysValues]] = model.decode(
         x, places, valid, cache=cache, index=index, remember=True
     )
     return found
+
+
+def _prompts(model: Any) -> int:
+    return sum(method.word_prompts for method in model.methods)
 
 
 def _spliced(model: Any, words: Words, tokens: jax.Array) -> jax.Array:
@@ -148,7 +155,7 @@ def _room(cache: list[KeysValues], room: int) -> list[KeysValues]:
 @functools.partial(jax.jit, static_argnames="room")
 def with_room(reading: Reading, room: int) -> Reading:
     """The same reading, with a larger cache."""
-    return reading.replace(cache=_room(reading.cache, room))
+    return reading.replace(cache=_room(reading.cache, reading.prompts + room))
 
 
 def searching(

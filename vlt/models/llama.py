@@ -85,7 +85,7 @@ class Llama(nn.Module):
         turned = jnp.broadcast_to(places[:, None, :, None], (*x.shape[:3], 1))
         if cache is not None and (prompts := sum(method.word_prompts for method in self._active)):
             assert index is not None
-            index, valid = index + prompts, _behind(prompts, valid, cache[0].keys.shape[3])
+            index, valid = index + prompts, _behind(prompts, valid, cache[0].keys.shape[-2])
         tokens = Tokens(x, cls=0, protected=0, places=turned, valid=valid, index=index)
         if cache is None:
             for method in self._active:
