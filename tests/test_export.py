@@ -139,6 +139,20 @@ def test_targets_are_seen_to_before_any_work(workdir, tmp_path, monkeypatch, cap
     assert (tmp_path / "notes.txt").read_text() == "mine" and (programs / "notes.txt").exists()
 
 
+@pytest.mark.parametrize("checkpoint", ["tiny_blip", "tiny_chat"])
+def test_kinds_without_programs_are_told_before_weights_are_read(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("vlt.export.trained_model", lambda *_: pytest.fail("work was done"))
+    config = common.base()
+    config.model.update(checkpoint=checkpoint, size=checkpoint, frames=4)
+    save_run(tmp_path / "run", config)
+    words = [f"--workdir={tmp_path / 'run'}", str(tmp_path / "programs"), "--format=stablehlo"]
+    assert main(words) == 1
+    kind = {"tiny_blip": "captioner", "tiny_chat": "chat"}[checkpoint]
+    assert f"this run's model is of kind {kind}" in capsys.readouterr().err
+
+
 def embeddings(model):
     return model.encode_video(VIDEO), model.encode_text(TEXTS)
 

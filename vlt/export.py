@@ -16,6 +16,7 @@ from jax import export as jax_export
 
 from vlt.command_line import why
 from vlt.command_line.export import parse
+from vlt.configuration import load_saved
 from vlt.convert.errors import ConversionError
 from vlt.convert.layouts.families import get_family
 from vlt.convert.plain import write_plain
@@ -32,9 +33,9 @@ from vlt.model_io.folder import (
     new_folder,
     write_model_folder,
 )
-from vlt.model_io.loading import LoadedModel
+from vlt.model_io.loading import LoadedModel, build_described
 from vlt.models.points import Method
-from vlt.models.spec import Spec
+from vlt.models.spec import JOINT_KINDS, Spec
 from vlt.storage.files import new_file
 from vlt.storage.trees import CheckpointError
 from vlt.training.averaging import blended
@@ -86,8 +87,9 @@ def _source_without(source: dict[str, Any], spec: Spec, gone: set[str]) -> dict[
         return source
     family = get_family(source["layout"]).for_spec(spec)
     names = {source_name(family.rules, path) for path in gone}
-    dtypes = {n: dtype for n, dtype in source["dtypes"].items() if family.canonical(n) not in names}
-    return source | {"dtypes": dtypes}
+    dtypes = source.get("dtypes", {})
+    kept = {n: dtype for n, dtype in dtypes.items() if family.canonical(n) not in names}
+    return source | {"dtypes": kept}
 
 
 def export(
@@ -108,9 +110,12 @@ def export(
         ModelFolderError: the target exists, and `overwrite` is off or it may not be replaced.
         WriteError: the target is a link, or cannot be written.
         CheckpointError, ModelFolderError, ValueError: there is nothing to average or blend.
+        ValueError: the form is stablehlo, and the model does not embed videos and texts.
         ConversionError: the form is huggingface, and transformers has no such model.
     """
     check_replaceable(target, overwrite, FORMATS[form])
+    if form == "stablehlo":
+        _check_kind(workdir)
     model = trained_model(workdir, average)
     report = f"from {workdir.name}\n"
     if average is not None:
@@ -141,6 +146,18 @@ def _write_safetensors(model: LoadedModel, target: Path) -> None:
     metadata = {"format": "np", "vlt": json.dumps(model.config.to_dict())}
     with new_file(target) as unfinished:
         safetensors.numpy.save_file(arrays, unfinished, metadata=metadata)
+
+
+def _check_kind(workdir: Path) -> None:
+    """Raises ValueError for a run of a kind that has no program for texts; reads no weights."""
+    _, _, described = build_described(load_saved(workdir).model)
+    kind = described.spec.kind
+    if kind not in JOINT_KINDS:
+        raise ValueError(
+            f"{workdir}: --format=stablehlo writes a program for videos and one for texts, of "
+            f"kinds {' and '.join(JOINT_KINDS)} alone; this run's model is of kind {kind}: export "
+            "it with --format=orbax or safetensors"
+        )
 
 
 def _write_stablehlo(model: LoadedModel, folder: Path) -> None:

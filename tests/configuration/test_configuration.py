@@ -11,6 +11,7 @@ from helpers import ROOT, run_python
 from vlt import configuration
 from vlt.configuration import ConfigError
 from vlt.configuration.flags import check_names
+from vlt.configuration.record import is_run
 
 FILE = """
     from ml_collections import ConfigDict
@@ -304,6 +305,13 @@ def test_a_folder_that_is_no_run_says_so(tmp_path):
     assert "config.json is not JSON" in message(configuration.load_saved, tmp_path)
     (tmp_path / "config.json").write_text("[]")
     assert "holds a list" in message(configuration.load_saved, tmp_path)
+    for text in ("[" * 100_000, '{"a": ' * 990 + "1" + "}" * 990):
+        (tmp_path / "config.json").write_text(text)
+        assert "is nested too deeply" in message(configuration.load_saved, tmp_path)
+        assert not is_run(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").mkdir()
+    assert "cannot be read: Is a directory" in message(configuration.load_saved, tmp_path)
 
 
 def test_versions_name_packages_and_commit(monkeypatch):

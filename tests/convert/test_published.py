@@ -13,8 +13,9 @@ import safetensors.numpy
 import torch
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
+from vlt.convert.chat.parts import read_part
 from vlt.convert.files.reading import read_checkpoint
-from vlt.convert.preprocessing import FILES, FILTERS, preprocessing
+from vlt.convert.preprocessing import FILES, FILTERS, preprocessing, preprocessor_json
 from vlt.model_io.folder import (
     ModelFolderError,
     read_model_config,
@@ -323,6 +324,16 @@ def test_eva_variant(tmp_path, tokenizer):
     _round_trip(path, tmp_path / "towers", tokenizer)
 
 
+def test_a_tower_with_norms_behind_its_layers_is_refused(tmp_path, tokenizer):
+    """EVA02-CLIP-E has EVA-CLIP-G's names, and another order of norms."""
+    patches = {"visual.patch_embed.proj.weight": np.zeros((1792, 1, 1, 1), np.float32)}
+    path = _save(tmp_path / "e.safetensors", patches)
+    with pytest.raises(ConversionError, match="EVA02-CLIP-E, whose vision tower normalises after"):
+        convert(path, tmp_path / "model", settings={"visual.heads": 16}, tokenizer=tokenizer)
+    with pytest.raises(ConversionError, match="EVA02-CLIP-E"):
+        read_part("vision", path)
+
+
 def _eva_checkpoint(width: int = 176, text: int = 64) -> Tensors:
     rng = np.random.default_rng(0)
 
@@ -557,6 +568,22 @@ def test_a_processor_that_cannot_be_followed(tmp_path, fields, message):
     text = TextSpec(context=10, vocab=7, width=8, layers=1, heads=1, mlp_width=8)
     with pytest.raises(ConversionError, match=f"{path}: .*{message}"):
         preprocessing(tmp_path, DualEncoderSpec(visual, text, 8))
+
+
+def test_frames_that_are_not_cropped_stay_so_in_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    visual = VisionSpec(image_size=8, patch_size=4, width=8, layers=1, heads=1, mlp_width=8)
+    spec = DualEncoderSpec(visual, TextSpec(10, 7, 8, 1, 1, 8), 8)
+    entry = preprocessing(None, spec)[0] | {"crop": "none"}
+    for squared in ("CLIPImageProcessor", "BlipImageProcessor", "SiglipImageProcessor"):
+        content = preprocessor_json(entry, squared)
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+        assert preprocessing(tmp_path, spec)[0] == entry
+        process = getattr(transformers, squared).from_pretrained(tmp_path)
+        half = np.zeros((24, 48, 3), np.uint8)
+        half[:, 24:] = 255
+        found = np.asarray(process(half, return_tensors="np")["pixel_values"])[0]
+        assert found.shape == (3, 8, 8) and found[0, 0, 0] < 0 < found[0, 0, 7]
 
 
 def test_the_tokenizer_is_obligatory_and_must_fit(openai, clip_folder, tmp_path, tokenizer):

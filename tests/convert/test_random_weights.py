@@ -16,8 +16,14 @@ from vlt.convert import (
     reverse,
 )
 from vlt.data.manifests.resources import resolve
-from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_folder
+from vlt.model_io.folder import (
+    ModelFolderError,
+    model_shapes,
+    read_model_config,
+    read_model_folder,
+)
 from vlt.models.sizes import SIZES
+from vlt.models.spec import EncoderSpec
 
 HEADS = {"visual.heads": 3, "text.heads": 3}  # no config.json says these
 FILE, FOLDER = "published.safetensors", "published"
@@ -94,6 +100,14 @@ def test_weights_are_those_of_the_seed_and_differ_from_each_other(tmp_path):
     assert not any(np.array_equal(a[name], c[name]) for name in a)
     assert len({x.tobytes() for x in a.values()}) == len(a)
     assert abs(a["ln_final.weight"].mean() - 1) < 0.01 > abs(a["ln_final.bias"].mean())
+
+
+def test_a_model_that_reads_no_text_needs_no_tokenizer(tmp_path):
+    stages = {"width": 96, "layers": 3, "heads": 3, "mlp_width": 96, "stages": (2, 1)}
+    spec = dataclasses.replace(SIZES["videoprism_encoder_b"].visual, **stages)
+    random_checkpoint(EncoderSpec(spec), tmp_path / FOLDER, "videoprism_encoder_hf")
+    convert(tmp_path / FOLDER, tmp_path / "model")
+    assert read_model_config(tmp_path / "model").spec == EncoderSpec(spec)
 
 
 def test_what_cannot_be_written_is_told(tmp_path):

@@ -1,8 +1,12 @@
 """Writing the published layout loses nothing that is already there."""
 
-import pytest
+import json
+import shutil
 
-from vlt.convert import reverse
+import pytest
+import safetensors.numpy
+
+from vlt.convert import ConversionError, reverse
 from vlt.data.manifests.resources import resolve
 from vlt.model_io.folder import ModelFolderError
 from vlt.storage.files import WriteError
@@ -52,3 +56,30 @@ def test_a_file_is_replaced_only_by_its_like(tmp_path):
     for _ in range(2):
         reverse(MODEL, target, family="openai", overwrite=True)
     assert (tmp_path / "text").read_text() == "not what its name says"
+
+
+def test_methods_without_tensors_are_named(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    target = tmp_path / "weights.safetensors"
+    assert "not written" not in reverse(model, target, family="openai")
+    changed(model, methods={"tome": {"r": 1}}, frames=4)
+    report = reverse(model, target, family="openai", overwrite=True)
+    assert "tome: has no tensors, not written" in report
+
+
+def test_a_dtype_that_is_none(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    reverse(model, tmp_path / "hf", family="clip_hf")
+    names = safetensors.numpy.load_file(tmp_path / "hf/model.safetensors")
+    for dtype in ("object", "complex128"):
+        changed(model, source={"layout": "clip_hf", "dtypes": dict.fromkeys(names, dtype)})
+        with pytest.raises(ConversionError, match=f"source.dtypes: unknown dtype '{dtype}'"):
+            reverse(model, tmp_path / "x.safetensors")
+
+
+def changed(model, **fields):
+    """Changes fields of a model folder's config.json."""
+    file = model / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))

@@ -105,7 +105,7 @@ def test_merges_that_unpack_to_gigabytes(tmp_path: Path):
     data = bytearray(path.read_bytes())
     data[20:40] = bytes(range(235, 255))
     path.write_bytes(data)
-    with pytest.raises(ConversionError, match="not a gzip text"):
+    with pytest.raises(ConversionError, match="not a gzip text of CLIP's byte-pair merges: Error"):
         write_tokenizer(str(path), tmp_path / "target", SMALL)
 
 
@@ -120,6 +120,25 @@ def test_what_is_no_tokenizer(tmp_path: Path):
     (tmp_path / "short.gz").write_bytes(gzip.compress(b"#version\na b\n"))
     with pytest.raises(ConversionError, match="48894 pairs"):
         write_tokenizer(str(tmp_path / "short.gz"), target, SMALL)
+
+
+@pytest.mark.parametrize("name", ["merges.txt.gz", "spiece.model"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\nsize 9\n",
+            "a git-lfs pointer to a file",
+        ),
+        (b"<!doctype html><title>Sign in</title>", "a web page with the title 'Sign in'"),
+        (b"", "an empty file"),
+    ],
+)
+def test_a_file_that_is_something_else(tmp_path: Path, name: str, content: bytes, said: str):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match=f"{path}: .*{said}"):
+        write_tokenizer(str(path), tmp_path / "target", SMALL)
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path, tokenizer: str):

@@ -21,7 +21,7 @@ from vlt.methods import build_methods
 from vlt.model_io.folder import ModelConfig
 from vlt.models.spec import BlipSpec, ChatSpec, Spec
 
-ELSE = "--format=orbax, safetensors or stablehlo keep all of it"
+ELSE = "--format=orbax or safetensors keeps all of it"
 
 
 def write_plain(

@@ -169,7 +169,8 @@ def preprocessor_json(entry: dict[str, Any], squared: str = "BlipImageProcessor"
             "crop_size": square,
         }
     else:
-        shape = {"image_processor_type": squared, "size": square}
+        # Said, since CLIPImageProcessor crops unless told not to.
+        shape = {"image_processor_type": squared, "size": square, "do_center_crop": False}
     return shape | {
         "do_resize": True,
         "resample": {name: code for code, name in FILTERS.items()}[entry["resize"]],

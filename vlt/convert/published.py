@@ -14,6 +14,7 @@ from vlt.convert.chat.folder import Given, convert_chat
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.arrays import Tensors
 from vlt.convert.files.reading import Checkpoint, read_checkpoint
+from vlt.convert.layouts.btadapter import refuse_enormous
 from vlt.convert.layouts.chat import LLAMA
 from vlt.convert.layouts.huggingface import clip_spec
 from vlt.convert.layouts.huggingface_blip import ORIGINAL, blip_spec, stated_kind
@@ -97,6 +98,7 @@ def convert(
         refuse_classifier(checkpoint.tensors, checkpoint.path)
         refuse_unpooled(checkpoint.tensors, checkpoint.path)
         refuse_giant(checkpoint.tensors, checkpoint.path)
+        refuse_enormous(checkpoint.tensors, checkpoint.path)
     layout = told_family(checkpoint, family) if checkpoint else LLAMA
     if checkpoint is None or layout.kind == ChatSpec.kind:
         given = Given(source=Path(source), family=family)

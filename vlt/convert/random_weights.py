@@ -18,7 +18,7 @@ from vlt.data import moving_shapes
 from vlt.data.manifests.resources import resolve
 from vlt.model_io.folder import ModelConfig, model_shapes, write_model_folder
 from vlt.models.sizes import SIZES
-from vlt.models.spec import ChatSpec, Spec
+from vlt.models.spec import ChatSpec, EncoderSpec, Spec
 from vlt.pytrees.fields import near
 
 
@@ -64,7 +64,7 @@ def random_checkpoint(
     config = ModelConfig(layout.model, spec, {}, pixels)
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder) / "tokenizer"
-        if is_folder(Path(target)):
+        if is_folder(Path(target)) and not isinstance(spec, EncoderSpec):
             _write_tokenizer(tokenizer, files, spec)
         fixed = {path: np.array(value, np.float32) for path, value in layout.constants.items()}
         leaves = _random_leaves(spec, seed) | fixed

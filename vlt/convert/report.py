@@ -10,6 +10,8 @@ from vlt.convert.tables.table import Placed, Row
 from vlt.model_io.folder import ModelConfig
 from vlt.models.spec import BertSpec, EncoderSpec, LlamaSpec, TextSpec
 
+_MOST_WORDS = 16  # of a name, to tell it from others
+
 
 def full_table(rows: Iterable[Row]) -> str:
     """One line per tensor: name, shape, dtype, path, transform."""
@@ -112,7 +114,8 @@ def _about_text(text: TextSpec | BertSpec | LlamaSpec) -> str:
 def summary(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
     """Tensors by the first words of their names, with counts: `text_encoder_m.* (200)`.
 
-    The words are the fewest that no name of `others` begins with.
+    The words are the fewest that no name of `others` begins with, or, where `_MOST_WORDS` are too
+    few, the whole name.
     """
     taken = {words for name in others for words in _beginnings(name)}
     counts = collections.Counter(
@@ -122,6 +125,6 @@ def summary(names: Iterable[str], others: Iterable[str] = ()) -> list[str]:
 
 
 def _beginnings(name: str) -> list[str]:
-    """The name's first word, its first two, and so on."""
-    words = name.split(".")
+    """The name's first word, its first two, and so on, up to `_MOST_WORDS`."""
+    words = name.split(".")[:_MOST_WORDS]
     return [".".join(words[:count]) for count in range(1, len(words) + 1)]

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from vlt.convert.chat.reverse import ChatWriter
 from vlt.convert.errors import ConversionError
-from vlt.convert.files.arrays import DTYPES, Tensors
+from vlt.convert.files.arrays import Tensors, dtype_named
 from vlt.convert.files.npz_files import is_npz, write_npz
 from vlt.convert.files.reading import TORCH_SUFFIXES, read_json
 from vlt.convert.layouts.chat import LLAMA
@@ -21,6 +21,7 @@ from vlt.convert.layouts.families import get_family
 from vlt.convert.layouts.huggingface import clip_json
 from vlt.convert.layouts.huggingface_blip import blip_json
 from vlt.convert.layouts.huggingface_videoprism import encoder_json, videoprism_json
+from vlt.convert.layouts.methods import untold_methods
 from vlt.convert.layouts.siglip import SIGLIP_HF, siglip_json
 from vlt.convert.layouts.videoprism import (
     VIDEOPRISM_ENCODER_HF,
@@ -33,8 +34,9 @@ from vlt.convert.tables.sizes import heads_at
 from vlt.convert.tables.stacked import stack
 from vlt.convert.tables.table import to_tensors
 from vlt.convert.tables.tied import renamed, tie
+from vlt.convert.tokenizer import copy_words
 from vlt.data.manifests.resources import resolve
-from vlt.data.text.tokenize import TOKENIZER_NAMES, copy_tokenizer
+from vlt.data.text.tokenize import TOKENIZER_NAMES
 from vlt.methods import build_methods
 from vlt.model_io.folder import (
     SAFETENSORS,
@@ -135,6 +137,7 @@ def write_published(
             safetensors.numpy.save_file(tensors, unfinished, metadata={"format": "pt"})
     gone = [*recorded.get("dropped", []), *recorded.get("left_out", [])]
     notes += [f"dropped, not written: {name}" for name in gone]
+    notes += untold_methods(config, layout)
     notes += [f"taken off the names, not written: {x}" for x in recorded.get("taken_off", [])]
     return "\n".join([f"{target}: {len(tensors)} tensors, layout {layout.name}", *notes]) + "\n"
 
@@ -219,7 +222,7 @@ def _published(
 
 
 def _cast(name: str, tensor: np.ndarray, dtype: str, notes: list[str]) -> np.ndarray:
-    result = np.ascontiguousarray(tensor, DTYPES[dtype]).reshape(tensor.shape)
+    result = np.ascontiguousarray(tensor, dtype_named(dtype)).reshape(tensor.shape)
     if not np.array_equal(result.astype(np.float32), tensor, equal_nan=True):
         notes.append(f"rounded to {dtype}: {name}")
     return result
@@ -272,7 +275,4 @@ def _write_huggingface(
         ("preprocessor_config.json", preprocessor_json(config.preprocessing, squared)),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    try:
-        copy_tokenizer(tokenizer, folder)
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    copy_words(tokenizer, folder)

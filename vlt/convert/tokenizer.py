@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
+from vlt.convert.files.impostors import impostor_or
 from vlt.convert.files.json_files import read_json
 from vlt.convert.text_forms import write_form
 from vlt.data.text.sentencepiece_model import plain_tokenizer, read_model
@@ -172,7 +173,7 @@ def _from_pieces(path: Path, target: Path) -> None:
     try:
         tokenizer = plain_tokenizer(read_model(path))
     except ValueError as error:
-        raise ConversionError(f"--tokenizer {path}: {error}") from error
+        raise ConversionError(f"--tokenizer {path}: {impostor_or(path, error)}") from error
     target.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(target / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -187,10 +188,7 @@ def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
             f"{folder}: holds no tokenizer (tokenizer.json, vocab.json and merges.txt, or "
             "vocab.txt)"
         )
-    try:
-        copy_tokenizer(folder, target)
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    copy_words(folder, target)
     pieces = next((target / n for n in SENTENCEPIECE if (target / n).exists()), None)
     others = ("tokenizer.json", "vocab.json", "vocab.txt")
     if pieces is not None and not any((target / name).exists() for name in others):
@@ -200,6 +198,17 @@ def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
         # Old folders leave it out; vlt reads no folder without it.
         kind = "BertTokenizer" if isinstance(text, BertSpec) else "CLIPTokenizer"
         config.write_text(json.dumps({"tokenizer_class": kind}) + "\n", "utf-8")
+
+
+def copy_words(folder: Path, target: Path) -> None:
+    """Copies tokenizer files into a folder.
+
+    Raises ConversionError: one is a link that leads out of its folder, or is not a plain file.
+    """
+    try:
+        copy_tokenizer(folder, target)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _from_hub(name: str, target: Path) -> None:
@@ -218,5 +227,6 @@ def _from_merges(path: Path, target: Path, context: int) -> None:
         write_clip_tokenizer(path, target, context)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ConversionError(
-            f"--tokenizer {path}: not a gzip text of CLIP's byte-pair merges: {error}"
+            f"--tokenizer {path}: not a gzip text of CLIP's byte-pair merges: "
+            f"{impostor_or(path, error, gzipped=True)}"
         ) from error

@@ -89,6 +89,7 @@ class ModelConfig:
         spec = spec_from_dict(fields.get("spec"))
         config = from_values(cls, rest | {"spec": spec}, "config")
         _check_pixels(config.preprocessing, spec)
+        _check_source(config.source)
         config.view.check(spec)
         make_model(spec, config.methods, ANY_FRAMES if config.frames is None else config.frames)
         return config
@@ -117,6 +118,30 @@ def _check_pixels(preprocessing: Any, spec: Spec) -> None:
     for name, known in (("resize", INTERPOLATIONS), ("crop", CROPS)):
         if (value := getattr(pixels, name)) not in known:
             raise ValueError(f"preprocessing.{name}={shown(value)}{near(value, known)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """`source`, see `ModelConfig`: what `vlt.convert` recorded."""
+
+    layout: str = ""
+    file: str = ""
+    base: str = ""
+    dtypes: dict[str, str] = dataclasses.field(default_factory=dict)
+    aliases: dict[str, str] = dataclasses.field(default_factory=dict)
+    parts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    taken_off: tuple[str, ...] = ()
+    stacked: bool = False
+
+
+def _check_source(source: Any) -> None:
+    found = from_values(_Source, source, "source")
+    for field, texts in (("dtypes", found.dtypes), ("aliases", found.aliases)):
+        for name, text in texts.items():
+            if type(text) is not str:
+                raise ValueError(f"source.{field}: {shown(name)} must be a text, got {shown(text)}")
 
 
 def write_model_folder(

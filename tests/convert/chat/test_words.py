@@ -73,6 +73,19 @@ def test_other_tokenizers_are_refused(content, message, folder):
         read_words(folder)
 
 
+def test_pieces_that_are_something_else(folder):
+    file = folder / "tokenizer.model"
+    file.write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
+    with pytest.raises(ConversionError, match="model: a git-lfs pointer to a file of 9 bytes"):
+        read_words(file)
+    file.write_bytes(b"")
+    with pytest.raises(ConversionError, match="model: an empty file"):
+        read_words(file)
+    file.write_bytes(b"\n\x00\x0e\xff")
+    with pytest.raises(ConversionError, match="model: not a model of SentencePiece"):
+        read_words(file)
+
+
 def test_none_or_too_many(folder, tmp_path):
     with pytest.raises(ConversionError, match="no folder holds .* --tokenizer names a folder"):
         read_words(None)

@@ -14,7 +14,9 @@ import pytest
 import safetensors.numpy
 import torch
 
-from vlt.convert.files.impostors import describe_impostor
+from vlt.convert.errors import ConversionError
+from vlt.convert.files.impostors import describe_impostor, impostor_or
+from vlt.convert.files.reading import read_checkpoint
 
 _OID = "4d" * 32
 _LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{_OID}\nsize 605157884\n"
@@ -81,3 +83,25 @@ def test_checkpoints_are_no_impostors(tmp_path: Path):
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"video1": ["a caption"]}))
     for path in tmp_path.iterdir():
         assert describe_impostor(path) is None, path
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_LFS.encode(), "a git-lfs pointer to a file of 605,157,884 bytes"),
+        (b"", "an empty file"),
+        (b"\xff\xfe\x01", "broken zip archive, or cut short at 3 bytes"),
+    ],
+)
+def test_an_npz_that_is_none(tmp_path: Path, content: bytes, said: str):
+    path = tmp_path / "weights.npz"
+    path.write_bytes(content)
+    with pytest.raises(ConversionError, match=f"weights.npz: {said}"):
+        read_checkpoint(path)
+
+
+def test_gzip_where_it_belongs(tmp_path: Path):
+    path = tmp_path / "merges.gz"
+    path.write_bytes(gzip.compress(b"abc"))
+    assert impostor_or(path, "too few", gzipped=True) == "too few"
+    assert impostor_or(tmp_path / "absent", "too few") == "too few"

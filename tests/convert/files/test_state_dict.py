@@ -125,3 +125,9 @@ def test_arrays_of_texts_and_times_are_no_weights():
 def test_what_holds_no_tensors(saved: Any, message: str):
     with pytest.raises(ConversionError, match=message):
         state_dict(PATH, saved)
+
+
+def test_names_that_nobody_gave():
+    assert state_dict(PATH, {"a" * 1000: A}).tensors
+    with pytest.raises(ConversionError, match="1,001 characters, at most 1000 are read: a"):
+        state_dict(PATH, {"a." * 500 + "b": A})

@@ -245,6 +245,32 @@ def test_new_words_get_rows(shared, tokenizer, tmp_path):
     np.testing.assert_array_equal(found["visual/btadapter/spatial_2/mlp/fc1/kernel"], blocks)
 
 
+def test_llava_as_transformers_saves_it(tokenizer, tmp_path):
+    """Whole, and with the vision tower of a folder or a file of its own."""
+    import transformers
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, num_hidden_layers=2, image_size=4, patch_size=2)
+    text = transformers.LlamaConfig(**sizes, num_hidden_layers=1, vocab_size=512)
+    llava = transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(vision_config=vision, text_config=text)
+    )
+    llava.save_pretrained(tmp_path / "llava")
+    llava.model.vision_tower.save_pretrained(tmp_path / "tower")
+    words = (tokenizer / "tokenizer.model").read_bytes()
+    (tmp_path / "llava/tokenizer.model").write_bytes(words)
+    convert(tmp_path / "llava", tmp_path / "whole")
+    expected, spec = leaves(tmp_path / "whole"), read_model_config(tmp_path / "whole").spec
+    weight = llava.model.vision_tower.encoder.layers[1].mlp.fc1.weight.detach().numpy()
+    np.testing.assert_array_equal(expected["visual/blocks_1/mlp/fc1/kernel"], weight.T)
+    settings = {"visual.heads": 2, "visual.activation": "quick_gelu"}
+    for tower, told in (("tower", {}), ("tower/model.safetensors", settings)):
+        given = Given(chat="llava", llm=tmp_path / "llava", vision=tmp_path / tower)
+        convert_chat(given, tmp_path / "model", told, overwrite=True)
+        same(leaves(tmp_path / "model"), expected)
+        assert read_model_config(tmp_path / "model").spec == spec
+
+
 def test_what_nobody_gave_is_named(shared, tokenizer, tmp_path):
     tensors = golden(shared, "llava")
     llm = llama_folder(tmp_path / "llm", chosen(tensors, r"model\.(?!mm)|lm_head"), tokenizer)
@@ -297,6 +323,16 @@ def test_a_model_that_was_trained_here_goes_to_the_layout_of_its_connector(whole
     file.write_text(json.dumps(json.loads(file.read_text()) | {"family": "chat", "source": {}}))
     told = reverse(tmp_path / "model", tmp_path / "back.safetensors").splitlines()[0]
     assert told.endswith(f"tensors, layout {name}")
+
+
+def test_a_link_out_of_the_tokenizers_folder(whole, tmp_path):
+    shutil.copytree(whole / "llava", tmp_path / "model")
+    file = tmp_path / "model/tokenizer/tokenizer.json"
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConversionError, match="tokenizer.json: leads out of the folder"):
+        reverse(tmp_path / "model", tmp_path / "llm", part="llm")
+    assert not (tmp_path / "llm").exists()
 
 
 def test_a_packaged_model_goes_by_its_name(tmp_path):

@@ -129,6 +129,19 @@ def test_configs_of_other_models(llm):
         inferred_spec(leaves, {}, [])
 
 
+def test_what_a_config_may_leave_out():
+    """LLaVA-1.5 on the hub states only what differs from transformers' defaults."""
+    config = {"model_type": "llama", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+    leaves = {"text/token_embedding/embedding": np.zeros((5, 1))}
+    found = huggingface_spec("x", config, leaves)
+    assert found == LlamaSpec(4096, 5, 4096, 32, 32, 11008, norm_eps=1e-5)
+    assert huggingface_spec("x", {"model_type": "llama"}, leaves).norm_eps == 1e-6
+    sizes = {"hidden_size": 5120, "num_attention_heads": 40, "num_key_value_heads": 40}
+    assert huggingface_spec("x", config | sizes, leaves).heads == 40
+    with pytest.raises(ConversionError, match="num_attention_heads must be .* got None"):
+        huggingface_spec("x", config | {"model_type": "llava"}, leaves)
+
+
 def test_an_index_that_leads_elsewhere(llm, tokenizer, tmp_path):
     folder = llama_folder(tmp_path / "hf", llm, tokenizer)
     (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")

@@ -62,3 +62,11 @@ def test_what_not_all_names_share_stays_and_can_be_chosen():
     names = [f"model.{name}" for name in _names("open_clip")] + ["loss.scale"]
     with pytest.raises(ConversionError, match=r"for --key: model \(\d+\).* loss \(1\)"):
         told_family(_checkpoint(names))
+
+
+def test_no_more_words_are_tried_than_anybody_puts_in_front():
+    prefix = "a." * 8
+    assert told_family(_checkpoint(_names("open_clip"), prefix)).name == "open_clip"
+    tried = _checkpoint(_names("open_clip"), "a." * 400)
+    with pytest.raises(ConversionError, match="no known family has names like"):
+        told_family(tried)

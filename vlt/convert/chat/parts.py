@@ -9,6 +9,7 @@ from typing import Any
 from vlt.convert.chat.deltas import add_delta, check_base_config, check_merged
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.reading import read_checkpoint
+from vlt.convert.layouts.btadapter import refuse_enormous
 from vlt.convert.layouts.chat import EVA, LLAMA
 from vlt.convert.layouts.huggingface import count
 from vlt.convert.layouts.llama import META_DROPPED, is_meta, meta_rules, read_meta
@@ -109,6 +110,7 @@ def read_part(role: str, path: Path, key: str | None = None, family: str | None 
 
 def _read_published_part(role: str, path: Path, key: str | None, asked: str | None) -> Part:
     checkpoint = read_checkpoint(path, key)
+    refuse_enormous(checkpoint.tensors, path)
     family = told_family(checkpoint, asked)
     apart, _ = unstack(family.stacked or "(?!)", checkpoint.tensors, path)
     family = family.of_stages(count_stages(family.stages, map(family.canonical, apart)))

@@ -11,14 +11,15 @@ import numpy as np
 
 from vlt.convert.chat.parts import PARTS
 from vlt.convert.errors import ConversionError
-from vlt.convert.files.arrays import DTYPES
+from vlt.convert.files.arrays import dtype_named
 from vlt.convert.files.safetensors_writer import write_safetensors
 from vlt.convert.layouts.chat import LLAMA
 from vlt.convert.layouts.families import get_family
 from vlt.convert.layouts.llama import llama_json, meta_rules
+from vlt.convert.layouts.methods import untold_methods
 from vlt.convert.tables.family import Family
 from vlt.convert.tables.table import Rule, sources_of
-from vlt.data.text.tokenize import copy_tokenizer
+from vlt.convert.tokenizer import copy_words
 from vlt.model_io.folder import ModelConfig
 from vlt.models.spec import ChatSpec
 from vlt.pytrees.fields import near
@@ -62,6 +63,8 @@ class ChatWriter:
             raise ConversionError(f"--part={part}: unknown part{near(part, PARTS)}")
         self.layout = _layout(config, family, part)
         self.tensors = self._tensors(config.source.get("dtypes", {}), part)
+        if part in (None, "vision"):
+            self.notes += untold_methods(config, self.layout)
 
     def _tensors(self, dtypes: Mapping[str, str], part: str | None) -> list[Published]:
         shapes = by_path(load_shapes(self.folder / "weights"))
@@ -76,7 +79,7 @@ class ChatWriter:
         for name, (rule, paths) in sources.items():
             leaves = [shapes[path] for path in paths]
             empty = [np.broadcast_to(np.zeros((), bool), leaf.shape) for leaf in leaves]
-            dtype = DTYPES[dtypes.get(paths[0], np.dtype(leaves[0].dtype).name)]
+            dtype = dtype_named(dtypes.get(paths[0], np.dtype(leaves[0].dtype).name))
             found.append(Published(name, rule, paths, rule.transform.join(empty).shape, dtype))
         return found
 
@@ -111,7 +114,7 @@ class ChatWriter:
             for name, shard in zip(names, shards, strict=True):
                 self._write(folder / name, shard)
             _write_index(folder, dict(zip(names, shards, strict=True)))
-        copy_tokenizer(self.folder / "tokenizer", folder)
+        copy_words(self.folder / "tokenizer", folder)
 
     def _write(self, file: Path, tensors: list[Published]) -> None:
         shapes = {tensor.name: (tensor.shape, tensor.dtype) for tensor in tensors}

@@ -11,7 +11,7 @@ import numpy as np
 from vlt.convert.chat.parts import Part, Together
 from vlt.convert.errors import ConversionError
 from vlt.convert.layouts.clip import CLIP_HF
-from vlt.convert.layouts.huggingface import clip_spec, count
+from vlt.convert.layouts.huggingface import clip_vision_spec, count
 from vlt.convert.layouts.llama import huggingface_spec, inferred_spec, meta_spec
 from vlt.convert.layouts.qformer import qformer_spec
 from vlt.convert.tables.lazy import Lazy
@@ -158,7 +158,7 @@ def _visual(
     part, leaves = _origin(together, "vision"), together.of("vision")
     if part.family is CLIP_HF and part.folder:
         notes.append(f"vision: heads, activation, epsilon: {part.path}/config.json")
-        spec = clip_spec(part.folder).visual
+        spec = clip_vision_spec(part.folder)
         check_layers(part.path / "config.json", spec.layers, leaves, "visual/blocks_")
         return spec
     known = _stated_heads(part, "vision_config", "visual.heads")
@@ -187,7 +187,7 @@ def _text(together: Together, settings: Settings, notes: list[str]) -> LlamaSpec
     if part.config is None and part.params is None:
         return inferred_spec(leaves, settings, notes)
     if stated := [key for key in settings if key.startswith("text.") and key != "text.new_rows"]:
-        raise ConversionError(f"--set {stated[0]}: the config in {part.path} says it")
+        raise ConversionError(f"--set {stated[0]}: read from the config in {part.path}, not set")
     if part.params is not None:
         spec = meta_spec(part.path, part.params, leaves)
         check_layers(part.path / "params.json", spec.layers, leaves, "text/blocks_")
@@ -198,11 +198,8 @@ def _text(together: Together, settings: Settings, notes: list[str]) -> LlamaSpec
         raise ConversionError(f"{path}: text_config is not an object")
     spec = huggingface_spec(path, config, leaves)
     check_layers(path, spec.layers, leaves, "text/blocks_")
-    if config.get("vocab_size") != spec.vocab:
-        notes.append(
-            f"vocabulary: {spec.vocab} words; {part.path}/config.json says "
-            f"{config.get('vocab_size')}"
-        )
+    if (said := config.get("vocab_size", spec.vocab)) != spec.vocab:
+        notes.append(f"vocabulary: {spec.vocab} words; {part.path}/config.json says {said}")
     return spec
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
+from vlt.convert.files.impostors import impostor_or
 from vlt.convert.files.json_files import read_json
 from vlt.convert.tokenizer import vocabulary_size
 from vlt.data.text.sentencepiece_model import read_pieces, tokenizer_of
@@ -93,7 +94,8 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(tokenizer_of(read_pieces(file)).to_str()))
     except ValueError as error:
-        raise ConversionError(str(error)) from error
+        reason = str(error).removeprefix(f"{file}: ")
+        raise ConversionError(f"{file}: {impostor_or(file, reason)}") from error
 
 
 def _pieces(file: Path, content: Mapping[str, Any]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from vlt.convert.errors import ConversionError
+from vlt.pytrees.fields import near
 
 Tensors = dict[str, np.ndarray]
 DTYPES: dict[str, np.dtype] = {
@@ -34,6 +35,18 @@ DTYPES: dict[str, np.dtype] = {
         "complex128": np.complex128,
     }.items()
 }
+
+
+def dtype_named(name: str) -> np.dtype:
+    """The dtype of real numbers of this name.
+
+    Raises ConversionError: there is none (the nearest is suggested, or all are listed).
+    """
+    real = {known: dtype for known, dtype in DTYPES.items() if dtype.kind != "c"}
+    if name not in real:
+        raise ConversionError(f"source.dtypes: unknown dtype {name!r}{near(name, real)}")
+    return real[name]
+
 
 # numpy's codes for plain numbers, without the character for their byte order.
 NUMPY_CODES = (

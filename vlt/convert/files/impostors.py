@@ -8,8 +8,9 @@ _LFS = re.compile(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/")
 _XET = re.compile(rb"# xet version ")
 _PAGE = re.compile(rb"(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)\b", re.I | re.S)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.I | re.S)
+_GZIP = b"\x1f\x8b"
 _MAGIC = {
-    b"\x1f\x8b": "gzip",
+    _GZIP: "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
@@ -24,11 +25,20 @@ _OTHER_FORMATS = {
 }
 
 
-def describe_impostor(path: Path) -> str | None:
+def impostor_or(path: Path, error: object, gzipped: bool = False) -> str:
+    """What a file that could not be read is, as `describe_impostor` says, or else the error."""
+    try:
+        return describe_impostor(path, gzipped) or str(error)
+    except OSError:
+        return str(error)
+
+
+def describe_impostor(path: Path, gzipped: bool = False) -> str | None:
     """What a file that is not a checkpoint is, by its first bytes, and what to do; else None.
 
     A noun phrase for messages: '{path}: {description}'. Bytes that may be a checkpoint's give None,
     with one exception: a pickle of protocol 0 is text, so call this only after reading has failed.
+    gzipped: whether a file compressed with gzip is what it should be.
 
     Raises: OSError.
     """
@@ -36,6 +46,8 @@ def describe_impostor(path: Path) -> str | None:
         head = file.read(_HEAD)
     if not head:
         return "an empty file: a download that never began? Download it again"
+    if gzipped and head.startswith(_GZIP):
+        return None
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return _pointer(text) or _archive(head) or _page(text) or _text(head)
 

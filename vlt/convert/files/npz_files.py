@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.archives import Archive
 from vlt.convert.files.arrays import Tensors, bytes_of, dense_stride, make_array
+from vlt.convert.files.impostors import impostor_or
 from vlt.convert.files.mapped import aligned, map_file
 from vlt.convert.files.resolve import naming
 
@@ -43,11 +44,12 @@ def read_npz(path: Path) -> dict[str, Any]:
     """
     with naming(path):
         try:
+            if not zipfile.is_zipfile(path):
+                cut = f"broken zip archive, or cut short at {path.stat().st_size:,} bytes"
+                raise ConversionError(impostor_or(path, cut))
             data = map_file(path)
         except (OSError, ValueError) as error:
             raise ConversionError(f"cannot be read: {error}") from error
-        if not zipfile.is_zipfile(path):
-            raise ConversionError(f"broken zip archive, or cut short at {len(data):,} bytes")
         return nested(_read(Archive(path, data), data))
 
 

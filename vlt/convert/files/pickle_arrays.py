@@ -157,7 +157,6 @@ def _numpy_scalar(args: tuple) -> Any:
     return numbers[0] if len(numbers) == 1 else complex(*numbers)
 
 
-_LISTS = ("int", "tensor", "bool", "double")
 _TENSORS: dict[str, Callable[[tuple], Tensor]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,

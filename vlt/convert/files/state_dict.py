@@ -26,6 +26,7 @@ _INSIDE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel, beside its module
 _TORCHSCRIPT_STATE = ("training", "_is_full_backward_hook")
 _DEEPEST = 100
+_LONGEST = 1000  # characters of a tensor's name
 
 
 @dataclasses.dataclass
@@ -49,7 +50,7 @@ def state_dict(path: Path, saved: Any, key: str | None = None) -> StateDict:
     else the whole dict.
 
     Raises ConversionError: not a dict, no tensors, no such entry (those with tensors are listed),
-    or two values of one name.
+    two values of one name, or a name of more than 1000 characters.
     """
     if not isinstance(saved, dict):
         raise ConversionError(f"{path}: holds a {type(saved).__name__}, not a dict of tensors")
@@ -123,12 +124,20 @@ def _tensor_names(tree: Any) -> Iterator[str]:
 
 
 def _flat(path: Path, tree: dict) -> StateDict:
-    """Flattens a nested dict to dotted names."""
+    """Flattens a nested dict to dotted names.
+
+    Raises ConversionError: two values of one name, a tensor of too long a name, or no tensors.
+    """
     result = StateDict({})
     seen: set[str] = set()
     for name, leaf in _leaves(tree):
         if name in result.tensors or (name in seen and _is_tensor(leaf)):
             raise ConversionError(f"{path}: holds two values of the name {name}")
+        if len(name) > _LONGEST and _is_tensor(leaf):
+            raise ConversionError(
+                f"{path}: holds a tensor whose name has {len(name):,} characters, at most "
+                f"{_LONGEST} are read: {name[:80]}..."
+            )
         seen.add(name)
         if _is_tensor(leaf) and name not in _COUNTERS:
             result.tensors[name] = leaf

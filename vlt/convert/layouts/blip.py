@@ -37,13 +37,11 @@ def _vision_block(source: str, target: str) -> list[Rule]:
     ]
 
 
-def _bert_attention(source: str, target: str) -> list[Rule]:
+def bert_attention(source: str, target: str) -> list[Rule]:
+    """An attention layer of BERT, and the norm that follows it."""
+    names = ("query", "key", "value")
     return [
-        *(
-            r
-            for n in ("query", "key", "value")
-            for r in dense(f"{source}.self.{n}", f"{target}/{n}")
-        ),
+        *(r for name in names for r in dense(f"{source}.self.{name}", f"{target}/{name}")),
         *dense(f"{source}.output.dense", f"{target}/out"),
         *norm(f"{source}.output.LayerNorm", f"{target}_norm"),
     ]
@@ -57,8 +55,8 @@ def bert(source: str, target: str) -> list[Rule]:
         Rule(f"{embeddings}.word_embeddings.weight", (f"{target}/token_embedding/embedding",)),
         Rule(f"{embeddings}.position_embeddings.weight", (f"{target}/position_embedding",)),
         *norm(f"{embeddings}.LayerNorm", f"{target}/embedding_norm"),
-        *_bert_attention(f"{layer}.attention", f"{block}/attention"),
-        *_bert_attention(f"{layer}.crossattention", f"{block}/cross_attention"),
+        *bert_attention(f"{layer}.attention", f"{block}/attention"),
+        *bert_attention(f"{layer}.crossattention", f"{block}/cross_attention"),
         *dense(f"{layer}.intermediate.dense", f"{block}/mlp/fc1"),
         *dense(f"{layer}.output.dense", f"{block}/mlp/fc2"),
         *norm(f"{layer}.output.LayerNorm", f"{block}/mlp_norm"),

@@ -1,8 +1,13 @@
 """BT-Adapter over CLIP and over EVA-CLIP-G, and STAN, as their authors saved them."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from vlt.convert.errors import ConversionError
+from vlt.convert.files.arrays import Tensors
 from vlt.convert.layouts.clip import SCALE, hf_attention, hf_block, hf_text, openai_text
 from vlt.convert.tables.family import Family, dense, fused, norm
 from vlt.convert.tables.table import (
@@ -20,6 +25,7 @@ from vlt.model_io.view import View
 LOG_100 = 4.605170185988092
 VIEW = View("segment_middle", 12)  # for MSR-VTT (section 4.1)
 _BRANCH = "visual/btadapter"
+_ENORMOUS = 1792  # width of EVA02-CLIP-E's vision tower
 _CONV_OVER_TIME = Transform(
     "OITHW -> THWIO",
     5,
@@ -185,3 +191,14 @@ BTADAPTER_EVA = Family(
         SCALE,
     ),
 )
+
+
+def refuse_enormous(tensors: Tensors, path: object) -> None:
+    """Raises ConversionError for EVA02-CLIP-E, whose names are EVA-CLIP-G's."""
+    for name, tensor in tensors.items():
+        patches = re.search(r"(^|\.)patch_embed\.proj\.weight$", name)
+        if patches and np.shape(tensor)[:1] == (_ENORMOUS,):
+            raise ConversionError(
+                f"{path}: {name} is of EVA02-CLIP-E, whose vision tower normalises after each "
+                "sublayer (postnorm), which is not converted; EVA-CLIP-G, EVA02-CLIP-B and L are"
+            )

@@ -68,6 +68,7 @@ LLAVA = _chat(
         (r"^model\.vision_tower\.(vision_tower\.)?", "vision_tower."),
         # As transformers saves LLaVA-1.5.
         (r"^language_model\.", ""),
+        (r"^vision_tower\.(?=(embeddings|encoder)\.)", "vision_tower.vision_model."),
         (r"^multi_modal_projector\.linear_1\.", "model.mm_projector.0."),
         (r"^multi_modal_projector\.linear_2\.", "model.mm_projector.2."),
     ),

@@ -101,7 +101,9 @@ def hf_vision(prefix: str) -> list[Rule]:
 
 CLIP_HF = Family(
     name="clip_hf",
-    sign=r"^vision_model\.embeddings\.",
+    sign=r"^vision_model\.embeddings\.|^embeddings\.class_embedding$",
+    # transformers 5 saves a vision tower alone without the first word.
+    renames=((r"^(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)", "vision_model."),),
     # Stated in config.json; a bare weight file does not tell.
     activation=None,
     **VIDEOS,

@@ -12,6 +12,7 @@ from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
 # transformers' names for activations, and ours.
 _ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 METACLIP2 = "metaclip_2"  # model_type of a CLIP whose text is read at its end token
+_CLIP_VISION = "clip_vision_model"  # of a CLIP's vision tower alone
 _MOST = 10**6  # for counts in a config; vocabularies have the largest
 
 
@@ -44,6 +45,18 @@ def clip_spec(folder: Path, model_type: str = "clip") -> DualEncoderSpec:
             f"at the highest id, {text_spec.vocab - 1}"
         )
     return DualEncoderSpec(vision_spec, text_spec, joint)
+
+
+def clip_vision_spec(folder: Path) -> VisionSpec:
+    """The vision tower's spec in the config.json of a CLIP, or of its vision tower alone.
+
+    Raises ConversionError: as `clip_spec`.
+    """
+    path = folder / "config.json"
+    if read_json(path).get("model_type") != _CLIP_VISION:
+        return clip_spec(folder).visual
+    visual = load_config(path, _CLIP_VISION)
+    return VisionSpec(*image_fields(path, visual), **tower_fields(path, visual))
 
 
 def load_config(path: Path, model_type: str) -> Any:

@@ -26,6 +26,14 @@ _AXES = {
     r"output\.weight": 0,
     r"layers\.\d+\.(attention\.wo|feed_forward\.w2)\.weight|tok_embeddings\.weight": 1,
 }
+# transformers' config of a LLaMA, of which a config.json may state only what differs.
+_DEFAULTS = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "rms_norm_eps": 1e-6,
+}
 META_DROPPED = r"rope\.freqs"
 
 
@@ -177,8 +185,12 @@ def _check_grouped(path: Path, key: str, found: Any, heads: int) -> None:
 def huggingface_spec(path: Path, config: Mapping[str, Any], leaves: Mapping[str, Any]) -> LlamaSpec:
     """The spec in the config.json of a LLaMA, or of a model that extends one.
 
+    A config of the model type llama may leave out what is at transformers' defaults.
+
     Raises ConversionError: another kind of model, or something that a spec can't say.
     """
+    if config.get("model_type") == "llama":
+        config = _DEFAULTS | dict(config)
     stated = SimpleNamespace(**config)
     heads = count(path, stated, "num_attention_heads")
     _check_grouped(path, "num_key_value_heads", config.get("num_key_value_heads") or heads, heads)

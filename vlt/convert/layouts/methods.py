@@ -16,8 +16,11 @@ from vlt.convert.layouts.dgl import dgl_options
 from vlt.convert.layouts.mv_adapter import mv_adapter_options
 from vlt.convert.layouts.plevu import PLEVU_FRAMES, plevu_options
 from vlt.convert.layouts.vop import vop_options
+from vlt.convert.tables.family import Family
 from vlt.convert.tables.sizes import common_size, count_layers
 from vlt.merging.tempme import PUBLISHED
+from vlt.model_io.folder import ModelConfig, model_shapes
+from vlt.pytrees.paths import by_path
 
 Leaves = Mapping[str, np.ndarray]
 Options = dict[str, Any]
@@ -54,6 +57,19 @@ def infer_methods(
         "mv_adapter": mv_adapter_options(leaves),
     }
     return {name: options for name, options in found.items() if options is not None}, notes
+
+
+def untold_methods(config: ModelConfig, family: Family) -> list[str]:
+    """Notes on the methods that have no leaves, which a layout says nothing of."""
+    asked = {name: x for name, x in config.methods.items() if name not in family.methods}
+    if not asked:
+        return []
+    plain = by_path(model_shapes(config.spec, {}, config.frames))
+    return [
+        f"{name}: has no tensors, not written; what is written computes without it"
+        for name, options in asked.items()
+        if by_path(model_shapes(config.spec, {name: options}, config.frames)) == plain
+    ]
 
 
 def trained_frames(leaves: Leaves) -> int | None:

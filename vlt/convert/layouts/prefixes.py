@@ -9,6 +9,8 @@ from vlt.convert.files.state_dict import entries_with_tensors
 from vlt.convert.layouts.families import family_of, get_family
 from vlt.convert.tables.family import Family
 
+_MOST = 8  # words that are taken off; nobody wraps a model more often
+
 
 def told_family(checkpoint: Checkpoint, asked: str | None = None) -> Family:
     """The family named `asked`, or else the one that the checkpoint's names tell.
@@ -34,9 +36,9 @@ def told_family(checkpoint: Checkpoint, asked: str | None = None) -> Family:
 
 
 def _shared(names: Sequence[str]) -> Iterator[str]:
-    """Yields the prefixes that all names share, of no words, one word, two words, ..."""
+    """Yields the prefixes that all names share, of no words, one word, ..., up to `_MOST`."""
     first, *_ = words = [name.split(".") for name in names]
-    for count in range(min(map(len, words))):
+    for count in range(min(_MOST + 1, *map(len, words))):
         if any(parts[:count] != first[:count] for parts in words):
             return
         yield "".join(f"{word}." for word in first[:count])

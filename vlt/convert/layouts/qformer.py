@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vlt.convert.layouts.blip import bert_attention
 from vlt.convert.tables.family import dense, norm
 from vlt.convert.tables.sizes import common_size, count_layers, heads_of
 from vlt.convert.tables.table import FIRST_OF_2, Rule, Transform
@@ -23,15 +24,6 @@ _HUGGINGFACE = {
     "attention.self.": "attention.attention.",
     "ln_vision": "vision_model.post_layernorm",
 }
-
-
-def _attention(source: str, target: str) -> list[Rule]:
-    names = ("query", "key", "value")
-    return [
-        *(r for name in names for r in dense(f"{source}.self.{name}", f"{target}/{name}")),
-        *dense(f"{source}.output.dense", f"{target}/out"),
-        *norm(f"{source}.output.LayerNorm", f"{target}_norm"),
-    ]
 
 
 def _mlp(source: str, suffix: str, target: str) -> list[Rule]:
@@ -53,8 +45,8 @@ def qformer_rules() -> list[Rule]:
         *norm(f"{embeddings}.LayerNorm", f"{_ROOT}/embedding_norm"),
         Rule(words, (f"{_ROOT}/token_embedding/embedding",)),
         Rule(places, (f"{_ROOT}/position_embedding",)),
-        *_attention(f"{layer}.attention", f"{block}/attention"),
-        *_attention(f"{layer}.crossattention", f"{block}/cross_attention"),
+        *bert_attention(f"{layer}.attention", f"{block}/attention"),
+        *bert_attention(f"{layer}.crossattention", f"{block}/cross_attention"),
         *_mlp(layer, "_query", f"{block}/mlp_queries"),
         *_mlp(layer, "", f"{block}/mlp"),
     ]

@@ -28,6 +28,8 @@ Settings = Mapping[str, Any]
 
 _ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "relu")
 _POOLER = "visual.pooler"  # as settings call it
+# ViT-H, g and bigG have 16 heads; a text tower of width 1280, bigG's, has heads of 64.
+_LARGE_VISION = {1280: 80, 1408: 88, 1664: 104}
 FIXED_SIDE = 224  # pixels, where no table of positions gives it
 _NORMS = r"(blocks_\d+/(norm\d|\w+_norm)|\w+_norm)/(scale|bias)"
 
@@ -282,7 +284,9 @@ def heads_of(tower: str, width: int, head_width: int, settings: Settings, notes:
 
 
 def _head_width(family: Family, width: int) -> int:
-    return family.head_widths.get(width, family.head_width)
+    """Columns of an attention head in the layout's vision tower of this width."""
+    usual = _LARGE_VISION.get(width, family.head_width)
+    return family.head_widths.get(width, usual)
 
 
 def _activation(tower: str, family: Family, settings: Settings, notes: list[str]) -> str:
