@@ -20,6 +20,12 @@ from vlt import configuration
 from . import common
 
 FROZEN = ((".*", "frozen"),)
+# The branch alone is trained, its temporal layers and gates at ten times the rate of the others.
+RULES = (
+    ("visual/btadapter/(temporal_.*|.*_gate)", {"lr": 100.0, "weight_decay": 0.05}),
+    ("visual/btadapter/.*", {"lr": 10.0, "weight_decay": 0.05}),
+    *FROZEN,
+)
 
 # Table 6: temporal attention before each of four layers, instead of a branch.
 SEPARATE_ST = {"model.methods": ("separate_st",), "task.losses": {"vtc": 1.0}}
@@ -122,11 +128,7 @@ def webvid(size: str) -> ConfigDict:
 def webvid_l14() -> ConfigDict:
     """CLIP ViT-L/14: 72,242,432 trained parameters, the alignment projection included."""
     config = webvid("clip_l14")
-    config.rules = (
-        ("visual/btadapter/(temporal_.*|.*_gate)", {"lr": 100.0, "weight_decay": 0.05}),
-        ("visual/btadapter/.*", {"lr": 10.0, "weight_decay": 0.05}),
-        (".*", "frozen"),
-    )
+    config.rules = RULES
     return config
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# Names in the files of descriptions; K600's cover the classes that K400 does not have.
-DESCRIBED = {"hmdb51": "hmdb", "ucf101": "ucf_101", "ssv2": "ssv2", "k400": "k400", "k600": "k600"}
+# Names in the files of descriptions; each zero-shot split of K600 has 160 classes of its own.
+DESCRIBED = {"hmdb51": "hmdb", "ucf101": "ucf_101", "ssv2": "ssv2", "k400": "k400"}
+DESCRIBED |= {split: split for split in ("k600_1", "k600_2", "k600_3")}
 KINETICS = ("zeroshot_k400", "full_k400")  # protocols that train on all of it
 SENTENCES = ("This is a video about {}", "A video of {class} usually includes {}")  # OST's
 DECAY = {"weight_decay": 1e-3}  # on every tensor, as in the code that MSTA's is built on
@@ -97,7 +98,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "adaptformer": instead("adaptformer", ".*/adaptformer/.*"),
     "lora": instead("lora", ".*/lora_[ab]"),
     "st_adapter": instead("st_adapter", "visual/.*/st_adapter_mlp/.*"),
-    "full": WHOLE,
+    "full": WHOLE | {"rules": (WORDS, (".*", DECAY))},  # all but the word embedding: 124.3M
     # The image model on separate frames: all of it trained but the word embedding, as the published
     # code starts from embedded words; or the vision tower with neighbours' keys and values.
     "vificlip": BARE | CLIP | SOFT | {"rules": (WORDS, (".*", DECAY)), "task.template": A_PHOTO},
@@ -221,6 +222,11 @@ def of_frames(config: ConfigDict, count: int) -> dict[str, Any]:
     return {"model.frames": count, **{f"{s}.sampler.frames": count for s in sections}}
 
 
+def frames_of_table(protocol: str, config: ConfigDict) -> dict[str, Any]:
+    """Overrides: 32 frames where MSTA's table has them for other methods, zero-shot."""
+    return of_frames(config, 32) if protocol == "zeroshot_k400" else {}
+
+
 def crops_of_scales(config: ConfigDict) -> dict[str, Any]:
     """Overrides: ViFi-CLIP's training crops, instead of `random_resized_crop`."""
     crop = {"resize": 256, "multi_scale_crop": 224}
@@ -243,19 +249,21 @@ def sentence_files(described: str) -> tuple[str, ...]:
 
 
 def xclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """50 epochs on few-shot sets; base-to-novel, for which nothing is published, is trained like
+    """50 epochs on few-shot sets, 32 frames zero-shot, as MSTA's table says; base-to-novel, for which nothing is published, is trained like
     few-shot but for MSTA's 11. Rates of new leaves end at a hundredth of their own peak; in the
     published code, at a hundredth of the tower's."""
     if protocol in KINETICS:
         trained = schedule(config, 256, 30, 8e-6)
     else:
         trained = schedule(config, 64, few_epochs(protocol), 2e-6)
-    return trained | named(config, "{}") | crops_of_scales(config)
+    return (
+        trained | frames_of_table(protocol, config) | named(config, "{}") | crops_of_scales(config)
+    )
 
 
 def vitaclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
     """30,000 steps on Kinetics, without warm-up; on fewer videos, for which nothing is published,
-    as many as MSTA. Published clips are 8 frames, 16 apart. Classes that are trained on have
+    as many as MSTA. Published clips are 8 frames, 16 apart; MSTA's table has 32, zero-shot. Classes that are trained on have
     contexts; evaluations on other classes keep their usual template."""
     known = [n for n, test in config.evals.items() if test.classes == config.data.train.classes]
     found = {
@@ -268,6 +276,7 @@ def vitaclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
             "interpolation": "bicubic",
         },
     } | {f"evals.{name}.template": "{}." for name in known}
+    found |= frames_of_table(protocol, config)
     if protocol in KINETICS:
         found["train.steps"] = 30_000
     if protocol == "full_k400":
@@ -284,7 +293,7 @@ def ost(protocol: str, config: ConfigDict) -> dict[str, Any]:
     trained = halves["base"] if "base" in config.evals else data
     found = crops_of_scales(config) | {"task.sentences": sentence_files(trained)}
     for name in config.evals:
-        described = halves.get(name) or DESCRIBED[name.partition("_")[0]]
+        described = halves.get(name) or DESCRIBED.get(name) or DESCRIBED[name.partition("_")[0]]
         found |= {
             f"evals.{name}.sentences": sentence_files(described),
             f"evals.{name}.sentence_templates": SENTENCES,
@@ -332,7 +341,7 @@ def vificlip(protocol: str, config: ConfigDict) -> dict[str, Any]:
         trained = schedule(config, 256, 10, 8e-6)
     else:
         trained = schedule(config, 64, few_epochs(protocol), 2e-6)
-    frames = of_frames(config, 32) if protocol == "zeroshot_k400" else {}
+    frames = frames_of_table(protocol, config)
     return trained | frames | named(config, A_PHOTO) | crops_of_scales(config)
 
 
@@ -354,26 +363,34 @@ def vificlip_prompts(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 
 def openvclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Published on all of Kinetics-400, with a rate for the batch of each machine."""
+    """Published on all of Kinetics-400, with a rate for the batch of each machine, and tested on
+    three clips per video. Its weights are then the mean over epochs (vlt export --average)."""
     epochs = 22 if protocol in KINETICS else few_epochs(protocol)
-    trained = schedule(config, 64, epochs, 3.33e-6, warmup=2)
-    return trained | named_by_all(config, PERSON, "vectors")
+    trained = schedule(config, 64, epochs, 3.33e-6, warmup=2) | {"train.keep_last": epochs}
+    tested = named_by_all(config, PERSON, "vectors")
+    if protocol == "full_k400":
+        tested |= views("k400", 3, {"resize": 224, "crop": 224})
+    return trained | tested
 
 
 def actionclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """Published on all of Kinetics-400; on few videos it is trained like the methods around it."""
+    """Published on all of Kinetics-400, tested in one view; on few videos it is trained like the
+    methods around it."""
     kinetics = protocol in KINETICS
     batch, epochs = (128, 50) if kinetics else (64, few_epochs(protocol))
     trained = schedule(config, batch, epochs, 5e-6, final=0.0)
     drawn = {"rand_augment": {"ops": 2, "magnitude": 9.0, "deviation": 0.0}} if kinetics else {}
     tested = named_by_all(config, ACTIONS, "probabilities")
     scale = {f"evals.{name}.scale": 100.0 for name in config.evals}
+    if protocol == "full_k400":
+        tested |= views("k400", 1, {"resize": 256, "crop": 224})
     crops = {"data.train.transform": drawn | crops_of_scales(config)["data.train.transform"]}
     return trained | tested | scale | crops
 
 
 # By method: overrides of its own recipe in a protocol of configs/msta.py.
 RECIPES: dict[str, Callable[[str, ConfigDict], dict[str, Any]]] = {
+    "frozen_clip": frames_of_table,
     "actionclip": actionclip,
     "openvclip": openvclip,
     "vificlip": vificlip,

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from vlt import configuration
 from vlt.models.sizes import SIZES
 
-from . import common, tempme, zeroshot
+from . import btadapter, common, tempme, zeroshot
 from .retrieval_methods import JOIN, LEAVES
 
 # One caption per row, in batches of 128 (CLIP4Clip, Section 4.1).
@@ -37,7 +37,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 # Peak learning rates: CLIP4Clip's for CLIP's own leaves, TempMe's, BT-Adapter's.
 RATES = {"": 1e-7, "lora": 6e-4, "tempme": 6e-4, "btadapter": 2e-6}
-BRANCH = "visual/btadapter/.*"
 
 
 def options(method: str, backbone: str, frames: int) -> dict[str, Any]:
@@ -62,11 +61,13 @@ def options(method: str, backbone: str, frames: int) -> dict[str, Any]:
 
 
 def rules(method: str) -> tuple[tuple[str, Any], ...]:
-    """What is trained, with the weight decay of its paper."""
+    """What is trained, with the weight decay and the rates of its paper."""
     if not method:
         tables = ".*(bias|scale|probe|position_embedding|temporal_embedding|class_embedding)"
         return ((f"{tables}|logit_bias", {}), (".*", {"weight_decay": 0.2}))
-    trained = [LEAVES[name] for name in METHODS[method] if name in LEAVES] or [BRANCH]
+    if method == "btadapter":
+        return btadapter.RULES
+    trained = [LEAVES[name] for name in METHODS[method] if name in LEAVES]
     return (*((leaf, {"weight_decay": 0.2}) for leaf in trained), (".*", "frozen"))
 
 

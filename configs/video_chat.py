@@ -312,18 +312,21 @@ def instructblip_tune() -> ConfigDict:
     return config
 
 
-def benchmarks(recipe: Callable[[], ConfigDict], template: str, *names: str) -> ConfigDict:
+def benchmarks(
+    recipe: Callable[[], ConfigDict], template: str, *names: str, **search: Any
+) -> ConfigDict:
     """A recipe's model, not trained here, answers the questions of the paper's Tables 2 to 4.
 
     `vlt judge` reads the answers; `model.checkpoint` may be the export of a tuned run.
-    template: that of inference, if it differs from that of training.
+    template: that of inference, if it differs from that of training. search: the published
+    system's, but for sampling; its longest answer counts no start token.
     """
     config = recipe()
     config.rules = (FROZEN,)
     config.train.steps = 0
     data = config.data.train
     for name in names:
-        section = common.written_answers(name, data)
+        section = common.written_answers(name, data, **search)
         section.update(template=template, manifest=f"data/{name}/test.jsonl", on_error="skip")
         section.update(batch_size=8)
         config.evals[name] = section
@@ -365,10 +368,26 @@ VARIANTS: dict[str, Callable[[], ConfigDict]] = {
         "msvd_qa",
         "msrvtt_qa",
         "activitynet_qa",
+        max_length=1024,
     ),
-    "minigpt4_benchmarks": functools.partial(benchmarks, minigpt4, "minigpt4", "videochatgpt"),
+    "minigpt4_benchmarks": functools.partial(
+        benchmarks,
+        minigpt4,
+        "minigpt4",
+        "videochatgpt",
+        max_length=300,
+        repetition_penalty=1.05,
+    ),
     "instructblip_benchmarks": functools.partial(
-        benchmarks, instructblip_tune, "instructblip", "videochatgpt"
+        benchmarks,
+        instructblip_tune,
+        "instructblip",
+        "videochatgpt",
+        method="beam",
+        beams=5,
+        max_length=255,
+        min_length=1,
+        repetition_penalty=1.5,
     ),
     **{f"llava_{name}": functools.partial(table_1, name) for name in TABLE_1},
 }

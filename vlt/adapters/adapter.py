@@ -37,8 +37,8 @@ class Adapter(Method):
     bottleneck: width r. positions: `attention` and `mlp` read those layers' outputs, before the
         residual sum; `before_attention` and `before_mlp` read the residual stream, unnormalised.
     activation: one of `NONLINEAR`. middle: whether a dense layer [r, r] follows the activation.
-    init_std: standard deviation of the truncated normal weights; biases start at zero. towers: the
-        towers it is in.
+    init_std: standard deviation of the normal weights, cut at two of them unless there is a middle
+        layer, as published; biases start at zero. towers: the towers it is in.
 
     Raises:
         ValueError: bottleneck below 1; no or unknown positions or towers; unknown activation.
@@ -63,7 +63,9 @@ class Adapter(Method):
     def _adapt(self, block: BlockScope, position: str, x: jax.Array) -> jax.Array:
         if position not in self.positions:
             return x
-        init = nn.initializers.truncated_normal(self.init_std)
+        initializers = nn.initializers
+        normal = initializers.normal if self.middle else initializers.truncated_normal
+        init = normal(self.init_std)
         bottleneck = Bottleneck(
             self.bottleneck,
             NONLINEAR[self.activation],

@@ -177,8 +177,9 @@ class BTAdapter(BranchOptions, Method):
         """Student and teacher tokens [b, t, k, e] of MBTA."""
         if self.alignment == "linear":
             return branch.align(patches), jax.lax.stop_gradient(tower.projection(teacher))
-        target = normalize(tower.project_tokens(teacher))
-        return normalize(branch.align(patches)), jax.lax.stop_gradient(target)
+        student, target = branch.align(patches), tower.project_tokens(teacher)
+        unit_student, unit_target = (normalize(x.astype(jnp.float32)) for x in (student, target))
+        return unit_student, jax.lax.stop_gradient(unit_target)
 
     def _both_sides(
         self,

@@ -243,7 +243,8 @@ def attention_logits(
 ) -> jax.Array:
     """Scaled scores [..., q, m] in float32 from heads [..., q|m, d], capped before a bias."""
     shape, scaled = query.shape[:-1], _led_as(key, query * query.shape[-1] ** -0.5)
-    logits = jnp.einsum("...qd,...md->...qm", scaled, key).astype(jnp.float32)
+    product = "...qd,...md->...qm"
+    logits = jnp.einsum(product, scaled, key, preferred_element_type=jnp.float32)
     logits = logits.reshape(*shape, -1) if key.ndim < query.ndim else logits
     logits = logits if scale is None else logits * scale
     logits = cap * jnp.tanh(logits / cap) if cap else logits

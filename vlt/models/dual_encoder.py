@@ -104,13 +104,15 @@ class DualEncoder(VideoModel):
 
     @nn.compact
     def scores_at_once(self, video: Embedded, text: Embedded, train: bool = False) -> jax.Array:
-        """`scores` of all pairs at once, however many."""
+        """`scores` of all pairs at once, however many, with products in float32 on accelerators."""
         unit_frames = self.frame_norm or self.frame_scores
         mean = (normalize(video["frames"]) if unit_frames else video["frames"]).mean(1)
-        scores = (mean if self.frame_scores else normalize(mean)) @ normalize(text["features"]).T
-        for method in self.methods:
-            if method.scores_pairs:
-                scores = method.score(self, video, text, scores, train)
+        mean = mean if self.frame_scores else normalize(mean)
+        with jax.default_matmul_precision("highest"):
+            scores = mean @ normalize(text["features"]).T
+            for method in self.methods:
+                if method.scores_pairs:
+                    scores = method.score(self, video, text, scores, train)
         return scores
 
     def __call__(
