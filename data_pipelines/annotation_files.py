@@ -6,7 +6,8 @@ lists of {video, caption} that projects share instead.
 
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vlt.convert.errors import ConversionError
@@ -21,7 +22,7 @@ from vlt.data.video.suffixes import VIDEO_SUFFIXES
 VIDEO_COLUMNS = ("video", "image", "clip_name", "video_id", "videoID")
 TEXT_COLUMNS = ("caption", "sentence", "description", "sentences", "enCap")
 
-Captions = dict[str, list[str]]  # by name of the video, without folder and suffix
+Captions = dict[str, list[str]]  # by name of the video, as `video_names` gives it
 
 
 class AnnotationError(ValueError):
@@ -34,6 +35,20 @@ def video_name(text: str) -> str:
     while os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
         name = os.path.splitext(name)[0]
     return name
+
+
+def video_names(texts: Iterable[str]) -> dict[str, str]:
+    """The names of files or ids: `video_name`, with the folders where several share it.
+
+    'a/1.mp4' and 'b/1.mp4' are 'a/1' and 'b/1'; 'a/1.mp4' and 'a/1' are both '1'.
+    """
+    names = {text: video_name(text) for text in texts}
+    paths = {
+        text: os.path.normpath(text.replace("\\", "/").rpartition("/")[0] + f"/{name}").strip("/")
+        for text, name in names.items()
+    }
+    sharing = Counter(name for name, _ in {(name, paths[text]) for text, name in names.items()})
+    return {text: paths[text] if sharing[name] > 1 else name for text, name in names.items()}
 
 
 def read_captions(path: pathlib.Path, part: str = "") -> Captions:
@@ -64,9 +79,11 @@ def read_captions(path: pathlib.Path, part: str = "") -> Captions:
             content = content["sentences"]
         is_list = isinstance(content, list)
         pairs = (_pairs_of_list if is_list else _pairs_of_mapping)(path, content)
+    listed = list(pairs)
+    names = video_names(video for video, _ in listed)
     captions: Captions = {}
-    for video, text in pairs:
-        captions.setdefault(video_name(video), []).append(" ".join(text.split()))
+    for video, text in listed:
+        captions.setdefault(names[video], []).append(" ".join(text.split()))
     # Blank captions are dropped; the counts show if there are too many of them.
     kept = {video: [text for text in texts if text] for video, texts in captions.items()}
     return {video: texts for video, texts in kept.items() if texts}
@@ -76,7 +93,7 @@ def read_names(path: pathlib.Path) -> list[str]:
     """Names of videos: the column `video_id` of a .csv, or the lines of a text file."""
     listed = path.suffix != ".csv"
     found = _lines(path) if listed else [_video(path, row) for row in csv_rows(path)]
-    return list(dict.fromkeys(map(video_name, found)))
+    return list(dict.fromkeys(video_names(found).values()))
 
 
 def read_text(path: pathlib.Path) -> str:

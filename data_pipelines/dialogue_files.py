@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import logging
 
-from data_pipelines.annotation_files import AnnotationError, read_json, video_name
+from data_pipelines.annotation_files import AnnotationError, read_json, video_names
 from vlt.data.manifests.dialogues import checked_dialogue
 from vlt.data.text.prompts import VIDEO
 
@@ -53,9 +53,10 @@ def read_dialogues(path: pathlib.Path) -> Dialogues:
         logging.warning("%s: %d dialogues begin with an answer: it is left out", path, answered)
     if max(collections.Counter(each.id for _, each in read).values(), default=0) > 1:
         read = [(video, Dialogue(each.turns)) for video, each in read]
+    names = video_names(video for video, _ in read)
     found: Dialogues = {}
     for video, dialogue in read:
-        found.setdefault(video, []).append(dialogue)
+        found.setdefault(names[video], []).append(dialogue)
     return found
 
 
@@ -106,6 +107,6 @@ def _renamed(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def _video(text: str) -> str:
-    """The name of a video; `text` may name its cached features or an image instead."""
+    """The path of a video; `text` may name its cached features or an image instead."""
     stem, suffix = os.path.splitext(text)
-    return video_name(stem if suffix.lower() in CACHED else text)
+    return stem if suffix.lower() in CACHED else text

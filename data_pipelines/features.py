@@ -30,8 +30,9 @@ from data_pipelines.manifests import write_lines
 from vlt.command_line import why
 from vlt.data.manifests.features import FeatureError, read_features, write_features
 from vlt.data.manifests.manifest import read_manifest
-from vlt.data.manifests.rows import READERS, ManifestError
+from vlt.data.manifests.rows import ManifestError, json_rows
 from vlt.data.text.text_files import read_json
+from vlt.data.video.checksum import verify
 from vlt.data.video.errors import VideoError
 from vlt.inference.batching import map_videos
 from vlt.inference.prefetch import clip_request
@@ -40,9 +41,10 @@ from vlt.model_io.loading import LoadedModel, load_folder
 from vlt.models.spec import ChatSpec
 from vlt.pytrees.checksum import checksums
 from vlt.pytrees.paths import by_path
-from vlt.storage.files import write_whole
+from vlt.storage.files import shortened, write_whole
 
 SHOWN = 5  # examples in a message
+LONGEST_STEM = 80  # bytes
 
 
 def cache_features(
@@ -59,12 +61,15 @@ def cache_features(
     Returns: number of videos written, and the reason for each that could not be, by video.
 
     Raises:
-        ManifestError, ModelFolderError: the manifest or the model folder cannot be read.
+        ManifestError, ModelFolderError: the manifest or the model folder cannot be read, or a row
+            has a value that JSON cannot hold.
         FeatureError: not a chat model, one whose tower is too small to cache, or OUT has features
             of another model, of other frames, or a damaged file.
         ValueError: an unknown sampler, or a random one. WriteError: OUT cannot be written.
     """
     records = read_manifest(manifest, check_videos=False)
+    rows = [row for _, row in json_rows(manifest)]
+    sums = {record.video: record.sha256 for record in records if record.sha256}
     loaded = load_folder(model, frames=frames)
     config, states = _config(loaded, model, frames, sampler), _states(loaded, model)
     shape = _check_folder(out, _settings(loaded, config))
@@ -74,11 +79,16 @@ def cache_features(
     broken: dict[str, str] = {}
     with contextlib.closing(map_videos(states, config, waiting)) as found:
         for video, features in found:
-            if isinstance(features, VideoError):
-                broken[video] = str(features)
-            else:
+            try:
+                if isinstance(features, VideoError):
+                    raise features
+                if video in sums:
+                    verify(video, sums[video])
                 write_features(files[video], features)
-    _write_manifest(manifest, out, [files[r.video].name * (r.video not in broken) for r in records])
+            except VideoError as error:
+                broken[video] = str(error)
+    names = [files[record.video].name * (record.video not in broken) for record in records]
+    _write_manifest(manifest, out, rows, names)
     lines = [json.dumps({"video": v, "error": e}, ensure_ascii=False) for v, e in broken.items()]
     write_lines(out / "broken.jsonl", lines)
     return len(waiting) - len(broken), broken
@@ -146,9 +156,8 @@ def _check_folder(out: pathlib.Path, settings: dict[str, Any]) -> list[int]:
 def _file(out: pathlib.Path, video: str, folder: pathlib.Path) -> pathlib.Path:
     """A video's file: its name with a hash of its relative path, since names may repeat."""
     way = os.path.relpath(video, folder)
-    return (
-        out / f"{pathlib.Path(video).stem[:80]}-{hashlib.sha256(way.encode()).hexdigest()[:8]}.npz"
-    )
+    sign = hashlib.sha256(way.encode()).hexdigest()[:8]
+    return out / f"{shortened(pathlib.Path(video).stem, LONGEST_STEM)}-{sign}.npz"
 
 
 def _is_there(file: pathlib.Path, shape: Sequence[int]) -> bool:
@@ -161,14 +170,21 @@ def _is_there(file: pathlib.Path, shape: Sequence[int]) -> bool:
     return True
 
 
-def _write_manifest(manifest: pathlib.Path, out: pathlib.Path, names: Sequence[str]) -> None:
-    """Writes the rows of videos that have features, with paths relative to OUT."""
-    rows = []
-    for (_, row), name in zip(READERS[manifest.suffix](manifest), names, strict=True):
+def _write_manifest(
+    manifest: pathlib.Path,
+    out: pathlib.Path,
+    rows: Sequence[dict[str, Any]],
+    names: Sequence[str],
+) -> None:
+    """Writes the rows that have a file of features, with paths relative to OUT."""
+    # Of the folders themselves, since `..` does not lead back over a link.
+    here, there = os.path.realpath(manifest.parent), os.path.realpath(out)
+    lines = []
+    for row, name in zip(rows, names, strict=True):
         if name:
-            video = os.path.relpath(manifest.parent / row["video"], out)
-            rows.append(json.dumps({**row, "video": video, "features": name}, ensure_ascii=False))
-    write_lines(out / "manifest.jsonl", rows)
+            video = os.path.relpath(os.path.join(here, row["video"]), there)
+            lines.append(json.dumps({**row, "video": video, "features": name}, ensure_ascii=False))
+    write_lines(out / "manifest.jsonl", lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,17 +24,21 @@ from data_pipelines.labelled import (
 
 
 def draw(rows: Sequence[Row], shots: int, seed: int) -> list[Row]:
-    """Draws `shots` rows of each class, in the order of `rows`.
+    """Draws `shots` videos of each class; returns all their rows, in the order of `rows`.
 
     Raises: AnnotationError for a class that has fewer.
     """
-    drawn = set()
+    drawn = set[str]()
     for label, own in by_class(rows).items():
-        if len(own) < shots:
-            raise AnnotationError(f"class {label!r} has {len(own)} videos, {shots} are asked for")
-        own.sort(key=lambda row: _lot(row, seed))
-        drawn |= {id(row) for row in own[:shots]}
-    return [row for row in rows if id(row) in drawn]
+        firsts: dict[str, Row] = {}
+        for row in own:
+            firsts.setdefault(row["video"], row)
+        if len(firsts) < shots:
+            raise AnnotationError(
+                f"class {label!r} has {len(firsts)} videos, {shots} are asked for"
+            )
+        drawn |= set(sorted(firsts, key=lambda video: _lot(firsts[video], seed))[:shots])
+    return [row for row in rows if row["video"] in drawn]
 
 
 def _lot(row: Row, seed: int) -> bytes:
@@ -56,8 +60,8 @@ def write_few(manifest: str, out: str, shots: int, seed: int, rest: str | None =
     few, classes = draw(rows, shots, seed), list(by_class(rows))
     lines = [write_labelled(pathlib.Path(out), few, classes)]
     if rest:
-        kept = {id(row) for row in few}
-        others = [row for row in rows if id(row) not in kept]
+        kept = {row["video"] for row in few}
+        others = [row for row in rows if row["video"] not in kept]
         lines.append(write_labelled(pathlib.Path(rest), others, classes))
     return lines
 

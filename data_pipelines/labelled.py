@@ -10,8 +10,8 @@ from typing import Any
 from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.manifests import write_lines
 from vlt.command_line import why
-from vlt.data.manifests.manifest import READERS, ManifestError, read_manifest
-from vlt.data.text.texts import shown
+from vlt.data.manifests.manifest import ManifestError, read_manifest
+from vlt.data.manifests.rows import json_rows
 
 Row = dict[str, Any]  # row of a manifest; `video` is a full path, `label` is text
 
@@ -19,16 +19,17 @@ Row = dict[str, Any]  # row of a manifest; `video` is a full path, `label` is te
 def read_labelled(path: pathlib.Path) -> list[Row]:
     """Rows of a manifest, all of which have a label.
 
-    Raises: ManifestError for a manifest that cannot be used, or a row without a label.
+    Raises: ManifestError for a manifest that cannot be used, a row without a label, or a value
+      that JSON cannot hold.
     """
     records = read_manifest(path, check_videos=False)
     unlabelled = next((record for record in records if record.label is None), None)
     if unlabelled is not None:
         raise ManifestError(path, "has no `label`", unlabelled.line)
-    rows = (row for _, row in READERS[path.suffix](path))
+    folder = os.path.realpath(path.parent)  # from which `..` leads where it does on disk
     return [
-        row | {"video": os.path.abspath(record.video), "label": record.label}
-        for row, record in zip(rows, records, strict=True)
+        row | {"video": os.path.normpath(os.path.join(folder, row["video"])), "label": record.label}
+        for (_, row), record in zip(json_rows(path), records, strict=True)
     ]
 
 
@@ -43,27 +44,18 @@ def by_class(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def write_labelled(path: pathlib.Path, rows: Sequence[Row], classes: Sequence[str]) -> str:
     """Writes a manifest and, beside it, NAME_classes.txt; returns a line about both.
 
-    Raises: AnnotationError if the path does not end in .jsonl, or JSON cannot hold a value.
+    Raises: AnnotationError if the path does not end in .jsonl.
     """
     if path.suffix != ".jsonl":
         raise AnnotationError(f"{path}: a manifest is written as a .jsonl file")
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.path.realpath(path.parent)
-    write_lines(path, (_as_json(path, row, folder) for row in rows))
+    placed = (row | {"video": os.path.relpath(row["video"], folder)} for row in rows)
+    write_lines(path, (json.dumps(row, ensure_ascii=False) for row in placed))
     names = path.with_name(f"{path.stem}_classes.txt")
     write_lines(names, classes)
-    return f"{path}: {len(rows):,} videos; {names.name}: {len(classes):,} classes"
-
-
-def _as_json(path: pathlib.Path, row: Row, folder: str) -> str:
-    row = row | {"video": os.path.relpath(row["video"], folder)}
-    for column, value in row.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
-            reason = f"`{column}` of {row['video']} is {shown(value)}, which JSON cannot hold"
-            raise AnnotationError(f"{path}: {reason}") from None
-    return json.dumps(row, ensure_ascii=False)
+    videos = len({row["video"] for row in rows})
+    return f"{path}: {videos:,} videos; {names.name}: {len(classes):,} classes"
 
 
 def refuse_overlap(

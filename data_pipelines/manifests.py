@@ -232,7 +232,7 @@ def write_manifests(
     """
     if missing not in ("error", "drop"):
         raise AnnotationError(f"missing must be 'error' or 'drop', got {missing!r}")
-    given = given_files(annotations)
+    given = given_files(annotations, file_names(splits).__contains__)
     files = {split: chosen_files(split, given) for split in splits}
     absent = [f"{s.name}: not made; it takes {_wanted(s)}" for s in splits if not files[s]]
     if len(absent) == len(files):
@@ -252,12 +252,19 @@ def write_manifests(
     return [f"{folder / d.split.name}.jsonl: {d.summary()}" for d in drafts] + absent
 
 
-def given_files(annotations: Iterable[str | os.PathLike[str]]) -> dict[str, pathlib.Path]:
+def file_names(splits: Sequence[Split]) -> set[str]:
+    """Names of all annotation files that the splits may take."""
+    return {name for split in splits for files in split.files for name in files.all}
+
+
+def given_files(
+    annotations: Iterable[str | os.PathLike[str]], taken: Callable[[str], bool]
+) -> dict[str, pathlib.Path]:
     """The annotation files by name; for a folder, those directly in it.
 
     `test.first200.json`, the first 200 records of a file, stands for test.json.
 
-    Raises: AnnotationError for a path that does not exist, or two files of one name.
+    Raises: AnnotationError for a path that does not exist, or two files of one name that is taken.
     """
     given: dict[str, pathlib.Path] = {}
     for path in map(pathlib.Path, annotations):
@@ -265,7 +272,7 @@ def given_files(annotations: Iterable[str | os.PathLike[str]]) -> dict[str, path
             raise AnnotationError(f"{path}: there is no such file or folder of annotations")
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             name = re.sub(r"\.first\d+(?=\.)", "", file.name)
-            if given.setdefault(name, file) != file:
+            if given.setdefault(name, file) != file and taken(name):
                 raise AnnotationError(f"{given[name]} and {file} have one name; give one")
     return given
 
@@ -311,9 +318,12 @@ def _draft(
 
 
 def _paths(index: dict[str, list[str]], name: str) -> list[str]:
+    """Paths of the files of a name, in its folders if it has any."""
+    folders, slash, name = name.rpartition("/")
     # ActivityNet's ids begin with "v_" in its annotations, and in some people's files.
     names = (name, name.removeprefix("v_"), f"v_{name}")
-    return next((index[each] for each in names if each in index), [])
+    found = next((index[each] for each in names if each in index), [])
+    return [path for path in found if path.rpartition("/")[0].endswith(slash + folders)]
 
 
 def some(names: Sequence[str], total: int) -> str:

@@ -14,7 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_pipelines.annotation_files import AnnotationError
-from data_pipelines.manifests import Files, Split, given_files, main, write_lines, write_manifests
+from data_pipelines.manifests import (
+    Files,
+    Split,
+    file_names,
+    given_files,
+    main,
+    write_lines,
+    write_manifests,
+)
 from data_pipelines.question_files import frequent_answers, read_answers, read_questions
 from vlt.evaluation.protocols import PROTOCOLS
 
@@ -49,7 +57,7 @@ def write_questions_and_answers(
     Raises:
       AnnotationError: as in `write_manifests`, or for another number of answers.
     """
-    given = given_files(annotations)
+    given = given_files(annotations, {*LISTS, *file_names(splits)}.__contains__)
     answers, source = _answers(given, splits[0])
     fewer = options.get("allow_subset") and 0 < len(answers) < ANSWERS
     if source and len(answers) != ANSWERS and not fewer:

@@ -14,7 +14,7 @@ from pathlib import Path
 from vlt.command_line import why
 from vlt.data.manifests.manifest import ManifestError, record_of
 from vlt.data.manifests.packed import OPTIONS, SUFFIX, packed_row
-from vlt.data.manifests.rows import READERS
+from vlt.data.manifests.rows import READERS, json_rows
 from vlt.storage.files import new_file
 
 ROWS_TOLD = 1_000_000
@@ -24,7 +24,7 @@ def pack(manifest: Path) -> tuple[Path, int]:
     """Writes the file beside the manifest; returns its path and number of rows.
 
     Raises:
-        ManifestError: a row is wrong, or has a label.
+        ManifestError: a row is wrong, has a label, or a value that JSON cannot hold.
         FileExistsError: the file exists already.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -32,12 +32,11 @@ def pack(manifest: Path) -> tuple[Path, int]:
     out, count = manifest.with_suffix(SUFFIX), 0
     if out.exists():
         raise FileExistsError(f"{out} exists; remove it first")
-    reader = READERS.get(manifest.suffix)
-    if reader is None or not manifest.is_file():
+    if manifest.suffix not in READERS or not manifest.is_file():
         raise ManifestError(manifest, f"a file that ends in one of {', '.join(READERS)} is needed")
     with new_file(out) as path:
         writer = ArrayRecordWriter(str(path), OPTIONS)
-        for line, row in reader(manifest):
+        for line, row in json_rows(manifest):
             if record_of(manifest, line, row).label is not None:
                 raise ManifestError(manifest, "has `label`; such rows cannot be packed", line)
             writer.write(packed_row(row))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_pipelines.annotation_files import AnnotationError, csv_rows, read_json, video_name
+from data_pipelines.annotation_files import AnnotationError, csv_rows, read_json, video_names
 from vlt.data.text.texts import checked_text, checked_texts
 
 VIDEO_COLUMNS = ("video", "image", "video_id")
@@ -41,14 +41,16 @@ def read_questions(path: pathlib.Path) -> Questions:
     entries = csv_rows(path) if path.suffix == ".csv" else read_json(path)
     if isinstance(entries, dict):
         raise AnnotationError(f"{path}: holds an object, not a list of questions")
+    read = [_read(path, entry) for entry in entries]
+    names = video_names(video for video, _ in read)
     questions: Questions = {}
-    for entry in entries:
-        video, question = _read(path, entry)
-        questions.setdefault(video, []).append(question)
+    for video, question in read:
+        questions.setdefault(names[video], []).append(question)
     return questions
 
 
 def _read(path: pathlib.Path, entry: Any) -> tuple[str, Question]:
+    """The video, as the entry names it, and the question."""
     held = ", ".join(entry) if isinstance(entry, dict) else repr(entry)[:80]
     video = _first(entry, VIDEO_COLUMNS)
     if not (isinstance(entry, dict) and video and {"question", "answer"} <= entry.keys()):
@@ -62,8 +64,8 @@ def _read(path: pathlib.Path, entry: Any) -> tuple[str, Question]:
     except ValueError as error:
         reason = f"a question or answer that is blank or no text: it {error}; {entry!r:.200}"
         raise AnnotationError(f"{path}: {reason}") from None
-    name = f"video{video}" if video.isdecimal() else video_name(video)
-    return name, Question(text, answers, _first(entry, ID_COLUMNS))
+    path_or_id = f"video{video}" if video.isdecimal() else video
+    return path_or_id, Question(text, answers, _first(entry, ID_COLUMNS))
 
 
 def _one_line(text: str) -> str:

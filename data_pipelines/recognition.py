@@ -19,6 +19,7 @@ from data_pipelines.manifests import (
     Split,
     Texts,
     chosen_files,
+    file_names,
     given_files,
     write_lines,
     write_manifests,
@@ -157,7 +158,7 @@ def write_manifests_and_classes(
     Raises:
       AnnotationError: as in `write_manifests`, or a table has the wrong number of classes.
     """
-    given = given_files(annotations)
+    given = given_files(annotations, file_names(splits).__contains__)
     lines = write_manifests(splits, given.values(), videos, out, **options)
     tables = dict.fromkeys(split.table for split in splits if chosen_files(split, given))
     for table in tables:

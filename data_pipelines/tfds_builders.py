@@ -35,6 +35,7 @@ from data_pipelines import (
     vatex,
 )
 from vlt.data.manifests.manifest import Record, read_manifest
+from vlt.data.video.checksum import verify
 from vlt.data.video.shards import read_record, shard_of
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -109,6 +110,8 @@ class ManifestBuilder(  # type: ignore[call-arg]  # an argument of its __init_su
 
 
 def _example(video: str, records: Sequence[Record]) -> dict[str, Any]:
+    if sha256 := next((r.sha256 for r in records if r.sha256), ""):
+        verify(video, sha256)
     name, content = _content(video)
     asked = [(r.question, answer) for r in records if r.question for answer in r.answers]
     return {

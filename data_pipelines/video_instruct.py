@@ -32,7 +32,7 @@ def write_dialogues(
     Raises:
       AnnotationError: as in `write_manifests`, or two manifests would have the same name.
     """
-    given = given_files(annotations)
+    given = given_files(annotations, lambda name: name.endswith(SUFFIXES))
     splits: dict[str, Split] = {}
     for name in given:
         stem, suffix = os.path.splitext(name)

@@ -147,14 +147,20 @@ def check_sent(training: Sequence[str]) -> None:
     """Checks that hosts with nothing but the repository's commit have the config, too.
 
     Raises:
-      LaunchError: the file is not in the repository.
+      LaunchError: the file is not in the repository, or not tracked by git there.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     parser.add_argument("--config")
     file = path_of(parser.parse_known_args(training)[0].config.partition(":")[0])
     packaged = file.parent == pathlib.Path("configs") and (PACKAGED / file.name).is_file()
-    if file.is_absolute() or not (packaged or (ROOT / file).is_file()):
+    sent = _is_tracked(file) if (ROOT / ".git").exists() else packaged
+    if file.is_absolute() or not sent:
         raise LaunchError(
             f"--config={file}: the hosts have what is committed in {ROOT}, such as "
-            "configs/btadapter.py; put the file there, and name it from there"
+            "configs/btadapter.py; put the file there, commit it, and name it from there"
         )
+
+
+def _is_tracked(file: pathlib.Path) -> bool:
+    words = ["git", "-C", str(ROOT), "ls-files", "--error-unmatch", "--", str(file)]
+    return not subprocess.run(words, capture_output=True).returncode

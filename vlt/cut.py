@@ -20,6 +20,7 @@ from vlt.data.video.errors import VideoError
 from vlt.data.video.spans import SPAN_WORKER
 from vlt.door import run_door
 from vlt.inference.printing import print_object
+from vlt.storage.files import shortened
 
 TIMEOUT = 3600.0  # seconds for one range
 LONGEST_STEM = 150  # bytes
@@ -36,7 +37,7 @@ class Range:
     def name(self) -> str:
         """The name of its file, without the suffix: the video's, the range, and a sign of both, by
         which videos of one name in several folders differ."""
-        stem = os.fsencode(Path(self.video).stem)[:LONGEST_STEM].decode(errors="ignore")
+        stem = shortened(Path(self.video).stem, LONGEST_STEM)
         whole = f"{os.path.abspath(self.video)} {self.start} {self.end}"
         sign = hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]
         return f"{stem}_{self.start:.2f}-{self.end:.2f}_{sign}"

@@ -20,8 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from data_pipelines.annotation_files import AnnotationError
 from data_pipelines.check.inspection import Request
 from data_pipelines.check.sums import check_out, write_sums
+from data_pipelines.labelled import refuse_overlap
 from vlt.data.manifests.manifest import ManifestError, Record, read_manifest
 from vlt.data.video import errors
 from vlt.data.video.clips import DecoderPool
@@ -86,12 +88,14 @@ def main() -> None:
     manifest, out = pathlib.Path(options.manifest), options.sha256
     report_path = options.report or manifest.with_suffix(".check.jsonl")
     try:
+        refuse_overlap([options.manifest], [report_path])
+        refuse_overlap([], [report_path, out])
         records = read_manifest(manifest, check_videos=False)
         if out:
             check_out(manifest, out)
             check_target(out)
         check_target(report_path)
-    except (ManifestError, WriteError) as error:
+    except (AnnotationError, ManifestError, WriteError) as error:
         parser.error(str(error))
     requests = collections.Counter(map(_request, records))
     with DecoderPool(options.workers, options.timeout, WORKER) as pool:

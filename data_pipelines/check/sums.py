@@ -13,9 +13,7 @@ COLUMN = "sha256"
 
 def write_sums(manifest: pathlib.Path, out: pathlib.Path, sums: Sequence[str]) -> None:
     """Writes the manifest's rows with sums, entirely or not at all; '' leaves a row as it is."""
-    partial = out.with_name(f"{out.name}.partial")
-    WRITERS[manifest.suffix](manifest, partial, sums)
-    partial.replace(out)
+    WRITERS[manifest.suffix](manifest, out, sums)
 
 
 def check_out(manifest: pathlib.Path, out: pathlib.Path) -> None:

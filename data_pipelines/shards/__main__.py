@@ -18,6 +18,7 @@ from typing import Any
 
 from data_pipelines.shards import files, folder
 from data_pipelines.shards.encode import FORMS, Clips, Frames, check_form
+from vlt.command_line import why
 
 SHOWN = 5  # broken videos that are printed
 HELP = {
@@ -44,17 +45,21 @@ def main() -> None:
         plan = folder.make_plan(arguments.manifest, arguments.videos, form, arguments.per_shard)
         videos = folder.distinct_videos(rows)
         unfinished = folder.start(out, plan, videos)
-    except (ImportError, ValueError) as error:
-        parser.error(str(error))
-    if unfinished:
-        shards = folder.shard_names(plan, len(videos))
-        pipeline.run(empty, out, plan, shards, arguments.timeout)
-        try:
+    except (ImportError, ValueError, OSError) as error:
+        parser.error(_told(out, error))
+    try:
+        if unfinished:
+            shards = folder.shard_names(plan, len(videos))
+            pipeline.run(empty, out, plan, shards, arguments.timeout)
             folder.finish(out, plan, rows)
-        except folder.FolderError as error:
-            parser.error(str(error))
-    folder.tidy(out)
+        folder.tidy(out)
+    except (folder.FolderError, OSError) as error:
+        parser.error(_told(out, error))
     sys.exit(_summary(out, arguments.max_broken))
+
+
+def _told(out: str, error: Exception) -> str:
+    return f"{out} cannot be written: {why(error)}" if isinstance(error, OSError) else str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,12 +17,14 @@ from typing import Any
 
 from data_pipelines.shards import files
 from data_pipelines.shards.encode import FORMS, Clips, Frames
-from vlt.data.manifests.manifest import READERS, read_manifest
+from vlt.data.manifests.manifest import ManifestError, read_manifest
+from vlt.data.manifests.rows import json_rows
 from vlt.data.video.shards import INDEX, SUFFIX
 
 UNFINISHED = "unfinished"
 PLAN, VIDEOS = f"{UNFINISHED}/plan.json", f"{UNFINISHED}/videos.jsonl"
 MANIFEST, BROKEN = "manifest.jsonl", "broken.jsonl"
+PLACED = ("source", "source_sha256")  # columns of MANIFEST about a record's source
 LIBRARIES = ("av", "pillow", "array_record")  # their versions may change bytes
 READERS_AT_ONCE = 32
 
@@ -83,22 +85,23 @@ def make_plan(manifest: str, videos: str, form: Clips | Frames, per_shard: int) 
 def read_rows(manifest: str) -> list[Row]:
     """The manifest's rows, unchanged.
 
-    Raises: ManifestError; FolderError if a value cannot be written as JSON.
+    Raises: ManifestError, also for a value that JSON cannot hold or a column that is written here.
     """
     path = pathlib.Path(manifest)
-    records = read_manifest(path, check_videos=False)
-    rows = [row for _, row in READERS[path.suffix](path)]
-    for row, record in zip(rows, records, strict=True):
-        try:
-            json.dumps(row)
-        except TypeError as error:
-            raise FolderError(f"{path}, line {record.line}: cannot be JSON: {error}") from None
+    read_manifest(path, check_videos=False)
+    rows = []
+    for line, row in json_rows(path):
+        if taken := [column for column in PLACED if column in row]:
+            reason = f"has a column `{taken[0]}`, which the shards' manifest fills: rename it"
+            raise ManifestError(path, reason, line)
+        rows.append(row)
     return rows
 
 
 def distinct_videos(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Name and `sha256` (or '') of each video, once however many rows name it, in row order."""
-    return [*{row["video"]: row.get("sha256", "") for row in rows}.items()]
+    sums = {row["video"]: row["sha256"] for row in rows if "sha256" in row}
+    return [*({row["video"]: "" for row in rows} | sums).items()]
 
 
 def shard_names(plan: Plan, videos: int) -> list[str]:

@@ -176,6 +176,17 @@ def test_a_torn_last_line_of_the_log_is_dropped(make, tmp_path):
         make(rows=[{"caption": "red"}] * 9)
 
 
+def test_an_evaluation_of_another_manifest_reads_all_of_its_videos(make):
+    def evaluated(pool, rows=None):
+        data = make(pool, rows=rows, name="own", on_error="skip")
+        return np.concatenate([batch["mask"] for batch in data.evaluate()]), data
+
+    assert not evaluated(StubPool(broken=[0]))[0].all()
+    mask, data = evaluated(StubPool(), [{"caption": "red", "id": f"w{i}"} for i in range(8)])
+    assert mask.all() and data.skipped == []
+    assert evaluated(StubPool())[1].skipped == ["v0"], "the first manifest's is still bad"
+
+
 def test_an_error_rate_over_the_limit_aborts(make):
     data = make(StubPool(broken=range(0, ROWS, 4)), on_error="skip", max_error_rate=0.1)
     stream = data.train()

@@ -154,6 +154,28 @@ def test_where_the_manifest_with_sums_cannot_lie(tmp_path):
         check_out(tmp_path / "a.jsonl", tmp_path / "x" / "b.jsonl")
 
 
+def test_reports_and_sums_written_over_each_other_or_the_manifest(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"video": "a.mp4", "caption": "x"}))
+    both = [f"--sha256={tmp_path}/b.jsonl", f"--report={tmp_path}/b.jsonl"]
+    for options in ([f"--report={tmp_path}/x/../a.jsonl"], both):
+        monkeypatch.setattr(sys, "argv", ["check", str(path), *options])
+        with pytest.raises(SystemExit, match="2"):
+            command.main()
+        assert "jsonl: would be written over" in capsys.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_two_sums_of_a_video_are_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [{"video": v, "caption": "x", "sha256": s} for v, s in (("a", "ab"), ("./a", "AB"))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(read_manifest(path, check_videos=False)) == 2
+    path.write_text(path.read_text() + json.dumps(rows[0] | {"sha256": "cd"}))
+    with pytest.raises(ManifestError, match="line 3: `sha256` of a video that has another one in"):
+        read_manifest(path, check_videos=False)
+
+
 def test_a_sum_of_a_record_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     row = {"video": "a.array_record#0", "caption": "x", "sha256": "ab"}

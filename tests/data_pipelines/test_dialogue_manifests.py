@@ -51,6 +51,29 @@ def test_ids_that_come_twice_are_not_kept(tmp_path):
     assert [each.id for each in read_dialogues(path)["1"]] == ["", ""]
 
 
+def test_videos_of_one_name_are_those_of_the_entries_folders(tmp_path):
+    entries = [
+        {"video": f"{folder}/1.mp4", "conversations": [["What?", folder]]} for folder in "ab"
+    ]
+    path = dump(tmp_path / "llava.json", entries)
+    for folder in ("videos/a", "videos/xb"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "1.mp4").touch()
+    arguments = ((), [path], tmp_path / "videos", tmp_path / "out")
+    with pytest.raises(AnnotationError, match="no file for 1 of 2 videos: b/1"):
+        write_dialogues(*arguments)
+    (tmp_path / "videos/xb").rename(tmp_path / "videos/b")
+    write_dialogues(*arguments)
+    records = read_manifest(tmp_path / "out/train.jsonl")
+    assert [(r.id, r.video.rpartition("videos/")[2], r.turns[0].answer) for r in records] == [
+        ("a/1#0", "a/1.mp4", "a"),
+        ("b/1#0", "b/1.mp4", "b"),
+    ]
+    (tmp_path / "videos/a/1.mp4").unlink()
+    write_dialogues(*arguments, missing="drop")
+    assert [r.id for r in read_manifest(tmp_path / "out/train.jsonl")] == ["b/1#0"]
+
+
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
@@ -69,6 +92,19 @@ def test_ids_that_come_twice_are_not_kept(tmp_path):
 def test_what_is_no_file_of_dialogues(tmp_path, entries, reason):
     with pytest.raises(AnnotationError, match=reason):
         read_dialogues(dump(tmp_path / "a.json", entries))
+
+
+def test_files_of_one_name_that_nothing_takes_are_no_matter(tmp_path):
+    (tmp_path / "v.mp4").touch()
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "README.md").touch()
+    dump(tmp_path / "one/a.json", [{"q": "Who?", "a": "I.", "video_id": "v"}])
+    folders = [tmp_path / "one", tmp_path / "two"]
+    assert len(write_dialogues((), folders, tmp_path, tmp_path / "out")) == 1
+    dump(tmp_path / "two/a.json", [])
+    with pytest.raises(AnnotationError, match="one/a.json and .*two/a.json have one name"):
+        write_dialogues((), folders, tmp_path, tmp_path / "out")
 
 
 def test_files_that_make_no_manifest(tmp_path):

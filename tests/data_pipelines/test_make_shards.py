@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shard_folders import make, prepare, read_lines, write_rows, write_videos
 
+from data_pipelines import shards
 from data_pipelines.shards import __main__ as command
 from data_pipelines.shards import folder
 from data_pipelines.shards.encode import Clips, Frames, check_form, kept_frames
 from data_pipelines.shards.write import WORKER, write_shard
+from vlt.data.manifests.manifest import ManifestError
 from vlt.data.video.clips import DecoderPool
 
 FORMS = {"clips": Clips(short_side=16, fps=5), "frames": Frames(short_side=16, frames=4)}
@@ -144,12 +147,32 @@ def test_a_source_whose_sum_is_another_is_broken(tmp_path):
     rows = read_lines(manifest)
     for row in rows:
         row["sha256"] = hashlib.sha256((tmp_path / row["video"]).read_bytes()).hexdigest()
+    rows.append({key: value for key, value in rows[1].items() if key != "sha256"})
     first = rows[0]["sha256"]
     rows[1]["sha256"] = "0" + rows[1]["sha256"][1:] + "0"
     (row,) = read_lines(make(write_rows(manifest, rows), tmp_path / "out", Frames()))
     assert "sha256" not in row and row["source_sha256"] == first
     (broken,) = read_lines(tmp_path / "out" / "broken.jsonl")
     assert broken["error"] == "ChangedFile" and rows[1]["sha256"] in broken["reason"]
+
+
+def test_columns_that_the_shards_manifest_fills_are_refused(tmp_path):
+    manifest = write_videos(tmp_path, lengths=(3,))
+    write_rows(manifest, [row | {"source": "me"} for row in read_lines(manifest)])
+    with pytest.raises(ManifestError, match="line 1: has a column `source`, which .*: rename it"):
+        prepare(manifest, tmp_path / "out", Frames())
+
+
+def test_a_place_that_cannot_be_written_is_named(made, tmp_path, monkeypatch, capsys):
+    stand_in = types.ModuleType("data_pipelines.shards.pipeline")
+    stand_in.new_pipeline = lambda flags, own: None
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    monkeypatch.setattr(shards, "pipeline", stand_in, raising=False)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", "/proc/x"):
+        arguments = (f"--manifest={made['frames'][0]}", f"--out={out}", "--form=frames")
+        status, printed = run_command(monkeypatch, capsys, *arguments)
+        assert status == 2 and f"error: {out} cannot be written: {out}" in printed.err
 
 
 def break_videos(root):

@@ -84,6 +84,32 @@ def test_a_class_with_fewer_than_the_shots_is_named(tmp_path):
     assert [path.name for path in tmp_path.glob("few*")] == []
 
 
+def test_every_row_of_a_video_goes_where_the_video_goes(tmp_path):
+    source = pathlib.Path(manifest(tmp_path / "a.jsonl", {"run": 9}))
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    rows += [row | {"id": f"{row['id']}b", "video": f"./{row['video']}"} for row in rows]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    few, rest = tmp_path / "few.jsonl", tmp_path / "rest.jsonl"
+    lines = write_few(str(source), str(few), 4, seed=0, rest=str(rest))
+    assert "few.jsonl: 4 videos" in lines[0] and "rest.jsonl: 5 videos" in lines[1]
+    drawn, others = ([record.video for record in read_manifest(path)] for path in (few, rest))
+    assert len(drawn) == 8 and len({*drawn}) == 4 and not {*drawn} & {*others}
+    with pytest.raises(AnnotationError, match="class 'run' has 9 videos, 10 are asked for"):
+        write_few(str(source), str(few), 10, seed=0)
+
+
+def test_paths_lead_on_from_a_folder_that_is_a_link(tmp_path):
+    source = pathlib.Path(manifest(tmp_path / "disk/data/train.jsonl", {"run": 2}))
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    lists = tmp_path / "disk/lists"
+    lists.mkdir()
+    moved = [row | {"video": f"../data/{row['video']}"} for row in rows]
+    (lists / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in moved))
+    (tmp_path / "link").symlink_to(lists)
+    write_few(str(tmp_path / "link/train.jsonl"), str(tmp_path / "few.jsonl"), 1, seed=0)
+    assert len(read_manifest(tmp_path / "few.jsonl")) == 1  # its video exists
+
+
 def test_manifests_of_other_kinds(tmp_path):
     (tmp_path / "a.csv").write_text("video,label\nv/a.mp4,7\nv/b.mp4,7\nv/c.mp4,10\n")
     write_few(str(tmp_path / "a.csv"), str(tmp_path / "few.jsonl"), 1, seed=0)
@@ -226,6 +252,6 @@ def test_values_that_json_cannot_hold_are_named(tmp_path):
     for value in (b"a", float("nan"), datetime.date(2020, 1, 1)):
         table = {"video": ["a.mp4"], "label": ["run"], "when": [value]}
         parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
-        with pytest.raises(AnnotationError, match="few.jsonl: `when` of .*a.mp4 is .*JSON cannot"):
+        with pytest.raises(ManifestError, match="a.parquet, line 1: `when` is .*JSON cannot"):
             write_few(str(tmp_path / "a.parquet"), str(tmp_path / "few.jsonl"), 1, seed=0)
         assert [path.name for path in tmp_path.glob("few*")] == []

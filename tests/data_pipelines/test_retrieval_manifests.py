@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from data_pipelines import activitynet, didemo, lsmdc, msrvtt, msvd
-from data_pipelines.annotation_files import AnnotationError, read_captions, video_name
+from data_pipelines.annotation_files import (
+    AnnotationError,
+    read_captions,
+    video_name,
+    video_names,
+)
 from data_pipelines.manifests import main, write_manifests
 from vlt.data.manifests.manifest import Record, read_manifest
 from vlt.evaluation.protocols import named_protocol
@@ -426,3 +431,10 @@ def test_command_line_writes_reports_and_says_what_is_wrong(thousand, monkeypatc
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--missing=drop"])
     main(msrvtt.__doc__, msrvtt.SPLITS)
     assert "999 videos" in capsys.readouterr().out
+
+
+def test_names_that_several_videos_share_keep_their_folders(tmp_path):
+    texts = ["a/1.mp4", "b\\1", "./a/1", "/c/2.mkv", "2.mp4", "x/3.mp4"]
+    assert list(video_names(texts).values()) == ["a/1", "b/1", "a/1", "c/2", "2", "3"]
+    found = read_captions(dump(tmp_path / "a.json", {"a/1.mp4": "one", "b/1.mp4": ["two"]}))
+    assert found == {"a/1": ["one"], "b/1": ["two"]}

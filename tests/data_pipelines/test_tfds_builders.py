@@ -13,6 +13,7 @@ from shard_folders import make, read_lines, write_rows, write_videos
 from data_pipelines.shards.encode import Clips, Frames
 from data_pipelines.tfds_builders import BUILDERS, DATASETS
 from vlt.data.video.decode import Video
+from vlt.data.video.errors import ChangedFile
 from vlt.data.video.shards import read_record
 
 
@@ -89,6 +90,13 @@ def test_clips_of_shards_decode_alike_through_grain(videos, tmp_path):
         ):
             every = range(len(a))
             assert len(a) == len(b) and np.array_equal(a.read(every), b.read(every))
+
+
+def test_a_video_whose_sum_is_another_is_refused(videos, tmp_path):
+    rows = [{"video": "0.mov", "label": "a"}, {"video": "0.mov", "label": "a", "sha256": "0" * 64}]
+    write_rows(videos / "videos" / "test.jsonl", rows)
+    with pytest.raises(ChangedFile, match="instead of the manifest's 000"):
+        build("msvd", videos / "videos", tmp_path)
 
 
 def test_frames_of_shards_are_refused(videos, tmp_path):

@@ -80,6 +80,20 @@ def test_run_starts_on_all_hosts(monkeypatch, capsys):
     ]
 
 
+def test_a_config_that_git_does_not_track_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
+    (tmp_path / "configs").mkdir()
+    for name in ("mine.py", "btadapter.py"):
+        (tmp_path / "configs" / name).touch()
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    for config in ("configs/mine.py:variant", "btadapter"):
+        with pytest.raises(commands.LaunchError, match="put the file there, commit it"):
+            commands.check_sent([f"--config={config}"])
+    subprocess.run(["git", "-C", tmp_path, "add", "configs"], check=True)
+    for config in ("configs/mine.py:variant", "btadapter"):
+        commands.check_sent([f"--config={config}"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "essential"),
     [

@@ -11,6 +11,7 @@ from vlt.storage.files import (
     check_target,
     foreign_entries,
     new_file,
+    shortened,
     write_whole,
 )
 
@@ -33,6 +34,17 @@ def test_a_block_that_fails_leaves_the_file_before(tmp_path):
         unfinished.write_text("half")
         raise KeyError
     assert file.read_text() == "before" and os.listdir(tmp_path) == [file.name]
+
+
+def test_long_names_are_cut_by_bytes(tmp_path):
+    assert shortened("a日本", 4) == "a日" and shortened("a日本", 3) == "a"
+    file = tmp_path / f"{'視' * 80}.json"
+    write_whole(file, "x")
+    assert os.listdir(tmp_path) == [file.name]
+    for name in ("視" * 90, f"x.{'s' * 250}"):
+        with pytest.raises(WriteError, match="cannot be written: File name too long"):
+            write_whole(tmp_path / name, "x")
+    assert os.listdir(tmp_path) == [file.name]
 
 
 @pytest.mark.parametrize("write", [write_whole, append])

@@ -67,6 +67,40 @@ def test_equal_questions_about_a_video_are_told_apart_by_their_order(dump):
     assert read_answered(dump("p.json", given), asked) == {"x_0": ("B",), "x_1": ("C",)}
 
 
+def test_videos_of_one_name_are_told_apart_by_their_paths(dump, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"video": f"{c}/1.mp4", "question": "who?", "answer": c} for c in ("cat", "dog")]
+    of_manifest, of_list = read_asked([dump("m.jsonl", rows)]), read_asked([dump("m.json", rows)])
+    answered = [
+        {"video": row["video"], "question": "who?", "answer": row["answer"]} for row in rows
+    ]
+    absolute = [each | {"video": str(tmp_path / each["video"])} for each in answered]
+    named = [
+        {"id": each["video"], "pred": each["answer"]} | {"question": "who?"} for each in answered
+    ]
+    expected = {"1_0": ("cat",), "1_1": ("dog",)}
+    for asked, content in (
+        (of_manifest, answered), (of_manifest, absolute), (of_manifest, named), (of_list, answered)
+    ):  # fmt: skip
+        assert read_answered(dump("p.json", content[::-1]), asked) == expected
+        failed = {"video": rows[0]["video"], "question": "who?", "error": "broken"}
+        for error in (failed, {"video": rows[0]["video"], "error": "broken"}):
+            found = read_answered(dump("p.json", [error, content[1]]), asked)
+            assert found == {"1_1": ("dog",)}
+    for asked in (of_manifest, of_list):
+        bare = [each | {"video": "1.mp4"} for each in answered]
+        with pytest.raises(
+            ScoringError, match="entry 1: '1.mp4' may be any of .*cat/1.*dog/1.*ids"
+        ):
+            read_answered(dump("p.json", bare), asked)
+
+
+def test_an_error_takes_the_place_of_an_answer(dump):
+    asked = read_asked([dump("a.json", [{"video": "x", "Q": "a?", "A": c} for c in "bc"])])
+    given = [{"video": "x", "Q": "a?"} | told for told in ({"error": "broken"}, {"pred": "C"})]
+    assert read_answered(dump("p.json", given), asked) == {"x_1": ("C",)}
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

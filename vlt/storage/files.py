@@ -9,7 +9,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -35,7 +35,7 @@ def check_target(path: Path) -> None:
 
 def refuse_link(path: Path) -> None:
     """Raises WriteError where `path` is a link: writing would change, or lose, another file."""
-    if path.is_symlink():
+    if os.path.islink(path):
         raise WriteError(
             f"{path} is a link to {os.readlink(path)}; what is written here replaces or follows no "
             "links: remove it, or name another place"
@@ -71,12 +71,19 @@ def new_file(file: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise _failed(file, error) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # the block's own error is the one to tell
+            unfinished.unlink()
 
 
 def unfinished_name(path: Path) -> Path:
     """An unused, hidden name beside `path`, with the same suffix."""
-    return path.with_name(f".{path.stem[:100]}.unfinished-{secrets.token_hex(8)}{path.suffix}")
+    stem = shortened(path.stem, 100)
+    return path.with_name(f".{stem}.unfinished-{secrets.token_hex(8)}{path.suffix}")
+
+
+def shortened(name: str, most: int) -> str:
+    """The beginning of a name, whole characters of at most `most` bytes in all."""
+    return os.fsencode(name)[:most].decode(errors="ignore")
 
 
 def append(file: Path, text: str) -> None:

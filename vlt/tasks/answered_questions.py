@@ -35,7 +35,8 @@ class Asked:
     """A question about a video, or two that share an answer.
 
     id: the file's; otherwise the video's name and the number of the question about it, from 0.
-    named: whether the file gives the id. answers: each of them is true.
+    named: whether the file gives the id. answers: each of them is true. places: what tells the
+    video's file from others of its name; for a manifest's row, the resolved path is one.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Asked:
     questions: tuple[str, ...]
     answers: tuple[str, ...]
     named: bool
+    places: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -110,7 +112,8 @@ def _of_manifest(path: pathlib.Path) -> list[Asked]:
 def _of_record(path: pathlib.Path, record: Record) -> Asked:
     named = str(path.parent / record.id) != record.video  # else the row has no id of its own
     asked = (str(record.question),)
-    return Asked(record.id * named, name_of(record.video), asked, record.answers, named)
+    places = (os.path.realpath(record.video), *([] if named else [record.id]))
+    return Asked(record.id * named, name_of(record.video), asked, record.answers, named, places)
 
 
 def name_of(video: str) -> str:
@@ -118,6 +121,12 @@ def name_of(video: str) -> str:
     name = video.replace("\\", "/").rpartition("/")[2]
     stem, suffix = os.path.splitext(name)
     return (stem if suffix.lower() in VIDEO_SUFFIXES else name).removeprefix("v_")
+
+
+def _place(video: str) -> str:
+    """A video's folder and name."""
+    folder, slash, _ = video.replace("\\", "/").rpartition("/")
+    return f"{folder}{slash}{name_of(video)}"
 
 
 def _entries(path: pathlib.Path) -> list[Any]:
@@ -169,12 +178,13 @@ def _asked(path: pathlib.Path, number: int, entry: Any, count: int) -> Asked:
     except ValueError as error:
         raise ScoringError(f"{fail}: a question or an answer {error}") from None
     named = identity is not None
-    return Asked(str(identity) if named else "", _video(entry), asked, answers, named)
+    video, name = _video(entry), str(identity) if named else ""
+    return Asked(name, name_of(video), asked, answers, named, (_place(video),))
 
 
 def _video(entry: Mapping[str, Any]) -> str:
     found = _first(entry, VIDEO)
-    return "" if found is None else name_of(str(found))
+    return "" if found is None else str(found)
 
 
 def _first(entry: Mapping[str, Any], columns: Sequence[str]) -> Any:
@@ -190,23 +200,27 @@ def _texts(entry: Mapping[str, Any], forms: Sequence[Sequence[str]]) -> tuple[An
 
 
 Predictions = dict[str, tuple[str, ...]]  # by id of an `Asked`, an answer to each of its questions
+# Questions not answered yet, by name of the video and text, then by the video's places.
+Waiting = dict[tuple[str, str], dict[tuple[str, ...], list[Asked]]]
 
 
 def read_answered(path: Path, asked: Sequence[Asked]) -> Predictions:
     """Reads a model's answers, for the questions that it did answer.
 
     An entry belongs to the question with its id, where both files have ids, and otherwise to the
-    one with its video and words; among equal ones, the first entry to the first question.
+    one with its video and words; among equal ones, the first entry to the first question. Videos of
+    one name are told apart by their paths.
 
     Raises:
-        ScoringError: another form, an answer that is not text or to a question that the references
-            do not have, two answers to one question, or none at all.
+        ScoringError: another form, an answer that is not text, to a question that the references do
+            not have or to one of several videos, two answers to one question, or none at all.
     """
     path = pathlib.Path(path)
     ids = {each.id: each for each in asked if each.named}
-    waiting: dict[tuple[str, str], list[Asked]] = {}
+    waiting: Waiting = {}
     for each in asked:
-        waiting.setdefault((each.video, each.text), []).append(each)
+        of_files = waiting.setdefault((each.video, each.text), {})
+        of_files.setdefault(each.places, []).append(each)
     found: Predictions = {}
     strange: list[str] = []
     count = len(asked[0].questions)
@@ -214,15 +228,15 @@ def read_answered(path: Path, asked: Sequence[Asked]) -> Predictions:
         where = f"{path}: entry {number}"
         if not isinstance(entry, Mapping):
             raise ScoringError(f"{where} must be an object, is {shown(entry)}")
-        if "error" in entry and "answer" not in entry:
-            continue  # its video could not be read: it is counted as missing
         given, texts = _given(where, entry, count)
         if given.named and ids:
             its = ids.get(given.id)
             _check_same(where, given, its)
         else:
-            listed = waiting.get((given.video, given.text), [])
+            listed = _of_its_file(where, given, waiting.get((given.video, given.text), {}))
             its = listed.pop(0) if listed else None
+        if texts is None:
+            continue  # its video could not be read: it is counted as missing
         if its is None:
             strange.append(f"{given.id or given.video}: {given.questions[0]!r:.80}")
         elif its.id in found:
@@ -239,21 +253,46 @@ def read_answered(path: Path, asked: Sequence[Asked]) -> Predictions:
     return found
 
 
-def _given(where: str, entry: Mapping[str, Any], count: int) -> tuple[Asked, tuple[str, ...]]:
-    """What an entry says was asked, and its predictions."""
+def _given(
+    where: str, entry: Mapping[str, Any], count: int
+) -> tuple[Asked, tuple[str, ...] | None]:
+    """What an entry says was asked, and its predictions, or None if it has an `error` instead."""
     questions = _texts(entry, ONE if count == 1 else TWO)
     identity = _first(entry, IDS)
     predicted = _texts(entry, PREDICTED[count])
-    if predicted is None or (questions is None and identity is None):
+    failed = "error" in entry and "answer" not in entry
+    if not failed and (predicted is None or (questions is None and identity is None)):
         needed = "`pred` or `answer`" if count == 1 else "`pred1` and `pred2`"
         raise ScoringError(
             f"{where} must have {needed}, and its `id` or question; it has {', '.join(entry)[:200]}"
         )
-    for text in predicted:
+    predicted = None if failed else predicted
+    for text in predicted or ():
         _check_prediction(where, text)
     asked, named = tuple(map(str, questions or ("",))), identity is not None
     name = str(identity) if named else ""
-    return Asked(name, _video(entry) or name_of(name), asked, (), named), predicted
+    video = _video(entry) or name
+    places = (video, _place(video), os.path.realpath(video))
+    return Asked(name, name_of(video), asked, (), named, places), predicted
+
+
+def _of_its_file(
+    where: str, given: Asked, listed: Mapping[tuple[str, ...], list[Asked]]
+) -> list[Asked]:
+    """Those of the questions with an entry's name and words that are about its file.
+
+    Raises: ScoringError if they are about several files, and the entry names none or two of them.
+    """
+    if len(listed) < 2:
+        return next(iter(listed.values()), [])
+    own = [found for places, found in listed.items() if {*places} & {*given.places}]
+    if len(own) != 1:
+        raise ScoringError(
+            f"{where}: {given.places[0]!r:.80} may be any of "
+            f"{_some([places[0] for places in listed])}, about which {given.questions[0]!r:.80} is "
+            "asked: name the video by its path there, or give both files ids"
+        )
+    return own[0]
 
 
 def _check_prediction(where: str, text: Any) -> None:

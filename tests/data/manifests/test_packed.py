@@ -103,6 +103,17 @@ def test_what_is_wrong_is_told_when_it_is_read(manifest, tmp_path):
     assert number_of("a/../b.mp4") == number_of("b.mp4") != number_of("c.mp4")
 
 
+def test_values_that_json_cannot_hold_are_named_and_nothing_is_written(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {"video": ["a.mp4", "b.mp4"], "caption": ["x", "y"], "when": [0.5, float("nan")]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "m.parquet")
+    with pytest.raises(ManifestError, match="m.parquet, line 2: `when` is float: nan, which JSON"):
+        pack.pack(tmp_path / "m.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.parquet"]
+
+
 def test_a_text_of_which_nothing_is_left_is_skipped(tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [{"video": f"{i}.mp4", "caption": "!!!" if i == 1 else "word"} for i in range(4)]

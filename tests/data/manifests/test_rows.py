@@ -1,12 +1,13 @@
 """Tables whose columns, fields or values cannot be as intended, and those that can."""
 
+import datetime
 import json
 import random
 
 import pytest
 
 from vlt.data.manifests.manifest import ManifestError, read_manifest
-from vlt.data.manifests.rows import csv_rows
+from vlt.data.manifests.rows import csv_rows, json_rows
 
 
 def read(path, content: str | bytes):
@@ -29,6 +30,22 @@ def read(path, content: str | bytes):
 def test_columns_that_cannot_be(tmp_path, header, message):
     with pytest.raises(ManifestError, match=f"line 1: {message}"):
         read(tmp_path / "m.csv", f"{header}\na.mp4,x,y\n")
+
+
+def test_rows_that_json_can_hold(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "m.parquet"
+    row = {"video": "a.mp4", "n": 3, "more": [{"a": 0.5}]}
+    for value in (b"a", float("nan"), [float("inf")], datetime.datetime(2020, 1, 1), "a\0"):
+        parquet.write_table(
+            pyarrow.Table.from_pylist([row | {"x": None}, row | {"x": value}]), path
+        )
+        rows = json_rows(path)
+        assert next(rows) == (1, row)
+        with pytest.raises(ManifestError, match="line 2: `x` is .*, which JSON cannot hold"):
+            next(rows)
 
 
 def test_keys_that_come_twice_in_a_line(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from vlt.data.text import text_files
 from vlt.data.text.text_files import (
+    LONGEST_LINE,
     TextFileError,
     parse_json,
     read_json,
@@ -57,11 +58,15 @@ def test_files_that_are_not_there_or_folders(tmp_path):
             read_text(path)
 
 
-def test_a_line_has_an_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "LONGEST_LINE", 1000)
-    (tmp_path / "a.txt").write_bytes(b"a" * 1000 + b"\n")
+def test_a_line_has_an_end_and_a_document_may_be_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text(f'["{"a" * LONGEST_LINE}"]')
+    assert len(read_json(path)[0]) == LONGEST_LINE
+    with pytest.raises(TextFileError, match="line 1: longer than 33,554,432 bytes"):
+        list(read_json_lines(path))
+    monkeypatch.setattr(text_files, "LARGEST_DOCUMENT", 1000)
     with pytest.raises(TextFileError, match="line 1: longer than 1,000 bytes"):
-        read_text(tmp_path / "a.txt")
+        read_text(path)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,7 @@ def read_manifest(path: str | os.PathLike[str], check_videos: bool = True) -> li
     if not records:
         raise ManifestError(path, "holds no rows")
     _check_labels(path, records)
+    _check_sums(path, records)
     if check_videos:
         _check_videos(path, records)
     return records
@@ -166,6 +167,16 @@ def _check_labels(path: pathlib.Path, records: Sequence[Record]) -> None:
             reason = f"label {record.label!r} of a video that has {first.label!r} in line "
             raise ManifestError(path, f"{reason}{first.line}", record.line)
     _refuse_look_alikes(path, lines)
+
+
+def _check_sums(path: pathlib.Path, records: Sequence[Record]) -> None:
+    """Raises ManifestError for a video with two checksums."""
+    of_videos: dict[str, Record] = {}
+    for record in (record for record in records if record.sha256):
+        first = of_videos.setdefault(os.path.normpath(record.video), record)
+        if first.sha256.lower() != record.sha256.lower():
+            reason = f"`sha256` of a video that has another one in line {first.line}"
+            raise ManifestError(path, reason, record.line)
 
 
 def _refuse_look_alikes(path: pathlib.Path, lines: Mapping[str, int]) -> None:

@@ -2,11 +2,12 @@
 
 import contextlib
 import csv
+import json
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from vlt.data.text.text_files import TextFileError, read_json_lines, read_lines
+from vlt.data.text.text_files import TextFileError, parse_json, read_json_lines, read_lines
 from vlt.data.text.texts import shown, trimmed
 
 OWN_COLUMNS = ("id", "video", "caption", "label", "question", "answer", "sha256", "conversations")
@@ -134,3 +135,20 @@ def _columns(path: pathlib.Path, names: Iterable[str], line: int | None = None) 
 
 
 READERS = {".jsonl": _read_json_lines, ".csv": _read_csv, ".parquet": _read_parquet}
+
+
+def json_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers and rows of a table that can be written as JSON, and read again.
+
+    Raises:
+        ManifestError: as the table's reader, or a value is one that JSON cannot hold, such as a
+            date or NaN.
+    """
+    for number, row in READERS[path.suffix](path):
+        for column, value in row.items():
+            try:
+                parse_json(json.dumps(value, allow_nan=False))
+            except (TypeError, ValueError):
+                reason = f"`{column}` is {shown(value)}, which JSON cannot hold: make it text"
+                raise ManifestError(path, reason, number) from None
+        yield number, row

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from vlt.data.text.texts import wrong_characters
 
 LONGEST_LINE = 1 << 25  # bytes
+LARGEST_DOCUMENT = 1 << 32  # bytes; all of it may be one line
 MOST_DIGITS = 300  # of a whole number, which a float can then hold
 SHOWN = 60  # characters of a wrong value in a message
 
@@ -35,12 +36,14 @@ class TextFileError(ValueError):
         self.path, self.reason, self.line = pathlib.Path(path), reason, line
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+def read_lines(
+    path: str | os.PathLike[str], longest: int = LONGEST_LINE
+) -> Iterator[tuple[int, str]]:
     """Line numbers (from 1) and lines of a UTF-8 file, line ends kept, byte order mark dropped.
 
     Raises:
-        TextFileError: there is no such file, it is of another kind, or a line is not UTF-8 or too
-            long.
+        TextFileError: there is no such file, it is of another kind, or a line is not UTF-8 or
+            longer than `longest` bytes.
     """
     try:
         with open(path, "rb") as file:
@@ -48,8 +51,10 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
             _refuse_other_files(path, start)
             file.seek(0)
             number = 0
-            while line := file.readline(LONGEST_LINE + 1):
+            while line := file.readline(longest + 1):
                 number += 1
+                if len(line) > longest:
+                    raise TextFileError(path, f"longer than {longest:,} bytes", number)
                 yield number, _decoded(path, number, line)
     except OSError as error:
         raise TextFileError(path, str(error.strerror or error)) from None
@@ -64,8 +69,6 @@ def _refuse_other_files(path: str | os.PathLike[str], start: bytes) -> None:
 
 
 def _decoded(path: str | os.PathLike[str], number: int, line: bytes) -> str:
-    if len(line) > LONGEST_LINE:
-        raise TextFileError(path, f"longer than {LONGEST_LINE:,} bytes", number)
     if (place := line.find(0)) >= 0:
         reason = f"a NUL at byte {place + 1} of the line, so no text; UTF-16 must be saved as UTF-8"
         raise TextFileError(path, reason, number)
@@ -80,16 +83,16 @@ def read_text(path: str | os.PathLike[str]) -> str:
     """A UTF-8 file's text, without a byte order mark.
 
     Raises:
-        TextFileError: as `read_lines`.
+        TextFileError: as `read_lines`, with lines of at most LARGEST_DOCUMENT bytes.
     """
-    return "".join(line for _, line in read_lines(path))
+    return "".join(line for _, line in read_lines(path, LARGEST_DOCUMENT))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file.
 
     Raises:
-        TextFileError: as `read_lines`, or where `parse_json` raises ValueError.
+        TextFileError: as `read_text`, or where `parse_json` raises ValueError.
     """
     try:
         return parse_json(read_text(path))
@@ -103,7 +106,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
     """Line numbers and values of a file with one JSON value per line; blank lines are skipped.
 
     Raises:
-        TextFileError: as `read_json`.
+        TextFileError: as `read_lines`, or where `parse_json` raises ValueError.
     """
     for number, line in read_lines(path):
         if not line.strip():
