@@ -77,6 +77,13 @@ def test_pictures_from_the_start_to_files(tiny, tmp_path):
     assert 5 * 128 < image.height < 5 * (128 + 50)
 
 
+def test_every_picture_has_a_name_of_its_own(tmp_path):
+    pictures = [Image.new("RGB", (1, 1), (shade, 0, 0)) for shade in range(4)]
+    files = save(pictures, ["x/a.mp4", "y/a.mp4", "z/a-2.mp4", "x/a-2.mp4"], tmp_path)
+    assert [file.name for file in files] == ["a.png", "a-2.png", "a-2-2.png", "a-2-3.png"]
+    assert [Image.open(file).getpixel((0, 0))[0] for file in files] == [0, 1, 2, 3]
+
+
 def test_variants_stand_below_tome_of_the_same_base():
     models = of_config(f"{CONFIG}:msrvtt_b32", random=True)
     assert [m.title for m in models] == [

@@ -5,6 +5,8 @@ import pathlib
 import av
 import numpy as np
 
+from vlt.data.video.decode import Video
+
 LOSSLESS = {
     "ffv1.mkv": ("ffv1", "bgr0"),
     "x264.mp4": ("libx264rgb", "rgb24"),
@@ -66,6 +68,14 @@ def write_tricky(folder: pathlib.Path, name: str) -> pathlib.Path:
 def write_lossless(folder: pathlib.Path, name: str, frames: np.ndarray) -> pathlib.Path:
     codec, pix_fmt = LOSSLESS[name]
     return write(folder / name, frames, codec, {"qp": "0"} if "x264" in name else {}, pix_fmt)
+
+
+def count_readings(monkeypatch) -> list[None]:
+    """A list that gets an item whenever a video is decoded from its start."""
+    times: list[None] = []
+    read = Video._all_frames
+    monkeypatch.setattr(Video, "_all_frames", lambda self: times.append(None) or read(self))
+    return times
 
 
 def decode_all(path: pathlib.Path) -> np.ndarray:

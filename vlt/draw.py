@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -193,14 +193,14 @@ def _common_request(models: Sequence[Model], layers: Sequence[int]) -> ClipReque
 
 
 def save(pictures: Sequence[Image.Image], videos: Sequence[str], folder: Path) -> list[Path]:
-    """Writes folder/VIDEO.png for each; videos of the same name are numbered."""
+    """Writes folder/VIDEO.png for each; where a name is taken, a number is added."""
     folder.mkdir(parents=True, exist_ok=True)
-    seen: Counter[str] = Counter()
-    files = []
+    files: list[Path] = []
     for image, video in zip(pictures, videos, strict=True):
         stem = Path(video).stem
-        seen[stem] += 1
-        files.append(folder / f"{stem}{f'-{seen[stem]}' if seen[stem] > 1 else ''}.png")
+        numbered = (folder / f"{stem}-{number}.png" for number in itertools.count(2))
+        names = itertools.chain([folder / f"{stem}.png"], numbered)
+        files.append(next(name for name in names if name not in files))
         with new_file(files[-1]) as unfinished:
             image.save(unfinished)
     return files

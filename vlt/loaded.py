@@ -72,7 +72,8 @@ class Model:
 
         Raises:
             VideoError: a file cannot be read; the message names it.
-            ValueError: no paths, an unknown rule, or frames that the model is not for.
+            ValueError: no paths, an unknown rule, frames that the model is not for, or videos of
+                which the rule takes different numbers of frames.
         """
         files = as_paths(paths)
         if files is None:
@@ -256,11 +257,22 @@ class VideoCaptioner(Model):
 
 
 def _of_files(function: Callable[[Any], Any], config: ModelConfig, paths: list[str]) -> list[Any]:
-    """The function's result for each file's frames. Raises VideoError at the first unreadable."""
-    results = []
+    """The function's result for each file's frames.
+
+    Raises:
+        VideoError: a file cannot be read; the first one does.
+        ValueError: results of different shapes, as of videos with different numbers of frames.
+    """
+    results: list[Any] = []
     with contextlib.closing(map_videos(function, config, paths)) as found:
-        for _, result in found:
+        for path, result in found:
             if isinstance(result, VideoError):
                 raise result
             results.append(result)
+            if np.shape(result) != np.shape(results[0]):
+                shapes = [" x ".join(map(str, np.shape(each))) for each in (results[0], result)]
+                raise ValueError(
+                    f"{paths[0]} gives {shapes[0]} and {path} {shapes[1]} values, which do not fit "
+                    "into one array; give these videos one by one"
+                )
     return results

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import socket
 import sys
+import urllib.parse
 
 from vlt.command_line.serve import HERE, parse
 from vlt.door import load_kind, run_door
@@ -11,6 +12,8 @@ from vlt.indexing.index import Index
 from vlt.indexing.store import Store
 from vlt.indices import model_of
 from vlt.serving import NEEDED
+
+LAST_ANSWERS = 3  # seconds that answers under way may still take once the server is stopped
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,13 +39,15 @@ def _serve(options: argparse.Namespace) -> int:
     lacks = "answers no questions"
     chat = load_kind(options.chat, None, ("chat",), lacks) if options.chat else None
     with Library(index, chat) as library:
-        app = make_app(library, [*HERE, options.host, *options.name], options.token)
-        shown = f"/?token={options.token}" if options.token else "/"
-        host = f"[{options.host}]" if ":" in options.host else options.host
+        # As addresses show them: those with colons in brackets.
+        host, *others = (f"[{x}]" if ":" in x else x for x in (options.host, *HERE, *options.name))
+        app = make_app(library, [host, *others], options.token)
+        shown = f"/?{urllib.parse.urlencode({'token': options.token})}" if options.token else "/"
         port = listening.getsockname()[1]
         print(f"http://{host}:{port}{shown}", file=sys.stderr, flush=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=LAST_ANSWERS)
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listening])
+            uvicorn.Server(config).run([listening])
     return 0
 
 

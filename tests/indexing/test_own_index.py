@@ -154,6 +154,30 @@ def test_a_folder_that_vanished_and_a_full_disk_lose_nothing(copied, model, monk
     assert len(Store(str(uri)).entries()) == 7
 
 
+def test_relative_paths_of_another_folder_lose_nothing(copied, model, monkeypatch):
+    videos, uri = copied
+    monkeypatch.chdir(videos.parent)
+    names = [f"videos/{path.name}" for path in videos.iterdir()]
+    assert set(vlt.index(uri, "videos", model, window="whole").store.entries()) == set(names)
+    (videos / "below").mkdir()
+    monkeypatch.chdir(videos / "below")
+    with pytest.raises(StoreError, match="relative paths, such as videos/.*/below has none of"):
+        list(embed(str(uri), [f"../{videos.parent.name}"], model, "whole"))
+    assert set(Store(str(uri)).entries()) == set(names)
+
+
+def test_a_name_that_is_not_utf8_fails_alone(copied, model):
+    videos, uri = copied
+    good, *_ = sorted(map(str, videos.iterdir()))
+    bad = os.fsdecode(os.fsencode(good) + b"\xff.mov")
+    shutil.copy(good, bad)
+    for _ in range(2):
+        found = {e.path: e.error for e in embed(str(uri), [bad, good, "/a\0b"], model, "whole")}
+        assert found.pop(bad).startswith("its name is not UTF-8 text: character ")
+        assert found.pop("/a\0b") == "its name is not text: character 3 is a NUL"
+    assert list(Store(str(uri)).entries()) == [good]
+
+
 def test_windows_that_touch_are_one_range():
     spans = np.array([(0, 4), (4, 8), (12, 16), (0, 4), (8, 12), (9, 12)], float)
     windows = Windows(np.array(["a", "a", "a", "b", "a", "b"], object), spans, np.zeros((6, 2)))

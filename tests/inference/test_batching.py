@@ -2,13 +2,16 @@
 
 import contextlib
 import itertools
+import re
 import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from video_files import draw, write
 
+import vlt
 from vlt.data.video.clips import ClipRequest, DecoderPool
 from vlt.data.video.errors import CannotOpen, DecodeTimeout, VideoError
 from vlt.inference.batching import map_readable
@@ -110,6 +113,30 @@ def test_batches_are_filled_up_to_one_size():
     assert sizes == [4, 4]
     assert map_readable(double, [broken, broken], 4) == [broken, broken]
     assert sizes == [4, 4]
+
+
+def test_clips_of_other_lengths_are_batches_of_their_own():
+    shapes = []
+
+    def last(clips):
+        shapes.append(clips.shape)
+        return [int(clip[-1]) for clip in clips]
+
+    broken = CannotOpen("x", "broken")
+    clips = [np.arange(3), broken, np.arange(5), np.arange(3) * 2]
+    assert map_readable(last, clips, 4) == [2, broken, 4, 4]
+    assert sorted(shapes) == [(4, 3), (4, 5)]
+
+
+def test_videos_of_other_lengths_are_encoded_together_and_not_stacked(tmp_path):
+    short, long = (str(write(tmp_path / f"{n}.mp4", draw(n))) for n in (3, 20))
+    model = vlt.load("tiny_clip", frames=8)
+    model.config = model.looking_at(None, "conversation_middle")
+    alone = [np.asarray(model.encode_video(path))[0] for path in (short, long)]
+    np.testing.assert_allclose(model.encode_video([short, long]), alone, atol=1e-6)
+    told = f"{short} gives 3 x 32 x 32 x 3 and {long} 8 x 32 x 32 x 3 values, which do not fit"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        model.read_videos([short, long])
 
 
 def test_frames_are_those_of_the_folders_preprocessing():

@@ -1,16 +1,20 @@
 """The page's server: what it finds, what it serves, and whom it refuses."""
 
+import io
 import os
 import pathlib
 import shutil
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("lancedb")
 testclient = pytest.importorskip("starlette.testclient")
+
+from PIL import Image  # noqa: E402
 
 import vlt  # noqa: E402
 from vlt import serve  # noqa: E402
@@ -107,6 +111,7 @@ def test_nothing_but_videos_of_the_index_is_served(page, library, tmp_path):
     for path in ("/video/4", "/video/-1", "/video/../../etc/passwd", "/assets", "/page.html", "/x"):
         assert page.get(path).status_code == 404
     entry = library.entries[3]
+    assert page.get("/frame/3/1").status_code == 200
     kept = tmp_path / "kept.mov"
     shutil.move(entry.path, kept)
     secret = tmp_path / "secret"
@@ -115,6 +120,7 @@ def test_nothing_but_videos_of_the_index_is_served(page, library, tmp_path):
     try:
         assert "has changed since" in page.get("/video/3").json()["error"]
         assert page.get("/frame/3/0").status_code == 404
+        assert page.get("/frame/3/1").status_code == 404, "though it was shown before"
     finally:
         os.unlink(entry.path)
         shutil.move(kept, entry.path)
@@ -128,6 +134,9 @@ def test_nothing_but_videos_of_the_index_is_served(page, library, tmp_path):
         ("/api/search?query=" + "red+" * 100, 400, "a query of 102 tokens"),
         ("/api/search?query=x&top=0", 400, "top must be a whole number from 1 to 200"),
         ("/api/search?query=x&top=" + "9" * 5000, 400, "top must be"),
+        ("/api/search?query=x&top=00000000199999", 400, "top must be"),
+        ("/frame/0/" + "9" * 400, 404, "no such frame"),
+        ("/video/" + "9" * 400, 404, "no such video"),
         ("/api/similar?video=x&at=0", 400, "video must be a number"),
         ("/api/similar?video=0&at=nan", 400, "at must be a number"),
         ("/api/similar?video=9&at=0", 404, "no such video"),
@@ -146,6 +155,17 @@ def test_uploads_are_bounded_and_from_this_page(page, monkeypatch):
     assert junk.status_code == 400 and "cannot be opened" in junk.json()["error"]
     monkeypatch.setattr("vlt.serving.app.MOST_BYTES", 100)
     assert page.post("/api/upload", content=b"x" * 101, headers=OWN).status_code == 413
+    asked = page.post("/api/ask?video=0&start=0&end=1", content=b"x" * 8001, headers=OWN)
+    assert asked.status_code == 413 and "at most 8,000 bytes" in asked.json()["error"]
+
+
+def test_a_clip_as_a_gif_can_be_uploaded(page, library):
+    frames = library.index.model.read_videos(library.entries[0].path)[0]
+    first, *others = map(Image.fromarray, frames)
+    content = io.BytesIO()
+    first.save(content, "GIF", save_all=True, append_images=others, duration=100)
+    answer = page.post("/api/upload", content=content.getvalue(), headers=OWN)
+    assert answer.status_code == 200 and answer.json()["found"]
 
 
 def test_other_names_and_strangers_are_refused(library):
@@ -156,6 +176,31 @@ def test_other_names_and_strangers_are_refused(library):
             assert client.get(path).status_code == 401
         assert client.get("/?token=a long secret").status_code == 200
         assert client.get("/video/0").status_code == 200  # by the cookie
+
+
+def test_the_address_that_is_printed_works(library, monkeypatch, capsys):
+    tried = []
+
+    class Server:
+        def __init__(self, config):
+            self.config = config
+
+        def run(self, sockets):
+            address = capsys.readouterr().err.strip()
+            base = address.partition("/?")[0]
+            with testclient.TestClient(self.config.app, base) as client:
+                tried.append((address, client.get(address).status_code))
+            tried.append(self.config.timeout_graceful_shutdown)
+
+    monkeypatch.setattr("uvicorn.Server", Server)
+    # The real one would bind the log to this test's stderr.
+    monkeypatch.setattr("uvicorn.Config", lambda app, **rest: SimpleNamespace(app=app, **rest))
+    monkeypatch.setattr(serve, "_listen", lambda *_: socket.create_server(("127.0.0.1", 0)))
+    asked = [f"--index={library.index.store.uri}", "--model=tiny_clip", "--host=::1"]
+    assert serve.main([*asked, "--token=a b&c +d%20"]) == 0
+    (address, status), patience = tried
+    assert address.startswith("http://[::1]:") and address.endswith("/?token=a+b%26c+%2Bd%2520")
+    assert status == 200 and patience == 3
 
 
 def test_a_full_line_is_told(library, monkeypatch):

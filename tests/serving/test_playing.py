@@ -66,3 +66,14 @@ def test_work_for_a_connection_that_was_closed_ends():
             )
             time.sleep(1)
         assert ended.wait(10) and stopped.is_set()
+
+
+def test_uploads_under_way_are_in_the_line():
+    app = make_app(SimpleNamespace(search=lambda *_: []), ["127.0.0.1"], workers=1, waiting=0)
+    with served.server(app) as port, socket.create_connection(("127.0.0.1", port)) as upload:
+        head = b" HTTP/1.1\r\nHost: 127.0.0.1\r\nx-vlt: 1\r\n"
+        upload.sendall(b"POST /api/upload" + head + b"Content-Length: 9\r\n\r\nbegun")
+        time.sleep(0.5)
+        with socket.create_connection(("127.0.0.1", port)) as second:
+            second.sendall(b"GET /api/search?query=x" + head + b"\r\n")
+            assert b" 503 " in second.recv(100)

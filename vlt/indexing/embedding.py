@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 
 import numpy as np
 
+from vlt.data.text.texts import wrong_characters
 from vlt.data.video.checksum import sha256_of
 from vlt.data.video.clips import ClipRequest, DecoderPool
 from vlt.data.video.errors import VideoError
@@ -48,7 +49,8 @@ def update(
     """Brings an index up to date with videos; yields each one that it read or failed to read.
 
     Videos that are as the index knows them are not embedded again; changed ones are, unreadable
-    ones are tried again, and those that no longer exist are dropped.
+    ones are tried again, and those that no longer exist are dropped. Those whose name is not UTF-8
+    fail, and leave no trace: an index cannot hold them.
 
     Args:
         encode: embeds frames with the model. look: how the model sees a window (sampler, frames,
@@ -57,10 +59,18 @@ def update(
         batch: how many windows the model embeds at once.
 
     Raises:
-        StoreError: the index cannot be written (what was written before is whole), or one of the
-            paths is a folder that is gone with all the videos that the index has from it.
+        StoreError: the index cannot be written (what was written before is whole), one of the
+            paths is a folder that is gone with all the videos that the index has from it, or its
+            relative paths are of another working folder.
     """
+    yield from (
+        FileEntry(path, 0, 0, error=f"its name {wrong}")
+        for path in paths
+        if (wrong := wrong_characters(path))
+    )
+    paths = [path for path in paths if not wrong_characters(path)]
     own = store.entries()
+    _refuse_elsewhere(store.uri, own)
     _refuse_gone(paths, own)
     store.drop_unfinished()
     store.drop([path for path in own if not os.path.exists(path)])
@@ -69,6 +79,17 @@ def update(
     with contextlib.closing(_embedded(changed, encode, look, rule, batch)) as found:
         yield from _written(store, found)
     store.compact()
+
+
+def _refuse_elsewhere(uri: str, known: Iterable[str]) -> None:
+    """Raises StoreError in a folder where the relative paths of an index lead nowhere: all of its
+    videos would be dropped."""
+    relative = [path for path in known if not os.path.isabs(path)]
+    if relative and not any(os.path.exists(os.path.dirname(path) or ".") for path in relative):
+        raise StoreError(
+            f"{uri} holds relative paths, such as {relative[0]}, and {os.getcwd()} has none of "
+            "their folders; run the command where they were embedded"
+        )
 
 
 def _refuse_gone(paths: Sequence[str], known: Iterable[str]) -> None:

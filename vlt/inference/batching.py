@@ -23,7 +23,8 @@ def map_videos(
     """Yields each path with the function's result for its clip, or why it cannot be read, in order.
 
     Args:
-        function: uint8 [b, t, H, W, 3] -> b results; b is the same in every call.
+        function: uint8 [b, t, H, W, 3] -> b results; b is the same in every call, t is smaller for
+            videos of which the sampler takes fewer frames.
         config: the model's, which says what frames it takes.
     """
     size = min(BATCH, len(paths))
@@ -43,12 +44,15 @@ def map_readable(
 ) -> list[T | VideoError]:
     """The function's results for the clips; errors among the clips stay as they are.
 
-    The function is called once, or not at all if nothing could be read, with the first readable
-    clip repeated to fill up `size`, so that one compiled program serves every batch.
+    The function is called once for each shape of clips, with the first of that shape repeated to
+    fill up `size`, so that one compiled program serves every batch.
     """
-    readable = [clip for clip in clips if not isinstance(clip, VideoError)]
-    if not readable:
-        return [clip for clip in clips if isinstance(clip, VideoError)]
-    filled = [*readable, *[readable[0]] * (size - len(readable))]
-    results = iter(function(np.stack(filled)))
-    return [clip if isinstance(clip, VideoError) else next(results) for clip in clips]
+    alike: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for clip in clips:
+        if not isinstance(clip, VideoError):
+            alike.setdefault(clip.shape, []).append(clip)
+    results = {
+        shape: iter(function(np.stack([*found, *found[:1] * (size - len(found))])))
+        for shape, found in alike.items()
+    }
+    return [clip if isinstance(clip, VideoError) else next(results[clip.shape]) for clip in clips]

@@ -33,6 +33,7 @@ FILES = {
 }
 MOST_BYTES = 64 << 20  # of an uploaded clip
 LONGEST = 2000  # characters of a query
+LATEST = 1_000_000_000  # seconds that a request may name
 MOST_FOUND = 200
 COOKIE = "vlt_token"
 OWN_HEADER = "x-vlt"  # which pages of other sites cannot set
@@ -114,7 +115,8 @@ class Pages:
             raise HTTPException(400, "a query is needed")
         if len(query) > LONGEST:
             raise HTTPException(400, f"a query of {len(query):,} characters; at most {LONGEST:,}")
-        found = await self.queue.run(request, lambda: self.library.search(query, top, within))
+        with self.queue.place():
+            found = await self.queue.run(request, lambda: self.library.search(query, top, within))
         return JSONResponse({"found": found})
 
     async def similar(self, request: Request) -> Response:
@@ -122,16 +124,20 @@ class Pages:
         number, at = int(_number(request, "video")), _number(request, "at")
         top, within = _top(request), _within(request)
         self.library.file(number)
-        found = await self.queue.run(request, lambda: self.library.similar(number, at, top, within))
+        with self.queue.place():
+            found = await self.queue.run(
+                request, lambda: self.library.similar(number, at, top, within)
+            )
         return JSONResponse({"found": found})
 
     async def upload(self, request: Request) -> Response:
         """The ranges like the picture or clip in the body, ?top=N&within=TEXT; it is not kept."""
         top, within = _top(request), _within(request)
-        content = await _body(request)
-        found = await self.queue.run(
-            request, lambda: self.library.search(self._seen(content), top, within)
-        )
+        with self.queue.place():
+            content = await _body(request, MOST_BYTES)
+            found = await self.queue.run(
+                request, lambda: self.library.search(self._seen(content), top, within)
+            )
         return JSONResponse({"found": found})
 
     async def video(self, request: Request) -> Response:
@@ -145,25 +151,30 @@ class Pages:
     async def frame(self, request: Request) -> Response:
         """A frame as JPEG."""
         number, tenths = request.path_params["number"], request.path_params["tenths"]
-        content = await self.queue.run(request, lambda: self.library.picture(number, tenths))
+        if tenths >= 10 * LATEST:
+            raise HTTPException(404, "no such frame")
+        with self.queue.place():
+            content = await self.queue.run(request, lambda: self.library.picture(number, tenths))
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
     async def tokens(self, request: Request) -> Response:
         """Which patches became one token in ?start=SECONDS&end=SECONDS, as PNG."""
         number, span = request.path_params["number"], _span(request)
-        content = await self.queue.run(request, lambda: self.library.tokens(number, span))
+        with self.queue.place():
+            content = await self.queue.run(request, lambda: self.library.tokens(number, span))
         return Response(content, media_type="image/png", headers={"Cache-Control": "max-age=3600"})
 
     async def ask(self, request: Request) -> Response:
         """Answers a question, the body, about ?video=NUMBER&start=SECONDS&end=SECONDS."""
         number, span = int(_number(request, "video")), _span(request)
-        question = (await _body(request)).decode(errors="replace")
-        if len(question) > LONGEST:
-            raise HTTPException(400, f"a question of {len(question):,} characters")
         stop = threading.Event()
-        answer = await self.queue.run(
-            request, lambda: self.library.ask(number, span, question, stop), stop
-        )
+        with self.queue.place():
+            question = (await _body(request, 4 * LONGEST)).decode(errors="replace")
+            if len(question) > LONGEST:
+                raise HTTPException(400, f"a question of {len(question):,} characters")
+            answer = await self.queue.run(
+                request, lambda: self.library.ask(number, span, question, stop), stop
+            )
         return JSONResponse({"answer": answer})
 
     def _seen(self, content: bytes) -> Any:
@@ -229,15 +240,15 @@ def _knows(request: Request, token: str) -> bool:
     return secrets.compare_digest(told.encode(), token.encode())
 
 
-async def _body(request: Request) -> bytes:
-    """The uploaded bytes. Raises: HTTPException if they are too many, or none."""
+async def _body(request: Request, most: int) -> bytes:
+    """The uploaded bytes. Raises: HTTPException if they are more than `most`, or none."""
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > MOST_BYTES:
-            raise HTTPException(413, f"at most {MOST_BYTES >> 20} MB can be uploaded")
+        if len(content) > most:
+            raise HTTPException(413, f"at most {most:,} bytes can be sent")
     if not content:
-        raise HTTPException(400, "a picture or a clip is needed")
+        raise HTTPException(400, "nothing was sent")
     return bytes(content)
 
 
@@ -246,7 +257,7 @@ def _number(request: Request, name: str) -> float:
         value = float(request.query_params[name])
     except (KeyError, ValueError):
         raise HTTPException(400, f"{name} must be a number") from None
-    if not 0 <= value < 1e9:
+    if not 0 <= value < LATEST:
         raise HTTPException(400, f"{name} must be a number from 0 on")
     return value
 
@@ -260,7 +271,7 @@ def _span(request: Request) -> tuple[float, float]:
 
 def _top(request: Request) -> int:
     asked = request.query_params.get("top", "24")
-    if not asked.isdecimal() or not 1 <= int(asked[:9]) <= MOST_FOUND:
+    if not asked.isdecimal() or len(asked) > 9 or not 1 <= int(asked) <= MOST_FOUND:
         raise HTTPException(400, f"top must be a whole number from 1 to {MOST_FOUND}")
     return int(asked)
 

@@ -42,7 +42,7 @@ class Library:
         self.entries = sorted((e for e in entries if not e.error), key=lambda e: e.path)
         self._numbers = {entry.path: number for number, entry in enumerate(self.entries)}
         self._pool = DecoderPool(1, TIMEOUT, SPAN_WORKER)
-        self.picture = functools.lru_cache(PICTURES)(self._picture)
+        self._picture = functools.lru_cache(PICTURES)(self._drawn)
 
     def __enter__(self) -> "Library":
         return self
@@ -87,6 +87,15 @@ class Library:
         path = self.entries[number].path
         found = self.index.like(path, at, top, _where(within))
         return self._told(found)
+
+    def picture(self, number: int, tenths: int) -> bytes:
+        """The frame at `tenths` tenths of a second, as JPEG.
+
+        Raises:
+            Gone: as `file`, also where the frame was shown before. errors.VideoError: it cannot be
+                read.
+        """
+        return self._picture(self.file(number), tenths)
 
     def tokens(self, number: int, span: Span) -> bytes:
         """Draws which patches of a range the model makes one token, frame by frame, as PNG.
@@ -144,14 +153,9 @@ class Library:
             if each.path in self._numbers
         ]
 
-    def _picture(self, number: int, tenths: int) -> bytes:
-        """The frame at `tenths` tenths of a second, as JPEG.
-
-        Raises:
-            Gone: as `file`. errors.VideoError: it cannot be read.
-        """
+    def _drawn(self, path: str, tenths: int) -> bytes:
         at = tenths / 10
-        request = SpansRequest(self.file(number), "linspace", 1, spans=[(at, at + 0.1)])
+        request = SpansRequest(path, "linspace", 1, spans=[(at, at + 0.1)])
         image = Image.fromarray(self._pool.read(request)[0, 0])
         image.thumbnail((PICTURE, PICTURE))
         content = io.BytesIO()

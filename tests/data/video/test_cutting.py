@@ -4,10 +4,12 @@ import json
 import pathlib
 import re
 import shutil
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from video_files import count_readings, draw, write
 
 from vlt import cut as door
 from vlt.data.video import errors
@@ -73,6 +75,68 @@ def test_the_frames_of_a_range_and_no_others(film, tmp_path, first, after, copie
         sound = sum(frame.samples for frame in opened.decode(audio=0))
     assert abs(sound / 16000 - (after - first) / RATE) < 0.2
     assert [path.name for path in tmp_path.iterdir()] == ["part.mp4"]
+
+
+def look(path):
+    with av.open(str(path)) as opened:
+        picture = opened.streams.video[0]
+        codec = picture.codec_context
+        return picture.sample_aspect_ratio, codec.colorspace, codec.color_primaries, codec.color_trc
+
+
+@pytest.mark.parametrize("colours", [1, 5, None])
+def test_pixels_and_colours_look_as_before(tmp_path, colours):
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=RATE, options={"g": "50", "qp": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        codec = stream.codec_context
+        codec.sample_aspect_ratio = Fraction(4, 3)
+        if colours:
+            codec.colorspace = codec.color_primaries = codec.color_trc = colours
+        for index in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), (0, 200, 50), np.uint8))
+            frame = frame.reformat(format="yuv420p", dst_colorspace=colours or 5)
+            frame.pts = index
+            made.mux(stream.encode(frame))
+        made.mux(stream.encode(None))
+    told = cut_out(path, 3 / RATE, 7 / RATE, tmp_path / "part")
+    assert not told["copied"] and look(told["file"]) == look(path)
+    assert look(path)[:2] == (Fraction(4, 3), colours or 2)
+    with Video(path) as whole, Video(told["file"]) as part:
+        assert np.abs(whole.read([3]).astype(int) - part.read([0])).max() < 4
+
+
+def test_what_can_only_be_read_from_its_start_is_read_once(tmp_path, monkeypatch):
+    path = write(tmp_path / "film.ts", draw(80), "mpeg2video", {"g": "12", "bf": "2"})
+    times = count_readings(monkeypatch)
+    told = cut_out(path, 0.2, 2.9, tmp_path / "part")
+    assert len(times) == 2, "once when it is opened"
+    with Video(path) as whole, Video(told["file"]) as part:
+        seconds = whole.timestamps() - whole.timestamps()[0]
+        first, after = np.searchsorted(seconds, (0.2, 2.9))
+        expected = whole.read(range(first, after)).astype(int)
+        assert np.abs(expected - part.read(range(len(part)))).mean() < 6
+
+
+def test_no_link_is_written_through(film, tmp_path):
+    other = tmp_path / "other"
+    other.write_text("kept")
+    for name in ("part.mp4", ".part.unfinished.mp4"):
+        (tmp_path / name).symlink_to(other)
+    with pytest.raises(RuntimeError, match="part.mp4 is a link to"):
+        cut_out(film, 0, 0.8, tmp_path / "part")
+    (tmp_path / "part.mp4").unlink()
+    cut_out(film, 0, 0.8, tmp_path / "part")
+    assert other.read_text() == "kept" and not (tmp_path / "part.mp4").is_symlink()
+    with pytest.raises(RuntimeError, match="absent/part.mp4 cannot be written"):
+        cut_out(film, 0, 0.8, tmp_path / "absent" / "part")
+
+
+def test_a_film_with_a_wrong_suffix_is_copied(film, tmp_path):
+    shutil.copy(film, tmp_path / "film.avi")
+    told = cut_out(tmp_path / "film.avi", 0, 0.8, tmp_path / "part")
+    assert told == {"file": str(tmp_path / "part.mkv"), "copied": True}
 
 
 def test_no_frame_in_the_range(film, tmp_path):

@@ -356,6 +356,15 @@ def write_with_sound(path, seconds, sound_seconds, late=0.0, codec="libx264", **
     return path
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "tagless.mkv", "a.mp4"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_frame_or_two_with_longer_sound_is_no_cut(tmp_path, name, frames):
+    path = write_with_sound(tmp_path / name, frames / 25, 3)
+    if name == "tagless.mkv":
+        path.write_bytes(path.read_bytes().replace(b"DURATION", b"DURATION"[::-1]))
+    assert probe(path).frames == frames
+
+
 @pytest.mark.parametrize("late", [0.0, 3.0])
 @pytest.mark.parametrize(
     "name", ["a.mkv", "tagless.mkv", "a.mp4", "a.mov", "a.ts", "a.flv", "a.avi"]

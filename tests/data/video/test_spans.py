@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
-from video_files import write_lossless
+from video_files import count_readings, write_lossless, write_tricky
 
 from vlt.data.video import errors
-from vlt.data.video.clips import ClipRequest, DecoderPool, read_clip
+from vlt.data.video.clips import WORKER, ClipRequest, DecoderPool, read_clip
 from vlt.data.video.decode import Video
 from vlt.data.video.sample import SAMPLERS, sample
 from vlt.data.video.spans import (
@@ -59,6 +59,32 @@ def test_spans_read_together_are_those_read_alone(video, monkeypatch):
         monkeypatch.setattr("vlt.data.video.spans.HELD_BYTES", held)
         np.testing.assert_array_equal(spans_of(video, *spans), together)
     np.testing.assert_array_equal(np.stack([spans_of(video, one)[0] for one in spans]), together)
+
+
+def test_what_can_only_be_read_from_its_start_is_read_once(tmp_path, monkeypatch):
+    path = str(write_tricky(tmp_path, "transport.ts"))
+    spans = [(0.0, 0.8), (0.4, 1.2), (1.2, 1.3), (0.1, 0.2), (1.29, 9.0)]
+    alone = np.stack([spans_of(path, one)[0] for one in spans])
+    times = count_readings(monkeypatch)
+    np.testing.assert_array_equal(spans_of(path, *spans), alone)
+    assert len(times) == 1
+    monkeypatch.setattr("vlt.data.video.spans.HELD_BYTES", 4 * 64 * 96 * 3)
+    np.testing.assert_array_equal(spans_of(path, *spans), alone)
+    assert 2 < len(times) <= 1 + len(spans)
+
+
+@pytest.mark.parametrize("request_", [
+    ClipRequest("absent", "linspace", 1), SpansRequest("absent", "linspace", 1),
+])  # fmt: skip
+def test_a_module_of_the_working_folder_is_not_imported(tmp_path, monkeypatch, request_):
+    (tmp_path / "random.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    command = SPAN_WORKER if isinstance(request_, SpansRequest) else WORKER
+    with (
+        DecoderPool(1, command=command) as pool,
+        pytest.raises(errors.CannotOpen, match="no such file"),
+    ):
+        pool.read(request_)
 
 
 def test_a_span_without_a_frame_shows_the_one_before(video):

@@ -30,7 +30,8 @@ from vlt.data.video.sample import sample
 from vlt.data.video.shards import StoredFrames, read_record, shard_of
 from vlt.data.video.transform import apply_transform
 
-WORKER = (sys.executable, "-m", "vlt.data.video.worker")
+# Without -P, a module of the working folder, such as the user's random.py, would be imported.
+WORKER = (sys.executable, "-P", "-m", "vlt.data.video.worker")
 # Seconds that a new process has to import what it needs.
 _START_LIMIT = 120.0
 _CLOSED = "the decoder pool is closed"

@@ -5,8 +5,8 @@ to the end, or to any frame where there are no B-frames. Otherwise exactly the f
 are re-encoded as H.264. Sound is copied.
 """
 
-import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,11 +19,14 @@ import numpy as np
 from vlt.data.video import errors
 from vlt.data.video.containers import open_container, video_stream
 from vlt.data.video.decode import Video
+from vlt.storage.files import WriteError, new_file
 
 TICK = Fraction(1, 90_000)  # seconds, the time base of encoded frames
 QUALITY = {"crf": "16", "preset": "veryfast"}
-SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")
+MOV_SUFFIXES = (".mp4", ".mov", ".m4v")
+SUFFIXES = (*MOV_SUFFIXES, ".mkv", ".avi")
 AT_ONCE = 32  # frames that are decoded together
+BT709, UNSAID, BT601, LIMITED = 1, 2, 5, 1  # matrices and a range, by libav's numbers
 MP4_SOUND = ("aac", "ac3", "alac")
 NO_TEMPLATE = ("libdav1d",)  # only decodes, so PyAV cannot make a stream to copy to from it
 
@@ -54,8 +57,13 @@ def cut(request: CutRequest) -> np.ndarray:
         frames = _frames_of(video, request)
         copied = _stands_for_itself(video, frames)
         target = Path(request.stem + _suffix(request.path, video, copied))
-        with _new(target) as unfinished:
-            (_copy if copied else _encode)(video, frames, request, unfinished)
+        try:
+            with new_file(target) as unfinished:
+                (_copy if copied else _encode)(video, frames, request, unfinished)
+        except WriteError as error:
+            raise RuntimeError(str(error)) from error
+        except av.FFmpegError as error:
+            raise RuntimeError(f"{target} cannot be written: {error}") from error
     told = {"file": str(target), "copied": copied}
     return np.frombuffer(json.dumps(told).encode(), np.uint8)
 
@@ -85,24 +93,13 @@ def _stands_for_itself(video: Video, frames: range) -> bool:
 def _suffix(path: str, video: Video, copied: bool) -> str:
     """The suffix of a container that can hold the new file's streams."""
     if copied:
-        known = {"mov,": Path(path).suffix.lower() or ".mp4", "matroska,": ".mkv", "avi": ".avi"}
-        found = next((x for start, x in known.items() if video.container.startswith(start)), ".mkv")
-        return found if found in SUFFIXES else ".mkv"
+        if video.container.startswith("mov,"):
+            suffix = Path(path).suffix.lower() or ".mp4"
+            return suffix if suffix in MOV_SUFFIXES else ".mkv"
+        return ".avi" if video.container == "avi" else ".mkv"
     with open_container(path, None) as source:
         sound = source.streams.best("audio")
         return ".mp4" if sound is None or sound.codec_context.name in MP4_SOUND else ".mkv"
-
-
-@contextlib.contextmanager
-def _new(target: Path) -> Iterator[Path]:
-    unfinished = target.with_name(f".{target.stem[:100]}.unfinished{target.suffix}")
-    try:
-        yield unfinished
-        unfinished.replace(target)
-    except (OSError, av.FFmpegError) as error:
-        raise RuntimeError(f"{target} cannot be written: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _copy(video: Video, frames: range, request: CutRequest, target: Path) -> None:
@@ -132,25 +129,53 @@ def _encode(video: Video, frames: range, request: CutRequest, target: Path) -> N
     """Encodes the frames, timed as before, and copies the packets of the sound."""
     times = video.timestamps()
     with av.open(str(target), "w") as made, open_container(request.path, None) as source:
-        first = video.read([frames.start])[0]
+        images = _images(video, frames)
+        first, picture = next(images), video_stream(request.path, source)
         stream: Any = made.add_stream("libx264", options=QUALITY)
         # H.264 in 4:2:0 needs even sides: an odd one loses a row or a column.
         stream.height, stream.width = (side - side % 2 for side in first.shape[:2])
         stream.pix_fmt, stream.time_base = "yuv420p", TICK
         stream.codec_context.time_base = TICK
+        matrix = _keep_look(picture, stream.codec_context)
         sound = source.streams.best("audio")
         track = None if sound is None else made.add_stream_from_template(sound)
-        for at in range(frames.start, frames.stop, AT_ONCE):
-            group = range(at, min(at + AT_ONCE, frames.stop))
-            for index, image in zip(group, video.read(list(group)), strict=True):
-                image = np.ascontiguousarray(image[: stream.height, : stream.width])
-                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                frame.pts = round((times[index] - times[frames.start]) / TICK)
-                frame.time_base = TICK
-                made.mux(stream.encode(frame))
+        for index, image in zip(frames, itertools.chain([first], images), strict=False):
+            image = np.ascontiguousarray(image[: stream.height, : stream.width])
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=matrix, dst_color_range=LIMITED
+            )
+            frame.pts = round((times[index] - times[frames.start]) / TICK)
+            frame.time_base = TICK
+            made.mux(stream.encode(frame))
         made.mux(stream.encode(None))
         if sound is not None:
             _copy_sound(source, sound, track, made, _seconds(video, frames))
+
+
+def _keep_look(picture: Any, made: Any) -> int:
+    """Makes an encoder keep the shape of the pixels and the meaning of the colours; returns the
+    matrix by which RGB becomes what it encodes."""
+    seen = picture.codec_context
+    pixel = picture.sample_aspect_ratio
+    if pixel:  # inverted where the frames are turned by a quarter
+        upright = (made.height >= made.width) == (seen.height >= seen.width)
+        made.sample_aspect_ratio = pixel if upright else 1 / pixel
+    matrix = BT709 if seen.colorspace == BT709 else BT601
+    # What is not said stays so, or else players would show it in other colours than the source.
+    made.colorspace = UNSAID if seen.colorspace == UNSAID else matrix
+    made.color_primaries, made.color_trc = seen.color_primaries, seen.color_trc
+    made.color_range = LIMITED
+    return matrix
+
+
+def _images(video: Video, frames: range) -> Iterator[np.ndarray]:
+    """Yields the frames, uint8 RGB [H, W, 3]; once they can only be read from the file's start, in
+    one pass."""
+    for at in range(frames.start, frames.stop, AT_ONCE):
+        if video.index.doubt:
+            yield from video.frames(range(at, frames.stop))
+            return
+        yield from video.read(range(at, min(at + AT_ONCE, frames.stop)))
 
 
 def _copy_sound(source: Any, sound: Any, track: Any, made: Any, span: tuple[float, float]) -> None:

@@ -282,10 +282,11 @@ class Video:
         """
         first, end = min(self._pts) * self._tick, self._end()
         whole = (self._container.duration or 0) / av.time_base
-        if own := (self._stream.duration or 0) * self._tick:
+        if self.container.startswith("matroska"):  # where a stream's duration is libav's guess
+            if own := _tagged_end(self._stream):
+                whole = min(own, whole or own)
+        elif own := (self._stream.duration or 0) * self._tick:
             return first + own if end - first < _WHOLE_FROM * own else 0.0
-        if own := _tagged_end(self._stream, self.container):
-            whole = min(own, whole or own)
         if end >= _WHOLE_FROM * whole or (not own and self._others_end >= _WHOLE_FROM * whole):
             return 0.0
         return whole
@@ -388,10 +389,8 @@ class Video:
             self._error = error.strerror or str(error)
 
 
-def _tagged_end(stream: av.VideoStream, container: str) -> float:
+def _tagged_end(stream: av.VideoStream) -> float:
     """Seconds at which a Matroska track ends, by its own tag; 0 if it has none."""
-    if not container.startswith("matroska"):
-        return 0.0
     tags = (value for name, value in stream.metadata.items() if name.startswith("DURATION"))
     found = next(filter(None, map(_TRACK_END.fullmatch, tags)), None)
     if found is None:

@@ -8,19 +8,18 @@ import dataclasses
 import functools
 import json
 import os
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from vlt.data.video import errors
 from vlt.data.video.checksum import sha256_of
-from vlt.data.video.clips import ClipRequest
+from vlt.data.video.clips import WORKER, ClipRequest
 from vlt.data.video.decode import Video
 from vlt.data.video.sample import sample
 from vlt.data.video.transform import apply_transform
 
-SPAN_WORKER = (sys.executable, "-m", "vlt.data.video.span_worker")
+SPAN_WORKER = (*WORKER[:-1], "vlt.data.video.span_worker")
 NEEDED = "shots are found by PySceneDetect: pip install 'vlt[shots]'"
 HELD_BYTES = 256 << 20  # of decoded frames at once
 
@@ -107,6 +106,8 @@ def read_spans(request: SpansRequest) -> np.ndarray:
 def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
     """Reads spans in groups: overlapping ones share decoded frames, as far as memory allows."""
     taken = [_indices(video, request, span) for span in request.spans]
+    if video.index.doubt and request.backend == "pyav":
+        return _read_in_passes(video, request, taken)
     clips: list[np.ndarray] = []
     group = 1
     while len(clips) < len(taken):
@@ -118,6 +119,28 @@ def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
         ]
         group = max(1, HELD_BYTES * len(now) // max(1, frames.nbytes))
     return np.stack(clips)
+
+
+def _read_in_passes(video: Video, request: SpansRequest, taken: Sequence[np.ndarray]) -> np.ndarray:
+    """Reads spans of a video that can only be read from its start: in one pass, or, where they
+    overlap so far that their frames take too much memory, in several."""
+    clips: dict[int, np.ndarray] = {}
+    while len(clips) < len(taken):
+        open_ = {number: x for number, x in enumerate(taken) if number not in clips}
+        wanted = np.unique(np.concatenate(list(open_.values())))
+        held: dict[int, np.ndarray] = {}
+        for index, frame in zip(wanted.tolist(), video.frames(wanted.tolist()), strict=False):
+            held[index] = frame
+            for number in [number for number, x in open_.items() if x.max() == index]:
+                clip = np.stack([held[i] for i in open_.pop(number).tolist()])
+                clips[number] = apply_transform(request.transform, clip, request.seed)
+            if len(open_) > 1 and len(held) * frame.nbytes > HELD_BYTES:
+                open_.popitem()  # in the next pass
+            needed = {i for x in open_.values() for i in x.tolist()}
+            held = {i: image for i, image in held.items() if i in needed}
+            if not open_:
+                break
+    return np.stack([clips[number] for number in range(len(taken))])
 
 
 def _indices(video: Video, request: SpansRequest, span: Span) -> np.ndarray:
