@@ -30,7 +30,7 @@ from vlt.data.video.clips import DecoderPool
 from vlt.data.video.shards import shard_of
 from vlt.storage.files import WriteError, check_target
 
-WORKER = (sys.executable, "-m", "data_pipelines.check.worker")
+WORKER = (sys.executable, "-P", "-m", "data_pipelines.check.worker")
 SOUND, MISSING, BROKEN = "sound", "missing", "broken"
 KINDS: dict[type[errors.VideoError], str] = {
     errors.ChangedFile: "changed",

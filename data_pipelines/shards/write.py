@@ -17,7 +17,7 @@ from vlt.data.video.errors import VideoError
 
 # One record per group, for random access; videos do not compress any further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-WORKER = (sys.executable, "-m", "data_pipelines.shards.worker")
+WORKER = (sys.executable, "-P", "-m", "data_pipelines.shards.worker")
 
 
 def write_shard(
