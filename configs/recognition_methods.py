@@ -249,9 +249,9 @@ def sentence_files(described: str) -> tuple[str, ...]:
 
 
 def xclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
-    """50 epochs on few-shot sets, 32 frames zero-shot, as MSTA's table says; base-to-novel, for which nothing is published, is trained like
-    few-shot but for MSTA's 11. Rates of new leaves end at a hundredth of their own peak; in the
-    published code, at a hundredth of the tower's."""
+    """50 epochs on few-shot sets, and 32 frames zero-shot, as MSTA's table says; base-to-novel, for
+    which nothing is published, is trained like few-shot but for MSTA's 11. Rates of new leaves end
+    at a hundredth of their own peak; in the published code, at a hundredth of the tower's."""
     if protocol in KINETICS:
         trained = schedule(config, 256, 30, 8e-6)
     else:
@@ -263,8 +263,8 @@ def xclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
 
 def vitaclip(protocol: str, config: ConfigDict) -> dict[str, Any]:
     """30,000 steps on Kinetics, without warm-up; on fewer videos, for which nothing is published,
-    as many as MSTA. Published clips are 8 frames, 16 apart; MSTA's table has 32, zero-shot. Classes that are trained on have
-    contexts; evaluations on other classes keep their usual template."""
+    as many as MSTA. Published clips are 8 frames, 16 apart; MSTA's table has 32 zero-shot. Classes
+    that are trained on have contexts; evaluations on other classes keep their usual template."""
     known = [n for n, test in config.evals.items() if test.classes == config.data.train.classes]
     found = {
         "model.vita_clip.classes": config.task.class_count,
