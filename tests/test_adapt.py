@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 import vlt
-from vlt import adapt
+from vlt import adapt, configuration
 from vlt.command_line.adapt import METHODS, parse
 from vlt.data import moving_shapes
+from vlt.data.skips import TooManyErrors
 from vlt.inspect import inspect_config
+from vlt.storage.trees import CheckpointSaveError
+from vlt.training.loop import NonFiniteError
 
 FAMILY = "size"
 
@@ -61,6 +64,34 @@ def test_clips_are_joined_until_one_is_left(frames, expected):
     assert found == expected and np.prod(found, initial=1) == frames
 
 
+def videos_of(shapes):
+    return [file.relative_to(shapes) for file in sorted((shapes / "videos").iterdir())]
+
+
+def test_a_run_goes_on_with_the_batch_that_it_began_with(shapes, tmp_path, monkeypatch):
+    began = config(shapes, tmp_path, "lora")
+    configuration.save_run(tmp_path / adapt.RUN, began)
+    monkeypatch.setattr(adapt, "free_on_host", lambda: 1)
+    goes_on = config(shapes, tmp_path, "lora")
+    assert configuration.differing_keys(began, goes_on) == {}
+
+
+@pytest.mark.parametrize("error", [TooManyErrors, NonFiniteError, CheckpointSaveError])
+def test_errors_of_training_are_a_sentence(shapes, tmp_path, monkeypatch, capsys, error):
+    def failing(*_):
+        raise error("step 3: no more")
+
+    monkeypatch.setattr(adapt, "matmul_rate", lambda *_: 1e9)
+    monkeypatch.setattr(adapt, "run_all", failing)
+    assert adapt.run(options(shapes, tmp_path / "out")) == 1
+    assert "\nerror: step 3: no more\n" in capsys.readouterr().err
+
+
+def test_a_broken_video_of_many_ends_nothing(shapes, tmp_path):
+    found = config(shapes, tmp_path, "lora")
+    assert found.data.train.max_error_rate * 54 > 1 and found.evals.own.max_error_rate * 6 > 1
+
+
 def test_batches_shrink_with_memory(shapes, tmp_path, monkeypatch):
     found = config(shapes, tmp_path, "lora")
     visual = vlt.load("tiny_clip").config.spec.visual
@@ -86,6 +117,12 @@ def test_what_is_wrong_is_told(shapes, tmp_path, capsys):
     few.write_text("video,label\nvideos/000000_forward.mov,left\n")
     assert "line 2: a `caption` is needed" in told(f"--captions={few}")
     assert f"{tmp_path} exists; give another --out" in told(f"--out={tmp_path}")
+    few.write_text(
+        "video,caption,scene\n"
+        + "".join(f"{file},a shape,{i % 7}\n" for i, file in enumerate(videos_of(shapes)))
+    )
+    told_of_groups = told(f"--captions={few}", "--group=scene")
+    assert "--group=scene: 7 groups, which stay whole; at least 8 are needed" in told_of_groups
 
 
 @pytest.mark.slow

@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 
 from vlt.bench.timing import matmul_rate
 from vlt.command_line.adapt import parse
-from vlt.configuration import apply_overrides, load_config
+from vlt.configuration import apply_overrides, is_run, load_config, load_saved
 from vlt.data.manifests.manifest import Record, read_manifest
 from vlt.data.manifests.resources import resolve
+from vlt.data.text.texts import printable
 from vlt.door import run_door
 from vlt.export import export
 from vlt.inspect import inspect_config
-from vlt.main import columns, run_all, slug
+from vlt.main import columns, expected_errors, run_all, slug
 from vlt.model_io.folder import read_model_config
 from vlt.models.spec import DualEncoderSpec
 from vlt.reporting.tables import format_table
@@ -30,10 +31,13 @@ from vlt.runtime.memory import free_on_device, free_on_host
 from vlt.storage.files import write_whole
 
 BEFORE, AFTER = "before", "after"
-FEWEST = 8  # videos, of which two are held out
+RUN = "run"  # folder of the run, beside its manifests
+FEWEST = 8  # videos, or groups of them, of which two are held out
 HELD_OUT, MOST_HELD_OUT = 0.1, 1000  # share of the videos, and how many at most
 PASSES, MOST_STEPS = 50, 1000
 MOST_BATCH = 32
+# Share of the videos that may be unreadable; half of those held out, which may be few.
+MOST_UNREADABLE = {"train": 0.1, "held_out": 0.5}
 FRAMES = 12  # where the model folder gives no number
 SMALL = 192  # width of a tower below which the recipe for moving shapes is used
 # Sources of the recipes: a config for published towers; for small ones, a config and its row.
@@ -53,7 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command with parsed arguments."""
-    return run_door(lambda: _adapt(options))
+    try:
+        return run_door(lambda: _adapt(options))
+    except expected_errors() as error:  # of training, which no other command over videos does
+        print(printable(f"error: {error}"), file=sys.stderr)
+        return 1
 
 
 def _adapt(options: argparse.Namespace) -> int:
@@ -71,7 +79,7 @@ def _adapt(options: argparse.Namespace) -> int:
     if options.dry_run:
         return 0
     prepare_libraries()
-    workdir = folder / "run"
+    workdir = folder / RUN
     rows = run_all(config, workdir)
     export(workdir / slug(AFTER), options.out, "orbax")
     shown = f"python -m vlt.embed {options.videos} --model={options.out} --out=INDEX"
@@ -109,7 +117,7 @@ def split(records: Sequence[Record], group: str = "") -> tuple[list[Record], lis
     group: column whose equal values stay on one side.
 
     Raises:
-        ValueError: too few videos, or rows without that column.
+        ValueError: too few videos or groups, or rows without that column.
     """
     first: dict[str, str] = {}  # first video of each group
     for record in records:
@@ -119,6 +127,10 @@ def split(records: Sequence[Record], group: str = "") -> tuple[list[Record], lis
     videos = {record.video for record in records}
     if len(videos) < FEWEST:
         raise ValueError(f"{len(videos)} videos have captions; at least {FEWEST} are needed")
+    if len(first) < FEWEST:
+        raise ValueError(
+            f"--group={group}: {len(first)} groups, which stay whole; at least {FEWEST} are needed"
+        )
     units = sorted(first, key=lambda unit: _digest(first[unit]))
     count = min(MOST_HELD_OUT, max(2, round(HELD_OUT * len(units))))
     held_out = set(units[:count])
@@ -146,7 +158,8 @@ def write_rows(file: Path, records: Sequence[Record], group: str) -> None:
 def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDict:
     """The config for a method, a model and this machine, with the rows `before` and `after`.
 
-    folder: holds the manifests. rows: number of rows to train on.
+    folder: holds the manifests, and the run if it began before: it goes on with the same batch,
+        however much memory is free now. rows: number of rows to train on.
     """
     stored = read_model_config(resolve(options.model))
     visual = stored.spec.visual
@@ -165,8 +178,10 @@ def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDic
         section.manifest = str(folder.resolve() / f"{name}.jsonl")
         section.transform = ConfigDict(crop)  # instead of the recipe's, which is for another size
         section.on_error = "replace" if name == "train" else "skip"
+        section.max_error_rate = MOST_UNREADABLE[name]
     config.data.train.group = "group" if options.group else ""
-    config.data.train.batch_size = options.batch or batch_that_fits(config, visual, rows)
+    begun = load_saved(folder / RUN).data.train.batch_size if is_run(folder / RUN) else None
+    config.data.train.batch_size = options.batch or begun or batch_that_fits(config, visual, rows)
     steps = min(MOST_STEPS, math.ceil(PASSES * rows / config.data.train.batch_size))
     config.train.update(steps=options.steps or steps, eval_every=0, best_metric="")
     config.train.checkpoint_every = max(1, min(250, config.train.steps))

@@ -67,7 +67,7 @@ def _run(config: ConfigDict, workdir: Path) -> None:
             _run_and_print(_with_checkpoint(config), workdir)
     except Exception as error:
         processes.leave(error)
-        if isinstance(error, _expected_errors()):
+        if isinstance(error, expected_errors()):
             sys.exit(f"error: {error}")
         raise
     processes.leave()
@@ -123,10 +123,11 @@ def run_all(config: ConfigDict, workdir: Path, mode: str = "train") -> list[dict
 
     Raises:
         OtherConfigError: a folder holds a run of another config; the message names the keys.
-        ConfigError: a number is out of bounds.
+        ConfigError: a number is out of bounds, or rows would share a folder.
         WorkdirError: a folder is not that of a run, or another live run writes there.
     """
     configuration.checked(config)
+    check_titles(config)
     shown = columns(config, mode)
     with held(workdir):
         claim(workdir, config, mode)
@@ -283,12 +284,38 @@ def print_summary(config: ConfigDict, workdir: Path) -> None:
     print(f"\n{summary.closing(name, workdir, runs, pictures)}")
 
 
+def check_titles(config: ConfigDict) -> None:
+    """Checks that each row of the comparison, and each repeat of a row, has a folder of its own.
+
+    Raises:
+        ConfigError: a title without a letter or digit that a folder's name could have, or two
+            titles that give the same name.
+    """
+    repeated = [("repeats", row.repeats) for _, row in configuration.rows_of(config)]
+    for key, entries in (("compare", config.compare), *repeated):
+        named: dict[str, str] = {}
+        for title, _ in entries:
+            name = slug(title)
+            if not name:
+                raise configuration.ConfigError(
+                    f"config.{key}: the title {title!r} gives its folder no name; it needs a Latin "
+                    "letter or a digit"
+                )
+            if name in named:
+                raise configuration.ConfigError(
+                    f"config.{key}: {named[name]!r} and {title!r} would share the folder {name}; "
+                    "titles must differ in Latin letters or digits, or each be run alone in a "
+                    "--workdir of its own"
+                )
+            named[name] = title
+
+
 def slug(title: str) -> str:
     """A folder name for a row of a comparison."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _expected_errors() -> tuple[type[Exception], ...]:
+def expected_errors() -> tuple[type[Exception], ...]:
     """Errors that a user can fix, reported without a traceback."""
     from vlt.data.skips import TooManyErrors
     from vlt.data.video.errors import VideoError

@@ -8,7 +8,8 @@ import pytest
 from evaluation_kinds import inputs
 from helpers import run_python
 
-from vlt.evaluation import KINDS, retrieval
+from vlt.data.text.captions import Cleaning
+from vlt.evaluation import KINDS, Evaluator, retrieval
 
 CODE = """
     import json, sys
@@ -57,7 +58,9 @@ def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_pat
         )
         for i in range(8)
     ]
-    data = SimpleNamespace(records=records, manifest=tmp_path / "manifest.jsonl", name="twins")
+    data = SimpleNamespace(
+        records=records, manifest=tmp_path / "manifest.jsonl", name="twins", clean=Cleaning()
+    )
     cosines = SimpleNamespace(scores_pairs=False)
     predictor = SimpleNamespace(writes=True, workdir=tmp_path, module=cosines)
     found = retrieval.twins(predictor, None, {"min_pairs": 1}, data, 0)
@@ -66,6 +69,23 @@ def test_pair_of_an_unread_video_is_left_out_and_the_others_stay_aligned(tmp_pat
     assert [pair["videos"] for pair in written] == [[f"{i}.mov", f"{i + 1}.mov"] for i in (0, 4, 6)]
     assert written[1]["captions"] == ["clip 4", "clip 5"]
     assert all(pair["scores"] == [[1.0, 0.0], [0.0, 1.0]] for pair in written)
+
+
+def test_skipped_videos_are_counted_even_where_there_are_none(monkeypatch):
+    """A repeat that skipped some is then averaged with one that skipped none."""
+    monkeypatch.setitem(KINDS, "twins", KINDS["twins"]._replace(run=lambda *_: {"pairs": 3}))
+    evaluator = object.__new__(Evaluator)
+    evaluator._predictor = None
+    evaluator._data = {
+        name: ({"kind": "twins", "on_error": on_error}, SimpleNamespace(skipped=ids))
+        for name, on_error, ids in (
+            ("a", "skip", ["v", "w"]),
+            ("b", "skip", []),
+            ("c", "raise", []),
+        )
+    }
+    found = evaluator({}, 0)
+    assert found == {"a/pairs": 3, "a/skipped": 2, "b/pairs": 3, "b/skipped": 0, "c/pairs": 3}
 
 
 @pytest.mark.slow

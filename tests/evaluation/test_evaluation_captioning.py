@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vlt.data.text.captions import Cleaning
 from vlt.evaluation import captioning
 
 # Video (row) by caption (column); the pairs are (0, 2), (1, 3) and (4, 5); video 5 is not read.
@@ -24,12 +25,13 @@ FAMILIES = {0: "size", 1: "orbit", 2: "orbit"}
 def data():
     records = [
         SimpleNamespace(
-            video=str(i), captions=(str(i),), line=i + 1,
+            video=str(i), captions=(f"{i}!",), line=i + 1,
             extra={"pair": pair, "family": FAMILIES[pair]},
         )
         for i, pair in enumerate(PAIRS)
     ]  # fmt: skip
-    return SimpleNamespace(records=records, manifest="m.jsonl", name="twins")
+    clean = Cleaning("blip_caption")  # without it, no caption is a number
+    return SimpleNamespace(records=records, manifest="m.jsonl", name="twins", clean=clean)
 
 
 @pytest.fixture

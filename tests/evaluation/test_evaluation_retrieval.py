@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 
 from vlt.data.manifests.manifest import ManifestError
+from vlt.data.manifests.targets import AS_WRITTEN
 from vlt.data.text.captions import Cleaning
 from vlt.evaluation import retrieval
 
 SECTION = {"protocol": "own_data", "allow_subset": False, "ties": "against"}
 AXES = np.eye(8)
-COSINES = SimpleNamespace(module=SimpleNamespace(scores_pairs=False))  # a predictor
+# A predictor.
+COSINES = SimpleNamespace(module=SimpleNamespace(scores_pairs=False), writes=False)
 
 
-def records(*rows: tuple[str, tuple[str, ...]], **extra) -> SimpleNamespace:
+def records(*rows: tuple[str, tuple[str, ...]], clean=AS_WRITTEN, **extra) -> SimpleNamespace:
     """Evaluation data from rows of (video, captions)."""
     listed = [
         SimpleNamespace(
@@ -23,7 +25,7 @@ def records(*rows: tuple[str, tuple[str, ...]], **extra) -> SimpleNamespace:
         )
         for line, (video, captions) in enumerate(rows, 1)
     ]  # fmt: skip
-    return SimpleNamespace(records=listed, manifest="m.jsonl", name="test", clean=Cleaning())
+    return SimpleNamespace(records=listed, manifest="m.jsonl", name="test", clean=clean)
 
 
 @pytest.fixture
@@ -55,6 +57,15 @@ def test_a_video_of_several_rows_is_one_candidate_and_an_unread_one_is_none(embe
     found = retrieval.retrieval(COSINES, None, SECTION, data, 0)
     assert (found["t2v_R@1"], found["t2v_R@5"], found["t2v_MnR"]) == (75.0, 100.0, 1.25)
     assert (found["v2t_R@1"], found["protocol"]) == (50.0, "own_data")
+
+
+def test_captions_are_cleaned(embedded):
+    twins = {"pair": (0, 0), "family": ("size", "size")}
+    data = records(("a", ("X!",)), ("b", ("Y z",)), clean=Cleaning("blip_caption", 1), **twins)
+    embedded({"a": AXES[0], "b": AXES[1]}, {"x": AXES[0], "y": AXES[1]})
+    assert retrieval.retrieval(COSINES, None, SECTION, data, 0)["t2v_R@1"] == 100
+    assert retrieval.twins(COSINES, None, {"min_pairs": 1}, data, 0)["twins_v2t"] == 100
+    assert retrieval.twin_captions(COSINES, None, {"min_pairs": 1}, data, 0)["max"] == 0
 
 
 def test_captions_of_twins_are_compared_with_each_other(embedded):

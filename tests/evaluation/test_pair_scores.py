@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from best_frame import BestFrame
 from evaluated import data, predictor
+from helpers import run_python
 from test_recognition import CLASSES, SECTION, labelled, model, params
 
 from vlt.evaluation import recognition, retrieval
@@ -42,6 +43,24 @@ def test_scores_of_any_number_of_videos(parts, monkeypatch, videos):
     texts = RNG.normal(size=(5, 8)).astype(np.float32)
     found = retrieval.pair_scores(*parts, {"features": texts}, {"frames": frames})
     np.testing.assert_allclose(found, plain(frames, texts), atol=1e-5)
+
+
+THREE_DEVICES = """
+    import pathlib, sys
+    import numpy as np
+    from evaluated import predictor
+    from test_pair_scores import PAIRS, PARAMS, plain
+    from vlt.evaluation import retrieval
+    parts = predictor(PAIRS, pathlib.Path(sys.argv[1]), devices=3), PARAMS
+    texts = retrieval.embed_texts(*parts, ["3", "5 7"])
+    frames = np.random.default_rng(0).normal(size=(5, 2, 8)).astype(np.float32)
+    found = retrieval.pair_scores(*parts, texts, {"frames": frames})
+    np.testing.assert_allclose(found, plain(frames, texts["features"]), atol=1e-5)
+"""
+
+
+def test_devices_that_do_not_divide_a_batch(tmp_path):
+    run_python(THREE_DEVICES, tmp_path, devices=3)
 
 
 def test_retrieval_and_twins_by_them(parts, monkeypatch):

@@ -68,6 +68,12 @@ def test_means_of_runs_and_deviations_of_what_differs() -> None:
     assert isinstance(mean_results(runs)["same"], int)
 
 
+def test_what_some_runs_have_is_the_mean_of_those() -> None:
+    runs = [{"r1": 60.0}, {"r1": 60.0, "skipped": 1}, {"skipped": 2, "r1": 60.0}]
+    assert mean_results(runs) == {"r1": 60.0, "skipped": 1.5, "skipped/deviation": 0.5}
+    assert mean_results(runs[1::-1]) == {"r1": 60.0, "skipped": 1}
+
+
 def test_mean_of_what_one_run_lacks_is_unknown() -> None:
     means = mean_results([{"r1": 60.0}, {"r1": float("nan")}])
     assert Column("r1", "").cell(means) == "-"

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from vlt.data.skips import TooManyErrors
 from vlt.study import __main__ as door
 from vlt.study import plan, running
 from vlt.study.claim import MEASURES, PAPERS, Claim, Comparison, Picture, Row
@@ -215,6 +216,26 @@ def test_fewer_than_three_seeds_give_no_verdicts(tmp_path, monkeypatch, capsys):
     assert head.count("**no verdict: 2 of 3 seeds**") == 2 and "holds**" not in head
 
 
+def test_fewer_seeds_than_are_kept_take_no_verdict_back(tmp_path, monkeypatch):
+    where = (f"--out={tmp_path}", f"--workdir={tmp_path / 'w'}")
+    run_door(monkeypatch, *where)
+    page = (tmp_path / "CLAIMS.md").read_text()
+    run_door(monkeypatch, "--claims=better", "--seeds=1", *where)
+    assert (tmp_path / "CLAIMS.md").read_text() == page
+
+
+def test_a_seed_that_diverges_leaves_its_claim_without_verdict(tmp_path):
+    def diverges(run, folder):
+        if (run.row.name, run.seed) == ("branch", 3):
+            raise running.NonFiniteError("step 7: loss nan. The trained leaves are elsewhere")
+        return fake([])(run, folder)
+
+    kept = KeptRows(tmp_path / "claims")
+    running.run_left(plan.runs_of([BETTER], 4), kept, tmp_path / "w", diverges, say=lambda _: None)
+    write_page([BETTER], kept, tmp_path, seeds=4)
+    assert "**no verdict: a seed failed**" in (tmp_path / "CLAIMS.md").read_text()
+
+
 def test_a_quick_page_is_marked_and_decides_nothing(tmp_path, monkeypatch):
     slow = dataclasses.replace(DEEPER, quick=False)
     monkeypatch.setitem(OURS, "deeper", slow)
@@ -230,6 +251,15 @@ def test_an_unknown_claim_is_an_error(monkeypatch):
         SystemExit, match="unknown claim 'beter'.*better.*choose from better, deeper"
     ):
         run_door(monkeypatch, "--claims=beter")
+
+
+def test_errors_of_training_are_a_sentence(tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise TooManyErrors("train: 3 of 100 videos could not be read")
+
+    monkeypatch.setattr(door, "run_left", failing)
+    with pytest.raises(SystemExit, match="^error: train: 3 of 100 videos"):
+        run_door(monkeypatch, f"--out={tmp_path}")
 
 
 def test_the_list_and_the_plan_run_nothing(tmp_path, monkeypatch, capsys):

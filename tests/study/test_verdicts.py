@@ -102,6 +102,13 @@ def test_too_few_seeds_or_pairs_give_no_verdict(left, why):
     assert finding.verdict == verdict.NONE and why in finding.why
 
 
+def test_a_seed_that_failed_gives_no_verdict():
+    """Otherwise a row that diverges would be judged by its better seeds."""
+    left = Runs(row(0.9, 0.9, 0.9).by_seed, failed=True)
+    for finding in (found(left, BLIND), found(BLIND, left)):
+        assert (finding.verdict, finding.why) == (verdict.NONE, "a seed failed")
+
+
 def test_a_quick_study_gives_no_verdict():
     rows = {"a": row(0.9, 0.9, 0.9), "b": BLIND}
     assert compare(Comparison("a", "b"), rows, quick=True).verdict == verdict.NONE

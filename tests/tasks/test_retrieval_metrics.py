@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vlt.tasks.retrieval_metrics import (
+    TIES,
     confusion_counts,
     recognition_metrics,
     retrieval_metrics,
@@ -96,7 +97,10 @@ def test_several_captions_to_a_video() -> None:
 
 def test_two_equal_true_captions_do_not_spoil_each_other() -> None:
     similarity = np.array([[0.9, 0.0], [0.9, 0.0], [0.1, 0.8]])
-    assert retrieval_metrics(similarity, np.array([0, 0, 1]))["v2t_R@1"] == 100
+    for ties in TIES:
+        assert retrieval_metrics(similarity, np.array([0, 0, 1]), ties)["v2t_MnR"] == 1
+    tied = np.array([[0.9, 0.0], [0.9, 0.8], [0.9, 0.8]])  # both videos have a wrong text in a tie
+    assert retrieval_metrics(tied, np.array([0, 0, 1]), "published")["v2t_MnR"] == 1.5
 
 
 def test_order_of_the_gallery_does_not_matter() -> None:

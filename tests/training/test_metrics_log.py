@@ -65,21 +65,23 @@ def test_what_cannot_be_written_is_told_by_name(tmp_path, monkeypatch):
 
 
 def test_progress_tells_speed_and_time_left(tmp_path, capsys, monkeypatch):
-    """Each over the time since the previous report."""
-    clock = iter((100.0, 110.0, 118.0))
+    """Each over the time since the previous report, without evaluations."""
+    clock = iter((100.0, 110.0, 148.0))
     watch = SimpleNamespace(
         perf_counter=lambda: next(clock), strftime=time.strftime, gmtime=time.gmtime
     )
     monkeypatch.setattr(metrics_log, "time", watch)
     log = MetricsLog(tmp_path, 0, 10)
     log.progress(5, {"loss": 2.5}, videos=4, waited=2.5)
+    log.evaluation(5, {"own/R@1": 50.0}, seconds=30.0)
     log.progress(7, {"loss": 1.25}, videos=4, waited=8.5)
     log.close()
     assert capsys.readouterr().err.splitlines() == [
         "step 5/10  loss 2.5000  2.0 videos/s  waiting 25%  left 00:00:10",
+        "step 5/10  evaluated: own/R@1 50",
         "step 7/10  loss 1.2500  1.0 videos/s  waiting 75%  left 00:00:12",
     ]
-    first, second = read_metrics(tmp_path)
+    first, _, second = read_metrics(tmp_path)
     names = ("step", "loss", "perf/videos_per_s", "perf/wait_share", "perf/step_s")
     assert [first[name] for name in names] == [5, 2.5, 2.0, 0.25, 2.0]
     assert [second[name] for name in names] == [7, 1.25, 1.0, 0.75, 4.0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from vlt import main
+from vlt import configuration, main
 from vlt.evaluation.recognition_protocols import harmonic_mean
 from vlt.models.sizes import SIZES
 from vlt.models.spec import DualEncoderSpec, TextSpec, VisionSpec
@@ -84,6 +84,25 @@ def test_repeats_have_folders_of_their_own_and_the_row_is_their_mean(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*")}
     assert before and main.run_all(config(), tmp_path) == rows, "finished runs are read back"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoints/*")} == before
+
+
+@pytest.mark.parametrize(
+    ("titles", "message"),
+    [
+        (("CLIP", "CLIP+"), "'CLIP' and 'CLIP.' would share the folder clip"),
+        (("scale=-1", "scale=1"), "'scale=-1' and 'scale=1' would share the folder scale-1"),
+        (("CLIP", "\u6a21\u578b"), "the title '\u6a21\u578b' gives its folder no name"),
+    ],
+)
+@pytest.mark.parametrize("key", ["compare", "repeats"])
+def test_titles_that_share_a_folder_are_refused_before_anything_runs(
+    tmp_path, key, titles, message
+):
+    given = config()
+    given[key] = tuple((title, {}) for title in titles)
+    with pytest.raises(configuration.ConfigError, match=f"config.{key}: .*{message}"):
+        main.run_all(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_finished_rows_are_shown_while_others_run(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import sys
 import time
 
 import filelock
+import numpy as np
 import pytest
 from helpers import ROOT, environment
 
@@ -16,6 +17,7 @@ from vlt.configuration import load_config
 from vlt.storage.files import WriteError
 from vlt.storage.trees import CheckpointError
 from vlt.training import workdir
+from vlt.training.checkpoints import TrainingCheckpoints
 from vlt.training.workdir import LOCK, WorkdirError, claim, go_back, held, prepare
 
 CONFIG = "tests/loop_config.py"
@@ -24,6 +26,7 @@ CONFIG = "tests/loop_config.py"
 HOLD = """
 import contextlib, pathlib, sys
 from vlt.training import workdir
+from vlt.training.checkpoints import TrainingCheckpoints
 workdir.LEASE, workdir.HEARTBEAT = 3.0, 0.5
 print("ready", flush=True)
 with contextlib.ExitStack() as stack:
@@ -235,3 +238,19 @@ def test_going_back_stays_in_the_workdir(tmp_path):
     (tmp_path / "run" / "checkpoints" / "4").symlink_to(other)
     with pytest.raises((CheckpointError, WriteError), match="is not in --workdir=|is a link"):
         go_back(tmp_path / "run", tmp_path / "run" / "checkpoints" / "4")
+
+
+def test_a_run_that_had_ended_goes_on_from_where_it_went_back_to(tmp_path):
+    claim_new(tmp_path / "run")
+    checkpoints = TrainingCheckpoints(tmp_path / "run", 2)
+    for step in (1, 2):
+        checkpoints.save(step, {"x": np.zeros(1)}, {})
+    checkpoints.close()
+    ended = tmp_path / "run" / "run.json"
+    ended.write_text("{}")
+    with pytest.raises(CheckpointError):
+        go_back(tmp_path / "run", tmp_path / "run" / "checkpoints" / "7")
+    assert ended.exists()
+    go_back(tmp_path / "run", tmp_path / "run" / "checkpoints" / "1")
+    assert not ended.exists()
+    assert TrainingCheckpoints(tmp_path / "run", 1).steps() == [1]

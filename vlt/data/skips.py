@@ -14,6 +14,7 @@ from vlt.data.manifests.manifest import Record
 from vlt.data.video.errors import VideoError
 from vlt.storage.files import append
 
+TRAINING = "train"  # the stream that must see again what it saw
 FEW = 100  # the error rate over fewer records than this is taken as if there were this many
 
 
@@ -38,8 +39,12 @@ class SkipLog:
     ):
         """Reads the entries that the file already has for `stream`.
 
+        In an evaluation, which may be of another manifest than before, entries whose record does
+        not match `records` are ignored.
+
         Raises:
-            ValueError: an entry's record does not match `records`, or the file is not such a log.
+            ValueError: an entry's record does not match those of training, or the file is not such
+                a log.
         """
         self._path, self._stream = pathlib.Path(path), stream
         self._records, self._max_error_rate = records, max_error_rate
@@ -60,12 +65,13 @@ class SkipLog:
             if entry["stream"] != self._stream:
                 continue
             record = entry["record"]
-            if not 0 <= record < len(self._records) or self._records[record].id != entry["id"]:
+            if 0 <= record < len(self._records) and self._records[record].id == entry["id"]:
+                self._remember(record, entry["position"])
+            elif self._stream == TRAINING:
                 raise ValueError(
                     f"{self._path}, line {number}: {entry['id']!r} is not record {record} of "
                     f"{self._stream}: the manifest has changed; use another workdir"
                 )
-            self._remember(record, entry["position"])
 
     def _entry(self, number: int, line: bytes) -> dict[str, Any]:
         try:

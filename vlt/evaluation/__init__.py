@@ -178,7 +178,8 @@ class Evaluator:
         results: Metrics = {}
         for name, (section, data) in self._data.items():
             found = KINDS[section["kind"]].run(self._predictor, params, section, data, step)
-            if skipped := total(len(data.skipped)):
+            skipped = total(len(data.skipped))
+            if skipped or section["on_error"] == "skip":
                 found["skipped"] = skipped
             results |= {f"{name}/{metric}": value for metric, value in found.items()}
         return results

@@ -11,7 +11,7 @@ import numpy as np
 from vlt.data.pipeline import VideoData
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
-from vlt.evaluation.retrieval import pairs_of_twins, write_choices
+from vlt.evaluation.retrieval import first_captions, pairs_of_twins, write_choices
 from vlt.models.generation import generate
 from vlt.models.search import Search
 from vlt.pytrees.fields import near
@@ -88,7 +88,7 @@ def caption_twins(
 ) -> Metrics:
     """Whether a clip's own caption or its twin's is likelier, given the clip."""
     rows, families = pairs_of_twins(data, section["min_pairs"])
-    ids = predictor.tokenizer([record.captions[0] for record in data.records])
+    ids = predictor.tokenizer(first_captions(data))
     twin = np.empty(len(data.records), int)
     twin[rows] = rows[:, ::-1]
 

@@ -1,5 +1,6 @@
 """Runs a model over sharded data sets, compiling each program once."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,18 @@ from jax.sharding import Mesh
 from vlt.data.pipeline import VideoData
 from vlt.models.video_model import VideoModel
 from vlt.runtime import stopping
-from vlt.runtime.mesh import batch_sharding, check_batch_size, place_whole, shard_batch, to_host
+from vlt.runtime.mesh import (
+    BATCH_AXES,
+    batch_sharding,
+    check_batch_size,
+    place_whole,
+    shard_batch,
+    to_host,
+)
 from vlt.runtime.processes import is_primary
 from vlt.runtime.watchdog import Watchdog
 
-TEXT_BATCH = 256
+TEXT_BATCH = 256  # rounded up to what the mesh can split
 
 Metrics = dict[str, Any]
 
@@ -83,6 +91,11 @@ class Predictor:
         finally:
             stream.close()
 
+    def divisible(self, count: int) -> int:
+        """The smallest batch of at least `count` rows that the mesh can split."""
+        parts = math.prod(self._mesh.shape[axis] for axis in BATCH_AXES)
+        return -(-count // parts) * parts
+
     def run(self, program: Callable[..., Any], params: Any, *batch: np.ndarray) -> Any:
         """Runs `program` on one batch of host arrays, the same in all processes and split among the
         devices; returns outputs on the host."""
@@ -100,10 +113,11 @@ class Predictor:
 
         beside: further arguments, [n, ...] each.
         """
-        spare = -len(texts) % TEXT_BATCH
+        size = self.divisible(TEXT_BATCH)
+        spare = -len(texts) % size
         ids = self.tokenizer([*texts, *[""] * spare])
         rows = [ids, *(np.concatenate([x, np.repeat(x[:1], spare, axis=0)]) for x in beside)]
-        parts = zip(*(np.split(x, len(ids) // TEXT_BATCH) for x in rows), strict=True)
+        parts = zip(*(np.split(x, len(ids) // size) for x in rows), strict=True)
         found = [self.run(program, params, *part) for part in parts]
         return jax.tree.map(lambda x: x[: len(texts)], joined(found))
 

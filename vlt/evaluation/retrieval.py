@@ -19,7 +19,7 @@ from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
 from vlt.tasks.twins import mean_by_family, twin_accuracy
 
 MOST_SCORES = 1 << 27  # scores in memory at once; larger matrices are computed in blocks
-PAIR_BATCH = 256  # videos that one call scores against all texts
+PAIR_BATCH = 256  # videos that one call scores against all texts, or what the mesh can split
 
 # What `pair_scores` reads of videos or texts: unit vectors [n, e] or, where a method scores pairs,
 # the towers' outputs [n, ...] by name.
@@ -63,7 +63,8 @@ def pair_scores(predictor: Predictor, params: Any, texts: Found, videos: Found) 
     if not predictor.module.scores_pairs:
         return np.asarray(texts @ videos.T)
     count = len(videos["frames"])
-    names, arrays = list(videos), [_in_batches(x) for x in videos.values()]
+    size = predictor.divisible(PAIR_BATCH)
+    names, arrays = list(videos), [_in_batches(x, size) for x in videos.values()]
 
     def score(leaves: Any, *parts: jax.Array) -> Any:
         video = dict(zip(names, parts, strict=True))
@@ -74,10 +75,10 @@ def pair_scores(predictor: Predictor, params: Any, texts: Found, videos: Found) 
     return np.concatenate(found)[:count].T
 
 
-def _in_batches(x: np.ndarray) -> list[np.ndarray]:
-    """Splits [v, ...] into batches of `PAIR_BATCH` rows; the last is padded with the first row."""
-    filled = np.concatenate([x, np.repeat(x[:1], -len(x) % PAIR_BATCH, axis=0)])
-    return np.split(filled, len(filled) // PAIR_BATCH)
+def _in_batches(x: np.ndarray, size: int) -> list[np.ndarray]:
+    """Splits [v, ...] into batches of `size` rows; the last is padded with the first row."""
+    filled = np.concatenate([x, np.repeat(x[:1], -len(x) % size, axis=0)])
+    return np.split(filled, len(filled) // size)
 
 
 def retrieval(
@@ -85,8 +86,8 @@ def retrieval(
 ) -> Metrics:
     """Text-video retrieval by a named protocol; several captions of a video are several queries.
 
-    With `equal_texts`, the videos of captions that are exactly the same text are all right for each
-    of them (PE-Core's benchmark).
+    With `equal_texts`, the videos of captions that are exactly the same text after clean-up are all
+    right for each of them (PE-Core's benchmark).
     """
     pairs, label = checked_pairs(section, data.records, "queries")
     records, embedded = embed_videos(predictor, params, data, step)
@@ -95,7 +96,7 @@ def retrieval(
     first_of = {name: row for row, name in reversed(list(enumerate(names)))}
     column = {name: index for index, name in enumerate(dict.fromkeys(names))}
     first = [first_of[name] for name in column]
-    pairs = [(video, text) for video, text in pairs if video in column]
+    pairs = [(video, data.clean(text)) for video, text in pairs if video in column]
     queries = embed_texts(predictor, params, [text for _, text in pairs])
     videos = jax.tree.map(lambda x: x[first], embedded)
     truth = np.array([column[video] for video, _ in pairs])
@@ -132,7 +133,7 @@ def twins(
     read, videos = embed_videos(predictor, params, data, step)
     whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair is dropped if either twin is
     rows, families = rows[whole], [f for f, kept in zip(families, whole, strict=True) if kept]
-    texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
+    texts = embed_texts(predictor, params, first_captions(data))
     every = pair_scores(predictor, params, texts, videos)
     scores = every[rows[:, None, :], np.searchsorted(read, rows)[:, :, None]]
     write_choices(predictor, data, rows, scores)
@@ -144,7 +145,7 @@ def twin_captions(
 ) -> Metrics:
     """Mean cosine between the captions of twins by family, and the largest of these means."""
     rows, families = pairs_of_twins(data, section["min_pairs"])
-    texts = embed_texts(predictor, params, [record.captions[0] for record in data.records])
+    texts = embed_texts(predictor, params, first_captions(data))
     if isinstance(texts, dict):
         texts = np.asarray(normalize(texts["features"]))
     cosines = (texts[rows[:, 0]] * texts[rows[:, 1]]).sum(-1)
@@ -186,6 +187,11 @@ def write_choices(
         for pair, values in zip(rows, scores, strict=True)
     ]
     write_whole(predictor.workdir / f"twins-{data.name}.json", json.dumps(pairs) + "\n")
+
+
+def first_captions(data: VideoData) -> list[str]:
+    """The first caption of every record, cleaned."""
+    return [data.clean(record.captions[0]) for record in data.records]
 
 
 def _said(record: Record, column: str) -> tuple[str, ...]:

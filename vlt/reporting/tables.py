@@ -68,11 +68,14 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row], columns: Sequence[C
 
 
 def mean_results(runs: Sequence[Row]) -> dict[str, Any]:
-    """Means over runs of one config, with deviations of what differs; texts are the first run's."""
-    means: dict[str, Any] = dict(runs[0])
-    for key, value in runs[0].items():
-        if isinstance(value, numbers.Real) and len(runs) > 1:
-            values = [float(run[key]) for run in runs]
+    """Means over the runs of one config that have a key, with deviations of what differs; texts are
+    those of the first."""
+    means: dict[str, Any] = {}
+    for key in dict.fromkeys(key for run in runs for key in run):
+        found = [run[key] for run in runs if key in run]
+        means[key] = found[0]
+        if isinstance(found[0], numbers.Real):
+            values = [float(value) for value in found]
             if len(set(values)) > 1:
                 means[key] = float(np.mean(values))
                 if key not in REPEATED:

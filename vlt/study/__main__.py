@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from vlt.command_line.study import parse
-from vlt.configuration import ConfigError
+from vlt.main import expected_errors
 from vlt.pytrees.fields import did_you_mean
 from vlt.runtime import stopping
 from vlt.runtime.libraries import prepare_libraries
@@ -20,7 +20,6 @@ from vlt.study.page import PAGE, ROWS, write_page
 from vlt.study.plan import runs_of, told
 from vlt.study.running import check, run_left
 from vlt.study.verdict import LEAST_SEEDS
-from vlt.training.workdir import WorkdirError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
             print(listed(claims))
             return 0
         return _study(claims, options)
-    except (ConfigError, ValueError, WorkdirError) as error:
+    except expected_errors() as error:
         sys.exit(f"error: {error}")
 
 
@@ -69,7 +68,7 @@ def _study(claims: Sequence[Claim], options: argparse.Namespace) -> int:
     if left_out := [claim.name for claim in claims if quick and not claim.quick]:
         print(f"not of a quick study: {', '.join(left_out)}", file=sys.stderr)
     if not quick and seeds < LEAST_SEEDS:
-        print(f"{seeds} of {LEAST_SEEDS} seeds: no verdicts", file=sys.stderr)
+        print(f"{seeds} of {LEAST_SEEDS} seeds: no verdicts, unless more are kept", file=sys.stderr)
     runs, kept = runs_of(claims, seeds, quick), KeptRows(options.out / ROWS)
     print(told(kept.left(runs), runs, kept.pace(runs)), flush=True)
     if options.plan:

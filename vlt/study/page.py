@@ -60,7 +60,8 @@ def result_of(claim: Claim, kept: KeptRows, seeds: int, quick: bool) -> Result:
         found |= {each.name: each for each in there.values()}
         scores = {seed: each.scores for seed, each in there.items() if not each.failed}
         if scores:
-            rows[row.name] = Runs(scores, bool(runs[0].config.train.steps))
+            failed = len(scores) < len(there)
+            rows[row.name] = Runs(scores, bool(runs[0].config.train.steps), failed)
     findings = findings_of(claim, rows, quick)
     return Result(claim, rows, [*found.values()], len(names - {*found}), findings)
 
@@ -68,7 +69,12 @@ def result_of(claim: Claim, kept: KeptRows, seeds: int, quick: bool) -> Result:
 def write_page(
     claims: Sequence[Claim], kept: KeptRows, out: Path, seeds: int, quick: bool = False
 ) -> str:
-    """Writes OUT/CLAIMS.md and the pictures; returns the first table as text."""
+    """Writes OUT/CLAIMS.md and the pictures; returns the first table as text.
+
+    seeds: how many there are at least; more that are kept count as well, except in a quick study.
+    """
+    if not quick:
+        seeds = max([seeds, *(row.seed + 1 for row in kept.by_name.values())])
     results = [result_of(claim, kept, seeds, quick) for claim in claims]
     table = _table(results, quick)
     parts = [_title(quick), _counted(results), table, _about(results, seeds, quick), _rule()]

@@ -50,10 +50,12 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """The runs of a row by seed; if it trains nothing, its one run stands for all seeds."""
+    """The runs of a row by seed; if it trains nothing, its one run stands for all seeds. failed:
+    whether others of its seeds ended without scores."""
 
     by_seed: Mapping[int, Scores]
     trains: bool = True
+    failed: bool = False
 
     def at(self, seed: int) -> Scores:
         return self.by_seed[seed] if self.trains else next(iter(self.by_seed.values()))
@@ -100,6 +102,8 @@ def compare(comparison: Comparison, rows: Mapping[str, Runs], quick: bool = Fals
     pairs = min((len(each.pairs.get(measure.evaluation, "")) for each in first), default=0)
     if measure.chance == "pairs" and pairs < LEAST_PAIRS:
         verdict, why = NONE, f"{pairs} of {LEAST_PAIRS} pairs of twins"
+    if any(rows[name].failed for name in names):  # the seeds that are left flatter its row
+        verdict, why = NONE, "a seed failed"
     if quick:
         verdict, why = NONE, "a quick study"
     left, right = means

@@ -54,12 +54,9 @@ def retrieval_metrics_of_embeddings(
     best = np.full(len(videos), -np.inf, np.float32)
     np.maximum.at(best, truth, own)
     counts = _counted(texts, videos, truth, own, best, block, above=ties == "published")
-    equal = np.zeros(len(videos), np.int64)  # true texts that score as high as the best of them
-    np.add.at(equal, truth, own == best[truth])
-    ones = np.ones(len(texts), np.int64)
     return {
-        **summary_of_counts("t2v", counts["above_row"], counts["least_row"], ones, ties),
-        **summary_of_counts("v2t", counts["above_column"], counts["least_column"], equal, ties),
+        **summary_of_counts("t2v", counts["above_row"], counts["least_row"], ties),
+        **summary_of_counts("v2t", counts["above_column"], counts["least_column"], ties),
     }
 
 

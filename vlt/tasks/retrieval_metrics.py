@@ -25,8 +25,8 @@ def retrieval_metrics(
       video_of_text: int [texts], the column of each text's video.
       ties: 'against' ranks a query behind every wrong candidate that scores at least as high as
         its best true one, so that a constant model finds nothing. 'published' is the papers'
-        rule (CLIP4Clip, BT-Adapter, TempMe): each candidate that equals the best true one adds a
-        rank of its own to those averaged, the first and the last of the tie included.
+        rule (CLIP4Clip, BT-Adapter, TempMe): the best true candidate and each wrong one that equals
+        it add a rank of their own to those averaged, the first and the last of the tie included.
       texts: if given, equal texts share their videos, each of which is right.
 
     Returns:
@@ -131,6 +131,7 @@ def _ranks(scores: np.ndarray, true: np.ndarray, ties: str) -> np.ndarray:
     if ties == "against":
         return 1 + ((scores >= best) & ~true).sum(1)
     tied = scores == best
+    tied &= ~true | ((tied & true).cumsum(1) == 1)  # other true candidates never count
     first = 1 + (scores > best).sum(1, keepdims=True)
     return (first + tied.cumsum(1) - 1)[tied]
 
@@ -146,19 +147,18 @@ def _summary(direction: str, ranks: np.ndarray) -> dict[str, float]:
 
 
 def summary_of_counts(
-    direction: str, above: np.ndarray, least: np.ndarray, equal: np.ndarray, ties: str
+    direction: str, above: np.ndarray, least: np.ndarray, ties: str
 ) -> dict[str, float]:
     """The metrics of one direction, as in `retrieval_metrics`, from counts [queries].
 
-    above, least: wrong candidates that score above the best true one, and at least as high. equal:
-    true ones as high as it. ties: as there; a published tie may hold more ranks than can be listed,
-    so they are counted.
+    above, least: wrong candidates that score above the best true one, and at least as high. ties:
+    as there; a published tie may hold more ranks than can be listed, so they are counted.
     """
     if ties == "against":
         return _summary(direction, 1 + least)
-    steps = np.zeros(int((least + equal).max()) + 2, np.int64)
+    steps = np.zeros(int(least.max()) + 3, np.int64)
     np.add.at(steps, 1 + above, 1)
-    np.add.at(steps, 1 + least + equal, -1)
+    np.add.at(steps, 2 + least, -1)
     how_many = steps.cumsum()  # times that each rank occurs
     ranks = np.arange(len(how_many))
     total, up_to = how_many.sum(), how_many.cumsum()

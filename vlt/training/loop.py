@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -191,9 +192,11 @@ def evaluation_due(config: ConfigDict, step: int) -> bool:
 
 def _evaluate(run: Run, step: int, log: MetricsLog) -> Metrics:
     """Evaluates the state after a step; logs the metrics and keeps them with its checkpoint."""
+    start = time.perf_counter()
     results = run.evaluate(step)
+    seconds = time.perf_counter() - start
     numbers = {name: value for name, value in results.items() if not isinstance(value, str)}
-    log.evaluation(step, numbers, run.config.table)
+    log.evaluation(step, numbers, seconds, run.config.table)
     if step:
         run.checkpoints.add_metrics(step, numbers)
     return results

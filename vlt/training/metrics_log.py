@@ -95,13 +95,20 @@ class MetricsLog:
         )
 
     def evaluation(
-        self, step: int, values: Mapping[str, float], shown: Sequence[Sequence[str]] = ()
+        self,
+        step: int,
+        values: Mapping[str, float],
+        seconds: float,
+        shown: Sequence[Sequence[str]] = (),
     ) -> None:
         """Writes the metrics of evaluations after a step, unless a run that was killed before it
         could keep them already did, and prints a line.
 
-        shown: (metric, title, ...) of metrics to print; by default the first of each evaluation.
+        seconds: how long they took, which does not count as training. shown: (metric, title, ...)
+        of metrics to print; by default the first of each evaluation.
         """
+        before, then, waited = self._last
+        self._last = (before, then + seconds, waited)
         if (step, frozenset(values)) not in self._evaluated:
             self.write(step, values)
         firsts: dict[str, str] = {}
@@ -132,7 +139,11 @@ class NullMetricsLog(MetricsLog):
         pass
 
     def evaluation(
-        self, step: int, values: Mapping[str, float], shown: Sequence[Sequence[str]] = ()
+        self,
+        step: int,
+        values: Mapping[str, float],
+        seconds: float,
+        shown: Sequence[Sequence[str]] = (),
     ) -> None:
         pass
 

@@ -233,7 +233,8 @@ def started(workdir: Path) -> bool:
 
 
 def go_back(workdir: Path, checkpoint: Path) -> None:
-    """Makes WORKDIR/checkpoints/STEP, or one in a row's folder, the latest checkpoint of its run.
+    """Makes WORKDIR/checkpoints/STEP, or one in a row's folder, the latest checkpoint of its run,
+    which goes on from there even if it had ended.
 
     Raises:
         CheckpointError: it is not a complete checkpoint of the workdir.
@@ -247,3 +248,6 @@ def go_back(workdir: Path, checkpoint: Path) -> None:
         raise CheckpointError(f"--restore={checkpoint}: is not in --workdir={workdir}")
     refuse_link(checkpoint)
     TrainingCheckpoints(folder, keep_last=1).go_back(int(checkpoint.name))
+    if processes.is_primary():
+        (folder / "run.json").unlink(missing_ok=True)
+    processes.wait_for_all(f"{folder} has not ended")
