@@ -18,7 +18,6 @@ from vlt.command_line.adapt import parse
 from vlt.configuration import apply_overrides, is_run, load_config, load_saved
 from vlt.data.manifests.manifest import Record, read_manifest
 from vlt.data.manifests.resources import resolve
-from vlt.data.text.texts import printable
 from vlt.door import run_door
 from vlt.export import export
 from vlt.inspect import inspect_config
@@ -57,11 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command with parsed arguments."""
-    try:
-        return run_door(lambda: _adapt(options))
-    except expected_errors() as error:  # of training, which no other command over videos does
-        print(printable(f"error: {error}"), file=sys.stderr)
-        return 1
+    return run_door(lambda: _adapt(options), expected_errors())
 
 
 def _adapt(options: argparse.Namespace) -> int:

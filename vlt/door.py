@@ -64,8 +64,10 @@ def parse_search(pairs: Iterable[str], defaults: Mapping[str, Any] | None = None
     return options
 
 
-def run_door(body: Callable[[], int]) -> int:
+def run_door(body: Callable[[], int], expected: tuple[type[Exception], ...] = ()) -> int:
     """Runs a command's body and returns its exit status, or 1 after printing what is wrong.
+
+    expected: errors that a user can mend, besides those of every command.
 
     Ctrl-C and SIGTERM end it with what is printed so far and the status that shells expect, and so
     does a closed pipe, such as one to `head`.
@@ -75,7 +77,7 @@ def run_door(body: Callable[[], int]) -> int:
             return body()
         except BrokenPipeError:
             return reader_gone()
-        except EXPECTED as error:
+        except (*EXPECTED, *expected) as error:
             print(printable(f"error: {why(error)}"), file=sys.stderr)
             return 1
         except stopping.Stopped:

@@ -49,19 +49,17 @@ def load_saved(workdir: str | pathlib.Path) -> ConfigDict:
     file = pathlib.Path(workdir) / SAVED
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(saved, dict):
-            raise ConfigError(f"{file} holds a {type(saved).__name__}, not a config")
-        return ConfigDict(plain(saved))
+        if isinstance(saved, dict):
+            return ConfigDict(plain(saved))
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{file} does not exist: {workdir} is not the folder of a run") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
     except RecursionError:
         raise ConfigError(f"{file} is nested too deeply for a config") from None
-    except ConfigError:
-        raise
     except ValueError as error:
         raise ConfigError(f"{file} is not JSON of a config: {error}") from None
+    raise ConfigError(f"{file} holds a {type(saved).__name__}, not a config")
 
 
 def versions() -> dict[str, str]:
