@@ -10,11 +10,12 @@ import pytest
 import safetensors.numpy
 import torch
 
-from vlt.adapters.clip4clip import CLIP4Clip, PairTransformer
+from vlt.adapters import lstm
+from vlt.adapters.clip4clip import CLIP4Clip, FrameTransformer, PairTransformer
 from vlt.adapters.lora import LoRA
 from vlt.convert.layouts.clip import openai_block
 from vlt.convert.tables.family import dense, norm
-from vlt.convert.tables.table import Rule, to_leaves, to_tensors
+from vlt.convert.tables.table import LINEAR, Rule, to_leaves, to_tensors
 from vlt.costs.flops import count
 from vlt.methods import build_methods
 from vlt.model_io.build import abstract_params, init_params
@@ -42,8 +43,7 @@ pytestmark = pytest.mark.usefixtures("highest_precision")
     ("options", "expected"),
     [
         ({}, 4 * 3_152_384 + 77 * 512),
-        # torch's LSTM has a second bias for the same gates: 2,101,248 in all
-        ({"sim_header": "seqLSTM"}, 8 * 512 * 512 + 4 * 512),
+        ({"sim_header": "seqLSTM"}, 2_101_248),  # with both of torch's biases
         ({"sim_header": "tightTransf"}, 12_913_153),
     ],
 )
@@ -79,34 +79,33 @@ def frames_and_video(model: DualEncoder, params: dict) -> tuple[np.ndarray, np.n
     return jax.jit(run)(params)
 
 
-def pooled(frames: np.ndarray) -> np.ndarray:
+def pooled(frames: np.ndarray) -> jax.Array:
     return normalize(normalize(jnp.asarray(frames)).mean(1))
 
 
 def test_lstm_is_torchs_with_a_residual():
     model, params = start(LSTM)
-    cell = params["visual"]["clip4clip"]["cell"]
-    lstm = torch.nn.LSTM(E, E, batch_first=True)
-    gates = "ifgo"
-    rows = {
-        "weight_ih_l0": [cell[f"i{g}"]["kernel"].T for g in gates],
-        "weight_hh_l0": [cell[f"h{g}"]["kernel"].T for g in gates],
-        "bias_ih_l0": [cell[f"h{g}"]["bias"] for g in gates],
-        "bias_hh_l0": [np.zeros(E, np.float32)] * 4,
+    leaves = params["visual"]["clip4clip"]
+    head = torch.nn.LSTM(E, E, batch_first=True)
+    published = {
+        "weight_ih_l0": leaves["input"]["kernel"].T,
+        "weight_hh_l0": leaves["state_kernel"].T,
+        "bias_ih_l0": leaves["input"]["bias"],
+        "bias_hh_l0": leaves["state_bias"],
     }
-    lstm.load_state_dict({k: torch.tensor(np.concatenate(v)) for k, v in rows.items()})
+    head.load_state_dict({name: torch.tensor(x) for name, x in published.items()})
     frames, video = frames_and_video(model, params)
     with torch.no_grad():
-        expected = np.asarray(frames) + lstm(torch.tensor(np.asarray(frames)))[0].numpy()
+        expected = np.asarray(frames) + head(torch.tensor(np.asarray(frames)))[0].numpy()
     np.testing.assert_allclose(video, pooled(expected), atol=1e-6)
     assert np.abs(video - pooled(frames)).max() > 1e-3
 
 
 def test_lstm_starts_as_torchs():
     model = DualEncoder(TINY, (LSTM,))
-    cell = jax.jit(lambda: init_params(model, jax.random.key(0))["visual"]["clip4clip"])()["cell"]
-    for gate in ("ig", "hg"):
-        assert 0.95 * E**-0.5 < np.abs(cell[gate]["kernel"]).max() <= E**-0.5
+    leaves = jax.jit(lambda: init_params(model, jax.random.key(0))["visual"]["clip4clip"])()
+    for leaf in jax.tree.leaves(leaves):
+        assert 0.95 * E**-0.5 < np.abs(leaf).max() <= E**-0.5
 
 
 def test_transformer_starts_as_the_text_towers_layers_without_their_mask():
@@ -136,46 +135,67 @@ def test_sees_the_order_of_frames_where_the_mean_does_not(method):
     assert gap(model.clone(methods=())) < 1e-6
 
 
-@pytest.fixture(scope="module")
-def pairs(shared):
-    """Weights of the published tight head, and its golden outputs."""
+PUBLISHED = {
+    "seqTransf": (
+        Rule("frame_position_embeddings.weight", ("position_embedding",)),
+        *openai_block("transformerClip.resblocks.{i}", "blocks_{i}"),
+    ),
+    "seqLSTM": (
+        Rule("lstm_visual.weight_ih_l0", ("input/kernel",), LINEAR),
+        Rule("lstm_visual.weight_hh_l0", ("state_kernel",), LINEAR),
+        Rule("lstm_visual.bias_ih_l0", ("input/bias",)),
+        Rule("lstm_visual.bias_hh_l0", ("state_bias",)),
+    ),
+    "tightTransf": (
+        Rule("cross.embeddings.position_embeddings.weight", ("position_embedding",)),
+        *openai_block("cross.transformer.resblocks.{i}", "blocks_{i}"),
+        *norm("cross.pooler.ln_pool", "pool_norm"),
+        *dense("cross.pooler.dense", "pool"),
+        *dense("similarity_dense", "score"),
+    ),
+}
+HEADS = {
+    "seqTransf": FrameTransformer(1, 20, jnp.float32),
+    "seqLSTM": lstm.LSTM(64),
+    "tightTransf": PairTransformer(2, 20, jnp.float32),
+}
+LOGIT_SCALE = 2.5
+
+
+def scores_of(header: str, params: dict, frames: np.ndarray, texts: np.ndarray) -> jax.Array:
+    """Scores [v, c] of a head, those of cosines times the published temperature."""
+    if header == "tightTransf":
+        return HEADS[header].apply({"params": params}, frames, texts)
+    video = pooled(frames + HEADS[header].apply({"params": params}, frames))
+    return np.exp(LOGIT_SCALE) * video @ normalize(jnp.asarray(texts)).T
+
+
+@pytest.mark.parametrize(("header", "atol"), [*zip(HEADS, (2e-4, 2e-4, 2e-5), strict=True)])
+def test_scores_and_gradients_are_the_published_heads(header, atol, shared):
     folder = shared / "golden/efficient_prompt"
+    golden = np.load(folder / "clip4clip_heads.npz")
     tensors = safetensors.numpy.load_file(folder / "clip4clip_heads.safetensors")
-    tight = {n: x for n, x in tensors.items() if n.startswith(("cross.", "similarity_dense."))}
-    placed = to_leaves(PUBLISHED, tight, str, "(?!)", "(?!)")
+    names = {*golden[f"{header}.grad_names"]} - {"clip.logit_scale"}
+    placed = to_leaves(PUBLISHED[header], {n: tensors[n] for n in names}, str, "(?!)", "(?!)")
     assert not placed.unexpected
-    params = flax.traverse_util.unflatten_dict(placed.leaves, sep="/")
-    return params, np.load(folder / "clip4clip_heads.npz")
-
-
-PUBLISHED = (
-    Rule("cross.embeddings.position_embeddings.weight", ("position_embedding",)),
-    *openai_block("cross.transformer.resblocks.{i}", "blocks_{i}"),
-    *norm("cross.pooler.ln_pool", "pool_norm"),
-    *dense("cross.pooler.dense", "pool"),
-    *dense("similarity_dense", "score"),
-)
-
-
-def test_tight_scores_and_gradients_are_the_published_heads(pairs):
-    params, golden = pairs
-    head = PairTransformer(2, 20, jnp.float32)
+    inputs = golden["frame_embeddings"], golden["text_embeddings"]
 
     def loss(params):
-        inputs = golden["frame_embeddings"], golden["text_embeddings"]
-        scores = head.apply({"params": params}, *inputs)
+        scores = scores_of(header, params, *inputs)
         return contrastive_scores(scores, 1.0) / 2, scores
 
+    params = flax.traverse_util.unflatten_dict(placed.leaves, sep="/")
     (value, scores), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    np.testing.assert_allclose(scores.T, golden["tightTransf.logits"], atol=2e-5)
-    np.testing.assert_allclose(value, golden["tightTransf.loss"], atol=2e-5)
-    found, _ = to_tensors(PUBLISHED, flax.traverse_util.flatten_dict(gradients, sep="/"))
-    named = zip(golden["tightTransf.grad_names"], golden["tightTransf.grad_norms"], strict=True)
+    np.testing.assert_allclose(scores.T, golden[f"{header}.logits"], atol=atol)
+    np.testing.assert_allclose(value, golden[f"{header}.loss"], atol=atol)
+    flat = flax.traverse_util.flatten_dict(gradients, sep="/")
+    found, _ = to_tensors(PUBLISHED[header], flat)
+    assert {*found} == names
+    named = zip(golden[f"{header}.grad_names"], golden[f"{header}.grad_norms"], strict=True)
     for name, norm_of in named:
         if name in found:
             norm_found = np.linalg.norm(np.float64(found[name]))
             np.testing.assert_allclose(norm_found, norm_of, rtol=1e-3, atol=1e-6, err_msg=name)
-    assert {*found} <= {*golden["tightTransf.grad_names"]}
 
 
 @pytest.mark.slow

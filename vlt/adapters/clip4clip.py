@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vlt.adapters.lstm import LSTM
 from vlt.models.activations import ACTIVATIONS
 from vlt.models.block import Block
-from vlt.models.layers import KAIMING_UNIFORM, LayerNorm
+from vlt.models.layers import LayerNorm
 from vlt.models.options import require_some
 from vlt.models.points import Embedded, Method, Scope, TowerScope, copy_leaves
 from vlt.models.spec import BertSpec, Spec
@@ -106,14 +107,7 @@ class CLIP4Clip(Method):
         if self.sim_header == "seqTransf":
             sequence = FrameTransformer(self.layers, self.max_frames, tower.dtype, name="clip4clip")
         else:
-            cell = nn.OptimizedLSTMCell(
-                features.shape[-1],
-                kernel_init=KAIMING_UNIFORM,
-                recurrent_kernel_init=KAIMING_UNIFORM,  # torch's: uniform in +-1/sqrt(e)
-                dtype=tower.dtype,
-                parent=None,
-            )
-            sequence = nn.RNN(cell, name="clip4clip")
+            sequence = LSTM(features.shape[-1], name="clip4clip")
         return features + sequence(features).astype(features.dtype), {}
 
     def score(
