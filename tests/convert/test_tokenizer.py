@@ -73,12 +73,22 @@ def test_words_that_are_no_text(tmp_path: Path):
         vocabulary_size(tmp_path)
 
 
-def test_a_tokenizer_file_that_is_a_pointer(tmp_path: Path, tokenizer: str):
+POINTER = "version https://git-lfs.github.com/spec/v1\nsize 9\n"
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "tokenizer_config.json"])
+def test_a_tokenizer_file_that_is_a_pointer(tmp_path: Path, tokenizer: str, name: str):
     source = tmp_path / "source"
     shutil.copytree(tokenizer, source)
-    (source / "vocab.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n")
-    with pytest.raises(ConversionError, match=r"vocab.json: a git-lfs pointer to a file of 9 byte"):
+    (source / name).write_text(POINTER)
+    with pytest.raises(ConversionError, match=f"source/{name}: a git-lfs pointer to a file of 9"):
         write_tokenizer(str(source), tmp_path / "target", SMALL)
+
+
+def test_words_that_are_a_pointer(tmp_path: Path):
+    (tmp_path / "vocab.txt").write_text(POINTER)
+    with pytest.raises(ConversionError, match=r"vocab.txt: a git-lfs pointer to a file of 9 bytes"):
+        write_tokenizer(str(tmp_path / "vocab.txt"), tmp_path / "target", SIZES["tiny_blip"].text)
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, tokenizer: str):

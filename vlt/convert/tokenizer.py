@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vlt.convert.errors import ConversionError
-from vlt.convert.files.impostors import impostor_or
+from vlt.convert.files.impostors import describe_pointer, impostor_or
 from vlt.convert.files.json_files import read_json
 from vlt.convert.text_forms import write_form
 from vlt.data.text.sentencepiece_model import plain_tokenizer, read_model
 from vlt.data.text.tokenize import (
+    TOKENIZER_FILES,
     Tokenizer,
     copy_tokenizer,
     pretrained,
@@ -39,6 +40,8 @@ def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> Non
     Raises ConversionError: no tokenizer there, or not one for this text tower.
     """
     path = Path(source)
+    if path.is_file():
+        refuse_pointer(path)
     if path.is_dir():
         _copy(path, target, text)
     elif not path.is_file():
@@ -203,12 +206,23 @@ def _copy(folder: Path, target: Path, text: TextSpec | BertSpec) -> None:
 def copy_words(folder: Path, target: Path) -> None:
     """Copies tokenizer files into a folder.
 
-    Raises ConversionError: one is a link that leads out of its folder, or is not a plain file.
+    Raises ConversionError: one is a link that leads out of its folder, is not a plain file, or only
+        points to one.
     """
     try:
         copy_tokenizer(folder, target)
     except ValueError as error:
         raise ConversionError(str(error)) from error
+    for name in TOKENIZER_FILES:
+        if (target / name).is_file():
+            refuse_pointer(target / name, folder / name)
+
+
+def refuse_pointer(file: Path, source: Path | None = None) -> None:
+    """Raises ConversionError for a pointer, which would be read as a few words. source: the file
+    that it is a copy of, for the message."""
+    if pointer := describe_pointer(file):
+        raise ConversionError(f"{source or file}: {pointer}")
 
 
 def _from_hub(name: str, target: Path) -> None:

@@ -33,6 +33,15 @@ def impostor_or(path: Path, error: object, gzipped: bool = False) -> str:
         return str(error)
 
 
+def describe_pointer(path: Path) -> str | None:
+    """What a file that points to another is, as `describe_impostor` says; None for any other.
+
+    Raises: OSError.
+    """
+    with path.open("rb") as file:
+        return _pointer(file.read(_HEAD))
+
+
 def describe_impostor(path: Path, gzipped: bool = False) -> str | None:
     """What a file that is not a checkpoint is, by its first bytes, and what to do; else None.
 
