@@ -1,9 +1,11 @@
 """An index of moving shapes: made, updated and searched; and faulty indices."""
 
+import http.server
 import json
 import os
 import pathlib
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -245,6 +247,46 @@ def test_what_is_wrong_with_an_index(made, shapes, model, tmp_path):
         vlt.index(made, videos, model, window="whole")
     with pytest.raises(ValueError, match=r"a query of [\d,]+ tokens, .*; the model reads 16"):
         vlt.index(made, model=model).search("red circle " * 1000)
+
+
+def test_a_damaged_index_is_not_taken_for_none(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    for manifest in tmp_path.glob("copy/windows.lance/_versions/*.manifest"):
+        manifest.write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"copy cannot be read: .*not have sufficient data"):
+        Store(str(tmp_path / "copy"))
+
+
+NO_BUCKET = b"<Error><Code>NoSuchBucket</Code><Message>The bucket does not exist</Message></Error>"
+
+
+class NoBucket(http.server.BaseHTTPRequestHandler):
+    """A store that speaks S3 and holds nothing."""
+
+    def do_GET(self):
+        self.send_response(404)
+        self.send_header("Content-Length", str(len(NO_BUCKET)))
+        self.end_headers()
+        self.wfile.write(NO_BUCKET)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_store_that_cannot_be_read_is_told_in_a_sentence(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), NoBucket)
+    at = f"http://127.0.0.1:{server.server_port}"
+    settings = {"ENDPOINT": at, "ALLOW_HTTP": "true", "REGION": "us-east-1"}
+    settings |= {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with pytest.raises(StoreError, match="^s3://a/b cannot be read: The bucket does not exist$"):
+        Store("s3://a/b")
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(StoreError, match="^s3://a/c cannot be read: Connection refused$"):
+        Store("s3://a/c")
 
 
 def test_an_index_of_a_newer_format_is_refused(made, tmp_path, monkeypatch):

@@ -43,6 +43,8 @@ NAMED_AT_ONCE = 500  # videos in one condition
 _KEY = b"vlt"
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")  # names and texts in SQL
 _RUST = re.compile(r", /\S+\.rs:\d+:\d+$")  # where in its source LanceDB gave up
+# What a server or the network said, within a print of LanceDB's own structures.
+_SAID = (re.compile(r"<Message>(.*?)</Message>"), re.compile(r'message: "(.*?)"'))
 
 
 class StoreError(ValueError):
@@ -52,20 +54,22 @@ class StoreError(ValueError):
 class Store:
     """An index that exists, or a part of one that a shard wrote (vlt/indexing/parts.py).
 
-    Raises: StoreError if there is none, or its format is newer.
+    Raises: StoreError if there is none, it cannot be read, or its format is newer.
     """
 
     def __init__(self, uri: str, part: str = ""):
         self.uri, self.part = uri, part
         if is_absent(uri):  # connecting would make the folder
             raise StoreError(no_index(uri))
-        self._database = _connect(uri)
-        try:
-            self.windows = self._database.open_table(f"windows{part}")
-            self.files = self._database.open_table(f"files{part}")
-            told = (self.windows.schema.metadata or {})[_KEY]
-        except (ValueError, KeyError, FileNotFoundError, RuntimeError) as error:
-            raise StoreError(no_index(uri)) from error
+        if f"windows{part}" not in tables_of(uri):
+            raise StoreError(no_index(uri))
+        database = _connect(uri)
+        with _told(uri, "read"):
+            self.windows = database.open_table(f"windows{part}")
+            self.files = database.open_table(f"files{part}")
+            told = (self.windows.schema.metadata or {}).get(_KEY)
+        if told is None:
+            raise StoreError(no_index(uri))
         fields = json.loads(told)
         if fields.get("format", 0) > FORMAT:
             raise StoreError(
@@ -88,7 +92,8 @@ class Store:
 
     def marks(self) -> set[str]:
         """The words set as marks on the index."""
-        return set(self.files.tags.list())
+        with _told(self.uri, "read"):
+            return set(self.files.tags.list())
 
     def mark(self, word: str, here: bool = True) -> None:
         """Sets a word as a mark on the index, or, with `here` False, removes it."""
@@ -100,7 +105,8 @@ class Store:
 
     def entries(self) -> dict[str, FileEntry]:
         """Every video of the index by its path."""
-        rows = self.files.to_arrow().to_pylist()
+        with _told(self.uri, "read"):
+            rows = self.files.to_arrow().to_pylist()
         return {row["path"]: FileEntry(**row) for row in rows}
 
     def add(self, entries: Sequence[FileEntry], windows: Windows) -> None:
@@ -126,7 +132,8 @@ class Store:
 
     def drop_unfinished(self) -> None:
         """Removes the windows that a killed run left without a row in `files`."""
-        held = self.windows.search().select(["path"]).to_arrow().column("path").unique()
+        with _told(self.uri, "read"):
+            held = self.windows.search().select(["path"]).to_arrow().column("path").unique()
         self.drop(set(held.to_pylist()) - self.entries().keys())
 
     def compact(self) -> None:
@@ -150,15 +157,17 @@ class Store:
 
     def count(self) -> int:
         """The number of windows."""
-        return int(self.windows.count_rows())
+        with _told(self.uri, "read"):
+            return int(self.windows.count_rows())
 
     def sample(self, size: int) -> np.ndarray:
         """Vectors float32 [n, e] of about `size` windows, or all, in runs spread over the table."""
         count, run = self.count(), 100
         starts = np.linspace(0, max(0, count - run), max(1, size // run)).astype(int)
         rows = np.unique(starts[:, None] + np.arange(run))
-        taken = self.windows.take_offsets(rows[rows < count].tolist()).select(["vector"])
-        return vectors_of(taken.to_arrow(), self.about.embed_dim)
+        with _told(self.uri, "read"):
+            taken = self.windows.take_offsets(rows[rows < count].tolist()).select(["vector"])
+            return vectors_of(taken.to_arrow(), self.about.embed_dim)
 
     def nearest(
         self, vector: np.ndarray, count: int, where: str = "", without: str = ""
@@ -179,9 +188,10 @@ class Store:
 
     def in_graph(self) -> int:
         """Number of windows in the graph; 0 if there is none."""
-        if not any("vector" in index.columns for index in self.windows.list_indices()):
-            return 0
-        return int(self.windows.index_stats(GRAPH).num_indexed_rows)
+        with _told(self.uri, "read"):
+            if not any("vector" in index.columns for index in self.windows.list_indices()):
+                return 0
+            return int(self.windows.index_stats(GRAPH).num_indexed_rows)
 
     def make_graph(self) -> None:
         """Makes the graph of all windows; `compact` adds those that come later."""
@@ -203,8 +213,7 @@ class Store:
             rows = (query.where(condition) if condition else query).to_arrow()
         except (ValueError, RuntimeError, OSError) as error:
             named = f"--where={where}" if where else f"{self.uri} cannot be read"
-            told = _RUST.sub("", str(error).splitlines()[0])
-            raise StoreError(f"{named}: {told}") from error
+            raise StoreError(f"{named}: {_reason(error)}") from error
         return windows_of(rows, self.about.embed_dim)
 
 
@@ -244,7 +253,8 @@ def tables_of(uri: str) -> set[str]:
     """Names of all tables at `uri`."""
     database, names, page = _connect(uri), set[str](), None
     while True:
-        found = database.list_tables(page_token=page)
+        with _told(uri, "read"):
+            found = database.list_tables(page_token=page)
         names |= set(found.tables)
         page = found.page_token
         if not page:
@@ -264,7 +274,8 @@ def _connect(uri: str) -> Any:
     except ImportError as error:
         raise StoreError("an index needs LanceDB: pip install 'vlt[search]'") from error
     _check_cpu()
-    return lancedb.connect(uri)
+    with _told(uri, "read"):
+        return lancedb.connect(uri)
 
 
 def _check_cpu() -> None:
@@ -308,12 +319,22 @@ def _among(paths: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """Raises what LanceDB says of a full disk or an unwritable store as a StoreError."""
+def _told(uri: str, done: str = "written") -> Iterator[None]:
+    """Raises what LanceDB says of a full disk, or of a store that it cannot use, as a StoreError.
+
+    done: written or read.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(
-            f"{uri} cannot be written: {reason}; what was written before is whole"
-        ) from error
+    except StoreError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        whole = "; what was written before is whole" * (done == "written")
+        raise StoreError(f"{uri} cannot be {done}: {_reason(error)}{whole}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what LanceDB says, or what a server said, which is in there."""
+    line = _RUST.sub("", (str(error).splitlines() or [""])[0])
+    said = next((found for pattern in _SAID if (found := pattern.search(str(error)))), None)
+    return said[1] if said else line
