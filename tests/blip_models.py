@@ -87,8 +87,9 @@ def authors_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """The state dict as BLIP's authors save it, with second names and position_ids."""
     state = {_authors_name(name): tensor for name, tensor in model.state_dict().items()}
     for text in ("text_encoder.", "text_decoder.bert."):
-        if any(name.startswith(text) for name in state):
-            state[f"{text}embeddings.position_ids"] = torch.arange(CONTEXT)[None]
+        table = state.get(f"{text}embeddings.position_embeddings.weight")
+        if table is not None:
+            state[f"{text}embeddings.position_ids"] = torch.arange(len(table))[None]
     if "itm_head.weight" in state:
         state |= _training_of_a_retriever(state)
     return state

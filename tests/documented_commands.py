@@ -273,11 +273,13 @@ CASES: dict[str, Case] = {
         "python -m vlt.export --workdir=runs/btadapter-webvid_l14 btadapter",
     ),
     f"{MAIN} --config=configs/tempme.py:msrvtt_b32": run(
-        f"{MAIN} --config=configs/tempme.py:msrvtt_b32 {PUBLISHED}"
+        f'{MAIN} --config=configs/tempme.py:msrvtt_b32 {STEPS} --config.compare="()" '
+        "--config.train.best_metric= --config.model.size= --config.evals.msrvtt.batch_size=4 "
+        "--config.evals.msrvtt.allow_subset=True"
     ),
     f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=DIR": run(
         f"{MAIN} --config=configs/btadapter_zeroshot.py:msrvtt --config.model.checkpoint=btadapter "
-        "--config.evals.msrvtt.allow_subset=True --config.model.size="
+        "--config.evals.msrvtt.allow_subset=True --config.model.size= --workdir=runs/exported"
     ),
     "python -m vlt.caption my/video.mp4 --model=checkpoints/blip_caption_b16": run(
         f"python -m vlt.caption {VIDEO} --model=checkpoints/blip_caption_b16"
@@ -322,6 +324,11 @@ CASES: dict[str, Case] = {
         for end in ("", " --leaves")
     },
     # benchmarks/RESULTS.md
+    f"{MAIN} --config=configs/tempme.py --config.train.steps=60 --config.train.log_every=20 "
+    '--config.evals="{}" --config.compare="()" --config.train.best_metric=': run(
+        f"{MAIN} {TINY} {STEPS} --config.evals={{}} "
+        '--config.compare="()" --config.train.best_metric= --workdir=runs/heap'
+    ),
     "python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep": run(
         f"python -m vlt.bench --config=configs/clip.py:b16 --peer=torch --nostep {ONE_FRAME}"
     ),

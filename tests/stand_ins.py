@@ -118,10 +118,11 @@ def _huggingface(folder: pathlib.Path, patch: int) -> None:
 
 
 def _blip(kind: str, layers: int) -> dict[str, torch.Tensor]:
-    """A BLIP with the published image size and vocabulary, under the authors' names."""
+    """A BLIP with the published image size, vocabulary and context, under the authors' names."""
     sizes = {"hidden_size": WIDTH, "num_attention_heads": 1, "intermediate_size": 4 * WIDTH}
     vision = sizes | {"num_hidden_layers": layers, "image_size": 384, "patch_size": 16}
     text = sizes | {"vocab_size": 30524, "bos_token_id": 30522, "encoder_hidden_size": WIDTH}
+    text["max_position_embeddings"] = 512
     return authors_state(blip(kind, vision_config=vision, text_config=text))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from vlt.command_line import why
 from vlt.data.video.errors import VideoError
+from vlt.runtime.heap import keep_freed_memory
 
 
 def count(text: str) -> int:
@@ -16,7 +17,9 @@ def count(text: str) -> int:
 
 
 def tell(main: Callable[[], None]) -> None:
-    """Calls `main`; exits with status 1 and a sentence on an error that the user can fix."""
+    """Calls `main`, with the heap of training; exits with status 1 and a sentence on an error that
+    the user can fix."""
+    keep_freed_memory()
     try:
         main()
     except ModuleNotFoundError as error:
