@@ -1,6 +1,7 @@
 """`vlt chat`: answers by video and question, and a dialogue that only its user ends."""
 
 import json
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from vlt.command_line.chat import parse
 from vlt.data import moving_shapes
 from vlt.data.text.texts import printable
 from vlt.model_io.folder import ModelConfig, write_model_folder
+from vlt.runtime import stopping
 
 sys.path.append(str(ROOT / "tests" / "models"))
 from golden_chat import Golden
@@ -106,6 +108,32 @@ def test_a_dialogue_that_goes_on(model, clips, alone, tmp_path, capsys):
     assert "".join(written) == printable(alone[good[0], QUESTIONS[0]]) + "\n"
     assert not capsys.readouterr().err
     assert not talk.say("/quit")
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_dialogue(model, clips, alone):
+    clip, written = paths(clips)[0], []
+
+    def write(text):
+        written.append(text)
+        if len(written) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    talk = chat.Conversation(model.chat(), None, SHORT, write)
+    talk.show([clip])
+    with stopping.signals():
+        assert talk.say(QUESTIONS[0]) and written[-1] == "\nstopped\n"
+        written[1:] = []
+        assert talk.say(QUESTIONS[0])
+    assert "".join(written[1:]) == printable(alone[clip, QUESTIONS[0]]) + "\n"
+
+
+def test_a_request_to_end_ends_the_dialogue(model, clips):
+    talk = chat.Conversation(
+        model.chat(), None, SHORT, lambda _: signal.raise_signal(signal.SIGTERM)
+    )
+    talk.show(paths(clips)[:1])
+    with pytest.raises(stopping.Stopped), stopping.signals():
+        talk.say(QUESTIONS[0])
 
 
 def test_what_is_typed_is_read(folder, clips, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from vlt.inference.dialogue import Dialogue
 from vlt.inference.discover import find_videos
 from vlt.inference.printing import print_results
 from vlt.inference.speech import DEFAULTS
+from vlt.runtime import stopping
 from vlt.storage.files import WriteError, write_whole
 
 Answered = tuple[str, str]  # question and answer
@@ -87,15 +88,20 @@ class Conversation:
         if name == "/quit":
             return False
         try:
-            if name in self._commands:
-                self._commands[name](rest.strip())
-            elif name.startswith("/"):
-                known = ", ".join([*self._commands, "/quit"])
-                raise ValueError(f"{name}: no such command; there are {known}")
-            elif name:
-                self._answer(line.strip())
+            with stopping.interrupting():
+                if name in self._commands:
+                    self._commands[name](rest.strip())
+                elif name.startswith("/"):
+                    known = ", ".join([*self._commands, "/quit"])
+                    raise ValueError(f"{name}: no such command; there are {known}")
+                elif name:
+                    self._answer(line.strip())
         except (VideoError, ValueError, WriteError) as error:
             self._tell(error)
+        except stopping.Stopped:
+            raise
+        except KeyboardInterrupt:
+            self._write("\nstopped\n")
         return True
 
     def _answer(self, question: str) -> None:

@@ -22,6 +22,7 @@ COMMANDS = """\
   /save FILE       writes the dialogue as JSON
   /help            lists these commands
   /quit            ends the dialogue, as Ctrl-D does
+Ctrl-C stops a command, or an answer, whose question then does not count.
 """
 SPACINGS = ("train", "fast", "modern")
 WEIGHTS = ("bfloat16", "int8")

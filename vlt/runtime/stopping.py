@@ -88,6 +88,25 @@ def _say(text: str) -> None:
 
 
 @contextlib.contextmanager
+def interrupting() -> Iterator[None]:
+    """Within `signals`, a block that Ctrl-C interrupts, however often, and nothing beyond it.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was typed; never a `Stopped`, which is SIGTERM's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wakeup = signal.set_wakeup_fd(-1)  # otherwise a second one ends the process
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+
+
+@contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Keeps signals from raising in a block that must not end midway, except in `check`."""
     global _deferred
