@@ -14,7 +14,7 @@ A comparison `holds` above twice the error; it `does not` at minus twice the err
 without a margin, if the two rows are exactly equal in every seed and pair, since neither is then
 above the other; otherwise it is `undecided`. If both rows are above 99%, nothing is left to differ
 in, and it is undecided. A claim holds if all its comparisons do, and does not if one of them does
-not.
+not. If a seed of a row that is compared ended in a number that is not finite, there is no verdict.
 """
 
 import dataclasses
