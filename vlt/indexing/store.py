@@ -36,9 +36,7 @@ from vlt.storage.places import is_absent, is_folder, no_index
 
 GRAPH = "neighbours"  # name of the index in LanceDB
 EDGES, BREADTH = 12, 100  # per node of the graph; candidates while it is built (m, ef_construction)
-# Times as many candidates as are asked for: compared again by the stored vectors, and kept while
-# the graph is walked (ef).
-REFINED, KEPT = 2, 6
+KEPT = 5  # times as many candidates as are asked for are kept while the graph is walked (ef)
 NAMED_AT_ONCE = 500  # videos in one condition
 _KEY = b"vlt"
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")  # names and texts in SQL
@@ -183,7 +181,8 @@ class Store:
         others = f"NOT {_among([without])}" if without else ""
         condition = " AND ".join(filter(None, (_whole(where), others)))
         query = self.windows.search(vector.astype(np.float32), query_type="vector")
-        query = query.distance_type("cosine").refine_factor(REFINED).ef(KEPT * count)
+        # Those that are found are compared again by their stored vectors: a factor of 1.
+        query = query.distance_type("cosine").refine_factor(1).ef(KEPT * count)
         return self._windows(query.limit(count), condition, where)
 
     def in_graph(self) -> int:
