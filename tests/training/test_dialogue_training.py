@@ -155,7 +155,9 @@ def test_cached_features_train_as_the_videos_do(config, manifest, tmp_path):
     with cached.unlocked():
         cached.data.train.sampler.frames = 3
         cached.model.frames = 3
-    with pytest.raises(ManifestError, match="features of 2 frames; train.sampler.frames must match"):
+    with pytest.raises(
+        ManifestError, match="features of 2 frames; train.sampler.frames must match"
+    ):
         main.run_all(cached, tmp_path / "other")
 
 

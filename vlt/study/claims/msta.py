@@ -30,7 +30,7 @@ OF_CLIP = tuple(
     row(name)
     for name in (
         "zero-shot tiny CLIP", "ViFi-CLIP", "ViFi-CLIP's prompts", "Open-VCLIP", "ActionCLIP",
-        "X-CLIP", "Vita-CLIP", "MoTE",
+        "X-CLIP", "Vita-CLIP", "MoTE", "OST",
     )
 )  # fmt: skip
 TEXT_ALONE = row("text adapter alone", "MSTA", model__msta__towers=("text",))
@@ -172,7 +172,7 @@ CLAIMS = (
             *above(HM, CONSISTENT, ADAPTFORMER, LORA, *OF_CLIP[1:]),
             *(
                 Comparison(CONSISTENT.name, whole, "trained", sign=-1)
-                for whole in ("ViFi-CLIP", "Open-VCLIP", "ActionCLIP", "X-CLIP", "MoTE")
+                for whole in ("ViFi-CLIP", "Open-VCLIP", "ActionCLIP", "X-CLIP", "MoTE", "OST")
             ),
         ),
         COLUMNS,
