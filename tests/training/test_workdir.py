@@ -26,7 +26,6 @@ CONFIG = "tests/loop_config.py"
 HOLD = """
 import contextlib, pathlib, sys
 from vlt.training import workdir
-from vlt.training.checkpoints import TrainingCheckpoints
 workdir.LEASE, workdir.HEARTBEAT = 3.0, 0.5
 print("ready", flush=True)
 with contextlib.ExitStack() as stack:

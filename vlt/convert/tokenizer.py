@@ -40,14 +40,12 @@ def write_tokenizer(source: str, target: Path, text: TextSpec | BertSpec) -> Non
     Raises ConversionError: no tokenizer there, or not one for this text tower.
     """
     path = Path(source)
-    if path.is_file():
-        refuse_pointer(path)
     if path.is_dir():
         _copy(path, target, text)
     elif not path.is_file():
         _from_hub(source, target)
     elif isinstance(text, BertSpec):
-        write_bert_tokenizer(path, target, text.context)
+        from_words(path, target, text.context)
     elif path.suffix == ".model":
         _from_pieces(path, target)
     else:
@@ -215,10 +213,19 @@ def copy_words(folder: Path, target: Path) -> None:
         raise ConversionError(str(error)) from error
     for name in TOKENIZER_FILES:
         if (target / name).is_file():
-            refuse_pointer(target / name, folder / name)
+            _refuse_pointer(target / name, folder / name)
 
 
-def refuse_pointer(file: Path, source: Path | None = None) -> None:
+def from_words(path: Path, target: Path, context: int) -> None:
+    """Writes BERT's tokenizer from its words, a vocab.txt.
+
+    Raises ConversionError: the file only points to one.
+    """
+    _refuse_pointer(path)
+    write_bert_tokenizer(path, target, context)
+
+
+def _refuse_pointer(file: Path, source: Path | None = None) -> None:
     """Raises ConversionError for a pointer, which would be read as a few words. source: the file
     that it is a copy of, for the message."""
     if pointer := describe_pointer(file):

@@ -59,9 +59,9 @@ class Store:
         self.uri, self.part = uri, part
         if is_absent(uri):  # connecting would make the folder
             raise StoreError(no_index(uri))
-        if f"windows{part}" not in tables_of(uri):
-            raise StoreError(no_index(uri))
         database = _connect(uri)
+        if f"windows{part}" not in _tables(uri, database):
+            raise StoreError(no_index(uri))
         with _told(uri, "read"):
             self.windows = database.open_table(f"windows{part}")
             self.files = database.open_table(f"files{part}")
@@ -250,7 +250,11 @@ def writing(uri: str, part: str = "") -> Iterator[None]:
 
 def tables_of(uri: str) -> set[str]:
     """Names of all tables at `uri`."""
-    database, names, page = _connect(uri), set[str](), None
+    return _tables(uri, _connect(uri))
+
+
+def _tables(uri: str, database: Any) -> set[str]:
+    names, page = set[str](), None
     while True:
         with _told(uri, "read"):
             found = database.list_tables(page_token=page)

@@ -9,9 +9,8 @@ from typing import Any
 from vlt.convert.errors import ConversionError
 from vlt.convert.files.impostors import impostor_or
 from vlt.convert.files.json_files import read_json
-from vlt.convert.tokenizer import refuse_pointer, vocabulary_size
+from vlt.convert.tokenizer import from_words, vocabulary_size
 from vlt.data.text.sentencepiece_model import read_pieces, tokenizer_of
-from vlt.data.text.tokenize import write_bert_tokenizer
 from vlt.models.spec import ChatSpec
 
 IMAGE = ("<im_patch>", "<im_start>", "<im_end>")
@@ -179,8 +178,7 @@ def write_qformer_words(source: Path | None, target: Path, spec: ChatSpec) -> No
             "InstructBLIP's Q-Former reads instructions by BERT's words: --qformer-tokenizer names "
             "a vocab.txt (bert-base-uncased), or a folder with one"
         )
-    refuse_pointer(file)
-    write_bert_tokenizer(file, target, spec.qformer.context)
+    from_words(file, target, spec.qformer.context)
     size = vocabulary_size(target)
     if size == spec.qformer.vocab - 1:
         words = target / "vocab.txt"
