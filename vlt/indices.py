@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def embed(
         rule.length,
         rule.stride,
         dtype,
+        folder=os.getcwd(),
     )
     part = shard.part if shard else ""
     with writing(uri, part):

@@ -1,6 +1,7 @@
 """`vlt search QUERY... --index=INDEX`: where one's own videos show something."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,10 @@ def _search(options: argparse.Namespace) -> int:
     print(described(index.store, options.neighbours), file=sys.stderr)
     for name, query in _queries(options, model):
         try:
-            found = index.search(query(), options.top, options.where)
+            found = [
+                dataclasses.replace(each, path=index.store.located(each.path))
+                for each in index.search(query(), options.top, options.where)
+            ]
         except (VideoError, QueryError) as error:
             failed += 1
             print(printable(f"error: {error}"), file=sys.stderr)

@@ -20,6 +20,7 @@ from vlt.indexing.rows import Windows  # noqa: E402
 from vlt.indexing.search import Usual, best_ranges  # noqa: E402
 from vlt.indexing.store import Store, StoreError, writing  # noqa: E402
 from vlt.indices import embed  # noqa: E402
+from vlt.serving.library import Library  # noqa: E402
 
 PAIRS = 3
 
@@ -163,9 +164,46 @@ def test_relative_paths_of_another_folder_lose_nothing(copied, model, monkeypatc
     assert set(vlt.index(uri, "videos", model, window="whole").store.entries()) == set(names)
     (videos / "below").mkdir()
     monkeypatch.chdir(videos / "below")
-    with pytest.raises(StoreError, match="relative paths, such as videos/.*/below has none of"):
-        list(embed(str(uri), [f"../{videos.parent.name}"], model, "whole"))
+    with pytest.raises(StoreError, match=f"was made in {videos.parent}, where relative paths"):
+        list(embed(str(uri), [str(videos / "below")], model, "whole"))
     assert set(Store(str(uri)).entries()) == set(names)
+
+
+def test_relative_paths_that_lead_nowhere_lose_nothing(copied, model, monkeypatch):
+    videos, uri = copied
+    (folder := uri.parent / "made").mkdir()
+    videos.rename(folder / "videos")
+    monkeypatch.chdir(folder)
+    vlt.index(uri, "videos", model, window="whole")
+    (elsewhere := uri.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    folder.rename(uri.parent / "moved")
+    with pytest.raises(StoreError, match=f"was made in {folder}, where relative paths"):
+        list(embed(str(uri), [str(elsewhere)], model, "whole"))
+    assert len(Store(str(uri)).entries()) == 6
+
+
+def test_an_absolute_index_takes_relative_paths_only_where_it_was_made(copied, model, monkeypatch):
+    videos, uri = copied
+    monkeypatch.chdir(videos.parent)
+    vlt.index(uri, str(videos), model, window="whole")
+    monkeypatch.chdir(videos)
+    with pytest.raises(StoreError, match="run the command there"):
+        vlt.index(uri, ".", model, window="whole")
+    assert len(Store(str(uri)).entries()) == 6
+
+
+def test_relative_paths_are_found_from_other_folders(copied, model, monkeypatch):
+    videos, uri = copied
+    monkeypatch.chdir(videos.parent)
+    opened = vlt.index(uri, "videos", model, window="whole")
+    (videos.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(videos.parent / "elsewhere")
+    path = opened.search("a red circle")[0].path
+    assert path.startswith("videos/")
+    assert os.path.samefile(opened.store.located(path), videos / os.path.basename(path))
+    with Library(opened) as library:
+        assert os.path.samefile(library.file(0), videos / os.path.basename(library.file(0)))
 
 
 def test_a_name_that_is_not_utf8_fails_alone(copied, model):

@@ -44,7 +44,8 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         "--where",
         default="",
         metavar="SQL",
-        help="a condition on path, start and end of windows, as in \"path LIKE 'trip/%%'\"",
+        help="a condition on start and end of windows and on path, as it was given to vlt embed: "
+        "\"path LIKE 'trip/%%'\"",
     )
     parser.add_argument("--calibrate", action="store_true", help="say what scores mean")
     add_neighbours(parser, "how windows are found")

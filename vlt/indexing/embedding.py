@@ -61,7 +61,7 @@ def update(
     Raises:
         StoreError: the index cannot be written (what was written before is whole), one of the
             paths is a folder that is gone with all the videos that the index has from it, or its
-            relative paths are of another working folder.
+            relative paths start in another folder.
     """
     yield from (
         FileEntry(path, 0, 0, error=f"its name {wrong}")
@@ -70,7 +70,7 @@ def update(
     )
     paths = [path for path in paths if not wrong_characters(path)]
     own = store.entries()
-    _refuse_elsewhere(store.uri, own)
+    _refuse_elsewhere(store, own, paths)
     _refuse_gone(paths, own)
     store.drop_unfinished()
     store.drop([path for path in own if not os.path.exists(path)])
@@ -81,14 +81,16 @@ def update(
     store.compact()
 
 
-def _refuse_elsewhere(uri: str, known: Iterable[str]) -> None:
-    """Raises StoreError in a folder where the relative paths of an index lead nowhere: all of its
+def _refuse_elsewhere(store: Store, own: Iterable[str], paths: Sequence[str]) -> None:
+    """Raises StoreError where relative paths mean other files than in the index, or none: its
     videos would be dropped."""
-    relative = [path for path in known if not os.path.isabs(path)]
-    if relative and not any(os.path.exists(os.path.dirname(path) or ".") for path in relative):
+    known = [path for path in own if not os.path.isabs(path)]
+    moved = [path for path in (*known, *paths) if store.located(path) != path]
+    gone = not any(os.path.exists(os.path.dirname(path) or ".") for path in known)
+    if moved or (known and gone):
         raise StoreError(
-            f"{uri} holds relative paths, such as {relative[0]}, and {os.getcwd()} has none of "
-            "their folders; run the command where they were embedded"
+            f"{store.uri} was made in {store.about.folder or 'another folder'}, where relative "
+            f"paths such as {(moved or known)[0]} start; run the command there"
         )
 
 

@@ -23,6 +23,7 @@ class About:
     model: the folder, as it was given. fingerprint: identifies its weights and how it
     computes. sampler, frames, transform: what the model sees of a window. window, length, stride:
     the fields of a `WindowRule`. dtype: dtype of the vectors. format: version of this record.
+    folder: where relative paths start.
     """
 
     model: str
@@ -36,6 +37,7 @@ class About:
     stride: float
     dtype: str = "float16"
     format: int = FORMAT
+    folder: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,9 @@ FEWEST = 30  # windows needed to tell what is usual
 class Found:
     """A time range of a video that a query finds.
 
-    start, end: seconds. score: cosine of its best window. chance: how likely it is that the best of
-    as many windows unrelated to the query scores as high; None if there are too few to tell.
+    path: as in the index (see `Store.located`). start, end: seconds. score: cosine of its best
+    window. chance: how likely it is that the best of as many windows unrelated to the query scores
+    as high; None if there are too few to tell.
     """
 
     path: str

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import itertools
 import json
+import os
 import platform
 import re
 import warnings
@@ -87,6 +88,13 @@ class Store:
         store = cls(uri, part)
         check_same(uri, store.about, about)
         return store
+
+    def located(self, path: str) -> str:
+        """Where a video of the index is: relative paths start where it was embedded, or, on a
+        machine that has no such folder, where the command runs."""
+        folder = self.about.folder
+        here = not os.path.isdir(folder) or os.path.samefile(folder, os.curdir)
+        return path if here else os.path.join(folder, path)
 
     def marks(self) -> set[str]:
         """The words set as marks on the index."""
@@ -309,7 +317,7 @@ def check_same(uri: str, found: About, asked: About) -> None:
         )
     for field in dataclasses.fields(About):
         here, there = getattr(asked, field.name), getattr(found, field.name)
-        if field.name != "model" and here != there:
+        if field.name not in ("model", "folder") and here != there:
             raise StoreError(
                 f"{uri} was made with {field.name}={there!r}, not {here!r}; give the same, or "
                 "another --out"

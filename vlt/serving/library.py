@@ -71,9 +71,10 @@ class Library:
         if not 0 <= number < len(self.entries):
             raise Gone("no such video")
         entry = self.entries[number]
-        if not _is_as_indexed(entry):
+        path = self.index.store.located(entry.path)
+        if not _is_as_indexed(path, entry):
             raise Gone("the file has changed since it was embedded; `vlt embed` again")
-        return entry.path
+        return path
 
     def search(self, query: Any, top: int, within: str) -> list[dict[str, Any]]:
         """Ranges that match a text or frames [t, H, W, 3]. within: what paths must contain.
@@ -163,9 +164,9 @@ class Library:
         return content.getvalue()
 
 
-def _is_as_indexed(entry: FileEntry) -> bool:
+def _is_as_indexed(path: str, entry: FileEntry) -> bool:
     try:
-        found = os.stat(entry.path)
+        found = os.stat(path)
     except OSError:
         return False
     same = (found.st_size, found.st_mtime_ns) == (entry.size, entry.mtime_ns)
