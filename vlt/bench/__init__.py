@@ -7,8 +7,9 @@ and batch, and its outputs are compared first.
 
 Further benchmarks: `vlt.bench.input`, decoding videos, and `.shards`, decoding from shards;
 `.generation`, captions beside transformers', and `.conversation`, answers;
-`.viclip`, beside torch; `.mixing`, a single block;
-`.search`, queries against large indices;
+`.viclip`, beside torch; `.mixing`, a single block; `.conversion`, of a 7B model;
+`.embedding`, windows into an index, and `.search`, queries against large indices;
+`.manifest`, the start on very many rows, and `.metrics`, of retrieval between very many;
 `.slices`, what fits on which TPU slice; `.failures`, harmed runs; `.damaged_videos`. Each says more
 with --help.
 """

@@ -1,15 +1,12 @@
 """`vlt bench --config=NAME[:variant]`."""
 
-import json
-import math
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import app, flags
 
-from vlt.bench.door import tell
+from vlt.bench.door import show, tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.step import bench_step, step_memory
 from vlt.command_line.bench import parse
@@ -41,24 +38,7 @@ def _bench() -> None:
     if options.memory:
         result["step_memory"] = step_memory(config, options.batch, others)
     result["device"] = jax.devices()[0].device_kind
-    print(json.dumps(result) if options.json else "\n".join(_lines(result)))
-
-
-def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for name, value in result.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
-        else:
-            lines.append(f"{indent}{name:{28 - len(indent)}} {_readable(value)}")
-    return lines
-
-
-def _readable(value: Any) -> str:
-    if not isinstance(value, (int, float)):
-        return str(value)
-    digits = 4 - math.ceil(math.log10(abs(value))) if value else 0
-    return f"{value:,.{max(digits, 0)}f}" if abs(value) < 1e6 else f"{value:.3e}"
+    show(result, options.json)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ embedding).
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.bench.door import count, tell
+from vlt.bench.door import count, show, tell
 from vlt.bench.timing import matmul_rate, ratio, seconds, turns
 from vlt.models.continuation import Ending, Words, bucket, read, write, written_before
 from vlt.models.llama import Llama
+from vlt.models.points import Method
 from vlt.models.search import Search
 from vlt.models.spec import LlamaSpec
 from vlt.models.tokens import KeysValues
@@ -29,13 +29,14 @@ NARROW = LlamaSpec(2048, 32000, 512, 16, 4, 1376)  # an eighth of 7B's width, ha
 
 
 class Decoder(nn.Module):
-    """A language model with the methods of a chat model that a search calls."""
+    """A language model alone, with what the reading and writing of a chat model call."""
 
     spec: LlamaSpec
     dtype: Any
+    methods: tuple[Method, ...] = ()
 
     def setup(self) -> None:
-        self.text = Llama(self.spec, dtype=self.dtype)
+        self.text = Llama(self.spec, self.methods, dtype=self.dtype)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """As `ChatModel.embed`."""
@@ -148,11 +149,7 @@ def main() -> None:
         options.rounds,
     )
     found["device"] = jax.devices()[0].device_kind
-    if options.json:
-        print(json.dumps(found))
-    else:
-        for name, value in found.items():
-            print(f"{name:22} {value:.4f}" if isinstance(value, float) else f"{name:22} {value}")
+    show(found, options.json)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from vlt.api import load
-from vlt.bench.door import count, tell
+from vlt.bench.door import count, show, tell
 from vlt.bench.timing import seconds
 from vlt.data.video.clips import DecoderPool
 from vlt.data.video.errors import VideoError
@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             paths.append(f"{folder}/{i}{Path(file).suffix}")
             os.symlink(Path(file).resolve(), paths[-1])
         rates = bench(load(options.model), paths, options.window, options.rounds)
-    print("\n".join(f"{name:12}{value:10.2f}" for name, value in rates.items()))
+    show(rates, as_json=False)
 
 
 if __name__ == "__main__":

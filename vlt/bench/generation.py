@@ -6,7 +6,6 @@ with one thread per core. The texts of both are compared first.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.bench.door import count, tell
+from vlt.bench.door import count, show, tell
 from vlt.bench.forward import random_video
 from vlt.bench.timing import ratio, turns
 from vlt.model_io.build import init_params
@@ -95,11 +94,7 @@ def main() -> None:
         spec, options.frames, options.batch, search, options.rounds, options.vision
     )
     found["device"] = jax.devices()[0].device_kind
-    if options.json:
-        print(json.dumps(found))
-    else:
-        for name, value in found.items():
-            print(f"{name:26} {value:.3f}" if isinstance(value, float) else f"{name:26} {value}")
+    show(found, options.json)
 
 
 if __name__ == "__main__":

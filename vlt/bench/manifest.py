@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vlt.bench.door import count, tell
+from vlt.bench.door import count, show, tell
 from vlt.bench.timing import peak_gb
 from vlt.data.manifests.packed import OPTIONS, SUFFIX, packed_row
 from vlt.data.pipeline import VideoData
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(read(options.read, options.folder, state)))
         return
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        print("\n".join(f"{k:12} {v}" for k, v in bench(options.rows, folder).items()))
+        show(bench(options.rows, folder), as_json=False)
 
 
 if __name__ == "__main__":

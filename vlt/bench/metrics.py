@@ -8,13 +8,12 @@ those of the whole matrix, to the last rank.
 
 import argparse
 import itertools
-import json
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
-from vlt.bench.door import count, tell
+from vlt.bench.door import count, show, tell
 from vlt.bench.timing import peak_gb
 from vlt.tasks.retrieval_blocks import BLOCK, retrieval_metrics_of_embeddings
 from vlt.tasks.retrieval_metrics import TIES, retrieval_metrics
@@ -77,8 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(argv)
     found = bench(options.number, options.width, options.ties, options.floor, options.checked)
-    lines = (f"{name:12} {value}" for name, value in found.items())
-    print(json.dumps(found) if options.json else "\n".join(lines))
+    show(found, options.json)
 
 
 if __name__ == "__main__":

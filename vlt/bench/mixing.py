@@ -5,7 +5,6 @@ forward pass, and the gradient with respect to weights and input.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -76,10 +75,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found = bench_mixing(options.size, options.frames, options.batch, options.rounds)
-    if options.json:
-        print(json.dumps(found))
-    else:
-        print("\n".join(f"{name:28} {value:.4f}" for name, value in found.items()))
+    door.show(found, options.json)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def peak_gb() -> float:
-    """Peak resident memory of this process, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """Peak resident memory of this process, in GB."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 
 
 def turns(*functions: Callable[[], Any], rounds: int = ROUNDS) -> np.ndarray:

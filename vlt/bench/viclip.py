@@ -5,11 +5,10 @@ last block; so do we, except with --cls_only. Rates are those of `vlt.bench`.
 """
 
 import argparse
-import json
 
 import jax
 
-from vlt.bench.door import count, tell
+from vlt.bench.door import count, show, tell
 from vlt.bench.forward import bench_forward
 from vlt.bench.timing import ROUNDS
 from vlt.model_io.loading import AS_STORED
@@ -30,11 +29,7 @@ def main() -> None:
     config = AS_STORED | {"size": options.size, "frames": options.frames, "frame_norm": False}
     found = bench_forward(config, options.batch, "torch", options.cls_only, rounds=options.rounds)
     found["device"] = jax.devices()[0].device_kind
-    if options.json:
-        print(json.dumps(found))
-    else:
-        for name, value in found.items():
-            print(f"{name:20} {value if isinstance(value, str) else format(value, ',.4g')}")
+    show(found, options.json)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vlt.models.llama import word_prompts
 from vlt.models.search import Beams, BeamSearch, Sampling, Search, State, pick
 from vlt.models.tokens import KeysValues
 
@@ -97,7 +98,7 @@ def read(
 
     found: Any = model.apply({"params": params}, method=first)
     logits, cache = found
-    prompts = _prompts(model)
+    prompts = word_prompts(model.methods)
     return Reading(logits[:, 0], _room(cache, prompts + room), jnp.int32(n), skipped, prompts)
 
 
@@ -124,15 +125,11 @@ def _decode(
 ) -> tuple[jax.Array, list[KeysValues]]:
     """Decodes x [b, g, n, d], which takes the cache's slots from `index` on."""
     places = jnp.maximum(index + jnp.arange(x.shape[2]) - skipped[:, None], 0)
-    valid = jnp.arange(cache[0].keys.shape[-2] - _prompts(model)) >= skipped[:, None]
+    valid = jnp.arange(cache[0].keys.shape[-2] - word_prompts(model.methods)) >= skipped[:, None]
     found: tuple[jax.Array, list[KeysValues]] = model.decode(
         x, places, valid, cache=cache, index=index, remember=True
     )
     return found
-
-
-def _prompts(model: Any) -> int:
-    return sum(method.word_prompts for method in model.methods)
 
 
 def _spliced(model: Any, words: Words, tokens: jax.Array) -> jax.Array:

@@ -83,7 +83,7 @@ class Llama(nn.Module):
             ValueError: `valid` is for another number of keys than the cache has.
         """
         turned = jnp.broadcast_to(places[:, None, :, None], (*x.shape[:3], 1))
-        if cache is not None and (prompts := sum(method.word_prompts for method in self._active)):
+        if cache is not None and (prompts := word_prompts(self.methods)):
             assert index is not None
             index, valid = index + prompts, _behind(prompts, valid, cache[0].keys.shape[-2])
         tokens = Tokens(x, cls=0, protected=0, places=turned, valid=valid, index=index)
@@ -131,6 +131,11 @@ class Llama(nn.Module):
             remember=remember,
             name=f"blocks_{layer}",
         )
+
+
+def word_prompts(methods: tuple[Method, ...]) -> int:
+    """Number of keys in a cache that are of methods' prompts, in front of all others."""
+    return sum(method.word_prompts for method in of_tower(methods, Llama.tower))
 
 
 def _behind(prompts: int, valid: jax.Array | None, room: int) -> jax.Array | None:
