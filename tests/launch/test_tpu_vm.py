@@ -213,7 +213,7 @@ def hosts(tmp_path, monkeypatch) -> pathlib.Path:
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
     repository = tmp_path / "repository"
-    for package in ("launch", "vlt"):
+    for package in ("configs", "launch", "vlt"):
         without = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, repository / package, ignore=without)
     (repository / "vlt/main.py").write_text(TRAINER)
