@@ -93,7 +93,7 @@ POOLED = {"tokens": "st_pool", "cls": "none"}
 ALL_FRAMES = {"tokens": "frames", "cls": "none"}
 MOVING = "moving_shapes:clips:test:520:{}_questions.jsonl"
 FRAMES = 8
-STEPS = 400
+STEPS = 320
 
 
 def moving_shapes() -> ConfigDict:

@@ -133,7 +133,7 @@ def test_variant_builds(name):
         module = build_model(model)
         make_task(row, module.spec)
         trained = _trained(module, repr(row.rules))
-        optimizer, _ = make_optimizer(row.optimizer, row.rules, max(row.train.steps, 1))
+        optimizer, _ = make_optimizer(row.optimizer, row.rules, row.train.steps)
         jax.eval_shape(optimizer.init, trained)
         assert bool(trained) == bool(row.train.steps)
 

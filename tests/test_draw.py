@@ -162,7 +162,10 @@ def test_command_without_weights_tells_what_is_missing(tmp_path):
         ((CLIP,), "a video, --out and --config or --workdir are needed"),
         ((CLIP, "--out={folder}"), "a video, --out and --config or --workdir are needed"),
         (("--out={folder}",), "a video, --out and --config or --workdir are needed"),
-        ((CLIP, "--out={file}", "--workdir={file}"), "--out must be a folder, and {file} is a file"),
+        (
+            (CLIP, "--out={file}", "--workdir={file}"),
+            "--out must be a folder, and {file} is a file",
+        ),
         ((CLIP, "--out={folder}", "--workdir={file}"), "{file}/config.json"),
     ],
 )

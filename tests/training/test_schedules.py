@@ -55,6 +55,15 @@ def test_schedules_of_optax_are_multiples_of_the_learning_rate(name):
     assert (np.ptp(rates) == 0) == (name in ("constant_schedule", "piecewise_interpolate_schedule"))
 
 
+def test_a_run_without_steps_needs_no_schedule():
+    warmup = {"name": "warmup_cosine_decay_schedule", "warmup_steps": 5000}
+    assert schedules.make_schedule(warmup, 0.5, 0)(0) == 0.5
+    with pytest.raises(schedules.OptimizerConfigError, match="decay_steps"):
+        schedules.make_schedule(warmup, 0.5, 1)
+    with pytest.raises(schedules.OptimizerConfigError, match="has no option 'warm'"):
+        schedules.make_schedule({"name": "cosine", "warm": 0.1}, 0.5, 0)
+
+
 def test_options_of_optax_are_what_they_are_there():
     rates = learning_rates(8, name="exponential_decay", decay_rate=0.25, transition_steps=4)
     np.testing.assert_allclose(rates[[0, 4, 8]], [2.0, 0.5, 0.125], rtol=1e-6)

@@ -49,7 +49,7 @@ class TrainingProgram:
 
     def __init__(self, config: Any, mesh: Mesh, module: VideoModel, task: Task, steps: int):
         self.config, self.mesh, self.module, self.task = config, mesh, module, task
-        self._optimizer, schedule = make_optimizer(config.optimizer, config.rules, max(steps, 1))
+        self._optimizer, schedule = make_optimizer(config.optimizer, config.rules, steps)
         self.step = make_train_step(
             module, task, self._optimizer, schedule, config.optimizer.accumulate
         )

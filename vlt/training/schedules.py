@@ -23,7 +23,7 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
 
     In optax's own, such as `exponential_decay`, every value is a multiple of `lr`. Options that
     optax requires have defaults: 1 for the first value, or for the peak after a rise from 0; 0 for
-    `end_value`; and `total_steps` for the number of steps.
+    `end_value`; and `total_steps` for the number of steps. A run of 0 steps needs no schedule.
 
     Raises:
       OptimizerConfigError: unknown schedule or option, or a value out of range.
@@ -38,6 +38,8 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
             raise OptimizerConfigError(
                 f"schedule {name!r} has no option {option!r}{near(option, known)}"
             )
+    if not total_steps:
+        return lambda step: lr
     if name in OF_OPTAX:
         return _of_optax(name, options, lr, total_steps)
     for option, value in options.items():
