@@ -147,7 +147,7 @@ def test_the_command_from_another_folder(vlt, elsewhere):
     )
     assert found.stdout.startswith(str(vlt.parents[1]))
     assert "error: unknown config 'tempm' (did you mean 'tempme'" in call(
-        "train", "--config=tempm", status=1
+        "train", "--config=tempm", status=2
     )
     report = json.loads(call("inspect", "--config=btadapter:webvid_l14", "--json"))
     assert report["trainable_params"] == 72_242_432
