@@ -29,6 +29,7 @@ NONE = "nowhere/v.mp4"
         ("failures", ("--workdir=/",), 1, "error: /: File exists"),
         ("slices", ("--config=x.py", "--topology=v5e:2x4", "--out=o"), 1, "unknown config 'x.py'"),
         ("slices", ("--config=x.py", "--topology=v5e", "--out=o"), 1, "v5e:2x4"),
+        ("embedding", (NONE, "--model=nowhere"), 1, "error: nowhere"),
     ],
 )
 def test_what_is_wrong_is_told(module, arguments, status, said, monkeypatch, capsys, tmp_path):
