@@ -62,6 +62,8 @@ def test_a_run_without_steps_needs_no_schedule():
         schedules.make_schedule(warmup, 0.5, 1)
     with pytest.raises(schedules.OptimizerConfigError, match="has no option 'warm'"):
         schedules.make_schedule({"name": "cosine", "warm": 0.1}, 0.5, 0)
+    with pytest.raises(schedules.OptimizerConfigError, match="warmup=3 must be a share"):
+        schedules.make_schedule({"name": "cosine", "warmup": 3}, 0.5, 0)
 
 
 def test_options_of_optax_are_what_they_are_there():

@@ -9,7 +9,7 @@ embedding).
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -31,12 +31,13 @@ NARROW = LlamaSpec(2048, 32000, 512, 16, 4, 1376)  # an eighth of 7B's width, ha
 class Decoder(nn.Module):
     """A language model alone, with what the reading and writing of a chat model call."""
 
+    methods: ClassVar[tuple[Method, ...]] = ()
+
     spec: LlamaSpec
     dtype: Any
-    methods: tuple[Method, ...] = ()
 
     def setup(self) -> None:
-        self.text = Llama(self.spec, self.methods, dtype=self.dtype)
+        self.text = Llama(self.spec, dtype=self.dtype)
 
     def embed(self, ids: jax.Array) -> jax.Array:
         """As `ChatModel.embed`."""

@@ -84,13 +84,15 @@ def update(
 def _refuse_elsewhere(store: Store, own: Iterable[str], paths: Sequence[str]) -> None:
     """Raises StoreError where relative paths mean other files than in the index, or none: its
     videos would be dropped."""
-    known = [path for path in own if not os.path.isabs(path)]
-    moved = [path for path in (*known, *paths) if store.located(path) != path]
-    gone = not any(os.path.exists(os.path.dirname(path) or ".") for path in known)
-    if moved or (known and gone):
+    known, given = ([p for p in some if not os.path.isabs(p)] for some in (own, paths))
+    relative = next(iter((*known, *given)), "")
+    if not relative:
+        return
+    gone = known and not any(os.path.exists(os.path.dirname(path) or ".") for path in known)
+    if gone or store.located(relative) != relative:
         raise StoreError(
             f"{store.uri} was made in {store.about.folder or 'another folder'}, where relative "
-            f"paths such as {(moved or known)[0]} start; run the command there"
+            f"paths such as {relative} start; run the command there"
         )
 
 

@@ -38,10 +38,10 @@ def make_schedule(config: Mapping[str, Any], lr: float, total_steps: int) -> Sch
             raise OptimizerConfigError(
                 f"schedule {name!r} has no option {option!r}{near(option, known)}"
             )
-    if not total_steps:
-        return lambda step: lr
     if name in OF_OPTAX:
-        return _of_optax(name, options, lr, total_steps)
+        # Options that count steps fit no run of 0 steps.
+        return _of_optax(name, options, lr, total_steps) if total_steps else lambda step: lr
+    total_steps = max(total_steps, 1)
     for option, value in options.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise OptimizerConfigError(
