@@ -14,7 +14,7 @@ from vlt.data.video.checksum import sha256_of
 from vlt.data.video.clips import ClipRequest, DecoderPool
 from vlt.data.video.errors import VideoError
 from vlt.data.video.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
-from vlt.indexing.rows import FileEntry, Windows, in_parts
+from vlt.indexing.rows import FileEntry, Windows
 from vlt.indexing.store import Store, StoreError
 from vlt.indexing.windows import WindowRule
 from vlt.inference.batching import map_readable
@@ -180,9 +180,9 @@ def read_windows(
             if isinstance(spans, VideoError):
                 failed.append(Window(entry, (0.0, 0.0), spans))
                 continue
-            for some in in_parts(spans, BATCH):
+            for at in range(0, len(spans), BATCH):
                 asked.append(entry)
-                yield _spans_request(look, entry.path, some)
+                yield _spans_request(look, entry.path, spans[at : at + BATCH], spans[at + BATCH :])
 
     with contextlib.closing(read_ahead(pool, requests(), 2 * WORKERS)) as batches:
         for batch, answers in batches:
@@ -213,9 +213,13 @@ def _planned(
             yield found, spans
 
 
-def _spans_request(look: ClipRequest, path: str, spans: Sequence[Span]) -> SpansRequest:
+def _spans_request(
+    look: ClipRequest, path: str, spans: Sequence[Span], rest: Iterable[Span]
+) -> SpansRequest:
     fields = {field.name: getattr(look, field.name) for field in dataclasses.fields(look)}
-    return SpansRequest(**(fields | {"path": path}), spans=list(spans))
+    end = max(stop for _, stop in spans)
+    later = list(itertools.takewhile(lambda span: span[0] < end, rest))
+    return SpansRequest(**(fields | {"path": path}), spans=list(spans), later=later)
 
 
 def _windows_of(

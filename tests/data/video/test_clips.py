@@ -153,6 +153,15 @@ def test_a_decoder_that_hangs_is_killed_and_named(clip):
             assert np.array_equal(pool.read(clip), good)
 
 
+def test_a_large_file_has_more_time(tmp_path):
+    hanging = tmp_path / "hang.mkv"
+    with hanging.open("wb") as file:
+        file.truncate(3 << 30)  # sparse
+    told = pytest.raises(errors.DecodeTimeout, match=r"hang.mkv: no frames after 1.5 s")
+    with DecoderPool(1, timeout=0.5, command=MISBEHAVING) as pool, told:
+        pool.read(ClipRequest(str(hanging), "linspace", 8))
+
+
 def test_a_stopped_decoder_is_killed_and_named(clip):
     with DecoderPool(1, timeout=0.5) as pool:
         good = pool.read(clip)

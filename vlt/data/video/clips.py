@@ -35,6 +35,9 @@ WORKER = (sys.executable, "-P", "-m", "vlt.data.video.worker")
 # Seconds that a new process has to import what it needs.
 _START_LIMIT = 120.0
 _CLOSED = "the decoder pool is closed"
+# Decoding a file to its end takes time in proportion to its size: one of more bytes than this gets
+# as many times the limit, up to a size that no video has.
+_WITHIN_LIMIT, _LARGEST = 1 << 30, 1 << 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +121,13 @@ def _read_sampled(video: Video | StoredFrames, request: ClipRequest) -> np.ndarr
                 raise
 
 
+def _size_of(path: str) -> int:
+    try:
+        return min(os.path.getsize(path), _LARGEST)
+    except OSError:
+        return 0  # a shard's record, or a file that opening reports
+
+
 class DecoderPool:
     """`workers` processes that read clips; 0 reads them in the calling thread, with no time limit.
 
@@ -125,7 +135,8 @@ class DecoderPool:
 
     Args:
       workers: number of processes.
-      timeout: seconds after which a process that has not answered is killed.
+      timeout: seconds after which a process that has not answered is killed; more, in proportion,
+        for a file of more than 1 GiB.
       command: what a process runs; see `vlt.data.video.worker` for what it must answer.
     """
 
@@ -171,13 +182,14 @@ class DecoderPool:
             raise RuntimeError(_CLOSED)
         if not self.workers:
             return read_clip(request)
+        limit = self.timeout * max(1.0, _size_of(request.path) / _WITHIN_LIMIT)
         process = self._take()
         answered = False
         try:
-            answer = process.ask(request, self.timeout)
+            answer = process.ask(request, limit)
             answered = True
         except Exception as error:
-            raise self._told(error, process, request.path) from None
+            raise self._told(error, process, request.path, limit) from None
         finally:
             if answered:
                 self._free.put(process)
@@ -187,12 +199,12 @@ class DecoderPool:
             raise answer
         return answer
 
-    def _told(self, error: Exception, process: "_Process", path: str) -> Exception:
+    def _told(self, error: Exception, process: "_Process", path: str, seconds: float) -> Exception:
         """The error to raise to the caller for an error in asking a process."""
         if not self.close.alive:
             return RuntimeError(_CLOSED)
         if isinstance(error, TimeoutError):
-            limit = f"no frames after {self.timeout:g} s; its decoder was killed"
+            limit = f"no frames after {seconds:,.4g} s; its decoder was killed"
             return errors.DecodeTimeout(path, limit)
         if isinstance(error, messages.BadAnswer):
             return errors.DecoderDied(path, f"its decoder gave a malformed answer: {error}")

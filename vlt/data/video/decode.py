@@ -190,7 +190,7 @@ class Video:
         in_order = len(inverse) == len(wanted) and bool((np.diff(inverse) > 0).all())
         return frames if in_order else frames[inverse]
 
-    def frames(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """The frames at `indices` (ascending), uint8 RGB [H, W, 3], one at a time.
 
         The whole file is decoded once, in little memory whatever its length, so that errors are

@@ -1,7 +1,8 @@
 """Time spans of a video file, each read as if it were the whole.
 
 `SPAN_WORKER`, run by a `DecoderPool`, answers both requests of this file. It keeps the last video
-open, so that the packets of a long one are listed once, however many requests its spans take.
+open, so that the packets of a long one are listed once, and one that can only be read from its
+start is decoded once, however many requests its spans take in order.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from vlt.data.video import errors
 from vlt.data.video.checksum import sha256_of
 from vlt.data.video.clips import WORKER, ClipRequest
 from vlt.data.video.decode import Video
+from vlt.data.video.onward import Onward
 from vlt.data.video.sample import sample
 from vlt.data.video.transform import apply_transform
 
@@ -57,15 +59,21 @@ class SpansRequest(ClipRequest):
     """Asks for a clip of each of several spans; all other fields are as for one clip.
 
     A span that contains no frame shows the one before it.
+
+    later: spans of the next requests that begin before all of these end. Their frames are kept
+    where the video could not be read twice without decoding it again.
     """
 
     spans: Sequence[Span] = ()
+    later: Sequence[Span] = ()
 
 
 def read_timeline(request: TimelineRequest) -> np.ndarray:
     """A `Timeline` as JSON, uint8 [n]. Raises: errors.VideoError; ImportError if shots are
     asked for without PySceneDetect."""
-    video = _open(request.path, request.allow_truncated, _stamp(request.path))
+    onward = _open(request.path, request.allow_truncated, _stamp(request.path))
+    onward.restart()
+    video = onward.video
     cuts = _cuts(video) if request.shots else ()
     found = Timeline(len(video), video.info().duration, cuts, sha256_of(request.path))
     return np.frombuffer(json.dumps(dataclasses.asdict(found)).encode(), np.uint8)
@@ -92,22 +100,23 @@ def read_spans(request: SpansRequest) -> np.ndarray:
 
     Raises: errors.VideoError, ValueError for a request that no file can satisfy.
     """
-    video = _open(request.path, request.allow_truncated, _stamp(request.path))
+    onward = _open(request.path, request.allow_truncated, _stamp(request.path))
     while True:
-        count = len(video)
+        count = len(onward.video)
         try:
-            return _read_in_groups(video, request)
+            if onward.video.index.doubt and request.backend == "pyav":
+                return _read_onward(onward, request)
+            return _read_in_groups(onward.video, request)
         except errors.WrongFrames:
+            onward.restart()
             # Reading may show, once, that fewer frames exist than the packets promised.
-            if len(video) == count:
+            if len(onward.video) == count:
                 raise
 
 
 def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
     """Reads spans in groups: overlapping ones share decoded frames, as far as memory allows."""
     taken = [_indices(video, request, span) for span in request.spans]
-    if video.index.doubt and request.backend == "pyav":
-        return _read_in_passes(video, request, taken)
     clips: list[np.ndarray] = []
     group = 1
     while len(clips) < len(taken):
@@ -121,26 +130,31 @@ def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
     return np.stack(clips)
 
 
-def _read_in_passes(video: Video, request: SpansRequest, taken: Sequence[np.ndarray]) -> np.ndarray:
+def _read_onward(onward: Onward, request: SpansRequest) -> np.ndarray:
     """Reads spans of a video that can only be read from its start: in one pass, or, where they
     overlap so far that their frames take too much memory, in several."""
+    spans, count = (*request.spans, *request.later), len(request.spans)
+    taken = [_indices(onward.video, request, span) for span in spans]
     clips: dict[int, np.ndarray] = {}
-    while len(clips) < len(taken):
+    while len(clips) < count:
         open_ = {number: x for number, x in enumerate(taken) if number not in clips}
+        last = max(int(x.max()) for number, x in open_.items() if number < count)
         wanted = np.unique(np.concatenate(list(open_.values())))
+        wanted = wanted[wanted <= last]
         held: dict[int, np.ndarray] = {}
-        for index, frame in zip(wanted.tolist(), video.frames(wanted.tolist()), strict=False):
+        for index, frame in zip(wanted.tolist(), onward.frames(wanted.tolist()), strict=True):
             held[index] = frame
-            for number in [number for number, x in open_.items() if x.max() == index]:
+            for number in [n for n, x in open_.items() if n < count and x.max() == index]:
                 clip = np.stack([held[i] for i in open_.pop(number).tolist()])
                 clips[number] = apply_transform(request.transform, clip, request.seed)
             if len(open_) > 1 and len(held) * frame.nbytes > HELD_BYTES:
-                open_.popitem()  # in the next pass
+                open_.popitem()  # the last of them, in the next pass
             needed = {i for x in open_.values() for i in x.tolist()}
             held = {i: image for i, image in held.items() if i in needed}
-            if not open_:
+            if min(open_, default=count) >= count:
                 break
-    return np.stack([clips[number] for number in range(len(taken))])
+        onward.held = held
+    return np.stack([clips[number] for number in range(count)])
 
 
 def _indices(video: Video, request: SpansRequest, span: Span) -> np.ndarray:
@@ -169,8 +183,8 @@ def _stamp(path: str) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=1)
-def _open(path: str, allow_truncated: bool, stamp: tuple[int, int]) -> Video:
-    return Video(path, allow_truncated=allow_truncated)
+def _open(path: str, allow_truncated: bool, stamp: tuple[int, int]) -> Onward:
+    return Onward(Video(path, allow_truncated=allow_truncated))
 
 
 def _cuts(video: Video) -> tuple[float, ...]:
