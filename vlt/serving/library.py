@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vlt.data.video.clips import DecoderPool
+from vlt.data.video.glance import GlanceRequest
 from vlt.data.video.spans import SPAN_WORKER, Span, SpansRequest
 from vlt.indexing.index import Index
 from vlt.indexing.rows import FileEntry
@@ -155,9 +156,7 @@ class Library:
         ]
 
     def _drawn(self, path: str, tenths: int) -> bytes:
-        at = tenths / 10
-        request = SpansRequest(path, "linspace", 1, spans=[(at, at + 0.1)])
-        image = Image.fromarray(self._pool.read(request)[0, 0])
+        image = Image.fromarray(self._pool.read(GlanceRequest(path, tenths / 10)))
         image.thumbnail((PICTURE, PICTURE))
         content = io.BytesIO()
         image.save(content, "JPEG", quality=85)

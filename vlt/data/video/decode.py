@@ -21,9 +21,9 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vlt.data.video import decord_backend, errors
-from vlt.data.video.containers import check_size, open_container, video_stream
+from vlt.data.video.containers import open_container, video_stream
 from vlt.data.video.index import Surprise, build_index, frames_at, packets_of
-from vlt.data.video.orientation import display_matrix, oriented
+from vlt.data.video.orientation import upright
 from vlt.data.video.whole import find_break
 
 BACKENDS = ("pyav", "decord")
@@ -361,13 +361,7 @@ class Video:
         return errors.WrongFrames(self.path, f"frames of two sizes (H, W): {found}")
 
     def _rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        check_size(self.path, frame.height, frame.width)
-        matrix = display_matrix(frame)
-        frame = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        plane = frame.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-        image = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
-        return oriented(image, matrix, self.path)
+        return upright(frame, self.path, self._reformatter)
 
     def _read_through(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
         keep = set(wanted)

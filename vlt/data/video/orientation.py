@@ -13,11 +13,27 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from vlt.data.video import errors
+from vlt.data.video.containers import check_size
 
 MOST_OFF = 10.0  # degrees
 _NO_SHEAR = 0.01  # largest cosine of the angle between the axes
+
+
+def upright(frame: av.VideoFrame, path: str, reformatter: VideoReformatter) -> np.ndarray:
+    """The frame as it is to be shown: uint8 RGB [H, W, 3]. path: for messages.
+
+    Raises: errors.WrongFrames: it is too large. errors.UnsupportedTurn: as `oriented`.
+    """
+    check_size(path, frame.height, frame.width)
+    matrix = display_matrix(frame)
+    frame = reformatter.reformat(frame, format="rgb24", threads=1)
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    image = rows[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+    return oriented(image, matrix, path)
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, ...]:

@@ -6,22 +6,27 @@ import numpy as np
 
 from vlt.data.video import worker
 from vlt.data.video.cutting import CutRequest, cut
+from vlt.data.video.glance import GlanceRequest, glance
 from vlt.data.video.spans import SpansRequest, TimelineRequest, read_spans, read_timeline
 
-Request = CutRequest | SpansRequest | TimelineRequest
+Request = CutRequest | GlanceRequest | SpansRequest | TimelineRequest
 
 
 def request_of(**fields: Any) -> Request:
     """The request that has these fields."""
     if "stem" in fields:
         return CutRequest(**fields)
+    if "at" in fields:
+        return GlanceRequest(**fields)
     return SpansRequest(**fields) if "spans" in fields else TimelineRequest(**fields)
 
 
 def answer(request: Request) -> np.ndarray:
-    """Clips, or JSON about a video or about a file that was written."""
+    """Clips, a frame, or JSON about a video or about a file that was written."""
     if isinstance(request, CutRequest):
         return cut(request)
+    if isinstance(request, GlanceRequest):
+        return glance(request)
     return read_spans(request) if isinstance(request, SpansRequest) else read_timeline(request)
 
 
