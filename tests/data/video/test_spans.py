@@ -63,6 +63,7 @@ def test_spans_read_together_are_those_read_alone(video, monkeypatch):
 
 
 def test_what_can_only_be_read_from_its_start_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlt.data.video.decode.KEPT_BYTES", 0)
     path = str(write_tricky(tmp_path, "transport.ts"))
     spans = [(0.0, 0.8), (0.4, 1.2), (1.2, 1.3), (0.1, 0.2), (1.29, 9.0)]
     alone = np.stack([spans_of(path, one)[0] for one in spans])
@@ -79,6 +80,7 @@ def test_what_can_only_be_read_from_its_start_is_read_once(tmp_path, monkeypatch
 def test_requests_in_order_read_it_once_together(tmp_path, monkeypatch, sampler, held, most):
     path = str(write_tricky(tmp_path, "transport.ts"))
     monkeypatch.setattr("vlt.data.video.spans.HELD_BYTES", held)
+    monkeypatch.setattr("vlt.data.video.decode.KEPT_BYTES", 0)
     spans = [(0.2 * i, 0.2 * i + 0.5) for i in range(8)]
     alone = [apply_transform(TRANSFORM, _frames_of(path, sampler, one), 0) for one in spans]
     asked = SpansRequest(path, sampler, 4, TRANSFORM)
@@ -89,6 +91,22 @@ def test_requests_in_order_read_it_once_together(tmp_path, monkeypatch, sampler,
         found = read_spans(dataclasses.replace(asked, spans=some, later=later))
         np.testing.assert_array_equal(found, np.stack(alone[at : at + 2]))
     assert most // 2 <= len(times) <= most
+
+
+@pytest.mark.parametrize("rest", [b"", b"\xff\x01" * 200], ids=["cut", "damaged"])
+def test_what_is_left_of_a_video_is_read_to_its_end(tmp_path, rest):
+    path = tmp_path / "left.ts"
+    whole = write_tricky(tmp_path, "transport.ts").read_bytes()
+    damaged = len(whole) * 3 // 5
+    path.write_bytes(whole[:damaged] + (rest and rest + whole[damaged + len(rest) :]))
+    asked = SpansRequest(str(path), "linspace", 4, TRANSFORM, allow_truncated=True)
+    with Video(path, allow_truncated=True) as video:
+        count, last = len(video), video.read([len(video) - 1])
+        assert len(list(video.frames(range(count)))) == count
+    found = read_spans(dataclasses.replace(asked, spans=[(0.0, 99.0)]))
+    np.testing.assert_array_equal(found[0, -1:], apply_transform(TRANSFORM, last, 0))
+    with pytest.raises(errors.Truncated):
+        read_spans(dataclasses.replace(asked, spans=[(0.0, 99.0)], allow_truncated=False))
 
 
 def _frames_of(path, sampler, span):

@@ -43,6 +43,8 @@ _KINDS = {
     rb"II\*\0": "a still image (tiff_pipe)",
     rb"MM\0\*": "a still image (tiff_pipe)",
 }
+# Matroska's tag for a track's own end.
+_TRACK_END = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 _FILE_KINDS = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -149,3 +151,13 @@ def check_size(path: str, height: int, width: int) -> None:
         raise errors.WrongFrames(path, f"{size}; at most {MOST_PIXELS:,} are read")
     if max(height, width) > MOST_THIN * min(height, width) > 0:
         raise errors.WrongFrames(path, f"{size}; one side may be {MOST_THIN} times the other")
+
+
+def tagged_end(stream: av.VideoStream) -> float:
+    """Seconds at which a Matroska track ends, by its own tag; 0 if it has none."""
+    tags = (value for name, value in stream.metadata.items() if name.startswith("DURATION"))
+    found = next(filter(None, map(_TRACK_END.fullmatch, tags)), None)
+    if found is None:
+        return 0.0
+    hours, minutes, seconds = map(float, found.groups())
+    return 3600 * hours + 60 * minutes + seconds

@@ -12,7 +12,6 @@ import functools
 import io
 import itertools
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
@@ -21,8 +20,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vlt.data.video import decord_backend, errors
-from vlt.data.video.containers import open_container, video_stream
-from vlt.data.video.index import Surprise, build_index, frames_at, packets_of
+from vlt.data.video.containers import open_container, tagged_end, video_stream
+from vlt.data.video.index import KEPT_BYTES, Surprise, build_index, frames_at, packets_of
 from vlt.data.video.orientation import upright
 from vlt.data.video.whole import find_break
 
@@ -30,8 +29,6 @@ BACKENDS = ("pyav", "decord")
 
 # A file counts as cut if its last frame ends before this share of the promised duration.
 _WHOLE_FROM = 0.9
-# Matroska's tag for a track's own end.
-_TRACK_END = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +99,7 @@ class Video:
         self._reformatter = VideoReformatter()
         self._error = ""
         self._sizes: dict[tuple[int, int], None] = {}
+        self._scanned: list[av.VideoFrame] = []  # all frames, if they are small enough to keep
         self._open()
         try:
             self._break = find_break(self.path, content, self.container)
@@ -205,7 +203,7 @@ class Video:
         promised, size, same, count = self._pts, None, True, 0
         places = iter(indices)
         place = next(places, None)
-        for count, frame in enumerate(self._all_frames(), 1):
+        for count, frame in enumerate(self._in_order(), 1):
             same = count <= len(promised) and frame.pts in (None, promised[count - 1])
             if not same:
                 break
@@ -216,7 +214,8 @@ class Video:
                     raise self._two_sizes(size, image.shape[:2])
                 yield image
                 place = next(places, None)
-        if self._error or not same or count != len(promised):
+        failed = self._error and not self._allow_truncated
+        if failed or not same or count != len(promised):
             self.scan()
             self._check_usable()
             reason = f"{len(self)} frames decode, at other times than its packets promise"
@@ -225,12 +224,17 @@ class Video:
     def scan(self) -> None:
         """Decodes the whole file; exactly the frames that come out are its frames from now on."""
         self.index.doubt = self.index.doubt or "the whole file was decoded"
-        self._pts, self._error = [], ""
-        step = max(1, round(1 / (self._header_fps * self._tick)))
+        self._pts, self._scanned, self._error = [], [], ""
+        step, size = max(1, round(1 / (self._header_fps * self._tick))), 0
         for frame in self._all_frames():
             after = self._pts[-1] + step if self._pts else 0
             self._pts.append(after if frame.pts is None else frame.pts)
             self._sizes[frame.height, frame.width] = None
+            size += sum(plane.buffer_size for plane in frame.planes)
+            if size <= KEPT_BYTES:
+                self._scanned.append(frame)
+            else:
+                self._scanned.clear()
 
     def source(self) -> str | io.BytesIO:
         """What another decoder opens: the absolute path, which names no protocol, or the bytes."""
@@ -283,7 +287,7 @@ class Video:
         first, end = min(self._pts) * self._tick, self._end()
         whole = (self._container.duration or 0) / av.time_base
         if self.container.startswith("matroska"):  # where a stream's duration is libav's guess
-            if own := _tagged_end(self._stream):
+            if own := tagged_end(self._stream):
                 whole = min(own, whole or own)
         elif own := (self._stream.duration or 0) * self._tick:
             return first + own if end - first < _WHOLE_FROM * own else 0.0
@@ -365,8 +369,11 @@ class Video:
 
     def _read_through(self, wanted: list[int]) -> Iterator[av.VideoFrame]:
         keep = set(wanted)
-        frames = itertools.islice(self._all_frames(), wanted[-1] + 1 if wanted else 0)
+        frames = itertools.islice(self._in_order(), wanted[-1] + 1 if wanted else 0)
         return (frame for i, frame in enumerate(frames) if i in keep)
+
+    def _in_order(self) -> Iterator[av.VideoFrame]:
+        return iter(self._scanned) if self._scanned else self._all_frames()
 
     def _all_frames(self) -> Iterator[av.VideoFrame]:
         """Decodes from the start with a fresh decoder; an error ends the iteration and is kept."""
@@ -381,13 +388,3 @@ class Video:
                     yield frame
         except av.FFmpegError as error:
             self._error = error.strerror or str(error)
-
-
-def _tagged_end(stream: av.VideoStream) -> float:
-    """Seconds at which a Matroska track ends, by its own tag; 0 if it has none."""
-    tags = (value for name, value in stream.metadata.items() if name.startswith("DURATION"))
-    found = next(filter(None, map(_TRACK_END.fullmatch, tags)), None)
-    if found is None:
-        return 0.0
-    hours, minutes, seconds = map(float, found.groups())
-    return 3600 * hours + 60 * minutes + seconds

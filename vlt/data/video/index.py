@@ -13,7 +13,8 @@ from av.container import InputContainer
 if logging.get_level() is None:
     logging.set_level(logging.PANIC)
 
-# Packets of files up to this size stay in memory; larger files are read a second time.
+# Packets up to this size, and decoded frames that were counted, stay in memory; of larger files
+# they are read a second time.
 KEPT_BYTES = 64 << 20
 
 _CONTAINERS = ("mov,", "matroska,", "avi")
