@@ -3,11 +3,17 @@
 import json
 import subprocess
 import sys
+import weakref
 
 import av
 import numpy as np
 import pytest
 from helpers import environment
+
+from vlt.data.video.clips import ClipRequest
+from vlt.indexing import embedding
+from vlt.indexing.rows import FileEntry
+from vlt.indexing.windows import WindowRule
 
 pytest.importorskip("lancedb")
 
@@ -30,6 +36,28 @@ def write(path, hours):
             picture = np.full((32, 32, 3), (second // 60) % 200, np.uint8)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         file.mux(stream.encode())
+
+
+def test_clips_are_let_go_once_they_are_embedded(monkeypatch):
+    alive, most, entry = weakref.WeakSet(), 0, FileEntry("long.mp4", 1, 1, windows=300)
+
+    class Clip(np.ndarray):
+        __hash__ = object.__hash__
+
+    def windows(*_):
+        nonlocal most
+        for start in range(300):
+            clip = np.full((2, 4, 4, 3), start % 256, np.uint8).view(Clip)
+            alive.add(clip)
+            most = max(most, len(alive))
+            yield embedding.Window(entry, (start, start + 1), clip)
+
+    monkeypatch.setattr(embedding, "read_windows", windows)
+    look, rule = ClipRequest("", "linspace", 2), WindowRule("time", 1.0, 1.0)
+    encode = lambda frames: frames.mean((1, 2, 3))  # noqa: E731
+    ((_, found),) = embedding._embedded([entry], encode, look, rule, 8)
+    np.testing.assert_array_equal(found.vectors[:, 0], np.arange(300) % 256)
+    assert 0 < most <= 3 * 8
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def _embedded(
         contextlib.closing(read_windows(pool, entries, look, rule)) as windows,
     ):
         vectors = _encoded(windows, encode, batch)
-        for _, group in itertools.groupby(vectors, key=lambda each: each[0].entry.path):
+        for _, group in itertools.groupby(vectors, key=lambda each: each[0].path):
             yield _gathered(list(group))
 
 
@@ -233,21 +233,24 @@ def _windows_of(
 
 def _encoded(
     windows: Iterable[Window], encode: Encode, size: int
-) -> Iterator[tuple[Window, np.ndarray | VideoError]]:
+) -> Iterator[tuple[FileEntry, Span, np.ndarray | VideoError]]:
+    """Yields windows with their vectors in place of their clips, of which a long video has more
+    than fit in memory."""
     remaining = iter(windows)
     while batch := list(itertools.islice(remaining, size)):
         clips = [window.clip for window in batch]
         vectors = map_readable(lambda frames: list(encode(frames)), clips, size)
-        yield from zip(batch, vectors, strict=True)
+        for window, vector in zip(batch, vectors, strict=True):
+            yield window.entry, window.span, vector
 
 
 def _gathered(
-    found: Sequence[tuple[Window, np.ndarray | VideoError]],
+    found: Sequence[tuple[FileEntry, Span, np.ndarray | VideoError]],
 ) -> tuple[FileEntry, Windows]:
-    entry = found[0][0].entry
-    errors = [x for _, x in found if isinstance(x, VideoError)]
+    entry = found[0][0]
+    errors = [x for *_, x in found if isinstance(x, VideoError)]
     if errors:
         return dataclasses.replace(entry, windows=0, error=errors[0].reason), Windows()
-    spans = np.array([window.span for window, _ in found])
+    spans = np.array([span for _, span, _ in found])
     paths = np.full(len(found), entry.path, object)
-    return entry, Windows(paths, spans, np.stack([np.asarray(x) for _, x in found]))
+    return entry, Windows(paths, spans, np.stack([np.asarray(x) for *_, x in found]))
