@@ -18,7 +18,7 @@ from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.data.text.prompts import Turn
 from vlt.data.text.tokenize import Tokenizer
 from vlt.inference.dialogue import Dialogue, Seen
-from vlt.inference.ranking import answer_losses
+from vlt.inference.ranking import candidate_losses
 from vlt.inference.speech import Speech, check_rows
 from vlt.inference.watching import Watcher
 from vlt.loaded import Model, VideoCaptioner, VideoTextModel, VideoTokens
@@ -137,7 +137,7 @@ class VideoChat(Model):
     ) -> list[str]:
         """Picks the likeliest candidate answer for each video of [b, t, H, W, 3], or for each file.
 
-        Likelihoods are those of whole answers (`vlt.inference.ranking.answer_losses`).
+        Likelihoods are those of whole answers (`vlt.inference.ranking.candidate_losses`).
 
         Raises:
             ValueError, VideoError: as `generate`; also without candidates, or if one is not a text.
@@ -152,7 +152,7 @@ class VideoChat(Model):
             seen = self._watcher.see(self._video(videos))
             tokens = self._watcher.tokens(seen, [prompt] * len(seen))
             losses = [
-                answer_losses(speech, self.params, tokens[row : row + 1], prompt, listed)
+                candidate_losses(speech, self.params, tokens[row : row + 1], prompt, listed)
                 for row in range(len(tokens))
             ]
             return [listed[int(each.argmin())] for each in losses]

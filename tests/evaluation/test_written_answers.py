@@ -11,7 +11,8 @@ import vlt
 from vlt.data.chat_batches import ChatBatches
 from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.evaluation import KINDS
-from vlt.evaluation.conversation import check_ranked_answers, check_written_answers
+from vlt.evaluation.conversation import check_written_answers
+from vlt.evaluation.ranked_answers import check_ranked_answers
 from vlt.model_io.loading import load_folder
 
 QUESTIONS = ("what colour is the circle ?", "which way does the circle move ?")
@@ -67,7 +68,7 @@ def test_written_answers_are_those_of_a_dialogue(parts, method):
 @pytest.mark.slow
 def test_ranked_answers_are_those_that_are_chosen(parts, tmp_path):
     listed = tmp_path / "answers.txt"
-    listed.write_text("red\nblue\nto the left\ngreen\n")
+    listed.write_text("red\nblue\nto the left\ngreen\nit moves up\na circle\nno\nyes\ndown\n")
     section = SECTION | {"answers": str(listed)}
     metrics, texts = found(parts, "ranked_answers", section)
     *_, model, frames = parts
@@ -91,3 +92,5 @@ def test_what_cannot_be_is_told_before_anything_is_read(parts):
         made = parts[0].tokenizer
         short = ChatBatches(made.tokenizer, "plain", "train", 30, 20)
         short.questions([QUESTIONS[0]], ["q0"])
+    with pytest.raises(ValueError, match="q0: with an answer, .* tokens; model.context=20"):
+        short.choices(QUESTIONS[0], ["red", "green"], "q0")

@@ -14,7 +14,7 @@ from vlt.data.chat_batches import VIDEO_SLOT
 from vlt.data.text.chat_tokenizer import ChatTokenizer
 from vlt.data.text.dialogue_rows import NO_LABEL, training_rows
 from vlt.data.text.prompts import Turn
-from vlt.inference.ranking import answer_losses
+from vlt.inference.ranking import candidate_losses
 from vlt.inference.speech import Speech
 from vlt.model_io.folder import ModelConfig
 
@@ -58,12 +58,12 @@ def test_losses_are_those_of_whole_dialogues(golden, tokenizer):
     speech = Speech.of(model, tokenizer, "llava")
     tokens = jnp.asarray(golden.numbers["T8/projected_no_halving"])[None]
     with jax.default_matmul_precision("highest"):
-        found = answer_losses(speech, params, tokens, QUESTION, CANDIDATES)
+        found = candidate_losses(speech, params, tokens, QUESTION, CANDIDATES)
         expected = whole(model, params, speech, tokens, CANDIDATES)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert found.argmin() != found.argmax() and found[1] > 2 * found[5]
     with pytest.raises(ValueError, match="no candidates"):
-        answer_losses(speech, params, tokens, QUESTION, [])
+        candidate_losses(speech, params, tokens, QUESTION, [])
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vlt.data.text.chat_tokenizer import ChatTokenizer, Prompt
+from vlt.data.text.choices import Choices
 from vlt.data.text.dialogue_rows import NO_LABEL, training_rows
 from vlt.data.text.instructions import Instructions
 from vlt.data.text.prompts import VIDEO, Piece, Turn, render, template
@@ -106,6 +107,19 @@ class ChatBatches:
             ids[place, longest - len(prompt) :] = prompt.ids
             video[place, longest - len(prompt) :] = prompt.video
         return ids, video
+
+    def choices(self, question: str, answers: Sequence[str], row: str) -> Choices:
+        """A question about a video with each of the answers to choose from.
+
+        Raises:
+            ValueError: one of them does not fit in the context; `row` names the question.
+        """
+        prompts = [self._prompt([Turn(question, answer, videos=1)]) for answer in answers]
+        if (longest := max(map(len, prompts))) > self.context:
+            raise ValueError(
+                f"{row}: with an answer, {longest} tokens; model.context={self.context}"
+            )
+        return Choices.of(prompts)
 
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:
         pieces = render(self.template, turns)

@@ -15,6 +15,7 @@ from vlt.evaluation import (
     captioning,
     conversation,
     matching,
+    ranked_answers,
     recognition,
     retrieval,
 )
@@ -109,8 +110,8 @@ KINDS: dict[str, Kind] = {
     ),
     "ranked_answers": Kind(
         "chat",
-        conversation.ranked_answers,
-        conversation.check_ranked_answers,
+        ranked_answers.ranked_answers,
+        ranked_answers.check_ranked_answers,
         (*_PROTOCOL, "template", "answers"),
     ),
     "answer_twins": Kind(

@@ -1,15 +1,16 @@
-"""Answers of a chat model: how likely given answers are, and those that it writes itself."""
+"""Answers of a chat model: how likely given answers are, and those that it writes itself.
+
+vlt.evaluation.ranked_answers has those that it chooses from a list.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.data.manifests.manifest import read_classes
-from vlt.data.manifests.resources import resolve
 from vlt.data.pipeline import VideoData
 from vlt.data.text.dialogue_rows import NO_LABEL
 from vlt.data.text.prompts import Turn, template
@@ -95,50 +96,18 @@ def written_answers(
         return write_whole(predictor.module, params, *given)
 
     program = predictor.compiled(("written_answers", data.name), write)
-    inputs = {"prompt": prompts} | _instructions(speech, asked)
+    inputs = {"prompt": prompts} | instructions(speech, asked)
     read, ids = predictor.videos(
         program, params, data, step, lambda records: {k: v[records] for k, v in inputs.items()}
     )
     texts = [speech.tokenizer.answer(row, speech.template) for row in ids.tolist()]
-    return _answered(predictor, data, read, texts) | {"protocol": label}
+    return answered(predictor, data, read, texts) | {"protocol": label}
 
 
 def check_written_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
     """Names of `written_answers`' metrics. Raises as it does for protocol, template and search."""
     checked_pairs(section, data.records, "questions")
     _search(section)
-    if section["template"]:
-        template(section["template"])
-    return [*ANSWER_METRICS, "questions"]
-
-
-def ranked_answers(
-    predictor: Predictor, params: Any, section: Mapping[str, Any], data: VideoData, step: int
-) -> Metrics:
-    """Answers each question with the likeliest candidate in the file `answers`, one per line;
-    writes and scores the answers as `written_answers` does.
-
-    Log-likelihoods are summed over an answer's tokens and those that end it (`judge`).
-
-    Raises:
-        ProtocolError: the test set is not the protocol's.
-        ManifestError: there is no such file.
-    """
-    _, label = checked_pairs(section, data.records, "questions")
-    speech = predictor.tokenizer.speaking(section["template"])
-    listed = read_classes(resolve(section["answers"]))
-    asked = [data.clean(str(record.question)) for record in data.records]
-    rows = [_rows(speech, asked, [text] * len(asked)) for text in listed]
-    both = tuple(np.stack(each, axis=1) for each in zip(*rows, strict=True))
-    read, (likelihood, _) = _judged(predictor, params, data, step, both, asked)
-    texts = [listed[index] for index in likelihood.argmax(1)]
-    return _answered(predictor, data, read, texts) | {"protocol": label}
-
-
-def check_ranked_answers(section: Mapping[str, Any], data: VideoData) -> list[str]:
-    """Names of the metrics that `ranked_answers` returns. Raises as it does."""
-    checked_pairs(section, data.records, "questions")
-    read_classes(resolve(section["answers"]))
     if section["template"]:
         template(section["template"])
     return [*ANSWER_METRICS, "questions"]
@@ -152,7 +121,7 @@ def _search(section: Mapping[str, Any]) -> Search:
     return found
 
 
-def _answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: list[str]) -> Metrics:
+def answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: list[str]) -> Metrics:
     """Writes the answers to the records that could be read; returns scores without a judge."""
     records = [data.records[index] for index in read]
     if predictor.writes:
@@ -167,7 +136,7 @@ def _answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: li
     return dict(answer_metrics(predictions, answers)) | {"questions": len(records)}
 
 
-def _instructions(dialogues: Any, asked: list[str]) -> dict[str, np.ndarray]:
+def instructions(dialogues: Any, asked: Sequence[str]) -> dict[str, np.ndarray]:
     """Inputs of the Q-Former, where there is one that reads questions."""
     return {} if dialogues.instructions is None else {"instruction": dialogues.instructions(asked)}
 
@@ -193,7 +162,7 @@ def _judged(
         ids, labels = beside["rows"][..., 0], beside["rows"][..., 1]
         return judge(predictor.module, params, video, ids, labels, beside.get("instruction"))
 
-    inputs = {"rows": np.stack(rows, axis=-1)} | _instructions(predictor.tokenizer, asked)
+    inputs = {"rows": np.stack(rows, axis=-1)} | instructions(predictor.tokenizer, asked)
     compiled = predictor.compiled("judge_answers", program)
     found = predictor.batches(
         compiled, params, data, step, lambda records: {k: v[records] for k, v in inputs.items()}
