@@ -89,3 +89,40 @@ def decode_all(path: pathlib.Path) -> np.ndarray:
         stream.codec_context.thread_type, stream.codec_context.thread_count = "NONE", 1
         frames = container.decode(stream)
         return np.stack([np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90) for f in frames])
+
+
+def write_recording(path: pathlib.Path, parts: int = 41, sound: int = 20) -> pathlib.Path:
+    """A transport stream of 30 frames a part, whose sound is in one part alone, so that opening the
+    file does not find it."""
+    content = b"".join(_part(path, number, number == sound) for number in range(parts))
+    counts: dict[int, int] = {}
+    packets = bytearray(content)
+    for at in range(0, len(packets), 188):
+        program = int.from_bytes(packets[at + 1 : at + 3], "big") & 0x1FFF
+        if packets[at + 3] & 0x10:  # with a payload, which is counted from packet to packet
+            counts[program] = (counts.get(program, -1) + 1) % 16
+        packets[at + 3] = packets[at + 3] & 0xF0 | max(0, counts.get(program, 0))
+    path.write_bytes(packets)
+    return path
+
+
+def _part(path: pathlib.Path, number: int, sound: bool) -> bytes:
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=25, options={"g": "12"})
+        stream.height, stream.width = 64, 96
+        stream.pix_fmt = "yuv420p"
+        track = container.add_stream("mp2", rate=32000) if sound else None
+        for index, image in enumerate(draw(30, seed=number)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = 30 * number + index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        for index in range(20 if track else 0):
+            silence = av.AudioFrame(format="s16", layout="stereo", samples=1152)
+            silence.sample_rate, silence.pts = 32000, int(1.2 * number * 32000) + 1152 * index
+            for plane in silence.planes:
+                plane.update(bytes(plane.buffer_size))
+            container.mux(track.encode(silence))
+        if track:
+            container.mux(track.encode(None))
+    return path.read_bytes()

@@ -37,15 +37,9 @@ def test_every_video_error_crosses(kind):
 
 
 def test_other_errors_cross_by_their_text():
-    for kind in (ValueError, TypeError, ImportError, MemoryError, RuntimeError):
+    for kind in messages.REQUEST_ERRORS:
         found = crossed(kind("why"))
         assert (type(found), str(found)) == (kind, "why")
-    try:
-        raise KeyError("what")
-    except KeyError as error:
-        found = crossed(error)
-    assert type(found) is RuntimeError and "KeyError: 'what'" in str(found)
-    assert "test_messages.py" in str(found)
     assert crossed(errors.NoFrames("a", "b" * 10**7)).reason == "b" * 50_000
 
 

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from vlt.data.video import messages, worker
+from vlt.data.video import errors, messages, worker
 
 
 def answer(content):
@@ -29,14 +29,39 @@ def test_other_numbers_than_bytes_are_refused(content):
     assert "uint8 of at most" in str(answer(content))
 
 
-def test_what_goes_wrong_is_the_answer():
-    error = OSError("no such video")
+def failing(error, fields):
+    """The answer to a request during which this happens."""
 
     def read(request):
         raise error
 
-    assert worker._answer(read, types.SimpleNamespace, {}) is error
-    assert isinstance(worker._answer(read, lambda path: path, {"pth": "a"}), TypeError)
+    return worker._answer(read, types.SimpleNamespace, fields)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*(kind("why") for kind in messages.REQUEST_ERRORS), errors.NoFrames("a.mp4", "why")],
+)
+def test_what_is_wrong_with_a_request_or_a_video_is_the_answer(error):
+    assert failing(error, {"path": "a.mp4"}) is error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "its decoder ran out of memory"),
+        (IndexError("list index"), "its decoder failed with IndexError: list index (test_worker"),
+        (UnicodeDecodeError("utf8", b"x", 0, 1, "bad"), "its decoder failed with UnicodeDecodeEr"),
+    ],
+)
+def test_what_a_library_makes_of_a_file_is_the_files_fault(error, reason):
+    found = failing(error, {"path": "a.mp4"})
+    assert isinstance(found, errors.DecoderDied) and found.path == "a.mp4"
+    assert found.reason.startswith(reason)
+
+
+def test_an_invalid_request_is_the_answer():
+    assert isinstance(worker._answer(None, lambda path: path, {"pth": "a"}), TypeError)
 
 
 def test_an_answer_lies_in_memory_as_it_is_sent():

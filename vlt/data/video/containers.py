@@ -5,10 +5,12 @@ files, contact servers or listen on ports. So only the formats listed here are o
 protocol but `file`, and pictures of more than MOST_PIXELS pixels are not decoded.
 """
 
+import contextlib
 import io
 import os
 import re
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -141,6 +143,16 @@ def video_stream(path: str, container: InputContainer) -> av.VideoStream:
     codec.options = dict(_OPTIONS)
     codec.thread_type, codec.thread_count = "NONE", 1
     return stream
+
+
+def packets_of(container: InputContainer, *streams: Any) -> Iterator[av.Packet]:
+    """The packets of these streams, without libav's own empty ones, which mean "flush".
+
+    A stream that only appears within the file, as in recordings of television, makes PyAV fail when
+    it adds the empty packets: all others have come by then.
+    """
+    with contextlib.suppress(IndexError):
+        yield from (packet for packet in container.demux(*streams) if packet.size)
 
 
 def check_size(path: str, height: int, width: int) -> None:

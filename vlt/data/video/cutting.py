@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 from vlt.data.video import errors
-from vlt.data.video.containers import open_container, video_stream
+from vlt.data.video.containers import open_container, packets_of, video_stream
 from vlt.data.video.decode import Video
 from vlt.storage.files import WriteError, new_file
 
@@ -112,8 +112,8 @@ def _copy(video: Video, frames: range, request: CutRequest, target: Path) -> Non
         targets: dict[int, Any] = {s.index: made.add_stream_from_template(s) for s in streams}
         wanted = set(shown)
         span = _seconds(video, frames)
-        for packet in source.demux(streams):
-            if packet.pts is None or not packet.size:
+        for packet in packets_of(source, *streams):
+            if packet.pts is None:
                 continue
             if packet.stream.index == picture.index:
                 if packet.pts not in wanted:
@@ -179,8 +179,8 @@ def _images(video: Video, frames: range) -> Iterator[np.ndarray]:
 
 
 def _copy_sound(source: Any, sound: Any, track: Any, made: Any, span: tuple[float, float]) -> None:
-    for packet in source.demux(sound):
-        if packet.pts is not None and packet.size and _move_sound(packet, span):
+    for packet in packets_of(source, sound):
+        if packet.pts is not None and _move_sound(packet, span):
             packet.stream = track
             made.mux(packet)
 

@@ -20,8 +20,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vlt.data.video import decord_backend, errors
-from vlt.data.video.containers import open_container, tagged_end, video_stream
-from vlt.data.video.index import KEPT_BYTES, Surprise, build_index, frames_at, packets_of
+from vlt.data.video.containers import open_container, packets_of, tagged_end, video_stream
+from vlt.data.video.index import KEPT_BYTES, Surprise, build_index, frames_at
 from vlt.data.video.orientation import upright
 from vlt.data.video.whole import find_break
 
@@ -302,7 +302,7 @@ class Video:
         with open_container(self.path, self._content) as container:
             others = [s for s in container.streams if s.index != self._stream.index]
             with contextlib.suppress(av.FFmpegError):
-                for packet in container.demux(others) if others else ():
+                for packet in packets_of(container, *others) if others else ():
                     if packet.pts is not None and packet.time_base:
                         last = (packet.pts + (packet.duration or 0)) * packet.time_base
                         end = max(end, float(last))

@@ -74,7 +74,8 @@ class DecodeTimeout(VideoError):
 
 
 class DecoderDied(VideoError):
-    """The decoder process ended without an answer (a codec library crashed) or gave a bad one."""
+    """The decoder process ended without an answer (a codec library crashed), gave a bad one, or
+    failed in a way that nobody foresaw."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from vlt.data.video import errors
-from vlt.data.video.containers import open_container, video_stream
+from vlt.data.video.containers import open_container, packets_of, video_stream
 from vlt.data.video.orientation import upright
 
 
@@ -55,7 +56,10 @@ def _decoded(
     with contextlib.suppress(av.FFmpegError):  # what came before the error was whole
         if at and tick:
             container.seek(start + int(at / tick), stream=stream)
-        for number, frame in enumerate(container.decode(stream)):
+        packets = itertools.chain(packets_of(container, stream), [None])
+        decode = stream.codec_context.decode
+        frames = itertools.chain.from_iterable(map(decode, packets))
+        for number, frame in enumerate(frames):
             if not frame.is_corrupt:
                 yield number / rate if frame.pts is None else (frame.pts - start) * tick, frame
 

@@ -9,6 +9,8 @@ import av
 from av import logging
 from av.container import InputContainer
 
+from vlt.data.video.containers import packets_of
+
 # Errors that libav logs are counted only while PyAV listens; none of them is printed.
 if logging.get_level() is None:
     logging.set_level(logging.PANIC)
@@ -209,11 +211,6 @@ def logged_errors() -> int:
 
 def _drop(packets: Iterator[av.Packet], count: int) -> None:
     next(itertools.islice(packets, count, count), None)
-
-
-def packets_of(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The stream's packets, without libav's own empty ones, which mean "flush"."""
-    return (packet for packet in container.demux(stream) if packet.size)
 
 
 def _known_doubt(container: InputContainer, stream: av.VideoStream) -> str:

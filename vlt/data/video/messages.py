@@ -10,7 +10,6 @@ import json
 import math
 import os
 import struct
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,8 +29,10 @@ _VIDEO_ERRORS = {
     for name, kind in vars(errors).items()
     if isinstance(kind, type) and issubclass(kind, errors.VideoError)
 }
+# What can be wrong with a request, whatever the file.
+REQUEST_ERRORS = (ValueError, TypeError, ImportError, RuntimeError)
 _OTHER_ERRORS: dict[str, Callable[[str], Exception]] = {
-    kind.__name__: kind for kind in (ValueError, TypeError, ImportError, MemoryError, RuntimeError)
+    kind.__name__: kind for kind in REQUEST_ERRORS
 }
 
 
@@ -51,15 +52,14 @@ def pack_request(request: Any, limit: float) -> bytes:
 
 
 def pack_answer(answer: np.ndarray | Exception) -> bytes:
-    """The head of an answer: an error, or the shape of an array whose bytes follow."""
+    """The head of an answer: an error, which is a VideoError or one of `REQUEST_ERRORS`, or the
+    shape of an array whose bytes follow."""
     if isinstance(answer, np.ndarray):
         return pack({"shape": answer.shape})
     name, reason = type(answer).__name__, str(answer)
     if isinstance(answer, errors.VideoError) and name in _VIDEO_ERRORS:
         reason = answer.reason[:_LONGEST_REASON]
         return pack({"error": name, "path": answer.path, "reason": reason})
-    if name not in _OTHER_ERRORS:
-        name, reason = "RuntimeError", "".join(traceback.format_exception(answer))
     return pack({"error": name, "reason": reason[-_LONGEST_REASON:]})
 
 

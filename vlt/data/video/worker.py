@@ -7,14 +7,17 @@ when the parent dies in any way. The messages are those of `vlt.data.video.messa
 import os
 import signal
 import sys
+import traceback
 import types
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from vlt.data.video import messages
 from vlt.data.video.clips import ClipRequest, read_clip
+from vlt.data.video.errors import DecoderDied, VideoError
 
 
 def main(
@@ -57,8 +60,15 @@ def _answer(
         if answer.dtype != np.uint8 or answer.nbytes > messages.MOST_BYTES:
             most = f"uint8 of at most {messages.MOST_BYTES:,} bytes"
             raise ValueError(f"{answer.dtype} of shape {answer.shape} is asked for; {most} can be")
+    except MemoryError:
+        return DecoderDied(str(fields.get("path")), "its decoder ran out of memory")
     except Exception as error:
-        return error
+        if type(error) in messages.REQUEST_ERRORS or isinstance(error, VideoError):
+            return error
+        # A library met what it did not expect in this file; others can be read all the same.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        return DecoderDied(str(fields.get("path")), f"its decoder failed with {what}")
     return answer
 
 
