@@ -1,11 +1,13 @@
 """Video files in the Python interface: read as the model's evaluation reads them."""
 
 import json
+import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from video_files import write_tricky
 
 import vlt
 from configs import common
@@ -15,10 +17,14 @@ from vlt.data.manifests.resources import resolve
 from vlt.data.pipeline import videos_of
 from vlt.data.text.tokenize import Tokenizer
 from vlt.data.video.clips import ClipRequest, DecoderPool, read_clip
-from vlt.data.video.errors import CannotOpen
+from vlt.data.video.decode import Video
+from vlt.data.video.errors import CannotOpen, Truncated
+from vlt.data.video.sample import sample
+from vlt.data.video.transform import apply_transform
 from vlt.evaluation.predictor import Predictor
 from vlt.evaluation.retrieval import embed_videos
 from vlt.export import export, trained_model
+from vlt.inference.prefetch import clip_request
 from vlt.model_io.folder import ModelFolderError
 from vlt.model_io.loading import load_model
 from vlt.model_io.view import View
@@ -134,6 +140,22 @@ def test_a_file_that_cannot_be_read_is_named(model, files, tmp_path):
         model.read_videos([*files, tmp_path / "absent.mov"])
     with pytest.raises(ValueError, match="None among paths of videos"):
         model.encode_video([files[0], None])
+
+
+def test_what_is_left_of_a_damaged_file_is_read_where_that_is_asked_for(files, tmp_path):
+    model, cut = vlt.load("tiny_clip"), tmp_path / "cut.mov"
+    cut.write_bytes(pathlib.Path(write_tricky(tmp_path, "transport.ts")).read_bytes()[:20_000])
+    with pytest.raises(Truncated, match=f"{cut}: "):
+        model.encode_video(cut)
+    model.config = model.looking_at(allow_truncated=True)
+    with Video(cut, allow_truncated=True) as video:
+        frames = video.read(range(len(video)))
+    whole = apply_transform(clip_request(model.config, "").transform, frames, 0)
+    rng = np.random.default_rng(0)
+    chosen = sample(model.config.view.sampler, len(frames), 8, rng=rng)
+    np.testing.assert_array_equal(model.read_videos(cut)[0], whole[chosen])
+    assert model.config.to_dict()["view"]["allow_truncated"] is True
+    assert "allow_truncated" not in vlt.load("tiny_clip").config.to_dict()["view"]
 
 
 @pytest.mark.slow

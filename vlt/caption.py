@@ -46,6 +46,7 @@ def _print_captions(options: argparse.Namespace) -> int:
     search = parse_search(options.set)
     paths = find_videos(options.videos)
     model = load_captioner(options.model, options.workdir)
+    model.config = model.looking_at(allow_truncated=options.allow_truncated)
     with contextlib.closing(captions(model, paths, options.prompt, **search)) as results:
         return print_results(
             results, len(paths), lambda caption: {"caption": caption}, as_json=options.json

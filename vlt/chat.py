@@ -141,6 +141,7 @@ def _talk(options: argparse.Namespace) -> int:
     paths = find_videos(options.videos)
     lacks = "answers no questions"
     model = load_kind(options.model, options.workdir, ("chat",), lacks, options.weights)
+    model.config = model.looking_at(allow_truncated=options.allow_truncated)
     spoken = {"template": options.template, "spacing": options.spacing}
     if options.ask:
         given = spoken | search | {"seed": options.seed, "frames": options.frames}

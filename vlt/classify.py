@@ -115,6 +115,7 @@ def run(options: argparse.Namespace) -> int:
 def _classify(options: argparse.Namespace) -> int:
     labels, paths = labels_of(options.labels), find_videos(options.videos)
     model = load_kind(options.model, options.workdir, (*KINDS, EncoderSpec.kind), LACKS)
+    model.config = model.looking_at(allow_truncated=options.allow_truncated)
     with contextlib.closing(classify(model, paths, labels, options.template)) as results:
         best = ((path, _best(found, options.top)) for path, found in results)
         if options.csv:

@@ -67,7 +67,7 @@ def _cut_all(options: argparse.Namespace) -> int:
     with DecoderPool(1, TIMEOUT, SPAN_WORKER) as pool:
         for each in dict.fromkeys(ranges):
             try:
-                told = _cut(pool, each, options.out)
+                told = _cut(pool, each, options.out, options.allow_truncated)
             except (VideoError, RuntimeError) as error:
                 failed += 1
                 told = {"error": str(error)}
@@ -100,12 +100,13 @@ def _check(each: Range) -> None:
         raise ValueError(f"{each.video}: from {each.start:g} s to {each.end:g} s is not a range")
 
 
-def _cut(pool: DecoderPool, each: Range, out: Path) -> dict[str, Any]:
+def _cut(pool: DecoderPool, each: Range, out: Path, allow_truncated: bool) -> dict[str, Any]:
     """Cuts a range and tells what was written. A file that already exists is kept."""
     for suffix in SUFFIXES:
         if (file := out / f"{each.name()}{suffix}").exists():
             return {"file": str(file), "kept": True}
-    request = CutRequest(each.video, each.start, each.end, str(out / each.name()))
+    stem = str(out / each.name())
+    request = CutRequest(each.video, each.start, each.end, stem, allow_truncated)
     told: dict[str, Any] = json.loads(pool.read(request).tobytes())
     return {"file": str(told["file"]), "copied": bool(told["copied"])}
 

@@ -42,7 +42,7 @@ def _embed(options: argparse.Namespace) -> int:
     paths = shard.of(paths) if shard else paths
     WindowRule.parse(options.window, options.stride)  # before the model is loaded
     model = load_kind(options.model, options.workdir, KINDS, LACKS)
-    model.config = model.looking_at(options.frames, options.sampler)
+    model.config = model.looking_at(options.frames, options.sampler, options.allow_truncated)
     name = options.workdir or options.model
     name = str(Path(name).absolute()) if Path(name).is_dir() else name
     progress = Progress(len(paths))

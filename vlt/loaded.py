@@ -84,14 +84,22 @@ class Model:
         self._check_frames(clip_request(config, "").frames)
         return np.stack(_of_files(lambda video: video, config, files))
 
-    def looking_at(self, frames: int | None, sampler: str | None = None) -> ModelConfig:
-        """The config with another number of frames, or another rule for taking them."""
+    def looking_at(
+        self,
+        frames: int | None = None,
+        sampler: str | None = None,
+        allow_truncated: bool | None = None,
+    ) -> ModelConfig:
+        """The config with another number of frames, another rule for taking them, or another for
+        damaged videos."""
         view = self.config.view
         if sampler is not None:
             check_sampler(sampler)
             view = dataclasses.replace(view, sampler=sampler)
         if frames is not None:
             view = dataclasses.replace(view, frames=whole_number("frames", frames))
+        if allow_truncated is not None:
+            view = dataclasses.replace(view, allow_truncated=allow_truncated)
         return dataclasses.replace(self.config, view=view)
 
     def _each_video(self, function: Callable[[Any], Any], videos: Any) -> Any:

@@ -40,6 +40,7 @@ def _search(options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(neighbours, store, options.neighbours)
         model = model_of(store, options.model, options.workdir)
+    model.config = model.looking_at(allow_truncated=options.allow_truncated)
     index = Index(options.index, model, options.neighbours, reading.result)
     print(described(index.store, options.neighbours), file=sys.stderr)
     for name, query in _queries(options, model):

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from video_files import write_tricky
 
 pytest.importorskip("lancedb")
 
 import vlt
-from vlt import classify, embed, search
+from vlt import classify, cut, embed, search
 from vlt.data import moving_shapes
 
 MODEL = "--model=tiny_clip"
@@ -54,6 +55,22 @@ def test_embed_tells_of_each_video_and_exports(index, videos, capsys, tmp_path):
     np.testing.assert_array_equal(rows.column("vector").to_pylist(), vectors)
     assert embed.main([str(videos), MODEL, f"--out={index}", f"--export={files[0]}"]) == 1
     assert "made with" in capsys.readouterr().err
+
+
+def test_what_is_left_of_a_damaged_video_is_taken_where_that_is_asked_for(tmp_path, capsys):
+    film = tmp_path / "film.ts"
+    film.write_bytes(write_tricky(tmp_path, "transport.ts").read_bytes()[:20_000])
+    asked = [str(film), MODEL, f"--out={tmp_path / 'index'}", "--window=whole", "--json"]
+    assert embed.main(asked) == 1
+    assert "truncated" in told(capsys)[0]["error"]
+    assert embed.main([*asked, "--allow-truncated"]) == 0
+    assert 0 < told(capsys)[0]["duration"] < 2
+    part = [str(film), "--start=0", "--end=0.4", f"--out={tmp_path / 'parts'}", "--json"]
+    assert cut.main(part) == 1
+    assert cut.main([*part, "--allow-truncated"]) == 0
+    assert [("error" in each) for each in told(capsys)] == [True, False]
+    labels = [str(film), MODEL, "--labels=a,b", "--json"]
+    assert [classify.main(labels), classify.main([*labels, "--allow-truncated"])] == [1, 0]
 
 
 def test_vectors_of_bytes_are_searched_and_exported(videos, tmp_path, capsys):

@@ -11,6 +11,8 @@ or `error`; the exit status is 1 if a range could not be cut.
 import argparse
 from pathlib import Path
 
+from vlt.command_line.own_videos import add_allow_truncated
+
 
 def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespace:
     """Parses the arguments, by default those of this process; exits if they do not fit."""
@@ -26,6 +28,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
     parser.add_argument("--start", type=float, metavar="S", help="of one range, in seconds")
     parser.add_argument("--end", type=float, metavar="S", help="of one range, in seconds")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    add_allow_truncated(parser)
     options = parser.parse_args(arguments)
     if (options.start is None) != (options.end is None):
         parser.error("--start and --end belong together")

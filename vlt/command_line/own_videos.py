@@ -24,7 +24,18 @@ def make_parser(
     source.add_argument("--model", default=model, help="model folder")
     source.add_argument("--workdir", type=Path, help="folder of a run that trained such a model")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    add_allow_truncated(parser)
     return parser
+
+
+def add_allow_truncated(parser: argparse.ArgumentParser) -> None:
+    """Adds --allow-truncated, for commands that read videos."""
+    parser.add_argument(
+        "--allow-truncated",
+        action="store_true",
+        help="take a truncated or damaged video for what can be read of it, up to the damage; "
+        "without this it is an error",
+    )
 
 
 def whole_number(least: int, most: int, bounds: str) -> Callable[[str], int]:

@@ -12,7 +12,7 @@ high for a query that no window shows and, if that is above 5%, that nothing sta
 import argparse
 from pathlib import Path
 
-from vlt.command_line.own_videos import add_neighbours, whole_number
+from vlt.command_line.own_videos import add_allow_truncated, add_neighbours, whole_number
 from vlt.command_line.present import check_index, check_model
 
 
@@ -47,6 +47,7 @@ def parse(program: str, arguments: list[str] | None = None) -> argparse.Namespac
         help="a condition on start and end of windows and on path, as it was given to vlt embed: "
         "\"path LIKE 'trip/%%'\"",
     )
+    add_allow_truncated(parser)
     parser.add_argument("--calibrate", action="store_true", help="say what scores mean")
     add_neighbours(parser, "how windows are found")
     source = parser.add_mutually_exclusive_group()

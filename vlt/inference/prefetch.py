@@ -21,7 +21,8 @@ def clip_request(config: ModelConfig, path: str) -> ClipRequest:
     """The request for what a model sees of a video file, which is what it is evaluated on."""
     view = config.view
     frames = view.frames or config.frames or config.spec.visual.temporal_frames or FRAMES
-    return ClipRequest(path, view.sampler, frames, view.transform(config.preprocessing))
+    transform, allowed = view.transform(config.preprocessing), view.allow_truncated
+    return ClipRequest(path, view.sampler, frames, transform, allow_truncated=allowed)
 
 
 def read_ahead(

@@ -74,7 +74,7 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as they are in config.json."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields |= {"spec": self.spec.to_dict(), "view": dataclasses.asdict(self.view)}
+        fields |= {"spec": self.spec.to_dict(), "view": self.view.to_dict()}
         return {"format": _FORMAT} | fields
 
     @classmethod

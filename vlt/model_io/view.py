@@ -21,6 +21,8 @@ class View:
     sampler: a rule of vlt.data.video.sample without randomness. frames: how many it takes; None for
     as many as the model was trained with or has embeddings for, else `FRAMES`. resize, crop,
     interpolation: as in vlt.data.video.transform; None for what `preprocessing` says.
+    allow_truncated: whether a damaged video is taken for what can be read of it; recorded only
+    where it is.
     """
 
     sampler: str = "segment_centre"
@@ -28,6 +30,14 @@ class View:
     resize: int | tuple[int, int] | None = None
     crop: int | None = None
     interpolation: str | None = None
+    allow_truncated: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as they are in config.json."""
+        fields = dataclasses.asdict(self)
+        if not self.allow_truncated:
+            del fields["allow_truncated"]
+        return fields
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> "View | None":

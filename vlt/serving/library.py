@@ -139,6 +139,7 @@ class Library:
         """Frames [t, H, W, 3] of a range as a model sees them."""
         look = clip_request(model.config, self.file(number))
         fields = {field.name: getattr(look, field.name) for field in dataclasses.fields(look)}
+        fields["allow_truncated"] = True  # as some may have been when they were embedded
         return self._pool.read(SpansRequest(**fields, spans=[span]))[0]
 
     def _told(self, found: list[Found]) -> list[dict[str, Any]]:
