@@ -23,7 +23,7 @@ from vlt.data.video.transform import apply_transform
 
 SPAN_WORKER = (*WORKER[:-1], "vlt.data.video.span_worker")
 NEEDED = "shots are found by PySceneDetect: pip install 'vlt[shots]'"
-HELD_BYTES = 256 << 20  # of decoded frames at once
+HELD_BYTES = 512 << 20  # of decoded frames at once: 20 of 4K
 
 Span = tuple[float, float]  # start and end, in seconds from the first frame, the end not included
 
