@@ -56,6 +56,7 @@ def _embed(options: argparse.Namespace) -> int:
         name,
         options.neighbours,
         shard,
+        lambda entry, span: progress.within(entry.path, span[1], entry.duration),
     )
     with contextlib.closing(embedded) as found:
         status = print_results(

@@ -15,7 +15,7 @@ from vlt.api import load
 from vlt.configuration import is_run
 from vlt.data.video.spans import NEEDED
 from vlt.door import load_kind
-from vlt.indexing.embedding import BATCH, Encode, update
+from vlt.indexing.embedding import BATCH, Encode, Watch, update
 from vlt.indexing.index import Index
 from vlt.indexing.neighbours import prepare
 from vlt.indexing.parts import FINISHED, Shard, known_before
@@ -72,6 +72,7 @@ def embed(
     name: str = "",
     way: str = "auto",
     shard: Shard | None = None,
+    watch: Watch = lambda *_: None,
 ) -> Generator[FileEntry, None, None]:
     """Brings an index up to date; yields each video that was embedded, or could not be read.
 
@@ -79,6 +80,7 @@ def embed(
         name: the model's, by which the index finds it again.
         way: how windows are to be found, one of `neighbours.WAYS`.
         shard: whose videos alone are embedded, into a part for `parts.commit`.
+        watch: is told, for progress, of the last windows that were embedded.
 
     Raises:
         StoreError, ValueError: as `index`.
@@ -109,7 +111,7 @@ def embed(
         store = Store.open_or_create(uri, about, part)
         store.mark(FINISHED, here=False)
         batch = BATCH * jax.local_device_count()
-        yield from update(store, paths, encoder(model), look, rule, elsewhere, batch)
+        yield from update(store, paths, encoder(model), look, rule, elsewhere, batch, watch)
         if shard:
             store.mark(FINISHED)
         else:

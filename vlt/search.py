@@ -18,7 +18,7 @@ from vlt.indexing.search import Found
 from vlt.indexing.store import Store
 from vlt.indices import model_of
 from vlt.inference.pictures import still
-from vlt.inference.printing import print_object
+from vlt.inference.printing import clock, print_object
 
 UNUSUAL = 0.05  # a higher chance means that nothing was found
 
@@ -103,13 +103,6 @@ def _meaning(best: Found) -> str:
     if best.chance > UNUSUAL:
         return f"nothing stands out: by chance alone, {best.chance:.0%} of queries score as high"
     return f"found: by chance alone, {best.chance:.1%} of queries score as high"
-
-
-def clock(seconds: float) -> str:
-    """Formats seconds as 1:02:03.5, or 2:03.5 below an hour."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def test_clips_are_let_go_once_they_are_embedded(monkeypatch):
     monkeypatch.setattr(embedding, "read_windows", windows)
     look, rule = ClipRequest("", "linspace", 2), WindowRule("time", 1.0, 1.0)
     encode = lambda frames: frames.mean((1, 2, 3))  # noqa: E731
-    ((_, found),) = embedding._embedded([entry], encode, look, rule, 8)
+    told = []
+    ((_, found),) = embedding._embedded([entry], encode, look, rule, 8, lambda *x: told.append(x))
+    assert told == [(entry, (at - 1, at)) for at in [*range(8, 300, 8), 300]]
     np.testing.assert_array_equal(found.vectors[:, 0], np.arange(300) % 256)
     assert 0 < most <= 3 * 8
 

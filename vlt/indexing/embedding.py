@@ -26,6 +26,7 @@ TIMEOUT = 600.0  # seconds to scan a file, or to read some of its windows
 WRITE_EVERY = 20.0  # seconds
 
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [b, t, h, w, 3] -> unit vectors [b, e]
+Watch = Callable[[FileEntry, Span], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ def update(
     rule: WindowRule,
     elsewhere: Mapping[str, FileEntry] | None = None,
     batch: int = BATCH,
+    watch: Watch = lambda *_: None,
 ) -> Generator[FileEntry, None, None]:
     """Brings an index up to date with videos; yields each one that it read or failed to read.
 
@@ -56,7 +58,7 @@ def update(
         encode: embeds frames with the model. look: how the model sees a window (sampler, frames,
             transform).
         elsewhere: what the whole index knows, if this is a part of one.
-        batch: how many windows the model embeds at once.
+        batch: how many windows the model embeds at once. watch: is told of the last of them.
 
     Raises:
         StoreError: the index cannot be written (what was written before is whole), one of the
@@ -76,7 +78,7 @@ def update(
     store.drop([path for path in own if not os.path.exists(path)])
     known = {**(elsewhere or {}), **own}
     changed = [entry for entry in map(_entry_of, paths) if not _is_known(store, entry, known)]
-    with contextlib.closing(_embedded(changed, encode, look, rule, batch)) as found:
+    with contextlib.closing(_embedded(changed, encode, look, rule, batch, watch)) as found:
         yield from _written(store, found)
     store.compact()
 
@@ -157,13 +159,14 @@ def _embedded(
     look: ClipRequest,
     rule: WindowRule,
     batch: int,
+    watch: Watch,
 ) -> Generator[tuple[FileEntry, Windows], None, None]:
     """Yields each video with its windows; with none, and the reason, if it cannot be read."""
     with (
         DecoderPool(WORKERS, TIMEOUT, SPAN_WORKER) as pool,
         contextlib.closing(read_windows(pool, entries, look, rule)) as windows,
     ):
-        vectors = _encoded(windows, encode, batch)
+        vectors = _encoded(windows, encode, batch, watch)
         for _, group in itertools.groupby(vectors, key=lambda each: each[0].path):
             yield _gathered(list(group))
 
@@ -232,7 +235,7 @@ def _windows_of(
 
 
 def _encoded(
-    windows: Iterable[Window], encode: Encode, size: int
+    windows: Iterable[Window], encode: Encode, size: int, watch: Watch
 ) -> Iterator[tuple[FileEntry, Span, np.ndarray | VideoError]]:
     """Yields windows with their vectors in place of their clips, of which a long video has more
     than fit in memory."""
@@ -240,6 +243,7 @@ def _encoded(
     while batch := list(itertools.islice(remaining, size)):
         clips = [window.clip for window in batch]
         vectors = map_readable(lambda frames: list(encode(frames)), clips, size)
+        watch(batch[-1].entry, batch[-1].span)
         for window, vector in zip(batch, vectors, strict=True):
             yield window.entry, window.span, vector
 

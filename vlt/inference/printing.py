@@ -59,6 +59,13 @@ def print_object(entry: Mapping[str, Any]) -> None:
     print(printable(json.dumps(entry, ensure_ascii=False)), flush=True)
 
 
+def clock(seconds: float) -> str:
+    """Formats seconds as 1:02:03.5, or 2:03.5 below an hour."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
 class Progress:
     """Prints `done of count` on stderr every few seconds, and the speed if videos have lengths."""
 
@@ -74,6 +81,12 @@ class Progress:
             self._told = time.monotonic()
             speed = f", {self.speed()}, {self._left()} left" if self._seconds else ""
             print(f"{self.done} of {self._count}{speed}", file=sys.stderr)
+
+    def within(self, name: str, at: float, length: float) -> None:
+        """Tells, if nothing was told for long, how far a long video is done, in seconds."""
+        if length and time.monotonic() - self._told > PROGRESS_EVERY:
+            self._told = time.monotonic()
+            print(printable(f"{name}: {clock(at)} of {clock(length)}"), file=sys.stderr)
 
     def speed(self) -> str:
         """Videos per second, and hours of video per hour, since the start."""
