@@ -12,7 +12,7 @@ from helpers import environment
 
 from vlt.data.video.clips import ClipRequest
 from vlt.indexing import embedding
-from vlt.indexing.rows import FileEntry
+from vlt.indexing.rows import FileEntry, Windows
 from vlt.indexing.windows import WindowRule
 
 pytest.importorskip("lancedb")
@@ -56,7 +56,8 @@ def test_clips_are_let_go_once_they_are_embedded(monkeypatch):
     look, rule = ClipRequest("", "linspace", 2), WindowRule("time", 1.0, 1.0)
     encode = lambda frames: frames.mean((1, 2, 3))  # noqa: E731
     told = []
-    ((_, found),) = embedding._embedded([entry], encode, look, rule, 8, lambda *x: told.append(x))
+    parts = embedding._embedded([entry], encode, look, rule, 8, lambda *x: told.append(x), {})
+    found = Windows.joined([part.windows for part in parts])
     assert told == [(entry, (at - 1, at)) for at in [*range(8, 300, 8), 300]]
     np.testing.assert_array_equal(found.vectors[:, 0], np.arange(300) % 256)
     assert 0 < most <= 3 * 8

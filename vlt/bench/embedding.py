@@ -25,7 +25,8 @@ from vlt.bench.timing import seconds
 from vlt.data.video.clips import DecoderPool
 from vlt.data.video.errors import VideoError
 from vlt.data.video.spans import SPAN_WORKER
-from vlt.indexing.embedding import BATCH, TIMEOUT, WORKERS, read_windows
+from vlt.indexing.embedding import BATCH, TIMEOUT, WORKERS
+from vlt.indexing.reading import read_windows
 from vlt.indexing.rows import FileEntry
 from vlt.indexing.windows import WindowRule
 from vlt.indices import embed, encoder

@@ -13,29 +13,36 @@ from vlt.data.text.texts import wrong_characters
 from vlt.data.video.checksum import sha256_of
 from vlt.data.video.clips import ClipRequest, DecoderPool
 from vlt.data.video.errors import VideoError
-from vlt.data.video.spans import SPAN_WORKER, Span, SpansRequest, TimelineRequest, timeline_of
-from vlt.indexing.rows import FileEntry, Windows
+from vlt.data.video.spans import SPAN_WORKER, Span
+from vlt.indexing.reading import Begun, Window, held_of, read_windows
+from vlt.indexing.rows import UNFINISHED, FileEntry, Windows
 from vlt.indexing.store import Store, StoreError
 from vlt.indexing.windows import WindowRule
 from vlt.inference.batching import map_readable
-from vlt.inference.prefetch import read_ahead
 
 BATCH = 8  # windows for each device
+AT_ONCE = 64  # windows of a video that are written together, or more, where writing waits
 WORKERS = 2
 TIMEOUT = 600.0  # seconds to scan a file, or to read some of its windows
 WRITE_EVERY = 20.0  # seconds
 
 Encode = Callable[[np.ndarray], np.ndarray]  # uint8 [b, t, h, w, 3] -> unit vectors [b, e]
 Watch = Callable[[FileEntry, Span], None]
+Embedded = tuple[FileEntry, Span, np.ndarray | VideoError]
 
 
 @dataclasses.dataclass(frozen=True)
-class Window:
-    """A window of a file, or why the file, or this part of it, cannot be read."""
+class Part:
+    """Windows of a video in order of time: all of them, or a run of those of a long one.
+
+    entry: as it is once all windows are in the index, or as it cannot be read. first, last: whether
+    the video's first and last windows are among them.
+    """
 
     entry: FileEntry
-    span: Span
-    clip: np.ndarray | VideoError
+    windows: Windows
+    first: bool
+    last: bool
 
 
 def update(
@@ -51,8 +58,9 @@ def update(
     """Brings an index up to date with videos; yields each one that it read or failed to read.
 
     Videos that are as the index knows them are not embedded again; changed ones are, unreadable
-    ones are tried again, and those that no longer exist are dropped. Those whose name is not UTF-8
-    fail, and leave no trace: an index cannot hold them.
+    ones are tried again, one that a killed run had begun is continued, and those that no longer
+    exist are dropped. Those whose name is not UTF-8 fail, and leave no trace: an index cannot hold
+    them.
 
     Args:
         encode: embeds frames with the model. look: how the model sees a window (sampler, frames,
@@ -76,11 +84,24 @@ def update(
     _refuse_gone(paths, own)
     store.drop_unfinished()
     store.drop([path for path in own if not os.path.exists(path)])
+    begun = _begun(store, own)
     known = {**(elsewhere or {}), **own}
     changed = [entry for entry in map(_entry_of, paths) if not _is_known(store, entry, known)]
-    with contextlib.closing(_embedded(changed, encode, look, rule, batch, watch)) as found:
+    with contextlib.closing(_embedded(changed, encode, look, rule, batch, watch, begun)) as found:
         yield from _written(store, found)
     store.compact()
+
+
+def _begun(store: Store, own: dict[str, FileEntry]) -> Begun:
+    """Videos of which an earlier run wrote some windows; those that lack none are finished."""
+    begun = {}
+    for entry in [entry for entry in own.values() if entry.error == UNFINISHED]:
+        held = len(store.of_videos([entry.path]))
+        begun[entry.path] = (entry.sha256, held)
+        if held == entry.windows:  # it was killed just before it could say so
+            own[entry.path] = dataclasses.replace(entry, error="")
+            store.update(own[entry.path])
+    return begun
 
 
 def _refuse_elsewhere(store: Store, own: Iterable[str], paths: Sequence[str]) -> None:
@@ -132,13 +153,11 @@ def _is_known(store: Store, entry: FileEntry, known: dict[str, FileEntry]) -> bo
     return False
 
 
-def _written(
-    store: Store, found: Iterable[tuple[FileEntry, Windows]]
-) -> Generator[FileEntry, None, None]:
-    """Yields videos once they are written, several at a time."""
-    waiting: list[tuple[FileEntry, Windows]] = []
+def _written(store: Store, parts: Iterable[Part]) -> Generator[FileEntry, None, None]:
+    """Yields videos once all their windows are written, several at a time."""
+    waiting: list[Part] = []
     written = time.monotonic()
-    for each in found:
+    for each in parts:
         waiting.append(each)
         if time.monotonic() - written > WRITE_EVERY:
             yield from _write(store, waiting)
@@ -146,11 +165,38 @@ def _written(
     yield from _write(store, waiting)
 
 
-def _write(store: Store, found: Sequence[tuple[FileEntry, Windows]]) -> list[FileEntry]:
-    entries = [entry for entry, _ in found]
-    store.drop([entry.path for entry in entries])
-    store.add(entries, Windows.joined([windows for _, windows in found if len(windows)]))
-    return entries
+def _write(store: Store, parts: Iterable[Part]) -> list[FileEntry]:
+    """Writes parts of videos; returns the videos that are finished."""
+    videos = [_joined(list(group)) for _, group in itertools.groupby(parts, _path_of)]
+    new = [each for each in videos if _is_new(each)]
+    store.drop([each.entry.path for each in new])
+    rows = [
+        each.entry if each.last else dataclasses.replace(each.entry, error=UNFINISHED)
+        for each in new
+    ]
+    store.add(rows, Windows.joined([each.windows for each in videos if len(each.windows)]))
+    for each in videos:
+        if each.last and not _is_new(each):
+            store.update(each.entry)
+    return [each.entry for each in videos if each.last]
+
+
+def _is_new(part: Part) -> bool:
+    """Whether it replaces what the index has of the video."""
+    return part.first or bool(part.entry.error)
+
+
+def _path_of(part: Part) -> str:
+    return part.entry.path
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    """Parts of one video as one."""
+    last = parts[-1]
+    if last.entry.error:
+        return dataclasses.replace(last, first=parts[0].first)
+    windows = Windows.joined([part.windows for part in parts])
+    return Part(last.entry, windows, parts[0].first, last.last)
 
 
 def _embedded(
@@ -160,83 +206,21 @@ def _embedded(
     rule: WindowRule,
     batch: int,
     watch: Watch,
-) -> Generator[tuple[FileEntry, Windows], None, None]:
-    """Yields each video with its windows; with none, and the reason, if it cannot be read."""
+    begun: Begun,
+) -> Generator[Part, None, None]:
+    """Yields each video's windows, in parts; with none, and the reason, if it cannot be read."""
     with (
         DecoderPool(WORKERS, TIMEOUT, SPAN_WORKER) as pool,
-        contextlib.closing(read_windows(pool, entries, look, rule)) as windows,
+        contextlib.closing(read_windows(pool, entries, look, rule, begun)) as windows,
     ):
         vectors = _encoded(windows, encode, batch, watch)
         for _, group in itertools.groupby(vectors, key=lambda each: each[0].path):
-            yield _gathered(list(group))
-
-
-def read_windows(
-    pool: DecoderPool, entries: Sequence[FileEntry], look: ClipRequest, rule: WindowRule
-) -> Generator[Window, None, None]:
-    """Yields the windows of all files, reading up to `BATCH` windows of a file at once."""
-    asked: list[FileEntry] = []  # the file of each request, in order
-    failed: list[Window] = []
-
-    def requests() -> Iterator[SpansRequest]:
-        for entry, spans in _planned(pool, entries, look, rule):
-            if isinstance(spans, VideoError):
-                failed.append(Window(entry, (0.0, 0.0), spans))
-                continue
-            for at in range(0, len(spans), BATCH):
-                asked.append(entry)
-                yield _spans_request(look, entry.path, spans[at : at + BATCH], spans[at + BATCH :])
-
-    with contextlib.closing(read_ahead(pool, requests(), 2 * WORKERS)) as batches:
-        for batch, answers in batches:
-            for request, answer in zip(batch, answers, strict=True):
-                yield from _windows_of(asked.pop(0), request.spans, answer)
-    yield from failed
-
-
-def _planned(
-    pool: DecoderPool, entries: Sequence[FileEntry], look: ClipRequest, rule: WindowRule
-) -> Iterator[tuple[FileEntry, Sequence[Span] | VideoError]]:
-    """Yields each file with its windows, or with the reason that it cannot be scanned."""
-    asked = [TimelineRequest(e.path, rule.kind == "shots", look.allow_truncated) for e in entries]
-    with contextlib.closing(read_ahead(pool, asked, 2 * WORKERS)) as batches:
-        told = (answer for _, answers in batches for answer in answers)
-        for entry, answer in zip(entries, told, strict=True):
-            if isinstance(answer, VideoError):
-                yield entry, answer
-                continue
-            timeline = timeline_of(answer, entry.path)
-            spans = rule.cut(timeline)
-            found = dataclasses.replace(
-                entry,
-                sha256=timeline.sha256,
-                duration=timeline.duration,
-                windows=len(spans),
-            )
-            yield found, spans
-
-
-def _spans_request(
-    look: ClipRequest, path: str, spans: Sequence[Span], rest: Iterable[Span]
-) -> SpansRequest:
-    fields = {field.name: getattr(look, field.name) for field in dataclasses.fields(look)}
-    end = max(stop for _, stop in spans)
-    later = list(itertools.takewhile(lambda span: span[0] < end, rest))
-    return SpansRequest(**(fields | {"path": path}), spans=list(spans), later=later)
-
-
-def _windows_of(
-    entry: FileEntry, spans: Sequence[Span], answer: np.ndarray | VideoError
-) -> Iterator[Window]:
-    if isinstance(answer, VideoError):
-        yield Window(entry, spans[0], answer)
-    else:
-        yield from (Window(entry, *each) for each in zip(spans, answer, strict=True))
+            yield from _in_parts(group, begun)
 
 
 def _encoded(
     windows: Iterable[Window], encode: Encode, size: int, watch: Watch
-) -> Iterator[tuple[FileEntry, Span, np.ndarray | VideoError]]:
+) -> Iterator[Embedded]:
     """Yields windows with their vectors in place of their clips, of which a long video has more
     than fit in memory."""
     remaining = iter(windows)
@@ -248,13 +232,19 @@ def _encoded(
             yield window.entry, window.span, vector
 
 
-def _gathered(
-    found: Sequence[tuple[FileEntry, Span, np.ndarray | VideoError]],
-) -> tuple[FileEntry, Windows]:
-    entry = found[0][0]
-    errors = [x for *_, x in found if isinstance(x, VideoError)]
-    if errors:
-        return dataclasses.replace(entry, windows=0, error=errors[0].reason), Windows()
-    spans = np.array([span for _, span, _ in found])
-    paths = np.full(len(found), entry.path, object)
-    return entry, Windows(paths, spans, np.stack([np.asarray(x) for *_, x in found]))
+def _in_parts(found: Iterator[Embedded], begun: Begun) -> Iterator[Part]:
+    """Yields a video's windows a few at a time."""
+    done: int | None = None
+    while some := list(itertools.islice(found, AT_ONCE)):
+        entry = some[0][0]
+        done = held_of(entry, begun) if done is None else done
+        errors = [x for *_, x in some if isinstance(x, VideoError)]
+        if errors:
+            entry = dataclasses.replace(entry, windows=0, error=errors[0].reason)
+            yield Part(entry, Windows(), first=not done, last=True)
+            return
+        spans = np.array([span for _, span, _ in some])
+        paths = np.full(len(some), entry.path, object)
+        windows = Windows(paths, spans, np.stack([np.asarray(x) for *_, x in some]))
+        yield Part(entry, windows, not done, done + len(some) == entry.windows)
+        done += len(some)

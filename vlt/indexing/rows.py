@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 FORMAT = 1
+UNFINISHED = "not all of its windows are embedded yet"  # error of a video that a run has begun
 BYTES = "int8"  # dtype of vectors as integers up to 127, each scaled by its largest value
 DTYPES = {8: BYTES, 16: "float16", 32: "float32"}  # by their bits
 THREADS = 4  # to widen vectors

@@ -2,7 +2,8 @@
 
 `windows` has one row for each window of a video, `files` one for each video. A video's windows are
 written before its row in `files`: windows whose video has no such row were left by a killed run,
-and are dropped when the index is next updated.
+and are dropped when the index is next updated. Those of a long video come in parts; its row says
+so from the first to the last, and a run that is killed between them is continued.
 """
 
 import contextlib
