@@ -22,10 +22,10 @@ import numpy as np
 from vlt.api import load
 from vlt.bench.door import count, show, tell
 from vlt.bench.timing import seconds
-from vlt.data.video.clips import DecoderPool
+from vlt.data.video.clips import DecoderPool, decoders
 from vlt.data.video.errors import VideoError
 from vlt.data.video.spans import SPAN_WORKER
-from vlt.indexing.embedding import BATCH, TIMEOUT, WORKERS
+from vlt.indexing.embedding import BATCH, TIMEOUT
 from vlt.indexing.reading import read_windows
 from vlt.indexing.rows import FileEntry
 from vlt.indexing.windows import WindowRule
@@ -67,7 +67,7 @@ def read(paths: Sequence[str], look: Any, rule: WindowRule) -> list[np.ndarray]:
     """
     entries, found = [FileEntry(path, 0, 0) for path in paths], []
     with (
-        DecoderPool(WORKERS, TIMEOUT, SPAN_WORKER) as pool,
+        DecoderPool(decoders(), TIMEOUT, SPAN_WORKER) as pool,
         contextlib.closing(read_windows(pool, entries, look, rule)) as windows,
     ):
         for window in windows:

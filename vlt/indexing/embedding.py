@@ -11,7 +11,7 @@ import numpy as np
 
 from vlt.data.text.texts import wrong_characters
 from vlt.data.video.checksum import sha256_of
-from vlt.data.video.clips import ClipRequest, DecoderPool
+from vlt.data.video.clips import ClipRequest, DecoderPool, decoders
 from vlt.data.video.errors import VideoError
 from vlt.data.video.spans import SPAN_WORKER, Span
 from vlt.indexing.reading import Begun, Window, held_of, read_windows
@@ -22,7 +22,6 @@ from vlt.inference.batching import map_readable
 
 BATCH = 8  # windows for each device
 AT_ONCE = 64  # windows of a video that are written together, or more, where writing waits
-WORKERS = 2
 TIMEOUT = 600.0  # seconds to scan a file, or to read some of its windows
 WRITE_EVERY = 20.0  # seconds
 
@@ -210,7 +209,7 @@ def _embedded(
 ) -> Generator[Part, None, None]:
     """Yields each video's windows, in parts; with none, and the reason, if it cannot be read."""
     with (
-        DecoderPool(WORKERS, TIMEOUT, SPAN_WORKER) as pool,
+        DecoderPool(decoders(), TIMEOUT, SPAN_WORKER) as pool,
         contextlib.closing(read_windows(pool, entries, look, rule, begun)) as windows,
     ):
         vectors = _encoded(windows, encode, batch, watch)

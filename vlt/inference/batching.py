@@ -6,13 +6,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from vlt.data.video.clips import DecoderPool
+from vlt.data.video.clips import DecoderPool, decoders
 from vlt.data.video.errors import VideoError
 from vlt.inference.prefetch import Clip, clip_request, read_ahead
 from vlt.model_io.folder import ModelConfig
 
 BATCH = 4  # videos
-WORKERS = 2
 
 T = TypeVar("T")
 
@@ -30,7 +29,7 @@ def map_videos(
     size = min(BATCH, len(paths))
     requests = (clip_request(config, path) for path in paths)
     with (
-        DecoderPool(min(WORKERS, size)) as pool,
+        DecoderPool(min(len(paths), decoders(2 * BATCH))) as pool,
         contextlib.closing(read_ahead(pool, requests, size)) as batches,
     ):
         for batch, clips in batches:

@@ -16,7 +16,7 @@ from video_files import draw, write, write_lossless, write_tricky
 
 from vlt.data.video import clips, errors, index
 from vlt.data.video import decode as decode_module
-from vlt.data.video.clips import ClipRequest, DecoderPool, read_clip
+from vlt.data.video.clips import ClipRequest, DecoderPool, decoders, read_clip
 from vlt.data.video.sample import sample
 
 # A decoder process that hangs in C holding the GIL, crashes or exits, depending on the file name.
@@ -151,6 +151,13 @@ def test_a_decoder_that_hangs_is_killed_and_named(clip):
         assert len(old & {process.pid for process in pool.processes}) == 1
         for _ in range(4):
             assert np.array_equal(pool.read(clip), good)
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 2), (2, 2), (5, 5), (64, 16)])
+def test_one_process_for_each_core_decodes(monkeypatch, cores, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert decoders() == expected
+    assert decoders(8) == min(8, expected)
 
 
 def test_a_large_file_has_more_time(tmp_path):

@@ -121,6 +121,16 @@ def _read_sampled(video: Video | StoredFrames, request: ClipRequest) -> np.ndarr
                 raise
 
 
+def decoders(most: int = 16) -> int:
+    """How many processes decode as fast as this machine can: one for each core, at least two, so
+    that one may wait for the disk, and at most `most`."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    return min(most, max(2, cores))
+
+
 def _size_of(path: str) -> int:
     try:
         return min(os.path.getsize(path), _LARGEST)
