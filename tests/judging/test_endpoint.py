@@ -119,6 +119,21 @@ def test_a_key_in_the_reason_or_in_the_answer_is_not_kept(server):
         Endpoint(server.url, key=KEY).ask("why?")
 
 
+@pytest.mark.parametrize(
+    ("told", "waits"),
+    [("7", [7, 7, 7, 8]), ("2.5", [2.5, 2.5, 4, 8]), ("99999", [90] * 4), ("-1", [1, 2, 4, 8]),
+     ("soon", [1, 2, 4, 8]), ("9" * 400, [1, 2, 4, 8]), ("nan", [1, 2, 4, 8])],
+)  # fmt: skip
+def test_a_server_that_asks_to_wait_is_obeyed_within_bounds(server, monkeypatch, told, waits):
+    slept = []
+    monkeypatch.setattr(chat_endpoint, "FIRST_WAIT", 1.0)
+    monkeypatch.setattr(chat_endpoint.time, "sleep", slept.append)
+    server.say = reply(b"", "429 Too Many Requests", f"Retry-After: {told}\r\n")
+    with pytest.raises(EndpointError, match="status 429"):
+        Endpoint(server.url).ask("why?")
+    assert slept == waits
+
+
 def test_an_answer_without_end_is_cut(server, monkeypatch):
     monkeypatch.setattr(chat_endpoint, "MOST_BYTES", 100_000)
     sent: list[int] = []

@@ -26,6 +26,7 @@ from vlt.data.text.texts import printable
 
 ATTEMPTS = 5
 FIRST_WAIT = 1.0  # seconds before the second attempt; doubled before each further one
+LONGEST_WAIT = 90.0  # seconds that a server may ask for; limits of requests are by the minute
 PASSING = (408, 425, 429)  # client errors that another attempt may not meet
 SHOWN = 300  # characters of an answer in a message
 MOST_BYTES = 1 << 20  # of an answer
@@ -47,6 +48,15 @@ class EndpointError(RuntimeError):
 
 class _Refused(Exception):
     """Another attempt would fail like this one."""
+
+
+class _Later(Exception):
+    """Another attempt may not fail; `seconds` is how long the server asks to wait before it."""
+
+    def __init__(self, reason: str, told: str | None):
+        super().__init__(reason)
+        waits = told is not None and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", told.strip())
+        self.seconds = min(float(told or 0), LONGEST_WAIT) if waits else 0.0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -101,15 +111,16 @@ class Endpoint:
         Raises:
           EndpointError: a refusal, or no answer in `attempts` attempts.
         """
-        problem = ""
+        problem, asked_for = "", 0.0
         for attempt in range(self.attempts):
             if attempt:
-                time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
+                time.sleep(max(asked_for, FIRST_WAIT * 2 ** (attempt - 1)))
             try:
                 return _within(self.timeout, lambda: self._answer(messages))
             except _Refused as error:
                 raise EndpointError(f"{self._address}: {self._safe(str(error))}") from None
-            except (OSError, http.client.HTTPException, ValueError) as error:
+            except (OSError, http.client.HTTPException, ValueError, _Later) as error:
+                asked_for = error.seconds if isinstance(error, _Later) else 0.0
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
                 problem = self._safe(reason)
         raise EndpointError(f"{self._address}: {problem} (asked {self.attempts} times)")
@@ -138,7 +149,7 @@ class Endpoint:
             reason = f"status {error.code} ({error.reason}): {told}"
             if error.code < 500 and error.code not in PASSING:
                 raise _Refused(reason) from None
-            raise ValueError(reason) from None
+            raise _Later(reason, error.headers.get("Retry-After")) from None
         found = _completion(body)
         if found is None:
             raise ValueError(f"answers with no chat completion but {self._safe(body)[:SHOWN]!r}")
