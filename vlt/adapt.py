@@ -18,6 +18,7 @@ from vlt.command_line.adapt import parse
 from vlt.configuration import apply_overrides, is_run, load_config, load_saved
 from vlt.data.manifests.manifest import Record, read_manifest
 from vlt.data.manifests.resources import resolve
+from vlt.data.video.clips import decoders
 from vlt.door import run_door
 from vlt.export import export
 from vlt.inspect import inspect_config
@@ -175,6 +176,7 @@ def config_of(options: argparse.Namespace, folder: Path, rows: int) -> ConfigDic
         section.on_error = "replace" if name == "train" else "skip"
         section.max_error_rate = MOST_UNREADABLE[name]
     config.data.train.group = "group" if options.group else ""
+    config.data.workers = decoders()
     begun = load_saved(folder / RUN).data.train.batch_size if is_run(folder / RUN) else None
     config.data.train.batch_size = options.batch or begun or batch_that_fits(config, visual, rows)
     steps = min(MOST_STEPS, math.ceil(PASSES * rows / config.data.train.batch_size))
