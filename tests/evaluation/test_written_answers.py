@@ -92,5 +92,9 @@ def test_what_cannot_be_is_told_before_anything_is_read(parts):
         made = parts[0].tokenizer
         short = ChatBatches(made.tokenizer, "plain", "train", 30, 20)
         short.questions([QUESTIONS[0]], ["q0"])
-    with pytest.raises(ValueError, match="q0: with an answer, .* tokens; model.context=20"):
+    with pytest.raises(ValueError, match="q0: with its answer, .* tokens; model.context=20"):
         short.choices(QUESTIONS[0], ["red", "green"], "q0")
+    tight = ChatBatches(parts[0].tokenizer.tokenizer, "plain", "train", 30, 47)
+    assert tight.answered([QUESTIONS[0]], ["red"], ["q0"])[0].shape == (1, 47)
+    with pytest.raises(ValueError, match="q1: with its answer, .* tokens; model.context=47"):
+        tight.answered([QUESTIONS[0]] * 2, ["red", "red and " * 9], ["q0", "q1"])

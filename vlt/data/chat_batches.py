@@ -114,12 +114,27 @@ class ChatBatches:
         Raises:
             ValueError: one of them does not fit in the context; `row` names the question.
         """
-        prompts = [self._prompt([Turn(question, answer, videos=1)]) for answer in answers]
-        if (longest := max(map(len, prompts))) > self.context:
+        return Choices.of([self._whole(question, answer, row) for answer in answers])
+
+    def answered(
+        self, asked: Sequence[str], answers: Sequence[str], rows: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Questions about a video with their answers, as dialogues, none of which is cut.
+
+        Raises:
+            ValueError: one does not fit in the context; `rows` name it.
+        """
+        for each in zip(asked, answers, rows, strict=True):
+            self._whole(*each)
+        return self([[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)], rows)
+
+    def _whole(self, question: str, answer: str, row: str) -> Prompt:
+        prompt = self._prompt([Turn(question, answer, videos=1)])
+        if len(prompt) > self.context:
             raise ValueError(
-                f"{row}: with an answer, {longest} tokens; model.context={self.context}"
+                f"{row}: with its answer, {len(prompt)} tokens; model.context={self.context}"
             )
-        return Choices.of(prompts)
+        return prompt
 
     def _prompt(self, turns: Sequence[Turn]) -> Prompt:
         pieces = render(self.template, turns)

@@ -13,7 +13,7 @@ import numpy as np
 
 from vlt.data.pipeline import VideoData
 from vlt.data.text.dialogue_rows import NO_LABEL
-from vlt.data.text.prompts import Turn, template
+from vlt.data.text.prompts import template
 from vlt.evaluation.captioning import search_of
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
@@ -36,8 +36,9 @@ def answer_twins(
     twin[rows] = rows[:, ::-1]
     asked = [str(record.question) for record in data.records]
     answers = [record.answers[0] for record in data.records]
-    own = _rows(predictor.tokenizer, asked, answers)
-    other = _rows(predictor.tokenizer, asked, [answers[i] for i in twin])
+    names = [str(record.id) for record in data.records]
+    own = predictor.tokenizer.answered(asked, answers, names)
+    other = predictor.tokenizer.answered(asked, [answers[i] for i in twin], names)
     both = tuple(np.stack(pair, axis=1) for pair in zip(own, other, strict=True))
     read, (likelihood, _) = _judged(predictor, params, data, step, both, asked)
     whole = np.asarray(np.isin(rows, read).all(axis=1))  # a pair is dropped if either twin is
@@ -54,7 +55,11 @@ def answers(
     """How often the greedy answer to a question is exactly the first of the true answers."""
     _, label = checked_pairs(section, data.records, "questions")
     asked = [str(record.question) for record in data.records]
-    given = _rows(predictor.tokenizer, asked, [record.answers[0] for record in data.records])
+    given = predictor.tokenizer.answered(
+        asked,
+        [record.answers[0] for record in data.records],
+        [str(record.id) for record in data.records],
+    )
     read, (_, greedy) = _judged(
         predictor, params, data, step, tuple(x[:, None] for x in given), asked
     )
@@ -139,11 +144,6 @@ def answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: lis
 def instructions(dialogues: Any, asked: Sequence[str]) -> dict[str, np.ndarray]:
     """Inputs of the Q-Former, where there is one that reads questions."""
     return {} if dialogues.instructions is None else {"instruction": dialogues.instructions(asked)}
-
-
-def _rows(dialogues: Any, asked: list[str], answers: list[str]) -> Rows:
-    turns = [[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)]
-    return dialogues(turns, [repr(question[:80]) for question in asked])
 
 
 def _judged(
