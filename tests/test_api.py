@@ -52,6 +52,21 @@ def test_a_retriever_encodes_videos_and_texts(tmp_path):
     np.testing.assert_allclose(vectors[1], out["text"], atol=1e-6)
 
 
+def test_any_number_of_texts_needs_few_programs_and_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlt.loaded.TEXTS_AT_ONCE", 4)
+    model = vlt.load(folder(tmp_path, "retriever")[0])
+    words = moving_shapes.VOCABULARY
+    texts = [f"{words[i]} {words[-1 - i]}" for i in range(2, 13)]
+    every = model.encode_text(texts)
+    assert every.shape == (11, 8)
+    for count in range(1, 12):
+        np.testing.assert_allclose(model.encode_text(texts[:count]), every[:count], atol=1e-6)
+    assert model._program("encode_text")._cache_size() == 3, "of 1, 2 and 4"
+    video = np.random.default_rng(1).integers(0, 255, (1, 3, 16, 16, 3), np.uint8)
+    expected = model.encode_video(video) @ every.T
+    np.testing.assert_allclose(model.scores(video, texts), expected, atol=1e-6)
+
+
 def test_a_kind_without_an_object_is_refused(tmp_path):
     path, _, _ = folder(tmp_path, "answerer")
     with pytest.raises(

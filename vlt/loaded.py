@@ -34,6 +34,8 @@ from vlt.models.video_model import VideoModel
 from vlt.pytrees.fields import from_values, shown
 from vlt.storage.trees import fingerprint
 
+TEXTS_AT_ONCE = 256
+
 
 class Model:
     """A model with its parameters and tokenizer.
@@ -187,8 +189,10 @@ class VideoTextModel(Model):
         Raises:
             ValueError: no text, or neither texts nor such ids.
         """
-        unit, out = self._apply("encode_text", self._ids(texts))
-        return unit if normalize else out["text_features"]
+        found: jax.Array = self._of_texts(
+            self._ids(texts), lambda unit, out: unit if normalize else out["text_features"]
+        )
+        return found
 
     def scores(self, frames: Any, texts: Any) -> jax.Array:
         """The similarity of v videos to c texts, both as the encoders take them: [v, c].
@@ -200,12 +204,12 @@ class VideoTextModel(Model):
         """
         module, ids = self.module, self._ids(texts)
         if not module.scores_pairs:
-            unit = self._apply("encode_text", ids)[0]
+            unit = self._of_texts(ids, lambda unit, _: unit)
             return jnp.asarray(
                 self._each_video(lambda x: self._encode_video(x)[0] @ unit.T, frames)
             )
         assert isinstance(module, DualEncoder)
-        text = module.text_parts(self._apply("encode_text", ids)[1])
+        text = self._of_texts(ids, lambda _, out: module.text_parts(out))
 
         def score(video: Any) -> jax.Array:
             parts = module.video_parts(self._encode_video(video)[1])
@@ -213,6 +217,17 @@ class VideoTextModel(Model):
             return scored
 
         return jnp.asarray(self._each_video(score, frames))
+
+    def _of_texts(self, ids: jax.Array, pick: Callable[[Any, Any], Any]) -> Any:
+        """What is picked of the outputs for texts, which are encoded in batches of few sizes, since
+        each size is compiled once."""
+        found = []
+        for at in range(0, len(ids), TEXTS_AT_ONCE):
+            some = ids[at : at + TEXTS_AT_ONCE]
+            spare = min(TEXTS_AT_ONCE, 1 << (len(some) - 1).bit_length()) - len(some)
+            picked = pick(*self._apply("encode_text", jnp.pad(some, ((0, spare), (0, 0)), "edge")))
+            found.append(picked)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(ids)], *found)
 
     @functools.cached_property
     def _scores(self) -> Any:
