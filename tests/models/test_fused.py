@@ -88,10 +88,14 @@ def both(pattern, heads, dtype="float32"):
 def check(pattern, heads, dtype="float32"):
     expected, found = both(pattern, heads, dtype)
     for wanted, given in zip(expected, found, strict=True):
-        # Over all leaves, since the gradient of a key's bias is only rounding error.
         largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wanted))
-        for a, b in zip(jax.tree.leaves(wanted), jax.tree.leaves(given), strict=True):
-            np.testing.assert_allclose(b, a, 0, TOLERANCE[dtype] * largest)
+        leaves = zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(given), strict=True)
+        for (path, a), b in leaves:
+            if dtype == "bfloat16" and jax.tree_util.keystr(path).endswith("['key']['bias']"):
+                # Softmax ignores it: its gradient is rounding error, which differs by machine.
+                assert max(float(jnp.abs(x).max()) for x in (a, b)) < 0.2 * largest
+            else:
+                np.testing.assert_allclose(b, a, 0, TOLERANCE[dtype] * largest)
 
 
 CASES = {

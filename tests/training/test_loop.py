@@ -207,7 +207,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_harms_nothing(whole, tmp_path)
 
 @pytest.mark.slow
 def test_checkpoint_of_one_device_goes_on_with_eight(whole, tmp_path):
-    overrides = ("--config.data.train.batch_size=12", "--config.evals.looks.batch_size=8")
+    overrides = ("--config.data.train.batch_size=8", "--config.evals.looks.batch_size=8")
     stopped = run(tmp_path / "a", *overrides, "--config.train.steps=4")
     assert stopped.returncode == 0, stopped.stderr[-3000:]
     checkpoints = TrainingCheckpoints(tmp_path / "a", 1)
