@@ -85,17 +85,22 @@ def both(pattern, heads, dtype="float32"):
     return found("plain"), found("fused")
 
 
+def rms(x):
+    return float(jnp.sqrt(jnp.mean(jnp.square(x))))
+
+
 def check(pattern, heads, dtype="float32"):
+    """In half precision, sums of many gradients are rounded so far that plain attention, too, is
+    off by more than the tolerance: then the kernel must be as near to the exact numbers as it."""
     expected, found = both(pattern, heads, dtype)
-    for wanted, given in zip(expected, found, strict=True):
-        largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wanted))
-        leaves = zip(jax.tree.leaves_with_path(wanted), jax.tree.leaves(given), strict=True)
-        for (path, a), b in leaves:
-            if dtype == "bfloat16" and jax.tree_util.keystr(path).endswith("['key']['bias']"):
-                # Softmax ignores it: its gradient is rounding error, which differs by machine.
-                assert max(float(jnp.abs(x).max()) for x in (a, b)) < 0.2 * largest
-            else:
-                np.testing.assert_allclose(b, a, 0, TOLERANCE[dtype] * largest)
+    exact = expected if dtype == "float32" else both(pattern, heads)[0]
+    for one, plain_one, given in zip(exact, expected, found, strict=True):
+        # Over all leaves, since the gradient of a key's bias is only rounding error.
+        largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(one))
+        trees = map(jax.tree.leaves, (one, plain_one, given))
+        for x, a, b in zip(*trees, strict=True):
+            if rms(b - x) > 1.1 * rms(a - x):
+                np.testing.assert_allclose(b, x, 0, TOLERANCE[dtype] * largest)
 
 
 CASES = {
