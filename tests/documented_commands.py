@@ -343,6 +343,9 @@ CASES: dict[str, Case] = {
     "python -m vlt.bench.search --exact 200000 --graph 50000": run(
         "python -m vlt.bench.search --exact 1000 --graph 1000 --queries 2"
     ),
+    "python -m vlt.bench.embedding VIDEO... --model=tiny_clip": run(
+        f"python -m vlt.bench.embedding {VIDEO} --model=tiny_clip --videos=2 --rounds=1"
+    ),
     "python -m pytest tests/merging/test_merge_kernel.py -m slow -k moves -s": skipped(
         "it runs one of these tests"
     ),
