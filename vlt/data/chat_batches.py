@@ -69,17 +69,7 @@ class ChatBatches:
         Raises:
             ValueError: as `render`, `encode` and `training_rows` raise it.
         """
-        ids = np.zeros((len(dialogues), self.context), np.int32)
-        labels = np.full_like(ids, NO_LABEL)
-        spoken = [row for row, turns in enumerate(dialogues) if turns]
-        if not spoken:
-            return ids, labels
-        prompts = [self._prompt(dialogues[row]) for row in spoken]
-        found = training_rows(prompts, [rows[row] for row in spoken], self.context)
-        width = found.ids.shape[1]
-        ids[spoken, :width] = np.where(found.video < 0, found.ids, VIDEO_SLOT)
-        labels[spoken, :width] = found.labels
-        return ids, labels
+        return self._filled([self._prompt(turns) if turns else None for turns in dialogues], rows)
 
     def speaking(self, used: str) -> "ChatBatches":
         """A copy that uses another template, or itself for ''."""
@@ -124,9 +114,26 @@ class ChatBatches:
         Raises:
             ValueError: one does not fit in the context; `rows` name it.
         """
-        for each in zip(asked, answers, rows, strict=True):
-            self._whole(*each)
-        return self([[Turn(*pair, videos=1)] for pair in zip(asked, answers, strict=True)], rows)
+        return self._filled([self._whole(*x) for x in zip(asked, answers, rows, strict=True)], rows)
+
+    def _filled(
+        self, prompts: Sequence[Prompt | None], rows: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and labels as in `__call__`; None is all padding."""
+        ids = np.zeros((len(prompts), self.context), np.int32)
+        labels = np.full_like(ids, NO_LABEL)
+        spoken = [row for row, prompt in enumerate(prompts) if prompt is not None]
+        if not spoken:
+            return ids, labels
+        found = training_rows(
+            [prompt for prompt in prompts if prompt is not None],
+            [rows[row] for row in spoken],
+            self.context,
+        )
+        width = found.ids.shape[1]
+        ids[spoken, :width] = np.where(found.video < 0, found.ids, VIDEO_SLOT)
+        labels[spoken, :width] = found.labels
+        return ids, labels
 
     def _whole(self, question: str, answer: str, row: str) -> Prompt:
         prompt = self._prompt([Turn(question, answer, videos=1)])

@@ -93,12 +93,8 @@ def written_answers(
     known = speech.template.penalize_prompt
 
     def write(params: Any, video: jax.Array, beside: dict[str, jax.Array]) -> jax.Array:
-        seen = (video, *([beside["instruction"]] if "instruction" in beside else ()))
-        encoded = predictor.module.apply({"params": params}, *seen, method="encode_video")
-        ids, places = beside["prompt"][..., 0], beside["prompt"][..., 1]
-        words, skipped = Words(ids, jnp.maximum(places, -1)), (places == -2).sum(1)
-        given = (words, encoded[0], skipped, search, ending, known)
-        return write_whole(predictor.module, params, *given)
+        asked = prompted(predictor.module, params, video, beside)
+        return write_whole(predictor.module, params, *asked, search, ending, known)
 
     program = predictor.compiled(("written_answers", data.name), write)
     inputs = {"prompt": prompts} | instructions(speech, asked)
@@ -139,6 +135,20 @@ def answered(predictor: Predictor, data: VideoData, read: np.ndarray, texts: lis
     predictions = {str(row): text for row, text in enumerate(texts)}
     answers = {str(row): record.answers for row, record in enumerate(records)}
     return dict(answer_metrics(predictions, answers)) | {"questions": len(records)}
+
+
+def prompted(
+    module: Any, params: Any, video: jax.Array, beside: dict[str, jax.Array]
+) -> tuple[Words, jax.Array, jax.Array]:
+    """A batch's prompts as `vlt.models.continuation.read` takes them: words, tokens of the videos,
+    and the padding in front of each.
+
+    beside: `prompt` [b, n, 2], from `ChatBatches.questions`, and what `instructions` has.
+    """
+    seen = (video, *([beside["instruction"]] if "instruction" in beside else ()))
+    tokens = module.apply({"params": params}, *seen, method="encode_video")[0]
+    ids, places = beside["prompt"][..., 0], beside["prompt"][..., 1]
+    return Words(ids, jnp.maximum(places, -1)), tokens, (places == -2).sum(1)
 
 
 def instructions(dialogues: Any, asked: Sequence[str]) -> dict[str, np.ndarray]:

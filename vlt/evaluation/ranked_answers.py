@@ -4,17 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vlt.data.manifests.manifest import read_classes
 from vlt.data.manifests.resources import resolve
 from vlt.data.pipeline import VideoData
 from vlt.data.text.prompts import template
-from vlt.evaluation.conversation import answered, instructions
+from vlt.evaluation.conversation import answered, instructions, prompted
 from vlt.evaluation.predictor import Metrics, Predictor
 from vlt.evaluation.protocols import checked_pairs
-from vlt.models.continuation import Words, read
+from vlt.models.continuation import read
 from vlt.models.likelihood import AT_ONCE, answer_losses
 from vlt.tasks.answer_metrics import ANSWER_METRICS
 
@@ -87,12 +86,9 @@ def _losses_of(predictor: Predictor) -> Callable[..., jax.Array]:
     module = predictor.module
 
     def losses(params: Any, video: jax.Array, beside: dict[str, jax.Array]) -> jax.Array:
-        seen = (video, *([beside["instruction"]] if "instruction" in beside else ()))
-        tokens = module.apply({"params": params}, *seen, method="encode_video")[0]
-        ids, places = beside["prompt"][..., 0], beside["prompt"][..., 1]
-        words, skipped = Words(ids, jnp.maximum(places, -1)), (places == -2).sum(1)
         b, k, length = beside["rest"].shape[:3]
-        reading = read(module, params, words, tokens, skipped, ids.shape[1] + length)
+        asked = prompted(module, params, video, beside)
+        reading = read(module, params, *asked, beside["prompt"].shape[1] + length)
 
         def of_group(rest: jax.Array) -> jax.Array:
             learned = rest[..., 1].astype(bool)

@@ -90,10 +90,9 @@ def _planned(
 def _spans_request(
     look: ClipRequest, path: str, spans: Sequence[Span], rest: Iterable[Span]
 ) -> SpansRequest:
-    fields = {field.name: getattr(look, field.name) for field in dataclasses.fields(look)}
     end = max(stop for _, stop in spans)
     later = list(itertools.takewhile(lambda span: span[0] < end, rest))
-    return SpansRequest(**(fields | {"path": path}), spans=list(spans), later=later)
+    return SpansRequest.of(look, spans, path=path, later=later)
 
 
 def _windows_of(

@@ -77,16 +77,21 @@ class Progress:
         """Counts one more as done, a video that lasts `seconds`."""
         self.done += 1
         self._seconds += seconds
-        if time.monotonic() - self._told > PROGRESS_EVERY:
-            self._told = time.monotonic()
+        if self._is_time():
             speed = f", {self.speed()}, {self._left()} left" if self._seconds else ""
             print(f"{self.done} of {self._count}{speed}", file=sys.stderr)
 
     def within(self, name: str, at: float, length: float) -> None:
         """Tells, if nothing was told for long, how far a long video is done, in seconds."""
-        if length and time.monotonic() - self._told > PROGRESS_EVERY:
-            self._told = time.monotonic()
+        if length and self._is_time():
             print(printable(f"{name}: {clock(at)} of {clock(length)}"), file=sys.stderr)
+
+    def _is_time(self) -> bool:
+        """Whether something is to be told now, after which nothing is for a while."""
+        late = time.monotonic() - self._told > PROGRESS_EVERY
+        if late:
+            self._told = time.monotonic()
+        return late
 
     def speed(self) -> str:
         """Videos per second, and hours of video per hour, since the start."""

@@ -1,6 +1,5 @@
 """What the page shows of an index: videos by number, frames as pictures, and ranges found."""
 
-import dataclasses
 import functools
 import io
 import itertools
@@ -138,9 +137,8 @@ class Library:
     def _clip(self, model: Any, number: int, span: Span) -> np.ndarray:
         """Frames [t, H, W, 3] of a range as a model sees them."""
         look = clip_request(model.config, self.file(number))
-        fields = {field.name: getattr(look, field.name) for field in dataclasses.fields(look)}
-        fields["allow_truncated"] = True  # as some may have been when they were embedded
-        return self._pool.read(SpansRequest(**fields, spans=[span]))[0]
+        # As some may have been when they were embedded.
+        return self._pool.read(SpansRequest.of(look, [span], allow_truncated=True))[0]
 
     def _told(self, found: list[Found]) -> list[dict[str, Any]]:
         return [

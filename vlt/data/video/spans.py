@@ -10,6 +10,7 @@ import functools
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,11 @@ class SpansRequest(ClipRequest):
     spans: Sequence[Span] = ()
     later: Sequence[Span] = ()
 
+    @classmethod
+    def of(cls, look: ClipRequest, spans: Sequence[Span], **others: Any) -> "SpansRequest":
+        """Asks for spans as `look` asks for a clip. others: fields that differ, or `later`."""
+        return cls(**(vars(look) | others), spans=spans)
+
 
 def read_timeline(request: TimelineRequest) -> np.ndarray:
     """A `Timeline` as JSON, uint8 [n]. Raises: errors.VideoError; ImportError if shots are
@@ -116,7 +122,7 @@ def read_spans(request: SpansRequest) -> np.ndarray:
 
 def _read_in_groups(video: Video, request: SpansRequest) -> np.ndarray:
     """Reads spans in groups: overlapping ones share decoded frames, as far as memory allows."""
-    taken = [_indices(video, request, span) for span in request.spans]
+    taken = _taken(video, request, request.spans)
     clips: list[np.ndarray] = []
     group = 1
     while len(clips) < len(taken):
@@ -134,7 +140,7 @@ def _read_onward(onward: Onward, request: SpansRequest) -> np.ndarray:
     """Reads spans of a video that can only be read from its start: in one pass, or, where they
     overlap so far that their frames take too much memory, in several."""
     spans, count = (*request.spans, *request.later), len(request.spans)
-    taken = [_indices(onward.video, request, span) for span in spans]
+    taken = _taken(onward.video, request, spans)
     clips: dict[int, np.ndarray] = {}
     while len(clips) < count:
         open_ = {number: x for number, x in enumerate(taken) if number not in clips}
@@ -157,10 +163,16 @@ def _read_onward(onward: Onward, request: SpansRequest) -> np.ndarray:
     return np.stack([clips[number] for number in range(count)])
 
 
-def _indices(video: Video, request: SpansRequest, span: Span) -> np.ndarray:
+def _taken(video: Video, request: SpansRequest, spans: Sequence[Span]) -> list[np.ndarray]:
+    """The frames of each span that the sampler takes."""
+    times, fps = video.timestamps(), video.fps  # both go through all frames of the file
+    times -= times[0]
+    return [_indices(times, fps, request, span) for span in spans]
+
+
+def _indices(times: np.ndarray, fps: float, request: SpansRequest, span: Span) -> np.ndarray:
     """The frames that the sampler takes from a span, the last repeated if they are too few."""
-    times = video.timestamps()
-    first, after = np.searchsorted(times - times[0], span)
+    first, after = np.searchsorted(times, span)
     if first >= after:
         first, after = max(first - 1, 0), max(first, 1)
     found = first + sample(
@@ -168,7 +180,7 @@ def _indices(video: Video, request: SpansRequest, span: Span) -> np.ndarray:
         int(after - first),
         request.frames,
         rng=np.random.default_rng((request.seed, 1)),
-        fps=video.fps,
+        fps=fps,
     )
     return np.pad(found, (0, request.frames - len(found)), mode="edge")
 
