@@ -275,6 +275,24 @@ def test_too_deep_a_branch_is_refused():
         init_params(encoder(TINY, depth=3), jax.random.key(0))
 
 
+def test_what_mbca_compares_is_float32_when_activations_are_bfloat16():
+    method = BTAdapter(depth=2, alignment="none", drop_path=0.0)
+    tower = DualEncoder(TINY, (method,), dtype=jnp.bfloat16)
+    _, params, video = start()
+    visible = jax.eval_shape(
+        lambda: tower.apply(
+            {"params": params},
+            video,
+            train=True,
+            rngs={"mask": jax.random.key(0)},
+            method="encode_video",
+        )
+    )
+    features = visible[1]["branch_features"]
+    assert features.dtype == visible[1]["video_features"].dtype == jnp.float32
+    assert features.shape == (2, TINY.embed_dim)
+
+
 def test_more_frames_than_the_time_embedding_are_refused():
     tower, params, _ = start()
     video = np.zeros((1, 65, 16, 16, 3), np.float32)

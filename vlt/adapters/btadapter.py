@@ -149,7 +149,7 @@ class BTAdapter(BranchOptions, Method):
         )
         out: dict[str, Any] = {"branch": captured} if capture else {}
         if train:
-            out["branch_features"] = tower.projection(patches).mean((1, 2))
+            out["branch_features"] = tower.projection(patches).astype(jnp.float32).mean((1, 2))
             if self.alignment != "none":
                 out["student"], out["teacher"] = self._alignment(
                     branch, tower, patches, teacher_layout(states[-1][:, :, own:])
