@@ -386,9 +386,6 @@ CASES: dict[str, Case] = {
     "python -m vlt.bench.input VIDEO...": run(
         f"python -m vlt.bench.input {VIDEO} --clips=4 --size=32"
     ),
-    "python -m vlt.bench --config=configs/btadapter.py --noforward --batch=32 --rounds=7": run(
-        f"python -m vlt.bench --config=configs/btadapter.py --noforward {ONE_ROUND}"
-    ),
     **{
         f"{MAIN} --config=configs/{name}.py": run(f"{MAIN} --config=configs/{name}.py {ALONE}")
         for name in ("tiny_viclip", "tiny_blip", "tiny_clip")
