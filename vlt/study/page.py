@@ -191,7 +191,10 @@ def _remarks(result: Result) -> list[str]:
     claim = result.claim
     found = [claim.note] if claim.note else []
     if claim.data:
-        found.append(f"All rows are trained and tested on harder clips: {claim.data}.")
+        found.append(
+            f"All rows are trained and tested on harder clips ({claim.data}), since on plain ones "
+            "the best rows have nothing left to gain."
+        )
     if result.verdict in (verdict.DOES_NOT, verdict.UNDECIDED):
         found.append(f"What differs: {PAPERS[claim.paper].differs}.")
     if any(finding.why.startswith("too") for finding in result.findings):

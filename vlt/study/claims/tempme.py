@@ -10,6 +10,10 @@ DECAYED = {"weight_decay": 0.05}
 POSITIONS = (r".*/clip_position", {"lr": 10.0})
 SEES = ", sees order"  # in the config, marks the rows that do
 _PAPER = "tempme"
+# On plain clips all rows that join clips tell all families of twins apart but turns (90%), and what
+# differs between them is not seen. Of noise=48, 96 and 128, under which the default row with seed
+# 100 told 86.5, 78.5 and 67.2% apart, this is the nearest to the middle between 50 and 90%.
+HARDER = "noise=128"
 
 
 def row(name: str, entry: str, order: bool | None = None, **changes: Any) -> Row:
@@ -184,6 +188,7 @@ CLAIMS = (
             *above("twins", TEMPME, TEMPORAL_ONLY, margin=2.0),
             *cheaper(TEMPME, TEMPORAL_ONLY),
         ),
+        data=HARDER,
         note="TempMe may be 2 points of twins below temporal modelling alone.",
     ),
     Claim(
@@ -195,6 +200,7 @@ CLAIMS = (
         SCHEDULES,
         (*above("twins", PROGRESSIVE, ONE_SHOT), *cheaper(PROGRESSIVE, ONE_SHOT)),
         picture=over_cost(),
+        data=HARDER,
         note="All schedules of four layers that end with one clip, and two that end with two.",
     ),
     Claim(
@@ -205,6 +211,7 @@ CLAIMS = (
         "R@1: to 1 clip 46.1, 12 -9-> 6 -10-> 3 43.6, 12 -9-> 4 43.9",
         (PROGRESSIVE, *TO_TWO),
         above("twins", PROGRESSIVE, *TO_TWO),
+        data=HARDER,
     ),
     Claim(
         "continuous",
@@ -214,6 +221,7 @@ CLAIMS = (
         "R@1: 12 -9-> 6 -10-> 3 -11-> 1 46.1, 12 -7-> 6 -9-> 3 -11-> 1 44.4",
         (PROGRESSIVE, GAPPED),
         above("twins", PROGRESSIVE, GAPPED),
+        data=HARDER,
     ),
     Claim(
         "clip-positions",
@@ -246,6 +254,7 @@ CLAIMS = (
                 ("LoRA, 4 frames", "LoRA", "LoRA, 12 frames"),
             ),
         ),
+        data=HARDER,
     ),
     Claim(
         "start-layer",
@@ -256,6 +265,7 @@ CLAIMS = (
         (EARLY, PROGRESSIVE, LATE),
         (*above("twins", PROGRESSIVE, EARLY), *above("twins", LATE, EARLY)),
         picture=over_cost((EARLY, PROGRESSIVE, LATE)),
+        data=HARDER,
     ),
     Claim(
         "keep-ratios",
@@ -272,6 +282,7 @@ CLAIMS = (
             (CROSS[50], CROSS[60], _DEFAULT, CROSS[80], CROSS[90], CROSS[100]),
             (INTRA[50], INTRA[70], INTRA[80], _DEFAULT, INTRA[100]),
         ),
+        data=HARDER,
         note="As good: at most 2 points of twins below.",
     ),
     Claim(
