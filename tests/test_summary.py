@@ -21,7 +21,7 @@ def runs(tmp_path, monkeypatch):
         "backend": "pyav", "allow_truncated": False,
     }  # fmt: skip
     found = []
-    for title, steps in (("frozen", 0), ("trained", 20)):
+    for title, steps in (("frozen", 0), ("worse", 10), ("trained", 20)):
         folder = tmp_path / title
         folder.mkdir()
         entries = [{"step": step, "loss": 1.0 / step} for step in range(10, steps + 1, 10)]
@@ -63,6 +63,14 @@ def test_closing_tells_where_things_are_and_how_to_go_on(tmp_path, runs):
     assert f"python -m vlt.export --workdir={tmp_path / 'trained'} {tmp_path}-model" in text
     assert f"--config.seed=1 --workdir={tmp_path}-seed1" in text
     assert text.endswith("  python -m vlt.main --config=configs/tempme.py")
+
+
+def test_without_twins_the_last_trained_row_is_the_one_to_go_on_with(tmp_path, runs):
+    frozen, *trained = runs
+    for _, _, config in runs:
+        config.evals = {}
+    text = summary.closing("configs/msta.py", tmp_path, [*reversed(trained), frozen], [])
+    assert f"Checkpoints: {tmp_path / 'worse' / 'checkpoints'}" in text
 
 
 def test_another_seed_is_not_advised_where_rows_have_several(tmp_path, runs):

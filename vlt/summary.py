@@ -45,13 +45,12 @@ def draw(workdir: Path, runs: Runs) -> list[Path]:
 
 
 def closing(config_name: str, workdir: Path, runs: Runs, pictures: list[Path]) -> str:
-    """Where results, pictures and the first trained row's checkpoints are, and how to go on."""
+    """Where results, pictures and the best trained row's checkpoints are, and how to go on."""
     files = ", ".join(["results.md", *(picture.name for picture in pictures)])
     lines, commands = [f"In {workdir}: {files}"], []
-    trained = [folder for _, folder, config in runs if config.train.steps]
-    if trained:
-        lines.append(f"Checkpoints: {trained[0] / 'checkpoints'}, and so for each row")
-        commands.append(f"vlt.export --workdir={_quoted(trained[0])} {_quoted(workdir, '-model')}")
+    if best := _best(runs):
+        lines.append(f"Checkpoints: {best / 'checkpoints'}, and so for each row")
+        commands.append(f"vlt.export --workdir={_quoted(best)} {_quoted(workdir, '-model')}")
     # If rows are repeated with several seeds anyway, one more says nothing new.
     if all(folder.parent == workdir for _, folder, _ in runs):
         again = f"vlt.main --config={_quoted(config_name)} --config.seed=1"
@@ -59,6 +58,18 @@ def closing(config_name: str, workdir: Path, runs: Runs, pictures: list[Path]) -
     other = "tempme" if "btadapter" in config_name else "btadapter"
     commands.append(f"vlt.main --config=configs/{other}.py")
     return "\n".join([*lines, "", "To go on:", *(f"  python -m {each}" for each in commands)])
+
+
+def _best(runs: Runs) -> Path | None:
+    """The folder of the trained row that tells most twins apart; without twins, of the last one."""
+    key = next((f"{name}/twins_v2t" for name in _twin_evaluations(runs)), "")
+
+    def told_apart(folder: Path) -> float:
+        found = [entry[key] for entry in read_metrics(folder) if key in entry]
+        return float(found[-1]) if found else 0.0
+
+    trained = [folder for _, folder, config in reversed(runs) if config.train.steps]
+    return max(trained, key=told_apart, default=None)
 
 
 def _quoted(path: str | Path, ending: str = "") -> str:
