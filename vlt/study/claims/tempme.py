@@ -188,7 +188,6 @@ CLAIMS = (
             *above("twins", TEMPME, TEMPORAL_ONLY, margin=2.0),
             *cheaper(TEMPME, TEMPORAL_ONLY),
         ),
-        data=HARDER,
         note="TempMe may be 2 points of twins below temporal modelling alone.",
     ),
     Claim(
@@ -282,7 +281,6 @@ CLAIMS = (
             (CROSS[50], CROSS[60], _DEFAULT, CROSS[80], CROSS[90], CROSS[100]),
             (INTRA[50], INTRA[70], INTRA[80], _DEFAULT, INTRA[100]),
         ),
-        data=HARDER,
         note="As good: at most 2 points of twins below.",
     ),
     Claim(
