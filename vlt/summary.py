@@ -13,11 +13,10 @@ from vlt.data.video.clips import ClipRequest, read_clip
 from vlt.reporting.curves import Curve, Panel, draw_panels
 from vlt.reporting.strips import Choice, Strip, draw_strips
 from vlt.storage.files import write_whole
-from vlt.tasks.twins import TIE
+from vlt.tasks.twins import EVALUATIONS, TIE
 from vlt.training.metrics_log import read_metrics
 
 CURVES, STRIPS = "curves.png", "twins.png"
-TWINS = ("twins", "caption_twins", "answer_twins")  # kinds of evaluations
 
 Runs = list[tuple[str, Path, ConfigDict]]  # title, folder and config of one run of each row
 
@@ -62,7 +61,7 @@ def closing(config_name: str, workdir: Path, runs: Runs, pictures: list[Path]) -
 
 def _best(runs: Runs) -> Path | None:
     """The folder of the trained row that tells most twins apart; without twins, of the last one."""
-    key = next((f"{name}/twins_v2t" for name in _twin_evaluations(runs)), "")
+    key = _twins_measure(runs)
 
     def told_apart(folder: Path) -> float:
         found = [entry[key] for entry in read_metrics(folder) if key in entry]
@@ -79,7 +78,7 @@ def _quoted(path: str | Path, ending: str = "") -> str:
 def _curves(runs: Runs) -> Image.Image | None:
     """Loss, and twin accuracy by video, over the steps; None if there is neither."""
     entries = [(title, read_metrics(folder)) for title, folder, _ in runs]
-    twins = next((f"{name}/twins_v2t" for name in _twin_evaluations(runs)), "")
+    twins = _twins_measure(runs)
     titles = {"loss": "Training loss", twins: "Twins told apart, video to text (%)"}
     panels = []
     for key, title in titles.items():
@@ -94,7 +93,12 @@ def _curves(runs: Runs) -> Image.Image | None:
 
 def _twin_evaluations(runs: Runs) -> list[str]:
     """Names of the first row's evaluations of twins."""
-    return [name for name, section in runs[0][2].evals.items() if section.kind in TWINS]
+    return [name for name, section in runs[0][2].evals.items() if section.kind in EVALUATIONS]
+
+
+def _twins_measure(runs: Runs) -> str:
+    """The metric of twins, video to text, in their first evaluation; '' if there is none."""
+    return next((f"{name}/twins_v2t" for name in _twin_evaluations(runs)), "")
 
 
 def _twins(runs: Runs) -> Image.Image | None:

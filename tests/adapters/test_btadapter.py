@@ -279,7 +279,7 @@ def test_what_mbca_compares_is_float32_when_activations_are_bfloat16():
     method = BTAdapter(depth=2, alignment="none", drop_path=0.0)
     tower = DualEncoder(TINY, (method,), dtype=jnp.bfloat16)
     _, params, video = start()
-    visible = jax.eval_shape(
+    _, out = jax.eval_shape(
         lambda: tower.apply(
             {"params": params},
             video,
@@ -288,9 +288,8 @@ def test_what_mbca_compares_is_float32_when_activations_are_bfloat16():
             method="encode_video",
         )
     )
-    features = visible[1]["branch_features"]
-    assert features.dtype == visible[1]["video_features"].dtype == jnp.float32
-    assert features.shape == (2, TINY.embed_dim)
+    assert out["branch_features"].dtype == out["video_features"].dtype == jnp.float32
+    assert out["branch_features"].shape == (2, TINY.embed_dim)
 
 
 def test_more_frames_than_the_time_embedding_are_refused():

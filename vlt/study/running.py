@@ -19,12 +19,11 @@ from vlt.study.claim import MEASURES
 from vlt.study.kept import KeptRow, KeptRows
 from vlt.study.plan import Run, hours
 from vlt.study.verdict import Scores
-from vlt.tasks.twins import TIE
+from vlt.tasks.twins import EVALUATIONS, TIE
 from vlt.training.loop import NonFiniteError
 from vlt.training.rules import partition
 
 Runner = Callable[[Run, Path], Scores]
-TWINS = ("twins", "caption_twins", "answer_twins")  # kinds of evaluation whose choices are kept
 
 
 def run_left(
@@ -108,7 +107,7 @@ def scores_of(config: Any, folder: Path, results: Mapping[str, Any]) -> Scores:
     values = {k: float(v) for k, v in results.items() if isinstance(v, (int, float))}
     pairs, counts = {}, {}
     for name, section in config.evals.items():
-        if section.kind in TWINS:
+        if section.kind in EVALUATIONS:
             file = folder / f"twins-{name}.json"
             pairs[name] = choices(json.loads(file.read_text(encoding="utf-8")))
         counts[name] = sum(1 for _ in _lines(resolve(section.manifest)))

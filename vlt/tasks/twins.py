@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+EVALUATIONS = ("twins", "caption_twins", "answer_twins")  # kinds that keep the choices of pairs
 TIE = 1e-5  # scores this close are equal up to rounding: each choice counts one half
 
 
