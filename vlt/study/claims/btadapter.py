@@ -9,6 +9,10 @@ FROZEN = (".*", "frozen")
 DECAYED = {"lr": 1.0, "weight_decay": 0.05}
 _PAPER = "btadapter"
 COLUMNS = ("trained", "GMACs", "step", "twins", "R@1")
+# As for TempMe, on plain clips all rows of the branch reach 90%. Of noise=32, 48 and 96 and
+# motion=0.3, under which the default row with seed 100 told 80.1, 63.9, 50.3 and 81.3% apart, this
+# is the nearest to the middle between 50 and 90%.
+HARDER = "noise=48"
 
 
 def row(name: str, order: bool = True, config: str = CONFIG, **changes: Any) -> Row:
@@ -113,6 +117,7 @@ CLAIMS = (
             *above("twins", INTERACTION, NO_INTERACTION),
         ),
         COLUMNS,
+        data=HARDER,
         note="All with VTC alone, as there.",
     ),
     Claim(
@@ -128,6 +133,7 @@ CLAIMS = (
             *above("twins", OBJECTIVES[3], *OBJECTIVES[:3]),
         ),
         COLUMNS,
+        data=HARDER,
         note="At a mask rate of 70%, as there.",
     ),
     Claim(
@@ -144,6 +150,7 @@ CLAIMS = (
             at={each.name: index + 1 for index, each in enumerate(DEPTHS)},
             lines=(tuple(each.name for each in DEPTHS),),
         ),
+        data=HARDER,
         note="A tower of four layers has room for three.",
     ),
     Claim(
@@ -167,6 +174,7 @@ CLAIMS = (
             at={each.name: rate for rate, each in MASKS.items()},
             lines=(tuple(each.name for each in MASKS.values()),),
         ),
+        data=HARDER,
         note="No accuracy: at most 2 points of twins.",
     ),
     Claim(
@@ -178,6 +186,7 @@ CLAIMS = (
         (STAN_FROZEN, STAN, BRANCH),
         (*above("twins", BRANCH, STAN_FROZEN), *above("R@1", BRANCH, STAN_FROZEN)),
         COLUMNS,
+        data=HARDER,
     ),
     Claim(
         "chat",
