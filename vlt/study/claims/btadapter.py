@@ -9,9 +9,9 @@ FROZEN = (".*", "frozen")
 DECAYED = {"lr": 1.0, "weight_decay": 0.05}
 _PAPER = "btadapter"
 COLUMNS = ("trained", "GMACs", "step", "twins", "R@1")
-# On plain clips all rows of the branch reach 90%, as TempMe's do. With noise=32 the default row told
-# 80.1, 84.8 and 81.5% apart with seeds 100 to 102; with 40 (56.4, 83.6, 51.4) and 48 (63.9, 70.9,
-# 51.0) it hardly learns with some of them.
+# On plain clips all rows of the branch reach 90%, as TempMe's do. With noise=32 the default row
+# told 80.1, 84.8 and 81.5% apart with seeds 100 to 102; with 40 (56.4, 83.6, 51.4) and 48 (63.9,
+# 70.9, 51.0) it hardly learns with some of them.
 HARDER = "noise=32"
 
 
