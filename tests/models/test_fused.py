@@ -60,17 +60,18 @@ def neighbours(missing, frames=3, count=16, width=128):
     return method.attention_pattern(None, Tokens(found.source), found)
 
 
-def both(pattern, heads, dtype="float32"):
+def both(pattern, heads, dtype="float32", dropout=0.0):
     """[plain, fused]: outputs, and gradients with respect to the inputs and the leaves."""
-    module = Attention(heads, dtype=jnp.dtype(dtype))
-    params = jax.jit(module.init)(jax.random.key(0), pattern)
+    module = Attention(heads, dtype=jnp.dtype(dtype), dropout=dropout)
+    params = jax.jit(Attention(heads).init)(jax.random.key(0), pattern)
+    drawn = {"dropout": jax.random.key(1)}
     of_keys = pattern.bias if pattern.bias is not None and pattern.bias.ndim == 5 else None
     given = params, pattern.queries, pattern.source, of_keys
 
     def loss(params, queries, source, key_bias):
         read = pattern.replace(queries=queries, source=source)
         read = read if key_bias is None else read.replace(bias=key_bias)
-        y = module.apply(params, read)[0].astype(jnp.float32)
+        y = module.apply(params, read, rngs=drawn)[0].astype(jnp.float32)
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
     def found(name):
@@ -89,11 +90,11 @@ def rms(x):
     return float(jnp.sqrt(jnp.mean(jnp.square(x))))
 
 
-def check(pattern, heads, dtype="float32"):
+def check(pattern, heads, dtype="float32", dropout=0.0):
     """In half precision, sums of many gradients are rounded so far that plain attention, too, is
     off by more than the tolerance: then the kernel must be as near to the exact numbers as it."""
-    expected, found = both(pattern, heads, dtype)
-    exact = expected if dtype == "float32" else both(pattern, heads)[0]
+    expected, found = both(pattern, heads, dtype, dropout)
+    exact = expected if dtype == "float32" else both(pattern, heads, dropout=dropout)[0]
     for one, plain_one, given in zip(exact, expected, found, strict=True):
         # Over all leaves, since the gradient of a key's bias is only rounding error.
         largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(one))
@@ -134,12 +135,24 @@ def test_the_kernel_is_plain_attention(name):
     check(pattern(**options), heads)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "heads"),
+    [
+        (lambda: words_read(40, 20), 2),
+        pytest.param(lambda: plain(260, 96, (1, 1)), 4, marks=pytest.mark.slow),
+    ],
+    ids=["texts that read", "three chunks, heads of 24"],
+)
+def test_dropout_drops_the_same_of_both(pattern, heads):
+    check(pattern(), heads, dropout=0.3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_pattern_of_a_config(name, dtype):
     pattern, heads, options = PATTERNS[name]
-    check(pattern(**options), heads, dtype)
+    check(pattern(**options), heads, dtype, dropout=0.1 * name.startswith("BERT"))
 
 
 def chosen(pattern, name="fused", heads=2, dtype=jnp.float32, platform=None):

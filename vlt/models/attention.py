@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.models.fused import fused
+from vlt.models.fused import Dropout, fused
 from vlt.models.layers import Dense, LayerNorm, constrain_sharding
 from vlt.models.points import Method
 from vlt.models.rotary import Rotary
@@ -137,8 +137,9 @@ class Attention(nn.Module):
         together: queries, keys and values [b, g, n, d] before the split into heads; fewer than
         three where they were changed since.
         """
-        plain = pattern.attend is not None or self.dropout or self.logit_cap
-        if not plain and (known := fused(query, key, pattern)):
+        plain = pattern.attend is not None or self.logit_cap
+        dropout = Dropout(self.dropout, lambda: self._kept(query, key)) if self.dropout else None
+        if not plain and (known := fused(query, key, pattern, dropout)):
             three = together if len(together) == 3 else map(heads_together, (query, key, value))
             y = known(*three)
             return y, lambda: jnp.divide(*attention_weights(query, key, pattern))
@@ -160,8 +161,13 @@ class Attention(nn.Module):
         weights, total = attention_weights(query, key, pattern, self.logit_cap)
         kept = weights
         if self.dropout:
-            kept = nn.Dropout(self.dropout, deterministic=False)(weights)
+            kept = weights * self._kept(query, key) / (1 - self.dropout)
         return weighted_values(kept, total, value), lambda: weights / total
+
+    def _kept(self, query: jax.Array, key: jax.Array) -> jax.Array:
+        """For each logit [b, g, h, q, m], whether dropout keeps its probability."""
+        ones = jnp.ones((*query.shape[:-1], key.shape[-2]), jnp.bfloat16)
+        return nn.Dropout(self.dropout, deterministic=False)(ones) > 0
 
     def _attend_apart(
         self, attend: Attend, query: jax.Array, key: jax.Array, value: jax.Array, pattern: Pattern

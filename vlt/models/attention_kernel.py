@@ -25,17 +25,19 @@ STEP_TOKENS = 256  # several shorter sequences share one step of the grid
 FORWARD, BACKWARD = "attention_forward", "attention_backward"
 
 
-class LogitTerms(NamedTuple):
-    """Float32 terms that change logits, in the order in which they apply; None for no change.
+class Terms(NamedTuple):
+    """What changes logits and then probabilities, in the order of application; None for no change.
 
     Attributes:
-      scale, bias: [q, m], the same in all rows and heads; no gradient reaches them.
-      key_bias: [r, m].
+      scale, bias: float32 [q, m], the same in all rows and heads; no gradient reaches them.
+      key_bias: float32 [r, m].
+      kept: bfloat16 [r, h, q, m], 0 for probabilities that dropout drops and 1 for others.
     """
 
-    scale: jax.Array | None = None
-    bias: jax.Array | None = None
-    key_bias: jax.Array | None = None
+    scale: Any = None
+    bias: Any = None
+    key_bias: Any = None
+    kept: Any = None
 
 
 class Sizes(NamedTuple):
@@ -77,18 +79,19 @@ def sizes_of(query: Any, key: Any, heads: int) -> Sizes:
     return Sizes(group, chunk, asked, key.shape[1], lanes, channels)
 
 
-def fits(query: Any, key: Any, heads: int, of_all: Sequence[Any]) -> bool:
-    """Whether the gradient's kernel, the larger one, fits on chip. of_all: shared terms [q, m]."""
-    return _bytes(sizes_of(query, key, heads), query.dtype.itemsize, of_all) <= MEMORY
+def fits(query: Any, key: Any, heads: int, terms: Terms) -> bool:
+    """Whether the gradient's kernel, the larger one, fits on chip. Shapes are enough."""
+    return _bytes(sizes_of(query, key, heads), query.dtype.itemsize, terms) <= MEMORY
 
 
-def _bytes(sizes: Sizes, itemsize: int, of_all: Sequence[Any]) -> int:
-    """Bytes on chip: arrays of this step and the next, gradient sums, some logits, shared terms."""
-    queries = sizes.rows * sizes.chunks * sizes.chunk * sizes.lanes
-    keys = sizes.rows * sizes.keys * sizes.lanes
-    arrays = 2 * itemsize * (3 * queries + 4 * keys)
-    shared = sum(8 * x.size for x in of_all if x is not None)
-    return arrays + 8 * sizes.keys * sizes.lanes + 24 * sizes.chunk * sizes.keys + shared
+def _bytes(sizes: Sizes, itemsize: int, terms: Terms) -> int:
+    """Bytes on chip: arrays of this step and the next, gradient sums, some logits, terms."""
+    queries = sizes.rows * sizes.chunks * sizes.chunk
+    keys = sizes.rows * sizes.keys
+    arrays = 2 * itemsize * sizes.lanes * (3 * queries + 4 * keys)
+    shared = sum(8 * x.size for x in (terms.scale, terms.bias) if x is not None)
+    kept = 0 if terms.kept is None else 4 * len(sizes.heads) * queries * sizes.keys
+    return arrays + 8 * sizes.keys * sizes.lanes + 24 * sizes.chunk * sizes.keys + shared + kept
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -96,7 +99,7 @@ def attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    terms: LogitTerms,
+    terms: Terms,
     heads: int,
     interpret: bool = False,
 ) -> jax.Array:
@@ -144,7 +147,7 @@ def _forward(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    terms: LogitTerms,
+    terms: Terms,
     heads: int,
     interpret: bool,
 ) -> jax.Array:
@@ -158,7 +161,7 @@ def _backward(
     key: jax.Array,
     value: jax.Array,
     gradient: jax.Array,
-    terms: LogitTerms,
+    terms: Terms,
     heads: int,
     interpret: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
@@ -178,16 +181,14 @@ def _backward(
 class _Kernel:
     """Runs a kernel in steps, each over some rows, all tokens and the channels of whole heads."""
 
-    def __init__(
-        self, query: jax.Array, key: jax.Array, heads: int, terms: LogitTerms, interpret: bool
-    ):
+    def __init__(self, query: jax.Array, key: jax.Array, heads: int, terms: Terms, interpret: bool):
         self.sizes = sizes = sizes_of(query, key, heads)
         self._interpret = interpret
         self._grid = (len(query) // sizes.rows, query.shape[-1] // sizes.lanes)
         short = sizes.chunks * sizes.chunk - sizes.asked  # else reads there are undefined
         scale, bias = (x if x is None else jnp.pad(x, ((0, short), (0, 0))) for x in terms[:2])
         own = terms.key_bias
-        self._terms = LogitTerms(scale, bias, own if own is None else own[:, None])
+        self._terms = Terms(scale, bias, own if own is None else own[:, None], terms.kept)
 
     def __call__(
         self,
@@ -207,7 +208,7 @@ class _Kernel:
         arrays = [x for some in given.values() for x in some] + terms
         results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for some in found.values() for x in some]
         logits = math.prod(self._grid) * len(sizes.heads) * sizes.rows * sizes.asked * sizes.keys
-        needed = _bytes(sizes, arrays[0].dtype.itemsize, self._terms[:2])
+        needed = _bytes(sizes, arrays[0].dtype.itemsize, self._terms)
         count = len(arrays) - len(terms)
         moved: list[Any] = [*arrays, *results]
         return pl.pallas_call(
@@ -247,6 +248,10 @@ class _Kernel:
     def _of_terms(self, x: jax.Array) -> pl.BlockSpec:
         if x.ndim == 2:
             return pl.BlockSpec(x.shape, lambda row, lanes: (0, 0))
+        if x.ndim == 4:
+            sizes = self.sizes
+            shape = (sizes.rows, len(sizes.heads), sizes.chunks * sizes.chunk, sizes.keys)
+            return pl.BlockSpec(shape, lambda row, lanes: (row, lanes, 0, 0))
         return pl.BlockSpec((self.sizes.rows, *x.shape[1:]), lambda row, lanes: (row, 0, 0))
 
 
@@ -265,7 +270,7 @@ def _by_row(
 
 
 def _forward_step(
-    sizes: Sizes, row: jax.Array, arrays: Sequence[Any], terms: LogitTerms, outs: Sequence[Any]
+    sizes: Sizes, row: jax.Array, arrays: Sequence[Any], terms: Terms, outs: Sequence[Any]
 ) -> None:
     queries, keys, values = arrays
     key, value = keys[row], values[row]
@@ -277,7 +282,8 @@ def _forward_step(
             weights, total = _weights(
                 _alone(query, head, sizes), _whole(key, head, sizes), terms, some, row, sizes
             )
-            y = product(weights.astype(value.dtype), _whole(value, head, sizes), 1, 0)
+            left = _kept(weights, terms, row, head, chunk, sizes)
+            y = product(left.astype(value.dtype), _whole(value, head, sizes), 1, 0)
             parts.append(y / total)
         outs[0][row, some] = _together(parts, sizes).astype(outs[0].dtype)
 
@@ -288,7 +294,7 @@ def _backward_step(
     sizes: Sizes,
     row: jax.Array,
     arrays: Sequence[Any],
-    terms: LogitTerms,
+    terms: Terms,
     outs: Sequence[Any],
     key_sum: Any,
     value_sum: Any,
@@ -310,6 +316,7 @@ def _backward_step(
             weights, total = _weights(own_query, own_key, terms, some, row, sizes)
             share = weights / total
             felt = product(own_gradient, own_value, 1, 1)
+            felt = _kept(felt, terms, row, head, chunk, sizes)
             felt = share * (felt - (share * felt).sum(-1, keepdims=True))
             if len(outs) > 3:
                 outs[3][0, row] += felt.sum(0, keepdims=True)
@@ -318,8 +325,9 @@ def _backward_step(
             felt = (felt * sizes.channels**-0.5).astype(key.dtype)
             of_queries.append(product(felt, own_key, 1, 0))
             of_keys.append(product(felt, _whole(query, head, sizes), 0, 0))
+            left = _kept(share, terms, row, head, chunk, sizes)
             of_values.append(
-                product(share.astype(gradient.dtype), _whole(gradient, head, sizes), 0, 0)
+                product(left.astype(gradient.dtype), _whole(gradient, head, sizes), 0, 0)
             )
         outs[0][row, some] = _together(of_queries, sizes).astype(outs[0].dtype)
         key_sum[...] += _together(of_keys, sizes)
@@ -331,7 +339,7 @@ def _backward_step(
 
 
 def _weights(
-    query: jax.Array, key: jax.Array, terms: LogitTerms, some: Any, row: jax.Array, sizes: Sizes
+    query: jax.Array, key: jax.Array, terms: Terms, some: Any, row: jax.Array, sizes: Sizes
 ) -> tuple[jax.Array, jax.Array]:
     """Unnormalised softmax [chunk, m], and the sums to divide it by."""
     logits = product(query, key, 1, 1) * sizes.channels**-0.5
@@ -345,12 +353,21 @@ def _weights(
     return weights, weights.sum(-1, keepdims=True)
 
 
+def _kept(
+    x: jax.Array, terms: Terms, row: jax.Array, head: int, chunk: jax.Array, sizes: Sizes
+) -> jax.Array:
+    """x [chunk, m], with 0 for what dropout drops."""
+    if terms.kept is None:
+        return x
+    return x * _asked(terms.kept[row, head, _rows(sizes, chunk)], chunk, sizes).astype(x.dtype)
+
+
 def _rows(sizes: Sizes, chunk: jax.Array) -> Any:
     return pl.ds(pl.multiple_of(chunk * sizes.chunk, SUBLANES), sizes.chunk)
 
 
 def _asked(x: jax.Array, chunk: jax.Array, sizes: Sizes) -> jax.Array:
-    """A chunk [n, lanes] with 0 in the rows after the last query."""
+    """A chunk [n, ...] with 0 in the rows after the last query."""
     place = chunk * sizes.chunk + jax.lax.broadcasted_iota(jnp.int32, (sizes.chunk, 1), 0)
     return jnp.where(place < sizes.asked, x, jnp.zeros_like(x))
 

@@ -6,12 +6,13 @@
 | GPU | cuDNN, by `jax.nn.dot_product_attention` | 16 bits, heads of a multiple of 8 channels, |
 | | | at most 128, nothing that changes logits |
 
-Neither supports dropout, learned weights of keys, or a separate bias for every query of every row;
-with those, with other shapes and on CPUs, `vlt.models.attention` computes it.
+Neither supports learned weights of keys, or a separate bias for every query of every row, and only
+the TPU's supports dropout; with those, with other shapes and on CPUs, `vlt.models.attention`
+computes it.
 """
 
-import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,16 @@ FEWEST = 16  # queries and keys of a kernel: fewer leave a chip's tiles empty
 CUDNN_CHANNELS = 128  # most channels of a head
 
 
-def fused(query: jax.Array, key: jax.Array, pattern: Pattern) -> Attend | None:
+class Dropout(NamedTuple):
+    """Dropout of probabilities. kept: makes [b, g, h, q, m], 0 for what is dropped and 1 else."""
+
+    rate: float
+    kept: Callable[[], jax.Array]
+
+
+def fused(
+    query: jax.Array, key: jax.Array, pattern: Pattern, dropout: Dropout | None = None
+) -> Attend | None:
     """What computes attention of heads [b, g, h, q|m, c] without writing logits out, if anything.
 
     It takes queries, keys and values [b, g, q|m, h * c], and returns its output in this layout.
@@ -37,9 +47,10 @@ def fused(query: jax.Array, key: jax.Array, pattern: Pattern) -> Attend | None:
     kernel on every platform, interpreted where it is not a TPU.
     """
     if implementation.value == "auto" and traced_for() in ("gpu", "cuda"):
-        return _cudnn(query.shape[2]) if _cudnn_takes(query, key, pattern) else None
+        takes = dropout is None and _cudnn_takes(query, key, pattern)
+        return _cudnn(query.shape[2]) if takes else None
     how = tpu_kernels()
-    return _kernel(query, key, pattern, how == "interpreted") if how else None
+    return _kernel(query, key, pattern, dropout, how == "interpreted") if how else None
 
 
 def tpu_kernels() -> str:
@@ -65,7 +76,9 @@ def _cudnn(heads: int) -> Attend:
     return attend
 
 
-def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool) -> Attend | None:
+def _kernel(
+    query: jax.Array, key: jax.Array, pattern: Pattern, dropout: Dropout | None, interpret: bool
+) -> Attend | None:
     """The TPU's kernel; None for inputs that it does not take."""
     terms, channels = _terms(pattern, query, key), query.shape[-1]
     if terms is None or min(query.shape[-2], key.shape[-2]) < FEWEST:
@@ -76,22 +89,34 @@ def _kernel(query: jax.Array, key: jax.Array, pattern: Pattern, interpret: bool)
     # Imported here, so that without a TPU nothing that belongs to one is imported.
     from vlt.models import attention_kernel
 
-    scale, bias, _ = terms
-    if not attention_kernel.fits(_rows(query), _rows(key), query.shape[2], (scale, bias)):
+    scale, bias, key_bias = terms
+    one_by_one = jax.ShapeDtypeStruct((*query.shape[:-1], key.shape[-2]), jnp.bfloat16)
+    shapes = attention_kernel.Terms(scale, bias, None, None if dropout is None else one_by_one)
+    if not attention_kernel.fits(_rows(query), _rows(key), query.shape[2], shapes):
         return None
 
-    def local(scale: Any, bias: Any, key_bias: Any, *three: jax.Array) -> jax.Array:
+    def local(scale: Any, bias: Any, key_bias: Any, kept: Any, *three: jax.Array) -> jax.Array:
         """Attention on one device, [b, g, q|m, d]."""
-        query, key, value = (x.reshape(-1, *x.shape[2:]) for x in three)
-        own = None if key_bias is None else key_bias.reshape(-1, key_bias.shape[-1])
-        terms = attention_kernel.LogitTerms(scale, bias, own)
+        query, key, value = (_by_row(x) for x in three)
+        terms = attention_kernel.Terms(scale, bias, _by_row(key_bias), _by_row(kept))
         mine = query.shape[-1] // channels
         y = attention_kernel.attention(query, key, value, terms, mine, interpret)
         return y.reshape(three[0].shape)
 
-    tokens = ("batch", None, None, "heads")
-    arguments = ((), (), ("batch",), tokens, tokens, tokens)
-    return functools.partial(split_over_mesh(local, arguments, tokens, sizes), *terms)
+    def attend(*three: jax.Array) -> jax.Array:
+        tokens = ("batch", None, None, "heads")
+        arguments = ((), (), ("batch",), ("batch", None, "heads"), tokens, tokens, tokens)
+        kept = None if dropout is None else dropout.kept().astype(jnp.bfloat16)
+        split = split_over_mesh(local, arguments, tokens, sizes)
+        y = split(scale, bias, key_bias, kept, *three)
+        return y if dropout is None else y / (1 - dropout.rate)
+
+    return attend
+
+
+def _by_row(x: jax.Array | None) -> Any:
+    """[b, g, ...] -> [b * g, ...]."""
+    return x if x is None else x.reshape(-1, *x.shape[2:])
 
 
 def _rows(x: jax.Array) -> jax.ShapeDtypeStruct:
