@@ -47,6 +47,13 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ["VLT_CACHE"] = str(KEPT / "vlt")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets this process and its children keep bytecode, too, unless nothing is to be kept."""
+    if config.pluginmanager.hasplugin("cacheprovider"):
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        sys.dont_write_bytecode = False
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """For `-n auto`: one worker more than there are cores, since some tests wait for processes."""
