@@ -50,6 +50,13 @@ def test_a_row_and_its_repeats_are_looked_at():
             checked(config)
 
 
+def test_no_evaluation_takes_the_name_of_the_training_data():
+    config = common.base()
+    config.evals.train = common.twins("caption_twins", frames=8)
+    with pytest.raises(ConfigError, match="evals.train.*: must be under another name than `train`"):
+        checked(config)
+
+
 def test_the_sections_that_every_config_shares_fit():
     assert not wrong_form(common.base())
     assert {*common.base()} >= NEEDED.keys()

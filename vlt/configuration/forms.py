@@ -89,6 +89,11 @@ FORMS: tuple[tuple[str, Check, str], ...] = (
         section,
         "a dict of settings by name",
     ),
+    (
+        r"evals\.train",
+        lambda value: False,
+        "under another name than `train`, which training data have in skipped.jsonl",
+    ),
     (r"(data\.train|evals\.\w+)\.(sampler|transform|search)", section, "a dict of options by name"),
     (r"model\.video|task\.interpolation", section, "a dict of options by name"),
     (r"optimizer\.schedule", section, "a dict with the schedule's `name`, and its options"),
