@@ -67,6 +67,16 @@ def test_any_number_of_texts_needs_few_programs_and_changes_nothing(tmp_path, mo
     np.testing.assert_allclose(model.scores(video, texts), expected, atol=1e-6)
 
 
+def test_many_videos_are_encoded_some_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlt.loaded.VIDEOS_AT_ONCE", 2)
+    model = vlt.load(folder(tmp_path, "retriever")[0])
+    videos = np.random.default_rng(2).integers(0, 255, (5, 3, 16, 16, 3), np.uint8)
+    found = model.encode_video(videos)
+    for video, vector in zip(videos, found, strict=True):
+        np.testing.assert_allclose(model.encode_video(video[None])[0], vector, atol=1e-6)
+    assert model._program("encode_video")._cache_size() == 2, "of 2 and 1"
+
+
 def test_a_kind_without_an_object_is_refused(tmp_path):
     path, _, _ = folder(tmp_path, "answerer")
     with pytest.raises(

@@ -35,6 +35,7 @@ from vlt.pytrees.fields import from_values, shown
 from vlt.storage.trees import fingerprint
 
 TEXTS_AT_ONCE = 256
+VIDEOS_AT_ONCE = 32
 
 
 class Model:
@@ -112,7 +113,11 @@ class Model:
         return _of_files(function, self.config, paths)
 
     def _encode_video(self, frames: Any) -> tuple[jax.Array, dict[str, Any]]:
-        return self._apply("encode_video", self._video(frames))
+        """The encoder's outputs; activations of only some of the videos are in memory together."""
+        video = self._video(frames)
+        starts = range(0, len(video), VIDEOS_AT_ONCE)
+        parts = [self._apply("encode_video", video[at : at + VIDEOS_AT_ONCE]) for at in starts]
+        return parts[0] if len(parts) == 1 else jax.tree.map(_together, *parts)
 
     def _video(self, frames: Any) -> jax.Array:
         video = as_video(frames, self.module.spec.visual)
@@ -227,7 +232,7 @@ class VideoTextModel(Model):
             spare = min(TEXTS_AT_ONCE, 1 << (len(some) - 1).bit_length()) - len(some)
             picked = pick(*self._apply("encode_text", jnp.pad(some, ((0, spare), (0, 0)), "edge")))
             found.append(picked)
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(ids)], *found)
+        return jax.tree.map(lambda *parts: _together(*parts)[: len(ids)], *found)
 
     @functools.cached_property
     def _scores(self) -> Any:
@@ -277,6 +282,10 @@ class VideoCaptioner(Model):
             return self._tokenizer.decode(np.asarray(ids)[:, len(start) :])
 
         return self._each_video(caption, frames)
+
+
+def _together(*parts: jax.Array) -> jax.Array:
+    return jnp.concatenate(parts)
 
 
 def _of_files(function: Callable[[Any], Any], config: ModelConfig, paths: list[str]) -> list[Any]:
