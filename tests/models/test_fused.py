@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlt.adapters.lora import LoRA
 from vlt.adapters.neighbour_attention import NeighbourAttention
 from vlt.costs.flops import count
 from vlt.merging.token_mixing import selected
@@ -67,9 +68,10 @@ def both(pattern, heads, dtype="float32", dropout=0.0):
     drawn = {"dropout": jax.random.key(1)}
     of_keys = pattern.bias if pattern.bias is not None and pattern.bias.ndim == 5 else None
     given = params, pattern.queries, pattern.source, of_keys
+    same = pattern.queries is pattern.source
 
     def loss(params, queries, source, key_bias):
-        read = pattern.replace(queries=queries, source=source)
+        read = pattern.replace(queries=queries, source=queries if same else source)
         read = read if key_bias is None else read.replace(bias=key_bias)
         y = module.apply(params, read, rngs=drawn)[0].astype(jnp.float32)
         return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
@@ -174,6 +176,21 @@ def test_what_the_kernel_does_not_take_is_plain():
     assert not chosen(plain().add_bias(jnp.zeros((2, 2, 1, 20, 20)))), "a bias of every query"
     assert not chosen(plain().replace(scale=jnp.ones((2, 1, 1, 1, 20)))), "a scale of rows"
     assert not chosen(plain(count=2**13)), "keys that have no room on chip"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "methods", "products"),
+    [(plain, (), 2), (words_read, (), 4), (plain, (LoRA(2, ("key",), False),), 6)],
+    ids=["of the same tokens", "of two", "with LoRA"],
+)
+def test_queries_keys_and_values_of_the_same_tokens_are_one_product(pattern, methods, products):
+    """And the layer after the heads is another; a method that adds to one needs them apart."""
+    module, given = Attention(2, methods=methods, name="attention"), pattern()
+    params = jax.jit(module.init)(jax.random.key(0), given)
+    with implementation("fused"):
+        program = jax.make_jaxpr(lambda params: module.apply(params, given)[0])(params)
+    in_kernel = 2 * 2  # of each head
+    assert str(program).count("dot_general[") == products + in_kernel
 
 
 def test_platforms(monkeypatch):

@@ -14,14 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlt.models.fused import Dropout, fused
+from vlt.models.fused import Dropout, fused, packs
 from vlt.models.layers import Dense, LayerNorm, constrain_sharding
+from vlt.models.narrow import SCALE
 from vlt.models.points import Method
+from vlt.models.products import promoted
 from vlt.models.rotary import Rotary
 from vlt.models.tokens import Attend, AttentionOutput, KeysValues, Pattern
 
 # Logits per head from which on a CPU computes heads one by one, and in parts.
 CPU_CHUNK_LOGITS = 2**20
+PARTS = ("query", "key", "value")
 LOWEST = float(jnp.finfo(jnp.float32).min)  # a bias of this hides a key
 
 
@@ -95,34 +98,57 @@ class Attention(nn.Module):
         def turned(x: jax.Array, places: jax.Array | None) -> jax.Array:
             return x if self.rotary is None or places is None else self.rotary(x, places)
 
-        found = dense("query", self.qkv_bias)(pattern.queries)
+        as_projected = self.rotary is None and known is None and not self.channel_scale
+        packed = self._side_by_side(pattern) if as_projected else None
+        parts = {} if packed is None else dict(zip(PARTS, jnp.split(packed, 3, -1), strict=True))
+
+        def projected(name: str, x: jax.Array, use_bias: bool) -> jax.Array:
+            return parts[name] if parts else dense(name, use_bias)(x)
+
+        found = projected("query", pattern.queries, self.qkv_bias)
         query = turned(split(found), pattern.query_places)
         if self.channel_scale:
             scale = self.param("channel_scale", nn.initializers.zeros, query.shape[-1:])
             query *= (jax.nn.softplus(scale) / np.log(2)).astype(query.dtype)
-        as_projected = self.rotary is None and known is None and not self.channel_scale
-        together = [found] if as_projected else []
+        together = [found]
         unturned = None
         if known is not None and index is None:
             key, value = known.keys, known.values
         else:
-            found = dense("key", self.qkv_bias and self.key_bias)(pattern.source)
+            found = projected("key", pattern.source, self.qkv_bias and self.key_bias)
             key = split(found)
             if self.rotary is not None and pattern.source_places is not None:
                 unturned, key = key, turned(key, pattern.source_places)
-            of_values = dense("value", self.qkv_bias)(pattern.source)
+            of_values = projected("value", pattern.source, self.qkv_bias)
             value = split(of_values)
             together += [found, of_values]
         if pattern.gather is not None:
-            key, value, together = pattern.gather(key), pattern.gather(value), []
+            key, value, as_projected = pattern.gather(key), pattern.gather(value), False
             unturned = None if unturned is None else pattern.gather(unturned)
         if known is not None and index is not None:
             key, value = written(known.keys, key, index), written(known.values, value, index)
+        together = (together if packed is None else [packed]) if as_projected else []
         y, probabilities = self._attend(query, key, value, pattern, together)
         if self.sub_norm is not None:
             y = LayerNorm(epsilon=self.sub_norm, dtype=self.dtype, name="sub_norm")(y)
         attended = AttentionOutput(key, value, probabilities, unturned)
         return dense("out", self.out_bias)(y), attended
+
+    def _side_by_side(self, pattern: Pattern) -> jax.Array | None:
+        """Queries, keys and values of the same tokens, [b, g, n, 3 * d], of one product; None where
+        no kernel takes them so, or something else has a part in one of them."""
+        same = pattern.queries is pattern.source and pattern.gather is None
+        adds = any(type(method).projection is not Method.projection for method in self.methods)
+        if not (same and packs()) or adds or self.is_initializing():
+            return None
+        leaves = [self.variables["params"][name] for name in PARTS]
+        if any(SCALE in leaf for leaf in leaves):
+            return None
+        kernel = jnp.concatenate([leaf["kernel"] for leaf in leaves], 1)
+        zeros = jnp.zeros(kernel.shape[1] // 3)
+        bias = jnp.concatenate([leaf.get("bias", zeros) for leaf in leaves])
+        x, kernel, bias = promoted(pattern.queries, kernel, bias, self.dtype)
+        return x @ kernel + bias
 
     def _attend(
         self,
@@ -134,14 +160,13 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, Callable[[], jax.Array]]:
         """Attention's output [b, g, q, d], and a function for the probabilities [b, g, h, q, m].
 
-        together: queries, keys and values [b, g, n, d] before the split into heads; fewer than
-        three where they were changed since.
+        together: queries, keys and values [b, g, n, d] before the split into heads, or side by
+        side in one array; none where they were changed since.
         """
         plain = pattern.attend is not None or self.logit_cap
         dropout = Dropout(self.dropout, lambda: self._kept(query, key)) if self.dropout else None
         if not plain and (known := fused(query, key, pattern, dropout)):
-            three = together if len(together) == 3 else map(heads_together, (query, key, value))
-            y = known(*three)
+            y = known(*(together or map(heads_together, (query, key, value))))
             return y, lambda: jnp.divide(*attention_weights(query, key, pattern))
         y, probabilities = self._attend_heads(query, key, value, pattern)
         return heads_together(y), probabilities

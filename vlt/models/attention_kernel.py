@@ -40,6 +40,13 @@ class Terms(NamedTuple):
     kept: Any = None
 
 
+class Third(NamedTuple):
+    """One of three arrays [r, n, d] that stand side by side in `whole` [r, n, 3 * d]."""
+
+    whole: Any
+    index: Any
+
+
 class Sizes(NamedTuple):
     """Sizes of one step of the grid, whose queries are padded to whole chunks.
 
@@ -94,37 +101,35 @@ def _bytes(sizes: Sizes, itemsize: int, terms: Terms) -> int:
     return arrays + 8 * sizes.keys * sizes.lanes + 24 * sizes.chunk * sizes.keys + shared + kept
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    terms: Terms,
-    heads: int,
-    interpret: bool = False,
+    arrays: tuple[jax.Array, ...], terms: Terms, heads: int, interpret: bool = False
 ) -> jax.Array:
     """Attention of queries [r, q, d] to keys and values [r, m, d]: [r, q, d]; softmax in float32.
 
+    arrays: queries, keys and values, or one array of all three side by side, [r, n, 3 * d].
     heads: number of heads, whose channels stand one after another in d. interpret: runs on any
     platform, slowly.
 
     Raises:
       ValueError: the gradient of a scale or bias that all rows share is asked for.
     """
-    return _forward(query, key, value, terms, heads, interpret)
+    kernel = _Kernel(arrays, heads, terms, interpret)
+    query, key, value = _thirds(arrays)
+    given = {"queries": [query], "keys": [key, value]}
+    return kernel(_forward_step, FORWARD, given, {"queries": [kernel.queries]}, products=2)[0]
 
 
 def _attention_forward(
-    query: Any, key: Any, value: Any, terms: Any, heads: int, interpret: bool
+    arrays: Any, terms: Any, heads: int, interpret: bool
 ) -> tuple[jax.Array, Any]:
     if any(x is not None and x.perturbed for x in (terms.scale, terms.bias)):
         raise ValueError(
             "model.attention: the kernel has no gradient for a scale or bias of all rows that is "
             "learned; take model.attention='plain'"
         )
-    given = jax.tree.map(lambda x: x.value, (query, key, value, terms), is_leaf=_is_primal)
-    query, key, value, terms = given
-    return _forward(query, key, value, terms, heads, interpret), given
+    given = jax.tree.map(lambda x: x.value, (arrays, terms), is_leaf=_is_primal)
+    return attention(*given, heads, interpret), given
 
 
 def _is_primal(x: Any) -> bool:
@@ -132,59 +137,57 @@ def _is_primal(x: Any) -> bool:
 
 
 def _attention_backward(heads: int, interpret: bool, saved: Any, gradient: Any) -> Any:
-    query, key, value, terms = saved
+    arrays, terms = saved
     if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
         return jax.tree.map(jnp.zeros_like, saved)
-    *found, of_keys = _backward(query, key, value, gradient, terms, heads, interpret)
+    found, of_keys = _backward(arrays, gradient, terms, heads, interpret)
     zeros = jax.tree.map(jnp.zeros_like, terms)
-    return (*found, zeros if of_keys is None else zeros._replace(key_bias=of_keys))
+    return found, zeros if of_keys is None else zeros._replace(key_bias=of_keys)
 
 
 attention.defvjp(_attention_forward, _attention_backward, symbolic_zeros=True)
 
 
-def _forward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    terms: Terms,
-    heads: int,
-    interpret: bool,
-) -> jax.Array:
-    kernel = _Kernel(query, key, heads, terms, interpret)
-    given = {"queries": [query], "keys": [key, value]}
-    return kernel(_forward_step, FORWARD, given, {"queries": [query]}, products=2)[0]
-
-
 def _backward(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    gradient: jax.Array,
-    terms: Terms,
-    heads: int,
-    interpret: bool,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Gradients of queries, keys, values and the keys' bias."""
-    kernel = _Kernel(query, key, heads, terms, interpret)
-    sizes = kernel.sizes
-    found: dict[str, list[Any]] = {"queries": [query], "keys": [key, value]}
-    if terms.key_bias is not None:
-        shape = (query.shape[-1] // sizes.lanes, len(key), 1, sizes.keys)
-        found["key_bias_parts"] = [jax.ShapeDtypeStruct(shape, jnp.float32)]
-    sums = [pltpu.VMEM((sizes.keys, sizes.lanes), jnp.float32)] * 2
+    arrays: tuple[jax.Array, ...], gradient: jax.Array, terms: Terms, heads: int, interpret: bool
+) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
+    """Gradients of the arrays, and of the keys' bias."""
+    kernel = _Kernel(arrays, heads, terms, interpret)
+    sizes, (query, key, value) = kernel.sizes, _thirds(arrays)
     given = {"queries": [query, gradient], "keys": [key, value]}
-    dq, dk, dv, *more = kernel(_backward_step, BACKWARD, given, found, 5, sums)
-    return dq, dk, dv, more[0][:, :, 0].sum(0) if more else None
+    found: dict[str, list[Any]] = {"queries": [query], "keys": [key, value]}
+    scratch = [pltpu.VMEM((sizes.keys, sizes.lanes), jnp.float32)] * 2
+    if len(arrays) == 1:
+        found = {"thirds": [arrays[0]]}
+        whole = sizes.chunks * sizes.chunk
+        counts = (whole, sizes.keys, sizes.keys)
+        scratch += [pltpu.VMEM((sizes.rows, n, sizes.lanes), gradient.dtype) for n in counts]
+    if terms.key_bias is not None:
+        shape = (kernel.grid[1], len(gradient), 1, sizes.keys)
+        found["key_bias_parts"] = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+    results = kernel(_backward_step, BACKWARD, given, found, 5, scratch)
+    more = results[len(arrays) :]
+    return tuple(results[: len(arrays)]), more[0][:, :, 0].sum(0) if more else None
+
+
+def _thirds(arrays: tuple[jax.Array, ...]) -> Sequence[Any]:
+    """Queries, keys and values."""
+    return arrays if len(arrays) == 3 else [Third(arrays[0], index) for index in range(3)]
 
 
 class _Kernel:
-    """Runs a kernel in steps, each over some rows, all tokens and the channels of whole heads."""
+    """Runs a kernel in steps, each over some rows, all tokens and the channels of whole heads.
 
-    def __init__(self, query: jax.Array, key: jax.Array, heads: int, terms: Terms, interpret: bool):
-        self.sizes = sizes = sizes_of(query, key, heads)
+    queries: shape of the queries, and of the output.
+    """
+
+    def __init__(self, arrays: tuple[jax.Array, ...], heads: int, terms: Terms, interpret: bool):
+        first, *others = arrays
+        width = first.shape[2] // (1 if others else 3)
+        self.queries = jax.ShapeDtypeStruct((*first.shape[:2], width), first.dtype)
+        self.sizes = sizes = sizes_of(self.queries, others[0] if others else self.queries, heads)
         self._interpret = interpret
-        self._grid = (len(query) // sizes.rows, query.shape[-1] // sizes.lanes)
+        self.grid = (len(first) // sizes.rows, width // sizes.lanes)
         short = sizes.chunks * sizes.chunk - sizes.asked  # else reads there are undefined
         scale, bias = (x if x is None else jnp.pad(x, ((0, short), (0, 0))) for x in terms[:2])
         own = terms.key_bias
@@ -194,7 +197,7 @@ class _Kernel:
         self,
         step: Callable[..., None],
         name: str,
-        given: Mapping[str, Sequence[jax.Array]],
+        given: Mapping[str, Sequence[Any]],
         found: Mapping[str, Sequence[Any]],
         products: int,
         scratch: Sequence[Any] = (),
@@ -205,21 +208,23 @@ class _Kernel:
         products: number of matrix products of all queries with all keys.
         """
         sizes, (terms, tree) = self.sizes, jax.tree.flatten(self._terms)
-        arrays = [x for some in given.values() for x in some] + terms
+        inputs = [x for some in given.values() for x in some]
+        arrays = [x.whole if isinstance(x, Third) else x for x in inputs] + terms
         results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for some in found.values() for x in some]
-        logits = math.prod(self._grid) * len(sizes.heads) * sizes.rows * sizes.asked * sizes.keys
+        logits = math.prod(self.grid) * len(sizes.heads) * sizes.rows * sizes.asked * sizes.keys
         needed = _bytes(sizes, arrays[0].dtype.itemsize, self._terms)
-        count = len(arrays) - len(terms)
-        moved: list[Any] = [*arrays, *results]
+        moved: list[Any] = [*{id(x): x for x in arrays}.values(), *results]
+        over, times = (_third_by_third, (3,)) if "thirds" in found else (_by_row, ())
+        order: Any = ("parallel", "parallel", "arbitrary")[: 2 + len(times)]
         return pl.pallas_call(
-            functools.partial(_by_row, step, sizes, tree, count, len(results)),
-            grid=self._grid,
+            functools.partial(over, step, sizes, tree, len(inputs), len(results)),
+            grid=(*self.grid, *times),
             in_specs=[*self._parts(given), *map(self._of_terms, terms)],
             out_specs=self._parts(found),
             out_shape=results,
             scratch_shapes=scratch,
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel"),
+                dimension_semantics=order,
                 vmem_limit_bytes=reserved(needed),
             ),
             cost_estimate=pl.CostEstimate(
@@ -233,26 +238,28 @@ class _Kernel:
 
     def _parts(self, arrays: Mapping[str, Sequence[Any]]) -> list[pl.BlockSpec]:
         """The block of each array that a step sees."""
-        sizes = self.sizes
-        tokens = {"queries": sizes.chunks * sizes.chunk, "keys": sizes.keys}
+        return [self._part(kind, x) for kind, some in arrays.items() for x in some]
 
-        def part(kind: str) -> pl.BlockSpec:
-            if kind not in tokens:
-                of_step = (1, sizes.rows, 1, sizes.keys)
-                return pl.BlockSpec(of_step, lambda row, lanes: (lanes, row, 0, 0))
-            shape = (sizes.rows, tokens[kind], sizes.lanes)
-            return pl.BlockSpec(shape, lambda row, lanes: (row, 0, lanes))
-
-        return [part(kind) for kind, some in arrays.items() for _ in some]
+    def _part(self, kind: str, x: Any) -> pl.BlockSpec:
+        sizes, blocks = self.sizes, self.grid[1]
+        if kind == "key_bias_parts":
+            of_step = (1, sizes.rows, 1, sizes.keys)
+            return pl.BlockSpec(of_step, lambda row, lanes, *_: (lanes, row, 0, 0))
+        tokens = sizes.keys if kind == "keys" else sizes.chunks * sizes.chunk
+        shape = (sizes.rows, tokens, sizes.lanes)
+        if kind == "thirds":
+            return pl.BlockSpec(shape, lambda row, lanes, third: (row, 0, third * blocks + lanes))
+        first = x.index * blocks if isinstance(x, Third) else 0
+        return pl.BlockSpec(shape, lambda row, lanes, *_: (row, 0, first + lanes))
 
     def _of_terms(self, x: jax.Array) -> pl.BlockSpec:
+        sizes = self.sizes
         if x.ndim == 2:
-            return pl.BlockSpec(x.shape, lambda row, lanes: (0, 0))
+            return pl.BlockSpec(x.shape, lambda *_: (0, 0))
         if x.ndim == 4:
-            sizes = self.sizes
             shape = (sizes.rows, len(sizes.heads), sizes.chunks * sizes.chunk, sizes.keys)
-            return pl.BlockSpec(shape, lambda row, lanes: (row, lanes, 0, 0))
-        return pl.BlockSpec((self.sizes.rows, *x.shape[1:]), lambda row, lanes: (row, 0, 0))
+            return pl.BlockSpec(shape, lambda row, lanes, *_: (row, lanes, 0, 0))
+        return pl.BlockSpec((sizes.rows, *x.shape[1:]), lambda row, *_: (row, 0, 0))
 
 
 def _by_row(
@@ -267,6 +274,27 @@ def _by_row(
         step(sizes, row, refs[:arrays], terms, outs, *scratch)
 
     jax.lax.fori_loop(0, sizes.rows, one, None)
+
+
+def _third_by_third(
+    step: Callable[..., None], sizes: Sizes, tree: Any, arrays: int, found: int, *refs: Any
+) -> None:
+    """The same for three results that are parts of one array: they stay on chip, and each of three
+    visits of a place in the grid writes one."""
+    ends = arrays + tree.num_leaves
+    (out, *others), (*sums, query, key, value) = refs[ends : ends + found], refs[ends + found :]
+    visit = pl.program_id(2)
+
+    @pl.when(visit == 0)
+    def _() -> None:
+        outs = [query, key, value, *others]
+        _by_row(step, sizes, tree, arrays, len(outs), *refs[:ends], *outs, *sums)
+
+    for index, held in enumerate((query, key, value)):
+
+        @pl.when(visit == index)
+        def _(held: Any = held) -> None:
+            out[:, : held.shape[1]] = held[...]
 
 
 def _forward_step(

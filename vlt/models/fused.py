@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from vlt.models.platforms import traced_for
-from vlt.models.splitting import split_over_mesh, splits
+from vlt.models.splitting import parts_of, split_over_mesh, splits
 from vlt.models.tokens import Attend, Pattern
 
 IMPLEMENTATIONS = ("auto", "plain", "fused")
@@ -42,6 +42,7 @@ def fused(
     """What computes attention of heads [b, g, h, q|m, c] without writing logits out, if anything.
 
     It takes queries, keys and values [b, g, q|m, h * c], and returns its output in this layout.
+    Where `packs`, it also takes all three side by side, as one array.
 
     `implementation` decides: `auto`, what the platform has; `plain`, nothing; `fused`, the TPU's
     kernel on every platform, interpreted where it is not a TPU.
@@ -59,6 +60,12 @@ def tpu_kernels() -> str:
     if traced_for() == "tpu":
         return "" if chosen == "plain" else "compiled"
     return "interpreted" if chosen == "fused" else ""
+
+
+def packs() -> bool:
+    """Whether `fused` takes queries, keys and values [b, g, n, 3 * h * c] side by side, so that one
+    product makes them, which reads the tokens once."""
+    return bool(tpu_kernels()) and parts_of("heads") == 1
 
 
 def _cudnn_takes(query: jax.Array, key: jax.Array, pattern: Pattern) -> bool:
@@ -95,20 +102,20 @@ def _kernel(
     if not attention_kernel.fits(_rows(query), _rows(key), query.shape[2], shapes):
         return None
 
-    def local(scale: Any, bias: Any, key_bias: Any, kept: Any, *three: jax.Array) -> jax.Array:
+    def local(scale: Any, bias: Any, key_bias: Any, kept: Any, *arrays: jax.Array) -> jax.Array:
         """Attention on one device, [b, g, q|m, d]."""
-        query, key, value = (_by_row(x) for x in three)
         terms = attention_kernel.Terms(scale, bias, _by_row(key_bias), _by_row(kept))
-        mine = query.shape[-1] // channels
-        y = attention_kernel.attention(query, key, value, terms, mine, interpret)
-        return y.reshape(three[0].shape)
+        rows = tuple(map(_by_row, arrays))
+        mine = rows[0].shape[-1] // channels // (3 if len(rows) == 1 else 1)
+        y = attention_kernel.attention(rows, terms, mine, interpret)
+        return y.reshape(*arrays[0].shape[:-1], -1)
 
-    def attend(*three: jax.Array) -> jax.Array:
+    def attend(*arrays: jax.Array) -> jax.Array:
         tokens = ("batch", None, None, "heads")
-        arguments = ((), (), ("batch",), ("batch", None, "heads"), tokens, tokens, tokens)
+        of_terms = ((), (), ("batch",), ("batch", None, "heads"))
         kept = None if dropout is None else dropout.kept().astype(jnp.bfloat16)
-        split = split_over_mesh(local, arguments, tokens, sizes)
-        y = split(scale, bias, key_bias, kept, *three)
+        split = split_over_mesh(local, (*of_terms, *[tokens for _ in arrays]), tokens, sizes)
+        y = split(scale, bias, key_bias, kept, *arrays)
         return y if dropout is None else y / (1 - dropout.rate)
 
     return attend

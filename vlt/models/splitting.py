@@ -57,6 +57,15 @@ def split_over_mesh(
     )
 
 
+def parts_of(name: str) -> int:
+    """Number of parts into which the current mesh splits an axis of this name."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+        return 1
+    axes: Any = nn.logical_to_mesh_axes((name,))
+    return _count(mesh, axes[0])
+
+
 def _count(mesh: jax.sharding.AbstractMesh, axes: Any) -> int:
     """Number of parts into which axes of the mesh split a dimension."""
     names = () if axes is None else (axes,) if isinstance(axes, str) else axes
