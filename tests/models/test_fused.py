@@ -12,6 +12,7 @@ from vlt.merging.token_mixing import selected
 from vlt.models import fused
 from vlt.models.attention import LOWEST, Attention, causal_bias
 from vlt.models.fused import implementation
+from vlt.models.points import Method
 from vlt.models.tokens import Pattern, Tokens
 
 RNG = np.random.default_rng(0)
@@ -178,19 +179,45 @@ def test_what_the_kernel_does_not_take_is_plain():
     assert not chosen(plain(count=2**13)), "keys that have no room on chip"
 
 
+class Twice(Method):
+    def projection(self, dense, x, y):
+        return 2 * y
+
+
 @pytest.mark.parametrize(
     ("pattern", "methods", "products"),
-    [(plain, (), 2), (words_read, (), 4), (plain, (LoRA(2, ("key",), False),), 6)],
-    ids=["of the same tokens", "of two", "with LoRA"],
+    [(plain, (), 2), (words_read, (), 4), (plain, (LoRA(2),), 4), (plain, (Twice(),), 4)],
+    ids=["of the same tokens", "of two", "with LoRA", "with a method that needs them apart"],
 )
 def test_queries_keys_and_values_of_the_same_tokens_are_one_product(pattern, methods, products):
-    """And the layer after the heads is another; a method that adds to one needs them apart."""
+    """And the layer after the heads is another, as are LoRA's two."""
     module, given = Attention(2, methods=methods, name="attention"), pattern()
     params = jax.jit(module.init)(jax.random.key(0), given)
     with implementation("fused"):
         program = jax.make_jaxpr(lambda params: module.apply(params, given)[0])(params)
     in_kernel = 2 * 2  # of each head
     assert str(program).count("dot_general[") == products + in_kernel
+
+
+@pytest.mark.parametrize(
+    "lora", [LoRA(2), LoRA(2, ("query", "value"), share_a=False, alpha=4)], ids=["shared", "own"]
+)
+def test_lora_is_the_same_of_one_product(lora):
+    module, x = Attention(2, methods=(lora,), name="attention"), plain().source
+    params = jax.jit(module.init)(jax.random.key(0), Pattern(x, x))
+    params = jax.tree.map(lambda leaf: tokens(*leaf.shape) / 8, params)
+
+    def found(name):
+        def loss(params, x):
+            y = module.apply(params, Pattern(x, x))[0]
+            return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum()
+
+        with implementation(name):
+            return jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x))
+
+    for expected, got in zip(found("plain"), found("fused"), strict=True):
+        largest = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(got, expected, 0, max(2e-5 * largest, 1e-5))
 
 
 def test_platforms(monkeypatch):

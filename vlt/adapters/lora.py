@@ -5,6 +5,7 @@ W' = W + scale * A B. TempMe's form shares one A among the projections of an att
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -83,6 +84,21 @@ class LoRA(Method):
         a = (shared or dense.param)("lora_a", KAIMING_UNIFORM, (x.shape[-1], self.rank))
         b = dense.param("lora_b", nn.initializers.zeros, (self.rank, y.shape[-1]))
         return y + self.scale * ((x @ a.astype(y.dtype)) @ b.astype(y.dtype))
+
+    def projections(self, leaves: Mapping[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
+        """Point 3 for query, key and value at once."""
+        width, a, b = y.shape[-1] // 3, [], []
+        for place, name in enumerate(SHARING):
+            layer = leaves[name]
+            if "lora_b" in layer:
+                a.append(layer.get("lora_a", leaves.get("lora_a")))
+                b.append(jnp.pad(layer["lora_b"], ((0, 0), (place * width, (2 - place) * width))))
+        if not b:
+            return y
+        shared = "lora_a" in leaves
+        down = a[0] if shared else jnp.concatenate(a, 1)
+        up = jnp.stack(b).sum(0) if shared else jnp.concatenate(b)
+        return y + self.scale * ((x @ down.astype(y.dtype)) @ up.astype(y.dtype))
 
     @property
     def mergeable(self) -> bool:

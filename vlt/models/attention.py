@@ -138,17 +138,21 @@ class Attention(nn.Module):
         """Queries, keys and values of the same tokens, [b, g, n, 3 * d], of one product; None where
         no kernel takes them so, or something else has a part in one of them."""
         same = pattern.queries is pattern.source and pattern.gather is None
-        adds = any(type(method).projection is not Method.projection for method in self.methods)
-        if not (same and packs()) or adds or self.is_initializing():
+        apart = any(method.needs_apart() for method in self.methods)
+        if not (same and packs()) or apart or self.is_initializing():
             return None
-        leaves = [self.variables["params"][name] for name in PARTS]
-        if any(SCALE in leaf for leaf in leaves):
+        leaves = self.variables["params"]
+        layers = [leaves[name] for name in PARTS]
+        if any(SCALE in layer for layer in layers):
             return None
-        kernel = jnp.concatenate([leaf["kernel"] for leaf in leaves], 1)
+        kernel = jnp.concatenate([layer["kernel"] for layer in layers], 1)
         zeros = jnp.zeros(kernel.shape[1] // 3)
-        bias = jnp.concatenate([leaf.get("bias", zeros) for leaf in leaves])
+        bias = jnp.concatenate([layer.get("bias", zeros) for layer in layers])
         x, kernel, bias = promoted(pattern.queries, kernel, bias, self.dtype)
-        return x @ kernel + bias
+        y = x @ kernel + bias
+        for method in self.methods:
+            y = method.projections(leaves, x, y)
+        return y
 
     def _attend(
         self,

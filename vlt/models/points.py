@@ -238,6 +238,19 @@ class Method:
         """
         return y
 
+    def projections(self, leaves: Mapping[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
+        """Point 3 at once for query, key and value of the same tokens x, y [..., 3 * out], where a
+        kernel takes them so; only of methods without a `projection` or with this, too.
+
+        leaves: those of the attention layer, by name, and of its dense layers.
+        """
+        return y
+
+    @classmethod
+    def needs_apart(cls) -> bool:
+        """Whether its `projection` can only be called for query, key and value one by one."""
+        return cls.projection is not Method.projection and cls.projections is Method.projections
+
     def attention_pattern(self, block: BlockScope, tokens: Tokens, pattern: Pattern) -> Pattern:
         """Point 4: choose queries, key and value sources, scale, and logit bias.
 
