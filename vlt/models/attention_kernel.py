@@ -16,28 +16,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from vlt.models.on_chip import MEMORY, product, reserved
+from vlt.models.attention_steps import (
+    LANES,
+    SUBLANES,
+    Sizes,
+    Terms,
+    backward_step,
+    forward_step,
+)
+from vlt.models.on_chip import MEMORY, reserved
 
-LANES = 128  # channels that a TPU's registers hold side by side
-SUBLANES = 16  # tokens of 16-bit channels in one tile
 CHUNK = 128  # queries whose logits are on chip at a time
 STEP_TOKENS = 256  # several shorter sequences share one step of the grid
 FORWARD, BACKWARD = "attention_forward", "attention_backward"
-
-
-class Terms(NamedTuple):
-    """What changes logits and then probabilities, in the order of application; None for no change.
-
-    Attributes:
-      scale, bias: float32 [q, m], the same in all rows and heads; no gradient reaches them.
-      key_bias: float32 [r, m].
-      kept: bfloat16 [r, h, q, m], 0 for probabilities that dropout drops and 1 for others.
-    """
-
-    scale: Any = None
-    bias: Any = None
-    key_bias: Any = None
-    kept: Any = None
 
 
 class Third(NamedTuple):
@@ -47,36 +38,9 @@ class Third(NamedTuple):
     index: Any
 
 
-class Sizes(NamedTuple):
-    """Sizes of one step of the grid, whose queries are padded to whole chunks.
-
-    Attributes:
-      rows: its sequences. chunk: queries processed at a time. asked: queries without padding.
-      keys: number of keys. lanes: channels of all heads in the step. channels: those of one head.
-    """
-
-    rows: int
-    chunk: int
-    asked: int
-    keys: int
-    lanes: int
-    channels: int
-
-    @property
-    def chunks(self) -> int:
-        """Number of chunks that cover the queries."""
-        return -(-self.asked // self.chunk)
-
-    @property
-    def heads(self) -> range:
-        """Indices of the heads in one step."""
-        return range(self.lanes // self.channels)
-
-
-def sizes_of(query: Any, key: Any, heads: int) -> Sizes:
+def sizes_of(query: Any, key: Any, channels: int) -> Sizes:
     """Sizes of the grid's steps for queries [r, q, d] and keys [r, m, d]."""
     rows, asked, width = query.shape
-    channels = width // heads
     whole = math.lcm(channels, LANES)
     lanes = whole if width % whole == 0 else width
     chunks = -(-asked // CHUNK)
@@ -86,9 +50,9 @@ def sizes_of(query: Any, key: Any, heads: int) -> Sizes:
     return Sizes(group, chunk, asked, key.shape[1], lanes, channels)
 
 
-def fits(query: Any, key: Any, heads: int, terms: Terms) -> bool:
+def fits(query: Any, key: Any, channels: int, terms: Terms) -> bool:
     """Whether the gradient's kernel, the larger one, fits on chip. Shapes are enough."""
-    return _bytes(sizes_of(query, key, heads), query.dtype.itemsize, terms) <= MEMORY
+    return _bytes(sizes_of(query, key, channels), query.dtype.itemsize, terms) <= MEMORY
 
 
 def _bytes(sizes: Sizes, itemsize: int, terms: Terms) -> int:
@@ -103,25 +67,25 @@ def _bytes(sizes: Sizes, itemsize: int, terms: Terms) -> int:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def attention(
-    arrays: tuple[jax.Array, ...], terms: Terms, heads: int, interpret: bool = False
+    arrays: tuple[jax.Array, ...], terms: Terms, channels: int, interpret: bool = False
 ) -> jax.Array:
     """Attention of queries [r, q, d] to keys and values [r, m, d]: [r, q, d]; softmax in float32.
 
     arrays: queries, keys and values, or one array of all three side by side, [r, n, 3 * d].
-    heads: number of heads, whose channels stand one after another in d. interpret: runs on any
-    platform, slowly.
+    channels: those of a head; heads stand one after another in d. interpret: runs on any platform,
+    slowly.
 
     Raises:
       ValueError: the gradient of a scale or bias that all rows share is asked for.
     """
-    kernel = _Kernel(arrays, heads, terms, interpret)
+    kernel = _Kernel(arrays, channels, terms, interpret)
     query, key, value = _thirds(arrays)
     given = {"queries": [query], "keys": [key, value]}
-    return kernel(_forward_step, FORWARD, given, {"queries": [kernel.queries]}, products=2)[0]
+    return kernel(forward_step, FORWARD, given, {"queries": [kernel.queries]}, products=2)[0]
 
 
 def _attention_forward(
-    arrays: Any, terms: Any, heads: int, interpret: bool
+    arrays: Any, terms: Any, channels: int, interpret: bool
 ) -> tuple[jax.Array, Any]:
     if any(x is not None and x.perturbed for x in (terms.scale, terms.bias)):
         raise ValueError(
@@ -129,18 +93,18 @@ def _attention_forward(
             "learned; take model.attention='plain'"
         )
     given = jax.tree.map(lambda x: x.value, (arrays, terms), is_leaf=_is_primal)
-    return attention(*given, heads, interpret), given
+    return attention(*given, channels, interpret), given
 
 
 def _is_primal(x: Any) -> bool:
     return hasattr(x, "perturbed")
 
 
-def _attention_backward(heads: int, interpret: bool, saved: Any, gradient: Any) -> Any:
+def _attention_backward(channels: int, interpret: bool, saved: Any, gradient: Any) -> Any:
     arrays, terms = saved
     if isinstance(gradient, jax.custom_derivatives.SymbolicZero):
         return jax.tree.map(jnp.zeros_like, saved)
-    found, of_keys = _backward(arrays, gradient, terms, heads, interpret)
+    found, of_keys = _backward(arrays, gradient, terms, channels, interpret)
     zeros = jax.tree.map(jnp.zeros_like, terms)
     return found, zeros if of_keys is None else zeros._replace(key_bias=of_keys)
 
@@ -149,10 +113,10 @@ attention.defvjp(_attention_forward, _attention_backward, symbolic_zeros=True)
 
 
 def _backward(
-    arrays: tuple[jax.Array, ...], gradient: jax.Array, terms: Terms, heads: int, interpret: bool
+    arrays: tuple[jax.Array, ...], gradient: jax.Array, terms: Terms, channels: int, interpret: bool
 ) -> tuple[tuple[jax.Array, ...], jax.Array | None]:
     """Gradients of the arrays, and of the keys' bias."""
-    kernel = _Kernel(arrays, heads, terms, interpret)
+    kernel = _Kernel(arrays, channels, terms, interpret)
     sizes, (query, key, value) = kernel.sizes, _thirds(arrays)
     given = {"queries": [query, gradient], "keys": [key, value]}
     found: dict[str, list[Any]] = {"queries": [query], "keys": [key, value]}
@@ -165,7 +129,7 @@ def _backward(
     if terms.key_bias is not None:
         shape = (kernel.grid[1], len(gradient), 1, sizes.keys)
         found["key_bias_parts"] = [jax.ShapeDtypeStruct(shape, jnp.float32)]
-    results = kernel(_backward_step, BACKWARD, given, found, 5, scratch)
+    results = kernel(backward_step, BACKWARD, given, found, 5, scratch)
     more = results[len(arrays) :]
     return tuple(results[: len(arrays)]), more[0][:, :, 0].sum(0) if more else None
 
@@ -181,11 +145,11 @@ class _Kernel:
     queries: shape of the queries, and of the output.
     """
 
-    def __init__(self, arrays: tuple[jax.Array, ...], heads: int, terms: Terms, interpret: bool):
+    def __init__(self, arrays: tuple[jax.Array, ...], channels: int, terms: Terms, interpret: bool):
         first, *others = arrays
         width = first.shape[2] // (1 if others else 3)
         self.queries = jax.ShapeDtypeStruct((*first.shape[:2], width), first.dtype)
-        self.sizes = sizes = sizes_of(self.queries, others[0] if others else self.queries, heads)
+        self.sizes = sizes = sizes_of(self.queries, others[0] if others else self.queries, channels)
         self._interpret = interpret
         self.grid = (len(first) // sizes.rows, width // sizes.lanes)
         short = sizes.chunks * sizes.chunk - sizes.asked  # else reads there are undefined
@@ -295,137 +259,3 @@ def _third_by_third(
         @pl.when(visit == index)
         def _(held: Any = held) -> None:
             out[:, : held.shape[1]] = held[...]
-
-
-def _forward_step(
-    sizes: Sizes, row: jax.Array, arrays: Sequence[Any], terms: Terms, outs: Sequence[Any]
-) -> None:
-    queries, keys, values = arrays
-    key, value = keys[row], values[row]
-
-    def one(chunk: jax.Array, carry: None) -> None:
-        some = _rows(sizes, chunk)
-        query, parts = queries[row, some], []
-        for head in sizes.heads:
-            weights, total = _weights(
-                _alone(query, head, sizes), _whole(key, head, sizes), terms, some, row, sizes
-            )
-            left = _kept(weights, terms, row, head, chunk, sizes)
-            y = product(left.astype(value.dtype), _whole(value, head, sizes), 1, 0)
-            parts.append(y / total)
-        outs[0][row, some] = _together(parts, sizes).astype(outs[0].dtype)
-
-    jax.lax.fori_loop(0, sizes.chunks, one, None)
-
-
-def _backward_step(
-    sizes: Sizes,
-    row: jax.Array,
-    arrays: Sequence[Any],
-    terms: Terms,
-    outs: Sequence[Any],
-    key_sum: Any,
-    value_sum: Any,
-) -> None:
-    queries, gradients, keys, values = arrays
-    key, value = keys[row], values[row]
-    key_sum[...] = jnp.zeros_like(key_sum)
-    value_sum[...] = jnp.zeros_like(value_sum)
-    if len(outs) > 3:
-        outs[3][0, row] = jnp.zeros_like(outs[3][0, row])
-
-    def one(chunk: jax.Array, carry: None) -> None:
-        some = _rows(sizes, chunk)
-        query, gradient = (_asked(x[row, some], chunk, sizes) for x in (queries, gradients))
-        of_queries, of_keys, of_values = [], [], []
-        for head in sizes.heads:
-            own_key, own_value = _whole(key, head, sizes), _whole(value, head, sizes)
-            own_query, own_gradient = _alone(query, head, sizes), _alone(gradient, head, sizes)
-            weights, total = _weights(own_query, own_key, terms, some, row, sizes)
-            share = weights / total
-            felt = product(own_gradient, own_value, 1, 1)
-            felt = _kept(felt, terms, row, head, chunk, sizes)
-            felt = share * (felt - (share * felt).sum(-1, keepdims=True))
-            if len(outs) > 3:
-                outs[3][0, row] += felt.sum(0, keepdims=True)
-            if terms.scale is not None:
-                felt = felt * terms.scale[some]
-            felt = (felt * sizes.channels**-0.5).astype(key.dtype)
-            of_queries.append(product(felt, own_key, 1, 0))
-            of_keys.append(product(felt, _whole(query, head, sizes), 0, 0))
-            left = _kept(share, terms, row, head, chunk, sizes)
-            of_values.append(
-                product(left.astype(gradient.dtype), _whole(gradient, head, sizes), 0, 0)
-            )
-        outs[0][row, some] = _together(of_queries, sizes).astype(outs[0].dtype)
-        key_sum[...] += _together(of_keys, sizes)
-        value_sum[...] += _together(of_values, sizes)
-
-    jax.lax.fori_loop(0, sizes.chunks, one, None)
-    outs[1][row] = key_sum[...].astype(outs[1].dtype)
-    outs[2][row] = value_sum[...].astype(outs[2].dtype)
-
-
-def _weights(
-    query: jax.Array, key: jax.Array, terms: Terms, some: Any, row: jax.Array, sizes: Sizes
-) -> tuple[jax.Array, jax.Array]:
-    """Unnormalised softmax [chunk, m], and the sums to divide it by."""
-    logits = product(query, key, 1, 1) * sizes.channels**-0.5
-    if terms.scale is not None:
-        logits = logits * terms.scale[some]
-    if terms.bias is not None:
-        logits = logits + terms.bias[some]
-    if terms.key_bias is not None:
-        logits = logits + terms.key_bias[row]
-    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    return weights, weights.sum(-1, keepdims=True)
-
-
-def _kept(
-    x: jax.Array, terms: Terms, row: jax.Array, head: int, chunk: jax.Array, sizes: Sizes
-) -> jax.Array:
-    """x [chunk, m], with 0 for what dropout drops."""
-    if terms.kept is None:
-        return x
-    return x * _asked(terms.kept[row, head, _rows(sizes, chunk)], chunk, sizes).astype(x.dtype)
-
-
-def _rows(sizes: Sizes, chunk: jax.Array) -> Any:
-    return pl.ds(pl.multiple_of(chunk * sizes.chunk, SUBLANES), sizes.chunk)
-
-
-def _asked(x: jax.Array, chunk: jax.Array, sizes: Sizes) -> jax.Array:
-    """A chunk [n, ...] with 0 in the rows after the last query."""
-    place = chunk * sizes.chunk + jax.lax.broadcasted_iota(jnp.int32, (sizes.chunk, 1), 0)
-    return jnp.where(place < sizes.asked, x, jnp.zeros_like(x))
-
-
-# Where lanes hold several heads, one is selected by setting the channels of the others to 0 on one
-# side of a product: as fast as a product of fewer channels, and nothing moves across lanes.
-
-
-def _alone(x: jax.Array, head: int, sizes: Sizes) -> jax.Array:
-    """A head's channels, [n, lanes] with those of other heads set to 0, or alone [n, channels]."""
-    if sizes.lanes == LANES != sizes.channels:
-        return jnp.where(_of_head(head, sizes), x, jnp.zeros_like(x))
-    return x[:, head * sizes.channels : (head + 1) * sizes.channels]
-
-
-def _whole(x: jax.Array, head: int, sizes: Sizes) -> jax.Array:
-    """The other operand of a product with `_alone`."""
-    return x if sizes.lanes == LANES else _alone(x, head, sizes)
-
-
-def _together(parts: Sequence[jax.Array], sizes: Sizes) -> jax.Array:
-    """Joins parts into [n, lanes], with each head's channels from its own part."""
-    if sizes.lanes != LANES:
-        return jnp.concatenate(parts, axis=-1)
-    found = parts[0]
-    for head, part in enumerate(parts[1:], 1):
-        found = jnp.where(_of_head(head, sizes), part, found)
-    return found
-
-
-def _of_head(head: int, sizes: Sizes) -> jax.Array:
-    place = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
-    return (place >= head * sizes.channels) & (place < (head + 1) * sizes.channels)

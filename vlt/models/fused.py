@@ -99,15 +99,14 @@ def _kernel(
     scale, bias, key_bias = terms
     one_by_one = jax.ShapeDtypeStruct((*query.shape[:-1], key.shape[-2]), jnp.bfloat16)
     shapes = attention_kernel.Terms(scale, bias, None, None if dropout is None else one_by_one)
-    if not attention_kernel.fits(_rows(query), _rows(key), query.shape[2], shapes):
+    if not attention_kernel.fits(_rows(query), _rows(key), channels, shapes):
         return None
 
     def local(scale: Any, bias: Any, key_bias: Any, kept: Any, *arrays: jax.Array) -> jax.Array:
         """Attention on one device, [b, g, q|m, d]."""
         terms = attention_kernel.Terms(scale, bias, _by_row(key_bias), _by_row(kept))
         rows = tuple(map(_by_row, arrays))
-        mine = rows[0].shape[-1] // channels // (3 if len(rows) == 1 else 1)
-        y = attention_kernel.attention(rows, terms, mine, interpret)
+        y = attention_kernel.attention(rows, terms, channels, interpret)
         return y.reshape(*arrays[0].shape[:-1], -1)
 
     def attend(*arrays: jax.Array) -> jax.Array:

@@ -20,10 +20,9 @@ def splits(sizes: Mapping[str, int], interpret: bool) -> bool:
     Args:
       sizes: sizes of axes by the names that sharding rules have for them.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return interpret or jax.device_count() == 1
-    if mesh.size == 1 or mesh.manual_axes:
+    if (mesh := _to_split_over()) is None:
         return True
     parts: Any = nn.logical_to_mesh_axes(tuple(sizes))
     return not any(
@@ -43,8 +42,7 @@ def split_over_mesh(
       arguments, result: names of their leading axes.
       sizes: sizes of the axes by these names.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
+    if _to_split_over() is None:
         return function
     axes: Any = nn.logical_to_mesh_axes(tuple(sizes))
     parts = dict(zip(sizes, axes, strict=True))
@@ -59,11 +57,14 @@ def split_over_mesh(
 
 def parts_of(name: str) -> int:
     """Number of parts into which the current mesh splits an axis of this name."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or mesh.manual_axes:
-        return 1
     axes: Any = nn.logical_to_mesh_axes((name,))
-    return _count(mesh, axes[0])
+    return 1 if (mesh := _to_split_over()) is None else _count(mesh, axes[0])
+
+
+def _to_split_over() -> jax.sharding.AbstractMesh | None:
+    """The current mesh, if its devices each need their part of a kernel's arrays."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
 def _count(mesh: jax.sharding.AbstractMesh, axes: Any) -> int:
