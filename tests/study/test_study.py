@@ -1,4 +1,4 @@
-"""Plans of claims, what is kept of them, and the page; runs are made up except in the last test."""
+"""Plans of claims, what is kept of them, and the page; runs are made up."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from vlt.data.skips import TooManyErrors
 from vlt.study import __main__ as door
-from vlt.study import plan, running
+from vlt.study import plan, running, side_by_side
 from vlt.study.claim import MEASURES, PAPERS, Claim, Comparison, Picture, Row
 from vlt.study.claims import CLAIMS
 from vlt.study.kept import KeptRows
@@ -32,7 +32,10 @@ OURS = {"better": BETTER, "deeper": DEEPER}
 
 
 @pytest.fixture(autouse=True)
-def _no_collection(monkeypatch):
+def _made_up(monkeypatch):
+    """Runs are made up in this process, one after another, and leave nothing to collect."""
+    for module in (plan, side_by_side):
+        monkeypatch.setattr(module, "shares", lambda most: [set()])
     monkeypatch.setattr(running.jax, "clear_caches", lambda: None)
     monkeypatch.setattr(running.gc, "collect", lambda: None)
 
@@ -274,30 +277,3 @@ def test_the_list_and_the_plan_run_nothing(tmp_path, monkeypatch, capsys):
 def test_choices_of_pairs_are_digits():
     scores = [[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, 0], [0, 1]], [[0.5, 0.500001], [0, 0]]]
     assert running.choices([{"scores": each} for each in scores]) == "4032"
-
-
-@pytest.mark.slow
-def test_rows_are_run_and_measured(tmp_path, monkeypatch):
-    """At most two steps, on few clips; the twins' choices agree with the accuracy beside them."""
-    small = {
-        "data.train.manifest": "moving_shapes:clips:train:16",
-        "evals.twins.manifest": "moving_shapes:clips:test:40",
-        "evals.twins.min_pairs": 1,
-        "evals.static.manifest": "moving_shapes:clips:test:40:gallery.jsonl",
-        "data.train.batch_size": 8,
-        "train.steps": 2,
-    }
-    rows = (Row("frozen", FROZEN.config, FROZEN.entry, small | {"train.steps": 0}),
-            Row("branch", BRANCH.config, BRANCH.entry, small))  # fmt: skip
-    claim = Claim("small", "", "ours", "", "", rows, (Comparison("branch", "frozen"),))
-    monkeypatch.setattr(door, "CLAIMS", {"small": claim})
-    where = [f"--out={tmp_path}", f"--workdir={tmp_path / 'w'}", "--seeds=1"]
-    assert door.main(where) == 0
-    kept = KeptRows(tmp_path / "claims").by_name.values()
-    assert len(kept) == 2
-    for row in kept:
-        digits = [int(digit) for digit in row.scores.pairs["twins"]]
-        assert 25 * sum(digits) / 40 == pytest.approx(row.scores.values["twins/twins_v2t"])
-        assert row.scores.counts["twins"] == 80 and row.scores.values["inspect/video_gmacs"] > 0
-    assert not list((tmp_path / "w").glob("*-seed*")), "folders of runs that have ended"
-    assert "40 of 520 pairs" in (tmp_path / "CLAIMS.md").read_text()

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 from absl import logging
 
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
             print(listed(claims))
             return 0
         return _study(claims, options)
+    except BrokenProcessPool:
+        sys.exit("error: a run was killed, perhaps for lack of memory; the same command goes on")
     except expected_errors() as error:
         sys.exit(f"error: {error}")
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -95,7 +95,7 @@ class KeptRows:
             if there.get(key) != here.get(key)
         )
 
-    def forget(self, run: Run, current: set[str]) -> None:
+    def forget(self, run: Run, current: Collection[str]) -> None:
         """Removes the kept rows of a run with another config, unless `current` names them."""
         for row in self.before(run):
             if row.name not in current:

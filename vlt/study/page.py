@@ -112,8 +112,8 @@ def _about(results: Sequence[Result], seeds: int, quick: bool) -> str:
     spent = sum(row.seconds for row in kept.values())
     lines = [
         f"Made by `{command_of((), quick)}`: {len(kept)} runs, {seeds} seed{'s' * (seeds > 1)}, "
-        f"{hours(spent)}, at {', '.join(commits) or 'no commit'}. No line of this page is written "
-        "by hand. Times of a step are those of the machine while a row ran.",
+        f"{hours(spent)} in sum, at {', '.join(commits) or 'no commit'}. No line of this page is "
+        "written by hand. Times of a step are those of the machine while a row ran.",
         "Each claim of a paper is tested where it can be measured exactly: on moving shapes, whose "
         "twins (a clip, and its frames in reverse order) need the order of frames, and whose looks "
         "need nothing else. That a claim fails here says nothing of the paper's own setting, and "

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vlt import configuration
 from vlt.study.claim import Claim, Row
+from vlt.study.side_by_side import shares
 from vlt.training.workdir import RUNTIME_KEYS
 
 # Keys of a config that do not affect what is kept of its run.
@@ -18,14 +19,14 @@ _NOT_OF_A_RUN = (*RUNTIME_KEYS, "table", "more_tables", "compare", "repeats")
 FACTS = (("inspect/video_gmacs", "GMACs"), ("inspect/tokens_to_llm", "tokens"))
 QUICK_STEPS = 8  # a quick run has an eighth of the steps, at least LEAST_STEPS
 LEAST_STEPS = 40
-# Seconds of a run on two idle cores, (start and evaluations, a step), by the config's name; from
-# the runs of benchmarks/RESULTS.md. The times of kept runs correct them.
+# Seconds of a run on one core beside another run, (start and evaluations, a step), by the config's
+# name (benchmarks/RESULTS.md). The times of kept runs correct them.
 COSTS = {
-    "btadapter": (18.0, 0.14),
-    "tempme": (15.0, 0.065),
-    "token_mixing": (18.0, 0.15),
-    "video_chat": (40.0, 0.25),
-    "msta": (12.0, 0.05),
+    "btadapter": (17.0, 0.36),
+    "tempme": (40.0, 0.12),
+    "token_mixing": (26.0, 0.22),
+    "video_chat": (37.0, 0.55),
+    "msta": (25.0, 0.08),
 }
 UNKNOWN = (20.0, 0.15)
 
@@ -54,7 +55,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Estimated seconds on two idle cores."""
+        """Estimated seconds on one core, beside another run."""
         start, step = COSTS.get(self.row.config.partition(":")[0], UNKNOWN)
         return start + step * self.config.train.steps
 
@@ -139,6 +140,11 @@ def runs_of(claims: Iterable[Claim], seeds: int, quick: bool = False) -> list[Ru
     return list(found.values())
 
 
+def seconds_of(runs: Sequence[Run]) -> float:
+    """Estimated seconds of all runs, as many at once as this machine carries."""
+    return sum(run.seconds for run in runs) / len(shares(max(1, len(runs))))
+
+
 def hours(seconds: float) -> str:
     """Formats seconds, as in "5 h 20 min"."""
     minutes = round(seconds / 60)
@@ -152,8 +158,8 @@ def told(left: Sequence[Run], every: Sequence[Run], pace: float) -> str:
     names = dict.fromkeys(run.row.config.partition(":")[0] for run in left)
     for name in names:
         own = [run for run in left if run.row.config.partition(":")[0] == name]
-        seconds = pace * sum(run.seconds for run in own)
         steps = sum(run.config.train.steps for run in own)
-        lines.append(f"  {name:14}{len(own):4} runs {steps:9,} steps  about {hours(seconds)}")
-    total = pace * sum(run.seconds for run in left)
-    return "\n".join([*lines, f"about {hours(total)} on two idle cores"])
+        time = hours(pace * seconds_of(own))
+        lines.append(f"  {name:14}{len(own):4} runs {steps:9,} steps  about {time}")
+    at_once = len(shares(max(1, len(left))))
+    return "\n".join([*lines, f"about {hours(pace * seconds_of(left))}, {at_once} at once"])

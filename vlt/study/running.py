@@ -1,6 +1,7 @@
-"""Runs what is left of a plan, one run after another, and keeps each as it ends."""
+"""Runs what is left of a plan, and keeps each run as it ends."""
 
 import contextlib
+import functools
 import gc
 import json
 import shutil
@@ -17,11 +18,14 @@ from vlt.model_io.build import abstract_params
 from vlt.model_io.loading import build_for_shapes
 from vlt.study.claim import MEASURES
 from vlt.study.kept import KeptRow, KeptRows
-from vlt.study.plan import Run, hours
+from vlt.study.plan import Run, hours, seconds_of
+from vlt.study.side_by_side import as_they_end
 from vlt.study.verdict import Scores
 from vlt.tasks.twins import EVALUATIONS, TIE
 from vlt.training.loop import NonFiniteError
 from vlt.training.rules import partition
+
+LOG = "log.txt"  # what runs write to stderr
 
 Runner = Callable[[Run, Path], Scores]
 
@@ -33,22 +37,29 @@ def run_left(
     runner: Runner | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Runs those that are not kept. Each works in a folder of its own in `workdir`, from which it
-    resumes where it was stopped, and which is removed once it has ended.
+    """Runs those that are not kept, as many at once as the machine carries. Each works in a folder
+    of its own in `workdir`, from which it resumes where it was stopped, and which is removed once
+    it has ended.
 
     A run that ends in a non-finite number is kept as failed. Anything else that is raised ends the
     study; what is kept by then stays.
     """
-    left, current = kept.left(runs), {run.name for run in runs}
-    for index, run in enumerate(left):
+    left, current = kept.left(runs), {run.name: run for run in runs}
+    for run in left:
         if changed := kept.changed(run):
             say(f"{run.identity}: its config has changed, it runs again: {changed}")
-        say(f"{index + 1} of {len(left)}: {run.identity}, seed {run.seed}")
-        row = run_one(run, workdir / run.name, runner or measured, _identities(run, runs))
+    workdir.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        functools.partial(run_one, run, workdir / run.name, runner or measured, _names(run, runs))
+        for run in left
+    ]
+    for done, row in enumerate(as_they_end(jobs, workdir / LOG), 1):
+        run = current[row.name]
         kept.add(row)
-        kept.forget(run, current)
-        seconds = kept.pace(runs) * sum(other.seconds for other in left[index + 1 :])
-        say(f"  {row.failed or told(row.scores)}; {row.seconds:.0f} s, {hours(seconds)} left")
+        kept.forget(run, current.keys())
+        say(f"{done} of {len(left)}: {run.identity}, seed {run.seed}")
+        time_left = hours(kept.pace(runs) * seconds_of(kept.left(runs)))
+        say(f"  {row.failed or told(row.scores)}; {row.seconds:.0f} s, {time_left} left")
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -65,7 +76,7 @@ def check(runs: Sequence[Run]) -> None:
             raise ValueError(f"{run.identity}: {error}") from error
 
 
-def _identities(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+def _names(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
     """The identities of all rows whose run this is."""
     return tuple(sorted({other.identity for other in (run, *runs) if other.name == run.name}))
 
@@ -96,7 +107,7 @@ def run_one(run: Run, folder: Path, runner: Runner, identities: tuple[str, ...])
 def measured(run: Run, folder: Path) -> Scores:
     """What a run scores; what it writes to stderr goes to log.txt beside its folder."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.parent / "log.txt"
+    log = folder.parent / LOG
     with log.open("a", encoding="utf-8") as file, contextlib.redirect_stderr(file):
         results = main.run_row(run.config, folder, "train")
     return scores_of(run.config, folder, results)
