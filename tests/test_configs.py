@@ -69,12 +69,12 @@ def test_resolved_configs_are_as_checked_in(file, request):
 
 def _golden_text(variants: list[str]) -> str:
     """The first config whole, each other one as its changes to the nearest one before it."""
-    seen: dict[str, list[str]] = {}
+    seen: dict[str, dict[str, None]] = {}  # each config's lines, as a set that keeps their order
     sections = []
     for name in variants:
-        lines = resolved_text(as_named(name)).splitlines()
-        nearest = min(seen, key=lambda other: len({*seen[other]} ^ {*lines}), default="")
-        before = seen.get(nearest, [])
+        lines = dict.fromkeys(resolved_text(as_named(name)).splitlines())
+        nearest = min(seen, key=lambda other: len(seen[other].keys() ^ lines.keys()), default="")
+        before = seen.get(nearest, {})
         sections += ["", f"== {name}" + (f" is {nearest} but" if nearest else "")]
         sections += [f"- {line}" for line in before if line not in lines]
         sections += [f"+ {line}" for line in lines if line not in before]

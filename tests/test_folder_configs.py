@@ -14,6 +14,8 @@ from vlt.methods import build_methods
 from vlt.model_io.folder import ModelFolderError, model_shapes, read_model_config
 
 SOUND = json.loads((resolve("tiny_clip") / "config.json").read_text("utf-8"))
+for tower in ("visual", "text"):
+    SOUND["spec"][tower]["layers"] = 1  # shapes of one block are as good as those of four
 NUMBERS = st.integers() | st.floats() | st.sampled_from([0, -1, 10**6, 10**9, 2**63, 10**30])
 VALUES = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=8),

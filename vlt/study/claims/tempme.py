@@ -295,6 +295,7 @@ CLAIMS = (
             for base in (PROMPT, ADAPTER)
             for comparison in above("twins", base["TempMe"], base[""], base["ToMe"])
         ),
+        quick=False,
     ),
     Claim(
         "merging",

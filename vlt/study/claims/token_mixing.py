@@ -124,6 +124,7 @@ CLAIMS = (
         above("CIDEr", MIX, *PARTS[:4]),
         COLUMNS,
         Picture("CIDEr"),
+        quick=False,
     ),
     Claim(
         "mixing-mlp",
