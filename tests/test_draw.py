@@ -155,7 +155,7 @@ def test_command_without_weights_tells_what_is_missing(tmp_path):
     assert last == "error: nowhere: no such folder; --random draws without weights"
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
