@@ -1,6 +1,7 @@
 """The default tables' rows with activations in bfloat16, beside the study's runs in float32."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from vlt.study import plan, running
 from vlt.study.claim import MEASURES
 from vlt.study.claims import CLAIMS, btadapter, msta, tempme, token_mixing
 from vlt.study.kept import KeptRows
+from vlt.study.side_by_side import as_they_end
 
 KEPT = KeptRows(Path(__file__).resolve().parents[2] / "benchmarks/claims").by_name
 ROWS = {
@@ -20,17 +22,21 @@ ROWS = {
 }
 
 
+def scored(run, folder):
+    return run.seed, running.measured(run, folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_bfloat16_stays_within_two_points_of_float32(name, tmp_path):
     """In the mean of three seeds. Clips are the default config's, those of the claim on order."""
     row, measures = ROWS[name]
     narrow = dataclasses.replace(row, changes=dict(row.changes) | {"model.dtype": "bfloat16"})
+    runs = [plan.run_of(CLAIMS["order"], narrow, seed) for seed in range(3)]
+    jobs = [functools.partial(scored, run, tmp_path / run.name) for run in runs]
     found = {measure: np.zeros((2, 3)) for measure in measures}
-    for seed in range(3):
+    for seed, scores in as_they_end(jobs, tmp_path / "log"):
         wide = KEPT[plan.run_of(CLAIMS["order"], row, seed).name].scores
-        run = plan.run_of(CLAIMS["order"], narrow, seed)
-        scores = running.measured(run, tmp_path / run.name)
         for measure in measures:
             found[measure][:, seed] = [each.of(MEASURES[measure]) for each in (wide, scores)]
     for measure, values in found.items():
