@@ -245,7 +245,7 @@ CASES: dict[str, Case] = {
     "python -m vlt.study [--claims=NAME,...] [--seeds=3] [--out=DIR] [--quick]": run(
         "python -m vlt.study --claims=chat --plan --out=claims"
     ),
-    "vlt study": skipped("takes six hours; tests/study runs two rows"),
+    "vlt study": skipped("takes hours; tests/study runs two rows"),
     "vlt study --list": run("vlt study --list"),
     "vlt study --quick": run("vlt study --quick --plan"),
     "python -m data_pipelines.moving_shapes --out DIR --count N": run(

@@ -22,11 +22,11 @@ LEAST_STEPS = 40
 # Seconds of a run on one core beside another run, (start and evaluations, a step), by the config's
 # name (benchmarks/RESULTS.md). The times of kept runs correct them.
 COSTS = {
-    "btadapter": (20.0, 0.36),
-    "tempme": (38.0, 0.12),
-    "token_mixing": (38.0, 0.2),
+    "btadapter": (22.0, 0.3),
+    "tempme": (16.0, 0.22),
+    "token_mixing": (25.0, 0.33),
     "video_chat": (40.0, 0.55),
-    "msta": (26.0, 0.08),
+    "msta": (26.0, 0.13),
 }
 UNKNOWN = (20.0, 0.15)
 
