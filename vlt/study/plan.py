@@ -142,7 +142,7 @@ def runs_of(claims: Iterable[Claim], seeds: int, quick: bool = False) -> list[Ru
 
 def seconds_of(runs: Sequence[Run]) -> float:
     """Estimated seconds of all runs, as many at once as this machine carries."""
-    return sum(run.seconds for run in runs) / len(shares(max(1, len(runs))))
+    return sum(run.seconds for run in runs) / len(shares(len(runs)))
 
 
 def hours(seconds: float) -> str:
@@ -161,5 +161,5 @@ def told(left: Sequence[Run], every: Sequence[Run], pace: float) -> str:
         steps = sum(run.config.train.steps for run in own)
         time = hours(pace * seconds_of(own))
         lines.append(f"  {name:14}{len(own):4} runs {steps:9,} steps  about {time}")
-    at_once = len(shares(max(1, len(left))))
+    at_once = len(shares(len(left)))
     return "\n".join([*lines, f"about {hours(pace * seconds_of(left))}, {at_once} at once"])

@@ -49,17 +49,20 @@ def run_left(
         if changed := kept.changed(run):
             say(f"{run.identity}: its config has changed, it runs again: {changed}")
     workdir.mkdir(parents=True, exist_ok=True)
+    run_with = functools.partial(run_one, runner=runner or measured)
     jobs = [
-        functools.partial(run_one, run, workdir / run.name, runner or measured, _names(run, runs))
+        functools.partial(run_with, run, workdir / run.name, identities=_identities(run, runs))
         for run in left
     ]
-    for done, row in enumerate(as_they_end(jobs, workdir / LOG), 1):
-        run = current[row.name]
-        kept.add(row)
-        kept.forget(run, current.keys())
-        say(f"{done} of {len(left)}: {run.identity}, seed {run.seed}")
-        time_left = hours(kept.pace(runs) * seconds_of(kept.left(runs)))
-        say(f"  {row.failed or told(row.scores)}; {row.seconds:.0f} s, {time_left} left")
+    # Closed by whatever is raised, so that runs under way are told to stop before it goes on.
+    with contextlib.closing(as_they_end(jobs, workdir / LOG)) as ended:
+        for done, row in enumerate(ended, 1):
+            run = current[row.name]
+            kept.add(row)
+            kept.forget(run, current.keys())
+            say(f"{done} of {len(left)}: {run.identity}, seed {run.seed}")
+            time_left = hours(kept.pace(runs) * seconds_of(kept.left(runs)))
+            say(f"  {row.failed or told(row.scores)}; {row.seconds:.0f} s, {time_left} left")
 
 
 def check(runs: Sequence[Run]) -> None:
@@ -76,7 +79,7 @@ def check(runs: Sequence[Run]) -> None:
             raise ValueError(f"{run.identity}: {error}") from error
 
 
-def _names(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+def _identities(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
     """The identities of all rows whose run this is."""
     return tuple(sorted({other.identity for other in (run, *runs) if other.name == run.name}))
 

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,11 +36,11 @@ def shares(most: int) -> list[set[int]]:
     if jax.default_backend() != "cpu" or not hasattr(os, "sched_setaffinity"):
         return [set()]
     cores = sorted(os.sched_getaffinity(0))
-    count = min(most, MOST, len(cores))
+    count = max(1, min(most, MOST, len(cores)))
     return [set(cores[i::count]) for i in range(count)]
 
 
-def as_they_end(jobs: Sequence[Callable[[], T]], log: Path) -> Iterator[T]:
+def as_they_end(jobs: Sequence[Callable[[], T]], log: Path) -> Generator[T, None, None]:
     """Yields what the jobs return, in the order in which they end.
 
     What a job raises is raised here, once the others have been told to stop, as by a signal, and
@@ -56,7 +56,9 @@ def as_they_end(jobs: Sequence[Callable[[], T]], log: Path) -> Iterator[T]:
         under_way = {executor.submit(_do, job) for job in itertools.islice(left, len(cores))}
         while under_way:
             ended, under_way = futures.wait(under_way, return_when=futures.FIRST_COMPLETED)
-            for result in [future.result() for future in ended]:
+            # What has ended well comes before what is raised, and is not lost by it.
+            for future in sorted(ended, key=lambda each: each.exception() is not None):
+                result = future.result()
                 # One at a time, so that none is left to begin after a signal.
                 under_way |= {executor.submit(_do, job) for job in itertools.islice(left, 1)}
                 yield result
