@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from vlt.models.gradients import stored_on_cpu
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -26,7 +28,8 @@ def keeping_input(function: Activation) -> Activation:
         wide = jnp.promote_types(x.dtype, jnp.float32)
         # Without a barrier, what the forward pass has computed is found again, and so kept.
         _, pull = jax.vjp(function, jax.lax.optimization_barrier(x).astype(wide))
-        return (pull(gradient.astype(wide))[0].astype(x.dtype),)
+        (found,) = pull(gradient.astype(wide))
+        return (stored_on_cpu(found.astype(x.dtype)),)
 
     activation.defvjp(forward, backward)
     return activation
