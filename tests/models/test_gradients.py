@@ -1,5 +1,6 @@
 """Identities that change gradients or the way they are computed."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from vlt.models.block import Block
 from vlt.models.gradients import scale_gradient, store_gradient
+from vlt.models.layers import LayerNorm, Mlp
 from vlt.models.tokens import Tokens
 
 WIDTH = 32
@@ -24,6 +26,17 @@ def test_scale_gradient():
     value, pullback = jax.vjp(lambda x: scale_gradient(x, 0.25), x)
     np.testing.assert_array_equal(value, x)
     np.testing.assert_array_equal(pullback(4 * x)[0], x)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the CPU's fusions")
+def test_no_loop_holds_two_products_of_an_mlp():
+    mlp = nn.Sequential([LayerNorm(), Mlp(384, "quick_gelu")])
+    x = jax.ShapeDtypeStruct((4096, 96), jnp.float32)
+    params = jax.eval_shape(mlp.init, jax.random.key(0), x)
+    gradient = jax.grad(lambda x, params: jnp.square(x + mlp.apply(params, x)).sum())
+    program = jax.jit(gradient).lower(x, params).compile().as_text()
+    loops = [part for part in program.split("\n\n") if part.lstrip().startswith("%fused")]
+    assert max(part.count(" dot(") for part in loops) == 1
 
 
 @pytest.mark.slow
