@@ -7,7 +7,7 @@ stop or a kill, or with other claims or more seeds, the same command continues f
 row whose config has changed since then runs again.
 
 OUT/CLAIMS.md is the page, OUT/claims holds the rows, OUT/pictures/claim-NAME.png are the pictures.
-All claims with three seeds are estimated at seven to eight hours on two idle cores, each of which
+All claims with three seeds are estimated at six to seven hours on two idle cores, each of which
 does a run of its own. --quick takes half an hour, with an eighth of the steps and one seed, for
 claims that need few rows, without verdicts.
 """

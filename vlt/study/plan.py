@@ -22,11 +22,11 @@ LEAST_STEPS = 40
 # Seconds of a run on one core beside another run, (start and evaluations, a step), by the config's
 # name (benchmarks/RESULTS.md). The times of kept runs correct them.
 COSTS = {
-    "btadapter": (22.0, 0.3),
-    "tempme": (16.0, 0.22),
-    "token_mixing": (25.0, 0.33),
-    "video_chat": (40.0, 0.55),
-    "msta": (26.0, 0.13),
+    "btadapter": (17.0, 0.27),
+    "tempme": (12.0, 0.19),
+    "token_mixing": (20.0, 0.325),
+    "video_chat": (30.0, 0.5),
+    "msta": (15.0, 0.1),
 }
 UNKNOWN = (20.0, 0.15)
 
