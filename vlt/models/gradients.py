@@ -1,4 +1,4 @@
-"""Identities that act on gradients alone."""
+"""Identities: those that act on gradients alone, and one that CPUs compute and store."""
 
 import functools
 
@@ -25,15 +25,6 @@ def _store_backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
     return (stored,)
 
 
-def stored_on_cpu(x: jax.Array) -> jax.Array:
-    """x, which other platforms may compute where it is read.
-
-    Between two dense layers, XLA's CPU backend would make one loop of the first product, what
-    follows, the second product and the reductions after it, which is slower than its parts.
-    """
-    return jax.lax.platform_dependent(x, cpu=_called, default=lambda x: x)
-
-
 def _called(x: jax.Array) -> jax.Array:
     """x through a call that is not inlined: CPUs drop barriers before they fuse operations."""
     with set_xla_metadata(inlineable="false"):
@@ -41,6 +32,15 @@ def _called(x: jax.Array) -> jax.Array:
 
 
 store_gradient.defvjp(_store_forward, _store_backward)
+
+
+def stored_on_cpu(x: jax.Array) -> jax.Array:
+    """x, which other platforms may compute where it is read.
+
+    Between two dense layers, XLA's CPU backend would make one loop of the first product, what
+    follows, the second product and the reductions after it, which is slower than its parts.
+    """
+    return jax.lax.platform_dependent(x, cpu=_called, default=lambda x: x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
