@@ -89,25 +89,31 @@ def own_tests(checkout: Path, file: str) -> list[str]:
 
 
 def importing_tests(checkout: Path, file: str) -> list[str]:
-    """Test files that import the module, or a package or door that does, or are named after a
-    module that does.
+    """Test files that import the module, or a module that does, and so on, the fewest steps first.
 
-    Those of its room come first, then those that import least. A helper's imports count as those of
-    the test files that import it.
+    A test file named after a module counts as one that imports it, and a helper's imports as those
+    of the test files that import it. Of as many steps, those nearest to the module's room come
+    first, then those that import least.
     """
-    wanted = {module_name(file)}
     tests = {path: _all_imports(checkout, path) for path in checkout.glob("tests/**/test_*.py")}
-    found = set()
-    for path in checkout.glob("vlt/**/*.py"):
-        if module_name(file) in imported(path.read_text("utf-8")):
-            user = str(path.relative_to(checkout))
-            found |= {checkout / test for test in own_tests(checkout, user)}
-            through = path.name == "__init__.py" or path.parent == checkout / "vlt"
-            wanted |= {module_name(user)} if through else set()
-    found |= {path for path, names in tests.items() if names & wanted}
+    code = [str(path.relative_to(checkout)) for path in checkout.glob("vlt/**/*.py")]
+    imports = {user: imported((checkout / user).read_text("utf-8")) for user in code}
+    steps: dict[Path, int] = {}
+    reached, users = {file}, {file}
+    for step in range(len(code)):
+        names = {module_name(user) for user in users}
+        found = {path for path, imported in tests.items() if imported & names}
+        found |= {checkout / test for user in users - {file} for test in own_tests(checkout, user)}
+        steps |= dict.fromkeys(found - steps.keys(), step)
+        users = {user for user in code if imports[user] & names} - reached
+        reached |= users
     room = checkout / "tests" / Path(file).parent.relative_to("vlt")
-    ordered = sorted(found, key=lambda path: (path.parent != room, len(tests[path]), path))
-    return [str(path.relative_to(checkout)) for path in ordered]
+
+    def rank(path: Path) -> tuple[int, int, int, Path]:
+        shared = len(Path(os.path.commonpath([path.parent, room])).parts)
+        return steps[path], -shared, len(tests[path]), path
+
+    return [str(path.relative_to(checkout)) for path in sorted(steps, key=rank)]
 
 
 def _all_imports(checkout: Path, file: Path) -> set[str]:

@@ -129,6 +129,7 @@ def test_outputs_with_what_is_read_alone(golden, model, output):
     assert last.x.shape[2] == last.cls
 
 
+@pytest.mark.parametrize("latent", ["linear", "transformer"], indirect=True)
 def test_latents_fold_to_tables(golden, model, latent):
     """The tables are the published code's, and give the same embeddings at no cost."""
     folded = merged_model(model)

@@ -71,6 +71,10 @@ def test_huggingface_safetensors(clip_folder, tmp_path, tokenizer):
     assert (spec.visual.activation, spec.visual.norm_eps) == ("gelu", 1e-4)
     assert (spec.text.context, spec.text.vocab, spec.text.heads) == (10, 60, 4)
     assert (spec.text.activation, spec.text.norm_eps) == ("quick_gelu", 1e-5)
+    assert (
+        "\ntext: context 10, vocabulary 60, width 48, 3 layers, 4 heads, MLP 96, quick_gelu, "
+        "epsilon 1e-05\nembedding: 32\n" in report
+    )
     rows = [line.split() for line in report.splitlines() if "self_attn.q_proj.weight" in line]
     assert rows[1] == [
         "vision_model.encoder.layers.{0-3}.self_attn.q_proj.weight",

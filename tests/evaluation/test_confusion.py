@@ -51,6 +51,17 @@ def test_cells_have_the_shade_of_their_share(count):
     np.testing.assert_allclose(found_in(picture, count), expected, atol=0.51)
 
 
+@pytest.mark.parametrize("cell", [3, 6, 9])
+def test_of_many_classes_every_tenth_or_so_is_numbered(cell, monkeypatch):
+    monkeypatch.setattr(confusion, "_written", lambda text, size: text)
+    shown = confusion._labels(["jump"] * 400, cell)
+    numbers = [int(text.removesuffix(" -")) for text, _ in shown]
+    step = numbers[1]
+    assert step % 10 == 0 and numbers == list(range(0, 400, step))
+    assert confusion.LINE <= step * cell < confusion.LINE + 10 * cell, "no closer than lines are"
+    assert [place for _, place in shown] == [number * cell + cell // 2 for number in numbers]
+
+
 def test_mistakes_are_listed_by_how_often_they_happen():
     assert confusion.mistakes(COUNTS, NAMES, 9) == [
         "5 of 10 (50%)   walk  taken for  run",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_clip import SPEC, check_whole_model, layers_and_gmacs
 
-from vlt.merging.evit import EViT
+from vlt.merging.evit import EViT, paid_attention
 from vlt.models.points import of_tower
 from vlt.models.tokens import AttentionOutput, Tokens
 
@@ -50,6 +50,17 @@ def test_pruning_is_that_of_a_naive_rewrite(protected):
             for name in ("x", "members"):
                 expected = naive(np.asarray(getattr(tokens, name))[b, g], row, protected, 0.7)
                 np.testing.assert_allclose(getattr(after, name)[b, g], expected, atol=1e-6)
+
+
+def test_attention_of_all_tokens_counts_each_as_often_as_it_has_patches():
+    tokens, attended, attention = random_frames(3)
+    sizes = np.random.default_rng(1).integers(1, 5, tokens.x.shape[:3])
+    share = sizes / sizes.sum(-1, keepdims=True)
+    expected = np.einsum("bgq,bgqn->bgn", share, attention.mean(2))[..., 3:]
+    sized = tokens.replace(size=jnp.asarray(sizes, jnp.float32))
+    np.testing.assert_allclose(paid_attention(attended, sized, "received"), expected, rtol=1e-5)
+    alike = attention.mean((2, 3))[..., 3:]
+    np.testing.assert_allclose(paid_attention(attended, tokens, "received"), alike, rtol=1e-5)
 
 
 def test_other_blocks_the_text_and_the_last_cls_tokens_are_left_alone():

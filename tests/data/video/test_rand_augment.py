@@ -260,6 +260,11 @@ def test_wrong_options(spec, message):
         check_transform({"rand_augment": spec})
 
 
+@pytest.mark.parametrize("magnitude", [0, 10])
+def test_the_least_and_the_largest_magnitude(magnitude):
+    check_transform({"rand_augment": {"magnitude": magnitude}})
+
+
 def test_wrong_options_of_blip():
     with pytest.raises(ValueError, match="unknown blip_augment option 'deviation'"):
         check_transform({"blip_augment": {"deviation": 0.5}})
