@@ -3,8 +3,9 @@
     python tests/faults.py --count=100 --seed=0 [--checkout=DIR] [--out=FILE]
 
 Each fault (tests/fault_places.py) is written into a copy of the checkout. There the quick tests
-named after the module run, then, if all pass, those of files that import it. A hang is found, too.
-Neither mutmut nor cosmic-ray draws a sample from a seed and chooses the tests by module.
+named after the module run, then, if all pass, those of the files that reach it by the fewest
+imports. A hang is found, too. Neither mutmut nor cosmic-ray draws a sample from a seed and chooses
+the tests by module.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from fault_places import Fault, faults
 
 ROOT = Path(__file__).resolve().parents[1]
 A_MODULE = 2
+NEAREST = 40  # test files that are tried beside a module's own
 HANG_SECONDS = 60  # for one test
 OUT_OF_TIME = "out of time"
 # (file, text of the line, change) of each change that no test can detect, and the reason.
@@ -206,7 +208,8 @@ def tried(fault: Fault, copy: Copy, limit: float) -> tuple[str, str]:
     For nobody, the second value says whether time ran out.
     """
     own = own_tests(copy.root, fault.file)
-    others = [test for test in importing_tests(copy.root, fault.file) if test not in own]
+    importers = importing_tests(copy.root, fault.file)
+    others = [test for test in importers if test not in own][:NEAREST]
     late = ""
     for who, tests in (("own name", own), ("importers", others)):
         found = copy.find(fault, tests, limit) if tests else ""

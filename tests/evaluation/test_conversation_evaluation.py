@@ -52,15 +52,17 @@ def test_likelihood_is_that_of_each_dialogue_alone(model, asked):
             np.testing.assert_allclose(likelihood[row, choice], own, atol=1e-4)
 
 
-def test_greedy_answers_are_those_that_the_model_writes(model, asked):
+def test_greedy_answers_are_those_that_the_model_writes_and_as_likely(model, asked):
     module, params = model
     apply = jax.jit(module.apply)
     video, ids, labels = asked
-    written = ids[:, :1].copy()
+    written, expected = ids[:, :1].copy(), np.zeros(2)
     for place in range(8, 11):
         out = apply({"params": params}, video, jnp.asarray(written[:, 0]))
-        written[:, 0, place] = out["logits"][:, place - 1].argmax(-1)
+        logs = jax.nn.log_softmax(out["logits"][:, place - 1])
+        written[:, 0, place], expected = logs.argmax(-1), expected + logs.max(-1)
     both = np.concatenate([written, ids[:, 1:]], axis=1)
     told = np.where(labels == NO_LABEL, NO_LABEL, both)
-    _, greedy = judge(module, params, video, both, told)
+    likelihood, greedy = judge(module, params, video, both, told)
+    np.testing.assert_allclose(likelihood[:, 0], expected, atol=1e-4)
     assert greedy.tolist() == [[True, False], [True, False]]

@@ -13,6 +13,7 @@ from vlt.models import fused
 from vlt.models.attention import LOWEST, Attention, causal_bias
 from vlt.models.fused import implementation
 from vlt.models.points import Method
+from vlt.models.rotary import Rotary
 from vlt.models.tokens import Pattern, Tokens
 
 RNG = np.random.default_rng(0)
@@ -199,17 +200,31 @@ def test_queries_keys_and_values_of_the_same_tokens_are_one_product(pattern, met
     assert str(program).count("dot_general[") == products + in_kernel
 
 
+PLACES = jnp.arange(20)[None, None, :, None]
+
+
 @pytest.mark.parametrize(
-    "lora", [LoRA(2), LoRA(2, ("query", "value"), share_a=False, alpha=4)], ids=["shared", "own"]
+    "options",
+    [
+        {"methods": (LoRA(2),)},
+        {"methods": (LoRA(2, ("query", "value"), share_a=False, alpha=4),)},
+        {"rotary": Rotary()},
+        {"channel_scale": True},
+    ],
+    ids=["LoRA of a shared A", "LoRA", "turned heads", "scaled channels"],
 )
-def test_lora_is_the_same_of_one_product(lora):
-    module, x = Attention(2, methods=(lora,), name="attention"), plain().source
-    params = jax.jit(module.init)(jax.random.key(0), Pattern(x, x))
+def test_what_else_a_projection_has_is_the_same_beside_the_kernel(options):
+    module, x = Attention(2, **options, name="attention"), plain().source
+
+    def pattern(x):
+        return Pattern(x, x, query_places=PLACES, source_places=PLACES)
+
+    params = jax.jit(module.init)(jax.random.key(0), pattern(x))
     params = jax.tree.map(lambda leaf: tokens(*leaf.shape) / 8, params)
 
     def found(name):
         def loss(params, x):
-            y = module.apply(params, Pattern(x, x))[0]
+            y = module.apply(params, pattern(x))[0]
             return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum()
 
         with implementation(name):
