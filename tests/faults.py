@@ -43,6 +43,11 @@ EQUIVALENT = {
         "1 -> 2",
     ): "one text more, or a word behind the one that is read and sees no later ones",
     (
+        "vlt/inference/speech.py",
+        "return np.asarray(state.ids[:, 0, history : int(state.length)])",
+        "0 -> 1",
+    ): "without beams there is one text, and JAX takes the last for any index behind it",
+    (
         "vlt/pytrees/checksum.py",
         "place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)",
         "place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) -> "

@@ -97,6 +97,20 @@ def test_memory_that_grows_is_not_flat():
     assert growth(100e6 + 50e6 * (clips > 500)) == 0  # a buffer that is filled once
 
 
+def test_a_table_has_each_kind_of_damage_and_the_errors():
+    table = {
+        "cut": collections.Counter({SAME: 2, REPORTED: 3, "Truncated": 3}),
+        "bits": collections.Counter({SAME: 1, MORE: 1, REPORTED: 1000, "NoFrames": 1000}),
+    }
+    head, *rows, errors = damaged_videos.lines_of(table)
+    assert head.split() == ["files", *" ".join(damaged_videos.COLUMNS).split()]
+    assert [row.split()[:5] for row in rows] == [
+        ["cut", "5", "2", "3", "0"], ["bits", "1,002", "1", "1,000", "0"],
+        ["all", "1,007", "3", "1,003", "0"],
+    ]  # fmt: skip
+    assert errors == "reported as Truncated 3, NoFrames 1000"
+
+
 @pytest.mark.slow
 def test_a_short_campaign(folder):
     done = subprocess.run(

@@ -1,7 +1,9 @@
 """The large-scale benchmarks, on small numbers."""
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 
 from vlt.bench import manifest, metrics
@@ -14,6 +16,13 @@ def test_metrics_by_blocks_are_timed_and_equal(ties, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["pairs"] == 9_000_000 and found["equal"] is True
     assert 0 < found["products_s"] < 60 and 0 < found["seconds"] < 60 and found["peak_gb"] > 0
+
+
+def test_the_floor_is_the_time_of_some_products_for_as_many_as_there_are(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", (2, 3))
+    monkeypatch.setattr(metrics.time, "perf_counter", itertools.count(10.0, 4.0).__next__)
+    # Two of four blocks, 10 of 20 products, take 4 seconds.
+    assert metrics.floor(np.ones((4, 8)), np.ones((5, 8)), 2) == pytest.approx(4 * 20 / 10)
 
 
 @pytest.mark.slow

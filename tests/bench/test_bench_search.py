@@ -1,8 +1,25 @@
 """The benchmark of large indices, on small ones."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+
+
+def test_recall_is_of_the_ten_nearest(monkeypatch):
+    pytest.importorskip("lancedb")  # takes two seconds, so not at collection
+    from vlt.bench import search
+
+    spans = np.stack([np.arange(20.0), np.arange(1.0, 21)], -1)
+    every = search.Windows(np.array(["a.mp4"] * 20, object), spans, np.eye(20, dtype=np.float32))
+    near = slice(3, 13)  # seven of the ten nearest, and three that are farther
+    found = search.Windows(every.paths[near], spans[near], every.vectors[near])
+    scores = np.linspace(1, 0, 20, dtype=np.float32)
+    finder = SimpleNamespace(near=lambda query, number: (found, scores[near], None))
+    monkeypatch.setattr(search, "Graph", lambda store: finder)
+    store = SimpleNamespace(read=lambda: every)
+    assert search.recall(store, scores[None]) == pytest.approx(0.7)
 
 
 @pytest.mark.slow

@@ -53,6 +53,12 @@ def params(peer):
     return qformer(Tensors(tensors), SPEC)
 
 
+def test_epsilons_are_berts_and_torchs_unless_stated():
+    spec = QFormerSpec(5, 24, 4, 3, 40, 16)
+    assert spec.norm_eps == InstructBlipQFormerConfig().layer_norm_eps
+    assert spec.source_norm_eps == torch.nn.LayerNorm(1).eps
+
+
 def test_states_are_those_of_transformers_after_each_layer(peer, params):
     rng = np.random.default_rng(0)
     queries = rng.normal(size=(SPEC.queries, SPEC.width)).astype(np.float32)

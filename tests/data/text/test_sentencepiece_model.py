@@ -59,3 +59,40 @@ def test_other_files_are_refused(folder, tmp_path):
             assert len(read_pieces(path)) <= len(data)
         except ValueError as error:
             assert str(path) in str(error)
+
+
+def part(number, *fields):
+    """A part of the file, of (number, value of one byte or bytes); the last of a number counts."""
+    content = b""
+    for field, value in fields:
+        key = field << 3 | (2 if isinstance(value, bytes) else 0)
+        content += bytes([key] if key < 128 else [key & 127 | 128, key >> 7])
+        content += bytes([len(value)]) + value if isinstance(value, bytes) else bytes([value])
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+TRAINER, NORMALIZER = 2, 3
+KIND, FALLBACK = 3, 35
+CHANGES, PREFIX, MERGED = 2, 3, 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        part(TRAINER, (KIND, 1), (FALLBACK, 1)),
+        part(TRAINER, (KIND, 2), (FALLBACK, 0)),
+        part(NORMALIZER, (PREFIX, 0), (MERGED, 0)),
+        part(NORMALIZER, (PREFIX, 1), (MERGED, 1)),
+        part(NORMALIZER, (PREFIX, 1), (MERGED, 0), (CHANGES, b"map")),
+    ],
+    ids=["unigram", "no bytes", "no space in front", "merged spaces", "changed characters"],
+)
+def test_models_that_are_not_llamas_are_refused(folder, tmp_path, pieces, other):
+    path = tmp_path / "tokenizer.model"
+    llama = (folder / "tokenizer.model").read_bytes()
+    llama += part(TRAINER, (KIND, 2), (FALLBACK, 1)) + part(NORMALIZER, (PREFIX, 1), (MERGED, 0))
+    path.write_bytes(llama)
+    assert read_pieces(path) == pieces
+    path.write_bytes(llama + other)
+    with pytest.raises(ValueError, match=f"{path}: not a LLaMA's: of byte pairs with bytes"):
+        read_pieces(path)
