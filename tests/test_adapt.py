@@ -57,6 +57,13 @@ def test_sizes_fit_the_model(shapes, tmp_path, method, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("seconds", "told"), [(99.4, "99 s"), (100, "2 min"), (90_000, "1,500 min")]
+)
+def test_a_cost_is_told_in_seconds_or_minutes(seconds, told):
+    assert adapt._time(seconds) == told
+
+
+@pytest.mark.parametrize(
     ("frames", "expected"), [(12, (2, 2, 3)), (8, (2, 2, 2)), (64, (4, 4, 4)), (7, (7,)), (1, ())]
 )
 def test_clips_are_joined_until_one_is_left(frames, expected):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vlt.models import products
 from vlt.models.products import FEW_ROWS, dot_general, in_float32
 
 
@@ -23,6 +24,18 @@ def test_few_rows(shape, dtype):
         rtol=2**-7 if dtype == jnp.bfloat16 else 1e-5,
         atol=1e-4,
     )
+
+
+@pytest.mark.parametrize(("most", "parts"), [(960, 1), (959, 2), (100, 12), (1, 24)])
+def test_kernels_of_8_bits_in_equal_parts_of_at_most_so_many_weights(most, parts, monkeypatch):
+    monkeypatch.setattr(products, "PART", most)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 24)), jnp.float32)
+    kernel = jnp.asarray(rng.integers(-128, 128, (24, 40)), jnp.int8)
+    program = jax.jit(lambda x, kernel: products._by_parts(x, kernel))
+    expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    np.testing.assert_allclose(program(x, kernel), expected, rtol=1e-5, atol=1e-3)
+    assert f"f32[{24 // parts},40]" in str(jax.make_jaxpr(program)(x, kernel))
 
 
 @pytest.mark.parametrize("rows", [1, 2])

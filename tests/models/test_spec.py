@@ -41,6 +41,14 @@ def test_parameters_of_published_models(name):
     assert sum(math.prod(leaf.shape) for leaf in leaves) == PARAMETERS[name]
 
 
+def test_siglips_sizes_are_the_published_ones():
+    both = ("b16", "b16_256", "b16_384", "b16_512", "l16", "l16_384", "so400m14")
+    new = ("l16_512", "so400m14_384", "g16", "g16_384")
+    expected = {f"siglip_{name}" for name in (*both, "so400m14_224")}
+    expected |= {f"siglip2_{name}" for name in (*both, *new)}
+    assert {name for name in SIZES if name.startswith("siglip")} == expected
+
+
 @pytest.mark.parametrize("kind", ["captioner", "retriever", "answerer"])
 @pytest.mark.parametrize(("size", "clip"), [("b16", "clip_b16"), ("l16", "clip_l14")])
 def test_blips_have_a_clips_vision_tower_and_bert(kind, size, clip):

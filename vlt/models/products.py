@@ -70,7 +70,7 @@ def _in_float32_jvp(kernels: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 def _by_parts(rows: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies with parts of a kernel, which stay in cache while widened and read by each row."""
-    parts = max(1, -(-kernel.size // PART))
+    parts = min(-(-kernel.size // PART), kernel.shape[0])
     while kernel.shape[0] % parts:
         parts += 1
     size = kernel.shape[0] // parts
