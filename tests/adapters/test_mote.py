@@ -108,7 +108,9 @@ def test_experts_are_drawn_as_published():
     np.testing.assert_array_equal(draw.sum(-1), 1)
     np.testing.assert_allclose(draw.mean(0), [0.032, 0.087, 0.237, 0.644], atol=0.01)
     shares = np.unique(np.round(draw_merging(jax.random.key(0), 2000, 4), 4), axis=0)
-    assert len(shares) == 11 and [0.25] * 4 in shares.tolist()
+    taus = [sign * 0.6 * 2**k for k in range(5) for sign in (1, -1)]
+    every = [[0.25] * 4, *(jax.nn.softmax(np.arange(1, 5) / tau) for tau in taus)]
+    np.testing.assert_allclose(shares, sorted(map(list, np.round(every, 4))), atol=2e-4)
 
 
 def test_folded_it_has_one_mlp_in_a_block(golden, model):

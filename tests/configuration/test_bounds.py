@@ -69,7 +69,7 @@ def test_bounds_leave_room_and_are_numbers_of_their_kind(bound):
 @pytest.mark.parametrize(
     ("option", "fits", "does_not"),
     [
-        ("length_penalty", (-2.0, 0.0, 1e6), (-1e7, 1e7, float("nan"))),
+        ("length_penalty", (-2.0, 0.0, -1e6, 1e6), (-1e6 - 1, 1e6 + 1, float("nan"))),
         ("repetition_penalty", (0.5, 1.5), (float("inf"),)),
         ("top_k", (0, 50), (-1, 0.5)),
         ("beams", (1, 1024), (0, 1025)),
@@ -88,6 +88,7 @@ def test_a_text_may_have_to_be_as_long_as_it_may_be():
 
 def test_zero_means_never_where_that_has_a_meaning():
     zeros = {"train.eval_every": 0, "train.steps": 0, "train.watchdog": 0.0, "data.workers": 0}
+    zeros |= {"sharding.min_elements": 0}
     assert load_config("configs/btadapter.py", zeros).train.steps == 0
 
 

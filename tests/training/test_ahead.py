@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -64,6 +65,15 @@ def test_three_knobs_the_cheapest_first():
     large = report(bytes={"parameters": 12 * 10**9, "optimizer": 10**9}, batch=8)
     found = knobs(config, large, Mesh)
     assert "--config.mesh.fsdp=8" in found[0] and "--batch=4" in found[1], "one video a chip"
+
+
+def test_one_chip_has_none_to_share_parameters_with():
+    large = report(bytes={"parameters": 12 * 10**9, "optimizer": 10**9})
+    shared = [
+        any("mesh.fsdp" in knob for knob in knobs(common.base(), large, mesh))
+        for mesh in (Mesh, SimpleNamespace(size=1, shape={"data": 1, "fsdp": 1, "tensor": 1}))
+    ]
+    assert shared == [True, False]
 
 
 def test_memory_that_ran_out_is_an_answer_and_other_failures_are_not():

@@ -44,6 +44,13 @@ def test_whole_files_have_no_break(sound, name):
     assert find_break("", sound[name].read_bytes(), kind) == ""
 
 
+def test_a_chunk_that_is_too_long_is_told_by_how_much():
+    chunk = b"JUNK" + struct.pack("<I", 10) + bytes(7)
+    riff = b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"AVI " + chunk
+    assert find_break("", riff, "avi") == "the chunk 'JUNK' ends 3 bytes after what holds it"
+    assert find_break("", riff[:-1], "avi") == "the RIFF ends 1 bytes after what holds it"
+
+
 @pytest.mark.parametrize("name", [*NAMES, "fragments.mp4"])
 def test_a_cut_anywhere_is_reported_or_takes_no_frame(sound, tmp_path, name):
     content, path = sound[name].read_bytes(), tmp_path / name
