@@ -164,6 +164,12 @@ def test_an_answer_that_drips_ends_with_the_time(server, start):
     assert time.monotonic() - started < 2
 
 
+def test_one_attempt_is_the_least(server):
+    assert Endpoint(server.url, attempts=1).attempts == 1
+    with pytest.raises(EndpointError, match="attempts must be >= 1, got 0"):
+        Endpoint(server.url, attempts=0)
+
+
 def test_a_redirect_takes_the_key_nowhere(server):
     other = Server()
     for status in ("301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"):

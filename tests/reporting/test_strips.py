@@ -1,8 +1,11 @@
 """Film strips: frames as they are, and marks of choices."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from PIL import ImageColor
 
+from vlt.reporting import strips
 from vlt.reporting.strips import GAP, LINE, MARGIN, NONE, RIGHT, WRONG, Choice, Strip, draw_strips
 
 CHOICES = [Choice("A", "right", True), Choice("B", "wrong", False), Choice("C", "neither", None)]
@@ -43,3 +46,9 @@ def test_a_picture_is_wide_enough_for_its_longest_line():
     long = Choice("A", "a long caption " * 10, True)
     pixels = np.asarray(draw_strips([strip(long)], note="a note " * 30))
     assert (pixels[:, -MARGIN // 2 :] == 255).all()
+
+
+def test_columns_are_as_wide_as_their_longest_texts():
+    font = SimpleNamespace(getlength=lambda text: 7.0 * len(text))
+    assert strips._columns([strip(*CHOICES), strip()], font) == (7 + MARGIN, 7 * len("neither"))
+    assert strips._columns([strip()], font) == (MARGIN, 0)

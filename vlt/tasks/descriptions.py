@@ -36,7 +36,7 @@ def read_descriptions(path: Path, names: Sequence[str]) -> list[list[str]]:
     try:
         found = read_json(path)
     except TextFileError as error:
-        raise DescriptionError(str(error).replace(": not JSON", " is not JSON", 1)) from None
+        raise DescriptionError(str(error).replace(": not JSON", " is not JSON")) from None
     if not isinstance(found, dict):
         raise DescriptionError(f"{path}: must be an object of class indices, not a list or value")
     keys = {str(index): name for index, name in enumerate(names)}

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from chat_files import chosen, golden, llama_folder, same, save
 
+from vlt.convert.chat.deltas import norms_are_small
 from vlt.convert.chat.parts import put_together, read_part, with_delta
 from vlt.convert.errors import ConversionError
+from vlt.convert.tables.lazy import Lazy
 
 VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -108,3 +110,18 @@ def test_a_file_without_config_may_be_a_delta(base, tokenizer, tmp_path):
     second = read_part("llm", save(tmp_path / "delta.safetensors", delta_of(base)))
     whole = with_delta(first, second)
     assert whole.config == first.config
+
+
+@pytest.mark.parametrize(
+    ("scales", "small"),
+    [
+        ([0.4] * 10, False),
+        ([0.4] * 9 + [-0.1], False),
+        ([0.01] * 10, True),  # about 0, though all are positive
+        ([0.4] * 8 + [-0.1] * 2, True),  # far from 0, though often negative
+    ],
+)
+def test_norms_tell_a_delta_by_their_mean_or_their_signs(scales, small):
+    array = np.array(scales, np.float32)
+    leaves = {"text/final_norm/scale": Lazy.of("text/final_norm/scale", array)}
+    assert norms_are_small(leaves) == small

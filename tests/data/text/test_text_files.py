@@ -95,6 +95,13 @@ def test_json_that_is_refused(text, message):
         parse_json(text)
 
 
+def test_long_values_are_cut_in_messages():
+    with pytest.raises(ValueError, match=f"^1{'0' * 59} is more than a number can be"):
+        parse_json(f"1{'0' * 400}.5")
+    with pytest.raises(ValueError, match=f"has the key '{'a' * 59} twice"):
+        parse_json(f'{{"{"a" * 99}": 1, "{"a" * 99}": 2}}')
+
+
 def test_json_is_read_as_python_reads_it():
     text = json.dumps({"a": [1, -2.5e3, None, True, "\U0001f600", {"a": {}}], "é": "\t"})
     assert parse_json(text) == json.loads(text)
