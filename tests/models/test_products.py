@@ -32,6 +32,7 @@ def test_kernels_of_8_bits_in_equal_parts_of_at_most_so_many_weights(most, parts
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, 24)), jnp.float32)
     kernel = jnp.asarray(rng.integers(-128, 128, (24, 40)), jnp.int8)
+    # A function of this case alone: JAX keeps what it traced of another.
     program = jax.jit(lambda x, kernel: products._by_parts(x, kernel))
     expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
     np.testing.assert_allclose(program(x, kernel), expected, rtol=1e-5, atol=1e-3)
