@@ -53,7 +53,7 @@ def find_break(path: str, content: bytes | None, container: str) -> str:
 
 
 def _ends_after(what: str, end: int, limit: int) -> Break:
-    return Break(f"{what} ends {end - limit:,} bytes after what holds it")
+    return Break(f"{what} ends at byte {end}, what holds it at byte {limit}")
 
 
 def _check_mp4(data: Bytes) -> None:
