@@ -193,8 +193,7 @@ def test_files_that_do_not_fit(shared, tmp_path):
     ("options", "frames", "message"),
     [
         ({"latent": "transformer", "frames": 12}, 8, "8 frames, but dgl's prompts are for 12"),
-        ({"tokens": 38}, 12, "dgl.tokens=38: 76 prompts leave 1 of the 77 tokens of a text"),
-        ({"tokens": 40}, 12, "80 prompts leave 0 of the 77 tokens"),
+        ({"tokens": 38}, 12, "76 prompts of dgl.tokens=38 leave 1 of the text tower's 77 positions"),
     ],
 )
 def test_sizes_that_do_not_fit(options, frames, message):

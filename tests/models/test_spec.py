@@ -124,6 +124,12 @@ def test_the_heads_of_every_tower_share_its_width():
             assert tower is None or tower.width % tower.heads == 0, (name, part)
 
 
+def test_patches_cover_the_image_of_every_tower():
+    left = {n: s.visual.image_size % s.visual.patch_size for n, s in SIZES.items()}
+    published = dict.fromkeys(("siglip_so400m14", "siglip2_so400m14_384"), 384 % 14)
+    assert {name: pixels for name, pixels in left.items() if pixels} == published
+
+
 UMT = SIZES["umt_b16_retriever"]
 
 

@@ -28,7 +28,7 @@ from vlt.models.activations import ACTIVATIONS
 from vlt.models.attention import attend
 from vlt.models.block import Block
 from vlt.models.layers import KAIMING_UNIFORM, XAVIER_QKV, uniform
-from vlt.models.options import require_some
+from vlt.models.options import check_room_for_words, require_some
 from vlt.models.points import AnyTower, BlockScope, Method, TowerScope
 from vlt.models.spec import Spec, VisionSpec
 from vlt.models.tokens import Pattern, Tokens
@@ -103,13 +103,8 @@ class DGL(Method):
         """Raises ValueError for another number of frames than there are prompts for, and for
         prompts that leave no room for words."""
         self.check_frames(frames)
-        left = spec.text.context - 2 * self.tokens
-        if left < 3:
-            raise ValueError(
-                f"dgl.tokens={self.tokens}: {2 * self.tokens} prompts leave {max(left, 0)} of the "
-                f"{spec.text.context} tokens of a text, which needs 3 for its start, a word and "
-                "its end"
-            )
+        prompts = f"{2 * self.tokens} prompts of dgl.tokens={self.tokens}"
+        check_room_for_words(prompts, 2 * self.tokens, spec.text.context)
 
     def check_frames(self, count: int) -> None:
         """Raises ValueError for another number of frames than have prompts of their own."""
