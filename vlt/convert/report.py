@@ -41,12 +41,13 @@ def _cells(group: Sequence[Row]) -> tuple[str, ...]:
     return name, str(list(first.shape)), first.dtype, _joined(targets), transform
 
 
-def _label(indices: list[int]) -> str:
-    if len(indices) == 1:
-        return str(indices[0])
-    if indices and sorted(indices) == list(range(min(indices), max(indices) + 1)):
-        return f"{{{min(indices)}-{max(indices)}}}"
-    return f"{{{','.join(map(str, sorted(indices)))}}}"
+def _label(indices: Iterable[int]) -> str:
+    numbers = sorted(set(indices))  # two files may hold tensors of one name
+    if len(numbers) == 1:
+        return str(numbers[0])
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{{{numbers[0]}-{numbers[-1]}}}"
+    return f"{{{','.join(map(str, numbers))}}}"
 
 
 def _joined(targets: Sequence[str]) -> str:

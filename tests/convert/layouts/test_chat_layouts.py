@@ -58,7 +58,7 @@ def test_a_whole_model_there_and_back(name, whole, shared, tmp_path):
 def test_llava_of_parts(whole, shared, tokenizer, tmp_path):
     tensors = golden(shared, "llava")
     llm = chosen(tensors, r"model\.(?!mm_)|lm_head")
-    llama_folder(tmp_path / "llm", llm, tokenizer, "tokenizer.json")
+    llama_folder(tmp_path / "llm", llm, tokenizer, "tokenizer.json", vocab_size=512)
     clip = chosen(tensors, r"vision_tower\.(?!btadapter|balance)", "backbone.")
     given = Given(
         chat="llava",
@@ -84,6 +84,16 @@ def test_llava_of_parts(whole, shared, tokenizer, tmp_path):
     assert rows[1] == ["llm", "30", str(tmp_path / "llm"), "llama"]
     assert rows[3] == ["connector", "2", str(tmp_path / "p.safetensors"), "llava"]
     assert [row[1] for row in rows[1:]] == ["30", "87", "2", "116"]
+    assert report.splitlines()[6:10] == [
+        "visual: 56 pixels, patch 14, width 48, 5 layers, 4 heads, states of the last but 1, class "
+        "token last",
+        "text: context 2048, vocabulary 518, width 64, 3 layers, 4 heads, MLP 176, epsilon 1e-06",
+        "btadapter: depth 4, spare 1, gates vector, alignment none, max_frames 64",
+        "llm: the published files of llava go with their own weights, or Vicuna v1.5 (v1.5)",
+    ]
+    assert f"vocabulary: 518 words; {tmp_path / 'llm'}/config.json says 512" in report
+    # Of two files that hold the tower's blocks, one line tells.
+    assert "backbone.layers.{0-4}.mlp.fc1.bias " in report
 
 
 @pytest.mark.parametrize("name", ["minigpt4", "instructblip"])
