@@ -48,6 +48,16 @@ EQUIVALENT = {
         "0 -> 1",
     ): "without beams there is one text, and JAX takes the last for any index behind it",
     (
+        "vlt/models/chat.py",
+        '"logits": self.text.logits(states)[:, 0],',
+        "0 -> 1",
+    ): "the axis has size 1, and JAX takes the last for any index behind it",
+    (
+        "vlt/models/search.py",
+        "return self.ranked(state, 1)[1][:, 0]",
+        "1 -> 2",
+    ): "one text more, behind the best",
+    (
         "vlt/pytrees/checksum.py",
         "place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)",
         "place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) -> "

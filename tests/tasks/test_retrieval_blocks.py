@@ -40,6 +40,16 @@ def test_a_copy_of_a_video_is_a_tie():
     assert expected["t2v_R@1"] > 0
 
 
+@pytest.mark.parametrize("ties", TIES)
+def test_blocks_on_a_device_find_what_those_on_the_host_find(ties, monkeypatch):
+    rng = np.random.default_rng(2)
+    videos, texts = (rng.integers(-1, 2, (n, 3)).astype(np.float32) for n in (5, 9))
+    given = (texts, videos, np.array([0, 1, 2, 3, 4, 0, 2, 2, 4]), ties, (4, 3))
+    expected = retrieval_metrics_of_embeddings(*given)
+    monkeypatch.setattr(retrieval_blocks, "_on_host", lambda: False)
+    assert retrieval_metrics_of_embeddings(*given) == expected
+
+
 @pytest.mark.parametrize("above", [False, True])
 def test_devices_count_what_the_host_counts(above):
     rng = np.random.default_rng(0)
