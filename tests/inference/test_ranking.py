@@ -9,6 +9,7 @@ import optax
 import pytest
 from helpers import ROOT
 
+from vlt import api, load
 from vlt.api import VideoChat
 from vlt.data.chat_batches import VIDEO_SLOT
 from vlt.data.text.chat_tokenizer import ChatTokenizer
@@ -64,6 +65,19 @@ def test_losses_are_those_of_whole_dialogues(golden, tokenizer):
     assert found.argmin() != found.argmax() and found[1] > 2 * found[5]
     with pytest.raises(ValueError, match="no candidates"):
         candidate_losses(speech, params, tokens, QUESTION, [])
+
+
+def test_every_video_is_asked_by_itself(monkeypatch):
+    asked = []
+
+    def losses(speech, params, tokens, prompt, candidates):
+        asked.append(np.asarray(tokens))
+        return np.roll([0.0, 1.0, 2.0], len(asked))
+
+    monkeypatch.setattr(api, "candidate_losses", losses)
+    videos = np.random.default_rng(0).integers(0, 256, (2, 4, 32, 32, 3)).astype(np.uint8)
+    assert load("tiny_chat").choose(videos, QUESTION, ["one", "two", "three"]) == ["two", "three"]
+    assert len(asked[0]) == len(asked[1]) == 1 and not np.array_equal(*asked)
 
 
 @pytest.mark.slow
