@@ -50,6 +50,14 @@ def test_parts_are_closed_under_reversal_and_have_every_motion():
     assert {word for name in NAMES["novel"] for word in name.split(", then ")} == every
 
 
+@pytest.mark.parametrize("action", actions.ACTIONS, ids=lambda action: action.name)
+def test_every_motion_goes_from_one_end_to_the_other(action):
+    ends = [0, actions.HALF, scene.CLIP_FRAMES - 1]
+    for axis in {action.first[0], action.second[0]}:
+        path = actions._path(np.random.default_rng(0), action, axis)
+        assert set(path[ends]) == {path.min(), path.max()} == {0, 1}
+
+
 def measured(frames: np.ndarray) -> np.ndarray:
     """The shape's centre x, centre y and log area at each moment, [t, 3]."""
     shown = np.abs(frames.astype(int) - frames[0, 0, 0]).sum(-1) > 30

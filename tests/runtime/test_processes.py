@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -183,6 +185,34 @@ def test_an_error_of_one_process_is_told_by_the_others():
     """
     with pytest.raises(AssertionError, match="error: process 1: its disk is full. All processes"):
         together(code, 2)
+
+
+def test_a_process_that_failed_waits_until_the_others_have_looked_twice():
+    assert 2 * processes.WATCH_EVERY <= processes.COMMON_ERROR < 3 * processes.WATCH_EVERY
+
+
+@pytest.mark.parametrize(
+    ("alive", "reasons", "told"),
+    [
+        ([0], [], "process 1, 2 of 3 ended without a word, or was not heard of for 60 s. All"),
+        ([0, 1], [("vlt/ended/2", "no space")], "process 2: no space. All processes stop; the"),
+    ],
+)
+def test_processes_that_are_gone_are_named(alive, reasons, told, monkeypatch):
+    def end(text):
+        raise SystemExit(text)
+
+    listed = {"get_live_nodes": lambda ids: alive, "key_value_dir_get": lambda folder: reasons}
+    for name, stand_in in (
+        ("_client", lambda: SimpleNamespace(**listed)),
+        ("end", end),
+        ("WATCH_EVERY", 0.01),
+        ("_lost_seconds", 60),
+    ):
+        monkeypatch.setattr(processes, name, stand_in)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    with pytest.raises(SystemExit, match=told):
+        processes._watch()
 
 
 def test_processes_agree_or_say_who_differs():

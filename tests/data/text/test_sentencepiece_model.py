@@ -28,7 +28,7 @@ def test_ids_are_those_of_sentencepiece(folder, pieces):
 
 def test_texts_come_back_behind_the_start_token(pieces):
     tokenizer = tokenizer_of(pieces)
-    for text in ("A red  circle\tmoves.", " ###", "Hello\nworld \u00e9\u4f60"):
+    for text in ("A red  circle\tmoves.", " ###", "ends  ", "Hello\nworld \u00e9\u4f60"):
         ids = tokenizer.encode(text).ids
         assert ids[0] == 1 and tokenizer.decode(ids) == text
     assert tokenizer.encode("yes</s>").ids[-1] == 2
