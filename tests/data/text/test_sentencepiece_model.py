@@ -1,10 +1,12 @@
 """tokenizer.model against ids of SentencePiece itself, and files that are no such model."""
 
 import json
+import os
 import random
 
 import pytest
 
+from vlt.data.text import sentencepiece_model
 from vlt.data.text.sentencepiece_model import read_pieces, tokenizer_of
 
 
@@ -49,6 +51,11 @@ def test_other_files_are_refused(folder, tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{path}: not a model of SentencePiece"):
             read_pieces(path)
+    os.truncate(path, 2**26 + 1)
+    with pytest.raises(
+        ValueError, match="it has 67108865 bytes, and no model has more than 671088"
+    ):
+        read_pieces(path)
     data = (folder / "tokenizer.model").read_bytes()
     draw = random.Random(0)
     for _ in range(200):
@@ -74,6 +81,24 @@ def part(number, *fields):
 TRAINER, NORMALIZER = 2, 3
 KIND, FALLBACK = 3, 35
 CHANGES, PREFIX, MERGED = 2, 3, 4
+
+
+@pytest.mark.parametrize(
+    ("most", "wrapped"),
+    [
+        ("_MOST_PIECES", lambda fields: part(1, *fields)[2:]),
+        ("_MOST_OF_PIECE", lambda fields: part(1, *fields)),
+        ("_MOST_FIELDS", lambda fields: part(TRAINER, *fields)),
+    ],
+)
+def test_a_file_of_very_many_fields_is_refused(most, wrapped, tmp_path, monkeypatch):
+    """Reading 64 MB of fields of two bytes would take minutes and gigabytes."""
+    monkeypatch.setattr(sentencepiece_model, most, 8)
+    path = tmp_path / "tokenizer.model"
+    for count, reason in ((8, "[01] pieces"), (9, "a message of more than 8 fields")):
+        path.write_bytes(wrapped([(4, 1)] * count))
+        with pytest.raises(ValueError, match=reason):
+            read_pieces(path)
 
 
 @pytest.mark.parametrize(

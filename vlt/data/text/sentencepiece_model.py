@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 SPACE = "\u2581"
+# Bounds of what a stranger's file makes us read; XLM-V's, the largest known, has 901,629 pieces.
 _MOST_BYTES = 2**26
+_MOST_PIECES = 2**20
+_MOST_OF_PIECE = 8  # fields; published ones have three
+_MOST_FIELDS = 2**16
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
 _UNIGRAM, _BYTE_PAIRS = 1, 2
 _LONGEST = 64  # characters of a piece
@@ -65,13 +69,15 @@ def read_model(path: Path) -> Model:
         ValueError: there is no such file, or it is not a SentencePiece model.
     """
     try:
-        data = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
-        fields = [*_fields(memoryview(data))]
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"it has {size} bytes, and no model has more than {_MOST_BYTES}")
+        fields = [*_fields(memoryview(path.read_bytes()), _MOST_PIECES)]
         pieces = [_piece(value) for number, value in fields if number == 1]
-        trainer, normalizer = (_last(fields, number) for number in (2, 3))
-        model_type, byte_fallback = _last(trainer, 3, 1), _last(trainer, 35, 0)
-        changes, prefix = _last(normalizer, 2, b""), _last(normalizer, 3, 1)
-        merged_spaces = _last(normalizer, 4, 1)
+        last = dict(fields)
+        trainer, normalizer = (_message(last.get(number, b""), _MOST_FIELDS) for number in (2, 3))
+        model_type, byte_fallback = trainer.get(3, 1), trainer.get(35, 0)
+        changes, prefix = normalizer.get(2, b""), normalizer.get(3, 1)
+        merged_spaces = normalizer.get(4, 1)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     except (ValueError, struct.error, TypeError) as error:
@@ -83,22 +89,24 @@ def read_model(path: Path) -> Model:
     )
 
 
-def _last(fields: Any, number: int, default: Any = b"") -> Any:
-    """The last value of a field; the message is given as bytes or as its fields."""
-    pairs = fields if isinstance(fields, list) else [*_fields(memoryview(fields))]
-    return next((value for n, value in reversed(pairs) if n == number), default)
+def _message(data: Any, most: int) -> dict[int, Any]:
+    """{number: last value} of a message's fields."""
+    return dict(_fields(memoryview(data), most))
 
 
 def _piece(data: Any) -> Piece:
-    text = bytes(_last(data, 1)).decode("utf-8")
-    score = struct.unpack("<f", _last(data, 2, b"\0\0\0\0"))[0]
-    return Piece(text, score, _last(data, 3, _NORMAL))
+    fields = _message(data, _MOST_OF_PIECE)
+    text = bytes(fields.get(1, b"")).decode("utf-8")
+    score = struct.unpack("<f", fields.get(2, b"\0\0\0\0"))[0]
+    return Piece(text, score, fields.get(3, _NORMAL))
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
+def _fields(data: memoryview, most: int) -> Iterator[tuple[int, Any]]:
     """(number, value) of a message's fields: an int for a varint, bytes for all else."""
     position = 0
-    while position < len(data):
+    for _ in range(most):
+        if position == len(data):
+            return
         key, position = _varint(data, position)
         kind = key & 7
         if kind == 0:
@@ -112,6 +120,8 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
             raise ValueError("a field that is cut short, or of an unknown type")
         yield key >> 3, data[position : position + size]
         position += size
+    if position < len(data):
+        raise ValueError(f"a message of more than {most} fields")
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
