@@ -38,6 +38,11 @@ EQUIVALENT = {
         "0 -> 1",
     ): "only methods and a last block read these counts, and this block has none and is none",
     (
+        "vlt/bench/search.py",
+        "return _unit(vectors + NOISE * noise)",
+        "vectors + NOISE * noise -> vectors - NOISE * noise",
+    ): "noise is as likely with the other sign",
+    (
         "vlt/evaluation/answering.py",
         "first = decode(jnp.full((len(states), 1, 1), decode_id, answers.dtype))[:, 0, 0]",
         "1 -> 2",

@@ -205,8 +205,8 @@ class LlamaSpec:
 
     context: positions it was trained on; rotary attention has no table, so more can be computed.
     rotary_base: base of the frequencies. start_id, end_id: the tokens <s> and </s>. init_std:
-    standard deviation of new weights. No layer has a bias, and the head does not share the
-    embeddings.
+    standard deviation of a new head and new embeddings. No layer has a bias, and the head does not
+    share the embeddings.
     """
 
     context: int
@@ -224,7 +224,7 @@ class LlamaSpec:
 
     @property
     def init(self) -> nn.initializers.Initializer:
-        """Initialiser of weights and embeddings."""
+        """Initialiser of the head, the embeddings and the layer that makes tokens of a video."""
         return nn.initializers.normal(self.init_std)
 
 
