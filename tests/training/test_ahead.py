@@ -47,6 +47,21 @@ def test_topologies():
             check_topology(wrong)
 
 
+@pytest.mark.parametrize(("topology", "bounds"), [("v5e:1x1", [1, 1, 1]), ("v5e:2x4", [2, 2, 1])])
+def test_a_host_has_four_chips_unless_a_slice_has_one(topology, bounds, monkeypatch):
+    asked = []
+
+    def describe(*arguments, **options):
+        asked.append((arguments, options))
+        raise RuntimeError("no libtpu\nhere")
+
+    monkeypatch.setattr(ahead.os, "environ", {})
+    monkeypatch.setattr(ahead.topologies, "get_topology_desc", describe)
+    with pytest.raises(ahead.AheadError, match=r"--topology needs libtpu.*\(no libtpu\)$"):
+        ahead.topology_devices(topology)
+    assert asked == [((topology, "tpu"), {"chips_per_host_bounds": bounds})]
+
+
 def test_roofline_is_the_slowest_of_three():
     chip = CHIPS["v5e"]
     found = roofline(chip, 197e12, 819e9 / 2, 200e9 / 4)
