@@ -17,7 +17,7 @@ from vlt.data import moving_shapes  # noqa: E402
 from vlt.data.video.errors import VideoError  # noqa: E402
 from vlt.indexing import embedding  # noqa: E402
 from vlt.indexing.rows import Windows  # noqa: E402
-from vlt.indexing.search import Usual, best_ranges  # noqa: E402
+from vlt.indexing.search import FEWEST, Usual, best_ranges  # noqa: E402
 from vlt.indexing.store import Store, StoreError, writing  # noqa: E402
 from vlt.indices import embed  # noqa: E402
 from vlt.serving.library import Library  # noqa: E402
@@ -236,7 +236,9 @@ def test_the_chance_of_a_score_is_that_of_the_highest_of_so_many():
     chances = [Usual.of(x).chance(x.max()) for x in rng.normal(0.2, 0.05, (400, 1000))]
     assert 0.4 < np.median(chances) < 0.6 and 0.03 < np.mean(np.array(chances) < 0.05) < 0.08
     assert Usual.of(rng.normal(0.2, 0.05, 1000)).chance(0.9) < 1e-6
-    assert Usual.of(np.zeros(10)).chance(0.9) is None
+    assert Usual.of(np.zeros(1000)).chance(0.9) is None  # all are alike
+    few, enough = (Usual(count, 0.2, 0.05).chance(0.9) for count in (FEWEST - 1, FEWEST))
+    assert few is None and enough is not None
 
 
 def test_where_chooses_windows(made, shapes, model):
