@@ -1,5 +1,7 @@
 """Shards of an index, written separately, killed anywhere, joined by one process."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,13 @@ def test_shards_are_joined_to_what_one_process_makes(paths, model, whole, tmp_pa
     assert tables_of(uri) == {"windows", "files"} and not Store(uri).marks()
     assert [shard(uri, paths, model, i) for i in range(COUNT)] == [[], []]  # all of it is known
     assert commit(uri) == 0 and len(Store(uri).entries()) == len(paths)
+
+
+@pytest.mark.parametrize(("count", "end"), [(21, "19, 20$"), (22, r"19, 20, \.\.\.$")])
+def test_the_first_twenty_shards_that_are_missing_are_named(count, end):
+    ended = SimpleNamespace(marks=lambda: {parts.FINISHED})
+    with pytest.raises(StoreError, match=f"of {count} shards these have not ended: 1, 2, .*{end}"):
+        parts._check_all("index", [Shard(0, count)], [ended])
 
 
 def _commit_killed_everywhere(uri, monkeypatch):
