@@ -405,6 +405,15 @@ def test_descriptions_are_read_in_the_order_of_the_classes(folder):
         make_task(given, SPEC, Numbers())
 
 
+def test_sentences_are_the_texts_of_their_class(folder):
+    (folder / "t.json").write_text('{"0": ["1", "2"], "1": ["3", "4"], "2": ["5", "6"]}')
+    told = {"sentences": (str(folder / "t.json"),), "sentence_templates": ("7 {}",)}
+    task = make_task(config(folder, **told), SPEC, Numbers())
+    assert task.classes[..., :3].tolist() == [
+        [[7, 1, 29], [7, 2, 29]], [[7, 3, 29], [7, 4, 29]], [[7, 5, 29], [7, 6, 29]],
+    ]  # fmt: skip
+
+
 def test_configs_that_do_not_fit_are_answered(folder):
     with pytest.raises(ValueError, match="task.class_count=15.* 3"):
         make_task(config(folder, class_count=15), SPEC, Numbers())
