@@ -10,7 +10,7 @@ from evaluated import clip, data, predictor
 import vlt
 from vlt.data.chat_batches import ChatBatches
 from vlt.data.text.chat_tokenizer import ChatTokenizer
-from vlt.evaluation import KINDS
+from vlt.evaluation import KINDS, ranked_answers
 from vlt.evaluation.conversation import check_written_answers
 from vlt.evaluation.ranked_answers import check_ranked_answers
 from vlt.model_io.loading import load_folder
@@ -78,6 +78,23 @@ def test_ranked_answers_are_those_that_are_chosen(parts, tmp_path):
     ]
     assert texts == each
     assert {*check_ranked_answers(section, parts[2])} == metrics.keys() - {"protocol"}
+
+
+def test_questions_are_padded_in_front_and_answers_behind(parts):
+    speech, listed = parts[0].tokenizer, ["red", "to the left"]
+    asked, names = ["what ?", *QUESTIONS], ["a", "b", "c"]
+    given = ranked_answers._choices(speech, asked, listed, names)(np.array([2, 0]))
+    assert given["prompt"].shape[0] == given["rest"].shape[0] == 2
+    assert given["rest"].shape[1] == ranked_answers.AT_ONCE
+    for row, record in enumerate((2, 0)):
+        alone = speech.choices(asked[record], listed, names[record])
+        n, length = len(alone.ids), alone.rest.shape[1]
+        prompt, rest = given["prompt"][row], given["rest"][row]
+        np.testing.assert_array_equal(prompt[-n:], np.stack([alone.ids, alone.video], 1))
+        assert (prompt[:-n] == (0, -2)).all() and len(prompt) >= n + ranked_answers.SPARE
+        np.testing.assert_array_equal(rest[:2, :length, 0], alone.rest)
+        np.testing.assert_array_equal(rest[:2, :length, 1], alone.learned)
+        assert not rest[2:].any() and not rest[:, length:].any() and rest[..., 1].any()
 
 
 def test_what_cannot_be_is_told_before_anything_is_read(parts):
