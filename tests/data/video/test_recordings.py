@@ -21,6 +21,7 @@ def recording(tmp_path_factory):
     return str(write_recording(tmp_path_factory.mktemp("recording") / "film.ts"))
 
 
+@pytest.mark.skipif(int(av.__version__.split(".")[0]) > 18, reason="PyAV 19 mended it")
 def test_pyav_fails_at_its_end(recording):
     with av.open(recording) as container, pytest.raises(IndexError):
         list(container.demux(container.streams.video[0]))
