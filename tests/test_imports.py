@@ -4,6 +4,7 @@ import ast
 import functools
 import pathlib
 import re
+from collections import Counter
 
 import pytest
 from helpers import ROOT
@@ -138,3 +139,9 @@ def test_no_room_but_the_benchmark_needs_what_stands_on_it():
             r"^ *(?:from|import) (configs|data_pipelines|launch)\b", path.read_text(), re.M
         )
         assert not above or room(module) == "bench", module
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest would import one of them, and refuse the other only where both are collected."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
