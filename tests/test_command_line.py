@@ -139,7 +139,6 @@ CASES = {
 }
 
 
-@pytest.mark.smoke
 def test_nothing_large_is_imported_for_help_and_mistakes(tmp_path):
     lines = json.dumps(list(CASES))
     done = subprocess.run(
@@ -157,6 +156,7 @@ def test_nothing_large_is_imported_for_help_and_mistakes(tmp_path):
             assert ended.startswith(status) and printed.startswith(said), (line, ended, printed)
 
 
+@pytest.mark.smoke
 def test_commands_have_doors():
     for command in COMMANDS.values():
         module, _, function = command.door.partition(":")

@@ -85,7 +85,6 @@ def test_every_room_has_a_storey_or_is_a_door():
     assert {room(module) for module in MODULES} - {""} == known
 
 
-@pytest.mark.smoke
 def test_arrows_run_down():
     height = {name: level for level, storey in enumerate(STOREYS) for name in storey}
     up = {

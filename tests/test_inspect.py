@@ -67,7 +67,6 @@ def test_text_gmacs_are_the_closed_form() -> None:
     assert inspect_config(config("clip_b32", 1))["text_gmacs"] == pytest.approx(expected / 1e9)
 
 
-@pytest.mark.smoke
 def test_btadapter_on_clip_l14() -> None:
     """The branch costs 150.7 GMACs, 44.5 with 70% of its tokens masked; CLIP 648.1."""
     report = inspect_config(config("clip_l14", 8, BRANCH, btadapter={"mask_rate": 0.7}))
