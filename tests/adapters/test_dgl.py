@@ -193,6 +193,7 @@ def test_files_that_do_not_fit(shared, tmp_path):
     ("options", "frames", "message"),
     [
         ({"latent": "transformer", "frames": 12}, 8, "8 frames, but dgl's prompts are for 12"),
+        ({"tokens": 40}, 12, "80 prompts of dgl.tokens=40 leave -3 of the text tower's 77 "),
         ({"tokens": 38}, 12, "76 prompts of dgl.tokens=38 leave 1 of the text tower's 77 "),
     ],
 )

@@ -7,7 +7,6 @@ import pytest
 import safetensors.numpy
 import torch
 from blip_models import HEADS, authors_state, bert_words, blip
-from torch.nn.functional import interpolate
 
 from vlt.convert import ConversionError, convert, parse_settings, reverse
 from vlt.model_io.folder import read_model_config, read_model_folder
@@ -19,23 +18,6 @@ def test_golden_numbers(shared: Path, old: int, new: int):
     numbers = np.load(shared / "golden/token_mixing/pos_embed_interp.npz")
     result = resize_positions(numbers[f"in_{old}to{new}"][0], new)
     np.testing.assert_allclose(result, numbers[f"out_{old}to{new}"][0], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("old", "new"), [(4, 9), (16, 7), (7, 16), (3, 1), (1, 5), (24, 12)])
-def test_torchs_interpolate(old: int, new: int):
-    table = np.random.default_rng(old).normal(size=(1 + old * old, 6)).astype(np.float32)
-    grid = torch.from_numpy(table[1:]).reshape(1, old, old, 6).permute(0, 3, 1, 2)
-    theirs = interpolate(grid, (new, new), mode="bicubic", align_corners=False)
-    result = resize_positions(table, new)
-    assert result.dtype == np.float32
-    assert np.array_equal(result[0], table[0])
-    theirs = theirs[0].permute(1, 2, 0).reshape(new * new, 6).numpy()
-    np.testing.assert_allclose(result[1:], theirs, rtol=0, atol=1e-6)
-
-
-def test_the_same_size_stays_as_it_is():
-    table = np.random.default_rng(0).normal(size=(17, 6)).astype(np.float32)
-    assert resize_positions(table, 4) is table
 
 
 def test_a_resized_checkpoint(tmp_path: Path):

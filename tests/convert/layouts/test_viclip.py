@@ -232,14 +232,6 @@ def test_golden_tables_of_frames_and_places(golden: Tensors):
     np.testing.assert_allclose(places, golden["spatial_pos_3x3_to_5x5"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("old", "new"), [(8, 9), (8, 32), (1, 3), (5, 7)])
-def test_torchs_linear_interpolation(old: int, new: int):
-    table = np.random.default_rng(old).normal(size=(old, 6)).astype(np.float32)
-    theirs = nn.functional.interpolate(torch.from_numpy(table.T[None]), new, mode="linear")
-    result = resize_temporal(table, new)
-    np.testing.assert_allclose(result, theirs[0].T.numpy(), rtol=0, atol=1e-6)
-
-
 def test_other_frames_and_places_of_a_viclip(
     shared: Path, state: Tensors, tmp_path: Path, tokenizer: str
 ):
